@@ -1,0 +1,45 @@
+# Every target sets up what it needs. `make help` lists them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install peers format check test demo bench ui clean
+
+help: ## Show this list.
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+install: $(INSTALLED) ## Make the virtual environment with everything in it.
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+peers: ## Get the real programs that tests and the demonstration talk to (Debian).
+	scripts/peers.sh
+
+format: install ## Format the code.
+	$(BIN)/ruff check --quiet --fix-only .
+	$(BIN)/ruff format --quiet .
+
+check: install ## Lint and type-check.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/mypy
+
+test: install peers check ## Check, then run all tests.
+	$(BIN)/python -m pytest
+
+demo: install peers ## Fetch a real image from a real registry, here and now, and show what came of it.
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.demo
+
+bench: install peers ## Time fetches side by side with their floors (docs/performance.md).
+	$(BIN)/python -m benchmarks.fetch
+
+ui: install peers ## Take a picture of a run in Prefect's UI: build/run.png.
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.picture
+
+clean: ## Remove what the other targets made.
+	rm -rf $(VENV) build .demo .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,162 @@
+"""`make bench`: fetches of 1 GiB and of 800 small descriptors against their floors, in one run on one machine.
+
+Real registry, real warm Prefect server, both on loopback. Rounds are interleaved and the best of each is compared, since these
+machines are noisy. Exits with 1 if a bar is missed.
+"""
+
+import hashlib
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ocispec.units import size
+from tests import images
+from tests.images import BuiltImage
+from tests.peers.prefect import prefect_server
+from tests.peers.registry import cncf_registry
+
+ROUNDS = 5
+WORKERS = "16"
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An image of so many layers of so many bytes, in so many platforms, and the bar for its fetch."""
+
+    name: str
+    manifests: int
+    layers: int
+    layer_bytes: int
+
+    def build(self) -> BuiltImage:
+        """The image, of random bytes that no server or disk can shorten."""
+        found = [_image(random.Random(number), self.layers, self.layer_bytes) for number in range(self.manifests)]
+        return found[0] if self.manifests == 1 else images.index(found)
+
+
+BIG = Case("1 GiB in 4 layers", manifests=1, layers=4, layer_bytes=256 * _MIB)
+TINY = Case("1 MiB in 4 layers", manifests=1, layers=4, layer_bytes=_MIB // 4)
+SMALL = Case("800 small descriptors", manifests=42, layers=17, layer_bytes=1000)
+
+
+def main() -> None:
+    """Measure and judge."""
+    with (
+        tempfile.TemporaryDirectory(dir=".") as scratch,
+        cncf_registry(Path(scratch) / "registry") as registry,
+        prefect_server(Path(scratch) / "prefect") as server,
+    ):
+        bench = Bench(Path(scratch), registry.host, server.url)
+        verdicts = [bench.bytes(BIG, bar=1.5), bench.tasks(SMALL, bar=1.8), bench.memory(BIG, TINY, bar_bytes=64 * _MIB)]
+    sys.exit(not all(verdicts))
+
+
+class Bench:
+    """The measurements, below one scratch directory."""
+
+    def __init__(self, scratch: Path, host: str, api: str) -> None:
+        self._scratch, self._host, self._api = scratch, host, api
+        self._digests: dict[Case, list[str]] = {}
+        self._peaks: dict[Case, int] = {}
+
+    def bytes(self, case: Case, *, bar: float) -> bool:
+        """Compare a fetch with both floors together."""
+        tasks = len(self._pushed(case)) + 1
+        floor, noop, fetch = [], [], []
+        for _ in range(ROUNDS):
+            floor.append(self._floor(case))
+            noop.append(self._work("noop", str(tasks), WORKERS)[0])
+            fetch.append(self._fetch(case))
+        print(f"{case.name}: read, hash, write {_told(floor)}; {tasks} no-op tasks {_told(noop)}; dist fetch {_told(fetch)}")
+        return _judge(f"{case.name} / (floor + no-op tasks)", min(fetch) / (min(floor) + min(noop)), bar)
+
+    def tasks(self, case: Case, *, bar: float) -> bool:
+        """Compare a fetch with as many tasks that do nothing."""
+        tasks = len(self._pushed(case)) + 1
+        noop, fetch = [], []
+        for _ in range(ROUNDS):
+            noop.append(self._work("noop", str(tasks), WORKERS)[0])
+            fetch.append(self._fetch(case))
+        print(f"{case.name}: {tasks} no-op tasks {_told(noop)}; dist fetch {_told(fetch)}")
+        return _judge(f"{case.name} / no-op tasks", min(fetch) / min(noop), bar)
+
+    def memory(self, big: Case, tiny: Case, *, bar_bytes: int) -> bool:
+        """Compare the peaks of a big and a tiny fetch."""
+        for case in (big, tiny):
+            self._pushed(case)
+            self._fetch(case)
+        more = self._peaks[big] - self._peaks[tiny]
+        print(f"peak memory: {size(self._peaks[big])} for {big.name}, {size(self._peaks[tiny])} for {tiny.name}")
+        return _judge("difference of the peaks in MiB", more / _MIB, bar_bytes / _MIB)
+
+    def _pushed(self, case: Case) -> list[str]:
+        if case not in self._digests:
+            image = case.build()
+            images.push(self._host, _repository(case), image, "v1")
+            self._digests[case] = image.descriptors
+        return self._digests[case]
+
+    def _floor(self, case: Case) -> float:
+        directory = self._scratch / "floor"
+        directory.mkdir()
+        try:
+            layers = self._digests[case][1 : case.layers + 1]
+            return self._work("floor", self._host, _repository(case), str(directory), *layers)[0]
+        finally:
+            shutil.rmtree(directory)
+
+    def _fetch(self, case: Case) -> float:
+        store = self._scratch / "store"
+        try:
+            seconds, self._peaks[case] = self._work("fetch", f"{self._host}/{_repository(case)}:v1", str(store), WORKERS)
+        finally:
+            shutil.rmtree(store)
+        return seconds
+
+    def _work(self, *arguments: str) -> tuple[float, int]:
+        quiet = {"PREFECT_LOGGING_LEVEL": "ERROR", "PREFECT_API_URL": self._api, "PATH": "/usr/bin:/bin"}
+        argv = [sys.executable, "-m", "benchmarks.work", *arguments]
+        done = subprocess.run(argv, env=quiet, stdout=subprocess.PIPE, check=True)
+        answer = json.loads(done.stdout.splitlines()[-1])
+        return answer["seconds"], answer["peak_bytes"]
+
+
+def _image(source: random.Random, layers: int, layer_bytes: int) -> BuiltImage:
+    """An image whose layers are plain random bytes: nothing here unpacks them."""
+    blobs = [source.randbytes(layer_bytes) for _ in range(layers)]
+    config = json.dumps({"architecture": "amd64", "os": "linux", "seed": source.random()}).encode()
+    described = [{"mediaType": images.OCI_LAYER, "digest": images.digest_of(b), "size": len(b)} for b in blobs]
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": images.OCI_MANIFEST,
+        "config": {"mediaType": images.OCI_CONFIG, "digest": images.digest_of(config), "size": len(config)},
+        "layers": described,
+    }
+    raw = json.dumps(manifest).encode()
+    root = images.Manifest(f"sha256:{hashlib.sha256(raw).hexdigest()}", images.OCI_MANIFEST, raw)
+    every = {images.digest_of(content): content for content in (config, *blobs)}
+    return BuiltImage(blobs=every, manifests=(root,), platform="linux/amd64")
+
+
+def _repository(case: Case) -> str:
+    return f"bench/m{case.manifests}-l{case.layers}-b{case.layer_bytes}"
+
+
+def _told(seconds: list[float]) -> str:
+    return f"{min(seconds):.2f} s (to {max(seconds):.2f})"
+
+
+def _judge(what: str, value: float, bar: float) -> bool:
+    met = value <= bar
+    print(f"  {what}: {value:.2f}, bar {bar:.2f}: {'met' if met else 'MISSED'}")
+    return met
+
+
+if __name__ == "__main__":
+    main()

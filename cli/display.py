@@ -1,0 +1,191 @@
+"""What a person sees of a run while it goes: a live table on a terminal, plain lines elsewhere, all on standard error."""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from flows.report import ImageReport
+from ocispec import Descriptor
+from ocispec.units import counted, duration, size
+from tasks.transfer import Receipt
+
+_FRAMES_PER_S = 8
+_BAR_CELLS = 30
+# Lines that a frame needs beside its rows.
+_MARGIN = 4
+_STYLES = {"failed": "red", "exists": "cyan", "done": "green", "downloading": "bold", "resolving": "bold", "waiting": "dim"}
+
+
+@dataclass(slots=True)
+class _Row:
+    """One reference or descriptor: its state, and how many of its bytes are there."""
+
+    label: str
+    state: str
+    total: int = 0
+    offset: int = 0
+
+    @property
+    def over(self) -> bool:
+        return self.state in ("done", "exists", "failed")
+
+
+class LiveDisplay:
+    """A row per reference and descriptor, and a footer with what this run has moved. Thread-safe."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._guard = threading.Lock()
+        self._rows: dict[object, _Row] = {}
+        self._started = time.monotonic()
+        self._moved = 0
+        self._note = ""
+
+    def note(self, text: str) -> None:
+        """Say what is being waited for, in place of the rows that are not there yet."""
+        self._note = text
+
+    def resolving(self, name: str) -> None:
+        """Show a reference that is being looked up; the first one starts the clock of the run."""
+        if not self._rows:
+            self._started = time.monotonic()
+        self._set(name, _Row(name, "resolving"))
+
+    def resolved(self, name: str, root: Descriptor) -> None:
+        """Show that a reference is known."""
+        self._set(name, _Row(name, "done", root.size, root.size))
+
+    def waiting(self, descriptor: Descriptor) -> None:
+        """Show content that was found."""
+        self._set(descriptor.content, _Row(_label(descriptor), "waiting", descriptor.size))
+
+    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
+        """Show how far a transfer is."""
+        with self._guard:
+            self._moved += gained
+            row = self._rows[descriptor.content]
+            row.state, row.offset = "downloading", offset
+
+    def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:
+        """Show content that is in the store."""
+        state = "done" if receipt.status == "fetched" else "exists"
+        self._set(descriptor.content, _Row(_label(descriptor), state, descriptor.size, descriptor.size))
+
+    def failed(self, descriptor: Descriptor, message: str) -> None:  # noqa: ARG002 - the report tells why
+        """Show content that could not be had."""
+        with self._guard:
+            self._rows[descriptor.content].state = "failed"
+
+    def finished(self, image: ImageReport) -> None:
+        """Show an image that could not be had, or of which all was there."""
+        with self._guard:
+            row = self._rows[image.name]
+            row.state = "failed" if image.failures else "done" if image.fetched else "exists"
+
+    def __rich__(self) -> RenderableType:
+        with self._guard:
+            rows, moved = list(self._rows.values()), self._moved
+            shown = [(row.label, row.state, row.offset, row.total) for row in _fitting(rows, self._console.height - _MARGIN)]
+        seconds = time.monotonic() - self._started
+        table = Table.grid(padding=(0, 1))
+        for label, state, offset, total in shown:
+            table.add_row(Text(label, overflow="ellipsis", no_wrap=True), *_cells(state, offset, total))
+        over = sum(row.over for row in rows)
+        footer = f"{over} of {len(rows)} done  {duration(seconds)}  {size(moved)}  {size(moved / max(seconds, 0.001))}/s"
+        return Group(table, Text(footer if rows else f"{self._note} {duration(seconds)}", style="dim"))
+
+    def _set(self, key: object, row: _Row) -> None:
+        with self._guard:
+            self._rows[key] = row
+
+
+class PlainLines:
+    """One line per image, and one per failure: for logs of other programs."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def note(self, text: str) -> None:
+        """Say what is being waited for."""
+        self._say(text)
+
+    def resolving(self, name: str) -> None:
+        """Nothing to say yet."""
+
+    def resolved(self, name: str, root: Descriptor) -> None:
+        """Say what a reference stands for."""
+        self._say(f"{name} is {root}")
+
+    def waiting(self, descriptor: Descriptor) -> None:
+        """Nothing to say yet."""
+
+    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
+        """A log is no place for every piece."""
+
+    def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:
+        """Say how content came to be there."""
+        if receipt.status == "existed":
+            self._say(f"{descriptor} exists")
+        else:
+            self._say(f"{descriptor} fetched, {size(receipt.transferred)} in {duration(receipt.seconds)}")
+
+    def failed(self, descriptor: Descriptor, message: str) -> None:
+        """Say what went wrong."""
+        self._say(f"{descriptor} failed: {message}")
+
+    def finished(self, image: ImageReport) -> None:
+        """Say how an image came out."""
+        self._say(f"{image.name} {image.status}, {counted(image.descriptors, 'descriptor')}")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+class Silence(PlainLines):
+    """Nothing: the one JSON object at the end says all."""
+
+    def _say(self, text: str) -> None:
+        pass
+
+
+Display = LiveDisplay | PlainLines
+
+
+@contextlib.contextmanager
+def display(*, quiet: bool) -> Iterator[Display]:
+    """The display that fits standard error; `quiet` leaves out what is not for a terminal."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield Silence(console) if quiet else PlainLines(console)
+        return
+    live = LiveDisplay(console)
+    with Live(live, console=console, refresh_per_second=_FRAMES_PER_S, redirect_stdout=False, redirect_stderr=False):
+        yield live
+
+
+def _label(descriptor: Descriptor) -> str:
+    return f"{descriptor.kind:<8} {descriptor.digest.short}"
+
+
+def _cells(state: str, offset: int, total: int) -> tuple[RenderableType, ...]:
+    style = _STYLES[state]
+    amount = f"{size(offset):>10}/{size(total)}" if state == "downloading" else f"{size(total):>10}" if total else ""
+    bar = ProgressBar(total=total, completed=offset, width=_BAR_CELLS) if state == "downloading" and total else ""
+    return Text(state, style=style), Text(amount, no_wrap=True), bar
+
+
+def _fitting(rows: list[_Row], height: int) -> list[_Row]:
+    """As many rows as a frame has room for, in their order: those under way before those that wait, those before the rest."""
+    if len(rows) <= height:
+        return rows
+    chosen = sorted(rows, key=lambda row: (row.over and row.state != "failed", row.state == "waiting"))[: max(height, 1)]
+    kept = set(map(id, chosen))
+    return [row for row in rows if id(row) in kept]

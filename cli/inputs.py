@@ -1,0 +1,46 @@
+"""What people type, turned into values. Every refusal is the user's to correct: exit code 2."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from ocispec import Digest, Platform, Reference
+from ocispec.errors import InvalidInput, Unsupported
+from ocispec.reference import expand
+from storage import ContentStore, open_store
+
+T = TypeVar("T")
+
+
+class BadInput(InvalidInput):
+    """An argument that cannot be right, whatever the rest of the world says."""
+
+
+def reference(text: str) -> Reference:
+    """The image that a person means by `text`, short names included; a digest in it is a whole one."""
+    parsed = _read(lambda: Reference.parse(expand(text)))
+    _read(parsed.pinned)
+    return parsed
+
+
+def digest(text: str) -> Digest:
+    """A whole digest."""
+    return _read(lambda: Digest.parse(text))
+
+
+def platforms(texts: Sequence[str]) -> tuple[Platform, ...] | None:
+    """The platforms that are asked for; None for all."""
+    if not texts or "all" in texts:
+        return None
+    return _read(lambda: tuple(Platform.parse(text) for text in texts))
+
+
+def store(url: str) -> ContentStore:
+    """The content store at a path or URL, which need not exist."""
+    return _read(lambda: open_store(url))
+
+
+def _read(parse: Callable[[], T]) -> T:
+    try:
+        return parse()
+    except (InvalidInput, Unsupported) as exc:
+        raise BadInput(str(exc)) from exc

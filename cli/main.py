@@ -1,0 +1,65 @@
+"""The entry point of the `dist` command: every way it can end, with its exit code and its one line.
+
+Exit codes: 0 all done, 1 something failed, 2 bad input, 130 interrupted.
+"""
+
+import logging
+import os
+import sys
+import traceback
+
+from cyclopts import CycloptsError
+
+from cli.app import app
+from cli.inputs import BadInput
+from ocispec.errors import DistError
+
+_PACKAGES = ("ocispec", "storage", "remotes", "tasks", "flows", "cli")
+_FAILED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    _log_to_stderr(logging.DEBUG if debug else logging.WARNING)
+    try:
+        code = app.meta(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+        sys.stdout.flush()
+    except CycloptsError as exc:
+        code = _say(f"{exc} (see dist --help)", _BAD_INPUT)
+    except BadInput as exc:
+        code = _say(exc, _BAD_INPUT)
+    except DistError as exc:
+        code = _say(exc, _FAILED, trace=debug)
+    except KeyboardInterrupt:
+        code = _say("interrupted; what has arrived is kept, run again to go on", _INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has enough. What is still buffered must not be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = _FAILED
+    except Exception as exc:  # noqa: BLE001 - a person gets one line, whatever happens; --debug shows the rest
+        code = _say(f"unexpected {type(exc).__name__}: {exc}; run again with --debug and report it", _FAILED, trace=debug)
+    sys.exit(code or 0)
+
+
+def _log_to_stderr(level: int) -> None:
+    """Show what our own packages log, and nothing of others: what they log of requests may hold signatures and tokens."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    for package in _PACKAGES:
+        logger = logging.getLogger(package)
+        logger.setLevel(level)
+        logger.addHandler(handler)
+        logger.propagate = False
+
+
+def _say(message: object, code: int, *, trace: bool = False) -> int:
+    if trace:
+        traceback.print_exc()
+    print("dist:", " ".join(str(message).split()), file=sys.stderr)  # noqa: T201
+    return code
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,25 @@
+"""Output for people and for programs: aligned columns, plain lists, JSON."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+
+def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Rows under their heads, each column as wide as its widest cell; nothing is cut, so that it can be piped on."""
+    lines = [tuple(heads), *map(tuple, rows)]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(heads))]
+    for line in lines:
+        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")
+
+
+def lines(texts: Sequence[str]) -> None:
+    """One text per line."""
+    sys.stdout.writelines(f"{text}\n" for text in texts)
+
+
+def json(document: Any) -> None:
+    """One JSON document on one line."""
+    sys.stdout.write(orjson.dumps(document).decode() + "\n")

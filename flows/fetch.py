@@ -1,0 +1,87 @@
+"""The flow `fetch`: references → store, every descriptor a task; an image that is whole gets its name recorded."""
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed, Failed
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from pydantic import Field
+
+from flows.progress import LogListener, listener
+from flows.report import RunReport
+from flows.walk import Walk
+from ocispec import Descriptor, Platform, Reference
+from ocispec.errors import NotFound
+from ocispec.reference import expand
+from ocispec.units import counted
+from remotes import RegistrySettings
+from tasks import completeness
+from tasks._task import RETRIES
+from tasks.session import Session, SessionSpec, open_session
+
+if TYPE_CHECKING:
+    from prefect.futures import PrefectFuture
+
+# Threads are made as they are needed; how many work at once is the flow's parameter `concurrency`.
+_MOST_WORKERS = 64
+_RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=_MOST_WORKERS))
+
+
+def _run_name() -> str:
+    references = flow_run.parameters["references"]
+    return f"fetch {references[0]}" if len(references) == 1 else f"fetch {counted(len(references), 'image')}"
+
+
+@flow(name="fetch", flow_run_name=_run_name, task_runner=_RUNNER, persist_result=False)
+def fetch(
+    references: Annotated[list[str], Field(min_length=1, description="Images, such as docker.io/library/redis:7")],
+    store: Annotated[str, Field(description="Where to: a local path or an fsspec URL")],
+    platforms: Annotated[
+        Literal["all"] | list[str], Field(description='"all", or some, such as ["linux/amd64"]; others are not fetched')
+    ] = "all",
+    *,
+    plain_http: Annotated[bool, Field(description="Speak http to registries that are not on this machine")] = False,
+    concurrency: Annotated[int, Field(ge=1, le=_MOST_WORKERS, description="Descriptors at once")] = 8,
+    retries: Annotated[int, Field(ge=0, description="Attempts after the first, per descriptor")] = RETRIES,
+    connect_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for a connection")] = 30,
+    read_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for any next byte")] = 60,
+) -> State[Any]:
+    """Bring images into the content store: each descriptor of each image is fetched and verified by a task of its own."""
+    started = time.monotonic()
+    spec = SessionSpec(
+        store=store,
+        platforms=None if platforms == "all" else tuple(map(Platform.parse, platforms)),
+        registries=RegistrySettings(plain_http=plain_http, connect_timeout_s=connect_timeout, read_timeout_s=read_timeout),
+    )
+    wanted = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
+    told = listener() or LogListener(get_run_logger())
+    with open_session(spec, observer=told) as session:
+        walk = Walk(
+            present=lambda root: completeness.check(session.store, root, children=session.children),
+            complete=lambda reference, root: _record(session, reference, root),
+            listener=told,
+            retries=retries,
+            window=concurrency,
+        )
+        images = walk.run(wanted)
+        report = RunReport(images=images, tasks=walk.tasks, seconds=time.monotonic() - started)
+        session.store.update_index()
+    create_table_artifact(report.table(), key="fetch", description=str(report))
+    return (Failed if report.failed else Completed)(message=str(report), data=report)
+
+
+def _record(session: Session, reference: Reference, root: Descriptor) -> None:
+    """Record the name of an image, after a last look that nothing of it is missing.
+
+    Raises:
+        NotFound: something is; the name is not recorded.
+    """
+    found = completeness.check(session.store, root, children=session.children)
+    if not found.whole:
+        missing = ", ".join(map(str, found.missing[:3]))
+        raise NotFound(f"{reference}: {counted(len(found.missing), 'descriptor')} missing in the store ({missing})")
+    session.store.names.put(str(reference), root, source=reference.locator)

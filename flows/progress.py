@@ -1,0 +1,99 @@
+"""Who listens to a run while it goes. No Prefect here.
+
+A command line puts its listener in place with `listening`; without one a run writes to its log.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+from flows.report import Failure, ImageReport
+from ocispec import Descriptor
+from ocispec.units import counted, duration, size
+from tasks.transfer import Observer, Receipt
+
+
+class Listener(Observer, Protocol):
+    """Told of each thing that happens. `advanced` is called from many threads, all else from the run's own."""
+
+    def resolving(self, name: str) -> None:
+        """An image is being looked up."""
+
+    def resolved(self, name: str, root: Descriptor) -> None:
+        """An image stands for this root."""
+
+    def waiting(self, descriptor: Descriptor) -> None:
+        """Content was found that has to be visited."""
+
+    def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:
+        """Content is in the store."""
+
+    def failed(self, descriptor: Descriptor, message: str) -> None:
+        """Content could not be had."""
+
+    def finished(self, image: ImageReport) -> None:
+        """Nothing more happens to an image."""
+
+
+class LogListener:
+    """Writes one line per event to a logger."""
+
+    def __init__(self, logger: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> None:
+        self._log = logger
+
+    def resolving(self, name: str) -> None:
+        """Nothing to say yet."""
+
+    def resolved(self, name: str, root: Descriptor) -> None:
+        """Say what the name stands for."""
+        self._log.info("%s is %s", name, root)
+
+    def waiting(self, descriptor: Descriptor) -> None:
+        """Nothing to say yet."""
+
+    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
+        """A log is no place for every piece."""
+
+    def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:
+        """Say how the content came to be there."""
+        if receipt.status == "existed":
+            self._log.info("%s existed, %s", descriptor, size(descriptor.size))
+        else:
+            self._log.info("%s fetched, %s in %s", descriptor, size(receipt.transferred), duration(receipt.seconds))
+
+    def failed(self, descriptor: Descriptor, message: str) -> None:
+        """Say what went wrong."""
+        self._log.error("%s failed: %s", descriptor, message)
+
+    def finished(self, image: ImageReport) -> None:
+        """Say how the image came out."""
+        if image.failures:
+            self._log.error(
+                "%s failed with %s: %s", image.name, counted(len(image.failures), "error"), _messages(image.failures)
+            )
+        else:
+            self._log.info("%s complete: %d fetched, %d existed", image.name, image.fetched, image.existed)
+
+
+def _messages(failures: tuple[Failure, ...]) -> str:
+    return "; ".join(dict.fromkeys(failure.message for failure in failures))
+
+
+_LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
+
+
+def listener() -> Listener | None:
+    """Who listens to runs started from here; None where nobody does."""
+    return _LISTENER.get()
+
+
+@contextmanager
+def listening(to: Listener) -> Iterator[None]:
+    """Have runs that are started in this block report to a listener."""
+    token = _LISTENER.set(to)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)

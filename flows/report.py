@@ -1,0 +1,126 @@
+"""What a run has to say when it ends: per image, and in one line for all. No Prefect here."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ocispec import Descriptor
+from ocispec.units import duration, size
+
+MAX_SHOWN = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What went wrong; `descriptor` is None where the image as a whole failed."""
+
+    descriptor: Descriptor | None
+    message: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The form of the command line's JSON output."""
+        return {"descriptor": self.descriptor and str(self.descriptor.digest), "message": self.message}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageReport:
+    """One image of a run. Distinct descriptors are counted; `transferred` counts the bytes of this run."""
+
+    name: str
+    root: Descriptor | None
+    fetched: int = 0
+    existed: int = 0
+    failures: tuple[Failure, ...] = ()
+    transferred: int = 0
+    seconds: float = 0.0
+
+    @property
+    def status(self) -> Literal["complete", "failed"]:
+        """`complete` is an image whose every wanted descriptor is in the store and whose name is recorded."""
+        return "failed" if self.failures else "complete"
+
+    @property
+    def failed(self) -> int:
+        """The number of descriptors that failed."""
+        return sum(failure.descriptor is not None for failure in self.failures)
+
+    @property
+    def descriptors(self) -> int:
+        """The number of descriptors that were met."""
+        return self.fetched + self.existed + self.failed
+
+    def to_json(self) -> dict[str, Any]:
+        """The form of the command line's JSON output."""
+        return {
+            "name": self.name,
+            "digest": self.root and str(self.root.digest),
+            "status": self.status,
+            "descriptors": self.descriptors,
+            "fetched": self.fetched,
+            "existed": self.existed,
+            "failed": self.failed,
+            "bytes": self.transferred,
+            "seconds": round(self.seconds, 3),
+            "errors": [failure.to_json() for failure in self.failures],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """All images of a run, in the order in which they were asked for; `tasks` counts the task runs that it took."""
+
+    images: tuple[ImageReport, ...]
+    tasks: int
+    seconds: float
+
+    @property
+    def failed(self) -> tuple[ImageReport, ...]:
+        """The images that are not complete."""
+        return tuple(image for image in self.images if image.failures)
+
+    def summary(self) -> str:
+        """One line that counts."""
+        done = len(self.images) - len(self.failed)
+        of = f" of {len(self.images)}" if self.failed else ""
+        counts = {key: sum(getattr(image, key) for image in self.images) for key in ("fetched", "existed", "failed")}
+        told = ", ".join(f"{count} {key}" for key, count in counts.items() if count or key != "failed")
+        moved = sum(image.transferred for image in self.images)
+        noun = "image" if len(self.images) == 1 else "images"
+        return f"{done}{of} {noun} complete: {told}; {size(moved)} in {duration(self.seconds)}"
+
+    def errors(self) -> list[str]:
+        """One line per failure, those that several images share once; each says what it is about."""
+        return list(dict.fromkeys(failure.message for image in self.failed for failure in image.failures))
+
+    def __str__(self) -> str:
+        """The summary, with the first failure."""
+        errors = self.errors()
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        return f"{self.summary()}; {errors[0]}{more}" if errors else self.summary()
+
+    def to_json(self, flow_run_id: str) -> dict[str, Any]:
+        """The command line's JSON output."""
+        return {
+            "flow_run_id": flow_run_id,
+            "status": "failed" if self.failed else "complete",
+            "seconds": round(self.seconds, 3),
+            "images": [image.to_json() for image in self.images],
+        }
+
+    def table(self) -> list[dict[str, str | int]]:
+        """One row per image for people, the failed ones first, shortened to what a page can show."""
+        images = (*self.failed, *(image for image in self.images if not image.failures))
+        return [_row(image) for image in images[:MAX_SHOWN]]
+
+
+def _row(image: ImageReport) -> dict[str, str | int]:
+    return {
+        "image": image.name,
+        "outcome": image.status,
+        "digest": str(image.root.digest) if image.root else "",
+        "fetched": image.fetched,
+        "existed": image.existed,
+        "failed": image.failed,
+        "bytes": size(image.transferred),
+        "seconds": f"{image.seconds:.1f}",
+        "error": image.failures[0].message if image.failures else "",
+    }

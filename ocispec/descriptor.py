@@ -1,0 +1,104 @@
+"""Descriptors: what content is, how big it is and what it is called (image-spec 1.1, descriptor.md)."""
+
+import base64
+from dataclasses import dataclass
+from typing import Any, Self
+
+from ocispec import fields, mediatypes
+from ocispec.digest import Digest
+from ocispec.errors import InvalidInput, Unsupported
+from ocispec.platform import Platform
+
+_MAX_SIZE = 2**63 - 1  # the specification's int64
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class Descriptor:
+    """One piece of content, named before it is fetched.
+
+    `size` is in bytes. `data`, when present, is the content itself, inline. Annotations are pairs in document order.
+    """
+
+    media_type: str
+    digest: Digest
+    size: int
+    urls: tuple[str, ...] = ()
+    annotations: tuple[tuple[str, str], ...] = ()
+    data: bytes | None = None
+    artifact_type: str | None = None
+    platform: Platform | None = None
+
+    @classmethod
+    def from_json(cls, document: fields.Json, *, at: str) -> Self:
+        """The descriptor in a parsed document; keys that the specification does not name are ignored.
+
+        Raises:
+            InvalidInput: a required key is absent or a value has the wrong form; the message names its path below `at`.
+            Unsupported: a digest algorithm other than sha256 and sha512.
+        """
+        size = fields.require(document, "size", int, at=at)
+        if not 0 <= size <= _MAX_SIZE:
+            raise InvalidInput(f"{at}.size: expected 0 to {_MAX_SIZE}, got {size}")
+        platform = fields.optional(document, "platform", dict, at=at)
+        return cls(
+            media_type=fields.require(document, "mediaType", str, at=at),
+            digest=_digest(fields.require(document, "digest", str, at=at), at=at),
+            size=size,
+            urls=fields.strings(document, "urls", at=at),
+            annotations=fields.pairs(document, "annotations", at=at),
+            data=_decode(fields.optional(document, "data", str, at=at), size, at=at),
+            artifact_type=fields.optional(document, "artifactType", str, at=at),
+            platform=None if platform is None else Platform.from_json(platform, at=f"{at}.platform"),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The specification's JSON form, for records of ours; documents that have a digest are never rewritten."""
+        document: dict[str, Any] = {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}
+        if self.urls:
+            document["urls"] = list(self.urls)
+        if self.annotations:
+            document["annotations"] = dict(self.annotations)
+        if self.data is not None:
+            document["data"] = base64.b64encode(self.data).decode()
+        if self.artifact_type is not None:
+            document["artifactType"] = self.artifact_type
+        if self.platform is not None:
+            document["platform"] = self.platform.to_json()
+        return document
+
+    @property
+    def kind(self) -> mediatypes.Kind:
+        """The role that the media type announces."""
+        return mediatypes.kind(self.media_type)
+
+    @property
+    def content(self) -> tuple[str, Digest, int]:
+        """What is the same wherever this content is named, whatever a parent says about it beside: the key to meet at."""
+        return self.media_type, self.digest, self.size
+
+    @property
+    def is_manifest(self) -> bool:
+        """Whether this content names further content."""
+        return mediatypes.is_manifest(self.media_type)
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.digest}"
+
+
+def _digest(text: str, *, at: str) -> Digest:
+    try:
+        return Digest.parse(text)
+    except (InvalidInput, Unsupported) as exc:
+        raise type(exc)(f"{at}.{exc}") from exc
+
+
+def _decode(text: str | None, size: int, *, at: str) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as exc:  # binascii.Error, or characters beyond ASCII
+        raise InvalidInput(f"{at}.data: not base64 ({exc})") from exc
+    if len(data) != size:
+        raise InvalidInput(f"{at}.data: expected {size} bytes as in size, got {len(data)}")
+    return data

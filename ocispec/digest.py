@@ -1,0 +1,66 @@
+"""Digests: the names of content (image-spec 1.1, descriptor.md, "Digests")."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Self
+
+from ocispec.errors import InvalidInput, Unsupported
+
+# digest ::= algorithm ":" encoded; the two registered algorithms fix the length of their lower-case hex.
+_HEX_LENGTHS = {"sha256": 64, "sha512": 128}
+_GRAMMAR = re.compile(r"(?P<algorithm>[a-z0-9]+(?:[+._-][a-z0-9]+)*):(?P<encoded>[a-zA-Z0-9=_-]+)")
+_HEX = re.compile(r"[a-f0-9]+")
+_SHORT = 12
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, order=True)
+class Digest:
+    """`algorithm:hex` of a registered algorithm. Build it with `parse` or a `Hasher`."""
+
+    algorithm: str
+    hex: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The digest that `text` spells.
+
+        Raises:
+            InvalidInput: the grammar, the alphabet or the length is wrong.
+            Unsupported: the algorithm is neither sha256 nor sha512.
+        """
+        match = _GRAMMAR.fullmatch(text)
+        if match is None:
+            raise InvalidInput(f"digest {text!r}: expected algorithm:hex")
+        algorithm, encoded = match["algorithm"], match["encoded"]
+        if algorithm not in _HEX_LENGTHS:
+            raise Unsupported(f"digest {text!r}: algorithm {algorithm} is not supported, use sha256 or sha512")
+        if len(encoded) != _HEX_LENGTHS[algorithm] or not _HEX.fullmatch(encoded):
+            raise InvalidInput(f"digest {text!r}: expected {_HEX_LENGTHS[algorithm]} characters 0-9 and a-f")
+        return cls(algorithm, encoded)
+
+    @classmethod
+    def of(cls, data: bytes, *, algorithm: str = "sha256") -> Self:
+        """The digest of `data`."""
+        return cls(algorithm, hashlib.new(algorithm, data).hexdigest())
+
+    @property
+    def short(self) -> str:
+        """`algorithm:` and the first 12 hex digits: for names that a person reads, never for look-ups."""
+        return f"{self.algorithm}:{self.hex[:_SHORT]}"
+
+    def __str__(self) -> str:
+        return f"{self.algorithm}:{self.hex}"
+
+
+class Hasher:
+    """Computes a digest while bytes stream past. Not for use by several threads."""
+
+    def __init__(self, algorithm: str = "sha256") -> None:
+        self.algorithm = algorithm
+        self._hash = hashlib.new(algorithm)
+        self.update = self._hash.update
+
+    def digest(self) -> Digest:
+        """The digest of everything given to `update` so far."""
+        return Digest(self.algorithm, self._hash.hexdigest())

@@ -1,0 +1,61 @@
+"""The one tree of errors, named for what the caller can do about them.
+
+    DistError
+    ├── InvalidInput    the input is wrong: correct it                        (also a ValueError)
+    ├── NotFound        the thing is not there                                (also a LookupError)
+    ├── AlreadyExists   the thing is there: for content that is success
+    ├── Busy            another writer has it: wait, it may soon be there     retryable
+    ├── Unavailable     the other side did not answer as it should: try again retryable
+    ├── Corrupt         bytes are not what their digest or size says          retryable
+    ├── Denied          credentials or permissions do not suffice
+    └── Unsupported     a form that this program refuses by name
+
+A message is one line without a full stop: what, on what, expected, got, what to do. The class alone decides whether an
+attempt may be repeated (`retryable`); nothing reads the text. Every error survives pickling with its fields.
+"""
+
+from typing import ClassVar
+
+
+class DistError(Exception):
+    """What every error of this program is; its text is one line for a person."""
+
+    retryable: ClassVar[bool] = False
+
+
+class InvalidInput(DistError, ValueError):
+    """The input breaks a grammar or a schema; the message names the place."""
+
+
+class NotFound(DistError, LookupError):
+    """No such name, blob, manifest or host."""
+
+
+class AlreadyExists(DistError):
+    """The content is there already. Callers that wanted it there treat this as success."""
+
+
+class Busy(DistError):
+    """Another writer holds the ref; when it ends, the content is likely there."""
+
+    retryable = True
+
+
+class Unavailable(DistError):
+    """A connection, a server or a disk failed in a way that may pass."""
+
+    retryable = True
+
+
+class Corrupt(DistError):
+    """Bytes whose size or digest is not the declared one. They are never made visible."""
+
+    retryable = True
+
+
+class Denied(DistError):
+    """Credentials, permissions or policy refuse the operation."""
+
+
+class Unsupported(DistError):
+    """A known form that is refused on purpose, such as a schema 1 manifest."""

@@ -1,0 +1,77 @@
+"""Readers for parsed JSON. Every refusal names the path of the bad key."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import orjson
+
+from ocispec.errors import InvalidInput
+
+T = TypeVar("T")
+Json = Mapping[str, Any]
+
+_NAMES = {str: "a string", int: "an integer", dict: "an object", list: "a list"}
+
+
+def parse_object(raw: bytes, *, at: str) -> Json:
+    """The JSON object in `raw`.
+
+    Raises:
+        InvalidInput: not JSON, or not an object; the message begins with `at` and shows how the bytes start.
+    """
+    try:
+        document = orjson.loads(raw)
+    except orjson.JSONDecodeError as exc:
+        raise InvalidInput(f"{at}: not JSON ({exc}); it starts with {raw[:40]!r}") from exc
+    if not isinstance(document, dict):
+        raise InvalidInput(f"{at}: expected a JSON object, got {_called(document)}")
+    return document
+
+
+def require(document: Json, key: str, kind: type[T], *, at: str) -> T:
+    """The value of `key`, which has to be there and of type `kind`."""
+    value = optional(document, key, kind, at=at)
+    if value is None:
+        raise InvalidInput(f"{at}.{key}: missing, expected {_NAMES[kind]}")
+    return value
+
+
+def optional(document: Json, key: str, kind: type[T], *, at: str) -> T | None:
+    """The value of `key`, or None where it is absent or null."""
+    value = document.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise InvalidInput(f"{at}.{key}: expected {_NAMES[kind]}, got {_called(value)}")
+    return value
+
+
+def objects(document: Json, key: str, *, at: str) -> list[tuple[str, Json]]:
+    """The objects listed under `key`, each with its path; an absent list is empty."""
+    items = optional(document, key, list, at=at) or []
+    for number, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise InvalidInput(f"{at}.{key}[{number}]: expected an object, got {_called(item)}")
+    return [(f"{at}.{key}[{number}]", item) for number, item in enumerate(items)]
+
+
+def strings(document: Json, key: str, *, at: str) -> tuple[str, ...]:
+    """The strings listed under `key`; an absent list is empty."""
+    items = optional(document, key, list, at=at) or []
+    for number, item in enumerate(items):
+        if not isinstance(item, str):
+            raise InvalidInput(f"{at}.{key}[{number}]: expected a string, got {_called(item)}")
+    return tuple(items)
+
+
+def pairs(document: Json, key: str, *, at: str) -> tuple[tuple[str, str], ...]:
+    """The string values under `key`, as pairs in the document's order; an absent object is empty."""
+    mapping = optional(document, key, dict, at=at) or {}
+    for name, value in mapping.items():
+        if not isinstance(value, str):
+            raise InvalidInput(f"{at}.{key}[{name!r}]: expected a string, got {_called(value)}")
+    return tuple(mapping.items())
+
+
+def _called(value: object) -> str:
+    return _NAMES.get(type(value), f"{value!r}")

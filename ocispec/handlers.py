@@ -1,0 +1,126 @@
+"""Handlers: composable functions over descriptors, after containerd's `images/handlers.go`.
+
+A handler works on one descriptor and answers with the descriptors to visit next. Handlers stack without knowing each other:
+
+    fetch_image = chain(fetch_handler(…), filter_platforms(children_handler(store.read), platforms))
+    dispatch(fetch_image, root, workers=4)
+
+Two signals steer a walk from inside a handler: `SkipChildren` (this descriptor's children are not visited; its siblings are)
+and `StopChain` (later handlers of a chain do not see this descriptor; what earlier ones answered stands).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from ocispec import manifest
+from ocispec.descriptor import Descriptor
+from ocispec.errors import NotFound
+from ocispec.frontier import Frontier
+from ocispec.platform import Platform, best
+
+Handler = Callable[[Descriptor], Sequence[Descriptor]]
+
+
+class SkipChildren(Exception):
+    """Raised by a handler: do not visit the children of this descriptor."""
+
+
+class StopChain(Exception):
+    """Raised by a handler in a chain: later handlers pass over this descriptor."""
+
+
+def chain(*handlers: Handler) -> Handler:
+    """One handler that runs several in order on a descriptor and concatenates what they answer."""
+
+    def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
+        found: list[Descriptor] = []
+        for handler in handlers:
+            try:
+                found.extend(handler(descriptor))
+            except StopChain:
+                break
+        return found
+
+    return handle
+
+
+def visit(handler: Handler, descriptor: Descriptor) -> Sequence[Descriptor]:
+    """Run `handler` on one descriptor the way every walk does: `SkipChildren` means that there is nothing below."""
+    try:
+        return handler(descriptor)
+    except SkipChildren:
+        return ()
+
+
+def walk(handler: Handler, *roots: Descriptor) -> None:
+    """Visit the trees below `roots` in sequence, depth first, siblings in order. The first error ends the walk."""
+    pending = list(reversed(roots))
+    while pending:
+        pending.extend(reversed(visit(handler, pending.pop())))
+
+
+def dispatch(handler: Handler, *roots: Descriptor, workers: int) -> None:
+    """Visit the trees below `roots` with at most `workers` descriptors at once, equal descriptors once.
+
+    The first error is raised when those under way have ended; none is started after it.
+    """
+    with ThreadPoolExecutor(workers) as executor:
+
+        def start(descriptor: Descriptor) -> Future[Sequence[Descriptor]]:
+            return executor.submit(visit, handler, descriptor)
+
+        frontier = Frontier(start, window=workers)
+        frontier.add(roots)
+        for _, future in frontier:
+            frontier.add(future.result())
+
+
+def children_handler(read: Callable[[Descriptor], bytes]) -> Handler:
+    """Answers with the children of manifests, whose bytes `read` gives; everything else is a leaf."""
+
+    def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
+        raw = read(descriptor) if descriptor.is_manifest else b""
+        return manifest.children(raw, descriptor.media_type, at=str(descriptor))
+
+    return handle
+
+
+def filter_platforms(handler: Handler, platforms: Iterable[Platform] | None) -> Handler:
+    """Passes on, of an index's manifests, those that serve `platforms` best; None passes all.
+
+    The result raises:
+        NotFound: an index in which nothing serves any of them; the message lists what it has.
+    """
+    if platforms is None:
+        return handler
+    wanted = tuple(platforms)
+
+    def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
+        found = handler(descriptor)
+        if descriptor.kind != "index" or not found:
+            return found
+        chosen = best(wanted, found)
+        if not chosen:
+            has = ", ".join(sorted({repr(str(child.platform)) for child in found}))
+            raise NotFound(f"{descriptor}: no manifest for {', '.join(map(str, wanted))}; it has {has}")
+        return chosen
+
+    return handle
+
+
+def limit_manifests(handler: Handler, limit: int) -> Handler:
+    """Passes on at most `limit` manifests of an index, the first ones; children of all else pass.
+
+    The result raises:
+        NotFound: an index that has none.
+    """
+
+    def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
+        found = handler(descriptor)
+        if descriptor.kind != "index":
+            return found
+        if not found:
+            raise NotFound(f"{descriptor}: lists no manifests")
+        return found[:limit]
+
+    return handle

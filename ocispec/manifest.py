@@ -1,0 +1,90 @@
+"""What a manifest names: its children (image-spec 1.1, image-index.md and manifest.md; Docker v2 schema 2).
+
+A manifest is its bytes. They are read here and never written, so unknown fields survive and digests stay true.
+"""
+
+from ocispec import fields, mediatypes
+from ocispec.descriptor import Descriptor
+from ocispec.errors import InvalidInput, Unsupported
+
+# Registries accept up to 4 MiB (distribution-spec 1.1, "Pushing Manifests"); more is refused before it is read.
+MAX_BYTES = 4 * 1024 * 1024
+
+# The fields that show what a document is.
+_FIELDS: dict[mediatypes.Kind, tuple[str, ...]] = {
+    "index": ("manifests",),
+    "manifest": ("config", "layers"),
+    "artifact": ("blobs",),
+}
+
+
+def children(raw: bytes, media_type: str, *, at: str) -> tuple[Descriptor, ...]:
+    """The descriptors that a document names, in its order: of an index its manifests, of an image its config, then layers.
+
+    Content of a type that is no manifest has none. `at` names the document in errors.
+
+    Raises:
+        InvalidInput: not JSON, a bad field, or a document that fits two kinds (CVE-2021-41190).
+        Unsupported: schema 1.
+    """
+    kind = mediatypes.kind(media_type)
+    if kind == "schema1":
+        raise _schema1(at)
+    if not mediatypes.is_manifest(media_type):
+        return ()
+    document = fields.parse_object(raw, at=at)
+    if kind != _kind_of(document, at=at):
+        raise InvalidInput(f"{at}: expected {media_type}, got a document of another type")
+    if kind == "index":
+        return _listed(document, "manifests", at=at)
+    if kind == "artifact":
+        return _listed(document, "blobs", at=at)
+    config = Descriptor.from_json(fields.require(document, "config", dict, at=at), at=f"{at}.config")
+    return (config, *_listed(document, "layers", at=at))
+
+
+def media_type_of(raw: bytes, *, at: str) -> str:
+    """The type that a document itself claims, or, where it is silent, the OCI type whose fields it has.
+
+    Raises:
+        InvalidInput: not JSON, ambiguous, or no manifest at all.
+        Unsupported: schema 1.
+    """
+    document = fields.parse_object(raw, at=at)
+    kind = _kind_of(document, at=at)
+    claimed = fields.optional(document, "mediaType", str, at=at)
+    return claimed or (mediatypes.OCI_INDEX if kind == "index" else mediatypes.OCI_MANIFEST)
+
+
+def _kind_of(document: fields.Json, *, at: str) -> mediatypes.Kind:
+    """The kind that fields and claimed type agree on."""
+    if document.get("fsLayers") is not None or document.get("schemaVersion") == 1:
+        raise _schema1(at)
+    claimed = fields.optional(document, "mediaType", str, at=at)
+    fits = {kind for kind, keys in _FIELDS.items() if any(document.get(key) for key in keys)}
+    if len(fits) > 1:
+        raise InvalidInput(f"{at}: fits both {' and '.join(sorted(fits))}; refused, since readers would disagree about it")
+    kind = _kind_from_fields(document, at=at) if claimed is None else mediatypes.kind(claimed)
+    if kind == "schema1":
+        raise _schema1(at)
+    if kind not in _FIELDS:
+        raise InvalidInput(f"{at}.mediaType: expected the type of a manifest, got {claimed!r}")
+    if fits - {kind}:
+        raise InvalidInput(f"{at}: says {claimed or kind}, but has the fields of another type")
+    return kind
+
+
+def _kind_from_fields(document: fields.Json, *, at: str) -> mediatypes.Kind:
+    if "manifests" in document:
+        return "index"
+    if "config" in document or "layers" in document:
+        return "manifest"
+    raise InvalidInput(f"{at}: expected a manifest, got an object with neither manifests nor config")
+
+
+def _listed(document: fields.Json, key: str, *, at: str) -> tuple[Descriptor, ...]:
+    return tuple(Descriptor.from_json(item, at=path) for path, item in fields.objects(document, key, at=at))
+
+
+def _schema1(at: str) -> Unsupported:
+    return Unsupported(f"{at}: image manifest version 2, schema 1 is obsolete and refused; rebuild or re-push the image")

@@ -1,0 +1,48 @@
+"""Media types of manifests and their content (image-spec 1.1, media-types.md; Docker v2 schema 2).
+
+Types help to find and to name content; they never prove what it is.
+"""
+
+from typing import Literal
+
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_ARTIFACT = "application/vnd.oci.artifact.manifest.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_EMPTY = "application/vnd.oci.empty.v1+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_SCHEMA1 = "application/vnd.docker.distribution.manifest.v1+json"
+DOCKER_SCHEMA1_SIGNED = "application/vnd.docker.distribution.manifest.v1+prettyjws"
+OCTET_STREAM = "application/octet-stream"
+
+Kind = Literal["index", "manifest", "artifact", "schema1", "config", "layer", "blob"]
+
+_KINDS: dict[str, Kind] = {
+    OCI_INDEX: "index",
+    DOCKER_LIST: "index",
+    OCI_MANIFEST: "manifest",
+    DOCKER_MANIFEST: "manifest",
+    OCI_ARTIFACT: "artifact",
+    DOCKER_SCHEMA1: "schema1",
+    DOCKER_SCHEMA1_SIGNED: "schema1",
+    OCI_CONFIG: "config",
+    DOCKER_CONFIG: "config",
+}
+_LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
+
+# What a registry answers at its manifests endpoint and we read, in the order of our preference.
+MANIFESTS = (OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST, OCI_ARTIFACT)
+
+
+def kind(media_type: str) -> Kind:
+    """The role that a media type announces; `blob` for every unknown one."""
+    if media_type.startswith(_LAYERS):
+        return "layer"
+    return _KINDS.get(media_type, "blob")
+
+
+def is_manifest(media_type: str) -> bool:
+    """Whether content of this type names further content and lives at a registry's manifests endpoint."""
+    return media_type in MANIFESTS

@@ -1,0 +1,159 @@
+"""Platforms: parse, normalise, match, choose (image-spec 1.1, image-index.md, "platform").
+
+An index lists one manifest per platform. `Platform.parse` reads what a person writes (`linux/arm/v7`), `best` picks the
+manifests that serve a wish the way container engines do: the wanted variant first, then the older ones that it can run.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, Self, TypeVar
+
+from ocispec import fields
+from ocispec.errors import InvalidInput
+
+# platform ::= os [ "(" os-version ")" ] "/" architecture [ "/" variant ]
+_GRAMMAR = re.compile(
+    r"(?P<os>[A-Za-z0-9_-]+)(?:\((?P<version>[A-Za-z0-9._-]*)\))?/(?P<architecture>[A-Za-z0-9_-]+)(?:/(?P<variant>[A-Za-z0-9._-]+))?"
+)
+_SYSTEMS = {"macos": "darwin"}
+# Spellings in use beside Go's own; each gives architecture and, where it says so, the variant.
+_ARCHITECTURES = {
+    "i386": ("386", None),
+    "x86_64": ("amd64", None),
+    "x86-64": ("amd64", None),
+    "aarch64": ("arm64", None),
+    "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"),
+}
+_LEVEL = re.compile(r"v([0-9]{1,3})")
+# The variant that is meant where none is written.
+_BASELINES = {"arm": "v7", "arm64": "v8", "amd64": "v1"}
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class Platform:
+    """Operating system, architecture and, where they matter, variant, OS version and OS features."""
+
+    os: str
+    architecture: str
+    variant: str | None = None
+    os_version: str | None = None
+    os_features: tuple[str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The platform that a person wrote as `os/architecture[/variant]`, normalised.
+
+        Raises:
+            InvalidInput: another form.
+        """
+        match = _GRAMMAR.fullmatch(text)
+        if match is None:
+            raise InvalidInput(f"platform {text!r}: expected os/architecture[/variant], such as linux/amd64")
+        return cls(
+            os=match["os"],
+            architecture=match["architecture"],
+            variant=match["variant"],
+            os_version=match["version"] or None,
+        ).normalised()
+
+    @classmethod
+    def from_json(cls, document: fields.Json, *, at: str) -> Self:
+        """The platform object of a descriptor, as written there."""
+        return cls(
+            os=fields.require(document, "os", str, at=at),
+            architecture=fields.require(document, "architecture", str, at=at),
+            variant=fields.optional(document, "variant", str, at=at) or None,
+            os_version=fields.optional(document, "os.version", str, at=at) or None,
+            os_features=fields.strings(document, "os.features", at=at),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The specification's JSON form."""
+        document: dict[str, Any] = {"architecture": self.architecture, "os": self.os}
+        if self.variant is not None:
+            document["variant"] = self.variant
+        if self.os_version is not None:
+            document["os.version"] = self.os_version
+        if self.os_features:
+            document["os.features"] = list(self.os_features)
+        return document
+
+    def normalised(self) -> Self:
+        """The same platform in Go's spelling, without a variant that says nothing."""
+        system, architecture = self.os.lower(), self.architecture.lower()
+        architecture, implied = _ARCHITECTURES.get(architecture, (architecture, None))
+        variant = (self.variant or "").lower() or implied
+        if variant is not None and variant.isdecimal():
+            variant = f"v{variant}"
+        if variant == _BASELINES.get(architecture):
+            variant = None
+        return replace(self, os=_SYSTEMS.get(system, system), architecture=architecture, variant=variant)
+
+    def rank(self, candidate: "Platform") -> int | None:
+        """How well `candidate` serves this wish: 0 is exact, more is an older variant, None does not run at all."""
+        wanted, offered = self.normalised(), candidate.normalised()
+        if (wanted.os, wanted.architecture) != (offered.os, offered.architecture):
+            return None
+        if wanted.os_version and not _same_release(wanted.os_version, offered.os_version):
+            return None
+        return _steps_down(_variant(wanted), _variant(offered))
+
+    def matches(self, candidate: "Platform") -> bool:
+        """Whether `candidate` is this platform, whatever the spelling."""
+        return self.rank(candidate) == 0
+
+    def __str__(self) -> str:
+        version = f"({self.os_version})" if self.os_version else ""
+        variant = f"/{self.variant}" if self.variant else ""
+        return f"{self.os}{version}/{self.architecture}{variant}"
+
+
+class HasPlatform(Protocol):
+    """What `best` chooses among: anything that may say its platform."""
+
+    @property
+    def platform(self) -> Platform | None:
+        """None where the platform is not known."""
+
+
+P = TypeVar("P", bound=HasPlatform)
+
+
+def best(wanted: Iterable[Platform], candidates: Sequence[P]) -> tuple[P, ...]:
+    """The candidates that serve the wishes best, in their own order.
+
+    For each wish all candidates of the best rank are taken, since an index may list several OS versions of one platform.
+    A candidate that does not say its platform is always taken: nothing tells that it is not wanted.
+    """
+    chosen = {id(candidate) for candidate in candidates if candidate.platform is None}
+    for wish in wanted:
+        ranks = {id(c): wish.rank(c.platform) for c in candidates if c.platform is not None}
+        lowest = min((rank for rank in ranks.values() if rank is not None), default=None)
+        chosen.update(key for key, rank in ranks.items() if rank is not None and rank == lowest)
+    return tuple(candidate for candidate in candidates if id(candidate) in chosen)
+
+
+def _variant(platform: Platform) -> str | None:
+    return platform.variant or _BASELINES.get(platform.architecture)
+
+
+def _same_release(wanted: str, offered: str | None) -> bool:
+    """Windows versions agree when the parts that are asked for are equal: 10.0.17763 is served by 10.0.17763.1000."""
+    return offered is not None and (offered == wanted or offered.startswith(f"{wanted}."))
+
+
+def _steps_down(wanted: str | None, offered: str | None) -> int | None:
+    """How many variants older the offer is; None where it is newer or not of one line."""
+    if wanted == offered:
+        return 0
+    wanted_level, offered_level = _level(wanted), _level(offered)
+    if wanted_level is None or offered_level is None or offered_level > wanted_level:
+        return None
+    return wanted_level - offered_level
+
+
+def _level(variant: str | None) -> int | None:
+    match = _LEVEL.fullmatch(variant or "")
+    return int(match[1]) if match else None

@@ -1,0 +1,116 @@
+"""Reading a blob's bytes to their end, over as many connections as that takes.
+
+A transfer that breaks off is gone on with by a closed range (`bytes=N-M`, which works everywhere; some registries answer 416
+to open ones). A range is only asked for when needed, Accept-Ranges is not consulted: most registries honour ranges without
+saying so. The answer decides: see `_skip`.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import httpx
+
+from ocispec import Descriptor
+from ocispec.errors import Corrupt, Unavailable
+from remotes.errors import from_transport, one_line, refuse_coding
+
+# Re-opening without any byte gained in between: more is a case for the caller's retries, which wait.
+_MAX_FRUITLESS = 3
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+
+Send = Callable[[str | None], httpx.Response]
+
+
+def read(send: Send, descriptor: Descriptor, *, offset: int, subject: str) -> Iterator[bytes]:
+    """The bytes of `descriptor` from `offset` to its size, never more.
+
+    `send` requests the content, with a Range header if given, and answers with an open 200, 206 or 416 response.
+
+    Raises:
+        Corrupt: the server announces or sends another length, or answers with another range.
+        Unavailable: the connection broke and re-opening gained nothing.
+        Unsupported: a body in a content coding.
+    """
+    reader = _Reader(send, descriptor, offset, subject)
+    while reader.offset < descriptor.size:
+        yield from reader.once()
+
+
+class _Reader:
+    """Position and failures of one transfer."""
+
+    def __init__(self, send: Send, descriptor: Descriptor, offset: int, subject: str) -> None:
+        self.offset = offset
+        self._send, self._size, self._subject = send, descriptor.size, subject
+        self._ranges = True
+        self._fruitless = 0
+
+    def once(self) -> Iterator[bytes]:
+        """What one connection gives."""
+        started = self.offset
+        try:
+            with closing(self._open()) as response:
+                for piece in self._pieces(response):
+                    self.offset += len(piece)
+                    yield piece
+        except httpx.TransportError as exc:
+            error = from_transport(self._subject, exc)
+            if not self._goes_on(started):
+                raise error from exc
+        else:
+            if self.offset < self._size and not self._goes_on(started):
+                raise Unavailable(f"{self._subject}: expected {self._size} bytes, got {self.offset}")
+
+    def _open(self) -> httpx.Response:
+        if not (self.offset and self._ranges):
+            return self._send(None)
+        response = self._send(f"bytes={self.offset}-{self._size - 1}")
+        if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+            response.close()
+            self._ranges = False
+            return self._send(None)
+        return response
+
+    def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
+        refuse_coding(self._subject, response)
+        skip = self._skip(response)
+        self._check_length(response, self._size - self.offset + skip)
+        left = self._size - self.offset
+        for piece in response.iter_raw():
+            kept, skip = piece[skip:], max(0, skip - len(piece))
+            if len(kept) > left:
+                raise Corrupt(f"{self._subject}: expected {self._size} bytes, the server sends more")
+            left -= len(kept)
+            if kept:
+                yield kept
+
+    def _skip(self, response: httpx.Response) -> int:
+        """How many bytes of the body come before our offset: none in a 206, all of them in a 200."""
+        if response.status_code == httpx.codes.PARTIAL_CONTENT:
+            self._check_range(response)
+            return 0
+        if self.offset:  # at 0 no range was asked for, so nothing is known yet about this server
+            self._ranges = False
+        return self.offset
+
+    def _check_range(self, response: httpx.Response) -> None:
+        text = response.headers.get("content-range", "")
+        match = _CONTENT_RANGE.fullmatch(text)
+        if match is None or int(match[1]) != self.offset or match[3] not in (str(self._size), "*"):
+            wanted = f"bytes {self.offset}-{self._size - 1}/{self._size}"
+            raise Corrupt(f"{self._subject}: expected {wanted}, the server answers with {one_line(text) or 'no Content-Range'}")
+
+    def _check_length(self, response: httpx.Response, expected: int) -> None:
+        announced = response.headers.get("content-length")
+        if announced is not None and announced != str(expected):
+            raise Corrupt(f"{self._subject}: expected {expected} bytes, the server announces {one_line(announced)}")
+
+    def _goes_on(self, started: int) -> bool:
+        """Count a broken connection; whether re-opening it is worth it.
+
+        A server without ranges sends everything again each time: that is left to the caller's retries, or a bad line would
+        cost the square of the blob's size.
+        """
+        self._fruitless = 0 if self.offset > started else self._fruitless + 1
+        return self._ranges and self._fruitless < _MAX_FRUITLESS

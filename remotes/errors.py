@@ -1,0 +1,172 @@
+"""Errors of remotes: the border where HTTP's errors become ours, with the facts and without secrets."""
+
+import socket
+import ssl
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import httpx
+import orjson
+
+from ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+
+# Query keys whose values say where, not who; every other value may be a signature or a token.
+_SHOWN = frozenset({"n", "last", "ns", "digest", "mount", "from", "artifactType", "scope", "service"})
+_BODY_BYTES = 4096
+_CODES = 5
+_TEXT = 200
+_URL_CHARS = 500
+# Who asks for more than a day is not waited for any longer; an absurd number would not even fit a date.
+_LONGEST_RETRY_AFTER_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """The facts of a failed request. `url` is redacted; `codes` are the registry's own (distribution-spec, "Error Codes")."""
+
+    method: str
+    url: str
+    status: int
+    codes: tuple[str, ...] = ()
+    retry_after_s: float | None = None
+
+
+class RegistryError(DistError):
+    """A registry answered with an error; mixed with the class that says what the caller can do about it."""
+
+    def __init__(self, message: str, exchange: Exchange) -> None:
+        super().__init__(message, exchange)
+        self.exchange = exchange
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class RegistryNotFound(RegistryError, NotFound):
+    """404: no such repository, tag or blob."""
+
+
+class RegistryDenied(RegistryError, Denied):
+    """401 or 403: not with these credentials."""
+
+
+class RegistryUnavailable(RegistryError, Unavailable):
+    """408, 429 or 5xx: later perhaps."""
+
+
+class RegistryRefused(RegistryError, InvalidInput):
+    """Any other refusal: repeating the request will not help."""
+
+
+_CLASSES: dict[int, tuple[type[RegistryError], str]] = {
+    401: (RegistryDenied, "credentials needed or wrong; log in with 'docker login' or 'skopeo login --compat-auth-file'"),
+    403: (RegistryDenied, "access denied"),
+    404: (RegistryNotFound, "not found"),
+    408: (RegistryUnavailable, "the registry timed out"),
+    429: (RegistryUnavailable, "too many requests"),
+}
+
+
+def from_response(subject: str, response: httpx.Response) -> RegistryError:
+    """The error for a response whose status is not the expected one; reads the start of its body.
+
+    `subject` names what was asked for.
+    """
+    status = response.status_code
+    kind, meaning = _CLASSES.get(status, (RegistryRefused, "the registry refuses"))
+    if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+        kind, meaning = RegistryUnavailable, "the registry fails"
+    codes = _codes(response)
+    exchange = Exchange(
+        method=response.request.method,
+        url=redact(response.request.url),
+        status=status,
+        codes=codes,
+        retry_after_s=retry_after_s(response),
+    )
+    detail = f"{status} {', '.join(codes) or response.reason_phrase}".rstrip()
+    return kind(f"{subject}: {meaning} ({exchange.method} {exchange.url}: {detail})", exchange)
+
+
+def refuse_coding(subject: str, response: httpx.Response) -> None:
+    """Raise Unsupported for a body in a content coding: its bytes are not those that have the digest."""
+    coding = response.headers.get("content-encoding", "").lower()
+    if coding not in ("", "identity"):
+        raise Unsupported(f"{subject}: the server sends it in coding {one_line(coding)}, although none was accepted")
+
+
+def from_transport(subject: str, exc: httpx.RequestError) -> DistError:
+    """The error for a request that got no answer, or a body that broke off."""
+    request = exc.request
+    where = f"{request.method} {redact(request.url)}"
+    causes = list(_causes(exc))
+    lookup = next((c for c in causes if isinstance(c, socket.gaierror)), None)
+    if lookup is not None and lookup.errno == socket.EAI_NONAME:
+        return NotFound(f"{subject}: unknown host {request.url.host} ({where})")
+    if any(isinstance(c, ssl.SSLCertVerificationError) for c in causes):
+        return Denied(f"{subject}: the certificate of {request.url.host} is not trusted ({_told(exc)}; {where})")
+    return Unavailable(f"{subject}: {_told(exc)} ({where})")
+
+
+def retry_after_s(response: httpx.Response) -> float | None:
+    """The seconds in Retry-After (RFC 9110, 10.2.3), at most a day; None where it is absent or a date."""
+    text = response.headers.get("retry-after", "").strip()
+    return min(float(text), _LONGEST_RETRY_AFTER_S) if text.isascii() and text.isdecimal() else None
+
+
+def redact(url: httpx.URL) -> str:
+    """The URL as it may be shown: in one line, no user information, query values only where they cannot be secrets."""
+    bare = url.copy_with(userinfo=b"", query=None, fragment=None)
+    shown = "&".join(_redacted(key, value) for key, value in url.params.multi_items())
+    text = f"{bare}?{shown}" if shown else str(bare)
+    return text if len(text) <= _URL_CHARS else f"{text[:_URL_CHARS]}…"
+
+
+def _redacted(key: str, value: str) -> str:
+    if not value:
+        return "…"  # a key alone may be a token
+    return f"{quote(key)}={quote(value, safe='/:,*') if key in _SHOWN else '…'}"
+
+
+def _codes(response: httpx.Response) -> tuple[str, ...]:
+    """The registry's own words about an error, from a body that may be anything."""
+    body = b""
+    try:
+        for piece in response.iter_raw():
+            body += piece
+            if len(body) > _BODY_BYTES:
+                break
+    except (httpx.TransportError, httpx.StreamError):
+        return ()  # the status alone has to do
+    try:
+        errors = orjson.loads(body)["errors"]
+        return tuple(_code(error) for error in errors[:_CODES])
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return ()
+
+
+def _code(error: dict[str, Any]) -> str:
+    return one_line(f"{error.get('code', 'UNKNOWN')}: {error.get('message') or ''}").rstrip(": ")
+
+
+def one_line(text: str) -> str:
+    """The start of a foreign text, in one line and without control characters."""
+    return "".join(c for c in " ".join(text.split()) if c.isprintable())[:_TEXT]
+
+
+def _told(exc: Exception) -> str:
+    """The deepest cause that says something, in one line."""
+    texts = [one_line(str(c.strerror if isinstance(c, OSError) and c.strerror else c)) for c in _causes(exc)]
+    return next((text for text in reversed(texts) if text), type(exc).__name__)
+
+
+def _causes(exc: BaseException) -> list[BaseException]:
+    """An error and what led to it, up to an error of ours: that is of another request, which was being handled."""
+    chain: list[BaseException] = []
+    at: BaseException | None = exc
+    while at is not None and at not in chain and not isinstance(at, DistError):
+        chain.append(at)
+        reason = at.args[0] if at.args and isinstance(at.args[0], BaseException) else None
+        at = at.__cause__ or (None if at.__suppress_context__ else at.__context__) or reason
+    return chain

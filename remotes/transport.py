@@ -1,0 +1,107 @@
+"""An httpx transport over urllib3: blobs arrive in large pieces, with few copies and in the thread that asked for them.
+
+httpx's own transport hands every 64 KiB through several layers of Python; for gigabytes that costs more than hashing them
+(docs/adr/0002). Everything above - redirects, authentication, tests - sees plain httpx.
+"""
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import urllib3
+from urllib3.exceptions import (
+    ConnectTimeoutError,
+    HTTPError,
+    LocationValueError,
+    NewConnectionError,
+    ReadTimeoutError,
+    SSLError,
+)
+
+from remotes.bounded import Bounded
+
+# Large enough that per-piece costs vanish, small enough that many transfers at once need little memory.
+PIECE_BYTES = 1024 * 1024
+# Hosts, and connections to each of them, that are kept for reuse. As many connections as there ever were threads are kept:
+# above the limit urllib3 logs a warning for each one that it closes.
+_HOSTS = 64
+_KEPT_PER_HOST = 1024
+# What is no content - errors, the pages of redirects - is read so far and no further.
+_MAX_OTHER_BYTES = 64 * 1024
+
+
+class Urllib3Transport(httpx.BaseTransport):
+    """Sends requests over pooled connections. Thread-safe.
+
+    `read_timeout_s` is the longest wait for any bytes at all, not for a whole body.
+    """
+
+    def __init__(self, *, verify: ssl.SSLContext, connect_timeout_s: float, read_timeout_s: float) -> None:
+        self._pools = urllib3.PoolManager(
+            num_pools=_HOSTS,
+            maxsize=_KEPT_PER_HOST,
+            retries=False,
+            timeout=urllib3.Timeout(connect=connect_timeout_s, read=read_timeout_s),
+            ssl_context=verify,
+        )
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send one request and return with the head of the answer; the body follows as it is read."""
+        with _as_httpx(request):
+            answer = self._pools.urlopen(
+                request.method,
+                str(request.url),
+                body=request.read() or None,
+                headers=urllib3.HTTPHeaderDict((k, v) for k, v in request.headers.multi_items() if k != "content-length"),
+                redirect=False,
+                preload_content=False,
+                decode_content=False,
+            )
+        body = _Body(answer, request)
+        is_content = httpx.codes.is_success(answer.status)
+        return httpx.Response(
+            answer.status,
+            # http.client reads header bytes as Latin-1; httpx by itself would refuse all but ASCII
+            headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.iteritems()],
+            stream=body if is_content else Bounded(body, _MAX_OTHER_BYTES),
+        )
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        self._pools.clear()
+
+
+class _Body(httpx.SyncByteStream):
+    def __init__(self, answer: urllib3.BaseHTTPResponse, request: httpx.Request) -> None:
+        self._answer, self._request = answer, request
+
+    def __iter__(self) -> Iterator[bytes]:
+        with _as_httpx(self._request):
+            # read1 returns what has arrived: progress shows at once, and a cut loses nothing that came before it.
+            while piece := self._answer.read1(PIECE_BYTES):
+                yield piece
+
+    def close(self) -> None:
+        if self._answer.length_remaining == 0:
+            self._answer.read1(1)  # an answer without a body, as to HEAD: seen to its end, its connection is of use again
+        self._answer.close()
+
+
+@contextmanager
+def _as_httpx(request: httpx.Request) -> Iterator[None]:
+    """Raise urllib3's errors as httpx's, so that nobody above needs to know what is below."""
+    try:
+        yield
+    except NewConnectionError as exc:  # to urllib3 this is a ConnectTimeoutError, too
+        raise httpx.ConnectError(str(exc.__cause__ or exc), request=request) from exc
+    except ConnectTimeoutError as exc:
+        raise httpx.ConnectTimeout("no connection in time", request=request) from exc
+    except LocationValueError:
+        raise httpx.UnsupportedProtocol("no URL that can be asked", request=request) from None  # the error shows all of it
+    except SSLError as exc:
+        raise httpx.ConnectError(str(exc), request=request) from exc
+    except ReadTimeoutError as exc:
+        raise httpx.ReadTimeout("nothing arrived in time", request=request) from exc
+    except HTTPError as exc:
+        raise httpx.RemoteProtocolError(str(exc), request=request) from exc

@@ -1,0 +1,11 @@
+"""The content store: an OCI image layout on fsspec, with resumable ingests and names. Synchronous and thread-safe.
+
+Bytes become visible only whole, verified and durable (see `storage.ingest` and `storage.backend`).
+"""
+
+from storage.errors import StoreFull
+from storage.ingest import Status, Writer
+from storage.names import Name
+from storage.store import ContentStore, Info, open_store
+
+__all__ = ["ContentStore", "Info", "Name", "Status", "StoreFull", "Writer", "open_store"]

@@ -1,0 +1,38 @@
+"""Errors of the content store: the border where a file system's errors become ours."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+
+class StoreFull(Unavailable):
+    """No space left. What was written stays and is gone on with; trying again at once does not help."""
+
+    retryable = False
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Raise what a file system raises as an error of ours; `what` says what was being done, and on what."""
+    try:
+        yield
+    except OSError as exc:
+        raise _translate(exc, what) from exc
+
+
+def _translate(exc: OSError, what: str) -> DistError:
+    cause = exc.strerror or str(exc) or type(exc).__name__
+    if isinstance(exc, FileNotFoundError):
+        return NotFound(f"{what}: not there")
+    if isinstance(exc, NotADirectoryError | IsADirectoryError | FileExistsError):
+        return InvalidInput(f"{what}: {cause} ({exc.filename})")
+    if exc.errno in _FULL:
+        return StoreFull(f"{what}: {cause}; make room and run again, what was fetched is kept")
+    if exc.errno in _REFUSED:
+        return Denied(f"{what}: {cause}")
+    return Unavailable(f"{what}: {cause}")

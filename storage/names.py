@@ -1,0 +1,115 @@
+"""Names: which descriptor a reference stands for. One small object per name, so that writers never wait for each other.
+
+Names are what people and other tools start from; a name is only recorded for content that is whole.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Self
+
+import orjson
+
+from ocispec import Descriptor, fields
+from ocispec.errors import InvalidInput, NotFound
+from storage import times
+from storage.backend import Backend, is_there
+from storage.errors import translated
+from storage.layout import Layout
+
+_SUFFIX = ".json"
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class Name:
+    """A name, what it stands for, where that came from and when it was recorded."""
+
+    name: str
+    descriptor: Descriptor
+    source: str
+    recorded: datetime
+
+    def to_json(self) -> bytes:
+        """The record as it is kept."""
+        return orjson.dumps(
+            {
+                "name": self.name,
+                "descriptor": self.descriptor.to_json(),
+                "source": self.source,
+                "recorded": self.recorded,
+            },
+            option=orjson.OPT_INDENT_2,
+        )
+
+    @classmethod
+    def from_json(cls, raw: bytes, *, at: str) -> Self:
+        """The record in `raw`; `at` names it in errors."""
+        document = fields.parse_object(raw, at=at)
+        descriptor = fields.require(document, "descriptor", dict, at=at)
+        return cls(
+            name=fields.require(document, "name", str, at=at),
+            descriptor=Descriptor.from_json(descriptor, at=f"{at}.descriptor"),
+            source=fields.require(document, "source", str, at=at),
+            recorded=times.require(document, "recorded", at=at),
+        )
+
+
+class Names:
+    """The names of a store. Thread-safe."""
+
+    def __init__(self, backend: Backend, layout: Layout) -> None:
+        self._backend, self._layout = backend, layout
+
+    def put(self, name: str, descriptor: Descriptor, *, source: str) -> Name:
+        """Record that `name` stands for `descriptor`, which came from `source`; an older record is replaced.
+
+        Raises:
+            InvalidInput: an empty name.
+            StoreFull, Denied, Unavailable: the disk.
+        """
+        if not name:
+            raise InvalidInput("name: it is empty")
+        record = Name(name=name, descriptor=descriptor, source=source, recorded=datetime.now(UTC))
+        with translated(f"name {name}"):
+            self._backend.put(self._layout.name(name), record.to_json())
+        return record
+
+    def get(self, name: str) -> Name:
+        """The record of a name.
+
+        Raises:
+            NotFound: no such name.
+        """
+        with translated(f"name {name}"):
+            return Name.from_json(self._backend.fs.cat_file(self._layout.name(name)), at=f"name {name}")
+
+    def delete(self, name: str) -> None:
+        """Forget a name; its content stays.
+
+        Raises:
+            NotFound: no such name.
+        """
+        path = self._layout.name(name)
+        with translated(f"name {name}"):
+            if not is_there(self._backend.fs, path):
+                raise NotFound(f"name {name}: not there")
+            self._backend.fs.rm_file(path)
+
+    def __iter__(self) -> Iterator[Name]:
+        """All names, sorted. One that is deleted while they are read is left out."""
+        with translated("names"):
+            records = [record for path in self._paths() if (record := self._found(path)) is not None]
+        yield from sorted(records, key=lambda record: record.name)
+
+    def _paths(self) -> list[str]:
+        try:
+            paths = self._backend.fs.ls(self._layout.names, detail=False)
+        except FileNotFoundError:
+            return []
+        return [path for path in paths if path.endswith(_SUFFIX)]
+
+    def _found(self, path: str) -> Name | None:
+        try:
+            return Name.from_json(self._backend.fs.cat_file(path), at=path)
+        except FileNotFoundError:
+            return None

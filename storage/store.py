@@ -1,0 +1,185 @@
+"""The content store: blobs by digest, on any file system that `storage.backend` lists."""
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ocispec import Descriptor, Digest, Hasher
+from ocispec.errors import Corrupt, InvalidInput, NotFound
+from storage import index
+from storage.backend import Backend, is_there, open_backend
+from storage.errors import translated
+from storage.ingest import Ingests, Status, Writer
+from storage.layout import Layout
+from storage.names import Names
+
+_log = logging.getLogger(__name__)
+_PIECE_BYTES = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class Info:
+    """A blob: its digest, its size in bytes and when it was committed."""
+
+    digest: Digest
+    size: int
+    committed: datetime
+
+
+class ContentStore:
+    """Blobs, ingests and names at one place. Thread-safe; open it with `open_store`."""
+
+    def __init__(self, backend: Backend, root: str, *, url: str) -> None:
+        self.url = url
+        self._backend = backend
+        self._layout = Layout(root)
+        self._ingests = Ingests(backend, self._layout)
+        self._creating = threading.Lock()
+        self._created = False
+        self.names = Names(backend, self._layout)
+
+    def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> Writer:
+        """Begin or resume the ingest `ref`: see `storage.ingest.Ingests.writer`."""
+        self._create()
+        return self._ingests.writer(ref, expected=expected, total=total)
+
+    def status(self, ref: str) -> Status:
+        """How far an ingest is; NotFound where there is none."""
+        return self._ingests.status(ref)
+
+    def active(self) -> Iterator[Status]:
+        """All ingests, in no order."""
+        return self._ingests.active()
+
+    def info(self, digest: Digest) -> Info:
+        """What is known of a blob.
+
+        Raises:
+            NotFound: no such blob.
+        """
+        path = self._layout.blob(digest)
+        with translated(f"blob {digest}"):
+            return Info(digest=digest, size=self._backend.fs.info(path)["size"], committed=self._backend.fs.modified(path))
+
+    def holds(self, descriptor: Descriptor) -> bool:
+        """Whether the content is there, judged by name and size.
+
+        Raises:
+            Corrupt: a blob of that digest has another size.
+        """
+        try:
+            with translated(f"blob {descriptor.digest}"):
+                size = self._backend.fs.info(self._layout.blob(descriptor.digest))["size"]
+        except NotFound:
+            return False
+        if size != descriptor.size:
+            raise Corrupt(f"{descriptor} in {self.url}: expected {descriptor.size} bytes, the store has {size}")
+        return True
+
+    def read(self, digest: Digest, *, offset: int = 0, length: int | None = None) -> bytes:
+        """Bytes of a blob from `offset` on, as many as `length` says or all; fewer at its end. Not verified.
+
+        Raises:
+            NotFound: no such blob.
+            InvalidInput: `offset` is past the end.
+        """
+        path = self._layout.blob(digest)
+        with translated(f"blob {digest}"):
+            if offset and offset > (size := self._backend.fs.info(path)["size"]):
+                raise InvalidInput(f"blob {digest}: offset {offset} is past its end, it has {size} bytes")
+            return self._cat(path, offset, None if length is None else offset + length)
+
+    def manifest(self, descriptor: Descriptor) -> bytes:
+        """The whole, verified bytes of a small blob such as a manifest.
+
+        Raises:
+            NotFound: no such blob.
+            Corrupt: the bytes are not those of the digest.
+        """
+        raw = self.read(descriptor.digest)
+        if (found := Digest.of(raw, algorithm=descriptor.digest.algorithm)) != descriptor.digest:
+            raise Corrupt(f"{descriptor} in {self.url}: the store has bytes of {found}")
+        return raw
+
+    def chunks(self, digest: Digest) -> Iterator[bytes]:
+        """The whole blob in pieces, hashed on the way.
+
+        Raises:
+            NotFound: no such blob.
+            Corrupt: after the last piece, when the bytes are not those of the digest.
+        """
+        path, hasher, offset, size = self._layout.blob(digest), Hasher(digest.algorithm), 0, self.info(digest).size
+        while offset < size:
+            with translated(f"blob {digest}"):
+                piece = self._cat(path, offset, offset + _PIECE_BYTES)
+            if not piece:
+                break  # it has become shorter
+            hasher.update(piece)
+            offset += len(piece)
+            yield piece
+        if hasher.digest() != digest:
+            raise Corrupt(f"blob {digest} in {self.url}: the store has bytes of {hasher.digest()}")
+
+    def walk(self) -> Iterator[Info]:
+        """All blobs, by algorithm, in no order. Strange files are passed over with a warning."""
+        fs = self._backend.fs
+        for directory in self._list(self._layout.blobs):
+            for entry in self._list(directory["name"]) if directory["type"] == "directory" else (directory,):
+                digest = self._layout.digest(entry["name"])
+                if digest is None or entry["type"] != "file":
+                    _log.warning("%s is no blob", entry["name"])
+                    continue
+                try:
+                    committed = fs.modified(entry["name"])
+                except FileNotFoundError:
+                    continue  # deleted since it was listed
+                yield Info(digest=digest, size=entry["size"], committed=committed)
+
+    def delete(self, digest: Digest) -> None:
+        """Remove a blob, whatever needs it.
+
+        Raises:
+            NotFound: no such blob.
+        """
+        path = self._layout.blob(digest)
+        with translated(f"blob {digest}"):
+            if not is_there(self._backend.fs, path):
+                raise NotFound(f"blob {digest}: not there")
+            self._backend.fs.rm_file(path)
+
+    def update_index(self) -> None:
+        """Bring `index.json`, which other tools read, up to date with the names."""
+        self._create()
+        index.update(self._backend, self._layout, self.names)
+
+    def _create(self) -> None:
+        if not self._created:
+            with self._creating:
+                index.create(self._backend, self._layout)
+                self._created = True
+
+    def _cat(self, path: str, start: int, end: int | None) -> bytes:
+        data: bytes = self._backend.fs.cat_file(path, start, end)
+        return data
+
+    def _list(self, path: str) -> list[dict[str, Any]]:
+        try:
+            with translated(f"store {self.url}"):
+                entries: list[dict[str, Any]] = self._backend.fs.ls(path, detail=True)
+        except NotFound:
+            return []
+        return entries
+
+
+def open_store(url: str, *, options: Mapping[str, Any] | None = None) -> ContentStore:
+    """The store at a local path or fsspec URL, with fsspec's storage options. Nothing is made before the first write.
+
+    Raises:
+        InvalidInput: an unusable URL.
+        Unsupported: a file system that lacks what a store needs.
+    """
+    backend, root = open_backend(url, options or {})
+    return ContentStore(backend, root, url=url)

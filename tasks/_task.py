@@ -1,0 +1,90 @@
+"""The one place where tasks get their settings.
+
+Each setting survives a failure of its own:
+
+- retries with growing, spread delays: a registry or a line that fails for a while. The error's class decides (`is_worth_it`).
+- `AwaitingRetry` for a Retry-After: a registry that says when it wants to be asked again. The UI shows that time, too.
+- no cache, no persisted results: what is done is the content store's to say, not a copy of an answer (a blob may be gone).
+- the tag `registry:<host>`: lets an operator limit what reaches one registry, over all runs, with a Prefect concurrency limit.
+
+Tasks are plain functions for `ThreadPoolTaskRunner`; a coroutine submitted there would get an event loop of its own.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.runtime import task_run
+from prefect.states import AwaitingRetry
+from prefect.tasks import exponential_backoff
+from prefect.utilities.annotations import quote
+
+from ocispec.errors import Corrupt, DistError
+from remotes import RegistryError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+RETRIES = 3
+# Wrong bytes are fetched anew once: a flipped bit on the way is gone then, a wrong blob at the registry is not.
+_RETRIES_CORRUPT = 1
+# Prefect does not count AwaitingRetry states as retries, so they need an end of their own.
+_MOST_WAITS = 10
+
+
+def is_worth_it(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Whether Prefect shall retry after this failed attempt. A plain function: Prefect 3.8 ignores any other callable."""
+    error = state.result(raise_on_failure=False)
+    if isinstance(error, Corrupt):
+        return run.run_count <= _RETRIES_CORRUPT
+    return isinstance(error, DistError) and error.retryable
+
+
+def task_of(name: str, *, run_name: Callable[[], str]) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """Make a task of a plain function; `run_name` is called inside its run and gives what people see."""
+
+    def decorate(function: Callable[P, R]) -> Task[P, R]:
+        return task(
+            name=name,
+            task_run_name=run_name,
+            retries=RETRIES,
+            retry_delay_seconds=exponential_backoff(1),
+            retry_jitter_factor=0.5,
+            retry_condition_fn=is_worth_it,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )(_waiting(function))
+
+    return decorate
+
+
+def argument(name: str) -> Any:
+    """An argument of the task run that is being named; Prefect unquotes arguments only later."""
+    value = task_run.parameters[name]
+    return value.unquote() if isinstance(value, quote) else value
+
+
+def _waiting(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function, but a Retry-After becomes Prefect's own waiting state."""
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except RegistryError as exc:
+            seconds = exc.exchange.retry_after_s
+            if not exc.retryable or seconds is None or _waits_so_far() >= _MOST_WAITS:
+                raise
+            return AwaitingRetry(scheduled_time=datetime.now(UTC) + timedelta(seconds=seconds), message=str(exc))
+
+    return run
+
+
+def _waits_so_far() -> int:
+    context = TaskRunContext.get()
+    return context.task_run.run_count if context else _MOST_WAITS

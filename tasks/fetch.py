@@ -1,0 +1,40 @@
+"""The tasks of a fetch: resolve a reference, fetch a descriptor. Each is a handler of `ocispec.handlers`, run by Prefect."""
+
+from dataclasses import dataclass
+
+from ocispec import Descriptor, Reference
+from ocispec.handlers import visit
+from tasks import session
+from tasks._task import argument, task_of
+from tasks.transfer import Receipt
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Fetched:
+    """What became of one descriptor, and the children to visit next."""
+
+    receipt: Receipt
+    children: tuple[Descriptor, ...]
+
+
+def _resolve_name() -> str:
+    return f"resolve {argument('reference')}"
+
+
+def _fetch_name() -> str:
+    descriptor: Descriptor = argument("descriptor")
+    return f"fetch {descriptor.kind} {descriptor.digest.short}"
+
+
+@task_of("resolve", run_name=_resolve_name)
+def resolve(reference: Reference) -> Descriptor:
+    """The descriptor that a reference stands for now."""
+    return session.current().registries.resolve(reference).descriptor
+
+
+@task_of("fetch", run_name=_fetch_name)
+def fetch(descriptor: Descriptor, source: Reference) -> Fetched:
+    """Bring one descriptor's content into the store, and answer with its children."""
+    receipts: list[Receipt] = []
+    children = visit(session.current().fetching(source, receipts), descriptor)
+    return Fetched(receipts[0], tuple(children))

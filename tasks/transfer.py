@@ -1,0 +1,125 @@
+"""Joining a remote to a store: content moves from one to the other and is verified on the way. No Prefect here.
+
+Whether anything has to be done is the store's to say: what exists is not asked for, what is partly there is gone on with.
+"""
+
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from ocispec import Descriptor
+from ocispec.errors import AlreadyExists, Busy, Corrupt
+from ocispec.handlers import Handler
+from storage import ContentStore, Writer
+
+# A second transfer of the same content waits for the first one: with a growing, random pause between looks (containerd's
+# OpenWriter does the same), since nothing tells it when a writer in another process ends.
+_FIRST_PAUSE_S = 0.016
+_LONGEST_PAUSE_S = 2.0
+
+
+class Source(Protocol):
+    """Where bytes come from, such as `remotes.Fetcher`."""
+
+    def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
+        """The bytes from `offset` on, in pieces."""
+
+
+class Observer(Protocol):
+    """Who wants to know how a transfer goes. Called from many threads; what it raises ends the transfer."""
+
+    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
+        """`offset` bytes are there, `gained` of them were just transferred."""
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Receipt:
+    """How content came to be in the store; `transferred` counts the bytes of this attempt."""
+
+    status: Literal["fetched", "existed"]
+    transferred: int = 0
+    seconds: float = 0.0
+
+
+def fetch(
+    store: ContentStore,
+    source: Source,
+    descriptor: Descriptor,
+    *,
+    observer: Observer,
+    pause: Callable[[float], None] = time.sleep,
+) -> Receipt:
+    """Bring the content of `descriptor` into the store, verified.
+
+    Raises:
+        Corrupt: the bytes are not those announced; none of them are kept, the next attempt starts at 0.
+        DistError: whatever remote or store raise; what has arrived is kept and gone on with.
+    """
+    started = time.monotonic()
+    if store.holds(descriptor):
+        return Receipt("existed")
+    try:
+        writer = _open_writer(store, descriptor, pause)
+    except AlreadyExists:
+        return Receipt("existed", seconds=time.monotonic() - started)
+    with writer:
+        transferred = _fill(writer, source, descriptor, observer)
+        _commit(writer)
+    return Receipt("fetched", transferred, time.monotonic() - started)
+
+
+def fetch_handler(
+    store: ContentStore,
+    source: Source,
+    *,
+    observer: Observer,
+    pause: Callable[[float], None] = time.sleep,
+    receipts: list[Receipt],
+) -> Handler:
+    """The handler that fetches a descriptor and leaves a receipt for it; it finds no children."""
+
+    def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
+        receipts.append(fetch(store, source, descriptor, observer=observer, pause=pause))
+        return ()
+
+    return handle
+
+
+def _open_writer(store: ContentStore, descriptor: Descriptor, pause: Callable[[float], None]) -> Writer:
+    longest = _FIRST_PAUSE_S
+    while True:
+        try:
+            return store.writer(_ref(descriptor), expected=descriptor.digest, total=descriptor.size)
+        except Busy:
+            pause(random.uniform(0, longest))  # noqa: S311 - spreads waiters, hides nothing
+            longest = min(2 * longest, _LONGEST_PAUSE_S)
+
+
+def _fill(writer: Writer, source: Source, descriptor: Descriptor, observer: Observer) -> int:
+    """Write what is missing; the number of bytes that were transferred for it."""
+    if descriptor.data is not None:
+        writer.truncate()
+        writer.write(descriptor.data)
+        return 0
+    started = writer.offset
+    observer.advanced(descriptor, started, 0)
+    if started < descriptor.size:
+        for piece in source.fetch(descriptor, offset=started):
+            writer.write(piece)
+            observer.advanced(descriptor, writer.offset, len(piece))
+    return writer.offset - started
+
+
+def _commit(writer: Writer) -> None:
+    try:
+        writer.commit()
+    except Corrupt:
+        writer.truncate()  # which of the bytes are wrong is not known, so the next attempt needs all of them
+        raise
+
+
+def _ref(descriptor: Descriptor) -> str:
+    """The ingest of a descriptor: keyed by content, so that every process that wants it meets at the same one."""
+    return f"{descriptor.kind}-{descriptor.digest}"

@@ -1,0 +1,1 @@
+"""Tests of prefect-dist; the tree mirrors the source."""

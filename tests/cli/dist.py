@@ -1,0 +1,43 @@
+"""Runs the `dist` command in a process of its own, as a person or a script does."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_TIMEOUT_S = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How a command ended."""
+
+    code: int
+    out: bytes
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The one JSON document on standard output."""
+        return json.loads(self.out)
+
+    @property
+    def line(self) -> str:
+        """The one line on standard error."""
+        (line,) = self.err.splitlines()
+        return line
+
+
+def command(*arguments: str | Path) -> list[str]:
+    """The command line that starts `dist` with these arguments."""
+    return [sys.executable, "-m", "cli.main", *map(str, arguments)]
+
+
+def dist(*arguments: str | Path, **environment: str | None) -> Result:
+    """Run `dist` to its end; an environment variable that is None is unset."""
+    variables = {key: value for key, value in (os.environ | environment).items() if value is not None}
+    done = subprocess.run(command(*arguments), capture_output=True, timeout=_TIMEOUT_S, env=variables, check=False)
+    return Result(done.returncode, done.stdout, done.stderr.decode())

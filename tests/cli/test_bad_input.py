@@ -1,0 +1,199 @@
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from storage import open_store
+from tests import images
+from tests.cli.dist import Result, dist
+from tests.fakes.faults import Answer, Fault, Flip, Lengthen, Replace, Shorten
+from tests.fakes.registry import Basic, Bearer, FakeRegistry
+from tests.peers.prefect import PrefectServer
+from tests.peers.processes import free_port
+from tests.peers.tls import self_signed
+
+HTML = b"<html><body>Sign in to continue</body></html>"
+GOOD = images.image(300, layers=2)
+LAYER = list(GOOD.blobs)[-1]
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as registry:
+        images.load(registry, "app", GOOD, "v1")
+        yield registry
+
+
+@pytest.fixture
+def fetch(prefect: PrefectServer, tmp_path: Path) -> Callable[[str], Result]:
+    def run(reference: str) -> Result:
+        assert prefect.url
+        return dist("--store", tmp_path / "store", "--output", "json", "fetch", "--retries", "0", reference)
+
+    return run
+
+
+def is_one_line(result: Result, *, code: int, says: str) -> None:
+    assert result.code == code, result.err
+    assert "Traceback" not in result.err
+    assert re.fullmatch(f"dist: .*{says}.*", result.line), result.line
+
+
+def holds(store: Path) -> set[str]:
+    return {str(info.digest) for info in open_store(str(store)).walk()}
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("http://docker.io/library/redis", "leave out the scheme http://"),
+        ("docker.io/library/Redis:7", "bad path 'library/Redis'"),
+        ("docker.io/library/../redis", "bad path"),
+        ("user:secret@docker.io/library/redis", "user and password do not belong"),
+        ("localhost:99999/redis", "bad port, expected 1 to 65535"),
+        ("docker.io/library/redis:seven teen", "printable ASCII"),
+        ("docker.io/library/redis@sha256:abc", "expected 64 characters"),
+    ],
+)
+def test_a_reference_that_cannot_be_right(reference: str, says: str, tmp_path: Path) -> None:
+    result = dist("--store", tmp_path, "fetch", reference)
+
+    is_one_line(result, code=2, says=re.escape(says))
+    assert "secret" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("fetch",), "REF"),
+        (("fetch", "redis", "--platform", "amd64"), "expected os/architecture"),
+        (("fetch", "redis", "--concurrency", "0"), "concurrency"),
+        (("get", "sha256:12"), "expected 64 characters"),
+        (("frobnicate",), "frobnicate"),
+        (("--timeout", "soon", "ls"), "timeout"),
+        (("--store", "nosuch://x", "ls"), "nosuch"),
+        (("fetch-object", "redis", "7", "8"), "'8': expected a hint"),
+    ],
+)
+def test_arguments_that_cannot_be_right(arguments: tuple[str, ...], says: str) -> None:
+    is_one_line(dist(*arguments), code=2, says=re.escape(says))
+
+
+def test_an_unknown_tag(fake: FakeRegistry, fetch: Callable[[str], Result]) -> None:
+    result = fetch(f"{fake.host}/app:nope")
+
+    is_one_line(result, code=1, says=f"{fake.host}/app:nope: not found")
+    assert [image["status"] for image in result.json["images"]] == ["failed"]
+
+
+def test_an_unknown_host(fetch: Callable[[str], Result]) -> None:
+    is_one_line(fetch("registry.invalid/app:v1"), code=1, says="registry.invalid")
+
+
+def test_a_refused_connection(fetch: Callable[[str], Result]) -> None:
+    host = f"127.0.0.1:{free_port()}"
+
+    is_one_line(fetch(f"{host}/app:v1"), code=1, says=f"{host}/app:v1: Connection refused")
+
+
+def test_wrong_credentials(fetch: Callable[[str], Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FakeRegistry(auth=Basic("ann", "right-secret")) as registry:
+        (tmp_path / "config.json").write_text(
+            f'{{"auths": {{"{registry.host}": {{"username": "ann", "password": "wrong-secret"}}}}}}'
+        )
+        monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+
+        result = fetch(f"{registry.host}/app:v1")
+
+    is_one_line(result, code=1, says=f"{registry.host}/app:v1: .*credentials")
+    assert "wrong-secret" not in result.err + result.out.decode()
+
+
+def test_a_server_whose_certificate_nobody_signed(fetch: Callable[[str], Result], tmp_path: Path) -> None:
+    with (
+        FakeRegistry(tls=self_signed(tmp_path)) as tokens,
+        FakeRegistry(auth=Bearer(realm=f"https://{tokens.host}/token")) as registry,
+    ):
+        result = fetch(f"{registry.host}/app:v1")
+
+    is_one_line(result, code=1, says="certificate of 127.0.0.1 is not trusted")
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [(b"not json", "not JSON"), (HTML, "not JSON"), (b"[]", "expected a JSON object"), (b'{"a": 1}', "expected a manifest")],
+)
+def test_a_document_that_is_no_manifest(
+    document: bytes, says: str, fake: FakeRegistry, fetch: Callable[[str], Result], tmp_path: Path
+) -> None:
+    fake.put_manifest("app", document, images.OCI_MANIFEST, tag="bad")
+
+    is_one_line(fetch(f"{fake.host}/app:bad"), code=1, says=says)
+    assert not list(open_store(str(tmp_path / "store")).names)
+
+
+def test_an_html_page_in_place_of_a_manifest(fake: FakeRegistry, fetch: Callable[[str], Result]) -> None:
+    fake.inject(Fault(method="HEAD", nth=None, action=Replace(HTML, "text/html; charset=utf-8")))
+    fake.inject(Fault(method="GET", nth=None, action=Replace(HTML, "text/html; charset=utf-8")))
+
+    is_one_line(fetch(f"{fake.host}/app:v1"), code=1, says=f"{fake.host}/app:v1")
+
+
+def test_a_manifest_over_4_mib_is_not_even_asked_for(fake: FakeRegistry, fetch: Callable[[str], Result]) -> None:
+    fake.put_manifest("app", b" " * (4 * 1024 * 1024 + 1), images.OCI_MANIFEST, tag="huge")
+
+    is_one_line(fetch(f"{fake.host}/app:huge"), code=1, says="at most 4194304 bytes, .*4194305")
+    assert not fake.asked("GET", ".*")
+
+
+@pytest.mark.parametrize(
+    ("action", "says"),
+    [
+        (Flip(5), f"expected {LAYER}, got sha256:"),
+        (Lengthen(10), "expected [0-9]+ bytes, .*[0-9]+"),
+        (Shorten(10), "expected [0-9]+ bytes, .*[0-9]+"),
+        (Answer(404), "not found"),
+        (Replace(HTML, "text/html"), "expected [0-9]+ bytes, .*[0-9]+"),
+    ],
+    ids=["flipped", "long", "short", "missing", "html"],
+)
+def test_a_blob_that_is_not_what_it_should_be(
+    action: Flip, says: str, fake: FakeRegistry, fetch: Callable[[str], Result], tmp_path: Path
+) -> None:
+    fake.inject(Fault(path=f"/v2/app/blobs/{LAYER}", nth=None, action=action))
+
+    result = fetch(f"{fake.host}/app:v1")
+
+    is_one_line(result, code=1, says=says)
+    assert LAYER in result.line
+    assert holds(tmp_path / "store") == set(GOOD.descriptors) - {LAYER}
+    assert [(error["descriptor"]) for image in result.json["images"] for error in image["errors"]] == [LAYER]
+
+
+def test_a_store_where_nothing_can_be_written(fake: FakeRegistry, prefect: PrefectServer, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    assert prefect.url
+
+    result = dist("--store", tmp_path / "file" / "store", "--output", "json", "fetch", "--retries", "0", f"{fake.host}/app:v1")
+
+    assert result.code == 1
+    assert "Traceback" not in result.err
+    assert all(str(tmp_path / "file") in line for line in result.err.splitlines())
+
+
+def test_the_api_of_prefect_does_not_answer(fake: FakeRegistry, tmp_path: Path) -> None:
+    api = f"http://127.0.0.1:{free_port()}/api"
+
+    result = dist("--store", tmp_path, "--output", "json", "fetch", f"{fake.host}/app:v1", PREFECT_API_URL=api)
+
+    is_one_line(result, code=1, says=f"Prefect API {api} does not answer")
+    assert not fake.requests
+
+
+def test_what_answers_is_no_prefect_server(fake: FakeRegistry, tmp_path: Path) -> None:
+    api = f"http://{fake.host}/api"
+
+    result = dist("--store", tmp_path, "--output", "json", "fetch", f"{fake.host}/app:v1", PREFECT_API_URL=api)
+
+    is_one_line(result, code=1, says=f"Prefect API {api}")

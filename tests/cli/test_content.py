@@ -1,0 +1,165 @@
+"""The commands that need no Prefect: resolve, fetch-object, ls, get, names."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ocispec import Descriptor, Digest
+from storage import open_store
+from tests import images
+from tests.cli.dist import command, dist
+from tests.fakes.faults import Fault, Flip
+from tests.fakes.registry import FakeRegistry
+from tests.peers.registry import CncfRegistry
+
+HELLO = b"hello world"
+DIGEST = Digest.of(HELLO)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    path = tmp_path / "store"
+    content = open_store(str(path))
+    with content.writer("hello", expected=DIGEST) as writer:
+        writer.write(HELLO)
+        writer.commit()
+    content.names.put(
+        "docker.io/library/hello:1", Descriptor(media_type=images.OCI_MANIFEST, digest=DIGEST, size=11), source="x"
+    )
+    return path
+
+
+def test_ls(store: Path) -> None:
+    text = dist("--store", store, "ls").out.decode().splitlines()
+    assert [line.split()[:3] for line in text] == [["DIGEST", "SIZE", "AGE"], [str(DIGEST), "11", "B"]]
+    assert dist("--store", store, "ls", "-q").out.decode() == f"{DIGEST}\n"
+    (blob,) = dist("--store", store, "--output", "json", "ls").json
+    assert (blob["digest"], blob["size"]) == (str(DIGEST), 11)
+
+
+def test_ls_of_a_store_that_is_not_there_is_empty_and_makes_none(tmp_path: Path) -> None:
+    result = dist("--store", tmp_path / "none", "ls", "-q")
+
+    assert (result.code, result.out) == (0, b"")
+    assert not (tmp_path / "none").exists()
+
+
+def test_names(store: Path) -> None:
+    assert dist("names", "-q", DIST_STORE=str(store)).out.decode() == "docker.io/library/hello:1\n"
+    (name,) = dist("--output", "json", "--store", store, "names").json
+    assert (name["name"], name["descriptor"]["digest"], name["source"]) == ("docker.io/library/hello:1", str(DIGEST), "x")
+
+
+def test_get(store: Path) -> None:
+    assert dist("--store", store, "get", str(DIGEST)).out == HELLO
+
+
+def test_get_of_what_is_not_there(store: Path) -> None:
+    missing = Digest.of(b"")
+
+    result = dist("--store", store, "get", str(missing))
+
+    assert (result.code, result.out, result.line) == (1, b"", f"dist: blob {missing}: not there")
+
+
+def test_get_of_a_blob_that_was_spoilt_says_so(store: Path) -> None:
+    blob = store / "blobs" / "sha256" / DIGEST.hex
+    blob.chmod(0o644)
+    blob.write_bytes(b"hello w0rld")
+
+    result = dist("--store", store, "get", str(DIGEST))
+
+    assert result.code == 1
+    assert f"the store has bytes of {Digest.of(b'hello w0rld')}" in result.line
+
+
+def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    data = os.urandom(5_000_000)
+    with store.writer("big", expected=Digest.of(data)) as writer:
+        writer.write(data)
+        writer.commit()
+
+    with subprocess.Popen(
+        command("--store", tmp_path, "get", str(Digest.of(data))), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_resolve(registry: CncfRegistry) -> None:
+    image = images.image(500)
+    images.push(registry.host, "cli/resolve", image, "v1")
+    name = f"{registry.host}/cli/resolve:v1"
+
+    assert dist("resolve", name).out.decode().splitlines()[1].split() == [
+        name,
+        image.root.digest,
+        image.root.media_type,
+        str(image.root.size),
+    ]
+    assert dist("--output", "json", "resolve", name).json == {
+        "name": name,
+        "descriptor": {"mediaType": image.root.media_type, "digest": image.root.digest, "size": image.root.size},
+    }
+
+
+def test_every_form_of_fetch_object(registry: CncfRegistry) -> None:
+    index = images.index([images.image(510), images.image(511, platform="linux/arm64")])
+    images.push(registry.host, "cli/object", index, "v1")
+    locator = f"{registry.host}/cli/object"
+    layer, content = list(index.blobs.items())[-1]
+    _, media_type, raw = index.manifests[0]
+
+    assert dist("fetch-object", f"{locator}:v1").out == index.manifests[-1].raw
+    assert dist("fetch-object", locator, "v1").out == index.manifests[-1].raw
+    assert dist("fetch-object", locator, "v1", f"mediatype:{index.root.media_type}").out == index.manifests[-1].raw
+    assert dist("fetch-object", f"{locator}@{index.root.digest}").out == index.manifests[-1].raw
+    assert dist("fetch-object", locator, index.manifests[0].digest, f"mediatype:{media_type}").out == raw
+    assert dist("fetch-object", locator, layer).out == content
+
+
+def test_hints_save_requests() -> None:
+    with FakeRegistry() as registry:
+        layer = registry.put_blob("app", HELLO)
+
+        result = dist("fetch-object", f"{registry.host}/app", layer, f"mediatype:{images.OCI_LAYER}", f"size:{len(HELLO)}")
+
+        assert result.out == HELLO
+        assert [(r.method, r.path) for r in registry.requests] == [("GET", f"/v2/app/blobs/{layer}")]
+
+
+def test_an_object_with_wrong_bytes_is_an_error() -> None:
+    with FakeRegistry() as registry:
+        layer = registry.put_blob("app", HELLO)
+        registry.inject(Fault(path=".*/blobs/.*", action=Flip(3)))
+
+        result = dist("fetch-object", f"{registry.host}/app", layer)
+
+    assert result.code == 1
+    assert f"expected {layer}, got sha256:{hashlib.sha256(result.out).hexdigest()}" in result.line
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("ls",), ("resolve", "--help"), ("fetch", "--help"), ("names",)])
+def test_what_answers_at_once_imports_neither_prefect_nor_http(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    script = (
+        "import atexit, json, sys\n"
+        "atexit.register(lambda: print(json.dumps(sorted({m.partition('.')[0] for m in sys.modules})), file=sys.stderr))\n"
+        f"sys.argv = ['dist', *{list(arguments)}]\n"
+        "from cli.main import main\n"
+        "main()\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, check=True, env=os.environ | {"DIST_STORE": str(tmp_path)}
+    )
+
+    assert not {"prefect", "httpx", "urllib3"} & set(json.loads(done.stderr.splitlines()[-1]))

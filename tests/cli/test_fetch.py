@@ -1,0 +1,181 @@
+"""`dist fetch` on real servers, interrupted, twice at once, and with the embedded Prefect server."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from storage import open_store
+from tests import images
+from tests.cli.dist import command, dist
+from tests.fakes.faults import Fault, Stall
+from tests.fakes.registry import FakeRegistry
+from tests.peers import skopeo
+from tests.peers.prefect import PrefectServer, prefect_server
+from tests.peers.processes import poll_until
+from tests.peers.registry import CncfRegistry, cncf_registry
+
+BIG = images.image(400, layers=1, layer_bytes=8_000_000)
+LAYER = list(BIG.blobs)[-1]
+STALL_AT = 5_000_000
+
+
+@pytest.fixture
+def stalling() -> Iterator[FakeRegistry]:
+    """A registry that stops in the middle of the layer when it is asked for it the first time."""
+    with FakeRegistry() as registry:
+        images.load(registry, "app", BIG, "v1")
+        registry.inject(Fault(path=f"/v2/app/blobs/{LAYER}", action=Stall(STALL_AT)))
+        yield registry
+
+
+def started(store: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """A `dist fetch` that has come to where the registry stalls."""
+    process = subprocess.Popen(
+        command("--store", store, "--output", "json", "fetch", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+    def has_come() -> bool:
+        return any(status.offset == STALL_AT for status in open_store(str(store)).active())
+
+    assert poll_until(lambda: has_come() or process.poll() is not None, timeout_s=60)
+    assert process.poll() is None, process.communicate()
+    return process
+
+
+def test_after_a_kill_the_next_run_transfers_only_the_rest(
+    stalling: FakeRegistry, prefect: PrefectServer, tmp_path: Path
+) -> None:
+    assert prefect.url
+    store = tmp_path / "store"
+    process = started(store, f"{stalling.host}/app:v1")
+    process.kill()
+    process.communicate()
+
+    result = dist("--store", store, "--output", "json", "fetch", f"{stalling.host}/app:v1")
+
+    assert result.code == 0, result.err
+    first, second = stalling.asked("GET", f"/v2/app/blobs/{LAYER}")
+    size = len(BIG.blobs[LAYER])
+    assert second.headers["range"] == f"bytes={STALL_AT}-{size - 1}"
+    assert (first.sent, second.sent) == (STALL_AT, size - STALL_AT)
+    assert result.json["images"][0]["status"] == "complete"
+    assert {str(info.digest) for info in open_store(str(store)).walk()} == set(BIG.descriptors)
+
+
+def test_an_interrupt_is_one_line_and_leaves_what_can_be_gone_on_with(
+    stalling: FakeRegistry, prefect: PrefectServer, tmp_path: Path
+) -> None:
+    process = started(tmp_path, "--read-timeout", "5", f"{stalling.host}/app:v1")
+
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+
+    assert (process.returncode, out) == (130, b"")
+    assert err.decode() == "dist: interrupted; what has arrived is kept, run again to go on\n"
+    (ingest,) = open_store(str(tmp_path)).active()
+    assert ingest.offset >= STALL_AT
+    (run,) = prefect.post("/flow_runs/filter", {"flow_runs": {"name": {"any_": [f"fetch {stalling.host}/app:v1"]}}})
+    assert run["state_type"] == "CRASHED"
+
+
+def test_a_command_that_takes_too_long_ends_with_one_line(
+    stalling: FakeRegistry, prefect: PrefectServer, tmp_path: Path
+) -> None:
+    assert prefect.url
+    arguments = ("--store", tmp_path, "--timeout", "6", "--output", "json", "fetch", "--retries", "0")
+
+    result = dist(*arguments, "--read-timeout", "7", f"{stalling.host}/app:v1")
+
+    assert (result.code, result.out) == (1, b"")
+    assert result.line == "dist: not done within 6 s; what has arrived is kept, run again to go on"
+
+
+def test_two_commands_at_once_share_the_work(registry: CncfRegistry, prefect: PrefectServer, tmp_path: Path) -> None:
+    assert prefect.url
+    image = images.image(410, layers=4, layer_bytes=3_000_000)
+    images.push(registry.host, "cli/twice", image, "v1")
+    name = f"{registry.host}/cli/twice:v1"
+    before = len(registry.requests())
+
+    with ThreadPoolExecutor(2) as executor:
+        results = list(executor.map(lambda _: dist("--store", tmp_path, "--output", "json", "fetch", name), range(2)))
+
+    assert [result.code for result in results] == [0, 0], [result.err for result in results]
+    store = open_store(str(tmp_path))
+    assert {str(info.digest) for info in store.walk()} == set(image.descriptors)
+    assert not list(store.active())
+    assert skopeo.inspect(f"oci:{tmp_path}:{name}")["Digest"] == image.root.digest
+    fetched = [r.path for r in registry.requests(at_least=before + len(image.descriptors) + 2)[before:] if r.method == "GET"]
+    assert sorted(path.rpartition("/")[2] for path in fetched) == sorted(image.descriptors)
+    assert sum(result.json["images"][0]["fetched"] for result in results) == len(image.descriptors)
+
+
+def test_without_a_server_nothing_is_lost(tmp_path: Path) -> None:
+    index = images.index([images.image(420), images.image(421, platform="linux/arm64")])
+    home = tmp_path / "prefect"
+    with cncf_registry(tmp_path / "registry") as registry:
+        images.push(registry.host, "app", index, "v1")
+        name = f"{registry.host}/app:v1"
+
+        result = dist(
+            "--store", tmp_path / "store", "--output", "json", "fetch", name, PREFECT_HOME=str(home), PREFECT_API_URL=None
+        )
+
+    assert (result.code, result.err) == (0, "")
+    assert not servers_on(home)
+    with prefect_server(home) as server:
+        run = result.json["flow_run_id"]
+        tasks = server.task_runs(run)
+        assert [task["state_type"] for task in tasks] == ["COMPLETED"] * (len(index.descriptors) + 1)
+        assert server.get(f"/flow_runs/{run}")["state"]["type"] == "COMPLETED"
+        assert len(server.edges(run)) == len(index.descriptors)
+
+
+def servers_on(home: Path) -> list[str]:
+    """The processes that have the environment of a command on this database, other than this one."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"PREFECT_HOME={home}".encode() in environment and process.name != str(os.getpid()):
+            found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def test_a_killed_command_takes_its_embedded_server_with_it(stalling: FakeRegistry, tmp_path: Path) -> None:
+    home = tmp_path / "prefect"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(home))
+        patch.delenv("PREFECT_API_URL", raising=False)
+        process = started(tmp_path / "store", f"{stalling.host}/app:v1")
+    assert servers_on(home)
+
+    process.kill()
+    process.communicate()
+
+    assert poll_until(lambda: not servers_on(home), timeout_s=20)
+
+
+def test_lines_for_a_log_and_a_table_at_the_end(registry: CncfRegistry, prefect: PrefectServer, tmp_path: Path) -> None:
+    image = images.image(430, layers=1)
+    images.push(registry.host, "cli/text", image, "v1")
+    name = f"{registry.host}/cli/text:v1"
+
+    result = dist("--store", tmp_path, "fetch", name)
+
+    assert result.code == 0
+    assert result.err.splitlines()[:2] == ["starting Prefect", f"{name} is manifest {image.root.digest}"]
+    assert result.err.splitlines()[-1] == f"{name} complete, 3 descriptors"
+    head, row, summary, address = result.out.decode().splitlines()
+    assert head.split() == ["IMAGE", "STATUS", "FETCHED", "EXISTED", "FAILED", "BYTES", "DIGEST"]
+    assert row.split()[:5] == [name, "complete", "3", "0", "0"]
+    assert row.endswith(image.root.digest)
+    assert summary.startswith("1 image complete: 3 fetched, 0 existed; ")
+    assert address.startswith(f"run: {prefect.ui}/runs/flow-run/")

@@ -1,0 +1,46 @@
+"""What all tests share: one registry and one Prefect server for the whole session, and an empty home."""
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.peers.prefect import PrefectServer, prefect_server
+from tests.peers.registry import CncfRegistry, cncf_registry
+
+
+@pytest.fixture(scope="session", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home of our own: no test sees a person's credentials, Prefect profile or store."""
+    directory = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("PREFECT_", "DIST_", "DOCKER_"))]:
+            patch.delenv(name)
+        patch.setenv("HOME", str(directory))
+        patch.setenv("PREFECT_HOME", str(directory / "prefect"))
+        patch.setenv("DO_NOT_TRACK", "1")
+        yield directory
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CncfRegistry]:
+    """The real CNCF registry; tests use repositories of their own in it."""
+    with cncf_registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def prefect(home: Path) -> Iterator[PrefectServer]:
+    """A real Prefect server, which flows in this process and commands in others use."""
+    with prefect_server(home / "prefect-server") as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_API_URL", server.url)
+        yield server
+        _drain()
+
+
+def _drain() -> None:
+    """Have what runs in this process still tell arrive, before the server ends; nothing to do where there were none."""
+    if "prefect.events.worker" in sys.modules:
+        sys.modules["prefect.events.worker"].EventsWorker.drain_all(timeout=30)

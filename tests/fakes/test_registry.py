@@ -1,0 +1,386 @@
+"""The fake registry is what it says: strict, truthful unless told otherwise, and closed without waiting."""
+
+import http.client
+import json
+import ssl
+import subprocess
+import threading
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from hashlib import sha512
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.faults import (
+    Action,
+    Answer,
+    Cut,
+    Fault,
+    Flip,
+    IgnoreRange,
+    Lengthen,
+    NoContentRange,
+    Redirect,
+    Replace,
+    Reset,
+    ShiftRange,
+    Shorten,
+    Stall,
+    WithHeaders,
+    WithoutHeaders,
+)
+from tests.fakes.registry import OCI_INDEX, Basic, Bearer, FakeRegistry
+
+REPOSITORY = "team/app"
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+MANIFEST = b'{ "schemaVersion": 2 }'
+BLOB = bytes(range(256)) * 1000  # 256,000 bytes: four pieces
+UNKNOWN = "sha256:" + "0" * 64
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What came back; ``headers`` have lower-case names."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def code(self) -> str:
+        """The OCI error code."""
+        return str(json.loads(self.body)["errors"][0]["code"])
+
+
+def connect(registry: FakeRegistry, tls: ssl.SSLContext | None = None) -> http.client.HTTPConnection:
+    """Prepare a connection that is made by the first request."""
+    if tls:
+        return http.client.HTTPSConnection(registry.host, timeout=5, context=tls)
+    return http.client.HTTPConnection(registry.host, timeout=5)
+
+
+def ask(registry: FakeRegistry, path: str, method: str = "GET", **headers: str) -> Answered:
+    """Ask once, on a connection of its own."""
+    with closing(connect(registry)) as connection:
+        return ask_on(connection, path, method, **headers)
+
+
+def ask_on(connection: http.client.HTTPConnection, path: str, method: str = "GET", **headers: str) -> Answered:
+    """Ask and read the whole answer."""
+    connection.request(method, path, headers=headers)
+    response = connection.getresponse()
+    return Answered(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+
+
+@pytest.fixture
+def registry() -> Iterator[FakeRegistry]:
+    """Serve a registry without authentication."""
+    with FakeRegistry() as registry:
+        yield registry
+
+
+@pytest.fixture
+def blob(registry: FakeRegistry) -> str:
+    """Store the blob; return its path."""
+    return f"/v2/{REPOSITORY}/blobs/{registry.put_blob(REPOSITORY, BLOB)}"
+
+
+def test_manifest_by_tag_and_digest_is_verbatim(registry: FakeRegistry) -> None:
+    digest = registry.put_manifest(REPOSITORY, MANIFEST, MANIFEST_TYPE, tag="v1")
+    for key in ("v1", digest):
+        answered = ask(registry, f"/v2/{REPOSITORY}/manifests/{key}", accept=f"text/plain, {MANIFEST_TYPE};q=0.5")
+        assert answered.body == MANIFEST
+        assert answered.headers == {
+            "content-length": str(len(MANIFEST)),
+            "content-type": MANIFEST_TYPE,
+            "docker-content-digest": digest,
+        }
+
+
+def test_head_has_the_headers_of_get_and_keeps_the_connection(registry: FakeRegistry, blob: str) -> None:
+    with closing(connect(registry)) as connection:
+        head = ask_on(connection, blob, "HEAD")
+        kept = connection.sock
+        get = ask_on(connection, blob)
+        assert connection.sock is kept
+    assert (head.headers, head.body, get.body) == (get.headers, b"", BLOB)
+
+
+def test_sha512_blob(registry: FakeRegistry) -> None:
+    digest = registry.put_blob(REPOSITORY, BLOB, algorithm="sha512")
+    assert digest == f"sha512:{sha512(BLOB).hexdigest()}"
+    assert ask(registry, f"/v2/{REPOSITORY}/blobs/{digest}").body == BLOB
+
+
+def test_tags_are_listed_in_order(registry: FakeRegistry) -> None:
+    for tag in ("v2", "v1"):
+        registry.put_manifest(REPOSITORY, MANIFEST, MANIFEST_TYPE, tag=tag)
+    registry.put_manifest("other", MANIFEST, MANIFEST_TYPE, tag="v3")
+    answered = ask(registry, f"/v2/{REPOSITORY}/tags/list")
+    assert json.loads(answered.body) == {"name": REPOSITORY, "tags": ["v1", "v2"]}
+
+
+@pytest.mark.parametrize(
+    ("media_type", "accept", "status"),
+    [
+        (MANIFEST_TYPE, MANIFEST_TYPE, 200),
+        (MANIFEST_TYPE, "*/*", 200),
+        (MANIFEST_TYPE, OCI_INDEX, 404),
+        (MANIFEST_TYPE, "", 404),
+        (MANIFEST_TYPE, "*", 400),
+        (OCI_INDEX, f"{MANIFEST_TYPE},{OCI_INDEX}", 200),
+        (OCI_INDEX, "*/*", 404),
+    ],
+)
+def test_accept_has_to_name_the_type(registry: FakeRegistry, media_type: str, accept: str, status: int) -> None:
+    registry.put_manifest(REPOSITORY, MANIFEST, media_type, tag="v1")
+    assert ask(registry, f"/v2/{REPOSITORY}/manifests/v1", accept=accept).status == status
+
+
+@pytest.mark.parametrize(
+    ("asked", "headers", "status", "code"),
+    [
+        ("GET /v2", {}, 404, "UNSUPPORTED"),
+        ("GET /v2/app/tags/first", {}, 404, "UNSUPPORTED"),
+        ("GET /v2/app/tags/list", {}, 404, "NAME_UNKNOWN"),
+        ("POST /v2/app/blobs/uploads", {}, 405, "UNSUPPORTED"),
+        ("GET /v2/", {"Host": "elsewhere"}, 400, "UNSUPPORTED"),
+        ("GET /v2/App/manifests/v1", {}, 400, "NAME_INVALID"),
+        ("GET /v2/app/manifests/sha256:abc", {}, 400, "DIGEST_INVALID"),
+        ("GET /v2/app/blobs/v1", {}, 400, "DIGEST_INVALID"),
+        ("GET /v2/app/manifests/v1", {}, 404, "MANIFEST_UNKNOWN"),
+        ("GET /v2/app/manifests/v1", {"Range": "bytes=1-2"}, 400, "UNSUPPORTED"),
+        (f"GET /v2/app/blobs/{UNKNOWN}", {}, 404, "BLOB_UNKNOWN"),
+    ],
+)
+def test_refusals(registry: FakeRegistry, asked: str, headers: dict[str, str], status: int, code: str) -> None:
+    method, path = asked.split()
+    answered = ask(registry, path, method, **headers)
+    assert (answered.status, answered.code) == (status, code)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "content_range"),
+    [
+        ("bytes=1-3", 206, "bytes 1-3/256000"),
+        ("bytes=0-0", 206, "bytes 0-0/256000"),
+        ("bytes=255999-999999", 206, "bytes 255999-255999/256000"),
+        ("bytes=256000-256001", 416, "bytes */256000"),
+        ("bytes=1-", 416, "bytes */256000"),
+        ("bytes=0-255999", 400, None),
+        ("bytes=3-1", 400, None),
+        ("bytes=-5", 400, None),
+        ("bytes=1-2,4-5", 400, None),
+    ],
+)
+def test_ranges(registry: FakeRegistry, blob: str, asked: str, status: int, content_range: str | None) -> None:
+    answered = ask(registry, blob, range=asked)
+    assert (answered.status, answered.headers.get("content-range")) == (status, content_range)
+    if status == 206:
+        first, last = asked.removeprefix("bytes=").split("-")
+        assert answered.body == BLOB[int(first) : int(last) + 1]
+
+
+def test_open_ranges_are_an_option() -> None:
+    with FakeRegistry(open_ranges=True) as registry:
+        path = f"/v2/app/blobs/{registry.put_blob('app', BLOB)}"
+        answered = ask(registry, path, range="bytes=255990-")
+        assert (answered.status, answered.body) == (206, BLOB[-10:])
+        assert ask(registry, path, range="bytes=0-").status == 400
+
+
+def test_exchanges_are_recorded(registry: FakeRegistry, blob: str) -> None:
+    ask(registry, blob + "?a=%20b", Range="bytes=0-9")
+    ask(registry, "/v2/", "HEAD")
+    (recorded,) = registry.asked("GET", r"/v2/.*/blobs/.*")
+    assert (recorded.path, recorded.query, recorded.status, recorded.sent) == (blob, "a=%20b", 206, 10)
+    assert recorded.headers["range"] == "bytes=0-9"
+    assert [(one.method, one.sent) for one in registry.requests] == [("GET", 10), ("HEAD", 0)]
+    assert registry.asked("GET", r"/v2/") == []
+
+
+@pytest.mark.parametrize(("action", "error"), [(Cut(70_000), http.client.IncompleteRead), (Reset(0), ConnectionResetError)])
+def test_broken_connection(registry: FakeRegistry, blob: str, action: Cut | Reset, error: type[Exception]) -> None:
+    registry.inject(Fault(action=action))
+    with pytest.raises(error):
+        ask(registry, blob)
+    assert ask(registry, blob).body == BLOB
+    assert [one.sent for one in registry.requests] == [action.after, len(BLOB)]
+
+
+def test_stall_ends_when_released(registry: FakeRegistry, blob: str) -> None:
+    release = threading.Event()
+    registry.inject(Fault(action=Stall(100, release)))
+    with closing(connect(registry)) as connection:
+        connection.request("GET", blob)
+        response = connection.getresponse()
+        begin = response.read(100)
+        release.set()
+        assert begin + response.read() == BLOB
+
+
+def test_stall_ends_when_the_client_leaves(registry: FakeRegistry, blob: str) -> None:
+    registry.inject(Fault(action=Stall(100)))
+    with closing(connect(registry)) as connection:
+        connection.request("GET", blob)
+        response = connection.getresponse()
+        response.read(100)
+        response.close()
+    assert [one.sent for one in registry.requests] == [100]
+
+
+def test_closing_ends_stalled_and_idle_connections() -> None:
+    with FakeRegistry() as registry:
+        registry.inject(Fault(path="/v2/", action=Stall(1, threading.Event())))
+        stalled, idle = connect(registry), connect(registry)
+        ask_on(idle, "/v2/", "HEAD")
+        stalled.request("GET", "/v2/")
+        response = stalled.getresponse()
+        assert response.read(1) == b"{"
+    with closing(stalled), closing(idle), pytest.raises(http.client.IncompleteRead):
+        response.read()
+    assert [(one.method, one.sent) for one in registry.requests] == [("HEAD", 0), ("GET", 1)]
+
+
+@pytest.mark.parametrize(
+    ("action", "body"),
+    [
+        (Flip(2), b"\x00\x01\xfd" + BLOB[3:]),
+        (Shorten(5), BLOB[:-5]),
+        (Lengthen(5), BLOB + bytes(5)),
+        (Replace(b"<html>"), b"<html>"),
+        (WithoutHeaders(("content-length", "Docker-Content-Digest")), BLOB),
+    ],
+)
+def test_wrong_body_or_headers(registry: FakeRegistry, blob: str, action: Action, body: bytes) -> None:
+    registry.inject(Fault(action=action))
+    answered = ask(registry, blob)
+    assert (answered.status, answered.body) == (200, body)
+    is_silent = isinstance(action, WithoutHeaders)
+    assert answered.headers.get("content-length") == (None if is_silent else str(len(body)))
+
+
+def test_wrong_answer(registry: FakeRegistry, blob: str) -> None:
+    registry.inject(Fault(action=Answer(429, (("Retry-After", "7"),), b"slow down")))
+    registry.inject(Fault(nth=2, action=Redirect("http://127.0.0.1:1/data{path}")))
+    registry.inject(Fault(nth=3, action=WithHeaders((("content-TYPE", "a/b"), ("X-New", "1")))))
+    limited, redirect, changed = (ask(registry, blob) for _ in range(3))
+    assert (limited.status, limited.headers["retry-after"], limited.body) == (429, "7", b"slow down")
+    assert (redirect.status, redirect.headers["location"]) == (307, f"http://127.0.0.1:1/data{blob}")
+    assert (changed.headers["content-type"], changed.headers["x-new"]) == ("a/b", "1")
+
+
+@pytest.mark.parametrize(
+    ("action", "asked", "expected"),
+    [
+        (IgnoreRange(), "bytes=10-19", (200, None, BLOB)),
+        (IgnoreRange(), "bytes=10-", (200, None, BLOB)),
+        (ShiftRange(-3), "bytes=10-19", (206, "bytes 7-16/256000", BLOB[7:17])),
+        (NoContentRange(), "bytes=10-19", (206, None, BLOB[10:20])),
+    ],
+)
+def test_wrong_range(
+    registry: FakeRegistry, blob: str, action: Action, asked: str, expected: tuple[int, str | None, bytes]
+) -> None:
+    registry.inject(Fault(action=action))
+    answered = ask(registry, blob, range=asked)
+    assert (answered.status, answered.headers.get("content-range"), answered.body) == expected
+
+
+@pytest.mark.parametrize(
+    ("nth", "times", "statuses"),
+    [(1, 1, [503, 200, 200, 200]), (2, 2, [200, 503, 503, 200]), (None, 1, [503, 503, 503, 503])],
+)
+def test_faults_strike_by_count(registry: FakeRegistry, nth: int | None, times: int, statuses: list[int]) -> None:
+    registry.inject(Fault(path="/v2/", nth=nth, times=times, action=Answer(503)))
+    ask(registry, "/v2/", "HEAD")  # not counted, nor is another path
+    ask(registry, "/v2/app/tags/list")
+    assert [ask(registry, "/v2/").status for _ in range(4)] == statuses
+
+
+def test_faults_of_one_request_add_up(registry: FakeRegistry, blob: str) -> None:
+    registry.inject(Fault(action=IgnoreRange()))
+    registry.inject(Fault(action=Flip(0)))
+    assert ask(registry, blob, range="bytes=5-9").body == b"\xff" + BLOB[1:]
+
+
+def basic(user: str, password: str) -> str:
+    """Return the value of ``Authorization``."""
+    return "Basic " + b64encode(f"{user}:{password}".encode()).decode()
+
+
+def test_basic() -> None:
+    with FakeRegistry(auth=Basic("me", "secret")) as registry:
+        registry.inject(Fault(action=Answer(503)))
+        refused = ask(registry, "/v2/", authorization=basic("me", "wrong"))
+        assert (refused.status, refused.headers["www-authenticate"]) == (401, 'Basic realm="fake"')
+        assert [ask(registry, "/v2/", authorization=basic("me", "secret")).status for _ in range(2)] == [503, 200]
+
+
+def token_for(registry: FakeRegistry, repository: str, **headers: str) -> str:
+    """Ask for a token to pull from ``repository``; return the value of ``Authorization``."""
+    answered = ask(registry, f"/token?service=fake&scope=repository%3A{repository}%3Apull", **headers)
+    assert answered.status == 200
+    return f"Bearer {json.loads(answered.body)['token']}"
+
+
+def test_bearer_challenges_and_tokens() -> None:
+    with FakeRegistry(auth=Bearer()) as registry:
+        path = f"/v2/app/blobs/{registry.put_blob('app', BLOB)}"
+        challenge = f'Bearer realm="http://{registry.host}/token",service="fake",scope="repository:app:pull"'
+        assert ask(registry, path).headers["www-authenticate"] == challenge
+        token = token_for(registry, "app")
+        assert ask(registry, path, authorization=token).body == BLOB
+        other = ask(registry, path, authorization=token_for(registry, "app2"))
+        assert other.headers["www-authenticate"] == challenge + ',error="insufficient_scope"'
+        registry.revoke_tokens()
+        revoked = ask(registry, path, authorization=token)
+        assert (revoked.status, revoked.headers["www-authenticate"]) == (401, challenge + ',error="invalid_token"')
+
+
+def test_token_endpoint_checks_credentials() -> None:
+    auth = Bearer(user="me", password="secret", refuse_anonymous=True, realm="http://elsewhere/token")
+    with FakeRegistry(auth=auth) as registry:
+        assert ask(registry, "/v2/").headers["www-authenticate"] == ('Bearer realm="http://elsewhere/token",service="fake"')
+        token = token_for(registry, "app", authorization=basic("me", "secret"))
+        assert auth.grants == {token.removeprefix("Bearer "): ("repository:app:pull",)}
+        assert ask(registry, "/token?service=fake", authorization=basic("me", "wrong")).status == 401
+        assert ask(registry, "/token?service=fake").status == 401
+        assert ask(registry, "/token", authorization=basic("me", "secret")).status == 400
+
+
+def test_faults_reach_the_token_endpoint() -> None:
+    with FakeRegistry(auth=Bearer()) as registry:
+        registry.inject(Fault(path="/token", action=Answer(503)))
+        assert [ask(registry, "/token?service=fake").status for _ in range(2)] == [503, 200]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a self-signed certificate for 127.0.0.1, with its key in the same file."""
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=fake"
+    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", str(path.with_suffix(".crt"))]
+    subprocess.run([*command.split(), *files], check=True, capture_output=True)
+    path.write_text(path.read_text() + path.with_suffix(".crt").read_text())
+    return path
+
+
+def test_tls(certificate: Path) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate)
+    trusting, wary = ssl.create_default_context(cafile=str(certificate)), ssl.create_default_context()
+    with FakeRegistry(tls=server) as registry:
+        path = f"/v2/app/blobs/{registry.put_blob('app', BLOB)}"
+        registry.inject(Fault(nth=2, action=Stall(1)))
+        with closing(connect(registry, wary)) as refused, pytest.raises(ssl.SSLError):
+            refused.request("GET", path)
+        stalled = connect(registry, trusting)
+        assert (registry.scheme, ask_on(stalled, path).body) == ("https", BLOB)
+        stalled.request("GET", path)
+        response = stalled.getresponse()
+    with closing(stalled), pytest.raises(http.client.IncompleteRead):
+        response.read()

@@ -1,0 +1,283 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from flows.report import RunReport
+from ocispec import Digest, Reference
+from ocispec.errors import NotFound
+from storage import ContentStore, open_store
+from tests import images
+from tests.fakes.faults import Answer, Cut, Fault, Flip
+from tests.fakes.registry import FakeRegistry
+from tests.images import BuiltImage
+from tests.peers import skopeo
+from tests.peers.prefect import PrefectServer
+from tests.peers.registry import CncfRegistry
+
+Fetched = tuple[RunReport, str]
+Fetch = Callable[..., Fetched]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ContentStore:
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def fetch(prefect: PrefectServer, store: ContentStore) -> Fetch:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.fetch import fetch as flow
+
+    def run(*references: str, **parameters: Any) -> Fetched:
+        with temporary_settings({PREFECT_API_URL: prefect.url}):
+            state = flow(list(references), store.url, return_state=True, **parameters)
+        report = state.result(raise_on_failure=False)
+        assert isinstance(report, RunReport), report
+        assert isinstance(state.state_details.flow_run_id, UUID)
+        assert (state.type.value, state.message) == ("FAILED" if report.failed else "COMPLETED", str(report))
+        return report, str(state.state_details.flow_run_id)
+
+    return run
+
+
+def blobs(store: ContentStore) -> set[str]:
+    return {str(info.digest) for info in store.walk()}
+
+
+def multi_platform(seed: int) -> tuple[BuiltImage, BuiltImage, BuiltImage]:
+    one, other = images.image(seed), images.image(seed + 1, platform="linux/arm64/v8")
+    return images.index([one, other]), one, other
+
+
+def short(kind: str, digest: str) -> str:
+    return f"fetch {kind} {digest[:19]}"
+
+
+def tree(image: BuiltImage, parent: str) -> set[tuple[str, str]]:
+    """The arrows below one image manifest."""
+    manifest = short("manifest", image.root.digest)
+    config, *layers = image.blobs
+    return {
+        (parent, manifest),
+        (manifest, short("config", config)),
+        *((manifest, short("layer", layer)) for layer in layers),
+    }
+
+
+def test_every_descriptor_is_one_completed_task_and_the_arrows_run_from_parent_to_child(
+    registry: CncfRegistry, prefect: PrefectServer, fetch: Fetch, store: ContentStore
+) -> None:
+    index, one, other = multi_platform(100)
+    images.push(registry.host, "flows/tree", index, "v1")
+    name = f"{registry.host}/flows/tree:v1"
+
+    report, run = fetch(name)
+
+    tasks = prefect.task_runs(run, at_least=len(index.descriptors) + 1)
+    root = short("index", index.root.digest)
+    expected = {(f"resolve {name}", root)} | tree(one, root) | tree(other, root)
+    assert prefect.edges(run) == expected
+    assert sorted(task["name"] for task in tasks) == sorted({label for edge in expected for label in edge})
+    assert {task["state_type"] for task in tasks} == {"COMPLETED"}
+    assert {tuple(task["tags"]) for task in tasks} == {(f"registry:{registry.host}",)}
+    assert blobs(store) == set(index.descriptors)
+    assert report.images[0].fetched == len(index.descriptors)
+    assert [record.name for record in store.names] == [name]
+
+
+def test_other_tools_read_what_was_fetched(registry: CncfRegistry, fetch: Fetch, store: ContentStore, tmp_path: Path) -> None:
+    image = images.image(110)
+    images.push(registry.host, "flows/read", image, "v1")
+    name = f"{registry.host}/flows/read:v1"
+
+    fetch(name)
+
+    assert skopeo.inspect(f"oci:{store.url}:{name}")["Digest"] == image.root.digest
+    skopeo.copy(f"oci:{store.url}:{name}", f"dir:{tmp_path / 'copy'}")
+    assert (tmp_path / "copy" / "manifest.json").read_bytes() == image.manifests[-1].raw
+
+
+def test_only_what_a_platform_needs_is_fetched(fetch: Fetch, store: ContentStore) -> None:
+    index, _, arm = multi_platform(120)
+    with FakeRegistry() as registry:
+        images.load(registry, "app", index, "v1")
+
+        fetch(f"{registry.host}/app:v1", platforms=["linux/arm64"])
+
+    assert blobs(store) == {index.root.digest, *arm.descriptors}
+
+
+def test_a_platform_that_is_missing_is_an_error_that_lists_those_there(fetch: Fetch, store: ContentStore) -> None:
+    index, *_ = multi_platform(130)
+    with FakeRegistry() as registry:
+        images.load(registry, "app", index, "v1")
+
+        report, _ = fetch(f"{registry.host}/app:v1", platforms=["linux/s390x"], retries=0)
+
+    assert "no manifest for linux/s390x; it has 'linux/amd64', 'linux/arm64/v8'" in report.errors()[0]
+    assert not list(store.names)
+
+
+def test_a_second_run_asks_once_and_makes_one_task(prefect: PrefectServer, fetch: Fetch) -> None:
+    index, *_ = multi_platform(140)
+    with FakeRegistry() as registry:
+        images.load(registry, "app", index, "v1")
+        fetch(f"{registry.host}/app:v1")
+        before = len(registry.requests)
+
+        report, run = fetch(f"{registry.host}/app:v1")
+
+        assert [(r.method, r.path) for r in registry.requests[before:]] == [("HEAD", "/v2/app/manifests/v1")]
+    assert (report.images[0].existed, report.tasks) == (len(index.descriptors), 1)
+    assert len(prefect.task_runs(run, at_least=1)) == 1
+
+
+def test_content_that_images_share_is_fetched_once(fetch: Fetch) -> None:
+    index, one, other = multi_platform(150)
+    with FakeRegistry() as registry:
+        for image, tag in ((index, "all"), (one, "one"), (other, "other")):
+            images.load(registry, "app", image, tag)
+
+        report, _ = fetch(*(f"{registry.host}/app:{tag}" for tag in ("all", "one", "other")))
+
+        paths = [request.path for request in registry.asked("GET", ".*")]
+    assert len(paths) == len(set(paths)) == len(index.descriptors)
+    assert sum(image.fetched for image in report.images) == len(index.descriptors)
+    assert [image.descriptors for image in report.images] == [len(i.descriptors) for i in (index, one, other)]
+
+
+def test_a_blob_that_one_repository_lacks_comes_from_the_next_that_names_it(fetch: Fetch, store: ContentStore) -> None:
+    image = images.image(160)
+    layer = list(image.blobs)[-1]
+    with FakeRegistry() as registry:
+        images.load(registry, "broken", image, "v1")
+        images.load(registry, "whole", image, "v1")
+        registry.inject(Fault(path=f"/v2/broken/blobs/{layer}", nth=None, action=Answer(404)))
+
+        report, _ = fetch(f"{registry.host}/broken:v1", f"{registry.host}/whole:v1", retries=0)
+
+    assert not report.failed
+    assert blobs(store) == set(image.descriptors)
+
+
+def test_a_failure_ends_nothing_beside_it(prefect: PrefectServer, fetch: Fetch, store: ContentStore) -> None:
+    good, bad = images.image(170), images.image(171)
+    layer = list(bad.blobs)[1]
+    with FakeRegistry() as registry:
+        images.load(registry, "good", good, "v1")
+        images.load(registry, "bad", bad, "v1")
+        registry.inject(Fault(path=f"/v2/bad/blobs/{layer}", nth=None, action=Answer(404)))
+
+        report, run = fetch(f"{registry.host}/bad:v1", f"{registry.host}/good:v1", f"{registry.host}/none:v1", retries=0)
+
+    assert [(image.status, image.failed) for image in report.images] == [("failed", 1), ("complete", 0), ("failed", 0)]
+    assert str(report).startswith("1 of 3 images complete: 9 fetched, 0 existed, 1 failed; ")
+    assert blobs(store) == {*good.descriptors, *bad.descriptors} - {layer}
+    assert [record.name for record in store.names] == [f"{registry.host}/good:v1"]
+    states = [task["state_type"] for task in prefect.task_runs(run, at_least=13)]
+    assert (states.count("FAILED"), states.count("COMPLETED"), len(states)) == (2, 11, 13)
+
+
+def test_a_registry_that_fails_for_a_while_is_asked_again_by_prefect(prefect: PrefectServer, fetch: Fetch) -> None:
+    image = images.image(180, layers=1)
+    layer = list(image.blobs)[-1]
+    with FakeRegistry() as registry:
+        images.load(registry, "app", image, "v1")
+        registry.inject(Fault(path=f"/v2/app/blobs/{layer}", action=Answer(503)))
+
+        report, run = fetch(f"{registry.host}/app:v1", retries=1)
+
+        assert [r.status for r in registry.asked("GET", f"/v2/app/blobs/{layer}")] == [503, 200]
+    assert not report.failed
+    retried = [task for task in prefect.task_runs(run, at_least=4) if task["run_count"] > 1]
+    assert [task["name"] for task in retried] == [short("layer", layer)]
+
+
+def test_retry_after_is_waited_for_in_prefects_own_state(prefect: PrefectServer, fetch: Fetch) -> None:
+    image = images.image(190, layers=1)
+    layer = list(image.blobs)[-1]
+    with FakeRegistry() as registry:
+        images.load(registry, "app", image, "v1")
+        registry.inject(Fault(path=f"/v2/app/blobs/{layer}", action=Answer(429, (("Retry-After", "1"),))))
+
+        report, run = fetch(f"{registry.host}/app:v1", retries=0)
+
+        assert [r.status for r in registry.asked("GET", f"/v2/app/blobs/{layer}")] == [429, 200]
+    assert not report.failed
+    (task,) = [task for task in prefect.task_runs(run, at_least=4) if task["name"] == short("layer", layer)]
+    states = prefect.get(f"/task_run_states/?task_run_id={task['id']}")
+    assert [state["type"] for state in states] == ["PENDING", "RUNNING", "SCHEDULED", "RUNNING", "COMPLETED"]
+
+
+def test_wrong_bytes_are_fetched_anew_once_and_never_become_visible(fetch: Fetch, store: ContentStore) -> None:
+    image = images.image(200, layers=1)
+    layer = list(image.blobs)[-1]
+    with FakeRegistry() as registry:
+        images.load(registry, "app", image, "v1")
+        registry.inject(Fault(path=f"/v2/app/blobs/{layer}", nth=None, action=Flip(7)))
+
+        report, _ = fetch(f"{registry.host}/app:v1", retries=3)
+
+        assert len(registry.asked("GET", f"/v2/app/blobs/{layer}")) == 2
+    assert f"expected {layer}, got sha256:" in report.errors()[0]
+    assert blobs(store) == set(image.descriptors) - {layer}
+    assert not list(store.names)
+
+
+def test_a_line_that_breaks_is_gone_on_with_inside_one_attempt(
+    prefect: PrefectServer, fetch: Fetch, store: ContentStore
+) -> None:
+    image = images.image(210, layers=1, layer_bytes=300_000)
+    layer = list(image.blobs)[-1]
+    with FakeRegistry() as registry:
+        images.load(registry, "app", image, "v1")
+        registry.inject(Fault(path=f"/v2/app/blobs/{layer}", times=2, action=Cut(100_000)))
+
+        report, run = fetch(f"{registry.host}/app:v1", retries=0)
+
+        asked = registry.asked("GET", f"/v2/app/blobs/{layer}")
+    assert [r.headers.get("range", "").partition("-")[0] for r in asked] == ["", "bytes=100000", "bytes=200000"]
+    assert not report.failed
+    assert {task["run_count"] for task in prefect.task_runs(run, at_least=4)} == {1}
+    assert store.info(Digest.parse(layer)).size == len(image.blobs[layer])
+
+
+def test_the_table_of_images_is_an_artifact_of_the_run(prefect: PrefectServer, fetch: Fetch) -> None:
+    with FakeRegistry() as registry:
+        report, run = fetch(f"{registry.host}/none:v1", retries=0)
+
+    (artifact,) = prefect.post("/artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}})
+    assert (artifact["key"], artifact["type"], artifact["description"]) == ("fetch", "table", str(report))
+    assert f"{registry.host}/none:v1" in artifact["data"]
+
+
+def test_no_name_is_recorded_for_an_image_of_which_something_is_missing(store: ContentStore) -> None:
+    import logging
+
+    from flows.fetch import _record
+    from flows.progress import LogListener
+    from ocispec.handlers import chain, children_handler, dispatch
+    from tasks.session import SessionSpec, open_session
+    from tasks.transfer import fetch_handler
+
+    image = images.image(220)
+    with (
+        FakeRegistry() as registry,
+        open_session(SessionSpec(store=store.url), observer=LogListener(logging.getLogger("test"))) as session,
+    ):
+        images.load(registry, "app", image, "v1")
+        reference = Reference.parse(f"{registry.host}/app:v1")
+        resolved = session.registries.resolve(reference)
+        handler = chain(fetch_handler(store, resolved.fetcher, observer=session, receipts=[]), children_handler(store.manifest))
+        dispatch(handler, resolved.descriptor, workers=4)
+        gone = Digest.parse(list(image.blobs)[-1])
+        store.delete(gone)
+
+        with pytest.raises(NotFound, match=f"1 descriptor missing in the store \\(layer {gone}\\)"):
+            _record(session, reference, resolved.descriptor)
+
+    assert not list(store.names)

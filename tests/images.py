@@ -1,0 +1,258 @@
+"""Random images for tests: real layers, configs, manifests and indexes whose bytes depend on the seed alone.
+
+Follows OCI image-spec 1.1 and Docker's image manifest version 2, schema 2. Imports nothing of ours, so that a mistake
+in our own reading of these formats cannot hide here. What serves the images is left to registries and fakes.
+"""
+
+import gzip
+import hashlib
+import http.client
+import io
+import json
+import random
+import tarfile
+from base64 import b64encode
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+OCI_EMPTY = "application/vnd.oci.empty.v1+json"
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+DOCKER_CONFIG = "application/vnd.docker.container.image.v1+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+ARTIFACT = "application/vnd.example.random.v1"
+
+_TIMEOUT_S = 30
+
+
+class Root(NamedTuple):
+    """What names a whole image: the digest, media type and size in bytes of its topmost manifest."""
+
+    digest: str
+    media_type: str
+    size: int
+
+
+class Manifest(NamedTuple):
+    """A manifest or index: its digest, its media type and the bytes that have this digest."""
+
+    digest: str
+    media_type: str
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class BuiltImage:
+    """An image, an index of images or an artifact, with everything that belongs to it.
+
+    Attributes:
+        blobs: configs and layers by digest, each after those that precede it in its manifest.
+        manifests: manifests and indexes, children before parents, the root last.
+        platform: "os/architecture[/variant]" of an image; None for an index or an artifact.
+    """
+
+    blobs: dict[str, bytes]
+    manifests: tuple[Manifest, ...]
+    platform: str | None = None
+
+    @property
+    def root(self) -> Root:
+        """The topmost manifest."""
+        digest, media_type, raw = self.manifests[-1]
+        return Root(digest, media_type, len(raw))
+
+    @property
+    def descriptors(self) -> list[str]:
+        """Every digest once, in an order that can be pushed: the blobs, then the manifests, the root last."""
+        return [*self.blobs, *(manifest.digest for manifest in self.manifests)]
+
+
+class Fake(Protocol):
+    """The part of the fake registry that `load` fills."""
+
+    def put_blob(self, repository: str, data: bytes, /) -> object:
+        """Store a blob."""
+
+    def put_manifest(self, repository: str, raw: bytes, media_type: str, /, *, tag: str | None = None) -> object:
+        """Store a manifest under its digest and, if there is one, under a tag."""
+
+
+class _Layer(NamedTuple):
+    packed: bytes
+    diff_id: str
+
+
+def digest_of(data: bytes) -> str:
+    """Return the digest that names these bytes: "sha256:" and 64 hexadecimal digits."""
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def image(
+    seed: int, layers: int = 3, *, layer_bytes: int = 1000, docker: bool = False, platform: str = "linux/amd64"
+) -> BuiltImage:
+    """Build an image of one platform.
+
+    Args:
+        seed: images with the same seed have the same layers, whatever their platform, as real ones often do.
+        layers: number of layers, 0 or more.
+        layer_bytes: size of the one random file in each layer; the blob is some 150 bytes larger.
+        docker: use Docker's media types instead of OCI's.
+        platform: "os/architecture" or "os/architecture/variant".
+    """
+    manifest_type, config_type, layer_type = (
+        (DOCKER_MANIFEST, DOCKER_CONFIG, DOCKER_LAYER) if docker else (OCI_MANIFEST, OCI_CONFIG, OCI_LAYER)
+    )
+    made = [_layer(f"{seed}/{number}", layer_bytes) for number in range(layers)]
+    config = _config(platform, [layer.diff_id for layer in made])
+    body = {
+        "schemaVersion": 2,
+        "mediaType": manifest_type,
+        "config": _descriptor(config_type, config),
+        "layers": [_descriptor(layer_type, layer.packed) for layer in made],
+    }
+    blobs = (config, *(layer.packed for layer in made))
+    return BuiltImage(blobs=_by_digest(blobs), manifests=(_manifest(body),), platform=platform)
+
+
+def index(images: Iterable[BuiltImage], *, nested: bool = False, docker: bool = False) -> BuiltImage:
+    """Build an index (with `docker`, a manifest list) over images, artifacts or other indexes.
+
+    With `nested`, the result is an index over one index over them. Content that they share appears once.
+    """
+    children = list(images)
+    if nested:
+        children = [index(children, docker=docker)]
+    body = {
+        "schemaVersion": 2,
+        "mediaType": DOCKER_LIST if docker else OCI_INDEX,
+        "manifests": [_child(child) for child in children],
+    }
+    blobs = {digest: data for child in children for digest, data in child.blobs.items()}
+    # A dict keeps the first of equal manifests, which is where children still precede parents.
+    below = dict.fromkeys(manifest for child in children for manifest in child.manifests)
+    return BuiltImage(blobs=blobs, manifests=(*below, _manifest(body)))
+
+
+def artifact(seed: int, *, subject: BuiltImage | None = None) -> BuiltImage:
+    """Build an OCI 1.1 artifact: an empty config and one random blob, perhaps about a `subject` (not part of it)."""
+    empty, payload = b"{}", random.Random(f"{seed}/artifact").randbytes(100)
+    body: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "artifactType": ARTIFACT,
+        "config": _descriptor(OCI_EMPTY, empty),
+        "layers": [_descriptor("application/octet-stream", payload)],
+    }
+    if subject:
+        body["subject"] = _child(subject)
+    return BuiltImage(blobs=_by_digest((empty, payload)), manifests=(_manifest(body),))
+
+
+def load(fake: Fake, repository: str, image: BuiltImage, tag: str | None = None) -> None:
+    """Put an image into a fake registry, without HTTP; `tag` goes to its root."""
+    for data in image.blobs.values():
+        fake.put_blob(repository, data)
+    for manifest in image.manifests:
+        is_root = manifest.digest == image.root.digest
+        fake.put_manifest(repository, manifest.raw, manifest.media_type, tag=tag if is_root else None)
+
+
+def push(
+    host: str, repository: str, image: BuiltImage, tag: str | None = None, *, login: tuple[str, str] | None = None
+) -> None:
+    """Put an image into a real registry over plain HTTP: every blob, then the manifests; `tag` goes to its root.
+
+    Args:
+        host: "ADDRESS:PORT".
+        repository: name without host and tag, for instance "demo/app".
+        image: what to push.
+        tag: without one, the root is known by its digest only.
+        login: user and password for HTTP basic authentication.
+
+    Raises:
+        RuntimeError: the registry refused; the message is its answer.
+    """
+    connection = http.client.HTTPConnection(host, timeout=_TIMEOUT_S)
+    client = _Client(connection, _authorization(login))
+    try:
+        for digest, data in image.blobs.items():
+            client.push_blob(repository, digest, data)
+        for manifest in image.manifests:
+            name = tag if tag and manifest.digest == image.root.digest else manifest.digest
+            path = f"/v2/{repository}/manifests/{name}"
+            client.send("PUT", path, manifest.raw, content_type=manifest.media_type)
+    finally:
+        connection.close()
+
+
+class _Client(NamedTuple):
+    """The push half of OCI distribution-spec 1.1 over one connection, each blob in one piece."""
+
+    connection: http.client.HTTPConnection
+    headers: dict[str, str]
+
+    def push_blob(self, repository: str, digest: str, data: bytes) -> None:
+        location = urlsplit(self.send("POST", f"/v2/{repository}/blobs/uploads/"))
+        query = f"{location.query}&digest={digest}" if location.query else f"digest={digest}"
+        self.send("PUT", f"{location.path}?{query}", data)
+
+    def send(self, method: str, path: str, body: bytes = b"", *, content_type: str = "application/octet-stream") -> str:
+        """Send a request that must succeed; return the Location of the answer, "" without one."""
+        self.connection.request(method, path, body, {**self.headers, "Content-Type": content_type})
+        response = self.connection.getresponse()
+        answer = response.read()  # all of it, or the connection cannot be used again
+        if response.status not in (201, 202):
+            raise RuntimeError(f"{method} {path}: {response.status} {answer.decode(errors='replace')}")
+        return response.headers.get("Location", "")
+
+
+def _authorization(login: tuple[str, str] | None) -> dict[str, str]:
+    return {"Authorization": "Basic " + b64encode(":".join(login).encode()).decode()} if login else {}
+
+
+def _layer(seed: str, size: int) -> _Layer:
+    """Pack one random file of `size` bytes; times are fixed, so that the seed alone decides about the bytes."""
+    entry = tarfile.TarInfo(f"data/{seed}")
+    entry.size = size
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        tar.addfile(entry, io.BytesIO(random.Random(seed).randbytes(size)))
+    unpacked = archive.getvalue()
+    return _Layer(packed=gzip.compress(unpacked, mtime=0), diff_id=digest_of(unpacked))
+
+
+def _config(platform: str, diff_ids: list[str]) -> bytes:
+    return _json({**_platform(platform), "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}})
+
+
+def _platform(text: str) -> dict[str, str]:
+    return dict(zip(("os", "architecture", "variant"), text.split("/"), strict=False))
+
+
+def _descriptor(media_type: str, data: bytes) -> dict[str, Any]:
+    return {"mediaType": media_type, "digest": digest_of(data), "size": len(data)}
+
+
+def _child(child: BuiltImage) -> dict[str, Any]:
+    digest, media_type, size = child.root
+    platform = {"platform": _platform(child.platform)} if child.platform else {}
+    return {"mediaType": media_type, "digest": digest, "size": size, **platform}
+
+
+def _manifest(body: dict[str, Any]) -> Manifest:
+    raw = _json(body)
+    return Manifest(digest_of(raw), body["mediaType"], raw)
+
+
+def _by_digest(blobs: Iterable[bytes]) -> dict[str, bytes]:
+    return {digest_of(data): data for data in blobs}
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, indent=2).encode()

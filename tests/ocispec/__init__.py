@@ -1,0 +1,1 @@
+"""Tests of values and grammar: no I/O, no Prefect."""

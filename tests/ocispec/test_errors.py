@@ -1,0 +1,118 @@
+"""The tree of errors: what each is, whether it may be repeated, and that it survives every way it travels."""
+
+import copy
+import importlib
+import pickle
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ocispec import errors
+from ocispec.errors import (
+    AlreadyExists,
+    Busy,
+    Corrupt,
+    Denied,
+    DistError,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    Unsupported,
+)
+from remotes.errors import Exchange, RegistryDenied, RegistryError, RegistryNotFound, RegistryRefused, RegistryUnavailable
+from storage.errors import StoreFull
+from tasks.session import Stopped
+from tests import source
+
+DECLARED = source.subclasses(source.read(), "DistError")
+for _module in sorted(set(DECLARED.values())):
+    importlib.import_module(_module)
+
+EXCHANGE = Exchange(method="GET", url="https://h/v2/", status=429, codes=("TOOMANYREQUESTS: slow down",), retry_after_s=1.5)
+TEXT = "blob sha256:…: expected 7 bytes, got 6"
+
+# class, whether an attempt may be repeated, what else it is
+CLASSES: list[tuple[type[DistError], bool, tuple[type[Exception], ...]]] = [
+    (DistError, False, ()),
+    (InvalidInput, False, (ValueError,)),
+    (NotFound, False, (LookupError,)),
+    (AlreadyExists, False, ()),
+    (Busy, True, ()),
+    (Unavailable, True, ()),
+    (Corrupt, True, ()),
+    (Denied, False, ()),
+    (Unsupported, False, ()),
+    (StoreFull, False, (Unavailable,)),
+    (RegistryError, False, ()),
+    (RegistryNotFound, False, (RegistryError, NotFound, LookupError)),
+    (RegistryDenied, False, (RegistryError, Denied)),
+    (RegistryUnavailable, True, (RegistryError, Unavailable)),
+    (RegistryRefused, False, (RegistryError, InvalidInput, ValueError)),
+    (Stopped, False, ()),
+]
+
+
+def family(kind: type[DistError]) -> Iterator[type[DistError]]:
+    """A class and what descends from it in our packages, however often it is reached."""
+    if kind.__module__.partition(".")[0] in source.PACKAGES:
+        yield kind
+    for child in kind.__subclasses__():
+        yield from family(child)
+
+
+FAMILY = list(dict.fromkeys(family(DistError)))
+TRIPS: dict[str, Callable[[DistError], DistError]] = {
+    **{f"pickle {p}": lambda error, p=p: pickle.loads(pickle.dumps(error, p)) for p in range(2, 6)},  # type: ignore[misc]  # noqa: S301
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+}
+
+
+def made(kind: type[DistError]) -> DistError:
+    return kind(TEXT, EXCHANGE) if issubclass(kind, RegistryError) else kind(TEXT)
+
+
+def test_no_class_is_forgotten() -> None:
+    assert {kind.__name__ for kind in FAMILY} == DECLARED.keys() | {"DistError"}
+    assert {kind for kind, _, _ in CLASSES} <= set(FAMILY)
+    assert {name for name, module in DECLARED.items() if module.startswith(("ocispec", "storage", "remotes", "tasks"))} <= {
+        kind.__name__ for kind, _, _ in CLASSES
+    }
+
+
+@pytest.mark.parametrize(("kind", "retryable", "bases"), CLASSES)
+def test_what_it_is(kind: type[DistError], retryable: bool, bases: tuple[type[Exception], ...]) -> None:  # noqa: FBT001
+    assert kind.retryable is retryable
+    assert made(kind).retryable is retryable
+    assert all(issubclass(kind, base) for base in bases)
+
+
+@pytest.mark.parametrize("kind", FAMILY)
+@pytest.mark.parametrize("trip", TRIPS.values(), ids=TRIPS)
+def test_it_survives_with_its_fields(kind: type[DistError], trip: Callable[[DistError], DistError]) -> None:
+    error = made(kind)
+    error.add_note("note")
+    returned = trip(error)
+    assert type(returned) is kind
+    assert (str(returned), returned.args) == (TEXT, error.args)
+    assert vars(returned) == vars(error)
+    assert "__notes__" in vars(returned)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FAMILY if issubclass(kind, RegistryError)])
+def test_the_facts_of_an_exchange_travel_with_it(kind: type[RegistryError]) -> None:
+    returned = pickle.loads(pickle.dumps(kind(TEXT, EXCHANGE)))  # noqa: S301
+    assert returned.exchange == EXCHANGE
+    assert returned.exchange.retry_after_s == 1.5
+
+
+def test_the_tree_at_the_top_of_the_module_is_complete_and_true() -> None:
+    lines = {
+        words[1]: line for line in (errors.__doc__ or "").splitlines() if (words := line.split())[:1] in (["├──"], ["└──"])
+    }
+    direct = {kind for kind in DistError.__subclasses__() if kind.__module__ == "ocispec.errors"}
+    assert lines.keys() == {kind.__name__ for kind in direct}
+    assert {name for name, line in lines.items() if line.endswith(" retryable")} == {
+        kind.__name__ for kind in direct if kind.retryable
+    }
+    assert {name for name, line in lines.items() if "(also a" in line} == {"InvalidInput", "NotFound"}

@@ -1,0 +1,106 @@
+"""Readers for parsed JSON: what they give, and that refusals name the place."""
+
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from ocispec import fields
+from ocispec.errors import InvalidInput
+
+DOCUMENT: fields.Json = {
+    "null": None,
+    "text": "a",
+    "empty": "",
+    "number": 0,
+    "yes": True,
+    "half": 0.5,
+    "list": ["a", "b"],
+    "object": {"b": "1", "a": "2"},
+    "objects": [{"a": 1}, {}],
+    "mixed": [{}, 1],
+    "values": {"odd\nkey": 1},
+}
+
+READ = [
+    (fields.require(DOCUMENT, "text", str, at="m"), "a"),
+    (fields.require(DOCUMENT, "empty", str, at="m"), ""),
+    (fields.require(DOCUMENT, "number", int, at="m"), 0),
+    (fields.optional(DOCUMENT, "absent", str, at="m"), None),
+    (fields.optional(DOCUMENT, "null", int, at="m"), None),
+    (fields.strings(DOCUMENT, "list", at="m"), ("a", "b")),
+    (fields.strings(DOCUMENT, "null", at="m"), ()),
+    (fields.pairs(DOCUMENT, "object", at="m"), (("b", "1"), ("a", "2"))),
+    (fields.pairs(DOCUMENT, "absent", at="m"), ()),
+    (fields.objects(DOCUMENT, "objects", at="m"), [("m.objects[0]", {"a": 1}), ("m.objects[1]", {})]),
+    (fields.objects(DOCUMENT, "absent", at="m"), []),
+]
+
+REFUSED = [
+    (fields.require, ("absent", str), "m.absent: missing, expected a string"),
+    (fields.require, ("null", int), "m.null: missing, expected an integer"),
+    (fields.require, ("number", str), "m.number: expected a string, got an integer"),
+    (fields.require, ("yes", int), "m.yes: expected an integer, got True"),
+    (fields.require, ("half", int), "m.half: expected an integer, got 0.5"),
+    (fields.optional, ("list", dict), "m.list: expected an object, got a list"),
+    (fields.optional, ("object", list), "m.object: expected a list, got an object"),
+    (fields.strings, ("text",), "m.text: expected a list, got a string"),
+    (fields.strings, ("mixed",), "m.mixed[0]: expected a string, got an object"),
+    (fields.objects, ("list",), "m.list[0]: expected an object, got a string"),
+    (fields.objects, ("mixed",), "m.mixed[1]: expected an object, got an integer"),
+    (fields.pairs, ("list",), "m.list: expected an object, got a list"),
+    (fields.pairs, ("values",), r"m.values['odd\nkey']: expected a string, got an integer"),
+]
+
+NOT_OBJECTS = [
+    (b"", "m: not JSON ("),
+    (b"\xff", "m: not JSON ("),
+    (b"{", "m: not JSON ("),
+    (b'{"a": NaN}', "m: not JSON ("),
+    (b"<!DOCTYPE html>\n<title>Sign in</title>" + b" " * 50, r"; it starts with b'<!DOCTYPE html>\n<title>Sign in</title>  '"),
+    (b"[" * 100_000, "m: not JSON ("),
+    (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, "m: not JSON ("),
+    (b'{"a": 1' + b"0" * 5000 + b"}", "m: not JSON ("),
+    (b"null", "m: expected a JSON object, got None"),
+    (b"[]", "m: expected a JSON object, got a list"),
+    (b'"{}"', "m: expected a JSON object, got a string"),
+    (b"1", "m: expected a JSON object, got an integer"),
+    (b"true", "m: expected a JSON object, got True"),
+]
+
+
+@pytest.mark.parametrize(("value", "expected"), READ)
+def test_read(value: object, expected: object) -> None:
+    assert value == expected
+
+
+@pytest.mark.parametrize(("reader", "arguments", "message"), REFUSED)
+def test_refused(reader: Any, arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        reader(DOCUMENT, *arguments, at="m")
+    assert str(refusal.value) == message
+
+
+def test_an_object() -> None:
+    assert fields.parse_object(b' {"a": [1, "\xc3\xa9", null]} ', at="m") == {"a": [1, "é", None]}
+
+
+@pytest.mark.parametrize(("raw", "says"), NOT_OBJECTS)
+def test_not_an_object(raw: bytes, says: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^m: ") as refusal:
+        fields.parse_object(raw, at="m")
+    assert says in str(refusal.value)
+    assert str(refusal.value).isprintable()
+    assert len(str(refusal.value)) < 200
+
+
+@given(st.binary())
+@example(b'{"a": "\\ud800"}')
+@example(b'\xef\xbb\xbf{"a": 1}')
+def test_any_bytes_are_an_object_or_invalid_input(raw: bytes) -> None:
+    try:
+        document = fields.parse_object(raw, at="m")
+    except InvalidInput:
+        return
+    assert isinstance(document, dict)

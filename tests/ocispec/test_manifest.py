@@ -1,0 +1,285 @@
+"""Manifests: their children, what is refused by name, and that nothing else can come out of any bytes."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocispec import Descriptor, mediatypes
+from ocispec.errors import DistError, InvalidInput, Unsupported
+from ocispec.manifest import MAX_BYTES, children, media_type_of
+from tests import images
+from tests.ocispec.samples import DIGEST, JSON, WRONG, artifact, index, manifest, outcome, raw, written
+
+OCI = images.image(1, layers=2)
+DOCKER = images.image(1, layers=2, docker=True)
+ARTIFACT = images.artifact(2, subject=OCI)
+LIST = images.index([OCI, images.image(2, platform="linux/arm/v7")])
+DOCKER_LIST = images.index([DOCKER, images.image(2, docker=True)], docker=True)
+NESTED = images.index([LIST, ARTIFACT])
+EMPTY = images.index([])
+BARE = images.image(3, layers=0)
+
+KINDS = {
+    "manifest": (OCI, mediatypes.OCI_MANIFEST, ["config", "layer", "layer"]),
+    "docker manifest": (DOCKER, mediatypes.DOCKER_MANIFEST, ["config", "layer", "layer"]),
+    "without layers": (BARE, mediatypes.OCI_MANIFEST, ["config"]),
+    "artifact, its subject is no child": (ARTIFACT, mediatypes.OCI_MANIFEST, ["blob", "blob"]),
+    "index": (LIST, mediatypes.OCI_INDEX, ["manifest", "manifest"]),
+    "docker list": (DOCKER_LIST, mediatypes.DOCKER_LIST, ["manifest", "manifest"]),
+    "nested index": (NESTED, mediatypes.OCI_INDEX, ["index", "manifest"]),
+    "empty index": (EMPTY, mediatypes.OCI_INDEX, []),
+}
+
+SCHEMA1 = {
+    "schemaVersion": 1,
+    "name": "a/b",
+    "tag": "t",
+    "architecture": "amd64",
+    "fsLayers": [{"blobSum": DIGEST}],
+    "history": [],
+}
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (manifest(config=None), "m.config: missing, expected an object"),
+    (manifest(config=[]), "m.config: expected an object, got a list"),
+    (manifest(config={}), "m.config.size: missing, expected an integer"),
+    (manifest(config=written(size=-1)), "m.config.size: expected 0 to 9223372036854775807, got -1"),
+    (manifest(config=written(size=2**70)), "m.config.size: expected an integer, got 1.1805916207174113e+21"),
+    (manifest(layers={}), "m.layers: expected a list, got an object"),
+    (manifest(layers=[written(), None]), "m.layers[1]: expected an object, got None"),
+    (manifest(layers=[written(), written(digest="x")]), "m.layers[1].digest 'x': expected algorithm:hex"),
+    (manifest(layers=[written(annotations={"a": 1})]), "m.layers[0].annotations['a']: expected a string, got an integer"),
+    (manifest(mediaType=1), "m.mediaType: expected a string, got an integer"),
+    (manifest(mediaType="text/html"), "m.mediaType: expected the type of a manifest, got 'text/html'"),
+    (manifest(mediaType=""), "m.mediaType: expected the type of a manifest, got ''"),
+    (manifest(mediaType=images.OCI_LAYER), f"m.mediaType: expected the type of a manifest, got '{images.OCI_LAYER}'"),
+    (index(manifests={}), "m.manifests: expected a list, got an object"),
+    (index(manifests=[[]]), "m.manifests[0]: expected an object, got a list"),
+    (index(manifests=[written(platform=1)]), "m.manifests[0].platform: expected an object, got an integer"),
+    (artifact(blobs=[written(size="7")]), "m.blobs[0].size: expected an integer, got a string"),
+    ({}, "m: expected a manifest, got an object with neither manifests nor config"),
+    ({"errors": [{"code": "DENIED"}]}, "m: expected a manifest, got an object with neither manifests nor config"),
+    ({"blobs": [written()]}, "m: expected a manifest, got an object with neither manifests nor config"),
+]
+
+_TWO = "; refused, since readers would disagree about it"
+AMBIGUOUS = [
+    (manifest(manifests=[written()]), f"m: fits both index and manifest{_TWO}"),
+    (index(config=written()), f"m: fits both index and manifest{_TWO}"),
+    (index(layers=[written()]), f"m: fits both index and manifest{_TWO}"),
+    (index(blobs=[written()]), f"m: fits both artifact and index{_TWO}"),
+    (manifest(blobs=[written()]), f"m: fits both artifact and manifest{_TWO}"),
+    (artifact(layers=[written()]), f"m: fits both artifact and manifest{_TWO}"),
+    ({"manifests": [written()], "config": written()}, f"m: fits both index and manifest{_TWO}"),
+    ({"manifests": [], "config": written()}, "m: says index, but has the fields of another type"),
+    (manifest(mediaType=mediatypes.OCI_INDEX), f"m: says {mediatypes.OCI_INDEX}, but has the fields of another type"),
+    (manifest(mediaType=mediatypes.DOCKER_LIST), f"m: says {mediatypes.DOCKER_LIST}, but has the fields of another type"),
+    (index(mediaType=mediatypes.OCI_MANIFEST), f"m: says {mediatypes.OCI_MANIFEST}, but has the fields of another type"),
+    (manifest(mediaType=mediatypes.OCI_ARTIFACT), f"m: says {mediatypes.OCI_ARTIFACT}, but has the fields of another type"),
+    (artifact(mediaType=mediatypes.OCI_MANIFEST), f"m: says {mediatypes.OCI_MANIFEST}, but has the fields of another type"),
+]
+
+NO_MANIFEST = [
+    (b"", "not JSON"),
+    (b"<!DOCTYPE html><html><title>Sign in</title></html>", "it starts with b'<!DOCTYPE html>"),
+    (b"\x1f\x8b\x08\x00", "it starts with b'\\x1f\\x8b"),
+    (b"[]", "expected a JSON object, got a list"),
+    (b'"a"', "expected a JSON object, got a string"),
+    (b"1", "expected a JSON object, got an integer"),
+    (b"null", "expected a JSON object, got None"),
+    (b'{"layers":' + b"[" * 100_000, "not JSON"),
+]
+
+
+def read(document: dict[str, Any]) -> tuple[Descriptor, ...]:
+    """The children of a document that is sent as what it fits best."""
+    claimed = document.get("mediaType")
+    fits = mediatypes.OCI_INDEX if "manifests" in document else mediatypes.OCI_MANIFEST
+    return children(raw(document), claimed if claimed in mediatypes.MANIFESTS else fits, at="m")
+
+
+def places(document: Any) -> Iterator[tuple[str | int, ...]]:
+    """The path of everything in a document."""
+    items = document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    for key, value in items:
+        yield (key,)
+        yield from ((key, *path) for path in places(value))
+
+
+def replaced(document: Any, path: tuple[str | int, ...], value: object) -> Any:
+    """A copy of a document with one value replaced."""
+    changed = json.loads(json.dumps(document))
+    at = changed
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return changed
+
+
+@pytest.mark.parametrize(("image", "media_type", "kinds"), KINDS.values(), ids=KINDS)
+def test_children_are_those_of_the_document_in_its_order(image: images.BuiltImage, media_type: str, kinds: list[str]) -> None:
+    document = json.loads(image.manifests[-1].raw)
+    listed = document["manifests"] if "manifests" in document else [document["config"], *document["layers"]]
+    found = children(image.manifests[-1].raw, media_type, at="m")
+    assert [child.to_json() for child in found] == listed
+    assert [child.kind for child in found] == kinds
+
+
+def test_children_of_an_artifact_manifest_are_its_blobs() -> None:
+    found = children(raw(artifact(subject=written(mediatypes.OCI_MANIFEST))), mediatypes.OCI_ARTIFACT, at="m")
+    assert [child.to_json() for child in found] == [written("text/plain")]
+
+
+def test_equal_children_are_all_named() -> None:
+    assert len(read(manifest(layers=[written(), written()]))) == 3
+
+
+@pytest.mark.parametrize("media_type", ["application/octet-stream", "", "text/html", images.OCI_LAYER, images.OCI_CONFIG])
+@pytest.mark.parametrize("content", [b"", b"\xff", b"{}", raw(manifest()), raw(SCHEMA1)], ids=repr)
+def test_what_is_no_manifest_by_type_is_a_leaf(content: bytes, media_type: str) -> None:
+    assert children(content, media_type, at="m") == ()
+
+
+@pytest.mark.parametrize("media_type", [mediatypes.OCI_MANIFEST, mediatypes.DOCKER_MANIFEST])
+@pytest.mark.parametrize("change", [{}, {"mediaType": mediatypes.OCI_MANIFEST}, {"mediaType": mediatypes.DOCKER_MANIFEST}])
+def test_oci_and_docker_say_the_same(change: dict[str, str], media_type: str) -> None:
+    document = {"config": written(), "layers": [written()]} | change
+    assert len(children(raw(document), media_type, at="m")) == 2
+
+
+@pytest.mark.parametrize(
+    ("document", "count"),
+    [
+        (manifest(layers=None), 1),
+        ({"config": written()}, 1),
+        (manifest(manifests=[]), 3),
+        (manifest(manifests=None), 3),
+        (manifest(fsLayers=None), 3),
+        (index(manifests=None), 0),
+        ({"manifests": None}, 0),
+        ({"mediaType": mediatypes.OCI_INDEX}, 0),
+        (index(config=None, layers=[]), 2),
+        (artifact(blobs=None), 0),
+    ],
+)
+def test_null_and_empty_lists_are_absent(document: dict[str, Any], count: int) -> None:
+    assert len(read(document)) == count
+
+
+@pytest.mark.parametrize(("document", "message"), [*REFUSED, *AMBIGUOUS])
+def test_refused(document: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        read(document)
+    assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize(("document", "message"), AMBIGUOUS)
+def test_an_ambiguous_document_has_no_type(document: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        media_type_of(raw(document), at="m")
+    assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize(
+    ("document", "media_type"),
+    [
+        (manifest(), mediatypes.OCI_INDEX),
+        (manifest(), mediatypes.DOCKER_LIST),
+        (manifest(), mediatypes.OCI_ARTIFACT),
+        (index(), mediatypes.OCI_MANIFEST),
+        (index(), mediatypes.DOCKER_MANIFEST),
+        (artifact(), mediatypes.OCI_MANIFEST),
+        ({"manifests": []}, mediatypes.OCI_MANIFEST),
+        ({"config": {}}, mediatypes.OCI_INDEX),
+    ],
+)
+def test_a_document_of_another_kind_than_announced_is_refused(document: dict[str, Any], media_type: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^m: expected application/\S+, got a document of another type$"):
+        children(raw(document), media_type, at="m")
+
+
+@pytest.mark.parametrize(
+    ("document", "media_type"),
+    [
+        (SCHEMA1, mediatypes.OCI_MANIFEST),
+        (SCHEMA1, mediatypes.OCI_INDEX),
+        ({"schemaVersion": 1}, mediatypes.DOCKER_MANIFEST),
+        ({"fsLayers": []}, mediatypes.DOCKER_MANIFEST),
+        (manifest(schemaVersion=1), mediatypes.OCI_MANIFEST),
+        (manifest(fsLayers=[{"blobSum": DIGEST}]), mediatypes.OCI_MANIFEST),
+        (index(fsLayers=[]), mediatypes.OCI_INDEX),
+        ({"mediaType": mediatypes.DOCKER_SCHEMA1}, mediatypes.OCI_MANIFEST),
+        ({"mediaType": mediatypes.DOCKER_SCHEMA1_SIGNED}, mediatypes.OCI_MANIFEST),
+    ],
+)
+def test_schema_1_is_refused_by_name(document: dict[str, Any], media_type: str) -> None:
+    said = "^m: image manifest version 2, schema 1 is obsolete and refused; rebuild or re-push the image$"
+    with pytest.raises(Unsupported, match=said):
+        children(raw(document), media_type, at="m")
+    with pytest.raises(Unsupported, match=said):
+        media_type_of(raw(document), at="m")
+
+
+@pytest.mark.parametrize("media_type", [mediatypes.DOCKER_SCHEMA1, mediatypes.DOCKER_SCHEMA1_SIGNED])
+def test_schema_1_is_refused_by_its_media_type_whatever_it_holds(media_type: str) -> None:
+    with pytest.raises(Unsupported, match="schema 1"):
+        children(b"", media_type, at="m")
+
+
+@pytest.mark.parametrize(("content", "says"), NO_MANIFEST)
+@pytest.mark.parametrize("media_type", mediatypes.MANIFESTS)
+def test_something_else_instead_of_a_manifest(content: bytes, says: str, media_type: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^m: ") as refusal:
+        children(content, media_type, at="m")
+    assert says in str(refusal.value)
+    assert says in str(outcome(lambda: media_type_of(content, at="m")))
+
+
+@pytest.mark.parametrize(
+    ("document", "media_type"),
+    [
+        *((manifest(mediaType=known), known) for known in (mediatypes.OCI_MANIFEST, mediatypes.DOCKER_MANIFEST)),
+        *((index(mediaType=known), known) for known in (mediatypes.OCI_INDEX, mediatypes.DOCKER_LIST)),
+        (artifact(), mediatypes.OCI_ARTIFACT),
+        (manifest(mediaType=None), mediatypes.OCI_MANIFEST),
+        ({"layers": []}, mediatypes.OCI_MANIFEST),
+        (index(mediaType=None), mediatypes.OCI_INDEX),
+        ({"manifests": []}, mediatypes.OCI_INDEX),
+    ],
+)
+def test_the_type_of_a_document(document: dict[str, Any], media_type: str) -> None:
+    assert media_type_of(raw(document), at="m") == media_type
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+@pytest.mark.parametrize("document", [manifest(), index(), artifact()], ids=["manifest", "index", "artifact"])
+def test_anything_at_every_place_is_read_or_an_error_of_ours(document: dict[str, Any], wrong: object) -> None:
+    paths = list(places(document))
+    assert len(paths) >= 7
+    for path in paths:
+        found = outcome(partial(read, replaced(document, path, wrong)))
+        assert str(found).isprintable() if isinstance(found, DistError) else all(child.size >= 0 for child in found)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["schemaVersion", "mediaType", "manifests", "config", "layers", "blobs", "fsLayers"]), JSON)
+)
+def test_any_document_is_read_or_an_error_of_ours(document: dict[str, Any]) -> None:
+    for media_type in mediatypes.MANIFESTS:
+        found = outcome(partial(children, raw(document), media_type, at="m"))
+        assert found == () or isinstance(found, InvalidInput | Unsupported)
+
+
+@given(st.binary(), st.sampled_from(mediatypes.MANIFESTS))
+def test_any_bytes_are_an_error_of_ours(content: bytes, media_type: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^m: "):
+        children(content, media_type, at="m")
+
+
+def test_the_limit_is_what_registries_accept() -> None:
+    assert MAX_BYTES == 4_194_304

@@ -1,0 +1,336 @@
+"""References: containerd's vectors, what is refused, and that text and value are inverses."""
+
+import copy
+import pickle
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+
+from ocispec import Digest, Reference
+from ocispec.errors import InvalidInput, Unsupported
+from ocispec.reference import expand
+from tests.ocispec.samples import DIGEST
+
+# containerd's reference package: text, locator, object, host, digest, text again
+VECTORS = {
+    "Basic": (
+        "docker.io/library/redis:foo?fooo=asdf",
+        ("docker.io/library/redis", "foo", "docker.io", None, "docker.io/library/redis:foo"),
+    ),
+    "BasicWithDigest": (
+        "docker.io/library/redis:foo@sha256:abcdef?fooo=asdf",
+        (
+            "docker.io/library/redis",
+            "foo@sha256:abcdef",
+            "docker.io",
+            "sha256:abcdef",
+            "docker.io/library/redis:foo@sha256:abcdef",
+        ),
+    ),
+    "DigestOnly": (
+        "docker.io/library/redis@sha256:abcdef?fooo=asdf",
+        ("docker.io/library/redis", "@sha256:abcdef", "docker.io", "sha256:abcdef", "docker.io/library/redis@sha256:abcdef"),
+    ),
+    "AtShortDigest": (
+        "docker.io/library/redis:obj@abcdef?fooo=asdf",
+        ("docker.io/library/redis", "obj@abcdef", "docker.io", "abcdef", "docker.io/library/redis:obj@abcdef"),
+    ),
+    "HostWithPort": (
+        "localhost:5000/library/redis:obj@abcdef?fooo=asdf",
+        ("localhost:5000/library/redis", "obj@abcdef", "localhost:5000", "abcdef", "localhost:5000/library/redis:obj@abcdef"),
+    ),
+    "ErrObjectRequired": (
+        "docker.io/library/redis?fooo=asdf",
+        ("docker.io/library/redis", "", "docker.io", None, "docker.io/library/redis"),
+    ),
+    "Subdomain": (
+        "sub-dom1.foo.com/bar/baz/quux:latest",
+        ("sub-dom1.foo.com/bar/baz/quux", "latest", "sub-dom1.foo.com", None, "sub-dom1.foo.com/bar/baz/quux:latest"),
+    ),
+    "SubdomainWithLongTag": (
+        "sub-dom1.foo.com/bar/baz/quux:some-long-tag",
+        (
+            "sub-dom1.foo.com/bar/baz/quux",
+            "some-long-tag",
+            "sub-dom1.foo.com",
+            None,
+            "sub-dom1.foo.com/bar/baz/quux:some-long-tag",
+        ),
+    ),
+    "AGCRAppears": (
+        "b.gcr.io/test.example.com/my-app:test.example.com",
+        (
+            "b.gcr.io/test.example.com/my-app",
+            "test.example.com",
+            "b.gcr.io",
+            None,
+            "b.gcr.io/test.example.com/my-app:test.example.com",
+        ),
+    ),
+    "Punycode": (
+        "xn--n3h.com/myimage:xn--n3h.com",
+        ("xn--n3h.com/myimage", "xn--n3h.com", "xn--n3h.com", None, "xn--n3h.com/myimage:xn--n3h.com"),
+    ),
+    "PunycodeWithDigest": (
+        "xn--7o8h.com/myimage:xn--7o8h.com@sha512:fffffff",
+        (
+            "xn--7o8h.com/myimage",
+            "xn--7o8h.com@sha512:fffffff",
+            "xn--7o8h.com",
+            "sha512:fffffff",
+            "xn--7o8h.com/myimage:xn--7o8h.com@sha512:fffffff",
+        ),
+    ),
+}
+
+ACCEPTED = [
+    ("[::1]:5000/x", "[::1]:5000", "x", None, None),
+    ("[2001:db8::1]/a/b:t", "[2001:db8::1]", "a/b", "t", None),
+    ("127.0.0.1:65535/x", "127.0.0.1:65535", "x", None, None),
+    ("Registry.Example.COM/x:T", "Registry.Example.COM", "x", "T", None),
+    ("h/a.b_c__d---e/f:_", "h", "a.b_c__d---e/f", "_", None),
+    ("h/x:" + "t" * 128, "h", "x", "t" * 128, None),
+    ("h/x@" + DIGEST, "h", "x", None, DIGEST),
+    ("h/x:t@" + DIGEST, "h", "x", "t", DIGEST),
+    ("h/x#fragment?query", "h", "x", None, None),
+    ("h/x:t?from=http://a:b@c/d", "h", "x", "t", None),
+    ("h/" + "x" * 253, "h", "x" * 253, None, None),
+]
+
+REFUSED = [
+    # host
+    ("", "printable"),
+    ("/docker.io/library/redis:obj@abcdef?fooo=asdf", "hostname required"),
+    ("?", "hostname required"),
+    ("redis", "expected host/path, such as docker.io/library/redis"),
+    ("-h/x", "bad host"),
+    ("h-/x", "bad host"),
+    ("h_h/x", "bad host 'h_h'"),
+    ("a..b/x", "bad host"),
+    ("[]/x", "bad host"),
+    ("[::1/x", "bad host"),
+    ("[::1]x/y", "bad host"),
+    ("[::1%25eth0]/x", "bad host"),
+    # port
+    ("h:/x", "bad port"),
+    ("h:0/x", "bad port"),
+    ("h:65536/x", "bad port"),
+    ("h:-1/x", "bad port"),
+    ("h:+1/x", "bad port"),
+    ("h:5o/x", "bad port"),
+    ("h:5000:5000/x", "bad port"),
+    ("h:" + "1" * 5000 + "/x", "bad port"),
+    # scheme
+    ("http://xn--7o8h.com/myimage:xn--7o8h.com@sha512:fffffff", "leave out the scheme http://"),
+    ("HTTPS://h/x", "leave out the scheme HTTPS://"),
+    ("docker://h/x", "leave out the scheme docker://"),
+    ("oci+v1.x-y://h/x", "leave out the scheme"),
+    # path: traversal, escapes, case, empty components
+    ("h/", "bad path ''"),
+    ("h/..", "bad path"),
+    ("h/../x", "bad path"),
+    ("h/a/../../x", "bad path"),
+    ("h/./x", "bad path"),
+    ("h/a//b", "bad path"),
+    ("h//a", "bad path"),
+    ("h/a/", "bad path"),
+    ("h/%2e%2e/x", "bad path"),
+    ("h/a%2fb", "bad path"),
+    ("h/A", "bad path"),
+    ("h/a\\b", "bad path"),
+    ("h/_a", "bad path"),
+    ("h/a-", "bad path"),
+    ("h/a...b", "bad path"),
+    ("h/a___b", "bad path"),
+    ("h/?q", "bad path"),
+    ("h/" + "x" * 254, "longer than 255"),
+    # tag and digest
+    ("h/x:", "bad tag"),
+    ("h/x:@" + DIGEST, "bad tag"),
+    ("h/x:.t", "bad tag"),
+    ("h/x:-t", "bad tag"),
+    ("h/x:a/b", "bad tag"),
+    ("h/x:a:b", "bad tag"),
+    ("h/x:a%20b", "bad tag"),
+    ("h/x:../y", "bad tag"),
+    ("h/x:" + "t" * 129, "bad tag"),
+    ("h/x@", "bad digest ''"),
+    ("h/x:t@", "bad digest"),
+    ("h/x@a@b", "bad digest"),
+    ("h/x@sha256:", "bad digest"),
+    ("h/x@:abc", "bad digest"),
+    ("h/x@sha256:../../etc", "bad digest"),
+    ("h/x@sha256:a%2f", "bad digest"),
+    # characters
+    (" h/x", "printable"),
+    ("h/x ", "printable"),
+    ("h/x\n", "printable"),
+    ("h/x:t\r\nHost: evil", "printable"),
+    ("h/x\x00", "printable"),
+    ("h/x\x1b[31m", "printable"),
+    ("h/x\x7f", "printable"),
+    ("h/é", "printable"),
+    ("h:²/x", "printable"),
+    ("h:٣/x", "printable"),
+]
+
+WITH_PASSWORD = [
+    "user:hunter2@host/path",
+    "user:hunter2@host:5000/path:tag@sha256:abcdef",
+    "user:hunter2@/path",
+    "user:hunter2@host",
+    "hunter2@host/path",
+    "user:a@hunter2@host/path",
+    "us_er:hunter2/@host/path",
+    "user:hunter2/@host/path",
+    "user:/hunter2@host/path",
+    "user:hunter2 x@host/path",
+    "user:é hunter2@host/path",
+    "/user:hunter2@host/path",
+    "//user:hunter2@host/path",
+    "https:/user:hunter2@host/path",
+    "https://user:hunter2@host/path",
+    "https://hunter2@host/path",
+    "user:hunter2@host/path?next=http://x",
+]
+
+EXPANDED = [
+    ("redis", "docker.io/library/redis:latest"),
+    ("redis:7", "docker.io/library/redis:7"),
+    ("redis@sha256:abc", "docker.io/library/redis@sha256:abc"),
+    ("redis:7@sha256:abc", "docker.io/library/redis:7@sha256:abc"),
+    ("library/redis", "docker.io/library/redis:latest"),
+    ("bitnami/redis:7", "docker.io/bitnami/redis:7"),
+    ("docker.io/redis", "docker.io/library/redis:latest"),
+    ("docker.io/bitnami/redis", "docker.io/bitnami/redis:latest"),
+    ("index.docker.io/redis:7", "docker.io/library/redis:7"),
+    ("index.docker.io/a/b", "docker.io/a/b:latest"),
+    ("localhost/x", "localhost/x:latest"),
+    ("localhost:5000/x", "localhost:5000/x:latest"),
+    ("localhost", "docker.io/library/localhost:latest"),
+    ("registry:5000/x", "registry:5000/x:latest"),
+    ("[::1]/x", "[::1]/x:latest"),
+    ("ghcr.io/a/b", "ghcr.io/a/b:latest"),
+    ("ghcr.io/a", "ghcr.io/a:latest"),
+    ("ghcr.io/a@sha256:abc", "ghcr.io/a@sha256:abc"),
+    ("a.b", "docker.io/library/a.b:latest"),
+    ("redis?q=a/b", "docker.io/library/redis:latest"),
+    ("ghcr.io/a/b#f", "ghcr.io/a/b:latest"),
+]
+
+
+@st.composite
+def references(draw: st.DrawFn) -> Reference:
+    name = st.from_regex(r"[A-Za-z0-9]([A-Za-z0-9-]{0,5}[A-Za-z0-9])?(\.[a-z0-9]{1,5}){0,2}", fullmatch=True)
+    host = draw(name | st.ip_addresses(v=6).map(lambda address: f"[{address}]"))
+    port = draw(st.just("") | st.integers(1, 65535).map(":{}".format))
+    component = st.from_regex(r"[a-z0-9]{1,5}((\.|_|__|-{1,3})[a-z0-9]{1,5}){0,2}", fullmatch=True)
+    path = "/".join(draw(st.lists(component, min_size=1, max_size=4)))
+    tag = draw(st.just("") | st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", fullmatch=True))
+    digest = draw(st.just("") | st.from_regex(r"@(sha(256|512):)?[a-f0-9]{1,64}", fullmatch=True))
+    return Reference(f"{host}{port}/{path}", tag + digest)
+
+
+@pytest.mark.parametrize(("text", "expected"), VECTORS.values(), ids=VECTORS)
+def test_vectors_of_containerd(text: str, expected: tuple[str | None, ...]) -> None:
+    reference = Reference.parse(text)
+    assert (reference.locator, reference.object, reference.host, reference.digest, str(reference)) == expected
+
+
+@pytest.mark.parametrize(("text", "host", "repository", "tag", "digest"), ACCEPTED)
+def test_parts(text: str, host: str, repository: str, tag: str | None, digest: str | None) -> None:
+    reference = Reference.parse(text)
+    assert (reference.host, reference.repository, reference.tag, reference.digest) == (host, repository, tag, digest)
+
+
+@pytest.mark.parametrize(("text", "says"), REFUSED)
+def test_refused(text: str, says: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^reference ") as refusal:
+        Reference.parse(text)
+    assert says in str(refusal.value)
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize("text", WITH_PASSWORD)
+def test_no_message_shows_a_password(text: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        Reference.parse(text)
+    assert "hunter2" not in str(refusal.value)
+    assert refusal.value.__cause__ is refusal.value.__context__ is None
+
+
+@given(references())
+def test_text_and_value_are_inverses(reference: Reference) -> None:
+    assert Reference.parse(str(reference)) == reference
+    assert str(Reference.parse(f"{reference}?query#fragment")) == str(reference)
+
+
+@given(st.text() | st.text("aA0_-.:/@?#%[]~ \n", max_size=20))
+@example("a/" + "-" * 100_000)
+@example("a/" + "a-" * 100_000)
+@example("a-" * 100_000 + "/a")
+def test_any_text_is_a_safe_reference_or_invalid_input(text: str) -> None:
+    try:
+        reference = Reference.parse(text)
+    except InvalidInput:
+        return
+    assert Reference.parse(str(reference)) == reference
+    assert text.startswith(str(reference))
+    assert not {"", ".", ".."} & set(reference.repository.split("/"))
+    assert not set("%?#~ \n") & set(str(reference))
+
+
+def test_the_pinned_digest() -> None:
+    assert Reference.parse(f"h/x:t@{DIGEST}").pinned() == Digest.parse(DIGEST)
+    assert Reference.parse("h/x:t").pinned() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "error"), [("h/x@abcdef", InvalidInput), ("h/x@sha256:abcdef", InvalidInput), ("h/x:t@md5:abcdef", Unsupported)]
+)
+def test_what_does_not_pin(text: str, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"^reference {text}: digest "):
+        Reference.parse(text).pinned()
+
+
+def test_a_value_like_any_other() -> None:
+    reference = Reference.parse("h/x:t")
+    assert {reference} == {Reference("h/x", "t")} == {pickle.loads(pickle.dumps(reference))} == {copy.copy(reference)}  # noqa: S301
+    assert reference != Reference.parse("h/x")
+
+
+@pytest.mark.parametrize(("text", "expanded"), EXPANDED)
+def test_short_names(text: str, expanded: str) -> None:
+    assert expand(text) == expanded
+    assert str(Reference.parse(expanded)) == expanded
+
+
+@pytest.mark.parametrize("text", ["", "/", ":", "@", "redis:", "redis@", "docker.io/", "http://h/x", "a/../b", "Redis"])
+def test_what_is_no_short_name_does_not_become_a_reference(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        Reference.parse(expand(text))
+
+
+@pytest.mark.parametrize("text", [text for text in WITH_PASSWORD if text != "user:hunter2@host"])  # that is name:tag@digest
+def test_no_message_shows_a_password_after_expansion(text: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        Reference.parse(expand(text))
+    assert "hunter2" not in str(refusal.value)
+
+
+@given(references())
+def test_expansion_only_adds_a_tag_to_a_reference_with_a_host(reference: Reference) -> None:
+    assume(any(mark in reference.host for mark in ".:"))
+    expanded = expand(str(reference))
+    assert Reference.parse(expanded) == Reference(reference.locator, reference.object or "latest")
+    assert expand(expanded) == expanded
+
+
+@given(st.text("aA0_-.:/@?#%[] ", max_size=20))
+def test_any_text_expands_to_a_tagged_reference_or_invalid_input(text: str) -> None:
+    try:
+        reference = Reference.parse(expand(text))
+    except InvalidInput:
+        return
+    assert reference.tag or reference.digest

@@ -1,0 +1,91 @@
+"""A real, lasting Prefect server on loopback, as an operator starts it."""
+
+import json
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.peers.processes import LOOPBACK, free_port, poll_until, running
+
+_SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+    "DO_NOT_TRACK": "1",
+}
+_RECORDED_S = 60
+_PAGE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class PrefectServer:
+    """Asks the server's API over plain HTTP; `url` ends in /api."""
+
+    url: str
+
+    @property
+    def ui(self) -> str:
+        """Where a browser looks."""
+        return self.url.removesuffix("/api")
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """The JSON answer to a POST."""
+        request = urllib.request.Request(
+            self.url + path, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.load(answer)
+
+    def get(self, path: str) -> Any:
+        """The JSON answer to a GET."""
+        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
+            return json.load(answer)
+
+    def task_runs(self, flow_run_id: str, *, at_least: int = 0) -> list[dict[str, Any]]:
+        """All task runs of a flow run; waits until `at_least` are recorded and none of them is still under way."""
+        found: list[dict[str, Any]] = []
+
+        def settled() -> bool:
+            found[:] = self._task_runs(flow_run_id)
+            return len(found) >= at_least and all(run["end_time"] for run in found)
+
+        poll_until(settled, timeout_s=_RECORDED_S)
+        return found
+
+    def edges(self, flow_run_id: str) -> set[tuple[str, str]]:
+        """The arrows of the run's graph, as pairs of task run names."""
+        nodes = [node for _, node in self.get(f"/flow_runs/{flow_run_id}/graph-v2")["nodes"]]
+        names = {node["id"]: node["label"] for node in nodes}
+        return {(names[node["id"]], names[child["id"]]) for node in nodes for child in node["children"]}
+
+    def _task_runs(self, flow_run_id: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        while True:
+            body = {"flow_runs": {"id": {"any_": [flow_run_id]}}, "limit": _PAGE, "offset": len(found)}
+            page = self.post("/task_runs/filter", body)
+            found += page
+            if len(page) < _PAGE:
+                return found
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[PrefectServer]:
+    """`prefect server start` on the database in `home`, for the length of a `with` block."""
+    home.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    url = f"http://{LOOPBACK}:{port}/api"
+    settings = _SETTINGS | {"PREFECT_HOME": str(home), "PREFECT_UI_API_URL": url}
+    argv = [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)]
+    with running(argv, ready=lambda: _answers(url), log=home / "server.log", env=settings):
+        yield PrefectServer(url)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=1) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

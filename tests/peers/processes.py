@@ -1,0 +1,123 @@
+"""Server processes on loopback: found, started, awaited and ended by their pid.
+
+What a server is and how it is configured is left to the module of each peer.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+LOOPBACK = "127.0.0.1"
+
+_START_S = 90.0
+"""A registry needs 0.1 s; a Prefect server that makes its database on a busy machine needs half a minute."""
+
+_END_S = 20.0
+"""SeaweedFS, the slowest peer to leave, takes up to 18 s after SIGTERM."""
+
+_POLL_S = 0.02
+_LAST_OUTPUT_BYTES = 4000
+
+
+class StartError(RuntimeError):
+    """A server did not come up; the message carries its last output."""
+
+
+def require(program: str, package: str) -> str:
+    """Return the path of `program`, or skip the running test; under CI (`CI` is set) a missing program is a failure."""
+    # Debian keeps servers in /usr/sbin, which is not on the PATH of ordinary users.
+    found = shutil.which(program, path=os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin")
+    if found:
+        return found
+    message = f"REAL PEER MISSING: {program} (Debian package {package}); run scripts/peers.sh"
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on now; bind it soon, for nothing reserves it."""
+    with socket.create_server((LOOPBACK, 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def listening(port: int) -> Callable[[], bool]:
+    """Return a readiness check for `running`: does somebody accept connections on this loopback port?"""
+
+    def connects() -> bool:
+        try:
+            with socket.create_connection((LOOPBACK, port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+    return connects
+
+
+@contextmanager
+def running(
+    argv: Sequence[str | Path], *, ready: Callable[[], bool], log: Path, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server for the length of a `with` block; it answers inside the block and is gone after it.
+
+    Args:
+        argv: the program and its arguments.
+        ready: asked again and again until it is true, for instance `listening(port)`.
+        log: file that stdout and stderr are appended to.
+        env: variables set in addition to our own.
+
+    Raises:
+        StartError: the server exited before it was ready, or was not ready in time. It is ended then, too.
+    """
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
+        )
+    try:
+        _wait_until_ready(process, ready, log)
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Ask the process to leave (SIGTERM), insist after a deadline (SIGKILL), and collect it; harmless once it left."""
+    process.terminate()
+    try:
+        process.wait(timeout=_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def poll_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
+    """Ask `condition` until it is true; return False if `timeout_s` seconds pass before it is."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
+
+
+def _wait_until_ready(process: subprocess.Popen[bytes], ready: Callable[[], bool], log: Path) -> None:
+    answered = poll_until(lambda: process.poll() is not None or ready(), timeout_s=_START_S)
+    # Asked once more after `ready`: the one that answered on our port may be a stranger who took it first.
+    status = process.poll()
+    if status is not None:
+        raise StartError(_failure(process, f"exited early with status {status}", log))
+    if not answered:
+        raise StartError(_failure(process, f"did not answer within {_START_S:.0f} s", log))
+
+
+def _failure(process: subprocess.Popen[bytes], what: str, log: Path) -> str:
+    last_output = log.read_bytes()[-_LAST_OUTPUT_BYTES:].decode(errors="replace")
+    return f"{process.args!r} {what}; its last output:\n{last_output}"

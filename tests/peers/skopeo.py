@@ -1,0 +1,48 @@
+"""The real `skopeo`: an independent reader and writer of registries and OCI layouts.
+
+Names are skopeo's own: `docker://127.0.0.1:PORT/REPOSITORY:TAG` or `oci:DIRECTORY:TAG`. Registries are plain HTTP.
+skopeo 1.9 to 1.22 refuses an index inside an index.
+"""
+
+import json
+import subprocess
+from typing import Any
+
+from tests.peers.processes import require
+
+_TIMEOUT_S = 120
+
+
+class SkopeoError(RuntimeError):
+    """skopeo refused; the message is its stderr."""
+
+
+def copy(source: str, target: str, *, all_platforms: bool = True) -> None:
+    """Copy an image, of an index every platform or else only the one of this machine.
+
+    Raises:
+        SkopeoError: skopeo could not.
+    """
+    platforms = ["--all"] if all_platforms else []
+    _skopeo("copy", "--src-tls-verify=false", "--dest-tls-verify=false", *platforms, source, target)
+
+
+def inspect(target: str, *, raw: bool = False) -> dict[str, Any]:
+    """Return skopeo's summary of the image (Digest, Architecture, Layers, ...), or with `raw` its parsed manifest.
+
+    The summary of an index is that of the image for this machine; only `raw` shows the index.
+
+    Raises:
+        SkopeoError: there is no such image, or skopeo cannot read it.
+    """
+    form = ["--raw"] if raw else []
+    answer: dict[str, Any] = json.loads(_skopeo("inspect", "--tls-verify=false", *form, target))
+    return answer
+
+
+def _skopeo(verb: str, *arguments: str) -> bytes:
+    command = [require("skopeo", "skopeo"), "--insecure-policy", verb, *arguments]
+    done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)
+    if done.returncode != 0:
+        raise SkopeoError(f"skopeo {verb} {' '.join(arguments)}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout

@@ -1,0 +1,57 @@
+"""What our own source files say, read without running them."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("ocispec", "storage", "remotes", "tasks", "flows", "cli")
+
+
+class Import(NamedTuple):
+    """One imported thing, such as `tasks._task.RETRIES`; `deferred` if only a function's call imports it."""
+
+    target: str
+    deferred: bool
+
+    @property
+    def root(self) -> str:
+        """The package."""
+        return self.target.partition(".")[0]
+
+
+def read() -> dict[str, ast.Module]:
+    """Every module of the packages by its dotted name."""
+    paths = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    return {_dotted(path): ast.parse(path.read_text(), str(path)) for path in paths}
+
+
+def imports(node: ast.AST, *, deferred: bool = False) -> Iterator[Import]:
+    """Every import below `node`."""
+    if isinstance(node, ast.Import):
+        yield from (Import(alias.name, deferred) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        prefix = "." * node.level + (node.module or "")
+        yield from (Import(f"{prefix}.{alias.name}", deferred) for alias in node.names)
+    inside = deferred or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    for child in ast.iter_child_nodes(node):
+        yield from imports(child, deferred=inside)
+
+
+def subclasses(modules: dict[str, ast.Module], base: str) -> dict[str, str]:
+    """The classes that descend from the class `base`, by name, each with its module."""
+    found = {base: ""}
+    classes = [(name, node) for name, tree in modules.items() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    while new := {node.name: module for module, node in classes if node.name not in found and _bases(node) & found.keys()}:
+        found |= new
+    del found[base]
+    return found
+
+
+def _bases(node: ast.ClassDef) -> set[str]:
+    return {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

@@ -1,0 +1,91 @@
+"""The places that the conformance suite visits: every test that takes the fixture `place` runs once at each.
+
+A backend is added by one line in `BACKENDS`. The checks are in the test modules beside this one; their names are the list
+of bugs that they guard against.
+"""
+
+import random
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fsspec.core import url_to_fs
+
+from ocispec import Digest
+from storage import ContentStore, open_store
+
+EMPTY = Digest.of(b"")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a store may be, with a way round the store to look at its files and to plant some. Paths are below `url`."""
+
+    url: str
+
+    def open(self) -> ContentStore:
+        return open_store(self.url)
+
+    def files(self) -> dict[str, bytes]:
+        fs, root = url_to_fs(self.url)
+        return {path.removeprefix(f"{root}/"): fs.cat_file(path) for path in fs.find(root)}
+
+    def plant(self, path: str, data: bytes) -> None:
+        fs, root = url_to_fs(self.url)
+        self.remove(path)  # blobs are read-only
+        fs.makedirs(f"{root}/{path}".rpartition("/")[0], exist_ok=True)
+        fs.pipe_file(f"{root}/{path}", data)
+
+    def remove(self, path: str) -> None:
+        fs, root = url_to_fs(self.url)
+        if fs.exists(f"{root}/{path}"):
+            fs.rm_file(f"{root}/{path}")
+
+    def clear(self) -> None:
+        fs, root = url_to_fs(self.url)
+        if fs.exists(root):
+            fs.rm(root, recursive=True)
+
+
+BACKENDS: dict[str, Callable[[Path], Place]] = {
+    "path": lambda directory: Place(url=str(directory / "a store")),
+    "file": lambda directory: Place(url=f"file://{directory / 'a store'}/"),
+    "memory": lambda _: Place(url=f"memory://{uuid.uuid4().hex}"),
+}
+
+
+def noise(size: int, *, seed: int = 1) -> bytes:
+    """Random bytes that depend on the seed alone."""
+    return random.Random(seed).randbytes(size)
+
+
+def ingest(store: ContentStore, data: bytes, *, ref: str = "ref", algorithm: str = "sha256") -> Digest:
+    """Commit `data` in one go."""
+    expected = Digest.of(data, algorithm=algorithm)
+    with store.writer(ref, expected=expected, total=len(data)) as writer:
+        writer.write(data)
+        return writer.commit()
+
+
+def blob_path(digest: Digest) -> str:
+    """Where the image layout keeps a blob (image-spec 1.1, image-layout.md)."""
+    return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
+def ingest_path(ref: str) -> str:
+    """Where the data of an ingest is; its record is beside it with `.json`."""
+    return f"ingest/{Digest.of(ref.encode()).hex}"
+
+
+def assert_resumes(place: Place, size: int, *, percent: int) -> None:
+    """Stop an ingest after some of it, go on in a store opened anew, and look at the file."""
+    data, cut = noise(size), size * percent // 100
+    digest = Digest.of(data)
+    with place.open().writer("ref", expected=digest, total=size) as writer:
+        writer.write(data[:cut])
+    with place.open().writer("ref", expected=digest, total=size) as writer:
+        assert writer.offset == cut
+        writer.write(memoryview(data)[cut:])
+        writer.commit()
+    assert place.files()[blob_path(digest)] == data

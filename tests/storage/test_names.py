@@ -1,0 +1,199 @@
+"""Names, and the `index.json` that is derived from them, at every place of the conformance suite."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import pytest
+
+from ocispec import Descriptor, Digest, Platform
+from ocispec.errors import InvalidInput, NotFound
+from storage import ContentStore, Name
+from tests.storage.conformance import Place, ingest, noise
+
+FULL = Descriptor(
+    media_type="application/vnd.oci.image.manifest.v1+json",
+    digest=Digest.of(b"data"),
+    size=4,
+    urls=("https://example.com/x",),
+    annotations=(("a", "1"), ("org.opencontainers.image.ref.name", "as its publisher called it")),
+    data=b"data",
+    artifact_type="application/x",
+    platform=Platform(os="linux", architecture="arm64", variant="v8"),
+)
+ODD = [
+    "docker.io/library/redis:7",
+    "a/b",
+    "a%2Fb",
+    "..",
+    "../../up",
+    "/",
+    "ключ/名前:β",
+    "with blank and\nnewline",
+    "x" * 3000,
+    "x" * 2999 + "y",
+    "UPPER",
+    "upper",
+    "[a]*?",
+    "name.json",
+]
+
+
+def descriptor(number: int) -> Descriptor:
+    data = noise(10, seed=number)
+    return Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=Digest.of(data), size=10)
+
+
+def index_of(place: Place) -> dict[str, str]:
+    document = json.loads(place.files()["index.json"])
+    assert (document["schemaVersion"], document["mediaType"]) == (2, "application/vnd.oci.image.index.v1+json")
+    return {entry["annotations"]["org.opencontainers.image.ref.name"]: entry["digest"] for entry in document["manifests"]}
+
+
+def test_a_name_is_kept_with_all_of_its_descriptor_and_where_it_came_from(place: Place, store: ContentStore) -> None:
+    before = datetime.now(UTC)
+    put = store.names.put("name", FULL, source="registry.example/name")
+    assert (put.name, put.descriptor, put.source) == ("name", FULL, "registry.example/name")
+    assert before <= put.recorded <= datetime.now(UTC)
+    assert place.open().names.get("name") == put
+    assert list(place.open().names) == [put]
+
+
+def test_a_name_can_stand_for_something_else_later(store: ContentStore) -> None:
+    store.names.put("name", descriptor(1), source="one")
+    store.names.put("name", descriptor(2), source="two")
+    assert store.names.get("name").descriptor == descriptor(2)
+    assert len(list(store.names)) == 1
+
+
+def test_a_deleted_name_is_gone_and_its_content_stays(store: ContentStore) -> None:
+    digest = ingest(store, b"data")
+    store.names.put("name", FULL, source="x")
+    store.names.delete("name")
+    assert list(store.names) == []
+    assert store.read(digest) == b"data"
+    for look in (store.names.get, store.names.delete):
+        with pytest.raises(NotFound, match=r"^name name: not there$"):
+            look("name")
+
+
+def test_odd_names_are_kept_apart(place: Place, store: ContentStore) -> None:
+    for number, name in enumerate(ODD):
+        store.names.put(name, descriptor(number), source="x")
+    assert [store.names.get(name).descriptor for name in ODD] == [descriptor(number) for number in range(len(ODD))]
+    assert [record.name for record in store.names] == sorted(ODD)
+    assert all(path.count("/") == 1 and len(path) <= 255 for path in place.files())
+    for name in ODD:
+        store.names.delete(name)
+    assert place.files() == {}
+
+
+@pytest.mark.parametrize("name", ["", "\udcff"])
+def test_a_name_has_to_be_text(store: ContentStore, name: str) -> None:
+    with pytest.raises(InvalidInput):
+        store.names.put(name, FULL, source="x")
+
+
+@pytest.mark.parametrize(
+    "record", [b"", b"[]", b"{}", b'{"name": "name", "source": "x", "recorded": "now", "descriptor": DESCRIPTOR}']
+)
+def test_a_damaged_name_is_refused_by_its_path(place: Place, store: ContentStore, record: bytes) -> None:
+    store.names.put("name", FULL, source="x")
+    (path,) = place.files()
+    place.plant(path, record.replace(b"DESCRIPTOR", json.dumps(FULL.to_json()).encode()))
+    with pytest.raises(InvalidInput, match=r"^name name"):
+        store.names.get("name")
+    with pytest.raises(InvalidInput, match=path):  # passed over, it would be no root of gc, and its content lost
+        list(store.names)
+
+
+def test_strange_files_are_no_names(place: Place, store: ContentStore) -> None:
+    store.names.put("name", FULL, source="x")
+    place.plant("names/README", b"strange")
+    place.plant("names/name.json.0123.new", b"what an interrupted writer left")
+    assert [record.name for record in store.names] == ["name"]
+
+
+def test_a_name_that_is_deleted_while_they_are_listed_is_left_out(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        store.names.put(name, FULL, source="x")
+    fs = store._backend.fs
+    ls = fs.ls
+
+    def delete_after(path: str, *, detail: bool) -> object:
+        monkeypatch.undo()
+        paths = ls(path, detail=detail)
+        store.names.delete("one")
+        return paths
+
+    monkeypatch.setattr(fs, "ls", delete_after)
+    assert [record.name for record in store.names] == ["two"]
+
+
+def test_many_writers_of_many_names_lose_none(place: Place) -> None:
+    def record(number: int) -> Name:
+        return place.open().names.put(f"name-{number}", descriptor(number), source="x")
+
+    with ThreadPoolExecutor(8) as threads:
+        records = list(threads.map(record, range(100)))
+    assert list(place.open().names) == sorted(records, key=lambda record: record.name)
+
+
+def test_many_writers_of_one_name_leave_one_whole_record(place: Place) -> None:
+    def record_and_read(number: int) -> Name:
+        names = place.open().names
+        names.put("name", descriptor(number), source=str(number))
+        return names.get("name")
+
+    with ThreadPoolExecutor(8) as threads:
+        seen = list(threads.map(record_and_read, range(100)))
+    (last,) = place.open().names
+    for record in (*seen, last):
+        assert record.descriptor == descriptor(int(record.source))
+    assert len(place.files()) == 1
+
+
+# index.json
+
+
+def test_a_new_store_is_an_empty_image_layout(place: Place, store: ContentStore) -> None:
+    store.writer("ref").close()
+    assert json.loads(place.files()["oci-layout"]) == {"imageLayoutVersion": "1.0.0"}
+    assert index_of(place) == {}
+
+
+def test_the_index_lists_every_name_under_its_whole_text(place: Place, store: ContentStore) -> None:
+    for number, name in enumerate(ODD):
+        store.names.put(name, descriptor(number), source="x")
+    store.update_index()
+    assert index_of(place) == {name: str(descriptor(number).digest) for number, name in enumerate(ODD)}
+    for name in ODD[1:]:
+        store.names.delete(name)
+    store.update_index()
+    assert list(index_of(place)) == ODD[:1]
+
+
+def test_an_entry_of_the_index_is_the_descriptor_with_our_name(place: Place, store: ContentStore) -> None:
+    store.names.put("our name", FULL, source="x")
+    store.update_index()
+    (entry,) = json.loads(place.files()["index.json"])["manifests"]
+    assert entry == {**FULL.to_json(), "annotations": {"a": "1", "org.opencontainers.image.ref.name": "our name"}}
+
+
+def test_a_layout_of_another_tool_is_taken_as_it_is(place: Place, store: ContentStore) -> None:
+    place.plant("oci-layout", b'{"imageLayoutVersion": "1.0.0", "more": 1}')
+    place.plant("index.json", b'{"schemaVersion": 2, "manifests": []}')
+    ingest(store, b"data")
+    assert place.files()["oci-layout"] == b'{"imageLayoutVersion": "1.0.0", "more": 1}'
+    assert place.files()["index.json"] == b'{"schemaVersion": 2, "manifests": []}'
+
+
+def test_the_index_is_complete_when_many_threads_brought_it_up_to_date(place: Place) -> None:
+    def record(number: int) -> None:
+        store = place.open()
+        store.names.put(f"name-{number}", descriptor(number), source="x")
+        store.update_index()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(record, range(40)))
+    assert index_of(place) == {f"name-{number}": str(descriptor(number).digest) for number in range(40)}

@@ -1,0 +1,1 @@
+"""Tests of the tasks and the plain code below them."""
