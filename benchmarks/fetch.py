@@ -6,7 +6,7 @@ machines are noisy. Exits with 1 if a bar is missed.
 
 import hashlib
 import json
-import random
+import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from tests.images import BuiltImage
 from tests.peers.prefect import prefect_server
 from tests.peers.registry import cncf_registry
 
-ROUNDS = 5
+ROUNDS = 3
 WORKERS = "16"
 _MIB = 1024 * 1024
 
@@ -36,7 +36,7 @@ class Case:
 
     def build(self) -> BuiltImage:
         """The image, of random bytes that no server or disk can shorten."""
-        found = [_image(random.Random(number), self.layers, self.layer_bytes) for number in range(self.manifests)]
+        found = [_image(self.layers, self.layer_bytes) for _ in range(self.manifests)]
         return found[0] if self.manifests == 1 else images.index(found)
 
 
@@ -127,10 +127,10 @@ class Bench:
         return answer["seconds"], answer["peak_bytes"]
 
 
-def _image(source: random.Random, layers: int, layer_bytes: int) -> BuiltImage:
+def _image(layers: int, layer_bytes: int) -> BuiltImage:
     """An image whose layers are plain random bytes: nothing here unpacks them."""
-    blobs = [source.randbytes(layer_bytes) for _ in range(layers)]
-    config = json.dumps({"architecture": "amd64", "os": "linux", "seed": source.random()}).encode()
+    blobs = [os.urandom(layer_bytes) for _ in range(layers)]
+    config = json.dumps({"architecture": "amd64", "os": "linux", "of": images.digest_of(blobs[0])}).encode()
     described = [{"mediaType": images.OCI_LAYER, "digest": images.digest_of(b), "size": len(b)} for b in blobs]
     manifest = {
         "schemaVersion": 2,

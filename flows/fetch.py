@@ -13,6 +13,7 @@ from pydantic import Field
 
 from flows.progress import LogListener, listener
 from flows.report import RunReport
+from flows.results import keep_no_results
 from flows.walk import Walk
 from ocispec import Descriptor, Platform, Reference
 from ocispec.errors import NotFound
@@ -58,6 +59,7 @@ def fetch(
         registries=RegistrySettings(plain_http=plain_http, connect_timeout_s=connect_timeout, read_timeout_s=read_timeout),
     )
     wanted = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
+    keep_no_results()
     told = listener() or LogListener(get_run_logger())
     with open_session(spec, observer=told) as session:
         walk = Walk(

@@ -40,6 +40,9 @@ class Backend(Protocol):
     def release(self, file: IO[bytes], path: str) -> None:
         """Close a file from `append` and let the next writer in."""
 
+    def write_back(self, file: IO[bytes], start: int, end: int) -> None:
+        """Begin to make these bytes durable, if that can be done meanwhile. A hint: `publish` alone promises it."""
+
     def publish(self, file: IO[bytes], path: str, target: str) -> None:
         """Make a file from `append` durable, then visible under `target` at once, read-only; its writer still holds it."""
 
@@ -86,6 +89,11 @@ class _Disk:
 
     def release(self, file: IO[bytes], path: str) -> None:  # noqa: ARG002 - the lock goes with the file
         file.close()
+
+    def write_back(self, file: IO[bytes], start: int, end: int) -> None:
+        # On Linux this starts writing dirty pages and waits for none, so that fsync finds little left to do: a fetch of 1 GiB
+        # takes a quarter less time (docs/performance.md).
+        os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
 
     def publish(self, file: IO[bytes], path: str, target: str) -> None:
         file.flush()
@@ -153,6 +161,9 @@ class _Memory:
     def release(self, file: IO[bytes], path: str) -> None:
         file.close()
         self._let_go(path)
+
+    def write_back(self, file: IO[bytes], start: int, end: int) -> None:
+        pass
 
     def publish(self, file: IO[bytes], path: str, target: str) -> None:  # noqa: ARG002
         self.fs.cp_file(path, target)  # not mv, which takes * and [ in a path for patterns

@@ -3,7 +3,7 @@
 Below `ingest/` each ref has a data file, whose name is the SHA-256 of the ref, and beside it a small record in JSON with the
 ref itself, the declared total and digest, and the start. One writer has a ref at a time. What a writer leaves behind, by
 closing or by dying, the next one goes on with: the data is hashed anew and written at its end, so that the digest and the
-file always cover the same bytes (containerd #1526).
+file always cover the same bytes (containerd #1526). Small content is recorded only by closing: after a death it starts over.
 """
 
 import contextlib
@@ -25,6 +25,11 @@ from storage.layout import Layout
 
 _log = logging.getLogger(__name__)
 _PIECE_BYTES = 4 * 1024 * 1024
+# How much is written before the disk is told to begin with it.
+_WRITE_BACK_BYTES = 8 * 1024 * 1024
+# Content of at most this size comes in one piece. Its ingest is recorded only if it is closed unfinished: on a disk a record
+# costs as much as all else that is done for a small blob.
+_SMALL_BYTES = 1024 * 1024
 _RECORD = ".json"
 
 
@@ -69,16 +74,20 @@ class Writer:
     Leaving the `with` block without a commit keeps what was written. Not for use by several threads.
     """
 
-    def __init__(self, backend: Backend, layout: Layout, file: IO[bytes], record: _Record) -> None:
+    def __init__(self, backend: Backend, layout: Layout, file: IO[bytes], record: _Record, *, recorded: bool) -> None:
         self.ref = record.ref
         self.total = record.total
         self.expected = record.expected
         self._backend, self._layout, self._file = backend, layout, file
+        self._record, self._recorded = record, recorded
         self._path = layout.ingest(record.ref)
         self._hasher = Hasher(record.expected.algorithm if record.expected else "sha256")
         self._open = True
+        self._inode: int | None = None
         self.offset = 0
+        self._written_back = 0
         self._catch_up()
+        self._written_back = self.offset  # what was there may well be on the disk
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`.
@@ -94,6 +103,10 @@ class Writer:
             self._file.write(data)
         self._hasher.update(data)
         self.offset = end
+        if end - self._written_back >= _WRITE_BACK_BYTES:
+            with translated(f"{self.ref}: writing to {self._path}"):
+                self._backend.write_back(self._file, self._written_back, end)
+            self._written_back = end
 
     def truncate(self) -> None:
         """Drop what was written and start over at 0."""
@@ -101,7 +114,7 @@ class Writer:
             self._file.truncate(0)
             self._file.seek(0)
         self._hasher = Hasher(self._hasher.algorithm)
-        self.offset = 0
+        self.offset = self._written_back = 0
 
     def commit(self, *, size: int | None = None, expected: Digest | None = None) -> Digest:
         """Make the blob visible under its digest, whole and durable, and end the ingest. A blob that exists is success.
@@ -115,7 +128,9 @@ class Writer:
         digest = self._checked(self.total if size is None else size, expected or self.expected)
         with translated(f"{self.ref}: committing {digest}"):
             self._backend.publish(self._file, self._path, self._layout.blob(digest))
-        self._tidy()
+        self._release_quietly()
+        if self._recorded:
+            self._tidy()
         return digest
 
     def abort(self) -> None:
@@ -126,10 +141,33 @@ class Writer:
 
     def close(self) -> None:
         """Let the ref go and keep what was written. Harmless after `commit` or `abort`."""
-        if self._open:
-            self._open = False
-            with translated(f"{self.ref}: closing {self._path}"):
+        if not self._open:
+            return
+        self._open = False
+        with translated(f"{self.ref}: closing {self._path}"):
+            try:
+                if not self._recorded:
+                    self._keep()
+            finally:
                 self._backend.release(self._file, self._path)
+
+    def _keep(self) -> None:
+        """Leave what a small ingest has for the next writer; if it has nothing, leave nothing."""
+        try:
+            info = self._backend.fs.info(self._path)
+        except FileNotFoundError:
+            return
+        if info.get("ino") != self._inode:
+            return  # a commit failed after its rename, with which the lock went: a new writer has the ref
+        if not self.offset and not info["size"]:  # a write that failed half-way counts for size only
+            _drop(self._backend, self._path)
+            return
+        try:
+            self._backend.fs.pipe_file(self._path + _RECORD, self._record.to_json())
+        except OSError:
+            with contextlib.suppress(OSError):  # without a record the data is of no use, least of all on a full disk
+                _drop(self._backend, self._path)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -145,7 +183,10 @@ class Writer:
     def _catch_up(self) -> None:
         fs = self._backend.fs
         with translated(f"{self.ref}: reading {self._path}"):
-            size = fs.info(self._path)["size"]
+            info = fs.info(self._path)
+            size = info["size"]
+            if self._inode is None:
+                self._inode = info.get("ino")  # of a disk only
             while self.offset < size:
                 data = fs.cat_file(self._path, self.offset, min(self.offset + _PIECE_BYTES, size))
                 self._hasher.update(data)
@@ -178,7 +219,6 @@ class Writer:
 
         With its data the ingest lost its lock. A new writer may have the ref by now, or have left data: the record is its own.
         """
-        self._release_quietly()
         try:
             file = self._backend.append(self._path)
             try:
@@ -192,9 +232,13 @@ class Writer:
             _log.warning("%s: could not remove %s", self.ref, self._path + _RECORD, exc_info=True)
 
     def _release_quietly(self) -> None:
+        """End an ingest that left nothing to keep."""
+        if not self._open:
+            return  # the lock may be another writer's by now
+        self._open = False
         try:
-            self.close()
-        except DistError:
+            self._backend.release(self._file, self._path)
+        except OSError:
             _log.warning("%s: could not close %s", self.ref, self._path, exc_info=True)
 
 
@@ -233,14 +277,14 @@ class Ingests:
         """How far an ingest is.
 
         Raises:
-            NotFound: no such ingest.
+            NotFound: no such ingest is recorded; one of at most 1 MiB is not while its writer is at work.
         """
         path = self._layout.ingest(ref)
         with translated(f"ingest {ref}"):
             return self._status(path, self._backend.fs.info(path))
 
     def active(self) -> Iterator[Status]:
-        """All ingests, in no order. One that ends while they are listed is left out (containerd #1231)."""
+        """All recorded ingests, in no order. One that ends while they are listed is left out (containerd #1231)."""
         try:
             with translated("ingests"):
                 entries = self._backend.fs.ls(self._layout.ingests, detail=True)
@@ -264,20 +308,27 @@ class Ingests:
             except AlreadyExists:
                 _drop(self._backend, path)
                 raise
-            found = self._found(path)
+            found, recorded = self._found(path)
         if found is not None and (found.ref, found.total, found.expected) == (wanted.ref, wanted.total, wanted.expected):
-            return Writer(self._backend, self._layout, file, found)
+            return Writer(self._backend, self._layout, file, found, recorded=True)
+        recorded = recorded or wanted.total is None or wanted.total > _SMALL_BYTES
         with translated(f"{wanted.ref}: opening {path}"):
             file.truncate(0)
             file.seek(0)
-            self._backend.fs.pipe_file(path + _RECORD, wanted.to_json())
-        return Writer(self._backend, self._layout, file, wanted)
+            if recorded:
+                self._backend.fs.pipe_file(path + _RECORD, wanted.to_json())
+        return Writer(self._backend, self._layout, file, wanted, recorded=recorded)
 
-    def _found(self, path: str) -> _Record | None:
+    def _found(self, path: str) -> tuple[_Record | None, bool]:
+        """The record of an ingest, None if it is damaged or absent, and whether there is one."""
         try:
-            return _Record.from_json(self._backend.fs.cat_file(path + _RECORD))
-        except (FileNotFoundError, InvalidInput, Unsupported):
-            return None
+            raw = self._backend.fs.cat_file(path + _RECORD)
+        except FileNotFoundError:
+            return None, False
+        try:
+            return _Record.from_json(raw), True
+        except (InvalidInput, Unsupported):
+            return None, True
 
     def _refuse_existing(self, ref: str, expected: Digest | None) -> None:
         if expected is not None and self._backend.fs.exists(self._layout.blob(expected)):

@@ -83,10 +83,22 @@ def test_every_descriptor_is_one_completed_task_and_the_arrows_run_from_parent_t
     assert prefect.edges(run) == expected
     assert sorted(task["name"] for task in tasks) == sorted({label for edge in expected for label in edge})
     assert {task["state_type"] for task in tasks} == {"COMPLETED"}
-    assert {tuple(task["tags"]) for task in tasks} == {(f"registry:{registry.host}",)}
     assert blobs(store) == set(index.descriptors)
     assert report.images[0].fetched == len(index.descriptors)
     assert [record.name for record in store.names] == [name]
+
+
+def test_tasks_keep_the_limit_that_an_operator_set_on_their_registry(prefect: PrefectServer, fetch: Fetch) -> None:
+    image = images.image(105, layers=1)
+    with FakeRegistry() as registry:
+        images.load(registry, "app", image, "v1")
+        tag = f"registry:{registry.host}"
+        prefect.post("/concurrency_limits/", {"tag": tag, "concurrency_limit": 8})
+
+        report, run = fetch(f"{registry.host}/app:v1")
+
+    assert not report.failed
+    assert [task["tags"] for task in prefect.task_runs(run, at_least=4)] == [[tag]] * 4
 
 
 def test_other_tools_read_what_was_fetched(registry: CncfRegistry, fetch: Fetch, store: ContentStore, tmp_path: Path) -> None:

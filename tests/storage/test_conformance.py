@@ -1,5 +1,6 @@
 """What every store does with blobs and ingests, whatever it stands on."""
 
+import contextlib
 import errno
 import logging
 from collections.abc import Callable
@@ -10,11 +11,14 @@ import pytest
 
 from ocispec import Descriptor, Digest
 from ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound, Unavailable
-from storage import ContentStore, Writer
+from storage import ContentStore, StoreFull, Writer
 from tests.storage.conformance import EMPTY, Place, assert_resumes, blob_path, ingest, ingest_path, noise
 
 DATA = noise(100_000)  # more than a file object keeps back
 DIGEST = Digest.of(DATA)
+SMALL = 1024 * 1024  # the largest declared total whose ingest is recorded only when it is closed unfinished
+BIG = noise(SMALL + 50_000)
+BOTH_KINDS = pytest.mark.parametrize("data", [DATA, BIG], ids=["small", "big"])
 OTHER = Digest.of(b"other")
 
 
@@ -44,8 +48,9 @@ def test_a_blob_is_invisible_until_it_is_committed(store: ContentStore) -> None:
     assert [info.digest for info in store.walk()] == [DIGEST]
 
 
-def test_a_commit_leaves_nothing_of_the_ingest(place: Place, store: ContentStore) -> None:
-    ingest(store, DATA)
+@BOTH_KINDS
+def test_a_commit_leaves_nothing_of_the_ingest(place: Place, store: ContentStore, data: bytes) -> None:
+    ingest(store, data)
     assert not left_behind(place)
     with pytest.raises(NotFound):
         store.status("ref")
@@ -77,11 +82,11 @@ def test_a_ref_may_be_any_text(store: ContentStore) -> None:
 
 def test_status_tells_how_far_an_ingest_is(store: ContentStore) -> None:
     before = datetime.now(UTC) - timedelta(seconds=1)  # file times are coarser than the clock
-    with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
-        writer.write(DATA[:50_000])
+    with store.writer("ref", expected=DIGEST, total=len(BIG)) as writer:
+        writer.write(BIG[:50_000])
         assert store.status("ref").offset == 50_000
     status = store.status("ref")
-    assert (status.ref, status.offset, status.total, status.expected) == ("ref", 50_000, len(DATA), DIGEST)
+    assert (status.ref, status.offset, status.total, status.expected) == ("ref", 50_000, len(BIG), DIGEST)
     assert before <= status.started <= datetime.now(UTC)
     assert before <= status.updated <= datetime.now(UTC) + timedelta(seconds=1)
 
@@ -109,6 +114,50 @@ def test_active_lists_all_ingests(store: ContentStore) -> None:
         store.writer(ref).close()
     with store.writer("three"):
         assert {status.ref for status in store.active()} == {"one", "two", "three"}
+
+
+@pytest.mark.parametrize(("total", "recorded"), [(0, False), (SMALL, False), (SMALL + 1, True), (None, True)])
+def test_only_an_ingest_that_is_not_small_is_recorded_when_it_begins(
+    place: Place, store: ContentStore, total: int | None, *, recorded: bool
+) -> None:
+    with store.writer("ref", total=total):
+        assert {status.ref for status in store.active()} == ({"ref"} if recorded else set())
+        assert (f"{ingest_path('ref')}.json" in left_behind(place)) == recorded
+
+
+def test_a_small_ingest_is_active_once_it_is_closed_unfinished(store: ContentStore) -> None:
+    before = datetime.now(UTC)
+    with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
+        writer.write(DATA[:50_000])
+        assert not list(store.active())
+        with pytest.raises(NotFound, match="ingest ref: not there"):
+            store.status("ref")
+        after = datetime.now(UTC)
+    (status,) = store.active()
+    assert status == store.status("ref")
+    assert (status.ref, status.offset, status.total, status.expected) == ("ref", 50_000, len(DATA), DIGEST)
+    assert before <= status.started <= after
+
+
+def test_a_small_ingest_that_is_gone_on_with_is_active_and_keeps_its_start(place: Place, store: ContentStore) -> None:
+    with store.writer("ref", total=len(DATA)) as writer:
+        writer.write(DATA[:50_000])
+    started = store.status("ref").started
+    with store.writer("ref", total=len(DATA)) as writer:
+        assert (store.status("ref").offset, store.status("ref").started) == (50_000, started)
+        writer.write(DATA[50_000:])
+        writer.commit()
+    assert not left_behind(place)
+
+
+def test_a_small_ingest_that_is_closed_with_nothing_leaves_nothing(place: Place, store: ContentStore) -> None:
+    store.writer("ref", total=len(DATA)).close()
+    assert not left_behind(place)
+    with store.writer("ref", total=len(DATA)) as writer:
+        writer.write(DATA)
+        writer.truncate()
+    assert not left_behind(place)
+    assert not list(store.active())
 
 
 def test_an_ingest_that_vanishes_while_it_is_listed_is_left_out(store: ContentStore) -> None:
@@ -322,13 +371,79 @@ def test_truncate_is_kept_by_close(store: ContentStore) -> None:
     assert store.status("ref").offset == 0
 
 
-def test_abort_drops_the_ingest(place: Place, store: ContentStore) -> None:
-    with store.writer("ref") as writer:
-        writer.write(DATA)
+@pytest.mark.parametrize("total", [None, len(DATA)])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_abort_drops_the_ingest(place: Place, store: ContentStore, total: int | None, *, resumed: bool) -> None:
+    if resumed:
+        with store.writer("ref", total=total) as writer:
+            writer.write(DATA[:7])
+    with store.writer("ref", total=total) as writer:
+        writer.write(DATA[7:])
         writer.abort()
     assert not left_behind(place)
-    with store.writer("ref") as writer:
+    with store.writer("ref", total=total) as writer:
         assert writer.offset == 0
+
+
+def test_a_writer_that_is_closed_already_lets_no_second_one_in(store: ContentStore) -> None:
+    closed = store.writer("ref")
+    closed.close()
+    with store.writer("ref"):
+        closed.close()
+        closed._release_quietly()
+        with pytest.raises(Busy):
+            store.writer("ref")
+
+
+@BOTH_KINDS
+def test_a_damaged_record_does_not_survive_the_commit(place: Place, store: ContentStore, data: bytes) -> None:
+    place.plant(f"{ingest_path('ref')}.json", b"{")
+    with store.writer("ref", total=len(data)) as writer:
+        assert store.status("ref").total == len(data)  # made good at once, so also tidied up
+        writer.write(data)
+        writer.commit()
+    assert not left_behind(place)
+
+
+@pytest.mark.parametrize("size", [0, 50_000])
+def test_a_small_ingest_whose_record_cannot_be_written_leaves_nothing(
+    place: Place, store: ContentStore, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    writer = store.writer("ref", total=len(DATA))
+    writer.write(DATA[:size])
+    with monkeypatch.context() as patch:
+        patch.setattr(store._backend.fs, "pipe_file", fail)
+        with pytest.raises(StoreFull, match=r"ref: closing ") if size else contextlib.nullcontext():
+            writer.close()
+    assert not left_behind(place)
+    assert ingest(store, DATA) == DIGEST
+
+
+@pytest.mark.parametrize("size", [0, 50_000])
+def test_a_small_ingest_that_vanished_is_closed_without_a_record(place: Place, store: ContentStore, size: int) -> None:
+    with store.writer("ref", total=len(DATA)) as writer:
+        writer.write(DATA[:size])
+        place.remove(ingest_path("ref"))
+    assert f"{ingest_path('ref')}.json" not in left_behind(place)
+
+
+def test_a_ref_is_free_after_a_close_that_was_interrupted(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    writer = store.writer("ref", total=len(DATA))
+    writer.write(DATA[:50_000])
+    with monkeypatch.context() as patch:
+        patch.setattr(store._backend.fs, "pipe_file", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            writer.close()
+    with store.writer("ref", total=len(DATA)) as writer:
+        assert writer.offset == 0  # nothing says what the data is of
+        writer.write(DATA)
+        assert writer.commit() == DIGEST
 
 
 @pytest.mark.parametrize(
@@ -361,7 +476,9 @@ def test_a_damaged_ingest_is_started_over(place: Place, store: ContentStore, rec
 
 
 def test_an_ingest_that_is_longer_than_its_total_is_started_over(place: Place, store: ContentStore) -> None:
-    store.writer("ref", total=10).close()
+    with store.writer("ref", total=10) as writer:
+        writer.write(DATA[:1])
+    assert store.status("ref").total == 10
     place.plant(ingest_path("ref"), DATA)
     with store.writer("ref", total=10) as writer:
         assert writer.offset == 0
@@ -384,13 +501,24 @@ def test_a_ref_that_is_declared_otherwise_is_started_over(
 
 
 def test_a_locked_ref_is_busy_and_says_since_when_and_where(place: Place, store: ContentStore) -> None:
-    with store.writer("ref", total=len(DATA)) as writer:
-        writer.write(DATA[:50_000])
+    with store.writer("ref", total=len(BIG)) as writer:
+        writer.write(BIG[:50_000])
         pattern = r"^ref: another writer has it since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC and is at byte 50000$"
         for other in (store, place.open()):
             with pytest.raises(Busy, match=pattern):
-                other.writer("ref", total=len(DATA))
+                other.writer("ref", total=len(BIG))
         store.writer("another ref").close()
+
+
+def test_a_locked_ref_is_busy_also_when_it_is_small(place: Place, store: ContentStore) -> None:
+    with store.writer("ref", total=len(DATA)) as writer:
+        writer.write(DATA[:50_000])
+        for other in (store, place.open()):
+            with pytest.raises(Busy, match=r"^ref: another writer has it$"):
+                other.writer("ref", total=len(DATA))
+        store.writer("another ref", total=len(DATA)).close()
+        writer.write(DATA[50_000:])
+        assert writer.commit() == DIGEST
 
 
 def test_a_locked_ref_is_busy_also_when_its_record_is_damaged(place: Place, store: ContentStore) -> None:
@@ -412,16 +540,16 @@ def end_wrongly_twice(writer: Writer) -> None:
 
 def end_with_nothing_to_commit(writer: Writer) -> None:
     writer._backend.fs.rm_file(writer._path)
-    writer.commit(size=len(DATA))
+    writer.commit(size=writer.offset)
 
 
 WAYS_TO_END: dict[str, Callable[[Writer], object]] = {
     "close": Writer.close,
-    "commit": lambda writer: writer.commit(size=len(DATA)),
+    "commit": lambda writer: writer.commit(size=writer.offset),
     "abort": Writer.abort,
-    "too much": lambda writer: writer.write(DATA + DATA),
+    "too much": lambda writer: writer.write(BIG),
     "wrong size": Writer.commit,
-    "wrong digest": lambda writer: writer.commit(size=len(DATA), expected=OTHER),
+    "wrong digest": lambda writer: writer.commit(size=writer.offset, expected=OTHER),
     "wrong twice": end_wrongly_twice,
     "vanished": end_with_nothing_to_commit,
     "interrupt": raise_from_body,
@@ -429,16 +557,18 @@ WAYS_TO_END: dict[str, Callable[[Writer], object]] = {
 
 
 @pytest.mark.parametrize("end", WAYS_TO_END.values(), ids=WAYS_TO_END)
-def test_a_ref_is_free_after(store: ContentStore, end: Callable[[Writer], object]) -> None:
+@BOTH_KINDS
+def test_a_ref_is_free_after(place: Place, store: ContentStore, end: Callable[[Writer], object], data: bytes) -> None:
     try:
-        with store.writer("ref", total=len(DATA) + 1) as writer:
-            writer.write(DATA)
+        with store.writer("ref", total=len(data) + 1) as writer:
+            writer.write(data)
             end(writer)
     except (DistError, KeyboardInterrupt):
         pass
-    with store.writer("ref", total=len(DATA)) as writer:
-        writer.write(DATA)
-        assert writer.commit() == DIGEST
+    with store.writer("ref", total=len(data)) as writer:
+        writer.write(data)
+        assert writer.commit() == Digest.of(data)
+    assert not left_behind(place)
 
 
 def test_a_ref_is_free_after_its_data_could_not_be_read(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -460,10 +590,11 @@ def test_a_ref_is_free_after_its_data_could_not_be_read(store: ContentStore, mon
         assert writer.offset == len(DATA)
 
 
-def test_many_threads_that_want_one_ref_make_one_blob(place: Place) -> None:
+@BOTH_KINDS
+def test_many_threads_that_want_one_ref_make_one_blob(place: Place, data: bytes) -> None:
     def want(_: int) -> type[DistError] | None:
         try:
-            ingest(place.open(), DATA)
+            ingest(place.open(), data)
         except (Busy, AlreadyExists) as exc:
             return type(exc)
         return None
@@ -471,7 +602,7 @@ def test_many_threads_that_want_one_ref_make_one_blob(place: Place) -> None:
     with ThreadPoolExecutor(8) as threads:
         outcomes = list(threads.map(want, range(40)))
     assert outcomes.count(None) == 1
-    assert place.files()[blob_path(DIGEST)] == DATA
+    assert place.files()[blob_path(Digest.of(data))] == data
     assert not left_behind(place)
 
 

@@ -24,6 +24,7 @@ from tests.storage.steps import Steps
 REPOSITORY = Path(__file__).parents[2]
 DATA = noise(100_000)
 DIGEST = Digest.of(DATA)
+BIG = noise(1_100_000)  # more than the 1 MiB up to which an ingest is not recorded before it is closed
 DESCRIPTOR = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=DIGEST, size=len(DATA))
 BLOB, INGEST, RECORD = blob_path(DIGEST), ingest_path("ref"), ingest_path("ref") + ".json"
 
@@ -58,34 +59,58 @@ def test_a_big_ingest_is_resumed_where_it_stopped(root: Path, percent: int) -> N
 HOLD = """
 import sys
 from storage import open_store
-with open_store(sys.argv[1]).writer("ref", total=100_000) as writer:
-    writer.write(sys.argv[2].encode() * 60_000)
+with open_store(sys.argv[1]).writer("ref", total=int(sys.argv[2])) as writer:
+    writer.write(b"x" * 60_000)
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_ref_is_locked_against_other_processes_until_its_holder_ends(root: Path, store: ContentStore) -> None:
-    with start(HOLD, root, "x") as holder:
+@pytest.mark.parametrize(("total", "how_far"), [(100_000, ""), (2_000_000, r" since .* UTC and is at byte 60000")])
+def test_a_ref_is_locked_against_other_processes_until_its_holder_ends(
+    root: Path, store: ContentStore, total: int, how_far: str
+) -> None:
+    with start(HOLD, root, total) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(Busy, match=r"^ref: another writer has it since .* UTC and is at byte 60000$"):
-            store.writer("ref", total=100_000)
+        with pytest.raises(Busy, match=f"^ref: another writer has it{how_far}$"):
+            store.writer("ref", total=total)
         holder.communicate()
-    assert store.writer("ref", total=100_000).offset == 60_000
+    assert store.writer("ref", total=total).offset == 60_000
 
 
-def test_a_killed_holder_lets_go_and_its_data_is_gone_on_with(root: Path, store: ContentStore) -> None:
-    with start(HOLD, root, "x") as holder:
+@pytest.mark.parametrize(("total", "kept"), [(100_000, 0), (2_000_000, 60_000)])
+def test_a_killed_holder_lets_go_and_its_data_is_gone_on_with_unless_it_is_small(
+    root: Path, store: ContentStore, total: int, kept: int
+) -> None:
+    with start(HOLD, root, total) as holder:
         assert holder.stdout is not None
         holder.stdout.readline()
         holder.kill()
         assert holder.wait() == -signal.SIGKILL
-    with store.writer("ref", total=100_000) as writer:
-        assert writer.offset == 60_000
-        writer.write(b"y" * 40_000)
+    assert (root / INGEST).stat().st_size == 60_000
+    assert len(list(store.active())) == (kept > 0)
+    with store.writer("ref", total=total) as writer:
+        assert writer.offset == kept
+        writer.write(b"y" * (total - kept))
         digest = writer.commit()
-    assert (root / blob_path(digest)).read_bytes() == b"x" * 60_000 + b"y" * 40_000
+    assert (root / blob_path(digest)).read_bytes() == b"x" * kept + b"y" * (total - kept)
+    assert not list((root / "ingest").iterdir())
+
+
+@pytest.mark.parametrize("next_total", [7, 100_001, 2_000_000, None])
+def test_what_a_killed_holder_of_a_small_ingest_left_is_no_other_ingest(
+    root: Path, store: ContentStore, next_total: int | None
+) -> None:
+    with start(HOLD, root, 100_000) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        holder.kill()
+    with store.writer("ref", total=next_total) as writer:
+        assert writer.offset == 0
+        writer.write(b"next")
+        assert writer.commit(size=4) == Digest.of(b"next")
+    assert not list((root / "ingest").iterdir())
 
 
 UPDATE = """
@@ -128,10 +153,11 @@ def test_many_processes_bring_one_new_index_up_to_date(root: Path) -> None:
 # One writer after another on one ref
 
 
-@pytest.mark.parametrize("next_total", [len(DATA), 7])
+@pytest.mark.parametrize("total", [len(DATA), None])
+@pytest.mark.parametrize("next_total", [len(DATA), 7, None])
 @pytest.mark.parametrize("closed", [False, True])
 def test_a_writer_that_follows_a_commit_at_once_keeps_its_ingest(
-    root: Path, store: ContentStore, next_total: int, monkeypatch: pytest.MonkeyPatch, *, closed: bool
+    root: Path, store: ContentStore, total: int | None, next_total: int | None, monkeypatch: pytest.MonkeyPatch, *, closed: bool
 ) -> None:
     """Publishing moves the locked file away, so the next writer can come before the first one has tidied up."""
     publish, followers = store._backend.publish, []
@@ -145,13 +171,50 @@ def test_a_writer_that_follows_a_commit_at_once_keeps_its_ingest(
             follower.close()
 
     monkeypatch.setattr(store._backend, "publish", publish_and_follow)
-    with store.writer("ref", total=len(DATA)) as writer:
+    with store.writer("ref", total=total) as writer:
         writer.write(DATA)
         assert writer.commit() == DIGEST
-    assert store.status("ref").total == next_total
+    if total is None or next_total is None:  # its record was there or is its own; nobody else's is, nor is it gone
+        assert store.status("ref").total == next_total
     followers[0].close()
+    assert store.status("ref").total == next_total
     with store.writer("ref", total=next_total) as resumed:
         assert resumed.offset == 4
+
+
+@pytest.mark.parametrize("data", [b"", DATA])
+@pytest.mark.parametrize("next_total", [7, None])
+def test_a_commit_that_fails_after_its_rename_leaves_the_next_writer_alone(
+    root: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch, data: bytes, next_total: int | None
+) -> None:
+    """With the rename the lock is gone, though the writer is not closed yet."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with store.writer("ref", total=len(data)) as writer:
+        writer.write(data)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fchmod", fail)
+            with pytest.raises(Unavailable):
+                writer.commit()
+        follower = store.writer("ref", total=next_total)
+        follower.write(b"next")
+    assert (root / RECORD).exists() == (next_total is None)
+    assert follower.commit(size=4) == Digest.of(b"next")
+    assert not list((root / "ingest").iterdir())
+
+
+def test_a_small_commit_that_fails_after_its_rename_leaves_no_record(
+    root: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fchmod", fail)
+    with pytest.raises(Unavailable):
+        ingest(store, DATA)
+    assert not list((root / "ingest").iterdir())
 
 
 def test_a_file_that_took_the_place_of_an_ingest_is_not_published(root: Path, store: ContentStore) -> None:
@@ -173,22 +236,37 @@ def test_blobs_are_read_only(root: Path, store: ContentStore) -> None:
     assert stat.S_IMODE((root / BLOB).stat().st_mode) == 0o444
 
 
+@pytest.mark.parametrize("total", [len(BIG), None])
 def test_a_commit_is_durable_before_it_is_visible_and_tidied_up_last(
-    root: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch
+    root: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch, total: int | None
 ) -> None:
     ingest(store, b"so that all directories are there")
-    with store.writer("ref", total=len(DATA)) as writer:
-        writer.write(DATA)
+    with store.writer("ref", total=total) as writer:
+        writer.write(BIG)
         steps = Steps(root, monkeypatch.setattr)
         writer.commit()
+    blob = blob_path(Digest.of(BIG))
     assert steps.seen == [
         ("fsync", INGEST),
-        ("replace", INGEST, BLOB),
-        ("fchmod", BLOB),
+        ("replace", INGEST, blob),
+        ("fchmod", blob),
         ("fsync", "blobs/sha256"),
         ("remove", RECORD),
         ("remove", INGEST),
     ]
+
+
+def test_a_small_commit_is_durable_before_it_is_visible_and_has_nothing_to_tidy_up(
+    root: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ingest(store, b"so that all directories are there")
+    steps = Steps(root, monkeypatch.setattr)
+    with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
+        writer.write(DATA)
+        assert [path.name for path in (root / "ingest").iterdir()] == [Path(INGEST).name]
+        writer.commit()
+    assert steps.seen == [("fsync", INGEST), ("replace", INGEST, BLOB), ("fchmod", BLOB), ("fsync", "blobs/sha256")]
+    assert not list((root / "ingest").iterdir())
 
 
 def test_new_directories_are_durable_before_a_blob_is_in_them(
@@ -222,6 +300,15 @@ def test_an_abort_drops_the_record_while_it_holds_the_ref(
     assert steps.seen == [("remove", RECORD), ("remove", INGEST)]
 
 
+def test_an_abort_of_a_small_ingest_drops_its_data(root: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with store.writer("ref", total=len(DATA)) as writer:
+        writer.write(DATA)
+        steps = Steps(root, monkeypatch.setattr)
+        writer.abort()
+    assert steps.seen == [("remove", RECORD), ("remove", INGEST)]  # of the record only the attempt: there is none
+    assert not list((root / "ingest").iterdir())
+
+
 # Crashes and interrupts
 
 CRASH = """
@@ -231,6 +318,8 @@ from storage import open_store
 from tests.storage.conformance import noise
 from tests.storage.steps import Steps
 
+size = int(sys.argv[2])
+
 def commit(root, stop_at):
     def before(step):
         if step == stop_at:
@@ -238,8 +327,8 @@ def commit(root, stop_at):
 
     root.mkdir()
     Steps(root, setattr, before=before)
-    with open_store(str(root)).writer("ref", total=100_000) as writer:
-        writer.write(noise(100_000))
+    with open_store(str(root)).writer("ref", total=size) as writer:
+        writer.write(noise(size))
         writer.commit()
 
 for step in itertools.count():
@@ -252,31 +341,35 @@ for step in itertools.count():
 """
 
 
-def assert_right_and_able_to_go_on(root: Path) -> None:
+BOTH_KINDS = pytest.mark.parametrize("data", [DATA, BIG], ids=["small", "big"])
+
+
+def assert_right_and_able_to_go_on(root: Path, data: bytes) -> None:
     """No wrong blob is in sight, and whatever the ingest `ref` came to, it can be taken to its end."""
     store = open_store(str(root))
     for info in store.walk():
-        assert b"".join(store.chunks(info.digest)) == DATA
-    with store.writer("ref", total=len(DATA)) as writer:
-        writer.write(DATA[writer.offset :])
-        assert writer.commit() == DIGEST
-    assert (root / BLOB).read_bytes() == DATA
+        assert b"".join(store.chunks(info.digest)) == data
+    with store.writer("ref", total=len(data)) as writer:
+        writer.write(data[writer.offset :])
+        assert writer.commit() == Digest.of(data)
+    assert (root / blob_path(Digest.of(data))).read_bytes() == data
     assert json.loads((root / "oci-layout").read_bytes())
     assert json.loads((root / "index.json").read_bytes())
     assert not list((root / "ingest").iterdir())
 
 
-def test_a_crash_at_any_step_leaves_no_wrong_blob_and_can_go_on(tmp_path: Path) -> None:
-    with start(CRASH, tmp_path) as writers:
+@BOTH_KINDS
+def test_a_crash_at_any_step_leaves_no_wrong_blob_and_can_go_on(tmp_path: Path, data: bytes) -> None:
+    with start(CRASH, tmp_path, len(data)) as writers:
         writers.communicate()
     assert writers.returncode == 0
     roots = list(tmp_path.iterdir())
     assert len(roots) > 15
     for root in roots:
-        assert_right_and_able_to_go_on(root)
+        assert_right_and_able_to_go_on(root, data)
 
 
-def interrupted_at(step: int, error: BaseException, root: Path) -> bool:
+def interrupted_at(step: int, error: BaseException, root: Path, data: bytes) -> bool:
     """Commit, and stop with `error` before a step; False when there were fewer steps."""
 
     def stop(number: int) -> None:
@@ -287,19 +380,20 @@ def interrupted_at(step: int, error: BaseException, root: Path) -> bool:
     with pytest.MonkeyPatch.context() as patch:
         steps = Steps(root, patch.setattr, before=stop)
         try:
-            ingest(open_store(str(root)), DATA)
+            ingest(open_store(str(root)), data)
         except (KeyboardInterrupt, DistError):
             return True
         return len(steps.seen) >= step
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
-def test_an_interrupt_at_any_step_leaves_no_wrong_blob_and_can_go_on(tmp_path: Path, error: BaseException) -> None:
+@BOTH_KINDS
+def test_an_interrupt_at_any_step_leaves_no_wrong_blob_and_can_go_on(tmp_path: Path, error: BaseException, data: bytes) -> None:
     step = 0
-    while interrupted_at(step, error, tmp_path / str(step)):
+    while interrupted_at(step, error, tmp_path / str(step), data):
         ingests = list((tmp_path / str(step)).glob("ingest/*"))
         assert all(os.access(path, os.W_OK) and path.stat().st_mode & stat.S_IWUSR for path in ingests)
-        assert_right_and_able_to_go_on(tmp_path / str(step))
+        assert_right_and_able_to_go_on(tmp_path / str(step), data)
         step += 1
     assert step > 15
 
@@ -418,6 +512,17 @@ def test_an_ingest_can_be_aborted_on_a_full_disk(small_disk: Path) -> None:
     assert not list((small_disk / "store/ingest").iterdir())
 
 
+def test_a_small_ingest_that_finds_no_room_for_its_record_takes_none(small_disk: Path) -> None:
+    store = open_store(str(small_disk / "store"))
+    writer = store.writer("ref", total=len(DATA))
+    writer.write(DATA[:-1])
+    use_up(small_disk)
+    with pytest.raises(StoreFull, match=r"^ref: closing "):
+        writer.close()
+    assert not list((small_disk / "store/ingest").iterdir())
+    assert ingest(store, DATA[:-1]) == Digest.of(DATA[:-1])  # in the room that it had
+
+
 def test_a_name_that_finds_no_room_leaves_the_old_one_and_no_litter(small_disk: Path) -> None:
     store = open_store(str(small_disk / "store"))
     old = store.names.put("name", DESCRIPTOR, source="old")
@@ -443,7 +548,7 @@ except DistError as exc:
 """
 
 
-@pytest.mark.parametrize("piece_bytes", [999, 30_000])
+@pytest.mark.parametrize("piece_bytes", [999, 30_000, 100_000])
 def test_a_file_that_must_not_grow_is_a_full_store(root: Path, store: ContentStore, piece_bytes: int) -> None:
     with start(LIMITED, root, piece_bytes) as writer:
         output, _ = writer.communicate()

@@ -1,0 +1,435 @@
+import json
+import ssl
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+import httpx
+import pytest
+
+from ocispec import Reference
+from ocispec.errors import Denied, DistError, InvalidInput, Unavailable
+from remotes import Credentials, Fetcher, Registries
+from remotes.auth import HostAuth, RegistryAuth
+from remotes.transport import Urllib3Transport
+from tests.fakes.faults import Answer, Fault, Redirect, WithHeaders
+from tests.fakes.registry import Basic, Bearer, FakeRegistry
+from tests.fakes.scripted import Scripted
+from tests.remotes.asking import (
+    BLOB,
+    REPOSITORY,
+    SETTINGS,
+    anonymous,
+    asked,
+    check_told,
+    descriptor,
+    fetcher,
+    read,
+    read_until_error,
+    user,
+)
+
+WANTED = descriptor(BLOB)
+SCOPE = f"repository:{REPOSITORY}:pull"
+BLOB_PATH = f"/v2/{REPOSITORY}/blobs/{WANTED.digest}"
+BLOB_GET, TOKEN_GET = f"GET {BLOB_PATH}", "GET /token"
+SECRET = "hunter2hunter2"
+SECRETS = [SECRET, b64encode(f"me:{SECRET}".encode()).decode()]
+THREADS = 50
+
+
+def serve(auth: Basic | Bearer) -> FakeRegistry:
+    registry = FakeRegistry(auth=auth)
+    registry.put_blob(REPOSITORY, BLOB)
+    return registry
+
+
+def log_in(name: str, password: str) -> Registries:
+    return Registries(SETTINGS, credentials=lambda _: user(name, password))
+
+
+def refusal(registries: Registries, registry: FakeRegistry) -> DistError:
+    _, error = read_until_error(fetcher(registries, registry), WANTED)
+    assert error is not None
+    check_told(error, registry.host, hides=SECRETS)
+    return error
+
+
+def read_by_all(source: Fetcher) -> None:
+    with ThreadPoolExecutor(THREADS) as threads:
+        assert set(threads.map(lambda _: read(source, WANTED), range(THREADS))) == {BLOB}
+
+
+# Who gets in.
+
+
+def test_anonymous_bearer(registries: Registries) -> None:
+    with serve(Bearer()) as registry:
+        for _ in range(3):
+            assert read(fetcher(registries, registry), WANTED) == BLOB
+        assert asked(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET, BLOB_GET, BLOB_GET]
+        token = registry.requests[1]
+        assert "authorization" not in token.headers
+        assert dict(httpx.QueryParams(token.query)) == {"scope": SCOPE, "service": "fake"}
+
+
+def test_basic() -> None:
+    with serve(Basic("me", SECRET)) as registry, log_in("me", SECRET) as registries:
+        for _ in range(2):
+            assert read(fetcher(registries, registry), WANTED) == BLOB
+        assert [one.status for one in registry.requests] == [401, 200, 200]
+
+
+def test_bearer_with_credentials() -> None:
+    with serve(Bearer(user="me", password=SECRET, refuse_anonymous=True)) as registry, log_in("me", SECRET) as registries:
+        assert read(fetcher(registries, registry), WANTED) == BLOB
+        assert asked(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET]
+        first, token, second = (one.headers.get("authorization", "") for one in registry.requests)
+        assert (first, token) == ("", user("me", SECRET).basic())
+        assert second.startswith("Bearer ")
+
+
+def test_credentials_are_looked_up_once_for_a_host() -> None:
+    hosts: list[str] = []
+
+    def credentials(host: str) -> Credentials:
+        hosts.append(host)
+        return user("me", SECRET)
+
+    with serve(Basic("me", SECRET)) as registry, Registries(SETTINGS, credentials=credentials) as registries:
+        for _ in range(3):
+            read(fetcher(registries, registry), WANTED)
+        assert hosts == [registry.host]
+
+
+def test_each_repository_has_its_token(registries: Registries) -> None:
+    with serve(Bearer()) as registry:
+        registry.put_blob("other/app", BLOB)
+        other = registries.fetcher(Reference.parse(f"{registry.host}/other/app"))
+        assert read(fetcher(registries, registry), WANTED) == read(other, WANTED) == BLOB
+        scopes = [httpx.QueryParams(one.query)["scope"] for one in registry.asked("GET", "/token")]
+        assert scopes == [SCOPE, "repository:other/app:pull"]
+
+
+# Many at once.
+
+
+def test_one_token_for_all_threads(registries: Registries) -> None:
+    with serve(Bearer()) as registry:
+        read_by_all(fetcher(registries, registry))
+        counts = Counter(asked(registry))
+        assert counts[TOKEN_GET] == 1
+        assert THREADS <= counts[BLOB_GET] <= 2 * THREADS
+
+
+def test_one_new_token_for_all_threads(registries: Registries) -> None:
+    with serve(Bearer()) as registry:
+        source = fetcher(registries, registry)
+        read(source, WANTED)
+        registry.revoke_tokens()
+        read_by_all(source)
+        assert Counter(asked(registry))[TOKEN_GET] == 2
+
+
+def test_a_failed_token_request_blocks_nobody(registries: Registries) -> None:
+    with serve(Bearer()) as registry:
+        registry.inject(Fault(path="/token", times=THREADS - 1, action=Answer(503)))
+        source = fetcher(registries, registry)
+        with ThreadPoolExecutor(THREADS) as threads:
+            answers = list(threads.map(lambda _: read_until_error(source, WANTED), range(THREADS)))
+        errors = [error for _, error in answers if error is not None]
+        assert len(errors) == THREADS - 1
+        assert all(isinstance(error, Unavailable) for error in errors)
+        assert Counter(asked(registry))[TOKEN_GET] == THREADS
+
+
+def test_a_token_server_that_is_gone_blocks_nobody(registries: Registries) -> None:
+    with serve(Bearer(realm="http://127.0.0.1:1/token")) as registry:
+        for _ in range(2):
+            error = refusal(registries, registry)
+            assert isinstance(error, Unavailable)
+            assert "Connection refused" in str(error)
+
+
+# Tokens that end.
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def client(auth: httpx.Auth) -> httpx.Client:
+    transport = Urllib3Transport(verify=ssl.create_default_context(), connect_timeout_s=10, read_timeout_s=10)
+    return httpx.Client(transport=transport, auth=auth)
+
+
+def test_a_token_is_used_until_shortly_before_its_end(clock: Clock) -> None:
+    with serve(Bearer(expires_in=60)) as registry:
+        auth = RegistryAuth(HostAuth(registry.host, None, clock=clock), SCOPE)
+        with client(auth) as asking:
+            for now, tokens in ((0, 1), (54, 1), (55, 2), (109, 2), (110, 3)):
+                clock.now = 1000.0 + now
+                assert asking.get(f"http://{registry.host}{BLOB_PATH}").content == BLOB
+                assert len(registry.asked("GET", "/token")) == tokens
+
+
+@pytest.mark.parametrize(
+    ("answer", "life_s"), [({}, 55), ({"expires_in": 3}, 1), ({"expires_in": -1}, 1), ({"expires_in": 900}, 895)]
+)
+def test_the_life_of_a_token(clock: Clock, answer: dict[str, Any], life_s: float) -> None:
+    host = HostAuth("registry.example", None, clock=clock)
+    flow = RegistryAuth(host, SCOPE).sync_auth_flow(request())
+    challenged(flow, BEARER)
+    flow.send(httpx.Response(200, json={"token": "abc", **answer}))
+    clock.now += life_s - 0.01
+    assert host.grant(SCOPE) == "Bearer abc"
+    clock.now += 0.02
+    assert host.grant(SCOPE) is None
+
+
+def test_a_revoked_token_is_replaced(registries: Registries) -> None:
+    with serve(Bearer()) as registry:
+        source = fetcher(registries, registry)
+        read(source, WANTED)
+        registry.revoke_tokens()
+        assert read(source, WANTED) == BLOB
+        assert asked(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET] * 2
+
+
+def test_a_token_that_does_not_help_is_not_asked_for_again(registries: Registries) -> None:
+    with serve(Bearer()) as registry:
+        challenge = f'Bearer realm="http://{registry.host}/token",service="fake",error="insufficient_scope"'
+        registry.inject(Fault(path=BLOB_PATH, nth=None, action=Answer(401, (("WWW-Authenticate", challenge),))))
+        assert isinstance(refusal(registries, registry), Denied)
+        assert asked(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET]
+
+
+# Who does not get in.
+
+
+def test_a_wrong_password_for_a_token() -> None:
+    with (
+        serve(Bearer(user="me", password="right", refuse_anonymous=True)) as registry,
+        log_in("me", SECRET) as registries,
+    ):
+        error = refusal(registries, registry)
+        assert isinstance(error, Denied)
+        assert not error.retryable
+        assert asked(registry) == [BLOB_GET, TOKEN_GET]
+
+
+def test_a_wrong_password() -> None:
+    with serve(Basic("me", "right")) as registry, log_in("me", SECRET) as registries:
+        assert isinstance(refusal(registries, registry), Denied)
+        assert asked(registry) == [BLOB_GET] * 2
+        assert isinstance(refusal(registries, registry), Denied)
+        assert asked(registry) == [BLOB_GET] * 3
+
+
+def test_no_credentials(registries: Registries) -> None:
+    with serve(Basic("me", "right")) as registry:
+        assert isinstance(refusal(registries, registry), Denied)
+        assert asked(registry) == [BLOB_GET]
+
+
+@pytest.mark.parametrize("challenge", ["", "@@@", "Negotiate", "Digest realm=a", 'Bearer realm="', "Basic"])
+def test_a_challenge_that_cannot_be_met(registries: Registries, registry: FakeRegistry, challenge: str) -> None:
+    registry.inject(Fault(nth=None, action=Answer(401, (("WWW-Authenticate", challenge),))))
+    assert isinstance(refusal(registries, registry), Denied | InvalidInput)
+    assert asked(registry) == [BLOB_GET]
+
+
+def test_a_token_server_gets_credentials_but_not_what_it_redirects_to(other: FakeRegistry) -> None:
+    with serve(Bearer(user="me", password=SECRET)) as registry, log_in("me", SECRET) as registries:
+        registry.inject(Fault(path="/token", action=Redirect(f"http://{other.host}{{path}}")))
+        other.inject(Fault(path="/token", action=Answer(200, (), b'{"token": "abc"}')))
+        assert isinstance(refusal(registries, registry), Denied)
+        assert [("authorization" in one.headers) for one in other.requests] == [False]
+
+
+def test_an_endless_refusal_is_not_read() -> None:
+    head = b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=a\r\n\r\n"
+    pieces = (head, *[b"x" * 65536] * 1000)
+    with Scripted(pieces, pieces) as endless, log_in("me", SECRET) as registries:
+        _, error = read_until_error(fetcher(registries, endless.host), WANTED)
+        assert isinstance(error, Denied)
+    assert all(sent < 1000 * 65536 for sent in endless.sent)
+    assert len(endless.heads) == 2
+
+
+def test_an_endless_token_is_not_read(registries: Registries) -> None:
+    with Scripted((b"HTTP/1.1 200 OK\r\n\r\n", b'{"token": "', *[b"x" * 65536] * 1000)) as endless:
+        with serve(Bearer(realm=f"http://{endless.host}/token")) as registry:
+            _, error = read_until_error(fetcher(registries, registry), WANTED)
+        assert isinstance(error, Unavailable)
+        check_told(error, endless.host)
+    assert endless.sent[0] < 1000 * 65536
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>" + SECRET.encode(),
+        b'["' + SECRET.encode() + b'"]',
+        b'{"refresh_token": "' + SECRET.encode() + b'"}',
+        b'{"token": ""}',
+        b'{"token": null}',
+        b'{"token": ["' + SECRET.encode() + b'"]}',
+        json.dumps({"token": SECRET + "\r\nX-Evil: 1"}).encode(),
+        json.dumps({"token": SECRET + "\xe9"}).encode(),
+        b'{"token": "' + SECRET.encode() + b'", "expires_in": "soon"}',
+        b'{"token": "' + SECRET.encode() + b'", "expires_in": 1e400}',
+    ],
+)
+def test_an_answer_without_a_usable_token(registries: Registries, body: bytes) -> None:
+    with serve(Bearer()) as registry:
+        registry.inject(Fault(path="/token", nth=None, action=Answer(200, (), body)))
+        error = refusal(registries, registry)
+        assert isinstance(error, Unavailable | InvalidInput)
+        assert asked(registry) == [BLOB_GET, TOKEN_GET]
+
+
+def test_an_access_token_is_preferred(registries: Registries) -> None:
+    with serve(Bearer()) as registry:
+        body = b'{"token": "old", "access_token": "new"}'
+        registry.inject(Fault(path="/token", action=Answer(200, (), body)))
+        refusal(registries, registry)
+        assert registry.requests[-1].headers["authorization"] == "Bearer new"
+
+
+def test_a_coded_token_that_cannot_be_read(registries: Registries) -> None:
+    with serve(Bearer()) as registry:
+        registry.inject(Fault(path="/token", action=WithHeaders((("Content-Encoding", "gzip"),))))
+        assert isinstance(refusal(registries, registry), Unavailable)
+
+
+# By hand: what would be sent, without a server.
+
+BEARER = 'Bearer realm="https://auth.example/token?account=a",service="registry.example"'
+Flow = Iterator[httpx.Request]
+
+
+def request(url: str = "https://registry.example/v2/") -> httpx.Request:
+    return httpx.Request("GET", url)
+
+
+def challenged(flow: Any, challenge: str, *, answered_at: str | None = None) -> httpx.Request:
+    """Start the flow and answer its first request with a 401; return what it sends then."""
+    first = next(flow)
+    at = first if answered_at is None else request(answered_at)
+    sent = flow.send(httpx.Response(401, headers=[("WWW-Authenticate", challenge)], request=at))
+    assert isinstance(sent, httpx.Request)
+    return sent
+
+
+def flow_for(url: str = "https://registry.example/v2/") -> Any:
+    return RegistryAuth(HostAuth("registry.example", user("me", SECRET)), SCOPE).sync_auth_flow(request(url))
+
+
+def test_the_token_request() -> None:
+    with closing(flow_for()) as flow:
+        ask = challenged(flow, BEARER)
+        assert (ask.method, str(ask.url.copy_with(query=None))) == ("GET", "https://auth.example/token")
+        assert dict(ask.url.params) == {"account": "a", "service": "registry.example", "scope": SCOPE}
+        assert ask.headers["authorization"] == user("me", SECRET).basic()
+        again = flow.send(httpx.Response(200, json={"token": "abc"}))
+        assert (str(again.url), again.headers["authorization"]) == ("https://registry.example/v2/", "Bearer abc")
+        with pytest.raises(StopIteration):
+            flow.send(httpx.Response(401, request=again))
+
+
+def test_the_scope_of_a_challenge_is_what_is_asked_for() -> None:
+    with closing(flow_for()) as flow:
+        ask = challenged(flow, BEARER + ',scope="repository:a:pull repository:b:pull"')
+        assert ask.url.params["scope"] == "repository:a:pull repository:b:pull"
+
+
+def test_empty_parameters_are_as_good_as_none() -> None:
+    with closing(flow_for()) as flow:
+        ask = challenged(flow, 'Bearer realm="https://auth.example/token",scope="",service=""')
+        assert dict(ask.url.params) == {"scope": SCOPE}
+
+
+@pytest.mark.parametrize(
+    ("realm", "kind"),
+    [
+        ("http://auth.example/token", Denied),
+        ("http://registry.example/token", Denied),
+        ("", InvalidInput),
+        ("/token", InvalidInput),
+        ("auth.example/token", InvalidInput),
+        ("ftp://auth.example/token", InvalidInput),
+        ("https://", InvalidInput),
+        ("https:///token", InvalidInput),
+        ("file:///etc/passwd", InvalidInput),
+        ("https://[::1/", InvalidInput),
+        ("https://auth.example/\x01", InvalidInput),
+    ],
+)
+def test_a_realm_that_gets_nothing(realm: str, kind: type[DistError]) -> None:
+    with closing(flow_for()) as flow, pytest.raises(kind) as caught:
+        challenged(flow, f'Bearer realm="{realm}"')
+    check_told(caught.value, "registry.example", hides=SECRETS)
+
+
+def test_a_plain_registry_may_have_a_plain_realm() -> None:
+    with closing(flow_for("http://registry.example/v2/")) as flow:
+        assert challenged(flow, 'Bearer realm="http://auth.example/token"').url.host == "auth.example"
+
+
+@pytest.mark.parametrize(
+    "answered_at",
+    [
+        "https://cdn.example/data",
+        "https://registry.example:8443/v2/",
+        "http://registry.example/v2/",  # whoever listens on the way could have written this answer
+        "https://registry.example.evil/v2/",
+    ],
+)
+@pytest.mark.parametrize("challenge", ["Basic realm=a", BEARER])
+def test_another_server_is_not_answered(answered_at: str, challenge: str) -> None:
+    with closing(flow_for()) as flow, pytest.raises(StopIteration):
+        challenged(flow, challenge, answered_at=answered_at)
+
+
+def test_the_same_server_is_answered_after_a_redirect() -> None:
+    with closing(flow_for()) as flow:
+        again = challenged(flow, "Basic realm=a", answered_at="https://registry.example/elsewhere")
+        assert str(again.url) == "https://registry.example/v2/"
+        assert again.headers["authorization"] == user("me", SECRET).basic()
+
+
+def test_the_first_challenge_that_can_be_met_is() -> None:
+    with closing(flow_for()) as flow:
+        again = challenged(flow, f"Negotiate, Basic realm=a, {BEARER}")
+        assert again.headers["authorization"].startswith("Basic ")
+    anonymous_flow = RegistryAuth(HostAuth("registry.example", None), SCOPE).sync_auth_flow(request())
+    with closing(anonymous_flow):
+        assert challenged(anonymous_flow, f"Basic realm=a, {BEARER}").url.host == "auth.example"
+
+
+def test_a_flow_that_is_given_up_lets_others_ask() -> None:
+    host = HostAuth("registry.example", None)
+    with closing(RegistryAuth(host, SCOPE).sync_auth_flow(request())) as flow:
+        challenged(flow, BEARER)
+        assert host.asking(SCOPE).locked()
+    assert not host.asking(SCOPE).locked()
+
+
+def test_secrets_show_in_no_representation() -> None:
+    host = HostAuth("registry.example", user("me", SECRET))
+    host.keep(SCOPE, f"Bearer {SECRET}")
+    for one in (host, host.__dict__, RegistryAuth(host, SCOPE), anonymous):
+        assert SECRET not in f"{one!r} {one}"

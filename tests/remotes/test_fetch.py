@@ -1,0 +1,432 @@
+import random
+import re
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from ocispec import Descriptor
+from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+from remotes import Registries, RegistrySettings
+from storage import ContentStore, open_store
+from tasks import transfer
+from tests import images
+from tests.fakes.faults import (
+    Action,
+    Answer,
+    Cut,
+    Fault,
+    Flip,
+    IgnoreRange,
+    Lengthen,
+    NoContentRange,
+    Replace,
+    Reset,
+    ShiftRange,
+    Shorten,
+    Stall,
+    WithHeaders,
+    WithoutHeaders,
+)
+from tests.fakes.registry import FakeRegistry
+from tests.fakes.scripted import Scripted
+from tests.peers.processes import free_port
+from tests.remotes.asking import (
+    BLOB,
+    HASTY,
+    REPOSITORY,
+    anonymous,
+    asked,
+    check_told,
+    descriptor,
+    fetcher,
+    ranges,
+    read,
+    read_until_error,
+    reference,
+)
+
+SIZE = len(BLOB)
+WANTED = descriptor(BLOB)
+BLOB_PATH = f"/v2/{REPOSITORY}/blobs/{WANTED.digest}"
+UNKNOWN_TYPE = "application/vnd.example.thing"
+THREADS = 32
+
+
+@pytest.fixture(autouse=True)
+def _blob(registry: FakeRegistry) -> None:
+    registry.put_blob(REPOSITORY, BLOB)
+
+
+def strike(registry: FakeRegistry, *actions: Action) -> None:
+    """Each action strikes one GET of the blob, in their order."""
+    for nth, action in enumerate(actions, 1):
+        registry.inject(Fault(path=BLOB_PATH, nth=nth, action=action))
+
+
+def strike_one(registry: FakeRegistry, *actions: Action) -> None:
+    """All actions strike the first GET of the blob."""
+    for action in actions:
+        registry.inject(Fault(path=BLOB_PATH, action=action))
+
+
+def from_byte(offset: int) -> str:
+    return f"bytes={offset}-{SIZE - 1}"
+
+
+def refusal(registries: Registries, registry: FakeRegistry, *, offset: int = 0) -> DistError:
+    _, error = read_until_error(fetcher(registries, registry), WANTED, offset=offset)
+    assert error is not None
+    check_told(error, f"{registry.host}/{REPOSITORY}", str(WANTED.digest))
+    return error
+
+
+# Endpoints.
+
+
+@pytest.mark.parametrize("media_type", [images.OCI_LAYER, images.OCI_CONFIG, images.DOCKER_LAYER, UNKNOWN_TYPE])
+def test_blobs_are_asked_for_as_blobs(registries: Registries, registry: FakeRegistry, media_type: str) -> None:
+    assert read(fetcher(registries, registry), descriptor(BLOB, media_type)) == BLOB
+    (get,) = registry.requests
+    assert get.path == BLOB_PATH
+    assert get.headers["accept"] == f"{media_type}, */*"
+    assert "range" not in get.headers
+
+
+@pytest.mark.parametrize("image", [images.image(seed=1), images.index([images.image(seed=1)])], ids=["oci", "index"])
+def test_manifests_are_asked_for_as_manifests(registries: Registries, registry: FakeRegistry, image: images.BuiltImage) -> None:
+    images.load(registry, REPOSITORY, image)
+    raw = image.manifests[-1].raw
+    assert read(fetcher(registries, registry), descriptor(raw, image.root.media_type)) == raw
+    assert asked(registry) == [f"GET /v2/{REPOSITORY}/manifests/{image.root.digest}"]
+
+
+def test_a_manifest_that_was_pushed_as_a_blob(registries: Registries, registry: FakeRegistry) -> None:
+    wanted = descriptor(BLOB, images.OCI_MANIFEST)
+    assert read(fetcher(registries, registry), wanted) == BLOB
+    assert asked(registry) == [f"GET /v2/{REPOSITORY}/manifests/{WANTED.digest}", f"GET {BLOB_PATH}"]
+
+
+def test_an_unknown_type_that_was_pushed_as_a_manifest(registries: Registries, registry: FakeRegistry) -> None:
+    raw = b'{"mediaType": "application/vnd.example.thing"}'
+    digest = registry.put_manifest(REPOSITORY, raw, UNKNOWN_TYPE)
+    assert read(fetcher(registries, registry), descriptor(raw, UNKNOWN_TYPE)) == raw
+    assert asked(registry) == [f"GET /v2/{REPOSITORY}/blobs/{digest}", f"GET /v2/{REPOSITORY}/manifests/{digest}"]
+
+
+def test_a_missing_layer_is_no_manifest(registries: Registries, registry: FakeRegistry) -> None:
+    missing = descriptor(b"nowhere")
+    _, error = read_until_error(fetcher(registries, registry), missing)
+    assert isinstance(error, NotFound)
+    check_told(error, str(missing), "BLOB_UNKNOWN")
+    assert asked(registry) == [f"GET /v2/{REPOSITORY}/blobs/{missing.digest}"]
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 429, 500, 503])
+def test_the_other_endpoint_is_asked_after_a_404_only(registries: Registries, registry: FakeRegistry, status: int) -> None:
+    registry.inject(Fault(nth=None, action=Answer(status)))
+    _, error = read_until_error(fetcher(registries, registry), descriptor(BLOB, UNKNOWN_TYPE))
+    assert error is not None
+    assert asked(registry) == [f"GET {BLOB_PATH}"]
+
+
+@pytest.mark.parametrize("media_type", ["text/plain\r\nX-Evil: yes", "caf\xe9/au-lait", "*", "", "a/b c\x00"])
+def test_a_media_type_that_is_none_stays_out_of_the_request(
+    registries: Registries, registry: FakeRegistry, media_type: str
+) -> None:
+    assert read(fetcher(registries, registry), descriptor(BLOB, media_type)) == BLOB
+    assert registry.requests[0].headers["accept"] == "*/*"
+
+
+def test_a_big_manifest_is_refused_before_it_is_asked_for(registries: Registries, registry: FakeRegistry) -> None:
+    wanted = Descriptor(media_type=images.OCI_MANIFEST, digest=WANTED.digest, size=4 * 1024 * 1024 + 1)
+    with pytest.raises(Unsupported) as caught:
+        fetcher(registries, registry).fetch(wanted)
+    check_told(caught.value, str(wanted))
+    assert registry.requests == []
+
+
+# Threads.
+
+
+def test_hundreds_of_blobs_through_one_fetcher(registries: Registries, registry: FakeRegistry) -> None:
+    # One base URL, changed by all threads, gave them each other's blobs: containerd 2e0c92b168.
+    blobs = [random.Random(seed).randbytes(seed * 37 + 1) for seed in range(400)]
+    for blob in blobs:
+        registry.put_blob(REPOSITORY, blob)
+    source = fetcher(registries, registry)
+    wanted = [descriptor(blob) for blob in random.Random(0).sample(blobs, len(blobs))]
+    with ThreadPoolExecutor(THREADS) as threads:
+        got = list(threads.map(lambda one: sha256(read(source, one)).hexdigest(), wanted))
+    assert got == [one.digest.hex for one in wanted]
+    assert Counter(asked(registry)) == Counter(f"GET /v2/{REPOSITORY}/blobs/{one.digest}" for one in wanted)
+    assert registry.connections <= THREADS
+
+
+# Resuming inside one attempt.
+
+
+@pytest.mark.parametrize("offset", [0, 1, 1000, 70_000, SIZE - 1])
+def test_a_cut_is_gone_on_with_from_the_byte_reached(registries: Registries, registry: FakeRegistry, offset: int) -> None:
+    strike(registry, Cut(offset))
+    assert read(fetcher(registries, registry), WANTED) == BLOB
+    assert ranges(registry) == [None, from_byte(offset) if offset else None]
+
+
+def test_a_reset_is_gone_on_with_from_the_byte_reached(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, Reset(70_000))
+    assert read(fetcher(registries, registry), WANTED) == BLOB
+    (whole, rest) = ranges(registry)
+    assert whole is None
+    # a reset may throw away what was sent
+    reached = re.fullmatch(rf"bytes=(\d+)-{SIZE - 1}", rest or f"bytes=0-{SIZE - 1}")
+    assert reached is not None
+    assert 0 <= int(reached[1]) <= 70_000
+
+
+@pytest.mark.parametrize("offset", [1, 70_000, SIZE - 2])
+def test_a_cut_after_an_offset(registries: Registries, registry: FakeRegistry, offset: int) -> None:
+    strike(registry, Cut(1))
+    assert read(fetcher(registries, registry), WANTED, offset=offset) == BLOB[offset:]
+    assert ranges(registry) == [from_byte(offset), from_byte(offset + 1)]
+
+
+def test_an_early_end_that_was_not_announced_is_gone_on_with(registries: Registries, registry: FakeRegistry) -> None:
+    strike_one(registry, Shorten(1000), WithoutHeaders(("Content-Length",)))
+    assert read(fetcher(registries, registry), WANTED) == BLOB
+    assert ranges(registry) == [None, from_byte(SIZE - 1000)]
+
+
+def test_every_gained_byte_is_worth_another_connection(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, *[Cut(1000)] * 20)
+    assert read(fetcher(registries, registry), WANTED) == BLOB
+    assert ranges(registry) == [None, *(from_byte(1000 * gained) for gained in range(1, 21))]
+
+
+def test_three_fruitless_connections_are_enough(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, Cut(1000), *[Cut(0)] * 9)
+    error = refusal(registries, registry)
+    assert isinstance(error, Unavailable)
+    assert ranges(registry) == [None, *[from_byte(1000)] * 3]
+
+
+def test_three_fruitless_connections_from_the_start(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, *[Cut(0)] * 9)
+    assert isinstance(refusal(registries, registry), Unavailable)
+    assert ranges(registry) == [None] * 3
+
+
+def test_fruitless_connections_are_counted_in_a_row(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, *[Cut(0), Cut(0), Cut(5)] * 3)
+    assert read(fetcher(registries, registry), WANTED) == BLOB
+    assert len(registry.requests) == 10
+
+
+def test_nothing_is_asked_where_nothing_is_missing(registries: Registries, registry: FakeRegistry) -> None:
+    source = fetcher(registries, registry)
+    assert read(source, WANTED, offset=SIZE) == b""
+    assert read(source, descriptor(b"")) == b""
+    assert registry.requests == []
+
+
+def test_nothing_is_asked_before_it_is_read(registries: Registries, registry: FakeRegistry) -> None:
+    fetcher(registries, registry).fetch(WANTED)
+    assert registry.requests == []
+
+
+def test_a_manifest_is_resumed_without_a_range(registries: Registries, registry: FakeRegistry) -> None:
+    image = images.image(seed=1)
+    images.load(registry, REPOSITORY, image)
+    wanted, raw = descriptor(image.manifests[-1].raw, images.OCI_MANIFEST), image.manifests[-1].raw
+    registry.inject(Fault(path=".*/manifests/.*", action=Cut(100)))
+    assert read(fetcher(registries, registry), wanted) == raw
+    assert read(fetcher(registries, registry), wanted, offset=50) == raw[50:]
+    assert ranges(registry) == [None, None, None]
+
+
+# Servers that do not do as asked.
+
+
+@pytest.mark.parametrize("offset", [1, 70_000, SIZE - 1])
+def test_a_whole_body_is_skipped_up_to_the_offset(registries: Registries, registry: FakeRegistry, offset: int) -> None:
+    strike(registry, IgnoreRange())
+    assert read(fetcher(registries, registry), WANTED, offset=offset) == BLOB[offset:]
+    assert ranges(registry) == [from_byte(offset)]
+
+
+@pytest.mark.parametrize("cut", [0, 500, 5000])
+def test_a_break_after_a_whole_body_is_raised(registries: Registries, registry: FakeRegistry, cut: int) -> None:
+    strike(registry, Cut(1000), IgnoreRange())
+    registry.inject(Fault(path=BLOB_PATH, nth=2, action=Cut(cut)))
+    arrived, error = read_until_error(fetcher(registries, registry), WANTED)
+    assert isinstance(error, Unavailable)
+    assert arrived == BLOB[: max(1000, cut)]
+    assert ranges(registry) == [None, from_byte(1000)]
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        ShiftRange(1),
+        ShiftRange(-1),
+        NoContentRange(),
+        WithHeaders((("Content-Range", f"bytes 1000-{SIZE - 1}/{SIZE + 1}"),)),
+        WithHeaders((("Content-Range", f"bytes {'1' * 5000}-{SIZE - 1}/{SIZE}"),)),
+        WithHeaders((("Content-Range", "bytes */256000"),)),
+        Shorten(1),
+        Lengthen(1),
+    ],
+    ids=lambda action: str(action)[:60],
+)
+def test_another_range_than_asked_for_is_corrupt(registries: Registries, registry: FakeRegistry, action: Action) -> None:
+    strike(registry, action)
+    assert isinstance(refusal(registries, registry, offset=1000), Corrupt)
+    assert ranges(registry) == [from_byte(1000)]
+
+
+def test_a_range_of_an_unsaid_total_will_do(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, WithHeaders((("Content-Range", f"bytes 1000-{SIZE - 1}/*"),)))
+    assert read(fetcher(registries, registry), WANTED, offset=1000) == BLOB[1000:]
+
+
+def test_a_refused_range_is_followed_by_one_request_without(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, Answer(416))
+    assert read(fetcher(registries, registry), WANTED, offset=1000) == BLOB[1000:]
+    assert ranges(registry) == [from_byte(1000), None]
+
+
+def test_no_range_is_tried_again_after_it_was_refused(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, Answer(416), Cut(2000))
+    arrived, error = read_until_error(fetcher(registries, registry), WANTED, offset=1000)
+    assert isinstance(error, Unavailable)
+    assert arrived == BLOB[1000:2000]
+    assert ranges(registry) == [from_byte(1000), None]
+
+
+def test_a_range_refused_that_was_not_asked_for(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, Answer(416), Answer(416))
+    assert isinstance(refusal(registries, registry, offset=1000), InvalidInput)
+    assert ranges(registry) == [from_byte(1000), None]
+
+
+@pytest.mark.parametrize("action", [Lengthen(1), Shorten(1), Replace(b"<html>"), Answer(200)], ids=str)
+def test_another_announced_length_is_corrupt(registries: Registries, registry: FakeRegistry, action: Action) -> None:
+    strike(registry, action)
+    arrived, error = read_until_error(fetcher(registries, registry), WANTED)
+    assert isinstance(error, Corrupt)
+    check_told(error, str(SIZE))
+    assert (arrived, len(registry.requests)) == (b"", 1)
+
+
+@pytest.mark.parametrize("more", [1, 1_000_000])
+def test_more_than_announced_is_never_passed_on(registries: Registries, registry: FakeRegistry, more: int) -> None:
+    strike_one(registry, Lengthen(more), WithoutHeaders(("Content-Length",)))
+    arrived, error = read_until_error(fetcher(registries, registry), WANTED)
+    assert isinstance(error, Corrupt)
+    assert BLOB.startswith(arrived)
+
+
+@pytest.mark.parametrize("coding", ["gzip", "zstd", "GZIP", "x" * 3000])
+def test_a_coded_body_is_refused(registries: Registries, registry: FakeRegistry, coding: str) -> None:
+    strike(registry, WithHeaders((("Content-Encoding", coding),)))
+    arrived, error = read_until_error(fetcher(registries, registry), WANTED)
+    assert isinstance(error, Unsupported)
+    check_told(error, str(WANTED.digest), coding[:50].lower())
+    assert arrived == b""
+
+
+def test_the_coding_identity_is_none(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, WithHeaders((("Content-Encoding", "identity"),)))
+    assert read(fetcher(registries, registry), WANTED) == BLOB
+
+
+# Into a store.
+
+
+class Silent:
+    """An observer that looks away."""
+
+    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
+        pass
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ContentStore:
+    return open_store(str(tmp_path / "store"))
+
+
+def blobs(store: ContentStore) -> Iterable[str]:
+    return [str(info.digest) for info in store.walk()]
+
+
+def test_a_flipped_byte_is_caught_and_not_kept(registries: Registries, registry: FakeRegistry, store: ContentStore) -> None:
+    strike(registry, Flip(SIZE - 1))
+    source = fetcher(registries, registry)
+    with pytest.raises(Corrupt) as caught:
+        transfer.fetch(store, source, WANTED, observer=Silent())
+    check_told(caught.value, str(WANTED.digest))
+    assert blobs(store) == []
+    assert [(status.offset, status.total) for status in store.active()] == [(0, SIZE)]
+    assert transfer.fetch(store, source, WANTED, observer=Silent()).transferred == SIZE
+    assert blobs(store) == [str(WANTED.digest)]
+    assert ranges(registry) == [None, None]
+
+
+def test_what_arrived_is_kept_for_the_next_attempt(registries: Registries, registry: FakeRegistry, store: ContentStore) -> None:
+    strike(registry, Cut(70_000), Answer(503))
+    source = fetcher(registries, registry)
+    with pytest.raises(Unavailable):
+        transfer.fetch(store, source, WANTED, observer=Silent())
+    assert blobs(store) == []
+    assert transfer.fetch(store, source, WANTED, observer=Silent()).transferred == SIZE - 70_000
+    assert transfer.fetch(store, source, WANTED, observer=Silent()).status == "existed"
+    assert b"".join(store.chunks(WANTED.digest)) == BLOB
+    assert ranges(registry) == [None, from_byte(70_000), from_byte(70_000)]
+
+
+# Connections that fail.
+
+
+@pytest.mark.parametrize("after", [0, 1000])
+def test_a_stall_ends_after_the_read_timeout(registry: FakeRegistry, after: int) -> None:
+    strike(registry, Stall(after), *[Stall(0)] * 9)
+    with Registries(HASTY, credentials=anonymous) as registries:
+        arrived, error = read_until_error(fetcher(registries, registry), WANTED)
+    assert isinstance(error, Unavailable)
+    check_told(error, str(WANTED.digest), "timed out")
+    assert BLOB[:after].startswith(arrived)  # all of it, unless the machine is so busy that the head came late
+
+
+def test_a_registry_that_never_answers() -> None:
+    with Scripted() as silent, Registries(HASTY, credentials=anonymous) as registries:
+        with pytest.raises(Unavailable) as caught:
+            registries.resolve(reference(silent.host))
+        check_told(caught.value, silent.host, "timed out")
+    assert len(silent.heads) == 1
+
+
+def test_a_refused_connection(registries: Registries) -> None:
+    host = f"127.0.0.1:{free_port()}"
+    with pytest.raises(Unavailable) as caught:
+        registries.resolve(reference(host))
+    check_told(caught.value, host, "Connection refused")
+
+
+def test_a_connection_in_no_time(registry: FakeRegistry) -> None:
+    # 192.0.2.0/24 is for documentation: nobody answers there. Where it is refused at once, that is told instead.
+    settings = RegistrySettings(connect_timeout_s=0.1, read_timeout_s=0.1)
+    with Registries(settings, credentials=anonymous) as registries:
+        registry.inject(Fault(nth=None, action=Answer(307, (("Location", "http://192.0.2.1/"),))))
+        error = refusal(registries, registry)
+    assert isinstance(error, Unavailable)
+
+
+@pytest.mark.parametrize("host", ["nosuch.invalid", "a" * 64 + ".invalid"])
+def test_an_unknown_host(registries: Registries, host: str) -> None:
+    with pytest.raises(DistError) as caught:
+        registries.resolve(reference(host))
+    assert isinstance(caught.value, NotFound | Unavailable)  # a resolver may say "no such name" or "try again"
+    check_told(caught.value, host)

@@ -1,0 +1,31 @@
+import pytest
+
+from remotes.hosts import base_url
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("docker.io", "https://registry-1.docker.io"),
+        ("index.docker.io", "https://registry-1.docker.io"),
+        ("ghcr.io", "https://ghcr.io"),
+        ("registry.example:5000", "https://registry.example:5000"),
+        ("localhost", "http://localhost"),
+        ("localhost:5000", "http://localhost:5000"),
+        ("127.0.0.1:5000", "http://127.0.0.1:5000"),
+        ("127.1.2.3", "http://127.1.2.3"),
+        ("[::1]:5000", "http://[::1]:5000"),
+        ("[::1]", "http://[::1]"),
+        ("[2001:db8::1]:5000", "https://[2001:db8::1]:5000"),
+        ("10.0.0.1:5000", "https://10.0.0.1:5000"),
+        ("localhost.example", "https://localhost.example"),
+        ("127.0.0.1.example", "https://127.0.0.1.example"),
+    ],
+)
+def test_base_url(host: str, url: str) -> None:
+    assert base_url(host, plain_http=False) == url
+
+
+@pytest.mark.parametrize(("host", "url"), [("ghcr.io", "http://ghcr.io"), ("docker.io", "http://registry-1.docker.io")])
+def test_plain_http_is_for_those_who_ask_for_it(host: str, url: str) -> None:
+    assert base_url(host, plain_http=True) == url
