@@ -6,9 +6,9 @@
 set -euo pipefail
 
 # PROGRAM=PACKAGE, as tests/peers looks for them.
-PEERS=(docker-registry=docker-registry skopeo=skopeo umoci=umoci chromium=chromium)
-# The package docker-registry also brings a service on port 5000; tests start their own on a free port.
-SERVICE=docker-registry
+PEERS=(docker-registry=docker-registry skopeo=skopeo umoci=umoci nginx=nginx chromium=chromium)
+# These packages also bring a service on a well-known port; tests start their own on free ports.
+SERVICES=(docker-registry nginx)
 POLICY=/usr/sbin/policy-rc.d
 
 is_installed() {
@@ -25,9 +25,9 @@ forbid_services() {
 
 # Our policy is gone at the next boot, and somebody's own may have let the service start.
 disable_service() {
-    update-rc.d "$SERVICE" disable
+    update-rc.d "$1" disable
     if [[ -d /run/systemd/system ]]; then
-        systemctl stop "$SERVICE.service"
+        systemctl stop "$1.service"
     fi
 }
 
@@ -36,9 +36,11 @@ install_packages() {
     forbid_services
     apt-get update
     apt-get install --yes --no-install-recommends "$@"
-    if [[ " $* " == *" $SERVICE "* ]]; then
-        disable_service
-    fi
+    for service in "${SERVICES[@]}"; do
+        if [[ " $* " == *" $service "* ]]; then
+            disable_service "$service"
+        fi
+    done
 }
 
 ask_for_root() {

@@ -221,8 +221,7 @@ def test_retry_after_is_waited_for_in_prefects_own_state(prefect: PrefectServer,
         assert [r.status for r in registry.asked("GET", f"/v2/app/blobs/{layer}")] == [429, 200]
     assert not report.failed
     (task,) = [task for task in prefect.task_runs(run, at_least=4) if task["name"] == short("layer", layer)]
-    states = prefect.get(f"/task_run_states/?task_run_id={task['id']}")
-    assert [state["type"] for state in states] == ["PENDING", "RUNNING", "SCHEDULED", "RUNNING", "COMPLETED"]
+    assert prefect.states(task["id"]) == ["PENDING", "RUNNING", "SCHEDULED", "RUNNING", "COMPLETED"]
 
 
 def test_wrong_bytes_are_fetched_anew_once_and_never_become_visible(fetch: Fetch, store: ContentStore) -> None:

@@ -18,6 +18,7 @@ _SETTINGS = {
 }
 _RECORDED_S = 60
 _PAGE = 200
+_ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,17 @@ class PrefectServer:
         def settled() -> bool:
             found[:] = self._task_runs(flow_run_id)
             return len(found) >= at_least and all(run["end_time"] for run in found)
+
+        poll_until(settled, timeout_s=_RECORDED_S)
+        return found
+
+    def states(self, task_run_id: str) -> list[str]:
+        """The types of the states that a task run went through, once the last of them is recorded, too."""
+        found: list[str] = []
+
+        def settled() -> bool:
+            found[:] = [state["type"] for state in self.get(f"/task_run_states/?task_run_id={task_run_id}")]
+            return bool(found) and found[-1] in _ENDED
 
         poll_until(settled, timeout_s=_RECORDED_S)
         return found

@@ -369,7 +369,7 @@ def test_a_flipped_byte_is_caught_and_not_kept(registries: Registries, registry:
         transfer.fetch(store, source, WANTED, observer=Silent())
     check_told(caught.value, str(WANTED.digest))
     assert blobs(store) == []
-    assert [(status.offset, status.total) for status in store.active()] == [(0, SIZE)]
+    assert not list(store.active())
     assert transfer.fetch(store, source, WANTED, observer=Silent()).transferred == SIZE
     assert blobs(store) == [str(WANTED.digest)]
     assert ranges(registry) == [None, None]
