@@ -41,5 +41,10 @@ bench: install peers ## Time fetches side by side with their floors (docs/perfor
 ui: install peers ## Take a picture of a run in Prefect's UI: build/run.png.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.picture
 
+lowest: peers ## Run the tests with the oldest versions that are allowed.
+	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[dev]'
+	$(VENV)-lowest/bin/python -m pytest
+
 clean: ## Remove what the other targets made.
-	rm -rf $(VENV) build .demo .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest build .demo .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -11,7 +11,7 @@ from prefect.states import Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
-from flows.progress import LogListener, listener
+from flows.progress import LogListener, told
 from flows.report import RunReport
 from flows.results import keep_no_results
 from flows.walk import Walk
@@ -60,12 +60,12 @@ def fetch(
     )
     wanted = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
     keep_no_results()
-    told = listener() or LogListener(get_run_logger())
-    with open_session(spec, observer=told) as session:
+    listener = told(LogListener(get_run_logger()))
+    with open_session(spec, observer=listener) as session:
         walk = Walk(
             present=lambda root: completeness.check(session.store, root, children=session.children),
             complete=lambda reference, root: _record(session, reference, root),
-            listener=told,
+            listener=listener,
             retries=retries,
             window=concurrency,
         )

@@ -1,6 +1,6 @@
 """Who listens to a run while it goes. No Prefect here.
 
-A command line puts its listener in place with `listening`; without one a run writes to its log.
+A run writes to its log. A command line puts a listener of its own beside that with `listening`.
 """
 
 import logging
@@ -77,6 +77,48 @@ class LogListener:
             self._log.info("%s complete: %d fetched, %d existed", image.name, image.fetched, image.existed)
 
 
+class Both:
+    """Tells two listeners."""
+
+    def __init__(self, one: Listener, other: Listener) -> None:
+        self._listeners = (one, other)
+
+    def resolving(self, name: str) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.resolving(name)
+
+    def resolved(self, name: str, root: Descriptor) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.resolved(name, root)
+
+    def waiting(self, descriptor: Descriptor) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.waiting(descriptor)
+
+    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.advanced(descriptor, offset, gained)
+
+    def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.ended(descriptor, receipt)
+
+    def failed(self, descriptor: Descriptor, message: str) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.failed(descriptor, message)
+
+    def finished(self, image: ImageReport) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.finished(image)
+
+
 def _messages(failures: tuple[Failure, ...]) -> str:
     return "; ".join(dict.fromkeys(failure.message for failure in failures))
 
@@ -84,9 +126,10 @@ def _messages(failures: tuple[Failure, ...]) -> str:
 _LISTENER: ContextVar[Listener | None] = ContextVar("listener", default=None)
 
 
-def listener() -> Listener | None:
-    """Who listens to runs started from here; None where nobody does."""
-    return _LISTENER.get()
+def told(log: Listener) -> Listener:
+    """Whom a run tells: its log, and whoever listens to runs started from here."""
+    other = _LISTENER.get()
+    return log if other is None else Both(log, other)
 
 
 @contextmanager

@@ -31,8 +31,6 @@ SERVER = "cli._server"
 PRIVATE = re.compile(r"(?:[^_.][^.]*\.)*_[^.]*")
 # `flows` submits what `tasks` binds to Prefect; nobody else has to know how that is done.
 SHARED_PRIVATE = {("flows", "tasks._task")}
-# Prefect's own interface is made of these, so it is Prefect that says which versions go together.
-COMES_WITH = {"pydantic": "prefect", "uvicorn": "prefect"}
 NEVER_IMPORTED = {"fastapi"}  # pyproject.toml says why it is there
 
 
@@ -156,11 +154,7 @@ def test_exported_names_are_sorted_and_there(package: str) -> None:
 def test_what_is_imported_is_declared(name: str, modules: set[str]) -> None:
     distributions = set(providers().get(name, []))
     assert distributions, f"{name}, imported by {sorted(modules)}, is not installed"
-    if name in COMES_WITH:
-        assert COMES_WITH[name] in declared()
-        assert distributions & {named(requirement) for requirement in metadata.requires(COMES_WITH[name]) or []}
-    else:
-        assert distributions & declared(), f"{name}, imported by {sorted(modules)}"
+    assert distributions & declared(), f"{name}, imported by {sorted(modules)}"
 
 
 @pytest.mark.parametrize("dependency", sorted(declared() - NEVER_IMPORTED))

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.images import BuiltImage
 from tests.peers.processes import LOOPBACK, free_port, listening, require, running
 
-# Started by root, nginx would work as somebody who may not enter our directories; started by others it takes no notice of `user`.
+# Started by root, nginx would work as somebody who may not enter our directories; started by others it ignores `user`.
 _CONFIG = """
 user root;
 daemon off;
