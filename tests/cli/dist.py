@@ -36,8 +36,11 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "cli.main", *map(str, arguments)]
 
 
-def dist(*arguments: str | Path, **environment: str | None) -> Result:
-    """Run `dist` to its end; an environment variable that is None is unset."""
+def dist(*arguments: str | Path, file_limit_bytes: int | None = None, **environment: str | None) -> Result:
+    """Run `dist` to its end; an environment variable that is None is unset, and a limit on files is a disk that gets full."""
     variables = {key: value for key, value in (os.environ | environment).items() if value is not None}
-    done = subprocess.run(command(*arguments), capture_output=True, timeout=_TIMEOUT_S, env=variables, check=False)
+    argv = command(*arguments)
+    if file_limit_bytes is not None:
+        argv = ["prlimit", f"--fsize={file_limit_bytes}", *argv]
+    done = subprocess.run(argv, capture_output=True, timeout=_TIMEOUT_S, env=variables, check=False)
     return Result(done.returncode, done.stdout, done.stderr.decode())

@@ -182,6 +182,23 @@ def test_a_store_where_nothing_can_be_written(fake: FakeRegistry, prefect: Prefe
     assert all(str(tmp_path / "file") in line for line in result.err.splitlines())
 
 
+def test_a_store_that_gets_full_keeps_what_it_has(fake: FakeRegistry, prefect: PrefectServer, tmp_path: Path) -> None:
+    assert prefect.url
+    big = images.image(310, layers=1, layer_bytes=6_000_000)
+    layer = list(big.blobs)[-1]
+    images.load(fake, "big", big, "v1")
+    arguments = ("--store", tmp_path, "--output", "json", "fetch", "--retries", "0", f"{fake.host}/big:v1")
+
+    full = dist(*arguments, file_limit_bytes=4_000_000)
+
+    is_one_line(full, code=1, says=f"layer-{layer}.*File too large; make room and run again")
+    assert holds(tmp_path) == set(big.descriptors) - {layer}
+    again = dist(*arguments)
+    assert again.code == 0, again.err
+    _, rest = fake.asked("GET", f"/v2/big/blobs/{layer}")
+    assert int(rest.headers["range"].removeprefix("bytes=").partition("-")[0]) > 2_000_000
+
+
 def test_the_api_of_prefect_does_not_answer(fake: FakeRegistry, tmp_path: Path) -> None:
     api = f"http://127.0.0.1:{free_port()}/api"
 
