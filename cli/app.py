@@ -154,7 +154,11 @@ def launch(
 
     command, bound, shared = app.parse_args(tokens, exit_on_error=False, print_error=False)
     context = Context(
-        store=store or default_store(), timeout_s=timeout, connect_timeout_s=connect_timeout, output=output, debug=debug
+        store=default_store() if store is None else store,
+        timeout_s=timeout,
+        connect_timeout_s=connect_timeout,
+        output=output,
+        debug=debug,
     )
     extra = dict.fromkeys(shared, context)
     return bounded(lambda: command(*bound.args, **bound.kwargs, **extra), timeout_s=timeout)

@@ -25,9 +25,10 @@ def run(
     plain_http: bool,
 ) -> int:
     """Fetch images; 1 if any is not complete."""
+    inputs.store(context.store)  # refuses a location that can be none before anything is started
     parameters: dict[str, Any] = {
         "references": [str(inputs.reference(text)) for text in references],
-        "store": context.store,
+        "store": inputs.lasting(context.store),
         "platforms": [str(platform) for platform in inputs.platforms(platforms) or ()] or "all",
         "plain_http": plain_http,
         "concurrency": concurrency,
@@ -35,7 +36,6 @@ def run(
         "connect_timeout": context.connect_timeout_s,
         "read_timeout": read_timeout,
     }
-    inputs.store(context.store)  # refuses an unusable one before anything is started
     with display(quiet=context.output == "json") as shown:
         shown.note("starting Prefect")
         with prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=_load) as api, listening(shown):

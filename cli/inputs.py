@@ -1,18 +1,16 @@
 """What people type, turned into values. Every refusal is the user's to correct: exit code 2."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
+from cli.errors import BadInput
 from ocispec import Digest, Platform, Reference
 from ocispec.errors import InvalidInput, Unsupported
 from ocispec.reference import expand
 from storage import ContentStore, open_store
 
 T = TypeVar("T")
-
-
-class BadInput(InvalidInput):
-    """An argument that cannot be right, whatever the rest of the world says."""
 
 
 def reference(text: str) -> Reference:
@@ -37,6 +35,11 @@ def platforms(texts: Sequence[str]) -> tuple[Platform, ...] | None:
 def store(url: str) -> ContentStore:
     """The content store at a path or URL, which need not exist."""
     return _read(lambda: open_store(url))
+
+
+def lasting(url: str) -> str:
+    """The store's location as it means the same in any directory: runs are recorded with it, and may be repeated elsewhere."""
+    return url if "://" in url else str(Path(url).expanduser().absolute())
 
 
 def _read(parse: Callable[[], T]) -> T:

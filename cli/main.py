@@ -11,7 +11,7 @@ import traceback
 from cyclopts import CycloptsError
 
 from cli.app import app
-from cli.inputs import BadInput
+from cli.errors import BadInput, TimedOut
 from ocispec.errors import DistError
 
 _PACKAGES = ("ocispec", "storage", "remotes", "tasks", "flows", "cli")
@@ -32,6 +32,8 @@ def main() -> None:
         code = _say(exc, _BAD_INPUT)
     except DistError as exc:
         code = _say(exc, _FAILED, trace=debug)
+    except TimedOut as exc:
+        code = _say(exc, _FAILED)
     except KeyboardInterrupt:
         code = _say("interrupted; what has arrived is kept, run again to go on", _INTERRUPTED)
     except BrokenPipeError:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from cli import inputs, tables
 from cli.context import Context
-from cli.inputs import BadInput
+from cli.errors import BadInput
 from ocispec import Descriptor, Digest, Hasher, Reference
 from ocispec.errors import Corrupt, InvalidInput, Unavailable, Unsupported
 from ocispec.mediatypes import OCTET_STREAM

@@ -4,11 +4,7 @@ import signal
 from collections.abc import Callable
 from types import FrameType
 
-from ocispec.errors import DistError
-
-
-class TimedOut(DistError):
-    """The time for the whole command is over."""
+from cli.errors import TimedOut
 
 
 def bounded(command: Callable[[], int | None], *, timeout_s: float | None) -> int | None:

@@ -1,6 +1,7 @@
 """The flow `fetch`: references → store, every descriptor a task; an image that is whole gets its name recorded."""
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from prefect import flow, get_run_logger
@@ -12,11 +13,11 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
 from flows.progress import LogListener, told
-from flows.report import RunReport
+from flows.report import Failure, ImageReport, RunReport
 from flows.results import keep_no_results
 from flows.walk import Walk
 from ocispec import Descriptor, Platform, Reference
-from ocispec.errors import NotFound
+from ocispec.errors import DistError, NotFound
 from ocispec.reference import expand
 from ocispec.units import counted
 from remotes import RegistrySettings
@@ -69,11 +70,20 @@ def fetch(
             retries=retries,
             window=concurrency,
         )
-        images = walk.run(wanted)
+        images = _listed(session, walk.run(wanted))
         report = RunReport(images=images, tasks=walk.tasks, seconds=time.monotonic() - started)
-        session.store.update_index()
     create_table_artifact(report.table(), key="fetch", description=str(report))
     return (Failed if report.failed else Completed)(message=str(report), data=report)
+
+
+def _listed(session: Session, images: tuple[ImageReport, ...]) -> tuple[ImageReport, ...]:
+    """The images, once `index.json` lists them for other tools; should that fail, it is a failure of each."""
+    try:
+        session.store.update_index()
+    except DistError as exc:
+        failure = Failure(descriptor=None, message=str(exc))
+        return tuple(replace(image, failures=(*image.failures, failure)) for image in images)
+    return images
 
 
 def _record(session: Session, reference: Reference, root: Descriptor) -> None:
