@@ -1,6 +1,5 @@
 import logging
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +16,7 @@ from tests.fakes.faults import Answer, Cut, Fault, Redirect, Reset, Stall
 from tests.fakes.registry import Bearer, FakeRegistry
 from tests.fakes.scripted import Scripted
 from tests.peers.processes import free_port
+from tests.peers.tls import self_signed
 from tests.remotes.asking import (
     BLOB,
     REPOSITORY,
@@ -249,23 +249,10 @@ def test_many_threads_are_no_cause_for_warnings(
 # TLS. A loopback registry speaks plain http by design, so it is the token server that is reached over https.
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for 127.0.0.1, with its key in the same file."""
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=fake"
-    files = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", str(path.with_suffix(".crt"))]
-    subprocess.run([*command.split(), *files], check=True, capture_output=True)
-    path.write_text(path.read_text() + path.with_suffix(".crt").read_text())
-    return path
-
-
 @pytest.fixture
-def token_server(certificate: Path) -> Iterator[FakeRegistry]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
+def token_server(tmp_path: Path) -> Iterator[FakeRegistry]:
     bearer = Bearer(user="me", password="secret", refuse_anonymous=True)
-    with FakeRegistry(auth=bearer, tls=context) as server:
+    with FakeRegistry(auth=bearer, tls=self_signed(tmp_path)) as server:
         yield server
 
 
@@ -288,9 +275,9 @@ def test_an_unknown_certificate_is_refused(tls_registry: FakeRegistry, token_ser
 
 
 def test_a_known_certificate_is_trusted(
-    tls_registry: FakeRegistry, token_server: FakeRegistry, certificate: Path, monkeypatch: pytest.MonkeyPatch
+    tls_registry: FakeRegistry, token_server: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
     token_server.inject(Fault(path="/token", nth=None, action=Answer(200, (), b'{"token": "abc"}')))
     with Registries(SETTINGS, credentials=lambda _: user("me", "secret")) as registries:
         read_until_error(fetcher(registries, tls_registry), WANTED)
