@@ -148,9 +148,9 @@ def launch(
     connect_timeout: Annotated[float, Parameter(validator=_POSITIVE, help="Seconds for one connection.")] = 30,
     output: Annotated[Output, Parameter(help="What is written to standard output.")] = "text",
     debug: Annotated[bool, Parameter(negative=(), help="Logs and tracebacks on standard error.")] = False,
-) -> int | None:
+) -> int:
     """Take the common options and hand the rest to a command; its exit code."""
-    from cli.run import bounded
+    from cli.ending import endable
 
     command, bound, shared = app.parse_args(tokens, exit_on_error=False, print_error=False)
     context = Context(
@@ -161,4 +161,4 @@ def launch(
         debug=debug,
     )
     extra = dict.fromkeys(shared, context)
-    return bounded(lambda: command(*bound.args, **bound.kwargs, **extra), timeout_s=timeout)
+    return endable(lambda: command(*bound.args, **bound.kwargs, **extra), timeout_s=timeout)

@@ -21,7 +21,7 @@ _FRAMES_PER_S = 8
 _BAR_CELLS = 30
 # Lines that a frame needs beside its rows.
 _MARGIN = 4
-_STYLES = {"failed": "red", "exists": "cyan", "done": "green", "downloading": "bold", "resolving": "bold", "waiting": "dim"}
+_STYLES = {"failed": "red", "exists": "cyan", "done": "green", "waiting": "dim"}
 
 
 @dataclass(slots=True)
@@ -50,18 +50,18 @@ class LiveDisplay:
         self._note = ""
 
     def note(self, text: str) -> None:
-        """Say what is being waited for, in place of the rows that are not there yet."""
+        """Say what is being waited for."""
         self._note = text
 
     def resolving(self, name: str) -> None:
         """Show a reference that is being looked up; the first one starts the clock of the run."""
         if not self._rows:
-            self._started = time.monotonic()
+            self._started, self._note = time.monotonic(), ""
         self._set(name, _Row(name, "resolving"))
 
-    def resolved(self, name: str, root: Descriptor) -> None:
-        """Show that a reference is known."""
-        self._set(name, _Row(name, "done", root.size, root.size))
+    def resolved(self, name: str, root: Descriptor) -> None:  # noqa: ARG002 - its own row tells of it
+        """Show that a reference is known, and what it names under way."""
+        self._set(name, _Row(name, "fetching"))
 
     def waiting(self, descriptor: Descriptor) -> None:
         """Show content that was found."""
@@ -99,8 +99,10 @@ class LiveDisplay:
         for label, state, offset, total in shown:
             table.add_row(Text(label, overflow="ellipsis", no_wrap=True), *_cells(state, offset, total))
         over = sum(row.over for row in rows)
-        footer = f"{over} of {len(rows)} done  {duration(seconds)}  {size(moved)}  {size(moved / max(seconds, 0.001))}/s"
-        return Group(table, Text(footer if rows else f"{self._note} {duration(seconds)}", style="dim"))
+        footer = [duration(seconds)]
+        if rows:
+            footer = [f"{over} of {len(rows)} done", *footer, size(moved), f"{size(moved / max(seconds, 0.001))}/s"]
+        return Group(table, Text("  ".join([*footer, self._note]), style="dim"))
 
     def _set(self, key: object, row: _Row) -> None:
         with self._guard:
@@ -176,7 +178,7 @@ def _label(descriptor: Descriptor) -> str:
 
 
 def _cells(state: str, offset: int, total: int) -> tuple[RenderableType, ...]:
-    style = _STYLES[state]
+    style = _STYLES.get(state, "bold")
     amount = f"{size(offset):>10}/{size(total)}" if state == "downloading" else f"{size(total):>10}" if total else ""
     bar = ProgressBar(total=total, completed=offset, width=_BAR_CELLS) if state == "downloading" and total else ""
     return Text(state, style=style), Text(amount, no_wrap=True), bar

@@ -2,16 +2,20 @@
 
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from cli import inputs, tables
 from cli.context import Context
-from cli.display import display
+from cli.display import Display, display
 from cli.prefect_api import PrefectApi, prefect_api
 from flows.progress import listening
 from flows.report import ImageReport, RunReport
 from ocispec.units import size
+from tasks import stopping
 
 
 def run(
@@ -39,7 +43,7 @@ def run(
     with display(quiet=context.output == "json") as shown:
         shown.note("starting Prefect")
         with prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=_load) as api, listening(shown):
-            report, flow_run_id = _run(api, parameters)
+            report, flow_run_id = _run(api, parameters, shown)
             address = api.address(flow_run_id)
     if context.output == "json":
         tables.json(report.to_json(str(flow_run_id)))
@@ -56,14 +60,16 @@ def _load() -> Any:
     return fetch
 
 
-def _run(api: PrefectApi, parameters: dict[str, Any]) -> tuple[RunReport, UUID]:
+def _run(api: PrefectApi, parameters: dict[str, Any], shown: Display) -> tuple[RunReport, UUID]:
     """The report of the run, once Prefect has recorded it.
 
     Raises:
         Exception: what ended the run before it could report.
     """
-    with api.recording():
-        state = _load()(**parameters, return_state=True)
+    ending = stopping.current().heard(lambda: shown.note("ending; once more leaves at once"))
+    with api.recording(), ending, ThreadPoolExecutor(1) as elsewhere:  # in the main thread Prefect takes SIGTERM for itself
+        run = partial(_load(), **parameters, return_state=True)
+        state = elsewhere.submit(copy_context().run, run).result()
     report = state.result(raise_on_failure=False)
     if not isinstance(report, RunReport):
         raise report

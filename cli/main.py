@@ -1,6 +1,6 @@
 """The entry point of the `dist` command: every way it can end, with its exit code and its one line.
 
-Exit codes: 0 all done, 1 something failed, 2 bad input, 130 interrupted.
+Exit codes: 0 all done, 1 something failed or took too long, 2 bad input, 130 interrupted, 143 terminated.
 """
 
 import logging
@@ -11,11 +11,12 @@ import traceback
 from cyclopts import CycloptsError
 
 from cli.app import app
-from cli.errors import BadInput, TimedOut
+from cli.ending import INTERRUPTED, Ended
+from cli.errors import BadInput
 from ocispec.errors import DistError
 
 _PACKAGES = ("ocispec", "storage", "remotes", "tasks", "flows", "cli")
-_FAILED, _BAD_INPUT, _INTERRUPTED = 1, 2, 130
+_FAILED, _BAD_INPUT = 1, 2
 
 
 def main() -> None:
@@ -32,10 +33,10 @@ def main() -> None:
         code = _say(exc, _BAD_INPUT)
     except DistError as exc:
         code = _say(exc, _FAILED, trace=debug)
-    except TimedOut as exc:
-        code = _say(exc, _FAILED)
-    except KeyboardInterrupt:
-        code = _say("interrupted; what has arrived is kept, run again to go on", _INTERRUPTED)
+    except Ended as exc:
+        code = _say(exc, exc.code)
+    except KeyboardInterrupt:  # while the command line was read
+        code = _say("interrupted", INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has enough. What is still buffered must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

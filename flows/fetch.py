@@ -8,7 +8,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed, Failed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
@@ -28,6 +28,7 @@ from tasks.session import Session, SessionSpec, open_session
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
+_STATES = {"complete": Completed, "failed": Failed, "stopped": Cancelled}
 # Threads are made as they are needed; how many work at once is the flow's parameter `concurrency`.
 _MOST_WORKERS = 64
 _RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=_MOST_WORKERS))
@@ -67,13 +68,14 @@ def fetch(
             present=lambda root: completeness.check(session.store, root, children=session.children),
             complete=lambda reference, root: _record(session, reference, root),
             listener=listener,
+            stopping=session.stopping,
             retries=retries,
             window=concurrency,
         )
         images = _listed(session, walk.run(wanted))
-        report = RunReport(images=images, tasks=walk.tasks, seconds=time.monotonic() - started)
+        report = RunReport(images=images, tasks=walk.tasks, seconds=time.monotonic() - started, stopped=session.stopping.reason)
     create_table_artifact(report.table(), key="fetch", description=str(report))
-    return (Failed if report.failed else Completed)(message=str(report), data=report)
+    return _STATES[report.status](message=str(report), data=report)
 
 
 def _listed(session: Session, images: tuple[ImageReport, ...]) -> tuple[ImageReport, ...]:

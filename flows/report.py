@@ -66,16 +66,27 @@ class ImageReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """All images of a run, in the order in which they were asked for; `tasks` counts the task runs that it took."""
+    """All images of a run, in the order in which they were asked for; `tasks` counts the task runs that it took.
+
+    `stopped` says why the run was ended before all of them were done; None where it was not.
+    """
 
     images: tuple[ImageReport, ...]
     tasks: int
     seconds: float
+    stopped: str | None = None
 
     @property
     def failed(self) -> tuple[ImageReport, ...]:
         """The images that are not complete."""
         return tuple(image for image in self.images if image.failures)
+
+    @property
+    def status(self) -> Literal["complete", "failed", "stopped"]:
+        """`complete` if all images are; a run that was stopped too late to miss anything is complete."""
+        if not self.failed:
+            return "complete"
+        return "stopped" if self.stopped else "failed"
 
     def summary(self) -> str:
         """One line that counts."""
@@ -101,7 +112,7 @@ class RunReport:
         """The command line's JSON output."""
         return {
             "flow_run_id": flow_run_id,
-            "status": "failed" if self.failed else "complete",
+            "status": self.status,
             "seconds": round(self.seconds, 3),
             "images": [image.to_json() for image in self.images],
         }

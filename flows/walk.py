@@ -23,6 +23,7 @@ from ocispec.errors import DistError
 from ocispec.frontier import Frontier
 from tasks import fetch as tasks
 from tasks.completeness import Completeness
+from tasks.stopping import Stopped, Stopping
 from tasks.transfer import Receipt
 
 Future = PrefectFuture[Any]
@@ -83,11 +84,12 @@ class Walk:
         present: Callable[[Descriptor], Completeness],
         complete: Callable[[Reference, Descriptor], None],
         listener: Listener,
+        stopping: Stopping,
         retries: int,
         window: int,
     ) -> None:
         self.tasks = 0
-        self._present, self._complete, self._listener = present, complete, listener
+        self._present, self._complete, self._listener, self._stopping = present, complete, listener, stopping
         self._frontier: Frontier[_Image | _Node, Future] = Frontier(self._start, window=window)
         self._nodes: dict[object, _Node] = {}
         self._reports: dict[_Image, ImageReport] = {}
@@ -99,14 +101,29 @@ class Walk:
         self._frontier.add(images)
         for item, future in self._frontier:
             self.tasks += 1
-            result = _result(future)
-            if isinstance(item, _Image):
-                self._resolved(item, result, future)
-            elif isinstance(result, tasks.Fetched):
-                self._fetched(item, result, future)
-            else:
-                self._failed(item, _message(result))
+            self._ended(item, _result(future), future)
+            self._heed_stop()
         return tuple(self._reports[image] for image in images)
+
+    def _ended(self, item: _Image | _Node, result: object, future: Future) -> None:
+        if isinstance(item, _Image):
+            self._resolved(item, result, future)
+        elif isinstance(result, tasks.Fetched):
+            self._fetched(item, result, future)
+        else:
+            self._failed(item, _message(result))
+
+    def _heed_stop(self) -> None:
+        """Begin nothing more once the run is to stop; what waited for its turn has failed for that reason."""
+        try:
+            self._stopping.check()
+        except Stopped as exc:
+            while dropped := self._frontier.drop():
+                for item in dropped:
+                    if isinstance(item, _Image):
+                        self._unresolved(item, str(exc))
+                    else:
+                        self._failed(item, str(exc))
 
     def _start(self, item: _Image | _Node) -> Future:
         """Submit the task of an item.
@@ -126,8 +143,7 @@ class Walk:
 
     def _resolved(self, image: _Image, result: object, future: Future) -> None:
         if not isinstance(result, Descriptor):
-            image.failures.append(Failure(descriptor=None, message=_message(result)))
-            self._conclude(image)
+            self._unresolved(image, _message(result))
             return
         image.root = result
         self._listener.resolved(str(image.reference), result)
@@ -140,6 +156,10 @@ class Walk:
                 image.existed = len(there.present)
             else:
                 self._reach(image, (result,), future)
+        self._conclude(image)
+
+    def _unresolved(self, image: _Image, message: str) -> None:
+        image.failures.append(Failure(descriptor=None, message=message))
         self._conclude(image)
 
     def _fetched(self, node: _Node, result: tasks.Fetched, future: Future) -> None:

@@ -53,6 +53,12 @@ class Frontier(Generic[Item, F]):
         """Take up an item once more, although it has ended."""
         self._waiting.append(item)
 
+    def drop(self) -> list[Item]:
+        """Give up the items that were not started; those under way still end."""
+        dropped = list(self._waiting)
+        self._waiting.clear()
+        return dropped
+
     def __iter__(self) -> Iterator[tuple[Item, F]]:
         while self._waiting or self._under_way:
             self._fill()

@@ -7,6 +7,7 @@ wins over whatever the registry says.
 """
 
 import http.cookiejar
+import logging
 import re
 import ssl
 import threading
@@ -22,10 +23,11 @@ from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unavailab
 from remotes import body
 from remotes.auth import HostAuth, RegistryAuth
 from remotes.credentials import Credentials
-from remotes.errors import RegistryNotFound, from_response, from_transport, one_line, refuse_coding
+from remotes.errors import RegistryNotFound, from_response, from_transport, one_line, redact, refuse_coding
 from remotes.hosts import base_url
 from remotes.transport import Urllib3Transport
 
+_log = logging.getLogger(__name__)
 _ACCEPT = ", ".join((*mediatypes.MANIFESTS, "*/*"))
 # HEAD is answered so where it does not exist, or (403) where only the body of a GET says why.
 _ASK_BY_GET = frozenset({403, 405, 501})
@@ -73,12 +75,14 @@ class Registries:
         self._credentials = credentials
         self._hosts: dict[str, HostAuth] = {}
         self._guard = threading.Lock()
+        self._transport = Urllib3Transport(
+            verify=ssl.create_default_context(),
+            connect_timeout_s=settings.connect_timeout_s,
+            read_timeout_s=settings.read_timeout_s,
+        )
         self._client = httpx.Client(
-            transport=Urllib3Transport(
-                verify=ssl.create_default_context(),
-                connect_timeout_s=settings.connect_timeout_s,
-                read_timeout_s=settings.read_timeout_s,
-            ),
+            transport=self._transport,
+            event_hooks={"response": [_log_response]},
             headers={"User-Agent": "prefect-dist", "Accept-Encoding": "identity"},
             # Cookies ignore ports and outlive a request: a registry needs none, and none is taken.
             cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
@@ -104,6 +108,10 @@ class Registries:
         auth = RegistryAuth(host, f"repository:{reference.repository}:pull")
         base = base_url(reference.host, plain_http=self._settings.plain_http)
         return Fetcher(self._client, auth, f"{base}/v2/{reference.repository}", reference.locator)
+
+    def abort(self) -> None:
+        """Break off whatever is under way: it fails with Unavailable, and so does all that follows."""
+        self._transport.abort()
 
     def close(self) -> None:
         """Close all connections."""
@@ -230,6 +238,11 @@ class Fetcher:
             raise from_transport(subject, exc) from exc
         except httpx.InvalidURL as exc:
             raise Unavailable(f"{subject}: the registry redirects to a bad URL ({one_line(str(exc))})") from exc
+
+
+def _log_response(response: httpx.Response) -> None:
+    """One line for each answer, those of redirects and token servers included."""
+    _log.debug("%s %s: %d", response.request.method, redact(response.request.url), response.status_code)
 
 
 def _endpoints(descriptor: Descriptor) -> tuple[str, ...]:

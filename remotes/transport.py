@@ -4,17 +4,24 @@ httpx's own transport hands every 64 KiB through several layers of Python; for g
 (docs/adr/0002). Everything above - redirects, authentication, tests - sees plain httpx.
 """
 
+import contextlib
+import socket
 import ssl
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from weakref import WeakSet
 
 import httpx
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
     LocationValueError,
     NewConnectionError,
+    ProtocolError,
     ReadTimeoutError,
     SSLError,
 )
@@ -45,6 +52,8 @@ class Urllib3Transport(httpx.BaseTransport):
             timeout=urllib3.Timeout(connect=connect_timeout_s, read=read_timeout_s),
             ssl_context=verify,
         )
+        self._connections = _Connections()
+        self._pools.pool_classes_by_scheme = {"http": self._connections.http, "https": self._connections.https}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request and return with the head of the answer; the body follows as it is read."""
@@ -67,9 +76,53 @@ class Urllib3Transport(httpx.BaseTransport):
             stream=body if is_content else Bounded(body, _MAX_OTHER_BYTES),
         )
 
+    def abort(self) -> None:
+        """Break off all requests, also those that wait for an answer, and let no new one connect; they fail where they are."""
+        self._connections.abort()
+
     def close(self) -> None:
         """Close the connections that are not in use."""
         self._pools.clear()
+
+
+class _Connections:
+    """The open connections of one transport: urllib3 by itself knows those that are idle, not those that somebody waits at."""
+
+    def __init__(self) -> None:
+        self._open: WeakSet[HTTPConnection] = WeakSet()
+        self._guard = threading.Lock()
+        self._aborted = False
+        self.http = self._watching(HTTPConnectionPool, HTTPConnection)
+        self.https = self._watching(HTTPSConnectionPool, HTTPSConnection)
+
+    def abort(self) -> None:
+        with self._guard:
+            self._aborted = True
+            connections = list(self._open)
+        for sock in [connection.sock for connection in connections]:
+            if sock is not None:
+                with contextlib.suppress(OSError):  # closed meanwhile
+                    # Not SSLSocket's own: that takes away what a reading thread still uses.
+                    socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def _watching(self, pool: type[HTTPConnectionPool], connection: type[HTTPConnection]) -> type[HTTPConnectionPool]:
+        """The pool class whose connections are known here."""
+        opened = self._opened
+
+        class Watched(connection):  # type: ignore[misc, valid-type]
+            def connect(self) -> None:
+                super().connect()
+                opened(self)
+
+        return type(pool.__name__, (pool,), {"ConnectionCls": Watched})
+
+    def _opened(self, connection: HTTPConnection) -> None:
+        with self._guard:
+            self._open.add(connection)
+            aborted = self._aborted
+        if aborted:
+            connection.close()
+            raise ProtocolError("the transport was aborted")
 
 
 class _Body(httpx.SyncByteStream):

@@ -29,7 +29,7 @@ def _fetch_name() -> str:
 @task_of("resolve", run_name=_resolve_name)
 def resolve(reference: Reference) -> Descriptor:
     """The descriptor that a reference stands for now."""
-    return session.current().registries.resolve(reference).descriptor
+    return session.current().resolve(reference)
 
 
 @task_of("fetch", run_name=_fetch_name)

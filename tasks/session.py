@@ -1,11 +1,10 @@
-"""What the tasks of a run share: the store, the registries, and the wish to stop. No Prefect here.
+"""What the tasks of a run share: the store, the registries, and whether to stop. No Prefect here.
 
 A run opens its session from a small, picklable specification and closes it; tasks find it through `current`. Nothing of it is
 ever a task's parameter: Prefect would walk through it, hash it and show it.
 """
 
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,11 +15,8 @@ from ocispec.handlers import Handler, chain, children_handler, filter_platforms
 from ocispec.platform import Platform
 from remotes import DockerConfig, Registries, RegistrySettings
 from storage import ContentStore, open_store
-from tasks import transfer
-
-
-class Stopped(DistError):
-    """The run is being ended: what has arrived is kept, another run goes on with it."""
+from tasks import stopping, transfer
+from tasks.stopping import Stopping
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,41 +31,51 @@ class SessionSpec:
 class Session:
     """The resources of one run. Thread-safe."""
 
-    def __init__(self, spec: SessionSpec, store: ContentStore, registries: Registries, observer: transfer.Observer) -> None:
+    def __init__(
+        self, spec: SessionSpec, store: ContentStore, registries: Registries, *, observer: transfer.Observer, stopping: Stopping
+    ) -> None:
         self.spec = spec
         self.store = store
         self.registries = registries
+        self.stopping = stopping
         self._observer = observer
-        self._stopping = threading.Event()
 
     @property
     def children(self) -> Handler:
         """The handler that answers with the children in the store, of the platforms of this run."""
         return filter_platforms(children_handler(self.store.manifest), self.spec.platforms)
 
+    def resolve(self, reference: Reference) -> Descriptor:
+        """The descriptor that a reference stands for now."""
+        with self._endable():
+            return self.registries.resolve(reference).descriptor
+
     def fetching(self, reference: Reference, receipts: list[transfer.Receipt]) -> Handler:
         """The handler that fetches a descriptor from a repository, then answers with its children."""
         source = self.registries.fetcher(reference)
-        fetch = transfer.fetch_handler(self.store, source, observer=self, pause=self.pause, receipts=receipts)
-        return chain(fetch, self.children)
+        fetch = transfer.fetch_handler(self.store, source, observer=self, pause=self.stopping.pause, receipts=receipts)
+        handler = chain(fetch, self.children)
+
+        def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
+            with self._endable():
+                return handler(descriptor)
+
+        return handle
 
     def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
         """Pass on how a transfer goes, and end it if the run is to stop."""
-        self._check()
+        self.stopping.check()
         self._observer.advanced(descriptor, offset, gained)
 
-    def pause(self, seconds: float) -> None:
-        """Sleep, unless the run is to stop."""
-        self._stopping.wait(seconds)
-        self._check()
-
-    def stop(self) -> None:
-        """Let every transfer end at its next piece."""
-        self._stopping.set()
-
-    def _check(self) -> None:
-        if self._stopping.is_set():
-            raise Stopped("the run was stopped; what has arrived is kept, run again to go on")
+    @contextmanager
+    def _endable(self) -> Iterator[None]:
+        """Work that a stop breaks off: what fails because connections were cut has `Stopped` for its reason."""
+        self.stopping.check()
+        try:
+            yield
+        except DistError:
+            self.stopping.check()
+            raise
 
 
 _CURRENT: ContextVar[Session] = ContextVar("session")
@@ -88,11 +94,14 @@ def open_session(spec: SessionSpec, *, observer: transfer.Observer) -> Iterator[
         InvalidInput: an unusable store or a damaged Docker configuration file.
     """
     credentials = DockerConfig.load()
-    with Registries(spec.registries, credentials=credentials.get) as registries:
-        session = Session(spec, open_store(spec.store), registries, observer)
+    stop = stopping.current()
+    with Registries(spec.registries, credentials=credentials.get) as registries, stop.heard(registries.abort):
+        session = Session(spec, open_store(spec.store), registries, observer=observer, stopping=stop)
         token = _CURRENT.set(session)
         try:
             yield session
+        except BaseException:
+            stop.request("the run was ended")
+            raise
         finally:
-            session.stop()
             _CURRENT.reset(token)

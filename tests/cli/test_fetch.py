@@ -1,5 +1,6 @@
 """`dist fetch` on real servers, interrupted, twice at once, and with the embedded Prefect server."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import pytest
 from storage import open_store
 from tests import images
 from tests.cli.dist import command, dist
-from tests.fakes.faults import Fault, Stall
+from tests.fakes.faults import Answer, Fault, Stall
 from tests.fakes.registry import FakeRegistry
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer, prefect_server
@@ -67,32 +68,68 @@ def test_after_a_kill_the_next_run_transfers_only_the_rest(
     assert {str(info.digest) for info in open_store(str(store)).walk()} == set(BIG.descriptors)
 
 
-def test_an_interrupt_is_one_line_and_leaves_what_can_be_gone_on_with(
-    stalling: FakeRegistry, prefect: PrefectServer, tmp_path: Path
+@pytest.mark.parametrize("ending", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
+def test_a_stalled_run_that_is_told_to_end_reports_what_it_has(
+    ending: tuple[signal.Signals, int, str], stalling: FakeRegistry, prefect: PrefectServer, tmp_path: Path
 ) -> None:
-    process = started(tmp_path, "--read-timeout", "5", f"{stalling.host}/app:v1")
+    number, code, reason = ending
+    process = started(tmp_path, f"{stalling.host}/app:v1")
 
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=30)  # the stall alone would hold it for 60 s
 
-    assert (process.returncode, out) == (130, b"")
-    assert err.decode() == "dist: interrupted; what has arrived is kept, run again to go on\n"
+    assert (process.returncode, err.decode()) == (code, f"dist: {reason}; what has arrived is kept, run again to go on\n")
     (ingest,) = open_store(str(tmp_path)).active()
-    assert ingest.offset >= STALL_AT
-    (run,) = prefect.post("/flow_runs/filter", {"flow_runs": {"name": {"any_": [f"fetch {stalling.host}/app:v1"]}}})
-    assert run["state_type"] == "CRASHED"
+    assert ingest.offset == STALL_AT
+    report = json.loads(out)
+    (image,) = report["images"]
+    assert (report["status"], image["status"], image["fetched"], image["failed"]) == ("stopped", "failed", 2, 1)
+    assert [error["descriptor"] for error in image["errors"]] == [LAYER]
+    assert prefect.get(f"/flow_runs/{report['flow_run_id']}")["state"]["type"] == "CANCELLED"
+    assert all(task["state_type"] in ("COMPLETED", "FAILED") for task in prefect.task_runs(report["flow_run_id"]))
 
 
-def test_a_command_that_takes_too_long_ends_with_one_line(
+def test_a_command_that_takes_too_long_reports_what_it_has(
     stalling: FakeRegistry, prefect: PrefectServer, tmp_path: Path
 ) -> None:
     assert prefect.url
-    arguments = ("--store", tmp_path, "--timeout", "6", "--output", "json", "fetch", "--retries", "0")
+    arguments = ("--store", tmp_path, "--timeout", "8", "--output", "json", "fetch")
 
-    result = dist(*arguments, "--read-timeout", "7", f"{stalling.host}/app:v1")
+    result = dist(*arguments, f"{stalling.host}/app:v1")
 
-    assert (result.code, result.out) == (1, b"")
-    assert result.line == "dist: not done within 6 s; what has arrived is kept, run again to go on"
+    assert result.code == 1
+    assert result.line == "dist: not done within 8 s; what has arrived is kept, run again to go on"
+    assert result.json["status"] == "stopped"
+
+
+def test_a_run_that_does_not_hear_is_left_at_the_second_interrupt(prefect: PrefectServer, tmp_path: Path) -> None:
+    assert prefect.url
+    with FakeRegistry() as registry:
+        images.load(registry, "app", BIG, "v1")
+        registry.inject(Fault(method="HEAD", path="/v2/app/manifests/v1", action=Answer(503, (("Retry-After", "300"),))))
+        process = subprocess.Popen(command("--store", tmp_path, "fetch", f"{registry.host}/app:v1"), stderr=subprocess.PIPE)
+        assert poll_until(lambda: bool(registry.requests) or process.poll() is not None, timeout_s=60)
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        assert any(line == b"ending; once more leaves at once\n" for line in process.stderr)  # reads on until it comes
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert err.strip() == b"dist: interrupted, left before the run could end in order; what has arrived is kept"
+
+
+def test_a_command_without_a_run_ends_there_and_then(stalling: FakeRegistry, tmp_path: Path) -> None:
+    arguments = ("--store", tmp_path, "fetch-object", f"{stalling.host}/app@{LAYER}")
+    process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stdout.read(1)
+
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+
+    assert process.returncode == 143
+    assert err == b"dist: terminated\n"
 
 
 def test_two_commands_at_once_share_the_work(registry: CncfRegistry, prefect: PrefectServer, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from ocispec.errors import (
 )
 from remotes.errors import Exchange, RegistryDenied, RegistryError, RegistryNotFound, RegistryRefused, RegistryUnavailable
 from storage.errors import StoreFull
-from tasks.session import Stopped
+from tasks.stopping import Stopped
 from tests import source
 
 DECLARED = source.subclasses(source.read(), "DistError")

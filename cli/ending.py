@@ -1,0 +1,87 @@
+"""How a command ends before its work is done: Ctrl-C, SIGTERM, its own time-out.
+
+The first of these asks the run that is under way to end in order, so that it reports what it has; a command that has none ends
+there and then. The second ends the process, whatever it does.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import NoReturn
+
+from tasks.stopping import Stopping, stopped_by
+
+INTERRUPTED = 130
+_TERMINATED = 143
+_TOO_LATE = 1
+# What a run that was asked to end in time may take for it: a task that waits for a registry's Retry-After does not hear.
+_GRACE_S = 10
+_SHOW_CURSOR = "\x1b[?25h"
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    code: int
+    reason: str
+
+
+class Ended(BaseException):
+    """The command was ended from outside. Like an interrupt, no library on the way may take it for an error of its own."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def endable(command: Callable[[], int | None], *, timeout_s: float | None) -> int:
+    """The exit code of `command`, or if it was asked to end and could not do all: that of what asked.
+
+    Raises:
+        Ended: it was asked to end where no run was under way; raised in the main thread, wherever it was.
+    """
+    endings = {signal.SIGINT: _Ending(INTERRUPTED, "interrupted"), signal.SIGTERM: _Ending(_TERMINATED, "terminated")}
+    if timeout_s is not None:
+        endings[signal.SIGALRM] = _Ending(_TOO_LATE, f"not done within {timeout_s:g} s")
+    stopping, asked = Stopping(), list[_Ending]()
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        ending = endings[signal.Signals(number)]
+        asked.append(ending)
+        if len(asked) > 1:
+            _leave(ending)
+        if not stopping.request(ending.reason):
+            raise Ended(ending.code, ending.reason)
+
+    with _handled(dict.fromkeys(endings, end)), _alarm(timeout_s), stopped_by(stopping):
+        code = command() or 0
+    return asked[0].code if asked and code else code
+
+
+@contextlib.contextmanager
+def _handled(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float | None) -> Iterator[None]:
+    signal.setitimer(signal.ITIMER_REAL, seconds or 0, _GRACE_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _leave(ending: _Ending) -> NoReturn:
+    """End this process at once: an exception would wait for the threads of the run, which may not hear anything any more."""
+    cursor = _SHOW_CURSOR if sys.stderr.isatty() else ""  # a live display hides it
+    os.write(2, f"{cursor}\ndist: {ending.reason}, left before the run could end in order; what has arrived is kept\n".encode())
+    os._exit(ending.code)
