@@ -4,7 +4,6 @@ What a command does is in a module of its own, which is imported when the comman
 neither network nor Prefect have to answer at once, and `import prefect` alone takes a second.
 """
 
-from importlib import metadata
 from typing import Annotated
 
 from cyclopts import App, Group, Parameter, validators
@@ -23,6 +22,8 @@ _POSITIVE = validators.Number(gt=0)
 
 
 def _version() -> str:
+    from importlib import metadata
+
     return metadata.version("prefect-dist")
 
 
@@ -33,6 +34,7 @@ app = App(
     version_flags=["--version"],
     group_commands=_HAND,
     suppress_keyboard_interrupt=False,
+    help_format="plaintext",  # a parser of Markdown takes longer to load than the rest of the help
 )
 app.meta.group_parameters = _COMMON
 app.meta.suppress_keyboard_interrupt = False  # `cli.main` says what an interrupt leaves
@@ -42,7 +44,7 @@ Flag = Parameter(negative=())
 PlainHttp = Annotated[bool, Parameter(negative=(), help="Speak http to registries that are not on this machine.")]
 
 
-@app.command(group=_RUNS)
+@app.command(group=_RUNS, usage="Usage: dist fetch [OPTIONS] REF...")
 def fetch(
     references: Annotated[list[str], Parameter(name="REF", help="Images, such as redis:7 or ghcr.io/a/b@sha256:…")],
     /,
@@ -87,7 +89,7 @@ def resolve(
     return resolve(context, reference, plain_http=plain_http)
 
 
-@app.command
+@app.command(usage="Usage: dist fetch-object [OPTIONS] REF [OBJECT] [HINT...]")
 def fetch_object(
     locator: Annotated[str, Parameter(name="REF", help="An image, or its locator where OBJECT follows.")],
     object_and_hints: Annotated[

@@ -2,10 +2,12 @@
 
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
 from cli import inputs, tables
 from cli.context import Context
 from ocispec.units import age, size
+from storage import Name
 
 
 def ls(context: Context, *, quiet: bool) -> int:
@@ -32,15 +34,28 @@ def names(context: Context, *, quiet: bool) -> int:
     """List the names, in their order."""
     known = list(inputs.store(context.store).names)
     if context.output == "json":
-        tables.json(
-            [{"name": n.name, "descriptor": n.descriptor.to_json(), "source": n.source, "recorded": n.recorded} for n in known]
-        )
+        tables.json([_described(name) for name in known])
     elif quiet:
         tables.lines([n.name for n in known])
     else:
-        rows = [(n.name, str(n.descriptor.digest), n.descriptor.kind, _age(n.recorded)) for n in known]
-        tables.columns(("NAME", "DIGEST", "KIND", "AGE"), rows)
+        rows = [(n.name, str(n.descriptor.digest), n.descriptor.kind, _platforms(n), _age(n.recorded)) for n in known]
+        tables.columns(("NAME", "DIGEST", "KIND", "PLATFORMS", "AGE"), rows)
     return 0
+
+
+def _described(name: Name) -> dict[str, Any]:
+    return {
+        "name": name.name,
+        "descriptor": name.descriptor.to_json(),
+        "source": name.source,
+        "platforms": None if name.platforms is None else list(map(str, name.platforms)),
+        "recorded": name.recorded,
+    }
+
+
+def _platforms(name: Name) -> str:
+    """Which were wanted: `all`, or those of a fetch with --platform."""
+    return "all" if name.platforms is None else ",".join(map(str, name.platforms))
 
 
 def _age(moment: datetime) -> str:

@@ -29,7 +29,6 @@ def run(
     plain_http: bool,
 ) -> int:
     """Fetch images; 1 if any is not complete."""
-    inputs.store(context.store)  # refuses a location that can be none before anything is started
     parameters: dict[str, Any] = {
         "references": [str(inputs.reference(text)) for text in references],
         "store": inputs.lasting(context.store),
@@ -40,6 +39,7 @@ def run(
         "connect_timeout": context.connect_timeout_s,
         "read_timeout": read_timeout,
     }
+    inputs.store(context.store).prepare()  # what cannot be written is refused before anything is started
     with display(quiet=context.output == "json") as shown:
         shown.note("starting Prefect")
         with prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=_load) as api, listening(shown):

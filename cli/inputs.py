@@ -15,8 +15,15 @@ T = TypeVar("T")
 
 def reference(text: str) -> Reference:
     """The image that a person means by `text`, short names included; a digest in it is a whole one."""
-    parsed = _read(lambda: Reference.parse(expand(text)))
-    _read(parsed.pinned)
+    if not text:
+        raise BadInput("reference: it is empty, expected an image such as redis:7")
+    expanded = expand(text)
+    try:
+        parsed = Reference.parse(expanded)
+        parsed.pinned()
+    except (InvalidInput, Unsupported) as exc:
+        tell = text != expanded and "@" not in text  # before an @ there may be a password
+        raise BadInput(f"{exc} (from {text!r})" if tell else str(exc)) from exc
     return parsed
 
 

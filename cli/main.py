@@ -41,6 +41,8 @@ def main() -> None:
         # Whoever read our output has enough. What is still buffered must not be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = _FAILED
+    except OSError as exc:
+        code = _say(f"{exc.filename or 'standard output'}: {exc.strerror or exc}", _FAILED, trace=debug)
     except Exception as exc:  # noqa: BLE001 - a person gets one line, whatever happens; --debug shows the rest
         code = _say(f"unexpected {type(exc).__name__}: {exc}; run again with --debug and report it", _FAILED, trace=debug)
     sys.exit(code or 0)

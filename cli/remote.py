@@ -56,6 +56,8 @@ def _arguments(locator: str, rest: Sequence[str]) -> tuple[Reference, dict[str, 
             hints[kind] = content
         else:
             objects.append(text)
+    if not hints.get("size", "0").isdecimal():
+        raise BadInput(f"hint size:{hints['size']}: expected a number of bytes")
     if len(objects) > 1:
         raise BadInput(f"object {objects[1]!r}: expected a hint, mediatype:… or size:…")
     if not objects:
@@ -88,6 +90,4 @@ def _hinted(reference: Reference, hints: dict[str, str]) -> Descriptor | None:
     pinned = reference.pinned()
     if pinned is None or len(hints) < len(_HINTS):
         return None
-    if not hints["size"].isdecimal():
-        raise BadInput(f"hint size:{hints['size']}: expected a number of bytes")
     return Descriptor(media_type=hints["mediatype"], digest=pinned, size=int(hints["size"]))

@@ -92,10 +92,12 @@ def _record(session: Session, reference: Reference, root: Descriptor) -> None:
     """Record the name of an image, after a last look that nothing of it is missing.
 
     Raises:
-        NotFound: something is; the name is not recorded.
+        NotFound: something is, or it is all there but for other platforms; the name is not recorded.
     """
     found = completeness.check(session.store, root, children=session.children)
     if not found.whole:
         missing = ", ".join(map(str, found.missing[:3]))
         raise NotFound(f"{reference}: {counted(len(found.missing), 'descriptor')} missing in the store ({missing})")
-    session.store.names.put(str(reference), root, source=reference.locator)
+    if session.spec.platforms is not None:
+        completeness.refuse_other_platforms(session.store, root, session.spec.platforms)
+    session.store.names.put(str(reference), root, source=reference.locator, platforms=session.spec.platforms)

@@ -10,7 +10,7 @@ from typing import Self
 
 import orjson
 
-from ocispec import Descriptor, fields
+from ocispec import Descriptor, Platform, fields
 from ocispec.errors import InvalidInput, NotFound
 from storage import times
 from storage.backend import Backend, is_there
@@ -22,11 +22,15 @@ _SUFFIX = ".json"
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Name:
-    """A name, what it stands for, where that came from and when it was recorded."""
+    """A name, what it stands for, where that came from and when it was recorded.
+
+    `platforms` are those that were wanted of an index, whose other manifests need not be there; None is all of them.
+    """
 
     name: str
     descriptor: Descriptor
     source: str
+    platforms: tuple[Platform, ...] | None
     recorded: datetime
 
     def to_json(self) -> bytes:
@@ -36,6 +40,7 @@ class Name:
                 "name": self.name,
                 "descriptor": self.descriptor.to_json(),
                 "source": self.source,
+                "platforms": None if self.platforms is None else list(map(str, self.platforms)),
                 "recorded": self.recorded,
             },
             option=orjson.OPT_INDENT_2,
@@ -46,10 +51,12 @@ class Name:
         """The record in `raw`; `at` names it in errors."""
         document = fields.parse_object(raw, at=at)
         descriptor = fields.require(document, "descriptor", dict, at=at)
+        platforms = fields.strings(document, "platforms", at=at)
         return cls(
             name=fields.require(document, "name", str, at=at),
             descriptor=Descriptor.from_json(descriptor, at=f"{at}.descriptor"),
             source=fields.require(document, "source", str, at=at),
+            platforms=tuple(map(Platform.parse, platforms)) or None,
             recorded=times.require(document, "recorded", at=at),
         )
 
@@ -60,7 +67,7 @@ class Names:
     def __init__(self, backend: Backend, layout: Layout) -> None:
         self._backend, self._layout = backend, layout
 
-    def put(self, name: str, descriptor: Descriptor, *, source: str) -> Name:
+    def put(self, name: str, descriptor: Descriptor, *, source: str, platforms: tuple[Platform, ...] | None = None) -> Name:
         """Record that `name` stands for `descriptor`, which came from `source`; an older record is replaced.
 
         Raises:
@@ -69,7 +76,7 @@ class Names:
         """
         if not name:
             raise InvalidInput("name: it is empty")
-        record = Name(name=name, descriptor=descriptor, source=source, recorded=datetime.now(UTC))
+        record = Name(name=name, descriptor=descriptor, source=source, platforms=platforms, recorded=datetime.now(UTC))
         with translated(f"name {name}"):
             self._backend.put(self._layout.name(name), record.to_json())
         return record

@@ -41,6 +41,16 @@ class ContentStore:
         self._created = False
         self.names = Names(backend, self._layout)
 
+    def prepare(self) -> None:
+        """Make the store if it is not there, and see that it can be written.
+
+        Raises:
+            InvalidInput, Denied, StoreFull, Unavailable: it cannot.
+        """
+        self._create()
+        with translated(f"store {self.url}"), self._backend.exclusive(self._layout.lock):
+            pass
+
     def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> Writer:
         """Begin or resume the ingest `ref`: see `storage.ingest.Ingests.writer`."""
         self._create()

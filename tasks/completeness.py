@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ocispec import Descriptor
-from ocispec.handlers import Handler, SkipChildren, chain, walk
+from ocispec import Descriptor, Platform, fields
+from ocispec.errors import NotFound
+from ocispec.handlers import Handler, SkipChildren, chain, children_handler, walk
 from storage import ContentStore
 
 
@@ -45,3 +46,21 @@ def check(store: ContentStore, root: Descriptor, *, children: Handler) -> Comple
 
     walk(chain(look, children), root)
     return Completeness(tuple(present), tuple(missing))
+
+
+def refuse_other_platforms(store: ContentStore, root: Descriptor, wanted: Sequence[Platform]) -> None:
+    """See that an image without an index is for one of the platforms that are wanted. What is no image has none.
+
+    Raises:
+        NotFound: it is for another one, which only its config tells.
+        NotFound, Corrupt, InvalidInput: manifest or config cannot be read.
+    """
+    if root.kind != "manifest":
+        return
+    config = children_handler(store.manifest)(root)[0]
+    if config.kind != "config":
+        return
+    at = str(config)
+    offered = Platform.from_json(fields.parse_object(store.manifest(config), at=at), at=at)
+    if all(wish.rank(offered) is None for wish in wanted):
+        raise NotFound(f"{root}: no manifest for {', '.join(map(str, wanted))}; it is for {offered}")

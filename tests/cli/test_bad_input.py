@@ -1,4 +1,5 @@
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -6,7 +7,7 @@ import pytest
 
 from storage import open_store
 from tests import images
-from tests.cli.dist import Result, dist
+from tests.cli.dist import Result, command, dist
 from tests.fakes.faults import Answer, Fault, Flip, Lengthen, Replace, Shorten
 from tests.fakes.registry import Basic, Bearer, FakeRegistry
 from tests.peers.prefect import PrefectServer
@@ -49,6 +50,8 @@ def holds(store: Path) -> set[str]:
     [
         ("http://docker.io/library/redis", "leave out the scheme http://"),
         ("docker.io/library/Redis:7", "bad path 'library/Redis'"),
+        ("Redis:7", "(from 'Redis:7')"),
+        ("", "reference: it is empty"),
         ("docker.io/library/../redis", "bad path"),
         ("user:secret@docker.io/library/redis", "user and password do not belong"),
         ("localhost:99999/redis", "bad port, expected 1 to 65535"),
@@ -74,10 +77,18 @@ def test_a_reference_that_cannot_be_right(reference: str, says: str, tmp_path: P
         (("--timeout", "soon", "ls"), "timeout"),
         (("--store", "nosuch://x", "ls"), "nosuch"),
         (("fetch-object", "redis", "7", "8"), "'8': expected a hint"),
+        (("fetch-object", "redis", "mediatype:a/b", "size:abc"), "size:abc: expected a number"),
     ],
 )
 def test_arguments_that_cannot_be_right(arguments: tuple[str, ...], says: str) -> None:
     is_one_line(dist(*arguments), code=2, says=re.escape(says))
+
+
+def test_standard_output_that_is_full(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command("--store", tmp_path, "ls"), stdout=full, stderr=subprocess.PIPE, check=False)
+
+    assert (done.returncode, done.stderr) == (1, b"dist: standard output: No space left on device\n")
 
 
 def test_an_unknown_tag(fake: FakeRegistry, fetch: Callable[[str], Result]) -> None:
@@ -171,15 +182,17 @@ def test_a_blob_that_is_not_what_it_should_be(
     assert [(error["descriptor"]) for image in result.json["images"] for error in image["errors"]] == [LAYER]
 
 
-def test_a_store_where_nothing_can_be_written(fake: FakeRegistry, prefect: PrefectServer, tmp_path: Path) -> None:
+def test_a_store_where_nothing_can_be_written_is_refused_before_prefect_starts(fake: FakeRegistry, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    assert prefect.url
+    home = tmp_path / "prefect"
 
-    result = dist("--store", tmp_path / "file" / "store", "--output", "json", "fetch", "--retries", "0", f"{fake.host}/app:v1")
+    result = dist(
+        "--store", tmp_path / "file" / "store", "fetch", f"{fake.host}/app:v1", PREFECT_HOME=str(home), PREFECT_API_URL=None
+    )
 
-    assert result.code == 1
-    assert "Traceback" not in result.err
-    assert all(str(tmp_path / "file") in line for line in result.err.splitlines())
+    is_one_line(result, code=1, says=str(tmp_path / "file"))
+    assert not fake.requests
+    assert not home.exists()
 
 
 def test_a_store_that_gets_full_keeps_what_it_has(fake: FakeRegistry, prefect: PrefectServer, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from uuid import UUID
 import pytest
 
 from flows.report import RunReport
-from ocispec import Digest, Reference
+from ocispec import Digest, Platform, Reference
 from ocispec.errors import NotFound
 from storage import ContentStore, open_store
 from tests import images
@@ -132,6 +132,56 @@ def test_a_platform_that_is_missing_is_an_error_that_lists_those_there(fetch: Fe
 
     assert "no manifest for linux/s390x; it has 'linux/amd64', 'linux/arm64/v8'" in report.errors()[0]
     assert not list(store.names)
+
+
+def test_the_platforms_that_were_wanted_are_recorded_with_the_name(fetch: Fetch, store: ContentStore) -> None:
+    index, *_ = multi_platform(135)
+    with FakeRegistry() as registry:
+        images.load(registry, "app", index, "v1")
+
+        fetch(f"{registry.host}/app:v1", platforms=["linux/arm64"])
+
+    (name,) = store.names
+    assert name.platforms == (Platform.parse("linux/arm64"),)
+
+
+def test_an_image_without_an_index_has_to_be_for_a_wanted_platform(fetch: Fetch, store: ContentStore) -> None:
+    with FakeRegistry() as registry:
+        images.load(registry, "app", images.image(136, platform="linux/amd64"), "v1")
+
+        wrong, _ = fetch(f"{registry.host}/app:v1", platforms=["linux/arm64"])
+        assert not list(store.names)
+        right, _ = fetch(f"{registry.host}/app:v1", platforms=["linux/arm64", "linux/amd64"])
+
+    assert wrong.errors()[0].endswith("no manifest for linux/arm64; it is for linux/amd64")
+    assert not right.failed
+    assert [name.name for name in store.names] == [f"{registry.host}/app:v1"]
+
+
+def test_an_artifact_is_for_every_platform(fetch: Fetch) -> None:
+    with FakeRegistry() as registry:
+        images.load(registry, "app", images.artifact(137), "v1")
+
+        report, _ = fetch(f"{registry.host}/app:v1", platforms=["linux/arm64"])
+
+    assert not report.failed
+
+
+def test_an_index_json_that_cannot_be_written_is_a_failure_of_each_image(fetch: Fetch, store: ContentStore) -> None:
+    store.prepare()
+    layout = Path(store.url)
+    (layout / "index.json").unlink()
+    (layout / "index.json").mkdir()
+    with FakeRegistry() as registry:
+        images.load(registry, "a", images.image(138), "v1")
+        images.load(registry, "b", images.image(139), "v1")
+
+        report, _ = fetch(f"{registry.host}/a:v1", f"{registry.host}/b:v1")
+
+    assert [len(image.failures) for image in report.images] == [1, 1]
+    (error,) = report.errors()
+    assert "index.json" in error
+    assert len(list(store.names)) == 2
 
 
 def test_a_second_run_asks_once_and_makes_one_task(prefect: PrefectServer, fetch: Fetch) -> None:

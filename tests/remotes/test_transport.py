@@ -1,4 +1,5 @@
 import logging
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -289,3 +290,56 @@ def test_plain_http_where_tls_is_spoken(registries: Registries, token_server: Fa
     with pytest.raises(Unavailable) as caught:
         registries.resolve(reference(token_server))
     check_told(caught.value, token_server.host)
+
+
+# Breaking off.
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_an_abort_ends_a_read_that_waits(scheme: str, tmp_path: Path) -> None:
+    tls = self_signed(tmp_path) if scheme == "https" else None
+    trusting = ssl.create_default_context(cafile=tmp_path / "cert.pem" if tls else None)
+    transport = Urllib3Transport(verify=trusting, connect_timeout_s=10, read_timeout_s=300)
+    begun = threading.Event()
+    with (
+        FakeRegistry(tls=tls) as registry,
+        httpx.Client(transport=transport) as client,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        registry.inject(Fault(action=Stall(5)))
+        url = f"{scheme}://{registry.host}/v2/{REPOSITORY}/blobs/{registry.put_blob(REPOSITORY, BLOB)}"
+
+        def read_on() -> None:
+            with client.stream("GET", url) as response:
+                for _ in response.iter_raw():
+                    begun.set()
+
+        reading = executor.submit(read_on)
+        assert begun.wait(30)
+        transport.abort()
+        with pytest.raises(httpx.TransportError):
+            reading.result(timeout=30)
+
+
+def test_an_abort_ends_the_wait_for_an_answer() -> None:
+    transport = Urllib3Transport(verify=ssl.create_default_context(), connect_timeout_s=10, read_timeout_s=300)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        httpx.Client(transport=transport) as client,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        asking = executor.submit(client.get, f"http://127.0.0.1:{server.getsockname()[1]}/")
+        connection, _ = server.accept()
+        with connection:
+            assert connection.recv(1) == b"G"
+            transport.abort()
+            with pytest.raises(httpx.TransportError):
+                asking.result(timeout=30)
+
+
+def test_after_an_abort_nothing_connects(registry: FakeRegistry) -> None:
+    transport = Urllib3Transport(verify=ssl.create_default_context(), connect_timeout_s=10, read_timeout_s=10)
+    transport.abort()
+    with httpx.Client(transport=transport) as client, pytest.raises(httpx.TransportError):
+        client.get(put(registry, BLOB))
+    assert not registry.requests

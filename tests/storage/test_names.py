@@ -52,8 +52,9 @@ def index_of(place: Place) -> dict[str, str]:
 
 def test_a_name_is_kept_with_all_of_its_descriptor_and_where_it_came_from(place: Place, store: ContentStore) -> None:
     before = datetime.now(UTC)
-    put = store.names.put("name", FULL, source="registry.example/name")
-    assert (put.name, put.descriptor, put.source) == ("name", FULL, "registry.example/name")
+    platforms = (Platform.parse("linux/arm/v6"), Platform.parse("windows(10.0.17763)/amd64"))
+    put = store.names.put("name", FULL, source="registry.example/name", platforms=platforms)
+    assert (put.name, put.descriptor, put.source, put.platforms) == ("name", FULL, "registry.example/name", platforms)
     assert before <= put.recorded <= datetime.now(UTC)
     assert place.open().names.get("name") == put
     assert list(place.open().names) == [put]
