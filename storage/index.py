@@ -10,30 +10,42 @@ from typing import Any
 import orjson
 
 from ocispec import mediatypes
-from storage.backend import Backend, is_there
+from storage.backend import Backend
 from storage.errors import translated
 from storage.layout import Layout
 from storage.names import Name, Names
+from storage.presence import is_there
 
 REF_NAME = "org.opencontainers.image.ref.name"
 _MARKER = orjson.dumps({"imageLayoutVersion": "1.0.0"})
 
 
-def create(backend: Backend, layout: Layout) -> None:
+def create(backend: Backend, layout: Layout, names: Names) -> None:
     """Make an empty image layout where there is none; harmless where there is one."""
     with translated(f"store {layout.root}"):
         if is_there(backend.fs, layout.marker):
             return
-        with backend.exclusive(layout.lock):  # or our empty index could replace the full one of a faster process
-            if not is_there(backend.fs, layout.index):
-                backend.put(layout.index, _document([]))
-            backend.put(layout.marker, _MARKER)
+        update(backend, layout, names)
+        mark(backend, layout)
+
+
+def mark(backend: Backend, layout: Layout) -> None:
+    """Write the file that makes a directory an image layout."""
+    with translated(f"store {layout.root}"):
+        backend.put(layout.marker, _MARKER)
 
 
 def update(backend: Backend, layout: Layout, names: Names) -> None:
-    """Write `index.json` anew from the names; of several processes that do so, each sees what the one before wrote."""
-    with translated(f"store {layout.root}: index.json"), backend.exclusive(layout.lock):
-        backend.put(layout.index, _document([_entry(name) for name in names]))
+    """Write `index.json` anew from the names, until it has all of them.
+
+    Many processes may do this at once, without a lock. Each looks once more after it wrote: so whichever is the last to write
+    has seen every name that was recorded before, since a name is recorded before its process comes here.
+    """
+    with translated(f"store {layout.root}: index.json"):
+        written = None
+        while (listed := names.listing()) != written:
+            backend.put(layout.index, _document([_entry(name) for name in names]))
+            written = listed
 
 
 def _entry(name: Name) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Where things are in a store: an OCI image layout (image-spec 1.1, image-layout.md), and beside it `ingest/` and `names/`.
+"""Where things are in a store: an OCI image layout (image-spec 1.1, image-layout.md), and ours beside it.
 
 oci-layout  index.json  blobs/<algorithm>/<hex>
 ingest/<sha256 of the ref>  ingest/<sha256 of the ref>.json
 names/<readable part>-<sha256 of the name>.json
+leases/<run>.json  quarantine/<algorithm>/<hex>
 """
 
 import hashlib
@@ -13,6 +14,8 @@ from urllib.parse import quote
 from ocispec import Digest
 from ocispec.errors import InvalidInput, Unsupported
 
+# Beside the data of an ingest: its record.
+RECORD = ".json"
 _KEY = re.compile(r"[a-f0-9]{64}")
 # A file name has at most 255 bytes on common systems: 120 of the name, a dash, 64 of its hash and `.json`, and while it is
 # written 37 more that make it unique.
@@ -51,9 +54,27 @@ class Layout:
         return f"{self.root}/names"
 
     @property
+    def leases(self) -> str:
+        """What runs under way hold on to."""
+        return f"{self.root}/leases"
+
+    @property
+    def quarantine(self) -> str:
+        """Blobs that are not what their names say, by algorithm."""
+        return f"{self.root}/quarantine"
+
+    @property
     def lock(self) -> str:
-        """The lock under which `index` is replaced."""
-        return f"{self.root}/names/index.lock"
+        """The lock between those who name content and those who sweep it away."""
+        return f"{self.root}/sweep.lock"
+
+    def lease(self, key: str) -> str:
+        """The lease of one run."""
+        return f"{self.leases}/{key}.json"
+
+    def quarantined(self, digest: Digest) -> str:
+        """Where a blob is put whose bytes are not those of `digest`."""
+        return f"{self.quarantine}/{digest.algorithm}/{digest.hex}"
 
     def blob(self, digest: Digest) -> str:
         """The blob of a digest."""

@@ -6,16 +6,17 @@ Names are what people and other tools start from; a name is only recorded for co
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Self
+from typing import Any, Self
 
 import orjson
 
 from ocispec import Descriptor, Platform, fields
 from ocispec.errors import InvalidInput, NotFound
 from storage import times
-from storage.backend import Backend, is_there
+from storage.backend import Backend
 from storage.errors import translated
 from storage.layout import Layout
+from storage.presence import is_there
 
 _SUFFIX = ".json"
 
@@ -105,18 +106,27 @@ class Names:
     def __iter__(self) -> Iterator[Name]:
         """All names, sorted. One that is deleted while they are read is left out."""
         with translated("names"):
-            records = [record for path in self._paths() if (record := self._found(path)) is not None]
+            records = [record for entry in self._entries() if (record := self._found(entry["name"])) is not None]
         yield from sorted(records, key=lambda record: record.name)
 
-    def _paths(self) -> list[str]:
+    def listing(self) -> dict[str, object]:
+        """What tells whether any name was recorded, replaced or deleted since: each record's path, with its version."""
+        return {entry["name"]: _version(entry) for entry in self._entries()}
+
+    def _entries(self) -> list[dict[str, Any]]:
         try:
-            paths = self._backend.fs.ls(self._layout.names, detail=False)
+            entries = self._backend.fs.ls(self._layout.names, detail=True)
         except FileNotFoundError:
             return []
-        return [path for path in paths if path.endswith(_SUFFIX)]
+        return [entry for entry in entries if entry["name"].endswith(_SUFFIX)]
 
     def _found(self, path: str) -> Name | None:
         try:
             return Name.from_json(self._backend.fs.cat_file(path), at=path)
         except FileNotFoundError:
             return None
+
+
+def _version(entry: dict[str, Any]) -> object:
+    """What changes when a file is replaced: its inode on a disk, its tag or time on an object store, as fsspec shows it."""
+    return next((entry[key] for key in ("ino", "ETag", "etag", "LastModified", "created") if key in entry), None)

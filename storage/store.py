@@ -5,16 +5,18 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from ocispec import Descriptor, Digest, Hasher
 from ocispec.errors import Corrupt, InvalidInput, NotFound
 from storage import index
-from storage.backend import Backend, is_there, open_backend
+from storage.backend import Backend, open_backend
 from storage.errors import translated
 from storage.ingest import Ingests, Status, Writer
 from storage.layout import Layout
 from storage.names import Names
+from storage.presence import is_there
 
 _log = logging.getLogger(__name__)
 _PIECE_BYTES = 4 * 1024 * 1024
@@ -32,14 +34,12 @@ class Info:
 class ContentStore:
     """Blobs, ingests and names at one place. Thread-safe; open it with `open_store`."""
 
-    def __init__(self, backend: Backend, root: str, *, url: str) -> None:
+    def __init__(self, backend: Backend, ingests: Ingests, layout: Layout, *, url: str) -> None:
         self.url = url
-        self._backend = backend
-        self._layout = Layout(root)
-        self._ingests = Ingests(backend, self._layout)
+        self._backend, self._ingests, self._layout = backend, ingests, layout
         self._creating = threading.Lock()
         self._created = False
-        self.names = Names(backend, self._layout)
+        self.names = Names(backend, layout)
 
     def prepare(self) -> None:
         """Make the store if it is not there, and see that it can be written.
@@ -48,11 +48,10 @@ class ContentStore:
             InvalidInput, Denied, StoreFull, Unavailable: it cannot.
         """
         self._create()
-        with translated(f"store {self.url}"), self._backend.exclusive(self._layout.lock):
-            pass
+        index.mark(self._backend, self._layout)
 
     def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> Writer:
-        """Begin or resume the ingest `ref`: see `storage.ingest.Ingests.writer`."""
+        """Begin or resume the ingest `ref`: see `storage.ingest.Ingests`."""
         self._create()
         return self._ingests.writer(ref, expected=expected, total=total)
 
@@ -165,10 +164,20 @@ class ContentStore:
         self._create()
         index.update(self._backend, self._layout, self.names)
 
+    def close(self) -> None:
+        """Give up what this store cannot hand on to another process: uploads that were not committed."""
+        self._ingests.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
     def _create(self) -> None:
         if not self._created:
             with self._creating:
-                index.create(self._backend, self._layout)
+                index.create(self._backend, self._layout, self.names)
                 self._created = True
 
     def _cat(self, path: str, start: int, end: int | None) -> bytes:
@@ -191,5 +200,4 @@ def open_store(url: str, *, options: Mapping[str, Any] | None = None) -> Content
         InvalidInput: an unusable URL.
         Unsupported: a file system that lacks what a store needs.
     """
-    backend, root = open_backend(url, options or {})
-    return ContentStore(backend, root, url=url)
+    return ContentStore(*open_backend(url, options or {}), url=url)

@@ -95,8 +95,12 @@ def open_session(spec: SessionSpec, *, observer: transfer.Observer) -> Iterator[
     """
     credentials = DockerConfig.load()
     stop = stopping.current()
-    with Registries(spec.registries, credentials=credentials.get) as registries, stop.heard(registries.abort):
-        session = Session(spec, open_store(spec.store), registries, observer=observer, stopping=stop)
+    with (
+        open_store(spec.store) as store,
+        Registries(spec.registries, credentials=credentials.get) as registries,
+        stop.heard(registries.abort),
+    ):
+        session = Session(spec, store, registries, observer=observer, stopping=stop)
         token = _CURRENT.set(session)
         try:
             yield session

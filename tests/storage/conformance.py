@@ -20,9 +20,13 @@ EMPTY = Digest.of(b"")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a store may be, with a way round the store to look at its files and to plant some. Paths are below `url`."""
+    """Where a store may be, with a way round the store to look at its files and to plant some. Paths are below `url`.
+
+    `outlives` tells whether another process can go on with an ingest.
+    """
 
     url: str
+    outlives: bool = True
 
     def open(self) -> ContentStore:
         return open_store(self.url)
@@ -51,7 +55,7 @@ class Place:
 BACKENDS: dict[str, Callable[[Path], Place]] = {
     "path": lambda directory: Place(url=str(directory / "a store")),
     "file": lambda directory: Place(url=f"file://{directory / 'a store'}/"),
-    "memory": lambda _: Place(url=f"memory://{uuid.uuid4().hex}"),
+    "memory": lambda _: Place(url=f"memory://{uuid.uuid4().hex}", outlives=False),
 }
 
 
@@ -78,13 +82,14 @@ def ingest_path(ref: str) -> str:
     return f"ingest/{Digest.of(ref.encode()).hex}"
 
 
-def assert_resumes(place: Place, size: int, *, percent: int) -> None:
-    """Stop an ingest after some of it, go on in a store opened anew, and look at the file."""
+def assert_resumes(place: Place, stores: tuple[ContentStore, ContentStore], size: int, *, percent: int) -> None:
+    """Stop an ingest of one store after some of it, go on in the other, and look at the file."""
     data, cut = noise(size), size * percent // 100
     digest = Digest.of(data)
-    with place.open().writer("ref", expected=digest, total=size) as writer:
+    one, other = stores
+    with one.writer("ref", expected=digest, total=size) as writer:
         writer.write(data[:cut])
-    with place.open().writer("ref", expected=digest, total=size) as writer:
+    with other.writer("ref", expected=digest, total=size) as writer:
         assert writer.offset == cut
         writer.write(memoryview(data)[cut:])
         writer.commit()

@@ -18,6 +18,8 @@ import pytest
 from ocispec import Descriptor, Digest
 from ocispec.errors import Busy, Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable
 from storage import ContentStore, StoreFull, open_store
+from storage.disk import Disk
+from storage.files import FileWriter
 from tests.storage.conformance import Place, assert_resumes, blob_path, ingest, ingest_path, noise
 from tests.storage.steps import Steps
 
@@ -39,6 +41,11 @@ def store(root: Path) -> ContentStore:
     return open_store(str(root))
 
 
+def disk_of(store: ContentStore) -> Disk:
+    assert isinstance(store._backend, Disk)
+    return store._backend
+
+
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
     """Run Python code in a process of its own; it sees `arguments` as sys.argv[1:]."""
     argv = [sys.executable, "-c", script, *map(str, arguments)]
@@ -50,8 +57,8 @@ def blobs(root: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("percent", [0, 10, 50, 90, 100])
-def test_a_big_ingest_is_resumed_where_it_stopped(root: Path, percent: int) -> None:
-    assert_resumes(Place(url=str(root)), 20_000_000, percent=percent)
+def test_a_big_ingest_is_resumed_where_another_store_stopped(root: Path, percent: int) -> None:
+    assert_resumes(Place(url=str(root)), (open_store(str(root)), open_store(str(root))), 20_000_000, percent=percent)
 
 
 # Two processes
@@ -160,7 +167,8 @@ def test_a_writer_that_follows_a_commit_at_once_keeps_its_ingest(
     root: Path, store: ContentStore, total: int | None, next_total: int | None, monkeypatch: pytest.MonkeyPatch, *, closed: bool
 ) -> None:
     """Publishing moves the locked file away, so the next writer can come before the first one has tidied up."""
-    publish, followers = store._backend.publish, []
+    disk = disk_of(store)
+    publish, followers = disk.publish, []
 
     def publish_and_follow(*args: Any) -> None:
         publish(*args)
@@ -170,7 +178,7 @@ def test_a_writer_that_follows_a_commit_at_once_keeps_its_ingest(
         if closed:
             follower.close()
 
-    monkeypatch.setattr(store._backend, "publish", publish_and_follow)
+    monkeypatch.setattr(disk, "publish", publish_and_follow)
     with store.writer("ref", total=total) as writer:
         writer.write(DATA)
         assert writer.commit() == DIGEST
@@ -220,6 +228,7 @@ def test_a_small_commit_that_fails_after_its_rename_leaves_no_record(
 def test_a_file_that_took_the_place_of_an_ingest_is_not_published(root: Path, store: ContentStore) -> None:
     with store.writer("ref") as writer:
         writer.write(DATA)
+        assert isinstance(writer, FileWriter)
         writer._file.flush()
         (root / INGEST).unlink()
         (root / INGEST).write_bytes(noise(len(DATA), seed=2))

@@ -1,0 +1,119 @@
+"""A local disk as a store's ground: what is needed of it beyond fsspec."""
+
+import contextlib
+import errno
+import fcntl
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from ocispec.errors import Busy
+
+_READ_ONLY = 0o444
+
+
+class Disk:
+    """A local disk: advisory locks (flock) that a crash releases, fsync, atomic rename. Raises OSError, untranslated."""
+
+    def __init__(self, fs: Any) -> None:
+        self.fs = fs
+
+    def put(self, path: str, data: bytes) -> None:
+        """Replace a small file: readers see the old or the new bytes, also after a power loss."""
+        temporary = f"{path}.{uuid.uuid4().hex}.new"
+        self._make_parent(path)
+        try:
+            with self.fs.open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            # Not fsspec's mv: where rename fails it falls back to copying, and a full disk would leave half a file in sight.
+            os.replace(temporary, path)
+            _sync_directory(os.path.dirname(path))
+        except BaseException:
+            with contextlib.suppress(OSError):  # the error that is on its way says more
+                self.fs.rm_file(temporary)
+            raise
+
+    def append(self, path: str) -> IO[bytes]:
+        """The file at `path`, made if need be, open at its end, for this writer alone until it is closed.
+
+        Raises:
+            Busy: another writer, of this process or another, has it.
+        """
+        while True:
+            file: IO[bytes] = self._open(path)
+            try:
+                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if self.is_at(file, path):
+                    return file
+            except BlockingIOError:
+                file.close()
+                raise Busy(f"{path}: another writer has it") from None
+            except BaseException:
+                file.close()
+                raise
+            file.close()  # the writer before us published or dropped the file between our open and our lock
+
+    def write_back(self, file: IO[bytes], start: int, end: int) -> None:
+        """Begin to make these bytes durable. A hint: `publish` alone promises it."""
+        # On Linux this starts writing dirty pages and waits for none, so that fsync finds little left to do: a fetch of 1 GiB
+        # takes a quarter less time (docs/performance.md).
+        os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
+
+    def publish(self, file: IO[bytes], path: str, target: str) -> None:
+        """Make a file from `append` durable, then visible under `target` at once, read-only; its writer still holds it."""
+        file.flush()
+        os.fsync(file.fileno())
+        self._make_parent(target)
+        if not self.is_at(file, path):  # whoever removed it let a stranger in, whose bytes are not ours to publish
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        os.replace(path, target)
+        os.fchmod(file.fileno(), _READ_ONLY)  # not earlier: after a failed rename its owner could not open it to go on
+        _sync_directory(os.path.dirname(target))
+
+    def move(self, path: str, target: str) -> None:
+        """Take a file out of sight at once, to where it can be looked at."""
+        self._make_parent(target)
+        os.replace(path, target)
+        _sync_directory(os.path.dirname(path))
+
+    @contextmanager
+    def locked(self, path: str, *, shared: bool) -> Iterator[None]:
+        """Hold a named lock, against every process of this machine that asks for it exclusively or, if not shared, at all."""
+        self._make_parent(path)
+        with self.fs.open(path, "ab") as file:
+            fcntl.flock(file.fileno(), fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            yield
+
+    def _open(self, path: str) -> Any:
+        try:
+            return self.fs.open(path, "ab")
+        except FileNotFoundError:
+            self._make_parent(path)
+            return self.fs.open(path, "ab")
+
+    @staticmethod
+    def is_at(file: IO[bytes], path: str) -> bool:
+        """Whether this open file still has this path."""
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+        except FileNotFoundError:
+            return False
+
+    def _make_parent(self, path: str) -> None:
+        parent = os.path.dirname(path)
+        if not os.path.isdir(parent):
+            self._make_parent(parent)
+            self.fs.makedirs(parent, exist_ok=True)
+            _sync_directory(os.path.dirname(parent))
+
+
+def _sync_directory(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

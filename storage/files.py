@@ -1,0 +1,296 @@
+"""Ingests that are files: appended to, gone on with after a crash, and renamed into place.
+
+Below `ingest/` each ref has a data file, whose name is the SHA-256 of the ref, and beside it a small record in JSON with the
+ref itself, the declared total and digest, and the start. What a writer leaves behind, by closing or by dying, the next one
+goes on with: the data is hashed anew and written at its end, so that the digest and the file always cover the same bytes
+(containerd #1526). Small content is recorded only by closing: after a death it starts over.
+"""
+
+import contextlib
+import logging
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import IO, Any, Self
+
+from ocispec import Digest
+from ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound, Unsupported
+from storage.disk import Disk
+from storage.errors import translated
+from storage.ingest import Declared, Measured, Status
+from storage.layout import RECORD, Layout
+from storage.presence import is_there
+
+_log = logging.getLogger(__name__)
+_PIECE_BYTES = 4 * 1024 * 1024
+# How much is written before the disk is told to begin with it.
+_WRITE_BACK_BYTES = 8 * 1024 * 1024
+# Content of at most this size comes in one piece. Its ingest is recorded only if it is closed unfinished: on a disk a record
+# costs as much as all else that is done for a small blob.
+_SMALL_BYTES = 1024 * 1024
+
+
+class FileWriter:
+    """A writer that appends to the data file of its ingest; see `storage.ingest.Writer`."""
+
+    def __init__(self, disk: Disk, layout: Layout, file: IO[bytes], declared: Declared, *, recorded: bool) -> None:
+        self.declared = declared
+        self._disk, self._layout, self._file, self._recorded = disk, layout, file, recorded
+        self._path = layout.ingest(declared.ref)
+        self._measured = Measured(declared)
+        self._open = True
+        self._catch_up()
+        self._written_back = self.offset  # what was there may well be on the disk
+
+    @property
+    def offset(self) -> int:
+        """How many bytes are there and hashed."""
+        return self._measured.offset
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`."""
+        self._measured.refuse_excess(len(data))
+        with translated(f"{self.declared.ref}: writing to {self._path}"):
+            self._file.write(data)
+            self._measured.add(data)
+            if self.offset - self._written_back >= _WRITE_BACK_BYTES:
+                self._disk.write_back(self._file, self._written_back, self.offset)
+                self._written_back = self.offset
+
+    def truncate(self) -> None:
+        """Drop what was written and start over at 0."""
+        with translated(f"{self.declared.ref}: truncating {self._path}"):
+            self._file.truncate(0)
+            self._file.seek(0)
+        self._measured.reset()
+        self._written_back = 0
+
+    def commit(self, *, size: int | None = None, expected: Digest | None = None) -> Digest:
+        """Make the blob durable, then visible."""
+        self._refuse_half_written()
+        digest = self._measured.checked(size, expected)
+        with translated(f"{self.declared.ref}: committing {digest}"):
+            self._disk.publish(self._file, self._path, self._layout.blob(digest))
+        self._release_quietly()
+        if self._recorded:
+            self._tidy()
+        return digest
+
+    def abort(self) -> None:
+        """Drop the ingest."""
+        with translated(f"{self.declared.ref}: removing {self._path}"):
+            _drop(self._disk, self._path)
+        self._release_quietly()
+
+    def close(self) -> None:
+        """Let the ref go and keep what was written."""
+        if not self._open:
+            return
+        self._open = False
+        with translated(f"{self.declared.ref}: closing {self._path}"):
+            try:
+                if not self._recorded:
+                    self._keep()
+            finally:
+                self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.close()
+        except DistError:
+            if exc is None:
+                raise
+            _log.debug("%s: close failed after %r", self.declared.ref, exc, exc_info=True)  # the first error says what happened
+
+    def _keep(self) -> None:
+        """Leave what a small ingest has for the next writer; if it has nothing, leave nothing."""
+        if not self._disk.is_at(self._file, self._path):
+            return  # dropped, or a commit failed after its rename, with which the lock went: a new writer has the ref
+        if not self.offset and not self._size():  # a write that failed half-way counts for size only
+            _drop(self._disk, self._path)
+            return
+        try:
+            self._disk.fs.pipe_file(self._path + RECORD, self.declared.to_json())
+        except OSError:
+            with contextlib.suppress(OSError):  # without a record the data is of no use, least of all on a full disk
+                _drop(self._disk, self._path)
+            raise
+
+    def _catch_up(self) -> None:
+        """Hash what a writer before this one left."""
+        with translated(f"{self.declared.ref}: reading {self._path}"):
+            size = self._size()
+            if self.declared.total is not None and size > self.declared.total:
+                self.truncate()
+                return
+            while self.offset < size:
+                self._measured.add(self._disk.fs.cat_file(self._path, self.offset, min(self.offset + _PIECE_BYTES, size)))
+
+    def _refuse_half_written(self) -> None:
+        with translated(f"{self.declared.ref}: flushing {self._path}"):
+            self._file.flush()
+            held = self._size()
+        if held != self.offset:  # after a write that failed half-way
+            at = f"{self.offset} bytes in {self._path}, got {held}"
+            raise Corrupt(f"{self.declared.ref}: expected {at}; open it again to go on")
+
+    def _size(self) -> int:
+        size: int = self._disk.fs.info(self._path)["size"]
+        return size
+
+    def _tidy(self) -> None:
+        """Remove the record of a blob that is safe. It may fail: a record without data says nothing.
+
+        With its data the ingest lost its lock. A new writer may have the ref by now, or have left data: the record is its own.
+        """
+        try:
+            with self._disk.append(self._path):
+                if self._size() == 0:
+                    _drop(self._disk, self._path)
+        except Busy:
+            _log.debug("%s: a new writer has it", self.declared.ref)
+        except OSError:
+            _log.warning("%s: could not remove %s", self.declared.ref, self._path + RECORD, exc_info=True)
+
+    def _release_quietly(self) -> None:
+        """End an ingest that left nothing to keep."""
+        if not self._open:
+            return
+        self._open = False
+        try:
+            self._file.close()
+        except OSError:
+            _log.warning("%s: could not close %s", self.declared.ref, self._path, exc_info=True)
+
+
+class FileIngests:
+    """All ingests of a store on a disk; see `storage.ingest.Ingests`."""
+
+    def __init__(self, disk: Disk, layout: Layout) -> None:
+        self._disk, self._layout = disk, layout
+
+    def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> FileWriter:
+        """Begin the ingest `ref`, or go on with what is there of it, also from another process."""
+        if not ref:
+            raise InvalidInput("ingest: the ref is empty")
+        self._refuse_existing(ref, expected)
+        path = self._layout.ingest(ref)
+        with translated(f"{ref}: opening {path}"):
+            try:
+                file = self._disk.append(path)
+            except Busy:
+                raise Busy(self._describe_busy(ref)) from None
+        try:
+            return self._begin(file, path, Declared(ref=ref, total=total, expected=expected, started=datetime.now(UTC)))
+        except BaseException:
+            file.close()
+            raise
+
+    def status(self, ref: str) -> Status:
+        """How far an ingest is; one of at most 1 MiB is not known while its writer is at work."""
+        path = self._layout.ingest(ref)
+        with translated(f"ingest {ref}"):
+            return self._status(path, self._disk.fs.info(path))
+
+    def active(self) -> Iterator[Status]:
+        """All recorded ingests."""
+        for entry in self._entries():
+            if not self._layout.is_ingest(entry["name"]):
+                continue
+            try:
+                with translated(f"ingest {entry['name']}"):
+                    status = self._status(entry["name"], entry)
+            except (NotFound, InvalidInput, Unsupported):
+                _log.debug("ingest %s ended or is damaged", entry["name"])
+                continue
+            yield status
+
+    def sweep(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
+        """Drop what nobody has touched since `before`: data with or without its record, and records without data."""
+        for path, touched in self._touched().items():
+            with translated(f"ingest {path}"):
+                if touched < before and (dry_run or self._drop_unless_busy(path)):
+                    yield path
+
+    def close(self) -> None:
+        """Nothing to give up: what is on the disk outlives this process."""
+
+    def _entries(self) -> list[dict[str, Any]]:
+        try:
+            with translated("ingests"):
+                entries: list[dict[str, Any]] = self._disk.fs.ls(self._layout.ingests, detail=True)
+        except NotFound:
+            return []
+        return entries
+
+    def _touched(self) -> dict[str, datetime]:
+        """When each ingest was last written to, by its path."""
+        found: dict[str, datetime] = {}
+        for entry in self._entries():
+            path = entry["name"].removesuffix(RECORD)
+            if self._layout.is_ingest(path):
+                touched = datetime.fromtimestamp(entry["mtime"], UTC)
+                found[path] = max(touched, found.get(path, touched))
+        return found
+
+    def _drop_unless_busy(self, path: str) -> bool:
+        try:
+            with self._disk.append(path):
+                _drop(self._disk, path)
+        except Busy:
+            return False
+        return True
+
+    def _begin(self, file: IO[bytes], path: str, wanted: Declared) -> FileWriter:
+        with translated(f"{wanted.ref}: opening {path}"):
+            try:  # once more: its writer may have ended before we got the lock
+                self._refuse_existing(wanted.ref, wanted.expected)
+            except AlreadyExists:
+                _drop(self._disk, path)
+                raise
+            found, recorded = self._found(path)
+        if found is not None and found.agrees(wanted):
+            return FileWriter(self._disk, self._layout, file, found, recorded=True)
+        recorded = recorded or wanted.total is None or wanted.total > _SMALL_BYTES
+        with translated(f"{wanted.ref}: opening {path}"):
+            file.truncate(0)
+            file.seek(0)
+            if recorded:
+                self._disk.fs.pipe_file(path + RECORD, wanted.to_json())
+        return FileWriter(self._disk, self._layout, file, wanted, recorded=recorded)
+
+    def _found(self, path: str) -> tuple[Declared | None, bool]:
+        """The record of an ingest, None if it is damaged or absent, and whether there is one."""
+        try:
+            raw = self._disk.fs.cat_file(path + RECORD)
+        except FileNotFoundError:
+            return None, False
+        try:
+            return Declared.from_json(raw), True
+        except (InvalidInput, Unsupported):
+            return None, True
+
+    def _refuse_existing(self, ref: str, expected: Digest | None) -> None:
+        if expected is not None and is_there(self._disk.fs, self._layout.blob(expected)):
+            raise AlreadyExists(f"{ref}: {expected} is in the store")
+
+    def _status(self, path: str, entry: dict[str, Any]) -> Status:
+        declared = Declared.from_json(self._disk.fs.cat_file(path + RECORD))
+        return declared.status(entry["size"], self._disk.fs.modified(path))
+
+    def _describe_busy(self, ref: str) -> str:
+        try:
+            status = self.status(ref)
+        except DistError:
+            return f"{ref}: another writer has it"
+        return f"{ref}: another writer has it since {status.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {status.offset}"
+
+
+def _drop(disk: Disk, path: str) -> None:
+    """Remove an ingest whose lock the caller holds; the data last, for without it the lock is free."""
+    with contextlib.suppress(FileNotFoundError):
+        disk.fs.rm_file(path + RECORD)
+    disk.fs.rm_file(path)

@@ -1,0 +1,234 @@
+"""Ingests that are uploads: streamed to where the blob will be, and shown there only after size and digest are right.
+
+Object stores can neither append nor rename, and what was sent but not committed cannot be read back. So an ingest lives as
+long as the process that has it: another writer of the same store goes on with it, another process starts over. Two machines
+that upload the same blob do no harm: both commit the same bytes.
+
+Where the digest is not declared, the place is not known: such content goes to `ingest/` and is copied by the object store.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Self
+
+from ocispec import Digest
+from ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound
+from storage.errors import translated
+from storage.ingest import Declared, Measured, Status
+from storage.layout import Layout
+from storage.objects import Objects, Upload
+from storage.presence import is_there
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Ingest:
+    """An upload, and what has been sent of it. `held` while a writer has it; `broken` when that writer failed half-way."""
+
+    measured: Measured
+    upload: Upload
+    path: str
+    updated: datetime
+    held: bool = True
+    broken: bool = False
+
+    @property
+    def declared(self) -> Declared:
+        return self.measured.declared
+
+
+class UploadWriter:
+    """A writer that uploads; see `storage.ingest.Writer`."""
+
+    def __init__(self, ingests: "UploadIngests", ingest: _Ingest) -> None:
+        self._ingests, self._ingest = ingests, ingest
+        self._open = True
+
+    @property
+    def declared(self) -> Declared:
+        """What was said of the content when the ingest began."""
+        return self._ingest.declared
+
+    @property
+    def offset(self) -> int:
+        """How many bytes were taken and hashed."""
+        return self._ingest.measured.offset
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`."""
+        self._ingest.measured.refuse_excess(len(data))
+        with self._sound(f"{self.declared.ref}: writing to {self._ingest.path}"):
+            self._ingest.upload.write(data)
+        self._ingest.measured.add(data)
+        self._ingest.updated = datetime.now(UTC)
+
+    def truncate(self) -> None:
+        """Drop what was written and start over at 0."""
+        with translated(f"{self.declared.ref}: truncating {self._ingest.path}"):
+            self._ingests.restart(self._ingest)
+
+    def commit(self, *, size: int | None = None, expected: Digest | None = None) -> Digest:
+        """Make the blob visible."""
+        digest = self._ingest.measured.checked(size, expected)
+        with self._sound(f"{self.declared.ref}: committing {digest}"):
+            self._ingests.publish(self._ingest, digest)
+        self._open = False
+        return digest
+
+    def abort(self) -> None:
+        """Drop the ingest."""
+        self._open = False
+        with translated(f"{self.declared.ref}: aborting {self._ingest.path}"):
+            self._ingests.drop(self._ingest)
+
+    def close(self) -> None:
+        """Let the ref go and keep what was sent, for a writer of the same store."""
+        if self._open:
+            self._open = False
+            with translated(f"{self.declared.ref}: closing {self._ingest.path}"):
+                self._ingests.park(self._ingest)
+
+    @contextmanager
+    def _sound(self, what: str) -> Iterator[None]:
+        """Sending: after a failure nobody knows what arrived, so the ingest has to start over."""
+        if self._ingest.broken:
+            raise Corrupt(f"{what}: an earlier part did not arrive; open it again to start over")
+        try:
+            with translated(what):
+                yield
+        except BaseException:
+            self._ingest.broken = True
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self.close()
+        except DistError:
+            if exc is None:
+                raise
+            _log.debug("%s: close failed after %r", self.declared.ref, exc, exc_info=True)  # the first error says what happened
+
+
+class UploadIngests:
+    """The ingests that this store began on an object store; see `storage.ingest.Ingests`."""
+
+    def __init__(self, objects: Objects, layout: Layout) -> None:
+        self._objects, self._layout = objects, layout
+        self._ingests: dict[str, _Ingest] = {}
+        self._guard = threading.Lock()
+
+    def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> UploadWriter:
+        """Begin the ingest `ref`, or go on with what another writer of this store sent of it."""
+        if not ref:
+            raise InvalidInput("ingest: the ref is empty")
+        declared = Declared(ref=ref, total=total, expected=expected, started=datetime.now(UTC))
+        with translated(f"{ref}: opening {self._place(declared)}"):
+            ingest, stale = self._taken(declared)
+            if stale is not None:
+                self._discard(stale)
+            try:
+                self._refuse_existing(ref, expected)
+            except BaseException:
+                self.drop(ingest)
+                raise
+        return UploadWriter(self, ingest)
+
+    def status(self, ref: str) -> Status:
+        """How far an ingest of this store is."""
+        with self._guard:
+            ingest = self._ingests.get(ref)
+        if ingest is None:
+            raise NotFound(f"ingest {ref}: not there")
+        return ingest.declared.status(ingest.measured.offset, ingest.updated)
+
+    def active(self) -> Iterator[Status]:
+        """All ingests of this store."""
+        with self._guard:
+            refs = list(self._ingests)
+        for ref in refs:
+            try:
+                yield self.status(ref)
+            except NotFound:
+                continue
+
+    def sweep(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
+        """Drop what other processes began before a time and did not end."""
+        with translated("ingests"):
+            yield from self._objects.unfinished(self._layout.root, before, dry_run=dry_run)
+
+    def close(self) -> None:
+        """Give up what was not committed: nobody else could go on with it."""
+        with self._guard:
+            ingests = list(self._ingests.values())
+            self._ingests.clear()
+        for ingest in ingests:
+            self._discard(ingest)
+
+    def restart(self, ingest: _Ingest) -> None:
+        """Drop what was sent of an ingest."""
+        ingest.upload.discard()
+        ingest.upload = self._objects.upload(ingest.path, ingest.declared.total)
+        ingest.measured.reset()
+        ingest.broken = False
+
+    def publish(self, ingest: _Ingest, digest: Digest) -> None:
+        """Show the blob, and end its ingest."""
+        blob = self._layout.blob(digest)
+        ingest.upload.commit()
+        if ingest.path != blob:
+            self._objects.move(ingest.path, blob)
+        self._forget(ingest)
+
+    def drop(self, ingest: _Ingest) -> None:
+        """End an ingest without a blob."""
+        self._forget(ingest)
+        ingest.upload.discard()
+
+    def park(self, ingest: _Ingest) -> None:
+        """Keep an ingest for the next writer, unless nobody knows what was sent of it."""
+        if ingest.broken:
+            self.drop(ingest)
+        ingest.held = False
+
+    def _taken(self, wanted: Declared) -> tuple[_Ingest, _Ingest | None]:
+        """The ingest for a new writer, and the one that it takes the place of."""
+        path = self._place(wanted)
+        with self._guard:
+            found = self._ingests.get(wanted.ref)
+            if found is not None and found.held:
+                since = f"since {found.declared.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {found.measured.offset}"
+                raise Busy(f"{wanted.ref}: another writer has it {since}")
+            if found is not None and found.declared.agrees(wanted):
+                found.held = True
+                return found, None
+            ingest = _Ingest(Measured(wanted), self._objects.upload(path, wanted.total), path, datetime.now(UTC))
+            self._ingests[wanted.ref] = ingest
+        return ingest, found
+
+    def _place(self, declared: Declared) -> str:
+        return self._layout.blob(declared.expected) if declared.expected else self._layout.ingest(declared.ref)
+
+    def _refuse_existing(self, ref: str, expected: Digest | None) -> None:
+        if expected is not None and is_there(self._objects.fs, self._layout.blob(expected)):
+            raise AlreadyExists(f"{ref}: {expected} is in the store")
+
+    def _forget(self, ingest: _Ingest) -> None:
+        with self._guard:
+            if self._ingests.get(ingest.declared.ref) is ingest:
+                del self._ingests[ingest.declared.ref]
+
+    def _discard(self, ingest: _Ingest) -> None:
+        try:
+            with translated(f"{ingest.declared.ref}: giving up {ingest.path}"):
+                ingest.upload.discard()
+        except DistError:
+            _log.warning("%s: what was sent to %s could not be removed", ingest.declared.ref, ingest.path, exc_info=True)
