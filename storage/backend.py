@@ -3,17 +3,21 @@
 fsspec reads, lists and deletes everywhere in one way. Making bytes durable, keeping a second writer out and making content
 visible at once is done in one of two ways: on a disk by locks, fsync and rename (`storage.disk`, `storage.files`), on an
 object store by uploads that are completed or not (`storage.objects`, `storage.uploads`). Which one it is, is written in the
-table `_KINDS`, not found out by exception.
+table `_KINDS`, not found out by exception. What fsspec knows beyond it is one line away.
 """
 
 import contextlib
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
+from fsspec import get_filesystem_class
 from fsspec.core import url_to_fs
+from fsspec.utils import get_protocol
 
 from ocispec.errors import InvalidInput, Unsupported
+from storage import s3
 from storage.disk import Disk
 from storage.files import FileIngests
 from storage.ingest import Ingests
@@ -37,27 +41,45 @@ class Backend(Protocol):
         """Hold a named lock against whoever asks for it exclusively or, if not shared, at all; object stores have none."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """How a store is opened on a kind of file system, and fsspec's options for it where the user names none."""
+
+    open: Callable[[Any, Layout], tuple[Backend, Ingests]]
+    options: Callable[[], dict[str, Any]] = dict
+
+
 def _on_disk(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
     disk = Disk(fs)
     return disk, FileIngests(disk, layout)
 
 
+def _on_s3(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
+    objects = Objects(s3.tuned(fs), s3.S3Parts(fs))
+    return objects, UploadIngests(objects, layout)
+
+
 def _on_objects(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
-    objects = Objects(fs, in_parts=True)
+    objects = Objects(fs)
     return objects, UploadIngests(objects, layout)
 
 
-def _in_memory(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
-    objects = Objects(fs, in_parts=False)
-    return objects, UploadIngests(objects, layout)
+def _uncached() -> dict[str, Any]:
+    """Other processes write, too: what fsspec saw a while ago is not what is there."""
+    return {"use_listings_cache": False, "skip_instance_cache": True}
 
 
-_KINDS: dict[str, Callable[[Any, Layout], tuple[Backend, Ingests]]] = {
-    "file": _on_disk,
-    "memory": _in_memory,  # of this process: for tests and trials
-    "s3": _on_objects,
-    "gs": _on_objects,
-    "abfs": _on_objects,
+def _s3_options() -> dict[str, Any]:
+    return _uncached() | {"config_kwargs": s3.config()}
+
+
+_KINDS = {
+    "file": _Kind(open=_on_disk),
+    "s3": _Kind(open=_on_s3, options=_s3_options),
+    "gs": _Kind(open=_on_objects, options=_uncached),
+    "az": _Kind(open=_on_objects, options=_uncached),
+    "abfs": _Kind(open=_on_objects, options=_uncached),
+    "memory": _Kind(open=_on_objects),  # of this process: for tests and trials
 }
 
 
@@ -73,14 +95,20 @@ def open_backend(url: str, options: Mapping[str, Any]) -> tuple[Backend, Ingests
     if "::" in url:  # fsspec's chains; it would take the path /a::b for /a
         raise Unsupported(f"store {url}: a location with :: is not supported")
     try:
-        fs, root = url_to_fs(url, **options)
+        kind = _kind_of(url)
+        fs, root = url_to_fs(url, **(kind.options() | dict(options)))
     except (ValueError, ImportError, TypeError, AttributeError, OSError) as exc:  # each of fsspec's classes has its own ways
         raise InvalidInput(f"store {url}: {exc}") from exc
-    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol
-    kind = next((_KINDS[protocol] for protocol in protocols if protocol in _KINDS), None)
-    if kind is None:
-        raise Unsupported(f"store {url}: {protocols[0]} is not supported, use one of {', '.join(sorted(_KINDS))}")
-    if "file" in protocols and not os.path.isabs(root):
+    if kind is _KINDS["file"] and not os.path.isabs(root):
         raise InvalidInput(f"store {url}: expected an absolute path, got {root} (is there such a user?)")
     layout = Layout(root.rstrip("/"))
-    return *kind(fs, layout), layout
+    return *kind.open(fs, layout), layout
+
+
+def _kind_of(url: str) -> _Kind:
+    protocol = get_protocol(url)
+    known = get_filesystem_class(protocol).protocol
+    for name in (protocol, *((known,) if isinstance(known, str) else known)):
+        if name in _KINDS:
+            return _KINDS[name]
+    raise Unsupported(f"store {url}: {protocol} is not supported, use one of {', '.join(sorted(_KINDS))}")

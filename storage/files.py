@@ -19,7 +19,7 @@ from storage.disk import Disk
 from storage.errors import translated
 from storage.ingest import Declared, Measured, Status
 from storage.layout import RECORD, Layout
-from storage.presence import is_there
+from storage.presence import is_there, modified
 
 _log = logging.getLogger(__name__)
 _PIECE_BYTES = 4 * 1024 * 1024
@@ -127,7 +127,11 @@ class FileWriter:
                 self.truncate()
                 return
             while self.offset < size:
-                self._measured.add(self._disk.fs.cat_file(self._path, self.offset, min(self.offset + _PIECE_BYTES, size)))
+                self._measured.add(self._read(min(self.offset + _PIECE_BYTES, size)))
+
+    def _read(self, end: int) -> bytes:
+        data: bytes = self._disk.fs.cat_file(self._path, start=self.offset, end=end)
+        return data
 
     def _refuse_half_written(self) -> None:
         with translated(f"{self.declared.ref}: flushing {self._path}"):
@@ -232,8 +236,7 @@ class FileIngests:
         for entry in self._entries():
             path = entry["name"].removesuffix(RECORD)
             if self._layout.is_ingest(path):
-                touched = datetime.fromtimestamp(entry["mtime"], UTC)
-                found[path] = max(touched, found.get(path, touched))
+                found[path] = max(modified(entry), found.get(path, modified(entry)))
         return found
 
     def _drop_unless_busy(self, path: str) -> bool:
@@ -279,7 +282,7 @@ class FileIngests:
 
     def _status(self, path: str, entry: dict[str, Any]) -> Status:
         declared = Declared.from_json(self._disk.fs.cat_file(path + RECORD))
-        return declared.status(entry["size"], self._disk.fs.modified(path))
+        return declared.status(entry["size"], modified(entry))
 
     def _describe_busy(self, ref: str) -> str:
         try:

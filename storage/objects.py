@@ -7,32 +7,44 @@ from datetime import datetime
 from typing import Any, Protocol
 
 # What is smaller is sent at once. Every transfer under way holds one part in memory.
-_PART_BYTES = 8 * 1024 * 1024
-# S3's limit; the others allow more.
-_MAX_PARTS = 10_000
-# Where the size is not known before: room for 640 GB.
-_PART_BYTES_UNKNOWN = 64 * 1024 * 1024
+MIN_PART_BYTES = 8 * 1024 * 1024
 
 
 class Upload(Protocol):
     """Content on its way to a path: seen there after `commit`, all at once, or never."""
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append `data`."""
+    def take(self, data: bytes | bytearray | memoryview) -> None:
+        """Append `data`. If this fails, nobody knows how much was taken."""
+
+    def send(self) -> None:
+        """Send what was taken, as far as it fills parts. If this fails, it can be tried again."""
 
     def commit(self) -> None:
-        """Make it visible."""
+        """Send the rest and make it visible. If this fails, it can be tried again."""
 
     def discard(self) -> None:
         """Give it up."""
 
 
-class Objects:
-    """An object store that fsspec knows. `in_parts` tells whether it takes an object in several parts before it shows it."""
+class Parts(Protocol):
+    """How an object store takes an object in parts and does not show it before it is told to."""
 
-    def __init__(self, fs: Any, *, in_parts: bool) -> None:
+    def upload(self, path: str, size: int | None) -> Upload:
+        """Begin to write `size` bytes, None if that is not known."""
+
+    def unfinished(self, prefix: str, before: datetime) -> Iterator[tuple[str, str]]:
+        """The uploads below `prefix`, of whatever process, that began before a time and did not end: path and id."""
+
+    def abort(self, path: str, upload: str, /) -> None:
+        """Give up an upload."""
+
+
+class Objects:
+    """An object store that fsspec knows. Without `parts`, what is big goes to a place aside and is copied into sight there."""
+
+    def __init__(self, fs: Any, parts: Parts | None = None) -> None:
         self.fs = fs
-        self._in_parts = in_parts
+        self._parts = parts
 
     def put(self, path: str, data: bytes) -> None:
         """Replace a small object: readers see the old or the new bytes."""
@@ -48,24 +60,32 @@ class Objects:
         """Nothing: object stores have no locks. What that means is in docs/guarantees.md."""
         yield
 
-    def upload(self, path: str, size: int | None) -> Upload:
-        """Begin to write `size` bytes, None if that is not known."""
-        if not self._in_parts or (size is not None and size <= _PART_BYTES):
+    def upload(self, path: str, size: int | None, *, aside: str) -> Upload:
+        """Begin to write `size` bytes, None if that is not known; `aside` is where they may be seen before they are whole."""
+        if size is not None and size <= MIN_PART_BYTES:
             return _Whole(self.fs, path)
-        return _InParts(self.fs.open(path, "wb", autocommit=False, block_size=part_bytes(size)))
+        return self._parts.upload(path, size) if self._parts else _Aside(self, aside, path)
 
-    def unfinished(self, prefix: str, before: datetime, *, dry_run: bool) -> Iterator[str]:  # noqa: ARG002
-        """Give up what other processes began to upload below `prefix` before a time; answers with the paths."""
-        yield from ()
+    def sweep(self, prefix: str, before: datetime, *, dry_run: bool) -> Iterator[str]:
+        """Give up what was begun to be uploaded below `prefix` before a time, and never ended; answers with the paths."""
+        for path, upload in self._parts.unfinished(prefix, before) if self._parts else ():
+            if self._parts and not dry_run:
+                self._parts.abort(path, upload)
+            yield path
 
 
 class _Whole:
+    """Small enough to be sent in one request, which is atomic."""
+
     def __init__(self, fs: Any, path: str) -> None:
         self._fs, self._path = fs, path
         self._buffer = io.BytesIO()
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def take(self, data: bytes | bytearray | memoryview) -> None:
         self._buffer.write(data)
+
+    def send(self) -> None:
+        pass
 
     def commit(self) -> None:
         self._fs.pipe_file(self._path, self._buffer.getvalue())
@@ -74,24 +94,23 @@ class _Whole:
         self._buffer = io.BytesIO()
 
 
-class _InParts:
-    def __init__(self, file: Any) -> None:
-        self._file = file
+class _Aside:
+    """Written by fsspec's own file to a place that nobody takes for the object, then copied by the object store."""
 
-    def write(self, data: bytes | bytearray | memoryview) -> None:
+    def __init__(self, objects: Objects, aside: str, path: str) -> None:
+        self._objects, self._aside, self._path = objects, aside, path
+        self._file = objects.fs.open(aside, "wb")
+
+    def take(self, data: bytes | bytearray | memoryview) -> None:
         self._file.write(data)
 
+    def send(self) -> None:
+        pass
+
     def commit(self) -> None:
-        if not self._file.closed:
-            self._file.close()  # sends what is left
-        self._file.commit()
+        self._file.close()
+        self._objects.move(self._aside, self._path)
 
     def discard(self) -> None:
-        self._file.discard()
-
-
-def part_bytes(size: int | None) -> int:
-    """How big the parts are of an object of `size` bytes, so that they are not too many."""
-    if size is None:
-        return _PART_BYTES_UNKNOWN
-    return max(_PART_BYTES, -(-size // _MAX_PARTS))
+        self._file.close()
+        self._objects.fs.rm_file(self._aside)

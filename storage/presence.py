@@ -1,5 +1,7 @@
-"""Whether something is there, asked so that a file system that fails is not taken for an empty one."""
+"""What is known of a file without reading it, asked so that a file system that fails is not taken for an empty one."""
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 
@@ -10,3 +12,19 @@ def is_there(fs: Any, path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def modified(entry: Mapping[str, Any]) -> datetime:
+    """When a file was last written to, from what fsspec's `info` and `ls` say of it, each file system in its own words."""
+    for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
+        if (moment := entry.get(key)) is not None:
+            return _moment(moment)
+    raise NotImplementedError(f"no time in {sorted(entry)}")
+
+
+def _moment(value: Any) -> datetime:
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if not isinstance(value, datetime):
+        return datetime.fromtimestamp(value, UTC)
+    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)

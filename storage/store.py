@@ -16,7 +16,7 @@ from storage.errors import translated
 from storage.ingest import Ingests, Status, Writer
 from storage.layout import Layout
 from storage.names import Names
-from storage.presence import is_there
+from storage.presence import is_there, modified
 
 _log = logging.getLogger(__name__)
 _PIECE_BYTES = 4 * 1024 * 1024
@@ -71,7 +71,8 @@ class ContentStore:
         """
         path = self._layout.blob(digest)
         with translated(f"blob {digest}"):
-            return Info(digest=digest, size=self._backend.fs.info(path)["size"], committed=self._backend.fs.modified(path))
+            entry = self._backend.fs.info(path)
+        return Info(digest=digest, size=entry["size"], committed=modified(entry))
 
     def holds(self, descriptor: Descriptor) -> bool:
         """Whether the content is there, judged by name and size.
@@ -95,11 +96,13 @@ class ContentStore:
             NotFound: no such blob.
             InvalidInput: `offset` is past the end.
         """
-        path = self._layout.blob(digest)
-        with translated(f"blob {digest}"):
-            if offset and offset > (size := self._backend.fs.info(path)["size"]):
-                raise InvalidInput(f"blob {digest}: offset {offset} is past its end, it has {size} bytes")
-            return self._cat(path, offset, None if length is None else offset + length)
+        if offset == 0 and length is None:
+            return self._cat(digest)
+        size = self.info(digest).size
+        if offset > size:
+            raise InvalidInput(f"blob {digest}: offset {offset} is past its end, it has {size} bytes")
+        end = size if length is None else min(offset + length, size)
+        return self._cat(digest, offset, end) if end > offset else b""  # to an object store an empty range is an error
 
     def manifest(self, descriptor: Descriptor) -> bytes:
         """The whole, verified bytes of a small blob such as a manifest.
@@ -120,10 +123,9 @@ class ContentStore:
             NotFound: no such blob.
             Corrupt: after the last piece, when the bytes are not those of the digest.
         """
-        path, hasher, offset, size = self._layout.blob(digest), Hasher(digest.algorithm), 0, self.info(digest).size
+        hasher, offset, size = Hasher(digest.algorithm), 0, self.info(digest).size
         while offset < size:
-            with translated(f"blob {digest}"):
-                piece = self._cat(path, offset, offset + _PIECE_BYTES)
+            piece = self._cat(digest, offset, min(offset + _PIECE_BYTES, size))
             if not piece:
                 break  # it has become shorter
             hasher.update(piece)
@@ -134,18 +136,13 @@ class ContentStore:
 
     def walk(self) -> Iterator[Info]:
         """All blobs, by algorithm, in no order. Strange files are passed over with a warning."""
-        fs = self._backend.fs
         for directory in self._list(self._layout.blobs):
             for entry in self._list(directory["name"]) if directory["type"] == "directory" else (directory,):
                 digest = self._layout.digest(entry["name"])
                 if digest is None or entry["type"] != "file":
                     _log.warning("%s is no blob", entry["name"])
                     continue
-                try:
-                    committed = fs.modified(entry["name"])
-                except FileNotFoundError:
-                    continue  # deleted since it was listed
-                yield Info(digest=digest, size=entry["size"], committed=committed)
+                yield Info(digest=digest, size=entry["size"], committed=modified(entry))
 
     def delete(self, digest: Digest) -> None:
         """Remove a blob, whatever needs it.
@@ -180,8 +177,9 @@ class ContentStore:
                 index.create(self._backend, self._layout, self.names)
                 self._created = True
 
-    def _cat(self, path: str, start: int, end: int | None) -> bytes:
-        data: bytes = self._backend.fs.cat_file(path, start, end)
+    def _cat(self, digest: Digest, start: int | None = None, end: int | None = None) -> bytes:
+        with translated(f"blob {digest}"):
+            data: bytes = self._backend.fs.cat_file(self._layout.blob(digest), start=start, end=end)
         return data
 
     def _list(self, path: str) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ Where the digest is not declared, the place is not known: such content goes to `
 
 import logging
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,14 +23,17 @@ from storage.errors import translated
 from storage.ingest import Declared, Measured, Status
 from storage.layout import Layout
 from storage.objects import Objects, Upload
-from storage.presence import is_there
+from storage.presence import is_there, modified
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
 class _Ingest:
-    """An upload, and what has been sent of it. `held` while a writer has it; `broken` when that writer failed half-way."""
+    """An upload, and what has been taken of it.
+
+    `held` while a writer has it, `broken` when that writer failed half-way, `sent` when all is at `path`.
+    """
 
     measured: Measured
     upload: Upload
@@ -37,6 +41,7 @@ class _Ingest:
     updated: datetime
     held: bool = True
     broken: bool = False
+    sent: bool = False
 
     @property
     def declared(self) -> Declared:
@@ -62,11 +67,14 @@ class UploadWriter:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`."""
-        self._ingest.measured.refuse_excess(len(data))
-        with self._sound(f"{self.declared.ref}: writing to {self._ingest.path}"):
-            self._ingest.upload.write(data)
-        self._ingest.measured.add(data)
-        self._ingest.updated = datetime.now(UTC)
+        ingest = self._ingest
+        ingest.measured.refuse_excess(len(data))
+        with self._sound(f"{self.declared.ref}: writing to {ingest.path}"):
+            ingest.upload.take(data)
+            ingest.measured.add(data)
+        ingest.updated = datetime.now(UTC)
+        with translated(f"{self.declared.ref}: sending to {ingest.path}"):
+            ingest.upload.send()
 
     def truncate(self) -> None:
         """Drop what was written and start over at 0."""
@@ -75,8 +83,9 @@ class UploadWriter:
 
     def commit(self, *, size: int | None = None, expected: Digest | None = None) -> Digest:
         """Make the blob visible."""
+        self._refuse_broken()
         digest = self._ingest.measured.checked(size, expected)
-        with self._sound(f"{self.declared.ref}: committing {digest}"):
+        with translated(f"{self.declared.ref}: committing {digest}"):
             self._ingests.publish(self._ingest, digest)
         self._open = False
         return digest
@@ -96,15 +105,18 @@ class UploadWriter:
 
     @contextmanager
     def _sound(self, what: str) -> Iterator[None]:
-        """Sending: after a failure nobody knows what arrived, so the ingest has to start over."""
-        if self._ingest.broken:
-            raise Corrupt(f"{what}: an earlier part did not arrive; open it again to start over")
+        """Taking: after a failure nobody knows how much was taken, so the ingest has to start over."""
+        self._refuse_broken()
         try:
             with translated(what):
                 yield
         except BaseException:
             self._ingest.broken = True
             raise
+
+    def _refuse_broken(self) -> None:
+        if self._ingest.broken:
+            raise Corrupt(f"{self.declared.ref}: not all that was written arrived at {self._ingest.path}; open it again")
 
     def __enter__(self) -> Self:
         return self
@@ -163,7 +175,8 @@ class UploadIngests:
     def sweep(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
         """Drop what other processes began before a time and did not end."""
         with translated("ingests"):
-            yield from self._objects.unfinished(self._layout.root, before, dry_run=dry_run)
+            yield from self._objects.sweep(self._layout.root, before, dry_run=dry_run)
+            yield from self._sweep_aside(before, dry_run=dry_run)
 
     def close(self) -> None:
         """Give up what was not committed: nobody else could go on with it."""
@@ -176,14 +189,16 @@ class UploadIngests:
     def restart(self, ingest: _Ingest) -> None:
         """Drop what was sent of an ingest."""
         ingest.upload.discard()
-        ingest.upload = self._objects.upload(ingest.path, ingest.declared.total)
+        ingest.upload = self._upload(ingest.declared)
         ingest.measured.reset()
         ingest.broken = False
 
     def publish(self, ingest: _Ingest, digest: Digest) -> None:
         """Show the blob, and end its ingest."""
         blob = self._layout.blob(digest)
-        ingest.upload.commit()
+        if not ingest.sent:
+            ingest.upload.commit()
+            ingest.sent = True
         if ingest.path != blob:
             self._objects.move(ingest.path, blob)
         self._forget(ingest)
@@ -199,6 +214,17 @@ class UploadIngests:
             self.drop(ingest)
         ingest.held = False
 
+    def _sweep_aside(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
+        try:
+            entries = self._objects.fs.ls(self._layout.ingests, detail=True)
+        except FileNotFoundError:
+            return
+        for entry in entries:
+            if entry["type"] == "file" and modified(entry) < before:
+                if not dry_run:
+                    self._objects.fs.rm_file(entry["name"])
+                yield entry["name"]
+
     def _taken(self, wanted: Declared) -> tuple[_Ingest, _Ingest | None]:
         """The ingest for a new writer, and the one that it takes the place of."""
         path = self._place(wanted)
@@ -210,9 +236,13 @@ class UploadIngests:
             if found is not None and found.declared.agrees(wanted):
                 found.held = True
                 return found, None
-            ingest = _Ingest(Measured(wanted), self._objects.upload(path, wanted.total), path, datetime.now(UTC))
+            ingest = _Ingest(Measured(wanted), self._upload(wanted), path, datetime.now(UTC))
             self._ingests[wanted.ref] = ingest
         return ingest, found
+
+    def _upload(self, declared: Declared) -> Upload:
+        aside = f"{self._layout.ingest(declared.ref)}.{uuid.uuid4().hex}"  # another process may upload the same
+        return self._objects.upload(self._place(declared), declared.total, aside=aside)
 
     def _place(self, declared: Declared) -> str:
         return self._layout.blob(declared.expected) if declared.expected else self._layout.ingest(declared.ref)

@@ -1,4 +1,4 @@
-"""What all tests share: one registry and one Prefect server for the whole session, and an empty home."""
+"""What all tests share: one registry, one S3 server and one Prefect server for the whole session, and an empty home."""
 
 import os
 import sys
@@ -9,6 +9,7 @@ import pytest
 
 from tests.peers.prefect import PrefectServer, prefect_server
 from tests.peers.registry import CncfRegistry, cncf_registry
+from tests.peers.seaweedfs import S3Server, seaweedfs
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -16,11 +17,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home of our own: no test sees a person's credentials, Prefect profile or store."""
     directory = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("PREFECT_", "DIST_", "DOCKER_"))]:
+        for name in [name for name in os.environ if name.startswith(("PREFECT_", "DIST_", "DOCKER_", "AWS_", "FSSPEC_"))]:
             patch.delenv(name)
         patch.setenv("HOME", str(directory))
         patch.setenv("PREFECT_HOME", str(directory / "prefect"))
         patch.setenv("DO_NOT_TRACK", "1")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # who has no key is told so, without asking the network
         yield directory
 
 
@@ -28,6 +30,13 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CncfRegistry]:
     """The real CNCF registry; tests use repositories of their own in it."""
     with cncf_registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server; tests use prefixes of their own in its bucket. Starting it takes 4 s."""
+    with seaweedfs(tmp_path_factory.mktemp("s3")) as running:
         yield running
 
 

@@ -7,9 +7,10 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -30,13 +31,14 @@ class StartError(RuntimeError):
     """A server did not come up; the message carries its last output."""
 
 
-def require(program: str, package: str) -> str:
+def require(program: str, package: str, *, source: str = "Debian", remedy: str = "run scripts/peers.sh") -> str:
     """Return the path of `program`, or skip the running test; under CI (`CI` is set) a missing program is a failure."""
-    # Debian keeps servers in /usr/sbin, which is not on the PATH of ordinary users.
-    found = shutil.which(program, path=os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin")
+    # Debian keeps servers in /usr/sbin, which is not on the PATH of ordinary users; wheels put theirs beside python.
+    places = (str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath), "/usr/sbin")
+    found = shutil.which(program, path=os.pathsep.join(places))
     if found:
         return found
-    message = f"REAL PEER MISSING: {program} (Debian package {package}); run scripts/peers.sh"
+    message = f"REAL PEER MISSING: {program} ({source} package {package}); {remedy}"
     if os.environ.get("CI"):
         pytest.fail(message)
     pytest.skip(message)
@@ -44,9 +46,14 @@ def require(program: str, package: str) -> str:
 
 def free_port() -> int:
     """Return a loopback port that nobody listens on now; bind it soon, for nothing reserves it."""
-    with socket.create_server((LOOPBACK, 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return as many loopback ports, all different, that nobody listens on now: see `free_port`."""
+    with ExitStack() as held:
+        servers = [held.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(count)]
+        return [server.getsockname()[1] for server in servers]
 
 
 def listening(port: int) -> Callable[[], bool]:

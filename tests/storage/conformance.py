@@ -7,9 +7,11 @@ of bugs that they guard against.
 import random
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import pytest
 from fsspec.core import url_to_fs
 
 from ocispec import Digest
@@ -27,35 +29,48 @@ class Place:
 
     url: str
     outlives: bool = True
+    options: dict[str, Any] = field(default_factory=dict)
 
     def open(self) -> ContentStore:
-        return open_store(self.url)
+        return open_store(self.url, options=self.options)
 
     def files(self) -> dict[str, bytes]:
-        fs, root = url_to_fs(self.url)
-        return {path.removeprefix(f"{root}/"): fs.cat_file(path) for path in fs.find(root)}
+        fs, root = url_to_fs(self.url, **self.options)
+        found = [path for path in fs.find(root) if path != root]  # SeaweedFS's way to say that there is nothing
+        return {path.removeprefix(f"{root}/"): fs.cat_file(path) for path in found}
 
     def plant(self, path: str, data: bytes) -> None:
-        fs, root = url_to_fs(self.url)
+        fs, root = url_to_fs(self.url, **self.options)
         self.remove(path)  # blobs are read-only
         fs.makedirs(f"{root}/{path}".rpartition("/")[0], exist_ok=True)
         fs.pipe_file(f"{root}/{path}", data)
 
     def remove(self, path: str) -> None:
-        fs, root = url_to_fs(self.url)
+        fs, root = url_to_fs(self.url, **self.options)
         if fs.exists(f"{root}/{path}"):
             fs.rm_file(f"{root}/{path}")
 
     def clear(self) -> None:
-        fs, root = url_to_fs(self.url)
+        fs, root = url_to_fs(self.url, **self.options)
         if fs.exists(root):
             fs.rm(root, recursive=True)
 
 
-BACKENDS: dict[str, Callable[[Path], Place]] = {
-    "path": lambda directory: Place(url=str(directory / "a store")),
-    "file": lambda directory: Place(url=f"file://{directory / 'a store'}/"),
+def _in_s3(request: pytest.FixtureRequest) -> Place:
+    server = request.getfixturevalue("s3")
+    return Place(url=f"{server.url}/{uuid.uuid4().hex}", outlives=False, options=server.storage_options)
+
+
+def _on_path(request: pytest.FixtureRequest) -> Path:
+    directory: Path = request.getfixturevalue("tmp_path")
+    return directory / "a store"
+
+
+BACKENDS: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
+    "path": lambda request: Place(url=str(_on_path(request))),
+    "file": lambda request: Place(url=f"file://{_on_path(request)}/"),
     "memory": lambda _: Place(url=f"memory://{uuid.uuid4().hex}", outlives=False),
+    "s3": _in_s3,
 }
 
 

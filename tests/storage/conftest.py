@@ -1,7 +1,6 @@
 """The fixture through which a test joins the conformance suite."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,8 @@ from tests.storage.conformance import BACKENDS, Place  # noqa: E402 - after what
 
 
 @pytest.fixture(params=BACKENDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
-    place = BACKENDS[request.param](tmp_path)
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    place = BACKENDS[request.param](request)
     yield place
     place.clear()
 

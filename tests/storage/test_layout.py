@@ -131,10 +131,10 @@ def test_a_disk_may_be_all_store() -> None:
         ("", InvalidInput),
         ("nope://x", InvalidInput),
         ("~no-such-user-here/store", InvalidInput),
-        ("reference://", InvalidInput),
+        ("reference://", Unsupported),
         ("/srv/a::b", Unsupported),
         ("simplecache::file:///tmp/x", Unsupported),
-        ("data:,x", Unsupported),
+        ("data:,x", InvalidInput),
     ],
 )
 def test_an_unusable_location_is_refused_by_name(url: str, error: type[Exception]) -> None:

