@@ -17,11 +17,11 @@ from flows.report import Failure, ImageReport, RunReport
 from flows.results import keep_no_results
 from flows.walk import Walk
 from ocispec import Descriptor, Platform, Reference
-from ocispec.errors import DistError, NotFound
+from ocispec.errors import DistError
 from ocispec.reference import expand
 from ocispec.units import counted
 from remotes import RegistrySettings
-from tasks import completeness
+from storage import completeness
 from tasks._task import RETRIES
 from tasks.session import Session, SessionSpec, open_session
 
@@ -94,10 +94,7 @@ def _record(session: Session, reference: Reference, root: Descriptor) -> None:
     Raises:
         NotFound: something is, or it is all there but for other platforms; the name is not recorded.
     """
-    found = completeness.check(session.store, root, children=session.children)
-    if not found.whole:
-        missing = ", ".join(map(str, found.missing[:3]))
-        raise NotFound(f"{reference}: {counted(len(found.missing), 'descriptor')} missing in the store ({missing})")
+    completeness.require(session.store, root, children=session.children, name=str(reference))
     if session.spec.platforms is not None:
         completeness.refuse_other_platforms(session.store, root, session.spec.platforms)
     session.store.names.put(str(reference), root, source=reference.locator, platforms=session.spec.platforms)

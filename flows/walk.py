@@ -21,8 +21,8 @@ from flows.report import Failure, ImageReport
 from ocispec import Descriptor, Reference
 from ocispec.errors import DistError
 from ocispec.frontier import Frontier
+from storage.completeness import Completeness
 from tasks import fetch as tasks
-from tasks.completeness import Completeness
 from tasks.stopping import Stopped, Stopping
 from tasks.transfer import Receipt
 

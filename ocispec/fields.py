@@ -19,13 +19,22 @@ def parse_object(raw: bytes, *, at: str) -> Json:
     Raises:
         InvalidInput: not JSON, or not an object; the message begins with `at` and shows how the bytes start.
     """
-    try:
-        document = orjson.loads(raw)
-    except orjson.JSONDecodeError as exc:
-        raise InvalidInput(f"{at}: not JSON ({exc}); it starts with {raw[:40]!r}") from exc
+    document = _parse(raw, at=at)
     if not isinstance(document, dict):
         raise InvalidInput(f"{at}: expected a JSON object, got {_called(document)}")
     return document
+
+
+def parse_objects(raw: bytes, *, at: str) -> list[tuple[str, Json]]:
+    """The objects in `raw`, a JSON list, each with its path.
+
+    Raises:
+        InvalidInput: not JSON, or no list of objects.
+    """
+    document = _parse(raw, at=at)
+    if not isinstance(document, list):
+        raise InvalidInput(f"{at}: expected a JSON list, got {_called(document)}")
+    return _objects(document, at=at)
 
 
 def require(document: Json, key: str, kind: type[T], *, at: str) -> T:
@@ -48,11 +57,7 @@ def optional(document: Json, key: str, kind: type[T], *, at: str) -> T | None:
 
 def objects(document: Json, key: str, *, at: str) -> list[tuple[str, Json]]:
     """The objects listed under `key`, each with its path; an absent list is empty."""
-    items = optional(document, key, list, at=at) or []
-    for number, item in enumerate(items):
-        if not isinstance(item, dict):
-            raise InvalidInput(f"{at}.{key}[{number}]: expected an object, got {_called(item)}")
-    return [(f"{at}.{key}[{number}]", item) for number, item in enumerate(items)]
+    return _objects(optional(document, key, list, at=at) or [], at=f"{at}.{key}")
 
 
 def strings(document: Json, key: str, *, at: str) -> tuple[str, ...]:
@@ -71,6 +76,21 @@ def pairs(document: Json, key: str, *, at: str) -> tuple[tuple[str, str], ...]:
         if not isinstance(value, str):
             raise InvalidInput(f"{at}.{key}[{name!r}]: expected a string, got {_called(value)}")
     return tuple(mapping.items())
+
+
+def _parse(raw: bytes, *, at: str) -> object:
+    try:
+        document: object = orjson.loads(raw)
+    except orjson.JSONDecodeError as exc:
+        raise InvalidInput(f"{at}: not JSON ({exc}); it starts with {raw[:40]!r}") from exc
+    return document
+
+
+def _objects(items: list[Any], *, at: str) -> list[tuple[str, Json]]:
+    for number, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise InvalidInput(f"{at}[{number}]: expected an object, got {_called(item)}")
+    return [(f"{at}[{number}]", item) for number, item in enumerate(items)]
 
 
 def _called(value: object) -> str:

@@ -1,9 +1,10 @@
-"""The files that make a store an OCI image layout for other tools (image-spec 1.1, image-layout.md).
+"""The files that make a store, or an archive of it, an OCI image layout for other tools (image-spec 1.1, image-layout.md).
 
 `oci-layout` marks it. `index.json` is derived from the names. Each is listed under its whole text, so that
 `skopeo inspect oci:STORE:NAME` finds it.
 """
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from storage.names import Name, Names
 from storage.presence import is_there
 
 REF_NAME = "org.opencontainers.image.ref.name"
-_MARKER = orjson.dumps({"imageLayoutVersion": "1.0.0"})
+MARKER = orjson.dumps({"imageLayoutVersion": "1.0.0"})
 
 
 def create(backend: Backend, layout: Layout, names: Names) -> None:
@@ -32,7 +33,7 @@ def create(backend: Backend, layout: Layout, names: Names) -> None:
 def mark(backend: Backend, layout: Layout) -> None:
     """Write the file that makes a directory an image layout."""
     with translated(f"store {layout.root}"):
-        backend.put(layout.marker, _MARKER)
+        backend.put(layout.marker, MARKER)
 
 
 def update(backend: Backend, layout: Layout, names: Names) -> None:
@@ -44,14 +45,16 @@ def update(backend: Backend, layout: Layout, names: Names) -> None:
     with translated(f"store {layout.root}: index.json"):
         written = None
         while (listed := names.listing()) != written:
-            backend.put(layout.index, _document([_entry(name) for name in names]))
+            backend.put(layout.index, document(names))
             written = listed
 
 
-def _entry(name: Name) -> dict[str, Any]:
-    others = tuple((key, value) for key, value in name.descriptor.annotations if key != REF_NAME)
-    return replace(name.descriptor, annotations=(*others, (REF_NAME, name.name))).to_json()
-
-
-def _document(manifests: list[dict[str, Any]]) -> bytes:
+def document(names: Iterable[Name], *, under: tuple[str, ...] = (REF_NAME,)) -> bytes:
+    """An `index.json` that lists `names`, each in these annotations."""
+    manifests = [_entry(name, under) for name in names]
     return orjson.dumps({"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": manifests})
+
+
+def _entry(name: Name, under: tuple[str, ...]) -> dict[str, Any]:
+    others = tuple((key, value) for key, value in name.descriptor.annotations if key not in under)
+    return replace(name.descriptor, annotations=(*others, *((key, name.name) for key in under))).to_json()

@@ -1,4 +1,4 @@
 """One unit of work on one descriptor, as Prefect tasks, and the plain code that they call.
 
-`transfer`, `completeness` and `session` know nothing of Prefect and can be used without it.
+`transfer` and `session` know nothing of Prefect and can be used without it.
 """

@@ -35,6 +35,8 @@ READ = [
     (fields.pairs(DOCUMENT, "absent", at="m"), ()),
     (fields.objects(DOCUMENT, "objects", at="m"), [("m.objects[0]", {"a": 1}), ("m.objects[1]", {})]),
     (fields.objects(DOCUMENT, "absent", at="m"), []),
+    (fields.parse_objects(b'[{"a": 1}, {}]', at="m"), [("m[0]", {"a": 1}), ("m[1]", {})]),
+    (fields.parse_objects(b"[]", at="m"), []),
 ]
 
 REFUSED = [
@@ -79,6 +81,20 @@ def test_read(value: object, expected: object) -> None:
 def test_refused(reader: Any, arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         reader(DOCUMENT, *arguments, at="m")
+    assert str(refusal.value) == message
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"{}", "m: expected a JSON list, got an object"),
+        (b"null", "m: expected a JSON list, got None"),
+        (b"[{}, []]", "m[1]: expected an object, got a list"),
+    ],
+)
+def test_no_list_of_objects(raw: bytes, message: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        fields.parse_objects(raw, at="m")
     assert str(refusal.value) == message
 
 

@@ -43,7 +43,7 @@ def test_kinds(media_type: str, kind: str) -> None:
 
 def test_every_constant_has_its_row() -> None:
     constants = {value for name, value in vars(mediatypes).items() if name.isupper() and isinstance(value, str)}
-    assert len(constants) == 11
+    assert len(constants) == 13
     assert constants <= {media_type for media_type, _ in KINDS}
 
 

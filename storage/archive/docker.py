@@ -1,0 +1,124 @@
+"""`manifest.json`, the list by which `docker save` and `docker load` know images; no specification says more than their source.
+
+It has no manifests: an image is a config and layers, which the config names by their uncompressed digests ("diff IDs",
+image-spec 1.1, config.md). So on import a manifest is made, and on export the list is only for images of one platform.
+"""
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import replace
+
+import orjson
+
+from ocispec import Descriptor, Digest, Hasher, Reference, fields, manifest, mediatypes
+from ocispec.errors import AlreadyExists, Corrupt, InvalidInput
+from storage.archive import layout
+from storage.archive.received import Received, ingest
+from storage.names import Name
+from storage.store import ContentStore
+
+_GZIP = b"\x1f\x8b"
+_GZIP_WINDOW = 31  # zlib's number for gzip
+_PIECE_BYTES = 1024 * 1024  # of a layer, unpacked
+_CONFIGS = (mediatypes.OCI_CONFIG, mediatypes.DOCKER_CONFIG)
+
+
+def listed(store: ContentStore, images: Iterable[tuple[Name, Sequence[Descriptor]]]) -> bytes:
+    """The list of those images whose descriptors are an image of one platform; `[]` if there is none."""
+    tags: dict[tuple[Descriptor, ...], list[str]] = {}
+    for name, descriptors in images:
+        found = [parts for descriptor in descriptors if (parts := _parts(store, descriptor))]
+        if len(found) == 1:
+            tags.setdefault(found[0], []).extend(_tag(name.name))
+    return orjson.dumps([_item(parts, names) for parts, names in tags.items()])
+
+
+def build(store: ContentStore, received: Received, item: fields.Json, *, at: str) -> Descriptor:
+    """Make the manifest of a listed image, whose content came with an archive, and put it into the store.
+
+    Raises:
+        NotFound: a config or layer did not come.
+        Corrupt: a layer is not the one that the config names.
+        InvalidInput: list or config have another form.
+    """
+    config = received.find(store, fields.require(item, "Config", str, at=at))
+    layers = [received.find(store, name) for name in fields.strings(item, "Layers", at=at)]
+    diff_ids = _diff_ids(store, config, at=f"{at}.Config")
+    if len(layers) != len(diff_ids):
+        raise InvalidInput(f"{at}.Layers: expected {len(diff_ids)} as in its config, got {len(layers)}")
+    document = {
+        "schemaVersion": 2,
+        "mediaType": mediatypes.OCI_MANIFEST,
+        "config": replace(config, media_type=mediatypes.OCI_CONFIG).to_json(),
+        "layers": [_layer(store, *pair, at=at).to_json() for pair in zip(layers, diff_ids, strict=True)],
+    }
+    return _put(store, received, orjson.dumps(document))
+
+
+def _parts(store: ContentStore, descriptor: Descriptor) -> tuple[Descriptor, ...]:
+    """Config and layers of an image; nothing of content that is none, such as an attestation."""
+    if descriptor.kind != "manifest":
+        return ()
+    config, *layers = manifest.children(store.manifest(descriptor), descriptor.media_type, at=str(descriptor))
+    return (config, *layers) if config.media_type in _CONFIGS and all(layer.kind == "layer" for layer in layers) else ()
+
+
+def _tag(name: str) -> list[str]:
+    """The name as `docker load` takes it, which wants a tag and no digest."""
+    try:
+        reference = Reference.parse(name)
+    except InvalidInput:
+        return []
+    return [] if reference.tag is None or reference.digest else [name]
+
+
+def _item(parts: Sequence[Descriptor], tags: list[str]) -> dict[str, object]:
+    config, *layers = [layout.blob_entry(part.digest) for part in parts]
+    return {"Config": config, "RepoTags": tags, "Layers": layers}
+
+
+def _diff_ids(store: ContentStore, config: Descriptor, *, at: str) -> list[Digest]:
+    if config.size > manifest.MAX_BYTES:
+        raise InvalidInput(f"{at}: expected at most {manifest.MAX_BYTES} bytes, got {config.size}")
+    document = fields.parse_object(store.manifest(config), at=at)
+    file_system = fields.require(document, "rootfs", dict, at=at)
+    return [Digest.parse(text) for text in fields.strings(file_system, "diff_ids", at=f"{at}.rootfs")]
+
+
+def _layer(store: ContentStore, layer: Descriptor, diff_id: Digest, *, at: str) -> Descriptor:
+    packed = store.read(layer.digest, length=len(_GZIP)) == _GZIP
+    found = _unpacked(store, layer.digest, diff_id.algorithm) if packed else layer.digest
+    if found != diff_id:
+        raise Corrupt(f"{at}: layer {layer.digest}: expected diff ID {diff_id}, got {found}")
+    return replace(layer, media_type=mediatypes.OCI_LAYER_GZIP if packed else mediatypes.OCI_LAYER)
+
+
+def _unpacked(store: ContentStore, layer: Digest, algorithm: str) -> Digest:
+    hasher = Hasher(algorithm)
+    try:
+        for piece in _inflated(store.chunks(layer)):
+            hasher.update(piece)
+    except zlib.error as exc:
+        raise Corrupt(f"layer {layer}: expected gzip, got {exc}") from exc
+    return hasher.digest()
+
+
+def _inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """The bytes in a sequence of gzip members, never many at once."""
+    inflater = zlib.decompressobj(_GZIP_WINDOW)
+    for piece in pieces:
+        packed = piece
+        while packed:
+            yield inflater.decompress(packed, _PIECE_BYTES)
+            packed = inflater.unconsumed_tail
+            if inflater.eof:
+                packed, inflater = inflater.unused_data, zlib.decompressobj(_GZIP_WINDOW)
+    yield inflater.flush()
+
+
+def _put(store: ContentStore, received: Received, raw: bytes) -> Descriptor:
+    made = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=Digest.of(raw), size=len(raw))
+    with suppress(AlreadyExists):
+        ingest(store, (raw,), ref=received.ref(str(made)), size=made.size, expected=made.digest)
+    return made

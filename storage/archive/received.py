@@ -1,0 +1,119 @@
+"""The first half of an import: what comes with the stream goes into the store, while nobody knows yet what is an image."""
+
+import logging
+import uuid
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO, TypeVar
+
+from ocispec import Descriptor, Digest, mediatypes
+from ocispec.errors import AlreadyExists, DistError, InvalidInput, NotFound
+from ocispec.manifest import MAX_BYTES
+from storage.archive import layout, tar
+from storage.store import ContentStore
+
+_log = logging.getLogger(__name__)
+# Each takes some memory. Blobs of an image layout need none, so that there may be any number of those.
+_MAX_REMEMBERED = 100_000
+_MAX_LINKS = 8  # on the way to one file
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Received:
+    """What came from `source`: the lists of images, and by name the other files and the targets of links."""
+
+    source: str
+    lists: dict[str, bytes] = field(default_factory=dict)
+    entries: dict[str, Descriptor | str] = field(default_factory=dict)
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+
+    def ref(self, name: str) -> str:
+        """The ingest of an entry: of this run alone, since a stream cannot wait until another import of the content ends."""
+        return f"{self.source}: {name} (import {self.run})"
+
+    def find(self, store: ContentStore, name: str) -> Descriptor:
+        """The content of an entry, of a type that nobody knows yet; links are followed.
+
+        Raises:
+            NotFound: no such entry came.
+        """
+        target, found = name, self.entries.get(name)
+        for _ in range(_MAX_LINKS):
+            if not isinstance(found, str):
+                break
+            target, found = found, self.entries.get(found)
+        if isinstance(found, Descriptor):
+            return found
+        if (digest := layout.digest_of(target)) is not None:
+            with suppress(NotFound):
+                return _untyped(digest, store.info(digest).size)
+        raise NotFound(f"{self.source}: expected {name!r}, which its {layout.DOCKER_LIST} names; the archive lacks it")
+
+
+def receive(store: ContentStore, file: IO[bytes], *, source: str) -> Received:
+    """Read a stream to its end and put what may belong to images into the store, verified as far as names promise digests.
+
+    Raises:
+        InvalidInput: no tar stream, a list of images that is too large, or an entry that is there twice.
+        Corrupt: a damaged stream, or content that is not what its name promises.
+        StoreFull, Denied, Unavailable: the store or the stream. Whole blobs are kept, nothing else.
+    """
+    received = Received(source=source)
+    for entry in tar.read(file, source=source):
+        if entry.name in (layout.INDEX, layout.DOCKER_LIST):
+            _remember(received.lists, entry.name, _whole(entry, source), source=source)
+        elif not layout.is_content(entry.name):
+            _log.debug("%s: %r passed over", source, entry.name)
+        elif entry.target is not None:
+            _remember(received.entries, entry.name, entry.target, source=source)
+        else:
+            _keep(store, entry, received)
+    return received
+
+
+def ingest(store: ContentStore, pieces: Iterable[bytes], *, ref: str, size: int, expected: Digest | None) -> Digest:
+    """Bring content into the store. If that fails, nothing of it stays: what comes again comes from the beginning.
+
+    Raises:
+        AlreadyExists: the expected blob is there; nothing has been read.
+        Corrupt: size or digest are wrong.
+        StoreFull, Denied, Unavailable: the store.
+    """
+    with store.writer(ref, expected=expected, total=size) as writer:
+        try:
+            for piece in pieces:
+                writer.write(piece)
+            return writer.commit()
+        except BaseException:
+            with suppress(DistError):  # the error that is on its way says more
+                writer.abort()
+            raise
+
+
+def _keep(store: ContentStore, entry: tar.Entry, received: Received) -> None:
+    expected = layout.digest_of(entry.name)
+    with suppress(AlreadyExists):
+        digest = ingest(store, entry.pieces, ref=received.ref(entry.name), size=entry.size, expected=expected)
+        if expected is None:
+            _remember(received.entries, entry.name, _untyped(digest, entry.size), source=received.source)
+
+
+def _whole(entry: tar.Entry, source: str) -> bytes:
+    if entry.size > MAX_BYTES:
+        raise InvalidInput(f"{source}: {entry.name}: expected at most {MAX_BYTES} bytes, got {entry.size}")
+    return b"".join(entry.pieces)
+
+
+def _remember(known: dict[str, T], name: str, value: T, *, source: str) -> None:
+    if name in known:
+        raise InvalidInput(f"{source}: {name} is there twice; readers would disagree about it")
+    if len(known) >= _MAX_REMEMBERED:
+        raise InvalidInput(f"{source}: more than {_MAX_REMEMBERED} files that are no blobs of an image layout; refused")
+    known[name] = value
+
+
+def _untyped(digest: Digest, size: int) -> Descriptor:
+    return Descriptor(media_type=mediatypes.OCTET_STREAM, digest=digest, size=size)

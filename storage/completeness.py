@@ -1,0 +1,119 @@
+"""Whether an image is whole: a walk from its root over what the store has."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ocispec import Descriptor, Platform, fields
+from ocispec.errors import NotFound
+from ocispec.handlers import Handler, SkipChildren, chain, children_handler, walk
+from ocispec.units import counted
+from storage.store import ContentStore
+
+_log = logging.getLogger(__name__)
+_NAMED = 3  # of many that are missing, so that a message stays one line
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """The distinct descriptors below and with a root. Below a missing manifest nothing is known."""
+
+    present: tuple[Descriptor, ...]
+    missing: tuple[Descriptor, ...]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is missing."""
+        return not self.missing
+
+
+def check(store: ContentStore, root: Descriptor, *, children: Handler) -> Completeness:
+    """What the store has of the tree that `children` spans below `root`.
+
+    Raises:
+        Corrupt: a blob has another size than its descriptor, or a manifest's bytes are wrong.
+        InvalidInput, Unsupported: a manifest cannot be read.
+        NotFound: an index has nothing for the platforms that `children` asks for.
+    """
+    seen = set()
+    present: list[Descriptor] = []
+    missing: list[Descriptor] = []
+
+    def look(descriptor: Descriptor) -> Sequence[Descriptor]:
+        if descriptor.content in seen:
+            raise SkipChildren
+        seen.add(descriptor.content)
+        if not store.holds(descriptor):
+            missing.append(descriptor)
+            raise SkipChildren
+        present.append(descriptor)
+        return ()
+
+    walk(chain(look, children), root)
+    return Completeness(tuple(present), tuple(missing))
+
+
+def require(store: ContentStore, root: Descriptor, *, children: Handler, name: str) -> tuple[Descriptor, ...]:
+    """The distinct descriptors of an image, all of which are there; `name` is what errors call it.
+
+    Raises:
+        NotFound: something is missing; the message names it.
+        Corrupt, InvalidInput, Unsupported: as `check`.
+    """
+    found = check(store, root, children=children)
+    if not found.whole:
+        some = ", ".join(map(str, found.missing[:_NAMED]))
+        raise NotFound(f"{name}: {counted(len(found.missing), 'descriptor')} missing in the store ({some})")
+    return found.present
+
+
+def held_children(store: ContentStore) -> Handler:
+    """Answers with the children of manifests, of an index those manifests that are in the store.
+
+    An image that was fetched for some platforms lacks the manifests of the others. Other tools call that a sparse index, and
+    it is whole in its way; a manifest that is there and lacks a child never is.
+
+    The result raises:
+        NotFound: an index none of whose manifests is there.
+    """
+    children = children_handler(store.manifest)
+
+    def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
+        found = children(descriptor)
+        if descriptor.kind != "index":
+            return found
+        held = [child for child in found if not child.is_manifest or store.holds(child)]
+        if found and not held:
+            raise NotFound(f"{descriptor}: none of its manifests is in the store")
+        _log.debug("%s: %d of %d manifests are in the store", descriptor, len(held), len(found))
+        return held
+
+    return handle
+
+
+def held_platforms(store: ContentStore, root: Descriptor) -> tuple[Platform, ...] | None:
+    """The platforms that the store has of an index, of which it lacks others; None where it lacks none."""
+    if root.kind != "index":
+        return None
+    listed = [child for child in children_handler(store.manifest)(root) if child.is_manifest]
+    held = [child for child in listed if store.holds(child)]
+    platforms = dict.fromkeys(child.platform for child in held if child.platform is not None)
+    return None if len(held) == len(listed) else tuple(platforms)
+
+
+def refuse_other_platforms(store: ContentStore, root: Descriptor, wanted: Sequence[Platform]) -> None:
+    """See that an image without an index is for one of the platforms that are wanted. What is no image has none.
+
+    Raises:
+        NotFound: it is for another one, which only its config tells.
+        NotFound, Corrupt, InvalidInput: manifest or config cannot be read.
+    """
+    if root.kind != "manifest":
+        return
+    config = children_handler(store.manifest)(root)[0]
+    if config.kind != "config":
+        return
+    at = str(config)
+    offered = Platform.from_json(fields.parse_object(store.manifest(config), at=at), at=at)
+    if all(wish.rank(offered) is None for wish in wanted):
+        raise NotFound(f"{root}: no manifest for {', '.join(map(str, wanted))}; it is for {offered}")

@@ -1,0 +1,279 @@
+"""Import of what `docker save` and skopeo's `docker-archive:` write: no manifests, so that one has to be made."""
+
+import gzip
+import io
+import json
+import tarfile
+import tracemalloc
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocispec import Digest
+from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound
+from storage import ContentStore, open_store
+from storage.archive import import_images
+from tests import images
+from tests.peers import skopeo
+from tests.storage.archives import Entry, content, document, exported, imported, link, memory_store, names, put, tar_of
+from tests.storage.conformance import noise
+
+NAME = "docker.io/library/one:1"
+LAYERS = [tar_of([(f"file-{number}", noise(700, seed=number))]) for number in range(2)]
+PLAIN, GZIP = "application/vnd.oci.image.layer.v1.tar", "application/vnd.oci.image.layer.v1.tar+gzip"
+
+
+def config_of(layers: list[bytes]) -> bytes:
+    diff_ids = [images.digest_of(layer) for layer in layers]
+    return document({"os": "linux", "architecture": "amd64", "rootfs": {"type": "layers", "diff_ids": diff_ids}})
+
+
+CONFIG = config_of(LAYERS)
+CONFIG_NAME = f"{images.digest_of(CONFIG).removeprefix('sha256:')}.json"
+ITEM = {"Config": CONFIG_NAME, "RepoTags": ["one:1"], "Layers": ["aa/layer.tar", "bb/layer.tar"]}
+
+
+def saved(change: Mapping[str, Any] | None = None, *, files: Mapping[str, bytes] | None = None) -> bytes:
+    """An archive as old versions of docker wrote it, with an item or files changed."""
+    entries = {
+        "aa/VERSION": b"1.0",
+        "aa/json": b"{}",
+        "aa/layer.tar": LAYERS[0],
+        "bb/layer.tar": LAYERS[1],
+        CONFIG_NAME: CONFIG,
+        "manifest.json": document([ITEM | dict(change or {})]),
+        "repositories": b"{}",
+        **(files or {}),
+    }
+    return tar_of(list(entries.items()))
+
+
+def manifest_of(store: ContentStore, name: str = NAME) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(store.manifest(store.names.get(name).descriptor))
+    return document
+
+
+def assert_made(store: ContentStore, *, layer_type: str = PLAIN) -> None:
+    made = manifest_of(store)
+    assert made["mediaType"] == store.names.get(NAME).descriptor.media_type == images.OCI_MANIFEST
+    assert (made["config"]["mediaType"], made["config"]["digest"]) == (images.OCI_CONFIG, images.digest_of(CONFIG))
+    assert [layer["mediaType"] for layer in made["layers"]] == [layer_type] * 2
+    found = [b"".join(store.chunks(Digest.parse(layer["digest"]))) for layer in made["layers"]]
+    assert [gzip.decompress(layer) if layer_type == GZIP else layer for layer in found] == LAYERS
+
+
+def test_an_old_archive_becomes_an_image_with_a_manifest(store: ContentStore) -> None:
+    (outcome,) = imported(store, saved())
+    assert (outcome.name, outcome.error) == (NAME, None)
+    assert outcome.descriptor == store.names.get(NAME).descriptor
+    assert_made(store)
+    assert len(content(store)) == 4  # nothing of VERSION and json
+
+
+def test_the_same_archive_gives_the_same_manifest() -> None:
+    first, second = memory_store(), memory_store()
+    imported(first, saved())
+    imported(second, saved())
+    imported(second, saved())
+    assert (names(first), content(first)) == (names(second), content(second))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        link("bb/layer.tar", "../cc.tar"),
+        link("bb/layer.tar", "cc.tar", kind=tarfile.LNKTYPE),
+        link("./bb/layer.tar", ".././bb/../cc.tar"),
+    ],
+)
+@pytest.mark.parametrize("first", [True, False], ids=["link first", "file first"])
+def test_a_layer_may_be_a_link_to_another_entry(entry: Entry, *, first: bool) -> None:
+    layers: list[Entry] = [entry, ("cc.tar", LAYERS[1])]
+    others: list[Entry] = [("aa/layer.tar", LAYERS[0]), (CONFIG_NAME, CONFIG), ("manifest.json", document([ITEM]))]
+    store = memory_store()
+    (outcome,) = imported(store, tar_of([*(layers if first else layers[::-1]), *others]))
+    assert outcome.error is None
+    assert_made(store)
+
+
+@pytest.mark.parametrize("target", ["../bb/layer.tar", "../../../etc/passwd", "/etc/passwd", "../absent.tar", "../aa"])
+def test_a_link_that_leads_nowhere_is_a_layer_that_is_missing(target: str) -> None:
+    others: list[Entry] = [("aa/layer.tar", LAYERS[0]), (CONFIG_NAME, CONFIG), ("manifest.json", document([ITEM]))]
+    store = memory_store()
+    (outcome,) = imported(store, tar_of([link("bb/layer.tar", target), *others]))
+    assert isinstance(outcome.error, NotFound)
+    assert str(outcome.error) == "archive a.tar: expected 'bb/layer.tar', which its manifest.json names; the archive lacks it"
+    assert names(store) == {}
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_layers_may_be_gzip_in_several_members(members: int) -> None:
+    def packed(layer: bytes) -> bytes:
+        size = -(-len(layer) // members)
+        return b"".join(gzip.compress(layer[at : at + size], mtime=0) for at in range(0, len(layer), size))
+
+    store = memory_store()
+    change = {"Layers": ["0.tar.gz", "1.tar.gz"]}
+    (outcome,) = imported(store, saved(change, files={f"{n}.tar.gz": packed(layer) for n, layer in enumerate(LAYERS)}))
+    assert outcome.error is None
+    assert_made(store, layer_type=GZIP)
+
+
+@pytest.mark.parametrize(
+    "name", [f"sha256:{CONFIG_NAME.removesuffix('.json')}", f"blobs/sha256/{CONFIG_NAME[:64]}", "config.json"]
+)
+def test_builders_call_their_config_otherwise(name: str) -> None:
+    store = memory_store()
+    (outcome,) = imported(store, saved({"Config": name}, files={name: CONFIG}))
+    assert outcome.error is None
+    assert_made(store)
+
+
+def test_all_tags_of_an_image_are_recorded() -> None:
+    store = memory_store()
+    imported(store, saved({"RepoTags": ["one:1", "ghcr.io/a/b:2", "docker.io/library/one:1"]}))
+    assert set(names(store)) == {NAME, "ghcr.io/a/b:2"}
+
+
+@pytest.mark.parametrize("tags", [None, []])
+def test_an_image_without_tags_takes_the_name_that_is_given(tags: list[str] | None) -> None:
+    store = memory_store()
+    (outcome,) = imported(store, saved({"RepoTags": tags}))
+    assert isinstance(outcome.error, InvalidInput)
+    assert str(outcome.error).endswith("no whole name; say what to call it")
+    (outcome,) = imported(store, saved({"RepoTags": tags}), name=NAME)
+    assert outcome.error is None
+    assert_made(store)
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"Layers": ["aa/layer.tar"]}, InvalidInput, r"manifest\.json\[0\]\.Layers: expected 2 as in its config, got 1$"),
+        (
+            {"Layers": ["bb/layer.tar", "aa/layer.tar"]},
+            Corrupt,
+            r"layer sha256:\S+: expected diff ID sha256:\S+, got sha256:\S+$",
+        ),
+        ({"Layers": ["aa/layer.tar", "cc/layer.tar"]}, NotFound, "expected 'cc/layer.tar', .* the archive lacks it$"),
+        ({"Config": "absent.json"}, NotFound, "expected 'absent.json', "),
+        ({"Config": "aa/layer.tar"}, InvalidInput, r"manifest\.json\[0\]\.Config: not JSON"),
+        ({"Config": None}, InvalidInput, r"manifest\.json\[0\]\.Config: missing"),
+        ({"Layers": [1]}, InvalidInput, r"manifest\.json\[0\]\.Layers\[0\]: expected a string"),
+    ],
+)
+def test_an_image_that_its_archive_contradicts_gets_no_name(
+    change: Mapping[str, Any], error: type[DistError], message: str
+) -> None:
+    store = memory_store()
+    (outcome,) = imported(store, saved(change))
+    assert type(outcome.error) is error
+    with pytest.raises(error, match=message):
+        raise outcome.error
+    assert names(store) == {}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (b"[]", "expected a JSON object"),
+        (b"{}", r"Config\.rootfs: missing"),
+        (b'{"rootfs": {"diff_ids": ["x", "y"]}}', "digest 'x': expected algorithm:hex"),
+        (bytes(4 * 2**20 + 1), "Config: expected at most 4194304 bytes"),
+    ],
+)
+def test_a_config_that_cannot_be_read_gives_no_image(config: bytes, message: str) -> None:
+    store = memory_store()
+    (outcome,) = imported(store, saved({"Config": "config.json"}, files={"config.json": config}))
+    assert isinstance(outcome.error, InvalidInput)
+    with pytest.raises(InvalidInput, match=message):
+        raise outcome.error
+    assert names(store) == {}
+
+
+def test_a_config_that_is_not_what_its_name_says_is_refused() -> None:
+    store = memory_store()
+    with pytest.raises(Corrupt, match=rf"^archive a\.tar: {CONFIG_NAME} .*: expected sha256:\S+, got sha256:\S+$"):
+        imported(store, saved(files={CONFIG_NAME: CONFIG.replace(b"amd64", b"arm64")}))
+    assert names(store) == {}
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda packed: packed[:-20], lambda packed: packed[:20] + b"x" + packed[21:], lambda _: b"\x1f\x8b"]
+)
+def test_a_layer_whose_compression_is_damaged_gives_no_image(damage: Any) -> None:
+    store = memory_store()
+    packed = gzip.compress(LAYERS[1], mtime=0)
+    (outcome,) = imported(store, saved(files={"bb/layer.tar": damage(packed)}))
+    assert isinstance(outcome.error, Corrupt)
+    assert names(store) == {}
+
+
+@pytest.mark.parametrize("name", ["aa/layer.tar", "./aa/layer.tar"])
+def test_a_layer_that_is_there_twice_is_refused(name: str) -> None:
+    entries: list[Entry] = [("aa/layer.tar", LAYERS[0]), (name, LAYERS[1])]
+    with pytest.raises(InvalidInput, match=r"^archive a\.tar: aa/layer\.tar is there twice"):
+        imported(memory_store(), tar_of([*entries, ("manifest.json", document([ITEM]))]))
+
+
+@pytest.mark.parametrize(("listed", "message"), [(b"{}", "expected a JSON list, got an object"), (b"[]", "it lists no images")])
+def test_a_list_of_another_form_is_refused(listed: bytes, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        imported(memory_store(), saved(files={"manifest.json": listed}))
+
+
+def test_more_files_than_can_be_remembered_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.archive.received._MAX_REMEMBERED", 2)
+    with pytest.raises(InvalidInput, match="more than 2 files that are no blobs"):
+        imported(memory_store(), saved(files={"cc.tar": b"", "dd.tar": b""}))
+
+
+def test_a_layer_that_unpacks_to_much_is_never_in_memory() -> None:
+    layer = io.BytesIO()
+    with gzip.GzipFile(fileobj=layer, mode="wb", mtime=0) as file:
+        for _ in range(64):
+            file.write(bytes(2**20))
+    store = memory_store()
+    tracemalloc.start()
+    try:
+        (outcome,) = imported(store, saved(files={"bb/layer.tar": layer.getvalue()}))
+        assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert isinstance(outcome.error, Corrupt)
+
+
+# skopeo
+
+
+def test_what_skopeo_writes_for_docker_is_imported(tmp_path: Path) -> None:
+    source, target = open_store(str(tmp_path / "source")), open_store(str(tmp_path / "target"))
+    image = images.image(1)
+    put(source, image, NAME)
+    source.update_index()
+    skopeo.copy(f"oci:{tmp_path / 'source'}:{NAME}", f"docker-archive:{tmp_path / 'a.tar'}:{NAME}")
+    with (tmp_path / "a.tar").open("rb") as file:
+        (outcome,) = import_images(target, file, source="a.tar")
+    assert (outcome.name, outcome.error) == (NAME, None)
+    config, *layers = image.blobs.items()
+    made = manifest_of(target)
+    assert made["config"]["digest"] == config[0]
+    assert [layer["digest"] for layer in made["layers"]] == [images.digest_of(gzip.decompress(data)) for _, data in layers]
+    assert skopeo.inspect(f"oci:{tmp_path / 'target'}:{NAME}")["Layers"] == [layer["digest"] for layer in made["layers"]]
+
+
+def test_what_skopeo_makes_of_our_archive_for_docker_is_the_same_image(tmp_path: Path) -> None:
+    store, target = memory_store(), memory_store()
+    put(store, images.image(2, docker=True), NAME)
+    (tmp_path / "a.tar").write_bytes(exported(store, NAME))
+    skopeo.copy(f"docker-archive:{tmp_path / 'a.tar'}:{NAME}", f"docker-archive:{tmp_path / 'b.tar'}:{NAME}")
+    (outcome,) = imported(target, (tmp_path / "b.tar").read_bytes())
+    assert outcome.error is None
+    config, *layers = images.image(2, docker=True).blobs.values()
+    found = content(target).values()
+    assert {config, *map(gzip.decompress, layers)} < set(found)

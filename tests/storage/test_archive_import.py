@@ -1,0 +1,437 @@
+"""Import of image layouts: what other tools wrote, names, and archives that are damaged or hostile."""
+
+import gzip
+import io
+import json
+import logging
+import subprocess
+import tarfile
+import tracemalloc
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ocispec import Digest
+from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unavailable
+from storage import ContentStore, archive, open_store
+from tests import images
+from tests.peers import skopeo
+from tests.storage.archives import (
+    Breaking,
+    Entry,
+    Stream,
+    content,
+    descriptor,
+    document,
+    entries_of,
+    exported,
+    imported,
+    layout,
+    link,
+    memory_store,
+    names,
+    put,
+    tar_of,
+)
+from tests.storage.conformance import ingest, noise
+
+NAME, OTHER = "docker.io/library/one:1", "docker.io/library/two:2"
+REF_NAME, CONTAINERD_NAME = "org.opencontainers.image.ref.name", "io.containerd.image.name"
+IMAGE = images.image(1, layer_bytes=3000)
+ENTRIES = layout(IMAGE, annotations={REF_NAME: NAME})
+BLOBS = IMAGE.blobs | {manifest.digest: manifest.raw for manifest in IMAGE.manifests}
+
+# Larger than what is read at once.
+LARGE_IMAGE = images.image(3, layer_bytes=1_500_000)
+LARGE = tar_of(layout(LARGE_IMAGE, annotations={REF_NAME: NAME}))
+
+
+def platforms() -> images.BuiltImage:
+    return images.index(images.image(seed, platform=platform) for seed, platform in ((1, "linux/amd64"), (2, "linux/arm64")))
+
+
+def assert_whole(store: ContentStore) -> None:
+    assert content(store) == BLOBS
+    assert names(store) == {NAME: descriptor(IMAGE)}
+    assert list(store.active()) == []
+
+
+# What other tools write
+
+
+@pytest.mark.parametrize("image", [images.image(1), platforms()], ids=["image", "index"])
+def test_what_skopeo_writes_is_imported_byte_for_byte(tmp_path: Path, image: images.BuiltImage) -> None:
+    source, target = open_store(str(tmp_path / "source")), open_store(str(tmp_path / "target"))
+    put(source, image, NAME)
+    source.update_index()
+    skopeo.copy(f"oci:{tmp_path / 'source'}:{NAME}", f"oci-archive:{tmp_path / 'a.tar'}:{NAME}")
+    with (tmp_path / "a.tar").open("rb") as file:
+        (outcome,) = archive.import_images(target, file, source="a.tar")
+    assert (outcome.name, outcome.descriptor, outcome.error) == (NAME, descriptor(image), None)
+    assert content(target) == content(source)
+    assert target.names.get(NAME).source == "archive a.tar"
+    assert skopeo.inspect(f"oci:{tmp_path / 'target'}:{NAME}", raw=True) == json.loads(image.manifests[-1].raw)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_an_archive_may_be_compressed(store: ContentStore, mode: str) -> None:
+    imported(store, tar_of(ENTRIES, mode=mode))
+    assert_whole(store)
+
+
+def test_entries_may_come_in_any_order_and_from_a_directory(store: ContentStore) -> None:
+    directory = tarfile.TarInfo("./blobs")
+    directory.type = tarfile.DIRTYPE
+    imported(store, tar_of([(directory, b""), *((f"./{name}", data) for name, data in reversed(ENTRIES))]))
+    assert_whole(store)
+
+
+def test_a_pipe_gives_what_a_file_gives(store: ContentStore, tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(tar_of(ENTRIES))
+    with subprocess.Popen(["cat", tmp_path / "a.tar"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        archive.import_images(store, process.stdout, source="-")
+    assert_whole(store)
+
+
+def test_content_that_is_there_is_kept(store: ContentStore) -> None:
+    put(store, IMAGE, OTHER)
+    before = {info.digest: info for info in store.walk()}
+    imported(store, tar_of(ENTRIES))
+    assert {info.digest: info for info in store.walk()} == before
+    assert set(names(store)) == {NAME, OTHER}
+
+
+def test_an_import_brings_the_index_up_to_date(store: ContentStore) -> None:
+    imported(store, tar_of(ENTRIES))
+    listed = json.loads(store._backend.fs.cat_file(store._layout.index))["manifests"]
+    assert [entry["annotations"] for entry in listed] == [{REF_NAME: NAME}]
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ("annotations", "name"),
+    [
+        ({REF_NAME: "latest", CONTAINERD_NAME: NAME}, NAME),  # ctr, docker save
+        ({REF_NAME: NAME}, NAME),
+        ({REF_NAME: "one:1"}, NAME),
+        ({REF_NAME: "ghcr.io/a/b"}, "ghcr.io/a/b:latest"),
+        ({REF_NAME: f"one@{IMAGE.root.digest}"}, f"docker.io/library/one@{IMAGE.root.digest}"),
+        ({REF_NAME: NAME, CONTAINERD_NAME: "import-2024"}, NAME),
+        ({REF_NAME: NAME, CONTAINERD_NAME: "a/b:\x1b[2J"}, NAME),
+    ],
+)
+def test_a_name_is_what_docker_means_by_the_annotation(annotations: Mapping[str, str], name: str) -> None:
+    store = memory_store()
+    (outcome,) = imported(store, tar_of(layout(IMAGE, annotations=annotations)), name="fallback:1")
+    assert (outcome.name, outcome.error) == (name, None)
+    assert names(store) == {name: descriptor(IMAGE)}
+
+
+@pytest.mark.parametrize("text", ["", "latest", "v1.2", "a b:1", "UPPER/case:1", "http://a/b", ":", "a/b:\n"])
+def test_a_tag_alone_or_a_strange_text_is_no_name(text: str) -> None:
+    data, store = tar_of(layout(IMAGE, annotations={REF_NAME: text} if text else {})), memory_store()
+    (outcome,) = imported(store, data)
+    assert isinstance(outcome.error, InvalidInput)
+    assert str(outcome.error) == (
+        f"archive a.tar: index.json.manifests[0]: the archive gives manifest {IMAGE.root.digest} no whole name; "
+        "say what to call it"
+    )
+    assert names(store) == {}
+    (outcome,) = imported(store, data, name="one:1")
+    assert (outcome.name, outcome.error, names(store)) == (NAME, None, {NAME: descriptor(IMAGE)})
+
+
+def test_a_bad_name_is_refused_before_anything_is_read() -> None:
+    file = Stream(tar_of(ENTRIES))
+    with pytest.raises(InvalidInput):
+        archive.import_images(memory_store(), file, source="a.tar", name="no name")
+    assert file.read() == tar_of(ENTRIES)
+
+
+def test_a_name_that_stands_for_two_images_is_taken_once_and_said() -> None:
+    first, second = (layout(images.image(seed), annotations={REF_NAME: NAME}) for seed in (1, 2))
+    manifests = [json.loads(dict(entries)["index.json"])["manifests"][0] for entries in (first, second)]
+    index = document({"schemaVersion": 2, "manifests": [*manifests, manifests[0]]})
+    store = memory_store()
+    outcomes = imported(store, tar_of([*first[:-2], *second[:-2], ("index.json", index)]))
+    assert [type(outcome.error) for outcome in outcomes] == [type(None), InvalidInput, type(None)]
+    assert "only the first was taken" in str(outcomes[1].error)
+    assert names(store) == {NAME: descriptor(images.image(1))}
+
+
+# Images that lack something
+
+
+@pytest.mark.parametrize("position", range(5))
+def test_an_image_that_lacks_something_gets_no_name_and_the_others_do(position: int) -> None:
+    source, store = memory_store(), memory_store()
+    put(source, IMAGE, NAME)
+    put(source, images.image(2), OTHER)
+    gone = IMAGE.descriptors[position]
+    files = entries_of(exported(source, NAME, OTHER))
+    files.pop(f"blobs/{gone.replace(':', '/')}")
+    lacking, whole = imported(store, tar_of(list(files.items())))
+    assert isinstance(lacking.error, NotFound)
+    assert str(lacking.error).startswith(f"{NAME}: 1 descriptor missing in the store (")
+    assert gone in str(lacking.error)
+    assert (whole.name, whole.error) == (OTHER, None)
+    assert names(store) == {OTHER: descriptor(images.image(2))}
+
+
+def test_what_an_archive_lacks_may_be_in_the_store() -> None:
+    store = memory_store()
+    ingest(store, ENTRIES[0][1])
+    imported(store, tar_of(ENTRIES[1:]))
+    assert_whole(store)
+
+
+def test_an_index_whose_manifests_did_not_come_is_no_image() -> None:
+    image = platforms()
+    bare = images.BuiltImage(blobs={}, manifests=image.manifests[-1:])
+    (outcome,) = imported(memory_store(), tar_of(layout(bare, annotations={REF_NAME: NAME})))
+    assert isinstance(outcome.error, NotFound)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [({"size": 1}, Corrupt), ({"mediaType": images.OCI_INDEX}, InvalidInput), ({"digest": images.digest_of(b"")}, NotFound)],
+)
+def test_a_list_that_describes_an_image_wrongly_gives_it_no_name(change: Mapping[str, object], error: type[DistError]) -> None:
+    index = json.loads(ENTRIES[-2][1])
+    index["manifests"][0] |= change
+    store = memory_store()
+    (outcome,) = imported(store, tar_of([*ENTRIES[:-2], ("index.json", document(index))]))
+    assert type(outcome.error) is error
+    assert names(store) == {}
+
+
+# Damage
+
+
+@pytest.mark.parametrize("position", range(5))
+def test_a_blob_that_is_not_what_its_name_says_is_refused_and_never_seen(store: ContentStore, position: int) -> None:
+    name, data = ENTRIES[position]
+    wrong = bytes([data[0] ^ 1]) + data[1:]
+    entries = [*ENTRIES[:position], (name, wrong), *ENTRIES[position + 1 :]]
+    with pytest.raises(Corrupt, match=rf"^archive a\.tar: {name} .*: expected sha256:\S+, got {images.digest_of(wrong)}$"):
+        imported(store, tar_of(entries))
+    assert names(store) == {}
+    assert list(store.active()) == []
+    assert content(store).keys() <= BLOBS.keys()
+    imported(store, tar_of(ENTRIES))
+    assert_whole(store)
+
+
+def test_a_blob_may_be_there_twice() -> None:
+    store = memory_store()
+    imported(store, tar_of([ENTRIES[0], *ENTRIES]))
+    assert_whole(store)
+
+
+@pytest.mark.parametrize("name", ["index.json", "./index.json", "blobs/../index.json"])
+def test_two_lists_are_refused(name: str) -> None:
+    store = memory_store()
+    with pytest.raises(InvalidInput, match=r"index\.json is there twice; readers would disagree about it$"):
+        imported(store, tar_of([*ENTRIES, (name, document({"schemaVersion": 2, "manifests": []}))]))
+    assert names(store) == {}
+
+
+@pytest.mark.parametrize("name", ["index.json", "manifest.json"])
+def test_a_huge_list_is_refused_unread(name: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"{name}: expected at most 4194304 bytes, got 4194305$"):
+        imported(memory_store(), tar_of([(name, bytes(4 * 2**20 + 1))]))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        (b"", "not JSON"),
+        (b"[]", "expected a JSON object, got a list"),
+        (b'{"manifests": {}}', r"index\.json\.manifests: expected a list, got an object"),
+        (b'{"manifests": [{}]}', r"index\.json\.manifests\[0\]\.size: missing"),
+        (b'{"manifests": []}', "it lists no images"),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_refused_by_its_place(index: bytes, message: str) -> None:
+    with pytest.raises(InvalidInput, match=rf"^archive a\.tar: .*{message}"):
+        imported(memory_store(), tar_of([*ENTRIES[:-2], ("index.json", index)]))
+
+
+@pytest.mark.parametrize("data", [b"", b"not a tar", bytes(512), noise(5000), gzip.compress(b"text"), tar_of([("x", b"y")])])
+def test_what_is_no_archive_of_images_is_refused_as_input(data: bytes) -> None:
+    with pytest.raises(InvalidInput, match=r"^archive a\.tar: (expected a tar archive|.*it is no archive of images$)"):
+        imported(memory_store(), data)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+@pytest.mark.parametrize("percent", [1, 10, 50, 90, 99])
+def test_an_archive_that_was_cut_is_never_taken_for_a_whole_one(mode: str, percent: int) -> None:
+    data = tar_of(ENTRIES, mode=mode)
+    data = data.rstrip(b"\0") if mode == "w" else data
+    store = memory_store()
+    with pytest.raises((Corrupt, InvalidInput)):
+        imported(store, data[: len(data) * percent // 100])
+    assert names(store) == {}
+    assert content(store).keys() <= BLOBS.keys()
+
+
+def test_an_archive_without_its_end_is_cut_short_even_between_entries() -> None:
+    """Or an index whose second manifest is behind the cut would pass for one of which only the first was fetched."""
+    data = tar_of(ENTRIES)
+    end = len(data.rstrip(b"\0"))
+    store = memory_store()
+    with pytest.raises(Corrupt, match=r"^archive a\.tar: damaged or cut short \(empty header\); get it again$"):
+        imported(store, data[: end + -end % 512])
+    assert names(store) == {}
+
+
+def test_a_damaged_header_is_not_taken_for_the_end() -> None:
+    data = bytearray(tar_of(ENTRIES))
+    second = 512 + len(ENTRIES[0][1]) + -len(ENTRIES[0][1]) % 512
+    data[second] ^= 1
+    with pytest.raises(Corrupt, match="damaged or cut short"):
+        imported(memory_store(), bytes(data))
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
+def test_a_name_of_gigabytes_is_refused_unread(kind: bytes) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = kind, 2**33
+    data = tar_of(ENTRIES).rstrip(b"\0")
+    data += bytes(-len(data) % 512) + header.tobuf(tarfile.GNU_FORMAT)
+    with pytest.raises(Corrupt, match=f"a header says {2**33} bytes"):
+        imported(memory_store(), data)
+
+
+def test_any_number_of_entries_takes_no_memory() -> None:
+    data = tarfile.TarInfo("x").tobuf() * 20_000 + tar_of(ENTRIES)
+    store = memory_store()
+    tracemalloc.start()
+    try:
+        archive.import_images(store, Stream(data), source="a.tar")
+        assert tracemalloc.get_traced_memory()[1] < 6 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert_whole(store)
+
+
+def test_names_without_end_are_refused() -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1
+    entry = header.tobuf(tarfile.GNU_FORMAT) + b"x".ljust(512, b"\0")
+    data = tar_of(ENTRIES).rstrip(b"\0")
+    data += bytes(-len(data) % 512) + entry * 2000
+    with pytest.raises(Corrupt, match="damaged or cut short"):
+        imported(memory_store(), data)
+
+
+def test_a_sparse_file_does_not_blow_up() -> None:
+    header = tarfile.TarInfo("x.tar")
+    header.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(2**50), "GNU.sparse.name": "x.tar"}
+    store = memory_store()
+    imported(store, tar_of([(header, b""), *ENTRIES]))
+    assert_whole(store)
+
+
+def test_strange_entries_are_passed_over(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    device = tarfile.TarInfo("blobs/sha256/device")
+    device.type = tarfile.CHRTYPE
+    strange = [
+        "../up",
+        "/abs",
+        "blobs/sha256/../../../up",
+        "blobs/md5/" + "0" * 32,
+        "blobs/sha256/x",
+        "names/x",
+        "a\nb.tar",
+        "\x1b[2J.tar",
+        "\udcff.tar",
+        "é",
+    ]
+    store = open_store(str(tmp_path / "deep/store"))
+    entries: list[Entry] = [
+        *((name, b"strange") for name in strange),
+        link("blobs/sha256/link", "/etc/passwd"),
+        (device, b""),
+        *ENTRIES,
+    ]
+    with caplog.at_level(logging.DEBUG, logger="storage"):
+        imported(store, tar_of(entries))
+    assert_whole(store)
+    assert [file.name for file in tmp_path.iterdir()] == ["deep"]
+    assert [file.name for file in (tmp_path / "deep").iterdir()] == ["store"]
+    assert "archive a.tar: '../up' passed over" in caplog.messages
+
+
+# Interruptions
+
+
+@pytest.mark.parametrize("error", [OSError(5, "the disk is gone"), KeyboardInterrupt()], ids=repr)
+@pytest.mark.parametrize(("percent", "kept"), [(0, 0), (20, 1), (50, 2), (80, 3), (95, 3)])
+def test_an_interrupted_import_leaves_a_store_that_imports(
+    store: ContentStore, error: BaseException, percent: int, kept: int
+) -> None:
+    stream = Breaking(LARGE, after=len(LARGE) * percent // 100, error=error)
+    with pytest.raises(Unavailable if isinstance(error, OSError) else type(error)):
+        archive.import_images(store, stream, source="a.tar")
+    assert list(store.active()) == []
+    assert names(store) == {}
+    assert set(content(store)) == set(LARGE_IMAGE.descriptors[:kept])
+    (outcome,) = imported(store, LARGE)
+    assert (outcome.error, set(content(store))) == (None, set(LARGE_IMAGE.descriptors))
+
+
+def test_two_imports_of_one_archive_at_once_do_not_wait_for_each_other(store: ContentStore) -> None:
+    class Both(Stream):
+        """Imports the archive once more when some of it has been read."""
+
+        reads = 0
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            self.reads += 1
+            if self.reads == 3:
+                assert len(list(store.active())) == 1
+                imported(store, LARGE)
+            return super().read(size)
+
+    (outcome,) = archive.import_images(store, Both(LARGE), source="a.tar")
+    assert (outcome.error, set(content(store))) == (None, set(LARGE_IMAGE.descriptors))
+    assert list(store.active()) == []
+
+
+# Any damage
+
+
+def archive_of(image: images.BuiltImage) -> bytes:
+    store = memory_store()
+    put(store, image, NAME)
+    return exported(store, NAME)
+
+
+WHOLE = archive_of(platforms())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(1, 255)), max_size=4), st.integers(0, len(WHOLE)))
+def test_whatever_happens_to_an_archive_nothing_wrong_becomes_visible(flips: list[tuple[int, int]], cut: int) -> None:
+    data = bytearray(WHOLE)
+    for position, mask in flips:
+        data[position] ^= mask
+    store = memory_store()
+    try:
+        outcomes = archive.import_images(store, io.BytesIO(data[:cut]), source="a.tar")
+    except DistError:
+        outcomes = ()
+    for digest, found in content(store).items():
+        assert Digest.of(found) == Digest.parse(digest)
+    recorded = {outcome.name for outcome in outcomes if outcome.error is None}
+    assert recorded == set(names(store))
+    for name in recorded:
+        assert name is not None
+        exported(store, name)
