@@ -16,12 +16,11 @@ from flows.progress import LogListener, told
 from flows.report import Failure, ImageReport, RunReport
 from flows.results import keep_no_results
 from flows.walk import Walk
-from ocispec import Descriptor, Platform, Reference
+from ocispec import Platform, Reference
 from ocispec.errors import DistError
 from ocispec.reference import expand
 from ocispec.units import counted
 from remotes import RegistrySettings
-from storage import completeness
 from tasks._task import RETRIES
 from tasks.session import Session, SessionSpec, open_session
 
@@ -65,8 +64,8 @@ def fetch(
     listener = told(LogListener(get_run_logger()))
     with open_session(spec, observer=listener) as session:
         walk = Walk(
-            present=lambda root: completeness.check(session.store, root, children=session.children),
-            complete=lambda reference, root: _record(session, reference, root),
+            present=session.look,
+            complete=session.record,
             listener=listener,
             stopping=session.stopping,
             retries=retries,
@@ -86,15 +85,3 @@ def _listed(session: Session, images: tuple[ImageReport, ...]) -> tuple[ImageRep
         failure = Failure(descriptor=None, message=str(exc))
         return tuple(replace(image, failures=(*image.failures, failure)) for image in images)
     return images
-
-
-def _record(session: Session, reference: Reference, root: Descriptor) -> None:
-    """Record the name of an image, after a last look that nothing of it is missing.
-
-    Raises:
-        NotFound: something is, or it is all there but for other platforms; the name is not recorded.
-    """
-    completeness.require(session.store, root, children=session.children, name=str(reference))
-    if session.spec.platforms is not None:
-        completeness.refuse_other_platforms(session.store, root, session.spec.platforms)
-    session.store.names.put(str(reference), root, source=reference.locator, platforms=session.spec.platforms)

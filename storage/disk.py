@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from ocispec.errors import Busy
+from storage.layout import TEMPORARY
 
 _READ_ONLY = 0o444
 
@@ -22,7 +23,7 @@ class Disk:
 
     def put(self, path: str, data: bytes) -> None:
         """Replace a small file: readers see the old or the new bytes, also after a power loss."""
-        temporary = f"{path}.{uuid.uuid4().hex}.new"
+        temporary = f"{path}.{uuid.uuid4().hex}{TEMPORARY}"
         self._make_parent(path)
         try:
             with self.fs.open(temporary, "wb") as file:

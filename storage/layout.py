@@ -16,6 +16,8 @@ from ocispec.errors import InvalidInput, Unsupported
 
 # Beside the data of an ingest: its record.
 RECORD = ".json"
+# What a small file is called while it is written.
+TEMPORARY = ".new"
 _KEY = re.compile(r"[a-f0-9]{64}")
 # A file name has at most 255 bytes on common systems: 120 of the name, a dash, 64 of its hash and `.json`, and while it is
 # written 37 more that make it unique.

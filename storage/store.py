@@ -3,8 +3,9 @@
 import logging
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
@@ -14,12 +15,15 @@ from storage import index
 from storage.backend import Backend, open_backend
 from storage.errors import translated
 from storage.ingest import Ingests, Status, Writer
-from storage.layout import Layout
+from storage.layout import TEMPORARY, Layout
+from storage.leases import Leases
 from storage.names import Names
 from storage.presence import is_there, modified
 
 _log = logging.getLogger(__name__)
 _PIECE_BYTES = 4 * 1024 * 1024
+# A small file is written in milliseconds; what is older was left by a process that was killed.
+_TEMPORARY_LIFE = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
@@ -40,6 +44,7 @@ class ContentStore:
         self._creating = threading.Lock()
         self._created = False
         self.names = Names(backend, layout)
+        self.leases = Leases(backend, layout)
 
     def prepare(self) -> None:
         """Make the store if it is not there, and see that it can be written.
@@ -86,7 +91,9 @@ class ContentStore:
         except NotFound:
             return False
         if size != descriptor.size:
-            raise Corrupt(f"{descriptor} in {self.url}: expected {descriptor.size} bytes, the store has {size}")
+            raise Corrupt(
+                f"{descriptor} in {self.url}: expected {descriptor.size} bytes, the store has {size}; run dist verify"
+            )
         return True
 
     def read(self, digest: Digest, *, offset: int = 0, length: int | None = None) -> bytes:
@@ -155,6 +162,42 @@ class ContentStore:
             if not is_there(self._backend.fs, path):
                 raise NotFound(f"blob {digest}: not there")
             self._backend.fs.rm_file(path)
+
+    def quarantine(self, info: Info) -> bool:
+        """Take a corrupt blob out of sight; False where that very blob is not there any more."""
+        path = self._layout.blob(info.digest)
+        with self.sweeping(), translated(f"blob {info.digest}"):
+            try:
+                if self.info(info.digest) != info:
+                    return False
+            except NotFound:
+                return False
+            self._backend.move(path, self._layout.quarantined(info.digest))
+        return True
+
+    @contextmanager
+    def unswept(self) -> Iterator[None]:
+        """Nothing is removed by gc during this block. For short looks: gc waits for it. Object stores do not keep this."""
+        with translated(f"store {self.url}"), self._backend.locked(self._layout.lock, shared=True):
+            yield
+
+    @contextmanager
+    def sweeping(self) -> Iterator[None]:
+        """Nobody is in `unswept` during this block."""
+        with translated(f"store {self.url}"), self._backend.locked(self._layout.lock, shared=False):
+            yield
+
+    def leftovers(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
+        """Remove what nobody has touched since `before`: ingests, and what a killed process left of small files; its paths."""
+        yield from self._ingests.sweep(before, dry_run=dry_run)
+        before = min(before, datetime.now(UTC) - _TEMPORARY_LIFE)
+        for directory in (self._layout.root, self._layout.names, self._layout.leases):
+            for entry in self._list(directory):
+                if entry["name"].endswith(TEMPORARY) and modified(entry) < before:
+                    if not dry_run:
+                        with suppress(NotFound), translated(entry["name"]):
+                            self._backend.fs.rm_file(entry["name"])
+                    yield entry["name"]
 
     def update_index(self) -> None:
         """Bring `index.json`, which other tools read, up to date with the names."""

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -26,6 +26,8 @@ from storage.objects import Objects, Upload
 from storage.presence import is_there, modified
 
 _log = logging.getLogger(__name__)
+# Nothing tells whether the process that began an upload is still at it.
+_UPLOAD_LIFE = timedelta(hours=24)
 
 
 @dataclass(eq=False, slots=True)
@@ -174,6 +176,7 @@ class UploadIngests:
 
     def sweep(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
         """Drop what other processes began before a time and did not end."""
+        before = min(before, datetime.now(UTC) - _UPLOAD_LIFE)
         with translated("ingests"):
             yield from self._objects.sweep(self._layout.root, before, dry_run=dry_run)
             yield from self._sweep_aside(before, dry_run=dry_run)

@@ -5,7 +5,7 @@ ever a task's parameter: Prefect would walk through it, hash it and show it.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -14,7 +14,8 @@ from ocispec.errors import DistError
 from ocispec.handlers import Handler, chain, children_handler, filter_platforms
 from ocispec.platform import Platform
 from remotes import DockerConfig, Registries, RegistrySettings
-from storage import ContentStore, open_store
+from storage import ContentStore, completeness, open_store
+from storage.completeness import Completeness
 from tasks import stopping, transfer
 from tasks.stopping import Stopping
 
@@ -39,6 +40,31 @@ class Session:
         self.registries = registries
         self.stopping = stopping
         self._observer = observer
+        self._leases = ExitStack()
+
+    def look(self, root: Descriptor) -> Completeness:
+        """What the store has of an image. If that is not all, gc is kept from it until the session ends."""
+        found = completeness.check(self.store, root, children=self.children)
+        if not found.whole:
+            self._leases.enter_context(self.store.leases.hold(root))
+        return found
+
+    def record(self, reference: Reference, root: Descriptor) -> None:
+        """Record the name of an image, after a last look that nothing of it is missing.
+
+        Raises:
+            NotFound: something is, or it is all there but for other platforms; the name is not recorded.
+        """
+        platforms = self.spec.platforms
+        with self.store.unswept():
+            completeness.require(self.store, root, children=self.children, name=str(reference))
+            if platforms is not None:
+                completeness.refuse_other_platforms(self.store, root, platforms)
+            self.store.names.put(str(reference), root, source=reference.locator, platforms=platforms)
+
+    def close(self) -> None:
+        """Give back what was kept from gc."""
+        self._leases.close()
 
     @property
     def children(self) -> Handler:
@@ -109,3 +135,4 @@ def open_session(spec: SessionSpec, *, observer: transfer.Observer) -> Iterator[
             raise
         finally:
             _CURRENT.reset(token)
+            session.close()

@@ -58,11 +58,8 @@ def fetch(
         DistError: whatever remote or store raise; what has arrived is kept and gone on with.
     """
     started = time.monotonic()
-    if store.holds(descriptor):
-        return Receipt("existed")
-    try:
-        writer = _open_writer(store, descriptor, pause)
-    except AlreadyExists:
+    writer = _open_writer(store, descriptor, pause)
+    if writer is None:
         return Receipt("existed", seconds=time.monotonic() - started)
     with writer:
         transferred = _fill(writer, source, descriptor, observer)
@@ -87,11 +84,17 @@ def fetch_handler(
     return handle
 
 
-def _open_writer(store: ContentStore, descriptor: Descriptor, pause: Callable[[float], None]) -> Writer:
+def _open_writer(store: ContentStore, descriptor: Descriptor, pause: Callable[[float], None]) -> Writer | None:
+    """A writer for the content; None where it is there, or came while another writer had it."""
     longest = _FIRST_PAUSE_S
     while True:
+        with store.unswept():  # only what is looked for here is known to gc
+            if store.holds(descriptor):
+                return None
         try:
             return store.writer(_ref(descriptor), expected=descriptor.digest, total=descriptor.size)
+        except AlreadyExists:
+            continue
         except Busy:
             pause(random.uniform(0, longest))  # noqa: S311 - spreads waiters, hides nothing
             longest = min(2 * longest, _LONGEST_PAUSE_S)

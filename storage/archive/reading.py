@@ -102,7 +102,9 @@ def _record(store: ContentStore, name: str, root: Descriptor, *, source: str, ta
     try:
         if first.content != root.content:
             raise InvalidInput(f"{name}: {source} has it as {first} and as {root}; only the first was taken")
-        store.names.put(name, root, source=source, platforms=completeness.held_platforms(store, root))
+        with store.unswept():
+            completeness.require(store, root, children=completeness.held_children(store), name=name)
+            store.names.put(name, root, source=source, platforms=completeness.held_platforms(store, root))
     except DistError as exc:
         return Imported(name=name, descriptor=root, error=exc)
     return Imported(name=name, descriptor=root)

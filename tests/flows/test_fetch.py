@@ -319,7 +319,6 @@ def test_the_table_of_images_is_an_artifact_of_the_run(prefect: PrefectServer, f
 def test_no_name_is_recorded_for_an_image_of_which_something_is_missing(store: ContentStore) -> None:
     import logging
 
-    from flows.fetch import _record
     from flows.progress import LogListener
     from ocispec.handlers import chain, children_handler, dispatch
     from tasks.session import SessionSpec, open_session
@@ -339,6 +338,6 @@ def test_no_name_is_recorded_for_an_image_of_which_something_is_missing(store: C
         store.delete(gone)
 
         with pytest.raises(NotFound, match=f"1 descriptor missing in the store \\(layer {gone}\\)"):
-            _record(session, reference, resolved.descriptor)
+            session.record(reference, resolved.descriptor)
 
     assert not list(store.names)

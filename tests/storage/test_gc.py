@@ -1,0 +1,250 @@
+"""What gc removes and what it must not, at every place; leases; verification and quarantine."""
+
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from ocispec import Descriptor, Digest, mediatypes
+from ocispec.errors import Corrupt, NotFound
+from storage import ContentStore, gc, open_store
+from storage.reachable import reachable
+from storage.verify import verify
+from tests import images
+from tests.images import BuiltImage
+from tests.peers.seaweedfs import S3Server
+from tests.storage.conformance import Place, blob_path, ingest, ingest_path, noise
+
+NOW = timedelta(seconds=-60)  # a grace that has passed for whatever is there, also on a server whose clock runs ahead
+
+
+def put(store: ContentStore, image: BuiltImage) -> Descriptor:
+    """Bring in all content of an image, unnamed; its root."""
+    for content in (*image.blobs.values(), *(manifest.raw for manifest in image.manifests)):
+        if not store.holds(Descriptor(media_type="x", digest=Digest.of(content), size=len(content))):
+            ingest(store, content)
+    digest, media_type, size = image.root
+    return Descriptor(media_type=media_type, digest=Digest.parse(digest), size=size)
+
+
+def blobs(store: ContentStore) -> set[str]:
+    return {str(info.digest) for info in store.walk()}
+
+
+def test_what_names_reach_stays_and_the_rest_goes(store: ContentStore) -> None:
+    kept, gone = images.index([images.image(1), images.image(2, platform="linux/arm64")]), images.image(3)
+    store.names.put("kept", put(store, kept), source="x")
+    put(store, gone)
+    stray = ingest(store, b"stray")
+
+    swept = gc.collect(store, grace=NOW, dry_run=False)
+
+    assert blobs(store) == set(kept.descriptors)
+    assert {str(info.digest) for info in swept.blobs} == {*gone.descriptors, str(stray)}
+    assert (swept.kept, swept.leftovers) == (len(kept.descriptors), ())
+
+
+def test_what_two_names_share_goes_with_the_last_of_them(store: ContentStore) -> None:
+    one, other = images.image(4), images.index([images.image(4)])
+    store.names.put("one", put(store, one), source="x")
+    store.names.put("other", put(store, other), source="x")
+    store.names.delete("one")
+    gc.collect(store, grace=NOW, dry_run=False)
+    assert blobs(store) == set(other.descriptors)
+    store.names.delete("other")
+    gc.collect(store, grace=NOW, dry_run=False)
+    assert blobs(store) == set()
+
+
+def test_a_dry_run_tells_the_same_and_removes_nothing(store: ContentStore) -> None:
+    put(store, images.image(5))
+    before = blobs(store)
+    planned = gc.collect(store, grace=NOW, dry_run=True)
+    assert blobs(store) == before == {str(info.digest) for info in planned.blobs}
+    assert set(gc.collect(store, grace=NOW, dry_run=False).blobs) == set(planned.blobs)
+
+
+def test_what_is_younger_than_the_grace_period_stays(store: ContentStore) -> None:
+    put(store, images.image(6))
+    assert not gc.collect(store, grace=timedelta(hours=1), dry_run=False).blobs
+
+
+def test_a_lease_holds_what_is_below_its_root_until_it_is_given_back(store: ContentStore) -> None:
+    image = images.image(7)
+    root = put(store, image)
+    with store.leases.hold(root):
+        gc.collect(store, grace=NOW, dry_run=False)
+        assert blobs(store) == set(image.descriptors)
+    assert not list(store.leases.roots())
+    gc.collect(store, grace=NOW, dry_run=False)
+    assert blobs(store) == set()
+
+
+def test_a_lease_on_what_is_not_there_yet_holds_it_as_it_comes(store: ContentStore) -> None:
+    image = images.image(8)
+    digest, media_type, size = image.root
+    with store.leases.hold(Descriptor(media_type=media_type, digest=Digest.parse(digest), size=size)):
+        put(store, image)
+        gc.collect(store, grace=NOW, dry_run=False)
+        assert blobs(store) == set(image.descriptors)
+
+
+def test_a_lease_that_a_dead_run_left_loses_its_force(place: Place, store: ContentStore) -> None:
+    root = put(store, images.image(9))
+    taken = datetime.now(UTC) - timedelta(days=8)
+    place.plant("leases/dead.json", json.dumps({"descriptor": root.to_json(), "taken": taken.isoformat()}).encode())
+    gc.collect(store, grace=NOW, dry_run=False)
+    assert blobs(store) == set()
+    assert "leases/dead.json" not in place.files()
+
+
+def test_a_manifest_that_cannot_be_read_stops_gc_before_it_removes_anything(place: Place, store: ContentStore) -> None:
+    root = put(store, images.image(10))
+    store.names.put("damaged", root, source="x")
+    put(store, images.image(11))
+    before = blobs(store)
+    place.plant(blob_path(root.digest), b"x" * root.size)
+    with pytest.raises(Corrupt, match=str(root.digest)):
+        gc.collect(store, grace=NOW, dry_run=False)
+    assert blobs(store) == before
+
+
+def test_content_of_one_digest_under_two_types_is_followed_as_a_manifest_too(store: ContentStore) -> None:
+    root = put(store, image := images.image(12))
+    as_blob = Descriptor(media_type=mediatypes.OCTET_STREAM, digest=root.digest, size=root.size)
+    assert {str(digest) for digest in reachable(store, [as_blob, root])} == set(image.descriptors)
+
+
+def test_an_index_that_lacks_some_manifests_holds_the_others(store: ContentStore) -> None:
+    here, absent = images.image(13), images.image(14, platform="linux/arm64")
+    index = images.index([here, absent])
+    root = put(store, index)
+    store.names.put("sparse", root, source="x")
+    for digest in set(absent.descriptors) - set(here.descriptors):
+        store.delete(Digest.parse(digest))
+    assert not gc.collect(store, grace=NOW, dry_run=False).blobs
+
+
+# Leftovers on a disk
+
+
+def aged(path: Path, *, hours: int) -> None:
+    then = (datetime.now(UTC) - timedelta(hours=hours)).timestamp()
+    os.utime(path, (then, then))
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> ContentStore:
+    store = open_store(str(tmp_path))
+    store.prepare()
+    return store
+
+
+@pytest.mark.parametrize("left", [("data",), ("record",), ("data", "record")])
+def test_an_ingest_that_nobody_touched_goes_whatever_is_left_of_it(
+    tmp_path: Path, disk: ContentStore, left: tuple[str, ...]
+) -> None:
+    paths = {"data": tmp_path / ingest_path("ref"), "record": tmp_path / f"{ingest_path('ref')}.json"}
+    with disk.writer("ref") as writer:
+        writer.write(b"some")
+    for kind, path in paths.items():
+        aged(path, hours=25) if kind in left else path.unlink()
+
+    swept = gc.collect(disk, grace=timedelta(hours=24), dry_run=False)
+
+    assert swept.leftovers == (str(paths["data"]),)
+    assert not list((tmp_path / "ingest").iterdir())
+
+
+def test_an_ingest_whose_data_is_young_stays_however_old_its_record_is(tmp_path: Path, disk: ContentStore) -> None:
+    with disk.writer("ref") as writer:
+        writer.write(b"some")
+    aged(tmp_path / f"{ingest_path('ref')}.json", hours=25)
+    assert not gc.collect(disk, grace=timedelta(hours=24), dry_run=False).leftovers
+    assert disk.status("ref").offset == 4
+
+
+def test_an_ingest_that_a_writer_has_stays_however_old_it_is(tmp_path: Path, disk: ContentStore) -> None:
+    with disk.writer("ref") as writer:
+        writer.write(b"some")
+        for path in (tmp_path / "ingest").iterdir():
+            aged(path, hours=25)
+        assert not gc.collect(disk, grace=timedelta(hours=24), dry_run=False).leftovers
+        assert writer.commit() == Digest.of(b"some")
+
+
+def test_small_files_that_a_killed_process_did_not_finish_go_after_an_hour(tmp_path: Path, disk: ContentStore) -> None:
+    (tmp_path / "names").mkdir(exist_ok=True)
+    old, young = tmp_path / "index.json.0123.new", tmp_path / "names/x.json.4567.new"
+    for path in (old, young):
+        path.write_bytes(b"")
+    aged(old, hours=2)
+    assert gc.collect(disk, grace=NOW, dry_run=True).leftovers == (str(old),)
+    assert gc.collect(disk, grace=NOW, dry_run=False).leftovers == (str(old),)
+    assert not old.exists()
+    assert young.exists()
+
+
+# Leftovers on S3
+
+
+def test_an_upload_that_a_dead_process_left_is_found_and_given_up(s3: S3Server) -> None:
+    prefix = f"{s3.bucket}/abandoned"
+    store = open_store(f"s3://{prefix}", options=s3.storage_options)
+    data = noise(9_000_000)
+    store.writer("ref", expected=Digest.of(data), total=20_000_000).write(data)  # one part is up, and the process forgets it
+    objects, soon = store._backend, datetime.now(UTC) + timedelta(minutes=1)
+    place = f"{prefix}/{blob_path(Digest.of(data))}"
+
+    assert list(objects.sweep(prefix, soon - timedelta(days=1), dry_run=False)) == []  # type: ignore[attr-defined]
+    assert list(objects.sweep(f"{prefix}-else", soon, dry_run=False)) == []  # type: ignore[attr-defined]
+    assert list(objects.sweep(prefix, soon, dry_run=True)) == [place]  # type: ignore[attr-defined]
+    assert list(objects.sweep(prefix, soon, dry_run=False)) == [place]  # type: ignore[attr-defined]
+    assert list(objects.sweep(prefix, soon, dry_run=False)) == []  # type: ignore[attr-defined]
+
+
+# Verification
+
+
+def test_what_is_corrupt_goes_to_quarantine_and_the_rest_is_counted(place: Place, store: ContentStore) -> None:
+    image = images.image(20)
+    put(store, image)
+    digest = Digest.parse(list(image.blobs)[-1])
+    wrong = bytes(len(image.blobs[str(digest)]))
+    place.plant(blob_path(digest), wrong)
+
+    verified = verify(store, store.walk())
+
+    assert verified.corrupt == (digest,)
+    assert verified.sound == len(image.descriptors) - 1
+    assert blobs(store) == set(image.descriptors) - {str(digest)}
+    assert place.files()[f"quarantine/sha256/{digest.hex}"] == wrong
+    ingest(store, image.blobs[str(digest)])  # what is out of sight is in nobody's way
+    assert verify(store, store.walk()).sound == len(image.descriptors)
+
+
+def test_a_blob_that_goes_while_it_is_verified_is_no_failure(store: ContentStore) -> None:
+    digest = ingest(store, b"data")
+    infos = list(store.walk())
+    store.delete(digest)
+    assert verify(store, infos) == verify(store, ())
+
+
+def test_a_blob_that_came_anew_is_not_put_into_quarantine_for_the_old_one(place: Place, store: ContentStore) -> None:
+    digest = ingest(store, noise(1000))
+    place.plant(blob_path(digest), b"wrong")
+    (wrong,) = store.walk()
+    place.plant(blob_path(digest), noise(1000))  # as another verification and a fetch would
+    assert not store.quarantine(wrong)
+    assert store.read(digest) == noise(1000)
+
+
+def test_quarantine_of_nothing_is_nothing(store: ContentStore) -> None:
+    digest = ingest(store, b"data")
+    (info,) = store.walk()
+    store.delete(digest)
+    assert not store.quarantine(info)
+    with pytest.raises(NotFound):
+        store.info(digest)
