@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ocispec import Descriptor, Platform, fields
+from ocispec import Descriptor, Platform, config
 from ocispec.errors import NotFound
 from ocispec.handlers import Handler, SkipChildren, chain, children_handler, walk
 from ocispec.units import counted
@@ -110,10 +110,9 @@ def refuse_other_platforms(store: ContentStore, root: Descriptor, wanted: Sequen
     """
     if root.kind != "manifest":
         return
-    config = children_handler(store.manifest)(root)[0]
-    if config.kind != "config":
+    configured = children_handler(store.manifest)(root)[0]
+    if configured.kind != "config":
         return
-    at = str(config)
-    offered = Platform.from_json(fields.parse_object(store.manifest(config), at=at), at=at)
+    offered = config.platform(store.manifest(configured), at=str(configured))
     if all(wish.rank(offered) is None for wish in wanted):
         raise NotFound(f"{root}: no manifest for {', '.join(map(str, wanted))}; it is for {offered}")

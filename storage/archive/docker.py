@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import orjson
 
-from ocispec import Descriptor, Digest, Hasher, Reference, fields, manifest, mediatypes
+from ocispec import Descriptor, Digest, Hasher, Reference, config, fields, manifest, mediatypes
 from ocispec.errors import AlreadyExists, Corrupt, InvalidInput
 from storage.archive import layout
 from storage.archive.received import Received, ingest
@@ -42,15 +42,15 @@ def build(store: ContentStore, received: Received, item: fields.Json, *, at: str
         Corrupt: a layer is not the one that the config names.
         InvalidInput: list or config have another form.
     """
-    config = received.find(store, fields.require(item, "Config", str, at=at))
+    configured = received.find(store, fields.require(item, "Config", str, at=at))
     layers = [received.find(store, name) for name in fields.strings(item, "Layers", at=at)]
-    diff_ids = _diff_ids(store, config, at=f"{at}.Config")
+    diff_ids = _diff_ids(store, configured, at=f"{at}.Config")
     if len(layers) != len(diff_ids):
         raise InvalidInput(f"{at}.Layers: expected {len(diff_ids)} as in its config, got {len(layers)}")
     document = {
         "schemaVersion": 2,
         "mediaType": mediatypes.OCI_MANIFEST,
-        "config": replace(config, media_type=mediatypes.OCI_CONFIG).to_json(),
+        "config": replace(configured, media_type=mediatypes.OCI_CONFIG).to_json(),
         "layers": [_layer(store, *pair, at=at).to_json() for pair in zip(layers, diff_ids, strict=True)],
     }
     return _put(store, received, orjson.dumps(document))
@@ -60,8 +60,8 @@ def _parts(store: ContentStore, descriptor: Descriptor) -> tuple[Descriptor, ...
     """Config and layers of an image; nothing of content that is none, such as an attestation."""
     if descriptor.kind != "manifest":
         return ()
-    config, *layers = manifest.children(store.manifest(descriptor), descriptor.media_type, at=str(descriptor))
-    return (config, *layers) if config.media_type in _CONFIGS and all(layer.kind == "layer" for layer in layers) else ()
+    configured, *layers = manifest.children(store.manifest(descriptor), descriptor.media_type, at=str(descriptor))
+    return (configured, *layers) if configured.media_type in _CONFIGS and all(layer.kind == "layer" for layer in layers) else ()
 
 
 def _tag(name: str) -> list[str]:
@@ -74,16 +74,14 @@ def _tag(name: str) -> list[str]:
 
 
 def _item(parts: Sequence[Descriptor], tags: list[str]) -> dict[str, object]:
-    config, *layers = [layout.blob_entry(part.digest) for part in parts]
-    return {"Config": config, "RepoTags": tags, "Layers": layers}
+    first, *layers = [layout.blob_entry(part.digest) for part in parts]
+    return {"Config": first, "RepoTags": tags, "Layers": layers}
 
 
-def _diff_ids(store: ContentStore, config: Descriptor, *, at: str) -> list[Digest]:
-    if config.size > manifest.MAX_BYTES:
-        raise InvalidInput(f"{at}: expected at most {manifest.MAX_BYTES} bytes, got {config.size}")
-    document = fields.parse_object(store.manifest(config), at=at)
-    file_system = fields.require(document, "rootfs", dict, at=at)
-    return [Digest.parse(text) for text in fields.strings(file_system, "diff_ids", at=f"{at}.rootfs")]
+def _diff_ids(store: ContentStore, configured: Descriptor, *, at: str) -> tuple[Digest, ...]:
+    if configured.size > manifest.MAX_BYTES:
+        raise InvalidInput(f"{at}: expected at most {manifest.MAX_BYTES} bytes, got {configured.size}")
+    return config.diff_ids(store.manifest(configured), at=at)
 
 
 def _layer(store: ContentStore, layer: Descriptor, diff_id: Digest, *, at: str) -> Descriptor:

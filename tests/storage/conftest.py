@@ -1,6 +1,9 @@
-"""The fixture through which a test joins the conformance suite."""
+"""The fixtures through which a test joins the conformance suite, or gives up its privileges."""
 
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,7 @@ from storage import ContentStore
 pytest.register_assert_rewrite("tests.storage.conformance")
 
 from tests.storage.conformance import BACKENDS, Place  # noqa: E402 - after what makes its assertions speak
+from tests.storage.layered import NOBODY  # noqa: E402
 
 
 @pytest.fixture(params=BACKENDS)
@@ -21,3 +25,13 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
 @pytest.fixture
 def store(place: Place) -> ContentStore:
     return place.open()
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """Where a process without privileges may work, too; pytest's own directories are their owner's alone."""
+    with tempfile.TemporaryDirectory() as place:
+        if os.geteuid() == 0:
+            os.chown(place, NOBODY, NOBODY)
+        Path(place).chmod(0o755)
+        yield Path(place)

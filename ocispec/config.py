@@ -1,0 +1,50 @@
+"""Image configs: what the layers of an image are when they are unpacked (image-spec 1.1, config.md; Docker's are alike)."""
+
+from collections.abc import Sequence
+
+from ocispec import fields
+from ocispec.digest import Digest
+from ocispec.errors import InvalidInput, Unsupported
+from ocispec.platform import Platform
+
+
+def diff_ids(raw: bytes, *, at: str) -> tuple[Digest, ...]:
+    """The digests of an image's layers, uncompressed, in their order. `at` names the config in errors.
+
+    Raises:
+        InvalidInput: not JSON, or a bad field.
+        Unsupported: a root file system that is not made of layers.
+    """
+    rootfs = fields.require(fields.parse_object(raw, at=at), "rootfs", dict, at=at)
+    if (kind := fields.optional(rootfs, "type", str, at=f"{at}.rootfs") or "layers") != "layers":
+        raise Unsupported(f"{at}.rootfs.type: expected layers, got {kind!r}")
+    return tuple(
+        _digest(text, at=f"{at}.rootfs.diff_ids[{number}]")
+        for number, text in enumerate(fields.strings(rootfs, "diff_ids", at=f"{at}.rootfs"))
+    )
+
+
+def platform(raw: bytes, *, at: str) -> Platform:
+    """The platform that an image is for.
+
+    Raises:
+        InvalidInput: not JSON, or a bad field.
+    """
+    return Platform.from_json(fields.parse_object(raw, at=at), at=at)
+
+
+def chain_id(layers: Sequence[Digest]) -> Digest | None:
+    """The name of what layers with these diff IDs give when they are applied in order ("Layer ChainID"); None without any."""
+    if not layers:
+        return None
+    chain = layers[0]
+    for layer in layers[1:]:
+        chain = Digest.of(f"{chain} {layer}".encode())
+    return chain
+
+
+def _digest(text: str, *, at: str) -> Digest:
+    try:
+        return Digest.parse(text)
+    except (InvalidInput, Unsupported) as exc:
+        raise type(exc)(f"{at}: {exc}") from exc

@@ -1,0 +1,195 @@
+"""What a layer says, entry by entry, as values that Linux can have (image-spec 1.1, layer.md).
+
+How an archive is read is left to `storage.archive`, what entries do to a directory to `storage.unpack.rootfs`.
+"""
+
+import os
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from ocispec.errors import Corrupt, InvalidInput, Unsupported
+from storage.unpack.headers import read_headers
+from storage.unpack.layers import LayerStream
+from storage.unpack.tree import PATH_BYTES, TreePath
+
+Kind = Literal["file", "directory", "symlink", "link", "fifo", "character", "block"]
+
+_KINDS: dict[bytes, Kind] = {
+    tarfile.REGTYPE: "file",
+    tarfile.AREGTYPE: "file",
+    tarfile.CONTTYPE: "file",
+    tarfile.GNUTYPE_SPARSE: "file",
+    tarfile.DIRTYPE: "directory",
+    tarfile.SYMTYPE: "symlink",
+    tarfile.LNKTYPE: "link",
+    tarfile.FIFOTYPE: "fifo",
+    tarfile.CHRTYPE: "character",
+    tarfile.BLKTYPE: "block",
+}
+# Linux's limits, and the value of an ID that means "leave it".
+_NAME_BYTES, _NO_ID, _MAX_MAJOR, _MAX_MINOR = 255, 2**32 - 1, 2**12 - 1, 2**20 - 1
+_XATTR = "SCHILY.xattr."
+# mtime ::= [ "-" ] seconds [ "." fraction ]
+_TIME = re.compile(r"(?P<sign>-?)(?P<seconds>[0-9]{1,18})(?:\.(?P<fraction>[0-9]*))?")
+_NANO = 9
+# As much of a name as a message needs.
+_SHOWN = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """What an inode has beside its content. The defaults are those of a directory that no layer describes."""
+
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = 0
+    xattrs: tuple[tuple[str, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One entry. A file's content follows in the stream: the bytes of its `extents`, pairs of offset and size, in order.
+
+    `target` is what a symbolic link says, `source` where a hard link points, `size` what a file has with its holes.
+    """
+
+    name: str
+    """As the archive has it, for messages."""
+    path: TreePath
+    kind: Kind
+    attributes: Attributes
+    target: bytes = b""
+    source: TreePath = ()
+    device: int = 0
+    size: int = 0
+    extents: tuple[tuple[int, int], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}"
+
+
+def read_entries(stream: LayerStream) -> Iterator[Entry]:
+    """The entries of a layer, in order. Content that the caller does not read is passed over; an empty stream has none.
+
+    Raises:
+        Corrupt: no tar archive, or one that breaks off.
+        InvalidInput: an entry that cannot be: above the root, with a name or number beyond Linux's limits.
+        Unsupported: an entry of a type that images do not have, such as one volume of several.
+    """
+    for header in read_headers(stream):
+        yield _entry(header, at=f"{stream}: {_shown(header.name)}")
+
+
+def _entry(header: tarfile.TarInfo, *, at: str) -> Entry:
+    if not (kind := _KINDS.get(header.type)):
+        raise Unsupported(f"{at}: expected a file, directory, link, fifo or device, got an entry of type {header.type!r}")
+    path = _path(header.name, at=at)
+    if not path and kind != "directory":
+        raise InvalidInput(f"{at}: the root has to be a directory, got a {kind}")
+    return Entry(
+        name=_shown(header.name),
+        path=path,
+        kind=kind,
+        attributes=_attributes(header, at=at),
+        target=_target(header.linkname, at=at) if kind == "symlink" else b"",
+        source=_source(header.linkname, at=at) if kind == "link" else (),
+        device=_device(header, at=at) if kind in ("character", "block") else 0,
+        size=header.size,
+        extents=_extents(header, at=at) if kind == "file" else (),
+    )
+
+
+def _path(name: str, *, at: str) -> TreePath:
+    """The names from the root down, `.` and `..` resolved as text, the way Go's engines do; a `..` too many is refused."""
+    path: list[bytes] = []
+    raw = _raw(name, at=at)
+    for part in raw.split(b"/"):
+        if len(part) > _NAME_BYTES:
+            raise InvalidInput(f"{at}: a name in it has {len(part)} bytes, expected at most {_NAME_BYTES}")
+        if part == b".." and not path:
+            raise InvalidInput(f"{at}: leads out of the image with ..")
+        if part == b"..":
+            path.pop()
+        elif part not in (b"", b"."):
+            path.append(part)
+    return tuple(path)
+
+
+def _target(text: str, *, at: str) -> bytes:
+    if not (raw := _raw(text, at=at)):
+        raise InvalidInput(f"{at}: a symbolic link without a target")
+    return raw
+
+
+def _source(text: str, *, at: str) -> TreePath:
+    at = f"{at}: the hard link to {_shown(text)}"
+    if not (path := _path(text, at=at)):
+        raise InvalidInput(f"{at}: expected a file to link to, got the root")
+    return path
+
+
+def _device(header: tarfile.TarInfo, *, at: str) -> int:
+    if not (0 <= header.devmajor <= _MAX_MAJOR and 0 <= header.devminor <= _MAX_MINOR):
+        raise InvalidInput(f"{at}: Linux has no device {header.devmajor}:{header.devminor}")
+    return os.makedev(header.devmajor, header.devminor)
+
+
+def _raw(text: str, *, at: str) -> bytes:
+    raw = text.encode("utf-8", "surrogateescape")
+    if b"\0" in raw or len(raw) > PATH_BYTES:
+        raise InvalidInput(f"{at}: expected a path of at most {PATH_BYTES} bytes without zeros, got {len(raw)} bytes")
+    return raw
+
+
+def _attributes(header: tarfile.TarInfo, *, at: str) -> Attributes:
+    for owner in (header.uid, header.gid):
+        if not 0 <= owner < _NO_ID:
+            raise InvalidInput(f"{at}: expected an owner from 0 to {_NO_ID - 1}, got {owner}")
+    return Attributes(
+        mode=header.mode & 0o7777,
+        uid=header.uid,
+        gid=header.gid,
+        mtime_ns=_nanoseconds(header.pax_headers.get("mtime") or str(header.mtime), at=at),
+        xattrs=tuple(
+            (_xattr_name(key, at=at), value.encode("utf-8", "surrogateescape"))
+            for key, value in header.pax_headers.items()
+            if key.startswith(_XATTR)
+        ),
+    )
+
+
+def _xattr_name(key: str, *, at: str) -> str:
+    name = key.removeprefix(_XATTR)
+    if "\0" in name or not 0 < len(os.fsencode(name)) <= _NAME_BYTES:
+        raise InvalidInput(f"{at}: {_shown(key)} names no extended attribute, expected 1 to {_NAME_BYTES} bytes")
+    return name
+
+
+def _nanoseconds(text: str, *, at: str) -> int:
+    """The time in `text`, exactly: the library's float is right to some hundred nanoseconds only."""
+    if not (match := _TIME.fullmatch(text)):
+        raise InvalidInput(f"{at}: expected a time in seconds, got {text[:40]!r}")
+    fraction = (match["fraction"] or "")[:_NANO].ljust(_NANO, "0")
+    return int(f"{match['sign']}{match['seconds']}{fraction}")
+
+
+def _extents(header: tarfile.TarInfo, *, at: str) -> tuple[tuple[int, int], ...]:
+    """Where a file has content; in a sparse file the rest are holes."""
+    if header.size < 0:
+        raise Corrupt(f"{at}: a size of {header.size} bytes")
+    sparse = cast("list[tuple[int, int]] | None", header.sparse)
+    extents = ((0, header.size),) if sparse is None else tuple(sparse)
+    end = 0
+    for offset, size in extents:
+        if offset < end or size < 0 or offset + size > header.size:
+            raise Corrupt(f"{at}: {size} bytes at {offset} do not fit a file of {header.size} bytes after byte {end}")
+        end = offset + size
+    return tuple((offset, size) for offset, size in extents if size)
+
+
+def _shown(name: str) -> str:
+    return repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…")

@@ -1,0 +1,187 @@
+"""Unpacking: from an image in the content store to a directory with its root file system.
+
+Which manifest is chosen, what is checked before anything is written, and when the result becomes visible are decided here;
+what layers do to a directory is in `storage.unpack.rootfs`.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ocispec import Descriptor, Digest, Platform, config
+from ocispec import manifest as documents
+from ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
+from ocispec.platform import best
+from storage.errors import translated
+from storage.store import ContentStore
+from storage.unpack import layers
+from storage.unpack.rootfs import Rootfs
+from storage.unpack.tree import opened, remove
+
+_log = logging.getLogger(__name__)
+# Builders list what they attest as manifests for this platform, which no machine has.
+_NO_PLATFORM = Platform(os="unknown", architecture="unknown")
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class Unpacked:
+    """What a directory holds: the image's manifest and config, the number of its layers and the name of their result.
+
+    `chain_id` is None for an image without layers.
+    """
+
+    manifest: Descriptor
+    config: Digest
+    layers: int
+    chain_id: Digest | None
+    directory: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Image:
+    manifest: Descriptor
+    config: Descriptor
+    layers: tuple[tuple[Descriptor, Digest], ...]
+
+
+def unpack(store: ContentStore, root: Descriptor, directory: Path, *, platform: Platform) -> Unpacked:
+    """Make `directory` the root file system of an image: of an index's images, the one that serves `platform` best.
+
+    `directory` must not exist, or be empty. It appears at the end, whole, all digests and diff IDs verified; before that, and
+    after any error, nothing is there. Root gets owners and devices as the image has them; others own all themselves.
+
+    Raises:
+        InvalidInput: `directory` is in use, or the image says what cannot be.
+        NotFound: the index has nothing for the platform, or the store lacks a part of the image.
+        Unsupported: no image, or a layer of a type that cannot be unpacked.
+        Corrupt: content is not that of its digest, a layer not that of its diff ID, or no whole tar archive.
+        StoreFull, Denied, Unavailable: the disk.
+    """
+    image = _read(store, _choose(store, root, platform))
+    with translated(f"directory {directory}"), _appearing(directory) as unfinished, opened(unfinished) as handle:
+        rootfs = Rootfs(handle)
+        for layer, diff_id in image.layers:
+            with layers.open_layer(store, layer, diff_id=diff_id) as stream:
+                rootfs.apply(stream)
+        rootfs.finish()
+    return Unpacked(
+        manifest=image.manifest,
+        config=image.config.digest,
+        layers=len(image.layers),
+        chain_id=config.chain_id([diff_id for _, diff_id in image.layers]),
+        directory=directory,
+    )
+
+
+def _choose(store: ContentStore, root: Descriptor, platform: Platform) -> Descriptor:
+    """The manifest that is meant: `root` itself, or of the images below an index the first that serves the platform best.
+
+    Several may serve it alike, such as the versions of Windows.
+    """
+    if root.kind != "index":
+        return root
+    candidates = [_with_platform(store, descriptor) for descriptor in _manifests(store, root, platform)]
+    if chosen := best((platform,), [candidate for candidate in candidates if candidate.platform]):
+        return chosen[0]
+    has = ", ".join(sorted({str(candidate.platform) for candidate in candidates if candidate.platform})) or "no image"
+    raise NotFound(f"{root}: no image for {platform}; it has {has}")
+
+
+def _manifests(store: ContentStore, root: Descriptor, platform: Platform) -> Iterator[Descriptor]:
+    """The manifests below an index, in its order, equal ones once; none that attests, nor what is below a strange platform."""
+    pending, seen = [root], set()
+    while pending:
+        descriptor = pending.pop()
+        if descriptor.digest in seen or descriptor.platform == _NO_PLATFORM:
+            continue
+        seen.add(descriptor.digest)
+        if descriptor.kind == "manifest":
+            yield descriptor
+        elif descriptor.kind == "index" and (descriptor.platform is None or platform.rank(descriptor.platform) is not None):
+            pending.extend(reversed(_children(store, descriptor)))
+
+
+def _with_platform(store: ContentStore, manifest: Descriptor) -> Descriptor:
+    """The descriptor with its platform, for which its config is asked where an index is silent; artifacts have none."""
+    if manifest.platform is not None:
+        return manifest
+    configured = _children(store, manifest)[0]
+    if configured.kind != "config":
+        return manifest
+    return replace(manifest, platform=config.platform(_document(store, configured), at=str(configured)))
+
+
+def _read(store: ContentStore, manifest: Descriptor) -> _Image:
+    """What is to be unpacked, as far as it can be known to be sound before a layer is read."""
+    if manifest.kind != "manifest":
+        raise Unsupported(f"{manifest}: expected an image, got the type {manifest.media_type}")
+    configured, *listed = _children(store, manifest)
+    if configured.kind != "config":
+        raise Unsupported(f"{manifest}: no image, there is nothing to unpack: its config is of type {configured.media_type}")
+    for layer in listed:
+        layers.require(store, layer)
+    diff_ids = config.diff_ids(_document(store, configured), at=str(configured))
+    if len(diff_ids) != len(listed):
+        raise Corrupt(f"{configured}: expected a diff ID for each of {len(listed)} layers of {manifest}, got {len(diff_ids)}")
+    return _Image(manifest=manifest, config=configured, layers=tuple(zip(listed, diff_ids, strict=True)))
+
+
+def _children(store: ContentStore, descriptor: Descriptor) -> tuple[Descriptor, ...]:
+    return documents.children(_document(store, descriptor), descriptor.media_type, at=str(descriptor))
+
+
+def _document(store: ContentStore, descriptor: Descriptor) -> bytes:
+    """The verified bytes of a manifest or config."""
+    if descriptor.size > documents.MAX_BYTES:
+        raise InvalidInput(f"{descriptor}: expected at most {documents.MAX_BYTES} bytes, got {descriptor.size}")
+    if not store.holds(descriptor):
+        raise NotFound(f"{descriptor}: not in {store.url}; fetch the image first")
+    return store.manifest(descriptor)
+
+
+@contextmanager
+def _appearing(directory: Path) -> Iterator[Path]:
+    """An empty directory that becomes `directory` at the end of the block; after an error it is removed."""
+    target = Path(os.path.realpath(directory))
+    unfinished = target.parent / f".unpack-{uuid.uuid4().hex}"
+    _check_unused(target)
+    try:
+        unfinished.mkdir(mode=0o700)
+        yield unfinished
+        _move(unfinished, target)
+    except BaseException:
+        _discard(unfinished)
+        raise
+
+
+def _check_unused(directory: Path) -> None:
+    with contextlib.suppress(FileNotFoundError), os.scandir(directory) as children:
+        if next(children, None) is not None:
+            raise _in_use(directory)
+
+
+def _move(unfinished: Path, target: Path) -> None:
+    try:
+        unfinished.rename(target)
+    except OSError as exc:
+        if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):  # somebody came before us
+            raise _in_use(target) from exc
+        raise
+
+
+def _discard(unfinished: Path) -> None:
+    try:
+        with opened(unfinished.parent) as parent, contextlib.suppress(FileNotFoundError):
+            remove(os.fsencode(unfinished.name), within=parent)
+    except OSError as exc:  # the error that is on its way says more
+        _log.warning("%s: could not be removed (%s)", unfinished, exc)
+
+
+def _in_use(directory: Path) -> InvalidInput:
+    return InvalidInput(f"directory {directory}: expected none, or an empty one, to unpack to; it has files")

@@ -1,0 +1,72 @@
+"""What an inode has beside its content, given to it through an open handle: owner, extended attributes, mode and times."""
+
+import errno
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from storage.unpack.entries import Attributes
+
+_log = logging.getLogger(__name__)
+# They belong to the machine, or tell overlayfs where else to look: neither is an image's to say.
+_FOREIGN = ("security.selinux", "system.nfs4_acl", "trusted.overlay.")
+_REFUSED = {errno.ENOTSUP, errno.EPERM}
+
+
+class Restorer:
+    """Gives inodes the attributes that an image has for them; owners only if `privileged`."""
+
+    def __init__(self, *, privileged: bool) -> None:
+        self._privileged = privileged
+        self._refused: set[str] = set()
+
+    def restore(self, handle: int, attributes: Attributes, *, mode: int | None) -> None:
+        """Give the inode that is open as `handle`, be it with O_PATH, its attributes; `mode` None leaves the mode of a link.
+
+        The order is one in which none undoes another: a new owner clears capabilities and setuid, and a mode may forbid to
+        set extended attributes.
+
+        Raises:
+            OSError: the disk; but what it does not take of extended attributes is only logged.
+        """
+        inode = f"/proc/self/fd/{handle}"  # the very inode, a link itself, too: the one name that all these calls take
+        if self._privileged:
+            os.chown(inode, attributes.uid, attributes.gid)
+        self._set_xattrs(inode, dict(attributes.xattrs))
+        if mode is not None:
+            os.chmod(inode, mode)  # noqa: PTH101 - not a path but a handle
+        os.utime(inode, ns=(attributes.mtime_ns, attributes.mtime_ns))
+
+    def _set_xattrs(self, inode: str, wanted: dict[str, bytes]) -> None:
+        """Make these the only extended attributes: a new inode may have inherited an access list."""
+        for name in set(_own(_listed(inode))) - wanted.keys():
+            with self._refusal_logged(name):
+                os.removexattr(inode, name)
+        for name in _own(wanted):
+            with self._refusal_logged(name):
+                os.setxattr(inode, name, wanted[name])
+
+    @contextmanager
+    def _refusal_logged(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            if exc.errno not in _REFUSED:
+                raise
+            if name not in self._refused:
+                self._refused.add(name)
+                _log.warning("extended attribute %s is left out everywhere: %s", ascii(name), exc.strerror)
+
+
+def _own(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not name.startswith(_FOREIGN)]
+
+
+def _listed(inode: str) -> list[str]:
+    try:
+        return os.listxattr(inode)
+    except OSError as exc:
+        if exc.errno == errno.ENOTSUP:
+            return []
+        raise

@@ -1,0 +1,219 @@
+"""The root file system that layers make when they are applied in order (image-spec 1.1, layer.md, "Applying Changesets").
+
+What an entry replaces, what a whiteout hides and what an inode gets are decided here; that nothing outside the root is
+touched is `storage.unpack.tree`'s promise. As umoci does: a parent that no layer describes belongs to root and has mode 0755; a
+directory's times are those of its entry, whatever is put into it; where devices cannot be made, an empty file stands in.
+"""
+
+import logging
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from ocispec.errors import InvalidInput
+from storage.errors import translated
+from storage.unpack.entries import Attributes, Entry, Kind, read_entries
+from storage.unpack.inodes import Restorer
+from storage.unpack.layers import LayerStream
+from storage.unpack.tree import Cursor, TreePath, remove, unchanged_times
+
+_log = logging.getLogger(__name__)
+_WHITEOUT, _METADATA, _OPAQUE = b".wh.", b".wh..wh.", b".wh..wh..opq"
+_NO_NAMES = (b"", b".", b"..")
+_DEVICES: dict[Kind, int] = {"character": stat.S_IFCHR, "block": stat.S_IFBLK}
+_OWNER_MAY_ALL = 0o700
+_NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_ROOT: TreePath = ()
+
+
+class Rootfs:
+    """An empty directory, open as `root`, that becomes a root file system. Nobody else may work in it meanwhile.
+
+    Until `finish`, its owner may enter and change every directory, and others cannot enter its root.
+    """
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._privileged = os.geteuid() == 0
+        self._inodes = Restorer(privileged=self._privileged)
+        # Paths, without links, that the layer in work has made or passed on the way: no whiteout of the same layer hides them.
+        self._upper: set[TreePath] = set()
+        # What the modes of directories shall be where they cannot be so yet.
+        self._modes: dict[TreePath, int] = {}
+        self._restore(root, Attributes(), "directory", path=_ROOT)
+
+    def apply(self, layer: LayerStream) -> None:
+        """Change the tree as a layer says.
+
+        Raises:
+            Corrupt, InvalidInput, Unsupported: the layer, see `read_entries`; a link that leads nowhere or in circles.
+            StoreFull, Denied, Unavailable: the disk.
+        """
+        self._upper.clear()
+        for entry in read_entries(layer):
+            with _named(f"{layer}: {entry}"):
+                self._apply(entry, layer)
+
+    def finish(self) -> None:
+        """Give directories their modes."""
+        with translated("modes of directories"):
+            for path in sorted(self._modes, key=len, reverse=True):  # a parent may bar the way to its children
+                with Cursor(self._root) as here:
+                    here.follow(path)
+                    os.chmod(here.handle, self._modes[path])  # noqa: PTH101 - a handle
+
+    def _apply(self, entry: Entry, content: LayerStream) -> None:
+        if not entry.path:
+            self._restore(self._root, entry.attributes, "directory", path=_ROOT)
+            return
+        *parents, name = entry.path
+        if _is_aufs_metadata(name, parents):
+            return
+        with Cursor(self._root) as here:
+            if name.startswith(_WHITEOUT):
+                self._hide(here, tuple(parents), name)
+            else:
+                here.follow(tuple(parents), make=self._make_parent)
+                with unchanged_times(here.handle):
+                    self._put(here, name, entry, content)
+                self._remember((*here.path, name))
+
+    def _put(self, here: Cursor, name: bytes, entry: Entry, content: LayerStream) -> None:
+        """Make what the entry says; only a directory stays where one is."""
+        there = here.status(name)
+        stays = there is not None and stat.S_ISDIR(there.st_mode) and entry.kind == "directory"
+        if there and not stays:
+            self._remove(here, name)
+        if entry.kind == "link":
+            self._link(here, name, entry.source)
+            return
+        if not stays:
+            self._make(here, name, entry, content)
+        self._restore_named(here, name, entry.attributes, entry.kind)
+
+    def _make(self, here: Cursor, name: bytes, entry: Entry, content: LayerStream) -> None:
+        match entry.kind:
+            case "directory":
+                os.mkdir(name, _OWNER_MAY_ALL, dir_fd=here.handle)
+            case "symlink":
+                os.symlink(entry.target, name, dir_fd=here.handle)
+            case "fifo":
+                os.mkfifo(name, dir_fd=here.handle)
+            case "character" | "block":
+                self._make_device(here, name, entry)
+            case _:
+                _write(here, name, entry, content)
+
+    def _make_device(self, here: Cursor, name: bytes, entry: Entry) -> None:
+        try:
+            if self._privileged:
+                os.mknod(name, _DEVICES[entry.kind], entry.device, dir_fd=here.handle)
+                return
+        except PermissionError:  # root of a user namespace only
+            pass
+        _log.warning("%s: devices need root, an empty file stands in", entry)
+        os.close(os.open(name, _NEW_FILE, 0o600, dir_fd=here.handle))
+
+    def _make_parent(self, here: Cursor, name: bytes) -> None:
+        with unchanged_times(here.handle):
+            os.mkdir(name, _OWNER_MAY_ALL, dir_fd=here.handle)
+            self._restore_named(here, name, Attributes(), "directory")
+
+    def _link(self, here: Cursor, name: bytes, source: TreePath) -> None:
+        *parents, last = source
+        with Cursor(self._root) as there:
+            try:
+                there.follow(tuple(parents))
+            except (FileNotFoundError, NotADirectoryError):
+                target = None
+            else:
+                target = there.status(last)
+            if target is None or stat.S_ISDIR(target.st_mode):
+                what = "not there" if target is None else "a directory"
+                raise InvalidInput(f"expected a file to link to, {os.fsdecode(b'/'.join(source))!r} is {what}")
+            os.link(last, name, src_dir_fd=there.handle, dst_dir_fd=here.handle, follow_symlinks=False)
+
+    def _remove(self, here: Cursor, name: bytes) -> None:
+        remove(name, within=here.handle)
+        gone = (*here.path, name)
+        for path in [path for path in self._modes if path[: len(gone)] == gone]:
+            del self._modes[path]
+
+    def _remember(self, path: TreePath) -> None:
+        while path and path not in self._upper:
+            self._upper.add(path)
+            path = path[:-1]
+
+    def _hide(self, here: Cursor, parents: TreePath, whiteout: bytes) -> None:
+        try:
+            here.follow(parents)
+        except (FileNotFoundError, NotADirectoryError):
+            return  # nothing there to hide
+        if whiteout == _OPAQUE:
+            pending = [here.path]
+        elif (name := whiteout.removeprefix(_WHITEOUT)) in _NO_NAMES:
+            raise InvalidInput("a whiteout without a name to hide")
+        else:
+            with unchanged_times(here.handle):
+                pending = self._hide_lower(here, name)
+        while pending:
+            with Cursor(self._root) as inner:
+                inner.follow(pending.pop())
+                with unchanged_times(inner.handle):
+                    for child in inner.children():
+                        pending += self._hide_lower(inner, child)
+
+    def _hide_lower(self, here: Cursor, name: bytes) -> list[TreePath]:
+        """Remove what lower layers have by this name. If the layer in work has it, too: the directory still to look into."""
+        path, there = (*here.path, name), here.status(name)
+        if there is None:
+            return []
+        if path in self._upper:
+            return [path] if stat.S_ISDIR(there.st_mode) else []
+        self._remove(here, name)
+        return []
+
+    def _restore_named(self, here: Cursor, name: bytes, attributes: Attributes, kind: Kind) -> None:
+        handle = os.open(name, _NODE, dir_fd=here.handle)
+        try:
+            self._restore(handle, attributes, kind, path=(*here.path, name))
+        finally:
+            os.close(handle)
+
+    def _restore(self, handle: int, attributes: Attributes, kind: Kind, *, path: TreePath) -> None:
+        mode = self._passable(attributes.mode, path=path) if kind == "directory" else attributes.mode
+        self._inodes.restore(handle, attributes, mode=None if kind == "symlink" else mode)
+
+    def _passable(self, mode: int, *, path: TreePath) -> int:
+        """The mode that a directory has until `finish`."""
+        self._modes.pop(path, None)
+        if path and mode & _OWNER_MAY_ALL == _OWNER_MAY_ALL:
+            return mode
+        self._modes[path] = mode
+        return mode | _OWNER_MAY_ALL if path else _OWNER_MAY_ALL
+
+
+def _is_aufs_metadata(name: bytes, parents: Iterable[bytes]) -> bool:
+    return any(part.startswith(_METADATA) for part in (*parents, name)) and name != _OPAQUE
+
+
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Errors say which entry of which layer they are about."""
+    with translated(what):
+        try:
+            yield
+        except InvalidInput as exc:
+            raise InvalidInput(f"{what}: {exc}") from exc
+
+
+def _write(here: Cursor, name: bytes, entry: Entry, content: LayerStream) -> None:
+    """Make a file of the entry's content; where it has holes, the file has them, too."""
+    with os.fdopen(os.open(name, _NEW_FILE, 0o600, dir_fd=here.handle), "wb") as file:
+        for offset, size in entry.extents:
+            file.seek(offset)
+            file.writelines(content.pieces(size))
+        if file.tell() != entry.size:
+            file.truncate(entry.size)

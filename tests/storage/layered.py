@@ -1,0 +1,226 @@
+"""Images whose layers a test writes entry by entry, trees as values, and another uid to work under."""
+
+import gzip
+import io
+import json
+import os
+import pickle
+import stat
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import zstandard
+
+from ocispec import Descriptor, Digest, Platform
+from storage import ContentStore, open_store
+from tests import images
+from tests.peers.processes import require
+from tests.storage.conformance import ingest
+
+AMD64 = Platform.parse("linux/amd64")
+NOBODY = 65534
+OCI_LAYER = "application/vnd.oci.image.layer.v1.tar"
+T = TypeVar("T")
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "": bytes,
+    "+gzip": lambda data: gzip.compress(data, mtime=0),
+    "+zstd": zstandard.compress,
+}
+
+
+class UmociError(RuntimeError):
+    """umoci refused; the message is its stderr."""
+
+
+class Member(NamedTuple):
+    """An entry of a tar archive and its content."""
+
+    header: tarfile.TarInfo
+    content: bytes = b""
+
+
+def member(name: str, kind: bytes, content: bytes = b"", *, xattrs: dict[str, bytes] | None = None, **header: Any) -> Member:
+    """Any entry; `header` sets fields of the library's TarInfo, whose defaults are root's and of the epoch."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size, info.mode = kind, len(content), 0o755 if kind == tarfile.DIRTYPE else 0o644
+    info.pax_headers = {
+        f"SCHILY.xattr.{key}": value.decode("utf-8", "surrogateescape") for key, value in (xattrs or {}).items()
+    }
+    for field, value in header.items():
+        setattr(info, field, value)
+    return Member(info, content)
+
+
+def file(name: str, content: bytes = b"", **header: Any) -> Member:
+    return member(name, tarfile.REGTYPE, content, **header)
+
+
+def directory(name: str, **header: Any) -> Member:
+    return member(name, tarfile.DIRTYPE, **header)
+
+
+def symlink(name: str, target: str, **header: Any) -> Member:
+    return member(name, tarfile.SYMTYPE, linkname=target, **header)
+
+
+def link(name: str, source: str) -> Member:
+    return member(name, tarfile.LNKTYPE, linkname=source)
+
+
+def fifo(name: str, **header: Any) -> Member:
+    return member(name, tarfile.FIFOTYPE, **header)
+
+
+def device(name: str, kind: bytes, major: int, minor: int, **header: Any) -> Member:
+    return member(name, kind, devmajor=major, devminor=minor, **header)
+
+
+def whiteout(name: str) -> Member:
+    """What hides `name`."""
+    parent, slash, last = name.rpartition("/")
+    return file(f"{parent}{slash}.wh.{last}")
+
+
+def opaque(name: str) -> Member:
+    """What hides all that lower layers have in a directory."""
+    return file(f"{name}/.wh..wh..opq" if name else ".wh..wh..opq")
+
+
+def tar(*members: Member, layout: int = tarfile.PAX_FORMAT) -> bytes:
+    """An archive of these entries."""
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w", format=layout, errors="surrogateescape") as out:
+        for header, content in members:
+            out.addfile(header, io.BytesIO(content))
+    return archive.getvalue()
+
+
+def described(store: ContentStore, data: bytes, media_type: str, **fields: Any) -> Descriptor:
+    """Content that the store now has."""
+    descriptor = Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data), **fields)
+    if not store.holds(descriptor):
+        ingest(store, data)
+    return descriptor
+
+
+def manifest(store: ContentStore, config: dict[str, Any], layers: Iterable[Descriptor], **fields: Any) -> Descriptor:
+    """An image manifest of what the store has."""
+    configured = described(store, json.dumps(config).encode(), images.OCI_CONFIG)
+    body = {
+        "schemaVersion": 2,
+        "mediaType": images.OCI_MANIFEST,
+        "config": configured.to_json(),
+        "layers": [layer.to_json() for layer in layers],
+    }
+    return described(store, json.dumps(body).encode(), images.OCI_MANIFEST, **fields)
+
+
+def image(store: ContentStore, *tars: bytes, suffix: str = "+gzip", architecture: str = "amd64", **fields: Any) -> Descriptor:
+    """An image of these layers, the lowest first."""
+    layers = [described(store, COMPRESS[suffix](data), OCI_LAYER + suffix) for data in tars]
+    diff_ids = [str(Digest.of(data)) for data in tars]
+    config = {"architecture": architecture, "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
+    return manifest(store, config, layers, **fields)
+
+
+def index(store: ContentStore, *children: Descriptor, **fields: Any) -> Descriptor:
+    """An index of these manifests."""
+    body = {"schemaVersion": 2, "mediaType": images.OCI_INDEX, "manifests": [child.to_json() for child in children]}
+    return described(store, json.dumps(body).encode(), images.OCI_INDEX, **fields)
+
+
+def umoci_unpack(place: Path, *tars: bytes, rootless: bool = False) -> Path:
+    """The root file system that umoci makes of these layers, below `place`.
+
+    Raises:
+        UmociError: umoci refuses.
+    """
+    store = open_store(str(place / "umoci-store"))
+    store.names.put("image", image(store, *tars), source="tests")
+    store.update_index()
+    bundle = place / "umoci-bundle"
+    argv = [require("umoci", "umoci"), "unpack", "--image", f"{place / 'umoci-store'}:image"]
+    if rootless:
+        argv.append("--rootless")
+        if os.geteuid() == 0:
+            argv = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *argv]
+    done = subprocess.run([*argv, str(bundle)], capture_output=True, text=True, check=False, timeout=60, umask=0o22)
+    if done.returncode != 0:
+        raise UmociError(done.stderr)
+    return bundle / "rootfs"
+
+
+class Node(NamedTuple):
+    """One file of a tree, whatever its type, with all that unpacking decides."""
+
+    mode: int
+    owner: tuple[int, int]
+    mtime_ns: int
+    content: bytes
+    device: int
+    names: frozenset[str]
+    """All names of this inode."""
+    xattrs: tuple[tuple[str, bytes], ...]
+
+
+def tree(root: Path, *, directory_times: bool = True) -> dict[str, Node]:
+    """Every file below a directory, and itself as `.`; a name that is not UTF-8 has surrogates."""
+    paths = {".": root, **{str(path.relative_to(root)): path for path in root.rglob("*")}}
+    inodes: dict[int, set[str]] = {}
+    for name, path in paths.items():
+        inodes.setdefault(path.lstat().st_ino, set()).add(name)
+    return {name: _node(path, inodes[path.lstat().st_ino], directory_times=directory_times) for name, path in paths.items()}
+
+
+def _node(path: Path, names: set[str], *, directory_times: bool) -> Node:
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        content = os.fsencode(path.readlink())
+    else:
+        content = path.read_bytes() if stat.S_ISREG(status.st_mode) else b""
+    xattrs = sorted(os.listxattr(path, follow_symlinks=False))
+    return Node(
+        mode=status.st_mode,
+        owner=(status.st_uid, status.st_gid),
+        mtime_ns=0 if stat.S_ISDIR(status.st_mode) and not directory_times else status.st_mtime_ns,
+        content=content,
+        device=status.st_rdev,
+        names=frozenset(names),
+        xattrs=tuple((name, os.getxattr(path, name, follow_symlinks=False)) for name in xattrs),
+    )
+
+
+def as_nobody(work: Callable[[], T]) -> T:
+    """What `work` gives or raises in a process without privileges, a copy of this one."""
+    if os.geteuid() != 0:
+        return work()
+    reader, writer = os.pipe()
+    if (child := os.fork()) == 0:
+        status = 1
+        try:
+            os.close(reader)
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            with os.fdopen(writer, "wb") as answers:
+                pickle.dump(_outcome(work), answers)
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as answers:
+        outcome = pickle.load(answers)  # noqa: S301 - our own
+    os.waitpid(child, 0)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome  # type: ignore[no-any-return]
+
+
+def _outcome(work: Callable[[], Any]) -> Any:
+    try:
+        return work()
+    except Exception as exc:  # noqa: BLE001 - it is raised again by whoever waits
+        return exc

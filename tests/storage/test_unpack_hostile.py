@@ -1,0 +1,314 @@
+"""Layers that want out of their root, or more than their share. What is outside stays byte for byte the same."""
+
+import logging
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ocispec.errors import DistError, InvalidInput, Unsupported
+from storage import ContentStore, open_store
+from storage.unpack import unpack
+from tests.storage.layered import (
+    AMD64,
+    Member,
+    device,
+    directory,
+    file,
+    image,
+    link,
+    member,
+    opaque,
+    symlink,
+    tar,
+    tree,
+    whiteout,
+)
+
+REPOSITORY = Path(__file__).parents[2]
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="devices need root")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ContentStore:
+    return open_store(str(tmp_path / "store"))
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Iterator[Path]:
+    """A directory beside the one that is unpacked to; at the end it has to be as it was."""
+    victim = tmp_path / "place/victim"
+    (victim / "deep").mkdir(parents=True)
+    (victim / "secret").write_bytes(b"secret")
+    (victim / "secret").chmod(0o600)
+    (victim / "deep/file").write_bytes(b"deep")
+    before = tree(victim.parent)
+    yield victim
+    after = tree(victim.parent)
+    assert {name: node for name, node in after.items() if name.startswith("victim")} == {
+        name: node for name, node in before.items() if name != "."
+    }
+    assert {path.name for path in victim.parent.iterdir()} <= {"victim", "rootfs"}
+
+
+def unpacked(store: ContentStore, victim: Path, *layers: list[Member]) -> dict[str, bytes]:
+    """The files of a root file system beside the victim."""
+    unpack(store, image(store, *(tar(*members) for members in layers)), victim.parent / "rootfs", platform=AMD64)
+    return {name: node.content for name, node in tree(victim.parent / "rootfs").items() if name != "."}
+
+
+def refused(store: ContentStore, victim: Path, *layers: list[Member], error: type[DistError] = InvalidInput) -> str:
+    """The message with which a root file system is refused, of which nothing is left."""
+    with pytest.raises(error) as caught:
+        unpacked(store, victim, *layers)
+    assert not (victim.parent / "rootfs").exists()
+    assert str(caught.value).startswith("layer sha256:")
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["../victim/new", "..", "a/../../victim/new", "/../victim/new", "./../victim/secret"])
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
+def test_a_name_that_leads_out_is_refused(store: ContentStore, victim: Path, name: str, kind: bytes) -> None:
+    message = refused(store, victim, [member(name, kind, linkname="x")])
+    assert "leads out of the image with .." in message
+    assert repr(name) in message
+
+
+@pytest.mark.parametrize("target", ["../victim/secret", "/../victim/secret", "a/../../victim/secret"])
+def test_a_hard_link_that_leads_out_is_refused(store: ContentStore, victim: Path, target: str) -> None:
+    assert "leads out of the image with .." in refused(store, victim, [link("x", target)])
+
+
+def test_an_absolute_name_is_one_below_the_root(store: ContentStore, victim: Path) -> None:
+    found = unpacked(store, victim, [file(f"{victim}/secret", b"mine")])
+    assert found[f"{victim}/secret".removeprefix("/")] == b"mine"
+
+
+def test_a_hard_link_to_an_absolute_name_is_one_below_the_root(store: ContentStore, victim: Path) -> None:
+    assert "is not there" in refused(store, victim, [link("x", f"{victim}/secret")])
+
+
+@pytest.mark.parametrize("split", [False, True], ids=["one layer", "two layers"])
+@pytest.mark.parametrize("target", ["{}", "../victim", "../../../../../../../../../../{}"])
+def test_a_link_that_leads_out_leads_on_inside(store: ContentStore, victim: Path, target: str, *, split: bool) -> None:
+    lower = [symlink("out", target.format(victim))]
+    upper = [file("out/secret", b"mine"), directory("out/deep/", mode=0o777), symlink("out/new", "x"), whiteout("out/file")]
+    found = unpacked(store, victim, *((lower, upper) if split else (lower + upper,)))
+    assert [content for name, content in found.items() if name.endswith("/secret")] == [b"mine"]
+
+
+def test_a_file_for_a_link_replaces_the_link(store: ContentStore, victim: Path) -> None:
+    layers = [symlink("x", str(victim / "secret"))], [file("x", b"mine", mode=0o777)]
+    assert unpacked(store, victim, *layers) == {"x": b"mine"}
+
+
+def test_a_directory_for_a_link_replaces_the_link(store: ContentStore, victim: Path) -> None:
+    layers = [symlink("x", str(victim))], [directory("x/", mode=0o777, mtime=1), file("x/secret", b"mine")]
+    assert unpacked(store, victim, *layers) == {"x": b"", "x/secret": b"mine"}
+
+
+def test_a_hard_link_through_a_link_stays_inside(store: ContentStore, victim: Path) -> None:
+    assert "is not there" in refused(store, victim, [symlink("out", str(victim)), link("x", "out/secret")])
+
+
+def test_a_hard_link_to_a_link_that_leads_out_links_the_link(store: ContentStore, victim: Path) -> None:
+    target = bytes(victim / "secret")
+    assert unpacked(store, victim, [symlink("out", str(victim / "secret")), link("x", "out")]) == {"out": target, "x": target}
+
+
+@pytest.mark.parametrize("hide", [whiteout("out/secret"), whiteout("out/deep"), opaque("out"), opaque("out/deep")])
+def test_a_whiteout_through_a_link_that_leads_out_hides_nothing(store: ContentStore, victim: Path, hide: Member) -> None:
+    for target in (str(victim), "../victim"):
+        assert unpacked(store, victim, [symlink("out", target)], [hide]) == {"out": target.encode()}
+        (victim.parent / "rootfs/out").unlink()
+
+
+def test_a_whiteout_of_a_directory_does_not_follow_the_links_in_it(store: ContentStore, victim: Path) -> None:
+    lower = [directory("d/"), symlink("d/out", str(victim)), symlink("d/up", "../../victim"), directory("d/e/", mode=0)]
+    assert unpacked(store, victim, lower, [whiteout("d")]) == {}
+
+
+@pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh...", "d/.wh.", "d/.wh..", "d/.wh..."])
+def test_a_whiteout_of_no_name_is_refused(store: ContentStore, victim: Path, name: str) -> None:
+    assert "a whiteout without a name" in refused(store, victim, [directory("d/"), file(name)])
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.LNKTYPE])
+@pytest.mark.parametrize("name", [".", "/", "./", "a/.."])
+def test_the_root_cannot_become_something_else(store: ContentStore, victim: Path, name: str, kind: bytes) -> None:
+    message = refused(store, victim, [member(name, kind, linkname=str(victim))])
+    assert "the root has to be a directory" in message
+
+
+def test_the_root_cannot_be_linked(store: ContentStore, victim: Path) -> None:
+    assert "got the root" in refused(store, victim, [link("x", "/")])
+
+
+def test_a_directory_cannot_be_linked(store: ContentStore, victim: Path) -> None:
+    assert "'d' is a directory" in refused(store, victim, [directory("d/"), link("x", "d")])
+
+
+def test_nothing_is_below_a_file(store: ContentStore, victim: Path) -> None:
+    assert "file 'x/y'" in refused(store, victim, [file("x"), file("x/y")])
+
+
+@pytest.mark.parametrize("members", [[symlink("a", "a")], [symlink("a", "b"), symlink("b", "a/x")]])
+def test_links_in_circles_are_refused(store: ContentStore, victim: Path, members: list[Member]) -> None:
+    assert "more than 40 links" in refused(store, victim, [*members, file("a/x")])
+
+
+def test_a_chain_of_forty_links_is_followed(store: ContentStore, victim: Path) -> None:
+    chain = [symlink(f"l{number}", f"l{number + 1}") for number in range(39)]
+    assert unpacked(store, victim, [directory("d/"), *chain, symlink("l39", "d"), file("l0/x", b"x")])["d/x"] == b"x"
+
+
+@needs_root
+def test_a_device_in_place_of_a_link_is_made_inside(store: ContentStore, victim: Path) -> None:
+    unpacked(store, victim, [symlink("x", str(victim / "secret"))], [device("x", tarfile.CHRTYPE, 1, 3, mode=0o666)])
+    assert (victim.parent / "rootfs/x").is_char_device()
+
+
+def test_trees_deeper_than_pythons_stack_are_removed(store: ContentStore, victim: Path) -> None:
+    assert unpacked(store, victim, [file("a/" * 2000 + "x")], [whiteout("a")]) == {}
+
+
+def test_trees_deeper_than_linux_names_are_refused(store: ContentStore, victim: Path) -> None:
+    deep = [directory("a/" * 1500), symlink("s", "a/" * 1500), directory("s/" + "b/" * 1500)]
+    assert "more than 4095 bytes" in refused(store, victim, deep)
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (file("x" * 256), "has 256 bytes"),
+        (file("x/" * 2500), "at most 4095 bytes"),
+        (symlink("x", "y/" * 2500), "at most 4095 bytes"),
+        (symlink("x", ""), "without a target"),
+        (file("x", pax_headers={"path": "a\0b"}), "without zeros"),
+        (symlink("x", "y", pax_headers={"linkpath": "a\0b"}), "without zeros"),
+        (file("x", uid=2**32 - 1), "expected an owner from 0 to 4294967294"),
+        (file("x", gid=-1), "expected an owner"),
+        (file("x", pax_headers={"uid": "99999999999"}), "expected an owner"),
+        (file("x", pax_headers={"mtime": "nan"}), "expected a time"),
+        (file("x", pax_headers={"mtime": "1e400"}), "expected a time"),
+        (file("x", pax_headers={"mtime": "9" * 19}), "expected a time"),
+        (device("x", tarfile.CHRTYPE, 2**12, 0), "no device 4096:0"),
+        (device("x", tarfile.BLKTYPE, 0, 2**20), "no device 0:1048576"),
+        (file("x", xattrs={"": b"x"}), "names no extended attribute"),
+        (file("x", xattrs={"user." + "x" * 300: b"x"}), "names no extended attribute"),
+        (file("x", xattrs={"user.\0": b"x"}), "names no extended attribute"),
+    ],
+)
+def test_what_linux_cannot_have_is_refused(store: ContentStore, victim: Path, bad: Member, says: str) -> None:
+    assert says in refused(store, victim, [bad])
+
+
+@pytest.mark.parametrize("kind", [b"Z", b"D", b"M", b"V"])
+def test_other_types_of_entries_are_refused_by_name(store: ContentStore, victim: Path, kind: bytes) -> None:
+    assert f"got an entry of type {kind!r}" in refused(store, victim, [member("x", kind)], error=Unsupported)
+
+
+def test_attributes_of_the_machine_are_left_out(store: ContentStore, victim: Path) -> None:
+    foreign = {"trusted.overlay.redirect": b"/victim", "security.selinux": b"x", "system.nfs4_acl": b"x"}
+    unpacked(store, victim, [file("x", xattrs=foreign)])
+    assert set(os.listxattr(victim.parent / "rootfs/x")).isdisjoint(foreign)
+
+
+def test_attributes_that_a_file_system_does_not_take_are_logged_once(
+    store: ContentStore, victim: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        unpacked(store, victim, [file("x", xattrs={"nothing.x": b"1"}), file("y", xattrs={"nothing.x": b"1"})])
+    assert [record.getMessage() for record in caplog.records] == [
+        "extended attribute 'nothing.x' is left out everywhere: Operation not supported"
+    ]
+
+
+# Bombs, unpacked by a process that may have little memory
+
+MEMORY_BYTES = 60_000_000
+HUGE = 300_000_000
+UNPACK = """
+import resource, sys
+from pathlib import Path
+from ocispec import Descriptor, Digest, Platform
+from storage import open_store
+from storage.unpack import unpack
+
+store, digest, size, memory_bytes = sys.argv[1:]
+resource.setrlimit(resource.RLIMIT_DATA, (int(memory_bytes),) * 2)
+root = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=Digest.parse(digest), size=int(size))
+unpack(open_store(store), root, Path(store, "../rootfs"), platform=Platform.parse("linux/amd64"))
+"""
+
+
+def explode(store: ContentStore, archive: bytes, *, suffix: str = "+gzip") -> str:
+    """The last line that the process says, empty if it could unpack."""
+    root = image(store, archive, suffix=suffix)
+    argv = [sys.executable, "-c", UNPACK, store.url, str(root.digest), str(root.size), str(MEMORY_BYTES)]
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=100)
+    return (done.stderr.splitlines() or [""])[-1]
+
+
+def header(kind: bytes, size: int, name: str = "x") -> bytes:
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, size
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def sparse_header(*, extended: bool) -> bytes:
+    """GNU's old header of a sparse file, perhaps with a map that goes on in the next block."""
+    raw = bytearray(header(tarfile.GNUTYPE_SPARSE, 0))
+    raw[482], raw[148:156] = extended, b" " * 8
+    raw[148:156] = b"%06o\0 " % sum(raw)
+    return bytes(raw)
+
+
+MAP_BLOCK = (b"%011o\0" % 1) * 42 + b"\1".ljust(8, b"\0")
+BOMBS = {
+    "pax header": header(tarfile.XHDTYPE, HUGE) + bytes(HUGE),
+    "global pax header": header(tarfile.XGLTYPE, HUGE) + bytes(HUGE),
+    "long name": header(tarfile.GNUTYPE_LONGNAME, HUGE) + b"x" * HUGE,
+    "long target": header(tarfile.GNUTYPE_LONGLINK, 2**60),
+    "headers of headers": header(tarfile.XHDTYPE, 0) * 20_000,
+    "old sparse map": sparse_header(extended=True) + MAP_BLOCK * (HUGE // 512),
+    "new sparse map": tar(
+        file("x", b"99999999\n" + b"1\n" * (HUGE // 2), pax_headers={"GNU.sparse.major": "1", "GNU.sparse.minor": "0"})
+    ),
+}
+
+
+@pytest.mark.parametrize("suffix", ["+gzip", "+zstd"])
+def test_content_does_not_fill_memory(store: ContentStore, suffix: str) -> None:
+    # A whiteout's content goes nowhere: this is about memory, not about the disk.
+    assert explode(store, tar(file(".wh.x", bytes(HUGE))), suffix=suffix) == ""
+
+
+def test_trailing_bytes_do_not_fill_memory(store: ContentStore) -> None:
+    assert explode(store, tar() + bytes(HUGE)) == ""
+
+
+def test_very_many_entries_do_not_fill_memory(store: ContentStore) -> None:
+    assert explode(store, header(tarfile.REGTYPE, 0, ".wh..wh.aufs") * 100_000) == ""
+
+
+@pytest.mark.parametrize("archive", BOMBS.values(), ids=BOMBS)
+def test_headers_do_not_fill_memory(store: ContentStore, archive: bytes) -> None:
+    assert "Corrupt" in explode(store, archive)
+
+
+def test_a_hole_takes_neither_time_nor_space(store: ContentStore, victim: Path) -> None:
+    sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "x", "GNU.sparse.realsize": str(2**42)}
+    content = (f"2\n{2**30}\n4\n{2**42}\n0\n".encode()).ljust(512, b"\0") + b"data"
+    unpack(store, image(store, tar(file("x", content, pax_headers=sparse))), victim.parent / "rootfs", platform=AMD64)
+    with (victim.parent / "rootfs/x").open("rb") as found:
+        status = os.fstat(found.fileno())
+        assert status.st_size == 2**42
+        assert status.st_blocks < 100
+        assert os.pread(found.fileno(), 6, 2**30 - 1) == b"\0data\0"
+    (victim.parent / "rootfs/x").unlink()  # or the fixture reads it
