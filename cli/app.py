@@ -41,6 +41,9 @@ app.meta.suppress_keyboard_interrupt = False  # `cli.main` says what an interrup
 
 Shared = Annotated[Context, Parameter(parse=False)]
 Flag = Parameter(negative=())
+Concurrency = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=64), help="How many things at once.")]
+Retries = Annotated[int, Parameter(validator=validators.Number(gte=0), help="Attempts after the first, per descriptor.")]
+ReadTimeout = Annotated[float, Parameter(validator=_POSITIVE, help="Seconds to wait for any next byte.")]
 PlainHttp = Annotated[bool, Parameter(negative=(), help="Speak http to registries that are not on this machine.")]
 
 
@@ -53,18 +56,16 @@ def fetch(
         list[str] | None,
         Parameter(negative=(), help="Of an index fetch only what serves this, such as linux/arm64; repeatable. Default: all."),
     ] = None,
-    concurrency: Annotated[int, Parameter(validator=validators.Number(gte=1, lte=64), help="Descriptors at once.")] = 8,
-    retries: Annotated[
-        int, Parameter(validator=validators.Number(gte=0), help="Attempts after the first, per descriptor.")
-    ] = 3,
-    read_timeout: Annotated[float, Parameter(validator=_POSITIVE, help="Seconds to wait for any next byte.")] = 60,
+    concurrency: Concurrency = 8,
+    retries: Retries = 3,
+    read_timeout: ReadTimeout = 60,
     plain_http: PlainHttp = False,
     context: Shared,
 ) -> int:
     """Bring images into the content store, each descriptor by a Prefect task, and record their names."""
-    from cli.fetch import run
+    from cli.fetch import fetch
 
-    return run(
+    return fetch(
         context,
         references,
         platform or [],
@@ -73,6 +74,79 @@ def fetch(
         read_timeout=read_timeout,
         plain_http=plain_http,
     )
+
+
+@app.command(group=_RUNS)
+def pull(
+    reference: Annotated[str, Parameter(name="REF", help="An image, such as redis:7.")],
+    directory: Annotated[str, Parameter(name="DIR", help="A directory that is empty or not there.")],
+    /,
+    *,
+    platform: Annotated[str | None, Parameter(help="Which of an index's images. Default: this machine's.")] = None,
+    concurrency: Concurrency = 8,
+    retries: Retries = 3,
+    read_timeout: ReadTimeout = 60,
+    plain_http: PlainHttp = False,
+    context: Shared,
+) -> int:
+    """Fetch one platform of an image, then unpack its layers: its root file system appears in DIR, whole and verified."""
+    from cli.fetch import pull
+
+    return pull(
+        context,
+        reference,
+        directory,
+        platform,
+        concurrency=concurrency,
+        retries=retries,
+        read_timeout=read_timeout,
+        plain_http=plain_http,
+    )
+
+
+@app.command(group=_RUNS)
+def gc(
+    *,
+    grace: Annotated[str, Parameter(help="Remove only what nobody has touched for so long, such as 24h or 7d.")] = "24h",
+    dry_run: Annotated[bool, Parameter(negative=(), help="Only tell what would be removed.")] = False,
+    context: Shared,
+) -> int:
+    """Remove blobs that no name and no run under way needs, and what dead runs left behind."""
+    from cli.upkeep import gc
+
+    return gc(context, grace=grace, dry_run=dry_run)
+
+
+@app.command(group=_RUNS)
+def verify(
+    *,
+    repair: Annotated[
+        list[str] | None,
+        Parameter(name="--repair", negative=(), consume_multiple=True, help="Names to fetch again if not whole; all for all."),
+    ] = None,
+    concurrency: Concurrency = 4,
+    plain_http: PlainHttp = False,
+    context: Shared,
+) -> int:
+    """Hash every blob anew, put corrupt ones into quarantine, and see that every name is whole."""
+    from cli.upkeep import verify
+
+    return verify(context, repair=repair or [], concurrency=concurrency, plain_http=plain_http)
+
+
+@app.command
+def unpack(
+    name: Annotated[str, Parameter(name="NAME", help="A name in the content store.")],
+    directory: Annotated[str, Parameter(name="DIR", help="A directory that is empty or not there.")],
+    /,
+    *,
+    platform: Annotated[str | None, Parameter(help="Which of an index's images. Default: this machine's.")] = None,
+    context: Shared,
+) -> int:
+    """Unpack an image from the content store, verified, and show its chain ID."""
+    from cli.fetch import unpack
+
+    return unpack(context, name, directory, platform)
 
 
 @app.command

@@ -1,88 +1,81 @@
-"""The command `fetch`: the flow of that name, run and shown here."""
+"""The commands that bring images in: fetch and pull."""
 
-import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
-from functools import partial
-from typing import Any
-from uuid import UUID
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from cli import inputs, tables
+from cli import inputs, runs, tables
 from cli.context import Context
-from cli.display import Display, display
-from cli.prefect_api import PrefectApi, prefect_api
-from flows.progress import listening
-from flows.report import ImageReport, RunReport
 from ocispec.units import size
-from tasks import stopping
+
+if TYPE_CHECKING:
+    from flows.pull import PullReport
+    from flows.report import ImageReport, RunReport
 
 
-def run(
-    context: Context,
-    references: Sequence[str],
-    platforms: Sequence[str],
-    *,
-    concurrency: int,
-    retries: int,
-    read_timeout: float,
-    plain_http: bool,
-) -> int:
-    """Fetch images; 1 if any is not complete."""
-    parameters: dict[str, Any] = {
+def fetch(context: Context, references: Sequence[str], platforms: Sequence[str], **options: Any) -> int:
+    """Fetch images; 1 if any is not complete. `options` are parameters of the flow."""
+    parameters = {
         "references": [str(inputs.reference(text)) for text in references],
-        "store": inputs.lasting(context.store),
         "platforms": [str(platform) for platform in inputs.platforms(platforms) or ()] or "all",
-        "plain_http": plain_http,
-        "concurrency": concurrency,
-        "retries": retries,
-        "connect_timeout": context.connect_timeout_s,
-        "read_timeout": read_timeout,
+        **_common(context, options),
     }
     inputs.store(context.store).prepare()  # what cannot be written is refused before anything is started
-    with display(quiet=context.output == "json") as shown:
-        shown.note("starting Prefect")
-        with prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=_load) as api, listening(shown):
-            report, flow_run_id = _run(api, parameters, shown)
-            address = api.address(flow_run_id)
+
+    def load() -> Any:
+        from flows.fetch import fetch
+
+        return fetch
+
+    return runs.run(context, load, parameters, _show)
+
+
+def pull(context: Context, reference: str, directory: str, platform: str | None, **options: Any) -> int:
+    """Fetch an image and unpack it; 1 if either fails. `options` are parameters of the flow."""
+    parameters = {
+        "reference": str(inputs.reference(reference)),
+        "directory": inputs.unused_directory(directory),
+        "platform": str(inputs.platform(platform)),
+        **_common(context, options),
+    }
+    inputs.store(context.store).prepare()
+
+    def load() -> Any:
+        from flows.pull import pull
+
+        return pull
+
+    return runs.run(context, load, parameters, _show_pull)
+
+
+def unpack(context: Context, name: str, directory: str, platform: str | None) -> int:
+    """Unpack an image of the store, without Prefect."""
+    from storage.unpack import unpack
+
+    store, target = inputs.store(context.store), inputs.unused_directory(directory)
+    root = inputs.recorded(store, name).descriptor
+    done = unpack(store, root, Path(target), platform=inputs.platform(platform))
     if context.output == "json":
-        tables.json(report.to_json(str(flow_run_id)))
+        chain_id = done.chain_id and str(done.chain_id)
+        tables.json({"manifest": str(done.manifest.digest), "layers": done.layers, "chain_id": chain_id, "directory": target})
     else:
-        _show(report, address)
-    for line in report.errors():
-        print("dist:", line, file=sys.stderr)  # noqa: T201
-    return 1 if report.failed else 0
+        tables.lines([str(done.chain_id)])
+    return 0
 
 
-def _load() -> Any:
-    from flows.fetch import fetch
-
-    return fetch
+def _common(context: Context, options: dict[str, Any]) -> dict[str, Any]:
+    return {"store": inputs.lasting(context.store), "connect_timeout": context.connect_timeout_s, **options}
 
 
-def _run(api: PrefectApi, parameters: dict[str, Any], shown: Display) -> tuple[RunReport, UUID]:
-    """The report of the run, once Prefect has recorded it.
-
-    Raises:
-        Exception: what ended the run before it could report.
-    """
-    ending = stopping.current().heard(lambda: shown.note("ending; once more leaves at once"))
-    with api.recording(), ending, ThreadPoolExecutor(1) as elsewhere:  # in the main thread Prefect takes SIGTERM for itself
-        run = partial(_load(), **parameters, return_state=True)
-        state = elsewhere.submit(copy_context().run, run).result()
-    report = state.result(raise_on_failure=False)
-    if not isinstance(report, RunReport):
-        raise report
-    api.settle(state.state_details.flow_run_id, ended=report.tasks)
-    return report, state.state_details.flow_run_id
-
-
-def _show(report: RunReport, address: str) -> None:
+def _show(report: "RunReport") -> None:
     heads = ("IMAGE", "STATUS", "FETCHED", "EXISTED", "FAILED", "BYTES", "DIGEST")
     tables.columns(heads, [_row(image) for image in report.images])
-    tables.lines([report.summary(), address])
 
 
-def _row(image: ImageReport) -> tuple[str, ...]:
+def _show_pull(report: "PullReport") -> None:
+    _show(report.fetched)
+
+
+def _row(image: "ImageReport") -> tuple[str, ...]:
     counts = (str(image.fetched), str(image.existed), str(image.failed))
     return image.name, image.status, *counts, size(image.transferred), str(image.root.digest) if image.root else "-"

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from platform import machine
 from typing import TypeVar
 
 from cli.errors import BadInput
-from ocispec import Digest, Platform, Reference
-from ocispec.errors import InvalidInput, Unsupported
+from ocispec import Digest, Platform, Reference, units
+from ocispec.errors import InvalidInput, NotFound, Unsupported
 from ocispec.reference import expand
-from storage import ContentStore, open_store
+from storage import ContentStore, Name, open_store
 
 T = TypeVar("T")
 
@@ -37,6 +38,41 @@ def platforms(texts: Sequence[str]) -> tuple[Platform, ...] | None:
     if not texts or "all" in texts:
         return None
     return _read(lambda: tuple(Platform.parse(text) for text in texts))
+
+
+def platform(text: str | None) -> Platform:
+    """The platform that is asked for; None for that of this machine."""
+    return _read(lambda: Platform.parse(text or f"linux/{machine()}"))
+
+
+def seconds(text: str) -> float:
+    """The seconds in a duration such as 24h."""
+    return _read(lambda: units.seconds(text))
+
+
+def unused_directory(text: str) -> str:
+    """A directory for something new, wherever runs are: it is not there, or empty."""
+    path = Path(text).expanduser().absolute()
+    try:
+        if any(path.iterdir()):
+            raise BadInput(f"directory {path}: expected none, or an empty one; it has files")
+    except FileNotFoundError:
+        pass
+    except OSError as exc:
+        raise BadInput(f"directory {path}: {exc.strerror}") from exc
+    return str(path)
+
+
+def recorded(store: ContentStore, text: str) -> Name:
+    """The name in the store that a person means: as it was recorded, or short as with Docker.
+
+    Raises:
+        NotFound: neither is there.
+    """
+    try:
+        return store.names.get(text)
+    except NotFound:
+        return store.names.get(str(reference(text)))
 
 
 def store(url: str) -> ContentStore:

@@ -1,20 +1,20 @@
 """The flow `fetch`: references → store, every descriptor a task; an image that is whole gets its name recorded."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from pydantic import Field
 
+from flows.conclusion import concluded
 from flows.progress import LogListener, told
 from flows.report import Failure, ImageReport, RunReport
 from flows.results import keep_no_results
+from flows.runner import MOST_WORKERS, RUNNER
 from flows.walk import Walk
 from ocispec import Platform, Reference
 from ocispec.errors import DistError
@@ -24,21 +24,13 @@ from remotes import RegistrySettings
 from tasks._task import RETRIES
 from tasks.session import Session, SessionSpec, open_session
 
-if TYPE_CHECKING:
-    from prefect.futures import PrefectFuture
-
-_STATES = {"complete": Completed, "failed": Failed, "stopped": Cancelled}
-# Threads are made as they are needed; how many work at once is the flow's parameter `concurrency`.
-_MOST_WORKERS = 64
-_RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=_MOST_WORKERS))
-
 
 def _run_name() -> str:
     references = flow_run.parameters["references"]
     return f"fetch {references[0]}" if len(references) == 1 else f"fetch {counted(len(references), 'image')}"
 
 
-@flow(name="fetch", flow_run_name=_run_name, task_runner=_RUNNER, persist_result=False)
+@flow(name="fetch", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
 def fetch(
     references: Annotated[list[str], Field(min_length=1, description="Images, such as docker.io/library/redis:7")],
     store: Annotated[str, Field(description="Where to: a local path or an fsspec URL")],
@@ -47,19 +39,23 @@ def fetch(
     ] = "all",
     *,
     plain_http: Annotated[bool, Field(description="Speak http to registries that are not on this machine")] = False,
-    concurrency: Annotated[int, Field(ge=1, le=_MOST_WORKERS, description="Descriptors at once")] = 8,
+    concurrency: Annotated[int, Field(ge=1, le=MOST_WORKERS, description="Descriptors at once")] = 8,
     retries: Annotated[int, Field(ge=0, description="Attempts after the first, per descriptor")] = RETRIES,
     connect_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for a connection")] = 30,
     read_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for any next byte")] = 60,
 ) -> State[Any]:
     """Bring images into the content store: each descriptor of each image is fetched and verified by a task of its own."""
-    started = time.monotonic()
     spec = SessionSpec(
         store=store,
         platforms=None if platforms == "all" else tuple(map(Platform.parse, platforms)),
         registries=RegistrySettings(plain_http=plain_http, connect_timeout_s=connect_timeout, read_timeout_s=read_timeout),
     )
-    wanted = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
+    return concluded("fetch", bring_in(spec, references, concurrency=concurrency, retries=retries))
+
+
+def bring_in(spec: SessionSpec, references: Iterable[str], *, concurrency: int, retries: int) -> RunReport:
+    """Fetch images in the current flow run, and record their names."""
+    started = time.monotonic()
     keep_no_results()
     listener = told(LogListener(get_run_logger()))
     with open_session(spec, observer=listener) as session:
@@ -71,10 +67,8 @@ def fetch(
             retries=retries,
             window=concurrency,
         )
-        images = _listed(session, walk.run(wanted))
-        report = RunReport(images=images, tasks=walk.tasks, seconds=time.monotonic() - started, stopped=session.stopping.reason)
-    create_table_artifact(report.table(), key="fetch", description=str(report))
-    return _STATES[report.status](message=str(report), data=report)
+        images = _listed(session, walk.run(Reference.parse(expand(text)) for text in dict.fromkeys(references)))
+        return RunReport(images=images, tasks=walk.tasks, seconds=time.monotonic() - started, stopped=session.stopping.reason)
 
 
 def _listed(session: Session, images: tuple[ImageReport, ...]) -> tuple[ImageReport, ...]:

@@ -1,12 +1,44 @@
 """What a run has to say when it ends: per image, and in one line for all. No Prefect here."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from ocispec import Descriptor
 from ocispec.units import duration, size
 
 MAX_SHOWN = 500
+Outcome = Literal["complete", "failed", "stopped"]
+
+
+class Report(Protocol):
+    """What every run answers with."""
+
+    @property
+    def tasks(self) -> int:
+        """The number of task runs that it took."""
+
+    @property
+    def status(self) -> Outcome:
+        """How the run came out."""
+
+    def summary(self) -> str:
+        """One line that counts."""
+
+    def errors(self) -> list[str]:
+        """One line per failure."""
+
+    def to_json(self, flow_run_id: str) -> dict[str, Any]:
+        """The command line's JSON output."""
+
+    def table(self) -> list[dict[str, str | int]]:
+        """Rows for people, as the run's artifact shows them."""
+
+
+def in_one_line(report: Report) -> str:
+    """The summary, with the first failure."""
+    errors = report.errors()
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{report.summary()}; {errors[0]}{more}" if errors else report.summary()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +114,7 @@ class RunReport:
         return tuple(image for image in self.images if image.failures)
 
     @property
-    def status(self) -> Literal["complete", "failed", "stopped"]:
+    def status(self) -> Outcome:
         """`complete` if all images are; a run that was stopped too late to miss anything is complete."""
         if not self.failed:
             return "complete"
@@ -101,12 +133,6 @@ class RunReport:
     def errors(self) -> list[str]:
         """One line per failure, those that several images share once; each says what it is about."""
         return list(dict.fromkeys(failure.message for image in self.failed for failure in image.failures))
-
-    def __str__(self) -> str:
-        """The summary, with the first failure."""
-        errors = self.errors()
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        return f"{self.summary()}; {errors[0]}{more}" if errors else self.summary()
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""

@@ -18,6 +18,7 @@ from prefect.utilities.annotations import quote
 from flows.limits import tags_of
 from flows.progress import Listener
 from flows.report import Failure, ImageReport
+from flows.runner import outcome
 from ocispec import Descriptor, Reference
 from ocispec.errors import DistError
 from ocispec.frontier import Frontier
@@ -37,6 +38,7 @@ class _Image:
     started: float
     root: Descriptor | None = None
     open: int = 0
+    recorded: bool = False
     fetched: int = 0
     existed: int = 0
     transferred: int = 0
@@ -73,7 +75,9 @@ class _Node:
 
 
 class Walk:
-    """One run's walk. `present` says what the store has of an image already; `complete` records an image that is whole.
+    """One run's walk.
+
+    `present` says what the store has of an image, and records it if that is all; `complete` records one that became whole.
 
     Both may raise errors of `ocispec.errors`, which become failures of that image. `tasks` counts the task runs that ended.
     """
@@ -81,7 +85,7 @@ class Walk:
     def __init__(
         self,
         *,
-        present: Callable[[Descriptor], Completeness],
+        present: Callable[[Reference, Descriptor], Completeness],
         complete: Callable[[Reference, Descriptor], None],
         listener: Listener,
         stopping: Stopping,
@@ -101,7 +105,7 @@ class Walk:
         self._frontier.add(images)
         for item, future in self._frontier:
             self.tasks += 1
-            self._ended(item, _result(future), future)
+            self._ended(item, outcome(future), future)
             self._heed_stop()
         return tuple(self._reports[image] for image in images)
 
@@ -148,12 +152,12 @@ class Walk:
         image.root = result
         self._listener.resolved(str(image.reference), result)
         try:
-            there = self._present(result)
+            there = self._present(image.reference, result)
         except DistError as exc:
             image.failures.append(Failure(descriptor=None, message=str(exc)))
         else:
             if there.whole:
-                image.existed = len(there.present)
+                image.existed, image.recorded = len(there.present), True
             else:
                 self._reach(image, (result,), future)
         self._conclude(image)
@@ -219,22 +223,13 @@ class Walk:
         """Report an image of which nothing is under way; record it if it is whole."""
         if image.open:
             return
-        if image.root is not None and not image.failures:
+        if image.root is not None and not image.failures and not image.recorded:
             try:
                 self._complete(image.reference, image.root)
             except DistError as exc:
                 image.failures.append(Failure(descriptor=None, message=str(exc)))
         self._reports[image] = image.report()
         self._listener.finished(self._reports[image])
-
-
-def _result(future: Any) -> object:
-    """What a task answered, or the error that it ended with.
-
-    Not `future.result()`: that goes to an event loop and back for what is in memory here, at a tenth of a small task's cost.
-    """
-    state = future.wrapped_future.result()
-    return state.data.result if state.is_completed() else state.result(raise_on_failure=False)
 
 
 def _message(error: object) -> str:

@@ -1,9 +1,17 @@
-"""Sizes and durations as people read them."""
+"""Sizes and durations as people read and write them."""
+
+import re
+
+from ocispec.errors import InvalidInput
 
 _STEP = 1024
 _MINUTE_S = 60
 _HOUR_S = 3600
 _AGES = (("year", 365 * 86400), ("month", 30 * 86400), ("day", 86400), ("hour", _HOUR_S), ("minute", _MINUTE_S))
+# duration ::= number unit { number unit }, such as 24h or 1d12h
+_DURATION = re.compile(r"(?:\d{1,9}(?:\.\d{1,9})?[smhd])+")
+_PART = re.compile(r"([\d.]+)([smhd])")
+_SECONDS = {"s": 1, "m": _MINUTE_S, "h": _HOUR_S, "d": 86400}
 
 
 def size(count: float) -> str:
@@ -38,3 +46,16 @@ def age(seconds: float) -> str:
         if seconds >= length:
             return counted(int(seconds // length), unit)
     return counted(max(0, int(seconds)), "second")
+
+
+def seconds(text: str) -> float:
+    """The seconds in a duration as people write it: `90s`, `30m`, `24h`, `1d12h`; `0` needs no unit.
+
+    Raises:
+        InvalidInput: another form.
+    """
+    if text == "0":
+        return 0
+    if not _DURATION.fullmatch(text):
+        raise InvalidInput(f"duration {text!r}: expected a number with s, m, h or d, such as 24h")
+    return sum(float(number) * _SECONDS[unit] for number, unit in _PART.findall(text))

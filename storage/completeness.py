@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from ocispec import Descriptor, Platform, config
 from ocispec.errors import NotFound
-from ocispec.handlers import Handler, SkipChildren, chain, children_handler, walk
+from ocispec.handlers import Handler, SkipChildren, chain, children_handler, filter_platforms, walk
 from ocispec.units import counted
+from storage.names import Name
 from storage.store import ContentStore
 
 _log = logging.getLogger(__name__)
@@ -51,6 +52,16 @@ def check(store: ContentStore, root: Descriptor, *, children: Handler) -> Comple
 
     walk(chain(look, children), root)
     return Completeness(tuple(present), tuple(missing))
+
+
+def of_name(store: ContentStore, name: Name) -> Completeness:
+    """What the store has of what a name stands for, as far as it was wanted.
+
+    Raises:
+        Corrupt, InvalidInput, Unsupported, NotFound: as `check`.
+    """
+    children = filter_platforms(children_handler(store.manifest), name.platforms)
+    return check(store, name.descriptor, children=children)
 
 
 def require(store: ContentStore, root: Descriptor, *, children: Handler, name: str) -> tuple[Descriptor, ...]:

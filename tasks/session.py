@@ -42,9 +42,16 @@ class Session:
         self._observer = observer
         self._leases = ExitStack()
 
-    def look(self, root: Descriptor) -> Completeness:
-        """What the store has of an image. If that is not all, gc is kept from it until the session ends."""
-        found = completeness.check(self.store, root, children=self.children)
+    def look(self, reference: Reference, root: Descriptor) -> Completeness:
+        """What the store has of an image: if that is all, its name is recorded; if not, gc is kept from it meanwhile.
+
+        Raises:
+            NotFound: it is all there but for other platforms.
+        """
+        with self.store.unswept():
+            found = completeness.check(self.store, root, children=self.children)
+            if found.whole:
+                self._name(reference, root)
         if not found.whole:
             self._leases.enter_context(self.store.leases.hold(root))
         return found
@@ -55,12 +62,15 @@ class Session:
         Raises:
             NotFound: something is, or it is all there but for other platforms; the name is not recorded.
         """
-        platforms = self.spec.platforms
         with self.store.unswept():
             completeness.require(self.store, root, children=self.children, name=str(reference))
-            if platforms is not None:
-                completeness.refuse_other_platforms(self.store, root, platforms)
-            self.store.names.put(str(reference), root, source=reference.locator, platforms=platforms)
+            self._name(reference, root)
+
+    def _name(self, reference: Reference, root: Descriptor) -> None:
+        platforms = self.spec.platforms
+        if platforms is not None:
+            completeness.refuse_other_platforms(self.store, root, platforms)
+        self.store.names.put(str(reference), root, source=reference.locator, platforms=platforms)
 
     def close(self) -> None:
         """Give back what was kept from gc."""

@@ -5,7 +5,7 @@ from uuid import UUID
 
 import pytest
 
-from flows.report import RunReport
+from flows.report import RunReport, in_one_line
 from ocispec import Digest, Platform, Reference
 from ocispec.errors import NotFound
 from storage import ContentStore, open_store
@@ -38,7 +38,7 @@ def fetch(prefect: PrefectServer, store: ContentStore) -> Fetch:
         report = state.result(raise_on_failure=False)
         assert isinstance(report, RunReport), report
         assert isinstance(state.state_details.flow_run_id, UUID)
-        assert (state.type.value, state.message) == ("FAILED" if report.failed else "COMPLETED", str(report))
+        assert (state.type.value, state.message) == ("FAILED" if report.failed else "COMPLETED", in_one_line(report))
         return report, str(state.state_details.flow_run_id)
 
     return run
@@ -237,7 +237,7 @@ def test_a_failure_ends_nothing_beside_it(prefect: PrefectServer, fetch: Fetch, 
         report, run = fetch(f"{registry.host}/bad:v1", f"{registry.host}/good:v1", f"{registry.host}/none:v1", retries=0)
 
     assert [(image.status, image.failed) for image in report.images] == [("failed", 1), ("complete", 0), ("failed", 0)]
-    assert str(report).startswith("1 of 3 images complete: 9 fetched, 0 existed, 1 failed; ")
+    assert report.summary().startswith("1 of 3 images complete: 9 fetched, 0 existed, 1 failed; ")
     assert blobs(store) == {*good.descriptors, *bad.descriptors} - {layer}
     assert [record.name for record in store.names] == [f"{registry.host}/good:v1"]
     states = [task["state_type"] for task in prefect.task_runs(run, at_least=13)]
@@ -312,7 +312,7 @@ def test_the_table_of_images_is_an_artifact_of_the_run(prefect: PrefectServer, f
         report, run = fetch(f"{registry.host}/none:v1", retries=0)
 
     (artifact,) = prefect.post("/artifacts/filter", {"flow_runs": {"id": {"any_": [run]}}})
-    assert (artifact["key"], artifact["type"], artifact["description"]) == ("fetch", "table", str(report))
+    assert (artifact["key"], artifact["type"], artifact["description"]) == ("fetch", "table", in_one_line(report))
     assert f"{registry.host}/none:v1" in artifact["data"]
 
 

@@ -1,0 +1,55 @@
+"""Commands that are Prefect runs: a flow is run and shown here, and its report printed."""
+
+import sys
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
+from typing import Any, TypeVar
+from uuid import UUID
+
+from cli import tables
+from cli.context import Context
+from cli.display import Display, display
+from cli.prefect_api import PrefectApi, prefect_api
+from flows.progress import listening
+from flows.report import Report
+from tasks import stopping
+
+R = TypeVar("R", bound=Report)
+
+
+def run(
+    context: Context, load: Callable[[], Callable[..., Any]], parameters: Mapping[str, Any], show: Callable[[R], None]
+) -> int:
+    """Run the flow that `load` imports, and print what `show` makes of its report; 1 if it is not complete."""
+    with display(quiet=context.output == "json") as shown:
+        shown.note("starting Prefect")
+        with prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=load) as api, listening(shown):
+            report: R
+            report, flow_run_id = _run(api, partial(load(), **parameters, return_state=True), shown)
+            address = api.address(flow_run_id)
+    if context.output == "json":
+        tables.json(report.to_json(str(flow_run_id)))
+    else:
+        show(report)
+        tables.lines([report.summary(), address])
+    for line in report.errors():
+        print("dist:", line, file=sys.stderr)  # noqa: T201
+    return 0 if report.status == "complete" else 1
+
+
+def _run(api: PrefectApi, flow: Callable[[], Any], shown: Display) -> tuple[Any, UUID]:
+    """The report of the run, once Prefect has recorded it.
+
+    Raises:
+        Exception: what ended the run before it could report.
+    """
+    ending = stopping.current().heard(lambda: shown.note("ending; once more leaves at once"))
+    with api.recording(), ending, ThreadPoolExecutor(1) as elsewhere:  # in the main thread Prefect takes SIGTERM for itself
+        state = elsewhere.submit(copy_context().run, flow).result()
+    report = state.result(raise_on_failure=False)
+    if isinstance(report, BaseException):
+        raise report
+    api.settle(state.state_details.flow_run_id, ended=report.tasks)
+    return report, state.state_details.flow_run_id

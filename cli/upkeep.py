@@ -1,0 +1,56 @@
+"""The commands that keep a store: gc and verify."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from cli import inputs, runs, tables
+from cli.context import Context
+from ocispec.units import size
+
+if TYPE_CHECKING:
+    from flows.gc import GcReport
+    from flows.verify import VerifyReport
+
+
+def gc(context: Context, *, grace: str, dry_run: bool) -> int:
+    """Remove what nothing needs."""
+    inputs.seconds(grace)
+    inputs.store(context.store)
+
+    def load() -> Any:
+        from flows.gc import gc
+
+        return gc
+
+    parameters = {"store": inputs.lasting(context.store), "grace": grace, "dry_run": dry_run}
+    return runs.run(context, load, parameters, _show_gc)
+
+
+def verify(context: Context, *, repair: Sequence[str], concurrency: int, plain_http: bool) -> int:
+    """Hash all blobs anew; 1 if something is wrong and was not repaired."""
+    store = inputs.store(context.store)
+    names = [inputs.recorded(store, name).name for name in repair if name != "all"]
+
+    def load() -> Any:
+        from flows.verify import verify
+
+        return verify
+
+    parameters = {
+        "store": inputs.lasting(context.store),
+        "repair": "all" if "all" in repair else names,
+        "concurrency": concurrency,
+        "plain_http": plain_http,
+    }
+    return runs.run(context, load, parameters, _show_verify)
+
+
+def _show_gc(report: "GcReport") -> None:
+    if report.swept.blobs:
+        tables.columns(("DIGEST", "SIZE"), [(str(info.digest), size(info.size)) for info in report.swept.blobs])
+    tables.lines(report.swept.leftovers)
+
+
+def _show_verify(report: "VerifyReport") -> None:
+    if rows := report.table():
+        tables.columns(("WHAT", "STATE", "MORE"), [tuple(map(str, row.values())) for row in rows])

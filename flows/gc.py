@@ -1,0 +1,88 @@
+"""The flow `gc`: remove from a store what nothing needs."""
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Any
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from flows.conclusion import concluded
+from flows.progress import LogListener
+from flows.report import MAX_SHOWN, Outcome
+from flows.results import keep_no_results
+from ocispec.units import counted, duration, seconds, size
+from storage.gc import Swept
+from tasks import upkeep
+from tasks.session import SessionSpec, open_session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GcReport:
+    """What was removed, or would be."""
+
+    swept: Swept
+    dry_run: bool
+    seconds: float
+    tasks: int = 1
+
+    @property
+    def status(self) -> Outcome:
+        """Always `complete`: what cannot be removed ends the run before."""
+        return "complete"
+
+    def summary(self) -> str:
+        """One line that counts."""
+        removed = f"{counted(len(self.swept.blobs), 'blob')} with {size(self.swept.size)}"
+        leftovers = f" and {counted(len(self.swept.leftovers), 'leftover')}" if self.swept.leftovers else ""
+        would = "would be removed" if self.dry_run else "removed"
+        return f"{removed}{leftovers} {would}, {counted(self.kept, 'blob')} kept; in {duration(self.seconds)}"
+
+    @property
+    def kept(self) -> int:
+        """The number of blobs that stay, in a dry run too."""
+        return self.swept.kept - len(self.swept.blobs) if self.dry_run else self.swept.kept
+
+    def errors(self) -> list[str]:
+        """None."""
+        return []
+
+    def to_json(self, flow_run_id: str) -> dict[str, Any]:
+        """The command line's JSON output."""
+        return {
+            "flow_run_id": flow_run_id,
+            "status": self.status,
+            "seconds": round(self.seconds, 3),
+            "dry_run": self.dry_run,
+            "bytes": self.swept.size,
+            "kept": self.kept,
+            "blobs": [{"digest": str(info.digest), "size": info.size} for info in self.swept.blobs],
+            "leftovers": list(self.swept.leftovers),
+        }
+
+    def table(self) -> list[dict[str, str | int]]:
+        """One row per blob that goes, the largest first, shortened to what a page can show."""
+        largest = sorted(self.swept.blobs, key=lambda info: info.size, reverse=True)[:MAX_SHOWN]
+        return [{"digest": str(i.digest), "size": size(i.size), "committed": f"{i.committed:%Y-%m-%d %H:%M}"} for i in largest]
+
+
+def _run_name() -> str:
+    return f"gc of {flow_run.parameters['store']}"
+
+
+@flow(name="gc", flow_run_name=_run_name, persist_result=False)
+def gc(
+    store: Annotated[str, Field(description="The content store: a local path or an fsspec URL")],
+    grace: Annotated[str, Field(description="How long nobody must have touched what is removed, such as 24h or 7d")] = "24h",
+    *,
+    dry_run: Annotated[bool, Field(description="Only tell what would be removed")] = False,
+) -> State[Any]:
+    """Remove blobs that no name and no run under way needs, and what dead runs left behind."""
+    started = time.monotonic()
+    keep_no_results()
+    with open_session(SessionSpec(store=store), observer=LogListener(get_run_logger())):
+        swept = upkeep.sweep(timedelta(seconds=seconds(grace)), dry_run=dry_run)
+    return concluded("gc", GcReport(swept=swept, dry_run=dry_run, seconds=time.monotonic() - started))

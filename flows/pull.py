@@ -1,0 +1,117 @@
+"""The flow `pull`: fetch an image, then unpack its layers into a directory."""
+
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from flows.conclusion import concluded
+from flows.fetch import bring_in
+from flows.progress import LogListener
+from flows.report import Outcome, RunReport
+from flows.runner import MOST_WORKERS, RUNNER
+from ocispec import Platform
+from ocispec.errors import DistError
+from remotes import RegistrySettings
+from storage.unpack import Unpacked
+from tasks import upkeep
+from tasks._task import RETRIES
+from tasks.session import SessionSpec, open_session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullReport:
+    """How the fetch came out, and what was unpacked or why it was not; neither where the fetch failed."""
+
+    fetched: RunReport
+    unpacked: Unpacked | None
+    failure: str | None
+    seconds: float
+
+    @property
+    def tasks(self) -> int:
+        """The number of task runs that it took."""
+        return self.fetched.tasks + (self.unpacked is not None or self.failure is not None)
+
+    @property
+    def status(self) -> Outcome:
+        """`complete` if the directory is there."""
+        return "failed" if self.failure else self.fetched.status
+
+    def summary(self) -> str:
+        """One line that counts."""
+        if self.unpacked is None:
+            return self.fetched.summary()
+        what = f"{self.unpacked.layers} layers of {self.unpacked.manifest} unpacked to {self.unpacked.directory}"
+        return f"{self.fetched.summary()}; {what}, chain ID {self.unpacked.chain_id}"
+
+    def errors(self) -> list[str]:
+        """One line per failure."""
+        return [*self.fetched.errors(), *([self.failure] if self.failure else [])]
+
+    def to_json(self, flow_run_id: str) -> dict[str, Any]:
+        """The command line's JSON output."""
+        document = self.fetched.to_json(flow_run_id)
+        done = self.unpacked
+        return document | {
+            "status": self.status,
+            "seconds": round(self.seconds, 3),
+            "unpacked": None
+            if done is None
+            else {
+                "directory": str(done.directory),
+                "manifest": str(done.manifest.digest),
+                "layers": done.layers,
+                "chain_id": done.chain_id and str(done.chain_id),
+            },
+            "errors": self.errors(),
+        }
+
+    def table(self) -> list[dict[str, str | int]]:
+        """One row for the image."""
+        return self.fetched.table()
+
+
+def _run_name() -> str:
+    return f"pull {flow_run.parameters['reference']}"
+
+
+@flow(name="pull", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
+def pull(
+    reference: Annotated[str, Field(description="The image, such as docker.io/library/redis:7")],
+    directory: Annotated[str, Field(description="Where its root file system goes: a directory that is empty or not there")],
+    store: Annotated[str, Field(description="The content store: a local path or an fsspec URL")],
+    platform: Annotated[str, Field(description="Which of an index's images, such as linux/arm64")] = "linux/amd64",
+    *,
+    plain_http: Annotated[bool, Field(description="Speak http to registries that are not on this machine")] = False,
+    concurrency: Annotated[int, Field(ge=1, le=MOST_WORKERS, description="Descriptors at once")] = 8,
+    retries: Annotated[int, Field(ge=0, description="Attempts after the first, per descriptor")] = RETRIES,
+    connect_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for a connection")] = 30,
+    read_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for any next byte")] = 60,
+) -> State[Any]:
+    """Bring one platform of an image into the content store, then make a directory its root file system."""
+    started = time.monotonic()
+    wanted = Platform.parse(platform)
+    spec = SessionSpec(
+        store=store,
+        platforms=(wanted,),
+        registries=RegistrySettings(plain_http=plain_http, connect_timeout_s=connect_timeout, read_timeout_s=read_timeout),
+    )
+    fetched = bring_in(spec, [reference], concurrency=concurrency, retries=retries)
+    unpacked = failure = None
+    if fetched.status == "complete":
+        unpacked, failure = _unpacked(spec, fetched.images[0].name, directory, wanted)
+    seconds = time.monotonic() - started
+    return concluded("pull", PullReport(fetched=fetched, unpacked=unpacked, failure=failure, seconds=seconds))
+
+
+def _unpacked(spec: SessionSpec, name: str, directory: str, platform: Platform) -> tuple[Unpacked | None, str | None]:
+    with open_session(spec, observer=LogListener(get_run_logger())):
+        try:
+            return upkeep.unpack(name, directory, platform), None
+        except DistError as exc:
+            return None, str(exc)

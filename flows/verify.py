@@ -1,0 +1,209 @@
+"""The flow `verify`: whether a store's blobs still are what they are called, and its images whole; repair on request."""
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.utilities.annotations import quote
+from pydantic import Field
+
+from flows.conclusion import concluded
+from flows.fetch import bring_in
+from flows.progress import LogListener
+from flows.report import Outcome, RunReport
+from flows.results import keep_no_results
+from flows.runner import MOST_WORKERS, RUNNER, outcome
+from ocispec import Platform
+from ocispec.errors import DistError
+from ocispec.frontier import Frontier
+from ocispec.units import counted, duration, size
+from remotes import RegistrySettings
+from storage import ContentStore, Info, completeness
+from storage.reachable import reachable
+from storage.verify import Verified
+from tasks import session, upkeep
+from tasks._task import RETRIES
+from tasks.session import SessionSpec, open_session
+
+if TYPE_CHECKING:
+    from prefect.futures import PrefectFuture
+
+# A task's share: enough to be worth a task, little enough that a retry loses minutes, not hours.
+_MOST_BYTES = 1024**3
+_MOST_BLOBS = 500
+_Platforms = tuple[Platform, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifyReport:
+    """What is sound, what went to quarantine, which names lack something and why, and how their repair came out.
+
+    `extra` counts blobs that no name needs; None where a damaged manifest leaves that unknown.
+    """
+
+    verified: Verified
+    extra: int | None
+    damaged: dict[str, str]
+    repaired: tuple[RunReport, ...] = ()
+    failures: tuple[str, ...] = ()
+    tasks: int
+    seconds: float
+    stopped: str | None = field(default=None)
+
+    @property
+    def status(self) -> Outcome:
+        """`complete` where nothing is corrupt and every name whole, if need be after the repair."""
+        if self.stopped:
+            return "stopped"
+        return "failed" if self.errors() else "complete"
+
+    @property
+    def mended(self) -> frozenset[str]:
+        """The names that a repair made whole."""
+        return frozenset(image.name for run in self.repaired for image in run.images if not image.failures)
+
+    def summary(self) -> str:
+        """One line that counts."""
+        corrupt = f", {len(self.verified.corrupt)} corrupt (in quarantine now)" if self.verified.corrupt else ""
+        damaged = f"; {counted(len(self.damaged), 'name')} not whole" if self.damaged else ""
+        mended = f", {len(self.mended)} repaired" if self.mended else ""
+        extra = f"; {counted(self.extra, 'blob')} that no name needs" if self.extra else ""
+        checked = f"{counted(self.verified.sound, 'blob')} sound, {size(self.verified.size)}"
+        return f"{checked}{corrupt}{damaged}{mended}{extra}; in {duration(self.seconds)}"
+
+    def errors(self) -> list[str]:
+        """One line per name that is not whole, and per corrupt blob that no name needs; and what a repair failed with."""
+        lines = [message for name, message in self.damaged.items() if name not in self.mended]
+        if not self.damaged:
+            lines += [f"blob {digest}: corrupt, now in quarantine; no name needs it" for digest in self.verified.corrupt]
+        return [*self.failures, *lines, *(error for run in self.repaired for error in run.errors())]
+
+    def to_json(self, flow_run_id: str) -> dict[str, Any]:
+        """The command line's JSON output."""
+        return {
+            "flow_run_id": flow_run_id,
+            "status": self.status,
+            "seconds": round(self.seconds, 3),
+            "sound": self.verified.sound,
+            "bytes": self.verified.size,
+            "corrupt": [str(digest) for digest in self.verified.corrupt],
+            "extra": self.extra,
+            "damaged": [{"name": n, "message": m, "repaired": n in self.mended} for n, m in self.damaged.items()],
+            "errors": self.errors(),
+        }
+
+    def table(self) -> list[dict[str, str | int]]:
+        """One row per corrupt blob and per name that is not whole."""
+        rows: list[dict[str, str | int]] = [
+            {"what": str(digest), "state": "corrupt", "more": "in quarantine"} for digest in self.verified.corrupt
+        ]
+        states = {True: "repaired", False: "not whole"}
+        return rows + [{"what": n, "state": states[n in self.mended], "more": m} for n, m in self.damaged.items()]
+
+
+def _run_name() -> str:
+    return f"verify {flow_run.parameters['store']}"
+
+
+@flow(name="verify", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
+def verify(
+    store: Annotated[str, Field(description="The content store: a local path or an fsspec URL")],
+    repair: Annotated[
+        Literal["all"] | list[str], Field(description='Names to fetch again if they are not whole, or "all" of those')
+    ] = [],  # noqa: B006 - Prefect shows it in the form and copies it
+    *,
+    plain_http: Annotated[bool, Field(description="Speak http to registries that are not on this machine")] = False,
+    concurrency: Annotated[int, Field(ge=1, le=MOST_WORKERS, description="Chunks of blobs, or descriptors, at once")] = 4,
+) -> State[Any]:
+    """Hash every blob anew, take corrupt ones out of sight, see that every name is whole, and fetch again on request."""
+    started = time.monotonic()
+    keep_no_results()
+    spec = SessionSpec(store=store, registries=RegistrySettings(plain_http=plain_http))
+    with open_session(spec, observer=LogListener(get_run_logger())) as opened:
+        outcomes = _verified(opened.store, window=concurrency)
+        damaged = dict(_damaged(opened.store))
+        wanted = damaged if repair == "all" else damaged.keys() & set(repair)
+        groups = _by_platforms(opened.store, wanted)
+        extra = _extra(opened.store)
+        stopped = opened.stopping.reason
+    repaired = tuple(
+        bring_in(replace(spec, platforms=platforms), names, concurrency=concurrency, retries=RETRIES)
+        for platforms, names in groups.items()
+    )
+    report = VerifyReport(
+        verified=_total(outcome for outcome in outcomes if isinstance(outcome, Verified)),
+        extra=extra,
+        damaged=damaged,
+        repaired=repaired,
+        failures=tuple(dict.fromkeys(str(outcome) for outcome in outcomes if not isinstance(outcome, Verified))),
+        tasks=len(outcomes) + sum(run.tasks for run in repaired),
+        seconds=time.monotonic() - started,
+        stopped=stopped,
+    )
+    return concluded("verify", report)
+
+
+def _verified(store: ContentStore, *, window: int) -> list[object]:
+    """What each chunk's task answered or failed with."""
+    frontier: Frontier[tuple[Info, ...], PrefectFuture[Any]] = Frontier(
+        lambda blobs: upkeep.verify.submit(quote(blobs)), window=window
+    )
+    frontier.add(_chunks(store.walk()))
+    outcomes = []
+    for _, future in frontier:
+        outcomes.append(outcome(future))
+        if session.current().stopping.reason:
+            frontier.drop()
+    return outcomes
+
+
+def _chunks(blobs: Iterable[Info]) -> Iterator[tuple[Info, ...]]:
+    chunk: list[Info] = []
+    for info in blobs:
+        if chunk and (len(chunk) == _MOST_BLOBS or sum(i.size for i in chunk) + info.size > _MOST_BYTES):
+            yield tuple(chunk)
+            chunk = []
+        chunk.append(info)
+    if chunk:
+        yield tuple(chunk)
+
+
+def _damaged(store: ContentStore) -> Iterator[tuple[str, str]]:
+    for name in store.names:
+        try:
+            found = completeness.of_name(store, name)
+        except DistError as exc:
+            yield name.name, f"{name.name}: {exc}"
+        else:
+            if not found.whole:
+                some = ", ".join(map(str, found.missing[:3]))
+                yield name.name, f"{name.name}: {counted(len(found.missing), 'descriptor')} missing in the store ({some})"
+
+
+def _by_platforms(store: ContentStore, names: Iterable[str]) -> dict[_Platforms, list[str]]:
+    """The names that can be fetched together: those of which the same platforms are wanted."""
+    groups: dict[_Platforms, list[str]] = {}
+    for name in names:
+        groups.setdefault(store.names.get(name).platforms, []).append(name)
+    return groups
+
+
+def _extra(store: ContentStore) -> int | None:
+    try:
+        needed = reachable(store, [name.descriptor for name in store.names])
+    except DistError:
+        return None
+    return sum(info.digest not in needed for info in store.walk())
+
+
+def _total(parts: Iterable[Verified]) -> Verified:
+    known = list(parts)
+    return Verified(
+        sound=sum(part.sound for part in known),
+        size=sum(part.size for part in known),
+        corrupt=tuple(digest for part in known for digest in part.corrupt),
+    )

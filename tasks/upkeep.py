@@ -1,0 +1,47 @@
+"""The tasks that keep a store: verify a chunk of its blobs, sweep what nothing needs, unpack an image."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from ocispec import Platform
+from ocispec.units import counted, size
+from storage import gc
+from storage.store import Info
+from storage.unpack import Unpacked
+from storage.unpack import unpack as unpack_image
+from storage.verify import Verified
+from storage.verify import verify as verify_blobs
+from tasks import session
+from tasks._task import argument, task_of
+
+
+def _verify_name() -> str:
+    blobs: tuple[Info, ...] = argument("blobs")
+    return f"verify {counted(len(blobs), 'blob')}, {size(sum(info.size for info in blobs))}"
+
+
+def _sweep_name() -> str:
+    return "plan to sweep" if argument("dry_run") else "sweep"
+
+
+def _unpack_name() -> str:
+    return f"unpack {argument('name')}"
+
+
+@task_of("verify", run_name=_verify_name)
+def verify(blobs: tuple[Info, ...]) -> Verified:
+    """Hash blobs anew; corrupt ones go to quarantine."""
+    return verify_blobs(session.current().store, blobs)
+
+
+@task_of("sweep", run_name=_sweep_name)
+def sweep(grace: timedelta, *, dry_run: bool) -> gc.Swept:
+    """Remove what nothing needs."""
+    return gc.collect(session.current().store, grace=grace, dry_run=dry_run)
+
+
+@task_of("unpack", run_name=_unpack_name)
+def unpack(name: str, directory: str, platform: Platform) -> Unpacked:
+    """Make a directory the root file system of a named image."""
+    store = session.current().store
+    return unpack_image(store, store.names.get(name).descriptor, Path(directory), platform=platform)

@@ -1,0 +1,160 @@
+"""gc, verify and pull as flows on a real Prefect server."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocispec import Digest
+from storage import ContentStore, open_store
+from tests import images
+from tests.fakes.faults import Answer, Fault
+from tests.fakes.registry import FakeRegistry
+from tests.peers.prefect import PrefectServer
+from tests.storage.conformance import Place, blob_path
+
+Run = Callable[..., tuple[Any, str]]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(url=str(tmp_path / "store"))
+
+
+@pytest.fixture
+def store(place: Place) -> ContentStore:
+    return open_store(place.url)
+
+
+@pytest.fixture
+def run(prefect: PrefectServer) -> Run:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    def call(flow: Callable[..., Any], *arguments: Any, **parameters: Any) -> tuple[Any, str]:
+        with temporary_settings({PREFECT_API_URL: prefect.url}):
+            state = flow(*arguments, return_state=True, **parameters)
+        report = state.result(raise_on_failure=False)
+        if isinstance(report, BaseException):
+            raise report
+        assert state.type.value == {"complete": "COMPLETED", "failed": "FAILED"}[report.status]
+        return report, str(state.state_details.flow_run_id)
+
+    return call
+
+
+def task_names(prefect: PrefectServer, run: str) -> list[str]:
+    return sorted(task["name"] for task in prefect.task_runs(run, at_least=1))
+
+
+def test_gc_is_one_task_and_tells_what_it_removed(prefect: PrefectServer, run: Run, store: ContentStore) -> None:
+    from flows.fetch import fetch
+    from flows.gc import gc
+
+    with FakeRegistry() as registry:
+        images.load(registry, "app", images.image(600), "v1")
+        run(fetch, [f"{registry.host}/app:v1"], store.url)
+    store.names.delete(f"{registry.host}/app:v1")
+
+    planned, _ = run(gc, store.url, "0", dry_run=True)
+    assert len(list(store.walk())) == len(planned.swept.blobs) == 5
+    report, flow_run = run(gc, store.url, "0")
+
+    assert not list(store.walk())
+    assert report.summary().startswith("5 blobs with ")
+    assert task_names(prefect, flow_run) == ["sweep"]
+    (artifact,) = prefect.post("/artifacts/filter", {"flow_runs": {"id": {"any_": [flow_run]}}})
+    assert (artifact["key"], len(report.to_json(flow_run)["blobs"])) == ("gc", 5)
+
+
+def test_verify_hashes_all_and_finds_nothing_wrong(prefect: PrefectServer, run: Run, store: ContentStore) -> None:
+    from flows.fetch import fetch
+    from flows.verify import verify
+
+    image = images.image(610)
+    with FakeRegistry() as registry:
+        images.load(registry, "app", image, "v1")
+        run(fetch, [f"{registry.host}/app:v1"], store.url)
+
+    report, flow_run = run(verify, store.url)
+
+    assert (report.verified.sound, report.errors(), report.extra) == (len(image.descriptors), [], 0)
+    (name,) = task_names(prefect, flow_run)
+    assert name.startswith("verify 5 blobs, ")
+
+
+def test_what_is_corrupt_is_quarantined_told_and_repaired_on_request(run: Run, place: Place, store: ContentStore) -> None:
+    from flows.fetch import fetch
+    from flows.verify import verify
+
+    index = images.index([images.image(620), images.image(621, platform="linux/arm64")])
+    layer = list(index.blobs)[1]
+    with FakeRegistry() as registry:
+        images.load(registry, "app", index, "v1")
+        name = f"{registry.host}/app:v1"
+        run(fetch, [name], store.url)
+        for digest in (layer, index.manifests[0].digest):  # a layer, and a manifest with all below it
+            place.plant(blob_path(Digest.parse(digest)), b"wrong")
+
+        found, _ = run(verify, store.url)
+        assert {str(digest) for digest in found.verified.corrupt} == {layer, index.manifests[0].digest}
+        assert found.damaged.keys() == {name}
+        assert "missing in the store" in found.errors()[0]
+        before = len(registry.requests)
+
+        mended, _ = run(verify, store.url, "all")
+
+    assert mended.mended == {name}
+    assert mended.errors() == []
+    asked = {request.path.rpartition("/")[2] for request in registry.requests[before:] if request.method == "GET"}
+    assert asked == {layer, index.manifests[0].digest}
+    assert {str(info.digest) for info in store.walk()} == set(index.descriptors)
+
+
+def test_a_repair_that_fails_says_why(run: Run, place: Place, store: ContentStore) -> None:
+    from flows.fetch import fetch
+    from flows.verify import verify
+
+    image = images.image(630, layers=1)
+    layer = list(image.blobs)[-1]
+    with FakeRegistry() as registry:
+        images.load(registry, "app", image, "v1")
+        name = f"{registry.host}/app:v1"
+        run(fetch, [name], store.url)
+        place.plant(blob_path(Digest.parse(layer)), b"wrong")
+        registry.inject(Fault(path=f"/v2/app/blobs/{layer}", nth=None, action=Answer(404)))
+
+        report, _ = run(verify, store.url, [name])
+
+    assert report.status == "failed"
+    assert any("not found" in line for line in report.errors())
+
+
+def test_pull_brings_an_image_to_a_directory(prefect: PrefectServer, run: Run, store: ContentStore, tmp_path: Path) -> None:
+    from flows.pull import pull
+
+    arm = images.image(640, layers=2, platform="linux/arm64")
+    index = images.index([images.image(641), arm])
+    with FakeRegistry() as registry:
+        images.load(registry, "app", index, "v1")
+
+        report, flow_run = run(pull, f"{registry.host}/app:v1", str(tmp_path / "root"), store.url, "linux/arm64")
+
+    assert report.unpacked.layers == 2
+    assert str(report.unpacked.manifest.digest) == arm.root.digest
+    assert sorted(path.name for path in (tmp_path / "root").iterdir())
+    assert f"unpack {registry.host}/app:v1" in task_names(prefect, flow_run)
+
+
+def test_a_pull_that_cannot_unpack_keeps_the_image_and_says_why(run: Run, store: ContentStore, tmp_path: Path) -> None:
+    from flows.pull import pull
+
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").touch()
+    with FakeRegistry() as registry:
+        images.load(registry, "app", images.image(650), "v1")
+
+        report, _ = run(pull, f"{registry.host}/app:v1", str(tmp_path / "full"), store.url, "linux/amd64")
+
+    assert "expected none, or an empty one" in report.errors()[0]
+    assert [name.name for name in store.names] == [f"{registry.host}/app:v1"]

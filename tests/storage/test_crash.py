@@ -1,0 +1,117 @@
+"""A process that ends after any one of its storage operations, at every place; `test_disk` does the same by system calls.
+
+The file system is wrapped: after a number of operations nothing goes through any more, as if the process were gone. Then the
+store is opened anew: nothing wrong is in sight, the ingest can be taken to its end, and gc clears away what was left.
+"""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from ocispec import Digest
+from storage import ContentStore, gc
+from storage.objects import MIN_PART_BYTES, Objects
+from tests.storage.conformance import Place, blob_path, noise
+
+# What is sent at once, and what is sent in parts.
+SMALL, BIG = noise(50_000), noise(MIN_PART_BYTES + 100_000)
+OPERATIONS = (
+    "info",
+    "ls",
+    "cat_file",
+    "pipe_file",
+    "open",
+    "cp_file",
+    "rm_file",
+    "makedirs",
+    "call_s3",
+    "abort_mpu",
+)
+
+
+class Gone(BaseException):
+    """The process is."""
+
+
+def end_after(operations: int, fs: Any, patch: pytest.MonkeyPatch) -> list[str]:
+    """Let so many operations of a file system through; their names as they come."""
+    seen: list[str] = []
+
+    def counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if len(seen) == operations:
+                raise Gone
+            seen.append(name)
+            return call(*args, **kwargs)
+
+        return run
+
+    for name in OPERATIONS:
+        if hasattr(fs, name):
+            patch.setattr(fs, name, counted(name, getattr(fs, name)))
+    return seen
+
+
+def ends(place: Place, data: bytes, *, declared: bool, operations: int) -> bool:
+    """Commit, and end after some operations; False when there were fewer."""
+    store, digest = place.open(), Digest.of(data)
+    with pytest.MonkeyPatch.context() as patch:
+        end_after(operations, store._backend.fs, patch)
+        try:
+            writer = store.writer("ref", expected=digest if declared else None, total=len(data) if declared else None)
+            writer.write(data)
+            writer.commit()
+            store.names.put("name", descriptor_of(digest, data), source="x")
+            store.update_index()
+        except Gone:
+            return True
+    return False
+
+
+def descriptor_of(digest: Digest, data: bytes) -> Any:
+    from ocispec import Descriptor
+
+    return Descriptor(media_type="application/octet-stream", digest=digest, size=len(data))
+
+
+def nothing_wrong(store: ContentStore, data: bytes) -> None:
+    for info in store.walk():
+        assert b"".join(store.chunks(info.digest)) == data
+
+
+def goes_on(store: ContentStore, data: bytes) -> None:
+    digest = Digest.of(data)
+    if not store.holds(descriptor_of(digest, data)):
+        with store.writer("ref", expected=digest, total=len(data)) as writer:
+            writer.write(data[writer.offset :])
+            writer.commit()
+    store.names.put("name", descriptor_of(digest, data), source="x")
+    store.update_index()
+
+
+def clears_away(place: Place, store: ContentStore) -> None:
+    gc.collect(store, grace=timedelta(seconds=-60), dry_run=False)
+    if isinstance(store._backend, Objects):  # whose uploads are left alone for a day
+        soon = datetime.now(UTC) + timedelta(days=2)
+        list(store._backend.sweep(store._layout.root, soon, dry_run=False))
+        list(store._ingests._sweep_aside(soon, dry_run=False))  # type: ignore[attr-defined]
+        assert list(store._backend.sweep(store._layout.root, soon, dry_run=True)) == []
+    assert {path for path in place.files() if path.startswith("ingest/")} == set()
+
+
+@pytest.mark.parametrize("declared", [True, False])
+@pytest.mark.parametrize("data", [SMALL, BIG], ids=["small", "big"])
+def test_wherever_a_process_ends_nothing_is_wrong_and_all_can_go_on(place: Place, data: bytes, *, declared: bool) -> None:
+    operations = 0
+    while ends(place, data, declared=declared, operations=operations):
+        store = place.open()
+        nothing_wrong(store, data)
+        goes_on(store, data)
+        assert place.files()[blob_path(Digest.of(data))] == data
+        clears_away(place, store)
+        assert [name.name for name in store.names] == ["name"]
+        place.clear()
+        operations += 1
+    assert operations > 8
