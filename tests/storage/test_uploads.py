@@ -1,0 +1,139 @@
+"""Uploads in parts to a real S3 server: how big parts are, and what a failure on the way costs."""
+
+import contextlib
+from typing import Any
+
+import pytest
+
+from ocispec import Digest
+from ocispec.errors import AlreadyExists, Denied, InvalidInput, NotFound, Unavailable
+from storage import ContentStore, open_store
+from storage.objects import MIN_PART_BYTES
+from storage.s3 import part_bytes
+from tests.peers.seaweedfs import S3Server
+from tests.storage.conformance import blob_path, noise
+
+DATA = noise(2 * MIN_PART_BYTES + 100_000)
+DIGEST = Digest.of(DATA)
+PIECE = 1024 * 1024
+GIB = 1024**3
+
+
+@pytest.fixture
+def store(s3: S3Server, request: pytest.FixtureRequest) -> ContentStore:
+    return open_store(f"{s3.url}/{request.node.name}", options=s3.storage_options)
+
+
+@pytest.mark.parametrize("size", [1, MIN_PART_BYTES, 50 * GIB, 5000 * GIB])
+def test_no_object_has_more_parts_than_s3_allows(size: int) -> None:
+    assert part_bytes(size) >= 5 * 1024 * 1024
+    assert -(-size // part_bytes(size)) <= 10_000
+
+
+def failing(
+    patch: pytest.MonkeyPatch, store: ContentStore, method: str, *, nth: int, answered: bool = False
+) -> list[tuple[str, Any]]:
+    """Have the nth call of an S3 method fail, or, if answered, lose its answer; all calls, with part numbers."""
+    fs, seen = store._backend.fs, list[tuple[str, Any]]()
+    call = fs.call_s3
+
+    def run(name: str, **kwargs: Any) -> Any:
+        seen.append((name, kwargs.get("PartNumber")))
+        fails = name == method and [known for known, _ in seen].count(method) == nth
+        answer = call(name, **kwargs) if answered or not fails else None
+        if fails:
+            raise OSError("the line broke")
+        return answer
+
+    patch.setattr(fs, "call_s3", run)
+    return seen
+
+
+def under_way(store: ContentStore) -> str:
+    """The keys of the uploads of this store that have not ended."""
+    bucket, _, prefix = store._layout.root.partition("/")
+    answer = store._backend.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
+    return " ".join(upload["Key"] for upload in answer.get("Uploads", ()))
+
+
+def write(store: ContentStore) -> None:
+    with contextlib.suppress(AlreadyExists), store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
+        for start in range(writer.offset, len(DATA), PIECE):
+            writer.write(DATA[start : start + PIECE])
+        writer.commit()
+
+
+@pytest.mark.parametrize("answered", [False, True])
+@pytest.mark.parametrize(
+    ("method", "nth"),
+    [
+        ("create_multipart_upload", 1),
+        ("upload_part", 1),
+        ("upload_part", 2),
+        ("upload_part", 3),
+        ("complete_multipart_upload", 1),
+    ],
+)
+def test_the_next_attempt_goes_on_with_the_parts_that_are_up(
+    store: ContentStore, monkeypatch: pytest.MonkeyPatch, method: str, nth: int, *, answered: bool
+) -> None:
+    seen = failing(monkeypatch, store, method, nth=nth, answered=answered)
+    with pytest.raises(Unavailable, match="the line broke"):
+        write(store)
+    up = {number for name, number in seen[:-1] if name == "upload_part"}
+    already = len(seen)
+
+    write(store)
+
+    again = [number for name, number in seen[already:] if name == "upload_part"]
+    assert up.isdisjoint(again)
+    assert up | set(again) == {1, 2, 3}
+    assert b"".join(store.chunks(DIGEST)) == DATA
+
+
+def test_nothing_is_visible_before_the_commit_and_nothing_left_after_an_abort(store: ContentStore) -> None:
+    with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
+        writer.write(DATA)
+        assert not list(store.walk())
+        assert blob_path(DIGEST) in under_way(store)
+        writer.abort()
+    assert not under_way(store)
+    assert not list(store.walk())
+
+
+def test_wrong_bytes_are_never_completed(store: ContentStore) -> None:
+    with store.writer("ref", expected=Digest.of(b"other"), total=len(DATA)) as writer:
+        writer.write(DATA)
+        with contextlib.suppress(Exception):
+            writer.commit()
+    assert not list(store.walk())
+    store.close()
+
+
+def test_a_store_that_is_closed_leaves_no_upload(store: ContentStore) -> None:
+    with store, store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
+        writer.write(DATA)
+    assert not under_way(store)
+
+
+def test_who_has_no_key_is_denied_and_reads_no_secret(s3: S3Server) -> None:
+    wrong = open_store(f"{s3.url}/denied", options=s3.storage_options | {"secret": "wrong-secret"})
+    with pytest.raises(Denied) as caught:
+        wrong.prepare()
+    assert "secret" not in str(caught.value)
+
+
+def test_a_bucket_that_is_not_there(s3: S3Server) -> None:
+    with pytest.raises(NotFound):
+        open_store("s3://no-such-bucket/x", options=s3.storage_options).prepare()
+
+
+def test_a_server_that_does_not_answer(s3: S3Server) -> None:
+    options = s3.storage_options | {"endpoint_url": "http://127.0.0.1:1"}
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
+        open_store(f"{s3.url}/x", options=options).prepare()
+
+
+def test_options_that_cannot_be_right(s3: S3Server) -> None:
+    with pytest.raises((InvalidInput, Unavailable)):
+        open_store(f"{s3.url}/x", options=s3.storage_options | {"endpoint_url": "nonsense"}).prepare()
