@@ -1,24 +1,30 @@
-"""Commands on the content store: ls, get, names."""
+"""Commands that show what is in the content store: ls, get, active."""
 
+import re
 import sys
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Sequence
 
 from cli import inputs, tables
 from cli.context import Context
-from ocispec.units import age, size
-from storage import Name
+from cli.errors import BadInput
+from ocispec import Digest
+from ocispec.units import size
+
+# prefix ::= algorithm ":" hex* | hex+
+_PREFIX = re.compile(r"(?:sha256|sha512):[a-f0-9]*|[a-f0-9]+")
 
 
-def ls(context: Context, *, quiet: bool) -> int:
-    """List the blobs, the newest first."""
-    blobs = sorted(inputs.store(context.store).walk(), key=lambda info: (info.committed, info.digest), reverse=True)
+def ls(context: Context, prefixes: Sequence[str], *, quiet: bool) -> int:
+    """List the blobs whose digests begin with any of the prefixes, or all; the newest first."""
+    chosen = _prefixes(prefixes)
+    found = (info for info in inputs.store(context.store).walk() if _begins(info.digest, chosen))
+    blobs = sorted(found, key=lambda info: (info.committed, info.digest), reverse=True)
     if context.output == "json":
         tables.json([{"digest": str(b.digest), "size": b.size, "committed": b.committed} for b in blobs])
     elif quiet:
         tables.lines([str(b.digest) for b in blobs])
     else:
-        tables.columns(("DIGEST", "SIZE", "AGE"), [(str(b.digest), size(b.size), _age(b.committed)) for b in blobs])
+        tables.columns(("DIGEST", "SIZE", "AGE"), [(str(b.digest), size(b.size), tables.age(b.committed)) for b in blobs])
     return 0
 
 
@@ -30,33 +36,37 @@ def get(context: Context, digest: str) -> int:
     return 0
 
 
-def names(context: Context, *, quiet: bool) -> int:
-    """List the names, in their order."""
-    known = list(inputs.store(context.store).names)
+def active(context: Context, *, quiet: bool) -> int:
+    """List the ingests, by their keys; the age is that of the last write."""
+    found = sorted(inputs.store(context.store).active(), key=lambda status: status.ref)
     if context.output == "json":
-        tables.json([_described(name) for name in known])
+        tables.json(
+            [
+                {
+                    "ref": status.ref,
+                    "offset": status.offset,
+                    "total": status.total,
+                    "expected": None if status.expected is None else str(status.expected),
+                    "started": status.started,
+                    "updated": status.updated,
+                }
+                for status in found
+            ]
+        )
     elif quiet:
-        tables.lines([n.name for n in known])
+        tables.lines([status.ref for status in found])
     else:
-        rows = [(n.name, str(n.descriptor.digest), n.descriptor.kind, _platforms(n), _age(n.recorded)) for n in known]
-        tables.columns(("NAME", "DIGEST", "KIND", "PLATFORMS", "AGE"), rows)
+        rows = [(s.ref, size(s.offset), "-" if s.total is None else size(s.total), tables.age(s.updated)) for s in found]
+        tables.columns(("REF", "OFFSET", "TOTAL", "AGE"), rows)
     return 0
 
 
-def _described(name: Name) -> dict[str, Any]:
-    return {
-        "name": name.name,
-        "descriptor": name.descriptor.to_json(),
-        "source": name.source,
-        "platforms": None if name.platforms is None else list(map(str, name.platforms)),
-        "recorded": name.recorded,
-    }
+def _prefixes(texts: Sequence[str]) -> tuple[str, ...]:
+    for text in texts:
+        if not _PREFIX.fullmatch(text):
+            raise BadInput(f"prefix {text!r}: expected the beginning of a digest, such as sha256:0123 or 0123")
+    return tuple(texts)
 
 
-def _platforms(name: Name) -> str:
-    """Which were wanted: `all`, or those of a fetch with --platform."""
-    return "all" if name.platforms is None else ",".join(map(str, name.platforms))
-
-
-def _age(moment: datetime) -> str:
-    return age((datetime.now(UTC) - moment).total_seconds())
+def _begins(digest: Digest, prefixes: tuple[str, ...]) -> bool:
+    return not prefixes or str(digest).startswith(prefixes) or digest.hex.startswith(prefixes)

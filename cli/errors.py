@@ -1,7 +1,14 @@
-"""Errors of the command line itself."""
+"""Errors of the command line itself, and how a person is told of any."""
+
+import sys
 
 from ocispec.errors import InvalidInput
 
 
 class BadInput(InvalidInput):
     """An argument that cannot be right, whatever the rest of the world says."""
+
+
+def tell(message: object) -> None:
+    """Say something on standard error, on one line."""
+    sys.stderr.write(f"dist: {' '.join(str(message).split())}\n")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli import inputs, runs, tables
 from cli.context import Context
+from cli.names import recorded
 from ocispec.units import size
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def unpack(context: Context, name: str, directory: str, platform: str | None) ->
     from storage.unpack import unpack
 
     store, target = inputs.store(context.store), inputs.unused_directory(directory)
-    root = inputs.recorded(store, name).descriptor
+    root = recorded(store, name).descriptor
     done = unpack(store, root, Path(target), platform=inputs.platform(platform))
     if context.output == "json":
         chain_id = done.chain_id and str(done.chain_id)

@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from cli.errors import BadInput
 from ocispec import Digest, Platform, Reference, units
-from ocispec.errors import InvalidInput, NotFound, Unsupported
+from ocispec.errors import InvalidInput, Unsupported
 from ocispec.reference import expand
-from storage import ContentStore, Name, open_store
+from storage import ContentStore, open_store
 
 T = TypeVar("T")
 
@@ -31,6 +31,13 @@ def reference(text: str) -> Reference:
 def digest(text: str) -> Digest:
     """A whole digest."""
     return _read(lambda: Digest.parse(text))
+
+
+def key(text: str) -> str:
+    """What an ingest is called."""
+    if not text.isprintable() or not text.strip():
+        raise BadInput(f"key {text!a}: expected printable text")
+    return text
 
 
 def platforms(texts: Sequence[str]) -> tuple[Platform, ...] | None:
@@ -61,18 +68,6 @@ def unused_directory(text: str) -> str:
     except OSError as exc:
         raise BadInput(f"directory {path}: {exc.strerror}") from exc
     return str(path)
-
-
-def recorded(store: ContentStore, text: str) -> Name:
-    """The name in the store that a person means: as it was recorded, or short as with Docker.
-
-    Raises:
-        NotFound: neither is there.
-    """
-    try:
-        return store.names.get(text)
-    except NotFound:
-        return store.names.get(str(reference(text)))
 
 
 def store(url: str) -> ContentStore:

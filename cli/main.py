@@ -12,7 +12,7 @@ from cyclopts import CycloptsError
 
 from cli.app import app
 from cli.ending import INTERRUPTED, Ended
-from cli.errors import BadInput
+from cli.errors import BadInput, tell
 from ocispec.errors import DistError
 
 _PACKAGES = ("ocispec", "storage", "remotes", "tasks", "flows", "cli")
@@ -62,7 +62,7 @@ def _log_to_stderr(level: int) -> None:
 def _say(message: object, code: int, *, trace: bool = False) -> int:
     if trace:
         traceback.print_exc()
-    print("dist:", " ".join(str(message).split()), file=sys.stderr)  # noqa: T201
+    tell(message)
     return code
 
 

@@ -1,6 +1,5 @@
 """Commands that are Prefect runs: a flow is run and shown here, and its report printed."""
 
-import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -11,6 +10,7 @@ from uuid import UUID
 from cli import tables
 from cli.context import Context
 from cli.display import Display, display
+from cli.errors import tell
 from cli.prefect_api import PrefectApi, prefect_api
 from flows.progress import listening
 from flows.report import Report
@@ -35,7 +35,7 @@ def run(
         show(report)
         tables.lines([report.summary(), address])
     for line in report.errors():
-        print("dist:", line, file=sys.stderr)  # noqa: T201
+        tell(line)
     return 0 if report.status == "complete" else 1
 
 

@@ -2,9 +2,12 @@
 
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+
+from ocispec import units
 
 
 def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -18,6 +21,11 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def lines(texts: Sequence[str]) -> None:
     """One text per line."""
     sys.stdout.writelines(f"{text}\n" for text in texts)
+
+
+def age(moment: datetime) -> str:
+    """How long ago something was."""
+    return units.age((datetime.now(UTC) - moment).total_seconds())
 
 
 def json(document: Any) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli import inputs, runs, tables
 from cli.context import Context
+from cli.names import recorded
 from ocispec.units import size
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def gc(context: Context, *, grace: str, dry_run: bool) -> int:
 def verify(context: Context, *, repair: Sequence[str], concurrency: int, plain_http: bool) -> int:
     """Hash all blobs anew; 1 if something is wrong and was not repaired."""
     store = inputs.store(context.store)
-    names = [inputs.recorded(store, name).name for name in repair if name != "all"]
+    names = [recorded(store, name).name for name in repair if name != "all"]
 
     def load() -> Any:
         from flows.verify import verify

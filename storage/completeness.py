@@ -27,6 +27,12 @@ class Completeness:
         """Whether nothing is missing."""
         return not self.missing
 
+    @property
+    def shortage(self) -> str:
+        """What is missing, in some words; not all of many."""
+        some = ", ".join(map(str, self.missing[:_NAMED]))
+        return f"{counted(len(self.missing), 'descriptor')} missing in the store ({some})"
+
 
 def check(store: ContentStore, root: Descriptor, *, children: Handler) -> Completeness:
     """What the store has of the tree that `children` spans below `root`.
@@ -73,8 +79,7 @@ def require(store: ContentStore, root: Descriptor, *, children: Handler, name: s
     """
     found = check(store, root, children=children)
     if not found.whole:
-        some = ", ".join(map(str, found.missing[:_NAMED]))
-        raise NotFound(f"{name}: {counted(len(found.missing), 'descriptor')} missing in the store ({some})")
+        raise NotFound(f"{name}: {found.shortage}")
     return found.present
 
 

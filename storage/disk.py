@@ -83,8 +83,13 @@ class Disk:
 
     @contextmanager
     def locked(self, path: str, *, shared: bool) -> Iterator[None]:
-        """Hold a named lock, against every process of this machine that asks for it exclusively or, if not shared, at all."""
-        self._make_parent(path)
+        """Hold a named lock, against every process of this machine that asks for it exclusively or, if not shared, at all.
+
+        Where there is no directory for it, there is nothing to keep either.
+        """
+        if not os.path.isdir(os.path.dirname(path)):
+            yield
+            return
         with self.fs.open(path, "ab") as file:
             fcntl.flock(file.fileno(), fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             yield

@@ -25,6 +25,11 @@ class Result:
         return json.loads(self.out)
 
     @property
+    def lines(self) -> list[str]:
+        """Standard output as text."""
+        return self.out.decode().splitlines()
+
+    @property
     def line(self) -> str:
         """The one line on standard error."""
         (line,) = self.err.splitlines()
@@ -36,11 +41,11 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "cli.main", *map(str, arguments)]
 
 
-def dist(*arguments: str | Path, file_limit_bytes: int | None = None, **environment: str | None) -> Result:
+def dist(*arguments: str | Path, stdin: bytes = b"", file_limit_bytes: int | None = None, **environment: str | None) -> Result:
     """Run `dist` to its end; an environment variable that is None is unset, and a limit on files is a disk that gets full."""
     variables = {key: value for key, value in (os.environ | environment).items() if value is not None}
     argv = command(*arguments)
     if file_limit_bytes is not None:
         argv = ["prlimit", f"--fsize={file_limit_bytes}", *argv]
-    done = subprocess.run(argv, capture_output=True, timeout=_TIMEOUT_S, env=variables, check=False)
+    done = subprocess.run(argv, input=stdin, capture_output=True, timeout=_TIMEOUT_S, env=variables, check=False)
     return Result(done.returncode, done.stdout, done.stderr.decode())

@@ -73,6 +73,20 @@ def test_a_reference_that_cannot_be_right(reference: str, says: str, tmp_path: P
         (("fetch", "redis", "--platform", "amd64"), "expected os/architecture"),
         (("fetch", "redis", "--concurrency", "0"), "concurrency"),
         (("get", "sha256:12"), "expected 64 characters"),
+        (("ls", "redis"), "prefix 'redis': expected the beginning of a digest"),
+        (("ls", ""), "prefix ''"),
+        (("ingest", ""), "key ''"),
+        (("ingest", "k", "--expected-digest", "md5:00"), "md5 is not supported"),
+        (("ingest", "k", "--expected-size", "-1"), "expected-size"),
+        (("delete", "sha256:12"), "expected 64 characters"),
+        (("rm",), "NAME"),
+        (("export", "redis"), "expected NAME... FILE, got 'redis' alone"),
+        (("export", "redis", "--all", "a.tar"), "unknown option --all"),
+        (("import", "--nmae", "a.tar"), "--nmae"),
+        (("import", "a.tar", "--name", "Redis"), "(from 'Redis')"),
+        (("edit", f"sha256:{'0' * 64}", "--editor", ""), "editor: none is set"),
+        (("edit", f"sha256:{'0' * 64}", "--editor", "'vi"), "No closing quotation"),
+        (("edit", f"sha256:{'0' * 64}", "--editor", "no-such-editor -x"), "there is no command 'no-such-editor'"),
         (("frobnicate",), "frobnicate"),
         (("--timeout", "soon", "ls"), "timeout"),
         (("--store", "nosuch://x", "ls"), "nosuch"),
@@ -81,7 +95,7 @@ def test_a_reference_that_cannot_be_right(reference: str, says: str, tmp_path: P
     ],
 )
 def test_arguments_that_cannot_be_right(arguments: tuple[str, ...], says: str) -> None:
-    is_one_line(dist(*arguments), code=2, says=re.escape(says))
+    is_one_line(dist(*arguments, VISUAL=None, EDITOR=None), code=2, says=re.escape(says))
 
 
 def test_standard_output_that_is_full(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The commands that need no Prefect: resolve, fetch-object, ls, get, names."""
+"""The commands that need no Prefect: resolve, fetch-object, ls, active, get; and that they load none."""
 
 import hashlib
 import json
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from ocispec import Descriptor, Digest
+from ocispec import Digest
 from storage import open_store
 from tests import images
 from tests.cli.dist import command, dist
 from tests.fakes.faults import Fault, Flip
 from tests.fakes.registry import FakeRegistry
 from tests.peers.registry import CncfRegistry
+from tests.storage.conformance import ingest
 
 HELLO = b"hello world"
 DIGEST = Digest.of(HELLO)
@@ -28,9 +29,6 @@ def store(tmp_path: Path) -> Path:
     with content.writer("hello", expected=DIGEST) as writer:
         writer.write(HELLO)
         writer.commit()
-    content.names.put(
-        "docker.io/library/hello:1", Descriptor(media_type=images.OCI_MANIFEST, digest=DIGEST, size=11), source="x"
-    )
     return path
 
 
@@ -49,10 +47,31 @@ def test_ls_of_a_store_that_is_not_there_is_empty_and_makes_none(tmp_path: Path)
     assert not (tmp_path / "none").exists()
 
 
-def test_names(store: Path) -> None:
-    assert dist("names", "-q", DIST_STORE=str(store)).out.decode() == "docker.io/library/hello:1\n"
-    (name,) = dist("--output", "json", "--store", store, "names").json
-    assert (name["name"], name["descriptor"]["digest"], name["source"]) == ("docker.io/library/hello:1", str(DIGEST), "x")
+def test_ls_of_what_begins_with_a_prefix(store: Path) -> None:
+    other = ingest(open_store(str(store)), b"other")
+
+    assert dist("--store", store, "ls", "-q", DIGEST.hex[:5]).lines == [str(DIGEST)]
+    assert dist("--store", store, "ls", "-q", f"sha256:{other.hex[:5]}").lines == [str(other)]
+    assert dist("--store", store, "ls", "-q", str(DIGEST), other.hex).lines == [str(other), str(DIGEST)]
+    assert dist("--store", store, "list", "-q", "sha512:").lines == []
+
+
+def test_active(store: Path) -> None:
+    content = open_store(str(store))
+    with content.writer("unknown") as writer:
+        writer.write(b"part")
+    with content.writer("known", total=2048, expected=Digest.of(b"")) as writer:
+        writer.write(bytes(1024))
+
+    text = dist("--store", store, "active").lines
+    known, unknown = dist("--store", store, "--output", "json", "active").json
+
+    assert [line.split("  ")[0] for line in text] == ["REF", "known", "unknown"]
+    assert [line.split()[1:5] for line in text[1:]] == [["1.0", "KiB", "2.0", "KiB"], ["4", "B", "-", "0"]]
+    assert dist("--store", store, "active", "-q").lines == ["known", "unknown"]
+    assert (known["ref"], known["offset"], known["total"], known["expected"]) == ("known", 1024, 2048, str(Digest.of(b"")))
+    assert (unknown["offset"], unknown["total"], unknown["expected"]) == (4, None, None)
+    assert unknown["started"] <= unknown["updated"]
 
 
 def test_get(store: Path) -> None:
@@ -148,7 +167,19 @@ def test_an_object_with_wrong_bytes_is_an_error() -> None:
     assert f"expected {layer}, got sha256:{hashlib.sha256(result.out).hexdigest()}" in result.line
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("ls",), ("resolve", "--help"), ("fetch", "--help"), ("names",)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--help",),
+        ("ls",),
+        ("active",),
+        ("names",),
+        ("names", "--check"),
+        ("ingest", "key"),
+        ("resolve", "--help"),
+        ("fetch", "--help"),
+    ],
+)
 def test_what_answers_at_once_imports_neither_prefect_nor_http(arguments: tuple[str, ...], tmp_path: Path) -> None:
     script = (
         "import atexit, json, sys\n"
@@ -159,7 +190,11 @@ def test_what_answers_at_once_imports_neither_prefect_nor_http(arguments: tuple[
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, check=True, env=os.environ | {"DIST_STORE": str(tmp_path)}
+        [sys.executable, "-c", script],
+        input=b"",
+        capture_output=True,
+        check=True,
+        env=os.environ | {"DIST_STORE": str(tmp_path)},
     )
 
     assert not {"prefect", "httpx", "urllib3"} & set(json.loads(done.stderr.splitlines()[-1]))

@@ -1,0 +1,66 @@
+"""The commands that take things out of the content store: delete, rm."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from cli import inputs
+from cli.context import Context
+from cli.names import recorded
+from cli.outcomes import delete_each
+from ocispec import Descriptor, Digest
+from ocispec.errors import DistError, InvalidInput
+from storage import ContentStore
+from storage.reachable import reachable
+
+
+def delete(context: Context, digests: Sequence[str], *, force: bool) -> int:
+    """Delete blobs; without `force` none that a name needs."""
+    wanted = {inputs.digest(text) for text in digests}
+    store = inputs.store(context.store)
+    with store.sweeping():  # no run may come to rely on them meanwhile
+        needed = {} if force else _needed(store, wanted)
+
+        def delete_one(text: str) -> None:
+            digest = Digest.parse(text)
+            if digest in needed:
+                raise InvalidInput(f"blob {digest}: {needed[digest]}; delete it all the same with --force")
+            store.delete(digest)
+
+        return delete_each(context, digests, delete_one, called="digest")
+
+
+def rm(context: Context, wanted: Sequence[str]) -> int:
+    """Forget names."""
+    store, forgotten = inputs.store(context.store), list[str]()
+
+    def forget(text: str) -> None:
+        name = recorded(store, text).name
+        store.names.delete(name)
+        forgotten.append(name)
+
+    code = delete_each(context, wanted, forget, called="name")
+    if forgotten:
+        store.update_index()
+    return code
+
+
+def _needed(store: ContentStore, wanted: Iterable[Digest]) -> Mapping[Digest, str]:
+    """Why blobs are not to be deleted: the first name or run that needs them, or that nobody knows what a name needs."""
+    reasons: dict[Digest, str] = {}
+    for holder, root in _roots(store):
+        free = set(wanted) - reasons.keys()
+        if not free:
+            break
+        try:
+            found = dict.fromkeys(free & reachable(store, [root]), f"{holder} needs it")
+        except DistError as exc:
+            found = dict.fromkeys(free, f"whether {holder} needs it cannot be told ({exc})")
+        reasons |= found
+    return reasons
+
+
+def _roots(store: ContentStore) -> Iterator[tuple[str, Descriptor]]:
+    """Who holds on to content, and what is at the top of it."""
+    for name in store.names:
+        yield name.name, name.descriptor
+    for root in store.leases.roots():
+        yield f"a run that is bringing in {root}", root

@@ -1,0 +1,19 @@
+"""What the grammar's parts share: the groups that help shows commands in, and options that several commands have."""
+
+from typing import Annotated
+
+from cyclopts import Group, Parameter, validators
+
+from cli.context import Context
+
+RUNS = Group("As Prefect runs", sort_key=1)
+HAND = Group("By hand, without Prefect", sort_key=2)
+COMMON = Group("For all commands", sort_key=3)
+POSITIVE = validators.Number(gt=0)
+
+Shared = Annotated[Context, Parameter(parse=False)]
+PlainHttp = Annotated[bool, Parameter(negative=(), help="Speak http to registries that are not on this machine.")]
+Concurrency = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=64), help="How many things at once.")]
+Retries = Annotated[int, Parameter(validator=validators.Number(gte=0), help="Attempts after the first, per descriptor.")]
+ReadTimeout = Annotated[float, Parameter(validator=POSITIVE, help="Seconds to wait for any next byte.")]
+Platform = Annotated[str | None, Parameter(help="Which of an index's images. Default: this machine's.")]

@@ -1,0 +1,96 @@
+"""The grammar of the commands that are Prefect runs; each imports what it does when it runs."""
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from cli.options import RUNS, Concurrency, PlainHttp, Platform, ReadTimeout, Retries, Shared
+
+app = App()
+
+
+@app.command(group=RUNS, usage="Usage: dist fetch [OPTIONS] REF...")
+def fetch(
+    references: Annotated[list[str], Parameter(name="REF", help="Images, such as redis:7 or ghcr.io/a/b@sha256:…")],
+    /,
+    *,
+    platform: Annotated[
+        list[str] | None,
+        Parameter(negative=(), help="Of an index fetch only what serves this, such as linux/arm64; repeatable. Default: all."),
+    ] = None,
+    concurrency: Concurrency = 8,
+    retries: Retries = 3,
+    read_timeout: ReadTimeout = 60,
+    plain_http: PlainHttp = False,
+    context: Shared,
+) -> int:
+    """Bring images into the content store, each descriptor by a Prefect task, and record their names."""
+    from cli.fetch import fetch
+
+    return fetch(
+        context,
+        references,
+        platform or [],
+        concurrency=concurrency,
+        retries=retries,
+        read_timeout=read_timeout,
+        plain_http=plain_http,
+    )
+
+
+@app.command(group=RUNS)
+def pull(
+    reference: Annotated[str, Parameter(name="REF", help="An image, such as redis:7.")],
+    directory: Annotated[str, Parameter(name="DIR", help="A directory that is empty or not there.")],
+    /,
+    *,
+    platform: Platform = None,
+    concurrency: Concurrency = 8,
+    retries: Retries = 3,
+    read_timeout: ReadTimeout = 60,
+    plain_http: PlainHttp = False,
+    context: Shared,
+) -> int:
+    """Fetch one platform of an image, then unpack its layers: its root file system appears in DIR, whole and verified."""
+    from cli.fetch import pull
+
+    return pull(
+        context,
+        reference,
+        directory,
+        platform,
+        concurrency=concurrency,
+        retries=retries,
+        read_timeout=read_timeout,
+        plain_http=plain_http,
+    )
+
+
+@app.command(group=RUNS)
+def gc(
+    *,
+    grace: Annotated[str, Parameter(help="Remove only what nobody has touched for so long, such as 24h or 7d.")] = "24h",
+    dry_run: Annotated[bool, Parameter(negative=(), help="Only tell what would be removed.")] = False,
+    context: Shared,
+) -> int:
+    """Remove blobs that no name and no run under way needs, and what dead runs left behind."""
+    from cli.upkeep import gc
+
+    return gc(context, grace=grace, dry_run=dry_run)
+
+
+@app.command(group=RUNS)
+def verify(
+    *,
+    repair: Annotated[
+        list[str] | None,
+        Parameter(name="--repair", negative=(), consume_multiple=True, help="Names to fetch again if not whole; all for all."),
+    ] = None,
+    concurrency: Concurrency = 4,
+    plain_http: PlainHttp = False,
+    context: Shared,
+) -> int:
+    """Hash every blob anew, put corrupt ones into quarantine, and see that every name is whole."""
+    from cli.upkeep import verify
+
+    return verify(context, repair=repair or [], concurrency=concurrency, plain_http=plain_http)

@@ -1,0 +1,109 @@
+"""dist delete and dist rm: what is needed stays, and one failure is no reason to leave the others."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ocispec import Digest
+from storage import ContentStore, open_store
+from tests import images
+from tests.cli.dist import dist
+from tests.storage.archives import content, names, put
+from tests.storage.conformance import ingest
+
+IMAGE = images.image(70)
+MANIFEST = IMAGE.root.digest
+CONFIG, *LAYERS = IMAGE.blobs
+NAME = "docker.io/library/app:1"
+MISSING = str(Digest.of(b"missing"))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ContentStore:
+    store = open_store(str(tmp_path))
+    put(store, IMAGE, NAME)
+    store.update_index()
+    return store
+
+
+def test_what_no_name_needs_is_deleted(store: ContentStore) -> None:
+    free = [str(ingest(store, data)) for data in (b"one", b"two")]
+
+    result = dist("--store", store.url, "delete", *free)
+
+    assert (result.code, result.lines, result.err) == (0, free, "")
+    assert set(content(store)) == set(IMAGE.descriptors)
+
+
+@pytest.mark.parametrize("digest", [MANIFEST, CONFIG, LAYERS[-1]])
+def test_what_a_name_needs_is_refused(digest: str, store: ContentStore) -> None:
+    result = dist("--store", store.url, "delete", digest)
+
+    assert (result.code, result.out) == (1, b"")
+    assert result.line == f"dist: blob {digest}: {NAME} needs it; delete it all the same with --force"
+    assert digest in content(store)
+
+
+def test_what_a_name_needs_is_deleted_by_force(store: ContentStore) -> None:
+    assert dist("--store", store.url, "delete", "--force", CONFIG).lines == [CONFIG]
+    assert CONFIG not in content(store)
+
+
+def test_one_that_fails_does_not_keep_the_others(store: ContentStore) -> None:
+    free = str(ingest(store, b"free"))
+
+    result = dist("--store", store.url, "--output", "json", "delete", MISSING, CONFIG, free, free)
+
+    assert result.code == 1
+    assert [(outcome["digest"], outcome["status"]) for outcome in result.json] == [
+        (MISSING, "failed"),
+        (CONFIG, "failed"),
+        (free, "deleted"),
+    ]
+    assert [f"dist: {outcome['error']}" for outcome in result.json if outcome["error"]] == result.err.splitlines()
+    assert f"blob {MISSING}: not there" in result.err
+
+
+def test_nothing_is_deleted_when_one_is_no_digest(store: ContentStore) -> None:
+    free = str(ingest(store, b"free"))
+
+    assert dist("--store", store.url, "delete", free, "sha256:0").code == 2
+    assert free in content(store)
+
+
+def test_when_a_manifest_is_damaged_nobody_knows_what_is_needed(store: ContentStore) -> None:
+    free = str(ingest(store, b"free"))
+    blob = Path(store.url, "blobs", *MANIFEST.split(":"))
+    blob.chmod(0o644)
+    blob.write_bytes(b"x" * IMAGE.root.size)
+
+    refused = dist("--store", store.url, "delete", free)
+
+    assert refused.code == 1
+    assert refused.line.startswith(f"dist: blob {free}: whether {NAME} needs it cannot be told (")
+    assert dist("--store", store.url, "delete", "--force", free).code == 0
+
+
+@pytest.mark.parametrize("command", ["rm", "rmi"])
+def test_names_are_forgotten_and_content_stays(command: str, store: ContentStore) -> None:
+    put(store, IMAGE, "as it was recorded")
+
+    result = dist("--store", store.url, command, "app:1", "nothing", "as it was recorded")
+
+    assert (result.code, result.lines) == (1, ["app:1", "as it was recorded"])
+    assert result.line == "dist: name nothing or docker.io/library/nothing:latest: not there; dist names lists all"
+    assert names(store) == {}
+    assert set(content(store)) == set(IMAGE.descriptors)
+    assert json.loads(Path(store.url, "index.json").read_bytes())["manifests"] == []
+
+
+def test_rm_in_json(store: ContentStore) -> None:
+    assert dist("--store", store.url, "--output", "json", "rm", NAME).json == [
+        {"name": NAME, "status": "deleted", "error": None}
+    ]
+
+
+def test_rm_makes_no_store(tmp_path: Path) -> None:
+    assert dist("--store", tmp_path / "none", "rm", "app").code == 1
+    assert not (tmp_path / "none").exists()
