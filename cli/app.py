@@ -5,7 +5,7 @@ neither network nor Prefect have to answer at once, and `import prefect` alone t
 `cli.run_app`, the commands on the content store in `cli.content_app`.
 """
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
@@ -81,6 +81,10 @@ def launch(
     store: Annotated[
         str | None, Parameter(help="Content store: a path or fsspec URL. Default: $DIST_STORE, or user data.")
     ] = None,
+    store_option: Annotated[
+        list[str] | None,
+        Parameter(negative=(), help="name=value for the store's file system, such as endpoint_url=https://…; repeatable."),
+    ] = None,
     timeout: Annotated[float | None, Parameter(validator=POSITIVE, help="Seconds for the whole command.")] = None,
     connect_timeout: Annotated[float, Parameter(validator=POSITIVE, help="Seconds for one connection.")] = 30,
     output: Annotated[Output, Parameter(help="What is written to standard output.")] = "text",
@@ -92,6 +96,7 @@ def launch(
     command, bound, shared = app.parse_args(tokens, exit_on_error=False, print_error=False)
     context = Context(
         store=default_store() if store is None else store,
+        store_options=_store_options(store_option),
         timeout_s=timeout,
         connect_timeout_s=connect_timeout,
         output=output,
@@ -99,3 +104,11 @@ def launch(
     )
     extra = dict.fromkeys(shared, context)
     return endable(lambda: command(*bound.args, **bound.kwargs, **extra), timeout_s=timeout)
+
+
+def _store_options(texts: list[str] | None) -> dict[str, Any]:
+    if not texts:
+        return {}
+    from cli.inputs import store_options
+
+    return store_options(texts)

@@ -23,7 +23,7 @@ def export(context: Context, arguments: Sequence[str]) -> int:
     *wanted, file = arguments
     if not wanted:
         raise BadInput(f"export: expected NAME... FILE, got {file!r} alone (the file comes last, - is standard output)")
-    store = inputs.store(context.store)
+    store = inputs.store(context)
     with _output(file) as stream:
         exported = export_images(store, [recorded(store, text).name for text in wanted], stream)
     if file != _STREAM:
@@ -34,7 +34,7 @@ def export(context: Context, arguments: Sequence[str]) -> int:
 def import_(context: Context, file: str, *, name: str | None) -> int:
     """Bring an archive's images into the store and list them; 1 if any could not be had."""
     called = None if name is None else str(inputs.reference(name))
-    store = inputs.store(context.store)
+    store = inputs.store(context)
     source = "standard input" if file == _STREAM else file
     with _input(file) as stream:
         outcomes = import_images(store, stream, source=source, name=called)

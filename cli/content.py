@@ -17,7 +17,7 @@ _PREFIX = re.compile(r"(?:sha256|sha512):[a-f0-9]*|[a-f0-9]+")
 def ls(context: Context, prefixes: Sequence[str], *, quiet: bool) -> int:
     """List the blobs whose digests begin with any of the prefixes, or all; the newest first."""
     chosen = _prefixes(prefixes)
-    found = (info for info in inputs.store(context.store).walk() if _begins(info.digest, chosen))
+    found = (info for info in inputs.store(context).walk() if _begins(info.digest, chosen))
     blobs = sorted(found, key=lambda info: (info.committed, info.digest), reverse=True)
     if context.output == "json":
         tables.json([{"digest": str(b.digest), "size": b.size, "committed": b.committed} for b in blobs])
@@ -30,7 +30,7 @@ def ls(context: Context, prefixes: Sequence[str], *, quiet: bool) -> int:
 
 def get(context: Context, digest: str) -> int:
     """Write a blob to standard output."""
-    for piece in inputs.store(context.store).chunks(inputs.digest(digest)):
+    for piece in inputs.store(context).chunks(inputs.digest(digest)):
         sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
     return 0
@@ -38,7 +38,7 @@ def get(context: Context, digest: str) -> int:
 
 def active(context: Context, *, quiet: bool) -> int:
     """List the ingests, by their keys; the age is that of the last write."""
-    found = sorted(inputs.store(context.store).active(), key=lambda status: status.ref)
+    found = sorted(inputs.store(context).active(), key=lambda status: status.ref)
     if context.output == "json":
         tables.json(
             [

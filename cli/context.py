@@ -2,7 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from remotes import RegistrySettings
@@ -15,6 +15,7 @@ class Context:
     """The global options. Times are in seconds; `timeout_s` None is no limit."""
 
     store: str
+    store_options: dict[str, Any]
     timeout_s: float | None
     connect_timeout_s: float
     output: Output

@@ -15,7 +15,7 @@ from storage.reachable import reachable
 def delete(context: Context, digests: Sequence[str], *, force: bool) -> int:
     """Delete blobs; without `force` none that a name needs."""
     wanted = {inputs.digest(text) for text in digests}
-    store = inputs.store(context.store)
+    store = inputs.store(context)
     with store.sweeping():  # no run may come to rely on them meanwhile
         needed = {} if force else _needed(store, wanted)
 
@@ -30,7 +30,7 @@ def delete(context: Context, digests: Sequence[str], *, force: bool) -> int:
 
 def rm(context: Context, wanted: Sequence[str]) -> int:
     """Forget names."""
-    store, forgotten = inputs.store(context.store), list[str]()
+    store, forgotten = inputs.store(context), list[str]()
 
     def forget(text: str) -> None:
         name = recorded(store, text).name

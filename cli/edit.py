@@ -25,7 +25,7 @@ _PIECE_BYTES = 1024 * 1024
 def edit(context: Context, digest: str, *, editor: str | None, validate: bool) -> int:
     """Edit a copy of a blob, ingest it and print its digest. If that fails, the edited copy is kept and named."""
     original, argv = inputs.digest(digest), _argv(editor)
-    store = inputs.store(context.store)
+    store = inputs.store(context)
     copy = _copy(store, original)
     with _kept(copy):
         _edit(argv, copy)

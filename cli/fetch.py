@@ -21,7 +21,7 @@ def fetch(context: Context, references: Sequence[str], platforms: Sequence[str],
         "platforms": [str(platform) for platform in inputs.platforms(platforms) or ()] or "all",
         **_common(context, options),
     }
-    inputs.store(context.store).prepare()  # what cannot be written is refused before anything is started
+    inputs.writable(context)  # refused before anything is started
 
     def load() -> Any:
         from flows.fetch import fetch
@@ -39,7 +39,7 @@ def pull(context: Context, reference: str, directory: str, platform: str | None,
         "platform": str(inputs.platform(platform)),
         **_common(context, options),
     }
-    inputs.store(context.store).prepare()
+    inputs.writable(context)
 
     def load() -> Any:
         from flows.pull import pull
@@ -53,7 +53,7 @@ def unpack(context: Context, name: str, directory: str, platform: str | None) ->
     """Unpack an image of the store, without Prefect."""
     from storage.unpack import unpack
 
-    store, target = inputs.store(context.store), inputs.unused_directory(directory)
+    store, target = inputs.store(context), inputs.unused_directory(directory)
     root = recorded(store, name).descriptor
     done = unpack(store, root, Path(target), platform=inputs.platform(platform))
     if context.output == "json":
@@ -65,7 +65,7 @@ def unpack(context: Context, name: str, directory: str, platform: str | None) ->
 
 
 def _common(context: Context, options: dict[str, Any]) -> dict[str, Any]:
-    return {"store": inputs.lasting(context.store), "connect_timeout": context.connect_timeout_s, **options}
+    return {**runs.store(context), "connect_timeout": context.connect_timeout_s, **options}
 
 
 def _show(report: "RunReport") -> None:

@@ -18,7 +18,7 @@ def ingest(context: Context, key: str, *, expected_size: int | None, expected_di
     """Ingest standard input and print its digest. Content that exists is success, and is not read."""
     ref = inputs.key(key)
     wanted = None if expected_digest is None else inputs.digest(expected_digest)
-    with inputs.store(context.store) as store:
+    with inputs.store(context) as store:
         digest = _existing(store, wanted, expected_size) or _ingest(store, ref, wanted, total=expected_size, resume=resume)
     if context.output == "json":
         tables.json({"digest": str(digest)})

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from platform import machine
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from cli.context import Context
 from cli.errors import BadInput
 from ocispec import Digest, Platform, Reference, units
 from ocispec.errors import InvalidInput, Unsupported
 from ocispec.reference import expand
-from storage import ContentStore, open_store
+from storage import ContentStore, open_store, options
 
 T = TypeVar("T")
+_BLOCK = "block:"
 
 
 def reference(text: str) -> Reference:
@@ -70,14 +72,27 @@ def unused_directory(text: str) -> str:
     return str(path)
 
 
-def store(url: str) -> ContentStore:
-    """The content store at a path or URL, which need not exist."""
-    return _read(lambda: open_store(url))
+def store(context: Context) -> ContentStore:
+    """The content store of this command, which need not exist."""
+    if context.store.startswith(_BLOCK):
+        raise BadInput(f"store {context.store}: only runs know Prefect's blocks; give a path or URL")
+    return _read(lambda: open_store(context.store, options=context.store_options))
+
+
+def writable(context: Context) -> None:
+    """See that a run will be able to write to the store. What only Prefect knows, only the run can tell."""
+    if not context.store.startswith(_BLOCK):
+        store(context).prepare()
+
+
+def store_options(texts: Sequence[str]) -> dict[str, Any]:
+    """Options of the store's file system."""
+    return _read(lambda: options.parse(texts))
 
 
 def lasting(url: str) -> str:
     """The store's location as it means the same in any directory: runs are recorded with it, and may be repeated elsewhere."""
-    return url if "://" in url else str(Path(url).expanduser().absolute())
+    return url if "://" in url or url.startswith(_BLOCK) else str(Path(url).expanduser().absolute())
 
 
 def _read(parse: Callable[[], T]) -> T:

@@ -12,7 +12,7 @@ from storage import ContentStore, Name
 
 def names(context: Context, wanted: Sequence[str], *, check: bool, quiet: bool) -> int:
     """List names, in their order, or with `check` what is there of them; 1 if one is not known or not complete."""
-    store = inputs.store(context.store)
+    store = inputs.store(context)
     chosen, unknown = _chosen(store, wanted)
     if check:
         from cli.checking import check_names

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
-from cli import tables
+from cli import inputs, tables
 from cli.context import Context
 from cli.display import Display, display
 from cli.errors import tell
@@ -37,6 +37,11 @@ def run(
     for line in report.errors():
         tell(line)
     return 0 if report.status == "complete" else 1
+
+
+def store(context: Context) -> dict[str, Any]:
+    """The parameters by which every flow knows the store."""
+    return {"store": inputs.lasting(context.store), "store_options": context.store_options}
 
 
 def _run(api: PrefectApi, flow: Callable[[], Any], shown: Display) -> tuple[Any, UUID]:

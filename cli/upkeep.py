@@ -16,21 +16,19 @@ if TYPE_CHECKING:
 def gc(context: Context, *, grace: str, dry_run: bool) -> int:
     """Remove what nothing needs."""
     inputs.seconds(grace)
-    inputs.store(context.store)
 
     def load() -> Any:
         from flows.gc import gc
 
         return gc
 
-    parameters = {"store": inputs.lasting(context.store), "grace": grace, "dry_run": dry_run}
+    parameters = {**runs.store(context), "grace": grace, "dry_run": dry_run}
     return runs.run(context, load, parameters, _show_gc)
 
 
 def verify(context: Context, *, repair: Sequence[str], concurrency: int, plain_http: bool) -> int:
     """Hash all blobs anew; 1 if something is wrong and was not repaired."""
-    store = inputs.store(context.store)
-    names = [recorded(store, name).name for name in repair if name != "all"]
+    names = [recorded(inputs.store(context), name).name for name in repair if name != "all"]
 
     def load() -> Any:
         from flows.verify import verify
@@ -38,7 +36,7 @@ def verify(context: Context, *, repair: Sequence[str], concurrency: int, plain_h
         return verify
 
     parameters = {
-        "store": inputs.lasting(context.store),
+        **runs.store(context),
         "repair": "all" if "all" in repair else names,
         "concurrency": concurrency,
         "plain_http": plain_http,

@@ -10,7 +10,9 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows.blocks import located
 from flows.conclusion import concluded
+from flows.parameters import Store, StoreOptions
 from flows.progress import LogListener, told
 from flows.report import Failure, ImageReport, RunReport
 from flows.results import keep_no_results
@@ -33,11 +35,12 @@ def _run_name() -> str:
 @flow(name="fetch", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
 def fetch(
     references: Annotated[list[str], Field(min_length=1, description="Images, such as docker.io/library/redis:7")],
-    store: Annotated[str, Field(description="Where to: a local path or an fsspec URL")],
+    store: Store,
     platforms: Annotated[
         Literal["all"] | list[str], Field(description='"all", or some, such as ["linux/amd64"]; others are not fetched')
     ] = "all",
     *,
+    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     plain_http: Annotated[bool, Field(description="Speak http to registries that are not on this machine")] = False,
     concurrency: Annotated[int, Field(ge=1, le=MOST_WORKERS, description="Descriptors at once")] = 8,
     retries: Annotated[int, Field(ge=0, description="Attempts after the first, per descriptor")] = RETRIES,
@@ -45,8 +48,10 @@ def fetch(
     read_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for any next byte")] = 60,
 ) -> State[Any]:
     """Bring images into the content store: each descriptor of each image is fetched and verified by a task of its own."""
+    url, options = located(store, store_options)
     spec = SessionSpec(
-        store=store,
+        store=url,
+        store_options=options,
         platforms=None if platforms == "all" else tuple(map(Platform.parse, platforms)),
         registries=RegistrySettings(plain_http=plain_http, connect_timeout_s=connect_timeout, read_timeout_s=read_timeout),
     )

@@ -10,7 +10,9 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows.blocks import located
 from flows.conclusion import concluded
+from flows.parameters import Store, StoreOptions
 from flows.progress import LogListener
 from flows.report import MAX_SHOWN, Outcome
 from flows.results import keep_no_results
@@ -75,14 +77,16 @@ def _run_name() -> str:
 
 @flow(name="gc", flow_run_name=_run_name, persist_result=False)
 def gc(
-    store: Annotated[str, Field(description="The content store: a local path or an fsspec URL")],
+    store: Store,
     grace: Annotated[str, Field(description="How long nobody must have touched what is removed, such as 24h or 7d")] = "24h",
     *,
+    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     dry_run: Annotated[bool, Field(description="Only tell what would be removed")] = False,
 ) -> State[Any]:
     """Remove blobs that no name and no run under way needs, and what dead runs left behind."""
     started = time.monotonic()
     keep_no_results()
-    with open_session(SessionSpec(store=store), observer=LogListener(get_run_logger())):
+    url, options = located(store, store_options)
+    with open_session(SessionSpec(store=url, store_options=options), observer=LogListener(get_run_logger())):
         swept = upkeep.sweep(timedelta(seconds=seconds(grace)), dry_run=dry_run)
     return concluded("gc", GcReport(swept=swept, dry_run=dry_run, seconds=time.monotonic() - started))

@@ -9,8 +9,10 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows.blocks import located
 from flows.conclusion import concluded
 from flows.fetch import bring_in
+from flows.parameters import Store, StoreOptions
 from flows.progress import LogListener
 from flows.report import Outcome, RunReport
 from flows.runner import MOST_WORKERS, RUNNER
@@ -84,9 +86,10 @@ def _run_name() -> str:
 def pull(
     reference: Annotated[str, Field(description="The image, such as docker.io/library/redis:7")],
     directory: Annotated[str, Field(description="Where its root file system goes: a directory that is empty or not there")],
-    store: Annotated[str, Field(description="The content store: a local path or an fsspec URL")],
+    store: Store,
     platform: Annotated[str, Field(description="Which of an index's images, such as linux/arm64")] = "linux/amd64",
     *,
+    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     plain_http: Annotated[bool, Field(description="Speak http to registries that are not on this machine")] = False,
     concurrency: Annotated[int, Field(ge=1, le=MOST_WORKERS, description="Descriptors at once")] = 8,
     retries: Annotated[int, Field(ge=0, description="Attempts after the first, per descriptor")] = RETRIES,
@@ -96,8 +99,10 @@ def pull(
     """Bring one platform of an image into the content store, then make a directory its root file system."""
     started = time.monotonic()
     wanted = Platform.parse(platform)
+    url, options = located(store, store_options)
     spec = SessionSpec(
-        store=store,
+        store=url,
+        store_options=options,
         platforms=(wanted,),
         registries=RegistrySettings(plain_http=plain_http, connect_timeout_s=connect_timeout, read_timeout_s=read_timeout),
     )

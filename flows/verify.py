@@ -11,8 +11,10 @@ from prefect.runtime import flow_run
 from prefect.utilities.annotations import quote
 from pydantic import Field
 
+from flows.blocks import located
 from flows.conclusion import concluded
 from flows.fetch import bring_in
+from flows.parameters import Store, StoreOptions
 from flows.progress import LogListener
 from flows.report import Outcome, RunReport
 from flows.results import keep_no_results
@@ -111,18 +113,20 @@ def _run_name() -> str:
 
 @flow(name="verify", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
 def verify(
-    store: Annotated[str, Field(description="The content store: a local path or an fsspec URL")],
+    store: Store,
     repair: Annotated[
         Literal["all"] | list[str], Field(description='Names to fetch again if they are not whole, or "all" of those')
     ] = [],  # noqa: B006 - Prefect shows it in the form and copies it
     *,
+    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     plain_http: Annotated[bool, Field(description="Speak http to registries that are not on this machine")] = False,
     concurrency: Annotated[int, Field(ge=1, le=MOST_WORKERS, description="Chunks of blobs, or descriptors, at once")] = 4,
 ) -> State[Any]:
     """Hash every blob anew, take corrupt ones out of sight, see that every name is whole, and fetch again on request."""
     started = time.monotonic()
     keep_no_results()
-    spec = SessionSpec(store=store, registries=RegistrySettings(plain_http=plain_http))
+    url, options = located(store, store_options)
+    spec = SessionSpec(store=url, store_options=options, registries=RegistrySettings(plain_http=plain_http))
     with open_session(spec, observer=LogListener(get_run_logger())) as opened:
         outcomes = _verified(opened.store, window=concurrency)
         damaged = dict(_damaged(opened.store))

@@ -4,10 +4,11 @@ A run opens its session from a small, picklable specification and closes it; tas
 ever a task's parameter: Prefect would walk through it, hash it and show it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from ocispec import Descriptor, Reference
 from ocispec.errors import DistError
@@ -22,9 +23,13 @@ from tasks.stopping import Stopping
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSpec:
-    """What a session is opened from. `platforms` None means all; `store` is a path or fsspec URL."""
+    """What a session is opened from. `platforms` None means all; `store` is a path or fsspec URL.
+
+    `store_options` are fsspec's, and may be secret.
+    """
 
     store: str
+    store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     platforms: tuple[Platform, ...] | None = None
     registries: RegistrySettings = field(default_factory=RegistrySettings)
 
@@ -132,7 +137,7 @@ def open_session(spec: SessionSpec, *, observer: transfer.Observer) -> Iterator[
     credentials = DockerConfig.load()
     stop = stopping.current()
     with (
-        open_store(spec.store) as store,
+        open_store(spec.store, options=spec.store_options) as store,
         Registries(spec.registries, credentials=credentials.get) as registries,
         stop.heard(registries.abort),
     ):

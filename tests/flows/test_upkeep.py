@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from ocispec import Digest
+from ocispec.errors import InvalidInput
 from storage import ContentStore, open_store
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import PrefectServer
+from tests.peers.seaweedfs import S3Server
 from tests.storage.conformance import Place, blob_path
 
 Run = Callable[..., tuple[Any, str]]
@@ -158,3 +160,34 @@ def test_a_pull_that_cannot_unpack_keeps_the_image_and_says_why(run: Run, store:
 
     assert "expected none, or an empty one" in report.errors()[0]
     assert [name.name for name in store.names] == [f"{registry.host}/app:v1"]
+
+
+def test_a_store_can_be_named_by_a_block_that_keeps_its_secrets(prefect: PrefectServer, run: Run, s3: S3Server) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from prefect.types import SecretDict
+
+    from flows import blocks
+    from flows.fetch import fetch
+
+    image = images.image(660)
+    with temporary_settings({PREFECT_API_URL: prefect.url}):
+        blocks.ContentStore(
+            url=f"{s3.url}/block",
+            options={"endpoint_url": s3.endpoint, "client_kwargs": {"region_name": s3.region}},
+            secrets=SecretDict({"key": s3.key, "secret": s3.secret}),
+        ).save("mine")
+    with FakeRegistry() as registry:
+        images.load(registry, "app", image, "v1")
+
+        _, flow_run = run(fetch, [f"{registry.host}/app:v1"], "block:mine")
+
+    store = open_store(f"{s3.url}/block", options=s3.storage_options)
+    assert {str(info.digest) for info in store.walk()} == set(image.descriptors)
+    assert s3.secret not in str(prefect.get(f"/flow_runs/{flow_run}"))
+
+
+def test_a_block_that_is_not_there_is_told_by_name(run: Run) -> None:
+    from flows.fetch import fetch
+
+    with pytest.raises(InvalidInput, match="block:none: there is no such block"):
+        run(fetch, ["redis"], "block:none")

@@ -1,0 +1,57 @@
+"""Options of a store's file system, as people write them: `endpoint_url=https://…`, `client_kwargs.region_name=eu-west-1`.
+
+They say where and how. Who is said elsewhere: by the environment and the files of the service's own tools, or by a block of
+Prefect's. A secret among them would be seen in process lists, and kept in the parameters of runs.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import orjson
+
+from ocispec.errors import InvalidInput
+
+_SECRET = ("key", "secret", "token", "password", "credential", "connection_string")
+
+
+def parse(texts: Iterable[str]) -> dict[str, Any]:
+    """Nested options from `name.name=value` texts; a value that is JSON is what JSON says, any other a string.
+
+    Raises:
+        InvalidInput: another form, one name for two things, or a secret.
+    """
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        *path, last = name.split(".")
+        if not equals or not all((*path, last)):
+            raise InvalidInput(f"store option {name!r}: expected name=value, such as endpoint_url=https://s3.example.com")
+        place = options
+        for step in path:
+            place = place.setdefault(step, {})
+            if not isinstance(place, dict):
+                raise InvalidInput(f"store option {name}: {step} has a value already")
+        place[last] = _value(value)
+    refuse_secrets(options)
+    return options
+
+
+def refuse_secrets(options: Mapping[str, Any], *, at: str = "") -> None:
+    """See that no option is a secret, by its name.
+
+    Raises:
+        InvalidInput: one is; the message names it and not its value.
+    """
+    for name, value in options.items():
+        if any(word in name.lower() for word in _SECRET):
+            where = "the environment, the files of the service's own tools, or a block of Prefect's"
+            raise InvalidInput(f"store option {at}{name}: a secret does not belong here; use {where}")
+        if isinstance(value, Mapping):
+            refuse_secrets(value, at=f"{at}{name}.")
+
+
+def _value(text: str) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return text

@@ -1,0 +1,53 @@
+"""The whole command on a store in S3: credentials from the environment, the rest from an option."""
+
+from tests import images
+from tests.cli.dist import Result, dist
+from tests.fakes.registry import FakeRegistry
+from tests.peers.prefect import PrefectServer
+from tests.peers.seaweedfs import S3Server
+
+
+def test_a_store_in_s3_from_a_fetch_to_its_end(s3: S3Server, prefect: PrefectServer) -> None:
+    assert prefect.url
+    index = images.index([images.image(800), images.image(801, platform="linux/arm64", layer_bytes=9_000_000)])
+
+    def run(*arguments: str) -> Result:
+        where = ("--store", f"{s3.url}/cli", "--store-option", f"endpoint_url={s3.endpoint}", "--output", "json")
+        return dist(*where, *arguments, AWS_ACCESS_KEY_ID=s3.key, AWS_SECRET_ACCESS_KEY=s3.secret, AWS_DEFAULT_REGION=s3.region)
+
+    with FakeRegistry() as registry:
+        images.load(registry, "app", index, "v1")
+        name = f"{registry.host}/app:v1"
+        first = run("fetch", name)
+        asked = len(registry.requests)
+        second = run("fetch", name)
+        again = registry.requests[asked:]
+
+    assert (first.code, first.err, first.json["images"][0]["fetched"]) == (0, "", len(index.descriptors))
+    assert (second.json["images"][0]["existed"], [request.method for request in again]) == (len(index.descriptors), ["HEAD"])
+    assert {blob["digest"] for blob in run("ls").json} == set(index.descriptors)
+    assert [(known["name"], known["descriptor"]["digest"]) for known in run("names").json] == [(name, index.root.digest)]
+    assert run("names", "--check").code == 0
+    assert run("verify").json["sound"] == len(index.descriptors)
+    assert run("rm", name).code == 0
+    assert not run("gc").json["blobs"]  # younger than a day
+    assert s3.secret not in first.err + second.err
+
+
+def test_a_secret_on_the_command_line_is_refused(s3: S3Server) -> None:
+    result = dist("--store", s3.url, "--store-option", f"secret={s3.secret}", "ls")
+    assert result.code == 2
+    assert s3.secret not in result.err
+
+
+def test_wrong_credentials_are_told_before_prefect_starts(s3: S3Server) -> None:
+    result = dist(
+        *("--store", f"{s3.url}/x", "--store-option", f"endpoint_url={s3.endpoint}", "fetch", "redis"),
+        AWS_ACCESS_KEY_ID=s3.key,
+        AWS_SECRET_ACCESS_KEY="wrong-secret",
+        AWS_DEFAULT_REGION=s3.region,
+        PREFECT_API_URL=None,
+    )
+    assert result.code == 1
+    assert result.line.startswith(f"dist: store {s3.url.removeprefix('s3://')}/x")
+    assert "wrong-secret" not in result.err
