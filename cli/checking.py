@@ -9,10 +9,9 @@ from cli.context import Context
 from cli.errors import tell
 from ocispec import Descriptor
 from ocispec.errors import DistError
-from ocispec.handlers import children_handler, filter_platforms
 from ocispec.units import size
 from storage import ContentStore, Name
-from storage.completeness import Completeness, check
+from storage.completeness import Completeness, of_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +46,8 @@ def check_names(context: Context, store: ContentStore, names: Iterable[Name], *,
 
 
 def _look(store: ContentStore, name: Name) -> _Finding:
-    children = filter_platforms(children_handler(store.manifest), name.platforms)
     try:
-        found = check(store, name.descriptor, children=children)
+        found = of_name(store, name)
     except DistError as exc:
         return _Finding(name=name, found=None, error=f"{name.name}: {exc}")
     return _Finding(name=name, found=found, error=None if found.whole else f"{name.name}: {found.shortage}")

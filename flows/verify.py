@@ -184,8 +184,7 @@ def _damaged(store: ContentStore) -> Iterator[tuple[str, str]]:
             yield name.name, f"{name.name}: {exc}"
         else:
             if not found.whole:
-                some = ", ".join(map(str, found.missing[:3]))
-                yield name.name, f"{name.name}: {counted(len(found.missing), 'descriptor')} missing in the store ({some})"
+                yield name.name, f"{name.name}: {found.shortage}"
 
 
 def _by_platforms(store: ContentStore, names: Iterable[str]) -> dict[_Platforms, list[str]]:

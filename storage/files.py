@@ -17,7 +17,7 @@ from ocispec import Digest
 from ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound, Unsupported
 from storage.disk import Disk
 from storage.errors import translated
-from storage.ingest import Declared, Measured, Status
+from storage.ingest import Declared, Measured, Status, leave
 from storage.layout import RECORD, Layout
 from storage.presence import is_there, modified
 
@@ -98,12 +98,7 @@ class FileWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            self.close()
-        except DistError:
-            if exc is None:
-                raise
-            _log.debug("%s: close failed after %r", self.declared.ref, exc, exc_info=True)  # the first error says what happened
+        leave(self, exc)
 
     def _keep(self) -> None:
         """Leave what a small ingest has for the next writer; if it has nothing, leave nothing."""

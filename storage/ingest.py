@@ -5,6 +5,7 @@ its commit knows size and digest of the very bytes that become visible. `storage
 in which a file system can take an ingest.
 """
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,8 +15,10 @@ from typing import Protocol, Self
 import orjson
 
 from ocispec import Digest, Hasher, fields
-from ocispec.errors import Corrupt, InvalidInput
+from ocispec.errors import Corrupt, DistError, InvalidInput
 from storage import times
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
@@ -158,6 +161,16 @@ class Writer(Protocol):
     def __enter__(self) -> Self: ...
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None: ...
+
+
+def leave(writer: Writer, error: BaseException | None) -> None:
+    """Close a writer at the end of its block. After an error that goes on: it says what happened, a failing close does not."""
+    try:
+        writer.close()
+    except DistError:
+        if error is None:
+            raise
+        _log.debug("%s: close failed after %r", writer.declared.ref, error, exc_info=True)
 
 
 class Ingests(Protocol):

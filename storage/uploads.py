@@ -20,7 +20,7 @@ from typing import Self
 from ocispec import Digest
 from ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound
 from storage.errors import translated
-from storage.ingest import Declared, Measured, Status
+from storage.ingest import Declared, Measured, Status, leave
 from storage.layout import Layout
 from storage.objects import Objects, Upload
 from storage.presence import is_there, modified
@@ -124,12 +124,7 @@ class UploadWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            self.close()
-        except DistError:
-            if exc is None:
-                raise
-            _log.debug("%s: close failed after %r", self.declared.ref, exc, exc_info=True)  # the first error says what happened
+        leave(self, exc)
 
 
 class UploadIngests:

@@ -8,11 +8,8 @@ from pathlib import Path
 import pytest
 
 from storage import ContentStore
-
-pytest.register_assert_rewrite("tests.storage.conformance")
-
-from tests.storage.conformance import BACKENDS, Place  # noqa: E402 - after what makes its assertions speak
-from tests.storage.layered import NOBODY  # noqa: E402
+from tests.storage.conformance import BACKENDS, Place
+from tests.storage.layered import NOBODY
 
 
 @pytest.fixture(params=BACKENDS)
