@@ -21,7 +21,8 @@ class StoreFull(Unavailable):
 def translated(what: str) -> Iterator[None]:
     """Raise what a file system raises as an error of ours; `what` says what was being done, and on what.
 
-    The libraries of object stores raise not only OSError but errors of their own, of which fsspec says nothing.
+    The libraries of object stores raise not only OSError but errors of their own, of which fsspec says nothing, and ValueError
+    for options that cannot be right. What else Python itself raises is a mistake of ours, and stays one.
     """
     try:
         yield
@@ -30,6 +31,8 @@ def translated(what: str) -> Iterator[None]:
     except OSError as exc:
         raise _translate(exc, what) from exc
     except Exception as exc:
+        if type(exc).__module__ == "builtins" and not isinstance(exc, ValueError):
+            raise
         raise Unavailable(f"{what}: {_one_line(exc)}") from exc
 
 

@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -175,17 +175,13 @@ class ContentStore:
             self._backend.move(path, self._layout.quarantined(info.digest))
         return True
 
-    @contextmanager
-    def unswept(self) -> Iterator[None]:
+    def unswept(self) -> AbstractContextManager[None]:
         """Nothing is removed by gc during this block. For short looks: gc waits for it. Object stores do not keep this."""
-        with translated(f"store {self.url}"), self._backend.locked(self._layout.lock, shared=True):
-            yield
+        return self._locked(shared=True)
 
-    @contextmanager
-    def sweeping(self) -> Iterator[None]:
+    def sweeping(self) -> AbstractContextManager[None]:
         """Nobody is in `unswept` during this block."""
-        with translated(f"store {self.url}"), self._backend.locked(self._layout.lock, shared=False):
-            yield
+        return self._locked(shared=False)
 
     def leftovers(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
         """Remove what nobody has touched since `before`: ingests, and what a killed process left of small files; its paths."""
@@ -213,6 +209,13 @@ class ContentStore:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    @contextmanager
+    def _locked(self, *, shared: bool) -> Iterator[None]:
+        with ExitStack() as held:
+            with translated(f"store {self.url}"):
+                held.enter_context(self._backend.locked(self._layout.lock, shared=shared))
+            yield
 
     def _create(self) -> None:
         if not self._created:

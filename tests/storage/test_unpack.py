@@ -307,7 +307,6 @@ def test_as_many_diff_ids_as_layers_are_needed(store: ContentStore, place: Path,
     ("rootfs", "error", "says"),
     [
         (None, InvalidInput, ".rootfs: missing"),
-        ({}, InvalidInput, ".rootfs.type: missing"),
         ({"type": "zip"}, Unsupported, "expected layers, got 'zip'"),
         ({"type": "layers", "diff_ids": ["x"]}, InvalidInput, ".rootfs.diff_ids[0]: digest 'x': expected"),
         ({"type": "layers", "diff_ids": [1]}, InvalidInput, ".rootfs.diff_ids[0]: expected a string"),
