@@ -19,6 +19,15 @@ Images are named as with Docker: redis is docker.io/library/redis:latest.
 """
 
 
+def unknown(command: str) -> str:
+    """What to say of a command that there is not."""
+    import difflib
+
+    known = [name for part in (app, run_app.app, content_app.app) for name in part if not name.startswith("-")]
+    near = difflib.get_close_matches(command, known, n=1)
+    return f"unknown command {command!r}{f', did you mean {near[0]}?' if near else ''} (see dist --help)"
+
+
 def _version() -> str:
     from importlib import metadata
 

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from tasks.stopping import Stopping, stopped_by
 
+_HUNG_UP = 129
 INTERRUPTED = 130
 _TERMINATED = 143
 _TOO_LATE = 1
@@ -43,7 +44,11 @@ def endable(command: Callable[[], int | None], *, timeout_s: float | None) -> in
     Raises:
         Ended: it was asked to end where no run was under way; raised in the main thread, wherever it was.
     """
-    endings = {signal.SIGINT: _Ending(INTERRUPTED, "interrupted"), signal.SIGTERM: _Ending(_TERMINATED, "terminated")}
+    endings = {
+        signal.SIGHUP: _Ending(_HUNG_UP, "hung up"),
+        signal.SIGINT: _Ending(INTERRUPTED, "interrupted"),
+        signal.SIGTERM: _Ending(_TERMINATED, "terminated"),
+    }
     if timeout_s is not None:
         endings[signal.SIGALRM] = _Ending(_TOO_LATE, f"not done within {timeout_s:g} s")
     stopping, asked = Stopping(), list[_Ending]()
@@ -83,5 +88,5 @@ def _alarm(seconds: float | None) -> Iterator[None]:
 def _leave(ending: _Ending) -> NoReturn:
     """End this process at once: an exception would wait for the threads of the run, which may not hear anything any more."""
     cursor = _SHOW_CURSOR if sys.stderr.isatty() else ""  # a live display hides it
-    os.write(2, f"{cursor}\ndist: {ending.reason}, left before the run could end in order; what has arrived is kept\n".encode())
+    os.write(2, f"{cursor}\ndist: {ending.reason}, left before the run could end in order\n".encode())
     os._exit(ending.code)

@@ -82,7 +82,7 @@ def store(context: Context) -> ContentStore:
 def writable(context: Context) -> None:
     """See that a run will be able to write to the store. What only Prefect knows, only the run can tell."""
     if not context.store.startswith(_BLOCK):
-        store(context).prepare()
+        _read(store(context).prepare)
 
 
 def store_options(texts: Sequence[str]) -> dict[str, Any]:

@@ -8,9 +8,9 @@ import os
 import sys
 import traceback
 
-from cyclopts import CycloptsError
+from cyclopts import CycloptsError, UnknownCommandError
 
-from cli.app import app
+from cli.app import app, unknown
 from cli.ending import INTERRUPTED, Ended
 from cli.errors import BadInput, tell
 from ocispec.errors import DistError
@@ -27,6 +27,8 @@ def main() -> None:
     try:
         code = app.meta(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
+    except UnknownCommandError as exc:
+        code = _say(unknown(exc.unused_tokens[0] if exc.unused_tokens else ""), _BAD_INPUT)
     except CycloptsError as exc:
         code = _say(f"{exc} (see dist --help)", _BAD_INPUT)
     except BadInput as exc:

@@ -15,6 +15,7 @@ def names(context: Context, wanted: Sequence[str], *, check: bool, quiet: bool) 
     store = inputs.store(context)
     chosen, unknown = _chosen(store, wanted)
     if check:
+        store.require()
         from cli.checking import check_names
 
         code = check_names(context, store, chosen, quiet=quiet)

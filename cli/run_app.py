@@ -84,7 +84,9 @@ def verify(
     *,
     repair: Annotated[
         list[str] | None,
-        Parameter(name="--repair", negative=(), consume_multiple=True, help="Names to fetch again if not whole; all for all."),
+        Parameter(
+            name="--repair", negative=(), consume_multiple=(1, None), help="Names to fetch again if not whole; all for all."
+        ),
     ] = None,
     concurrency: Concurrency = 4,
     plain_http: PlainHttp = False,

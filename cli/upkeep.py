@@ -40,6 +40,7 @@ def verify(context: Context, *, repair: Sequence[str], concurrency: int, plain_h
         "repair": "all" if "all" in repair else names,
         "concurrency": concurrency,
         "plain_http": plain_http,
+        "connect_timeout": context.connect_timeout_s,
     }
     return runs.run(context, load, parameters, _show_verify)
 

@@ -87,6 +87,7 @@ def gc(
     started = time.monotonic()
     keep_no_results()
     url, options = located(store, store_options)
-    with open_session(SessionSpec(store=url, store_options=options), observer=LogListener(get_run_logger())):
+    with open_session(SessionSpec(store=url, store_options=options), observer=LogListener(get_run_logger())) as opened:
+        opened.store.require()
         swept = upkeep.sweep(timedelta(seconds=seconds(grace)), dry_run=dry_run)
     return concluded("gc", GcReport(swept=swept, dry_run=dry_run, seconds=time.monotonic() - started))

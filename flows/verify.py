@@ -121,13 +121,17 @@ def verify(
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     plain_http: Annotated[bool, Field(description="Speak http to registries that are not on this machine")] = False,
     concurrency: Annotated[int, Field(ge=1, le=MOST_WORKERS, description="Chunks of blobs, or descriptors, at once")] = 4,
+    connect_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for a connection")] = 30,
 ) -> State[Any]:
     """Hash every blob anew, take corrupt ones out of sight, see that every name is whole, and fetch again on request."""
     started = time.monotonic()
     keep_no_results()
     url, options = located(store, store_options)
-    spec = SessionSpec(store=url, store_options=options, registries=RegistrySettings(plain_http=plain_http))
+    spec = SessionSpec(
+        store=url, store_options=options, registries=RegistrySettings(plain_http=plain_http, connect_timeout_s=connect_timeout)
+    )
     with open_session(spec, observer=LogListener(get_run_logger())) as opened:
+        opened.store.require()
         outcomes = _verified(opened.store, window=concurrency)
         damaged = dict(_damaged(opened.store))
         wanted = damaged if repair == "all" else damaged.keys() & set(repair)

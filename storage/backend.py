@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Protocol
 
 from fsspec import get_filesystem_class
@@ -23,6 +24,7 @@ from storage.files import FileIngests
 from storage.ingest import Ingests
 from storage.layout import Layout
 from storage.objects import Objects
+from storage.options import refuse_userinfo
 from storage.uploads import UploadIngests
 
 
@@ -39,6 +41,9 @@ class Backend(Protocol):
 
     def locked(self, path: str, *, shared: bool) -> contextlib.AbstractContextManager[None]:
         """Hold a named lock against whoever asks for it exclusively or, if not shared, at all; object stores have none."""
+
+    def abandoned(self, path: str, *, age: timedelta) -> bool:
+        """Whether nobody holds a lock any more that was taken so long ago; False where that cannot be told."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +99,7 @@ def open_backend(url: str, options: Mapping[str, Any]) -> tuple[Backend, Ingests
         raise InvalidInput("store: the location is empty, expected a path or URL")
     if "::" in url:  # fsspec's chains; it would take the path /a::b for /a
         raise Unsupported(f"store {url}: a location with :: is not supported")
+    refuse_userinfo(url)
     try:
         kind = _kind_of(url)
         fs, root = url_to_fs(url, **(kind.options() | dict(options)))

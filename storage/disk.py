@@ -7,12 +7,14 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import IO, Any
 
 from ocispec.errors import Busy
 from storage.layout import TEMPORARY
 
 _READ_ONLY = 0o444
+_MOMENT = timedelta(minutes=1)
 
 
 class Disk:
@@ -67,7 +69,7 @@ class Disk:
     def publish(self, file: IO[bytes], path: str, target: str) -> None:
         """Make a file from `append` durable, then visible under `target` at once, read-only; its writer still holds it."""
         file.flush()
-        os.fsync(file.fileno())
+        self._sync(file)
         self._make_parent(target)
         if not self.is_at(file, path):  # whoever removed it let a stranger in, whose bytes are not ours to publish
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
@@ -94,12 +96,38 @@ class Disk:
             fcntl.flock(file.fileno(), fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             yield
 
+    def abandoned(self, path: str, *, age: timedelta) -> bool:
+        """Whether nobody holds this lock any more; what is younger than a moment may not have come to it yet."""
+        if age < _MOMENT:
+            return False
+        try:
+            with open(path, "rb") as file:
+                fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return True
+        except BlockingIOError:
+            return False
+        return True
+
+    def touch(self, path: str) -> None:
+        """Have a file count as new."""
+        os.utime(path)
+
     def _open(self, path: str) -> Any:
         try:
             return self.fs.open(path, "ab")
         except FileNotFoundError:
             self._make_parent(path)
             return self.fs.open(path, "ab")
+
+    @staticmethod
+    def _sync(file: IO[bytes]) -> None:
+        try:
+            os.fsync(file.fileno())
+        except OSError as exc:
+            if exc.errno == errno.EIO:  # what did not reach the disk is called clean now, and the next sync would succeed
+                file.truncate(0)
+            raise
 
     @staticmethod
     def is_at(file: IO[bytes], path: str) -> bool:

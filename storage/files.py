@@ -273,6 +273,8 @@ class FileIngests:
 
     def _refuse_existing(self, ref: str, expected: Digest | None) -> None:
         if expected is not None and is_there(self._disk.fs, self._layout.blob(expected)):
+            with contextlib.suppress(OSError):  # somebody else's, or read-only; a courtesy to who just wanted it
+                self._disk.touch(self._layout.blob(expected))
             raise AlreadyExists(f"{ref}: {expected} is in the store")
 
     def _status(self, path: str, entry: dict[str, Any]) -> Status:

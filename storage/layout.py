@@ -3,7 +3,7 @@
 oci-layout  index.json  blobs/<algorithm>/<hex>
 ingest/<sha256 of the ref>  ingest/<sha256 of the ref>.json
 names/<readable part>-<sha256 of the name>.json
-leases/<run>.json  quarantine/<algorithm>/<hex>
+leases/<run>.<number>.json  leases/<run>.lock  quarantine/<algorithm>/<hex>
 """
 
 import hashlib
@@ -70,9 +70,9 @@ class Layout:
         """The lock between those who name content and those who sweep it away."""
         return f"{self.root}/sweep.lock"
 
-    def lease(self, key: str) -> str:
-        """The lease of one run."""
-        return f"{self.leases}/{key}.json"
+    def lease_lock(self, run: str) -> str:
+        """The lock that tells whether a run lives that has leases."""
+        return f"{self.leases}/{run}.lock"
 
     def quarantined(self, digest: Digest) -> str:
         """Where a blob is put whose bytes are not those of `digest`."""

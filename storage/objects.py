@@ -3,7 +3,7 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 # What is smaller is sent at once. Every transfer under way holds one part in memory.
@@ -59,6 +59,10 @@ class Objects:
     def locked(self, path: str, *, shared: bool) -> Iterator[None]:  # noqa: ARG002
         """Nothing: object stores have no locks. What that means is in docs/guarantees.md."""
         yield
+
+    def abandoned(self, path: str, *, age: timedelta) -> bool:  # noqa: ARG002
+        """Nobody can tell."""
+        return False
 
     def upload(self, path: str, size: int | None, *, aside: str) -> Upload:
         """Begin to write `size` bytes, None if that is not known; `aside` is where they may be seen before they are whole."""

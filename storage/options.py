@@ -4,6 +4,7 @@ They say where and how. Who is said elsewhere: by the environment and the files 
 Prefect's. A secret among them would be seen in process lists, and kept in the parameters of runs.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,7 +12,9 @@ import orjson
 
 from ocispec.errors import InvalidInput
 
-_SECRET = ("key", "secret", "token", "password", "credential", "connection_string")
+# By their names: `key`, `account_key`, `sas_token`, `aws_secret_access_key` and the like; not `SSEKMSKeyId`, which is a name.
+_SECRET = re.compile(r".*(?:key|secret.*|token.*|password.*|credential.*|connection_string)", re.IGNORECASE)
+_USERINFO = re.compile(r"[a-z0-9+.-]+://[^/]*@", re.IGNORECASE)
 
 
 def parse(texts: Iterable[str]) -> dict[str, Any]:
@@ -43,11 +46,23 @@ def refuse_secrets(options: Mapping[str, Any], *, at: str = "") -> None:
         InvalidInput: one is; the message names it and not its value.
     """
     for name, value in options.items():
-        if any(word in name.lower() for word in _SECRET):
+        if _SECRET.fullmatch(name) or (isinstance(value, str) and _USERINFO.match(value)):
             where = "the environment, the files of the service's own tools, or a block of Prefect's"
             raise InvalidInput(f"store option {at}{name}: a secret does not belong here; use {where}")
         if isinstance(value, Mapping):
             refuse_secrets(value, at=f"{at}{name}.")
+
+
+def refuse_userinfo(url: str) -> None:
+    """See that a URL has no user and password in it.
+
+    Raises:
+        InvalidInput: it has; the message does not show it.
+    """
+    if _USERINFO.match(url):
+        protocol, _, rest = url.partition("://")
+        shown = f"{protocol}://…@{rest.rpartition('@')[2]}"
+        raise InvalidInput(f"store {shown}: user and password do not belong here; use the environment or a block of Prefect's")
 
 
 def _value(text: str) -> Any:

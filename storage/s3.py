@@ -94,13 +94,15 @@ class _Multipart:
     def discard(self) -> None:
         self._buffer.clear()
         self._sent.clear()
-        if upload := self._to.pop("UploadId", None):
+        if upload := self._to.get("UploadId"):
             self._fs.abort_mpu(self._to["Bucket"], self._to["Key"], upload)
+            del self._to["UploadId"]
 
     def _send_part(self) -> None:
         if "UploadId" not in self._to:
             self._to["UploadId"] = self._fs.call_s3("create_multipart_upload", **self._to)["UploadId"]
-        part, number = bytes(self._buffer[: self._part]), len(self._sent) + 1
+        with memoryview(self._buffer) as view:
+            part, number = bytes(view[: self._part]), len(self._sent) + 1
         answer = self._fs.call_s3("upload_part", **self._to, PartNumber=number, Body=part)
         self._sent.append({"PartNumber": number, "ETag": answer["ETag"]})
         del self._buffer[: len(part)]

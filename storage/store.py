@@ -55,6 +55,16 @@ class ContentStore:
         self._create()
         index.mark(self._backend, self._layout)
 
+    def require(self) -> None:
+        """See that there is a store.
+
+        Raises:
+            NotFound: there is none.
+        """
+        with translated(f"store {self.url}"):
+            if not is_there(self._backend.fs, self._layout.marker):
+                raise NotFound(f"store {self.url}: there is none (no oci-layout); check the location")
+
     def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> Writer:
         """Begin or resume the ingest `ref`: see `storage.ingest.Ingests`."""
         self._create()
@@ -186,6 +196,7 @@ class ContentStore:
     def leftovers(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
         """Remove what nobody has touched since `before`: ingests, and what a killed process left of small files; its paths."""
         yield from self._ingests.sweep(before, dry_run=dry_run)
+        yield from self.leases.sweep(dry_run=dry_run)
         before = min(before, datetime.now(UTC) - _TEMPORARY_LIFE)
         for directory in (self._layout.root, self._layout.names, self._layout.leases):
             for entry in self._list(directory):

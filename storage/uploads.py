@@ -4,7 +4,8 @@ Object stores can neither append nor rename, and what was sent but not committed
 long as the process that has it: another writer of the same store goes on with it, another process starts over. Two machines
 that upload the same blob do no harm: both commit the same bytes.
 
-Where the digest is not declared, the place is not known: such content goes to `ingest/` and is copied by the object store.
+Where the digest is not declared, the place is not known: such content goes to `ingest/`, under a name of this process alone,
+and is copied by the object store.
 """
 
 import logging
@@ -134,6 +135,7 @@ class UploadIngests:
         self._objects, self._layout = objects, layout
         self._ingests: dict[str, _Ingest] = {}
         self._guard = threading.Lock()
+        self._process = uuid.uuid4().hex
 
     def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> UploadWriter:
         """Begin the ingest `ref`, or go on with what another writer of this store sent of it."""
@@ -239,11 +241,14 @@ class UploadIngests:
         return ingest, found
 
     def _upload(self, declared: Declared) -> Upload:
-        aside = f"{self._layout.ingest(declared.ref)}.{uuid.uuid4().hex}"  # another process may upload the same
+        aside = f"{self._layout.ingest(declared.ref)}.{self._process}.aside"
         return self._objects.upload(self._place(declared), declared.total, aside=aside)
 
     def _place(self, declared: Declared) -> str:
-        return self._layout.blob(declared.expected) if declared.expected else self._layout.ingest(declared.ref)
+        """The blob's own place, or if that is not known, one that no other process has."""
+        if declared.expected:
+            return self._layout.blob(declared.expected)
+        return f"{self._layout.ingest(declared.ref)}.{self._process}"
 
     def _refuse_existing(self, ref: str, expected: Digest | None) -> None:
         if expected is not None and is_there(self._objects.fs, self._layout.blob(expected)):

@@ -5,18 +5,19 @@ ever a task's parameter: Prefect would walk through it, hash it and show it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 from ocispec import Descriptor, Reference
-from ocispec.errors import DistError
+from ocispec.errors import DistError, InvalidInput, NotFound
 from ocispec.handlers import Handler, chain, children_handler, filter_platforms
 from ocispec.platform import Platform
 from remotes import DockerConfig, Registries, RegistrySettings
 from storage import ContentStore, completeness, open_store
 from storage.completeness import Completeness
+from storage.leases import Lease
 from tasks import stopping, transfer
 from tasks.stopping import Stopping
 
@@ -38,14 +39,21 @@ class Session:
     """The resources of one run. Thread-safe."""
 
     def __init__(
-        self, spec: SessionSpec, store: ContentStore, registries: Registries, *, observer: transfer.Observer, stopping: Stopping
+        self,
+        spec: SessionSpec,
+        store: ContentStore,
+        lease: Lease,
+        registries: Registries,
+        *,
+        observer: transfer.Observer,
+        stopping: Stopping,
     ) -> None:
         self.spec = spec
         self.store = store
         self.registries = registries
         self.stopping = stopping
         self._observer = observer
-        self._leases = ExitStack()
+        self._lease = lease
 
     def look(self, reference: Reference, root: Descriptor) -> Completeness:
         """What the store has of an image: if that is all, its name is recorded; if not, gc is kept from it meanwhile.
@@ -58,7 +66,7 @@ class Session:
             if found.whole:
                 self._name(reference, root)
         if not found.whole:
-            self._leases.enter_context(self.store.leases.hold(root))
+            self._lease.take(root)
         return found
 
     def record(self, reference: Reference, root: Descriptor) -> None:
@@ -75,11 +83,19 @@ class Session:
         platforms = self.spec.platforms
         if platforms is not None:
             completeness.refuse_other_platforms(self.store, root, platforms)
-        self.store.names.put(str(reference), root, source=reference.locator, platforms=platforms)
+        self.store.names.put(str(reference), root, source=reference.locator, platforms=self._joined(str(reference), root))
 
-    def close(self) -> None:
-        """Give back what was kept from gc."""
-        self._leases.close()
+    def _joined(self, name: str, root: Descriptor) -> tuple[Platform, ...] | None:
+        """The platforms of this run, with those that the same content has under this name already."""
+        try:
+            known = self.store.names.get(name)
+        except (NotFound, InvalidInput):
+            return self.spec.platforms
+        if known.descriptor.digest != root.digest:
+            return self.spec.platforms
+        if known.platforms is None or self.spec.platforms is None:
+            return None
+        return tuple(dict.fromkeys((*known.platforms, *self.spec.platforms)))
 
     @property
     def children(self) -> Handler:
@@ -138,16 +154,17 @@ def open_session(spec: SessionSpec, *, observer: transfer.Observer) -> Iterator[
     stop = stopping.current()
     with (
         open_store(spec.store, options=spec.store_options) as store,
+        store.leases.hold() as lease,
         Registries(spec.registries, credentials=credentials.get) as registries,
         stop.heard(registries.abort),
     ):
-        session = Session(spec, store, registries, observer=observer, stopping=stop)
+        session = Session(spec, store, lease, registries, observer=observer, stopping=stop)
         token = _CURRENT.set(session)
         try:
             yield session
         except BaseException:
-            stop.request("the run was ended")
+            stop.set("the run was ended")
+            registries.abort()
             raise
         finally:
             _CURRENT.reset(token)
-            session.close()

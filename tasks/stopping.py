@@ -28,11 +28,15 @@ class Stopping:
         """Ask what is under way to end; False, and nothing done, where nothing is."""
         if not self._ends:
             return False
-        self.reason = self.reason or reason
-        self._requested.set()
+        self.set(reason)
         for end in tuple(self._ends):
             end()
         return True
+
+    def set(self, reason: str) -> None:
+        """Have everything end that looks; who waits is not woken."""
+        self.reason = self.reason or reason
+        self._requested.set()
 
     def check(self) -> None:
         """Go on, or not.
@@ -41,7 +45,7 @@ class Stopping:
             Stopped: it was asked to end.
         """
         if self._requested.is_set():
-            raise Stopped(f"{self.reason}; what has arrived is kept, run again to go on")
+            raise Stopped(f"{self.reason}; what is whole is kept, run again to go on")
 
     def pause(self, seconds: float) -> None:
         """Sleep, unless it is asked to end.

@@ -78,7 +78,7 @@ def test_a_stalled_run_that_is_told_to_end_reports_what_it_has(
     process.send_signal(number)
     out, err = process.communicate(timeout=30)  # the stall alone would hold it for 60 s
 
-    assert (process.returncode, err.decode()) == (code, f"dist: {reason}; what has arrived is kept, run again to go on\n")
+    assert (process.returncode, err.decode()) == (code, f"dist: {reason}; what is whole is kept, run again to go on\n")
     (ingest,) = open_store(str(tmp_path)).active()
     assert ingest.offset == STALL_AT
     report = json.loads(out)
@@ -98,7 +98,7 @@ def test_a_command_that_takes_too_long_reports_what_it_has(
     result = dist(*arguments, f"{stalling.host}/app:v1")
 
     assert result.code == 1
-    assert result.line == "dist: not done within 8 s; what has arrived is kept, run again to go on"
+    assert result.line == "dist: not done within 8 s; what is whole is kept, run again to go on"
     assert result.json["status"] == "stopped"
 
 
@@ -116,7 +116,7 @@ def test_a_run_that_does_not_hear_is_left_at_the_second_interrupt(prefect: Prefe
         _, err = process.communicate(timeout=30)
 
     assert process.returncode == 130
-    assert err.strip() == b"dist: interrupted, left before the run could end in order; what has arrived is kept"
+    assert err.strip() == b"dist: interrupted, left before the run could end in order"
 
 
 def test_a_command_without_a_run_ends_there_and_then(stalling: FakeRegistry, tmp_path: Path) -> None:

@@ -141,8 +141,13 @@ def test_the_platforms_that_were_wanted_are_recorded_with_the_name(fetch: Fetch,
 
         fetch(f"{registry.host}/app:v1", platforms=["linux/arm64"])
 
-    (name,) = store.names
-    assert name.platforms == (Platform.parse("linux/arm64"),)
+        assert [name.platforms for name in store.names] == [(Platform.parse("linux/arm64"),)]
+        fetch(f"{registry.host}/app:v1", platforms=["linux/amd64"])
+        both = (Platform.parse("linux/arm64"), Platform.parse("linux/amd64"))
+        assert [name.platforms for name in store.names] == [both]
+        fetch(f"{registry.host}/app:v1")
+        fetch(f"{registry.host}/app:v1", platforms=["linux/amd64"])
+        assert [name.platforms for name in store.names] == [None]  # all were wanted once, and still are
 
 
 def test_an_image_without_an_index_has_to_be_for_a_wanted_platform(fetch: Fetch, store: ContentStore) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ocispec import Digest
-from ocispec.errors import InvalidInput
+from ocispec.errors import InvalidInput, NotFound
 from storage import ContentStore, open_store
 from tests import images
 from tests.fakes.faults import Answer, Fault
@@ -191,3 +191,12 @@ def test_a_block_that_is_not_there_is_told_by_name(run: Run) -> None:
 
     with pytest.raises(InvalidInput, match="block:none: there is no such block"):
         run(fetch, ["redis"], "block:none")
+
+
+def test_a_store_that_is_not_there_is_no_sound_one(run: Run, tmp_path: Path) -> None:
+    from flows.gc import gc
+    from flows.verify import verify
+
+    for flow in (gc, verify):
+        with pytest.raises(NotFound, match="there is none"):
+            run(flow, str(tmp_path / "typo"))

@@ -412,6 +412,24 @@ def test_many_threads_with_a_ref_each_do_not_disturb_each_other(place: Place, st
     assert not left_behind(place)
 
 
+def test_two_stores_with_one_ref_and_no_digest_keep_their_content_apart(place: Place) -> None:
+    """As two machines on an object store are; on a disk the second one waits."""
+    one, other = place.open(), place.open()
+    first = one.writer("ref")
+    first.write(DATA)
+    if place.outlives:
+        with pytest.raises(Busy):
+            other.writer("ref")
+    else:
+        second = other.writer("ref")
+        second.write(BIG)
+        assert second.commit() == Digest.of(BIG)
+    assert first.commit() == DIGEST
+    assert {info.digest for info in one.walk()} == ({DIGEST} if place.outlives else {DIGEST, Digest.of(BIG)})
+    for info in one.walk():
+        assert b"".join(one.chunks(info.digest))  # which verifies
+
+
 # Reading
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ocispec import Descriptor, Digest, mediatypes
-from ocispec.errors import Corrupt, NotFound
+from ocispec.errors import AlreadyExists, Corrupt, NotFound
 from storage import ContentStore, gc, open_store
 from storage.reachable import reachable
 from storage.verify import verify
@@ -74,7 +74,8 @@ def test_what_is_younger_than_the_grace_period_stays(store: ContentStore) -> Non
 def test_a_lease_holds_what_is_below_its_root_until_it_is_given_back(store: ContentStore) -> None:
     image = images.image(7)
     root = put(store, image)
-    with store.leases.hold(root):
+    with store.leases.hold() as lease:
+        lease.take(root)
         gc.collect(store, grace=NOW, dry_run=False)
         assert blobs(store) == set(image.descriptors)
     assert not list(store.leases.roots())
@@ -85,7 +86,8 @@ def test_a_lease_holds_what_is_below_its_root_until_it_is_given_back(store: Cont
 def test_a_lease_on_what_is_not_there_yet_holds_it_as_it_comes(store: ContentStore) -> None:
     image = images.image(8)
     digest, media_type, size = image.root
-    with store.leases.hold(Descriptor(media_type=media_type, digest=Digest.parse(digest), size=size)):
+    with store.leases.hold() as lease:
+        lease.take(Descriptor(media_type=media_type, digest=Digest.parse(digest), size=size))
         put(store, image)
         gc.collect(store, grace=NOW, dry_run=False)
         assert blobs(store) == set(image.descriptors)
@@ -94,10 +96,32 @@ def test_a_lease_on_what_is_not_there_yet_holds_it_as_it_comes(store: ContentSto
 def test_a_lease_that_a_dead_run_left_loses_its_force(place: Place, store: ContentStore) -> None:
     root = put(store, images.image(9))
     taken = datetime.now(UTC) - timedelta(days=8)
-    place.plant("leases/dead.json", json.dumps({"descriptor": root.to_json(), "taken": taken.isoformat()}).encode())
+    place.plant("leases/dead.0.json", json.dumps({"descriptor": root.to_json(), "taken": taken.isoformat()}).encode())
     gc.collect(store, grace=NOW, dry_run=False)
     assert blobs(store) == set()
-    assert "leases/dead.json" not in place.files()
+    assert "leases/dead.0.json" not in place.files()
+
+
+def test_where_there_are_locks_a_lease_ends_with_its_run(place: Place, store: ContentStore) -> None:
+    image = images.image(9)
+    root = put(store, image)
+    taken = datetime.now(UTC) - timedelta(minutes=2)
+    place.plant("leases/killed.0.json", json.dumps({"descriptor": root.to_json(), "taken": taken.isoformat()}).encode())
+    planned = gc.collect(store, grace=NOW, dry_run=True)
+    assert "leases/killed.0.json" in place.files()
+    swept = gc.collect(store, grace=NOW, dry_run=False)
+    assert (planned.blobs, planned.leftovers) == (swept.blobs, swept.leftovers)
+    assert blobs(store) == (set() if place.outlives else set(image.descriptors))
+    assert ("leases/killed.0.json" in place.files()) == (not place.outlives)
+
+
+def test_what_was_just_wanted_counts_as_new_where_that_can_be_told(place: Place, store: ContentStore) -> None:
+    digest = ingest(store, b"data")
+    (before,) = store.walk()
+    with pytest.raises(AlreadyExists):
+        store.writer("other", expected=digest, total=4)
+    (after,) = store.walk()
+    assert (after.committed > before.committed) == place.outlives
 
 
 def test_a_manifest_that_cannot_be_read_stops_gc_before_it_removes_anything(place: Place, store: ContentStore) -> None:

@@ -1,6 +1,7 @@
 import pytest
 
 from ocispec.errors import InvalidInput
+from storage import open_store
 from storage.options import parse
 
 
@@ -28,4 +29,17 @@ def test_a_secret_is_refused_and_not_repeated(name: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse([f"{name}=hunter2"])
     assert name.rpartition(".")[2] in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_name_that_only_sounds_like_a_secret_is_none() -> None:
+    assert parse(["s3_additional_kwargs.SSEKMSKeyId=alias/mine"])
+
+
+def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        parse(["endpoint_url=http://user:hunter2@host"])
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(InvalidInput, match=r"store s3://…@bucket/x: ") as caught:
+        open_store("s3://AK:hunter2@bucket/x")
     assert "hunter2" not in str(caught.value)

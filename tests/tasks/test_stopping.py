@@ -17,7 +17,7 @@ def test_a_request_is_heard_by_whatever_is_under_way() -> None:
     with stopping.heard(lambda: heard.append("one")), stopping.heard(lambda: heard.append("two")):
         assert stopping.request("interrupted")
     assert heard == ["one", "two"]
-    with pytest.raises(Stopped, match=r"^interrupted; what has arrived is kept"):
+    with pytest.raises(Stopped, match=r"^interrupted; what is whole is kept"):
         stopping.check()
 
 
