@@ -204,7 +204,7 @@ def test_a_store_where_nothing_can_be_written_is_refused_before_prefect_starts(f
         "--store", tmp_path / "file" / "store", "fetch", f"{fake.host}/app:v1", PREFECT_HOME=str(home), PREFECT_API_URL=None
     )
 
-    is_one_line(result, code=1, says=str(tmp_path / "file"))
+    is_one_line(result, code=2, says=str(tmp_path / "file"))
     assert not fake.requests
     assert not home.exists()
 

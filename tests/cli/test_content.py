@@ -181,6 +181,7 @@ def test_an_object_with_wrong_bytes_is_an_error() -> None:
     ],
 )
 def test_what_answers_at_once_imports_neither_prefect_nor_http(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    open_store(str(tmp_path)).prepare()
     script = (
         "import atexit, json, sys\n"
         "atexit.register(lambda: print(json.dumps(sorted({m.partition('.')[0] for m in sys.modules})), file=sys.stderr))\n"
