@@ -242,7 +242,8 @@ class Fetcher:
 
 def _log_response(response: httpx.Response) -> None:
     """One line for each answer, those of redirects and token servers included."""
-    _log.debug("%s %s: %d", response.request.method, redact(response.request.url), response.status_code)
+    if _log.isEnabledFor(logging.DEBUG):  # to make a URL fit to be shown costs as much as hashing a small blob
+        _log.debug("%s %s: %d", response.request.method, redact(response.request.url), response.status_code)
 
 
 def _endpoints(descriptor: Descriptor) -> tuple[str, ...]:

@@ -92,9 +92,12 @@ class Disk:
         if not os.path.isdir(os.path.dirname(path)):
             yield
             return
-        with self.fs.open(path, "ab") as file:
-            fcntl.flock(file.fileno(), fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)  # not through fsspec: every small blob comes here
+        try:
+            fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(lock)
 
     def abandoned(self, path: str, *, age: timedelta) -> bool:
         """Whether nobody holds this lock any more; what is younger than a moment may not have come to it yet."""
