@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from ocispec.errors import Unsupported
+
 
 def is_there(fs: Any, path: str) -> bool:
     """Whether something has this path. Unlike fsspec's `exists`, a failure is an OSError, not a no."""
@@ -15,11 +17,15 @@ def is_there(fs: Any, path: str) -> bool:
 
 
 def modified(entry: Mapping[str, Any]) -> datetime:
-    """When a file was last written to, from what fsspec's `info` and `ls` say of it, each file system in its own words."""
+    """When a file was last written to, from what fsspec's `info` and `ls` say of it, each file system in its own words.
+
+    Raises:
+        Unsupported: a file system that says it in none of the words that are known here.
+    """
     for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
         if (moment := entry.get(key)) is not None:
             return _moment(moment)
-    raise NotImplementedError(f"no time in {sorted(entry)}")
+    raise Unsupported(f"{entry.get('name')}: its file system tells no time, only {', '.join(sorted(entry))}")
 
 
 def _moment(value: Any) -> datetime:
