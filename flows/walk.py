@@ -13,7 +13,7 @@ from typing import Any
 
 from prefect import Task
 from prefect.futures import PrefectFuture
-from prefect.utilities.annotations import quote
+from prefect.utilities.annotations import opaque, quote
 
 from flows.limits import tags_of
 from flows.progress import Listener
@@ -28,6 +28,8 @@ from tasks.stopping import Stopped, Stopping
 from tasks.transfer import Receipt
 
 Future = PrefectFuture[Any]
+# The result that a parent's task returned, that very object: what Prefect draws an arrow from.
+Parent = Descriptor | tasks.Fetched
 
 
 @dataclass(eq=False, slots=True)
@@ -64,11 +66,11 @@ class _Image:
 
 @dataclass(eq=False, slots=True)
 class _Node:
-    """Content that some images want. `sources` are repositories that it was not yet asked of, with the tasks that named it."""
+    """Content that some images want. `sources` are repositories that it was not yet asked of, with the results that named it."""
 
     descriptor: Descriptor
     images: list[_Image] = field(default_factory=list)
-    sources: deque[tuple[Reference, Future | None]] = field(default_factory=deque)
+    sources: deque[tuple[Reference, Parent]] = field(default_factory=deque)
     asked: set[str] = field(default_factory=set)
     fetched: tasks.Fetched | None = None
     failure: Failure | None = None
@@ -105,15 +107,15 @@ class Walk:
         self._frontier.add(images)
         for item, future in self._frontier:
             self.tasks += 1
-            self._ended(item, outcome(future), future)
+            self._ended(item, outcome(future))
             self._heed_stop()
         return tuple(self._reports[image] for image in images)
 
-    def _ended(self, item: _Image | _Node, result: object, future: Future) -> None:
+    def _ended(self, item: _Image | _Node, result: object) -> None:
         if isinstance(item, _Image):
-            self._resolved(item, result, future)
+            self._resolved(item, result)
         elif isinstance(result, tasks.Fetched):
-            self._fetched(item, result, future)
+            self._fetched(item, result)
         else:
             self._failed(item, _message(result))
 
@@ -132,20 +134,21 @@ class Walk:
     def _start(self, item: _Image | _Node) -> Future:
         """Submit the task of an item.
 
-        Its arguments are quoted, or Prefect would draw arrows from whichever task returned equal strings in their fields.
+        Its arguments are quoted, or Prefect would draw arrows from whichever task returned equal strings in their fields. It is
+        made to wait for its parent's result, which is there: that draws the arrow. For a future, Prefect would go through an
+        event loop and back, at a tenth of what a small task costs.
         """
         if isinstance(item, _Image):
             self._listener.resolving(str(item.reference))
             return self._bound(tasks.resolve, item.reference).submit(quote(item.reference))
         source, parent = item.sources.popleft()
-        after = [parent] if parent is not None else None
-        return self._bound(tasks.fetch, source).submit(quote(item.descriptor), quote(source), wait_for=after)
+        return self._bound(tasks.fetch, source).submit(quote(item.descriptor), quote(source), wait_for=[opaque(parent)])
 
     def _bound(self, task: Task[..., Any], reference: Reference) -> Task[..., Any]:
         bound: Task[..., Any] = self._task(task, reference.host)
         return bound
 
-    def _resolved(self, image: _Image, result: object, future: Future) -> None:
+    def _resolved(self, image: _Image, result: object) -> None:
         if not isinstance(result, Descriptor):
             self._unresolved(image, _message(result))
             return
@@ -159,14 +162,14 @@ class Walk:
             if there.whole:
                 image.existed, image.recorded = len(there.present), True
             else:
-                self._reach(image, (result,), future)
+                self._reach(image, (result,), result)
         self._conclude(image)
 
     def _unresolved(self, image: _Image, message: str) -> None:
         image.failures.append(Failure(descriptor=None, message=message))
         self._conclude(image)
 
-    def _fetched(self, node: _Node, result: tasks.Fetched, future: Future) -> None:
+    def _fetched(self, node: _Node, result: tasks.Fetched) -> None:
         node.fetched = result
         self._listener.ended(node.descriptor, result.receipt)
         receipt = result.receipt
@@ -174,7 +177,7 @@ class Walk:
             image.open -= 1
             image.credit(receipt)
             receipt = Receipt("existed")  # the first image that wanted it paid for it
-            self._reach(image, result.children, future)
+            self._reach(image, result.children, result)
             self._conclude(image)
 
     def _failed(self, node: _Node, message: str) -> None:
@@ -188,7 +191,7 @@ class Walk:
             image.failures.append(node.failure)
             self._conclude(image)
 
-    def _reach(self, image: _Image, descriptors: Iterable[Descriptor], parent: Future) -> None:
+    def _reach(self, image: _Image, descriptors: Iterable[Descriptor], parent: Parent) -> None:
         """Have an image wait for content, and for what is below as far as that is known."""
         pending = deque(descriptors)
         while pending:
@@ -203,7 +206,7 @@ class Walk:
             else:
                 self._ask(node, image, parent)
 
-    def _ask(self, node: _Node, image: _Image, parent: Future) -> None:
+    def _ask(self, node: _Node, image: _Image, parent: Parent) -> None:
         """Have a node fetched from the image's repository too, should it not come from another one."""
         if image.reference.locator not in node.asked:
             node.asked.add(image.reference.locator)

@@ -8,10 +8,12 @@ goes on with: the data is hashed anew and written at its end, so that the digest
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from io import FileIO
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from ocispec import Digest
 from ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound, Unsupported
@@ -33,7 +35,7 @@ _SMALL_BYTES = 1024 * 1024
 class FileWriter:
     """A writer that appends to the data file of its ingest; see `storage.ingest.Writer`."""
 
-    def __init__(self, disk: Disk, layout: Layout, file: IO[bytes], declared: Declared, *, recorded: bool) -> None:
+    def __init__(self, disk: Disk, layout: Layout, file: FileIO, declared: Declared, *, recorded: bool) -> None:
         self.declared = declared
         self._disk, self._layout, self._file, self._recorded = disk, layout, file, recorded
         self._path = layout.ingest(declared.ref)
@@ -51,7 +53,7 @@ class FileWriter:
         """Append `data`."""
         self._measured.refuse_excess(len(data))
         with translated(f"{self.declared.ref}: writing to {self._path}"):
-            self._file.write(data)
+            _write(self._file, data)
             self._measured.add(data)
             if self.offset - self._written_back >= _WRITE_BACK_BYTES:
                 self._disk.write_back(self._file, self._written_back, self.offset)
@@ -61,7 +63,6 @@ class FileWriter:
         """Drop what was written and start over at 0."""
         with translated(f"{self.declared.ref}: truncating {self._path}"):
             self._file.truncate(0)
-            self._file.seek(0)
         self._measured.reset()
         self._written_back = 0
 
@@ -129,16 +130,14 @@ class FileWriter:
         return data
 
     def _refuse_half_written(self) -> None:
-        with translated(f"{self.declared.ref}: flushing {self._path}"):
-            self._file.flush()
+        with translated(f"{self.declared.ref}: looking at {self._path}"):
             held = self._size()
         if held != self.offset:  # after a write that failed half-way
             at = f"{self.offset} bytes in {self._path}, got {held}"
             raise Corrupt(f"{self.declared.ref}: expected {at}; open it again to go on")
 
     def _size(self) -> int:
-        size: int = self._disk.fs.info(self._path)["size"]
-        return size
+        return os.fstat(self._file.fileno()).st_size
 
     def _tidy(self) -> None:
         """Remove the record of a blob that is safe. It may fail: a record without data says nothing.
@@ -146,8 +145,8 @@ class FileWriter:
         With its data the ingest lost its lock. A new writer may have the ref by now, or have left data: the record is its own.
         """
         try:
-            with self._disk.append(self._path):
-                if self._size() == 0:
+            with self._disk.append(self._path) as file:
+                if file.tell() == 0:
                     _drop(self._disk, self._path)
         except Busy:
             _log.debug("%s: a new writer has it", self.declared.ref)
@@ -242,7 +241,7 @@ class FileIngests:
             return False
         return True
 
-    def _begin(self, file: IO[bytes], path: str, wanted: Declared) -> FileWriter:
+    def _begin(self, file: FileIO, path: str, wanted: Declared) -> FileWriter:
         with translated(f"{wanted.ref}: opening {path}"):
             try:  # once more: its writer may have ended before we got the lock
                 self._refuse_existing(wanted.ref, wanted.expected)
@@ -255,7 +254,6 @@ class FileIngests:
         recorded = recorded or wanted.total is None or wanted.total > _SMALL_BYTES
         with translated(f"{wanted.ref}: opening {path}"):
             file.truncate(0)
-            file.seek(0)
             if recorded:
                 self._disk.fs.pipe_file(path + RECORD, wanted.to_json())
         return FileWriter(self._disk, self._layout, file, wanted, recorded=recorded)
@@ -287,6 +285,13 @@ class FileIngests:
         except DistError:
             return f"{ref}: another writer has it"
         return f"{ref}: another writer has it since {status.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {status.offset}"
+
+
+def _write(file: FileIO, data: bytes | bytearray | memoryview) -> None:
+    """Write all of `data`. The system may take less at once: on a full disk what fits, else at most 2 GiB."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _drop(disk: Disk, path: str) -> None:

@@ -101,6 +101,7 @@ def clears_away(place: Place, store: ContentStore) -> None:
     assert {path for path in place.files() if path.startswith("ingest/")} == set()
 
 
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # who is gone closes nothing
 @pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("data", [SMALL, BIG], ids=["small", "big"])
 def test_wherever_a_process_ends_nothing_is_wrong_and_all_can_go_on(place: Place, data: bytes, *, declared: bool) -> None:

@@ -83,7 +83,8 @@ def test_a_ref_is_locked_against_other_processes_until_its_holder_ends(
         with pytest.raises(Busy, match=f"^ref: another writer has it{how_far}$"):
             store.writer("ref", total=total)
         holder.communicate()
-    assert store.writer("ref", total=total).offset == 60_000
+    with store.writer("ref", total=total) as writer:
+        assert writer.offset == 60_000
 
 
 @pytest.mark.parametrize(("total", "kept"), [(100_000, 0), (2_000_000, 60_000)])
@@ -229,7 +230,6 @@ def test_a_file_that_took_the_place_of_an_ingest_is_not_published(root: Path, st
     with store.writer("ref") as writer:
         writer.write(DATA)
         assert isinstance(writer, FileWriter)
-        writer._file.flush()
         (root / INGEST).unlink()
         (root / INGEST).write_bytes(noise(len(DATA), seed=2))
         with pytest.raises(NotFound, match=f"ref: committing {DIGEST}: not there"):
@@ -285,8 +285,9 @@ def test_new_directories_are_durable_before_a_blob_is_in_them(
         writer.write(DATA)
         steps = Steps(root, monkeypatch.setattr)
         writer.commit()
-    made = [("mkdir", "blobs"), ("fsync", "."), ("mkdir", "blobs/sha256"), ("fsync", "blobs"), ("replace", INGEST, BLOB)]
-    assert [step for step in steps.seen if step in made] == made
+    rename = ("replace", INGEST, BLOB)
+    made = [("mkdir", "blobs"), ("fsync", "."), ("mkdir", "blobs/sha256"), ("fsync", "blobs"), rename]
+    assert [step for step in steps.seen if step in made] == [rename, *made]  # the first one is tried in vain
 
 
 def test_a_small_file_is_durable_before_it_replaces_the_old_one(
