@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from cli import content_app, run_app
 from cli.context import Context, Output, default_store
-from cli.options import COMMON, HAND, POSITIVE, PlainHttp, Shared
+from cli.options import COMMON, HAND, POSITIVE, Network, Shared
 
 HELP = """Fetch, verify and store OCI and Docker images: by hand, or as Prefect runs with one task per content descriptor.
 
@@ -54,13 +54,13 @@ def resolve(
     reference: Annotated[str, Parameter(name="REF", help="An image, such as redis:7.")],
     /,
     *,
-    plain_http: PlainHttp = False,
+    network: Network = Network(),
     context: Shared,
 ) -> int:
     """Show what a reference stands for now: its digest, media type and size."""
     from cli.remote import resolve
 
-    return resolve(context, reference, plain_http=plain_http)
+    return resolve(context, reference, network)
 
 
 @app.command(usage="Usage: dist fetch-object [OPTIONS] REF [OBJECT] [HINT...]")
@@ -72,7 +72,7 @@ def fetch_object(
     ] = None,
     /,
     *,
-    plain_http: PlainHttp = False,
+    network: Network = Network(),
     context: Shared,
 ) -> int:
     """Write one object to standard output, verified: a manifest, an index, a config or a layer.
@@ -81,7 +81,7 @@ def fetch_object(
     """
     from cli.remote import fetch_object
 
-    return fetch_object(context, locator, object_and_hints or [], plain_http=plain_http)
+    return fetch_object(context, locator, object_and_hints or [], network)
 
 
 @app.meta.default

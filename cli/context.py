@@ -2,10 +2,7 @@
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:
-    from remotes import RegistrySettings
+from typing import Any, Literal
 
 Output = Literal["text", "json"]
 
@@ -20,12 +17,6 @@ class Context:
     connect_timeout_s: float
     output: Output
     debug: bool
-
-    def registry_settings(self, *, plain_http: bool) -> "RegistrySettings":
-        """How this command reaches registries."""
-        from remotes import RegistrySettings
-
-        return RegistrySettings(plain_http=plain_http, connect_timeout_s=self.connect_timeout_s)
 
 
 def default_store() -> str:

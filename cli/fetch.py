@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cli import inputs, runs, tables
 from cli.context import Context
 from cli.names import recorded
+from cli.options import Network
 from ocispec.units import size
 
 if TYPE_CHECKING:
@@ -14,12 +15,13 @@ if TYPE_CHECKING:
     from flows.report import ImageReport, RunReport
 
 
-def fetch(context: Context, references: Sequence[str], platforms: Sequence[str], **options: Any) -> int:
+def fetch(context: Context, references: Sequence[str], platforms: Sequence[str], network: Network, **options: int) -> int:
     """Fetch images; 1 if any is not complete. `options` are parameters of the flow."""
     parameters = {
         "references": [str(inputs.reference(text)) for text in references],
         "platforms": [str(platform) for platform in inputs.platforms(platforms) or ()] or "all",
-        **_common(context, options),
+        **runs.common(context, network),
+        **options,
     }
     inputs.writable(context)  # refused before anything is started
 
@@ -31,13 +33,14 @@ def fetch(context: Context, references: Sequence[str], platforms: Sequence[str],
     return runs.run(context, load, parameters, _show)
 
 
-def pull(context: Context, reference: str, directory: str, platform: str | None, **options: Any) -> int:
+def pull(context: Context, reference: str, directory: str, platform: str | None, network: Network, **options: int) -> int:
     """Fetch an image and unpack it; 1 if either fails. `options` are parameters of the flow."""
     parameters = {
         "reference": str(inputs.reference(reference)),
         "directory": inputs.unused_directory(directory),
         "platform": str(inputs.platform(platform)),
-        **_common(context, options),
+        **runs.common(context, network),
+        **options,
     }
     inputs.writable(context)
 
@@ -62,10 +65,6 @@ def unpack(context: Context, name: str, directory: str, platform: str | None) ->
     else:
         tables.lines([str(done.chain_id)])
     return 0
-
-
-def _common(context: Context, options: dict[str, Any]) -> dict[str, Any]:
-    return {**runs.store(context), "connect_timeout": context.connect_timeout_s, **options}
 
 
 def _show(report: "RunReport") -> None:

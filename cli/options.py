@@ -1,5 +1,6 @@
 """What the grammar's parts share: the groups that help shows commands in, and options that several commands have."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from cyclopts import Group, Parameter, validators
@@ -12,8 +13,15 @@ COMMON = Group("For all commands", sort_key=3)
 POSITIVE = validators.Number(gt=0)
 
 Shared = Annotated[Context, Parameter(parse=False)]
-PlainHttp = Annotated[bool, Parameter(negative=(), help="Speak http to registries that are not on this machine.")]
 Concurrency = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=64), help="How many things at once.")]
 Retries = Annotated[int, Parameter(validator=validators.Number(gte=0), help="Attempts after the first, per descriptor.")]
-ReadTimeout = Annotated[float, Parameter(validator=POSITIVE, help="Seconds to wait for any next byte.")]
 Platform = Annotated[str | None, Parameter(help="Which of an index's images. Default: this machine's.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Network:
+    """How registries are reached."""
+
+    plain_http: Annotated[bool, Parameter(negative=(), help="Speak http to registries that are not on this machine.")] = False
+    read_timeout: Annotated[float, Parameter(validator=POSITIVE, help="Seconds to wait for any next byte.")] = 60

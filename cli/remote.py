@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from cli import inputs, tables
 from cli.context import Context
 from cli.errors import BadInput
+from cli.options import Network
 from ocispec import Descriptor, Digest, Hasher, Reference
 from ocispec.errors import Corrupt, InvalidInput, Unavailable, Unsupported
 from ocispec.mediatypes import OCTET_STREAM
-from remotes import DockerConfig, Registries
+from remotes import DockerConfig, Registries, RegistrySettings
 
 _HINTS = ("mediatype", "size")
 
 
-def resolve(context: Context, text: str, *, plain_http: bool) -> int:
+def resolve(context: Context, text: str, network: Network) -> int:
     """Show the descriptor of a reference."""
     reference = inputs.reference(text)
-    with _registries(context, plain_http=plain_http) as registries:
+    with _registries(context, network) as registries:
         found = registries.resolve(reference)
     if context.output == "json":
         tables.json({"name": found.name, "descriptor": found.descriptor.to_json()})
@@ -27,10 +28,10 @@ def resolve(context: Context, text: str, *, plain_http: bool) -> int:
     return 0
 
 
-def fetch_object(context: Context, locator: str, rest: Sequence[str], *, plain_http: bool) -> int:
+def fetch_object(context: Context, locator: str, rest: Sequence[str], network: Network) -> int:
     """Write one object to standard output. Its digest is known before; a mismatch shows in the exit code."""
     reference, hints = _arguments(locator, rest)
-    with _registries(context, plain_http=plain_http) as registries:
+    with _registries(context, network) as registries:
         descriptor = _hinted(reference, hints) or _look_up(registries, reference, hints.get("mediatype"))
         hasher = Hasher(descriptor.digest.algorithm)
         for piece in registries.fetcher(reference).fetch(descriptor):
@@ -42,8 +43,11 @@ def fetch_object(context: Context, locator: str, rest: Sequence[str], *, plain_h
     return 0
 
 
-def _registries(context: Context, *, plain_http: bool) -> Registries:
-    return Registries(context.registry_settings(plain_http=plain_http), credentials=DockerConfig.load().get)
+def _registries(context: Context, network: Network) -> Registries:
+    settings = RegistrySettings(
+        plain_http=network.plain_http, connect_timeout_s=context.connect_timeout_s, read_timeout_s=network.read_timeout
+    )
+    return Registries(settings, credentials=DockerConfig.load().get)
 
 
 def _arguments(locator: str, rest: Sequence[str]) -> tuple[Reference, dict[str, str]]:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from cli.options import RUNS, Concurrency, PlainHttp, Platform, ReadTimeout, Retries, Shared
+from cli.options import RUNS, Concurrency, Network, Platform, Retries, Shared
 
 app = App()
 
@@ -20,22 +20,13 @@ def fetch(
     ] = None,
     concurrency: Concurrency = 8,
     retries: Retries = 3,
-    read_timeout: ReadTimeout = 60,
-    plain_http: PlainHttp = False,
+    network: Network = Network(),
     context: Shared,
 ) -> int:
     """Bring images into the content store, each descriptor by a Prefect task, and record their names."""
     from cli.fetch import fetch
 
-    return fetch(
-        context,
-        references,
-        platform or [],
-        concurrency=concurrency,
-        retries=retries,
-        read_timeout=read_timeout,
-        plain_http=plain_http,
-    )
+    return fetch(context, references, platform or [], network, concurrency=concurrency, retries=retries)
 
 
 @app.command(group=RUNS)
@@ -47,23 +38,13 @@ def pull(
     platform: Platform = None,
     concurrency: Concurrency = 8,
     retries: Retries = 3,
-    read_timeout: ReadTimeout = 60,
-    plain_http: PlainHttp = False,
+    network: Network = Network(),
     context: Shared,
 ) -> int:
     """Fetch one platform of an image, then unpack its layers: its root file system appears in DIR, whole and verified."""
     from cli.fetch import pull
 
-    return pull(
-        context,
-        reference,
-        directory,
-        platform,
-        concurrency=concurrency,
-        retries=retries,
-        read_timeout=read_timeout,
-        plain_http=plain_http,
-    )
+    return pull(context, reference, directory, platform, network, concurrency=concurrency, retries=retries)
 
 
 @app.command(group=RUNS)
@@ -89,10 +70,10 @@ def verify(
         ),
     ] = None,
     concurrency: Concurrency = 4,
-    plain_http: PlainHttp = False,
+    network: Network = Network(),
     context: Shared,
 ) -> int:
     """Hash every blob anew, put corrupt ones into quarantine, and see that every name is whole."""
     from cli.upkeep import verify
 
-    return verify(context, repair=repair or [], concurrency=concurrency, plain_http=plain_http)
+    return verify(context, network, repair=repair or [], concurrency=concurrency)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -11,6 +12,7 @@ from cli import inputs, tables
 from cli.context import Context
 from cli.display import Display, display
 from cli.errors import tell
+from cli.options import Network
 from cli.prefect_api import PrefectApi, prefect_api
 from flows.progress import listening
 from flows.report import Report
@@ -42,6 +44,11 @@ def run(
 def store(context: Context) -> dict[str, Any]:
     """The parameters by which every flow knows the store."""
     return {"store": inputs.lasting(context.store), "store_options": context.store_options}
+
+
+def common(context: Context, network: Network) -> dict[str, Any]:
+    """The parameters of every flow that reaches registries."""
+    return {**store(context), "network": {**asdict(network), "connect_timeout": context.connect_timeout_s}}
 
 
 def _run(api: PrefectApi, flow: Callable[[], Any], shown: Display) -> tuple[Any, UUID]:

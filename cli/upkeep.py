@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from cli import inputs, runs, tables
 from cli.context import Context
 from cli.names import recorded
+from cli.options import Network
 from ocispec.units import size
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def gc(context: Context, *, grace: str, dry_run: bool) -> int:
     return runs.run(context, load, parameters, _show_gc)
 
 
-def verify(context: Context, *, repair: Sequence[str], concurrency: int, plain_http: bool) -> int:
+def verify(context: Context, network: Network, *, repair: Sequence[str], concurrency: int) -> int:
     """Hash all blobs anew; 1 if something is wrong and was not repaired."""
     names = [recorded(inputs.store(context), name).name for name in repair if name != "all"]
 
@@ -36,11 +37,9 @@ def verify(context: Context, *, repair: Sequence[str], concurrency: int, plain_h
         return verify
 
     parameters = {
-        **runs.store(context),
+        **runs.common(context, network),
         "repair": "all" if "all" in repair else names,
         "concurrency": concurrency,
-        "plain_http": plain_http,
-        "connect_timeout": context.connect_timeout_s,
     }
     return runs.run(context, load, parameters, _show_verify)
 

@@ -10,19 +10,17 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.blocks import located
 from flows.conclusion import concluded
-from flows.parameters import Store, StoreOptions
+from flows.parameters import Concurrency, Network, Retries, Store, StoreOptions, session_spec
 from flows.progress import LogListener, told
 from flows.report import Failure, ImageReport, RunReport
 from flows.results import keep_no_results
-from flows.runner import MOST_WORKERS, RUNNER
+from flows.runner import RUNNER
 from flows.walk import Walk
 from ocispec import Platform, Reference
 from ocispec.errors import DistError
 from ocispec.reference import expand
 from ocispec.units import counted
-from remotes import RegistrySettings
 from tasks._task import RETRIES
 from tasks.session import Session, SessionSpec, open_session
 
@@ -41,20 +39,13 @@ def fetch(
     ] = "all",
     *,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    plain_http: Annotated[bool, Field(description="Speak http to registries that are not on this machine")] = False,
-    concurrency: Annotated[int, Field(ge=1, le=MOST_WORKERS, description="Descriptors at once")] = 8,
-    retries: Annotated[int, Field(ge=0, description="Attempts after the first, per descriptor")] = RETRIES,
-    connect_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for a connection")] = 30,
-    read_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for any next byte")] = 60,
+    network: Network = Network(),
+    concurrency: Concurrency = 8,
+    retries: Retries = RETRIES,
 ) -> State[Any]:
     """Bring images into the content store: each descriptor of each image is fetched and verified by a task of its own."""
-    url, options = located(store, store_options)
-    spec = SessionSpec(
-        store=url,
-        store_options=options,
-        platforms=None if platforms == "all" else tuple(map(Platform.parse, platforms)),
-        registries=RegistrySettings(plain_http=plain_http, connect_timeout_s=connect_timeout, read_timeout_s=read_timeout),
-    )
+    wanted = None if platforms == "all" else map(Platform.parse, platforms)
+    spec = session_spec(store, store_options, network, platforms=wanted)
     return concluded("fetch", bring_in(spec, references, concurrency=concurrency, retries=retries))
 
 

@@ -10,16 +10,15 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.blocks import located
 from flows.conclusion import concluded
-from flows.parameters import Store, StoreOptions
+from flows.parameters import Store, StoreOptions, session_spec
 from flows.progress import LogListener
 from flows.report import MAX_SHOWN, Outcome
 from flows.results import keep_no_results
 from ocispec.units import counted, duration, seconds, size
 from storage.gc import Swept
 from tasks import upkeep
-from tasks.session import SessionSpec, open_session
+from tasks.session import open_session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,8 +85,7 @@ def gc(
     """Remove blobs that no name and no run under way needs, and what dead runs left behind."""
     started = time.monotonic()
     keep_no_results()
-    url, options = located(store, store_options)
-    with open_session(SessionSpec(store=url, store_options=options), observer=LogListener(get_run_logger())) as opened:
+    with open_session(session_spec(store, store_options), observer=LogListener(get_run_logger())) as opened:
         opened.store.require()
         swept = upkeep.sweep(timedelta(seconds=seconds(grace)), dry_run=dry_run)
     return concluded("gc", GcReport(swept=swept, dry_run=dry_run, seconds=time.monotonic() - started))

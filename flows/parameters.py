@@ -1,10 +1,52 @@
 """Parameters that several flows have, as their forms show them."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.blocks import located
+from flows.runner import MOST_WORKERS
+from ocispec import Platform
+from remotes import RegistrySettings
+from tasks.session import SessionSpec
 
 Store = Annotated[str, Field(description="The content store: a path, an fsspec URL such as s3://bucket/prefix, or block:NAME")]
 StoreOptions = Annotated[
     dict[str, Any], Field(description="Options of the store's file system that are no secrets, such as endpoint_url")
 ]
+Concurrency = Annotated[int, Field(ge=1, le=MOST_WORKERS, description="How many things at once")]
+Retries = Annotated[int, Field(ge=0, description="Attempts after the first, per descriptor")]
+
+
+class Network(BaseModel):
+    """How registries are reached."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    plain_http: bool = Field(default=False, description="Speak http to registries that are not on this machine")
+    connect_timeout: float = Field(default=30, gt=0, description="Seconds to wait for a connection")
+    read_timeout: float = Field(default=60, gt=0, description="Seconds to wait for any next byte")
+
+    def settings(self) -> RegistrySettings:
+        """The same, as `remotes` takes it."""
+        return RegistrySettings(
+            plain_http=self.plain_http, connect_timeout_s=self.connect_timeout, read_timeout_s=self.read_timeout
+        )
+
+
+def session_spec(
+    store: str, store_options: dict[str, Any], network: Network | None = None, *, platforms: Iterable[Platform] | None = None
+) -> SessionSpec:
+    """What a run's session is opened from; `platforms` None means all.
+
+    Raises:
+        InvalidInput: a secret among the plain options, or no such block.
+    """
+    url, options = located(store, store_options)
+    return SessionSpec(
+        store=url,
+        store_options=options,
+        platforms=None if platforms is None else tuple(platforms),
+        registries=(network or Network()).settings(),
+    )

@@ -9,16 +9,14 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
-from flows.blocks import located
 from flows.conclusion import concluded
 from flows.fetch import bring_in
-from flows.parameters import Store, StoreOptions
+from flows.parameters import Concurrency, Network, Retries, Store, StoreOptions, session_spec
 from flows.progress import LogListener
 from flows.report import Outcome, RunReport
-from flows.runner import MOST_WORKERS, RUNNER
+from flows.runner import RUNNER
 from ocispec import Platform
 from ocispec.errors import DistError
-from remotes import RegistrySettings
 from storage.unpack import Unpacked
 from tasks import upkeep
 from tasks._task import RETRIES
@@ -90,22 +88,14 @@ def pull(
     platform: Annotated[str, Field(description="Which of an index's images, such as linux/arm64")] = "linux/amd64",
     *,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    plain_http: Annotated[bool, Field(description="Speak http to registries that are not on this machine")] = False,
-    concurrency: Annotated[int, Field(ge=1, le=MOST_WORKERS, description="Descriptors at once")] = 8,
-    retries: Annotated[int, Field(ge=0, description="Attempts after the first, per descriptor")] = RETRIES,
-    connect_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for a connection")] = 30,
-    read_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for any next byte")] = 60,
+    network: Network = Network(),
+    concurrency: Concurrency = 8,
+    retries: Retries = RETRIES,
 ) -> State[Any]:
     """Bring one platform of an image into the content store, then make a directory its root file system."""
     started = time.monotonic()
     wanted = Platform.parse(platform)
-    url, options = located(store, store_options)
-    spec = SessionSpec(
-        store=url,
-        store_options=options,
-        platforms=(wanted,),
-        registries=RegistrySettings(plain_http=plain_http, connect_timeout_s=connect_timeout, read_timeout_s=read_timeout),
-    )
+    spec = session_spec(store, store_options, network, platforms=[wanted])
     fetched = bring_in(spec, [reference], concurrency=concurrency, retries=retries)
     unpacked = failure = None
     if fetched.status == "complete":

@@ -11,25 +11,23 @@ from prefect.runtime import flow_run
 from prefect.utilities.annotations import quote
 from pydantic import Field
 
-from flows.blocks import located
 from flows.conclusion import concluded
 from flows.fetch import bring_in
-from flows.parameters import Store, StoreOptions
+from flows.parameters import Concurrency, Network, Store, StoreOptions, session_spec
 from flows.progress import LogListener
 from flows.report import Outcome, RunReport
 from flows.results import keep_no_results
-from flows.runner import MOST_WORKERS, RUNNER, outcome
+from flows.runner import RUNNER, outcome
 from ocispec import Platform
 from ocispec.errors import DistError
 from ocispec.frontier import Frontier
 from ocispec.units import counted, duration, size
-from remotes import RegistrySettings
 from storage import ContentStore, Info, completeness
 from storage.reachable import reachable
 from storage.verify import Verified
 from tasks import session, upkeep
 from tasks._task import RETRIES
-from tasks.session import SessionSpec, open_session
+from tasks.session import open_session
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
@@ -119,17 +117,13 @@ def verify(
     ] = [],  # noqa: B006 - Prefect shows it in the form and copies it
     *,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    plain_http: Annotated[bool, Field(description="Speak http to registries that are not on this machine")] = False,
-    concurrency: Annotated[int, Field(ge=1, le=MOST_WORKERS, description="Chunks of blobs, or descriptors, at once")] = 4,
-    connect_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for a connection")] = 30,
+    network: Network = Network(),
+    concurrency: Concurrency = 4,
 ) -> State[Any]:
     """Hash every blob anew, take corrupt ones out of sight, see that every name is whole, and fetch again on request."""
     started = time.monotonic()
     keep_no_results()
-    url, options = located(store, store_options)
-    spec = SessionSpec(
-        store=url, store_options=options, registries=RegistrySettings(plain_http=plain_http, connect_timeout_s=connect_timeout)
-    )
+    spec = session_spec(store, store_options, network)
     with open_session(spec, observer=LogListener(get_run_logger())) as opened:
         opened.store.require()
         outcomes = _verified(opened.store, window=concurrency)

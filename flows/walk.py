@@ -66,7 +66,7 @@ class _Image:
 
 @dataclass(eq=False, slots=True)
 class _Node:
-    """Content that some images want. `sources` are repositories that it was not yet asked of, with the results that named it."""
+    """Content that some images want. `sources`: repositories that it was not yet asked of, with the results that named it."""
 
     descriptor: Descriptor
     images: list[_Image] = field(default_factory=list)
