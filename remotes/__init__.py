@@ -5,6 +5,7 @@ Registries speak the OCI distribution-spec 1.1 and Docker's registry protocol v2
 
 from remotes.credentials import Credentials, DockerConfig
 from remotes.errors import Exchange, RegistryError
-from remotes.registry import Fetcher, Registries, RegistrySettings, Resolved
+from remotes.fetcher import Fetcher
+from remotes.registry import Registries, RegistrySettings, Resolved
 
 __all__ = ["Credentials", "DockerConfig", "Exchange", "Fetcher", "Registries", "RegistryError", "RegistrySettings", "Resolved"]

@@ -1,0 +1,192 @@
+"""Reading from a repository: resolve references, fetch content (distribution-spec 1.1, "Pull").
+
+A registry is trusted for one thing: which digest a tag stands for, at the moment of resolving. A digest in the reference
+wins over whatever the registry says.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import httpx
+
+from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
+from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
+from remotes import body
+from remotes.errors import RegistryNotFound, from_response, from_transport, refuse_coding
+from remotes.repository import Repository
+
+_ACCEPT = ", ".join((*mediatypes.MANIFESTS, "*/*"))
+# HEAD is answered so where it does not exist, or (403) where only the body of a GET says why.
+_ASK_BY_GET = frozenset({403, 405, 501})
+_ANSWERS = frozenset({200, 206})
+_ANSWERS_RANGED = _ANSWERS | {416}
+# media-type ::= restricted-name "/" restricted-name  (RFC 6838, 4.2)
+_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*")
+_MAX_LENGTH_DIGITS = 19
+_DIGEST_CHARS = 160  # more than any digest has: what a message shows of a bad one
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """What the manifests endpoint is asked: where, for which media types, for which digest if one is pinned, and for whom."""
+
+    path: str
+    accept: str
+    pinned: Digest | None
+    subject: str
+
+
+class Fetcher:
+    """The content of one repository. Thread-safe."""
+
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+
+    def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
+        """The descriptor of a tag or digest in this repository: see `Registries.resolve`."""
+        pinned = reference.pinned()
+        target = str(pinned) if pinned else reference.tag
+        if target is None:
+            raise InvalidInput(f"{reference}: expected a tag or digest, such as {reference}:latest")
+        if media_type is not None and not _MEDIA_TYPE.fullmatch(media_type):
+            raise InvalidInput(f"{reference}: bad media type {media_type!r}, expected type/subtype")
+        if pinned is not None and media_type is not None and not mediatypes.is_manifest(media_type):
+            return self._blob(pinned, str(reference))
+        ask = _Question(f"manifests/{target}", media_type or _ACCEPT, pinned, str(reference))
+        try:
+            found = self._by_head(ask) or self._by_get(ask)
+        except RegistryNotFound:
+            if pinned is None:
+                raise
+        else:
+            if found.size > manifest.MAX_BYTES:
+                raise _too_big(str(reference), str(found.size))
+            return found
+        return self._blob(pinned, str(reference))  # out of the handler: its errors have no 404 for a cause
+
+    def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
+        """The bytes of `descriptor` from `offset` to its size, in pieces of at most 1 MiB, unverified.
+
+        Raises:
+            DistError: as `remotes.body.read`, and what the registry says.
+        """
+        subject = f"{descriptor} from {self._repository.locator}"
+        if descriptor.is_manifest and descriptor.size > manifest.MAX_BYTES:
+            raise _too_big(subject, str(descriptor.size))
+
+        def send(byte_range: str | None) -> httpx.Response:
+            return self._get_content(descriptor, byte_range, subject)
+
+        return body.read(send, descriptor, offset=offset, subject=subject)
+
+    def _by_head(self, ask: "_Question") -> Descriptor | None:
+        """The descriptor in the headers; None where they do not tell all of type, length and digest."""
+        response = self._repository.ask("HEAD", ask.path, subject=ask.subject, headers={"Accept": ask.accept})
+        response.close()
+        if response.status_code in _ASK_BY_GET:
+            return None
+        if response.status_code != httpx.codes.OK:
+            raise from_response(ask.subject, response)
+        media_type, size = _media_type(response), _length(response)
+        if mediatypes.kind(media_type) == "schema1":
+            raise Unsupported(f"{ask.subject}: image manifest version 2, schema 1 is obsolete and refused; re-push the image")
+        digest = ask.pinned or _digest(response, ask.subject)
+        if digest is None or size is None or not mediatypes.is_manifest(media_type):
+            return None
+        return Descriptor(media_type=media_type, digest=digest, size=size)
+
+    def _by_get(self, ask: "_Question") -> Descriptor:
+        """The descriptor of the document itself."""
+        response = self._repository.ask("GET", ask.path, subject=ask.subject, headers={"Accept": ask.accept})
+        try:
+            if response.status_code != httpx.codes.OK:
+                raise from_response(ask.subject, response)
+            raw = _read_document(response, ask.subject)
+        except httpx.RequestError as exc:
+            raise from_transport(ask.subject, exc) from exc
+        finally:
+            response.close()
+        expected = ask.pinned or _digest(response, ask.subject)
+        digest = Digest.of(raw, algorithm=expected.algorithm if expected else "sha256")
+        if expected is not None and digest != expected:
+            raise Corrupt(f"{ask.subject}: expected {expected}, the registry sends {digest}")
+        return Descriptor(media_type=manifest.media_type_of(raw, at=ask.subject), digest=digest, size=len(raw))
+
+    def _blob(self, digest: Digest, subject: str) -> Descriptor:
+        """The descriptor of a pinned digest that is no manifest. A tag never gets here: blobs have none."""
+        response = self._repository.ask("HEAD", f"blobs/{digest}", subject=subject, headers={"Accept": "*/*"})
+        response.close()
+        if response.status_code != httpx.codes.OK:
+            raise from_response(subject, response)
+        size = _length(response)
+        if size is None:
+            raise Unsupported(f"{subject}: the registry does not say how big this blob is")
+        return Descriptor(media_type=_media_type(response), digest=digest, size=size)
+
+    def _get_content(self, descriptor: Descriptor, byte_range: str | None, subject: str) -> httpx.Response:
+        """An open response with content, from the endpoint that its type suggests or, after a 404 there, the other one."""
+        is_named = _MEDIA_TYPE.fullmatch(descriptor.media_type)  # a document may hold anything in its place
+        headers = {"Accept": f"{descriptor.media_type}, */*" if is_named else "*/*"}
+        missing: DistError | None = None
+        for endpoint in _endpoints(descriptor):
+            # Some registries refuse ranges of manifests. These are small: they come whole, and are skipped over.
+            ranged = {"Range": byte_range} if byte_range and endpoint == "blobs" else {}
+            path = f"{endpoint}/{descriptor.digest}"
+            response = self._repository.ask("GET", path, subject=subject, headers=headers | ranged)
+            if response.status_code in (_ANSWERS_RANGED if ranged else _ANSWERS):
+                return response
+            try:
+                error = from_response(subject, response)
+            finally:
+                response.close()
+            if response.status_code != httpx.codes.NOT_FOUND:
+                raise error
+            missing = missing or error
+        raise missing or NotFound(subject)
+
+
+def _endpoints(descriptor: Descriptor) -> tuple[str, ...]:
+    """Where content may be. Only an unknown type leaves open whether an index lists it, which makes it a manifest."""
+    if descriptor.is_manifest:
+        return ("manifests", "blobs")
+    return ("blobs", "manifests") if descriptor.kind == "blob" else ("blobs",)
+
+
+def _media_type(response: httpx.Response) -> str:
+    """The content type without parameters such as charset."""
+    text: str = response.headers.get("content-type", "")
+    return text.partition(";")[0].strip().lower() or mediatypes.OCTET_STREAM
+
+
+def _length(response: httpx.Response) -> int | None:
+    """The size that the headers announce; None where they do not, or in no number."""
+    text: str = response.headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_LENGTH_DIGITS else None
+
+
+def _digest(response: httpx.Response, subject: str) -> Digest | None:
+    text: str | None = response.headers.get("docker-content-digest")
+    if not text:
+        return None
+    try:
+        return Digest.parse(text[:_DIGEST_CHARS])
+    except DistError as exc:
+        raise type(exc)(f"{subject}: the registry answers with {exc}") from exc
+
+
+def _read_document(response: httpx.Response, subject: str) -> bytes:
+    refuse_coding(subject, response)
+    announced = _length(response)
+    if announced is not None and announced > manifest.MAX_BYTES:
+        raise _too_big(subject, str(announced))
+    raw = b""
+    for piece in response.iter_raw():
+        raw += piece
+        if len(raw) > manifest.MAX_BYTES:
+            raise _too_big(subject, "more")
+    return raw
+
+
+def _too_big(subject: str, size: str) -> Unsupported:
+    return Unsupported(f"{subject}: expected a manifest of at most {manifest.MAX_BYTES} bytes, it has {size}")
