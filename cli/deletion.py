@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from cli import inputs
 from cli.context import Context
-from cli.names import recorded
+from cli.names import known
 from cli.outcomes import delete_each
 from ocispec import Descriptor, Digest
 from ocispec.errors import DistError, InvalidInput
@@ -33,7 +33,7 @@ def rm(context: Context, wanted: Sequence[str]) -> int:
     store, forgotten = inputs.store(context), list[str]()
 
     def forget(text: str) -> None:
-        name = recorded(store, text).name
+        name = known(store, text)
         store.names.delete(name)
         forgotten.append(name)
 

@@ -6,14 +6,14 @@ from typing import Any
 from cli import inputs, tables
 from cli.context import Context
 from cli.errors import BadInput, tell
-from ocispec.errors import NotFound
+from ocispec.errors import DistError, InvalidInput, NotFound
 from storage import ContentStore, Name
 
 
 def names(context: Context, wanted: Sequence[str], *, check: bool, quiet: bool) -> int:
-    """List names, in their order, or with `check` what is there of them; 1 if one is not known or not complete."""
+    """List names, in their order, or with `check` what is there of them; 1 if one is not known, damaged or not complete."""
     store = inputs.store(context)
-    chosen, unknown = _chosen(store, wanted)
+    chosen, errors = _chosen(store, wanted)
     if check:
         store.require()
         from cli.checking import check_names
@@ -22,9 +22,9 @@ def names(context: Context, wanted: Sequence[str], *, check: bool, quiet: bool) 
     else:
         _show(context, chosen, quiet=quiet)
         code = 0
-    for error in unknown:
+    for error in errors:
         tell(error)
-    return 1 if unknown else code
+    return 1 if errors else code
 
 
 def recorded(store: ContentStore, text: str) -> Name:
@@ -32,12 +32,20 @@ def recorded(store: ContentStore, text: str) -> Name:
 
     Raises:
         NotFound: neither is there.
+        InvalidInput: its record is damaged.
+    """
+    return store.names.get(known(store, text))
+
+
+def known(store: ContentStore, text: str) -> str:
+    """The name that a person means by `text`, as it was recorded, be its record damaged.
+
+    Raises:
+        NotFound: there is none.
     """
     for name in _meanings(text):
-        try:
-            return store.names.get(name)
-        except NotFound:
-            continue
+        if name in store.names:
+            return name
     raise NotFound(f"name {' or '.join(dict.fromkeys(_meanings(text)))}: not there; dist names lists all")
 
 
@@ -49,27 +57,28 @@ def _meanings(text: str) -> Iterator[str]:
         return
 
 
-def _chosen(store: ContentStore, wanted: Sequence[str]) -> tuple[list[Name], list[NotFound]]:
+def _chosen(store: ContentStore, wanted: Sequence[str]) -> tuple[list[Name], Sequence[DistError]]:
+    """The names that are asked for, sorted, and what is wrong with the others."""
     if not wanted:
-        return list(store.names), []
-    found, unknown = dict[str, Name](), list[NotFound]()
+        return store.names.read()
+    found, errors = dict[str, Name](), list[DistError]()
     for text in wanted:
         try:
             name = recorded(store, text)
-        except NotFound as exc:
-            unknown.append(exc)
+        except (NotFound, InvalidInput) as exc:
+            errors.append(exc)
         else:
             found[name.name] = name
-    return [found[name] for name in sorted(found)], unknown
+    return [found[name] for name in sorted(found)], errors
 
 
-def _show(context: Context, known: Sequence[Name], *, quiet: bool) -> None:
+def _show(context: Context, chosen: Sequence[Name], *, quiet: bool) -> None:
     if context.output == "json":
-        tables.json([_described(name) for name in known])
+        tables.json([_described(name) for name in chosen])
     elif quiet:
-        tables.lines([n.name for n in known])
+        tables.lines([n.name for n in chosen])
     else:
-        rows = [(n.name, str(n.descriptor.digest), n.descriptor.kind, _platforms(n), tables.age(n.recorded)) for n in known]
+        rows = [(n.name, str(n.descriptor.digest), n.descriptor.kind, _platforms(n), tables.age(n.recorded)) for n in chosen]
         tables.columns(("NAME", "DIGEST", "KIND", "PLATFORMS", "AGE"), rows)
 
 

@@ -8,30 +8,41 @@ table `_KINDS`, not found out by exception. What fsspec knows beyond it is one l
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from fsspec import get_filesystem_class
 from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
-from ocispec.errors import InvalidInput, Unsupported
+from ocispec.errors import DistError, InvalidInput, Unsupported
 from storage import s3
 from storage.disk import Disk
 from storage.files import FileIngests
 from storage.ingest import Ingests
 from storage.layout import Layout
 from storage.objects import Objects
-from storage.options import refuse_userinfo
+from storage.options import refuse_flat, refuse_userinfo
 from storage.uploads import UploadIngests
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Backend(Protocol):
-    """What differs beside ingests. Paths are fsspec's, without protocol. All raise OSError; the store translates."""
+    """What differs beside ingests. Paths are fsspec's, without protocol. All raise OSError; the store has it `translated`."""
 
     fs: Any
+    locks: bool
+    """Whether `locked` keeps anybody out."""
+
+    def translated(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Have what the file system raises in this block be errors of ours: see `storage.errors.translated`."""
+
+    def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """What `work` gives for each item, in their order; from several threads at once where that is faster."""
 
     def put(self, path: str, data: bytes) -> None:
         """Replace a small file: readers see the old or the new bytes, also after a power loss."""
@@ -60,12 +71,12 @@ def _on_disk(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
 
 
 def _on_s3(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
-    objects = Objects(s3.tuned(fs), s3.S3Parts(fs))
+    objects = Objects(s3.connected(fs), layout.url, s3.S3Parts(fs))
     return objects, UploadIngests(objects, layout)
 
 
 def _on_objects(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
-    objects = Objects(fs)
+    objects = Objects(fs, layout.url)
     return objects, UploadIngests(objects, layout)
 
 
@@ -75,7 +86,7 @@ def _uncached() -> dict[str, Any]:
 
 
 def _s3_options() -> dict[str, Any]:
-    return _uncached() | {"config_kwargs": s3.config()}
+    return _uncached() | s3.options()
 
 
 _KINDS = {
@@ -92,7 +103,7 @@ def open_backend(url: str, options: Mapping[str, Any]) -> tuple[Backend, Ingests
     """The backend for an fsspec URL or local path, with its ingests, and where things are in it.
 
     Raises:
-        InvalidInput: an empty URL, or a protocol that fsspec does not know.
+        InvalidInput: an empty URL, a protocol that fsspec does not know, or options that cannot be right.
         Unsupported: a file system that lacks what a store needs.
     """
     if not url:
@@ -100,14 +111,23 @@ def open_backend(url: str, options: Mapping[str, Any]) -> tuple[Backend, Ingests
     if "::" in url:  # fsspec's chains; it would take the path /a::b for /a
         raise Unsupported(f"store {url}: a location with :: is not supported")
     refuse_userinfo(url)
+    refuse_flat(options)
     try:
-        kind = _kind_of(url)
-        fs, root = url_to_fs(url, **(kind.options() | dict(options)))
-    except (ValueError, ImportError, TypeError, AttributeError, OSError) as exc:  # each of fsspec's classes has its own ways
-        raise InvalidInput(f"store {url}: {exc}") from exc
-    if kind is _KINDS["file"] and not os.path.isabs(root):
+        return _opened(_kind_of(url), url, options)
+    except DistError:
+        raise
+    except Exception as exc:  # nothing was asked over the network; what else is wrong, each library says in its own way
+        raise InvalidInput(f"store {url}: {exc}; check the location and its options") from exc
+
+
+def _opened(kind: _Kind, url: str, options: Mapping[str, Any]) -> tuple[Backend, Ingests, Layout]:
+    on_disk = kind is _KINDS["file"]
+    if on_disk and options:
+        raise InvalidInput(f"store {url}: a local disk has no store options, got {', '.join(options)}; leave them out")
+    fs, root = url_to_fs(url, **(kind.options() | dict(options)))
+    if on_disk and not os.path.isabs(root):
         raise InvalidInput(f"store {url}: expected an absolute path, got {root} (is there such a user?)")
-    layout = Layout(root.rstrip("/"))
+    layout = Layout(root.rstrip("/"), "" if on_disk else f"{get_protocol(url)}://")
     return *kind.open(fs, layout), layout
 
 

@@ -5,15 +5,18 @@ import errno
 import fcntl
 import os
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from io import FileIO
-from typing import Any
+from typing import Any, TypeVar
 
 from ocispec.errors import Busy
+from storage.errors import translated
 from storage.layout import TEMPORARY
 
+T = TypeVar("T")
+R = TypeVar("R")
 _READ_ONLY = 0o444
 _MOMENT = timedelta(minutes=1)
 
@@ -25,8 +28,18 @@ class Disk:
     threads, and for small blobs these are most of the cost (docs/performance.md).
     """
 
+    locks = True
+
     def __init__(self, fs: Any) -> None:
         self.fs = fs
+
+    def translated(self, what: str) -> AbstractContextManager[None]:
+        """Have what this disk raises be errors of ours."""
+        return translated(what)
+
+    def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """What `work` gives for each item, in their order; one after the other, since threads cost more than a disk does."""
+        return [work(item) for item in items]
 
     def put(self, path: str, data: bytes) -> None:
         """Replace a small file: readers see the old or the new bytes, also after a power loss."""

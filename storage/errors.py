@@ -18,8 +18,10 @@ class StoreFull(Unavailable):
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
+def translated(what: str, *, service: str | None = None) -> Iterator[None]:
     """Raise what a file system raises as an error of ours; `what` says what was being done, and on what.
+
+    `service` is the URL of an object store. Its errors name it, and say what there is to check.
 
     The libraries of object stores raise not only OSError but errors of their own, of which fsspec says nothing, and ValueError
     for options that cannot be right. What else Python itself raises is a mistake of ours, and stays one.
@@ -29,14 +31,14 @@ def translated(what: str) -> Iterator[None]:
     except DistError:
         raise
     except OSError as exc:
-        raise _translate(exc, what) from exc
+        raise _translate(exc, what, service) from exc
     except Exception as exc:
         if type(exc).__module__ == "builtins" and not isinstance(exc, ValueError):
             raise
-        raise Unavailable(f"{what}: {_one_line(exc)}") from exc
+        raise _unavailable(what, _one_line(exc), service) from exc
 
 
-def _translate(exc: OSError, what: str) -> DistError:
+def _translate(exc: OSError, what: str, service: str | None) -> DistError:
     cause = exc.strerror or _one_line(exc)
     if isinstance(exc, FileNotFoundError):
         return NotFound(f"{what}: not there")
@@ -45,9 +47,19 @@ def _translate(exc: OSError, what: str) -> DistError:
     if exc.errno in _FULL:
         return StoreFull(f"{what}: {cause}; make room and run again, what was fetched is kept")
     if exc.errno in _REFUSED or isinstance(exc, PermissionError):
-        return Denied(f"{what}: {cause}")
-    return Unavailable(f"{what}: {cause}")
+        return Denied(f"{what}: {cause}{_check('the credentials and what they permit', what, service)}")
+    return _unavailable(what, cause, service)
+
+
+def _unavailable(what: str, cause: str, service: str | None) -> Unavailable:
+    return Unavailable(f"{what}: {cause}{_check('the credentials, the bucket and the endpoint', what, service)}")
+
+
+def _check(things: str, what: str, service: str | None) -> str:
+    if service is None:
+        return ""
+    return f"; check {things}" if service in what else f"; check {things} ({service})"
 
 
 def _one_line(exc: Exception) -> str:
-    return " ".join(str(exc).split())[:_TEXT] or type(exc).__name__
+    return " ".join(str(exc).split())[:_TEXT].rstrip(".") or type(exc).__name__

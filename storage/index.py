@@ -4,26 +4,30 @@
 `skopeo inspect oci:STORE:NAME` finds it.
 """
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from ocispec import mediatypes
+from ocispec import Digest, fields, mediatypes
+from ocispec.errors import InvalidInput
 from storage.backend import Backend
-from storage.errors import translated
 from storage.layout import Layout
 from storage.names import Name, Names
 from storage.presence import is_there
 
+_log = logging.getLogger(__name__)
 REF_NAME = "org.opencontainers.image.ref.name"
+# An annotation of the whole index: the digest of what it lists and of the names that this was derived from.
+_SEAL = "io.github.prefect-dist.names"
 MARKER = orjson.dumps({"imageLayoutVersion": "1.0.0"})
 
 
 def create(backend: Backend, layout: Layout, names: Names) -> None:
     """Make an empty image layout where there is none; harmless where there is one."""
-    with translated(f"store {layout.root}"):
+    with backend.translated(f"store {layout.url}"):
         if is_there(backend.fs, layout.marker):
             return
         update(backend, layout, names)
@@ -32,27 +36,56 @@ def create(backend: Backend, layout: Layout, names: Names) -> None:
 
 def mark(backend: Backend, layout: Layout) -> None:
     """Write the file that makes a directory an image layout."""
-    with translated(f"store {layout.root}"):
+    with backend.translated(f"store {layout.url}"):
         backend.put(layout.marker, MARKER)
 
 
 def update(backend: Backend, layout: Layout, names: Names) -> None:
-    """Write `index.json` anew from the names, until it has all of them.
+    """Write `index.json` anew from the names, until it has all of them; where it has, it is left as it is and no name is read.
 
     Many processes may do this at once, without a lock. Each looks once more after it wrote: so whichever is the last to write
     has seen every name that was recorded before, since a name is recorded before its process comes here.
+
+    A damaged name is left out with a warning. Other tools are no worse off without it, and no other image is to fail for it.
     """
-    with translated(f"store {layout.root}: index.json"):
-        written = None
-        while (listed := names.listing()) != written:
-            backend.put(layout.index, document(names))
-            written = listed
+    with backend.translated(f"store {layout.url}: index.json"):
+        listed, written = names.listing(), None
+        if _is_of(backend, layout, listed):
+            return
+        while listed != written:
+            backend.put(layout.index, _sealed(names, listed))
+            listed, written = names.listing(), listed
 
 
-def document(names: Iterable[Name], *, under: tuple[str, ...] = (REF_NAME,)) -> bytes:
+def document(names: Iterable[Name], *, under: tuple[str, ...]) -> bytes:
     """An `index.json` that lists `names`, each in these annotations."""
-    manifests = [_entry(name, under) for name in names]
-    return orjson.dumps({"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": manifests})
+    return _document([_entry(name, under) for name in names])
+
+
+def _document(manifests: Sequence[Mapping[str, Any]], **more: object) -> bytes:
+    return orjson.dumps({"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": manifests, **more})
+
+
+def _sealed(names: Names, listed: Mapping[str, object]) -> bytes:
+    known, damaged = names.read()
+    for error in damaged:
+        _log.warning("index.json leaves out: %s", error)
+    manifests = [_entry(name, (REF_NAME,)) for name in known]
+    return _document(manifests, annotations={_SEAL: _seal(manifests, listed)})
+
+
+def _is_of(backend: Backend, layout: Layout, listed: Mapping[str, object]) -> bool:
+    """Whether the `index.json` that is there was derived from these names, and nobody has changed it since."""
+    try:
+        found = fields.parse_object(backend.fs.cat_file(layout.index), at="index.json")
+        annotations = dict(fields.pairs(found, "annotations", at="index.json"))
+    except (FileNotFoundError, InvalidInput):
+        return False
+    return annotations.get(_SEAL) == _seal(found.get("manifests"), listed)
+
+
+def _seal(manifests: object, listed: Mapping[str, object]) -> str:
+    return str(Digest.of(orjson.dumps(manifests) + ascii(sorted(listed.items())).encode()))
 
 
 def _entry(name: Name, under: tuple[str, ...]) -> dict[str, Any]:

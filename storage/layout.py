@@ -9,7 +9,7 @@ leases/<run>.<number>.json  leases/<run>.lock  quarantine/<algorithm>/<hex>
 import hashlib
 import re
 from dataclasses import dataclass
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from ocispec import Digest
 from ocispec.errors import InvalidInput, Unsupported
@@ -26,9 +26,19 @@ _READABLE = 120
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The paths below `root`, a path of the store's file system."""
+    """The paths below `root`, a path of the store's file system; `scheme` is what makes one a URL, nothing on a disk."""
 
     root: str
+    scheme: str = ""
+
+    @property
+    def url(self) -> str:
+        """The store as people name it."""
+        return self.shown(self.root)
+
+    def shown(self, path: str) -> str:
+        """A path of the file system as people name it: a URL, or on a disk the path."""
+        return f"{self.scheme}{path}"
 
     @property
     def marker(self) -> str:
@@ -102,6 +112,11 @@ class Layout:
         """The record of a name: readable for whoever looks around, unambiguous by its hash, never too long."""
         key = _hash(name)
         return f"{self.names}/{quote(name, safe='')[:_READABLE]}-{key}.json"
+
+    def named(self, path: str) -> str | None:
+        """The name whose record has this path; None for a strange file, and where the readable part is not all of the name."""
+        name = unquote(path.removeprefix(f"{self.names}/").rpartition("-")[0])
+        return name if self.name(name) == path else None
 
 
 def _hash(text: str) -> str:

@@ -15,7 +15,6 @@ from ocispec import Descriptor, fields
 from ocispec.errors import DistError
 from storage import times
 from storage.backend import Backend
-from storage.errors import translated
 from storage.layout import Layout
 
 # Longer than any run should take: then what it found in the store may be swept away under it.
@@ -35,7 +34,7 @@ class Lease:
     def take(self, root: Descriptor) -> None:
         """Keep gc from what is below `root`, until the lease is given back."""
         record = f"{self._layout.leases}/{self._run}.{self._number}{_RECORD}"
-        with translated(f"lease on {root}"):
+        with self._backend.translated(f"lease on {root}"):
             self._backend.put(record, orjson.dumps({"descriptor": root.to_json(), "taken": datetime.now(UTC)}))
             self._given_back.callback(self._remove, record)
             if not self._number:  # its directory is there now
@@ -49,7 +48,7 @@ class Lease:
         self._given_back.close()
 
     def _remove(self, path: str) -> None:
-        with suppress(DistError), translated(path):
+        with suppress(DistError), self._backend.translated(self._layout.shown(path)):
             self._backend.fs.rm_file(path)
 
 
@@ -79,13 +78,13 @@ class Leases:
                 continue
             if not dry_run:
                 for left in (path, self._layout.lease_lock(_run(path))):
-                    with suppress(FileNotFoundError, DistError), translated(left):
+                    with suppress(FileNotFoundError, DistError), self._backend.translated(self._layout.shown(left)):
                         self._backend.fs.rm_file(left)
             yield path
 
     def _all(self) -> Iterator[tuple[str, Descriptor, bool]]:
         """Each record, what it holds, and whether its run lives."""
-        with translated("leases"):
+        with self._backend.translated("leases"):
             try:
                 paths = self._backend.fs.ls(self._layout.leases, detail=False)
             except FileNotFoundError:

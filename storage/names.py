@@ -3,20 +3,20 @@
 Names are what people and other tools start from; a name is only recorded for content that is whole.
 """
 
+import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
 import orjson
 
 from ocispec import Descriptor, Platform, fields
-from ocispec.errors import InvalidInput, NotFound
+from ocispec.errors import InvalidInput, NotFound, Unsupported
 from storage import times
 from storage.backend import Backend
-from storage.errors import translated
 from storage.layout import Layout
-from storage.presence import is_there
+from storage.presence import is_there, modified
 
 _SUFFIX = ".json"
 
@@ -48,8 +48,13 @@ class Name:
         )
 
     @classmethod
-    def from_json(cls, raw: bytes, *, at: str) -> Self:
-        """The record in `raw`; `at` names it in errors."""
+    def from_json(cls, raw: bytes) -> Self:
+        """The record in `raw`.
+
+        Raises:
+            InvalidInput, Unsupported: it is damaged.
+        """
+        at = "record"
         document = fields.parse_object(raw, at=at)
         descriptor = fields.require(document, "descriptor", dict, at=at)
         platforms = fields.strings(document, "platforms", at=at)
@@ -71,6 +76,8 @@ class Names:
     def put(self, name: str, descriptor: Descriptor, *, source: str, platforms: tuple[Platform, ...] | None = None) -> Name:
         """Record that `name` stands for `descriptor`, which came from `source`; an older record is replaced.
 
+        One that says the same stays as it is, with its time: so `index.json` is not written anew for it.
+
         Raises:
             InvalidInput: an empty name.
             StoreFull, Denied, Unavailable: the disk.
@@ -78,7 +85,10 @@ class Names:
         if not name:
             raise InvalidInput("name: it is empty")
         record = Name(name=name, descriptor=descriptor, source=source, platforms=platforms, recorded=datetime.now(UTC))
-        with translated(f"name {name}"):
+        known = self._known(name)
+        if known is not None and replace(known, recorded=record.recorded) == record:
+            return known
+        with self._backend.translated(f"name {name}"):
             self._backend.put(self._layout.name(name), record.to_json())
         return record
 
@@ -87,27 +97,47 @@ class Names:
 
         Raises:
             NotFound: no such name.
+            InvalidInput: its record is damaged; the message says what to do.
         """
-        with translated(f"name {name}"):
-            return Name.from_json(self._backend.fs.cat_file(self._layout.name(name)), at=f"name {name}")
+        path = self._layout.name(name)
+        with self._backend.translated(f"name {name}"):
+            raw = self._backend.fs.cat_file(path)
+        return self._parsed(raw, path, name)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a name is recorded, be its record damaged."""
+        with self._backend.translated(f"name {name}"):
+            return is_there(self._backend.fs, self._layout.name(name))
 
     def delete(self, name: str) -> None:
-        """Forget a name; its content stays.
+        """Forget a name, be its record damaged; its content stays.
 
         Raises:
             NotFound: no such name.
         """
-        path = self._layout.name(name)
-        with translated(f"name {name}"):
-            if not is_there(self._backend.fs, path):
-                raise NotFound(f"name {name}: not there")
-            self._backend.fs.rm_file(path)
+        if name not in self:
+            raise NotFound(f"name {name}: not there")
+        with self._backend.translated(f"name {name}"):
+            self._backend.fs.rm_file(self._layout.name(name))
 
     def __iter__(self) -> Iterator[Name]:
-        """All names, sorted. One that is deleted while they are read is left out."""
-        with translated("names"):
-            records = [record for entry in self._entries() if (record := self._found(entry["name"])) is not None]
-        yield from sorted(records, key=lambda record: record.name)
+        """All names, sorted. One that is deleted while they are read is left out.
+
+        Raises:
+            InvalidInput: a record is damaged; the message says what to do. For gc it is a root that nobody knows.
+        """
+        known, damaged = self.read()
+        if damaged:
+            raise damaged[0]
+        return iter(known)
+
+    def read(self) -> tuple[list[Name], list[InvalidInput]]:
+        """All names, sorted, and for each whose record is damaged the error that says what to do."""
+        with self._backend.translated("names"):
+            found = self._backend.each(self._found, self.listing())
+        known = [record for record in found if isinstance(record, Name)]
+        damaged = [record for record in found if isinstance(record, InvalidInput)]
+        return sorted(known, key=lambda record: record.name), sorted(damaged, key=str)
 
     def listing(self) -> dict[str, object]:
         """What tells whether any name was recorded, replaced or deleted since: each record's path, with its version."""
@@ -120,13 +150,34 @@ class Names:
             return []
         return [entry for entry in entries if entry["name"].endswith(_SUFFIX)]
 
-    def _found(self, path: str) -> Name | None:
+    def _known(self, name: str) -> Name | None:
         try:
-            return Name.from_json(self._backend.fs.cat_file(path), at=path)
+            return self.get(name)
+        except (NotFound, InvalidInput):
+            return None
+
+    def _found(self, path: str) -> Name | InvalidInput | None:
+        try:
+            return self._parsed(self._backend.fs.cat_file(path), path, self._layout.named(path))
         except FileNotFoundError:
             return None
+        except InvalidInput as exc:
+            return exc
+
+    def _parsed(self, raw: bytes, path: str, name: str | None) -> Name:
+        try:
+            return Name.from_json(raw)
+        except (InvalidInput, Unsupported) as exc:
+            called = "a name" if name is None else f"name {name}"
+            remedy = "remove this file" if name is None else f"forget it with dist rm {shlex.quote(name)}"
+            raise InvalidInput(f"{called}: damaged in {self._layout.shown(path)} ({exc}); {remedy}") from exc
 
 
 def _version(entry: dict[str, Any]) -> object:
-    """What changes when a file is replaced: its inode on a disk, its tag or time on an object store, as fsspec shows it."""
-    return next((entry[key] for key in ("ino", "ETag", "etag", "LastModified", "created") if key in entry), None)
+    """What changes when a file is replaced, as fsspec shows it: on an object store its tag or time.
+
+    On a disk that is inode and time: the inode of a file that was replaced is soon another's, but not at the same time.
+    """
+    if "ino" in entry:
+        return entry["ino"], entry["mtime"]
+    return entry.get("ETag") or entry.get("etag") or modified(entry)

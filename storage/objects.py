@@ -1,13 +1,21 @@
 """An object store as a store's ground: objects become visible whole and at once; nothing can be appended to or locked."""
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from ocispec.errors import NotFound
+from storage.errors import translated
+
+T = TypeVar("T")
+R = TypeVar("R")
 # What is smaller is sent at once. Every transfer under way holds one part in memory.
 MIN_PART_BYTES = 8 * 1024 * 1024
+# Small looks that are under way at once; botocore keeps ten connections.
+_AT_ONCE = 10
 
 
 class Upload(Protocol):
@@ -40,15 +48,32 @@ class Parts(Protocol):
 
 
 class Objects:
-    """An object store that fsspec knows. Without `parts`, what is big goes to a place aside and is copied into sight there."""
+    """An object store that fsspec knows, with the store at `url` in it.
 
-    def __init__(self, fs: Any, parts: Parts | None = None) -> None:
+    Without `parts`, what is big goes to a place aside and is copied into sight there.
+    """
+
+    locks = False
+
+    def __init__(self, fs: Any, url: str, parts: Parts | None = None) -> None:
         self.fs = fs
-        self._parts = parts
+        self._url, self._parts = url, parts
+
+    def translated(self, what: str) -> AbstractContextManager[None]:
+        """Have what this object store raises be errors of ours, which name it and say what to check."""
+        return translated(what, service=self._url)
+
+    def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """What `work` gives for each item, in their order; some at once, since each of them is a round trip."""
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            return list(threads.map(work, items))
 
     def put(self, path: str, data: bytes) -> None:
         """Replace a small object: readers see the old or the new bytes."""
-        self.fs.pipe_file(path, data)
+        try:
+            self.fs.pipe_file(path, data)
+        except FileNotFoundError as exc:  # an object need not be there to be written
+            raise NotFound(f"store {self._url}: its bucket is not there; check the location, or make the bucket") from exc
 
     def move(self, path: str, target: str) -> None:
         """Take an object away, to where it can be looked at; for a moment it is in both places."""

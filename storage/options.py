@@ -53,6 +53,17 @@ def refuse_secrets(options: Mapping[str, Any], *, at: str = "") -> None:
             refuse_secrets(value, at=f"{at}{name}.")
 
 
+def refuse_flat(options: Mapping[str, Any]) -> None:
+    """See that what holds options of its own, such as fsspec's `client_kwargs`, is no single value.
+
+    Raises:
+        InvalidInput: it is one; the message names it and not its value.
+    """
+    for name, value in options.items():
+        if name.endswith("_kwargs") and not isinstance(value, Mapping):
+            raise InvalidInput(f"store option {name}: expected options in it, {name}.NAME=VALUE, got a single value")
+
+
 def refuse_userinfo(url: str) -> None:
     """See that a URL has no user and password in it.
 

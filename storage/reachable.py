@@ -1,9 +1,10 @@
 """What is needed: the content below roots, as far as the store has it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from ocispec import Descriptor, Digest
-from ocispec.handlers import SkipChildren, chain, children_handler, walk
+from ocispec.handlers import children_handler
+from storage import completeness
 from storage.store import ContentStore
 
 
@@ -13,15 +14,5 @@ def reachable(store: ContentStore, roots: Iterable[Descriptor]) -> set[Digest]:
     Raises:
         Corrupt, InvalidInput, Unsupported: a manifest cannot be read, so that what it names would seem not to be needed.
     """
-    seen = set()
-
-    def look(descriptor: Descriptor) -> Sequence[Descriptor]:
-        if descriptor.content in seen:
-            raise SkipChildren
-        seen.add(descriptor.content)
-        if not store.holds(descriptor):
-            raise SkipChildren
-        return ()
-
-    walk(chain(look, children_handler(store.manifest)), *roots)
-    return {digest for _, digest, _ in seen}
+    found = completeness.check(store, *roots, children=children_handler(store.manifest))
+    return {descriptor.digest for descriptor in (*found.present, *found.missing)}

@@ -17,13 +17,22 @@ _MAX_PARTS = 10_000
 _PART_BYTES_UNKNOWN = 64 * 1024 * 1024
 
 
-def config() -> dict[str, Any]:
-    """Botocore's options: a few quick attempts, Prefect does the rest. Made anew each time: botocore writes into it."""
-    return {"retries": {"mode": "standard", "total_max_attempts": 4}, "connect_timeout": 10, "read_timeout": 60}
+def options() -> dict[str, Any]:
+    """s3fs's options. Made anew each time: botocore writes into them."""
+    return {
+        # A few quick attempts, Prefect does the rest.
+        "config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 4}, "connect_timeout": 10, "read_timeout": 60},
+        # What is read whole is small. In several pieces s3fs would ask for its size first, a second request for each.
+        "max_concurrency": 1,
+    }
 
 
-def tuned(fs: Any) -> Any:
-    """The file system with one layer of retries, botocore's, instead of three that multiply to half an hour."""
+def connected(fs: Any) -> Any:
+    """The file system, its client made, so that wrong options are refused now; the network is not asked for that.
+
+    It has one layer of retries, botocore's, instead of three that multiply to half an hour.
+    """
+    fs.connect()
     fs.retries = 1
     return fs
 

@@ -2,24 +2,25 @@
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ocispec import Descriptor, Digest, Hasher
 from ocispec.errors import Corrupt, InvalidInput, NotFound
 from storage import index
 from storage.backend import Backend, open_backend
-from storage.errors import translated
 from storage.ingest import Ingests, Status, Writer
 from storage.layout import TEMPORARY, Layout
 from storage.leases import Leases
 from storage.names import Names
 from storage.presence import is_there, modified
 
+T = TypeVar("T")
+R = TypeVar("R")
 _log = logging.getLogger(__name__)
 _PIECE_BYTES = 4 * 1024 * 1024
 # A small file is written in milliseconds; what is older was left by a process that was killed.
@@ -46,6 +47,18 @@ class ContentStore:
         self.names = Names(backend, layout)
         self.leases = Leases(backend, layout)
 
+    @property
+    def locks(self) -> bool:
+        """Whether `unswept` keeps gc out."""
+        return self._backend.locks
+
+    def each(self, look: Callable[[T], R], things: Iterable[T]) -> list[R]:
+        """What a look into this store gives for each of these, in their order.
+
+        On an object store, where every look is a round trip, some are under way at once, from several threads.
+        """
+        return self._backend.each(look, things)
+
     def prepare(self) -> None:
         """Make the store if it is not there, and see that it can be written.
 
@@ -61,7 +74,7 @@ class ContentStore:
         Raises:
             NotFound: there is none.
         """
-        with translated(f"store {self.url}"):
+        with self._backend.translated(f"store {self.url}"):
             if not is_there(self._backend.fs, self._layout.marker):
                 raise NotFound(f"store {self.url}: there is none (no oci-layout); check the location")
 
@@ -85,7 +98,7 @@ class ContentStore:
             NotFound: no such blob.
         """
         path = self._layout.blob(digest)
-        with translated(f"blob {digest}"):
+        with self._backend.translated(f"blob {digest}"):
             entry = self._backend.fs.info(path)
         return Info(digest=digest, size=entry["size"], committed=modified(entry))
 
@@ -96,7 +109,7 @@ class ContentStore:
             Corrupt: a blob of that digest has another size.
         """
         try:
-            with translated(f"blob {descriptor.digest}"):
+            with self._backend.translated(f"blob {descriptor.digest}"):
                 size = self._backend.fs.info(self._layout.blob(descriptor.digest))["size"]
         except NotFound:
             return False
@@ -133,14 +146,14 @@ class ContentStore:
             raise Corrupt(f"{descriptor} in {self.url}: the store has bytes of {found}")
         return raw
 
-    def chunks(self, digest: Digest) -> Iterator[bytes]:
-        """The whole blob in pieces, hashed on the way.
+    def chunks(self, digest: Digest, *, offset: int = 0) -> Iterator[bytes]:
+        """The blob in pieces, from `offset` on; hashed on the way if that is its beginning.
 
         Raises:
             NotFound: no such blob.
             Corrupt: after the last piece, when the bytes are not those of the digest.
         """
-        hasher, offset, size = Hasher(digest.algorithm), 0, self.info(digest).size
+        hasher, is_whole, size = Hasher(digest.algorithm), not offset, self.info(digest).size
         while offset < size:
             piece = self._cat(digest, offset, min(offset + _PIECE_BYTES, size))
             if not piece:
@@ -148,7 +161,7 @@ class ContentStore:
             hasher.update(piece)
             offset += len(piece)
             yield piece
-        if hasher.digest() != digest:
+        if is_whole and hasher.digest() != digest:
             raise Corrupt(f"blob {digest} in {self.url}: the store has bytes of {hasher.digest()}")
 
     def walk(self) -> Iterator[Info]:
@@ -168,7 +181,7 @@ class ContentStore:
             NotFound: no such blob.
         """
         path = self._layout.blob(digest)
-        with translated(f"blob {digest}"):
+        with self._backend.translated(f"blob {digest}"):
             if not is_there(self._backend.fs, path):
                 raise NotFound(f"blob {digest}: not there")
             self._backend.fs.rm_file(path)
@@ -176,7 +189,7 @@ class ContentStore:
     def quarantine(self, info: Info) -> bool:
         """Take a corrupt blob out of sight; False where that very blob is not there any more."""
         path = self._layout.blob(info.digest)
-        with self.sweeping(), translated(f"blob {info.digest}"):
+        with self.sweeping(), self._backend.translated(f"blob {info.digest}"):
             try:
                 if self.info(info.digest) != info:
                     return False
@@ -202,7 +215,7 @@ class ContentStore:
             for entry in self._list(directory):
                 if entry["name"].endswith(TEMPORARY) and modified(entry) < before:
                     if not dry_run:
-                        with suppress(NotFound), translated(entry["name"]):
+                        with suppress(NotFound), self._backend.translated(self._layout.shown(entry["name"])):
                             self._backend.fs.rm_file(entry["name"])
                     yield entry["name"]
 
@@ -224,7 +237,7 @@ class ContentStore:
     @contextmanager
     def _locked(self, *, shared: bool) -> Iterator[None]:
         with ExitStack() as held:
-            with translated(f"store {self.url}"):
+            with self._backend.translated(f"store {self.url}"):
                 held.enter_context(self._backend.locked(self._layout.lock, shared=shared))
             yield
 
@@ -235,13 +248,13 @@ class ContentStore:
                 self._created = True
 
     def _cat(self, digest: Digest, start: int | None = None, end: int | None = None) -> bytes:
-        with translated(f"blob {digest}"):
+        with self._backend.translated(f"blob {digest}"):
             data: bytes = self._backend.fs.cat_file(self._layout.blob(digest), start=start, end=end)
         return data
 
     def _list(self, path: str) -> list[dict[str, Any]]:
         try:
-            with translated(f"store {self.url}"):
+            with self._backend.translated(f"store {self.url}"):
                 entries: list[dict[str, Any]] = self._backend.fs.ls(path, detail=True)
         except NotFound:
             return []

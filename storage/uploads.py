@@ -12,7 +12,7 @@ import logging
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -20,7 +20,6 @@ from typing import Self
 
 from ocispec import Digest
 from ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound
-from storage.errors import translated
 from storage.ingest import Declared, Measured, Status, leave
 from storage.layout import Layout
 from storage.objects import Objects, Upload
@@ -72,23 +71,23 @@ class UploadWriter:
         """Append `data`."""
         ingest = self._ingest
         ingest.measured.refuse_excess(len(data))
-        with self._sound(f"{self.declared.ref}: writing to {ingest.path}"):
+        with self._sound("writing to"):
             ingest.upload.take(data)
             ingest.measured.add(data)
         ingest.updated = datetime.now(UTC)
-        with translated(f"{self.declared.ref}: sending to {ingest.path}"):
+        with self._ingests.translated(ingest, "sending to"):
             ingest.upload.send()
 
     def truncate(self) -> None:
         """Drop what was written and start over at 0."""
-        with translated(f"{self.declared.ref}: truncating {self._ingest.path}"):
+        with self._ingests.translated(self._ingest, "truncating"):
             self._ingests.restart(self._ingest)
 
     def commit(self, *, size: int | None = None, expected: Digest | None = None) -> Digest:
         """Make the blob visible."""
         self._refuse_broken()
         digest = self._ingest.measured.checked(size, expected)
-        with translated(f"{self.declared.ref}: committing {digest}"):
+        with self._ingests.translated(self._ingest, "committing"):
             self._ingests.publish(self._ingest, digest)
         self._open = False
         return digest
@@ -96,22 +95,22 @@ class UploadWriter:
     def abort(self) -> None:
         """Drop the ingest."""
         self._open = False
-        with translated(f"{self.declared.ref}: aborting {self._ingest.path}"):
+        with self._ingests.translated(self._ingest, "aborting"):
             self._ingests.drop(self._ingest)
 
     def close(self) -> None:
         """Let the ref go and keep what was sent, for a writer of the same store."""
         if self._open:
             self._open = False
-            with translated(f"{self.declared.ref}: closing {self._ingest.path}"):
+            with self._ingests.translated(self._ingest, "closing"):
                 self._ingests.park(self._ingest)
 
     @contextmanager
-    def _sound(self, what: str) -> Iterator[None]:
+    def _sound(self, doing: str) -> Iterator[None]:
         """Taking: after a failure nobody knows how much was taken, so the ingest has to start over."""
         self._refuse_broken()
         try:
-            with translated(what):
+            with self._ingests.translated(self._ingest, doing):
                 yield
         except BaseException:
             self._ingest.broken = True
@@ -119,7 +118,8 @@ class UploadWriter:
 
     def _refuse_broken(self) -> None:
         if self._ingest.broken:
-            raise Corrupt(f"{self.declared.ref}: not all that was written arrived at {self._ingest.path}; open it again")
+            at = self._ingests.shown(self._ingest)
+            raise Corrupt(f"{self.declared.ref}: not all that was written arrived at {at}; open it again")
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +142,7 @@ class UploadIngests:
         if not ref:
             raise InvalidInput("ingest: the ref is empty")
         declared = Declared(ref=ref, total=total, expected=expected, started=datetime.now(UTC))
-        with translated(f"{ref}: opening {self._place(declared)}"):
+        with self._objects.translated(f"{ref}: opening {self._layout.shown(self._place(declared))}"):
             ingest, stale = self._taken(declared)
             if stale is not None:
                 self._discard(stale)
@@ -174,7 +174,7 @@ class UploadIngests:
     def sweep(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
         """Drop what other processes began before a time and did not end."""
         before = min(before, datetime.now(UTC) - _UPLOAD_LIFE)
-        with translated("ingests"):
+        with self._objects.translated("ingests"):
             yield from self._objects.sweep(self._layout.root, before, dry_run=dry_run)
             yield from self._sweep_aside(before, dry_run=dry_run)
 
@@ -185,6 +185,14 @@ class UploadIngests:
             self._ingests.clear()
         for ingest in ingests:
             self._discard(ingest)
+
+    def shown(self, ingest: _Ingest) -> str:
+        """Where an ingest goes, as people name it."""
+        return self._layout.shown(ingest.path)
+
+    def translated(self, ingest: _Ingest, doing: str) -> AbstractContextManager[None]:
+        """Have what the object store raises be errors of ours, about what was being done to an ingest."""
+        return self._objects.translated(f"{ingest.declared.ref}: {doing} {self.shown(ingest)}")
 
     def restart(self, ingest: _Ingest) -> None:
         """Drop what was sent of an ingest."""
@@ -261,7 +269,7 @@ class UploadIngests:
 
     def _discard(self, ingest: _Ingest) -> None:
         try:
-            with translated(f"{ingest.declared.ref}: giving up {ingest.path}"):
+            with self.translated(ingest, "giving up"):
                 ingest.upload.discard()
         except DistError:
-            _log.warning("%s: what was sent to %s could not be removed", ingest.declared.ref, ingest.path, exc_info=True)
+            _log.warning("%s: what was sent to %s is still there", ingest.declared.ref, self.shown(ingest), exc_info=True)

@@ -22,7 +22,7 @@ from storage.errors import translated
 from storage.store import ContentStore
 from storage.unpack import layers
 from storage.unpack.rootfs import Rootfs
-from storage.unpack.tree import opened, remove
+from storage.unpack.tree import opened, remove, sync
 
 _log = logging.getLogger(__name__)
 # Builders list what they attest as manifests for this platform, which no machine has.
@@ -53,11 +53,11 @@ class _Image:
 def unpack(store: ContentStore, root: Descriptor, directory: Path, *, platform: Platform) -> Unpacked:
     """Make `directory` the root file system of an image: of an index's images, the one that serves `platform` best.
 
-    `directory` must not exist, or be empty. It appears at the end, whole, all digests and diff IDs verified; before that, and
-    after any error, nothing is there. Root gets owners and devices as the image has them; others own all themselves.
+    `directory` must not exist, or be empty. It appears at the end, whole, durable, all digests and diff IDs verified; before
+    that, and after any error, nothing is there. Root gets owners and devices as the image has them; others own all themselves.
 
     Raises:
-        InvalidInput: `directory` is in use, or the image says what cannot be.
+        InvalidInput: `directory` is in use or a mount point, or the image says what cannot be.
         NotFound: the index has nothing for the platform, or the store lacks a part of the image.
         Unsupported: no image, or a layer of a type that cannot be unpacked.
         Corrupt: content is not that of its digest, a layer not that of its diff ID, or no whole tar archive.
@@ -70,6 +70,7 @@ def unpack(store: ContentStore, root: Descriptor, directory: Path, *, platform: 
             with layers.open_layer(store, layer, diff_id=diff_id) as stream:
                 rootfs.apply(stream)
         rootfs.finish()
+        sync(handle)
     return Unpacked(
         manifest=image.manifest,
         config=image.config.digest,
@@ -147,7 +148,10 @@ def _document(store: ContentStore, descriptor: Descriptor) -> bytes:
 
 @contextmanager
 def _appearing(directory: Path) -> Iterator[Path]:
-    """An empty directory that becomes `directory` at the end of the block; after an error it is removed."""
+    """An empty directory that becomes `directory` at the end of the block; after an error it is removed.
+
+    What is in it has to be durable by then: its new name is.
+    """
     target = Path(os.path.realpath(directory))
     unfinished = target.parent / f".unpack-{uuid.uuid4().hex}"
     _check_unused(target)
@@ -158,12 +162,16 @@ def _appearing(directory: Path) -> Iterator[Path]:
     except BaseException:
         _discard(unfinished)
         raise
+    with opened(target.parent) as parent:  # should this fail, the directory is there, and whole
+        os.fsync(parent)
 
 
 def _check_unused(directory: Path) -> None:
     with contextlib.suppress(FileNotFoundError), os.scandir(directory) as children:
         if next(children, None) is not None:
             raise _in_use(directory)
+    if directory.is_mount():  # rename(2) would tell at the end, when all work is done
+        raise _mount_point(directory)
 
 
 def _move(unfinished: Path, target: Path) -> None:
@@ -172,6 +180,8 @@ def _move(unfinished: Path, target: Path) -> None:
     except OSError as exc:
         if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):  # somebody came before us
             raise _in_use(target) from exc
+        if exc.errno == errno.EBUSY:  # a directory of the same disk is mounted there, which nothing told
+            raise _mount_point(target) from exc
         raise
 
 
@@ -181,6 +191,12 @@ def _discard(unfinished: Path) -> None:
             remove(os.fsencode(unfinished.name), within=parent)
     except OSError as exc:  # the error that is on its way says more
         _log.warning("%s: could not be removed (%s)", unfinished, exc)
+
+
+def _mount_point(directory: Path) -> InvalidInput:
+    return InvalidInput(
+        f"directory {directory}: a mount point, which nothing can replace at once; name a directory in it, which is not there"
+    )
 
 
 def _in_use(directory: Path) -> InvalidInput:

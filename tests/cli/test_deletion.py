@@ -1,6 +1,7 @@
 """dist delete and dist rm: what is needed stays, and one failure is no reason to leave the others."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,27 @@ def test_names_are_forgotten_and_content_stays(command: str, store: ContentStore
     assert names(store) == {}
     assert set(content(store)) == set(IMAGE.descriptors)
     assert json.loads(Path(store.url, "index.json").read_bytes())["manifests"] == []
+
+
+def test_a_damaged_name_is_forgotten_as_its_error_says(store: ContentStore) -> None:
+    put(store, IMAGE, "kept")
+    Path(store._layout.name(NAME)).write_bytes(b"damaged")
+    remedy = dist("--store", store.url, "names", "-q").line.rpartition("with dist ")[2]
+
+    result = dist("--store", store.url, *shlex.split(remedy))
+
+    assert (result.code, result.lines, result.err) == (0, [NAME], "")
+    assert list(names(store)) == ["kept"]
+    assert len(json.loads(Path(store.url, "index.json").read_bytes())["manifests"]) == 1
+
+
+def test_nothing_is_deleted_while_a_name_is_damaged(store: ContentStore) -> None:
+    Path(store._layout.name(NAME)).write_bytes(b"damaged")
+
+    result = dist("--store", store.url, "delete", CONFIG)
+
+    assert (result.code, result.line.endswith(f"; forget it with dist rm {NAME}")) == (1, True)
+    assert CONFIG in content(store)
 
 
 def test_rm_in_json(store: ContentStore) -> None:

@@ -51,6 +51,27 @@ def test_names_that_are_asked_for(store: ContentStore) -> None:
     assert result.line == "dist: name app or docker.io/library/app:latest: not there; dist names lists all"
 
 
+def damage(store: ContentStore, name: str) -> Path:
+    """Damage the record of a name, and say where it is."""
+    record = Path(store._layout.name(name))
+    record.write_bytes(b"{}")
+    return record
+
+
+@pytest.mark.parametrize("check", [[], ["--check"]])
+def test_a_damaged_name_is_told_and_the_others_are_listed(store: ContentStore, check: list[str]) -> None:
+    put(store, IMAGE, OTHER)
+    record = damage(store, OTHER)
+    says = f"dist: name {OTHER}: damaged in {record} (record.descriptor: missing, expected an object)"
+
+    for wanted in ([], ["app:1", OTHER]):
+        result = dist("--store", store.url, "names", "-q", *check, *wanted)
+        assert (result.code, result.lines) == (1, [APP])
+        assert result.line == f"{says}; forget it with dist rm '{OTHER}'"
+    assert [name["name"] for name in dist("--store", store.url, "--output", "json", "names", *check).json] == [APP]
+    assert dist("--store", store.url, "names", *check, "app:1").code == 0
+
+
 def test_a_complete_image(store: ContentStore) -> None:
     result = dist("--store", store.url, "names", "--check", "app:1")
 

@@ -295,7 +295,7 @@ def test_a_small_file_is_durable_before_it_replaces_the_old_one(
 ) -> None:
     store.names.put("name", DESCRIPTOR, source="x")
     steps = Steps(root, monkeypatch.setattr)
-    store.names.put("name", DESCRIPTOR, source="x")
+    store.names.put("name", DESCRIPTOR, source="y")
     (path,) = (str(path.relative_to(root)) for path in (root / "names").iterdir())
     ((_, new), *_) = steps.seen
     assert steps.seen == [("fsync", new), ("replace", new, path), ("fsync", "names")]

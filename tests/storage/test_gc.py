@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ocispec import Descriptor, Digest, mediatypes
-from ocispec.errors import AlreadyExists, Corrupt, NotFound
+from ocispec.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
 from storage import ContentStore, gc, open_store
 from storage.reachable import reachable
 from storage.verify import verify
@@ -133,6 +133,29 @@ def test_a_manifest_that_cannot_be_read_stops_gc_before_it_removes_anything(plac
     with pytest.raises(Corrupt, match=str(root.digest)):
         gc.collect(store, grace=NOW, dry_run=False)
     assert blobs(store) == before
+
+
+def test_a_name_that_cannot_be_read_stops_gc_before_it_removes_anything(place: Place, store: ContentStore) -> None:
+    root = put(store, images.image(10))
+    store.names.put("damaged", root, source="x")
+    (path,) = (path for path in place.files() if path.startswith("names/"))
+    place.plant(path, b"")
+    before = blobs(store)
+    with pytest.raises(InvalidInput, match=rf"^name damaged: damaged in .*{path} .*; forget it with dist rm damaged$"):
+        gc.collect(store, grace=NOW, dry_run=False)
+    assert blobs(store) == before
+    store.names.delete("damaged")
+    gc.collect(store, grace=NOW, dry_run=False)
+    assert blobs(store) == set()
+
+
+@pytest.mark.parametrize(("hours", "short"), [(0, True), (23, True), (24, False), (48, False)])
+def test_a_short_grace_is_a_hazard_where_nothing_is_locked(
+    place: Place, store: ContentStore, hours: int, *, short: bool
+) -> None:
+    warning = gc.hazard(store, grace=timedelta(hours=hours))
+    assert (warning is not None) == (short and not place.outlives)
+    assert warning is None or warning.startswith(f"gc of {place.url}: ")
 
 
 def test_content_of_one_digest_under_two_types_is_followed_as_a_manifest_too(store: ContentStore) -> None:

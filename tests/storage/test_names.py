@@ -1,8 +1,14 @@
 """Names, and the `index.json` that is derived from them, at every place of the conformance suite."""
 
 import json
+import logging
+import os
+import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +73,14 @@ def test_a_name_can_stand_for_something_else_later(store: ContentStore) -> None:
     assert len(list(store.names)) == 1
 
 
+def test_a_name_that_is_recorded_again_keeps_its_time_and_nothing_is_written(place: Place, store: ContentStore) -> None:
+    first = store.names.put("name", FULL, source="x")
+    before = place.files()
+    assert store.names.put("name", FULL, source="x") == first
+    assert place.files() == before
+    assert store.names.put("name", FULL, source="x", platforms=(Platform.parse("linux/arm64"),)).recorded > first.recorded
+
+
 def test_a_deleted_name_is_gone_and_its_content_stays(store: ContentStore) -> None:
     digest = ingest(store, b"data")
     store.names.put("name", FULL, source="x")
@@ -102,10 +116,52 @@ def test_a_damaged_name_is_refused_by_its_path(place: Place, store: ContentStore
     store.names.put("name", FULL, source="x")
     (path,) = place.files()
     place.plant(path, record.replace(b"DESCRIPTOR", json.dumps(FULL.to_json()).encode()))
-    with pytest.raises(InvalidInput, match=r"^name name"):
+    store.names.put("other", FULL, source="x")
+    says = rf"^name name: damaged in .*{path} \(.+\); forget it with dist rm name$"
+    with pytest.raises(InvalidInput, match=says):
         store.names.get("name")
-    with pytest.raises(InvalidInput, match=path):  # passed over, it would be no root of gc, and its content lost
+    with pytest.raises(InvalidInput, match=says):  # passed over, it would be no root of gc, and its content lost
         list(store.names)
+    known, (error,) = store.names.read()
+    assert [name.name for name in known] == ["other"]
+    assert re.match(says, str(error))
+    assert "name" in store.names
+    store.names.delete("name")
+    assert [name.name for name in store.names] == ["other"]
+
+
+def test_a_damaged_name_is_recorded_anew(place: Place, store: ContentStore) -> None:
+    store.names.put("name", FULL, source="x")
+    (path,) = place.files()
+    place.plant(path, b"damaged")
+    store.names.put("name", FULL, source="x")
+    assert store.names.get("name").descriptor == FULL
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("with 'blank'", "forget it with dist rm 'with '\"'\"'blank'\"'\"''"),
+        ("x" * 120, f"forget it with dist rm {'x' * 120}"),
+        ("x" * 121, "remove this file"),  # its file has not all of it
+    ],
+)
+def test_what_to_do_about_a_damaged_name(place: Place, store: ContentStore, name: str, remedy: str) -> None:
+    store.names.put(name, FULL, source="x")
+    (path,) = place.files()
+    place.plant(path, b"damaged")
+    _, (error,) = store.names.read()
+    assert str(error).endswith(f"; {remedy}")
+    assert path in str(error)
+    assert ("s3://" in str(error)) == place.url.startswith("s3://")
+
+
+def test_a_strange_record_has_no_name(place: Place, store: ContentStore) -> None:
+    place.plant("names/strange.json", b"{}")
+    _, (error,) = store.names.read()
+    assert re.match(
+        r"^a name: damaged in .*/names/strange.json \(record.descriptor: missing.*\); remove this file$", str(error)
+    )
 
 
 def test_strange_files_are_no_names(place: Place, store: ContentStore) -> None:
@@ -179,6 +235,89 @@ def test_an_entry_of_the_index_is_the_descriptor_with_our_name(place: Place, sto
     store.update_index()
     (entry,) = json.loads(place.files()["index.json"])["manifests"]
     assert entry == {**FULL.to_json(), "annotations": {"a": "1", "org.opencontainers.image.ref.name": "our name"}}
+
+
+def used(patch: pytest.MonkeyPatch, store: ContentStore) -> set[tuple[str, str]]:
+    """The calls from now on that read or write a file; on a disk to read one is to open it, too."""
+    fs, seen = store._backend.fs, set[tuple[str, str]]()
+
+    def recorded(method: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def record(path: str, *args: Any, **kwargs: Any) -> Any:
+            seen.add((method, path.rpartition("/")[2]))
+            return call(path, *args, **kwargs)
+
+        return record
+
+    for method in ("cat_file", "pipe_file", "open"):
+        patch.setattr(fs, method, recorded(method, getattr(fs, method)))
+    return seen
+
+
+def test_an_index_that_is_up_to_date_is_left_alone_and_no_name_is_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        place.open().names.put(f"name-{number}", descriptor(number), source="x")
+    place.open().update_index()
+    before = place.files()
+
+    store = place.open()
+    store.names.put("name-1", descriptor(1), source="x")  # as a run does that has nothing to do
+    seen = used(monkeypatch, store)
+    store.update_index()
+
+    assert seen - {("open", "index.json")} == {("cat_file", "index.json")}
+    assert place.files() == before
+
+
+@pytest.mark.parametrize("by", ["deleted", "replaced", "added"])
+def test_an_index_is_brought_up_to_date_after_any_change(place: Place, store: ContentStore, by: str) -> None:
+    changes: dict[str, Callable[[], object]] = {
+        "deleted": lambda: store.names.delete("name-1"),
+        "replaced": lambda: store.names.put("name-1", descriptor(5), source="x"),
+        "added": lambda: store.names.put("name-5", descriptor(5), source="x"),
+    }
+    for number in range(3):
+        store.names.put(f"name-{number}", descriptor(number), source="x")
+    store.update_index()
+    changes[by]()
+    place.open().update_index()
+    assert index_of(place) == {name.name: str(name.descriptor.digest) for name in store.names}
+
+
+@pytest.mark.parametrize("change", [b'"digest"', b'"manifests"', b"{"])
+def test_an_index_that_another_tool_changed_is_written_anew(place: Place, store: ContentStore, change: bytes) -> None:
+    store.names.put("name", descriptor(1), source="x")
+    store.update_index()
+    right = place.files()["index.json"]
+    place.plant("index.json", right.replace(change, b'"other"', 1))
+    store.update_index()
+    assert place.files()["index.json"] == right
+
+
+def test_on_a_disk_a_record_that_has_the_inode_of_another_is_seen(tmp_path: Path) -> None:
+    place = Place(url=str(tmp_path))
+    store = place.open()
+    store.names.put("name", descriptor(1), source="x")
+    store.update_index()
+    (record,) = (tmp_path / "names").iterdir()
+    before = record.stat()
+    record.write_bytes(record.read_bytes().replace(str(descriptor(1).digest).encode(), str(descriptor(2).digest).encode()))
+    os.utime(record, ns=(before.st_atime_ns, before.st_mtime_ns + 4_000_000))  # a tick of the kernel's clock
+    store.update_index()
+    assert record.stat().st_ino == before.st_ino
+    assert index_of(place) == {"name": str(descriptor(2).digest)}
+
+
+def test_a_damaged_name_keeps_no_other_from_the_index(
+    place: Place, store: ContentStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.names.put("damaged", descriptor(1), source="x")
+    (path,) = place.files()
+    place.plant(path, b"damaged")
+    store.names.put("name", descriptor(2), source="x")
+    with caplog.at_level(logging.WARNING, "storage.index"):
+        store.update_index()
+    assert index_of(place) == {"name": str(descriptor(2).digest)}
+    assert [path in message for message in caplog.messages] == [True]
 
 
 def test_a_layout_of_another_tool_is_taken_as_it_is(place: Place, store: ContentStore) -> None:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from ocispec.errors import InvalidInput
@@ -34,6 +36,12 @@ def test_a_secret_is_refused_and_not_repeated(name: str) -> None:
 
 def test_a_name_that_only_sounds_like_a_secret_is_none() -> None:
     assert parse(["s3_additional_kwargs.SSEKMSKeyId=alias/mine"])
+
+
+@pytest.mark.parametrize("url", ["", "file://"])
+def test_a_local_disk_has_no_options(tmp_path: Path, url: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^store .*: a local disk has no store options, got endpoint_url, anon; leave them"):
+        open_store(f"{url}{tmp_path}", options={"endpoint_url": "http://x", "anon": True})
 
 
 def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:

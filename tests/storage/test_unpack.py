@@ -7,7 +7,8 @@ import os
 import stat
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ import zstandard
 from ocispec import Descriptor, Digest, Platform
 from ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
 from storage import ContentStore, StoreFull, open_store
+from storage.unpack import image as image_module
 from storage.unpack import unpack
+from storage.unpack.tree import sync
 from tests import images
 from tests.storage.conformance import Place, blob_path, noise
 from tests.storage.layered import (
@@ -490,6 +493,68 @@ def fill_late(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
     monkeypatch.setattr(os, "rename", fill_and_rename)
 
 
+@contextmanager
+def mounted(*arguments: str | Path, at: Path) -> Iterator[None]:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    subprocess.run(["mount", *arguments, at], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", at], check=True)
+
+
+def test_a_mount_point_is_refused_before_anything_is_written(
+    store: ContentStore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = image(store, ONE)
+    (place / "rootfs").mkdir()
+    with mounted("-t", "tmpfs", "tmpfs", at=place / "rootfs"):
+        steps = interrupt(monkeypatch, before=0)
+        with pytest.raises(InvalidInput, match=f"^directory {place}/rootfs: a mount point, .*; name a directory in it"):
+            unpack(store, root, place / "rootfs", platform=AMD64)
+        assert steps == []
+        monkeypatch.undo()
+        unpack(store, root, place / "rootfs/in", platform=AMD64)
+        assert (place / "rootfs/in/x").read_bytes() == b"one"
+    assert [path.name for path in place.iterdir()] == ["rootfs"]
+
+
+def test_a_directory_of_the_same_disk_that_is_mounted_is_refused_and_stays(
+    store: ContentStore, place: Path, tmp_path: Path
+) -> None:
+    root = image(store, ONE)
+    for path in (place / "rootfs", tmp_path / "elsewhere"):
+        path.mkdir()
+    with mounted("--bind", tmp_path / "elsewhere", at=place / "rootfs"):
+        with pytest.raises(InvalidInput, match=f"^directory {place}/rootfs: a mount point, "):
+            unpack(store, root, place / "rootfs", platform=AMD64)
+        assert [path.name for path in place.iterdir()] == ["rootfs"]
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_all_is_durable_before_the_directory_appears(store: ContentStore, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = image(store, ONE, tar(directory("ro/", mode=0)))
+    seen = list[tuple[str, bool]]()
+
+    def record(name: str, call: Callable[..., object]) -> Callable[..., object]:
+        def recorded(*args: object, **kwargs: object) -> object:
+            seen.append((name, (place / "rootfs").exists()))
+            return call(*args, **kwargs)
+
+        return recorded
+
+    for owner, name in ((os, "chmod"), (image_module, "sync"), (os, "rename"), (os, "fsync")):
+        monkeypatch.setattr(owner, name, record(name, getattr(owner, name)))
+    unpack(store, root, place / "rootfs", platform=AMD64)
+    assert seen[-4:] == [("chmod", False), ("sync", False), ("rename", False), ("fsync", True)]
+
+
+def test_a_disk_that_cannot_be_synced_is_told() -> None:
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        sync(-1)
+
+
 def test_a_directory_without_parent_is_refused(store: ContentStore, place: Path) -> None:
     with pytest.raises(NotFound, match=r"^directory .*no/rootfs: "):
         unpack(store, image(store, ONE), place / "no/rootfs", platform=AMD64)
@@ -583,10 +648,5 @@ def test_without_privileges_a_file_stands_in_for_a_device(open_place: Path, capl
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(store: ContentStore, place: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", place], check=True)
-    try:
+    with mounted("-t", "tmpfs", "-o", "size=100k", "tmpfs", at=place):
         assert "file 'x': " in refused(store, image(store, tar(file("x", noise(200_000)))), place, StoreFull)
-    finally:
-        subprocess.run(["umount", place], check=True)

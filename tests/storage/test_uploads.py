@@ -118,22 +118,51 @@ def test_a_store_that_is_closed_leaves_no_upload(store: ContentStore) -> None:
 
 def test_who_has_no_key_is_denied_and_reads_no_secret(s3: S3Server) -> None:
     wrong = open_store(f"{s3.url}/denied", options=s3.storage_options | {"secret": "wrong-secret"})
-    with pytest.raises(Denied) as caught:
-        wrong.prepare()
-    assert "secret" not in str(caught.value)
+    for use in (
+        wrong.prepare,
+        wrong.update_index,
+        lambda: list(wrong.names),
+        lambda: list(wrong.walk()),
+        lambda: wrong.info(DIGEST),
+        lambda: wrong.writer("ref", expected=DIGEST),
+    ):
+        with pytest.raises(Denied) as caught:
+            use()
+        says = str(caught.value)
+        assert f"{s3.url}/denied" in says
+        assert "; check the credentials and what they permit" in says
+        assert s3.key not in says
+        assert "wrong-secret" not in says
 
 
 def test_a_bucket_that_is_not_there(s3: S3Server) -> None:
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match=r"^store s3://no-such-bucket/x: its bucket is not there; check the location"):
         open_store("s3://no-such-bucket/x", options=s3.storage_options).prepare()
 
 
 def test_a_server_that_does_not_answer(s3: S3Server) -> None:
-    options = s3.storage_options | {"endpoint_url": "http://127.0.0.1:1"}
-    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1"):
-        open_store(f"{s3.url}/x", options=options).prepare()
+    store = open_store(f"{s3.url}/x", options=s3.storage_options | {"endpoint_url": "http://127.0.0.1:1"})
+    with pytest.raises(
+        Unavailable, match=r"^store s3://tests/x: .*127\.0\.0\.1:1.*; check the credentials, the bucket and the"
+    ):
+        store.prepare()
+    with pytest.raises(Unavailable, match=r"^name x: .*; check the .* endpoint \(s3://tests/x\)$"):
+        store.names.get("x")
 
 
-def test_options_that_cannot_be_right(s3: S3Server) -> None:
-    with pytest.raises((InvalidInput, Unavailable)):
-        open_store(f"{s3.url}/x", options=s3.storage_options | {"endpoint_url": "nonsense"}).prepare()
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"endpoint_url": "nonsense"}, "Invalid endpoint: nonsense"),
+        ({"endpoint_url": 5}, "check the location and its options"),
+        ({"client_kwargs": "eu"}, "store option client_kwargs: expected options in it"),
+        ({"s3_additional_kwargs": 5}, "store option s3_additional_kwargs: expected options in it"),
+        ({"client_kwargs": {"region_name": 3}}, "check the location and its options"),
+        ({"config_kwargs": {"nope": 1}}, "unexpected keyword argument 'nope'"),
+        ({"nope": 1}, "unexpected keyword argument 'nope'"),
+        ({"profile": "nope"}, r"profile \(nope\) could not be found"),
+    ],
+)
+def test_options_that_cannot_be_right_are_refused_before_anything_is_asked(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        open_store("s3://tests/x", options={"endpoint_url": "http://127.0.0.1:1", "key": "k", "secret": "s"} | options)

@@ -1,0 +1,95 @@
+"""What an object store is asked, and how much of it at once: a real S3 server, and s3fs's one way to it."""
+
+import asyncio
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import pytest
+
+from ocispec.handlers import children_handler
+from storage import ContentStore, completeness, open_store
+from storage.reachable import reachable
+from tests import images
+from tests.peers.seaweedfs import S3Server
+from tests.storage.archives import put
+
+INDEX = images.index([images.image(900, layers=4), images.image(901, platform="linux/arm64", layers=4)])
+_DEADLOCK_S = 20
+
+
+@pytest.fixture
+def store(s3: S3Server, request: pytest.FixtureRequest) -> Iterator[ContentStore]:
+    with open_store(f"{s3.url}/{request.node.name}", options=s3.storage_options) as store:
+        yield store
+
+
+class Asked:
+    """The requests, by method and last part of their key.
+
+    None for a key of `together` is answered before another such request of the same method is under way.
+    """
+
+    def __init__(self, patch: pytest.MonkeyPatch, store: ContentStore, *, together: Collection[str] = ()) -> None:
+        self.seen: list[tuple[str, str]] = []
+        self._call, self._together = store._backend.fs._call_s3, together
+        self._asked: dict[str, int] = {}
+        self._met: dict[str, asyncio.Event] = {}
+        patch.setattr(store._backend.fs, "_call_s3", self._recorded)
+
+    async def _recorded(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        key = kwargs.get("Key", "").rpartition("/")[2]
+        self.seen.append((method, key))
+        if key in self._together:
+            met = self._met.setdefault(method, asyncio.Event())
+            self._asked[method] = self._asked.get(method, 0) + 1
+            if self._asked[method] > 1:
+                met.set()
+            await asyncio.wait_for(met.wait(), _DEADLOCK_S)
+        return await self._call(method, *args, **kwargs)
+
+    @property
+    def methods(self) -> list[str]:
+        return [method for method, _ in self.seen]
+
+
+def hex_of(digest: str) -> str:
+    return digest.partition(":")[2]
+
+
+def test_siblings_are_looked_at_at_once_and_each_once(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = put(store, INDEX, "name")
+    asked = Asked(monkeypatch, store, together=[hex_of(manifest.digest) for manifest in INDEX.manifests[:2]])
+
+    found = completeness.check(store, root, children=children_handler(store.manifest))
+
+    assert found.whole
+    assert [d.kind for d in found.present[:3]] == ["index", "manifest", "manifest"]
+    assert sorted(asked.methods) == ["get_object"] * 3 + ["head_object"] * len(INDEX.descriptors)
+    assert len(set(asked.seen)) == len(asked.seen)
+
+
+def test_what_is_needed_is_looked_for_at_once(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    roots = [put(store, images.image(seed), f"name-{seed}") for seed in (902, 903)]
+    Asked(monkeypatch, store, together=[root.digest.hex for root in roots])
+    needed = {str(digest) for digest in reachable(store, roots)}
+    assert needed == {*images.image(902).descriptors, *images.image(903).descriptors}
+
+
+def test_names_are_read_at_once_by_one_request_each(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = put(store, INDEX, "name-0")
+    store.names.put("name-1", root, source="x")
+    asked = Asked(monkeypatch, store, together=[store._layout.name(f"name-{n}").rpartition("/")[2] for n in (0, 1)])
+    assert [name.name for name in store.names] == ["name-0", "name-1"]
+    assert sorted(asked.methods) == ["get_object", "get_object", "list_objects_v2"]
+
+
+def test_an_index_that_is_up_to_date_costs_two_requests_however_many_names_there_are(
+    store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = put(store, INDEX, "name")
+    for number in range(20):
+        store.names.put(f"name-{number}", root, source="x")
+    store.update_index()
+    asked = Asked(monkeypatch, store)
+    store.update_index()
+    assert sorted(asked.seen) == [("get_object", "index.json"), ("list_objects_v2", "")]
