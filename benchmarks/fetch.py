@@ -52,10 +52,10 @@ def main() -> None:
     """Measure and judge."""
     with (
         tempfile.TemporaryDirectory(dir=".") as scratch,
-        static_registry(Path(scratch) / "registry") as host,
+        static_registry(Path(scratch) / "registry") as registry,
         prefect_server(Path(scratch) / "prefect") as server,
     ):
-        bench = Bench(Path(scratch), host, server.url)
+        bench = Bench(Path(scratch), registry.host, server.url)
         verdicts = [bench.bytes(BIG, bar=1.5), bench.tasks(SMALL, bar=1.8), bench.memory(BIG, TINY, bar_bytes=64 * _MIB)]
     sys.exit(not all(verdicts))
 

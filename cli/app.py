@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from cli import content_app, run_app
 from cli.context import Context, Output, default_store
-from cli.options import COMMON, HAND, POSITIVE, Network, Shared
+from cli.options import COMMON, HAND, POSITIVE, Login, Network, Shared
 
 HELP = """Fetch, verify and store OCI and Docker images: by hand, or as Prefect runs with one task per content descriptor.
 
@@ -55,12 +55,13 @@ def resolve(
     /,
     *,
     network: Network = Network(),
+    login: Login = Login(),
     context: Shared,
 ) -> int:
     """Show what a reference stands for now: its digest, media type and size."""
     from cli.remote import resolve
 
-    return resolve(context, reference, network)
+    return resolve(context, reference, network, login)
 
 
 @app.command(usage="Usage: dist fetch-object [OPTIONS] REF [OBJECT] [HINT...]")
@@ -73,6 +74,7 @@ def fetch_object(
     /,
     *,
     network: Network = Network(),
+    login: Login = Login(),
     context: Shared,
 ) -> int:
     """Write one object to standard output, verified: a manifest, an index, a config or a layer.
@@ -81,7 +83,24 @@ def fetch_object(
     """
     from cli.remote import fetch_object
 
-    return fetch_object(context, locator, object_and_hints or [], network)
+    return fetch_object(context, locator, object_and_hints or [], network, login)
+
+
+@app.command
+def push_object(
+    target: Annotated[str, Parameter(name="REF", help="A repository, or what to call a manifest there.")],
+    digest: Annotated[str, Parameter(name="DIGEST", help="A blob of the content store.")],
+    media_type: Annotated[str | None, Parameter(name="TYPE", help="Its media type, which a manifest needs.")] = None,
+    /,
+    *,
+    network: Network = Network(),
+    login: Login = Login(),
+    context: Shared,
+) -> int:
+    """Bring one object from the content store to a registry: a layer, a config, a manifest or an index."""
+    from cli.push import push_object
+
+    return push_object(context, target, digest, media_type, network=network, login=login)
 
 
 @app.meta.default

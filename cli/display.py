@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -12,15 +13,17 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from flows.report import ImageReport
+from flows.report import Ended
 from ocispec import Descriptor
-from ocispec.units import counted, duration, size
+from ocispec.units import duration, size
 from tasks.transfer import Receipt
 
 _FRAMES_PER_S = 8
 _BAR_CELLS = 30
 # Lines that a frame needs beside its rows.
 _MARGIN = 4
+Doing = Literal["downloading", "uploading"]
+_UNDER_WAY = get_args(Doing)
 _STYLES = {"failed": "red", "exists": "cyan", "done": "green", "waiting": "dim"}
 
 
@@ -41,8 +44,8 @@ class _Row:
 class LiveDisplay:
     """A row per reference and descriptor, and a footer with what this run has moved. Thread-safe."""
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, doing: Doing) -> None:
+        self._console, self._doing = console, doing
         self._guard = threading.Lock()
         self._rows: dict[object, _Row] = {}
         self._started = time.monotonic()
@@ -61,7 +64,7 @@ class LiveDisplay:
 
     def resolved(self, name: str, root: Descriptor) -> None:  # noqa: ARG002 - its own row tells of it
         """Show that a reference is known, and what it names under way."""
-        self._set(name, _Row(name, "fetching"))
+        self._set(name, _Row(name, "under way"))
 
     def waiting(self, descriptor: Descriptor) -> None:
         """Show content that was found."""
@@ -72,11 +75,11 @@ class LiveDisplay:
         with self._guard:
             self._moved += gained
             row = self._rows[descriptor.content]
-            row.state, row.offset = "downloading", offset
+            row.state, row.offset = self._doing, offset
 
     def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:
         """Show content that is in the store."""
-        state = "done" if receipt.status == "fetched" else "exists"
+        state = "exists" if receipt.status == "existed" else "done"
         self._set(descriptor.content, _Row(_label(descriptor), state, descriptor.size, descriptor.size))
 
     def failed(self, descriptor: Descriptor, message: str) -> None:  # noqa: ARG002 - the report tells why
@@ -84,11 +87,11 @@ class LiveDisplay:
         with self._guard:
             self._rows[descriptor.content].state = "failed"
 
-    def finished(self, image: ImageReport) -> None:
+    def finished(self, image: Ended) -> None:
         """Show an image that could not be had, or of which all was there."""
         with self._guard:
             row = self._rows[image.name]
-            row.state = "failed" if image.failures else "done" if image.fetched else "exists"
+            row.state = "failed" if image.failures else "done" if image.moved else "exists"
 
     def __rich__(self) -> RenderableType:
         with self._guard:
@@ -137,15 +140,15 @@ class PlainLines:
         if receipt.status == "existed":
             self._say(f"{descriptor} exists")
         else:
-            self._say(f"{descriptor} fetched, {size(receipt.transferred)} in {duration(receipt.seconds)}")
+            self._say(f"{descriptor} {receipt.status}, {size(receipt.transferred)} in {duration(receipt.seconds)}")
 
     def failed(self, descriptor: Descriptor, message: str) -> None:
         """Say what went wrong."""
         self._say(f"{descriptor} failed: {message}")
 
-    def finished(self, image: ImageReport) -> None:
+    def finished(self, image: Ended) -> None:
         """Say how an image came out."""
-        self._say(f"{image.name} {image.status}, {counted(image.descriptors, 'descriptor')}")
+        self._say(f"{image.name} {image.status}: {image.told()}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -162,13 +165,13 @@ Display = LiveDisplay | PlainLines
 
 
 @contextlib.contextmanager
-def display(*, quiet: bool) -> Iterator[Display]:
+def display(*, quiet: bool, doing: Doing = "downloading") -> Iterator[Display]:
     """The display that fits standard error; `quiet` leaves out what is not for a terminal."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield Silence(console) if quiet else PlainLines(console)
         return
-    live = LiveDisplay(console)
+    live = LiveDisplay(console, doing)
     with Live(live, console=console, refresh_per_second=_FRAMES_PER_S, redirect_stdout=False, redirect_stderr=False):
         yield live
 
@@ -179,8 +182,8 @@ def _label(descriptor: Descriptor) -> str:
 
 def _cells(state: str, offset: int, total: int) -> tuple[RenderableType, ...]:
     style = _STYLES.get(state, "bold")
-    amount = f"{size(offset):>10}/{size(total)}" if state == "downloading" else f"{size(total):>10}" if total else ""
-    bar = ProgressBar(total=total, completed=offset, width=_BAR_CELLS) if state == "downloading" and total else ""
+    amount = f"{size(offset):>10}/{size(total)}" if state in _UNDER_WAY else f"{size(total):>10}" if total else ""
+    bar = ProgressBar(total=total, completed=offset, width=_BAR_CELLS) if state in _UNDER_WAY and total else ""
     return Text(state, style=style), Text(amount, no_wrap=True), bar
 
 

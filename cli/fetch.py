@@ -6,19 +6,30 @@ from typing import TYPE_CHECKING, Any
 
 from cli import inputs, runs, tables
 from cli.context import Context
+from cli.login import given
 from cli.names import recorded
-from cli.options import Network
+from cli.options import Login, RunNetwork
 from ocispec.units import size
+from tasks.session import known
 
 if TYPE_CHECKING:
     from flows.pull import PullReport
     from flows.report import ImageReport, RunReport
 
 
-def fetch(context: Context, references: Sequence[str], platforms: Sequence[str], network: Network, **options: int) -> int:
+def fetch(
+    context: Context,
+    references: Sequence[str],
+    platforms: Sequence[str],
+    *,
+    network: RunNetwork,
+    login: Login,
+    **options: int,
+) -> int:
     """Fetch images; 1 if any is not complete. `options` are parameters of the flow."""
+    images = [inputs.reference(text) for text in references]
     parameters = {
-        "references": [str(inputs.reference(text)) for text in references],
+        "references": list(map(str, images)),
         "platforms": [str(platform) for platform in inputs.platforms(platforms) or ()] or "all",
         **runs.common(context, network),
         **options,
@@ -30,13 +41,24 @@ def fetch(context: Context, references: Sequence[str], platforms: Sequence[str],
 
         return fetch
 
-    return runs.run(context, load, parameters, _show)
+    with known(given(login, images)):
+        return runs.run(context, load, parameters, _show)
 
 
-def pull(context: Context, reference: str, directory: str, platform: str | None, network: Network, **options: int) -> int:
+def pull(
+    context: Context,
+    reference: str,
+    directory: str,
+    platform: str | None,
+    *,
+    network: RunNetwork,
+    login: Login,
+    **options: int,
+) -> int:
     """Fetch an image and unpack it; 1 if either fails. `options` are parameters of the flow."""
+    image = inputs.reference(reference)
     parameters = {
-        "reference": str(inputs.reference(reference)),
+        "reference": str(image),
         "directory": inputs.unused_directory(directory),
         "platform": str(inputs.platform(platform)),
         **runs.common(context, network),
@@ -49,7 +71,8 @@ def pull(context: Context, reference: str, directory: str, platform: str | None,
 
         return pull
 
-    return runs.run(context, load, parameters, _show_pull)
+    with known(given(login, [image])):
+        return runs.run(context, load, parameters, _show_pull)
 
 
 def unpack(context: Context, name: str, directory: str, platform: str | None) -> int:

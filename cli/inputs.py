@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 
 from cli.context import Context
 from cli.errors import BadInput
+from cli.options import Network
 from ocispec import Digest, Platform, Reference, units
 from ocispec.errors import InvalidInput, Unsupported
 from ocispec.reference import expand
+from remotes import Hosts
 from storage import ContentStore, open_store, options
 
 T = TypeVar("T")
@@ -59,6 +61,21 @@ def seconds(text: str) -> float:
     return _read(lambda: units.seconds(text))
 
 
+def hosts(network: Network) -> Hosts:
+    """How registries are reached; the files that say so are there and can be used."""
+    if network.hosts is None and network.ca_file is None and not network.insecure:
+        return Hosts(plain_http=network.plain_http)  # and pydantic, a tenth of a second, is not needed
+    from flows import config
+
+    def load() -> Hosts:
+        found = config.hosts(network.hosts, plain_http=network.plain_http, ca_file=network.ca_file, insecure=network.insecure)
+        for settings in (found.of(""), *found.named.values()):
+            settings.tls.context()
+        return found
+
+    return _read(load)
+
+
 def unused_directory(text: str) -> str:
     """A directory for something new, wherever runs are: it is not there, or empty."""
     path = Path(text).expanduser().absolute()
@@ -79,10 +96,15 @@ def store(context: Context) -> ContentStore:
     return _read(lambda: open_store(context.store, options=context.store_options))
 
 
+def store_of_run(context: Context) -> ContentStore | None:
+    """The store of a run that is to begin; None for what only Prefect knows, and only the run can tell."""
+    return None if context.store.startswith(_BLOCK) else store(context)
+
+
 def writable(context: Context) -> None:
-    """See that a run will be able to write to the store. What only Prefect knows, only the run can tell."""
-    if not context.store.startswith(_BLOCK):
-        _read(store(context).prepare)
+    """See that a run will be able to write to the store."""
+    if opened := store_of_run(context):
+        _read(opened.prepare)
 
 
 def store_options(texts: Sequence[str]) -> dict[str, Any]:

@@ -25,3 +25,33 @@ class Network:
 
     plain_http: Annotated[bool, Parameter(negative=(), help="Speak http to registries that are not on this machine.")] = False
     read_timeout: Annotated[float, Parameter(validator=POSITIVE, help="Seconds to wait for any next byte.")] = 60
+    hosts: Annotated[str | None, Parameter(help="YAML file with settings of registries.")] = None
+    ca_file: Annotated[str | None, Parameter(help="PEM file of authorities to trust, instead of the system's.")] = None
+    insecure: Annotated[
+        tuple[str, ...],
+        Parameter(negative=(), show_default=False, help="A registry whose certificate is not looked at; repeatable."),
+    ] = ()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunNetwork(Network):
+    """The same for runs, which know Prefect's blocks."""
+
+    credentials: Annotated[
+        tuple[str, ...],
+        Parameter(negative=(), show_default=False, help="A Prefect block with credentials for a registry; repeatable."),
+    ] = ()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """Who we are to the one registry that a command is about; the password is never on the command line."""
+
+    username: Annotated[
+        str | None, Parameter(help="User at the registry of the images. Default: $DIST_USERNAME, or as docker login left it.")
+    ] = None
+    password_stdin: Annotated[
+        bool, Parameter(negative=(), help="Read the password from standard input. Default: $DIST_PASSWORD.")
+    ] = False

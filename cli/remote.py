@@ -6,19 +6,20 @@ from collections.abc import Sequence
 from cli import inputs, tables
 from cli.context import Context
 from cli.errors import BadInput
-from cli.options import Network
+from cli.login import given
+from cli.options import Login, Network
 from ocispec import Descriptor, Digest, Hasher, Reference
 from ocispec.errors import Corrupt, InvalidInput, Unavailable, Unsupported
 from ocispec.mediatypes import OCTET_STREAM
-from remotes import DockerConfig, Registries, RegistrySettings
+from remotes import DockerConfig, Registries, RegistrySettings, first_of
 
 _HINTS = ("mediatype", "size")
 
 
-def resolve(context: Context, text: str, network: Network) -> int:
+def resolve(context: Context, text: str, network: Network, login: Login) -> int:
     """Show the descriptor of a reference."""
     reference = inputs.reference(text)
-    with _registries(context, network) as registries:
+    with opened(context, network, login, reference) as registries:
         found = registries.resolve(reference)
     if context.output == "json":
         tables.json({"name": found.name, "descriptor": found.descriptor.to_json()})
@@ -28,10 +29,10 @@ def resolve(context: Context, text: str, network: Network) -> int:
     return 0
 
 
-def fetch_object(context: Context, locator: str, rest: Sequence[str], network: Network) -> int:
+def fetch_object(context: Context, locator: str, rest: Sequence[str], network: Network, login: Login) -> int:
     """Write one object to standard output. Its digest is known before; a mismatch shows in the exit code."""
     reference, hints = _arguments(locator, rest)
-    with _registries(context, network) as registries:
+    with opened(context, network, login, reference) as registries:
         descriptor = _hinted(reference, hints) or _look_up(registries, reference, hints.get("mediatype"))
         hasher = Hasher(descriptor.digest.algorithm)
         for piece in registries.fetcher(reference).fetch(descriptor):
@@ -43,11 +44,14 @@ def fetch_object(context: Context, locator: str, rest: Sequence[str], network: N
     return 0
 
 
-def _registries(context: Context, network: Network) -> Registries:
+def opened(context: Context, network: Network, login: Login, reference: Reference) -> Registries:
+    """All registries, for a command about this image; to be closed."""
     settings = RegistrySettings(
-        plain_http=network.plain_http, connect_timeout_s=context.connect_timeout_s, read_timeout_s=network.read_timeout
+        hosts=inputs.hosts(network),
+        connect_timeout_s=context.connect_timeout_s,
+        read_timeout_s=network.read_timeout,
     )
-    return Registries(settings, credentials=DockerConfig.load().get)
+    return Registries(settings, credentials=first_of(given(login, [reference]), DockerConfig.load().get))
 
 
 def _arguments(locator: str, rest: Sequence[str]) -> tuple[Reference, dict[str, str]]:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from cli.options import RUNS, Concurrency, Network, Platform, Retries, Shared
+from cli.options import RUNS, Concurrency, Login, Platform, Retries, RunNetwork, Shared
 
 app = App()
 
@@ -20,13 +20,14 @@ def fetch(
     ] = None,
     concurrency: Concurrency = 8,
     retries: Retries = 3,
-    network: Network = Network(),
+    network: RunNetwork = RunNetwork(),
+    login: Login = Login(),
     context: Shared,
 ) -> int:
     """Bring images into the content store, each descriptor by a Prefect task, and record their names."""
     from cli.fetch import fetch
 
-    return fetch(context, references, platform or [], network, concurrency=concurrency, retries=retries)
+    return fetch(context, references, platform or [], network=network, login=login, concurrency=concurrency, retries=retries)
 
 
 @app.command(group=RUNS)
@@ -38,13 +39,32 @@ def pull(
     platform: Platform = None,
     concurrency: Concurrency = 8,
     retries: Retries = 3,
-    network: Network = Network(),
+    network: RunNetwork = RunNetwork(),
+    login: Login = Login(),
     context: Shared,
 ) -> int:
     """Fetch one platform of an image, then unpack its layers: its root file system appears in DIR, whole and verified."""
     from cli.fetch import pull
 
-    return pull(context, reference, directory, platform, network, concurrency=concurrency, retries=retries)
+    return pull(context, reference, directory, platform, network=network, login=login, concurrency=concurrency, retries=retries)
+
+
+@app.command(group=RUNS)
+def push(
+    name: Annotated[str, Parameter(name="NAME", help="An image in the content store.")],
+    target: Annotated[str, Parameter(name="REF", help="Where it goes, such as registry.example/team/app:v1.")],
+    /,
+    *,
+    concurrency: Concurrency = 8,
+    retries: Retries = 3,
+    network: RunNetwork = RunNetwork(),
+    login: Login = Login(),
+    context: Shared,
+) -> int:
+    """Bring an image from the content store to a registry: what is there is not sent, and the tag is set last."""
+    from cli.push import push
+
+    return push(context, name, target, network=network, login=login, concurrency=concurrency, retries=retries)
 
 
 @app.command(group=RUNS)
@@ -70,7 +90,7 @@ def verify(
         ),
     ] = None,
     concurrency: Concurrency = 4,
-    network: Network = Network(),
+    network: RunNetwork = RunNetwork(),
     context: Shared,
 ) -> int:
     """Hash every blob anew, put corrupt ones into quarantine, and see that every name is whole."""

@@ -3,16 +3,15 @@
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from dataclasses import asdict
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
 from cli import inputs, tables
 from cli.context import Context
-from cli.display import Display, display
+from cli.display import Display, Doing, display
 from cli.errors import tell
-from cli.options import Network
+from cli.options import RunNetwork
 from cli.prefect_api import PrefectApi, prefect_api
 from flows.progress import listening
 from flows.report import Report
@@ -22,10 +21,15 @@ R = TypeVar("R", bound=Report)
 
 
 def run(
-    context: Context, load: Callable[[], Callable[..., Any]], parameters: Mapping[str, Any], show: Callable[[R], None]
+    context: Context,
+    load: Callable[[], Callable[..., Any]],
+    parameters: Mapping[str, Any],
+    show: Callable[[R], None],
+    *,
+    doing: Doing = "downloading",
 ) -> int:
     """Run the flow that `load` imports, and print what `show` makes of its report; 1 if it is not complete."""
-    with display(quiet=context.output == "json") as shown:
+    with display(quiet=context.output == "json", doing=doing) as shown:
         shown.note("starting Prefect")
         with prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=load) as api, listening(shown):
             report: R
@@ -46,9 +50,18 @@ def store(context: Context) -> dict[str, Any]:
     return {"store": inputs.lasting(context.store), "store_options": context.store_options}
 
 
-def common(context: Context, network: Network) -> dict[str, Any]:
+def common(context: Context, network: RunNetwork) -> dict[str, Any]:
     """The parameters of every flow that reaches registries."""
-    return {**store(context), "network": {**asdict(network), "connect_timeout": context.connect_timeout_s}}
+    inputs.hosts(network)  # refused before anything is started
+    told: dict[str, Any] = {
+        "plain_http": network.plain_http,
+        "connect_timeout": context.connect_timeout_s,
+        "read_timeout": network.read_timeout,
+        "insecure": list(network.insecure),
+        "credentials": list(network.credentials),
+    }
+    files = {key: inputs.lasting(path) for key in ("hosts", "ca_file") if (path := getattr(network, key)) is not None}
+    return {**store(context), "network": told | files}
 
 
 def _run(api: PrefectApi, flow: Callable[[], Any], shown: Display) -> tuple[Any, UUID]:

@@ -1,13 +1,16 @@
 """The commands that keep a store: gc and verify."""
 
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from cli import inputs, runs, tables
 from cli.context import Context
+from cli.errors import tell
 from cli.names import recorded
-from cli.options import Network
+from cli.options import RunNetwork
 from ocispec.units import size
+from storage.gc import hazard
 
 if TYPE_CHECKING:
     from flows.gc import GcReport
@@ -15,8 +18,10 @@ if TYPE_CHECKING:
 
 
 def gc(context: Context, *, grace: str, dry_run: bool) -> int:
-    """Remove what nothing needs."""
-    inputs.seconds(grace)
+    """Remove what nothing needs; a grace period that endangers runs is told of before."""
+    untouched = timedelta(seconds=inputs.seconds(grace))
+    if (store := inputs.store_of_run(context)) and (warning := hazard(store, grace=untouched)):
+        tell(warning)
 
     def load() -> Any:
         from flows.gc import gc
@@ -27,8 +32,9 @@ def gc(context: Context, *, grace: str, dry_run: bool) -> int:
     return runs.run(context, load, parameters, _show_gc)
 
 
-def verify(context: Context, network: Network, *, repair: Sequence[str], concurrency: int) -> int:
+def verify(context: Context, network: RunNetwork, *, repair: Sequence[str], concurrency: int) -> int:
     """Hash all blobs anew; 1 if something is wrong and was not repaired."""
+    inputs.store_of_run(context)  # refused before anything is started
     names = [recorded(inputs.store(context), name).name for name in repair if name != "all"]
 
     def load() -> Any:

@@ -1,12 +1,16 @@
 """Blocks: what Prefect keeps for flows by name, secrets encrypted; `prefect block register -m flows.blocks` shows them."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound
 from prefect.types import SecretDict
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from ocispec.errors import InvalidInput
+from remotes import Credentials
 from storage.options import refuse_secrets
 
 _PREFIX = "block:"
@@ -26,6 +30,51 @@ class ContentStore(Block):
     secrets: SecretDict = Field(
         default_factory=lambda: SecretDict({}), description="fsspec's options that are, such as key, secret"
     )
+
+
+class RegistryCredentials(Block):
+    """Who we are to a registry."""
+
+    _block_type_name = "Registry Credentials"
+    _block_type_slug = "registry-credentials"
+    _description = "User and password, or an identity token, for a container registry or a namespace of it."
+
+    registry: str = Field(description="host[:port] as in references, such as ghcr.io, or with a namespace: ghcr.io/team")
+    username: str = Field(default="", description="The user; not needed with an identity token")
+    password: SecretStr = Field(default=SecretStr(""), description="Password or access token")
+    identity_token: SecretStr | None = Field(default=None, description="An OAuth2 refresh token, instead of a password")
+
+
+def credentials_in(blocks: Iterable[str]) -> dict[str, Credentials]:
+    """The credentials in blocks, by registry.
+
+    A block is named NAME, for one of type Registry Credentials, or TYPE/NAME as Prefect shows it for one of another type that
+    has `username`, `password` and `registry_url`, such as prefect-docker's. It is read without its class, which need not be
+    installed here.
+
+    Raises:
+        InvalidInput: no such block, or one without these.
+    """
+    found = {}
+    with get_client(sync_client=True) as client:
+        for block in blocks:
+            slug, _, name = block.rpartition("/")
+            try:
+                document = client.read_block_document_by_name(
+                    name, slug or RegistryCredentials.get_block_type_slug(), include_secrets=True
+                )
+            except ObjectNotFound as exc:
+                raise InvalidInput(f"credentials {block}: there is no such block; expected NAME or TYPE/NAME") from exc
+            registry, credentials = _credentials(document.data, block)
+            found[registry] = credentials
+    return found
+
+
+def _credentials(data: Mapping[str, Any], block: str) -> tuple[str, Credentials]:
+    registry = data.get("registry") or data.get("registry_url")
+    if not registry or not (data.get("password") or data.get("identity_token")):
+        raise InvalidInput(f"credentials {block}: expected a block with a registry, a user and a password or identity token")
+    return registry, Credentials(data.get("username") or "", data.get("password") or "", data.get("identity_token"))
 
 
 def located(store: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -64,7 +64,13 @@ def bring_in(spec: SessionSpec, references: Iterable[str], *, concurrency: int, 
             window=concurrency,
         )
         images = _listed(session, walk.run(Reference.parse(expand(text)) for text in dict.fromkeys(references)))
-        return RunReport(images=images, tasks=walk.tasks, seconds=time.monotonic() - started, stopped=session.stopping.reason)
+        return RunReport(
+            images=images,
+            tasks=walk.tasks,
+            seconds=time.monotonic() - started,
+            stopped=session.stopping.reason,
+            quotas=session.registries.quotas(),
+        )
 
 
 def _listed(session: Session, images: tuple[ImageReport, ...]) -> tuple[ImageReport, ...]:

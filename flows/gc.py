@@ -16,7 +16,7 @@ from flows.progress import LogListener
 from flows.report import MAX_SHOWN, Outcome
 from flows.results import keep_no_results
 from ocispec.units import counted, duration, seconds, size
-from storage.gc import Swept
+from storage.gc import Swept, hazard
 from tasks import upkeep
 from tasks.session import open_session
 
@@ -87,5 +87,8 @@ def gc(
     keep_no_results()
     with open_session(session_spec(store, store_options), observer=LogListener(get_run_logger())) as opened:
         opened.store.require()
-        swept = upkeep.sweep(timedelta(seconds=seconds(grace)), dry_run=dry_run)
+        untouched = timedelta(seconds=seconds(grace))
+        if warning := hazard(opened.store, grace=untouched):
+            get_run_logger().warning(warning)
+        swept = upkeep.sweep(untouched, dry_run=dry_run)
     return concluded("gc", GcReport(swept=swept, dry_run=dry_run, seconds=time.monotonic() - started))

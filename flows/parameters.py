@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.blocks import located
+from flows.blocks import credentials_in, located
+from flows.config import hosts
 from flows.runner import MOST_WORKERS
 from ocispec import Platform
 from remotes import RegistrySettings
@@ -27,11 +28,23 @@ class Network(BaseModel):
     plain_http: bool = Field(default=False, description="Speak http to registries that are not on this machine")
     connect_timeout: float = Field(default=30, gt=0, description="Seconds to wait for a connection")
     read_timeout: float = Field(default=60, gt=0, description="Seconds to wait for any next byte")
+    hosts: str | None = Field(default=None, description="A file, where the run is, with settings of registries")
+    ca_file: str | None = Field(default=None, description="PEM file of authorities to trust, instead of the system's")
+    insecure: list[str] = Field(default=[], description="Registries whose certificates are not looked at")
+    credentials: list[str] = Field(
+        default=[], description="Blocks of type Registry Credentials, by name; asked before what docker login left"
+    )
 
     def settings(self) -> RegistrySettings:
-        """The same, as `remotes` takes it."""
+        """The same, as `remotes` takes it.
+
+        Raises:
+            InvalidInput: the file of hosts is wrong.
+        """
         return RegistrySettings(
-            plain_http=self.plain_http, connect_timeout_s=self.connect_timeout, read_timeout_s=self.read_timeout
+            hosts=hosts(self.hosts, plain_http=self.plain_http, ca_file=self.ca_file, insecure=self.insecure),
+            connect_timeout_s=self.connect_timeout,
+            read_timeout_s=self.read_timeout,
         )
 
 
@@ -41,12 +54,14 @@ def session_spec(
     """What a run's session is opened from; `platforms` None means all.
 
     Raises:
-        InvalidInput: a secret among the plain options, or no such block.
+        InvalidInput: a secret among the plain options, no such block, or a wrong file of hosts.
     """
     url, options = located(store, store_options)
+    reached = network or Network()
     return SessionSpec(
         store=url,
         store_options=options,
         platforms=None if platforms is None else tuple(platforms),
-        registries=(network or Network()).settings(),
+        registries=reached.settings(),
+        credentials=credentials_in(reached.credentials) if reached.credentials else {},
     )

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
-from flows.report import Failure, ImageReport
+from flows.report import Ended, Failure
 from ocispec import Descriptor
 from ocispec.units import counted, duration, size
 from tasks.transfer import Observer, Receipt
@@ -33,7 +33,7 @@ class Listener(Observer, Protocol):
     def failed(self, descriptor: Descriptor, message: str) -> None:
         """Content could not be had."""
 
-    def finished(self, image: ImageReport) -> None:
+    def finished(self, image: Ended) -> None:
         """Nothing more happens to an image."""
 
 
@@ -61,20 +61,21 @@ class LogListener:
         if receipt.status == "existed":
             self._log.info("%s existed, %s", descriptor, size(descriptor.size))
         else:
-            self._log.info("%s fetched, %s in %s", descriptor, size(receipt.transferred), duration(receipt.seconds))
+            moved, took = size(receipt.transferred), duration(receipt.seconds)
+            self._log.info("%s %s, %s in %s", descriptor, receipt.status, moved, took)
 
     def failed(self, descriptor: Descriptor, message: str) -> None:
         """Say what went wrong."""
         self._log.error("%s failed: %s", descriptor, message)
 
-    def finished(self, image: ImageReport) -> None:
+    def finished(self, image: Ended) -> None:
         """Say how the image came out."""
         if image.failures:
             self._log.error(
                 "%s failed with %s: %s", image.name, counted(len(image.failures), "error"), _messages(image.failures)
             )
         else:
-            self._log.info("%s complete: %d fetched, %d existed", image.name, image.fetched, image.existed)
+            self._log.info("%s complete: %s", image.name, image.told())
 
 
 class Both:
@@ -113,7 +114,7 @@ class Both:
         for listener in self._listeners:
             listener.failed(descriptor, message)
 
-    def finished(self, image: ImageReport) -> None:
+    def finished(self, image: Ended) -> None:
         """Pass it on."""
         for listener in self._listeners:
             listener.finished(image)

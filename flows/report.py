@@ -1,10 +1,12 @@
 """What a run has to say when it ends: per image, and in one line for all. No Prefect here."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from ocispec import Descriptor
 from ocispec.units import duration, size
+from remotes import Quota
 
 MAX_SHOWN = 500
 Outcome = Literal["complete", "failed", "stopped"]
@@ -32,6 +34,29 @@ class Report(Protocol):
 
     def table(self) -> list[dict[str, str | int]]:
         """Rows for people, as the run's artifact shows them."""
+
+
+class Ended(Protocol):
+    """An image of which nothing is under way any more."""
+
+    @property
+    def name(self) -> str:
+        """The image."""
+
+    @property
+    def status(self) -> str:
+        """How it came out."""
+
+    @property
+    def failures(self) -> "tuple[Failure, ...]":
+        """What went wrong."""
+
+    @property
+    def moved(self) -> bool:
+        """Whether anything had to be done."""
+
+    def told(self) -> str:
+        """What was done, counted."""
 
 
 def in_one_line(report: Report) -> str:
@@ -76,6 +101,15 @@ class ImageReport:
         return sum(failure.descriptor is not None for failure in self.failures)
 
     @property
+    def moved(self) -> bool:
+        """Whether anything had to be fetched."""
+        return self.fetched > 0
+
+    def told(self) -> str:
+        """What was done, counted."""
+        return f"{self.fetched} fetched, {self.existed} existed"
+
+    @property
     def descriptors(self) -> int:
         """The number of descriptors that were met."""
         return self.fetched + self.existed + self.failed
@@ -100,13 +134,15 @@ class ImageReport:
 class RunReport:
     """All images of a run, in the order in which they were asked for; `tasks` counts the task runs that it took.
 
-    `stopped` says why the run was ended before all of them were done; None where it was not.
+    `stopped` says why the run was ended before all of them were done; None where it was not. `quotas` are what registries said
+    last of the requests that they still allow, by host.
     """
 
     images: tuple[ImageReport, ...]
     tasks: int
     seconds: float
     stopped: str | None = None
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
 
     @property
     def failed(self) -> tuple[ImageReport, ...]:
@@ -128,7 +164,8 @@ class RunReport:
         told = ", ".join(f"{count} {key}" for key, count in counts.items() if count or key != "failed")
         moved = sum(image.transferred for image in self.images)
         noun = "image" if len(self.images) == 1 else "images"
-        return f"{done}{of} {noun} complete: {told}; {size(moved)} in {duration(self.seconds)}"
+        left = "".join(f"; {host} allows {quota.remaining} of {quota.limit} more" for host, quota in self.quotas.items())
+        return f"{done}{of} {noun} complete: {told}; {size(moved)} in {duration(self.seconds)}{left}"
 
     def errors(self) -> list[str]:
         """One line per failure, those that several images share once; each says what it is about."""
@@ -141,6 +178,7 @@ class RunReport:
             "status": self.status,
             "seconds": round(self.seconds, 3),
             "images": [image.to_json() for image in self.images],
+            "quotas": {host: asdict(quota) for host, quota in self.quotas.items()},
         }
 
     def table(self) -> list[dict[str, str | int]]:

@@ -19,10 +19,10 @@ from flows.report import Outcome, RunReport
 from flows.results import keep_no_results
 from flows.runner import RUNNER, outcome
 from ocispec import Platform
-from ocispec.errors import DistError
+from ocispec.errors import DistError, InvalidInput
 from ocispec.frontier import Frontier
 from ocispec.units import counted, duration, size
-from storage import ContentStore, Info, completeness
+from storage import ContentStore, Info, Name, completeness
 from storage.reachable import reachable
 from storage.verify import Verified
 from tasks import session, upkeep
@@ -42,7 +42,7 @@ _Platforms = tuple[Platform, ...] | None
 class VerifyReport:
     """What is sound, what went to quarantine, which names lack something and why, and how their repair came out.
 
-    `extra` counts blobs that no name needs; None where a damaged manifest leaves that unknown.
+    `extra` counts blobs that no name needs; None where a damaged manifest or name leaves that unknown.
     """
 
     verified: Verified
@@ -79,7 +79,8 @@ class VerifyReport:
         """One line per name that is not whole, and per corrupt blob that no name needs; and what a repair failed with."""
         lines = [message for name, message in self.damaged.items() if name not in self.mended]
         if not self.damaged:
-            lines += [f"blob {digest}: corrupt, now in quarantine; no name needs it" for digest in self.verified.corrupt]
+            needed = "which name needs it, nobody knows" if self.extra is None else "no name needs it"
+            lines += [f"blob {digest}: corrupt, now in quarantine; {needed}" for digest in self.verified.corrupt]
         return [*self.failures, *lines, *(error for run in self.repaired for error in run.errors())]
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
@@ -127,9 +128,10 @@ def verify(
     with open_session(spec, observer=LogListener(get_run_logger())) as opened:
         opened.store.require()
         outcomes = _verified(opened.store, window=concurrency)
-        damaged = dict(_damaged(opened.store))
+        names, unreadable = opened.store.names.read()
+        damaged = dict(_damaged(opened.store, names))
         wanted = damaged if repair == "all" else damaged.keys() & set(repair)
-        groups = _by_platforms(opened.store, wanted)
+        groups = _by_platforms(name for name in names if name.name in wanted)
         extra = _extra(opened.store)
         stopped = opened.stopping.reason
     repaired = tuple(
@@ -141,7 +143,7 @@ def verify(
         extra=extra,
         damaged=damaged,
         repaired=repaired,
-        failures=tuple(dict.fromkeys(str(outcome) for outcome in outcomes if not isinstance(outcome, Verified))),
+        failures=_failures(outcomes, unreadable),
         tasks=len(outcomes) + sum(run.tasks for run in repaired),
         seconds=time.monotonic() - started,
         stopped=stopped,
@@ -174,8 +176,8 @@ def _chunks(blobs: Iterable[Info]) -> Iterator[tuple[Info, ...]]:
         yield tuple(chunk)
 
 
-def _damaged(store: ContentStore) -> Iterator[tuple[str, str]]:
-    for name in store.names:
+def _damaged(store: ContentStore, names: Iterable[Name]) -> Iterator[tuple[str, str]]:
+    for name in names:
         try:
             found = completeness.of_name(store, name)
         except DistError as exc:
@@ -185,11 +187,11 @@ def _damaged(store: ContentStore) -> Iterator[tuple[str, str]]:
                 yield name.name, f"{name.name}: {found.shortage}"
 
 
-def _by_platforms(store: ContentStore, names: Iterable[str]) -> dict[_Platforms, list[str]]:
+def _by_platforms(names: Iterable[Name]) -> dict[_Platforms, list[str]]:
     """The names that can be fetched together: those of which the same platforms are wanted."""
     groups: dict[_Platforms, list[str]] = {}
     for name in names:
-        groups.setdefault(store.names.get(name).platforms, []).append(name)
+        groups.setdefault(name.platforms, []).append(name.name)
     return groups
 
 
@@ -199,6 +201,12 @@ def _extra(store: ContentStore) -> int | None:
     except DistError:
         return None
     return sum(info.digest not in needed for info in store.walk())
+
+
+def _failures(outcomes: Iterable[object], unreadable: Iterable[InvalidInput]) -> tuple[str, ...]:
+    """What tasks failed with, and names that nobody can check; equal ones once."""
+    failed = (outcome for outcome in outcomes if not isinstance(outcome, Verified))
+    return tuple(dict.fromkeys(map(str, (*failed, *unreadable))))
 
 
 def _total(parts: Iterable[Verified]) -> Verified:

@@ -3,9 +3,29 @@
 Registries speak the OCI distribution-spec 1.1 and Docker's registry protocol v2.
 """
 
-from remotes.credentials import Credentials, DockerConfig
+from remotes.credentials import Credentials, CredentialSource, DockerConfig, Given, first_of
 from remotes.errors import Exchange, RegistryError
-from remotes.fetcher import Fetcher
+from remotes.fetcher import Source
+from remotes.hosts import Hosts, HostSettings, Tls
+from remotes.pusher import Pusher
 from remotes.registry import Registries, RegistrySettings, Resolved
+from remotes.throttled import Quota
 
-__all__ = ["Credentials", "DockerConfig", "Exchange", "Fetcher", "Registries", "RegistryError", "RegistrySettings", "Resolved"]
+__all__ = [
+    "CredentialSource",
+    "Credentials",
+    "DockerConfig",
+    "Exchange",
+    "Given",
+    "HostSettings",
+    "Hosts",
+    "Pusher",
+    "Quota",
+    "Registries",
+    "RegistryError",
+    "RegistrySettings",
+    "Resolved",
+    "Source",
+    "Tls",
+    "first_of",
+]

@@ -6,7 +6,7 @@ saying so. The answer decides: see `_skip`.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 
 import httpx
@@ -22,61 +22,80 @@ _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 Send = Callable[[str | None], httpx.Response]
 
 
-def read(send: Send, descriptor: Descriptor, *, offset: int, subject: str) -> Iterator[bytes]:
+class NoRanges(Exception):
+    """A server that was asked for a part sends the whole."""
+
+
+def read(send: Send, descriptor: Descriptor, *, offset: int, subject: str, ranges: bool = True) -> Generator[bytes, None, None]:
     """The bytes of `descriptor` from `offset` to its size, never more.
 
-    `send` requests the content, with a Range header if given, and answers with an open 200, 206 or 416 response.
+    `send` requests the content, with a Range header if given, and answers with an open 200, 206 or 416 response. Without
+    `ranges` none is asked for, and what comes before `offset` is passed over.
 
     Raises:
         Corrupt: the server announces or sends another length, or answers with another range.
         Unavailable: the connection broke and re-opening gained nothing.
         Unsupported: a body in a content coding.
     """
-    reader = _Reader(send, descriptor, offset, subject)
-    while reader.offset < descriptor.size:
-        yield from reader.once()
+    yield from _Reader(send, descriptor, offset, subject, ranges=ranges).all()
+
+
+def read_part(send: Send, descriptor: Descriptor, *, offset: int, end: int, subject: str) -> Iterator[bytes]:
+    """The bytes of `descriptor` from `offset` to `end`, of a server that has them in parts.
+
+    Raises:
+        NoRanges: it does not.
+        Corrupt, Unavailable, Unsupported: as `read`.
+    """
+    yield from _Reader(send, descriptor, offset, subject, end=end).all()
 
 
 class _Reader:
-    """Position and failures of one transfer."""
+    """Position and failures of one transfer, of all that follows or of a part that ends before `end`."""
 
-    def __init__(self, send: Send, descriptor: Descriptor, offset: int, subject: str) -> None:
-        self.offset = offset
+    def __init__(
+        self, send: Send, descriptor: Descriptor, offset: int, subject: str, *, end: int | None = None, ranges: bool = True
+    ) -> None:
+        self._offset, self._ranges = offset, ranges
         self._send, self._size, self._subject = send, descriptor.size, subject
-        self._ranges = True
+        self._is_part, self._end = end is not None, descriptor.size if end is None else end
         self._fruitless = 0
 
-    def once(self) -> Iterator[bytes]:
+    def all(self) -> Iterator[bytes]:
+        """What all connections give that it takes."""
+        while self._offset < self._end:
+            yield from self._once()
+
+    def _once(self) -> Iterator[bytes]:
         """What one connection gives."""
-        started = self.offset
+        started = self._offset
         try:
             with closing(self._open()) as response:
                 for piece in self._pieces(response):
-                    self.offset += len(piece)
+                    self._offset += len(piece)
                     yield piece
         except httpx.TransportError as exc:
             error = from_transport(self._subject, exc)
             if not self._goes_on(started):
                 raise error from exc
         else:
-            if self.offset < self._size and not self._goes_on(started):
-                raise Unavailable(f"{self._subject}: expected {self._size} bytes, got {self.offset}")
+            if self._offset < self._end and not self._goes_on(started):
+                raise Unavailable(f"{self._subject}: expected {self._end} bytes, got {self._offset}")
 
     def _open(self) -> httpx.Response:
-        if not (self.offset and self._ranges):
+        if not (self._is_part or (self._offset and self._ranges)):
             return self._send(None)
-        response = self._send(f"bytes={self.offset}-{self._size - 1}")
+        response = self._send(f"bytes={self._offset}-{self._end - 1}")
         if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
             response.close()
-            self._ranges = False
+            self._give_up_ranges()
             return self._send(None)
         return response
 
     def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
         refuse_coding(self._subject, response)
-        skip = self._skip(response)
-        self._check_length(response, self._size - self.offset + skip)
-        left = self._size - self.offset
+        skip, left = self._skip(response), self._end - self._offset
+        self._check_length(response, skip + left)
         for piece in response.iter_raw():
             kept, skip = piece[skip:], max(0, skip - len(piece))
             if len(kept) > left:
@@ -90,15 +109,20 @@ class _Reader:
         if response.status_code == httpx.codes.PARTIAL_CONTENT:
             self._check_range(response)
             return 0
-        if self.offset:  # at 0 no range was asked for, so nothing is known yet about this server
-            self._ranges = False
-        return self.offset
+        if self._is_part or self._offset:  # at 0 no range was asked for, so nothing is known yet about this server
+            self._give_up_ranges()
+        return self._offset
+
+    def _give_up_ranges(self) -> None:
+        if self._is_part:
+            raise NoRanges
+        self._ranges = False
 
     def _check_range(self, response: httpx.Response) -> None:
         text = response.headers.get("content-range", "")
         match = _CONTENT_RANGE.fullmatch(text)
-        if match is None or int(match[1]) != self.offset or match[3] not in (str(self._size), "*"):
-            wanted = f"bytes {self.offset}-{self._size - 1}/{self._size}"
+        if match is None or int(match[1]) != self._offset or match[3] not in (str(self._size), "*"):
+            wanted = f"bytes {self._offset}-{self._end - 1}/{self._size}"
             raise Corrupt(f"{self._subject}: expected {wanted}, the server answers with {one_line(text) or 'no Content-Range'}")
 
     def _check_length(self, response: httpx.Response, expected: int) -> None:
@@ -112,5 +136,5 @@ class _Reader:
         A server without ranges sends everything again each time: that is left to the caller's retries, or a bad line would
         cost the square of the blob's size.
         """
-        self._fruitless = 0 if self.offset > started else self._fruitless + 1
+        self._fruitless = 0 if self._offset > started else self._fruitless + 1
         return self._ranges and self._fruitless < _MAX_FRUITLESS

@@ -1,90 +1,277 @@
-"""Credentials from Docker's configuration file (`docker login` writes it)."""
+"""Credentials for registries: the files and helpers in which docker, podman and skopeo keep them, and those given by hand.
+
+Follows containers-auth.json(5) of containers/image 5.36 and `cli/config` of docker/cli 28. How helpers are run is
+`remotes.helpers`'s, what is done with credentials is `remotes.auth`'s.
+"""
 
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeAlias, TypeVar
 
 import orjson
 
-from ocispec.errors import InvalidInput
+from ocispec.errors import Denied, InvalidInput
+from remotes.errors import one_line
+from remotes.helpers import HelperName, Helpers, is_name
 
-# Docker Hub has one account under many names; the first is what `docker login` writes.
-_DOCKER_HUB = ("https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io")
+# Docker Hub has one account under many names: the one in references, and the one that `docker login` writes.
+_HUB = "docker.io"
+_HUB_SERVER = "https://index.docker.io/v1/"
+_HUB_NAMES = frozenset({_HUB, _HUB_SERVER, "index.docker.io", "registry-1.docker.io"})
+# Where podman has a user's file without XDG_RUNTIME_DIR, as root does.
+_RUN = Path("/run/containers")
+# With this user name, a helper's secret is an identity token.
+_TOKEN_USER = "<token>"  # noqa: S105 - no password
+
+T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Credentials:
-    """A user and a password or access token. The password shows in no representation."""
+    """A user and a password or access token, an identity token, or both. No secret shows in any representation.
 
-    user: str
+    An identity token is an OAuth2 refresh token: a token server takes it in place of user and password, a registry does not.
+    """
+
+    username: str
     password: str = field(repr=False)
+    identity_token: str | None = field(default=None, repr=False)
+
+    @property
+    def has_password(self) -> bool:
+        """Whether there is something for `basic`. An empty password is one, unless it only stands beside an identity token."""
+        return bool(self.password or not self.identity_token)
 
     def basic(self) -> str:
-        """The value of an Authorization header (RFC 7617)."""
-        return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+        """The value of an Authorization header (RFC 7617).
+
+        Raises:
+            Denied: there is an identity token and no password; ask `has_password` first.
+        """
+        if not self.has_password:
+            raise Denied("expected a password for basic authentication, got an identity token; log in with a password")
+        return "Basic " + base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+
+
+CredentialSource: TypeAlias = Callable[[str, str], Credentials | None]
+"""Gives the credentials for (host, repository), as they stand in references; None where it has none. Thread-safe."""
+
+
+def first_of(*sources: CredentialSource) -> CredentialSource:
+    """What the first of `sources` that has any gives; those after it are not asked."""
+
+    def get(host: str, repository: str) -> Credentials | None:
+        answers = (source(host, repository) for source in sources)
+        return next((found for found in answers if found is not None), None)
+
+    return get
+
+
+class Given:
+    """Credentials given by hand, for `host` or, more narrowly, `host/namespace`. Thread-safe."""
+
+    def __init__(self, credentials: Mapping[str, Credentials]) -> None:
+        self._credentials = _by_bare_key(credentials)
+
+    def get(self, host: str, repository: str = "") -> Credentials | None:
+        """The credentials of the longest key that host and repository begin with."""
+        return _first(_keys(host, repository), self._credentials)
 
 
 class DockerConfig:
-    """The plain entries of a Docker configuration file: `auths: {host: {auth | username, password}}`."""
+    """What docker, podman and skopeo know: entries of their files, and the helpers that these name. Thread-safe."""
 
-    def __init__(self, auths: Mapping[str, Credentials]) -> None:
-        self._auths = auths
+    def __init__(self, files: Sequence["_File"], helpers: Helpers) -> None:
+        self._files, self._helpers = files, helpers
 
     @classmethod
-    def load(cls, environ: Mapping[str, str] = os.environ) -> "DockerConfig":
-        """The file in `$DOCKER_CONFIG` or `~/.docker`; none is an empty one.
+    def load(cls, environ: Mapping[str, str] = os.environ, *, helper_timeout_s: float = 30) -> Self:
+        """The file `$REGISTRY_AUTH_FILE`, or else podman's two and then Docker's. Absent ones are empty; no helper is run.
 
         Raises:
-            InvalidInput: the file is damaged; the message names it and shows nothing of it.
+            InvalidInput: a file is damaged; the message names it and the place, and shows nothing of it.
         """
-        path = Path(environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
-        try:
-            document = orjson.loads(path.read_bytes())
-        except FileNotFoundError:
-            return cls({})
-        except OSError as exc:
-            raise InvalidInput(f"{path}: {exc.strerror}") from exc
-        except orjson.JSONDecodeError:
-            raise InvalidInput(f"{path}: not JSON") from None  # the parser's error shows the text, which holds passwords
-        return cls(_auths(document, path))
+        files = [file for path in _paths(environ) if (file := _load(path)) is not None]
+        return cls(files, Helpers(timeout_s=helper_timeout_s))
 
-    def get(self, host: str) -> Credentials | None:
-        """The credentials for a registry's host, as it stands in references."""
-        keys = _DOCKER_HUB if host in _DOCKER_HUB else (host,)
-        return next((found for key in keys if (found := self._auths.get(_bare(key)))), None)
+    def get(self, host: str, repository: str = "") -> Credentials | None:
+        """The credentials of the longest key that host and repository begin with, in the first file that has any.
+
+        Raises:
+            Denied: a helper fails, see `Helpers.get`.
+        """
+        keys = _keys(host, repository)
+        answers = (self._resolved(file.find(keys)) for file in self._files)
+        return next((found for found in answers if found is not None), None)
+
+    def _resolved(self, found: "Credentials | _Helper | None") -> Credentials | None:
+        if not isinstance(found, _Helper):
+            return found
+        answer = self._helpers.get(found.name, found.server)
+        if answer is None:
+            return None
+        if answer.username == _TOKEN_USER:
+            return Credentials("", "", identity_token=answer.secret)
+        return Credentials(answer.username, answer.secret)
 
 
-def _auths(document: Any, path: Path) -> dict[str, Credentials]:
-    entries = document.get("auths") or {} if isinstance(document, dict) else None
-    if not isinstance(entries, dict):
-        raise InvalidInput(f"{path}: expected an object with auths")
-    found = {}
-    for host, entry in entries.items():
-        if not isinstance(entry, dict):
-            raise InvalidInput(f"{path}: auths.{host}: expected an object")
-        if credentials := _credentials(entry, f"{path}: auths.{host}"):
-            found[_bare(host)] = credentials
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class _Helper:
+    """A helper, and what it is asked for."""
+
+    name: HelperName
+    server: str
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class _File:
+    """One file. Its keys are bare; None stands for an entry without secrets, and for a registry that is to have no helper."""
+
+    auths: Mapping[str, Credentials | None]
+    helpers: Mapping[str, _Helper | None]
+    store: HelperName | None
+
+    def find(self, keys: Sequence[str]) -> Credentials | _Helper | None:
+        """What credHelpers have for the first of `keys` that they have, else what auths have, else what credsStore may know.
+
+        Nobody else has all three: podman ignores a credsStore, and docker auths if there is one. Who has both logged in
+        before docker had the store; that entry is good, and needs no program.
+        """
+        if helper := _first(keys, self.helpers):
+            return helper
+        entry = _first(keys, self.auths)
+        if entry is not None or self.store is None or any(key in self.helpers for key in keys):
+            return entry
+        host = keys[-1]
+        return _Helper(name=self.store, server=_HUB_SERVER if host == _HUB else host)
+
+
+def _first(keys: Sequence[str], found: Mapping[str, T]) -> T | None:
+    """The value of the first key that is there, whatever it is."""
+    return next((found[key] for key in keys if key in found), None)
+
+
+def _keys(host: str, repository: str) -> tuple[str, ...]:
+    """What may stand for a repository: all of it, then without its last component and so on, last the host alone."""
+    path = repository.split("/") if repository else []
+    return tuple("/".join((_bare(host), *path[:length])) for length in range(len(path), -1, -1))
+
+
+def _bare(key: str) -> str:
+    """A key as host and repository make it. Old clients wrote URLs, whose path is of the registry's interface."""
+    # key ::= host { "/" component } | scheme "://" [ user "@" ] host [ "/" path ]
+    if "://" in key:
+        key = key.partition("://")[2].partition("/")[0].rpartition("@")[2]
+    host, slash, path = key.rstrip("/").partition("/")
+    return f"{_HUB if host in _HUB_NAMES else host}{slash}{path}"
+
+
+def _by_bare_key(entries: Mapping[str, T | None]) -> dict[str, T | None]:
+    """Entries by bare key. Of several for one, what is there counts, then a key as references have it, then docker's."""
+    found: dict[str, T | None] = {}
+    for key in sorted(entries, key=lambda key: (entries[key] is None, key != _bare(key), key != _HUB_SERVER)):
+        found.setdefault(_bare(key), entries[key])
     return found
+
+
+def _paths(environ: Mapping[str, str]) -> Iterator[Path]:
+    """The files in the order in which they are asked."""
+    if only := environ.get("REGISTRY_AUTH_FILE"):
+        yield Path(only)
+        return
+    if runtime := environ.get("XDG_RUNTIME_DIR"):
+        yield Path(runtime, "containers", "auth.json")
+    elif os.access(own := _RUN / str(os.getuid()), os.X_OK):  # all of _RUN may be root's alone
+        yield own / "auth.json"
+    yield Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "containers", "auth.json")
+    yield Path(environ.get("DOCKER_CONFIG") or Path.home() / ".docker", "config.json")
+
+
+def _load(path: Path) -> _File | None:
+    try:
+        document = orjson.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        raise InvalidInput(f"{path}: {exc.strerror}") from exc
+    except orjson.JSONDecodeError:
+        raise InvalidInput(f"{path}: not JSON") from None  # the parser's error shows the text, which holds passwords
+    if not isinstance(document, dict):
+        raise InvalidInput(f"{path}: expected an object with auths")
+    return _File(
+        auths=_auths(_object(document.get("auths"), f"{path}: auths"), f"{path}: auths"),
+        helpers=_helpers(_object(document.get("credHelpers"), f"{path}: credHelpers"), f"{path}: credHelpers"),
+        store=_helper_name(document.get("credsStore"), f"{path}: credsStore"),
+    )
+
+
+def _auths(document: Mapping[str, Any], at: str) -> dict[str, Credentials | None]:
+    return _by_bare_key({key: _credentials(_object(value, _at(at, key)), _at(at, key)) for key, value in document.items()})
+
+
+def _helpers(document: Mapping[str, Any], at: str) -> dict[str, _Helper | None]:
+    found: dict[str, _Helper | None] = {}
+    for key, value in document.items():
+        name = _helper_name(value, _at(at, key))
+        # For Docker Hub each tool has its own key, and had the helper store the credentials under that.
+        server = key if key in _HUB_NAMES else _bare(key).partition("/")[0]
+        found[key] = _Helper(name=name, server=server) if name else None
+    return _by_bare_key(found)
 
 
 def _credentials(entry: Mapping[str, Any], at: str) -> Credentials | None:
     """None for an entry without secrets: their place is a credential helper."""
-    if entry.get("username") and entry.get("password"):
-        return Credentials(entry["username"], entry["password"])
-    if not entry.get("auth"):
-        return None
+    texts = {name: _text(entry.get(name), _at(at, name)) for name in ("username", "password", "auth", "identitytoken")}
+    token = texts["identitytoken"] or None
+    if texts["username"] and texts["password"]:
+        return Credentials(texts["username"], texts["password"], token)
+    if texts["auth"]:
+        return Credentials(*_decoded(texts["auth"], _at(at, "auth")), token)
+    return Credentials(texts["username"], "", token) if token else None
+
+
+def _decoded(text: str, at: str) -> tuple[str, str]:
     try:
-        user, colon, password = base64.b64decode(entry["auth"], validate=True).decode().partition(":")
-    except (ValueError, TypeError):  # not base64, not ASCII, not UTF-8; no string
-        raise InvalidInput(f"{at}.auth: expected base64 of user:password") from None
+        user, colon, password = base64.b64decode(text, validate=True).decode().partition(":")
+    except ValueError:  # not base64, not ASCII, not UTF-8
+        raise InvalidInput(f"{at}: expected base64 of user:password") from None
     if not colon:
-        raise InvalidInput(f"{at}.auth: expected base64 of user:password")
-    return Credentials(user, password.rstrip("\0"))
+        raise InvalidInput(f"{at}: expected base64 of user:password")
+    return user, password.rstrip("\0")
 
 
-def _bare(key: str) -> str:
-    """The host of a key, which old clients wrote as a URL."""
-    return key.partition("://")[2].partition("/")[0] if "://" in key else key
+# Unlike those of `ocispec.fields`, these readers show nothing of what they refuse.
+
+
+def _object(value: Any, at: str) -> Mapping[str, Any]:
+    """An object; absent or null is an empty one."""
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{at}: expected an object")
+    return value
+
+
+def _text(value: Any, at: str) -> str:
+    """A string; absent or null is an empty one."""
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidInput(f"{at}: expected a string")
+    return value
+
+
+def _helper_name(value: Any, at: str) -> HelperName | None:
+    """The name of a helper; absent, null or empty is none."""
+    text = _text(value, at)
+    if text and not is_name(text):
+        raise InvalidInput(f"{at}: expected NAME of a program docker-credential-NAME")
+    return HelperName(text) if text else None
+
+
+def _at(at: str, key: str) -> str:
+    """The path of a key, as it may be shown: a URL may have a password before its host."""
+    return f"{at}.{one_line(key.rpartition('@')[2])}"

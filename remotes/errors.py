@@ -3,6 +3,8 @@
 import socket
 import ssl
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -100,6 +102,8 @@ def from_transport(subject: str, exc: httpx.RequestError) -> DistError:
     """The error for a request that got no answer, or a body that broke off."""
     request = exc.request
     where = f"{request.method} {redact(request.url)}"
+    if isinstance(exc, httpx.ProxyError):
+        return Unavailable(f"{subject}: no way through the proxy: {_told(exc)} ({where})")
     causes = list(_causes(exc))
     lookup = next((c for c in causes if isinstance(c, socket.gaierror)), None)
     if lookup is not None and lookup.errno == socket.EAI_NONAME:
@@ -110,9 +114,16 @@ def from_transport(subject: str, exc: httpx.RequestError) -> DistError:
 
 
 def retry_after_s(response: httpx.Response) -> float | None:
-    """The seconds in Retry-After (RFC 9110, 10.2.3), at most a day; None where it is absent or a date."""
+    """The seconds that Retry-After (RFC 9110, 10.2.3) says or is away, at most a day; None where it is absent or neither."""
     text = response.headers.get("retry-after", "").strip()
-    return min(float(text), _LONGEST_RETRY_AFTER_S) if text.isascii() and text.isdecimal() else None
+    if text.isascii() and text.isdecimal():
+        return min(float(text), _LONGEST_RETRY_AFTER_S)
+    try:
+        moment = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    away_s = (moment.replace(tzinfo=moment.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
+    return min(max(away_s, 0.0), _LONGEST_RETRY_AFTER_S)
 
 
 def redact(url: httpx.URL) -> str:

@@ -4,9 +4,9 @@ A registry is trusted for one thing: which digest a tag stands for, at the momen
 wins over whatever the registry says.
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import httpx
 
@@ -14,6 +14,8 @@ from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
 from remotes import body
 from remotes.errors import RegistryNotFound, from_response, from_transport, refuse_coding
+from remotes.headers import MEDIA_TYPE, digest_in, length
+from remotes.ranges import Ranges
 from remotes.repository import Repository
 
 _ACCEPT = ", ".join((*mediatypes.MANIFESTS, "*/*"))
@@ -21,10 +23,6 @@ _ACCEPT = ", ".join((*mediatypes.MANIFESTS, "*/*"))
 _ASK_BY_GET = frozenset({403, 405, 501})
 _ANSWERS = frozenset({200, 206})
 _ANSWERS_RANGED = _ANSWERS | {416}
-# media-type ::= restricted-name "/" restricted-name  (RFC 6838, 4.2)
-_MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*")
-_MAX_LENGTH_DIGITS = 19
-_DIGEST_CHARS = 160  # more than any digest has: what a message shows of a bad one
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +35,25 @@ class _Question:
     subject: str
 
 
+class Source(Protocol):
+    """Where content is read from: one repository, or the same one at several registries. Thread-safe."""
+
+    def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
+        """The descriptor of a tag or digest in this repository: see `Registries.resolve`."""
+
+    def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
+        """The bytes of `descriptor` from `offset` to its size, in pieces of at most 1 MiB, unverified."""
+
+    def distrust(self, descriptor: Descriptor) -> None:
+        """What came of this content was wrong: take it from elsewhere the next time, if there is another place."""
+
+
 class Fetcher:
     """The content of one repository. Thread-safe."""
 
-    def __init__(self, repository: Repository) -> None:
+    def __init__(self, repository: Repository, ranges: Ranges) -> None:
         self._repository = repository
+        self._ranges = ranges
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
         """The descriptor of a tag or digest in this repository: see `Registries.resolve`."""
@@ -49,7 +61,7 @@ class Fetcher:
         target = str(pinned) if pinned else reference.tag
         if target is None:
             raise InvalidInput(f"{reference}: expected a tag or digest, such as {reference}:latest")
-        if media_type is not None and not _MEDIA_TYPE.fullmatch(media_type):
+        if media_type is not None and not MEDIA_TYPE.fullmatch(media_type):
             raise InvalidInput(f"{reference}: bad media type {media_type!r}, expected type/subtype")
         if pinned is not None and media_type is not None and not mediatypes.is_manifest(media_type):
             return self._blob(pinned, str(reference))
@@ -78,20 +90,27 @@ class Fetcher:
         def send(byte_range: str | None) -> httpx.Response:
             return self._get_content(descriptor, byte_range, subject)
 
-        return body.read(send, descriptor, offset=offset, subject=subject)
+        if "range" in self._repository.avoid:
+            return body.read(send, descriptor, offset=offset, subject=subject, ranges=False)
+        return self._ranges.read(send, descriptor, offset=offset, subject=subject)
+
+    def distrust(self, descriptor: Descriptor) -> None:
+        """There is no other place."""
 
     def _by_head(self, ask: "_Question") -> Descriptor | None:
         """The descriptor in the headers; None where they do not tell all of type, length and digest."""
+        if "head" in self._repository.avoid:
+            return None
         response = self._repository.ask("HEAD", ask.path, subject=ask.subject, headers={"Accept": ask.accept})
         response.close()
         if response.status_code in _ASK_BY_GET:
             return None
         if response.status_code != httpx.codes.OK:
             raise from_response(ask.subject, response)
-        media_type, size = _media_type(response), _length(response)
+        media_type, size = _media_type(response), length(response)
         if mediatypes.kind(media_type) == "schema1":
             raise Unsupported(f"{ask.subject}: image manifest version 2, schema 1 is obsolete and refused; re-push the image")
-        digest = ask.pinned or _digest(response, ask.subject)
+        digest = ask.pinned or digest_in(response, ask.subject)
         if digest is None or size is None or not mediatypes.is_manifest(media_type):
             return None
         return Descriptor(media_type=media_type, digest=digest, size=size)
@@ -107,7 +126,7 @@ class Fetcher:
             raise from_transport(ask.subject, exc) from exc
         finally:
             response.close()
-        expected = ask.pinned or _digest(response, ask.subject)
+        expected = ask.pinned or digest_in(response, ask.subject)
         digest = Digest.of(raw, algorithm=expected.algorithm if expected else "sha256")
         if expected is not None and digest != expected:
             raise Corrupt(f"{ask.subject}: expected {expected}, the registry sends {digest}")
@@ -119,14 +138,14 @@ class Fetcher:
         response.close()
         if response.status_code != httpx.codes.OK:
             raise from_response(subject, response)
-        size = _length(response)
+        size = length(response)
         if size is None:
             raise Unsupported(f"{subject}: the registry does not say how big this blob is")
         return Descriptor(media_type=_media_type(response), digest=digest, size=size)
 
     def _get_content(self, descriptor: Descriptor, byte_range: str | None, subject: str) -> httpx.Response:
         """An open response with content, from the endpoint that its type suggests or, after a 404 there, the other one."""
-        is_named = _MEDIA_TYPE.fullmatch(descriptor.media_type)  # a document may hold anything in its place
+        is_named = MEDIA_TYPE.fullmatch(descriptor.media_type)  # a document may hold anything in its place
         headers = {"Accept": f"{descriptor.media_type}, */*" if is_named else "*/*"}
         missing: DistError | None = None
         for endpoint in _endpoints(descriptor):
@@ -159,25 +178,9 @@ def _media_type(response: httpx.Response) -> str:
     return text.partition(";")[0].strip().lower() or mediatypes.OCTET_STREAM
 
 
-def _length(response: httpx.Response) -> int | None:
-    """The size that the headers announce; None where they do not, or in no number."""
-    text: str = response.headers.get("content-length", "")
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_LENGTH_DIGITS else None
-
-
-def _digest(response: httpx.Response, subject: str) -> Digest | None:
-    text: str | None = response.headers.get("docker-content-digest")
-    if not text:
-        return None
-    try:
-        return Digest.parse(text[:_DIGEST_CHARS])
-    except DistError as exc:
-        raise type(exc)(f"{subject}: the registry answers with {exc}") from exc
-
-
 def _read_document(response: httpx.Response, subject: str) -> bytes:
     refuse_coding(subject, response)
-    announced = _length(response)
+    announced = length(response)
     if announced is not None and announced > manifest.MAX_BYTES:
         raise _too_big(subject, str(announced))
     raw = b""

@@ -1,15 +1,116 @@
-"""Where the registry of a host is reached."""
+"""How each registry is reached: where, over which TLS, how hard it may be asked, and what it cannot do.
+
+A registry is known by its host as it stands in references, `host[:port]`.
+"""
 
 import ipaddress
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Literal
+
+import httpx
+
+from ocispec.errors import InvalidInput
 
 # Docker Hub's name in references is not the name of its registry.
 _ALIASES = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 
+Capability = Literal["head", "range", "mount", "chunked"]
 
-def base_url(host: str, *, plain_http: bool) -> str:
-    """The URL of a registry: https, or http if asked for or on a loopback address, as container engines do."""
-    scheme = "http" if plain_http or _is_loopback(host) else "https"
-    return f"{scheme}://{_ALIASES.get(host, host)}"
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class Tls:
+    """Whom we trust, and how we prove who we are: paths of PEM files. `ca_file` None trusts what the system trusts.
+
+    `key_file` None means that the key is in `cert_file`, too. `verify` False accepts any certificate.
+    """
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    verify: bool = True
+
+    def context(self) -> ssl.SSLContext:
+        """What connections are made with.
+
+        Raises:
+            InvalidInput: a file that is not there, or not what it should be.
+        """
+        at = self.ca_file
+        try:
+            context = ssl.create_default_context(cafile=at)
+            if self.cert_file is not None:
+                at = self.cert_file
+                context.load_cert_chain(self.cert_file, self.key_file, password=_no_password)
+        except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
+            raise InvalidInput(f"{at}: no certificate can be read from it ({getattr(exc, 'reason', None) or exc})") from exc
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class HostSettings:
+    """How one registry is reached. `scheme` None is https, on loopback addresses http.
+
+    `mirrors` are hosts that are asked before it, in their order. `path_prefix` comes between `/v2/` and a repository's name.
+    `headers` go with every request to it, and may be secret. `in_flight` bounds requests under way at once, `per_second` those
+    that are begun; None does not. `avoid` is what it cannot do, although it does not say so.
+    """
+
+    scheme: Literal["http", "https"] | None = None
+    tls: Tls = field(default_factory=Tls)
+    mirrors: tuple[str, ...] = ()
+    path_prefix: str = ""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    in_flight: int | None = None
+    per_second: float | None = None
+    avoid: frozenset[Capability] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hosts:
+    """The settings of all hosts: those that are `named`, and plain ones for all others.
+
+    `plain_http` is for registries whose scheme is not set; `ca_file` is trusted wherever no other is set.
+    """
+
+    named: Mapping[str, HostSettings] = field(default_factory=dict)
+    plain_http: bool = False
+    ca_file: str | None = None
+
+    def of(self, host: str) -> HostSettings:
+        """The settings of a registry."""
+        return self._complete(self.named.get(host))
+
+    def url(self, host: str) -> str:
+        """Where a registry is: `https://host`, or `http://` if set so or on a loopback address, as container engines do."""
+        scheme = self.of(host).scheme or ("http" if self.plain_http or _is_loopback(host) else "https")
+        return f"{scheme}://{_ALIASES.get(host, host)}"
+
+    def at(self, url: httpx.URL) -> HostSettings:
+        """The settings of the server that a URL leads to, be it a registry or where one redirects to.
+
+        What was set for a registry is for that registry alone.
+        """
+        return self._complete(self._by_server.get(_server(url)))
+
+    def _complete(self, settings: HostSettings | None) -> HostSettings:
+        settings = settings or HostSettings()
+        if self.ca_file is None or settings.tls.ca_file is not None:
+            return settings
+        return replace(settings, tls=replace(settings.tls, ca_file=self.ca_file))
+
+    @cached_property
+    def _by_server(self) -> dict[str, HostSettings]:
+        return {_server(httpx.URL(self.url(host))): settings for host, settings in self.named.items()}
+
+
+def _server(url: httpx.URL) -> str:
+    return url.netloc.decode("ascii")  # httpx leaves out the port that the scheme implies
 
 
 def _is_loopback(host: str) -> bool:
@@ -20,3 +121,8 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def _no_password() -> str:
+    """Instead of OpenSSL's question on the terminal, an error: the key is encrypted."""
+    raise ValueError("its key is encrypted")

@@ -5,22 +5,24 @@ text → Reference → Registries.resolve → (name, descriptor, fetcher) → fe
 
 import http.cookiejar
 import logging
-import ssl
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 import httpx
 
-from ocispec import Descriptor, Reference
+from ocispec import Descriptor, Digest, Reference
 from remotes.auth import HostAuth
-from remotes.credentials import Credentials
+from remotes.credentials import Credentials, CredentialSource
 from remotes.errors import redact
-from remotes.fetcher import Fetcher
-from remotes.hosts import base_url
+from remotes.fetcher import Fetcher, Source
+from remotes.hosts import Hosts
+from remotes.mirrors import Mirrored
+from remotes.pusher import Pusher
+from remotes.ranges import Ranges
 from remotes.repository import Repository
+from remotes.throttled import Quota, ThrottledTransport
 from remotes.transport import Urllib3Transport
 
 _log = logging.getLogger(__name__)
@@ -28,9 +30,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrySettings:
-    """How registries are reached. `plain_http` is for hosts other than loopback ones, which always are."""
+    """How registries are reached."""
 
-    plain_http: bool = False
+    hosts: Hosts = field(default_factory=Hosts)
     connect_timeout_s: float = 30
     read_timeout_s: float = 60
 
@@ -41,24 +43,27 @@ class Resolved:
 
     name: str
     descriptor: Descriptor
-    fetcher: Fetcher
+    fetcher: Source
 
 
 class Registries:
     """All registries, through one client. Thread-safe; close it, or use it in a `with` block."""
 
-    def __init__(self, settings: RegistrySettings, *, credentials: Callable[[str], Credentials | None]) -> None:
+    def __init__(self, settings: RegistrySettings, *, credentials: CredentialSource) -> None:
         self._settings = settings
         self._credentials = credentials
-        self._hosts: dict[str, HostAuth] = {}
+        self._ranges = Ranges()
+        self._repositories: dict[tuple[str, str], Repository] = {}
+        self._pushers: dict[tuple[str, str], Pusher] = {}
+        self._auth: dict[tuple[str, Credentials | None], HostAuth] = {}
+        self._distrusted: set[Digest] = set()
         self._guard = threading.Lock()
         self._transport = Urllib3Transport(
-            verify=ssl.create_default_context(),
-            connect_timeout_s=settings.connect_timeout_s,
-            read_timeout_s=settings.read_timeout_s,
+            hosts=settings.hosts, connect_timeout_s=settings.connect_timeout_s, read_timeout_s=settings.read_timeout_s
         )
+        self._throttled = ThrottledTransport(self._transport, settings.hosts)
         self._client = httpx.Client(
-            transport=self._transport,
+            transport=self._throttled,
             event_hooks={"response": [_log_response]},
             headers={"User-Agent": "prefect-dist", "Accept-Encoding": "identity"},
             # Cookies ignore ports and outlive a request: a registry needs none, and none is taken.
@@ -76,22 +81,43 @@ class Registries:
         fetcher = self.fetcher(reference)
         return Resolved(str(reference), fetcher.resolve(reference, media_type=media_type), fetcher)
 
-    def fetcher(self, reference: Reference) -> Fetcher:
-        """Access to the content of the reference's repository."""
+    def fetcher(self, reference: Reference) -> Source:
+        """Access to the content of the reference's repository, at mirrors first if there are any."""
+        mirrors = self._settings.hosts.of(reference.host).mirrors
+        fetchers = [Fetcher(self._repository(host, reference), self._ranges) for host in (*mirrors, reference.host)]
+        return Mirrored(fetchers, self._distrusted) if mirrors else fetchers[0]
+
+    def pusher(self, reference: Reference) -> Pusher:
+        """Access to the reference's repository for who writes; one for all who do, for it knows uploads that broke off."""
+        key = (reference.host, reference.repository)
+        return self._pushers.get(key) or self._pushers.setdefault(key, Pusher(self._repository(reference.host, reference)))
+
+    def _repository(self, host: str, reference: Reference) -> Repository:
+        known = self._repositories.get((host, reference.repository))
+        return known or self._repositories.setdefault((host, reference.repository), self._new_repository(host, reference))
+
+    def _new_repository(self, host: str, reference: Reference) -> Repository:
+        hosts = self._settings.hosts
+        settings = hosts.of(host)
+        name = f"{settings.path_prefix}{reference.repository}"
+        credentials = self._credentials(host, name)  # which may run a program, so no lock is held
         with self._guard:
-            if reference.host not in self._hosts:
-                self._hosts[reference.host] = HostAuth(reference.host, self._credentials(reference.host))
-            host = self._hosts[reference.host]
-        base = base_url(reference.host, plain_http=self._settings.plain_http)
-        url, name = f"{base}/v2/{reference.repository}", reference.repository
-        return Fetcher(Repository(self._client, host, url=url, name=name, locator=reference.locator))
+            auth = self._auth.setdefault((host, credentials), HostAuth(host, credentials))
+        url, locator = f"{hosts.url(host)}/v2/{name}", f"{host}/{name}"
+        return Repository(self._client, auth, url=url, name=name, locator=locator, avoid=settings.avoid)
 
     def abort(self) -> None:
         """Break off whatever is under way: it fails with Unavailable, and so does all that follows."""
+        self._throttled.abort()
         self._transport.abort()
 
+    def quotas(self) -> dict[str, Quota]:
+        """What registries last said of the requests that they still allow, by host name."""
+        return self._throttled.quotas()
+
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections. What is under way is to be broken off before, or it is waited for."""
+        self._ranges.close()
         self._client.close()
 
     def __enter__(self) -> Self:

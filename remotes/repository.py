@@ -1,24 +1,40 @@
 """One repository of one registry: where its requests go, what authorises them, and what their failures are called."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 
 import httpx
 
-from ocispec.errors import Unavailable
-from remotes.auth import HostAuth, RegistryAuth
-from remotes.errors import from_transport, one_line
+from ocispec.errors import Unavailable, Unsupported
+from remotes.auth import HostAuth, RegistryAuth, is_same_server
+from remotes.errors import from_response, from_transport, one_line, redact
+from remotes.hosts import Capability
+from remotes.token import to_pull, to_push
+
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class Repository:
     """Sends the requests of a repository. Thread-safe: it has no state but its constants (containerd 2e0c92b168).
 
-    `url` is its own, such as `https://ghcr.io/v2/a/b`; `locator` is what people call it: `ghcr.io/a/b`.
+    `url` is its own, such as `https://ghcr.io/v2/a/b`; `locator` is what people call it: `ghcr.io/a/b`. `avoid` is what the
+    registry cannot do.
     """
 
-    def __init__(self, client: httpx.Client, host: HostAuth, *, url: str, name: str, locator: str) -> None:
-        self.url, self.name, self.locator = url, name, locator
+    def __init__(
+        self,
+        client: httpx.Client,
+        host: HostAuth,
+        *,
+        url: str,
+        name: str,
+        locator: str,
+        avoid: frozenset[Capability] = frozenset(),
+    ) -> None:
+        self.url, self.name, self.locator, self.avoid = url, name, locator, avoid
         self._client, self._host = client, host
-        self._pull = RegistryAuth(host, f"repository:{name}:pull")
+        self._own = httpx.URL(url)
+        self._pull, self._push = RegistryAuth(host, to_pull(name)), RegistryAuth(host, to_push(name))
 
     def ask(self, method: str, path: str, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
         """Send a request that reads; the answer, of whatever status, is open. Errors call what is asked for `subject`.
@@ -26,9 +42,59 @@ class Repository:
         Raises:
             DistError: there is no answer, see `remotes.errors.from_transport`.
         """
+        return self._send(method, httpx.URL(f"{self.url}/{path}"), self._pull, subject=subject, headers=headers)
+
+    def tell(
+        self,
+        method: str,
+        target: str | httpx.URL,
+        *,
+        expected: Collection[int],
+        subject: str,
+        headers: Mapping[str, str] = _NONE,
+        body: Iterable[bytes] | bytes = b"",
+        source: str | None = None,
+    ) -> httpx.Response:
+        """Send a request of somebody who pushes: to a path of this repository, or to a URL that the registry named.
+
+        The answer is closed, its status one of those `expected`. A `body` in pieces needs its Content-Length in `headers`, and
+        is iterated anew whenever it is sent again: after a 401, after a redirect. Who mounts names the `source` repository.
+
+        Raises:
+            RegistryError: the registry answers with another status, see `remotes.errors.from_response`.
+            Unsupported: a redirect of a kind that only reading can follow.
+            DistError: there is no answer, see `remotes.errors.from_transport`; or what iterating `body` raises.
+        """
+        url = target if isinstance(target, httpx.URL) else httpx.URL(f"{self.url}/{target}")
+        auth = RegistryAuth(self._host, to_push(self.name), to_pull(source)) if source else self._push
+        # What a registry names may be anywhere: its credentials are for it alone.
+        response = self._send(
+            method, url, auth if is_same_server(url, self._own) else None, subject=subject, headers=headers, body=body
+        )
         try:
-            request = self._client.build_request(method, f"{self.url}/{path}", headers=dict(headers))
-            return self._client.send(request, auth=self._pull, stream=True)
+            if response.request.method != method:  # RFC 9110, 15.4: the answer says nothing of what was to be done
+                raise Unsupported(
+                    f"{subject}: {method} is redirected to {redact(response.request.url)}, which makes a GET of it"
+                )
+            if response.status_code not in expected:
+                raise from_response(subject, response)
+        finally:
+            response.close()
+        return response
+
+    def _send(
+        self,
+        method: str,
+        url: httpx.URL,
+        auth: RegistryAuth | None,
+        *,
+        subject: str,
+        headers: Mapping[str, str],
+        body: Iterable[bytes] | bytes = b"",
+    ) -> httpx.Response:
+        try:
+            request = self._client.build_request(method, url, headers=dict(headers), content=body or None)
+            return self._client.send(request, auth=auth, stream=True)
         except httpx.RequestError as exc:
             raise from_transport(subject, exc) from exc
         except httpx.InvalidURL as exc:

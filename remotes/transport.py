@@ -6,10 +6,10 @@ httpx's own transport hands every 64 KiB through several layers of Python; for g
 
 import contextlib
 import socket
-import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 from weakref import WeakSet
 
 import httpx
@@ -19,14 +19,18 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import (
     ConnectTimeoutError,
     HTTPError,
+    InsecureRequestWarning,
     LocationValueError,
     NewConnectionError,
     ProtocolError,
+    ProxyError,
     ReadTimeoutError,
     SSLError,
 )
 
 from remotes.bounded import Bounded
+from remotes.hosts import Hosts, HostSettings, Tls
+from remotes.proxies import Proxies
 
 # Large enough that per-piece costs vanish, small enough that many transfers at once need little memory.
 PIECE_BYTES = 1024 * 1024
@@ -44,25 +48,29 @@ class Urllib3Transport(httpx.BaseTransport):
     `read_timeout_s` is the longest wait for any bytes at all, not for a whole body.
     """
 
-    def __init__(self, *, verify: ssl.SSLContext, connect_timeout_s: float, read_timeout_s: float) -> None:
-        self._pools = urllib3.PoolManager(
-            num_pools=_HOSTS,
-            maxsize=_KEPT_PER_HOST,
-            retries=False,
-            timeout=urllib3.Timeout(connect=connect_timeout_s, read=read_timeout_s),
-            ssl_context=verify,
-        )
+    def __init__(self, *, connect_timeout_s: float, read_timeout_s: float, hosts: Hosts | None = None) -> None:
+        self._hosts = hosts or Hosts()
+        self._timeout = urllib3.Timeout(connect=connect_timeout_s, read=read_timeout_s)
+        self._proxies = Proxies()
+        self._pools: dict[tuple[Tls, httpx.URL | None], urllib3.PoolManager] = {}
+        self._guard = threading.Lock()
         self._connections = _Connections()
-        self._pools.pool_classes_by_scheme = {"http": self._connections.http, "https": self._connections.https}
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request and return with the head of the answer; the body follows as it is read."""
+        """Send one request and return with the head of the answer; the body follows as it is read.
+
+        Raises:
+            httpx.TransportError: no answer.
+            InvalidInput: certificates or proxies that are set but of no use.
+        """
+        settings = self._hosts.at(request.url)
+        pools = self._pools_for(settings.tls, self._proxies.of(request.url))
         with _as_httpx(request):
-            answer = self._pools.urlopen(
+            answer = pools.urlopen(
                 request.method,
                 str(request.url),
-                body=request.read() or None,
-                headers=urllib3.HTTPHeaderDict((k, v) for k, v in request.headers.multi_items() if k != "content-length"),
+                body=request.stream if _is_streamed(request) else request.read() or None,
+                headers=_headers(request, settings),
                 redirect=False,
                 preload_content=False,
                 decode_content=False,
@@ -82,7 +90,34 @@ class Urllib3Transport(httpx.BaseTransport):
 
     def close(self) -> None:
         """Close the connections that are not in use."""
-        self._pools.clear()
+        for pools in self._pools.values():
+            pools.clear()
+
+    def _pools_for(self, tls: Tls, proxy: httpx.URL | None) -> urllib3.PoolManager:
+        """The connections to all servers that are reached in one way."""
+        with self._guard:
+            if (tls, proxy) not in self._pools:
+                self._pools[tls, proxy] = self._new_pools(tls, proxy)
+            return self._pools[tls, proxy]
+
+    def _new_pools(self, tls: Tls, proxy: httpx.URL | None) -> urllib3.PoolManager:
+        if not tls.verify:
+            urllib3.disable_warnings(InsecureRequestWarning)  # whoever set this for a host need not be told at each connection
+        how: dict[str, Any] = {
+            "num_pools": _HOSTS,
+            "maxsize": _KEPT_PER_HOST,
+            "retries": False,
+            "timeout": self._timeout,
+            "ssl_context": tls.context(),
+        }
+        if proxy is None:
+            pools = urllib3.PoolManager(**how)
+        else:
+            login = f"{proxy.username}:{proxy.password}" if proxy.userinfo else None
+            bare = str(proxy.copy_with(userinfo=b""))
+            pools = urllib3.ProxyManager(bare, proxy_headers=urllib3.make_headers(proxy_basic_auth=login), **how)
+        pools.pool_classes_by_scheme = {"http": self._connections.http, "https": self._connections.https}
+        return pools
 
 
 class _Connections:
@@ -141,6 +176,23 @@ class _Body(httpx.SyncByteStream):
         self._answer.close()
 
 
+def _headers(request: httpx.Request, settings: HostSettings) -> urllib3.HTTPHeaderDict:
+    """What is sent to this server. Not written into the request, which a redirect makes one to another server of.
+
+    Names are in title case: for a proxy, urllib3 adds Host and Accept unless they are there, spelt like that.
+    """
+    framing = () if _is_streamed(request) else ("content-length",)  # of bytes, urllib3 tells the length itself
+    headers = urllib3.HTTPHeaderDict((k.title(), v) for k, v in request.headers.multi_items() if k not in framing)
+    for name, value in settings.headers:
+        headers.setdefault(name, value)
+    return headers
+
+
+def _is_streamed(request: httpx.Request) -> bool:
+    """Whether the body comes in pieces, which are sent as they come; such a request says its Content-Length."""
+    return not isinstance(request.stream, httpx.ByteStream)
+
+
 @contextmanager
 def _as_httpx(request: httpx.Request) -> Iterator[None]:
     """Raise urllib3's errors as httpx's, so that nobody above needs to know what is below."""
@@ -150,6 +202,8 @@ def _as_httpx(request: httpx.Request) -> Iterator[None]:
         raise httpx.ConnectError(str(exc.__cause__ or exc), request=request) from exc
     except ConnectTimeoutError as exc:
         raise httpx.ConnectTimeout("no connection in time", request=request) from exc
+    except ProxyError as exc:
+        raise httpx.ProxyError(str(exc.original_error), request=request) from exc
     except LocationValueError:
         raise httpx.UnsupportedProtocol("no URL that can be asked", request=request) from None  # the error shows all of it
     except SSLError as exc:

@@ -14,7 +14,7 @@ from ocispec import Descriptor, Reference
 from ocispec.errors import DistError, InvalidInput, NotFound
 from ocispec.handlers import Handler, chain, children_handler, filter_platforms
 from ocispec.platform import Platform
-from remotes import DockerConfig, Registries, RegistrySettings
+from remotes import Credentials, CredentialSource, DockerConfig, Given, Registries, RegistrySettings, first_of
 from storage import ContentStore, completeness, open_store
 from storage.completeness import Completeness
 from storage.leases import Lease
@@ -26,13 +26,14 @@ from tasks.stopping import Stopping
 class SessionSpec:
     """What a session is opened from. `platforms` None means all; `store` is a path or fsspec URL.
 
-    `store_options` are fsspec's, and may be secret.
+    `store_options` are fsspec's, and may be secret. `credentials` are by registry, as `remotes.Given` takes them.
     """
 
     store: str
     store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     platforms: tuple[Platform, ...] | None = None
     registries: RegistrySettings = field(default_factory=RegistrySettings)
+    credentials: Mapping[str, Credentials] = field(default_factory=dict, repr=False)
 
 
 class Session:
@@ -119,6 +120,11 @@ class Session:
 
         return handle
 
+    def push(self, descriptor: Descriptor, target: Reference, *, source: str | None, tag: str | None) -> transfer.Receipt:
+        """Bring a descriptor's content to the repository of `target`, and set a tag there: see `tasks.transfer.push`."""
+        with self._endable():
+            return transfer.push(self.store, self.registries.pusher(target), descriptor, source=source, tag=tag, observer=self)
+
     def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
         """Pass on how a transfer goes, and end it if the run is to stop."""
         self.stopping.check()
@@ -136,11 +142,22 @@ class Session:
 
 
 _CURRENT: ContextVar[Session] = ContextVar("session")
+_GIVEN: ContextVar[CredentialSource | None] = ContextVar("given", default=None)
 
 
 def current() -> Session:
     """The session of the run that this task belongs to. Prefect's thread runner carries it into its threads."""
     return _CURRENT.get()
+
+
+@contextmanager
+def known(credentials: CredentialSource) -> Iterator[None]:
+    """Have sessions that are opened in this block ask here first for credentials: what is typed is nobody's parameter."""
+    token = _GIVEN.set(credentials)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
 
 
 @contextmanager
@@ -150,12 +167,13 @@ def open_session(spec: SessionSpec, *, observer: transfer.Observer) -> Iterator[
     Raises:
         InvalidInput: an unusable store or a damaged Docker configuration file.
     """
-    credentials = DockerConfig.load()
+    given = _GIVEN.get()
+    sources = (*((given,) if given else ()), Given(spec.credentials).get, DockerConfig.load().get)
     stop = stopping.current()
     with (
         open_store(spec.store, options=spec.store_options) as store,
         store.leases.hold() as lease,
-        Registries(spec.registries, credentials=credentials.get) as registries,
+        Registries(spec.registries, credentials=first_of(*sources)) as registries,
         stop.heard(registries.abort),
     ):
         session = Session(spec, store, lease, registries, observer=observer, stopping=stop)

@@ -5,26 +5,20 @@ Whether anything has to be done is the store's to say: what exists is not asked 
 
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ocispec import Descriptor
 from ocispec.errors import AlreadyExists, Busy, Corrupt
 from ocispec.handlers import Handler
+from remotes import Pusher, Source
 from storage import ContentStore, Writer
 
 # A second transfer of the same content waits for the first one: with a growing, random pause between looks (containerd's
 # OpenWriter does the same), since nothing tells it when a writer in another process ends.
 _FIRST_PAUSE_S = 0.016
 _LONGEST_PAUSE_S = 2.0
-
-
-class Source(Protocol):
-    """Where bytes come from, such as `remotes.Fetcher`."""
-
-    def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
-        """The bytes from `offset` on, in pieces."""
 
 
 class Observer(Protocol):
@@ -36,9 +30,9 @@ class Observer(Protocol):
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Receipt:
-    """How content came to be in the store; `transferred` counts the bytes of this attempt."""
+    """How content came to be where it was wanted; `transferred` counts the bytes of this attempt."""
 
-    status: Literal["fetched", "existed"]
+    status: Literal["fetched", "pushed", "mounted", "existed"]
     transferred: int = 0
     seconds: float = 0.0
 
@@ -63,8 +57,51 @@ def fetch(
         return Receipt("existed", seconds=time.monotonic() - started)
     with writer:
         transferred = _fill(writer, source, descriptor, observer)
-        _commit(writer)
+        try:
+            writer.commit()
+        except Corrupt:
+            writer.truncate()  # which of the bytes are wrong is not known, so the next attempt needs all of them
+            source.distrust(descriptor)
+            raise
     return Receipt("fetched", transferred, time.monotonic() - started)
+
+
+def push(
+    store: ContentStore,
+    target: Pusher,
+    descriptor: Descriptor,
+    *,
+    source: str | None = None,
+    tag: str | None = None,
+    observer: Observer,
+) -> Receipt:
+    """Bring the content of `descriptor` from the store to a repository, whose registry verifies it.
+
+    A blob is mounted from the `source` repository of the same registry, or from wherever that knows it, if it can be. A
+    manifest's children have to be there; with a `tag`, that is set, too.
+
+    Raises:
+        NotFound: it is not in the store.
+        Corrupt: the registry says that these are other bytes.
+        DistError: whatever store or remote raise; an upload that broke off is gone on with by the next one of this run.
+    """
+    started = time.monotonic()
+    if tag is None and target.has(descriptor):
+        return Receipt("existed", seconds=time.monotonic() - started)
+    if descriptor.is_manifest:
+        target.put(store.manifest(descriptor), descriptor, tag=tag)
+        return Receipt("pushed", descriptor.size, time.monotonic() - started)
+    if target.mount(descriptor, source=source):
+        return Receipt("mounted", seconds=time.monotonic() - started)
+    sent = 0
+
+    def advanced(offset: int, gained: int) -> None:
+        nonlocal sent
+        sent += gained
+        observer.advanced(descriptor, offset, gained)
+
+    target.upload(descriptor, lambda offset: store.chunks(descriptor.digest, offset=offset), observer=advanced)
+    return Receipt("pushed", sent, time.monotonic() - started)
 
 
 def fetch_handler(
@@ -113,14 +150,6 @@ def _fill(writer: Writer, source: Source, descriptor: Descriptor, observer: Obse
             writer.write(piece)
             observer.advanced(descriptor, writer.offset, len(piece))
     return writer.offset - started
-
-
-def _commit(writer: Writer) -> None:
-    try:
-        writer.commit()
-    except Corrupt:
-        writer.truncate()  # which of the bytes are wrong is not known, so the next attempt needs all of them
-        raise
 
 
 def _ref(descriptor: Descriptor) -> str:

@@ -22,9 +22,11 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A home of our own: no test sees a person's credentials, Prefect profile or store."""
     directory = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("PREFECT_", "DIST_", "DOCKER_", "AWS_", "FSSPEC_"))]:
+        ours = ("PREFECT_", "DIST_", "DOCKER_", "REGISTRY_AUTH_FILE", "XDG_", "AWS_", "FSSPEC_")
+        for name in [name for name in os.environ if name.startswith(ours)]:
             patch.delenv(name)
         patch.setenv("HOME", str(directory))
+        patch.setenv("XDG_RUNTIME_DIR", str(directory / "run"))  # unset, /run/containers would be looked at
         patch.setenv("PREFECT_HOME", str(directory / "prefect"))
         patch.setenv("DO_NOT_TRACK", "1")
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # who has no key is told so, without asking the network

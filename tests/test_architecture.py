@@ -23,7 +23,7 @@ BELOW: dict[str, set[str]] = {
 MODULES = source.read()
 PREFECT_FREE = sorted(
     {name for name in MODULES if name.partition(".")[0] in ("ocispec", "storage", "remotes")}
-    | {"tasks.transfer", "tasks.session", "flows.report", "flows.progress"}
+    | {"tasks.transfer", "tasks.session", "flows.config", "flows.progress", "flows.report", "flows.yamlfile"}
 )
 # A process of its own, which is Prefect's server and which nothing imports.
 SERVER = "cli._server"

@@ -160,6 +160,31 @@ class Stall:
         return wire.wait(self.release)
 
 
+# The request fails.
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Take ``after`` bytes of the request's body, then close with RST; an upload keeps what it took. No answer."""
+
+    after: int
+
+    def apply(self, response: Response) -> Response:
+        return response  # which is not sent
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """An answer from the door: nothing of the request's body is read, and nothing done."""
+
+    status: int
+    headers: Headers = ()
+    body: bytes = b""
+
+    def apply(self, response: Response) -> Response:
+        return Response.of(self.status, self.body, self.headers)
+
+
 # The body is wrong.
 
 

@@ -1,13 +1,15 @@
-"""A strict OCI registry on loopback, after the distribution spec 1.1 (pull only).
+"""A strict OCI registry on loopback, after the distribution spec 1.1: pull and push.
 
 Strict: where registries differ, it behaves like the least forgiving one known; a client that gets on with it gets on
 with all. Every exchange is recorded, so that tests can assert on what was asked. It imports nothing of the project:
-a mistake there cannot hide behind the same mistake here. What goes wrong on purpose is described in ``faults.py``.
+a mistake there cannot hide behind the same mistake here. What goes wrong on purpose is described in ``faults.py``, upload
+sessions are in ``uploads.py``.
 """
 
 import base64
 import hashlib
 import itertools
+import json
 import re
 import secrets
 import select
@@ -19,10 +21,12 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from io import BufferedIOBase
+from typing import Any, Literal, Self
 from urllib.parse import parse_qs
 
-from tests.fakes.faults import Fault, Headers, Response
+from tests.fakes.faults import Drop, Fault, Headers, Refuse, Response
+from tests.fakes.uploads import Step, Uploads, created
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 
@@ -32,7 +36,14 @@ _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _DIGEST = re.compile(r"sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128}")
 _ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|tags)/(?P<key>[^/]+)")
 _RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d*)")  # one range with a start: suffixes and lists are refused
+_UPLOAD_ROUTE = re.compile(r"/v2/(?P<name>.+)/blobs/uploads/(?P<session>[^/]*)")
+_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _TOKEN_PATH = "/token"
+_READS = frozenset({"GET", "HEAD"})
+_WRITES = frozenset({"POST", "PATCH", "PUT", "DELETE"})
+
+_MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+_MAX_UNREAD_BYTES = 256 * 1024  # so much of an unwanted body is read to keep the connection, as by Go's server
 
 _PIECE_BYTES = 64 * 1024
 _POLL_S = 0.01  # how soon a stalled exchange notices that its client left, and the accept loop that it is to stop
@@ -52,13 +63,30 @@ class Request:
     @property
     def repository(self) -> str | None:
         """The repository that the path names, valid or not."""
-        route = _ROUTE.fullmatch(self.path)
+        route = _UPLOAD_ROUTE.fullmatch(self.path) or _ROUTE.fullmatch(self.path)
         return route["name"] if route else None
+
+    @property
+    def mounted_from(self) -> str | None:
+        """The repository that a blob is to be mounted from."""
+        query = parse_qs(self.query)
+        return query["from"][0] if self.method == "POST" and {"mount", "from"} <= query.keys() else None
+
+    @property
+    def needs(self) -> list[tuple[str, str]]:
+        """What a token has to be good for: repositories, each with an action."""
+        own = [(self.repository, "pull" if self.method in _READS else "push")] if self.repository else []
+        return own + ([(self.mounted_from, "pull")] if self.mounted_from else [])
+
+    @property
+    def is_upload(self) -> bool:
+        """Whether it opens an upload or goes to one."""
+        return _UPLOAD_ROUTE.fullmatch(self.path) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """An exchange that has ended, well or not; ``sent`` counts the body bytes written."""
+    """An exchange that has ended, well or not; ``sent`` and ``received`` count body bytes, status 0 is no answer."""
 
     method: str
     path: str
@@ -66,6 +94,7 @@ class Recorded:
     headers: dict[str, str]
     status: int
     sent: int
+    received: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +113,7 @@ class Basic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bearer:
-    """Tokens from ``/token``, for anybody or one user, each good for the scopes it was asked for.
+    """Tokens from ``/token``, for anybody or one user, each good for the scopes it was asked for, less the ``withheld``.
 
     ``expires_in`` (seconds) is only told to the client: here a token ends when it is revoked, so no test needs a clock.
     ``realm`` names another token endpoint; a registry given the same ``Bearer`` serves it.
@@ -95,6 +124,7 @@ class Bearer:
     expires_in: int = 300
     refuse_anonymous: bool = False
     realm: str | None = None
+    withheld: frozenset[str] = frozenset()  # repositories
     grants: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False)  # token -> scopes
 
     def refusal(self, request: Request) -> Response | None:
@@ -105,7 +135,7 @@ class Bearer:
         scopes = self.grants.get(token)
         if scopes is None:
             return self._challenge(request, error="invalid_token")
-        if request.repository and not any(_lets_pull(scope, request.repository) for scope in scopes):
+        if not all(any(_lets(scope, *need) for scope in scopes) for need in request.needs):
             return self._challenge(request, error="insufficient_scope")
         return None
 
@@ -118,14 +148,16 @@ class Bearer:
         if query.get("service") != ["fake"]:
             return Response.refusal(400, "UNSUPPORTED", "the service must be named once, as in the challenge")
         token = secrets.token_urlsafe(16)
-        self.grants[token] = tuple(scope for value in query.get("scope", []) for scope in value.split())
+        scopes = [scope for value in query.get("scope", []) for scope in value.split()]
+        self.grants[token] = tuple(scope for scope in scopes if scope.split(":")[1] not in self.withheld)
         return Response.of_json(200, {"token": token, "expires_in": self.expires_in})
 
     def _challenge(self, request: Request, *, error: str | None = None) -> Response:
         realm = self.realm or f"{request.scheme}://{request.headers['host']}{_TOKEN_PATH}"
         challenge = f'Bearer realm="{realm}",service="fake"'
         if request.repository:
-            challenge += f',scope="repository:{request.repository}:pull"'
+            scopes = [f"repository:{name}:{'pull' if action == 'pull' else 'pull,push'}" for name, action in request.needs]
+            challenge += f',scope="{" ".join(scopes)}"'
         if error:
             challenge += f',error="{error}"'
         return _unauthorized(challenge)
@@ -141,16 +173,18 @@ def _unauthorized(challenge: str) -> Response:
     return Response.refusal(401, "UNAUTHORIZED", "authentication required", (("WWW-Authenticate", challenge),))
 
 
-def _lets_pull(scope: str, repository: str) -> bool:
+def _lets(scope: str, repository: str, action: str) -> bool:
     kind, _, rest = scope.partition(":")
     name, _, actions = rest.rpartition(":")
-    return kind == "repository" and name == repository and "pull" in actions.split(",")
+    return kind == "repository" and name == repository and action in actions.split(",")
 
 
 class FakeRegistry:
     """The registry; it listens from construction, serves inside its ``with`` block, and is safe to fill meanwhile.
 
     ``tls`` is a server-side context. ``open_ranges=False`` answers 416 to ``bytes=N-``, as go-containerregistry does.
+    ``mounts`` says where blobs are mounted from: the repository named, any one of its own choice, or none. ``referrers=False``
+    leaves subjects to the client. ``uploads`` are the sessions, which may be limited.
     """
 
     def __init__(
@@ -159,11 +193,17 @@ class FakeRegistry:
         auth: Basic | Bearer | None = None,
         tls: ssl.SSLContext | None = None,
         open_ranges: bool = False,
+        mounts: Literal["named", "any", "none"] = "named",
+        referrers: bool = True,
+        uploads: Uploads | None = None,
     ) -> None:
         """Bind a free port of 127.0.0.1."""
         self._auth = auth
         self._bearer = auth if isinstance(auth, Bearer) else None
         self._open_ranges = open_ranges
+        self._mounts = mounts
+        self._referrers = referrers
+        self.uploads = uploads or Uploads()
         self._blobs: dict[tuple[str, str], bytes] = {}  # (repository, digest)
         self._manifests: dict[tuple[str, str], tuple[str, bytes]] = {}  # (repository, digest) -> media type, content
         self._tags: dict[tuple[str, str], str] = {}  # (repository, tag) -> digest
@@ -173,6 +213,7 @@ class FakeRegistry:
         self._server = _Server(self._respond, self._log, tls)
         self.scheme = self._server.scheme
         self.host = f"127.0.0.1:{self._server.server_port}"
+        self.names = {self.host}  # other hosts that it answers to, as behind a proxy
 
     def __enter__(self) -> Self:
         """Begin to serve."""
@@ -198,6 +239,14 @@ class FakeRegistry:
         if tag is not None:
             self._tags[repository, tag] = digest
         return digest
+
+    def blob(self, repository: str, digest: str) -> bytes | None:
+        """The blob of a repository; None where it has none."""
+        return self._blobs.get((repository, digest))
+
+    def manifest(self, repository: str, key: str) -> tuple[str, bytes] | None:
+        """The media type and content of a manifest by tag or digest; None where there is none."""
+        return self._manifests.get((repository, self._tags.get((repository, key), key)))
 
     def inject(self, fault: Fault) -> None:
         """Strike matching requests from now on; several faults of one request act in the order of injection."""
@@ -226,14 +275,22 @@ class FakeRegistry:
         """Return the recorded exchanges of this method whose whole path matches the regex ``path``."""
         return [one for one in self.requests if one.method == method and re.fullmatch(path, one.path)]
 
-    def _respond(self, request: Request) -> Response:
-        """Prepare the answer; faults strike only what has passed the door."""
-        refusal = self._refusal(request)
-        if refusal:
+    def _respond(self, request: Request, incoming: "_Incoming") -> Response | None:
+        """Prepare the answer, None for none; faults strike only what has passed the door."""
+        if refusal := self._refusal(request):
             return refusal
-        response = replace(self._answer(request), path=request.path)
-        for fault in self._due(request):
-            response = fault.action.apply(response)
+        actions = [fault.action for fault in self._due(request)]
+        early = next((action for action in actions if isinstance(action, Drop | Refuse)), None)
+        if isinstance(early, Refuse):
+            return early.apply(Response.of(500))
+        body = incoming.read(early.after if early else None)
+        if early or incoming.left:
+            if route := _UPLOAD_ROUTE.fullmatch(request.path):
+                self.uploads.keep(_step(request, route, body))
+            return None
+        response = replace(self._answer(request, body), path=request.path)
+        for action in actions:
+            response = action.apply(response)
         return response
 
     def _due(self, request: Request) -> list[Fault]:
@@ -242,28 +299,34 @@ class FakeRegistry:
             return [fault for fault, count in matching if fault.strikes(next(count))]
 
     def _refusal(self, request: Request) -> Response | None:
-        if request.headers.get("host") != self.host:
+        if request.headers.get("host") not in self.names:
             return Response.refusal(400, "UNSUPPORTED", f"this is {self.host}")
-        if request.method not in {"GET", "HEAD"}:
-            # its body is not read, so the connection is of no more use
-            headers = (("Allow", "GET, HEAD"), ("Connection", "close"))
-            return Response.refusal(405, "UNSUPPORTED", "this registry is read-only", headers)
+        if request.method not in _allowed(request):
+            headers = (("Allow", ", ".join(sorted(_allowed(request)))),)
+            return Response.refusal(405, "UNSUPPORTED", "this is not done here", headers)
+        if request.method in _WRITES - {"DELETE"} and not request.headers.get("content-length", "").isdecimal():
+            return Response.refusal(411, "SIZE_INVALID", "expected a Content-Length", (("Connection", "close"),))
         if "*" in _accepted(request):
             return Response.refusal(400, "UNSUPPORTED", "Accept: * is no media range, */* is")
         if self._auth is None or request.path == _TOKEN_PATH:
             return None
         return self._auth.refusal(request)
 
-    def _answer(self, request: Request) -> Response:
+    def _answer(self, request: Request, body: bytes) -> Response:
         if self._bearer and request.path == _TOKEN_PATH:
             return self._bearer.answer(request)
         if request.path == "/v2/":
             return Response.of_json(200, {})
-        route = _ROUTE.fullmatch(request.path)
+        route = _UPLOAD_ROUTE.fullmatch(request.path) or _ROUTE.fullmatch(request.path)
         if route is None:
             return Response.refusal(404, "UNSUPPORTED", "no such endpoint")
         if not _NAME.fullmatch(route["name"]):
             return Response.refusal(400, "NAME_INVALID", f"invalid repository name {route['name']}")
+        if request.is_upload or request.method not in _READS:
+            return self._change(request, route, body)
+        return self._read(request, route)
+
+    def _read(self, request: Request, route: re.Match[str]) -> Response:
         answer = {"manifests": self._manifest, "blobs": self._blob, "tags": self._tag_list}[route["kind"]]
         return answer(request, route["name"], route["key"])
 
@@ -288,6 +351,54 @@ class FakeRegistry:
             return whole
         return replace(_part(whole, request.headers["range"], open_ranges=self._open_ranges), unranged=whole)
 
+    def _change(self, request: Request, route: re.Match[str], body: bytes) -> Response:
+        """Answer about an upload, or store a manifest."""
+        if not request.is_upload:
+            return self._store(request, route["name"], route["key"], body)
+        if request.method == "POST":
+            return self._mount(request, route["name"]) or self.uploads.begin(route["name"])
+        response, content = self.uploads.take(_step(request, route, body))
+        if content is not None:
+            self._blobs[route["name"], response.header("Docker-Content-Digest") or ""] = content
+        return response
+
+    def _mount(self, request: Request, name: str) -> Response | None:
+        """Take a blob over from another repository, if that is asked for and can be done."""
+        digest = parse_qs(request.query).get("mount", [""])[0]
+        places = [repository for repository, held in list(self._blobs) if held == digest]
+        if self._mounts == "named":
+            places = [place for place in places if place == request.mounted_from]
+        if not places or self._mounts == "none":
+            return None
+        self._blobs[name, digest] = self._blobs[places[0], digest]
+        return created(name, "blobs", digest)
+
+    def _store(self, request: Request, name: str, key: str, body: bytes) -> Response:
+        """Store a manifest."""
+        algorithm = key.partition(":")[0] if _DIGEST.fullmatch(key) else "sha256"
+        digest = _digest(body, algorithm)
+        if refusal := self._refuse_manifest(request, name, body):
+            return refusal
+        if ":" in key and key != digest:
+            return Response.refusal(400, "DIGEST_INVALID", f"the content has {digest}")
+        if ":" not in key and not _TAG.fullmatch(key):
+            return Response.refusal(400, "MANIFEST_INVALID", f"invalid tag {key}")
+        self.put_manifest(name, body, request.headers["content-type"], tag=None if ":" in key else key, algorithm=algorithm)
+        subject = json.loads(body).get("subject")
+        noted: Headers = (("OCI-Subject", subject["digest"]),) if subject and self._referrers else ()
+        return created(name, "manifests", digest).with_headers(noted)
+
+    def _refuse_manifest(self, request: Request, name: str, body: bytes) -> Response | None:
+        if len(body) > _MAX_MANIFEST_BYTES:
+            return Response.refusal(413, "SIZE_INVALID", f"more than {_MAX_MANIFEST_BYTES} bytes")
+        document = json.loads(body)
+        if document.get("mediaType", request.headers.get("content-type")) != request.headers.get("content-type"):
+            return Response.refusal(400, "MANIFEST_INVALID", "Content-Type and mediaType differ")
+        blobs = [one["digest"] for one in [*document.get("layers", []), *filter(None, [document.get("config")])]]
+        missing = [one for one in blobs if (name, one) not in self._blobs]
+        missing += [one["digest"] for one in document.get("manifests", []) if (name, one["digest"]) not in self._manifests]
+        return Response.refusal(404, "MANIFEST_BLOB_UNKNOWN", f"{missing[0]} unknown") if missing else None
+
     def _tag_list(self, request: Request, name: str, key: str) -> Response:  # noqa: ARG002 - one of three alike
         if key != "list":
             return Response.refusal(404, "UNSUPPORTED", "no such endpoint")
@@ -295,6 +406,25 @@ class FakeRegistry:
             return Response.refusal(404, "NAME_UNKNOWN", f"repository {name} unknown")
         tags = sorted(tag for repository, tag in list(self._tags) if repository == name)
         return Response.of_json(200, {"name": name, "tags": tags})
+
+
+def _allowed(request: Request) -> set[str]:
+    """The methods of an endpoint."""
+    if route := _UPLOAD_ROUTE.fullmatch(request.path):
+        return {"GET", "PATCH", "PUT", "DELETE"} if route["session"] else {"POST"}
+    route = _ROUTE.fullmatch(request.path)
+    return {*_READS, "PUT"} if route and route["kind"] == "manifests" else {*_READS}
+
+
+def _step(request: Request, route: re.Match[str], body: bytes) -> Step:
+    return Step(
+        method=request.method,
+        repository=route["name"],
+        session=route["session"],
+        query=request.query,
+        headers=request.headers,
+        body=body,
+    )
 
 
 def _digest(content: bytes, algorithm: str) -> str:
@@ -340,6 +470,39 @@ def _part(whole: Response, asked: str, *, open_ranges: bool) -> Response:
     return replace(whole.with_body(whole.body[first : last + 1]).with_headers(content_range), status=206)
 
 
+class _Incoming:
+    """The body of a request, read as far as somebody wants it."""
+
+    def __init__(self, stream: BufferedIOBase, length: int) -> None:
+        self._stream = stream
+        self.left = length
+        self.received = 0
+
+    def read(self, limit: int | None = None) -> bytes:
+        """Read all, or no more than ``limit`` bytes; less where the client left."""
+        wanted = self.left if limit is None else min(limit, self.left)
+        pieces = []
+        while wanted and (piece := self._piece(min(wanted, _PIECE_BYTES))):
+            pieces.append(piece)
+            wanted -= len(piece)
+            self.left -= len(piece)
+            self.received += len(piece)
+        return b"".join(pieces)
+
+    def skip(self) -> bool:
+        """Get rid of what nobody wanted; whether that was possible, and the connection is of further use."""
+        taken = self.received
+        self.read(_MAX_UNREAD_BYTES)
+        self.received = taken
+        return not self.left
+
+    def _piece(self, limit: int) -> bytes:
+        try:
+            return self._stream.read1(limit)
+        except OSError:  # the client left
+            return b""
+
+
 class _Log:
     """A place for every exchange, in the order in which they began; None in the place of one under way."""
 
@@ -370,7 +533,7 @@ class _Server(ThreadingHTTPServer):
 
     request_queue_size = 128
 
-    def __init__(self, respond: Callable[[Request], Response], log: _Log, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, respond: Callable[[Request, _Incoming], Response | None], log: _Log, tls: ssl.SSLContext | None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.respond = respond
         self.log = log
@@ -425,13 +588,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _serve(self) -> None:
         request = self._request()
-        response = self.server.respond(request)
+        length = request.headers.get("content-length", "")
+        incoming = _Incoming(self.rfile, int(length) if length.isdecimal() else 0)
         self._sent = 0
         place = self.server.log.begin()
+        response: Response | None = None
         try:
+            response = self.server.respond(request, incoming)
+            if response is None:
+                self.reset()
+                self.close_connection = True
+                return
             self._send(response)
+            self.close_connection |= not incoming.skip()
         finally:
-            self.server.log.end(place, self._recorded(request, response))
+            self.server.log.end(place, self._recorded(request, response, incoming.received))
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815 - the parent's names
 
@@ -440,14 +611,15 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): ", ".join(self.headers.get_all(name, [])) for name in self.headers}
         return Request(method=self.command, path=path, query=query, headers=headers, scheme=self.server.scheme)
 
-    def _recorded(self, request: Request, response: Response) -> Recorded:
+    def _recorded(self, request: Request, response: Response | None, received: int) -> Recorded:
         return Recorded(
             method=request.method,
             path=request.path,
             query=request.query,
             headers=request.headers,
-            status=response.status,
+            status=response.status if response else 0,
             sent=self._sent,
+            received=received,
         )
 
     def _send(self, response: Response) -> None:

@@ -1,7 +1,10 @@
 """The fake registry is what it says: strict, truthful unless told otherwise, and closed without waiting."""
 
+import contextlib
+import hashlib
 import http.client
 import json
+import socket
 import ssl
 import subprocess
 import threading
@@ -9,8 +12,9 @@ from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from hashlib import sha512
+from hashlib import sha256, sha512
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -18,12 +22,14 @@ from tests.fakes.faults import (
     Action,
     Answer,
     Cut,
+    Drop,
     Fault,
     Flip,
     IgnoreRange,
     Lengthen,
     NoContentRange,
     Redirect,
+    Refuse,
     Replace,
     Reset,
     ShiftRange,
@@ -33,6 +39,7 @@ from tests.fakes.faults import (
     WithoutHeaders,
 )
 from tests.fakes.registry import OCI_INDEX, Basic, Bearer, FakeRegistry
+from tests.fakes.uploads import Uploads
 
 REPOSITORY = "team/app"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -147,6 +154,11 @@ def test_accept_has_to_name_the_type(registry: FakeRegistry, media_type: str, ac
         ("GET /v2/app/tags/first", {}, 404, "UNSUPPORTED"),
         ("GET /v2/app/tags/list", {}, 404, "NAME_UNKNOWN"),
         ("POST /v2/app/blobs/uploads", {}, 405, "UNSUPPORTED"),
+        ("PUT /v2/app/blobs/uploads/", {}, 405, "UNSUPPORTED"),
+        ("DELETE /v2/app/manifests/v1", {}, 405, "UNSUPPORTED"),
+        ("PATCH /v2/app/blobs/uploads/1", {"Content-Length": "0"}, 404, "BLOB_UPLOAD_UNKNOWN"),
+        ("PATCH /v2/app/blobs/uploads/1", {"Transfer-Encoding": "chunked"}, 411, "SIZE_INVALID"),
+        ("POST /v2/App/blobs/uploads/", {"Content-Length": "0"}, 400, "NAME_INVALID"),
         ("GET /v2/", {"Host": "elsewhere"}, 400, "UNSUPPORTED"),
         ("GET /v2/App/manifests/v1", {}, 400, "NAME_INVALID"),
         ("GET /v2/app/manifests/sha256:abc", {}, 400, "DIGEST_INVALID"),
@@ -384,3 +396,199 @@ def test_tls(certificate: Path) -> None:
         response = stalled.getresponse()
     with closing(stalled), pytest.raises(http.client.IncompleteRead):
         response.read()
+
+
+# Pushing.
+
+CHUNK = {"Content-Type": "application/octet-stream"}
+
+
+def send(registry: FakeRegistry, method: str, path: str, body: bytes = b"", /, **headers: str) -> Answered:
+    """Send a body, on a connection of its own."""
+    with closing(connect(registry)) as connection:
+        connection.request(method, path, body, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        response = connection.getresponse()
+        return Answered(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+
+
+def begin(registry: FakeRegistry) -> str:
+    """Open an upload; return its Location."""
+    answered = send(registry, "POST", f"/v2/{REPOSITORY}/blobs/uploads/")
+    assert (answered.status, answered.headers["range"], answered.body) == (202, "0-0", b"")
+    return answered.headers["location"]
+
+
+def patch(registry: FakeRegistry, location: str, first: int, end: int) -> Answered:
+    """Send a chunk of the blob."""
+    return send(registry, "PATCH", location, BLOB[first:end], Content_Range=f"{first}-{end - 1}", **CHUNK)
+
+
+def test_a_blob_in_chunks(registry: FakeRegistry) -> None:
+    digest = f"sha256:{sha256(BLOB).hexdigest()}"
+    location = begin(registry)
+    for first, end in ((0, 100_000), (100_000, 256_000)):
+        answered = patch(registry, location, first, end)
+        assert (answered.status, answered.headers["range"]) == (202, f"0-{end - 1}")
+        location = answered.headers["location"]
+    closed = send(registry, "PUT", f"{location}&digest={digest}", **CHUNK)
+    assert (closed.status, closed.headers["docker-content-digest"]) == (201, digest)
+    assert closed.headers["location"] == f"/v2/{REPOSITORY}/blobs/{digest}"
+    assert ask(registry, closed.headers["location"]).body == registry.blob(REPOSITORY, digest) == BLOB
+    assert [one.received for one in registry.requests] == [0, 100_000, 156_000, 0, 0]
+    assert registry.uploads.open == 0
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_a_blob_at_once(registry: FakeRegistry, algorithm: str) -> None:
+    digest = f"{algorithm}:{hashlib.new(algorithm, BLOB).hexdigest()}"
+    assert send(registry, "PUT", f"{begin(registry)}&digest={digest}", BLOB, **CHUNK).status == 201
+    assert registry.blob(REPOSITORY, digest) == BLOB
+
+
+@pytest.mark.parametrize(
+    ("content_range", "status", "code"),
+    [
+        ("0-9", 416, "RANGE_INVALID"),
+        ("99-108", 416, "RANGE_INVALID"),
+        ("101-110", 416, "RANGE_INVALID"),
+        ("100-108", 400, "SIZE_INVALID"),
+        ("bytes 100-109/256000", 400, "BLOB_UPLOAD_INVALID"),
+        ("", 400, "BLOB_UPLOAD_INVALID"),
+    ],
+)
+def test_chunks_come_in_order(registry: FakeRegistry, content_range: str, status: int, code: str) -> None:
+    location = patch(registry, begin(registry), 0, 100).headers["location"]
+    answered = send(registry, "PATCH", location, BLOB[:10], Content_Range=content_range, **CHUNK)
+    assert (answered.status, answered.code) == (status, code)
+    if status == 416:
+        assert (answered.headers["range"], answered.headers["location"]) == ("0-99", location)
+    assert ask(registry, location).headers["range"] == "0-99"
+
+
+def test_only_the_latest_location_takes_bytes(registry: FakeRegistry) -> None:
+    first = begin(registry)
+    second = patch(registry, first, 0, 100).headers["location"]
+    assert patch(registry, first, 100, 200).code == "BLOB_UPLOAD_INVALID"
+    asked = ask(registry, first)  # whoever lost it may ask
+    assert (asked.status, asked.headers["range"]) == (204, "0-99")
+    assert patch(registry, second, 100, 200).code == "BLOB_UPLOAD_INVALID"
+    assert patch(registry, asked.headers["location"], 100, 200).status == 202
+
+
+@pytest.mark.parametrize("digest", [f"sha256:{'0' * 64}", "sha256:abc", "", "md5:abc"])
+def test_a_wrong_digest(registry: FakeRegistry, digest: str) -> None:
+    answered = send(registry, "PUT", f"{begin(registry)}&digest={digest}", BLOB, **CHUNK)
+    assert (answered.status, answered.code) == (400, "DIGEST_INVALID")
+
+
+def test_a_cancelled_upload(registry: FakeRegistry) -> None:
+    location = begin(registry)
+    assert ask(registry, location, "DELETE").status == 204
+    assert patch(registry, location, 0, 100).code == "BLOB_UPLOAD_UNKNOWN"
+
+
+def test_limits_of_chunks() -> None:
+    with FakeRegistry(uploads=Uploads(min_chunk_bytes=1000, max_chunk_bytes=5000)) as registry:
+        announced = send(registry, "POST", f"/v2/{REPOSITORY}/blobs/uploads/").headers
+        assert announced["oci-chunk-min-length"] == "1000"
+        answered = patch(registry, announced["location"], 0, 5001)
+        assert (answered.status, answered.code) == (416, "SIZE_INVALID")
+
+
+@pytest.mark.parametrize(
+    ("mounts", "query", "status"),
+    [
+        ("named", "&from=other", 201),
+        ("named", "&from=third", 202),
+        ("named", "", 202),
+        ("any", "", 201),
+        ("none", "&from=other", 202),
+    ],
+)
+def test_mounts(mounts: Literal["named", "any", "none"], query: str, status: int) -> None:
+    with FakeRegistry(mounts=mounts) as registry:
+        digest = registry.put_blob("other", BLOB)
+        answered = send(registry, "POST", f"/v2/{REPOSITORY}/blobs/uploads/?mount={digest}{query}")
+        assert answered.status == status
+        assert registry.blob(REPOSITORY, digest) == (BLOB if status == 201 else None)
+
+
+@pytest.mark.parametrize("key", ["v1", f"sha256:{sha256(MANIFEST).hexdigest()}"])
+def test_a_manifest_is_stored_verbatim(registry: FakeRegistry, key: str) -> None:
+    answered = send(registry, "PUT", f"/v2/{REPOSITORY}/manifests/{key}", MANIFEST, Content_Type=MANIFEST_TYPE)
+    assert (answered.status, "oci-subject" in answered.headers) == (201, False)
+    assert registry.manifest(REPOSITORY, key) == (MANIFEST_TYPE, MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("key", "body", "status", "code"),
+    [
+        (UNKNOWN, MANIFEST, 400, "DIGEST_INVALID"),
+        (".v1", MANIFEST, 400, "MANIFEST_INVALID"),
+        ("v1", b'{"mediaType": "text/plain"}', 400, "MANIFEST_INVALID"),
+        ("v1", b'{"layers": [{"digest": "%s"}]}' % UNKNOWN.encode(), 404, "MANIFEST_BLOB_UNKNOWN"),
+        ("v1", b'{"config": {"digest": "%s"}}' % UNKNOWN.encode(), 404, "MANIFEST_BLOB_UNKNOWN"),
+        ("v1", b'{"manifests": [{"digest": "%s"}]}' % UNKNOWN.encode(), 404, "MANIFEST_BLOB_UNKNOWN"),
+        ("v1", b" " * (4 * 1024 * 1024 + 1), 413, "SIZE_INVALID"),
+    ],
+)
+def test_manifests_that_are_refused(registry: FakeRegistry, key: str, body: bytes, status: int, code: str) -> None:
+    answered = send(registry, "PUT", f"/v2/{REPOSITORY}/manifests/{key}", body, Content_Type=MANIFEST_TYPE)
+    assert (answered.status, answered.code) == (status, code)
+
+
+@pytest.mark.parametrize("referrers", [True, False])
+def test_subjects(*, referrers: bool) -> None:
+    with FakeRegistry(referrers=referrers) as registry:
+        body = b'{"subject": {"digest": "%s"}}' % UNKNOWN.encode()
+        answered = send(registry, "PUT", f"/v2/{REPOSITORY}/manifests/v1", body, Content_Type=MANIFEST_TYPE)
+        assert answered.headers.get("oci-subject") == (UNKNOWN if referrers else None)
+
+
+@pytest.mark.parametrize("after", [0, 1000, 100_000])
+def test_a_dropped_chunk_is_kept_as_far_as_it_came(registry: FakeRegistry, after: int) -> None:
+    location = begin(registry)
+    registry.inject(Fault(method="PATCH", action=Drop(after)))
+    with pytest.raises(OSError, match=r"reset|Broken|without response"):
+        patch(registry, location, 0, 100_000)
+    assert ask(registry, location).headers["range"] == f"0-{max(after - 1, 0)}"
+    dropped = registry.asked("PATCH", ".*")[0]
+    assert (dropped.status, dropped.received) == (0, after)
+
+
+def test_a_chunk_whose_client_leaves_is_kept_as_far_as_it_came(registry: FakeRegistry) -> None:
+    location = begin(registry)
+    with closing(connect(registry)) as connection:
+        connection.putrequest("PATCH", location)
+        connection.putheader("Content-Length", "1000")
+        connection.endheaders(BLOB[:600])
+        connection.sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.sock.recv(1) == b""
+    assert registry.asked("PATCH", ".*")[0].received == 600
+    assert ask(registry, location).headers["range"] == "0-599"
+
+
+def test_a_refusal_at_the_door_does_nothing(registry: FakeRegistry) -> None:
+    location = begin(registry)
+    registry.inject(Fault(method="PATCH", action=Refuse(503)))
+    assert patch(registry, location, 0, 100).status == 503
+    assert ask(registry, location).headers["range"] == "0-0"
+    assert registry.asked("PATCH", ".*")[0].received == 0
+
+
+def test_tokens_to_push() -> None:
+    with FakeRegistry(auth=Bearer(withheld=frozenset({"secret"}))) as registry:
+        path = f"/v2/{REPOSITORY}/blobs/uploads/"
+        refused = send(registry, "POST", f"{path}?mount={UNKNOWN}&from=other")
+        own = f"repository:{REPOSITORY}:pull,push"
+        assert refused.headers["www-authenticate"].endswith(f',scope="{own} repository:other:pull"')
+        assert send(registry, "POST", path, Authorization=token_for(registry, REPOSITORY)).status == 401
+
+        def token(*scopes: str) -> str:
+            query = "".join(f"&scope={scope}" for scope in scopes)
+            return f"Bearer {json.loads(ask(registry, f'/token?service=fake{query}').body)['token']}"
+
+        for source, status in (("other", 202), ("secret", 401)):
+            mount = f"{path}?mount={UNKNOWN}&from={source}"
+            assert send(registry, "POST", mount, Authorization=token(own, f"repository:{source}:pull")).status == status

@@ -10,7 +10,7 @@ from ocispec import Digest, Platform, Reference
 from ocispec.errors import NotFound
 from storage import ContentStore, open_store
 from tests import images
-from tests.fakes.faults import Answer, Cut, Fault, Flip
+from tests.fakes.faults import Answer, Cut, Fault, Flip, WithHeaders
 from tests.fakes.registry import FakeRegistry
 from tests.images import BuiltImage
 from tests.peers import skopeo
@@ -346,3 +346,13 @@ def test_no_name_is_recorded_for_an_image_of_which_something_is_missing(store: C
             session.record(reference, resolved.descriptor)
 
     assert not list(store.names)
+
+
+def test_a_registrys_quota_is_shown(fetch: Fetch) -> None:
+    with FakeRegistry() as registry:
+        images.load(registry, "app", images.image(270), "v1")
+        said = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "42;w=21600"))
+        registry.inject(Fault(method="HEAD", nth=None, action=WithHeaders(said)))
+        report, run = fetch(f"{registry.host}/app:v1")
+    assert report.summary().endswith("; 127.0.0.1 allows 42 of 100 more")
+    assert report.to_json(run)["quotas"] == {"127.0.0.1": {"limit": 100, "remaining": 42, "window_s": 21600}}

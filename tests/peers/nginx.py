@@ -1,7 +1,11 @@
-"""nginx as a registry that does nothing but send files: for measurements in which serving should cost as little as can be."""
+"""nginx as a registry that does nothing but send files: as cheaply as can be, or no faster than it is told to.
+
+Its access log is the list of what was asked: "METHOD path status" lines.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.images import BuiltImage
@@ -16,30 +20,69 @@ pid {directory}/nginx.pid;
 error_log {directory}/error.log;
 events {{ worker_connections 256; }}
 http {{
-    access_log off;
+    log_format asked "$request_method $uri $status";
+    access_log {log};
     sendfile on;
     keepalive_requests 100000;
     default_type application/octet-stream;
+    limit_req_zone $server_port zone=all:1m rate={per_second}r/s;
+    limit_req_status 429;
     client_body_temp_path {directory}/body;
     proxy_temp_path {directory}/proxy;
     fastcgi_temp_path {directory}/fastcgi;
     uwsgi_temp_path {directory}/uwsgi;
     scgi_temp_path {directory}/scgi;
-    server {{ listen {address}; root {directory}/root; }}
+    server {{
+        listen {address};
+        root {directory}/root;
+        {limits}
+        error_page 429 @alone;
+        location @alone {{ add_header Retry-After 1 always; return 429; }}
+        location ~ /manifests/ {{ default_type application/vnd.oci.image.manifest.v1+json; }}
+    }}
 }}
 """
 
 
+@dataclass(frozen=True, slots=True)
+class StaticRegistry:
+    """A running server; `host` is "127.0.0.1:PORT"."""
+
+    host: str
+    log: Path
+
+    @property
+    def statuses(self) -> list[int]:
+        """The status of every answer so far."""
+        return [int(line.rpartition(" ")[2]) for line in self.log.read_text().splitlines()]
+
+
 @contextmanager
-def static_registry(directory: Path) -> Iterator[str]:
-    """The `host:port` of a server that sends what `put` laid below `directory`."""
+def static_registry(
+    directory: Path, *, per_second: int | None = None, burst: int = 10, bytes_per_second: int | None = None
+) -> Iterator[StaticRegistry]:
+    """A server that sends what `put` laid below `directory`.
+
+    `per_second` requests of all clients together are answered, and a `burst` beyond; others get 429 with Retry-After 1. Each
+    connection gets `bytes_per_second`. Requests are logged only where they are limited.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    config = directory / "nginx.conf"
-    config.write_text(_CONFIG.format(directory=directory.absolute(), address=f"{LOOPBACK}:{port}"))
+    config, log = directory / "nginx.conf", directory.absolute() / "access.log"
+    limits = [f"limit_req zone=all burst={burst} nodelay;"] if per_second else []
+    limits += [f"limit_rate {bytes_per_second};"] if bytes_per_second else []
+    config.write_text(
+        _CONFIG.format(
+            directory=directory.absolute(),
+            address=f"{LOOPBACK}:{port}",
+            log=f"{log} asked" if limits else "off",
+            per_second=per_second or 1,
+            limits=" ".join(limits),
+        )
+    )
     argv = [require("nginx", "nginx"), "-p", str(directory.absolute()), "-c", str(config.absolute())]
     with running(argv, ready=listening(port), log=directory / "nginx.log"):
-        yield f"{LOOPBACK}:{port}"
+        yield StaticRegistry(f"{LOOPBACK}:{port}", log)
 
 
 def put(directory: Path, repository: str, image: BuiltImage, tag: str) -> None:

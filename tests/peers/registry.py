@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.peers.processes import LOOPBACK, free_port, listening, poll_until, require, running
+from tests.peers.token_server import ISSUER, SERVICE, TokenServer
 
 LOGIN = ("tester", "correct-horse")
 """User and password of a registry started with `basic_auth=True`."""
@@ -69,22 +70,22 @@ class CncfRegistry:
 
 
 @contextmanager
-def cncf_registry(directory: Path, *, basic_auth: bool = False) -> Iterator[CncfRegistry]:
+def cncf_registry(directory: Path, *, basic_auth: bool = False, tokens: TokenServer | None = None) -> Iterator[CncfRegistry]:
     """Run a registry that keeps its content, configuration and log in `directory` (made if missing).
 
     A second registry over the same directory serves what the first one was given. Deleting is allowed.
-    With `basic_auth`, every request needs the user and password of LOGIN.
+    With `basic_auth`, every request needs the user and password of LOGIN; with `tokens`, a token of that server.
     """
     program = require("docker-registry", "docker-registry")
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    config = _write_config(directory, f"{LOOPBACK}:{port}", basic_auth=basic_auth)
+    config = _write_config(directory, f"{LOOPBACK}:{port}", basic_auth=basic_auth, tokens=tokens)
     log = directory / f"registry-{port}.log"
     with running([program, "serve", config], ready=listening(port), log=log):
         yield CncfRegistry(host=f"{LOOPBACK}:{port}", log=log)
 
 
-def _write_config(directory: Path, address: str, *, basic_auth: bool) -> Path:
+def _write_config(directory: Path, address: str, *, basic_auth: bool, tokens: TokenServer | None) -> Path:
     config: dict[str, Any] = {
         "version": 0.1,
         "log": {"level": "error", "accesslog": {"disabled": False}},
@@ -95,6 +96,9 @@ def _write_config(directory: Path, address: str, *, basic_auth: bool) -> Path:
         users = directory / "htpasswd"
         users.write_text(_HTPASSWD)
         config["auth"] = {"htpasswd": {"realm": "tests", "path": str(users)}}
+    if tokens:
+        trusted = {"issuer": ISSUER, "rootcertbundle": str(tokens.certificate)}
+        config["auth"] = {"token": {"realm": tokens.realm, "service": SERVICE, **trusted}}
     path = directory / "registry.yml"
     path.write_text(json.dumps(config))  # JSON is YAML, and needs no library
     return path

@@ -40,6 +40,11 @@ def inspect(target: str, *, raw: bool = False) -> dict[str, Any]:
     return answer
 
 
+def raw(target: str) -> bytes:
+    """The bytes of a manifest, as a registry sends them."""
+    return _skopeo("inspect", "--tls-verify=false", "--raw", target)
+
+
 def _skopeo(verb: str, *arguments: str) -> bytes:
     command = [require("skopeo", "skopeo"), "--insecure-policy", verb, *arguments]
     done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)

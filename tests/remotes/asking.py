@@ -6,7 +6,7 @@ from contextlib import closing
 
 from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import DistError
-from remotes import Credentials, Fetcher, Registries, RegistrySettings
+from remotes import Credentials, Registries, RegistrySettings, Source
 from tests.fakes.registry import FakeRegistry
 from tests.images import OCI_LAYER
 
@@ -17,7 +17,7 @@ HASTY = RegistrySettings(connect_timeout_s=10, read_timeout_s=0.2)
 LONGEST_MESSAGE = 1200
 
 
-def anonymous(_host: str) -> None:
+def anonymous(_host: str, _repository: str) -> None:
     """No credentials for anybody."""
 
 
@@ -34,15 +34,15 @@ def descriptor(content: bytes, media_type: str = OCI_LAYER, *, algorithm: str = 
     return Descriptor(media_type=media_type, digest=Digest.of(content, algorithm=algorithm), size=len(content))
 
 
-def fetcher(registries: Registries, host: str | FakeRegistry) -> Fetcher:
+def fetcher(registries: Registries, host: str | FakeRegistry) -> Source:
     return registries.fetcher(reference(host, ""))
 
 
-def read(source: Fetcher, wanted: Descriptor, *, offset: int = 0) -> bytes:
+def read(source: Source, wanted: Descriptor, *, offset: int = 0) -> bytes:
     return b"".join(source.fetch(wanted, offset=offset))
 
 
-def read_until_error(source: Fetcher, wanted: Descriptor, *, offset: int = 0) -> tuple[bytes, DistError | None]:
+def read_until_error(source: Source, wanted: Descriptor, *, offset: int = 0) -> tuple[bytes, DistError | None]:
     """What arrives before the error, and the error."""
     arrived = b""
     with closing(source.fetch(wanted, offset=offset)) as pieces:  # type: ignore[type-var] # it is a generator

@@ -1,19 +1,20 @@
 import json
-import ssl
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
+from urllib.parse import parse_qsl
 
 import httpx
 import pytest
 
 from ocispec import Reference
 from ocispec.errors import Denied, DistError, InvalidInput, Unavailable
-from remotes import Credentials, Fetcher, Registries
+from remotes import Credentials, Registries, Source
 from remotes.auth import HostAuth, RegistryAuth
+from remotes.token import to_pull, to_push
 from remotes.transport import Urllib3Transport
 from tests.fakes.faults import Answer, Fault, Redirect, WithHeaders
 from tests.fakes.registry import Basic, Bearer, FakeRegistry
@@ -35,7 +36,7 @@ from tests.remotes.asking import (
 WANTED = descriptor(BLOB)
 SCOPE = f"repository:{REPOSITORY}:pull"
 BLOB_PATH = f"/v2/{REPOSITORY}/blobs/{WANTED.digest}"
-BLOB_GET, TOKEN_GET = f"GET {BLOB_PATH}", "GET /token"
+BLOB_GET, TOKEN_GET, TOKEN_POST = f"GET {BLOB_PATH}", "GET /token", "POST /token"
 SECRET = "hunter2hunter2"
 SECRETS = [SECRET, b64encode(f"me:{SECRET}".encode()).decode()]
 THREADS = 50
@@ -48,7 +49,7 @@ def serve(auth: Basic | Bearer) -> FakeRegistry:
 
 
 def log_in(name: str, password: str) -> Registries:
-    return Registries(SETTINGS, credentials=lambda _: user(name, password))
+    return Registries(SETTINGS, credentials=lambda *_: user(name, password))
 
 
 def refusal(registries: Registries, registry: FakeRegistry) -> DistError:
@@ -58,7 +59,7 @@ def refusal(registries: Registries, registry: FakeRegistry) -> DistError:
     return error
 
 
-def read_by_all(source: Fetcher) -> None:
+def read_by_all(source: Source) -> None:
     with ThreadPoolExecutor(THREADS) as threads:
         assert set(threads.map(lambda _: read(source, WANTED), range(THREADS))) == {BLOB}
 
@@ -86,23 +87,23 @@ def test_basic() -> None:
 def test_bearer_with_credentials() -> None:
     with serve(Bearer(user="me", password=SECRET, refuse_anonymous=True)) as registry, log_in("me", SECRET) as registries:
         assert read(fetcher(registries, registry), WANTED) == BLOB
-        assert asked(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET]
-        first, token, second = (one.headers.get("authorization", "") for one in registry.requests)
-        assert (first, token) == ("", user("me", SECRET).basic())
+        assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET, BLOB_GET]  # it knows GET only
+        first, post, token, second = (one.headers.get("authorization", "") for one in registry.requests)
+        assert (first, post, token) == ("", "", user("me", SECRET).basic())
         assert second.startswith("Bearer ")
 
 
-def test_credentials_are_looked_up_once_for_a_host() -> None:
-    hosts: list[str] = []
+def test_credentials_are_looked_up_once_for_a_repository() -> None:
+    asked_for: list[tuple[str, str]] = []
 
-    def credentials(host: str) -> Credentials:
-        hosts.append(host)
+    def credentials(host: str, repository: str) -> Credentials:
+        asked_for.append((host, repository))
         return user("me", SECRET)
 
     with serve(Basic("me", SECRET)) as registry, Registries(SETTINGS, credentials=credentials) as registries:
         for _ in range(3):
             read(fetcher(registries, registry), WANTED)
-        assert hosts == [registry.host]
+        assert asked_for == [(registry.host, REPOSITORY)]
 
 
 def test_each_repository_has_its_token(registries: Registries) -> None:
@@ -170,7 +171,7 @@ def clock() -> Clock:
 
 
 def client(auth: httpx.Auth) -> httpx.Client:
-    transport = Urllib3Transport(verify=ssl.create_default_context(), connect_timeout_s=10, read_timeout_s=10)
+    transport = Urllib3Transport(connect_timeout_s=10, read_timeout_s=10)
     return httpx.Client(transport=transport, auth=auth)
 
 
@@ -226,7 +227,24 @@ def test_a_wrong_password_for_a_token() -> None:
         error = refusal(registries, registry)
         assert isinstance(error, Denied)
         assert not error.retryable
-        assert asked(registry) == [BLOB_GET, TOKEN_GET]
+        check_told(error, registry.host, "'me'", f"docker login {registry.host}")
+        assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET]
+        assert str(refusal(registries, registry)) == str(error)  # said again, not asked again: an account may be locked
+        assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET, BLOB_GET]
+
+
+def test_a_wrong_password_is_tried_once_for_all_threads() -> None:
+    with (
+        serve(Bearer(user="me", password="right", refuse_anonymous=True)) as registry,
+        log_in("me", SECRET) as registries,
+    ):
+        source = fetcher(registries, registry)
+        with ThreadPoolExecutor(THREADS) as threads:
+            errors = [error for _, error in threads.map(lambda _: read_until_error(source, WANTED), range(THREADS))]
+        assert len({id(error) for error in errors}) == THREADS
+        assert all(isinstance(error, Denied) for error in errors)
+        counts = Counter(asked(registry))
+        assert (counts[TOKEN_POST], counts[TOKEN_GET]) == (1, 1)
 
 
 def test_a_wrong_password() -> None:
@@ -334,32 +352,117 @@ def challenged(flow: Any, challenge: str, *, answered_at: str | None = None) -> 
     return sent
 
 
-def flow_for(url: str = "https://registry.example/v2/") -> Any:
-    return RegistryAuth(HostAuth("registry.example", user("me", SECRET)), SCOPE).sync_auth_flow(request(url))
+def flow_for(url: str = "https://registry.example/v2/", *, scopes: tuple[str, ...] = (SCOPE,)) -> Any:
+    return RegistryAuth(HostAuth("registry.example", user("me", SECRET)), *scopes).sync_auth_flow(request(url))
+
+
+def asked_scope(ask: httpx.Request) -> str:
+    return dict(parse_qsl(ask.content.decode()))["scope"]
 
 
 def test_the_token_request() -> None:
     with closing(flow_for()) as flow:
         ask = challenged(flow, BEARER)
-        assert (ask.method, str(ask.url.copy_with(query=None))) == ("GET", "https://auth.example/token")
-        assert dict(ask.url.params) == {"account": "a", "service": "registry.example", "scope": SCOPE}
-        assert ask.headers["authorization"] == user("me", SECRET).basic()
-        again = flow.send(httpx.Response(200, json={"token": "abc"}))
+        assert (ask.method, str(ask.url)) == ("POST", "https://auth.example/token?account=a")
+        again = flow.send(httpx.Response(200, json={"access_token": "abc"}, request=ask))
         assert (str(again.url), again.headers["authorization"]) == ("https://registry.example/v2/", "Bearer abc")
         with pytest.raises(StopIteration):
             flow.send(httpx.Response(401, request=again))
 
 
-def test_the_scope_of_a_challenge_is_what_is_asked_for() -> None:
-    with closing(flow_for()) as flow:
-        ask = challenged(flow, BEARER + ',scope="repository:a:pull repository:b:pull"')
-        assert ask.url.params["scope"] == "repository:a:pull repository:b:pull"
+MOUNT = (to_push("new/app"), to_pull("old/app"))
+
+
+@pytest.mark.parametrize(
+    ("challenge", "asked_for"),
+    [
+        ("", "repository:new/app:pull,push repository:old/app:pull"),
+        (',scope=""', "repository:new/app:pull,push repository:old/app:pull"),
+        (',scope="repository:new/app:pull"', "repository:new/app:pull,push repository:old/app:pull"),
+        (',scope="repository:new/app:delete"', "repository:new/app:delete,pull,push repository:old/app:pull"),
+        (',scope="aws"', "aws repository:new/app:pull,push repository:old/app:pull"),
+    ],
+)
+def test_what_is_wanted_and_what_a_challenge_names_is_asked_for(challenge: str, asked_for: str) -> None:
+    with closing(flow_for(scopes=MOUNT)) as flow:
+        assert asked_scope(challenged(flow, BEARER + challenge)) == asked_for
+
+
+def test_the_order_of_scopes_does_not_matter() -> None:
+    host = HostAuth("registry.example", None)
+    flow = RegistryAuth(host, *MOUNT).sync_auth_flow(request())
+    ask = challenged(flow, BEARER)
+    flow.send(httpx.Response(200, json={"token": "abc"}, request=ask))
+    other = next(RegistryAuth(host, *reversed(MOUNT)).sync_auth_flow(request()))
+    assert other.headers["authorization"] == "Bearer abc"
 
 
 def test_empty_parameters_are_as_good_as_none() -> None:
-    with closing(flow_for()) as flow:
-        ask = challenged(flow, 'Bearer realm="https://auth.example/token",scope="",service=""')
+    anonymous_flow = RegistryAuth(HostAuth("registry.example", None), SCOPE).sync_auth_flow(request())
+    with closing(anonymous_flow):
+        ask = challenged(anonymous_flow, 'Bearer realm="https://auth.example/token",scope="",service=""')
         assert dict(ask.url.params) == {"scope": SCOPE}
+
+
+def test_an_identity_token_is_nothing_for_a_registry() -> None:
+    flow = RegistryAuth(HostAuth("registry.example", Credentials("me", "", SECRET)), SCOPE).sync_auth_flow(request())
+    with closing(flow), pytest.raises(StopIteration):
+        challenged(flow, "Basic realm=a")
+
+
+def test_an_ended_token_is_replaced_before_anything_is_sent(clock: Clock) -> None:
+    host = HostAuth("registry.example", None, clock=clock)
+    flow = RegistryAuth(host, SCOPE).sync_auth_flow(request())
+    ask = challenged(flow, f'{BEARER},scope="repository:more:pull"')
+    flow.send(httpx.Response(200, json={"token": "abc"}, request=ask))
+    clock.now += 60
+    flow = RegistryAuth(host, SCOPE).sync_auth_flow(request())
+    again = next(flow)
+    assert again.url == ask.url
+    assert flow.send(httpx.Response(200, json={"token": "def"}, request=again)).headers["authorization"] == "Bearer def"
+
+
+def test_a_refused_token_is_not_sent_again() -> None:
+    host = HostAuth("registry.example", None)
+    host.keep(SCOPE, "Bearer refused")
+    flow = RegistryAuth(host, SCOPE).sync_auth_flow(request())
+    ask = challenged(flow, f'{BEARER},error="invalid_token"')
+    with pytest.raises(Unavailable):
+        flow.send(httpx.Response(503, request=ask))
+    assert "authorization" not in next(RegistryAuth(host, SCOPE).sync_auth_flow(request())).headers
+
+
+def test_an_ended_token_is_not_replaced_by_way_of_plain_http(clock: Clock) -> None:
+    host = HostAuth("registry.example", user("me", SECRET), clock=clock)
+    flow = RegistryAuth(host, SCOPE).sync_auth_flow(request("http://registry.example/v2/"))
+    ask = challenged(flow, 'Bearer realm="http://auth.example/token"')
+    flow.send(httpx.Response(200, json={"token": "abc"}, request=ask))
+    clock.now += 60
+    with pytest.raises(Denied, match="not https"):
+        next(RegistryAuth(host, SCOPE).sync_auth_flow(request("https://registry.example/v2/")))
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_password_does_not_follow_a_redirect(status: int) -> None:
+    seen: list[httpx.Request] = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        if request.url.host == "auth.example":
+            return httpx.Response(status, headers={"Location": "https://evil.example/token"})
+        if request.url.host == "evil.example":
+            return httpx.Response(200, json={"access_token": "abc"})
+        return httpx.Response(401, headers={"WWW-Authenticate": BEARER})
+
+    auth = RegistryAuth(HostAuth("registry.example", user("me", SECRET)), SCOPE)
+    with httpx.Client(transport=httpx.MockTransport(serve), follow_redirects=True) as asking:
+        asking.get("https://registry.example/v2/", auth=auth)
+    hosts = [one.url.host for one in seen]
+    assert hosts == ["registry.example", "auth.example", "evil.example", "auth.example", "evil.example", "registry.example"]
+    for one in seen:
+        if one.url.host == "evil.example":
+            assert (one.content, one.headers.get("authorization")) == (b"", None)
+    assert SECRET.encode() in seen[1].content
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@ import json
 import pickle
 import socket
 import ssl
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import httpx
 import pytest
@@ -146,7 +148,10 @@ def test_classes(status: int, kind: type[RegistryError], meant: type[DistError])
         ("-1", None),
         ("1.5", None),
         ("soon", None),
-        ("Fri, 31 Dec 1999 23:59:59 GMT", None),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 86400),
+        ("Fri, 31 Dec 99999999999999999999 23:59:59 GMT", None),
+        ("Fri, 99 Dec 1999 23:59:59 GMT", None),
         ("86401", 86400),
         ("9" * 500, 86400),
     ],
@@ -154,6 +159,14 @@ def test_classes(status: int, kind: type[RegistryError], meant: type[DistError])
 def test_retry_after(header: str, seconds: float | None) -> None:
     assert retry_after_s(response(429, headers={"Retry-After": header})) == seconds
     assert from_response("it", response(429, headers={"Retry-After": header})).exchange.retry_after_s == seconds
+
+
+@pytest.mark.parametrize("zone", ["GMT", "-0000", "+0000"])
+def test_retry_after_a_date(zone: str) -> None:
+    moment = format_datetime(datetime.now(UTC) + timedelta(seconds=100)).replace("+0000", zone)
+    found = retry_after_s(response(429, headers={"Retry-After": moment}))
+    assert found is not None
+    assert 0 < found <= 100
 
 
 @pytest.mark.parametrize("kind", [RegistryNotFound, RegistryDenied, RegistryUnavailable, RegistryRefused, RegistryError])

@@ -1,6 +1,6 @@
 import pytest
 
-from remotes.hosts import base_url
+from remotes import Hosts
 
 
 @pytest.mark.parametrize(
@@ -22,10 +22,10 @@ from remotes.hosts import base_url
         ("127.0.0.1.example", "https://127.0.0.1.example"),
     ],
 )
-def test_base_url(host: str, url: str) -> None:
-    assert base_url(host, plain_http=False) == url
+def test_url(host: str, url: str) -> None:
+    assert Hosts().url(host) == url
 
 
 @pytest.mark.parametrize(("host", "url"), [("ghcr.io", "http://ghcr.io"), ("docker.io", "http://registry-1.docker.io")])
 def test_plain_http_is_for_those_who_ask_for_it(host: str, url: str) -> None:
-    assert base_url(host, plain_http=True) == url
+    assert Hosts(plain_http=True).url(host) == url

@@ -71,7 +71,7 @@ def test_what_is_not_there(registries: Registries, cncf: CncfRegistry, named: st
 
 
 def test_with_a_password(guarded: CncfRegistry) -> None:
-    with Registries(SETTINGS, credentials=lambda _: Credentials(*LOGIN)) as registries:
+    with Registries(SETTINGS, credentials=lambda *_: Credentials(*LOGIN)) as registries:
         assert set(IMAGE.blobs) < set(fetch_all(registries, reference(guarded.host, ":image")))
 
 
@@ -79,7 +79,7 @@ def test_with_a_password(guarded: CncfRegistry) -> None:
 def test_without_the_password(guarded: CncfRegistry, password: str | None) -> None:
     before = len(guarded.requests())
     credentials = None if password is None else Credentials(LOGIN[0], password)
-    with Registries(SETTINGS, credentials=lambda _: credentials) as registries, pytest.raises(Denied) as caught:
+    with Registries(SETTINGS, credentials=lambda *_: credentials) as registries, pytest.raises(Denied) as caught:
         registries.resolve(reference(guarded.host, ":image"))
     check_told(caught.value, str(reference(guarded.host, ":image")), hides=["a-wrong-password"])
     expected = 1 if password is None else 2

@@ -52,7 +52,7 @@ def guarded(request: pytest.FixtureRequest) -> Iterator[FakeRegistry]:
 @pytest.fixture
 def known() -> Iterator[Registries]:
     """All registries, with the credentials of the guarded one for every host."""
-    with Registries(SETTINGS, credentials=lambda _: user("me", "secret")) as known:
+    with Registries(SETTINGS, credentials=lambda *_: user("me", "secret")) as known:
         yield known
 
 

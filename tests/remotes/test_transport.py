@@ -1,7 +1,7 @@
 import logging
 import socket
-import ssl
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from ocispec.errors import Denied, Unavailable
-from remotes import Registries
+from remotes import Hosts, Registries
 from remotes.transport import PIECE_BYTES, Urllib3Transport
 from tests import images
-from tests.fakes.faults import Answer, Cut, Fault, Redirect, Reset, Stall
+from tests.fakes.faults import Answer, Cut, Fault, Redirect, Refuse, Reset, Stall
 from tests.fakes.registry import Bearer, FakeRegistry
 from tests.fakes.scripted import Scripted
 from tests.peers.processes import free_port
@@ -37,8 +37,7 @@ WANTED = descriptor(BLOB)
 
 
 def connect(read_timeout_s: float) -> httpx.Client:
-    context = ssl.create_default_context()
-    return httpx.Client(transport=Urllib3Transport(verify=context, connect_timeout_s=10, read_timeout_s=read_timeout_s))
+    return httpx.Client(transport=Urllib3Transport(connect_timeout_s=10, read_timeout_s=read_timeout_s))
 
 
 @pytest.fixture
@@ -176,6 +175,96 @@ def test_ipv6(client: httpx.Client) -> None:
     assert f"host: {server.host}\r\n" in server.heads[0].lower()
 
 
+# Bodies of requests.
+
+
+class Pieces:
+    """Many pieces, made as they are asked for."""
+
+    def __init__(self, count: int) -> None:
+        self.size = count * len(BLOB)
+        self._count = count
+        self.begun = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.begun += 1
+        for number in range(self._count):
+            yield number.to_bytes(4, "big") + BLOB[4:]
+
+
+def upload(client: httpx.Client, registry: FakeRegistry, body: Pieces) -> httpx.Response:
+    url = f"http://{registry.host}{registry.uploads.begin(REPOSITORY).header('Location')}"
+    headers = {"Content-Length": str(body.size), "Content-Range": f"0-{body.size - 1}"}
+    return client.patch(url, content=body, headers=headers | {"Content-Type": "application/octet-stream"})
+
+
+def test_a_body_in_pieces(client: httpx.Client, registry: FakeRegistry) -> None:
+    body = Pieces(3)
+    for _ in range(2):
+        assert upload(client, registry, body).status_code == 202
+    first, second = registry.requests
+    assert first.received == second.received == body.size
+    assert first.headers["content-length"] == str(body.size)
+    assert "transfer-encoding" not in first.headers
+    assert (body.begun, registry.connections) == (2, 1)
+
+
+def test_a_body_in_pieces_is_sent_again_after_a_redirect(
+    client: httpx.Client, registry: FakeRegistry, other: FakeRegistry
+) -> None:
+    client.follow_redirects = True
+    where = other.uploads.begin(REPOSITORY).header("Location")
+    registry.inject(Fault(method="PATCH", action=Redirect(f"http://{other.host}{where}")))
+    body = Pieces(3)
+    assert upload(client, registry, body).status_code == 202
+    assert (body.begun, other.requests[0].received) == (2, body.size)
+
+
+def test_an_answer_that_comes_before_the_end_of_a_body(client: httpx.Client, registry: FakeRegistry) -> None:
+    registry.inject(Fault(method="PATCH", action=Refuse(403, (), b"no")))
+    answer = upload(client, registry, Pieces(100))
+    assert (answer.status_code, answer.content) == (403, b"no")
+
+
+def test_a_server_that_takes_no_more_of_a_body() -> None:
+    transport = Urllib3Transport(connect_timeout_s=0.2, read_timeout_s=0.2)
+    body = Pieces(100_000)
+    with socket.create_server(("127.0.0.1", 0)) as server, httpx.Client(transport=transport) as hasty:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        with pytest.raises(httpx.TransportError, match="timed out"):
+            hasty.put(url, content=body, headers={"Content-Length": str(body.size)})
+
+
+def test_a_body_in_pieces_takes_little_memory(client: httpx.Client) -> None:
+    body = Pieces(800)  # 200 MB
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as executor:
+        taken = executor.submit(take, server, body.size)
+        tracemalloc.start()
+        try:
+            answer = client.put(
+                f"http://127.0.0.1:{server.getsockname()[1]}/", content=body, headers={"Content-Length": str(body.size)}
+            )
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert taken.result(timeout=30) == body.size
+    assert answer.status_code == 201
+    assert peak < 8 * PIECE_BYTES
+
+
+def take(server: socket.socket, size: int) -> int:
+    """Answer one request; how many bytes of its body came."""
+    connection, _ = server.accept()
+    taken = 0
+    with connection, connection.makefile("rb") as stream:
+        while stream.readline().strip():
+            continue
+        while taken < size and (piece := stream.read(min(64 * 1024, size - taken))):
+            taken += len(piece)
+        connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
+    return taken
+
+
 # Connections.
 
 
@@ -267,7 +356,7 @@ def tls_registry(token_server: FakeRegistry) -> Iterator[FakeRegistry]:
 
 
 def test_an_unknown_certificate_is_refused(tls_registry: FakeRegistry, token_server: FakeRegistry) -> None:
-    with Registries(SETTINGS, credentials=lambda _: user("me", "secret")) as registries:
+    with Registries(SETTINGS, credentials=lambda *_: user("me", "secret")) as registries:
         _, error = read_until_error(fetcher(registries, tls_registry), WANTED)
     assert isinstance(error, Denied)
     check_told(error, "certificate of 127.0.0.1 is not trusted", "self-signed certificate", token_server.host)
@@ -280,9 +369,9 @@ def test_a_known_certificate_is_trusted(
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
     token_server.inject(Fault(path="/token", nth=None, action=Answer(200, (), b'{"token": "abc"}')))
-    with Registries(SETTINGS, credentials=lambda _: user("me", "secret")) as registries:
+    with Registries(SETTINGS, credentials=lambda *_: user("me", "secret")) as registries:
         read_until_error(fetcher(registries, tls_registry), WANTED)
-    assert [one.path for one in token_server.requests] == ["/token"]
+    assert [(one.method, one.path) for one in token_server.requests] == [("POST", "/token"), ("GET", "/token")]
     assert tls_registry.requests[-1].headers["authorization"] == "Bearer abc"
 
 
@@ -298,8 +387,8 @@ def test_plain_http_where_tls_is_spoken(registries: Registries, token_server: Fa
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_an_abort_ends_a_read_that_waits(scheme: str, tmp_path: Path) -> None:
     tls = self_signed(tmp_path) if scheme == "https" else None
-    trusting = ssl.create_default_context(cafile=tmp_path / "cert.pem" if tls else None)
-    transport = Urllib3Transport(verify=trusting, connect_timeout_s=10, read_timeout_s=300)
+    trusting = Hosts(ca_file=str(tmp_path / "cert.pem") if tls else None)
+    transport = Urllib3Transport(hosts=trusting, connect_timeout_s=10, read_timeout_s=300)
     begun = threading.Event()
     with (
         FakeRegistry(tls=tls) as registry,
@@ -322,7 +411,7 @@ def test_an_abort_ends_a_read_that_waits(scheme: str, tmp_path: Path) -> None:
 
 
 def test_an_abort_ends_the_wait_for_an_answer() -> None:
-    transport = Urllib3Transport(verify=ssl.create_default_context(), connect_timeout_s=10, read_timeout_s=300)
+    transport = Urllib3Transport(connect_timeout_s=10, read_timeout_s=300)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
         httpx.Client(transport=transport) as client,
@@ -337,8 +426,26 @@ def test_an_abort_ends_the_wait_for_an_answer() -> None:
                 asking.result(timeout=30)
 
 
+def test_an_abort_ends_the_sending_of_a_body() -> None:
+    transport = Urllib3Transport(connect_timeout_s=300, read_timeout_s=300)
+    body = Pieces(100_000)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        httpx.Client(transport=transport) as client,
+        ThreadPoolExecutor(1) as executor,
+    ):
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        sending = executor.submit(client.put, url, content=body, headers={"Content-Length": str(body.size)})
+        connection, _ = server.accept()
+        with connection:
+            assert connection.recv(1) == b"P"  # and no more: what is sent next fills the buffers
+            transport.abort()
+            with pytest.raises(httpx.TransportError):
+                sending.result(timeout=30)
+
+
 def test_after_an_abort_nothing_connects(registry: FakeRegistry) -> None:
-    transport = Urllib3Transport(verify=ssl.create_default_context(), connect_timeout_s=10, read_timeout_s=10)
+    transport = Urllib3Transport(connect_timeout_s=10, read_timeout_s=10)
     transport.abort()
     with httpx.Client(transport=transport) as client, pytest.raises(httpx.TransportError):
         client.get(put(registry, BLOB))

@@ -1,0 +1,143 @@
+"""What people configure in YAML, checked, and turned at once into values of ours. No Prefect here.
+
+A file of hosts has one key, `registries`: how each registry is reached. Keys are named as in regsync where it has them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+from flows import templates, yamlfile
+from flows.yamlfile import Document
+from ocispec import Reference
+from ocispec.errors import InvalidInput
+from remotes import Hosts, HostSettings, Tls
+from remotes.hosts import Capability
+
+M = TypeVar("M", bound=BaseModel)
+_SHOWN = 60
+# As a repository's name is built (distribution-spec, "Pulling manifests"), slashes around it allowed.
+_PREFIX = r"^/?([a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*/?)?$"
+_SECRET = frozenset({"headers"})
+
+
+def _host(value: object) -> object:
+    if isinstance(value, str) and _is_host(value):
+        return value
+    raise ValueError("expected host[:port], as it stands in references")
+
+
+def _is_host(text: str) -> bool:
+    try:
+        return Reference.parse(f"{text}/x:y").host == text
+    except InvalidInput:
+        return False
+
+
+Host = Annotated[str, BeforeValidator(_host)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel, hide_input_in_errors=True)
+
+
+class Registry(_Section):
+    """How one registry is reached."""
+
+    tls: Literal["enabled", "insecure", "disabled"] | None = Field(
+        default=None, description="https, https without looking at certificates, http; on loopback addresses http unless said"
+    )
+    ca_file: str | None = Field(default=None, description="PEM file of the authorities to trust, instead of the system's")
+    cert_file: str | None = Field(default=None, description="PEM file of our certificate")
+    key_file: str | None = Field(default=None, description="PEM file of its key, if that is not in certFile")
+    mirrors: list[Host] = Field(default=[], description="Registries that are asked before it, in this order")
+    path_prefix: str = Field(
+        default="", pattern=_PREFIX, description="Comes before the names of repositories, such as cache/hub"
+    )
+    headers: dict[str, str] = Field(default={}, repr=False, description='Go with every request; may be {{env "NAME"}}')
+    req_concurrent: int | None = Field(default=None, ge=1, description="Requests under way at once")
+    req_per_sec: float | None = Field(default=None, gt=0, description="Requests begun in a second")
+    avoid: list[Capability] = Field(default=[], description="What it cannot do: head, range, mount, chunked")
+
+    def settings(self, *, at: str) -> HostSettings:
+        """The same, as `remotes` takes it; secrets are looked up.
+
+        Raises:
+            InvalidInput: a secret is not where it should be.
+        """
+        prefix = self.path_prefix.strip("/")
+        return HostSettings(
+            scheme=None if self.tls is None else "http" if self.tls == "disabled" else "https",
+            tls=Tls(
+                ca_file=_file(self.ca_file),
+                cert_file=_file(self.cert_file),
+                key_file=_file(self.key_file),
+                verify=self.tls != "insecure",
+            ),
+            mirrors=tuple(self.mirrors),
+            path_prefix=f"{prefix}/" if prefix else "",
+            headers=tuple((name, templates.resolved(value, at=f"{at}.headers.{name}")) for name, value in self.headers.items()),
+            in_flight=self.req_concurrent,
+            per_second=self.req_per_sec,
+            avoid=frozenset(self.avoid),
+        )
+
+
+class HostsFile(_Section):
+    """A file of hosts."""
+
+    registries: dict[Host, Registry]
+
+
+def hosts(path: str | None, *, plain_http: bool = False, ca_file: str | None = None, insecure: Sequence[str] = ()) -> Hosts:
+    """How hosts are reached, from a file of hosts and from what was said beside it, which wins.
+
+    Raises:
+        InvalidInput: the file is wrong; the message names file, line and key.
+    """
+    named: dict[str, HostSettings] = {}
+    if path is not None:
+        document = yamlfile.read(path)
+        for host, entry in checked(HostsFile, document).registries.items():
+            named[host] = entry.settings(at=document.where(("registries", host)))
+    for host in insecure:
+        if not _is_host(host):
+            raise InvalidInput(f"insecure {host!r}: expected host[:port], as it stands in references")
+        known = named.get(host, HostSettings())
+        named[host] = replace(known, scheme="https", tls=replace(known.tls, verify=False))
+    return Hosts(named=named, plain_http=plain_http, ca_file=_file(ca_file))
+
+
+def checked(model: type[M], document: Document) -> M:
+    """What a file says, as `model` has it.
+
+    Raises:
+        InvalidInput: it says something else; the message names file, line and key of the first mistake.
+    """
+    try:
+        return model.model_validate({} if document.data is None else document.data)
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False)
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise InvalidInput(f"{_told(errors[0], document)}{more}") from None  # its text shows what may be secret
+
+
+def _told(error: Any, document: Document) -> str:
+    place = tuple(key for key in error["loc"] if key != "[key]")
+    where = document.where(place)
+    if error["type"] == "extra_forbidden":
+        return f"{where}: unknown key"
+    if error["type"] == "missing":
+        return f"{where}: missing"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    shown = isinstance(error["input"], str | int | float) and not _SECRET.intersection(place)
+    got = f", got {repr(error['input'])[:_SHOWN]}" if shown else ""
+    return f"{where}: {message[:1].lower()}{message[1:]}{got}"
+
+
+def _file(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).expanduser())

@@ -1,0 +1,80 @@
+"""YAML files that people write, with the line of everything in them, so that a refusal can say where. No Prefect here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ocispec.errors import InvalidInput
+
+# A configuration of a hundred thousand images has less; aliases that multiply would make any file large.
+_MOST_BYTES = 16 * 1024 * 1024
+_MOST_PLACES = 500_000
+_DEEPEST = 64
+
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """What a file says: plain data, and the line of each place in it."""
+
+    path: str
+    data: Any
+    lines: Mapping[Place, int]
+
+    def where(self, place: Sequence[str | int]) -> str:
+        """`file:line: key.path` of a place, or of the nearest one around it that is there."""
+        known = next(tuple(place[:length]) for length in range(len(place), -1, -1) if tuple(place[:length]) in self.lines)
+        keys = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).removeprefix(".")
+        return f"{self.path}:{self.lines[known]}{f': {keys}' if keys else ''}"
+
+
+def read(path: str) -> Document:
+    """The file at a path.
+
+    Raises:
+        InvalidInput: it cannot be read, is no YAML, or says the same key twice.
+    """
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as exc:
+        raise InvalidInput(f"{path}: {exc.strerror}") from exc
+    if len(raw) > _MOST_BYTES:
+        raise InvalidInput(f"{path}: expected at most {_MOST_BYTES} bytes, it has {len(raw)}")
+    try:
+        loader = yaml.SafeLoader(raw.decode())
+        node = loader.get_single_node()
+        lines = _lines(node, path)
+        data = loader.construct_document(node) if node is not None else None
+    except UnicodeDecodeError as exc:
+        raise InvalidInput(f"{path}: expected UTF-8, byte {exc.start} is not") from exc
+    except yaml.MarkedYAMLError as exc:
+        line = f":{exc.problem_mark.line + 1}" if exc.problem_mark else ""
+        raise InvalidInput(f"{path}{line}: not YAML ({exc.problem or exc.context})") from exc
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as exc:  # a date that is none, a key that is a list
+        raise InvalidInput(f"{path}: not YAML ({' '.join(str(exc).split())})") from exc
+    return Document(path=path, data=data, lines=lines)
+
+
+def _lines(root: yaml.Node | None, path: str) -> dict[Place, int]:
+    """The line of every place; of a value in a mapping, that of its key."""
+    lines: dict[Place, int] = {(): 1}
+    pending: list[tuple[Place, yaml.Node | None]] = [((), root)]
+    while pending:
+        at, node = pending.pop()
+        if len(lines) > _MOST_PLACES or len(at) > _DEEPEST:
+            raise InvalidInput(f"{path}: expected at most {_MOST_PLACES} values in {_DEEPEST} levels, aliases make more of it")
+        children: list[tuple[str | int, int, yaml.Node]] = []
+        if isinstance(node, yaml.SequenceNode):
+            children = [(number, item.start_mark.line, item) for number, item in enumerate(node.value)]
+        elif isinstance(node, yaml.MappingNode):
+            children = [(str(key.value), key.start_mark.line, value) for key, value in node.value]
+        for key, line, child in children:
+            if (place := (*at, key)) in lines:
+                raise InvalidInput(f"{path}:{line + 1}: {key} is there twice")
+            lines[place] = line + 1
+            pending.append((place, child))
+    return lines

@@ -1,0 +1,72 @@
+"""What registries say in headers, read with suspicion: lengths, digests, where an upload goes on (distribution-spec 1.1)."""
+
+import re
+
+import httpx
+
+from ocispec import Descriptor, Digest
+from ocispec.errors import Corrupt, DistError, Unavailable
+from remotes.errors import one_line
+
+# range ::= [ "bytes=" ] "0-" end  (distribution-spec 1.1, "Pushing a blob in chunks"; with a unit in the API of Docker)
+_UPLOADED = re.compile(r"(?:bytes[= ])?0-(\d{1,18})")
+# media-type ::= restricted-name "/" restricted-name  (RFC 6838, 4.2)
+MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*")
+_MAX_LENGTH_DIGITS = 19
+_DIGEST_CHARS = 160  # more than any digest has: what a message shows of a bad one
+
+
+def length(response: httpx.Response, name: str = "content-length") -> int | None:
+    """The number of bytes in a header; None where it is absent or no number."""
+    text: str = response.headers.get(name, "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_LENGTH_DIGITS else None
+
+
+def digest_in(response: httpx.Response, subject: str, name: str = "docker-content-digest") -> Digest | None:
+    """The digest in a header; None where it is absent.
+
+    Raises:
+        InvalidInput, Unsupported: it is no digest.
+    """
+    text: str | None = response.headers.get(name)
+    if not text:
+        return None
+    try:
+        return Digest.parse(text[:_DIGEST_CHARS])
+    except DistError as exc:
+        raise type(exc)(f"{subject}: the registry answers with {exc}") from exc
+
+
+def check_digest(response: httpx.Response, descriptor: Descriptor, subject: str) -> None:
+    """Raise Corrupt where Docker-Content-Digest contradicts. One in another algorithm does not: the registry prefers that."""
+    found = digest_in(response, subject)
+    if found is not None and found.algorithm == descriptor.digest.algorithm and found != descriptor.digest:
+        raise Corrupt(f"{subject}: expected {descriptor.digest}, the registry has {found}")
+
+
+def uploaded(response: httpx.Response) -> int | None:
+    """How many bytes of a blob the registry says to have; None where it does not say it.
+
+    `0-0` is none: a registry that has one byte says so, too, but one that has none cannot say it in another way.
+    """
+    match = _UPLOADED.fullmatch(response.headers.get("range", ""))
+    last = int(match[1]) if match else None
+    return None if last is None else last + 1 if last else 0
+
+
+def location(response: httpx.Response, subject: str) -> httpx.URL | None:
+    """The URL that Location names, relative to what was asked; None where it is absent.
+
+    Raises:
+        Unavailable: it is no URL that HTTP can ask.
+    """
+    text: str | None = response.headers.get("location")
+    if text is None:
+        return None
+    try:
+        url = response.request.url.join(text)
+    except (httpx.InvalidURL, ValueError) as exc:  # of urllib.parse, about brackets in the host
+        raise Unavailable(f"{subject}: the registry names a bad Location ({one_line(str(exc))})") from exc
+    if url.scheme not in ("http", "https") or not url.host:
+        raise Unavailable(f"{subject}: the registry names a bad Location, expected a URL of http or https")
+    return url

@@ -1,0 +1,173 @@
+"""Credential helpers: programs `docker-credential-NAME` that know what a registry wants to hear.
+
+Follows the protocol of docker/docker-credential-helpers 0.9: `get` with a server's name on standard input gives a JSON object.
+Which helper is asked for which server is `remotes.credentials`'s.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import selectors
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import IO, NewType, cast
+
+import orjson
+
+from ocispec.errors import Denied
+
+HelperName = NewType("HelperName", str)
+"""The NAME of a program `docker-credential-NAME`, checked by `is_name`."""
+
+_log = logging.getLogger(__name__)
+# name ::= alnum { alnum | "." | "_" | "-" }: no path, no option, nothing that a shell or a message would stumble over
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+# What all helpers say, on standard output and then with exit status 1, of a server that they do not know.
+_UNKNOWN = b"credentials not found in native keychain"
+# The longest tokens, Amazon's, have some 3 KB.
+_MAX_ANSWER_BYTES = 64 * 1024
+
+
+def is_name(text: str) -> bool:
+    """Whether this may be a `HelperName`."""
+    return _NAME.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class Answer:
+    """What a helper knows of a server."""
+
+    username: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class _Question:
+    """Which helper is asked for which server."""
+
+    helper: HelperName
+    server: str
+
+    def __str__(self) -> str:
+        return f"{self.server}: credential helper docker-credential-{self.helper}"
+
+    def failed(self, what: str) -> Denied:
+        """The error for a helper that gives no answer. It shows nothing that the helper wrote, but how to see that."""
+        return Denied(f"{self} {what}; to see why: echo {self.server} | docker-credential-{self.helper} get")
+
+
+class Helpers:
+    """Credential helpers, each asked at most once for each server, whatever it answers. Thread-safe."""
+
+    def __init__(self, *, timeout_s: float = 30) -> None:
+        self._timeout_s = timeout_s
+        self._answers: dict[_Question, Answer | Denied | None] = {}
+        self._asking: dict[_Question, threading.Lock] = {}
+        self._guard = threading.Lock()
+
+    def get(self, helper: HelperName, server: str) -> Answer | None:
+        """What `docker-credential-HELPER`, found on PATH, knows of `server`; None where it knows nothing.
+
+        Raises:
+            Denied: there is no such program, it fails, takes too long, or answers with something else. It is not run again.
+        """
+        question = _Question(helper=helper, server=server)
+        with self._guard:
+            asking = self._asking.setdefault(question, threading.Lock())
+        with asking:  # whoever has the same question waits for this answer; nobody else does
+            if question not in self._answers:
+                self._answers[question] = self._ask(question)
+            answer = self._answers[question]
+        if isinstance(answer, Denied):
+            raise Denied(str(answer))  # a new one: threads that raised the same would write into one traceback
+        return answer
+
+    def _ask(self, question: _Question) -> Answer | Denied | None:
+        _log.debug("asking docker-credential-%s for %s", question.helper, question.server)
+        try:
+            return _read(question, *_run(question, timeout_s=self._timeout_s))
+        except Denied as exc:
+            return Denied(str(exc))  # without what hangs on a raised one
+
+
+def _run(question: _Question, *, timeout_s: float) -> tuple[int, bytes]:
+    """The exit status of a helper and what it writes to standard output."""
+    program = shutil.which(f"docker-credential-{question.helper}")
+    if program is None:
+        raise Denied(f"{question} is not on PATH; install it, or log in without it")
+    deadline = time.monotonic() + timeout_s
+    try:
+        # Without a terminal: it could not be asked there, beside a progress display or by a worker, and would wait for ever.
+        process = subprocess.Popen(  # noqa: S603 - its name is checked, and PATH is the user's
+            [program, "get"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            start_new_session=True,
+        )
+    except OSError as exc:
+        raise question.failed(f"cannot be run ({exc.strerror})") from exc
+    with process:
+        try:
+            raw = _converse(process, question, deadline)
+            return process.wait(max(deadline - time.monotonic(), 0)), raw
+        except (TimeoutError, subprocess.TimeoutExpired):
+            _kill(process)
+            raise question.failed(f"gave no answer in {timeout_s:g} s") from None
+        except BaseException:
+            _kill(process)
+            raise
+
+
+def _converse(process: subprocess.Popen[bytes], question: _Question, deadline: float) -> bytes:
+    """Tell a program the server, and read all that it writes.
+
+    Raises:
+        TimeoutError: it has not ended that in time.
+        Denied: it writes too much.
+    """
+    told, heard = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+    with contextlib.suppress(BrokenPipeError), told:  # it may end without reading
+        told.write(question.server.encode())  # fits into any pipe
+    raw = b""
+    with selectors.DefaultSelector() as selector:
+        selector.register(heard, selectors.EVENT_READ)
+        while len(raw) <= _MAX_ANSWER_BYTES:
+            if not selector.select(max(deadline - time.monotonic(), 0)):
+                raise TimeoutError
+            piece = os.read(heard.fileno(), _MAX_ANSWER_BYTES)
+            if not piece:
+                return raw
+            raw += piece
+    raise question.failed(f"answers with more than {_MAX_ANSWER_BYTES} bytes")
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End a program and what it started."""
+    if process.returncode is None:  # afterwards the number may be another's
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _read(question: _Question, status: int, raw: bytes) -> Answer | None:
+    """What an answer means."""
+    if raw.strip() == _UNKNOWN:
+        return None
+    if status != 0:
+        raise question.failed(f"failed with exit status {status}")
+    try:
+        document = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise question.failed("answers with something that is not JSON") from None  # the parser's error shows the text
+    if document == {}:
+        return None  # docker and podman take it so
+    username, secret = (document.get("Username"), document.get("Secret")) if isinstance(document, dict) else (None, None)
+    if not isinstance(username, str) or not isinstance(secret, str):
+        raise question.failed("answers without the strings Username and Secret")
+    return Answer(username=username, secret=secret) if secret else None

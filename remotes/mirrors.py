@@ -1,0 +1,59 @@
+"""A repository that several registries have: mirrors are asked in their order, the registry itself last."""
+
+from collections.abc import Iterator, Sequence
+
+from ocispec import Descriptor, Digest, Reference
+from ocispec.errors import DistError, NotFound
+from remotes.errors import RegistryError
+from remotes.fetcher import Fetcher
+
+
+class Mirrored:
+    """Reads from the first registry that answers. Thread-safe.
+
+    `distrusted` is shared by all that read in a run: digests whose bytes were wrong, of which nobody but the registry itself is
+    asked any more (containerd #11925).
+    """
+
+    def __init__(self, fetchers: Sequence[Fetcher], distrusted: set[Digest]) -> None:
+        self._fetchers = tuple(fetchers)
+        self._distrusted = distrusted
+
+    def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
+        """The descriptor of a tag or digest, see `Registries.resolve`."""
+        errors: list[DistError] = []
+        for fetcher in self._fetchers:
+            try:
+                return fetcher.resolve(reference, media_type=media_type)
+            except DistError as exc:
+                errors.append(exc)
+        raise most_telling(errors)
+
+    def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
+        """The bytes of `descriptor` from `offset` on, unverified; where one breaks off, the next goes on."""
+        errors: list[DistError] = []
+        for fetcher in self._fetchers[-1:] if descriptor.digest in self._distrusted else self._fetchers:
+            try:
+                for piece in fetcher.fetch(descriptor, offset=offset):
+                    offset += len(piece)
+                    yield piece
+            except DistError as exc:
+                errors.append(exc)
+            else:
+                return
+        raise most_telling(errors)
+
+    def distrust(self, descriptor: Descriptor) -> None:
+        """Ask no mirror for this content any more: what came was not it."""
+        self._distrusted.add(descriptor.digest)
+
+
+def most_telling(errors: Sequence[DistError]) -> DistError:
+    """The error that says most about why nobody had it; of equals the last, which is the registry's own (containerd #3868)."""
+    return max(reversed(errors), key=_weight)
+
+
+def _weight(error: DistError) -> int:
+    if isinstance(error, NotFound):
+        return 1
+    return 2 if isinstance(error, RegistryError) else 0

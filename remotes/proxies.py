@@ -1,0 +1,54 @@
+"""Proxies, from the environment that other tools read: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, and in lower case."""
+
+import ipaddress
+from collections.abc import Mapping
+from urllib.request import getproxies, proxy_bypass
+
+import httpx
+
+from ocispec.errors import InvalidInput
+
+_SCHEMES = ("http", "https")
+
+
+class Proxies:
+    """The proxies of the environment, as it is now."""
+
+    def __init__(self, proxies: Mapping[str, str] | None = None) -> None:
+        self._proxies = dict(getproxies() if proxies is None else proxies)
+
+    def of(self, url: httpx.URL) -> httpx.URL | None:
+        """The proxy for a URL; None for a direct connection, as always to this machine itself (Go's clients do the same).
+
+        Raises:
+            InvalidInput: the environment has no usable URL of a proxy; it may hold a password, so it is not shown.
+        """
+        text = self._proxies.get(url.scheme) or self._proxies.get("all")
+        if not text or _is_here(url.host) or proxy_bypass(_netloc(url), self._proxies):
+            return None
+        proxy = _parse(text)
+        if proxy is None:
+            name = f"{url.scheme.upper()}_PROXY"
+            raise InvalidInput(
+                f"proxy for {url.host}: expected http://HOST:PORT or https://HOST:PORT in {name}, got something else"
+            )
+        return proxy
+
+
+def _parse(text: str) -> httpx.URL | None:
+    try:
+        proxy = httpx.URL(text if "://" in text else f"http://{text}")
+    except httpx.InvalidURL:
+        return None
+    return proxy if proxy.scheme in _SCHEMES and proxy.host else None
+
+
+def _netloc(url: httpx.URL) -> str:
+    return url.netloc.decode("ascii")
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,157 @@
+"""Writing to a repository: blobs first, then the manifests that name them (distribution-spec 1.1, "Push").
+
+What goes on in one upload is `remotes.upload`'s.
+"""
+
+from urllib.parse import urlencode
+
+from ocispec import Descriptor, Digest, Reference, manifest
+from ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable
+from remotes.errors import RegistryRefused
+from remotes.headers import MEDIA_TYPE, check_digest, digest_in, length
+from remotes.repository import Repository
+from remotes.upload import DONE, Content, Observer, Read, Session
+
+# What one request carries, and what an interruption costs at most. Proxies refuse requests of more than some size (Cloudflare
+# 100 MB), and each chunk costs a round trip.
+CHUNK_BYTES = 64 * 1024 * 1024
+# HEAD is answered so where it does not exist, or (403) where only the body of a GET says why.
+_ASK_BY_GET = frozenset({403, 405, 501})
+_OK, _CREATED, _NOT_FOUND, _TOO_LARGE = 200, 201, 404, 413
+
+
+def _nobody(_offset: int, _gained: int) -> None:
+    """The observer where there is none."""
+
+
+class Pusher:
+    """Brings content into one repository. Thread-safe."""
+
+    def __init__(self, repository: Repository, *, chunk_bytes: int = CHUNK_BYTES) -> None:
+        self._repository = repository
+        self._chunk_bytes = None if "chunked" in repository.avoid else chunk_bytes
+        # Sessions that are open and that nobody is at: a blob's next upload goes on there. Taken and left in single steps.
+        self._sessions: dict[Digest, Session] = {}
+
+    def has(self, descriptor: Descriptor) -> bool:
+        """Whether the repository has this content, be it as a manifest or as a blob, as its type says.
+
+        Raises:
+            Corrupt: it has this digest with another size.
+        """
+        path = f"{'manifests' if descriptor.is_manifest else 'blobs'}/{descriptor.digest}"
+        subject = self._subject(descriptor)
+        # A manifest is only found by those who name its type (CNCF distribution); the type of a blob may be any text.
+        headers = {"Accept": f"{descriptor.media_type}, */*" if descriptor.is_manifest else "*/*"}
+        answer = None
+        if "head" not in self._repository.avoid:
+            expected = {_OK, _NOT_FOUND, *_ASK_BY_GET}
+            answer = self._repository.tell("HEAD", path, expected=expected, subject=subject, headers=headers)
+        if answer is None or answer.status_code in _ASK_BY_GET:
+            answer = self._repository.tell("GET", path, expected={_OK, _NOT_FOUND}, subject=subject, headers=headers)
+        if answer.status_code == _NOT_FOUND:
+            return False
+        size = length(answer)
+        if size is not None and size != descriptor.size:
+            raise Corrupt(f"{subject}: expected {descriptor.size} bytes, the registry has it with {size}")
+        check_digest(answer, descriptor, subject)
+        return True
+
+    def mount(self, descriptor: Descriptor, *, source: str | None = None) -> bool:
+        """Have the registry take a blob over from another of its repositories; of its own choice, without a `source`.
+
+        False says that the blob is to be uploaded: for whatever reason, which the upload meets as well if it is of weight.
+
+        Raises:
+            Unavailable: the registry fails.
+        """
+        if "mount" in self._repository.avoid:
+            return False
+        query = {"mount": str(descriptor.digest)} | ({"from": source} if source else {})
+        subject = self._subject(descriptor)
+        try:
+            answer = self._repository.tell(
+                "POST", f"blobs/uploads/?{urlencode(query)}", expected=DONE, subject=subject, source=source
+            )
+        except (Denied, InvalidInput, NotFound):  # containerd #12163, #14086: 401 and 403 where the source may not be read
+            return False
+        if answer.status_code == _CREATED:
+            check_digest(answer, descriptor, subject)
+            return True
+        self._sessions[descriptor.digest] = Session(self._repository, descriptor, answer)
+        return False
+
+    def upload(self, descriptor: Descriptor, read: Read, *, observer: Observer = _nobody) -> None:
+        """Bring a blob into the repository. `read(offset)` gives its bytes from there on, and may be asked several times.
+
+        `observer(offset, gained)` hears of each piece that is sent; where bytes have to be sent again, `offset` is smaller
+        than before. A blob of more than a chunk goes in chunks. After Unavailable, the next upload of it goes on where this
+        one was.
+
+        Raises:
+            Corrupt: the registry or `read` have other content than the descriptor says.
+            DistError: what the registry says, or `read` raises.
+        """
+        content = Content(descriptor=descriptor, read=read, observer=observer)
+        session = self._sessions.pop(descriptor.digest, None) or self._open(descriptor)
+        try:
+            self._send(session, content)
+        except DistError as exc:
+            if not session.is_lost:
+                raise
+            chunks_refused = isinstance(exc, RegistryRefused) and session.offset == 0
+        else:
+            return
+        if not self.has(descriptor):  # a session is also lost when it was closed, and the answer did not arrive
+            self._send(self._open(descriptor), content, whole=chunks_refused)
+
+    def put(self, raw: bytes, descriptor: Descriptor, *, tag: str | None = None) -> Digest | None:
+        """Store a manifest, byte for byte, under its digest and under `tag` if there is one. Its children have to be there.
+
+        The digest that comes back is of the subject under which the registry lists it as a referrer (OCI-Subject): where there
+        is a subject and None comes back, that is left to the caller.
+
+        Raises:
+            InvalidInput: a media type or tag that is none.
+            Corrupt: these are not the bytes that the descriptor names, or the registry says so.
+            DistError: what the registry says.
+        """
+        subject = self._subject(descriptor)
+        if not MEDIA_TYPE.fullmatch(descriptor.media_type):
+            raise InvalidInput(f"{subject}: bad media type {descriptor.media_type!r}, expected type/subtype")
+        if tag is not None and Reference.parse(f"{self._repository.locator}:{tag}").tag != tag:
+            raise InvalidInput(f"{subject}: bad tag {tag!r}")
+        if len(raw) != descriptor.size or Digest.of(raw, algorithm=descriptor.digest.algorithm) != descriptor.digest:
+            raise Corrupt(f"{subject}: expected {descriptor.size} bytes of this digest, got {len(raw)} others")
+        path = f"manifests/{tag or descriptor.digest}"
+        try:
+            answer = self._repository.tell(
+                "PUT", path, expected=DONE, subject=subject, headers={"Content-Type": descriptor.media_type}, body=raw
+            )
+        except RegistryRefused as exc:
+            if exc.exchange.status != _TOO_LARGE:
+                raise
+            taken = f"registries need not take more than {manifest.MAX_BYTES}"
+            raise RegistryRefused(f"{exc}; a manifest of {len(raw)} bytes, {taken}", exc.exchange) from exc
+        check_digest(answer, descriptor, subject)
+        return digest_in(answer, subject, "oci-subject")
+
+    def _open(self, descriptor: Descriptor) -> Session:
+        answer = self._repository.tell("POST", "blobs/uploads/", expected=DONE, subject=self._subject(descriptor))
+        return Session(self._repository, descriptor, answer)
+
+    def _send(self, session: Session, content: Content, *, whole: bool = False) -> None:
+        size = content.descriptor.size
+        chunk_bytes = max(self._chunk_bytes or size, session.min_chunk_bytes)
+        if whole or (size <= chunk_bytes and session.offset == 0):
+            session.send_whole(content)
+            return
+        try:
+            session.send_chunks(content, chunk_bytes=chunk_bytes)
+        except Unavailable:
+            if not session.is_lost:
+                self._sessions[content.descriptor.digest] = session
+            raise
+
+    def _subject(self, descriptor: Descriptor) -> str:
+        return f"{descriptor} to {self._repository.locator}"

@@ -1,0 +1,127 @@
+"""How hard one server is asked, by all threads of a run together.
+
+A server that refuses (429, or 503 with a Retry-After) is left alone for as long as it says, then asked by half as many at once
+and at seven tenths of the rate that it took. Both grow back slowly while it accepts: additive increase, multiplicative
+decrease. So a limit that it has and tells nobody is found and kept near, and of many requests few are refused.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+# More than any run has threads.
+_UNLIMITED = 1024
+_SLOWER = 0.7
+# Per second and second: from a half to the whole of 20 requests a second takes 10 s.
+_FASTER = 1.0
+_SLOWEST_PER_S = 0.5
+# A pace that has grown to this is none.
+_FASTEST_PER_S = 500.0
+# Refusals of requests that were under way together are one.
+_TOGETHER_S = 1.0
+# The time over which accepted requests are counted.
+_SEEN_S = 2.0
+
+
+class Aborted(Exception):
+    """Nobody waits any more."""
+
+
+class Throttle:
+    """Admits requests to one server. Thread-safe.
+
+    `in_flight` bounds those under way at once, `per_second` those begun in a second; None does not.
+    """
+
+    def __init__(
+        self, *, in_flight: int | None = None, per_second: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._most = in_flight or _UNLIMITED
+        self._fastest = per_second
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._window = float(self._most)
+        self._pace = per_second
+        self._paced_at = clock()
+        self._next_turn = 0.0
+        self._under_way = 0
+        self._left_alone_until = 0.0
+        self._refused_at = float("-inf")
+        self._accepted: deque[float] = deque()
+        self._aborted = False
+
+    def begin(self) -> float:
+        """Wait until a request may be sent, and answer 0; its `end` has to follow.
+
+        Or do not wait, and answer with the seconds for which the server wants to be left alone.
+
+        Raises:
+            Aborted: `abort` was called.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._aborted or self._under_way < int(self._window))
+            alone = self._left_alone_until - self._clock()
+            if alone > 0 and not self._aborted:
+                self._changed.notify()  # who waits behind us is to hear of it, too
+                return alone
+            self._under_way += 1
+            turn = self._take_turn()
+            self._changed.wait_for(lambda: self._aborted, timeout=turn - self._clock())
+            if self._aborted:
+                self._under_way -= 1
+                raise Aborted
+        return 0.0
+
+    def end(self) -> None:
+        """A request, and the reading of its answer, is over."""
+        with self._changed:
+            self._under_way -= 1
+            self._changed.notify()
+
+    def accepted(self) -> None:
+        """The server took a request: ask a little harder."""
+        with self._changed:
+            now = self._clock()
+            self._accepted.append(now)
+            self._forget(now)
+            if self._window < self._most:
+                self._window = min(self._window + 1 / self._window, self._most)
+                self._changed.notify()
+            if self._pace is not None:
+                faster = self._pace + _FASTER * (now - self._paced_at)
+                self._pace = min(faster, self._fastest) if self._fastest else faster if faster < _FASTEST_PER_S else None
+                self._paced_at = now
+
+    def refused(self, retry_after_s: float | None) -> None:
+        """The server refused a request because there are too many: leave it alone, then ask it less hard."""
+        with self._changed:
+            now = self._clock()
+            self._left_alone_until = max(self._left_alone_until, now + (retry_after_s or 0))
+            if now - self._refused_at < _TOGETHER_S:
+                return
+            self._refused_at = now
+            self._window = max(self._under_way // 2, 1)
+            self._forget(now)
+            taken = len(self._accepted) / _SEEN_S
+            self._pace = max(min(taken, self._pace or taken) * _SLOWER, _SLOWEST_PER_S)
+            self._paced_at = now + (retry_after_s or 0)
+
+    def abort(self) -> None:
+        """Let nobody wait, now or later."""
+        with self._changed:
+            self._aborted = True
+            self._changed.notify_all()
+
+    def _take_turn(self) -> float:
+        """When the next request may be sent at the present pace."""
+        now = self._clock()
+        if self._pace is None:
+            return now
+        turn = max(now, self._next_turn)
+        self._next_turn = turn + 1 / self._pace
+        return turn
+
+    def _forget(self, now: float) -> None:
+        while self._accepted and self._accepted[0] < now - _SEEN_S:
+            self._accepted.popleft()

@@ -1,0 +1,140 @@
+"""A transport that asks each server only as hard as its throttle admits, and remembers what it says of quotas."""
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import cast
+
+import httpx
+
+from remotes.errors import retry_after_s
+from remotes.hosts import Hosts
+from remotes.throttle import Aborted, Throttle
+
+_TOO_MANY = httpx.codes.TOO_MANY_REQUESTS
+_UNAVAILABLE = httpx.codes.SERVICE_UNAVAILABLE
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class Quota:
+    """What a registry says of the requests that it still allows: Docker Hub's `ratelimit-limit` and `ratelimit-remaining`.
+
+    `remaining` of `limit` in a window of `window_s` seconds, None where it does not say how long that is.
+    """
+
+    limit: int
+    remaining: int
+    window_s: int | None
+
+
+class ThrottledTransport(httpx.BaseTransport):
+    """Sends requests through another transport. Thread-safe.
+
+    While a server wants to be left alone it is not asked: the answer is a 429 of our own, with the time that is left in
+    Retry-After. Whoever can wait in a better way than by holding a thread does so then.
+    """
+
+    def __init__(self, inner: httpx.BaseTransport, hosts: Hosts) -> None:
+        self._inner, self._hosts = inner, hosts
+        self._throttles: dict[str, Throttle] = {}
+        self._quotas: dict[str, Quota] = {}
+        self._guard = threading.Lock()
+        self._aborted = False
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Wait for a turn, then send one request."""
+        throttle = self._throttle(request.url)
+        try:
+            alone_s = throttle.begin()
+        except Aborted:
+            raise httpx.ConnectError("the transport was aborted", request=request) from None
+        if alone_s:
+            return _not_asked(alone_s)
+        try:
+            response = self._inner.handle_request(request)
+        except BaseException:
+            throttle.end()
+            raise
+        self._heed(throttle, request.url.host, response)
+        response.stream = _Watched(cast("httpx.SyncByteStream", response.stream), throttle.end)
+        return response
+
+    def quotas(self) -> dict[str, Quota]:
+        """What servers last said of their quotas, by host name."""
+        with self._guard:
+            return dict(self._quotas)
+
+    def abort(self) -> None:
+        """Let nobody wait for a turn any more."""
+        with self._guard:
+            self._aborted = True
+            throttles = list(self._throttles.values())
+        for throttle in throttles:
+            throttle.abort()
+
+    def close(self) -> None:
+        """Close the other transport."""
+        self._inner.close()
+
+    def _throttle(self, url: httpx.URL) -> Throttle:
+        server = url.netloc.decode("ascii")
+        with self._guard:
+            if server not in self._throttles:
+                settings = self._hosts.at(url)
+                self._throttles[server] = Throttle(in_flight=settings.in_flight, per_second=settings.per_second)
+                if self._aborted:
+                    self._throttles[server].abort()
+            return self._throttles[server]
+
+    def _heed(self, throttle: Throttle, host: str, response: httpx.Response) -> None:
+        wait_s = retry_after_s(response)
+        if response.status_code == _TOO_MANY or (response.status_code == _UNAVAILABLE and wait_s is not None):
+            throttle.refused(wait_s)
+        else:
+            throttle.accepted()
+        if (quota := read_quota(response.headers)) is not None:
+            with self._guard:
+                self._quotas[host] = quota
+
+
+class _Watched(httpx.SyncByteStream):
+    """A body of which somebody is told, once, that it was closed."""
+
+    def __init__(self, stream: httpx.SyncByteStream, closed: Callable[[], None]) -> None:
+        self._stream, self._closed = stream, closed
+        self._open = True
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._stream
+
+    def close(self) -> None:
+        try:
+            self._stream.close()
+        finally:
+            if self._open:
+                self._open = False
+                self._closed()
+
+
+def read_quota(headers: httpx.Headers) -> Quota | None:
+    """The quota in an answer's headers, such as `ratelimit-limit: 100;w=21600`; None where there is none, or in other words."""
+    limit, window_s = _amount(headers.get("ratelimit-limit", ""))
+    remaining, _ = _amount(headers.get("ratelimit-remaining", ""))
+    return None if limit is None or remaining is None else Quota(limit=limit, remaining=remaining, window_s=window_s)
+
+
+def _amount(text: str) -> tuple[int | None, int | None]:
+    amount, _, rest = text.partition(";")
+    window = rest.strip().removeprefix("w=")
+    return _number(amount), _number(window)
+
+
+def _number(text: str) -> int | None:
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None  # noqa: PLR2004 - years of seconds
+
+
+def _not_asked(alone_s: float) -> httpx.Response:
+    extensions = {"reason_phrase": b"not asked, it wants to be left alone"}
+    return httpx.Response(_TOO_MANY, headers={"Retry-After": str(math.ceil(alone_s))}, extensions=extensions)

@@ -1,0 +1,189 @@
+"""Tokens: for what a token server is asked, in which form, and what its answer means.
+
+Follows distribution's "Token Authentication Specification" (asked by GET), "OAuth2 Token Authentication" (by POST) and "Token
+Scope Documentation". When a token is needed, and how long one is kept, is `remotes.auth`'s.
+"""
+
+from collections.abc import Generator
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Self, cast
+
+import httpx
+
+from ocispec import fields
+from ocispec.errors import InvalidInput, Unavailable
+from remotes.bounded import Bounded
+from remotes.challenge import Challenge
+from remotes.credentials import Credentials
+from remotes.errors import RegistryDenied, RegistryError, from_response, one_line, redact
+
+# "This client_id does not need to be registered […] but should be set to a meaningful value" (OAuth2 specification).
+_CLIENT_ID = "prefect-dist"
+# So answer token servers that know GET only: GCR 404, Artifactory 401, ACR 400 (containerd core/remotes/docker/authorizer.go),
+# Docker Hub 405. A wrong secret has the same answers, and GET then says so.
+_REFUSES_POST = frozenset({400, 401, 404, 405})
+# "If omitted, this defaults to 60 seconds" (token specification, expires_in).
+_DEFAULT_LIFE_S = 60
+_MAX_ANSWER_BYTES = 1024 * 1024
+
+
+def to_pull(repository: str) -> str:
+    """The scope that reads a repository; a mount needs it for the repository it mounts from."""
+    return f"repository:{repository}:pull"
+
+
+def to_push(repository: str) -> str:
+    """The scope that writes to a repository; registries want it to read, too."""
+    return f"repository:{repository}:pull,push"
+
+
+def merge(*scopes: str) -> str:
+    """One list of scopes for all that are listed in these: each resource once, its actions and all resources sorted."""
+    # scope ::= resourcescope { " " resourcescope };  resourcescope ::= type ":" name ":" action { "," action }
+    # A name may begin with host:port. Amazon's public registry has a scope "aws", without any colon.
+    found: dict[str, set[str]] = {}
+    for one in " ".join(scopes).split():
+        resource, colon, actions = one.rpartition(":")
+        if colon:
+            found.setdefault(f"{resource}:", set()).update(filter(None, actions.split(",")))
+        else:
+            found[one] = set()
+    return " ".join(resource + ",".join(sorted(actions)) for resource, actions in sorted(found.items()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenServer:
+    """Where tokens for a service are asked for."""
+
+    realm: httpx.URL
+    service: str | None
+
+    @classmethod
+    def named_by(cls, challenge: Challenge, *, host: str) -> Self:
+        """The one that a registry's challenge names.
+
+        Raises:
+            InvalidInput: it names none; the message names the registry's `host`.
+        """
+        try:
+            realm = httpx.URL(challenge.params.get("realm", ""))
+        except httpx.InvalidURL as exc:
+            raise InvalidInput(f"{host}: the challenge names a bad realm ({exc})") from exc
+        if realm.scheme not in ("http", "https") or not realm.host:
+            raise InvalidInput(f"{host}: the challenge names no token server, got realm {redact(realm)!r}")
+        return cls(realm=realm, service=challenge.params.get("service") or None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """What a token server gave: a bearer token, the seconds it is good for, and perhaps what gets further ones."""
+
+    bearer: str = field(repr=False)
+    life_s: float
+    refresh: str | None = field(repr=False)
+
+
+class Tokens:
+    """The tokens of one registry, as they are asked for. Thread-safe: what it remembers is set in single steps."""
+
+    def __init__(self, host: str, credentials: Credentials | None) -> None:
+        self._host, self._credentials = host, credentials
+        self._refresh: dict[TokenServer, str] = {}
+        self._knows_get_only: set[TokenServer] = set()
+        self._refused: dict[tuple[TokenServer, str], RegistryError] = {}
+
+    def ask(self, server: TokenServer, scopes: str) -> Generator[httpx.Request, httpx.Response, Token]:
+        """A token for a list of scopes: by POST with each secret there is, last by GET. What failed for good stays failed.
+
+        Raises:
+            Denied: the server refuses the credentials, or refuses who has none. It is not asked this again.
+            Unavailable, InvalidInput, NotFound: it cannot answer, or not with a token.
+        """
+        if refused := self._refused.get((server, scopes)):
+            raise copy(refused)
+        *first, last = self._requests(server, scopes)
+        for request in first:
+            response = yield request
+            if response.request is request and response.status_code not in _REFUSES_POST:
+                return self._token(response, server, scopes)
+            self._refresh.pop(server, None)
+        token = self._token((yield last), server, scopes)
+        if first and last.method == "GET":
+            self._knows_get_only.add(server)
+        return token
+
+    def _requests(self, server: TokenServer, scopes: str) -> list[httpx.Request]:
+        """What to try, in this order; all but the last may be refused."""
+        has = self._credentials
+        if has is None or server in self._knows_get_only:
+            return [_by_get(server, scopes, has)]
+        refresh_tokens = dict.fromkeys((self._refresh.get(server), has.identity_token))
+        forms = [{"grant_type": "refresh_token", "refresh_token": one} for one in refresh_tokens if one]
+        if has.has_password:
+            # Not with access_type=offline: a refresh token would outlive the run at the server, and the password is at hand.
+            forms.append({"grant_type": "password", "username": has.username, "password": has.password})
+        posts = [_by_post(server, scopes, form) for form in forms]
+        return [*posts, _by_get(server, scopes, has)] if has.has_password else posts
+
+    def _token(self, response: httpx.Response, server: TokenServer, scopes: str) -> Token:
+        if not response.is_success:
+            error = self._refusal(response)
+            if isinstance(error, RegistryDenied):
+                self._refused[server, scopes] = error
+            raise error
+        # The client reads an answer once more before it sends what comes next, so this has to be httpx's own reading.
+        response.stream = Bounded(cast("httpx.SyncByteStream", response.stream), _MAX_ANSWER_BYTES)
+        token = _read(response.read(), redact(server.realm))
+        if token.refresh:
+            self._refresh[server] = token.refresh
+        return token
+
+    def _refusal(self, response: httpx.Response) -> RegistryError:
+        error = from_response(f"token for {self._host}", response)
+        has, exchange = self._credentials, error.exchange
+        if has is None or exchange.status not in (_REFUSES_POST if exchange.method == "POST" else {401}):
+            return error
+        what = "the password" if has.has_password else "the identity token"
+        detail = f"{exchange.status} {', '.join(exchange.codes)}".rstrip()
+        return RegistryDenied(
+            f"{self._host}: {what} of user {one_line(has.username)!r} is refused; log in with 'docker login {self._host}' "
+            f"({exchange.method} {exchange.url}: {detail})",
+            exchange,
+        )
+
+
+def _by_get(server: TokenServer, scopes: str, credentials: Credentials | None) -> httpx.Request:
+    # "This query parameter should be specified multiple times if there is more than one scope entry" (token specification).
+    params: dict[str, str | list[str]] = {"scope": scopes.split()} | ({"service": server.service} if server.service else {})
+    headers = {"Accept": "application/json"} | ({"Authorization": credentials.basic()} if credentials else {})
+    return httpx.Request("GET", server.realm.copy_merge_params(params), headers=headers)
+
+
+def _by_post(server: TokenServer, scopes: str, grant: dict[str, str]) -> httpx.Request:
+    # "This query parameter should only be specified once but may contain multiple scopes" (OAuth2 specification).
+    asked = {"service": server.service, "scope": scopes, "client_id": _CLIENT_ID}
+    form = grant | {name: value for name, value in asked.items() if value}
+    request = httpx.Request("POST", server.realm, data=form, headers={"Accept": "application/json"})
+    # A redirect hands on the stream, to any host: it has no secret. The content, which the transport sends, stays here.
+    request.stream = httpx.ByteStream(b"")
+    return request
+
+
+def _read(raw: bytes, url: str) -> Token:
+    """What a token server's answer gives; no error shows anything of the answer, which may hold a token."""
+    at = f"token from {url}"
+    try:
+        answer = fields.parse_object(raw, at=at)
+    except InvalidInput:
+        raise Unavailable(f"{at}: expected a JSON object") from None
+    token = fields.optional(answer, "access_token", str, at=at) or fields.optional(answer, "token", str, at=at)
+    if not token:
+        raise Unavailable(f"{at}: expected token or access_token, got neither")
+    if not (token.isascii() and token.isprintable()):
+        raise Unavailable(f"{at}: expected a token of printable ASCII characters")
+    return Token(
+        bearer=token,
+        life_s=float(fields.optional(answer, "expires_in", int, at=at) or _DEFAULT_LIFE_S),
+        refresh=fields.optional(answer, "refresh_token", str, at=at),
+    )

@@ -1,0 +1,189 @@
+"""One upload session: the bytes of a blob go to a registry, whole or in chunks (distribution-spec 1.1, "Pushing Blobs").
+
+What breaks off in chunks is gone on with: the registry says what it has, and the rest is sent.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import httpx
+
+from ocispec import Descriptor, mediatypes
+from ocispec.errors import Corrupt, DistError, Unavailable
+from remotes.errors import RegistryError, RegistryNotFound, RegistryRefused
+from remotes.headers import check_digest, length, location, uploaded
+from remotes.repository import Repository
+
+Read = Callable[[int], Iterator[bytes]]
+Observer = Callable[[int, int], None]
+
+# What says that a request was done: registries take these for one another (containerd PR #1472, PR #3750).
+DONE = frozenset({200, 201, 202, 204})
+# Failures in a row without any byte gained in between: more is a case for the caller's retries, which wait.
+_MAX_FRUITLESS = 3
+# The time-out of a socket is for each piece it is handed, which a slow line has to carry in that time.
+_PIECE_BYTES = 128 * 1024
+_OUT_OF_ORDER = 416
+_TOO_MANY = 429
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Content:
+    """What is uploaded: `read(offset)` gives its bytes from there on, `observer(offset, gained)` hears of each piece sent."""
+
+    descriptor: Descriptor
+    read: Read
+    observer: Observer
+
+    def part(self, first: int, end: int) -> "_Part":
+        """The bytes from `first` to before `end`, as the body of a request."""
+        return _Part(self, first, end)
+
+
+class _Part:
+    """Iterated anew, it reads anew: a request may have to be sent again."""
+
+    def __init__(self, content: Content, first: int, end: int) -> None:
+        self._content, self._first, self._end = content, first, end
+
+    def __iter__(self) -> Iterator[bytes]:
+        offset = self._first
+        for piece in _cut(self._content.read(offset)):
+            kept = piece[: self._end - offset]
+            yield kept
+            offset += len(kept)
+            self._content.observer(offset, len(kept))
+            if offset == self._end:
+                return
+        if offset < self._end:
+            raise Corrupt(f"{self._content.descriptor}: expected {self._content.descriptor.size} bytes, there are {offset}")
+
+
+class Session:
+    """An upload that a registry has opened. `offset` is how many bytes it has. Not for use by several threads.
+
+    After a failure `is_lost` says that this session is at its end, which need not be the end of the upload.
+    """
+
+    def __init__(self, repository: Repository, descriptor: Descriptor, opened: httpx.Response) -> None:
+        self.subject = f"{descriptor} to {repository.locator}"
+        self.min_chunk_bytes = length(opened, "oci-chunk-min-length") or 0
+        self.offset = 0
+        self.is_lost = False
+        self._repository, self._descriptor = repository, descriptor
+        self._in_doubt = self._is_closed = False
+        opened_at = location(opened, self.subject)
+        if opened_at is None:
+            raise Unavailable(f"{self.subject}: the registry opens an upload and does not say where (no Location)")
+        self._location = opened_at
+
+    def send_whole(self, content: Content) -> None:
+        """Upload everything in one request."""
+        self._close(content.part(0, self._descriptor.size), size=self._descriptor.size)
+
+    def send_chunks(self, content: Content, *, chunk_bytes: int) -> None:
+        """Upload what the registry does not have, in requests of `chunk_bytes`.
+
+        Raises:
+            Unavailable: repeated failures gained nothing, or the registry asks to wait; call this again to go on.
+            DistError: this session does not lead to its end.
+        """
+        best, fruitless = self.offset, 0
+        while not self._is_closed:
+            try:
+                self._step(content, chunk_bytes)
+            except Unavailable as exc:
+                fruitless += 1
+                if self.is_lost or fruitless == _MAX_FRUITLESS or _asks_to_wait(exc):
+                    raise
+            if self.offset > best:
+                best, fruitless = self.offset, 0
+
+    def _step(self, content: Content, chunk_bytes: int) -> None:
+        if self._in_doubt:
+            self._ask()
+        elif self.offset < self._descriptor.size:
+            self._send_chunk(content, min(self.offset + chunk_bytes, self._descriptor.size))
+        else:
+            self._close()
+
+    def _ask(self) -> None:
+        """Learn where the registry stands. One that cannot tell has lost the session."""
+        answer = self._tell("GET", self._location, losing=(RegistryNotFound, RegistryRefused))
+        has = uploaded(answer)
+        if has is None:
+            self.is_lost = True
+            raise Unavailable(f"{self.subject}: the registry does not say what it has (no Range)")
+        self._stand_at(has)
+
+    def _send_chunk(self, content: Content, end: int) -> None:
+        begin = self.offset
+        # Who refuses the first chunk may know no chunks, or none of this size: GHCR takes 4 MiB and answers 416 to more.
+        answer = self._tell(
+            "PATCH",
+            self._location,
+            headers=_framing(end - begin) | {"Content-Range": f"{begin}-{end - 1}"},
+            body=content.part(begin, end),
+            expected=DONE | {_OUT_OF_ORDER} if begin else DONE,
+            losing=(RegistryNotFound,) if begin else (RegistryNotFound, RegistryRefused),
+        )
+        if answer.status_code in DONE:
+            self.offset = end  # whatever its Range says: ECR's stays at the end of the first chunk (containers-roadmap #2831)
+            return
+        has = uploaded(answer)
+        if has is None:
+            self._in_doubt = True
+        else:
+            self._stand_at(has)
+        raise Unavailable(f"{self.subject}: the registry refuses bytes {begin} to {end - 1} as out of order")
+
+    def _close(self, body: Iterable[bytes] = (), *, size: int = 0) -> None:
+        digest = f"digest={self._descriptor.digest}".encode()
+        query = b"&".join(filter(None, (self._location.query, digest)))  # parsed and put together, a signed one would change
+        url = self._location.copy_with(query=query)
+        answer = self._tell("PUT", url, headers=_framing(size), body=body, losing=(RegistryNotFound,))
+        check_digest(answer, self._descriptor, self.subject)
+        self._is_closed = True
+
+    def _stand_at(self, offset: int) -> None:
+        if offset > self._descriptor.size:
+            raise Corrupt(f"{self.subject}: expected at most {self._descriptor.size} bytes, the registry has {offset}")
+        self.offset, self._in_doubt = offset, False
+
+    def _tell(
+        self,
+        method: str,
+        url: httpx.URL,
+        *,
+        losing: tuple[type[RegistryError], ...],
+        headers: Mapping[str, str] = _NONE,
+        body: Iterable[bytes] = (),
+        expected: Collection[int] = DONE,
+    ) -> httpx.Response:
+        """Send a request to the session; it goes on at the answer's Location, and errors that are `losing` are its end."""
+        try:
+            answer = self._repository.tell(method, url, expected=expected, subject=self.subject, headers=headers, body=body)
+        except Unavailable:
+            self._in_doubt = True
+            raise
+        except losing:
+            self.is_lost = True
+            raise
+        self._location = location(answer, self.subject) or self._location
+        return answer
+
+
+def _framing(size: int) -> dict[str, str]:
+    return {"Content-Type": mediatypes.OCTET_STREAM, "Content-Length": str(size)}
+
+
+def _asks_to_wait(error: DistError) -> bool:
+    return isinstance(error, RegistryError) and (error.exchange.retry_after_s is not None or error.exchange.status == _TOO_MANY)
+
+
+def _cut(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    for piece in pieces:
+        for start in range(0, len(piece), _PIECE_BYTES):
+            yield piece[start : start + _PIECE_BYTES]

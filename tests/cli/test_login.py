@@ -1,0 +1,119 @@
+"""Who we are, and over which TLS: options, environment, files and blocks; and no secret in anything that comes out."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import images
+from tests.cli.dist import dist
+from tests.fakes.registry import Basic, Bearer, FakeRegistry
+from tests.peers.prefect import PrefectServer
+from tests.peers.tls import self_signed
+
+IMAGE = images.image(310, layers=2)
+SECRET = "correct-horse-battery"
+
+
+@pytest.fixture(params=[Basic("me", SECRET), Bearer(user="me", password=SECRET, refuse_anonymous=True)], ids=["basic", "token"])
+def private(request: pytest.FixtureRequest) -> Iterator[FakeRegistry]:
+    with FakeRegistry(auth=request.param) as registry:
+        images.load(registry, "app", IMAGE, "v1")
+        yield registry
+
+
+def test_a_password_from_standard_input(private: FakeRegistry) -> None:
+    result = dist("resolve", f"{private.host}/app:v1", "--username", "me", "--password-stdin", stdin=f"{SECRET}\n".encode())
+    assert result.code == 0, result.err
+    assert IMAGE.root.digest in result.out.decode()
+    assert SECRET not in result.out.decode() + result.err
+
+
+def test_a_password_from_the_environment(private: FakeRegistry) -> None:
+    result = dist("resolve", f"{private.host}/app:v1", DIST_USERNAME="me", DIST_PASSWORD=SECRET)
+    assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--password-stdin",), "--password-stdin: whose? give --username, too"),
+        (("--username", "me"), "user me: no password"),
+        (("--ca-file", "/none.pem"), "/none.pem: no certificate can be read from it"),
+        (("--hosts", "/none.yaml"), "/none.yaml: No such file"),
+        (("--insecure", "https://a"), "insecure 'https://a': expected host[:port]"),
+    ],
+)
+def test_what_cannot_be_right(arguments: tuple[str, ...], says: str) -> None:
+    result = dist("resolve", "redis", *arguments)
+    assert (result.code, result.line.partition(says)[1]) == (2, says), result.err
+
+
+def test_a_password_is_for_one_registry(tmp_path: Path) -> None:
+    result = dist("--store", tmp_path, "fetch", "a.invalid/x", "b.invalid/x", DIST_USERNAME="me", DIST_PASSWORD=SECRET)
+    assert result.code == 2
+    assert "expected images of one registry, got a.invalid, b.invalid" in result.line
+    assert SECRET not in result.err
+
+
+def test_certificates_and_hosts_by_option_and_file(tmp_path: Path) -> None:
+    with FakeRegistry(tls=self_signed(tmp_path)) as registry:
+        images.load(registry, "app", IMAGE, "v1")
+        name = f"{registry.host}/app:v1"
+        hosts = tmp_path / "hosts.yaml"
+        hosts.write_text(f"registries:\n  {registry.host}:\n    tls: enabled\n")
+        assert dist("resolve", name, "--hosts", str(hosts)).code == 1
+        assert dist("resolve", name, "--hosts", str(hosts), "--ca-file", str(tmp_path / "cert.pem")).code == 0
+        assert dist("resolve", name, "--insecure", registry.host).code == 0
+
+
+def test_a_run_knows_what_was_typed_and_records_none_of_it(
+    private: FakeRegistry, prefect: PrefectServer, tmp_path: Path
+) -> None:
+    name = f"{private.host}/app:v1"
+    arguments = ("--store", tmp_path / "store", "--output", "json", "fetch", "--retries", "0", name)
+    result = dist(*arguments, DIST_USERNAME="me", DIST_PASSWORD=SECRET)
+    assert result.code == 0, result.err
+    _grep(prefect, result.json["flow_run_id"], result.out.decode(), result.err)
+
+
+def test_a_run_that_is_refused_says_so_once_and_shows_no_secret(
+    private: FakeRegistry, prefect: PrefectServer, tmp_path: Path
+) -> None:
+    name = f"{private.host}/app:v1"
+    wrong = f"{SECRET}-wrong"
+    arguments = ("--store", tmp_path / "store", "--output", "json", "fetch", name)
+    result = dist(*arguments, DIST_USERNAME="me", DIST_PASSWORD=wrong)
+    assert result.code == 1
+    assert private.host in result.line
+    asked_with_it = [one for one in private.requests if "authorization" in one.headers and one.path != "/token"]
+    assert len(asked_with_it) <= 1
+    _grep(prefect, result.json["flow_run_id"], result.out.decode(), result.err)
+    debug = dist("--debug", *arguments, DIST_USERNAME="me", DIST_PASSWORD=wrong)
+    assert SECRET not in debug.out.decode() + debug.err
+
+
+def test_credentials_from_a_block(private: FakeRegistry, prefect: PrefectServer, tmp_path: Path) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+    from pydantic import SecretStr
+
+    from flows.blocks import RegistryCredentials
+
+    with temporary_settings({PREFECT_API_URL: prefect.url}):
+        block = RegistryCredentials(registry=private.host, username="me", password=SecretStr(SECRET))
+        block.save("cli-test", overwrite=True)
+    name = f"{private.host}/app:v1"
+    result = dist("--store", tmp_path / "store", "--output", "json", "fetch", "--credentials", "cli-test", name)
+    assert result.code == 0, result.err
+    _grep(prefect, result.json["flow_run_id"], result.out.decode(), result.err)
+
+
+def _grep(prefect: PrefectServer, flow_run_id: str, *texts: str) -> None:
+    """Nothing that came out, or that Prefect recorded of the run, has the secret."""
+    run = prefect.get(f"/flow_runs/{flow_run_id}")
+    tasks = prefect.task_runs(flow_run_id)
+    of_run = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
+    artifacts = prefect.post("/artifacts/filter", of_run)
+    logs = prefect.post("/logs/filter", {"logs": {"flow_run_id": {"any_": [flow_run_id]}}})
+    for recorded in (*texts, run, tasks, artifacts, logs):
+        assert SECRET not in str(recorded)

@@ -1,0 +1,69 @@
+"""dist gc and dist verify as a person meets them: what is told before, and what a damaged name stops."""
+
+from pathlib import Path
+
+import pytest
+
+from storage import ContentStore, open_store
+from tests import images
+from tests.cli.dist import Result, dist
+from tests.peers.prefect import PrefectServer
+from tests.peers.seaweedfs import S3Server
+from tests.storage.archives import content, put
+from tests.storage.conformance import ingest
+
+IMAGE = images.image(850)
+NAME, OTHER = "docker.io/library/app:1", "docker.io/library/app:2"
+
+
+@pytest.fixture(autouse=True)
+def server(prefect: PrefectServer) -> PrefectServer:
+    return prefect
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ContentStore:
+    store = open_store(str(tmp_path / "store"))
+    put(store, IMAGE, NAME)
+    put(store, IMAGE, OTHER)
+    Path(store._layout.name(OTHER)).write_bytes(b"damaged")
+    return store
+
+
+def test_gc_says_which_name_is_damaged_and_what_to_do(store: ContentStore) -> None:
+    free = str(ingest(store, b"free"))
+
+    result = dist("--store", store.url, "--output", "json", "gc", "--grace", "0")
+
+    assert result.code == 1
+    assert result.line.startswith(f"dist: name {OTHER}: damaged in {store._layout.name(OTHER)} (record: not JSON ")
+    assert result.line.endswith(f"; forget it with dist rm {OTHER}")
+    assert free in content(store)
+
+
+def test_verify_tells_of_a_damaged_name_and_goes_on(store: ContentStore) -> None:
+    result = dist("--store", store.url, "--output", "json", "verify", "--repair", "all")
+
+    assert result.code == 1
+    assert (result.json["sound"], result.json["damaged"], result.json["extra"]) == (len(IMAGE.descriptors), [], None)
+    assert result.line.endswith(f"; forget it with dist rm {OTHER}")
+
+
+def test_a_short_grace_is_warned_of_where_nothing_is_locked(s3: S3Server, tmp_path: Path) -> None:
+    store = open_store(f"{s3.url}/grace", options=s3.storage_options)
+    put(store, IMAGE, NAME)
+
+    def gc(*arguments: str) -> Result:
+        where = ("--store", store.url, "--store-option", f"endpoint_url={s3.endpoint}", "--output", "json")
+        return dist(*where, "gc", *arguments, AWS_ACCESS_KEY_ID=s3.key, AWS_SECRET_ACCESS_KEY=s3.secret)
+
+    short, long = gc("--grace", "0"), gc("--grace", "24h")
+
+    assert short.line == (
+        f"dist: gc of {store.url}: no locks there, and a grace of 0.0 s;"
+        " what runs under way need may go, see that there are none"
+    )
+    assert (short.code, short.json["kept"]) == (0, len(IMAGE.descriptors))
+    assert (long.code, long.err) == (0, "")
+    open_store(str(tmp_path)).prepare()
+    assert dist("--store", tmp_path, "--output", "json", "gc", "--grace", "0").err == ""

@@ -1,0 +1,126 @@
+"""Files of hosts: what they say, and what a wrong one is told."""
+
+from pathlib import Path
+
+import pytest
+
+from flows import config, templates
+from ocispec.errors import InvalidInput
+from remotes import Hosts, HostSettings, Tls
+from tests.remotes.asking import check_told
+
+FULL = """\
+registries:
+  registry.example:5000:
+    tls: insecure
+    caFile: ~/ca.pem
+    certFile: /etc/cert.pem
+    keyFile: /etc/key.pem
+    mirrors: [mirror.example, "cache:5000"]
+    pathPrefix: /cache/hub
+    headers:
+      X-Api-Key: '{{env "API_KEY"}}'
+    reqConcurrent: 4
+    reqPerSec: 2.5
+    avoid: [head, range, mount, chunked]
+  plain.example: {tls: disabled}
+"""
+
+
+def load(tmp_path: Path, text: str) -> Hosts:
+    path = tmp_path / "hosts.yaml"
+    path.write_text(text)
+    return config.hosts(str(path))
+
+
+def test_everything_that_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("API_KEY", "topsecret")
+    hosts = load(tmp_path, FULL)
+    assert hosts.of("registry.example:5000") == HostSettings(
+        scheme="https",
+        tls=Tls(ca_file=str(Path.home() / "ca.pem"), cert_file="/etc/cert.pem", key_file="/etc/key.pem", verify=False),
+        mirrors=("mirror.example", "cache:5000"),
+        path_prefix="cache/hub/",
+        headers=(("X-Api-Key", "topsecret"),),
+        in_flight=4,
+        per_second=2.5,
+        avoid=frozenset({"head", "range", "mount", "chunked"}),
+    )
+    assert hosts.url("plain.example") == "http://plain.example"
+    assert "topsecret" not in repr(hosts)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("registries: {ghcr.io: {tlss: enabled}}", ":1: registries.ghcr.io.tlss: unknown key"),
+        ("hosts: {}", ":1: registries: missing (and 1 more)"),
+        ("", ":1: registries: missing"),
+        ("- a", ":1: expected"),
+        ("registries:\n  ghcr.io:\n    tls: yes\n", ":3: registries.ghcr.io.tls: expected 'enabled', 'insecure' or 'disabled'"),
+        ("registries:\n  ghcr.io:\n    reqConcurrent: 0\n", ":3: registries.ghcr.io.reqConcurrent: expected"),
+        ("registries:\n  ghcr.io:\n    reqConcurrent: '4'\n", "got '4'"),
+        (
+            "registries:\n  ghcr.io:\n    mirrors: [ok, 'not a host']\n",
+            ":3: registries.ghcr.io.mirrors[1]: expected host[:port]",
+        ),
+        ("registries:\n  'https://ghcr.io': {}\n", ":2: registries.https://ghcr.io: expected host[:port]"),
+        ("registries:\n  ghcr.io:\n    avoid: [sleep]\n", ":3: registries.ghcr.io.avoid[0]: expected 'head'"),
+        ("registries:\n  ghcr.io:\n    pathPrefix: ../up\n", ":3: registries.ghcr.io.pathPrefix"),
+        ("registries:\n  ghcr.io:\n    headers: {X: [topsecret]}\n", ":3: registries.ghcr.io.headers.X: "),
+        (
+            "registries:\n  ghcr.io:\n    headers: {X: '{{env \"NOT_SET\"}}'}\n",
+            "headers.X: expected NOT_SET in the environment",
+        ),
+        ("registries:\n  ghcr.io:\n    headers: {X: '{{topsecret}}'}\n", "got another template"),
+        ("registries:\n  ghcr.io:\n    headers: {X: '{{file \"/none\"}}'}\n", "/none: No such file"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        load(tmp_path, text)
+    check_told(caught.value, str(tmp_path / "hosts.yaml"), told, hides=["topsecret"])
+
+
+def test_what_is_said_beside_the_file_wins(tmp_path: Path) -> None:
+    path = tmp_path / "hosts.yaml"
+    path.write_text("registries: {a.example: {tls: disabled, pathPrefix: x}, b.example: {caFile: /b.pem}}")
+    hosts = config.hosts(str(path), plain_http=True, ca_file="/all.pem", insecure=["a.example", "c.example"])
+    assert hosts.of("a.example").tls == Tls(ca_file="/all.pem", verify=False)
+    assert hosts.of("a.example").path_prefix == "x/"
+    assert hosts.of("b.example").tls == Tls(ca_file="/b.pem")
+    assert hosts.of("z.example").tls == Tls(ca_file="/all.pem")
+    assert [hosts.url(host) for host in ("a.example", "b.example", "c.example")] == [
+        "https://a.example",
+        "http://b.example",
+        "https://c.example",
+    ]
+
+
+def test_what_is_insecure_is_a_host() -> None:
+    with pytest.raises(InvalidInput, match="insecure 'https://a'"):
+        config.hosts(None, insecure=["https://a"])
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("plain", "plain"),
+        ('{{env "A"}}', "alpha"),
+        ("{{ env `A` }}", "alpha"),
+        ('{{- env "A" -}}', "alpha"),
+        ('x{{env "A"}}y{{env "A"}}', "xalphayalpha"),
+        ("{ {}", "{ {}"),
+    ],
+)
+def test_templates(text: str, value: str) -> None:
+    assert templates.resolved(text, at="here", environ={"A": "alpha"}) == value
+
+
+def test_what_a_variable_holds_is_no_template() -> None:
+    assert templates.resolved('{{env "A"}}', at="here", environ={"A": '{{env "B"}}'}) == '{{env "B"}}'
+
+
+def test_a_file_without_its_last_line_break(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("s3cret\n")
+    assert templates.resolved(f'{{{{file "{tmp_path}/secret"}}}}', at="here") == "s3cret"

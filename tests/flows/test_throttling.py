@@ -1,0 +1,34 @@
+"""Fetching from a registry that takes only so many requests a second, and says so by refusing (nginx)."""
+
+import itertools
+from pathlib import Path
+
+from flows.report import RunReport
+from storage import open_store
+from tests import images
+from tests.peers.nginx import put, static_registry
+from tests.peers.prefect import PrefectServer
+
+IMAGES = [images.image(seed, layers=1, layer_bytes=1000) for seed in range(5000, 5200)]
+
+
+def test_200_images_at_20_requests_a_second(prefect: PrefectServer, tmp_path: Path) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.fetch import fetch
+
+    with static_registry(tmp_path / "registry", per_second=20) as registry:
+        for number, image in enumerate(IMAGES):
+            put(tmp_path / "registry", f"app/{number}", image, "v1")
+        references = [f"{registry.host}/app/{number}@{image.root.digest}" for number, image in enumerate(IMAGES)]
+        with temporary_settings({PREFECT_API_URL: prefect.url}):
+            state = fetch(references, str(tmp_path / "store"), return_state=True)
+        report = state.result(raise_on_failure=False)
+        assert isinstance(report, RunReport), report
+        assert report.status == "complete", report.errors()
+        statuses = registry.statuses
+    assert len(list(open_store(str(tmp_path / "store")).names)) == len(IMAGES)
+    wanted = set(itertools.chain.from_iterable(image.descriptors for image in IMAGES))
+    assert {str(info.digest) for info in open_store(str(tmp_path / "store")).walk()} == wanted
+    assert statuses.count(200) == 4 * len(IMAGES)  # each asked for once: by HEAD, then its three descriptors
+    assert 0 < statuses.count(429) <= len(statuses) / 10

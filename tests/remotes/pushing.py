@@ -1,0 +1,41 @@
+"""How the tests of pushing push, and what they look at."""
+
+from collections.abc import Iterator
+
+from remotes import Registries
+from remotes.pusher import CHUNK_BYTES, Pusher
+from tests.fakes.registry import FakeRegistry
+from tests.remotes.asking import REPOSITORY, reference
+
+CHUNK = 100_000
+_PIECE = 7_000  # divides neither chunk nor blob
+
+
+def pusher(registries: Registries, host: str | FakeRegistry, *, chunked: bool = True, chunk_bytes: int = CHUNK_BYTES) -> Pusher:
+    named = reference(host, "")
+    repository = registries._repository(named.host, named)
+    repository.avoid = frozenset() if chunked else frozenset({"chunked"})
+    return Pusher(repository, chunk_bytes=chunk_bytes)
+
+
+class Reader:
+    """Reads content from an offset on, in pieces; knows the offsets it was asked for."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.offsets: list[int] = []
+
+    def __call__(self, offset: int) -> Iterator[bytes]:
+        self.offsets.append(offset)
+        for start in range(offset, len(self._content), _PIECE):
+            yield self._content[start : start + _PIECE]
+
+
+def shape(registry: FakeRegistry) -> list[str]:
+    """The methods asked, in their order."""
+    return [one.method for one in registry.requests]
+
+
+def sent_ranges(registry: FakeRegistry) -> list[str]:
+    """The Content-Range of each chunk."""
+    return [one.headers["content-range"] for one in registry.asked("PATCH", f"/v2/{REPOSITORY}/blobs/uploads/.*")]

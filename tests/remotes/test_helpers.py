@@ -1,0 +1,242 @@
+"""Credential helpers: real programs on PATH, good ones and all that a bad one can do."""
+
+import json
+import logging
+import os
+import re
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocispec.errors import Denied
+from remotes import helpers
+from remotes.helpers import Answer, HelperName, Helpers, is_name
+from tests.peers.processes import poll_until
+from tests.remotes.asking import check_told
+
+SECRET = "hunter2hunter2"
+SERVER = "registry.example:5000"
+ONE = HelperName("one")
+TWO = HelperName("two")
+UNKNOWN = "echo 'credentials not found in native keychain'; exit 1"
+HASTY_S = 0.3
+
+
+def knows(username: str, secret: str) -> str:
+    """The body of a program that answers so."""
+    answer = json.dumps({"ServerURL": SERVER, "Username": username, "Secret": secret})
+    return f"cat <<'END'\n{answer}\nEND"
+
+
+class Programs:
+    """Shell scripts `docker-credential-NAME` in a directory, which note what they are asked."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._log = directory / "log"
+
+    def install(self, name: str, body: str) -> None:
+        self.write(name, f'#!/bin/sh\nserver=$(cat)\necho "{name} $* $server" >> {self._log}\n{body}\n')
+
+    def write(self, name: str, text: str, *, mode: int = 0o755) -> None:
+        path = self.directory / f"docker-credential-{name}"
+        path.write_text(text)
+        path.chmod(mode)
+
+    @property
+    def asked(self) -> list[str]:
+        """Every call as "NAME get SERVER"."""
+        return self._log.read_text().splitlines() if self._log.exists() else []
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
+    directory = tmp_path / "bin"
+    directory.mkdir()
+    monkeypatch.setenv("PATH", str(directory), prepend=os.pathsep)
+    return Programs(directory)
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (knows("me", SECRET), Answer(username="me", secret=SECRET)),
+        (knows("<token>", SECRET), Answer(username="<token>", secret=SECRET)),
+        (knows("m\xfc", "\u2713 \" '"), Answer(username="m\xfc", secret="\u2713 \" '")),
+        (knows("", SECRET), Answer(username="", secret=SECRET)),
+        (knows("me", SECRET * 3000), Answer(username="me", secret=SECRET * 3000)),
+        ("sleep 5 >/dev/null &\n" + knows("me", SECRET), Answer(username="me", secret=SECRET)),
+        (knows("me", ""), None),
+        ("echo '{}'", None),
+        (UNKNOWN, None),
+        ("printf 'credentials not found in native keychain'", None),
+    ],
+    ids=range(10),
+)
+def test_answers(programs: Programs, body: str, expected: Answer | None) -> None:
+    programs.install("one", body)
+    assert Helpers(timeout_s=60).get(ONE, SERVER) == expected
+    assert programs.asked == [f"one get {SERVER}"]
+
+
+def test_a_helper_need_not_read(programs: Programs) -> None:
+    programs.write("one", f"#!/bin/sh\nexec 0<&-\n{knows('me', SECRET)}\n")
+    assert Helpers().get(ONE, SERVER) == Answer(username="me", secret=SECRET)
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        (knows("me", SECRET) + "\nexit 1", "failed with exit status 1"),
+        (f"echo 'credentials of {SECRET} not found in native keychain'; exit 2", "failed with exit status 2"),
+        (f"echo {SECRET} >&2; exit 3", "failed with exit status 3"),
+        ("kill -9 $$", "failed with exit status -9"),
+        ("exit 0", "answers with something that is not JSON"),
+        (f"echo {SECRET}", "answers with something that is not JSON"),
+        (f'echo \'{{"Username": "me", "Secret": "{SECRET}\'', "answers with something that is not JSON"),
+        (f"printf '\"\\377{SECRET}\"'", "answers with something that is not JSON"),
+        (f"echo '[\"{SECRET}\"]'", "answers without the strings Username and Secret"),
+        (f'echo \'{{"Secret": "{SECRET}"}}\'', "answers without the strings Username and Secret"),
+        (f'echo \'{{"Username": "{SECRET}"}}\'', "answers without the strings Username and Secret"),
+        (f'echo \'{{"Username": "me", "Secret": ["{SECRET}"]}}\'', "answers without the strings Username and Secret"),
+        ("head -c 5000000 /dev/zero", "answers with more than 65536 bytes"),
+        (f"trap '' PIPE; while :; do echo {SECRET} 2>/dev/null; done", "answers with more than 65536 bytes"),
+    ],
+    ids=range(14),
+)
+def test_failures(
+    programs: Programs, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], body: str, told: str
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    programs.install("one", body)
+    asked = Helpers(timeout_s=60)
+    for _ in range(3):
+        with pytest.raises(Denied) as caught:
+            asked.get(ONE, SERVER)
+        check_told(caught.value, SERVER, "docker-credential-one", told, hides=[SECRET])
+    assert programs.asked == [f"one get {SERVER}"]
+    assert SECRET not in caplog.text
+    assert SECRET not in "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("body", ["sleep 60", f"printf {SECRET}; sleep 60", "exec >&-; sleep 60", "sleep 60 &"])
+def test_a_helper_that_hangs_is_ended_with_all_its_children(programs: Programs, tmp_path: Path, body: str) -> None:
+    programs.install("one", body.replace("sleep 60", f"sh -c 'echo $$ > {tmp_path}/child; exec sleep 60'"))
+    asked = Helpers(timeout_s=HASTY_S)
+    for _ in range(2):
+        with pytest.raises(Denied) as caught:
+            asked.get(ONE, SERVER)
+        check_told(caught.value, SERVER, "docker-credential-one", "gave no answer in 0.3 s", hides=[SECRET])
+    assert len(programs.asked) <= 1  # a slow machine may not have come so far
+    if (child := tmp_path / "child").exists() and (pid := child.read_text().strip()):
+        assert poll_until(lambda: has_ended(pid), timeout_s=10)
+
+
+def has_ended(pid: str) -> bool:
+    """Nobody may be there to collect it, so that it stays as a zombie."""
+    try:
+        return re.search(r"\) [ZX] ", Path(f"/proc/{pid}/stat").read_text()) is not None
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_no_such_program(programs: Programs) -> None:
+    programs.write("two", "#!/bin/sh\n", mode=0o644)
+    for name in (ONE, TWO):
+        with pytest.raises(Denied) as caught:
+            Helpers().get(name, SERVER)
+        check_told(caught.value, SERVER, f"docker-credential-{name} is not on PATH")
+
+
+def test_a_program_that_cannot_be_run(programs: Programs) -> None:
+    programs.write("one", "\x7fELF")
+    with pytest.raises(Denied) as caught:
+        Helpers().get(ONE, SERVER)
+    check_told(caught.value, SERVER, "docker-credential-one cannot be run (Exec format error)")
+
+
+def test_each_is_asked_once_for_each_server_by_however_many_threads(programs: Programs) -> None:
+    programs.install("one", knows("me", SECRET))
+    programs.install("two", UNKNOWN)
+    asked = Helpers()
+    questions = [(ONE, "a.example"), (ONE, "b.example"), (TWO, "a.example")] * 8
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda question: asked.get(*question), questions))
+    me = Answer(username="me", secret=SECRET)
+    assert answers == [me, me, None] * 8
+    assert sorted(programs.asked) == ["one get a.example", "one get b.example", "two get a.example"]
+
+
+def test_nobody_waits_for_the_answer_to_another_question(programs: Programs, tmp_path: Path) -> None:
+    os.mkfifo(held := tmp_path / "held")
+    programs.install("one", f"cat {held}\n{UNKNOWN}")
+    programs.install("two", UNKNOWN)
+    asked = Helpers()
+    with ThreadPoolExecutor(2) as pool:
+        slow = [pool.submit(asked.get, ONE, SERVER) for _ in range(2)]
+        with held.open("w"):  # waits until the program reads, which then waits for this end
+            assert asked.get(TWO, SERVER) is None
+            assert not any(future.done() for future in slow)
+        assert [future.result() for future in slow] == [None, None]
+    assert programs.asked == [f"one get {SERVER}", f"two get {SERVER}"]
+
+
+def test_an_interrupt_ends_the_program_and_leaves_the_question_open(programs: Programs) -> None:
+    programs.install("one", "kill -INT $PPID; sleep 60")
+    asked = Helpers(timeout_s=60)
+    with pytest.raises(KeyboardInterrupt):
+        asked.get(ONE, SERVER)
+    programs.install("one", knows("me", SECRET))
+    assert asked.get(ONE, SERVER) == Answer(username="me", secret=SECRET)
+
+
+def test_a_secret_shows_in_no_representation(programs: Programs, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    programs.install("one", knows("me", SECRET))
+    asked = Helpers()
+    answer = asked.get(ONE, SERVER)
+    assert answer is not None
+    assert SECRET not in f"{answer!r} {answer} {asked!r} {asked}"
+    assert SECRET not in caplog.text
+    assert f"asking docker-credential-one for {SERVER}" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["pass", "ecr-login", "desktop.exe", "osxkeychain", "a", "1password", "a" * 64])
+def test_names(name: str) -> None:
+    assert is_name(name)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "../a", "a\\b", "-a", " ", "a\n", "a;b", "$a", "\xfc", "a" * 65])
+def test_no_names(name: str) -> None:
+    assert not is_name(name)
+
+
+@given(st.text())
+def test_a_name_is_no_path(text: str) -> None:
+    assert is_name(text) == (re.fullmatch(r"[A-Za-z0-9][-A-Za-z0-9._]*", text) is not None and len(text) <= 64)
+    if is_name(text):
+        assert Path(f"docker-credential-{text}").name == f"docker-credential-{text}"
+        assert shutil.which(f"docker-credential-{text}", path="/nowhere") is None
+
+
+QUESTION = helpers._Question(helper=ONE, server=SERVER)
+
+
+@given(st.binary(max_size=60) | st.from_regex(rb'\{"Username": ?"[a-z]*", "Secret": ?"?[a-z]*"?\}'), st.integers(-15, 3))
+def test_any_answer_can_be_read(raw: bytes, status: int) -> None:
+    try:
+        answer = helpers._read(QUESTION, status, raw)
+    except Denied as exc:
+        check_told(exc, SERVER, "docker-credential-one")
+    else:
+        assert answer is None or (status == 0 and answer.secret)
+
+
+@given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"), min_size=1))
+def test_answers_survive(username: str, secret: str) -> None:
+    raw = json.dumps({"Username": username, "Secret": secret, "ServerURL": SERVER}).encode()
+    assert helpers._read(QUESTION, 0, raw + b"\n") == Answer(username=username, secret=secret)

@@ -1,0 +1,132 @@
+"""Mirrors: asked in their order, relieved where they fail, and never believed."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ocispec.errors import Corrupt, Denied, DistError, NotFound, Unavailable
+from remotes import Hosts, HostSettings, Registries, RegistrySettings
+from remotes.mirrors import most_telling
+from storage import open_store
+from tasks import transfer
+from tests import images
+from tests.fakes.faults import Answer, Cut, Fault, Flip
+from tests.fakes.registry import FakeRegistry
+from tests.peers.processes import free_port
+from tests.remotes.asking import BLOB, REPOSITORY, anonymous, asked, check_told, descriptor, fetcher, ranges, read, reference
+
+IMAGE = images.image(seed=1)
+BUSY = Answer(503, (), b"{}")
+
+
+def put(registry: FakeRegistry) -> None:
+    root = IMAGE.manifests[-1]
+    registry.put_manifest(REPOSITORY, root.raw, root.media_type, tag="v1")
+    registry.put_blob(REPOSITORY, BLOB)
+
+
+@pytest.fixture
+def mirror(other: FakeRegistry) -> FakeRegistry:
+    return other
+
+
+@pytest.fixture
+def mirrored(registry: FakeRegistry, mirror: FakeRegistry) -> Iterator[Registries]:
+    put(registry)
+    hosts = Hosts(named={registry.host: HostSettings(mirrors=(mirror.host,))})
+    with Registries(RegistrySettings(hosts=hosts, connect_timeout_s=10, read_timeout_s=10), credentials=anonymous) as found:
+        yield found
+
+
+def test_what_a_mirror_has_the_registry_is_not_asked_for(
+    mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry
+) -> None:
+    put(mirror)
+    found = mirrored.resolve(reference(registry))
+    assert (found.name, str(found.descriptor.digest)) == (f"{registry.host}/{REPOSITORY}:v1", IMAGE.root.digest)
+    assert read(fetcher(mirrored, registry), descriptor(BLOB)) == BLOB
+    assert asked(registry) == []
+    assert asked(mirror) == [f"HEAD /v2/{REPOSITORY}/manifests/v1", f"GET /v2/{REPOSITORY}/blobs/{descriptor(BLOB).digest}"]
+
+
+def test_what_a_mirror_lacks_comes_from_the_registry(
+    mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry
+) -> None:
+    assert str(mirrored.resolve(reference(registry)).descriptor.digest) == IMAGE.root.digest
+    assert read(fetcher(mirrored, registry), descriptor(BLOB)) == BLOB
+    assert len(asked(registry)) == len(asked(mirror)) == 2
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
+def test_a_mirror_that_fails_is_passed_over(
+    mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry, status: int
+) -> None:
+    put(mirror)
+    for method in ("HEAD", "GET"):
+        mirror.inject(Fault(method=method, nth=None, action=Answer(status, (), b"{}")))
+    assert str(mirrored.resolve(reference(registry)).descriptor.digest) == IMAGE.root.digest
+    assert read(fetcher(mirrored, registry), descriptor(BLOB)) == BLOB
+
+
+def test_where_a_mirror_breaks_off_the_registry_goes_on(
+    mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry
+) -> None:
+    put(mirror)
+    mirror.inject(Fault(path=".*/blobs/.*", nth=None, action=Cut(0)))
+    mirror.inject(Fault(path=".*/blobs/.*", nth=1, action=Cut(100_000)))
+    assert read(fetcher(mirrored, registry), descriptor(BLOB)) == BLOB
+    (asked_for,) = ranges(registry)
+    assert asked_for is not None
+    assert asked_for.startswith("bytes=")
+    assert int(asked_for.removeprefix("bytes=").partition("-")[0]) > 0
+
+
+def test_who_gave_wrong_bytes_is_not_asked_for_them_again(
+    mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry, tmp_path: Path
+) -> None:
+    put(mirror)
+    mirror.inject(Fault(path=".*/blobs/.*", nth=None, action=Flip(1000)))
+    store, wanted = open_store(str(tmp_path / "store")), descriptor(BLOB)
+    with pytest.raises(Corrupt):
+        transfer.fetch(store, fetcher(mirrored, registry), wanted, observer=_Nobody())
+    assert asked(registry) == []
+    assert transfer.fetch(store, fetcher(mirrored, registry), wanted, observer=_Nobody()).status == "fetched"
+    assert len(asked(mirror)) == 1
+    assert store.manifest(wanted) == BLOB
+
+
+def test_a_mirror_that_is_not_there_says_less_than_the_registry(registry: FakeRegistry) -> None:
+    hosts = Hosts(named={registry.host: HostSettings(mirrors=(f"127.0.0.1:{free_port()}",))})
+    with (
+        Registries(RegistrySettings(hosts=hosts, connect_timeout_s=10), credentials=anonymous) as found,
+        pytest.raises(NotFound) as caught,
+    ):
+        found.resolve(reference(registry))
+    check_told(caught.value, registry.host)
+
+
+def test_a_refusal_says_more_than_an_absence(mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry) -> None:
+    for method in ("HEAD", "GET"):
+        mirror.inject(Fault(method=method, nth=None, action=Answer(403, (), b"{}")))
+    with pytest.raises(Denied) as caught:
+        mirrored.resolve(reference(registry, ":none"))
+    check_told(caught.value, mirror.host)
+
+
+@pytest.mark.parametrize(
+    ("errors", "telling"),
+    [
+        ([Unavailable("a")], 0),
+        ([Unavailable("a"), Unavailable("b")], 1),
+        ([NotFound("a"), Unavailable("b")], 0),
+        ([NotFound("a"), NotFound("b")], 1),
+    ],
+)
+def test_the_most_telling_error(errors: list[DistError], telling: int) -> None:
+    assert most_telling(errors) is errors[telling]
+
+
+class _Nobody:
+    def advanced(self, *_: object) -> None:
+        pass

@@ -1,0 +1,134 @@
+"""Proxies of the environment: who is asked through them, and that what logs in there is told to nobody else."""
+
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ocispec.errors import InvalidInput, Unavailable
+from remotes import Hosts, HostSettings, Registries, RegistrySettings, Tls
+from remotes.proxies import Proxies
+from tests import images
+from tests.fakes.proxy import FakeProxy
+from tests.fakes.registry import FakeRegistry
+from tests.peers.processes import free_port
+from tests.peers.tls import self_signed
+from tests.remotes.asking import REPOSITORY, SETTINGS, anonymous, check_told, reference
+
+IMAGE = images.image(seed=1)
+FAR = "registry.invalid"  # a name that only the proxy knows
+
+
+@pytest.fixture(autouse=True)
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[FakeRegistry]:
+    with FakeRegistry(tls=self_signed(tmp_path)) as registry:
+        put(registry)
+        registry.names.add(FAR)
+        yield registry
+
+
+def put(registry: FakeRegistry) -> None:
+    root = IMAGE.manifests[-1]
+    registry.put_manifest(REPOSITORY, root.raw, root.media_type, tag="v1")
+
+
+def digest_at(host: str, hosts: Hosts) -> str:
+    settings = RegistrySettings(hosts=hosts, connect_timeout_s=10, read_timeout_s=10)
+    with Registries(settings, credentials=anonymous) as registries:
+        return str(registries.resolve(reference(host)).descriptor.digest)
+
+
+def test_http_goes_through_the_proxy(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(registry)
+    registry.names.add(FAR)
+    with FakeProxy(registry.host) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.host}")
+        assert digest_at(FAR, Hosts(plain_http=True)) == IMAGE.root.digest
+    assert proxy.requests == [f"HEAD http://{FAR}/v2/{REPOSITORY}/manifests/v1"]
+    assert len(registry.requests) == 1
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+def test_https_goes_through_a_tunnel(secure: FakeRegistry, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    with FakeProxy(secure.host) as proxy:
+        monkeypatch.setenv(variable, proxy.host)  # without a scheme, as curl and Go take it
+        assert digest_at(FAR, Hosts(named={FAR: HostSettings(tls=Tls(verify=False))})) == IMAGE.root.digest
+    assert proxy.requests == [f"CONNECT {FAR}:443"]
+
+
+def test_user_and_password_are_for_the_proxy_alone(
+    secure: FakeRegistry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+    with FakeProxy(secure.host, login="me:top secret") as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:top%20secret@{proxy.host}")
+        assert digest_at(FAR, Hosts(named={FAR: HostSettings(tls=Tls(verify=False))})) == IMAGE.root.digest
+    assert all("proxy-authorization" not in one.headers for one in secure.requests)
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_refuses_is_told_from_the_registry(
+    registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    with FakeProxy(registry.host, login="me:right") as proxy:
+        monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:wrongsecret@{proxy.host}")
+        with pytest.raises(Exception, match="407") as caught:
+            digest_at(FAR, Hosts(plain_http=scheme == "http"))
+    check_told(caught.value, FAR, hides=["wrongsecret"])
+    assert not registry.requests
+
+
+def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", f"http://me:secretword@127.0.0.1:{free_port()}")
+    with pytest.raises(Unavailable, match=r"proxy: .*[Rr]efused") as caught:
+        digest_at(FAR, Hosts())
+    check_told(caught.value, FAR, hides=["secretword"])
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "url", "through"),
+    [
+        ("", "https://ghcr.io/", True),
+        ("*", "https://ghcr.io/", False),
+        ("ghcr.io", "https://ghcr.io/", False),
+        (".example", "https://a.example/", False),
+        ("example", "https://a.example/", False),
+        ("a.example:5000", "https://a.example:5000/", False),
+        ("a.example:5001", "https://a.example:5000/", True),
+        ("", "https://localhost:5000/", False),
+        ("", "https://127.0.0.1:5000/", False),
+        ("", "https://[::1]:5000/", False),
+    ],
+)
+def test_who_is_reached_without(monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str, *, through: bool) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    assert Proxies().of(httpx.URL(url)) == (httpx.URL("http://proxy:3128") if through else None)
+
+
+@pytest.mark.parametrize("text", ["socks5://me:secretword@proxy:1", "ftp://secretword", "http://", "http://sec:retword:x"])
+def test_what_is_no_proxy_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", text)
+    with Registries(SETTINGS, credentials=anonymous) as registries, pytest.raises(InvalidInput) as caught:
+        registries.resolve(reference(FAR))
+    check_told(caught.value, "HTTPS_PROXY", hides=["secretword"])
+
+
+def test_the_proxy_itself_may_speak_tls(secure: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with FakeProxy(secure.host, tls=context) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"https://{proxy.host}")
+        assert digest_at(FAR, Hosts(named={FAR: HostSettings(tls=Tls(verify=False))})) == IMAGE.root.digest
+    assert proxy.requests == [f"CONNECT {FAR}:443"]

@@ -1,0 +1,600 @@
+"""Pushing, as the fake registry sees it: what is asked, and which bytes are sent."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from ocispec import Descriptor, Digest
+from ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+from remotes import Registries
+from remotes.auth import HostAuth
+from remotes.pusher import Pusher
+from remotes.repository import Repository
+from remotes.transport import Urllib3Transport
+from tests import images
+from tests.fakes.faults import (
+    Action,
+    Answer,
+    Drop,
+    Fault,
+    Redirect,
+    Refuse,
+    Stall,
+    WithHeaders,
+    WithoutHeaders,
+)
+from tests.fakes.registry import Basic, Bearer, FakeRegistry
+from tests.fakes.uploads import Uploads
+from tests.remotes.asking import BLOB, HASTY, REPOSITORY, anonymous, asked, check_told, descriptor, user
+from tests.remotes.pushing import CHUNK, Reader, pusher, sent_ranges, shape
+
+SIZE = len(BLOB)
+WANTED = descriptor(BLOB)
+OTHER = "other/app"
+THREADS = 16
+UPLOADS = f"/v2/{REPOSITORY}/blobs/uploads/.*"
+BLOB_PATH = f"/v2/{REPOSITORY}/blobs/{WANTED.digest}"
+IMAGE = images.image(seed=1)
+MANIFEST = Descriptor(media_type=IMAGE.root.media_type, digest=Digest.parse(IMAGE.root.digest), size=IMAGE.root.size)
+RAW = IMAGE.manifests[-1].raw
+
+
+def strike(registry: FakeRegistry, method: str, action: Action, *, nth: int | None = 1, times: int = 1) -> None:
+    registry.inject(Fault(method=method, path=UPLOADS, nth=nth, times=times, action=action))
+
+
+def stored(registry: FakeRegistry, wanted: Descriptor = WANTED) -> bytes | None:
+    return registry.blob(REPOSITORY, str(wanted.digest))
+
+
+def upload(registries: Registries, registry: FakeRegistry, wanted: Descriptor = WANTED, content: bytes = BLOB) -> None:
+    """Upload in chunks, of which the blob has three."""
+    pusher(registries, registry, chunk_bytes=CHUNK).upload(wanted, Reader(content))
+
+
+def refusal(act: Callable[[], object], *names: str) -> DistError:
+    with pytest.raises(DistError) as caught:
+        act()
+    check_told(caught.value, *names)
+    return caught.value
+
+
+# Whether it is there.
+
+
+def test_whether_a_blob_is_there(registries: Registries, registry: FakeRegistry) -> None:
+    target = pusher(registries, registry)
+    assert not target.has(WANTED)
+    registry.put_blob(REPOSITORY, BLOB)
+    assert target.has(WANTED)
+    assert asked(registry) == [f"HEAD {BLOB_PATH}"] * 2
+
+
+@pytest.mark.parametrize("image", [IMAGE, images.index([IMAGE])], ids=["oci", "index"])
+def test_whether_a_manifest_is_there(registries: Registries, registry: FakeRegistry, image: images.BuiltImage) -> None:
+    wanted = descriptor(image.manifests[-1].raw, image.root.media_type)
+    assert not pusher(registries, registry).has(wanted)
+    images.load(registry, REPOSITORY, image)
+    assert pusher(registries, registry).has(wanted)
+    assert asked(registry) == [f"HEAD /v2/{REPOSITORY}/manifests/{wanted.digest}"] * 2
+
+
+@pytest.mark.parametrize("status", [403, 405, 501])
+@pytest.mark.parametrize("there", [True, False])
+def test_where_head_is_refused(registries: Registries, registry: FakeRegistry, status: int, *, there: bool) -> None:
+    registry.inject(Fault(method="HEAD", nth=None, action=Answer(status)))
+    big = BLOB * 100
+    if there:
+        registry.put_blob(REPOSITORY, big)
+    assert pusher(registries, registry).has(descriptor(big)) is there
+    head, get = registry.requests
+    assert (head.method, get.method) == ("HEAD", "GET")
+    assert get.sent < len(big)
+
+
+def test_a_get_that_is_refused_too_says_why(registries: Registries, registry: FakeRegistry) -> None:
+    body = b'{"errors": [{"code": "DENIED", "message": "not for you"}]}'
+    for method in ("HEAD", "GET"):
+        registry.inject(Fault(method=method, action=Answer(403, (), body)))
+    error = refusal(lambda: pusher(registries, registry).has(WANTED), str(WANTED.digest), "DENIED: not for you")
+    assert isinstance(error, Denied)
+
+
+def test_another_size_is_no_yes(registries: Registries, registry: FakeRegistry) -> None:
+    registry.put_blob(REPOSITORY, BLOB)
+    wanted = replace(WANTED, size=SIZE + 1)
+    error = refusal(lambda: pusher(registries, registry).has(wanted), str(SIZE), str(SIZE + 1), registry.host)
+    assert isinstance(error, Corrupt)
+
+
+def test_another_digest_is_no_yes(registries: Registries, registry: FakeRegistry) -> None:
+    registry.put_blob(REPOSITORY, BLOB)
+    registry.inject(Fault(method="HEAD", action=WithHeaders((("Docker-Content-Digest", f"sha256:{'0' * 64}"),))))
+    assert isinstance(refusal(lambda: pusher(registries, registry).has(WANTED), str(WANTED.digest)), Corrupt)
+
+
+def test_a_length_that_is_not_told_is_a_yes(registries: Registries, registry: FakeRegistry) -> None:
+    registry.put_blob(REPOSITORY, BLOB)
+    registry.inject(Fault(method="HEAD", action=WithoutHeaders(("Content-Length", "Docker-Content-Digest"))))
+    assert pusher(registries, registry).has(WANTED)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_failure_is_no_no(registries: Registries, registry: FakeRegistry, status: int) -> None:
+    registry.inject(Fault(method="HEAD", action=Answer(status)))
+    assert isinstance(refusal(lambda: pusher(registries, registry).has(WANTED)), Unavailable)
+
+
+# Mounting.
+
+
+def test_a_mount(registries: Registries, registry: FakeRegistry) -> None:
+    registry.put_blob(OTHER, BLOB)
+    assert pusher(registries, registry).mount(WANTED, source=OTHER)
+    assert stored(registry) == BLOB
+    (post,) = registry.requests
+    assert (post.method, post.query) == ("POST", f"mount=sha256%3A{WANTED.digest.hex}&from=other%2Fapp")
+
+
+def test_a_mount_of_the_registrys_choice(registries: Registries) -> None:
+    with FakeRegistry(mounts="any") as registry:
+        registry.put_blob(OTHER, BLOB)
+        assert pusher(registries, registry).mount(WANTED)
+        assert stored(registry) == BLOB
+        assert registry.requests[0].query == f"mount=sha256%3A{WANTED.digest.hex}"
+
+
+def test_what_is_not_mounted_is_uploaded_in_the_session_that_is_open(registries: Registries, registry: FakeRegistry) -> None:
+    target = pusher(registries, registry)
+    assert not target.mount(WANTED, source=OTHER)
+    target.upload(WANTED, Reader(BLOB))
+    assert stored(registry) == BLOB
+    assert shape(registry) == ["POST", "PUT"]
+    assert registry.uploads.open == 0
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
+def test_a_refused_mount_is_no_failure(registries: Registries, registry: FakeRegistry, status: int) -> None:
+    registry.put_blob(OTHER, BLOB)
+    strike(registry, "POST", Refuse(status))
+    target = pusher(registries, registry)
+    assert not target.mount(WANTED, source=OTHER)
+    target.upload(WANTED, Reader(BLOB))
+    assert stored(registry) == BLOB
+    assert shape(registry) == ["POST", "POST", "PUT"]
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_failed_mount_is_one(registries: Registries, registry: FakeRegistry, status: int) -> None:
+    strike(registry, "POST", Answer(status))
+    assert isinstance(refusal(lambda: pusher(registries, registry).mount(WANTED, source=OTHER)), Unavailable)
+
+
+def test_a_session_that_was_left_open_for_too_long(registries: Registries, registry: FakeRegistry) -> None:
+    target = pusher(registries, registry)
+    assert not target.mount(WANTED, source=OTHER)
+    registry.uploads.forget()
+    target.upload(WANTED, Reader(BLOB))
+    assert stored(registry) == BLOB
+    assert shape(registry) == ["POST", "PUT", "HEAD", "POST", "PUT"]
+
+
+# Uploading at once.
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, SIZE])
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_an_upload_at_once(registries: Registries, registry: FakeRegistry, size: int, algorithm: str) -> None:
+    content = BLOB[:size]
+    wanted = descriptor(content, algorithm=algorithm)
+    pusher(registries, registry).upload(wanted, Reader(content))
+    assert stored(registry, wanted) == content
+    post, put = registry.requests
+    assert (post.method, put.method) == ("POST", "PUT")
+    assert post.headers["content-length"] == "0"
+    assert put.headers["content-length"] == str(size) == str(put.received)
+    assert put.headers["content-type"] == "application/octet-stream"
+    assert put.query.endswith(f"&digest={wanted.digest}")
+    assert "transfer-encoding" not in put.headers
+    assert registry.connections == 1
+
+
+def test_chunks_can_be_left_out(registries: Registries, registry: FakeRegistry) -> None:
+    pusher(registries, registry, chunked=False, chunk_bytes=CHUNK).upload(WANTED, Reader(BLOB))
+    assert shape(registry) == ["POST", "PUT"]
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204])
+def test_many_answers_are_a_yes(registries: Registries, registry: FakeRegistry, status: int) -> None:
+    strike(registry, "PUT", Answer(status))
+    upload(registries, registry)
+    assert stored(registry) == BLOB
+
+
+@pytest.mark.parametrize("status", [400, 403, 413, 500, 507])
+def test_a_refusal_is_told(registries: Registries, registry: FakeRegistry, status: int) -> None:
+    body = b'{"errors": [{"code": "QUOTA", "message": "your quota of 5 GB is full"}]}'
+    strike(registry, "PUT", Answer(status, (), body))
+    target = pusher(registries, registry)
+    told = (str(WANTED.digest), registry.host, str(status), "your quota of 5 GB")
+    error = refusal(lambda: target.upload(WANTED, Reader(BLOB)), *told)
+    assert isinstance(error, {403: Denied, 500: Unavailable, 507: Unavailable}.get(status, InvalidInput))
+    assert shape(registry) == ["POST", "PUT"]
+
+
+def test_wrong_content_is_told(registries: Registries, registry: FakeRegistry) -> None:
+    error = refusal(lambda: upload(registries, registry, WANTED, bytes(SIZE)), str(WANTED.digest), "DIGEST_INVALID")
+    assert isinstance(error, InvalidInput)
+    assert stored(registry) is None
+
+
+def test_a_contradiction_is_told(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, "PUT", WithHeaders((("Docker-Content-Digest", f"sha256:{'0' * 64}"),)))
+    assert isinstance(refusal(lambda: upload(registries, registry), str(WANTED.digest), "0" * 64), Corrupt)
+
+
+def test_the_digest_of_another_algorithm_is_no_contradiction(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, "PUT", WithHeaders((("Docker-Content-Digest", f"sha512:{'0' * 128}"),)))
+    upload(registries, registry)
+
+
+@pytest.mark.parametrize("content", [b"", BLOB[:-1]])
+@pytest.mark.parametrize("chunked", [True, False])
+def test_content_that_ends_early(registries: Registries, registry: FakeRegistry, content: bytes, *, chunked: bool) -> None:
+    target = pusher(registries, registry, chunked=chunked, chunk_bytes=CHUNK)
+    error = refusal(lambda: target.upload(WANTED, Reader(content)), str(SIZE), str(len(content)))
+    assert isinstance(error, Corrupt)
+    assert stored(registry) is None
+
+
+def test_what_reading_raises_comes_out(registries: Registries, registry: FakeRegistry) -> None:
+    def read(_offset: int) -> Iterator[bytes]:
+        yield BLOB[:1000]
+        raise NotFound("no such blob in the store")
+
+    target = pusher(registries, registry)
+    with pytest.raises(NotFound, match="in the store"):
+        target.upload(WANTED, read)
+    target.upload(WANTED, Reader(BLOB))
+    assert stored(registry) == BLOB
+
+
+def test_a_refused_upload_is_told(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, "POST", Answer(400, (), b'{"errors": [{"code": "NAME_INVALID"}]}'))
+    assert isinstance(refusal(lambda: upload(registries, registry), "NAME_INVALID", REPOSITORY), InvalidInput)
+
+
+# Uploading in chunks.
+
+
+def test_chunks(registries: Registries, registry: FakeRegistry) -> None:
+    upload(registries, registry)
+    assert stored(registry) == BLOB
+    assert sent_ranges(registry) == ["0-99999", "100000-199999", f"200000-{SIZE - 1}"]
+    assert shape(registry) == ["POST", "PATCH", "PATCH", "PATCH", "PUT"]
+    *_, put = registry.requests
+    assert (put.received, put.headers["content-length"]) == (0, "0")
+    assert registry.connections == 1
+
+
+@pytest.mark.parametrize(("minimum", "requests"), [(1000, 5), (150_000, 4), (SIZE - 1, 4), (SIZE, 2), (10**15, 2)])
+def test_a_registry_may_want_bigger_chunks(registries: Registries, minimum: int, requests: int) -> None:
+    with FakeRegistry(uploads=Uploads(min_chunk_bytes=minimum)) as registry:
+        upload(registries, registry)
+        assert stored(registry) == BLOB
+        assert len(registry.requests) == requests
+        assert all(one.received >= minimum for one in registry.asked("PATCH", ".*")[:-1])
+
+
+def test_chunks_that_are_too_big_are_no_chunks(registries: Registries) -> None:
+    # GHCR: 416, "exceeds the maximum permissible limit of 4.00MiB", although one PUT of everything is fine
+    with FakeRegistry(uploads=Uploads(max_chunk_bytes=1000)) as registry:
+        upload(registries, registry)
+        assert stored(registry) == BLOB
+        assert shape(registry) == ["POST", "PATCH", "HEAD", "POST", "PUT"]
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 413, 416])
+def test_a_registry_without_chunks(registries: Registries, registry: FakeRegistry, status: int) -> None:
+    strike(registry, "PATCH", Refuse(status), nth=None)
+    if status == 404:  # may be a session that is gone: so chunks are tried once more
+        assert isinstance(refusal(lambda: upload(registries, registry)), NotFound)
+        return
+    upload(registries, registry)
+    assert stored(registry) == BLOB
+    assert shape(registry) == ["POST", "PATCH", "HEAD", "POST", "PUT"]
+
+
+@pytest.mark.parametrize("action", [Drop(0), Drop(30_000), Drop(CHUNK), Refuse(500), Refuse(503), Answer(502)], ids=str)
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_chunk_that_breaks_off_is_gone_on_with(
+    registries: Registries, registry: FakeRegistry, action: Action, nth: int
+) -> None:
+    strike(registry, "PATCH", action, nth=nth)
+    upload(registries, registry)
+    assert stored(registry) == BLOB
+    begins = [int(span.partition("-")[0]) for span in sent_ranges(registry)]
+    assert begins == sorted(begins)
+    assert sum(one.received for one in registry.asked("PATCH", UPLOADS)) == SIZE  # what arrived is not sent again
+    assert shape(registry).count("GET") == 1
+
+
+def test_a_stalled_answer_is_asked_for_again(registry: FakeRegistry) -> None:
+    strike(registry, "PATCH", Stall(0), nth=2)
+    strike(registry, "PATCH", WithHeaders((("Content-Length", "5"),)), nth=2)
+    with Registries(HASTY, credentials=anonymous) as registries:
+        upload(registries, registry)
+    assert stored(registry) == BLOB
+
+
+def test_a_closing_that_breaks_off_is_repeated(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, "PUT", Refuse(503))
+    upload(registries, registry)
+    assert stored(registry) == BLOB
+    assert shape(registry)[-3:] == ["PUT", "GET", "PUT"]
+
+
+def test_a_closing_whose_answer_is_lost_is_not_repeated(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, "PUT", Answer(504))
+    upload(registries, registry)
+    assert stored(registry) == BLOB
+    assert shape(registry)[-3:] == ["PUT", "GET", "HEAD"]
+
+
+def test_attempts_without_progress_are_few(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, "PATCH", Drop(0), nth=2, times=100)
+    assert isinstance(refusal(lambda: upload(registries, registry), str(WANTED.digest)), Unavailable)
+    assert shape(registry) == ["POST", "PATCH", "PATCH", "GET", "PATCH", "GET", "PATCH"]
+
+
+def test_attempts_with_progress_are_many(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, "PATCH", Drop(10_000), nth=None)
+    upload(registries, registry)
+    assert stored(registry) == BLOB
+    assert shape(registry).count("PATCH") == 26
+
+
+@pytest.mark.parametrize("answer", [Refuse(429), Refuse(503, (("Retry-After", "7"),))])
+def test_who_asks_to_wait_is_left_alone_and_gone_on_with_later(registry: FakeRegistry, answer: Action) -> None:
+    strike(registry, "PATCH", answer, nth=2)
+    with httpx.Client(transport=Urllib3Transport(connect_timeout_s=10, read_timeout_s=10)) as client:  # which does not wait
+        locator = f"{registry.host}/{REPOSITORY}"
+        url = f"http://{registry.host}/v2/{REPOSITORY}"
+        own = Repository(client, HostAuth(registry.host, None), url=url, name=REPOSITORY, locator=locator)
+        target = Pusher(own, chunk_bytes=CHUNK)
+        assert isinstance(refusal(lambda: target.upload(WANTED, Reader(BLOB))), Unavailable)
+        assert shape(registry) == ["POST", "PATCH", "PATCH"]
+        target.upload(WANTED, Reader(BLOB))
+    assert stored(registry) == BLOB
+    assert shape(registry) == ["POST", "PATCH", "PATCH", "GET", "PATCH", "PATCH", "PUT"]
+    assert sum(one.received for one in registry.asked("PATCH", UPLOADS)) == SIZE
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_chunk_that_came_twice(registries: Registries, registry: FakeRegistry, *, told: bool) -> None:
+    strike(registry, "PATCH", Drop(30_000), nth=2)
+    strike(registry, "GET", WithHeaders((("Range", "0-99999"),)))  # a stale view: 130,000 are there
+    if not told:
+        strike(registry, "PATCH", WithoutHeaders(("Range",)), nth=3)
+    upload(registries, registry)
+    assert stored(registry) == BLOB
+    expected = ["POST", "PATCH", "PATCH", "GET", "PATCH"] + ([] if told else ["GET"]) + ["PATCH", "PATCH", "PUT"]
+    assert shape(registry) == expected
+    assert sent_ranges(registry)[2:4] == ["100000-199999", "130000-229999"]
+
+
+def test_a_registry_that_never_agrees(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, "PATCH", Refuse(416, (("Range", "0-99"),)), nth=2, times=100)
+    error = refusal(lambda: upload(registries, registry), "out of order")
+    assert isinstance(error, Unavailable)
+    assert shape(registry) == ["POST", "PATCH", "PATCH", "PATCH", "PATCH"]
+
+
+def test_the_range_of_a_chunk_that_was_taken_is_not_believed(registries: Registries, registry: FakeRegistry) -> None:
+    # ECR's stays where it was after the first chunk (aws/containers-roadmap#2831)
+    strike(registry, "PATCH", WithHeaders((("Range", "0-99999"),)), nth=None)
+    upload(registries, registry)
+    assert stored(registry) == BLOB
+    assert shape(registry) == ["POST", "PATCH", "PATCH", "PATCH", "PUT"]
+
+
+@pytest.mark.parametrize("answer", [Answer(404), Answer(400), Answer(405), WithoutHeaders(("Range",))], ids=str)
+def test_a_registry_that_cannot_tell_gets_all_again(registries: Registries, registry: FakeRegistry, answer: Action) -> None:
+    strike(registry, "PATCH", Drop(10), nth=2)
+    strike(registry, "GET", answer)
+    upload(registries, registry)
+    assert stored(registry) == BLOB
+    assert shape(registry)[3:6] == ["GET", "HEAD", "POST"]
+    assert sent_ranges(registry)[2:] == ["0-99999", "100000-199999", f"200000-{SIZE - 1}"]
+
+
+def test_a_registry_that_has_more_than_there_is(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, "PATCH", Drop(10), nth=2)
+    strike(registry, "GET", WithHeaders((("Range", f"0-{SIZE}"),)))
+    assert isinstance(refusal(lambda: upload(registries, registry), str(SIZE + 1)), Corrupt)
+
+
+def test_a_session_that_is_gone_is_begun_anew_once(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, "PATCH", Answer(404), nth=2)
+    upload(registries, registry)
+    assert stored(registry) == BLOB
+    assert shape(registry) == ["POST", "PATCH", "PATCH", "HEAD", "POST", "PATCH", "PATCH", "PATCH", "PUT"]
+
+
+def test_a_session_that_is_gone_is_not_begun_anew_twice(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, "PATCH", Refuse(404, (), b'{"errors": [{"code": "BLOB_UPLOAD_UNKNOWN"}]}'), nth=2, times=2)
+    strike(registry, "PATCH", Refuse(404), nth=3, times=100)
+    assert isinstance(refusal(lambda: upload(registries, registry), str(WANTED.digest)), NotFound)
+    assert shape(registry).count("POST") == 2
+
+
+def test_progress_is_told(registries: Registries, registry: FakeRegistry) -> None:
+    strike(registry, "PATCH", Refuse(503), nth=2)
+    heard: list[tuple[int, int]] = []
+    target = pusher(registries, registry, chunk_bytes=CHUNK)
+    target.upload(WANTED, Reader(BLOB), observer=lambda offset, gained: heard.append((offset, gained)))
+    assert heard[-1][0] == SIZE
+    assert max(gained for _, gained in heard) <= CHUNK
+    assert sum(gained for _, gained in heard) >= SIZE
+
+
+def test_pieces_are_handed_to_the_socket_in_parts_that_a_slow_line_carries(
+    registries: Registries, registry: FakeRegistry
+) -> None:
+    heard: list[int] = []
+    pusher(registries, registry).upload(WANTED, lambda _: iter([BLOB]), observer=lambda _, gained: heard.append(gained))
+    assert heard == [128 * 1024, SIZE - 128 * 1024]
+    assert stored(registry) == BLOB
+
+
+# Where an upload is.
+
+
+@pytest.mark.parametrize("chunk_bytes", [CHUNK, SIZE])
+def test_a_location_with_host(registries: Registries, registry: FakeRegistry, chunk_bytes: int) -> None:
+    where = registry.uploads.begin(REPOSITORY).header("Location")
+    strike(registry, "POST", WithHeaders((("Location", f"http://{registry.host}{where}&x=%2F%3d+%20;y"),)))
+    pusher(registries, registry, chunk_bytes=chunk_bytes).upload(WANTED, Reader(BLOB))
+    assert stored(registry) == BLOB
+    first = registry.requests[1]
+    assert first.query.partition("&")[2].removesuffix(f"&digest={WANTED.digest}") == "x=%2F%3D+%20;y"
+
+
+@pytest.mark.parametrize("chunk_bytes", [CHUNK, SIZE])
+def test_a_location_elsewhere_gets_the_bytes_and_no_credentials(other: FakeRegistry, chunk_bytes: int) -> None:
+    with (
+        FakeRegistry(auth=Basic("me", "secret")) as guarded,
+        Registries(HASTY, credentials=lambda *_: user("me", "secret")) as registries,
+    ):
+        where = other.uploads.begin(REPOSITORY).header("Location")
+        strike(guarded, "POST", WithHeaders((("Location", f"http://{other.host}{where}"),)))
+        pusher(registries, guarded, chunk_bytes=chunk_bytes).upload(WANTED, Reader(BLOB))
+        assert stored(other) == BLOB
+        assert [one.status for one in guarded.requests] == [401, 202]
+        assert all("authorization" not in one.headers for one in other.requests)
+
+
+def test_a_location_elsewhere_that_wants_credentials_gets_none(registry: FakeRegistry) -> None:
+    with (
+        FakeRegistry(auth=Basic("me", "secret")) as elsewhere,
+        Registries(HASTY, credentials=lambda *_: user("me", "secret")) as registries,
+    ):
+        where = elsewhere.uploads.begin(REPOSITORY).header("Location")
+        strike(registry, "POST", WithHeaders((("Location", f"http://{elsewhere.host}{where}"),)))
+        assert isinstance(refusal(lambda: upload(registries, registry), elsewhere.host), Denied)
+        assert all("authorization" not in one.headers for one in elsewhere.requests)
+
+
+@pytest.mark.parametrize("location", [None, "ftp://x/", "http://[::1/", "file:///etc/passwd"])
+def test_a_location_that_is_none(registries: Registries, registry: FakeRegistry, location: str | None) -> None:
+    strike(registry, "POST", WithHeaders((("Location", location),)) if location else WithoutHeaders(("Location",)))
+    assert isinstance(refusal(lambda: upload(registries, registry), str(WANTED.digest), "Location"), Unavailable)
+
+
+@pytest.mark.parametrize("status", [307, 308])
+def test_a_redirected_upload_is_sent_again(
+    registries: Registries, registry: FakeRegistry, other: FakeRegistry, status: int
+) -> None:
+    where = other.uploads.begin(REPOSITORY).header("Location")
+    strike(registry, "PUT", Redirect(f"http://{other.host}{where}&digest={WANTED.digest}", status))
+    pusher(registries, registry).upload(WANTED, Reader(BLOB))
+    assert stored(other) == BLOB
+
+
+@pytest.mark.parametrize("status", [302, 303])
+def test_a_redirect_that_turns_writing_into_reading_is_no_success(
+    registries: Registries, registry: FakeRegistry, other: FakeRegistry, status: int
+) -> None:
+    other.put_blob(REPOSITORY, BLOB)
+    strike(registry, "PUT", Redirect(f"http://{other.host}{BLOB_PATH}", status))
+    target = pusher(registries, registry)
+    error = refusal(lambda: target.upload(WANTED, Reader(BLOB)), str(WANTED.digest), "redirect", other.host)
+    assert isinstance(error, Unsupported)
+
+
+# By many at once.
+
+
+def test_many_uploads_at_once(registries: Registries) -> None:
+    contents = [bytes([number]) * (CHUNK + number) for number in range(THREADS)]
+    with FakeRegistry(auth=Bearer()) as registry:
+        target = pusher(registries, registry, chunk_bytes=CHUNK // 2)
+        registry.inject(Fault(method="PATCH", path=UPLOADS, nth=10, times=3, action=Drop(5)))
+        with ThreadPoolExecutor(THREADS) as threads:
+            for done in [threads.submit(target.upload, descriptor(content), Reader(content)) for content in contents]:
+                done.result(timeout=60)
+        assert [stored(registry, descriptor(content)) for content in contents] == contents
+        assert len(registry.asked("GET", "/token")) == 1
+        assert registry.uploads.open == 0
+
+
+# Manifests.
+
+
+@pytest.fixture
+def children(registry: FakeRegistry) -> None:
+    for content in IMAGE.blobs.values():
+        registry.put_blob(REPOSITORY, content)
+
+
+@pytest.mark.usefixtures("children")
+@pytest.mark.parametrize("tag", [None, "v1"])
+def test_a_manifest(registries: Registries, registry: FakeRegistry, tag: str | None) -> None:
+    assert pusher(registries, registry).put(RAW, MANIFEST, tag=tag) is None
+    assert registry.manifest(REPOSITORY, tag or str(MANIFEST.digest)) == (MANIFEST.media_type, RAW)
+    (put,) = registry.requests
+    assert put.path == f"/v2/{REPOSITORY}/manifests/{tag or MANIFEST.digest}"
+    assert put.headers["content-type"] == MANIFEST.media_type
+
+
+@pytest.mark.usefixtures("children")
+@pytest.mark.parametrize("noted", [True, False])
+def test_who_lists_a_referrer(registries: Registries, *, noted: bool) -> None:
+    artifact = images.artifact(1, subject=IMAGE)
+    with FakeRegistry(referrers=noted) as registry:
+        for content in artifact.blobs.values():
+            registry.put_blob(REPOSITORY, content)
+        raw = artifact.manifests[-1].raw
+        subject = pusher(registries, registry).put(raw, descriptor(raw, artifact.root.media_type))
+        assert subject == (Digest.parse(IMAGE.root.digest) if noted else None)
+
+
+def test_a_missing_child_is_told(registries: Registries, registry: FakeRegistry) -> None:
+    error = refusal(lambda: pusher(registries, registry).put(RAW, MANIFEST), str(MANIFEST.digest), "MANIFEST_BLOB_UNKNOWN")
+    assert isinstance(error, NotFound)
+
+
+@pytest.mark.usefixtures("children")
+def test_a_manifest_that_became_another(registries: Registries, registry: FakeRegistry) -> None:
+    registry.inject(Fault(method="PUT", action=WithHeaders((("Docker-Content-Digest", f"sha256:{'0' * 64}"),))))
+    assert isinstance(refusal(lambda: pusher(registries, registry).put(RAW, MANIFEST, tag="v1"), "0" * 64), Corrupt)
+
+
+def test_a_manifest_that_is_too_big(registries: Registries, registry: FakeRegistry) -> None:
+    raw = RAW + b" " * (4 * 1024 * 1024)
+    wanted = descriptor(raw, MANIFEST.media_type)
+    error = refusal(lambda: pusher(registries, registry).put(raw, wanted), str(wanted.digest), str(len(raw)), "4194304", "413")
+    assert isinstance(error, InvalidInput)
+
+
+@pytest.mark.parametrize("raw", [b"", RAW[:-1], RAW + b" ", bytes(len(RAW))])
+def test_other_bytes_are_not_sent(registries: Registries, registry: FakeRegistry, raw: bytes) -> None:
+    assert isinstance(refusal(lambda: pusher(registries, registry).put(raw, MANIFEST), str(MANIFEST.digest)), Corrupt)
+    assert registry.requests == []
+
+
+@pytest.mark.parametrize("tag", ["", "a/b", "../x", "a?b", "a#b", "a@b", "a b", "-a", "x" * 129, "a:b"])
+def test_what_is_no_tag_is_not_asked(registries: Registries, registry: FakeRegistry, tag: str) -> None:
+    assert isinstance(refusal(lambda: pusher(registries, registry).put(RAW, MANIFEST, tag=tag)), InvalidInput)
+    assert registry.requests == []
+
+
+@pytest.mark.parametrize("media_type", ["text/plain\r\nX-Evil: yes", "caf\xe9/au-lait", "*", "", "a/b c\x00"])
+def test_what_is_no_media_type_is_not_sent(registries: Registries, registry: FakeRegistry, media_type: str) -> None:
+    wanted = replace(MANIFEST, media_type=media_type)
+    assert isinstance(refusal(lambda: pusher(registries, registry).put(RAW, wanted)), InvalidInput)
+    assert not pusher(registries, registry).has(wanted)
+    assert [one.method for one in registry.requests] == ["HEAD"]

@@ -1,0 +1,154 @@
+"""Blobs over several connections. The clock here makes any transfer a slow one, so that it is divided after its first piece."""
+
+import random
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+import pytest
+
+from ocispec.errors import Corrupt, DistError, Unavailable
+from remotes import Hosts, HostSettings, Registries, RegistrySettings
+from remotes.ranges import PART_BYTES, Ranges
+from tests.fakes.faults import Answer, Cut, Fault, IgnoreRange, Reset, ShiftRange
+from tests.fakes.registry import FakeRegistry
+from tests.remotes.asking import REPOSITORY, anonymous, check_told, descriptor, fetcher, read, read_until_error
+
+BIG = random.Random(7).randbytes(8 * PART_BYTES + 12_345)
+WANTED = descriptor(BIG)
+BLOBS = ".*/blobs/.*"
+
+
+class SlowClock:
+    """Two seconds pass between any two looks at it."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 2
+        return self.now
+
+
+def opened(registry: FakeRegistry, settings: HostSettings | None = None) -> Registries:
+    hosts = Hosts(named={registry.host: settings or HostSettings()})
+    found = Registries(RegistrySettings(hosts=hosts, connect_timeout_s=10, read_timeout_s=10), credentials=anonymous)
+    found._ranges.close()
+    found._ranges = Ranges(clock=SlowClock())
+    return found
+
+
+@pytest.fixture
+def registry() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as registry:
+        registry.put_blob(REPOSITORY, BIG)
+        yield registry
+
+
+@pytest.fixture
+def registries(registry: FakeRegistry) -> Iterator[Registries]:
+    with opened(registry) as found:
+        yield found
+        assert found._ranges._room._value == found._ranges._room._initial_value  # type: ignore[attr-defined] # all given back
+
+
+def parts(registry: FakeRegistry) -> list[tuple[int, int]]:
+    """The ranges that were asked for, in the order of the blob."""
+    texts = [one.headers["range"] for one in registry.requests if "range" in one.headers]
+    matches = [re.fullmatch(r"bytes=(\d+)-(\d+)", text) for text in texts]
+    return sorted((int(match[1]), int(match[2])) for match in matches if match)
+
+
+def test_a_slow_transfer_is_divided(registries: Registries, registry: FakeRegistry) -> None:
+    assert read(fetcher(registries, registry), WANTED) == BIG
+    found = parts(registry)
+    assert len(found) >= 6
+    assert all(end + 1 == start for (_, end), (start, _) in pairwise(found))
+    assert found[-1][1] == len(BIG) - 1
+    assert all(end - start < PART_BYTES for start, end in found)
+    (first,) = (one for one in registry.requests if "range" not in one.headers)
+    assert first.sent < len(BIG)
+
+
+def test_a_transfer_is_gone_on_with_in_parts(registries: Registries, registry: FakeRegistry) -> None:
+    assert read(fetcher(registries, registry), WANTED, offset=1_000_001) == BIG[1_000_001:]
+    assert parts(registry)[0][0] == 1_000_001
+
+
+def test_a_quick_transfer_is_one_request(registry: FakeRegistry) -> None:
+    with Registries(RegistrySettings(connect_timeout_s=10), credentials=anonymous) as found:
+        assert read(fetcher(found, registry), WANTED) == BIG
+    assert len(registry.requests) == 1
+
+
+def test_a_small_blob_is_one_request(registries: Registries, registry: FakeRegistry) -> None:
+    small = BIG[: 2 * PART_BYTES]
+    registry.put_blob(REPOSITORY, small)
+    assert read(fetcher(registries, registry), descriptor(small)) == small
+    assert len(registry.requests) == 1
+
+
+@pytest.mark.parametrize("status", [403, 416, 429, 500, 503])
+def test_who_refuses_parts_goes_on_with_what_it_began(registries: Registries, registry: FakeRegistry, status: int) -> None:
+    registry.inject(Fault(path=BLOBS, nth=2, times=100, action=Answer(status, (), b"{}")))
+    assert read(fetcher(registries, registry), WANTED) == BIG
+    assert sum("range" not in one.headers and one.status == 200 for one in registry.requests) == 1
+
+
+def test_who_has_no_parts_goes_on_with_what_it_began(registries: Registries, registry: FakeRegistry) -> None:
+    registry.inject(Fault(path=BLOBS, nth=None, action=IgnoreRange()))
+    assert read(fetcher(registries, registry), WANTED) == BIG
+    assert sum(one.sent == len(BIG) for one in registry.requests) == 1
+
+
+def test_a_capability_to_avoid_is_not_tried(registry: FakeRegistry) -> None:
+    with opened(registry, HostSettings(avoid=frozenset({"range"}))) as registries:
+        assert read(fetcher(registries, registry), WANTED, offset=77) == BIG[77:]
+    assert parts(registry) == []
+
+
+@pytest.mark.parametrize("action", [Cut(100_000), Reset(100_000)])
+def test_a_part_that_breaks_off_is_gone_on_with(registries: Registries, registry: FakeRegistry, action: Cut | Reset) -> None:
+    registry.inject(Fault(path=BLOBS, nth=4, times=2, action=action))
+    assert read(fetcher(registries, registry), WANTED) == BIG
+
+
+def test_a_part_that_is_not_to_be_had_ends_the_transfer(registries: Registries, registry: FakeRegistry) -> None:
+    source = fetcher(registries, registry)
+    registry.inject(Fault(path=BLOBS, nth=5, times=1000, action=Answer(500, (), b"{}")))
+    arrived, error = read_until_error(source, WANTED)
+    assert isinstance(error, Unavailable)
+    assert BIG.startswith(arrived)
+    assert len(arrived) > PART_BYTES
+
+
+def test_a_part_with_another_range_is_refused(registries: Registries, registry: FakeRegistry) -> None:
+    registry.inject(Fault(path=BLOBS, nth=5, times=1000, action=ShiftRange(1)))
+    arrived, error = read_until_error(fetcher(registries, registry), WANTED)
+    assert isinstance(error, Corrupt)
+    check_told(error, "expected bytes")
+    assert BIG.startswith(arrived)
+
+
+def test_one_request_at_once_is_enough(registry: FakeRegistry) -> None:
+    with opened(registry, HostSettings(in_flight=1)) as registries:
+        assert read(fetcher(registries, registry), WANTED) == BIG
+
+
+def test_who_stops_reading_leaves_nothing_under_way(registry: FakeRegistry) -> None:
+    with opened(registry) as registries:
+        pieces = fetcher(registries, registry).fetch(WANTED)
+        read_so_far = 0
+        while read_so_far < 3 * PART_BYTES:
+            read_so_far += len(next(pieces))
+        pieces.close()  # type: ignore[attr-defined] # it is a generator
+        assert registries._ranges._room._value == registries._ranges._room._initial_value  # type: ignore[attr-defined]
+    assert registries._ranges._threads._shutdown  # and nobody hangs there
+
+
+def test_an_abort_ends_all_parts(registry: FakeRegistry) -> None:
+    with opened(registry) as registries:
+        pieces = fetcher(registries, registry).fetch(WANTED)
+        next(pieces)
+        registries.abort()
+        with pytest.raises(DistError):
+            b"".join(pieces)

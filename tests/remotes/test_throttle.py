@@ -1,0 +1,245 @@
+"""How hard a server is asked: driven by hand with a clock that stands still, then against a real limit."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from ocispec.errors import NotFound, Unavailable
+from remotes import Hosts, HostSettings, Quota, Registries, RegistryError, RegistrySettings
+from remotes.throttle import Aborted, Throttle
+from remotes.throttled import read_quota
+from tests import images
+from tests.fakes.faults import Answer, Fault
+from tests.fakes.registry import FakeRegistry
+from tests.peers.processes import poll_until
+from tests.remotes.asking import BLOB, REPOSITORY, SETTINGS, anonymous, asked, descriptor, fetcher, read, reference
+
+IMAGE = images.image(seed=1)
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def one(throttle: Throttle, *, refused: float | None = None, accepted: bool = False) -> float:
+    """A request from its begin to its end; the seconds that it was put off instead."""
+    if alone := throttle.begin():
+        return alone
+    if accepted:
+        throttle.accepted()
+    else:
+        throttle.refused(refused)
+    throttle.end()
+    return 0.0
+
+
+def admitted(throttle: Throttle, clock: Clock, *, seconds: float, most: int) -> int:
+    """How many requests are accepted within some seconds by the clock, of at most so many that want to be."""
+    count, end = 0, clock.now + seconds
+    while count < most:
+        turn = throttle._next_turn if throttle._pace is not None else clock.now
+        clock.now = max(clock.now, turn)  # instead of waiting
+        if clock.now > end or one(throttle, accepted=True):
+            break
+        count += 1
+    clock.now = max(clock.now, end)
+    return count
+
+
+def test_who_is_never_refused_is_never_held_up(clock: Clock) -> None:
+    throttle = Throttle(clock=clock)
+    assert [one(throttle, accepted=True) for _ in range(2000)] == [0.0] * 2000
+
+
+def test_a_server_is_left_alone_for_as_long_as_it_says(clock: Clock) -> None:
+    throttle = Throttle(clock=clock)
+    one(throttle, refused=30)
+    assert one(throttle) == 30
+    clock.now += 29
+    assert one(throttle) == 1
+    clock.now += 1
+    assert one(throttle, accepted=True) == 0
+
+
+def test_a_shorter_wait_does_not_take_back_a_longer_one(clock: Clock) -> None:
+    throttle = Throttle(clock=clock)
+    one(throttle, refused=30)
+    throttle.refused(1)
+    throttle.refused(None)
+    assert one(throttle) == 30
+
+
+def test_after_a_refusal_the_pace_is_below_what_was_taken_and_grows_back(clock: Clock) -> None:
+    throttle = Throttle(clock=clock)
+    for _ in range(40):
+        one(throttle, accepted=True)
+        clock.now += 0.05  # 20 a second
+    one(throttle, refused=1)
+    clock.now += 1
+    assert 10 <= admitted(throttle, clock, seconds=1, most=1000) <= 16
+    taken = [admitted(throttle, clock, seconds=1, most=1000) for _ in range(10)]
+    assert taken == sorted(taken)
+    assert 19 <= taken[-1] <= 28
+
+
+def test_refusals_of_requests_that_were_under_way_together_count_once(clock: Clock) -> None:
+    throttle = Throttle(in_flight=16, clock=clock)
+    for _ in range(16):
+        throttle.begin()
+    for _ in range(16):
+        throttle.refused(None)
+    assert throttle._window == 8
+    clock.now += 2
+    throttle.refused(None)
+    assert throttle._window == 8  # half of the 16 that are still under way
+    for _ in range(16):
+        throttle.end()
+    clock.now += 2
+    throttle.refused(None)
+    assert throttle._window == 1
+
+
+def test_the_window_grows_back_to_what_it_was_and_no_further(clock: Clock) -> None:
+    throttle = Throttle(in_flight=4, clock=clock)
+    throttle.refused(None)
+    assert throttle._window == 1
+    for _ in range(100):
+        throttle.accepted()
+    assert throttle._window == 4
+
+
+def test_a_rate_that_was_set_is_kept(clock: Clock) -> None:
+    throttle = Throttle(per_second=10, clock=clock)
+    assert [admitted(throttle, clock, seconds=1, most=1000) for _ in range(5)] == pytest.approx([10] * 5, abs=1)
+
+
+def test_in_flight_is_bounded() -> None:
+    throttle = Throttle(in_flight=2)
+    throttle.begin()
+    throttle.begin()
+    with ThreadPoolExecutor(1) as threads:
+        third = threads.submit(throttle.begin)
+        assert poll_until(lambda: len(throttle._changed._waiters) == 1, timeout_s=10)  # type: ignore[attr-defined]
+        assert not third.done()
+        throttle.end()
+        assert third.result(timeout=10) == 0
+
+
+def test_a_request_is_under_way_until_its_answer_was_read(registry: FakeRegistry) -> None:
+    registry.put_blob(REPOSITORY, BLOB)
+    hosts = Hosts(named={registry.host: HostSettings(in_flight=1)})
+    with Registries(RegistrySettings(hosts=hosts, connect_timeout_s=10), credentials=anonymous) as registries:
+        throttle = registries._throttled._throttle(httpx.URL(f"http://{registry.host}"))
+        pieces = fetcher(registries, registry).fetch(descriptor(BLOB))
+        next(pieces)
+        assert throttle._under_way == 1
+        pieces.close()  # type: ignore[attr-defined] # it is a generator
+        assert throttle._under_way == 0
+        assert read(fetcher(registries, registry), descriptor(BLOB)) == BLOB
+        with pytest.raises(NotFound):
+            registries.resolve(reference(registry))
+        assert throttle._under_way == 0
+    assert len(asked(registry)) == 3
+
+
+def test_an_abort_ends_the_wait_for_a_turn() -> None:
+    throttle = Throttle(in_flight=1)
+    throttle.begin()
+    waiting = threading.Event()
+
+    def wait() -> None:
+        waiting.set()
+        throttle.begin()
+
+    with ThreadPoolExecutor(1) as threads:
+        second = threads.submit(wait)
+        assert waiting.wait(10)
+        throttle.abort()
+        with pytest.raises(Aborted):
+            second.result(timeout=10)
+    with pytest.raises(Aborted):
+        throttle.begin()
+
+
+# Through the client.
+
+
+@pytest.fixture
+def found() -> Iterator[Registries]:
+    with Registries(SETTINGS, credentials=anonymous) as registries:
+        yield registries
+
+
+def put(registry: FakeRegistry) -> None:
+    root = IMAGE.manifests[-1]
+    registry.put_manifest(REPOSITORY, root.raw, root.media_type, tag="v1")
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_while_a_server_wants_to_be_left_alone_nobody_asks(found: Registries, registry: FakeRegistry, status: int) -> None:
+    put(registry)
+    registry.inject(Fault(method="HEAD", action=Answer(status, (("Retry-After", "3600"),))))
+    for _ in range(3):
+        with pytest.raises(Unavailable) as caught:
+            found.resolve(reference(registry))
+        assert isinstance(caught.value, RegistryError)
+        assert caught.value.exchange.retry_after_s == pytest.approx(3600, abs=60)
+    assert len(asked(registry)) == 1
+    assert "wants to be left alone" in str(caught.value)
+
+
+def test_other_servers_are_asked_meanwhile(found: Registries, registry: FakeRegistry, other: FakeRegistry) -> None:
+    put(other)
+    registry.inject(Fault(method="HEAD", action=Answer(429, (("Retry-After", "3600"),))))
+    with pytest.raises(Unavailable):
+        found.resolve(reference(registry))
+    assert str(found.resolve(reference(other)).descriptor.digest) == IMAGE.root.digest
+
+
+def test_a_503_without_a_time_says_nothing_of_how_hard_it_was_asked(found: Registries, registry: FakeRegistry) -> None:
+    put(registry)
+    registry.inject(Fault(method="HEAD", action=Answer(503, ())))
+    with pytest.raises(Unavailable):
+        found.resolve(reference(registry))
+    assert str(found.resolve(reference(registry)).descriptor.digest) == IMAGE.root.digest
+    assert found._throttled._throttle(httpx.URL(f"http://{registry.host}"))._pace is None
+
+
+def test_quotas_are_remembered(found: Registries, registry: FakeRegistry) -> None:
+    put(registry)
+    said = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "7;w=21600"))
+    registry.inject(Fault(method="HEAD", action=Answer(429, said)))
+    with pytest.raises(Unavailable):
+        found.resolve(reference(registry))
+    assert found.quotas() == {"127.0.0.1": Quota(limit=100, remaining=7, window_s=21600)}
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "quota"),
+    [
+        ("100;w=21600", "99;w=21600", Quota(limit=100, remaining=99, window_s=21600)),
+        ("100", "99", Quota(limit=100, remaining=99, window_s=None)),
+        (" 100 ; w=5", "0", Quota(limit=100, remaining=0, window_s=5)),
+        ("100;w=x", "1", Quota(limit=100, remaining=1, window_s=None)),
+        ("", "", None),
+        ("100", "", None),
+        ("-1", "5", None),
+        ("1e3", "5", None),
+        ("9" * 400, "5", None),
+        ("\u0663", "5", None),
+    ],
+)
+def test_read_quota(limit: str, remaining: str, quota: Quota | None) -> None:
+    headers = httpx.Headers([(b"ratelimit-limit", limit.encode()), (b"ratelimit-remaining", remaining.encode())])
+    assert read_quota(headers) == quota

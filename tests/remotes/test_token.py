@@ -1,0 +1,247 @@
+import json
+from collections.abc import Generator
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocispec.errors import Denied, DistError, InvalidInput, Unavailable
+from remotes import Credentials
+from remotes.token import Token, Tokens, TokenServer, merge, to_pull, to_push
+from tests.remotes.asking import check_told, user
+
+SECRET, IDENTITY = "hunter2hunter2", "identity-identity"
+SECRETS = [SECRET, IDENTITY, user("me", SECRET).basic().removeprefix("Basic ")]
+HOST = "registry.example:5000"
+SERVER = TokenServer(realm=httpx.URL("https://auth.example/token?account=a"), service="registry.example")
+SCOPES = "repository:a/new:pull,push repository:a/old:pull"
+Ask = Generator[httpx.Request, httpx.Response, Token]
+
+
+def ask(tokens: Tokens, *answers: tuple[int, dict[str, Any]], server: TokenServer = SERVER) -> tuple[list[str], Token | None]:
+    """Ask for a token with these answers; what was asked each time, in short, and the token."""
+    flow = tokens.ask(server, SCOPES)
+    asked: list[str] = []
+    try:
+        request = next(flow)
+        for status, document in answers:
+            asked.append(short(request))
+            request = flow.send(httpx.Response(status, stream=httpx.ByteStream(json.dumps(document).encode()), request=request))
+        asked.append(short(request))
+    except StopIteration as stop:
+        return asked, stop.value
+    flow.close()
+    return asked, None
+
+
+def short(request: httpx.Request) -> str:
+    """The method, and who asks."""
+    fields = form(request)
+    return f"{request.method} {fields.get('refresh_token') or fields.get('password') or request.headers.get('authorization')}"
+
+
+def form(request: httpx.Request) -> dict[str, str]:
+    pairs = parse_qsl(request.content.decode())
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
+
+
+def refusal(tokens: Tokens, *answers: tuple[int, dict[str, Any]]) -> DistError:
+    with pytest.raises(DistError) as caught:
+        ask(tokens, *answers)
+    check_told(caught.value, HOST, hides=SECRETS)
+    return caught.value
+
+
+GOOD = (200, {"access_token": "abc", "expires_in": 300})
+BY_POST, BY_GET = f"POST {SECRET}", f"GET {user('me', SECRET).basic()}"
+
+
+# Scopes.
+
+
+@pytest.mark.parametrize(
+    ("scopes", "merged"),
+    [
+        ((), ""),
+        (("", " "), ""),
+        ((to_pull("a/b"),), "repository:a/b:pull"),
+        ((to_push("a/b"),), "repository:a/b:pull,push"),
+        ((to_pull("a/b"), to_push("a/b")), "repository:a/b:pull,push"),
+        ((to_push("b"), to_pull("a")), "repository:a:pull repository:b:pull,push"),
+        (
+            ("repository:b:push,pull repository:a:pull", "repository:b:delete"),
+            "repository:a:pull repository:b:delete,pull,push",
+        ),
+        (
+            ("repository:host.example:5000/a:pull", "repository:host.example:5000/a:push"),
+            "repository:host.example:5000/a:pull,push",
+        ),
+        (("registry:catalog:*", "aws", "aws"), "aws registry:catalog:*"),
+        (("repository:a:", "repository:a:pull"), "repository:a:pull"),
+    ],
+)
+def test_scopes_are_merged(scopes: tuple[str, ...], merged: str) -> None:
+    assert merge(*scopes) == merged
+
+
+@given(st.lists(st.from_regex(r"(repository:)?[ab](:5000/c)?:(pull|push|pull,push|)", fullmatch=True)))
+def test_merging_has_an_end_and_no_order(scopes: list[str]) -> None:
+    once = merge(*scopes)
+    assert merge(once) == once == merge(*reversed(scopes)) == merge(*scopes, *scopes)
+
+
+# What is asked.
+
+
+def test_the_form_with_a_password() -> None:
+    request = next(Tokens(HOST, user("me", SECRET)).ask(SERVER, SCOPES))
+    assert (request.method, request.url) == ("POST", SERVER.realm)
+    assert request.headers["content-type"] == "application/x-www-form-urlencoded"
+    assert "authorization" not in request.headers
+    asked = {"service": "registry.example", "client_id": "prefect-dist", "scope": SCOPES}
+    assert form(request) == {"grant_type": "password", "username": "me", "password": SECRET, **asked}
+
+
+def test_the_form_with_an_identity_token() -> None:
+    request = next(Tokens(HOST, Credentials("", "", IDENTITY)).ask(SERVER, SCOPES))
+    asked = {"service": "registry.example", "client_id": "prefect-dist", "scope": SCOPES}
+    assert form(request) == {"grant_type": "refresh_token", "refresh_token": IDENTITY, **asked}
+
+
+@pytest.mark.parametrize("credentials", [None, user("me", SECRET)])
+def test_the_query(credentials: Credentials | None) -> None:
+    flow = Tokens(HOST, credentials).ask(SERVER, SCOPES)
+    request = next(flow)
+    if credentials is not None:
+        request = flow.send(httpx.Response(405, request=request))
+    assert (request.method, request.url.host, request.content) == ("GET", "auth.example", b"")
+    assert request.url.params.multi_items() == [
+        ("account", "a"),
+        ("scope", "repository:a/new:pull,push"),
+        ("scope", "repository:a/old:pull"),
+        ("service", "registry.example"),
+    ]
+    assert request.headers.get("authorization") == (credentials.basic() if credentials else None)
+
+
+def test_what_is_unknown_is_left_out() -> None:
+    nothing = TokenServer(realm=SERVER.realm, service=None)
+    assert dict(next(Tokens(HOST, None).ask(nothing, "")).url.params) == {"account": "a"}
+    assert form(next(Tokens(HOST, user("me", SECRET)).ask(nothing, ""))).keys() == {
+        "client_id",
+        "grant_type",
+        "password",
+        "username",
+    }
+
+
+# Who is asked how.
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 405])
+def test_a_server_that_refuses_post_is_asked_by_get_from_then_on(status: int) -> None:
+    tokens = Tokens(HOST, user("me", SECRET))
+    assert ask(tokens, (status, {}), GOOD)[0] == [BY_POST, BY_GET]
+    assert ask(tokens, GOOD)[0] == [BY_GET]
+    other = TokenServer(realm=SERVER.realm, service="another")
+    assert ask(tokens, GOOD, server=other)[0] == [BY_POST]
+
+
+@pytest.mark.parametrize(("status", "kind"), [(403, Denied), (429, Unavailable), (503, Unavailable), (422, InvalidInput)])
+def test_other_refusals_of_post_are_final(status: int, kind: type[DistError]) -> None:
+    assert isinstance(refusal(Tokens(HOST, user("me", SECRET)), (status, {})), kind)
+
+
+def test_a_server_that_fails_at_get_has_not_refused_post() -> None:
+    tokens = Tokens(HOST, user("me", SECRET))
+    assert isinstance(refusal(tokens, (404, {}), (503, {})), Unavailable)
+    assert ask(tokens, GOOD)[0] == [BY_POST]
+
+
+def test_a_refresh_token_is_used_from_then_on() -> None:
+    tokens = Tokens(HOST, user("me", SECRET))
+    first, second = (f"refresh-token-{number}" for number in (1, 2))
+    assert ask(tokens, (200, {"access_token": "abc", "refresh_token": first}))[0] == [BY_POST]
+    assert ask(tokens, (200, {"access_token": "abc", "refresh_token": second}))[0] == [f"POST {first}"]
+    assert ask(tokens, GOOD)[0] == [f"POST {second}"]
+    assert ask(tokens, server=TokenServer(realm=httpx.URL("https://evil.example/"), service=None))[0] == [BY_POST]
+
+
+@pytest.mark.parametrize("status", [400, 401])
+def test_a_refresh_token_that_ended_is_forgotten(status: int) -> None:
+    tokens = Tokens(HOST, user("me", SECRET))
+    ask(tokens, (200, {"access_token": "abc", "refresh_token": "ended"}))
+    assert ask(tokens, (status, {}), GOOD)[0] == ["POST ended", BY_POST]
+    assert ask(tokens, GOOD)[0] == [BY_POST]
+
+
+def test_who_is_anonymous_stays_so() -> None:
+    tokens = Tokens(HOST, None)
+    for _ in range(2):
+        assert ask(tokens, (200, {"token": "abc", "refresh_token": "def"}))[0] == ["GET None"]
+
+
+def test_an_identity_token_comes_before_a_password() -> None:
+    tokens = Tokens(HOST, Credentials("me", SECRET, IDENTITY))
+    assert ask(tokens, (401, {}), (404, {}), GOOD)[0] == [f"POST {IDENTITY}", BY_POST, BY_GET]
+
+
+def test_an_identity_token_given_back_is_tried_once() -> None:
+    tokens = Tokens(HOST, Credentials("", "", IDENTITY))
+    ask(tokens, (200, {"access_token": "abc", "refresh_token": IDENTITY}))
+    assert isinstance(refusal(tokens, (401, {})), Denied)
+
+
+def test_an_identity_token_is_used_again_after_the_refresh_token_that_it_gave() -> None:
+    tokens = Tokens(HOST, Credentials("", "", IDENTITY))
+    ask(tokens, (200, {"access_token": "abc", "refresh_token": "ended"}))
+    for expected in (["POST ended", f"POST {IDENTITY}"], [f"POST {IDENTITY}"]):
+        assert ask(tokens, *[(401, {})] * (len(expected) - 1), GOOD)[0] == expected
+
+
+# Who is refused.
+
+
+def test_a_wrong_password_is_said_once_and_tried_no_more() -> None:
+    tokens = Tokens(HOST, user("me", SECRET))
+    error = refusal(tokens, (401, {}), (401, {"errors": [{"code": "UNAUTHORIZED", "message": "2FA needs a token"}]}))
+    assert isinstance(error, Denied)
+    check_told(error, HOST, "password of user 'me'", f"docker login {HOST}", "401 UNAUTHORIZED: 2FA needs a token")
+    again = refusal(tokens)
+    assert (type(again), str(again)) == (type(error), str(error))
+    assert again is not error
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 405])
+def test_an_identity_token_that_is_refused(status: int) -> None:
+    error = refusal(Tokens(HOST, Credentials("me", "", IDENTITY)), (status, {}))
+    assert isinstance(error, Denied)
+    check_told(error, HOST, "identity token of user 'me'", f"docker login {HOST}", str(status))
+
+
+def test_a_refusal_of_some_scopes_is_none_of_others() -> None:
+    tokens = Tokens(HOST, None)
+    assert isinstance(refusal(tokens, (403, {})), Denied)
+    next(tokens.ask(SERVER, "repository:another:pull"))
+
+
+def test_what_may_pass_is_tried_again() -> None:
+    tokens = Tokens(HOST, None)
+    assert isinstance(refusal(tokens, (503, {})), Unavailable)
+    assert ask(tokens, GOOD)[0] == ["GET None"]
+
+
+def test_a_name_that_is_no_name_stays_in_its_line() -> None:
+    refusal(Tokens(HOST, user("me\r\nyou\x1b[0m" + "x" * 5000, SECRET)), (401, {}), (401, {}))
+
+
+def test_secrets_show_in_no_representation() -> None:
+    tokens = Tokens(HOST, user("me", SECRET))
+    _, token = ask(tokens, (200, {"access_token": "abc-abc-abc", "refresh_token": IDENTITY}))
+    assert token is not None
+    for one in (tokens, token, token.__class__):
+        assert not any(secret in f"{one!r} {one}" for secret in [*SECRETS, "abc-abc-abc"])
