@@ -1,0 +1,68 @@
+"""The commands that bring content to registries: push and push-object."""
+
+from typing import TYPE_CHECKING, Any
+
+from cli import inputs, runs, tables
+from cli.context import Context
+from cli.errors import BadInput
+from cli.login import given
+from cli.names import recorded
+from cli.options import Login, Network, RunNetwork
+from cli.remote import opened
+from ocispec import Descriptor
+from ocispec.mediatypes import OCTET_STREAM
+from tasks import transfer
+from tasks.session import known
+
+if TYPE_CHECKING:
+    from flows.push import PushReport
+
+
+def push(context: Context, name: str, target: str, *, network: RunNetwork, login: Login, **options: int) -> int:
+    """Push an image of the store; 1 if not all of it got there. `options` are parameters of the flow."""
+    reference = inputs.reference(target)
+    parameters = {
+        "name": recorded(inputs.store(context), name).name,
+        "target": str(reference),
+        **runs.common(context, network),
+        **options,
+    }
+
+    def load() -> Any:
+        from flows.push import push
+
+        return push
+
+    with known(given(login, [reference])):
+        return runs.run(context, load, parameters, _show, doing="uploading")
+
+
+def push_object(context: Context, target: str, digest: str, media_type: str | None, *, network: Network, login: Login) -> int:
+    """Push one blob or manifest of the store, without Prefect and whatever its children are."""
+    reference, store = inputs.reference(target), inputs.store(context)
+    tag = reference.tag if any(mark in target.rpartition("/")[2] for mark in ":@") else None  # no latest but a typed one
+    info = store.info(inputs.digest(digest))
+    descriptor = Descriptor(media_type=media_type or OCTET_STREAM, digest=info.digest, size=info.size)
+    if tag is not None and not descriptor.is_manifest:
+        raise BadInput(f"{target}: only a manifest can have a tag; name its media type, or leave out the tag")
+    with opened(context, network, login, reference) as registries:
+        receipt = transfer.push(store, registries.pusher(reference), descriptor, tag=tag, observer=_Nobody())
+    if context.output == "json":
+        tables.json({"target": str(reference), "descriptor": descriptor.to_json(), "status": receipt.status})
+    else:
+        tables.lines([f"{receipt.status} {descriptor.digest} {descriptor.media_type}"])
+    return 0
+
+
+class _Nobody:
+    """Who wants to know nothing."""
+
+    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
+        """Pass over it."""
+
+
+def _show(report: "PushReport") -> None:
+    (row,) = report.table()
+    heads = ("target", "outcome", "pushed", "mounted", "existed", "failed", "bytes")
+    cells = (*(str(row[head]) for head in heads), str(report.root.digest))
+    tables.columns((*map(str.upper, heads), "DIGEST"), [cells])

@@ -1,0 +1,76 @@
+"""`dist push` and `dist push-object` against the real registry: what skopeo then reads."""
+
+from pathlib import Path
+
+import pytest
+
+from tests import images
+from tests.cli.dist import dist
+from tests.peers import skopeo
+from tests.peers.prefect import PrefectServer
+from tests.peers.registry import CncfRegistry
+
+IMAGE = images.image(620, layers=2)
+
+
+@pytest.fixture
+def store(tmp_path: Path, registry: CncfRegistry, prefect: PrefectServer) -> Path:
+    assert prefect.url
+    images.push(registry.host, "cli/source", IMAGE, "v1")
+    store = tmp_path / "store"
+    assert dist("--store", store, "fetch", f"{registry.host}/cli/source:v1").code == 0
+    return store
+
+
+def test_push_from_the_store_to_another_repository(store: Path, registry: CncfRegistry) -> None:
+    source, target = f"{registry.host}/cli/source:v1", f"{registry.host}/cli/target:v2"
+    result = dist("--store", store, "--output", "json", "push", source, target)
+    assert result.code == 0, result.err
+    (told,) = result.json["images"]
+    assert {key: told[key] for key in ("name", "target", "digest", "status", "pushed", "mounted", "failed")} == {
+        "name": source,
+        "target": target,
+        "digest": IMAGE.root.digest,
+        "status": "complete",
+        "pushed": 1,
+        "mounted": len(IMAGE.blobs),
+        "failed": 0,
+    }
+    assert skopeo.raw(f"docker://{target}") == IMAGE.manifests[-1].raw
+
+
+def test_push_tells_what_it_did(store: Path, registry: CncfRegistry) -> None:
+    result = dist("--store", store, "push", f"{registry.host}/cli/source:v1", f"{registry.host}/cli/told")
+    assert result.code == 0, result.err
+    assert result.lines[0].split() == ["TARGET", "OUTCOME", "PUSHED", "MOUNTED", "EXISTED", "FAILED", "BYTES", "DIGEST"]
+    assert f"{registry.host}/cli/told:latest complete: 1 pushed, {len(IMAGE.blobs)} mounted" in "\n".join(result.lines)
+
+
+def test_a_name_that_is_not_there(store: Path, registry: CncfRegistry) -> None:
+    result = dist("--store", store, "push", "none", f"{registry.host}/cli/x")
+    assert (result.code, "not there; dist names lists all" in result.line) == (1, True), result.err
+
+
+def test_push_object_part_by_part(store: Path, registry: CncfRegistry) -> None:
+    repository = f"{registry.host}/cli/parts"
+    for digest in IMAGE.blobs:
+        assert dist("--store", store, "push-object", repository, digest).code == 0
+    root = IMAGE.root
+    result = dist("--store", store, "push-object", f"{repository}:v1", root.digest, root.media_type)
+    assert result.lines == [f"pushed {root.digest} {root.media_type}"]
+    assert skopeo.raw(f"docker://{repository}:v1") == IMAGE.manifests[-1].raw
+    again = dist("--store", store, "--output", "json", "push-object", repository, root.digest, root.media_type)
+    assert again.json["status"] == "existed"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (("a.invalid/x:v1", next(iter(IMAGE.blobs))), 2, "only a manifest can have a tag"),
+        (("a.invalid/x", f"sha256:{'0' * 64}"), 1, "not there"),
+        (("a.invalid/x", "sha256:12"), 2, "expected 64 characters"),
+    ],
+)
+def test_what_push_object_refuses(store: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
+    result = dist("--store", store, "push-object", *arguments)
+    assert (result.code, says in result.line) == (code, True), result.err

@@ -1,0 +1,165 @@
+"""Pushing from a store to the real registry and to a strict fake one: what arrives, in which order, and what Prefect shows."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.push import PushReport
+from ocispec import Descriptor, Digest
+from ocispec.errors import DistError, InvalidInput, NotFound
+from storage import ContentStore, open_store
+from tests import images
+from tests.fakes.faults import Answer, Cut, Drop, Fault
+from tests.fakes.registry import FakeRegistry
+from tests.images import BuiltImage
+from tests.peers import skopeo
+from tests.peers.prefect import PrefectServer
+from tests.peers.registry import CncfRegistry
+
+ONE, OTHER = images.image(600, layers=2), images.image(601, layers=2, platform="linux/arm64/v8")
+INDEX = images.index([ONE, OTHER])
+Push = Callable[..., tuple[PushReport, str]]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ContentStore:
+    store = open_store(str(tmp_path / "store"))
+    for name, image in (("one", ONE), ("index", INDEX)):
+        put(store, image, name)
+    return store
+
+
+@pytest.fixture
+def push(prefect: PrefectServer, store: ContentStore) -> Push:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.push import push as flow
+
+    def run(name: str, target: str, **parameters: Any) -> tuple[PushReport, str]:
+        with temporary_settings({PREFECT_API_URL: prefect.url}):
+            state = flow(name, target, store.url, return_state=True, **parameters)
+        report = state.result(raise_on_failure=False)
+        if isinstance(report, DistError):
+            raise report
+        assert isinstance(report, PushReport), report
+        assert state.type.value == ("COMPLETED" if report.status == "complete" else "FAILED")
+        return report, str(state.state_details.flow_run_id)
+
+    return run
+
+
+def put(store: ContentStore, image: BuiltImage, name: str, *, source: str = "elsewhere.example/app") -> None:
+    for digest, data in (*image.blobs.items(), *((m.digest, m.raw) for m in image.manifests)):
+        if any(str(info.digest) == digest for info in store.walk()):
+            continue
+        with store.writer(digest, expected=Digest.parse(digest), total=len(data)) as writer:
+            writer.write(data)
+            writer.commit()
+    root = image.root
+    descriptor = Descriptor(media_type=root.media_type, digest=Digest.parse(root.digest), size=root.size)
+    store.names.put(name, descriptor, source=source)
+
+
+def short(kind: str, digest: str, tag: str = "") -> str:
+    return f"push {kind} {digest[:19]}{f' as {tag}' if tag else ''}"
+
+
+def test_an_index_is_byte_identical_to_an_independent_client(push: Push, registry: CncfRegistry, store: ContentStore) -> None:
+    report, _ = push("index", f"{registry.host}/push/whole:v1")
+    assert (report.status, report.told()) == ("complete", f"{len(INDEX.descriptors)} pushed")
+    assert report.transferred == sum(info.size for info in store.walk())
+    for image in (INDEX, ONE, OTHER):
+        raw = skopeo.raw(f"docker://{registry.host}/push/whole@{image.root.digest}")
+        assert raw == image.manifests[-1].raw
+    again, _ = push("index", f"{registry.host}/push/whole:v1")
+    assert again.transferred == INDEX.root.size  # the tag is set anew, whatever it was
+    assert again.told() == f"1 pushed, {len(INDEX.descriptors) - 1} existed"
+
+
+def test_children_come_before_parents_and_the_tag_last(push: Push) -> None:
+    with FakeRegistry() as fake:
+        report, _ = push("index", f"{fake.host}/app:v1")
+        assert report.status == "complete"
+        put_there = [one.path for one in fake.requests if one.method == "PUT"]
+    manifests = [path for path in put_there if "/manifests/" in path]
+    assert put_there[-len(manifests) :] == manifests or set(put_there[:-3]).isdisjoint(manifests)
+    assert manifests[-1] == "/v2/app/manifests/v1"
+    assert {path.rpartition("/")[2] for path in manifests[:-1]} == {ONE.root.digest, OTHER.root.digest}
+
+
+def test_the_graph_is_the_tree_from_its_leaves(push: Push, prefect: PrefectServer, registry: CncfRegistry) -> None:
+    report, run = push("index", f"{registry.host}/push/graph:v1")
+    assert report.tasks == len(INDEX.descriptors)
+    assert len(prefect.task_runs(run, at_least=report.tasks)) == report.tasks
+    expected = set()
+    for image in (ONE, OTHER):
+        manifest = short("manifest", image.root.digest)
+        config, *layers = image.blobs
+        expected |= {(short("config", config), manifest), *((short("layer", layer), manifest) for layer in layers)}
+        expected.add((manifest, short("index", INDEX.root.digest, "v1")))
+    assert prefect.edges(run) == expected
+
+
+def test_what_is_in_another_repository_of_the_registry_is_mounted(
+    push: Push, registry: CncfRegistry, store: ContentStore
+) -> None:
+    push("one", f"{registry.host}/push/first:v1")
+    put(store, ONE, "from there", source=f"{registry.host}/push/first")
+    before = len(registry.requests())
+    report, _ = push("from there", f"{registry.host}/push/second:v1")
+    assert report.told() == f"1 pushed, {len(ONE.blobs)} mounted"
+    asked = registry.requests(at_least=before + 2 * len(ONE.blobs) + 1)[before:]
+    assert not [one for one in asked if one.method in ("PATCH", "PUT") and "/blobs/" in one.path]
+
+
+def test_by_digest_without_a_tag(push: Push, registry: CncfRegistry) -> None:
+    report, _ = push("one", f"{registry.host}/push/untagged@{ONE.root.digest}")
+    assert report.status == "complete"
+    assert skopeo.raw(f"docker://{registry.host}/push/untagged@{ONE.root.digest}") == ONE.manifests[-1].raw
+
+
+def test_a_digest_of_something_else_is_refused(push: Push, registry: CncfRegistry) -> None:
+    with pytest.raises(InvalidInput, match="expected the digest of one"):
+        push("one", f"{registry.host}/push/x@{OTHER.root.digest}")
+
+
+def test_a_name_that_is_not_there(push: Push, registry: CncfRegistry) -> None:
+    with pytest.raises(NotFound, match="name none"):
+        push("none", f"{registry.host}/push/x:v1")
+
+
+def test_what_the_store_lacks_is_told_before_anything_is_sent(push: Push, store: ContentStore) -> None:
+    store.delete(Digest.parse(list(ONE.blobs)[-1]))
+    with FakeRegistry() as fake:
+        with pytest.raises(NotFound, match="1 descriptor missing in the store"):
+            push("one", f"{fake.host}/app:v1")
+        assert fake.requests == []
+
+
+@pytest.mark.parametrize("action", [Drop(0), Answer(503, (), b"")])
+def test_an_upload_that_breaks_off_is_retried_by_prefect(push: Push, action: Drop | Answer) -> None:
+    with FakeRegistry() as fake:
+        fake.inject(Fault(method="PUT", path=".*/blobs/uploads/.*", action=action))
+        report, _ = push("one", f"{fake.host}/app:v1", retries=2)
+        assert report.status == "complete", report.errors()
+
+
+def test_a_blob_that_is_refused_keeps_its_manifest_and_tag_away_and_nothing_else(push: Push) -> None:
+    with FakeRegistry() as fake:
+        fake.inject(Fault(method="POST", path=".*/blobs/uploads/", nth=1, action=Answer(507, (), b"{}")))
+        report, _ = push("index", f"{fake.host}/app:v1", retries=0, concurrency=1)
+        assert report.status == "failed"
+        assert len(report.failures) == 1
+        assert report.waiting == 2  # the manifest above, and the index
+        assert not [one for one in fake.requests if one.path.endswith("/manifests/v1") and one.method == "PUT"]
+        again, _ = push("index", f"{fake.host}/app:v1")
+        assert again.status == "complete"
+
+
+def test_an_answer_that_is_cut_is_no_success_twice(push: Push) -> None:
+    with FakeRegistry() as fake:
+        fake.inject(Fault(method="PUT", path=".*/manifests/v1", action=Cut(0)))
+        report, _ = push("one", f"{fake.host}/app:v1")
+        assert report.status == "complete", report.errors()
