@@ -35,8 +35,9 @@ test: install peers check ## Check, then run all tests.
 demo: install peers ## Fetch a real image from a real registry, here and now, and show what came of it.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.demo
 
-bench: install peers ## Time fetches side by side with their floors (docs/performance.md).
+bench: install peers ## Time fetches side by side with their floors and with skopeo (docs/performance.md).
 	$(BIN)/python -m benchmarks.fetch
+	$(BIN)/python -m benchmarks.slow
 
 ui: install peers ## Take a picture of a run in Prefect's UI: build/run.png.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.picture

@@ -209,7 +209,7 @@ def test_lines_for_a_log_and_a_table_at_the_end(registry: CncfRegistry, prefect:
 
     assert result.code == 0
     assert result.err.splitlines()[:2] == ["starting Prefect", f"{name} is manifest {image.root.digest}"]
-    assert result.err.splitlines()[-1] == f"{name} complete, 3 descriptors"
+    assert result.err.splitlines()[-1] == f"{name} complete: 3 fetched, 0 existed"
     head, row, summary, address = result.out.decode().splitlines()
     assert head.split() == ["IMAGE", "STATUS", "FETCHED", "EXISTED", "FAILED", "BYTES", "DIGEST"]
     assert row.split()[:5] == [name, "complete", "3", "0", "0"]

@@ -38,6 +38,7 @@ http {{
         {limits}
         error_page 429 @alone;
         location @alone {{ add_header Retry-After 1 always; return 429; }}
+        location = /v2/ {{ return 200; }}
         location ~ /manifests/ {{ default_type application/vnd.oci.image.manifest.v1+json; }}
     }}
 }}

@@ -1,0 +1,80 @@
+"""`make bench`: a blob of 256 MB from a server that gives each connection 8 MB/s, over one connection, divided, and by skopeo.
+
+Without Prefect, whose part does not count here. In each round all three run one after the other; the medians of the rounds'
+ratios are judged. Exits with 1 if the bar is missed.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.fetch import Case, judge, repository
+from ocispec import Reference
+from ocispec.handlers import dispatch
+from remotes import Hosts, HostSettings, RegistrySettings
+from tasks.session import SessionSpec, open_session
+from tests.peers.nginx import put, static_registry
+from tests.peers.processes import require
+
+ROUNDS = 3
+BAR = 4.0
+_MB = 1_000_000
+BIG = Case("256 MB in one layer", manifests=1, layers=1, layer_bytes=256 * _MB)
+
+
+def main() -> None:
+    """Measure and judge."""
+    with (
+        tempfile.TemporaryDirectory(dir=".") as scratch,
+        static_registry(Path(scratch) / "registry", bytes_per_second=8 * _MB) as registry,
+    ):
+        put(Path(scratch) / "registry", repository(BIG), BIG.build(), "v1")
+        name = f"{registry.host}/{repository(BIG)}:v1"
+        one, divided, skopeo = [], [], []
+        for _ in range(ROUNDS):
+            one.append(_timed(lambda to: _fetch(name, to, HostSettings(avoid=frozenset({"range"}))), scratch))
+            divided.append(_timed(lambda to: _fetch(name, to, HostSettings()), scratch))
+            skopeo.append(_timed(lambda to: _skopeo(name, to), scratch))
+        for what, seconds in (("one connection", one), ("divided", divided), ("skopeo", skopeo)):
+            print(f"{BIG.name} at 8 MB/s per connection, {what}: {min(seconds):.1f} to {max(seconds):.1f} s")
+        verdicts = [
+            judge(f"{what} / divided", [a / b for a, b in zip(slow, divided, strict=True)], BAR, at_least=True)
+            for what, slow in (("one connection", one), ("skopeo", skopeo))
+        ]
+    sys.exit(not all(verdicts))
+
+
+def _timed(work: Callable[[Path], None], scratch: str) -> float:
+    target = Path(scratch) / "target"
+    started = time.perf_counter()
+    work(target)
+    seconds = time.perf_counter() - started
+    shutil.rmtree(target)
+    return seconds
+
+
+def _fetch(name: str, store: Path, settings: HostSettings) -> None:
+    reference = Reference.parse(name)
+    hosts = Hosts(named={reference.host: settings})
+    with open_session(SessionSpec(store=str(store), registries=RegistrySettings(hosts=hosts)), observer=_Nobody()) as session:
+        dispatch(session.fetching(reference, []), session.resolve(reference), workers=4)
+
+
+def _skopeo(name: str, target: Path) -> None:
+    argv = [require("skopeo", "skopeo"), "--insecure-policy", "copy", "--src-tls-verify=false", f"docker://{name}"]
+    subprocess.run([*argv, f"dir:{target}"], check=True, stdout=subprocess.DEVNULL)
+
+
+class _Nobody:
+    """Who wants to know nothing."""
+
+    def advanced(self, *_: object) -> None:
+        """Pass over it."""
+
+
+if __name__ == "__main__":
+    main()
