@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from platform import machine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cli.context import Context
 from cli.errors import BadInput
@@ -11,8 +11,10 @@ from cli.options import Network
 from ocispec import Digest, Platform, Reference, units
 from ocispec.errors import InvalidInput, Unsupported
 from ocispec.reference import expand
-from remotes import Hosts
 from storage import ContentStore, open_store, options
+
+if TYPE_CHECKING:
+    from remotes import Hosts
 
 T = TypeVar("T")
 _BLOCK = "block:"
@@ -61,8 +63,10 @@ def seconds(text: str) -> float:
     return _read(lambda: units.seconds(text))
 
 
-def hosts(network: Network) -> Hosts:
+def hosts(network: Network) -> "Hosts":
     """How registries are reached; the files that say so are there and can be used."""
+    from remotes import Hosts  # and with it the HTTP client, which most commands do without
+
     if network.hosts is None and network.ca_file is None and not network.insecure:
         return Hosts(plain_http=network.plain_http)  # and pydantic, a tenth of a second, is not needed
     from flows import config
