@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers format check test demo bench ui lowest clean
+.PHONY: help install peers format check test demo bench fuzz ui lowest clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -38,6 +38,10 @@ demo: install peers ## Fetch a real image from a real registry, here and now, an
 bench: install peers ## Time fetches side by side with their floors and with skopeo (docs/performance.md).
 	$(BIN)/python -m benchmarks.fetch
 	$(BIN)/python -m benchmarks.slow
+
+fuzz: install ## Fuzz what parses strangers' input, for a minute (docs/registries.md).
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python -m fuzz.parsers
 
 ui: install peers ## Take a picture of a run in Prefect's UI: build/run.png.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.picture

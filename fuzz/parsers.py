@@ -1,0 +1,141 @@
+"""`make fuzz`: atheris on everything that parses what strangers send, a minute in all, each target in a process of its own.
+
+A target takes any bytes and may raise the errors of `ocispec.errors`, nothing else. What breaks one is written to build/.
+"""
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import atheris
+
+with atheris.instrument_imports(include=["ocispec", "remotes", "flows"]):
+    import httpx
+
+    from flows import templates
+    from ocispec import Descriptor, Digest, Platform, Reference, config, fields, manifest
+    from ocispec.errors import DistError
+    from ocispec.mediatypes import MANIFESTS
+    from ocispec.reference import expand
+    from remotes import challenge, errors, headers
+    from remotes.throttled import read_quota
+
+_SECONDS = 60
+_TOP = Path(__file__).parents[1]
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _answer(data: bytes) -> httpx.Response:
+    """A response with these bytes for the value of every header that is looked at."""
+    value = data.replace(b"\r", b"").replace(b"\n", b"")
+    names = (b"content-length", b"docker-content-digest", b"range", b"location", b"retry-after", b"www-authenticate")
+    request = httpx.Request("GET", "https://registry.example/v2/")
+    return httpx.Response(429, headers=[(name, value) for name in (*names, b"ratelimit-limit")], content=data, request=request)
+
+
+def reference(data: bytes) -> None:
+    """What people type; what parses says itself again."""
+    text = _text(data)
+    parsed = Reference.parse(expand(text))
+    assert Reference.parse(str(parsed)) == parsed
+    Digest.parse(text)
+
+
+def platform(data: bytes) -> None:
+    """Platforms; what parses says itself again."""
+    parsed = Platform.parse(_text(data))
+    assert Platform.parse(str(parsed)) == parsed
+
+
+def manifests(data: bytes) -> None:
+    """Documents of registries, under every type that they may be announced with."""
+    for media_type in MANIFESTS:
+        try:
+            manifest.children(data, media_type, at="fuzz")
+        except DistError:
+            continue
+    manifest.media_type_of(data, at="fuzz")
+
+
+def configs(data: bytes) -> None:
+    """Configs of images, and descriptors wherever they are."""
+    with contextlib.suppress(DistError):
+        config.platform(data, at="fuzz")
+        config.diff_ids(data, at="fuzz")
+    Descriptor.from_json(fields.parse_object(data, at="fuzz"), at="fuzz")
+
+
+def challenges(data: bytes) -> None:
+    """WWW-Authenticate."""
+    challenge.parse([_text(data)])
+
+
+def answers(data: bytes) -> None:
+    """Every other header that is read, and the bodies of refusals."""
+    answer = _answer(data)
+    headers.length(answer)
+    headers.uploaded(answer)
+    read_quota(answer.headers)
+    errors.retry_after_s(answer)
+    assert "\n" not in str(errors.from_response("fuzz", answer))
+    for read in (headers.location, headers.digest_in):
+        try:
+            read(answer, "fuzz")
+        except DistError:
+            continue
+
+
+def secrets(data: bytes) -> None:
+    """Templates in configurations; files are not read."""
+    text = _text(data)
+    if "file" not in text:
+        templates.resolved(text, at="fuzz", environ={"A": "a"})
+
+
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    target.__name__: target for target in (reference, platform, manifests, configs, challenges, answers, secrets)
+}
+
+
+def _one_input(target: Callable[[bytes], None]) -> Callable[[bytes], None]:
+    def run(data: bytes) -> None:
+        with contextlib.suppress(DistError):
+            target(data)
+
+    return run
+
+
+def main() -> None:
+    """Fuzz one target, with libFuzzer's options behind its name; or all of them, for a share of a minute each."""
+    if len(sys.argv) > 1:
+        atheris.Setup([sys.argv[0], *sys.argv[2:]], _one_input(TARGETS[sys.argv[1]]))
+        atheris.Fuzz()
+        return
+    (_TOP / "build").mkdir(exist_ok=True)
+    broken = []
+    for name in TARGETS:
+        options = [
+            f"-max_total_time={_SECONDS // len(TARGETS)}",
+            "-artifact_prefix=build/",
+            "-verbosity=0",
+            "-print_final_stats=1",
+        ]
+        done = subprocess.run(
+            [sys.executable, "-m", "fuzz.parsers", name, *options], cwd=_TOP, capture_output=True, check=False
+        )
+        said = done.stderr.decode(errors="replace")
+        runs = next((line.split()[-1] for line in said.splitlines() if "number_of_executed_units" in line), "?")
+        print(f"{name:<12} {runs:>10} inputs: {'broken' if done.returncode else 'sound'}", flush=True)
+        if done.returncode:
+            broken.append(name)
+            print(said, file=sys.stderr)
+    sys.exit(bool(broken))
+
+
+if __name__ == "__main__":
+    main()
