@@ -5,6 +5,8 @@ import logging
 import os
 import re
 import shutil
+import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -185,6 +187,15 @@ def test_nobody_waits_for_the_answer_to_another_question(programs: Programs, tmp
     assert programs.asked == [f"one get {SERVER}", f"two get {SERVER}"]
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """SIGINT means an interrupt, also where whoever started the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_program_and_leaves_the_question_open(programs: Programs) -> None:
     programs.install("one", "kill -INT $PPID; sleep 60")
     asked = Helpers(timeout_s=60)
