@@ -43,6 +43,19 @@ def children(raw: bytes, media_type: str, *, at: str) -> tuple[Descriptor, ...]:
     return (config, *_listed(document, "layers", at=at))
 
 
+def subject(raw: bytes, media_type: str, *, at: str) -> Descriptor | None:
+    """What a document is about, which it refers to without having it for a child; None where it is about nothing.
+
+    Raises:
+        InvalidInput: not JSON, or a bad descriptor.
+        Unsupported: a digest algorithm other than sha256 and sha512.
+    """
+    if not mediatypes.is_manifest(media_type):
+        return None
+    found = fields.optional(fields.parse_object(raw, at=at), "subject", dict, at=at)
+    return None if found is None else Descriptor.from_json(found, at=f"{at}.subject")
+
+
 def media_type_of(raw: bytes, *, at: str) -> str:
     """The type that a document itself claims, or, where it is silent, the OCI type whose fields it has.
 

@@ -12,8 +12,8 @@ import httpx
 
 from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
-from remotes import body
-from remotes.errors import RegistryNotFound, from_response, from_transport, refuse_coding
+from remotes import body, document, referrers
+from remotes.errors import RegistryNotFound, from_response, from_transport
 from remotes.headers import MEDIA_TYPE, digest_in, length
 from remotes.ranges import Ranges
 from remotes.repository import Repository
@@ -47,13 +47,24 @@ class Source(Protocol):
     def distrust(self, descriptor: Descriptor) -> None:
         """What came of this content was wrong: take it from elsewhere the next time, if there is another place."""
 
+    def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
+        """The manifests about `descriptor`, each once, with artifact type and annotations; asked for as they are taken."""
+
+    def signatures(self, descriptor: Descriptor) -> Iterator[tuple[str, Descriptor]]:
+        """What cosign keeps about `descriptor` under tags of its own: each tag that is there, and what it stands for."""
+
 
 class Fetcher:
-    """The content of one repository. Thread-safe."""
+    """The content of one repository. Thread-safe.
 
-    def __init__(self, repository: Repository, ranges: Ranges) -> None:
+    `unlisted` is shared by all that read in a run: the registries that were found to have no referrers API.
+    """
+
+    def __init__(self, repository: Repository, ranges: Ranges, unlisted: set[str]) -> None:
+        self.locator = repository.locator
         self._repository = repository
         self._ranges = ranges
+        self._unlisted = unlisted
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
         """The descriptor of a tag or digest in this repository: see `Registries.resolve`."""
@@ -73,7 +84,7 @@ class Fetcher:
                 raise
         else:
             if found.size > manifest.MAX_BYTES:
-                raise _too_big(str(reference), str(found.size))
+                raise document.too_big(str(reference), str(found.size))
             return found
         return self._blob(pinned, str(reference))  # out of the handler: its errors have no 404 for a cause
 
@@ -85,7 +96,7 @@ class Fetcher:
         """
         subject = f"{descriptor} from {self._repository.locator}"
         if descriptor.is_manifest and descriptor.size > manifest.MAX_BYTES:
-            raise _too_big(subject, str(descriptor.size))
+            raise document.too_big(subject, str(descriptor.size))
 
         def send(byte_range: str | None) -> httpx.Response:
             return self._get_content(descriptor, byte_range, subject)
@@ -96,6 +107,20 @@ class Fetcher:
 
     def distrust(self, descriptor: Descriptor) -> None:
         """There is no other place."""
+
+    def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
+        """The manifests about `descriptor`, each once, with artifact type and annotations; asked for as they are taken.
+
+        Raises:
+            InvalidInput: an `artifact_type` that is no media type, or a listing with a bad entry.
+            Unsupported: a listing without end, or one that leads away from the registry.
+            DistError: what the registry says.
+        """
+        return referrers.listed(self._repository, descriptor.digest, artifact_type=artifact_type, unlisted=self._unlisted)
+
+    def signatures(self, descriptor: Descriptor) -> Iterator[tuple[str, Descriptor]]:
+        """What cosign keeps about `descriptor` under tags of its own: each tag that is there, and what it stands for."""
+        return referrers.signatures(self, self.locator, descriptor.digest)
 
     def _by_head(self, ask: "_Question") -> Descriptor | None:
         """The descriptor in the headers; None where they do not tell all of type, length and digest."""
@@ -121,7 +146,7 @@ class Fetcher:
         try:
             if response.status_code != httpx.codes.OK:
                 raise from_response(ask.subject, response)
-            raw = _read_document(response, ask.subject)
+            raw = document.read(response, ask.subject)
         except httpx.RequestError as exc:
             raise from_transport(ask.subject, exc) from exc
         finally:
@@ -176,20 +201,3 @@ def _media_type(response: httpx.Response) -> str:
     """The content type without parameters such as charset."""
     text: str = response.headers.get("content-type", "")
     return text.partition(";")[0].strip().lower() or mediatypes.OCTET_STREAM
-
-
-def _read_document(response: httpx.Response, subject: str) -> bytes:
-    refuse_coding(subject, response)
-    announced = length(response)
-    if announced is not None and announced > manifest.MAX_BYTES:
-        raise _too_big(subject, str(announced))
-    raw = b""
-    for piece in response.iter_raw():
-        raw += piece
-        if len(raw) > manifest.MAX_BYTES:
-            raise _too_big(subject, "more")
-    return raw
-
-
-def _too_big(subject: str, size: str) -> Unsupported:
-    return Unsupported(f"{subject}: expected a manifest of at most {manifest.MAX_BYTES} bytes, it has {size}")

@@ -61,12 +61,24 @@ def location(response: httpx.Response, subject: str) -> httpx.URL | None:
         Unavailable: it is no URL that HTTP can ask.
     """
     text: str | None = response.headers.get("location")
-    if text is None:
-        return None
+    return None if text is None else _joined(response, text, "Location", subject)
+
+
+def next_page(response: httpx.Response, subject: str) -> httpx.URL | None:
+    """The URL that Link (RFC 8288) names as rel="next", relative to what was asked; None where there is none.
+
+    Raises:
+        Unavailable: it is no URL that HTTP can ask.
+    """
+    text = response.links.get("next", {}).get("url")
+    return None if text is None else _joined(response, text, "Link", subject)
+
+
+def _joined(response: httpx.Response, text: str, header: str, subject: str) -> httpx.URL:
     try:
         url = response.request.url.join(text)
     except (httpx.InvalidURL, ValueError) as exc:  # of urllib.parse, about brackets in the host
-        raise Unavailable(f"{subject}: the registry names a bad Location ({one_line(str(exc))})") from exc
+        raise Unavailable(f"{subject}: the registry names a bad {header} ({one_line(str(exc))})") from exc
     if url.scheme not in ("http", "https") or not url.host:
-        raise Unavailable(f"{subject}: the registry names a bad Location, expected a URL of http or https")
+        raise Unavailable(f"{subject}: the registry names a bad {header}, expected a URL of http or https")
     return url

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import DistError, NotFound
+from remotes import referrers
 from remotes.errors import RegistryError
 from remotes.fetcher import Fetcher
 
@@ -46,6 +47,27 @@ class Mirrored:
     def distrust(self, descriptor: Descriptor) -> None:
         """Ask no mirror for this content any more: what came was not it."""
         self._distrusted.add(descriptor.digest)
+
+    def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
+        """The manifests about `descriptor`, of the first registry that lists any: a cache without one knows of none."""
+        errors: list[DistError] = []
+        seen: set[Digest] = set()
+        for fetcher in self._fetchers:
+            try:
+                for one in fetcher.referrers(descriptor, artifact_type=artifact_type):
+                    if one.digest not in seen:
+                        seen.add(one.digest)
+                        yield one
+            except DistError as exc:
+                errors.append(exc)
+            else:
+                if seen or fetcher is self._fetchers[-1]:
+                    return
+        raise most_telling(errors)
+
+    def signatures(self, descriptor: Descriptor) -> Iterator[tuple[str, Descriptor]]:
+        """What cosign keeps about `descriptor` under its own tags, each of the first registry that has it."""
+        return referrers.signatures(self, self._fetchers[-1].locator, descriptor.digest)
 
 
 def most_telling(errors: Sequence[DistError]) -> DistError:

@@ -3,10 +3,13 @@
 What goes on in one upload is `remotes.upload`'s.
 """
 
+import threading
 from urllib.parse import urlencode
 
-from ocispec import Descriptor, Digest, Reference, manifest
-from ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable
+from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
+from ocispec.errors import Busy, Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable
+from ocispec.referrers import tag_of, with_entry
+from remotes import document, referrers
 from remotes.errors import RegistryRefused
 from remotes.headers import MEDIA_TYPE, check_digest, digest_in, length
 from remotes.repository import Repository
@@ -17,6 +20,8 @@ from remotes.upload import DONE, Content, Observer, Read, Session
 CHUNK_BYTES = 64 * 1024 * 1024
 # HEAD is answered so where it does not exist, or (403) where only the body of a GET says why.
 _ASK_BY_GET = frozenset({403, 405, 501})
+# How often an index of referrers is written anew when others write it at the same time.
+_WRITES = 5
 _OK, _CREATED, _NOT_FOUND, _TOO_LARGE = 200, 201, 404, 413
 
 
@@ -32,6 +37,7 @@ class Pusher:
         self._chunk_bytes = None if "chunked" in repository.avoid else chunk_bytes
         # Sessions that are open and that nobody is at: a blob's next upload goes on there. Taken and left in single steps.
         self._sessions: dict[Digest, Session] = {}
+        self._turns: dict[str, threading.Lock] = {}  # of who writes an index of referrers, by its tag
 
     def has(self, descriptor: Descriptor) -> bool:
         """Whether the repository has this content, be it as a manifest or as a blob, as its type says.
@@ -135,6 +141,32 @@ class Pusher:
             raise RegistryRefused(f"{exc}; a manifest of {len(raw)} bytes, {taken}", exc.exchange) from exc
         check_digest(answer, descriptor, subject)
         return digest_in(answer, subject, "oci-subject")
+
+    def refer(self, subject: Digest, referrer: Descriptor) -> None:
+        """See to it that `referrer`, as of `ocispec.referrers.entry`, is listed under the tag of the referrers of `subject`.
+
+        For a registry that does not list it by itself: `put` has returned None for a manifest with a subject. Writers of this
+        object take turns. Others are noticed when they were faster, since what was written is read again; who is slower
+        has to notice by himself.
+
+        Raises:
+            Unsupported: there is something else under this tag, or the index becomes bigger than manifests may be.
+            Busy: others were faster each time.
+            DistError: what the registry says.
+        """
+        tag = tag_of(subject)
+        at = f"{self._repository.locator}:{tag}"
+        with self._turns.setdefault(tag, threading.Lock()):
+            for writes in range(_WRITES + 1):
+                index = with_entry(referrers.tagged(self._repository, subject), referrer, at=at)
+                if index is None:
+                    return
+                if len(index) > manifest.MAX_BYTES:
+                    raise document.too_big(at, str(len(index)))
+                if writes < _WRITES:
+                    described = Descriptor(media_type=mediatypes.OCI_INDEX, digest=Digest.of(index), size=len(index))
+                    self.put(index, described, tag=tag)
+        raise Busy(f"{at}: expected {referrer} to be listed, others overwrote it {_WRITES} times; try again")
 
     def _open(self, descriptor: Descriptor) -> Session:
         answer = self._repository.tell("POST", "blobs/uploads/", expected=DONE, subject=self._subject(descriptor))

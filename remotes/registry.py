@@ -57,6 +57,7 @@ class Registries:
         self._pushers: dict[tuple[str, str], Pusher] = {}
         self._auth: dict[tuple[str, Credentials | None], HostAuth] = {}
         self._distrusted: set[Digest] = set()
+        self._unlisted: set[str] = set()
         self._guard = threading.Lock()
         self._transport = Urllib3Transport(
             hosts=settings.hosts, connect_timeout_s=settings.connect_timeout_s, read_timeout_s=settings.read_timeout_s
@@ -84,7 +85,8 @@ class Registries:
     def fetcher(self, reference: Reference) -> Source:
         """Access to the content of the reference's repository, at mirrors first if there are any."""
         mirrors = self._settings.hosts.of(reference.host).mirrors
-        fetchers = [Fetcher(self._repository(host, reference), self._ranges) for host in (*mirrors, reference.host)]
+        repositories = [self._repository(host, reference) for host in (*mirrors, reference.host)]
+        fetchers = [Fetcher(repository, self._ranges, self._unlisted) for repository in repositories]
         return Mirrored(fetchers, self._distrusted) if mirrors else fetchers[0]
 
     def pusher(self, reference: Reference) -> Pusher:

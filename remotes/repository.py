@@ -36,13 +36,20 @@ class Repository:
         self._own = httpx.URL(url)
         self._pull, self._push = RegistryAuth(host, to_pull(name)), RegistryAuth(host, to_push(name))
 
-    def ask(self, method: str, path: str, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
-        """Send a request that reads; the answer, of whatever status, is open. Errors call what is asked for `subject`.
+    def ask(self, method: str, target: str | httpx.URL, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
+        """Send a request that reads: a path of this repository, or a URL of its registry, see `owns`.
+
+        The answer, of whatever status, is open. Errors call what is asked for `subject`.
 
         Raises:
             DistError: there is no answer, see `remotes.errors.from_transport`.
         """
-        return self._send(method, httpx.URL(f"{self.url}/{path}"), self._pull, subject=subject, headers=headers)
+        url = target if isinstance(target, httpx.URL) else httpx.URL(f"{self.url}/{target}")
+        return self._send(method, url, self._pull if self.owns(url) else None, subject=subject, headers=headers)
+
+    def owns(self, url: httpx.URL) -> bool:
+        """Whether a URL that was named by somebody is one of this registry, and as safe."""
+        return is_same_server(url, self._own)
 
     def tell(
         self,
@@ -68,9 +75,7 @@ class Repository:
         url = target if isinstance(target, httpx.URL) else httpx.URL(f"{self.url}/{target}")
         auth = RegistryAuth(self._host, to_push(self.name), to_pull(source)) if source else self._push
         # What a registry names may be anywhere: its credentials are for it alone.
-        response = self._send(
-            method, url, auth if is_same_server(url, self._own) else None, subject=subject, headers=headers, body=body
-        )
+        response = self._send(method, url, auth if self.owns(url) else None, subject=subject, headers=headers, body=body)
         try:
             if response.request.method != method:  # RFC 9110, 15.4: the answer says nothing of what was to be done
                 raise Unsupported(

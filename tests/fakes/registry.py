@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
 from typing import Any, Literal, Self
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from tests.fakes.faults import Drop, Fault, Headers, Refuse, Response
 from tests.fakes.uploads import Step, Uploads, created
@@ -34,7 +34,7 @@ OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 _NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _DIGEST = re.compile(r"sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128}")
-_ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|tags)/(?P<key>[^/]+)")
+_ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|tags|referrers)/(?P<key>[^/]+)")
 _RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d*)")  # one range with a start: suffixes and lists are refused
 _UPLOAD_ROUTE = re.compile(r"/v2/(?P<name>.+)/blobs/uploads/(?P<session>[^/]*)")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
@@ -184,7 +184,8 @@ class FakeRegistry:
 
     ``tls`` is a server-side context. ``open_ranges=False`` answers 416 to ``bytes=N-``, as go-containerregistry does.
     ``mounts`` says where blobs are mounted from: the repository named, any one of its own choice, or none. ``referrers=False``
-    leaves subjects to the client. ``uploads`` are the sessions, which may be limited.
+    leaves subjects to the client and has no API for them, ``filters=False`` has one that ignores filters, and ``page_entries``
+    is what one of its pages has. ``uploads`` are the sessions, which may be limited.
     """
 
     def __init__(
@@ -195,6 +196,8 @@ class FakeRegistry:
         open_ranges: bool = False,
         mounts: Literal["named", "any", "none"] = "named",
         referrers: bool = True,
+        filters: bool = True,
+        page_entries: int = 1000,
         uploads: Uploads | None = None,
     ) -> None:
         """Bind a free port of 127.0.0.1."""
@@ -203,6 +206,8 @@ class FakeRegistry:
         self._open_ranges = open_ranges
         self._mounts = mounts
         self._referrers = referrers
+        self._filters = filters
+        self._page_entries = page_entries
         self.uploads = uploads or Uploads()
         self._blobs: dict[tuple[str, str], bytes] = {}  # (repository, digest)
         self._manifests: dict[tuple[str, str], tuple[str, bytes]] = {}  # (repository, digest) -> media type, content
@@ -327,7 +332,8 @@ class FakeRegistry:
         return self._read(request, route)
 
     def _read(self, request: Request, route: re.Match[str]) -> Response:
-        answer = {"manifests": self._manifest, "blobs": self._blob, "tags": self._tag_list}[route["kind"]]
+        kinds = {"manifests": self._manifest, "blobs": self._blob, "tags": self._tag_list, "referrers": self._referrer_list}
+        answer = kinds[route["kind"]]
         return answer(request, route["name"], route["key"])
 
     def _manifest(self, request: Request, name: str, key: str) -> Response:
@@ -399,13 +405,45 @@ class FakeRegistry:
         missing += [one["digest"] for one in document.get("manifests", []) if (name, one["digest"]) not in self._manifests]
         return Response.refusal(404, "MANIFEST_BLOB_UNKNOWN", f"{missing[0]} unknown") if missing else None
 
-    def _tag_list(self, request: Request, name: str, key: str) -> Response:  # noqa: ARG002 - one of three alike
+    def _tag_list(self, request: Request, name: str, key: str) -> Response:  # noqa: ARG002 - one of four alike
         if key != "list":
             return Response.refusal(404, "UNSUPPORTED", "no such endpoint")
         if not any(repository == name for repository, _ in [*self._manifests, *self._blobs]):
             return Response.refusal(404, "NAME_UNKNOWN", f"repository {name} unknown")
         tags = sorted(tag for repository, tag in list(self._tags) if repository == name)
         return Response.of_json(200, {"name": name, "tags": tags})
+
+    def _referrer_list(self, request: Request, name: str, key: str) -> Response:
+        """The page of referrers that follows the query's ``last``."""
+        if not self._referrers:
+            return Response.refusal(404, "UNSUPPORTED", "no such endpoint")
+        if not _DIGEST.fullmatch(key):
+            return Response.refusal(400, "DIGEST_INVALID", f"invalid digest {key}")
+        query = parse_qs(request.query)
+        found = [one for one in map(_referrer, list(self._manifests.items())) if one[0] == (name, key)]
+        entries = sorted((entry for _, entry in found), key=lambda entry: str(entry["digest"]))
+        headers: Headers = (("Content-Type", OCI_INDEX),)
+        if self._filters and "artifactType" in query:
+            entries = [entry for entry in entries if entry.get("artifactType") == query["artifactType"][0]]
+            headers += (("OCI-Filters-Applied", "artifactType"),)
+        left = [entry for entry in entries if str(entry["digest"]) > query.get("last", [""])[0]]
+        page = left[: self._page_entries]
+        if len(page) < len(left):
+            following = urlencode({**{name: values[0] for name, values in query.items()}, "last": page[-1]["digest"]})
+            headers += (("Link", f'<{request.path}?{following}>; rel="next"'),)
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": page}
+        return _unacceptable(request, OCI_INDEX) or Response.of(200, json.dumps(index).encode(), headers)
+
+
+def _referrer(stored: tuple[tuple[str, str], tuple[str, bytes]]) -> tuple[tuple[str, str | None], dict[str, Any]]:
+    """The repository and subject of a manifest, and how it is listed there."""
+    (repository, digest), (media_type, content) = stored
+    document = json.loads(content)
+    artifact_type = document.get("artifactType") or (document.get("config") or {}).get("mediaType")
+    entry = {"mediaType": media_type, "digest": digest, "size": len(content), "annotations": document.get("annotations", {})}
+    if artifact_type:
+        entry["artifactType"] = artifact_type
+    return (repository, (document.get("subject") or {}).get("digest")), entry
 
 
 def _allowed(request: Request) -> set[str]:

@@ -545,6 +545,32 @@ def test_subjects(*, referrers: bool) -> None:
         assert answered.headers.get("oci-subject") == (UNKNOWN if referrers else None)
 
 
+def test_referrers_come_in_pages() -> None:
+    with FakeRegistry(page_entries=1) as registry:
+        bodies = [b'{"artifactType": "a/%d", "subject": {"digest": "%s"}}' % (n, UNKNOWN.encode()) for n in range(2)]
+        wanted = {registry.put_manifest(REPOSITORY, body, MANIFEST_TYPE) for body in bodies}
+        first = ask(registry, f"/v2/{REPOSITORY}/referrers/{UNKNOWN}", Accept=OCI_INDEX)
+        second = ask(registry, first.headers["link"].partition(">")[0].lstrip("<"), Accept=OCI_INDEX)
+        assert {json.loads(page.body)["manifests"][0]["digest"] for page in (first, second)} == wanted
+        assert "link" not in second.headers
+
+
+@pytest.mark.parametrize(("filters", "found"), [(True, 0), (False, 1)])
+def test_referrers_are_filtered(*, filters: bool, found: int) -> None:
+    with FakeRegistry(filters=filters) as registry:
+        body = b'{"artifactType": "a/b", "subject": {"digest": "%s"}}' % UNKNOWN.encode()
+        registry.put_manifest(REPOSITORY, body, MANIFEST_TYPE)
+        answered = ask(registry, f"/v2/{REPOSITORY}/referrers/{UNKNOWN}?artifactType=c/d", Accept=OCI_INDEX)
+        assert len(json.loads(answered.body)["manifests"]) == found
+        assert answered.headers.get("oci-filters-applied") == ("artifactType" if filters else None)
+
+
+def test_referrers_that_are_refused(registry: FakeRegistry) -> None:
+    assert ask(registry, f"/v2/{REPOSITORY}/referrers/x", Accept=OCI_INDEX).code == "DIGEST_INVALID"
+    with FakeRegistry(referrers=False) as bare:
+        assert ask(bare, f"/v2/{REPOSITORY}/referrers/{UNKNOWN}", Accept=OCI_INDEX).status == 404
+
+
 @pytest.mark.parametrize("after", [0, 1000, 100_000])
 def test_a_dropped_chunk_is_kept_as_far_as_it_came(registry: FakeRegistry, after: int) -> None:
     location = begin(registry)

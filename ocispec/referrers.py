@@ -1,0 +1,80 @@
+"""Manifests about another manifest, its subject: signatures, bills of materials, attestations (distribution-spec 1.1).
+
+Where a registry does not list them ("Unavailable Referrers API"), they are listed in an index under a tag that the subject's
+digest makes ("Referrers Tag Schema"). Cosign has tags of its own.
+"""
+
+import re
+from typing import Any
+
+import orjson
+
+from ocispec import fields, mediatypes
+from ocispec.descriptor import Descriptor
+from ocispec.digest import Digest
+from ocispec.errors import InvalidInput, Unsupported
+from ocispec.manifest import media_type_of
+
+# "Referrers Tag Schema": both sections are cut, and "-" stands for what no tag may have.
+_MAX_ALGORITHM, _MAX_ENCODED = 32, 64
+_NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9._-]")
+_MAX_TAG = 128  # distribution-spec 1.1, "Pulling manifests", <reference>
+# What cosign appends to a digest (sigstore/cosign, pkg/oci/remote/options.go).
+_COSIGN = ("sig", "att", "sbom")
+
+
+def tag_of(subject: Digest) -> str:
+    """The tag under which the referrers of `subject` are listed where the registry does not list them."""
+    return _NOT_IN_TAGS.sub("-", f"{subject.algorithm[:_MAX_ALGORITHM]}-{subject.hex[:_MAX_ENCODED]}")
+
+
+def cosign_tags(subject: Digest) -> tuple[str, ...]:
+    """The tags under which cosign keeps signatures, attestations and a bill of materials of `subject`.
+
+    It cuts nothing, so a sha512 digest is too long for any.
+    """
+    tags = (f"{subject.algorithm}-{subject.hex}.{suffix}" for suffix in _COSIGN)
+    return tuple(tag for tag in tags if len(tag) <= _MAX_TAG)
+
+
+def is_index(raw: bytes) -> bool:
+    """Whether these bytes are an OCI index, the one form in which referrers are listed."""
+    try:
+        return media_type_of(raw, at="index") == mediatypes.OCI_INDEX
+    except (InvalidInput, Unsupported):
+        return False
+
+
+def entry(raw: bytes, descriptor: Descriptor, *, at: str) -> Descriptor:
+    """How the manifest `raw` is listed as a referrer: with its annotations, and its artifact type or else its config's type.
+
+    Raises:
+        InvalidInput: not JSON, or a bad field.
+    """
+    document = fields.parse_object(raw, at=at)
+    config = fields.optional(document, "config", dict, at=at) or {}
+    own = fields.optional(document, "artifactType", str, at=at)
+    return Descriptor(
+        media_type=descriptor.media_type,
+        digest=descriptor.digest,
+        size=descriptor.size,
+        artifact_type=own or fields.optional(config, "mediaType", str, at=f"{at}.config") or None,
+        annotations=fields.pairs(document, "annotations", at=at),
+    )
+
+
+def with_entry(index: bytes | None, referrer: Descriptor, *, at: str) -> bytes | None:
+    """The index of referrers (None: there is none yet) with one more; None if it is listed already.
+
+    What the index says beside is kept, whoever wrote it.
+
+    Raises:
+        InvalidInput: a bad field of the index.
+    """
+    document: dict[str, Any] = {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": []}
+    if index is not None:
+        document |= fields.parse_object(index, at=at)
+    listed = fields.objects(document, "manifests", at=at)
+    if any(one.get("digest") == str(referrer.digest) for _, one in listed):
+        return None
+    return orjson.dumps(document | {"manifests": [*(one for _, one in listed), referrer.to_json()]})

@@ -1,0 +1,187 @@
+"""What refers to a manifest: the referrers API and its stand-in tags (distribution-spec 1.1, "Listing Referrers")."""
+
+from collections.abc import Iterator
+from typing import Protocol
+from urllib.parse import urlencode
+
+import httpx
+
+from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
+from ocispec.errors import InvalidInput, Unavailable, Unsupported
+from ocispec.referrers import cosign_tags, is_index, tag_of
+from remotes import document
+from remotes.errors import RegistryError, RegistryNotFound, from_response, from_transport
+from remotes.headers import MEDIA_TYPE, next_page
+from remotes.repository import Repository
+
+# What one subject may have; more is a mistake or an attack, and is told.
+MAX_PAGES, MAX_REFERRERS = 100, 10_000
+# By other types than an index, something else under the tag is found, and seen to be something else.
+_ACCEPT = ", ".join((*mediatypes.MANIFESTS, "*/*"))
+# The specification knows 404; registries without such an endpoint say the others, too (go-containerregistry takes 400 and 406).
+_NO_API = frozenset({400, 404, 405, 406, 501})
+_SAYS_NOTHING = frozenset({400, 406})  # of other subjects
+_UNKNOWN_REPOSITORY = "NAME_UNKNOWN"
+
+
+class _Resolver(Protocol):
+    def resolve(self, reference: Reference) -> Descriptor:
+        """The descriptor of a tag."""
+
+
+def listed(repository: Repository, subject: Digest, *, artifact_type: str | None, unlisted: set[str]) -> Iterator[Descriptor]:
+    """What refers to `subject`, each once. A registry that has no API is added to `unlisted`, and not asked for it again.
+
+    Raises:
+        InvalidInput: an `artifact_type` that is no media type. All other errors come while iterating.
+    """
+    if artifact_type is not None and not MEDIA_TYPE.fullmatch(artifact_type):
+        raise InvalidInput(f"referrers of {subject}: bad artifact type {artifact_type!r}, expected type/subtype")
+    return _distinct(_all(repository, subject, artifact_type, unlisted), repository, subject)
+
+
+def tagged(repository: Repository, subject: Digest) -> bytes | None:
+    """The index under the tag of the referrers of `subject`; None where there is no such tag.
+
+    Raises:
+        Unsupported: there is something else, such as the subject itself: GitLab takes the tag for its digest (oras-go #1396).
+    """
+    raw = _at_tag(repository, subject)
+    if raw is not None and not _lists(raw, subject):
+        at = _tag_name(repository, subject)
+        raise Unsupported(f"{at}: expected an OCI index of referrers of {subject}, the registry has something else there")
+    return raw
+
+
+def signatures(source: _Resolver, locator: str, subject: Digest) -> Iterator[tuple[str, Descriptor]]:
+    """The tags of cosign that there are, and what they stand for."""
+    for tag in cosign_tags(subject):
+        try:
+            found = source.resolve(Reference.parse(f"{locator}:{tag}"))
+        except RegistryNotFound:
+            continue
+        yield tag, found
+
+
+def _all(repository: Repository, subject: Digest, artifact_type: str | None, unlisted: set[str]) -> Iterator[Descriptor]:
+    host = repository.locator.partition("/")[0]
+    first = None if host in unlisted else _first_page(repository, subject, artifact_type, unlisted)
+    if first is None:
+        yield from _under_tag(repository, subject, artifact_type)
+        return
+    seen = {first.url}
+    page: _Page | None = first
+    while page is not None:
+        yield from page.entries
+        if page.following is None:
+            return
+        page = _following(repository, page, seen, artifact_type)
+
+
+class _Page:
+    """One answer of the API: where it is, its entries, filtered, and where it goes on."""
+
+    def __init__(self, response: httpx.Response, raw: bytes, *, subject: str, artifact_type: str | None) -> None:
+        entries = manifest.children(raw, mediatypes.OCI_INDEX, at=subject)
+        applied = [name.strip() for name in response.headers.get("oci-filters-applied", "").split(",")]
+        self.subject, self.url = subject, response.request.url
+        self.entries = entries if "artifactType" in applied else _filtered(entries, artifact_type)
+        self.following = next_page(response, subject)
+
+
+def _first_page(repository: Repository, subject: Digest, artifact_type: str | None, unlisted: set[str]) -> _Page | None:
+    """The first page; None where the registry has no API."""
+    at = f"referrers of {subject} at {repository.locator}"
+    query = "" if artifact_type is None else f"?{urlencode({'artifactType': artifact_type})}"
+    target = f"referrers/{subject}{query}"
+    response = repository.ask("GET", target, subject=at, headers={"Accept": mediatypes.OCI_INDEX})
+    host = repository.locator.partition("/")[0]
+    try:
+        raw = _read(response, at)
+    except RegistryError as exc:
+        if response.status_code not in _NO_API:
+            raise
+        if response.status_code not in _SAYS_NOTHING and not _is_unknown_repository(exc):
+            unlisted.add(host)
+        return None
+    finally:
+        response.close()
+    if not is_index(raw):  # such as the page of a web interface, which answers every path
+        unlisted.add(host)
+        return None
+    return _Page(response, raw, subject=at, artifact_type=artifact_type)
+
+
+def _following(repository: Repository, page: _Page, seen: set[httpx.URL], artifact_type: str | None) -> _Page:
+    url, at = page.following, page.subject
+    if url is None or not repository.owns(url):
+        raise Unsupported(f"{at}: the next page is not at this registry")
+    if url in seen:
+        raise Unsupported(f"{at}: the pages go round in a circle")
+    seen.add(url)
+    if len(seen) > MAX_PAGES:
+        raise Unsupported(f"{at}: expected at most {MAX_PAGES} pages, there are more")
+    response = repository.ask("GET", url, subject=at, headers={"Accept": mediatypes.OCI_INDEX})
+    try:
+        raw = _read(response, at)
+    finally:
+        response.close()
+    if not is_index(raw):
+        raise Unavailable(f"{at}: expected an OCI index as next page, got something else")
+    return _Page(response, raw, subject=at, artifact_type=artifact_type)
+
+
+def _under_tag(repository: Repository, subject: Digest, artifact_type: str | None) -> tuple[Descriptor, ...]:
+    raw = _at_tag(repository, subject)
+    if raw is None or not _lists(raw, subject):
+        return ()
+    return _filtered(manifest.children(raw, mediatypes.OCI_INDEX, at=_tag_name(repository, subject)), artifact_type)
+
+
+def _at_tag(repository: Repository, subject: Digest) -> bytes | None:
+    """Whatever is under the tag of the referrers; None where there is no such tag."""
+    at = _tag_name(repository, subject)
+    response = repository.ask("GET", f"manifests/{tag_of(subject)}", subject=at, headers={"Accept": _ACCEPT})
+    try:
+        return None if response.status_code == httpx.codes.NOT_FOUND else _read(response, at)
+    finally:
+        response.close()
+
+
+def _lists(raw: bytes, subject: Digest) -> bool:
+    return is_index(raw) and Digest.of(raw, algorithm=subject.algorithm) != subject
+
+
+def _tag_name(repository: Repository, subject: Digest) -> str:
+    return f"{repository.locator}:{tag_of(subject)}"
+
+
+def _distinct(found: Iterator[Descriptor], repository: Repository, subject: Digest) -> Iterator[Descriptor]:
+    """Each once, and without the subject itself; not without end."""
+    seen = {subject}
+    for one in found:
+        if one.digest in seen:
+            continue
+        seen.add(one.digest)
+        if len(seen) > MAX_REFERRERS + 1:
+            at = f"referrers of {subject} at {repository.locator}"
+            raise Unsupported(f"{at}: expected at most {MAX_REFERRERS}, there are more")
+        yield one
+
+
+def _filtered(entries: tuple[Descriptor, ...], artifact_type: str | None) -> tuple[Descriptor, ...]:
+    return entries if artifact_type is None else tuple(one for one in entries if one.artifact_type == artifact_type)
+
+
+def _read(response: httpx.Response, subject: str) -> bytes:
+    if response.status_code != httpx.codes.OK:
+        raise from_response(subject, response)
+    try:
+        return document.read(response, subject)
+    except httpx.RequestError as exc:
+        raise from_transport(subject, exc) from exc
+
+
+def _is_unknown_repository(error: RegistryError) -> bool:
+    """Whether it is the repository that is not there, which says nothing about the API (as in oras-go)."""
+    return any(code.partition(":")[0] == _UNKNOWN_REPOSITORY for code in error.exchange.codes)

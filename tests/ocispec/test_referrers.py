@@ -1,0 +1,101 @@
+"""Subjects, the tags that a digest makes, and the index of referrers that we write."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from ocispec import Descriptor, Digest, mediatypes
+from ocispec.errors import DistError, InvalidInput
+from ocispec.manifest import children, subject
+from ocispec.referrers import cosign_tags, entry, is_index, tag_of, with_entry
+from tests.ocispec.samples import DIGEST, JSON, artifact, described, descriptors, index, manifest, outcome, raw, written
+
+LONG = (  # the specification's own example
+    "test+algorithm+using+algorithm+separators+and+lots+of+characters+to+excercise+overall+truncation",
+    "alsoSome=InTheEncodedSectionToShowHyphenReplacementAndLotsAndLotsOfCharactersToExcerciseEncodedTruncation",
+)
+LONG_TAG = "test-algorithm-using-algorithm-s-alsoSome-InTheEncodedSectionToShowHyphenReplacementAndLotsAndLot"
+
+
+@pytest.mark.parametrize(
+    ("digest", "tag"),
+    [
+        (Digest("sha256", "a" * 64), f"sha256-{'a' * 64}"),
+        (Digest("sha512", "a" * 128), f"sha512-{'a' * 64}"),
+        (Digest(*LONG), LONG_TAG),
+    ],
+)
+def test_the_tag_of_a_digest(digest: Digest, tag: str) -> None:
+    assert tag_of(digest) == tag
+
+
+def test_cosign_has_three_tags() -> None:
+    stem = f"sha256-{'a' * 64}"
+    assert cosign_tags(Digest("sha256", "a" * 64)) == (f"{stem}.sig", f"{stem}.att", f"{stem}.sbom")
+    assert cosign_tags(Digest("sha512", "a" * 128)) == ()
+
+
+@pytest.mark.parametrize("media_type", mediatypes.MANIFESTS)
+def test_a_subject(media_type: str) -> None:
+    found = subject(raw({"subject": written(mediatypes.OCI_MANIFEST)}), media_type, at="m")
+    assert found is not None
+    assert (str(found.digest), found.size) == (DIGEST, 7)
+
+
+def test_no_subject() -> None:
+    assert subject(raw(manifest()), mediatypes.OCI_MANIFEST, at="m") is None
+    assert subject(raw(manifest(subject=None)), mediatypes.OCI_MANIFEST, at="m") is None
+    assert subject(b"no JSON", mediatypes.OCI_LAYER, at="m") is None
+
+
+@pytest.mark.parametrize("wrong", [1, [], "x", {}, {"digest": "x"}], ids=repr)
+def test_a_bad_subject(wrong: object) -> None:
+    with pytest.raises(InvalidInput, match=r"^m\.subject"):
+        subject(raw(manifest(subject=wrong)), mediatypes.OCI_MANIFEST, at="m")
+
+
+@pytest.mark.parametrize(
+    ("document", "artifact_type"),
+    [
+        (manifest(artifactType="a/b"), "a/b"),
+        (manifest(), mediatypes.OCI_CONFIG),
+        (manifest(artifactType=""), mediatypes.OCI_CONFIG),
+        (index(artifactType="a/b"), "a/b"),
+        (index(), None),
+        (artifact(), "a/b"),
+    ],
+)
+def test_an_entry(document: dict[str, Any], artifact_type: str | None) -> None:
+    found = entry(raw({**document, "annotations": {"k": "v"}}), described(name="x"), at="m")
+    assert (found.artifact_type, found.annotations) == (artifact_type, (("k", "v"),))
+    assert found.content == described(name="x").content
+
+
+@given(descriptors(), descriptors())
+def test_an_index_of_entries(first: Descriptor, second: Descriptor) -> None:
+    one = with_entry(None, first, at="i")
+    assert one is not None
+    assert is_index(one)
+    assert with_entry(one, first, at="i") is None
+    both = with_entry(one, second, at="i")
+    if first.digest != second.digest:
+        assert both is not None
+        assert children(both, mediatypes.OCI_INDEX, at="i") == (first, second)
+
+
+def test_what_others_wrote_is_kept() -> None:
+    theirs = index(annotations={"a": "b"}, unknown=[1])
+    theirs["manifests"][0]["theirs"] = "kept"
+    ours = described(name="x")
+    added = with_entry(raw(theirs), ours, at="i")
+    assert added is not None
+    assert json.loads(added) == {**theirs, "manifests": [*theirs["manifests"], ours.to_json()]}
+
+
+@given(JSON)
+def test_anything_is_an_index_or_not(document: object) -> None:
+    if is_index(raw(document)):
+        found = outcome(lambda: with_entry(raw(document), described(), at="i"))
+        assert found is None or isinstance(found, bytes | DistError)

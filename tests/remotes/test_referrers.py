@@ -1,0 +1,235 @@
+"""Referrers and signatures: what is asked of registries that list them, and of those that do not."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocispec import Descriptor, Digest, manifest
+from ocispec.errors import Busy, Denied, DistError, InvalidInput, Unavailable, Unsupported
+from ocispec.referrers import cosign_tags, entry, tag_of
+from remotes import Hosts, HostSettings, Pusher, Registries, RegistrySettings
+from remotes.headers import next_page
+from tests import images
+from tests.fakes.faults import Answer, Fault, Replace, WithHeaders
+from tests.fakes.registry import FakeRegistry
+from tests.peers import skopeo
+from tests.peers.registry import cncf_registry
+from tests.remotes.asking import REPOSITORY, anonymous, asked, check_told, descriptor, fetcher, reference
+from tests.remotes.pushing import Reader, pusher
+
+IMAGE = images.index([images.image(seed=1)])
+SUBJECT = descriptor(IMAGE.manifests[-1].raw, IMAGE.root.media_type)
+ARTIFACTS = [images.artifact(seed, subject=IMAGE) for seed in range(5)]
+DIGESTS = {one.root.digest for one in ARTIFACTS}
+API = f"/v2/{REPOSITORY}/referrers/{SUBJECT.digest}"
+TAG = f"/v2/{REPOSITORY}/manifests/{tag_of(SUBJECT.digest)}"
+HTML = Replace(b"<html>")
+
+
+def fill(registry: FakeRegistry) -> None:
+    for one in [IMAGE, *ARTIFACTS]:
+        images.load(registry, REPOSITORY, one)
+
+
+def listed(registries: Registries, registry: FakeRegistry, artifact_type: str | None = None) -> list[Descriptor]:
+    return list(fetcher(registries, registry).referrers(SUBJECT, artifact_type=artifact_type))
+
+
+def digests(found: list[Descriptor]) -> set[str]:
+    return {str(one.digest) for one in found}
+
+
+def put(target: Pusher, artifact: images.BuiltImage) -> None:
+    """Push an artifact, and list it where the registry does not."""
+    for content in artifact.blobs.values():
+        target.upload(descriptor(content), Reader(content))
+    raw = artifact.manifests[-1].raw
+    described = descriptor(raw, artifact.root.media_type)
+    about = manifest.subject(raw, described.media_type, at="artifact")
+    if about and target.put(raw, described) is None:
+        target.refer(about.digest, entry(raw, described, at="artifact"))
+
+
+@pytest.fixture
+def bare() -> Iterator[FakeRegistry]:
+    with FakeRegistry(referrers=False) as bare:
+        fill(bare)
+        yield bare
+
+
+def test_pages(registries: Registries) -> None:
+    with FakeRegistry(page_entries=2) as registry:
+        fill(registry)
+        found = listed(registries, registry, images.ARTIFACT)
+        assert (len(found), digests(found)) == (5, DIGESTS)
+        assert {one.artifact_type for one in found} == {images.ARTIFACT}
+        assert asked(registry) == [f"GET {API}"] * 3
+        assert all("artifactType=application%2Fvnd" in one.query for one in registry.requests)
+
+
+@pytest.mark.parametrize("filters", [True, False])
+def test_filters(registries: Registries, *, filters: bool) -> None:
+    with FakeRegistry(filters=filters) as registry:
+        fill(registry)
+        assert listed(registries, registry, "a/b") == []
+        assert digests(listed(registries, registry, images.ARTIFACT)) == DIGESTS
+        assert asked(registry) == [f"GET {API}"] * 2
+
+
+def test_a_bad_type_is_not_asked(registries: Registries, registry: FakeRegistry) -> None:
+    with pytest.raises(InvalidInput):
+        fetcher(registries, registry).referrers(SUBJECT, artifact_type="a b")
+    assert registry.requests == []
+
+
+@pytest.mark.parametrize(
+    ("link", "error"),
+    [
+        (API, Unsupported),
+        ("http://127.0.0.1:1/v2/", Unsupported),
+        ("https://[", Unsupported),
+        ("file:///etc/passwd", Unavailable),
+    ],
+)
+def test_links_that_lead_nowhere(registries: Registries, registry: FakeRegistry, link: str, error: type[DistError]) -> None:
+    fill(registry)
+    registry.inject(Fault(nth=None, action=WithHeaders((("Link", f'<{link}>; rel="next"'),))))
+    with pytest.raises(error) as caught:
+        listed(registries, registry)
+    check_told(caught.value, registry.host, str(SUBJECT.digest))
+    assert len(registry.requests) == 1
+
+
+def test_pages_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(registry)
+    monkeypatch.setattr("remotes.referrers.MAX_PAGES", 3)
+    for number in range(5):
+        registry.inject(Fault(nth=number + 1, action=WithHeaders((("Link", f"<?last={number}>; rel=next"),))))
+    with pytest.raises(Unsupported, match="at most 3 pages"):
+        listed(registries, registry)
+    assert len(registry.requests) == 3
+
+
+def test_entries_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(registry)
+    monkeypatch.setattr("remotes.referrers.MAX_REFERRERS", 4)
+    with pytest.raises(Unsupported, match="at most 4"):
+        listed(registries, registry)
+
+
+def test_a_page_that_is_too_big(registries: Registries, registry: FakeRegistry) -> None:
+    registry.inject(Fault(action=Replace(b" " * (4 * 1024 * 1024 + 1))))
+    with pytest.raises(Unsupported, match="at most 4194304 bytes"):
+        listed(registries, registry)
+
+
+@pytest.mark.parametrize("action", [Answer(404), Answer(405), HTML])
+def test_that_there_is_no_api_is_asked_once(registries: Registries, registry: FakeRegistry, action: Answer) -> None:
+    registry.inject(Fault(path=API, nth=None, action=action))
+    assert listed(registries, registry) == listed(registries, registry) == []
+    assert asked(registry) == [f"GET {API}", f"GET {TAG}", f"GET {TAG}"]
+
+
+def test_a_missing_repository_says_nothing_of_the_api(registries: Registries, registry: FakeRegistry) -> None:
+    registry.inject(Fault(path=API, action=Answer(404, (), b'{"errors": [{"code": "NAME_UNKNOWN"}]}')))
+    assert listed(registries, registry) == listed(registries, registry) == []
+    assert asked(registry) == [f"GET {API}", f"GET {TAG}", f"GET {API}"]
+
+
+def test_a_refusal_is_told(registries: Registries, registry: FakeRegistry) -> None:
+    registry.inject(Fault(path=API, action=Answer(403, (), b"{}")))
+    with pytest.raises(Denied):
+        listed(registries, registry)
+
+
+def test_the_subject_under_the_tag_has_no_referrers(registries: Registries, bare: FakeRegistry) -> None:
+    # GitLab takes the tag for the digest (oras-go #1396): the children of an index are not its referrers.
+    raw = IMAGE.manifests[-1].raw
+    bare.inject(Fault(path=TAG, nth=None, action=Answer(200, (("Content-Type", images.OCI_INDEX),), raw)))
+    assert listed(registries, bare) == []
+    with pytest.raises(Unsupported) as caught:
+        put(pusher(registries, bare), ARTIFACTS[0])
+    check_told(caught.value, bare.host, tag_of(SUBJECT.digest))
+    assert bare.asked("PUT", TAG) == []
+
+
+def test_written_and_read_under_the_tag(registries: Registries, bare: FakeRegistry) -> None:
+    target = pusher(registries, bare)
+    for artifact in (*ARTIFACTS, ARTIFACTS[0]):
+        put(target, artifact)
+    assert [one.method for one in bare.requests if one.path == TAG] == ["GET", "PUT", "GET"] * 5 + ["GET"]
+    found = listed(registries, bare, images.ARTIFACT)
+    assert (len(found), digests(found)) == (5, DIGESTS)
+    assert listed(registries, bare, "a/b") == []
+
+
+def test_writers_of_one_process_take_turns(registries: Registries, bare: FakeRegistry) -> None:
+    target = pusher(registries, bare)
+    with ThreadPoolExecutor(5) as threads:
+        list(threads.map(lambda artifact: put(target, artifact), ARTIFACTS))
+    assert digests(listed(registries, bare)) == DIGESTS
+    assert len(bare.asked("PUT", TAG)) == 5
+
+
+def test_what_others_overwrite_is_written_again(registries: Registries, bare: FakeRegistry) -> None:
+    bare.inject(Fault(path=TAG, nth=2, action=Answer(404)))  # as if somebody had written an index without it
+    put(pusher(registries, bare), ARTIFACTS[0])
+    assert len(bare.asked("PUT", TAG)) == 2
+    bare.inject(Fault(path=TAG, nth=None, action=Answer(404)))
+    with pytest.raises(Busy):
+        put(pusher(registries, bare), ARTIFACTS[1])
+    assert len(bare.asked("PUT", TAG)) == 2 + 5
+
+
+def test_signatures(registries: Registries, registry: FakeRegistry) -> None:
+    signature = images.image(seed=9)
+    tags = cosign_tags(SUBJECT.digest)
+    images.load(registry, REPOSITORY, signature, tag=tags[1])
+    ((tag, found),) = fetcher(registries, registry).signatures(SUBJECT)
+    assert (tag, str(found.digest)) == (tags[1], signature.root.digest)
+    assert asked(registry) == [f"HEAD /v2/{REPOSITORY}/manifests/{tag}" for tag in tags]
+
+
+@pytest.mark.parametrize("mirror_has", [True, False])
+def test_a_mirror_without_any_is_not_believed(registry: FakeRegistry, bare: FakeRegistry, *, mirror_has: bool) -> None:
+    fill(registry)
+    tag = cosign_tags(SUBJECT.digest)[0]
+    images.load(registry, REPOSITORY, images.image(seed=9), tag=tag)
+    hosts = Hosts(named={bare.host: HostSettings(mirrors=(registry.host,)), registry.host: HostSettings(mirrors=(bare.host,))})
+    with Registries(RegistrySettings(hosts=hosts), credentials=anonymous) as found:
+        host = bare if mirror_has else registry
+        assert digests(listed(found, host)) == DIGESTS
+        assert [one for one, _ in fetcher(found, host).signatures(SUBJECT)] == [tag]
+        assert bool(bare.asked("GET", ".*")) is not mirror_has
+
+
+def test_the_cncf_registry(registries: Registries, tmp_path: Path) -> None:
+    with cncf_registry(tmp_path / "cncf") as cncf:
+        images.push(cncf.host, REPOSITORY, IMAGE)
+        for artifact in ARTIFACTS:
+            put(pusher(registries, cncf.host), artifact)
+        found = list(fetcher(registries, cncf.host).referrers(SUBJECT))
+        assert digests(found) == DIGESTS
+        index = json.loads(skopeo.raw(f"docker://{reference(cncf.host, f':{tag_of(SUBJECT.digest)}')}"))
+        assert index["mediaType"] == images.OCI_INDEX
+        assert [Digest.parse(one["digest"]) for one in index["manifests"]] == [one.digest for one in found]
+        assert {one["artifactType"] for one in index["manifests"]} == {images.ARTIFACT}
+
+
+@given(st.text(st.characters(max_codepoint=255)) | st.text('<>;=", relnxt/:[]').map(lambda text: f"<{text}>; rel=next"))
+def test_any_link_is_a_url_or_an_error_of_ours(text: str) -> None:
+    response = httpx.Response(
+        200, headers=[(b"link", text.encode("latin-1"))], request=httpx.Request("GET", "https://registry.example/v2/")
+    )
+    try:
+        found = next_page(response, "s")
+    except Unavailable as exc:
+        check_told(exc, "Link")
+    else:
+        assert found is None or found.host
