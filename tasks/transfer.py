@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from ocispec import Descriptor
+from ocispec import Descriptor, manifest, referrers
 from ocispec.errors import AlreadyExists, Busy, Corrupt
 from ocispec.handlers import Handler
 from remotes import Pusher, Source
@@ -89,7 +89,7 @@ def push(
     if tag is None and target.has(descriptor):
         return Receipt("existed", seconds=time.monotonic() - started)
     if descriptor.is_manifest:
-        target.put(store.manifest(descriptor), descriptor, tag=tag)
+        _put(target, store.manifest(descriptor), descriptor, tag)
         return Receipt("pushed", descriptor.size, time.monotonic() - started)
     if target.mount(descriptor, source=source):
         return Receipt("mounted", seconds=time.monotonic() - started)
@@ -102,6 +102,14 @@ def push(
 
     target.upload(descriptor, lambda offset: store.chunks(descriptor.digest, offset=offset), observer=advanced)
     return Receipt("pushed", sent, time.monotonic() - started)
+
+
+def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None) -> None:
+    """Store a manifest; if it has a subject, see that the registry lists it there."""
+    listed_under = target.put(raw, descriptor, tag=tag)
+    subject = manifest.subject(raw, descriptor.media_type, at=str(descriptor))
+    if subject is not None and listed_under is None:
+        target.refer(subject.digest, referrers.entry(raw, descriptor, at=str(descriptor)))
 
 
 def fetch_handler(

@@ -163,3 +163,17 @@ def test_an_answer_that_is_cut_is_no_success_twice(push: Push) -> None:
         fake.inject(Fault(method="PUT", path=".*/manifests/v1", action=Cut(0)))
         report, _ = push("one", f"{fake.host}/app:v1")
         assert report.status == "complete", report.errors()
+
+
+def test_an_artifact_is_listed_at_its_subject_by_a_registry_without_the_api(
+    push: Push, registry: CncfRegistry, store: ContentStore
+) -> None:
+    signature = images.artifact(630, subject=ONE)
+    put(store, signature, "signature")
+    push("one", f"{registry.host}/push/signed:v1")
+    report, _ = push("signature", f"{registry.host}/push/signed@{signature.root.digest}")
+    assert report.status == "complete", report.errors()
+    tag = ONE.root.digest.replace(":", "-")
+    (entry,) = skopeo.inspect(f"docker://{registry.host}/push/signed:{tag}", raw=True)["manifests"]
+    assert (entry["digest"], entry["size"]) == (signature.root.digest, signature.root.size)
+    assert entry["artifactType"]
