@@ -17,9 +17,9 @@ from flows.parameters import Concurrency, Network, Retries, Store, StoreOptions,
 from flows.progress import Listener, LogListener, told
 from flows.report import Failure, Outcome
 from flows.results import keep_no_results
-from flows.runner import RUNNER, outcome
+from flows.runner import RUNNER, message, outcome
 from ocispec import Descriptor, Reference
-from ocispec.errors import DistError, InvalidInput
+from ocispec.errors import InvalidInput
 from ocispec.frontier import Frontier
 from ocispec.handlers import Handler, visit
 from ocispec.reference import expand
@@ -192,7 +192,7 @@ class _Push:
                 self._listener.ended(node.descriptor, result)
                 frontier.add(self._freed(node, result))
             else:
-                failures.append(Failure(descriptor=node.descriptor, message=_message(result)))
+                failures.append(Failure(descriptor=node.descriptor, message=message(result)))
                 self._listener.failed(node.descriptor, failures[-1].message)
             self._heed_stop(frontier, failures)
         report = PushReport(
@@ -241,10 +241,3 @@ def _linked(tree: Iterable[Descriptor], children: Handler) -> list[_Node]:
         for content in below:
             nodes[content].above.append(node)
     return list(nodes.values())
-
-
-def _message(error: object) -> str:
-    """One line for whatever a task ended with."""
-    if isinstance(error, DistError):
-        return str(error)
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from ocispec.errors import DistError
+
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
@@ -19,3 +21,10 @@ def outcome(future: Any) -> object:
     """
     state = future.wrapped_future.result()
     return state.data.result if state.is_completed() else state.result(raise_on_failure=False)
+
+
+def message(error: object) -> str:
+    """One line for the error that a task ended with."""
+    if isinstance(error, DistError):
+        return str(error)
+    return " ".join(f"{type(error).__name__}: {error}".split())

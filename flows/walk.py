@@ -18,7 +18,7 @@ from prefect.utilities.annotations import opaque, quote
 from flows.limits import tags_of
 from flows.progress import Listener
 from flows.report import Failure, ImageReport
-from flows.runner import outcome
+from flows.runner import message, outcome
 from ocispec import Descriptor, Reference
 from ocispec.errors import DistError
 from ocispec.frontier import Frontier
@@ -117,7 +117,7 @@ class Walk:
         elif isinstance(result, tasks.Fetched):
             self._fetched(item, result)
         else:
-            self._failed(item, _message(result))
+            self._failed(item, message(result))
 
     def _heed_stop(self) -> None:
         """Begin nothing more once the run is to stop; what waited for its turn has failed for that reason."""
@@ -150,7 +150,7 @@ class Walk:
 
     def _resolved(self, image: _Image, result: object) -> None:
         if not isinstance(result, Descriptor):
-            self._unresolved(image, _message(result))
+            self._unresolved(image, message(result))
             return
         image.root = result
         self._listener.resolved(str(image.reference), result)
@@ -233,10 +233,3 @@ class Walk:
                 image.failures.append(Failure(descriptor=None, message=str(exc)))
         self._reports[image] = image.report()
         self._listener.finished(self._reports[image])
-
-
-def _message(error: object) -> str:
-    """One line for whatever a task ended with."""
-    if isinstance(error, DistError):
-        return str(error)
-    return " ".join(f"{type(error).__name__}: {error}".split())
