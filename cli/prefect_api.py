@@ -94,6 +94,7 @@ def prefect_api(*, connect_timeout_s: float, debug: bool, load: "Callable[[], ob
         Unavailable: the configured API does not answer, or the embedded server does not start.
     """
     os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in os.environ and not debug})
+    _spare_loopback()
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
 
     url = PREFECT_API_URL.value()
@@ -110,6 +111,13 @@ def prefect_api(*, connect_timeout_s: float, debug: bool, load: "Callable[[], ob
         load()
         server.ready()
         yield PrefectApi(None)
+
+
+def _spare_loopback() -> None:
+    """Have Prefect's client reach this machine without a proxy, too, as `remotes.proxies` does and Go's clients do."""
+    for name in ("NO_PROXY", "no_proxy"):
+        if any(variable.lower().endswith("_proxy") for variable in os.environ):
+            os.environ[name] = ",".join(filter(None, (os.environ.get(name), "localhost", "127.0.0.1", "::1")))
 
 
 def _check(url: str, timeout_s: float) -> None:

@@ -3,6 +3,7 @@
 A file of hosts has one key, `registries`: how each registry is reached. Keys are named as in regsync where it has them.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,8 @@ M = TypeVar("M", bound=BaseModel)
 _SHOWN = 60
 # As a repository's name is built (distribution-spec, "Pulling manifests"), slashes around it allowed.
 _PREFIX = r"^/?([a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*/?)?$"
+# token ::= 1*tchar  (RFC 9110, 5.6.2)
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _SECRET = frozenset({"headers"})
 
 
@@ -80,7 +83,7 @@ class Registry(_Section):
             ),
             mirrors=tuple(self.mirrors),
             path_prefix=f"{prefix}/" if prefix else "",
-            headers=tuple((name, templates.resolved(value, at=f"{at}.headers.{name}")) for name, value in self.headers.items()),
+            headers=tuple(_header(name, value, at=f"{at}.headers.{name}") for name, value in self.headers.items()),
             in_flight=self.req_concurrent,
             per_second=self.req_per_sec,
             avoid=frozenset(self.avoid),
@@ -134,9 +137,28 @@ def _told(error: Any, document: Document) -> str:
     if error["type"] == "missing":
         return f"{where}: missing"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    if error["type"] in ("model_type", "dict_type"):
+        message = "expected keys and values"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     shown = isinstance(error["input"], str | int | float) and not _SECRET.intersection(place)
+    if error["type"] in ("model_type", "dict_type"):  # it may be any file, by mistake
+        message, shown = "expected keys and values", False
     got = f", got {repr(error['input'])[:_SHOWN]}" if shown else ""
     return f"{where}: {message[:1].lower()}{message[1:]}{got}"
+
+
+def _header(name: str, text: str, *, at: str) -> tuple[str, str]:
+    """A header as it is sent. What a file or variable ends in, such as a line break, is no part of it.
+
+    Raises:
+        InvalidInput: no header can be so; the value, which may be a secret, is not shown.
+    """
+    value = templates.resolved(text, at=at).strip()
+    if not _HEADER_NAME.fullmatch(name):
+        raise InvalidInput(f"{at}: expected the name of a header, such as X-Api-Key")
+    if not (value.isascii() and value.isprintable()):
+        raise InvalidInput(f"{at}: expected one line of printable ASCII characters, got others")
+    return name, value
 
 
 def _file(path: str | None) -> str | None:

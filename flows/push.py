@@ -19,9 +19,9 @@ from flows.report import Failure, Outcome
 from flows.results import keep_no_results
 from flows.runner import RUNNER, message, outcome
 from ocispec import Descriptor, Reference
-from ocispec.errors import InvalidInput
+from ocispec.errors import InvalidInput, NotFound
 from ocispec.frontier import Frontier
-from ocispec.handlers import Handler, visit
+from ocispec.handlers import Handler, children_handler, visit
 from ocispec.reference import expand
 from ocispec.units import duration, size
 from storage import completeness
@@ -175,8 +175,11 @@ class _Push:
             NotFound: something of it is not in the store.
         """
         started = time.monotonic()
-        children = completeness.held_children(self._session.store)
-        tree = completeness.require(self._session.store, self._root, children=children, name=self._name)
+        children = children_handler(self._session.store.manifest)
+        found = completeness.check(self._session.store, self._root, children=children)
+        if not found.whole:  # a registry takes no index whose manifests it lacks, and nobody wants one that has holes
+            raise NotFound(f"{self._name}: {found.shortage}; fetch it again, for all platforms, to push it")
+        tree = found.present
         nodes = _linked(tree, children)
         self._listener.resolving(str(self._target))
         self._listener.resolved(str(self._target), self._root)

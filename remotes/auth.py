@@ -45,6 +45,7 @@ class HostAuth:
         self.host = host
         self.credentials = credentials
         self.tokens = Tokens(host, credentials)
+        self.password_is_good: bool | None = None  # not tried yet
         self._clock = clock
         self._grants: dict[str, _Grant] = {}
         self._asking: dict[str, threading.Lock] = {}
@@ -128,10 +129,28 @@ class RegistryAuth(httpx.Auth):
                     scopes = merge(self._scopes, challenge.params.get("scope", ""))
                     return (yield from self._token(_Source(server, scopes), request))
                 if challenge.scheme == "basic" and credentials is not None and credentials.has_password:
-                    header = credentials.basic()
-                    self._host.keep(self._scopes, header)
-                    return header
+                    return (yield from self._basic(credentials, request))
         return None
+
+    def _basic(self, credentials: Credentials, request: httpx.Request) -> _Flow:
+        """The header with a password that was accepted before; or None once it was tried with this request.
+
+        It is tried by one request alone, while others wait: who sends a wrong one often is locked out by some registries.
+
+        Raises:
+            Denied: it was refused before.
+        """
+        header = credentials.basic()
+        with self._host.asking("basic"):
+            if self._host.password_is_good is False:
+                raise Denied(f"{self._host.host}: user {credentials.username!r} is refused with this password; log in again")
+            if self._host.password_is_good is None:
+                request.headers["Authorization"] = header
+                response = yield request
+                self._host.password_is_good = response.status_code != httpx.codes.UNAUTHORIZED
+            if self._host.password_is_good:
+                self._host.keep(self._scopes, header)
+        return header if "Authorization" not in request.headers else None
 
     def _token(self, source: _Source, request: httpx.Request) -> _Flow:
         realm = source.server.realm

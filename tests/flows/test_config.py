@@ -34,7 +34,7 @@ def load(tmp_path: Path, text: str) -> Hosts:
 
 
 def test_everything_that_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("API_KEY", "topsecret")
+    monkeypatch.setenv("API_KEY", "topsecret\n")
     hosts = load(tmp_path, FULL)
     assert hosts.of("registry.example:5000") == HostSettings(
         scheme="https",
@@ -56,6 +56,11 @@ def test_everything_that_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("registries: {ghcr.io: {tlss: enabled}}", ":1: registries.ghcr.io.tlss: unknown key"),
         ("hosts: {}", ":1: registries: missing (and 1 more)"),
         ("", ":1: registries: missing"),
+        ("topsecret", ":1: expected keys and values"),
+        ("registries:\n  a: topsecret\n", ":2: registries.a: expected keys and values"),
+        ("registries:\n  a:\n    headers: {'X Y': topsecret}\n", ":2: registries.a.headers.X Y: expected the name of a header"),
+        ('registries:\n  a:\n    headers: {X: "topsecret\\nmore"}\n', ":2: registries.a.headers.X: expected one line of"),
+        ("registries:\n  a:\n    headers: {X: topsecret\u20ac}\n", ":2: registries.a.headers.X: expected one line of"),
         ("- a", ":1: expected"),
         ("registries:\n  ghcr.io:\n    tls: yes\n", ":3: registries.ghcr.io.tls: expected 'enabled', 'insecure' or 'disabled'"),
         ("registries:\n  ghcr.io:\n    reqConcurrent: 0\n", ":3: registries.ghcr.io.reqConcurrent: expected"),

@@ -138,6 +138,14 @@ def test_what_the_store_lacks_is_told_before_anything_is_sent(push: Push, store:
         assert fake.requests == []
 
 
+def test_an_index_that_was_fetched_for_some_platforms_is_not_pushed(push: Push, store: ContentStore) -> None:
+    store.delete(Digest.parse(OTHER.root.digest))
+    with FakeRegistry() as fake:
+        with pytest.raises(NotFound, match=r"index: 1 descriptor missing .*; fetch it again, for all platforms, to push it"):
+            push("index", f"{fake.host}/app:v1")
+        assert fake.requests == []
+
+
 @pytest.mark.parametrize("action", [Drop(0), Answer(503, (), b"")])
 def test_an_upload_that_breaks_off_is_retried_by_prefect(push: Push, action: Drop | Answer) -> None:
     with FakeRegistry() as fake:

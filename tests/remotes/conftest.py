@@ -8,7 +8,7 @@ from tests.fakes.registry import FakeRegistry
 from tests.remotes.asking import SETTINGS, anonymous
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="package")
 def _no_authorities() -> Iterator[None]:
     """Trust no certificate authority: none is needed on loopback, and reading all of them takes 0.1 s for each client."""
     with pytest.MonkeyPatch.context() as patch:

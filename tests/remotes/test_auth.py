@@ -536,3 +536,18 @@ def test_secrets_show_in_no_representation() -> None:
     host.keep(SCOPE, f"Bearer {SECRET}")
     for one in (host, host.__dict__, RegistryAuth(host, SCOPE), anonymous):
         assert SECRET not in f"{one!r} {one}"
+
+
+def test_a_wrong_password_is_sent_once_by_however_many_threads() -> None:
+    with (
+        serve(Basic("me", SECRET)) as registry,
+        Registries(SETTINGS, credentials=lambda *_: user("me", "notsecret7")) as registries,
+    ):
+        source = fetcher(registries, registry)
+        with ThreadPoolExecutor(THREADS) as threads:
+            errors = [error for _, error in threads.map(lambda _: read_until_error(source, WANTED), range(THREADS))]
+        assert all(isinstance(error, Denied) for error in errors)
+        assert sum("authorization" in one.headers for one in registry.requests) == 1
+        for error in errors:
+            assert error is not None
+            check_told(error, registry.host, hides=["notsecret7"])
