@@ -83,16 +83,21 @@ def _take(writer: Writer, wanted: Digest | None, *, total: int | None) -> Digest
 
 
 def _go_on(writer: Writer) -> Digest:
-    """Write what follows that which is there; the digest of all that was read, which tells whether both belong together."""
-    declared = writer.declared
-    hasher, ahead = Hasher(declared.expected.algorithm if declared.expected else "sha256"), writer.offset
+    """Write what follows that which is there, if what comes begins with it; the digest of all that was read."""
+    ref, there, known = writer.declared.ref, writer.offset, writer.digest
+    hasher, ahead = Hasher(known.algorithm), there
     for piece in _standard_input():
-        hasher.update(piece)
-        if ahead < len(piece):
-            writer.write(piece[ahead:])
-        ahead = max(0, ahead - len(piece))
+        before, after = piece[:ahead], piece[ahead:]
+        hasher.update(before)
+        ahead -= len(before)
+        if not ahead and writer.offset == there and hasher.digest() != known:
+            raise Corrupt(
+                f"{ref}: expected content that begins with the {counted(there, 'byte')} that are there, got other content"
+            )
+        hasher.update(after)
+        writer.write(after)
     if ahead:
-        raise Corrupt(f"{declared.ref}: expected the whole content, but it ends {counted(ahead, 'byte')} before what is there")
+        raise Corrupt(f"{ref}: expected the whole content, but it ends {counted(ahead, 'byte')} before what is there")
     return hasher.digest()
 
 

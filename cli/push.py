@@ -10,7 +10,8 @@ from cli.names import recorded
 from cli.options import Login, Network, RunNetwork
 from cli.remote import opened
 from ocispec import Descriptor
-from ocispec.mediatypes import OCTET_STREAM
+from ocispec.mediatypes import OCI_MANIFEST, OCTET_STREAM
+from remotes.headers import MEDIA_TYPE
 from tasks import transfer
 from tasks.session import known
 
@@ -42,7 +43,12 @@ def push_object(context: Context, target: str, digest: str, media_type: str | No
     reference, store = inputs.reference(target), inputs.store(context)
     tag = reference.tag if any(mark in target.rpartition("/")[2] for mark in ":@") else None  # no latest but a typed one
     info = store.info(inputs.digest(digest))
-    descriptor = Descriptor(media_type=media_type or OCTET_STREAM, digest=info.digest, size=info.size)
+    media_type = (media_type or OCTET_STREAM).removeprefix("mediatype:")  # as fetch-object's hints are written
+    if not MEDIA_TYPE.fullmatch(media_type):
+        raise BadInput(f"type {media_type!r}: expected type/subtype, such as {OCI_MANIFEST}")
+    if reference.digest is not None and reference.digest != str(info.digest):
+        raise BadInput(f"{target}: expected the digest of what is pushed, {info.digest}")
+    descriptor = Descriptor(media_type=media_type, digest=info.digest, size=info.size)
     if tag is not None and not descriptor.is_manifest:
         raise BadInput(f"{target}: only a manifest can have a tag; name its media type, or leave out the tag")
     with opened(context, network, login, reference) as registries:

@@ -49,6 +49,11 @@ class FileWriter:
         """How many bytes are there and hashed."""
         return self._measured.offset
 
+    @property
+    def digest(self) -> Digest:
+        """The digest of the bytes that are there."""
+        return self._measured.digest
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`."""
         self._measured.refuse_excess(len(data))

@@ -102,6 +102,11 @@ class Measured:
         self._hasher = Hasher(self._hasher.algorithm)
         self.offset = 0
 
+    @property
+    def digest(self) -> Digest:
+        """Of what was taken so far."""
+        return self._hasher.digest()
+
     def checked(self, size: int | None, expected: Digest | None) -> Digest:
         """The digest of what was taken, if that is what was declared and what is expected now; see `Writer.commit`."""
         ref, declared = self.declared.ref, self.declared
@@ -128,6 +133,10 @@ class Writer(Protocol):
     @property
     def offset(self) -> int:
         """How many bytes are there and hashed: where the next ones go."""
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of the bytes that are there."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`.

@@ -67,6 +67,11 @@ class UploadWriter:
         """How many bytes were taken and hashed."""
         return self._ingest.measured.offset
 
+    @property
+    def digest(self) -> Digest:
+        """The digest of the bytes that are there."""
+        return self._ingest.measured.digest
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`."""
         ingest = self._ingest

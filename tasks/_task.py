@@ -3,7 +3,7 @@
 Each setting survives a failure of its own:
 
 - retries with growing, spread delays: a registry or a line that fails for a while. The error's class decides (`is_worth_it`).
-- `AwaitingRetry` for a Retry-After: a registry that says when it wants to be asked again. The UI shows that time, too.
+- `AwaitingRetry` for a Retry-After: a registry that says when it wants to be asked again. The state's message has that time.
 - no cache, no persisted results: what is done is the content store's to say, not a copy of an answer (a blob may be gone).
 - the tag `registry:<host>`: lets an operator limit what reaches one registry, over all runs, with a Prefect concurrency limit.
 
@@ -33,8 +33,12 @@ R = TypeVar("R")
 RETRIES = 3
 # Wrong bytes are fetched anew once: a flipped bit on the way is gone then, a wrong blob at the registry is not.
 _RETRIES_CORRUPT = 1
-# Prefect does not count AwaitingRetry states as retries, so they need an end of their own.
-_MOST_WAITS = 10
+# Prefect does not count AwaitingRetry states as retries, so they need an end of their own: a day, if the run has none before.
+_LONGEST_WAIT = timedelta(days=1)
+# Prefect sleeps through such a state and hears nothing. So a longer one is taken in turns, shorter than a command waits for a
+# run to end: between them a run that is to stop does, and the registry is not asked, for whoever knows that it wants to be left
+# alone says so (`remotes.throttled`).
+_TURN_S = 5.0
 
 
 def is_worth_it(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -77,14 +81,16 @@ def _waiting(function: Callable[P, R]) -> Callable[P, R]:
         try:
             return function(*args, **kwargs)
         except RegistryError as exc:
-            seconds = exc.exchange.retry_after_s
-            if not exc.retryable or seconds is None or _waits_so_far() >= _MOST_WAITS:
+            seconds, now = exc.exchange.retry_after_s, datetime.now(UTC)
+            if not exc.retryable or seconds is None or _began(now) < now - _LONGEST_WAIT:
                 raise
-            return AwaitingRetry(scheduled_time=datetime.now(UTC) + timedelta(seconds=seconds), message=str(exc))
+            until = now + timedelta(seconds=min(seconds, _TURN_S))
+            return AwaitingRetry(scheduled_time=until, message=f"{exc}; until {now + timedelta(seconds=seconds):%H:%M:%S} UTC")
 
     return run
 
 
-def _waits_so_far() -> int:
+def _began(now: datetime) -> datetime:
+    """When the present task run did; outside of one, `now`."""
     context = TaskRunContext.get()
-    return context.task_run.run_count if context else _MOST_WAITS
+    return (context.task_run.start_time if context else None) or now

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from ocispec import Descriptor, manifest, referrers
-from ocispec.errors import AlreadyExists, Busy, Corrupt
+from ocispec.errors import AlreadyExists, Busy, Corrupt, InvalidInput
 from ocispec.handlers import Handler
 from remotes import Pusher, Source
 from storage import ContentStore, Writer
@@ -100,7 +100,12 @@ def push(
         sent += gained
         observer.advanced(descriptor, offset, gained)
 
-    target.upload(descriptor, lambda offset: store.chunks(descriptor.digest, offset=offset), observer=advanced)
+    try:
+        target.upload(descriptor, lambda offset: store.chunks(descriptor.digest, offset=offset), observer=advanced)
+    except InvalidInput:
+        for _ in store.chunks(descriptor.digest):  # if the registry refuses what is not the blob at all, that is said instead
+            pass
+        raise
     return Receipt("pushed", sent, time.monotonic() - started)
 
 

@@ -216,3 +216,15 @@ def test_lines_for_a_log_and_a_table_at_the_end(registry: CncfRegistry, prefect:
     assert row.endswith(image.root.digest)
     assert summary.startswith("1 image complete: 3 fetched, 0 existed; ")
     assert address.startswith(f"run: {prefect.ui}/runs/flow-run/")
+
+
+def test_a_run_that_waits_for_a_registry_ends_when_it_is_told_to(prefect: PrefectServer, tmp_path: Path) -> None:
+    """Prefect sleeps through AwaitingRetry; turns of 5 s let a stop be heard."""
+    with FakeRegistry() as registry:
+        registry.inject(Fault(method="HEAD", nth=None, action=Answer(429, (("Retry-After", "3600"),))))
+        result = dist("--store", tmp_path, "--output", "json", "--timeout", "4", "fetch", f"{registry.host}/app:v1")
+        assert len(registry.requests) == 1
+    assert result.code == 1
+    assert result.json["status"] == "stopped"
+    run = prefect.get(f"/flow_runs/{result.json['flow_run_id']}")
+    assert run["state"]["type"] == "CANCELLED"

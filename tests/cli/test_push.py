@@ -69,8 +69,19 @@ def test_push_object_part_by_part(store: Path, registry: CncfRegistry) -> None:
         (("a.invalid/x:v1", next(iter(IMAGE.blobs))), 2, "only a manifest can have a tag"),
         (("a.invalid/x", f"sha256:{'0' * 64}"), 1, "not there"),
         (("a.invalid/x", "sha256:12"), 2, "expected 64 characters"),
+        (("a.invalid/x", next(iter(IMAGE.blobs)), "nonsense"), 2, "type 'nonsense': expected type/subtype"),
+        ((f"a.invalid/x@sha256:{'0' * 64}", next(iter(IMAGE.blobs))), 2, "expected the digest of what is pushed"),
     ],
 )
 def test_what_push_object_refuses(store: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
     result = dist("--store", store, "push-object", *arguments)
     assert (result.code, says in result.line) == (code, True), result.err
+
+
+def test_a_blob_that_is_corrupt_here_is_not_blamed_on_the_registry(store: Path, registry: CncfRegistry) -> None:
+    layer = list(IMAGE.blobs)[-1]
+    path = store / "blobs" / layer.replace(":", "/")
+    path.chmod(0o644)
+    path.write_bytes(b"x" * path.stat().st_size)
+    result = dist("--store", store, "push-object", f"{registry.host}/cli/corrupt", layer)
+    assert (result.code, "the store has bytes of sha256:" in result.line) == (1, True), result.err
