@@ -41,7 +41,7 @@ _STATUSES = ("pushed", "mounted", "existed")
 class PushReport:
     """How an image came to be at a registry. Distinct descriptors are counted; `transferred` counts the bytes of this run.
 
-    `waiting` are descriptors that were not pushed because of what failed below them.
+    `waiting` are descriptors that were not begun: because of what failed below them, or because the run was ended.
     """
 
     source: str
@@ -198,14 +198,15 @@ class _Push:
                 failures.append(Failure(descriptor=node.descriptor, message=message(result)))
                 self._listener.failed(node.descriptor, failures[-1].message)
             self._heed_stop(frontier, failures)
+        ended = len(receipts) + sum(failure.descriptor is not None for failure in failures)
         report = PushReport(
             source=self._name,
             target=str(self._target),
             root=self._root,
             receipts=tuple(receipts),
             failures=tuple(failures),
-            waiting=len(nodes) - len(receipts) - len(failures),
-            tasks=len(receipts) + sum(failure.descriptor is not None for failure in failures),
+            waiting=len(nodes) - ended,
+            tasks=ended,
             seconds=time.monotonic() - started,
             stopped=self._session.stopping.reason,
         )
