@@ -1,56 +1,40 @@
 """The flow `push`: store → registry. Each descriptor is a task that waits for those of its children; the tag comes last."""
 
 import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-from prefect import Task, flow, get_run_logger
+from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.utilities.annotations import opaque, quote
 from pydantic import Field
 
+from flows.ascent import Ascent, Delivered
 from flows.conclusion import concluded
-from flows.limits import tags_of
 from flows.parameters import Concurrency, Network, Retries, Store, StoreOptions, session_spec
-from flows.progress import Listener, LogListener, told
+from flows.progress import LogListener, told
 from flows.report import Failure, Outcome
 from flows.results import keep_no_results
-from flows.runner import RUNNER, message, outcome
+from flows.runner import RUNNER
 from ocispec import Descriptor, Reference
-from ocispec.errors import InvalidInput, NotFound
-from ocispec.frontier import Frontier
-from ocispec.handlers import Handler, children_handler, visit
+from ocispec.errors import InvalidInput
 from ocispec.reference import expand
 from ocispec.units import duration, size
-from storage import completeness
-from tasks import push as tasks
+from storage import Name
 from tasks._task import RETRIES
 from tasks.session import Session, open_session
-from tasks.stopping import Stopped
-from tasks.transfer import Receipt
-
-if TYPE_CHECKING:
-    from prefect.futures import PrefectFuture
 
 _STATUSES = ("pushed", "mounted", "existed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PushReport:
-    """How an image came to be at a registry. Distinct descriptors are counted; `transferred` counts the bytes of this run.
-
-    `waiting` are descriptors that were not begun: because of what failed below them, or because the run was ended.
-    """
+    """How an image came to be at a registry; `stopped` says why the run was ended early, None where it was not."""
 
     source: str
     target: str
     root: Descriptor
-    receipts: tuple[Receipt, ...]
-    failures: tuple[Failure, ...]
-    waiting: int
-    tasks: int
+    done: Delivered
     seconds: float
     stopped: str | None
 
@@ -58,6 +42,16 @@ class PushReport:
     def name(self) -> str:
         """What was pushed to."""
         return self.target
+
+    @property
+    def tasks(self) -> int:
+        """The number of task runs that it took."""
+        return self.done.ended
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """What went wrong."""
+        return self.done.failures
 
     @property
     def status(self) -> Outcome:
@@ -69,12 +63,12 @@ class PushReport:
     @property
     def transferred(self) -> int:
         """The bytes that were sent."""
-        return sum(receipt.transferred for receipt in self.receipts)
+        return sum(receipt.transferred for receipt in self.done.receipts)
 
     @property
     def moved(self) -> bool:
         """Whether anything had to be sent."""
-        return any(receipt.status != "existed" for receipt in self.receipts)
+        return any(receipt.status != "existed" for receipt in self.done.receipts)
 
     def told(self) -> str:
         """What was done, counted."""
@@ -104,7 +98,7 @@ class PushReport:
                     "status": self.status,
                     **{status: self._count(status) for status in _STATUSES},
                     "failed": len(self.failures),
-                    "waiting": self.waiting,
+                    "waiting": self.done.waiting,
                     "bytes": self.transferred,
                     "errors": [failure.to_json() for failure in self.failures],
                 }
@@ -119,7 +113,7 @@ class PushReport:
         return [row]
 
     def _count(self, status: str) -> int:
-        return sum(receipt.status == status for receipt in self.receipts)
+        return sum(receipt.status == status for receipt in self.done.receipts)
 
 
 def _run_name() -> str:
@@ -138,110 +132,27 @@ def push(
     retries: Retries = RETRIES,
 ) -> State[Any]:
     """Bring an image from the content store to a registry: what is there is not sent, and its tag is set last."""
+    started = time.monotonic()
     keep_no_results()
     listener = told(LogListener(get_run_logger()))
+    to = Reference.parse(expand(target))
     with open_session(session_spec(store, store_options, network), observer=listener) as session:
-        report = _Push(session, name, Reference.parse(expand(target)), listener, retries=retries).run(window=concurrency)
+        recorded = _recorded(session, name, to)
+        done = Ascent(session, recorded, to, listener, retries=retries).run(window=concurrency)
+        stopped, seconds = session.stopping.reason, time.monotonic() - started
+        report = PushReport(source=name, target=str(to), root=recorded.descriptor, done=done, seconds=seconds, stopped=stopped)
+        listener.finished(report)
     return concluded("push", report)
 
 
-@dataclass(eq=False, slots=True)
-class _Node:
-    """Content on its way. `above` are the manifests that list it, `below` the receipts of its children that are there."""
+def _recorded(session: Session, name: str, target: Reference) -> Name:
+    """What the store has under a name, if that is what the target's digest says, should it have one.
 
-    descriptor: Descriptor
-    missing: int = 0
-    above: list["_Node"] = field(default_factory=list)
-    below: list[Receipt] = field(default_factory=list)
-
-
-class _Push:
-    """One run: a walk over the tree of an image from its leaves to its root."""
-
-    def __init__(self, session: Session, name: str, target: Reference, listener: Listener, *, retries: int) -> None:
-        recorded = session.store.names.get(name)
-        self._session, self._name, self._target, self._listener = session, name, target, listener
-        self._root = recorded.descriptor
-        if (pinned := target.pinned()) is not None and pinned != self._root.digest:
-            raise InvalidInput(f"{target}: expected the digest of {name}, which is {self._root.digest}")
-        host, _, repository = recorded.source.partition("/")
-        self._source = repository if host == target.host and repository != target.repository else None
-        self._task: Task[..., Any] = tasks.push.with_options(retries=retries, tags=tags_of(target.host))
-
-    def run(self, *, window: int) -> PushReport:
-        """Push all of it.
-
-        Raises:
-            NotFound: something of it is not in the store.
-        """
-        started = time.monotonic()
-        children = children_handler(self._session.store.manifest)
-        found = completeness.check(self._session.store, self._root, children=children)
-        if not found.whole:  # a registry takes no index whose manifests it lacks, and nobody wants one that has holes
-            raise NotFound(f"{self._name}: {found.shortage}; fetch it again, for all platforms, to push it")
-        tree = found.present
-        nodes = _linked(tree, children)
-        self._listener.resolving(str(self._target))
-        self._listener.resolved(str(self._target), self._root)
-        for node in nodes:
-            self._listener.waiting(node.descriptor)
-        frontier: Frontier[_Node, PrefectFuture[Any]] = Frontier(self._start, window=window)
-        frontier.add(node for node in nodes if not node.missing)
-        receipts, failures = list[Receipt](), list[Failure]()
-        for node, future in frontier:
-            result = outcome(future)
-            if isinstance(result, Receipt):
-                receipts.append(result)
-                self._listener.ended(node.descriptor, result)
-                frontier.add(self._freed(node, result))
-            else:
-                failures.append(Failure(descriptor=node.descriptor, message=message(result)))
-                self._listener.failed(node.descriptor, failures[-1].message)
-            self._heed_stop(frontier, failures)
-        ended = len(receipts) + sum(failure.descriptor is not None for failure in failures)
-        report = PushReport(
-            source=self._name,
-            target=str(self._target),
-            root=self._root,
-            receipts=tuple(receipts),
-            failures=tuple(failures),
-            waiting=len(nodes) - ended,
-            tasks=ended,
-            seconds=time.monotonic() - started,
-            stopped=self._session.stopping.reason,
-        )
-        self._listener.finished(report)
-        return report
-
-    def _start(self, node: _Node) -> "PrefectFuture[Any]":
-        """Submit a task; quoted and opaque for the reasons that `flows.walk` gives."""
-        is_root = node.descriptor.content == self._root.content
-        arguments = map(quote, (node.descriptor, self._target, self._source, self._target.tag if is_root else None))
-        future: PrefectFuture[Any] = self._task.submit(*arguments, wait_for=[opaque(receipt) for receipt in node.below])
-        return future
-
-    @staticmethod
-    def _freed(node: _Node, receipt: Receipt) -> list[_Node]:
-        """The manifests all of whose children are there now."""
-        for parent in node.above:
-            parent.missing -= 1
-            parent.below.append(receipt)
-        return [parent for parent in node.above if not parent.missing]
-
-    def _heed_stop(self, frontier: Frontier[_Node, Any], failures: list[Failure]) -> None:
-        try:
-            self._session.stopping.check()
-        except Stopped as exc:
-            if frontier.drop():
-                failures.append(Failure(descriptor=None, message=str(exc)))
-
-
-def _linked(tree: Iterable[Descriptor], children: Handler) -> list[_Node]:
-    """The nodes of a tree of distinct descriptors, each knowing how many children it has and who lists it."""
-    nodes = {descriptor.content: _Node(descriptor) for descriptor in tree}
-    for node in nodes.values():
-        below = {child.content for child in visit(children, node.descriptor)}
-        node.missing = len(below)
-        for content in below:
-            nodes[content].above.append(node)
-    return list(nodes.values())
+    Raises:
+        NotFound: no such name.
+        InvalidInput: the target has the digest of something else.
+    """
+    recorded = session.store.names.get(name)
+    if (pinned := target.pinned()) is not None and pinned != recorded.descriptor.digest:
+        raise InvalidInput(f"{target}: expected the digest of {name}, which is {recorded.descriptor.digest}")
+    return recorded

@@ -160,7 +160,7 @@ def test_a_blob_that_is_refused_keeps_its_manifest_and_tag_away_and_nothing_else
         report, _ = push("index", f"{fake.host}/app:v1", retries=0, concurrency=1)
         assert report.status == "failed"
         assert len(report.failures) == 1
-        assert report.waiting == 2  # the manifest above, and the index
+        assert report.done.waiting == 2  # the manifest above, and the index
         assert not [one for one in fake.requests if one.path.endswith("/manifests/v1") and one.method == "PUT"]
         again, _ = push("index", f"{fake.host}/app:v1")
         assert again.status == "complete"

@@ -17,6 +17,15 @@ HASTY = RegistrySettings(connect_timeout_s=10, read_timeout_s=0.2)
 LONGEST_MESSAGE = 1200
 
 
+class Clock:
+    """Stands still until a test moves it."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 def anonymous(_host: str, _repository: str) -> None:
     """No credentials for anybody."""
 

@@ -23,6 +23,7 @@ from tests.remotes.asking import (
     BLOB,
     REPOSITORY,
     SETTINGS,
+    Clock,
     anonymous,
     asked,
     check_told,
@@ -156,13 +157,6 @@ def test_a_token_server_that_is_gone_blocks_nobody(registries: Registries) -> No
 
 
 # Tokens that end.
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

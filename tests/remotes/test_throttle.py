@@ -15,16 +15,9 @@ from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.peers.processes import poll_until
-from tests.remotes.asking import BLOB, REPOSITORY, SETTINGS, anonymous, asked, descriptor, fetcher, read, reference
+from tests.remotes.asking import BLOB, REPOSITORY, SETTINGS, Clock, anonymous, asked, descriptor, fetcher, read, reference
 
 IMAGE = images.image(seed=1)
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
