@@ -129,6 +129,7 @@ class Walk:
                     if isinstance(item, _Image):
                         self._unresolved(item, str(exc))
                     else:
+                        item.sources.clear()
                         self._failed(item, str(exc))
 
     def _start(self, item: _Image | _Node) -> Future:

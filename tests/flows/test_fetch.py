@@ -1,3 +1,4 @@
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -5,10 +6,12 @@ from uuid import UUID
 
 import pytest
 
+from flows.progress import LogListener, listening
 from flows.report import RunReport, in_one_line
-from ocispec import Digest, Platform, Reference
+from ocispec import Descriptor, Digest, Platform, Reference
 from ocispec.errors import NotFound
 from storage import ContentStore, open_store
+from tasks.stopping import Stopping, stopped_by
 from tests import images
 from tests.fakes.faults import Answer, Cut, Fault, Flip, WithHeaders
 from tests.fakes.registry import FakeRegistry
@@ -32,13 +35,14 @@ def fetch(prefect: PrefectServer, store: ContentStore) -> Fetch:
 
     from flows.fetch import fetch as flow
 
-    def run(*references: str, **parameters: Any) -> Fetched:
+    def run(*references: str, ends: str | None = None, **parameters: Any) -> Fetched:
         with temporary_settings({PREFECT_API_URL: prefect.url}):
             state = flow(list(references), store.url, return_state=True, **parameters)
         report = state.result(raise_on_failure=False)
         assert isinstance(report, RunReport), report
         assert isinstance(state.state_details.flow_run_id, UUID)
-        assert (state.type.value, state.message) == ("FAILED" if report.failed else "COMPLETED", in_one_line(report))
+        ends = ends or ("FAILED" if report.failed else "COMPLETED")
+        assert (state.type.value, state.message) == (ends, in_one_line(report))
         return report, str(state.state_details.flow_run_id)
 
     return run
@@ -312,6 +316,26 @@ def test_a_line_that_breaks_is_gone_on_with_inside_one_attempt(
     assert store.info(Digest.parse(layer)).size == len(image.blobs[layer])
 
 
+def test_a_run_that_is_stopped_begins_nothing_more(fetch: Fetch, store: ContentStore) -> None:
+    image = images.image(260, layers=4)
+    stopping = Stopping()
+
+    class Impatient(LogListener):
+        def advanced(self, descriptor: Descriptor, _offset: int, gained: int) -> None:
+            if gained and descriptor.kind == "config":
+                stopping.request("asked to end")
+
+    with FakeRegistry() as registry, stopped_by(stopping), listening(Impatient(logging.getLogger("test"))):
+        images.load(registry, "app", image, "v1")
+        report, _ = fetch(f"{registry.host}/app:v1", concurrency=1, ends="CANCELLED")
+        assert not [one for one in registry.requests if any(layer in one.path for layer in list(image.blobs)[1:])]
+
+    assert report.status == "stopped"
+    assert report.images[0].failed == 4
+    assert report.errors() == ["asked to end; what is whole is kept, run again to go on"]
+    assert not list(store.names)
+
+
 def test_the_table_of_images_is_an_artifact_of_the_run(prefect: PrefectServer, fetch: Fetch) -> None:
     with FakeRegistry() as registry:
         report, run = fetch(f"{registry.host}/none:v1", retries=0)
@@ -322,9 +346,6 @@ def test_the_table_of_images_is_an_artifact_of_the_run(prefect: PrefectServer, f
 
 
 def test_no_name_is_recorded_for_an_image_of_which_something_is_missing(store: ContentStore) -> None:
-    import logging
-
-    from flows.progress import LogListener
     from ocispec.handlers import chain, children_handler, dispatch
     from tasks.session import SessionSpec, open_session
     from tasks.transfer import fetch_handler
