@@ -61,6 +61,6 @@ def _needed(store: ContentStore, wanted: Iterable[Digest]) -> Mapping[Digest, st
 def _roots(store: ContentStore) -> Iterator[tuple[str, Descriptor]]:
     """Who holds on to content, and what is at the top of it."""
     for name in store.names:
-        yield name.name, name.descriptor
+        yield from ((name.name, root) for root in name.roots)
     for root in store.leases.roots():
         yield f"a run that is bringing in {root}", root

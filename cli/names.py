@@ -88,6 +88,7 @@ def _described(name: Name) -> dict[str, Any]:
         "descriptor": name.descriptor.to_json(),
         "source": name.source,
         "platforms": None if name.platforms is None else list(map(str, name.platforms)),
+        "referrers": [referrer.to_json() for referrer in name.referrers],
         "recorded": name.recorded,
     }
 

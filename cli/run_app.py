@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from cli.options import RUNS, Concurrency, Login, Platform, Retries, RunNetwork, Shared
+from cli.options import RUNS, Concurrency, Login, Platform, Referrers, Retries, RunNetwork, Shared
 
 app = App()
 
@@ -18,6 +18,7 @@ def fetch(
         list[str] | None,
         Parameter(negative=(), help="Of an index fetch only what serves this, such as linux/arm64; repeatable. Default: all."),
     ] = None,
+    referrers: Referrers = False,
     concurrency: Concurrency = 8,
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
@@ -27,7 +28,8 @@ def fetch(
     """Bring images into the content store, each descriptor by a Prefect task, and record their names."""
     from cli.fetch import fetch
 
-    return fetch(context, references, platform or [], network=network, login=login, concurrency=concurrency, retries=retries)
+    options = {"referrers": referrers, "concurrency": concurrency, "retries": retries}
+    return fetch(context, references, platform or [], network=network, login=login, **options)
 
 
 @app.command(group=RUNS)
@@ -55,6 +57,7 @@ def push(
     target: Annotated[str, Parameter(name="REF", help="Where it goes, such as registry.example/team/app:v1.")],
     /,
     *,
+    referrers: Referrers = False,
     concurrency: Concurrency = 8,
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
@@ -64,7 +67,8 @@ def push(
     """Bring an image from the content store to a registry: what is there is not sent, and the tag is set last."""
     from cli.push import push
 
-    return push(context, name, target, network=network, login=login, concurrency=concurrency, retries=retries)
+    options = {"referrers": referrers, "concurrency": concurrency, "retries": retries}
+    return push(context, name, target, network=network, login=login, **options)
 
 
 @app.command(group=RUNS)

@@ -64,7 +64,7 @@ class Registry(_Section):
     headers: dict[str, str] = Field(default={}, repr=False, description='Go with every request; may be {{env "NAME"}}')
     req_concurrent: int | None = Field(default=None, ge=1, description="Requests under way at once")
     req_per_sec: float | None = Field(default=None, gt=0, description="Requests begun in a second")
-    avoid: list[Capability] = Field(default=[], description="What it cannot do: head, range, mount, chunked")
+    avoid: list[Capability] = Field(default=[], description="What it cannot do: head, range, mount, chunked, referrers")
 
     def settings(self, *, at: str) -> HostSettings:
         """The same, as `remotes` takes it; secrets are looked up.

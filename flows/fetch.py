@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 from pydantic import Field
 
 from flows.conclusion import concluded
-from flows.parameters import Concurrency, Network, Retries, Store, StoreOptions, session_spec
+from flows.parameters import Concurrency, Network, Referrers, Retries, Store, StoreOptions, session_spec
 from flows.progress import LogListener, told
 from flows.report import Failure, ImageReport, RunReport
 from flows.results import keep_no_results
@@ -38,6 +38,7 @@ def fetch(
         Literal["all"] | list[str], Field(description='"all", or some, such as ["linux/amd64"]; others are not fetched')
     ] = "all",
     *,
+    referrers: Referrers = False,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Network = Network(),
     concurrency: Concurrency = 8,
@@ -46,18 +47,21 @@ def fetch(
     """Bring images into the content store: each descriptor of each image is fetched and verified by a task of its own."""
     wanted = None if platforms == "all" else map(Platform.parse, platforms)
     spec = session_spec(store, store_options, network, platforms=wanted)
-    return concluded("fetch", bring_in(spec, references, concurrency=concurrency, retries=retries))
+    report = bring_in(spec, references, referrers=referrers, concurrency=concurrency, retries=retries)
+    return concluded("fetch", report)
 
 
-def bring_in(spec: SessionSpec, references: Iterable[str], *, concurrency: int, retries: int) -> RunReport:
-    """Fetch images in the current flow run, and record their names."""
+def bring_in(
+    spec: SessionSpec, references: Iterable[str], *, referrers: bool = False, concurrency: int, retries: int
+) -> RunReport:
+    """Fetch images, with `referrers` also what refers to them, in the current flow run, and record their names."""
     started = time.monotonic()
     keep_no_results()
     listener = told(LogListener(get_run_logger()))
     with open_session(spec, observer=listener) as session:
         walk = Walk(
-            present=session.look,
-            complete=session.record,
+            session,
+            referrers=referrers,
             listener=listener,
             stopping=session.stopping,
             retries=retries,

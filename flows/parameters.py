@@ -16,6 +16,9 @@ Store = Annotated[str, Field(description="The content store: a path, an fsspec U
 StoreOptions = Annotated[
     dict[str, Any], Field(description="Options of the store's file system that are no secrets, such as endpoint_url")
 ]
+Referrers = Annotated[
+    bool, Field(description="Also what refers to images and their manifests: signatures, bills of materials, attestations")
+]
 Concurrency = Annotated[int, Field(ge=1, le=MOST_WORKERS, description="How many things at once")]
 Retries = Annotated[int, Field(ge=0, description="Attempts after the first, per descriptor")]
 

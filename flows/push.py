@@ -11,7 +11,7 @@ from pydantic import Field
 
 from flows.ascent import Ascent, Delivered
 from flows.conclusion import concluded
-from flows.parameters import Concurrency, Network, Retries, Store, StoreOptions, session_spec
+from flows.parameters import Concurrency, Network, Referrers, Retries, Store, StoreOptions, session_spec
 from flows.progress import LogListener, told
 from flows.report import Failure, Outcome
 from flows.results import keep_no_results
@@ -46,7 +46,7 @@ class PushReport:
     @property
     def tasks(self) -> int:
         """The number of task runs that it took."""
-        return self.done.ended
+        return self.done.tasks
 
     @property
     def failures(self) -> tuple[Failure, ...]:
@@ -126,6 +126,7 @@ def push(
     target: Annotated[str, Field(description="Where it goes, such as registry.example/team/app:v1")],
     store: Store,
     *,
+    referrers: Referrers = False,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Network = Network(),
     concurrency: Concurrency = 8,
@@ -138,7 +139,7 @@ def push(
     to = Reference.parse(expand(target))
     with open_session(session_spec(store, store_options, network), observer=listener) as session:
         recorded = _recorded(session, name, to)
-        done = Ascent(session, recorded, to, listener, retries=retries).run(window=concurrency)
+        done = Ascent(session, recorded, to, listener, referrers=referrers, retries=retries).run(window=concurrency)
         stopped, seconds = session.stopping.reason, time.monotonic() - started
         report = PushReport(source=name, target=str(to), root=recorded.descriptor, done=done, seconds=seconds, stopped=stopped)
         listener.finished(report)

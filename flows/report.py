@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from ocispec import Descriptor
-from ocispec.units import duration, size
+from ocispec.units import counted, duration, size
 from remotes import Quota
 
 MAX_SHOWN = 500
@@ -80,12 +80,16 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageReport:
-    """One image of a run. Distinct descriptors are counted; `transferred` counts the bytes of this run."""
+    """One image of a run, what refers to it included: `referrers` counts those manifests.
+
+    Distinct descriptors are counted; `transferred` counts the bytes of this run.
+    """
 
     name: str
     root: Descriptor | None
     fetched: int = 0
     existed: int = 0
+    referrers: int = 0
     failures: tuple[Failure, ...] = ()
     transferred: int = 0
     seconds: float = 0.0
@@ -107,7 +111,8 @@ class ImageReport:
 
     def told(self) -> str:
         """What was done, counted."""
-        return f"{self.fetched} fetched, {self.existed} existed"
+        along = f", with {counted(self.referrers, 'referrer')}" if self.referrers else ""
+        return f"{self.fetched} fetched, {self.existed} existed{along}"
 
     @property
     def descriptors(self) -> int:
@@ -124,6 +129,7 @@ class ImageReport:
             "fetched": self.fetched,
             "existed": self.existed,
             "failed": self.failed,
+            "referrers": self.referrers,
             "bytes": self.transferred,
             "seconds": round(self.seconds, 3),
             "errors": [failure.to_json() for failure in self.failures],
@@ -162,6 +168,8 @@ class RunReport:
         of = f" of {len(self.images)}" if self.failed else ""
         counts = {key: sum(getattr(image, key) for image in self.images) for key in ("fetched", "existed", "failed")}
         told = ", ".join(f"{count} {key}" for key, count in counts.items() if count or key != "failed")
+        along = sum(image.referrers for image in self.images)
+        told += f", with {counted(along, 'referrer')}" if along else ""
         moved = sum(image.transferred for image in self.images)
         noun = "image" if len(self.images) == 1 else "images"
         left = "".join(f"; {host} allows {quota.remaining} of {quota.limit} more" for host, quota in self.quotas.items())

@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 # A task's share: enough to be worth a task, little enough that a retry loses minutes, not hours.
 _MOST_BYTES = 1024**3
 _MOST_BLOBS = 500
-_Platforms = tuple[Platform, ...] | None
+# What a fetch has to want of a name: which platforms, and whether what refers to it.
+_Wanted = tuple[tuple[Platform, ...] | None, bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,12 +132,12 @@ def verify(
         names, unreadable = opened.store.names.read()
         damaged = dict(_damaged(opened.store, names))
         wanted = damaged if repair == "all" else damaged.keys() & set(repair)
-        groups = _by_platforms(name for name in names if name.name in wanted)
+        groups = _by_what_is_wanted(name for name in names if name.name in wanted)
         extra = _extra(opened.store)
         stopped = opened.stopping.reason
     repaired = tuple(
-        bring_in(replace(spec, platforms=platforms), names, concurrency=concurrency, retries=RETRIES)
-        for platforms, names in groups.items()
+        bring_in(replace(spec, platforms=platforms), names, referrers=referrers, concurrency=concurrency, retries=RETRIES)
+        for (platforms, referrers), names in groups.items()
     )
     report = VerifyReport(
         verified=_total(outcome for outcome in outcomes if isinstance(outcome, Verified)),
@@ -187,17 +188,17 @@ def _damaged(store: ContentStore, names: Iterable[Name]) -> Iterator[tuple[str, 
                 yield name.name, f"{name.name}: {found.shortage}"
 
 
-def _by_platforms(names: Iterable[Name]) -> dict[_Platforms, list[str]]:
-    """The names that can be fetched together: those of which the same platforms are wanted."""
-    groups: dict[_Platforms, list[str]] = {}
+def _by_what_is_wanted(names: Iterable[Name]) -> dict[_Wanted, list[str]]:
+    """The names that can be fetched together: those of which the same is wanted."""
+    groups: dict[_Wanted, list[str]] = {}
     for name in names:
-        groups.setdefault(name.platforms, []).append(name.name)
+        groups.setdefault((name.platforms, bool(name.referrers)), []).append(name.name)
     return groups
 
 
 def _extra(store: ContentStore) -> int | None:
     try:
-        needed = reachable(store, [name.descriptor for name in store.names])
+        needed = reachable(store, [root for name in store.names for root in name.roots])
     except DistError:
         return None
     return sum(info.digest not in needed for info in store.walk())

@@ -2,14 +2,16 @@
 
 Equal content is one node, however many images name it: it is fetched once, and tried again from the next repository that has
 it when one fails. A failure ends nothing but what is below it. An image is reported as soon as nothing of it is under way.
+
+Where referrers are wanted, each manifest of an image also gets a task that lists what refers to it. What that finds is
+brought in like an image of its own, and asked about in turn; the image is whole when all of it is there.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from prefect import Task
 from prefect.futures import PrefectFuture
@@ -19,103 +21,67 @@ from flows.limits import tags_of
 from flows.progress import Listener
 from flows.report import Failure, ImageReport
 from flows.runner import message, outcome
+from flows.wanted import Image, Listing, Node, Parent
 from ocispec import Descriptor, Reference
-from ocispec.errors import DistError
+from ocispec.errors import DistError, Unsupported
 from ocispec.frontier import Frontier
+from ocispec.referrers import MAX_REFERRERS, Referrer
 from storage.completeness import Completeness
 from tasks import fetch as tasks
 from tasks.stopping import Stopped, Stopping
 from tasks.transfer import Receipt
 
 Future = PrefectFuture[Any]
-# The result that a parent's task returned, that very object: what Prefect draws an arrow from.
-Parent = Descriptor | tasks.Fetched
+Item = Image | Node | Listing
 
 
-@dataclass(eq=False, slots=True)
-class _Image:
-    """An image on its way. `open` counts its nodes that have not ended."""
+class Keeper(Protocol):
+    """Who knows what the store has. What is raised, of `ocispec.errors`, becomes a failure of the image in question."""
 
-    reference: Reference
-    started: float
-    root: Descriptor | None = None
-    open: int = 0
-    recorded: bool = False
-    fetched: int = 0
-    existed: int = 0
-    transferred: int = 0
-    failures: list[Failure] = field(default_factory=list)
+    def look(self, reference: Reference, root: Descriptor) -> Completeness:
+        """What the store has of an image; its name is recorded if that is all."""
 
-    def credit(self, receipt: Receipt) -> None:
-        """Count content that is in the store now."""
-        self.fetched += receipt.status == "fetched"
-        self.existed += receipt.status == "existed"
-        self.transferred += receipt.transferred
+    def hold(self, root: Descriptor) -> Completeness:
+        """What the store has of a tree, and keeps."""
 
-    def report(self) -> ImageReport:
-        return ImageReport(
-            name=str(self.reference),
-            root=self.root,
-            fetched=self.fetched,
-            existed=self.existed,
-            failures=tuple(self.failures),
-            transferred=self.transferred,
-            seconds=time.monotonic() - self.started,
-        )
-
-
-@dataclass(eq=False, slots=True)
-class _Node:
-    """Content that some images want. `sources`: repositories that it was not yet asked of, with the results that named it."""
-
-    descriptor: Descriptor
-    images: list[_Image] = field(default_factory=list)
-    sources: deque[tuple[Reference, Parent]] = field(default_factory=deque)
-    asked: set[str] = field(default_factory=set)
-    fetched: tasks.Fetched | None = None
-    failure: Failure | None = None
+    def record(self, reference: Reference, root: Descriptor, referrers: tuple[Referrer, ...] | None) -> None:
+        """Record the name of an image that became whole; `referrers` None: they were not asked for."""
 
 
 class Walk:
-    """One run's walk.
-
-    `present` says what the store has of an image, and records it if that is all; `complete` records one that became whole.
-
-    Both may raise errors of `ocispec.errors`, which become failures of that image. `tasks` counts the task runs that ended.
-    """
+    """One run's walk; with `referrers`, over what refers to images, too. `tasks` counts the task runs that ended."""
 
     def __init__(
-        self,
-        *,
-        present: Callable[[Reference, Descriptor], Completeness],
-        complete: Callable[[Reference, Descriptor], None],
-        listener: Listener,
-        stopping: Stopping,
-        retries: int,
-        window: int,
+        self, keeper: Keeper, *, referrers: bool, listener: Listener, stopping: Stopping, retries: int, window: int
     ) -> None:
         self.tasks = 0
-        self._present, self._complete, self._listener, self._stopping = present, complete, listener, stopping
-        self._frontier: Frontier[_Image | _Node, Future] = Frontier(self._start, window=window)
-        self._nodes: dict[object, _Node] = {}
-        self._reports: dict[_Image, ImageReport] = {}
+        self._keeper, self._referrers, self._listener, self._stopping = keeper, referrers, listener, stopping
+        self._frontier: Frontier[Item, Future] = Frontier(self._start, window=window)
+        self._nodes: dict[object, Node] = {}
+        self._listings: dict[object, Listing] = {}
+        self._known: deque[tuple[Image, tasks.Listed]] = deque()
+        self._reports: dict[Image, ImageReport] = {}
         self._task = cache(lambda kind, host: kind.with_options(retries=retries, tags=tags_of(host)))
 
     def run(self, references: Iterable[Reference]) -> tuple[ImageReport, ...]:
         """Bring in all images; the reports in the order of the references."""
-        images = [_Image(reference, time.monotonic()) for reference in references]
+        images = [Image(reference, time.monotonic()) for reference in references]
         self._frontier.add(images)
         for item, future in self._frontier:
             self.tasks += 1
             self._ended(item, outcome(future))
+            while self._known:  # from here, so that a chain of referrers is no chain of calls
+                self._follow(*self._known.popleft())
             self._heed_stop()
         return tuple(self._reports[image] for image in images)
 
-    def _ended(self, item: _Image | _Node, result: object) -> None:
-        if isinstance(item, _Image):
+    def _ended(self, item: Item, result: object) -> None:
+        if isinstance(item, Image) and isinstance(result, Descriptor):
             self._resolved(item, result)
-        elif isinstance(result, tasks.Fetched):
+        elif isinstance(item, Node) and isinstance(result, tasks.Fetched):
             self._fetched(item, result)
+        elif isinstance(item, Listing) and isinstance(result, tasks.Listed):
+            self._listed(item, result)
         else:
             self._failed(item, message(result))
 
@@ -126,22 +92,23 @@ class Walk:
         except Stopped as exc:
             while dropped := self._frontier.drop():
                 for item in dropped:
-                    if isinstance(item, _Image):
-                        self._unresolved(item, str(exc))
-                    else:
+                    if isinstance(item, Node):
                         item.sources.clear()
-                        self._failed(item, str(exc))
+                    self._failed(item, str(exc))
 
-    def _start(self, item: _Image | _Node) -> Future:
+    def _start(self, item: Item) -> Future:
         """Submit the task of an item.
 
         Its arguments are quoted, or Prefect would draw arrows from whichever task returned equal strings in their fields. It is
         made to wait for its parent's result, which is there: that draws the arrow. For a future, Prefect would go through an
         event loop and back, at a tenth of what a small task costs.
         """
-        if isinstance(item, _Image):
+        if isinstance(item, Image):
             self._listener.resolving(str(item.reference))
             return self._bound(tasks.resolve, item.reference).submit(quote(item.reference))
+        if isinstance(item, Listing):
+            arguments = quote(item.subject), quote(item.source)
+            return self._bound(tasks.referrers, item.source).submit(*arguments, wait_for=[opaque(item.parent)])
         source, parent = item.sources.popleft()
         return self._bound(tasks.fetch, source).submit(quote(item.descriptor), quote(source), wait_for=[opaque(parent)])
 
@@ -149,28 +116,31 @@ class Walk:
         bound: Task[..., Any] = self._task(task, reference.host)
         return bound
 
-    def _resolved(self, image: _Image, result: object) -> None:
-        if not isinstance(result, Descriptor):
-            self._unresolved(image, message(result))
-            return
-        image.root = result
-        self._listener.resolved(str(image.reference), result)
+    def _resolved(self, image: Image, root: Descriptor) -> None:
+        image.root = root
+        self._listener.resolved(str(image.reference), root)
         try:
-            there = self._present(image.reference, result)
-        except DistError as exc:
-            image.failures.append(Failure(descriptor=None, message=str(exc)))
-        else:
-            if there.whole:
+            if self._referrers:
+                self._bring_in(image, root, root)
+            elif (there := self._keeper.look(image.reference, root)).whole:
                 image.existed, image.recorded = len(there.present), True
             else:
-                self._reach(image, (result,), result)
+                self._reach(image, (root,), root)
+        except DistError as exc:
+            image.fail(str(exc))
         self._conclude(image)
 
-    def _unresolved(self, image: _Image, message: str) -> None:
-        image.failures.append(Failure(descriptor=None, message=message))
-        self._conclude(image)
+    def _bring_in(self, image: Image, root: Descriptor, parent: Parent) -> None:
+        """Have an image wait for a tree. One that is there needs no task, but is asked about like any other."""
+        there = self._keeper.hold(root)
+        if not there.whole:
+            self._reach(image, (root,), parent)
+            return
+        for descriptor in filter(image.meet, there.present):
+            image.credit(Receipt("existed"))
+            self._ask_about(image, descriptor, parent)
 
-    def _fetched(self, node: _Node, result: tasks.Fetched) -> None:
+    def _fetched(self, node: Node, result: tasks.Fetched) -> None:
         node.fetched = result
         self._listener.ended(node.descriptor, result.receipt)
         receipt = result.receipt
@@ -178,36 +148,61 @@ class Walk:
             image.open -= 1
             image.credit(receipt)
             receipt = Receipt("existed")  # the first image that wanted it paid for it
+            self._ask_about(image, node.descriptor, result)
             self._reach(image, result.children, result)
             self._conclude(image)
 
-    def _failed(self, node: _Node, message: str) -> None:
-        if node.sources:
-            self._frontier.again(node)
+    def _listed(self, listing: Listing, result: tasks.Listed) -> None:
+        listing.listed = result
+        self._known.extend((image, result) for image in listing.images)
+
+    def _follow(self, image: Image, listed: tasks.Listed) -> None:
+        """Have an image wait for what refers to one of its manifests."""
+        image.open -= 1
+        try:
+            for referrer in listed.referrers:
+                if len(image.referrers) == MAX_REFERRERS:
+                    raise Unsupported(f"{image.reference}: expected at most {MAX_REFERRERS} referrers, there are more")
+                if referrer not in image.referrers:
+                    image.referrers[referrer] = None
+                    self._bring_in(image, referrer.descriptor, listed)
+        except DistError as exc:
+            image.fail(str(exc))
+        self._conclude(image)
+
+    def _failed(self, item: Item, message: str) -> None:
+        if isinstance(item, Image):
+            item.fail(message)
+            self._conclude(item)
             return
-        node.failure = Failure(descriptor=node.descriptor, message=message)
-        self._listener.failed(node.descriptor, message)
-        for image in node.images:
+        if isinstance(item, Node) and item.sources:
+            self._frontier.again(item)
+            return
+        descriptor = item.descriptor if isinstance(item, Node) else item.subject
+        item.failure = Failure(descriptor=descriptor, message=message)
+        self._listener.failed(descriptor, message)
+        for image in item.images:
             image.open -= 1
-            image.failures.append(node.failure)
+            image.failures.append(item.failure)
             self._conclude(image)
 
-    def _reach(self, image: _Image, descriptors: Iterable[Descriptor], parent: Parent) -> None:
+    def _reach(self, image: Image, descriptors: Iterable[Descriptor], parent: Parent) -> None:
         """Have an image wait for content, and for what is below as far as that is known."""
         pending = deque(descriptors)
         while pending:
             descriptor = pending.popleft()
-            node = self._nodes.setdefault(descriptor.content, _Node(descriptor))
-            if image in node.images:
+            if not image.meet(descriptor):
                 continue
+            node = self._nodes.setdefault(descriptor.content, Node(descriptor))
             node.images.append(image)
-            if node.fetched is not None:
-                image.credit(Receipt("existed"))
-                pending.extend(node.fetched.children)
-            else:
+            if node.fetched is None:
                 self._ask(node, image, parent)
+            else:
+                image.credit(Receipt("existed"))
+                self._ask_about(image, descriptor, node.fetched)
+                pending.extend(node.fetched.children)
 
-    def _ask(self, node: _Node, image: _Image, parent: Parent) -> None:
+    def _ask(self, node: Node, image: Image, parent: Parent) -> None:
         """Have a node fetched from the image's repository too, should it not come from another one."""
         if image.reference.locator not in node.asked:
             node.asked.add(image.reference.locator)
@@ -223,14 +218,31 @@ class Walk:
             self._listener.waiting(node.descriptor)
             self._frontier.add((node,))
 
-    def _conclude(self, image: _Image) -> None:
+    def _ask_about(self, image: Image, subject: Descriptor, parent: Parent) -> None:
+        """Where referrers are wanted, have an image wait for the list of those of one of its manifests."""
+        if not self._referrers or not subject.is_manifest:
+            return
+        key = image.reference.locator, subject.content
+        listing = self._listings.setdefault(key, Listing(subject, image.reference, parent))
+        listing.images.append(image)
+        if listing.failure is not None:
+            image.failures.append(listing.failure)
+            return
+        image.open += 1
+        if listing.listed is None:
+            self._frontier.add((listing,))
+        else:
+            self._known.append((image, listing.listed))
+
+    def _conclude(self, image: Image) -> None:
         """Report an image of which nothing is under way; record it if it is whole."""
         if image.open:
             return
         if image.root is not None and not image.failures and not image.recorded:
+            referrers = tuple(image.referrers) if self._referrers else None
             try:
-                self._complete(image.reference, image.root)
+                self._keeper.record(image.reference, image.root, referrers)
             except DistError as exc:
-                image.failures.append(Failure(descriptor=None, message=str(exc)))
+                image.fail(str(exc))
         self._reports[image] = image.report()
         self._listener.finished(self._reports[image])

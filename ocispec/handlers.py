@@ -12,7 +12,7 @@ and `StopChain` (later handlers of a chain do not see this descriptor; what earl
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from ocispec import manifest
+from ocispec import manifest, mediatypes
 from ocispec.descriptor import Descriptor
 from ocispec.errors import NotFound
 from ocispec.frontier import Frontier
@@ -122,5 +122,14 @@ def limit_manifests(handler: Handler, limit: int) -> Handler:
         if not found:
             raise NotFound(f"{descriptor}: lists no manifests")
         return found[:limit]
+
+    return handle
+
+
+def without_foreign(handler: Handler) -> Handler:
+    """Passes on all but layers that are not to be distributed, if their descriptors say where else they are to be had."""
+
+    def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
+        return [child for child in handler(descriptor) if not (mediatypes.is_foreign(child.media_type) and child.urls)]
 
     return handle

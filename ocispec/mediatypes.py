@@ -32,6 +32,8 @@ _KINDS: dict[str, Kind] = {
     OCI_CONFIG: "config",
     DOCKER_CONFIG: "config",
 }
+# Layers that are to be had from the URLs in their descriptors alone, by law or licence.
+_FOREIGN = ("application/vnd.oci.image.layer.nondistributable.", "application/vnd.docker.image.rootfs.foreign.")
 _LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 
 # What a registry answers at its manifests endpoint and we read, in the order of our preference.
@@ -48,3 +50,8 @@ def kind(media_type: str) -> Kind:
 def is_manifest(media_type: str) -> bool:
     """Whether content of this type names further content and lives at a registry's manifests endpoint."""
     return media_type in MANIFESTS
+
+
+def is_foreign(media_type: str) -> bool:
+    """Whether content of this type is not to be distributed (image-spec 1.1, layer.md, "Non-Distributable Layers")."""
+    return media_type.startswith(_FOREIGN)

@@ -5,7 +5,8 @@ digest makes ("Referrers Tag Schema"). Cosign has tags of its own.
 """
 
 import re
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import orjson
 
@@ -15,12 +16,36 @@ from ocispec.digest import Digest
 from ocispec.errors import InvalidInput, Unsupported
 from ocispec.manifest import media_type_of
 
+# What one subject, or one image in all, may have; more is a mistake or an attack, and is told.
+MAX_REFERRERS = 10_000
 # "Referrers Tag Schema": both sections are cut, and "-" stands for what no tag may have.
 _MAX_ALGORITHM, _MAX_ENCODED = 32, 64
 _NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9._-]")
 _MAX_TAG = 128  # distribution-spec 1.1, "Pulling manifests", <reference>
 # What cosign appends to a digest (sigstore/cosign, pkg/oci/remote/options.go).
 _COSIGN = ("sig", "att", "sbom")
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Referrer:
+    """A manifest about another one. `tag` is what finds one that nothing lists, such as cosign's; None where it is listed."""
+
+    descriptor: Descriptor
+    tag: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The form of our records."""
+        return {"descriptor": self.descriptor.to_json(), "tag": self.tag}
+
+    @classmethod
+    def from_json(cls, document: fields.Json, *, at: str) -> Self:
+        """The referrer in a record.
+
+        Raises:
+            InvalidInput, Unsupported: it is damaged.
+        """
+        descriptor = Descriptor.from_json(fields.require(document, "descriptor", dict, at=at), at=f"{at}.descriptor")
+        return cls(descriptor, fields.optional(document, "tag", str, at=at))
 
 
 def tag_of(subject: Digest) -> str:

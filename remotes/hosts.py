@@ -17,7 +17,7 @@ from ocispec.errors import InvalidInput
 # Docker Hub's name in references is not the name of its registry.
 _ALIASES = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 
-Capability = Literal["head", "range", "mount", "chunked"]
+Capability = Literal["head", "range", "mount", "chunked", "referrers"]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)

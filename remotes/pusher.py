@@ -39,13 +39,15 @@ class Pusher:
         self._sessions: dict[Digest, Session] = {}
         self._turns: dict[str, threading.Lock] = {}  # of who writes an index of referrers, by its tag
 
-    def has(self, descriptor: Descriptor) -> bool:
-        """Whether the repository has this content, be it as a manifest or as a blob, as its type says.
+    def has(self, descriptor: Descriptor, *, tag: str | None = None) -> bool:
+        """Whether the repository has this content, be it as a manifest or as a blob, as its type says; under `tag`, if given.
+
+        Of a tag, a registry that does not say the digest is not believed.
 
         Raises:
             Corrupt: it has this digest with another size.
         """
-        path = f"{'manifests' if descriptor.is_manifest else 'blobs'}/{descriptor.digest}"
+        path = f"{'manifests' if descriptor.is_manifest else 'blobs'}/{tag or descriptor.digest}"
         subject = self._subject(descriptor)
         # A manifest is only found by those who name its type (CNCF distribution); the type of a blob may be any text.
         headers = {"Accept": f"{descriptor.media_type}, */*" if descriptor.is_manifest else "*/*"}
@@ -57,6 +59,8 @@ class Pusher:
             answer = self._repository.tell("GET", path, expected={_OK, _NOT_FOUND}, subject=subject, headers=headers)
         if answer.status_code == _NOT_FOUND:
             return False
+        if tag is not None:
+            return digest_in(answer, subject) == descriptor.digest
         size = length(answer)
         if size is not None and size != descriptor.size:
             raise Corrupt(f"{subject}: expected {descriptor.size} bytes, the registry has it with {size}")

@@ -8,14 +8,14 @@ import httpx
 
 from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from ocispec.errors import InvalidInput, Unavailable, Unsupported
-from ocispec.referrers import cosign_tags, is_index, tag_of
+from ocispec.referrers import MAX_REFERRERS, cosign_tags, is_index, tag_of
 from remotes import document
 from remotes.errors import RegistryError, RegistryNotFound, from_response, from_transport
 from remotes.headers import MEDIA_TYPE, next_page
 from remotes.repository import Repository
 
-# What one subject may have; more is a mistake or an attack, and is told.
-MAX_PAGES, MAX_REFERRERS = 100, 10_000
+# What a list of them may have; more is a mistake or an attack, and is told.
+MAX_PAGES = 100
 # By other types than an index, something else under the tag is found, and seen to be something else.
 _ACCEPT = ", ".join((*mediatypes.MANIFESTS, "*/*"))
 # The specification knows 404; registries without such an endpoint say the others, too (go-containerregistry takes 400 and 406).
@@ -65,7 +65,8 @@ def signatures(source: _Resolver, locator: str, subject: Digest) -> Iterator[tup
 
 def _all(repository: Repository, subject: Digest, artifact_type: str | None, unlisted: set[str]) -> Iterator[Descriptor]:
     host = repository.locator.partition("/")[0]
-    first = None if host in unlisted else _first_page(repository, subject, artifact_type, unlisted)
+    skips = host in unlisted or "referrers" in repository.avoid
+    first = None if skips else _first_page(repository, subject, artifact_type, unlisted)
     if first is None:
         yield from _under_tag(repository, subject, artifact_type)
         return

@@ -65,17 +65,17 @@ def of_name(store: ContentStore, name: Name) -> Completeness:
         Corrupt, InvalidInput, Unsupported, NotFound: as `check`.
     """
     children = filter_platforms(children_handler(store.manifest), name.platforms)
-    return check(store, name.descriptor, children=children)
+    return check(store, *name.roots, children=children)
 
 
-def require(store: ContentStore, root: Descriptor, *, children: Handler, name: str) -> tuple[Descriptor, ...]:
-    """The distinct descriptors of an image, all of which are there; `name` is what errors call it.
+def require(store: ContentStore, *roots: Descriptor, children: Handler, name: str) -> tuple[Descriptor, ...]:
+    """The distinct descriptors below and with some roots, all of which are there; `name` is what errors call them.
 
     Raises:
         NotFound: something is missing; the message names it.
         Corrupt, InvalidInput, Unsupported: as `check`.
     """
-    found = check(store, root, children=children)
+    found = check(store, *roots, children=children)
     if not found.whole:
         raise NotFound(f"{name}: {found.shortage}")
     return found.present

@@ -63,7 +63,7 @@ def _unneeded(store: ContentStore, before: datetime) -> tuple[Info, ...]:
     candidates = [info for info in store.walk() if info.committed < before]
     if not candidates:
         return ()
-    needed = reachable(store, [*(name.descriptor for name in store.names), *store.leases.roots()])
+    needed = reachable(store, [*(root for name in store.names for root in name.roots), *store.leases.roots()])
     return tuple(info for info in candidates if info.digest not in needed)
 
 

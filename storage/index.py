@@ -1,7 +1,8 @@
 """The files that make a store, or an archive of it, an OCI image layout for other tools (image-spec 1.1, image-layout.md).
 
 `oci-layout` marks it. `index.json` is derived from the names. Each is listed under its whole text, so that
-`skopeo inspect oci:STORE:NAME` finds it.
+`skopeo inspect oci:STORE:NAME` finds it. Its referrers are listed beside it, where other tools look for them: without a name,
+or, those that a tag has to find, under that tag in the repository that they are from.
 """
 
 import logging
@@ -11,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from ocispec import Digest, fields, mediatypes
+from ocispec import Descriptor, Digest, fields, mediatypes
 from ocispec.errors import InvalidInput
 from storage.backend import Backend
 from storage.layout import Layout
@@ -70,7 +71,7 @@ def _sealed(names: Names, listed: Mapping[str, object]) -> bytes:
     known, damaged = names.read()
     for error in damaged:
         _log.warning("index.json leaves out: %s", error)
-    manifests = [_entry(name, (REF_NAME,)) for name in known]
+    manifests = [*(_entry(name, (REF_NAME,)) for name in known), *_referrers(known)]
     return _document(manifests, annotations={_SEAL: _seal(manifests, listed)})
 
 
@@ -89,5 +90,23 @@ def _seal(manifests: object, listed: Mapping[str, object]) -> str:
 
 
 def _entry(name: Name, under: tuple[str, ...]) -> dict[str, Any]:
-    others = tuple((key, value) for key, value in name.descriptor.annotations if key not in under)
-    return replace(name.descriptor, annotations=(*others, *((key, name.name) for key in under))).to_json()
+    return _listed(name.descriptor, dict.fromkeys(under, name.name))
+
+
+def _referrers(names: Sequence[Name]) -> list[dict[str, Any]]:
+    """Each referrer once; none under what is a name by itself."""
+    taken: set[object] = {name.name for name in names}
+    entries = list[dict[str, Any]]()
+    for name in names:
+        for referrer in name.referrers:
+            called = None if referrer.tag is None else f"{name.source}:{referrer.tag}"
+            key = called or referrer.descriptor.digest
+            if key not in taken:
+                taken.add(key)
+                entries.append(_listed(referrer.descriptor, {} if called is None else {REF_NAME: called}))
+    return entries
+
+
+def _listed(descriptor: Descriptor, names: Mapping[str, str]) -> dict[str, Any]:
+    others = tuple((key, value) for key, value in descriptor.annotations if key not in (REF_NAME, *names))
+    return replace(descriptor, annotations=(*others, *names.items())).to_json()

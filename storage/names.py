@@ -13,6 +13,7 @@ import orjson
 
 from ocispec import Descriptor, Platform, fields
 from ocispec.errors import InvalidInput, NotFound, Unsupported
+from ocispec.referrers import Referrer
 from storage import times
 from storage.backend import Backend
 from storage.layout import Layout
@@ -26,13 +27,20 @@ class Name:
     """A name, what it stands for, where that came from and when it was recorded.
 
     `platforms` are those that were wanted of an index, whose other manifests need not be there; None is all of them.
+    `referrers` came along with it: manifests about it, about manifests below it, or about one another.
     """
 
     name: str
     descriptor: Descriptor
     source: str
     platforms: tuple[Platform, ...] | None
+    referrers: tuple[Referrer, ...] = ()
     recorded: datetime
+
+    @property
+    def roots(self) -> tuple[Descriptor, ...]:
+        """What is at the top of all that the name needs."""
+        return (self.descriptor, *(referrer.descriptor for referrer in self.referrers))
 
     def to_json(self) -> bytes:
         """The record as it is kept."""
@@ -42,6 +50,7 @@ class Name:
                 "descriptor": self.descriptor.to_json(),
                 "source": self.source,
                 "platforms": None if self.platforms is None else list(map(str, self.platforms)),
+                "referrers": [referrer.to_json() for referrer in self.referrers],
                 "recorded": self.recorded,
             },
             option=orjson.OPT_INDENT_2,
@@ -58,11 +67,13 @@ class Name:
         document = fields.parse_object(raw, at=at)
         descriptor = fields.require(document, "descriptor", dict, at=at)
         platforms = fields.strings(document, "platforms", at=at)
+        referrers = fields.objects(document, "referrers", at=at)
         return cls(
             name=fields.require(document, "name", str, at=at),
             descriptor=Descriptor.from_json(descriptor, at=f"{at}.descriptor"),
             source=fields.require(document, "source", str, at=at),
             platforms=tuple(map(Platform.parse, platforms)) or None,
+            referrers=tuple(Referrer.from_json(item, at=path) for path, item in referrers),
             recorded=times.require(document, "recorded", at=at),
         )
 
@@ -73,7 +84,15 @@ class Names:
     def __init__(self, backend: Backend, layout: Layout) -> None:
         self._backend, self._layout = backend, layout
 
-    def put(self, name: str, descriptor: Descriptor, *, source: str, platforms: tuple[Platform, ...] | None = None) -> Name:
+    def put(
+        self,
+        name: str,
+        descriptor: Descriptor,
+        *,
+        source: str,
+        platforms: tuple[Platform, ...] | None = None,
+        referrers: tuple[Referrer, ...] = (),
+    ) -> Name:
         """Record that `name` stands for `descriptor`, which came from `source`; an older record is replaced.
 
         One that says the same stays as it is, with its time: so `index.json` is not written anew for it.
@@ -84,7 +103,14 @@ class Names:
         """
         if not name:
             raise InvalidInput("name: it is empty")
-        record = Name(name=name, descriptor=descriptor, source=source, platforms=platforms, recorded=datetime.now(UTC))
+        record = Name(
+            name=name,
+            descriptor=descriptor,
+            source=source,
+            platforms=platforms,
+            referrers=referrers,
+            recorded=datetime.now(UTC),
+        )
         known = self._known(name)
         if known is not None and replace(known, recorded=record.recorded) == record:
             return known

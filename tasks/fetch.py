@@ -1,9 +1,10 @@
-"""The tasks of a fetch: resolve a reference, fetch a descriptor. Each is a handler of `ocispec.handlers`, run by Prefect."""
+"""The tasks of a fetch: resolve a reference, fetch a descriptor, list what refers to a manifest."""
 
 from dataclasses import dataclass
 
 from ocispec import Descriptor, Reference
 from ocispec.handlers import visit
+from ocispec.referrers import Referrer
 from tasks import session
 from tasks._task import argument, task_of
 from tasks.transfer import Receipt
@@ -17,6 +18,13 @@ class Fetched:
     children: tuple[Descriptor, ...]
 
 
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Listed:
+    """What refers to one manifest."""
+
+    referrers: tuple[Referrer, ...]
+
+
 def _resolve_name() -> str:
     return f"resolve {argument('reference')}"
 
@@ -24,6 +32,11 @@ def _resolve_name() -> str:
 def _fetch_name() -> str:
     descriptor: Descriptor = argument("descriptor")
     return f"fetch {descriptor.kind} {descriptor.digest.short}"
+
+
+def _referrers_name() -> str:
+    subject: Descriptor = argument("subject")
+    return f"referrers of {subject.kind} {subject.digest.short}"
 
 
 @task_of("resolve", run_name=_resolve_name)
@@ -38,3 +51,9 @@ def fetch(descriptor: Descriptor, source: Reference) -> Fetched:
     receipts: list[Receipt] = []
     children = visit(session.current().fetching(source, receipts), descriptor)
     return Fetched(receipts[0], tuple(children))
+
+
+@task_of("referrers", run_name=_referrers_name)
+def referrers(subject: Descriptor, source: Reference) -> Listed:
+    """The manifests about `subject` in a repository."""
+    return Listed(session.current().referrers(subject, source))

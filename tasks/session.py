@@ -14,8 +14,9 @@ from ocispec import Descriptor, Reference
 from ocispec.errors import DistError, InvalidInput, NotFound
 from ocispec.handlers import Handler, chain, children_handler, filter_platforms
 from ocispec.platform import Platform
+from ocispec.referrers import Referrer
 from remotes import Credentials, CredentialSource, DockerConfig, Given, Registries, RegistrySettings, first_of
-from storage import ContentStore, completeness, open_store
+from storage import ContentStore, Name, completeness, open_store
 from storage.completeness import Completeness
 from storage.leases import Lease
 from tasks import stopping, transfer
@@ -70,33 +71,42 @@ class Session:
             self._lease.take(root)
         return found
 
-    def record(self, reference: Reference, root: Descriptor) -> None:
-        """Record the name of an image, after a last look that nothing of it is missing.
+    def hold(self, root: Descriptor) -> Completeness:
+        """What the store has of a tree, all of which gc is kept from until the run ends."""
+        self._lease.take(root)
+        with self.store.unswept():
+            return completeness.check(self.store, root, children=self.children)
+
+    def record(self, reference: Reference, root: Descriptor, referrers: tuple[Referrer, ...] | None = None) -> None:
+        """Record the name of an image with its `referrers`, after a last look that nothing of them is missing.
+
+        None says that nobody asked for those: the ones that are known of the same content stay.
 
         Raises:
             NotFound: something is, or it is all there but for other platforms; the name is not recorded.
         """
+        roots = (root, *(referrer.descriptor for referrer in referrers or ()))
         with self.store.unswept():
-            completeness.require(self.store, root, children=self.children, name=str(reference))
-            self._name(reference, root)
+            completeness.require(self.store, *roots, children=self.children, name=str(reference))
+            self._name(reference, root, referrers)
 
-    def _name(self, reference: Reference, root: Descriptor) -> None:
+    def _name(self, reference: Reference, root: Descriptor, referrers: tuple[Referrer, ...] | None = None) -> None:
         platforms = self.spec.platforms
         if platforms is not None:
             completeness.refuse_other_platforms(self.store, root, platforms)
-        self.store.names.put(str(reference), root, source=reference.locator, platforms=self._joined(str(reference), root))
+        known = self._known(str(reference), root)
+        if known is not None:
+            platforms = _joined(known.platforms, platforms)
+            referrers = known.referrers if referrers is None else referrers
+        self.store.names.put(str(reference), root, source=reference.locator, platforms=platforms, referrers=referrers or ())
 
-    def _joined(self, name: str, root: Descriptor) -> tuple[Platform, ...] | None:
-        """The platforms of this run, with those that the same content has under this name already."""
+    def _known(self, name: str, root: Descriptor) -> Name | None:
+        """The record of a name, if it stands for this content already."""
         try:
             known = self.store.names.get(name)
         except (NotFound, InvalidInput):
-            return self.spec.platforms
-        if known.descriptor.digest != root.digest:
-            return self.spec.platforms
-        if known.platforms is None or self.spec.platforms is None:
             return None
-        return tuple(dict.fromkeys((*known.platforms, *self.spec.platforms)))
+        return known if known.descriptor.digest == root.digest else None
 
     @property
     def children(self) -> Handler:
@@ -107,6 +117,14 @@ class Session:
         """The descriptor that a reference stands for now."""
         with self._endable():
             return self.registries.resolve(reference).descriptor
+
+    def referrers(self, subject: Descriptor, reference: Reference) -> tuple[Referrer, ...]:
+        """The manifests about `subject` in a repository, those that only a tag of cosign finds included."""
+        source = self.registries.fetcher(reference)
+        with self._endable():
+            tagged = [Referrer(descriptor, tag) for tag, descriptor in source.signatures(subject)]
+            known = {referrer.descriptor.digest for referrer in tagged}
+            return (*(Referrer(one) for one in source.referrers(subject) if one.digest not in known), *tagged)
 
     def fetching(self, reference: Reference, receipts: list[transfer.Receipt]) -> Handler:
         """The handler that fetches a descriptor from a repository, then answers with its children."""
@@ -119,6 +137,11 @@ class Session:
                 return handler(descriptor)
 
         return handle
+
+    def stands(self, target: Reference, descriptor: Descriptor) -> bool:
+        """Whether `target` stands for `descriptor` at its registry, whatever mirrors of that say."""
+        with self._endable():
+            return self.registries.pusher(target).has(descriptor, tag=target.tag)
 
     def push(self, descriptor: Descriptor, target: Reference, *, source: str | None, tag: str | None) -> transfer.Receipt:
         """Bring a descriptor's content to the repository of `target`, and set a tag there: see `tasks.transfer.push`."""
@@ -139,6 +162,11 @@ class Session:
         except DistError:
             self.stopping.check()
             raise
+
+
+def _joined(one: tuple[Platform, ...] | None, other: tuple[Platform, ...] | None) -> tuple[Platform, ...] | None:
+    """The platforms of two runs; None is all."""
+    return None if one is None or other is None else tuple(dict.fromkeys((*one, *other)))
 
 
 _CURRENT: ContextVar[Session] = ContextVar("session")

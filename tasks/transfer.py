@@ -36,6 +36,11 @@ class Receipt:
     transferred: int = 0
     seconds: float = 0.0
 
+    def with_more(self, other: "Receipt") -> "Receipt":
+        """The same after more was done for the same content."""
+        status = self.status if other.status == "existed" else other.status
+        return Receipt(status, self.transferred + other.transferred, self.seconds + other.seconds)
+
 
 def fetch(
     store: ContentStore,
@@ -78,7 +83,7 @@ def push(
     """Bring the content of `descriptor` from the store to a repository, whose registry verifies it.
 
     A blob is mounted from the `source` repository of the same registry, or from wherever that knows it, if it can be. A
-    manifest's children have to be there; with a `tag`, that is set, too.
+    manifest's children have to be there; with a `tag`, that is set where it stands for something else.
 
     Raises:
         NotFound: it is not in the store.
@@ -86,11 +91,12 @@ def push(
         DistError: whatever store or remote raise; an upload that broke off is gone on with by the next one of this run.
     """
     started = time.monotonic()
-    if tag is None and target.has(descriptor):
-        return Receipt("existed", seconds=time.monotonic() - started)
+    there = target.has(descriptor, tag=tag)
     if descriptor.is_manifest:
-        _put(target, store.manifest(descriptor), descriptor, tag)
-        return Receipt("pushed", descriptor.size, time.monotonic() - started)
+        sent = _put(target, store.manifest(descriptor), descriptor, tag, there=there)
+        return Receipt("existed" if there else "pushed", sent, time.monotonic() - started)
+    if there:
+        return Receipt("existed", seconds=time.monotonic() - started)
     if target.mount(descriptor, source=source):
         return Receipt("mounted", seconds=time.monotonic() - started)
     sent = 0
@@ -109,12 +115,19 @@ def push(
     return Receipt("pushed", sent, time.monotonic() - started)
 
 
-def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None) -> None:
-    """Store a manifest; if it has a subject, see that the registry lists it there."""
-    listed_under = target.put(raw, descriptor, tag=tag)
+def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None, *, there: bool) -> int:
+    """Store a manifest, and see that the registry lists it at its subject, if it has one; the number of bytes sent.
+
+    With a subject it is put although it is `there`: only the answer says whether the registry lists it by itself, and a run
+    that was ended between the one and the other has left it unlisted.
+    """
     subject = manifest.subject(raw, descriptor.media_type, at=str(descriptor))
+    if there and subject is None:
+        return 0
+    listed_under = target.put(raw, descriptor, tag=tag)
     if subject is not None and listed_under is None:
         target.refer(subject.digest, referrers.entry(raw, descriptor, at=str(descriptor)))
+    return len(raw)
 
 
 def fetch_handler(

@@ -400,7 +400,8 @@ class FakeRegistry:
         document = json.loads(body)
         if document.get("mediaType", request.headers.get("content-type")) != request.headers.get("content-type"):
             return Response.refusal(400, "MANIFEST_INVALID", "Content-Type and mediaType differ")
-        blobs = [one["digest"] for one in [*document.get("layers", []), *filter(None, [document.get("config")])]]
+        named = [*document.get("layers", []), *filter(None, [document.get("config")])]
+        blobs = [one["digest"] for one in named if not one.get("urls")]  # what others have need not be here
         missing = [one for one in blobs if (name, one) not in self._blobs]
         missing += [one["digest"] for one in document.get("manifests", []) if (name, one["digest"]) not in self._manifests]
         return Response.refusal(404, "MANIFEST_BLOB_UNKNOWN", f"{missing[0]} unknown") if missing else None

@@ -63,6 +63,15 @@ def bare() -> Iterator[FakeRegistry]:
         yield bare
 
 
+def test_a_broken_api_can_be_avoided(registry: FakeRegistry) -> None:
+    fill(registry)
+    images.load(registry, REPOSITORY, images.index(ARTIFACTS), tag_of(SUBJECT.digest))
+    hosts = Hosts(named={registry.host: HostSettings(avoid=frozenset({"referrers"}))})
+    with Registries(RegistrySettings(hosts=hosts), credentials=anonymous) as registries:
+        assert digests(listed(registries, registry)) == DIGESTS
+    assert asked(registry) == [f"GET {TAG}"]
+
+
 def test_pages(registries: Registries) -> None:
     with FakeRegistry(page_entries=2) as registry:
         fill(registry)

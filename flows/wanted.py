@@ -1,0 +1,87 @@
+"""What the walk of a fetch keeps in mind: images, the content that they want, and the lists of what refers to that."""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from flows.report import Failure, ImageReport
+from ocispec import Descriptor, Reference
+from ocispec.referrers import Referrer
+from tasks.fetch import Fetched, Listed
+from tasks.transfer import Receipt
+
+# The result that a parent's task returned, that very object: what Prefect draws an arrow from.
+Parent = Descriptor | Fetched | Listed
+
+
+@dataclass(eq=False, slots=True)
+class Image:
+    """An image on its way. `met` is the content that it is known to want; `open` counts what of that has not ended.
+
+    `referrers` are the manifests about it and about its content, each once, in the order in which they were found.
+    """
+
+    reference: Reference
+    started: float
+    root: Descriptor | None = None
+    open: int = 0
+    recorded: bool = False
+    met: set[object] = field(default_factory=set)
+    referrers: dict[Referrer, None] = field(default_factory=dict)
+    fetched: int = 0
+    existed: int = 0
+    transferred: int = 0
+    failures: list[Failure] = field(default_factory=list)
+
+    def meet(self, descriptor: Descriptor) -> bool:
+        """Take note that the image wants some content; whether that is news."""
+        known = descriptor.content in self.met
+        self.met.add(descriptor.content)
+        return not known
+
+    def credit(self, receipt: Receipt) -> None:
+        """Count content that is in the store now."""
+        self.fetched += receipt.status == "fetched"
+        self.existed += receipt.status == "existed"
+        self.transferred += receipt.transferred
+
+    def fail(self, message: str) -> None:
+        """Take note of what is wrong with the image as a whole."""
+        self.failures.append(Failure(descriptor=None, message=message))
+
+    def report(self) -> ImageReport:
+        """How it came out."""
+        return ImageReport(
+            name=str(self.reference),
+            root=self.root,
+            fetched=self.fetched,
+            existed=self.existed,
+            referrers=len(self.referrers),
+            failures=tuple(self.failures),
+            transferred=self.transferred,
+            seconds=time.monotonic() - self.started,
+        )
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """Content that some images want. `sources`: repositories that it was not yet asked of, with the results that named it."""
+
+    descriptor: Descriptor
+    images: list[Image] = field(default_factory=list)
+    sources: deque[tuple[Reference, Parent]] = field(default_factory=deque)
+    asked: set[str] = field(default_factory=set)
+    fetched: Fetched | None = None
+    failure: Failure | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Listing:
+    """What refers to a manifest in one repository, wanted by some images; `parent` is the result that gave the manifest."""
+
+    subject: Descriptor
+    source: Reference
+    parent: Parent
+    images: list[Image] = field(default_factory=list)
+    listed: Listed | None = None
+    failure: Failure | None = None

@@ -1,0 +1,359 @@
+"""What refers to images comes along, if it is asked for: from registries that list it and from others, and to others."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.push import PushReport
+from flows.report import RunReport
+from ocispec import Digest
+from ocispec.referrers import Referrer, cosign_tags, tag_of
+from storage import ContentStore, Name, completeness, gc, open_store
+from tests import images
+from tests.fakes.faults import Answer, Fault
+from tests.fakes.registry import FakeRegistry
+from tests.images import BuiltImage
+from tests.peers import skopeo
+from tests.peers.prefect import PrefectServer
+from tests.peers.registry import CncfRegistry
+
+ONE, OTHER = images.image(700, layers=1), images.image(701, layers=1, platform="linux/arm64/v8")
+INDEX = images.index([ONE, OTHER])
+BILL = images.artifact(702, subject=ONE)
+SIGNED_BILL = images.artifact(703, subject=BILL)
+ATTESTED = images.artifact(704, subject=INDEX)
+LISTED = (BILL, SIGNED_BILL, ATTESTED)
+SIGNATURE = images.artifact(705)  # without a subject, as cosign signs
+SIGNATURE_TAG = cosign_tags(Digest.parse(INDEX.root.digest))[0]
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ContentStore:
+    return open_store(str(tmp_path / "store"))
+
+
+@contextmanager
+def at(server: PrefectServer) -> Iterator[None]:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        yield
+
+
+@pytest.fixture
+def fetch(prefect: PrefectServer, store: ContentStore) -> Run:
+    from flows.fetch import fetch as flow
+
+    def run(*references: str, referrers: bool = True, **parameters: Any) -> tuple[RunReport, str]:
+        with at(prefect):
+            state = flow(list(references), store.url, referrers=referrers, return_state=True, **parameters)
+        report = state.result(raise_on_failure=False)
+        assert isinstance(report, RunReport), report
+        return report, str(state.state_details.flow_run_id)
+
+    return run
+
+
+@pytest.fixture
+def push(prefect: PrefectServer, store: ContentStore) -> Run:
+    from flows.push import push as flow
+
+    def run(name: str, target: str, *, referrers: bool = True, **parameters: Any) -> tuple[PushReport, str]:
+        with at(prefect):
+            state = flow(name, target, store.url, referrers=referrers, return_state=True, **parameters)
+        report = state.result(raise_on_failure=False)
+        assert isinstance(report, PushReport), report
+        return report, str(state.state_details.flow_run_id)
+
+    return run
+
+
+def load(registry: FakeRegistry, *more: BuiltImage) -> str:
+    for artifact in (*LISTED, *more):
+        images.load(registry, "app", artifact)
+    images.load(registry, "app", INDEX, "v1")
+    images.load(registry, "app", SIGNATURE, SIGNATURE_TAG)
+    return f"{registry.host}/app:v1"
+
+
+def everything() -> set[str]:
+    return {digest for image in (INDEX, SIGNATURE, *LISTED) for digest in image.descriptors}
+
+
+def stored(store: ContentStore) -> set[str]:
+    return {str(info.digest) for info in store.walk()}
+
+
+def noted(name: Name) -> set[tuple[str, str | None]]:
+    return {(str(referrer.descriptor.digest), referrer.tag) for referrer in name.referrers}
+
+
+EXPECTED = {(artifact.root.digest, None) for artifact in LISTED} | {(SIGNATURE.root.digest, SIGNATURE_TAG)}
+
+
+@pytest.mark.parametrize("api", [True, False])
+def test_all_that_refers_to_an_image_comes_along(fetch: Run, store: ContentStore, *, api: bool) -> None:
+    with FakeRegistry(referrers=api) as registry:
+        name = load(registry)
+        if not api:
+            for subject, artifacts in ((ONE, [BILL]), (BILL, [SIGNED_BILL]), (INDEX, [ATTESTED])):
+                images.load(registry, "app", images.index(artifacts), tag_of(Digest.parse(subject.root.digest)))
+
+        report, run = fetch(name)
+
+    assert not report.errors()
+    assert stored(store) == everything()
+    (image,) = report.images
+    assert (image.fetched, image.existed, image.referrers) == (len(everything()), 0, 4)
+    assert report.to_json(run)["images"][0]["referrers"] == 4
+    assert report.summary().startswith(f"1 image complete: {len(everything())} fetched, 0 existed, with 4 referrers;")
+    assert noted(store.names.get(name)) == EXPECTED
+
+
+def test_without_being_asked_for_nothing_is_looked_for(fetch: Run, store: ContentStore) -> None:
+    with FakeRegistry() as registry:
+        name = load(registry)
+        report, _ = fetch(name, referrers=False)
+        assert not [one for one in registry.requests if "referrers" in one.path or ".sig" in one.path]
+    assert report.images[0].referrers == 0
+    assert stored(store) == set(INDEX.descriptors)
+    assert store.names.get(name).referrers == ()
+
+
+def test_the_graph_shows_where_each_was_found(fetch: Run, prefect: PrefectServer) -> None:
+    with FakeRegistry() as registry:
+        name = load(registry)
+        report, run = fetch(name)
+
+    assert len(prefect.task_runs(run, at_least=report.tasks)) == report.tasks
+    edges = prefect.edges(run)
+
+    def short(what: str, image: BuiltImage, kind: str = "manifest") -> str:
+        return f"{what} {kind} {image.root.digest[:19]}"
+
+    asked = {a for a, _ in edges if a.startswith("referrers of")} | {b for _, b in edges if b.startswith("referrers of")}
+    assert len(asked) == 7  # each manifest once
+    for arrow in (
+        (short("fetch", INDEX, "index"), short("referrers of", INDEX, "index")),
+        (short("fetch", ONE), short("referrers of", ONE)),
+        (short("referrers of", ONE), short("fetch", BILL)),
+        (short("fetch", BILL), short("referrers of", BILL)),
+        (short("referrers of", BILL), short("fetch", SIGNED_BILL)),
+        (short("referrers of", INDEX, "index"), short("fetch", ATTESTED)),
+        (short("referrers of", INDEX, "index"), short("fetch", SIGNATURE)),
+    ):
+        assert arrow in edges
+
+
+def test_a_run_with_nothing_to_do_asks_once_about_each_manifest_and_fetches_nothing(fetch: Run, store: ContentStore) -> None:
+    with FakeRegistry() as registry:
+        name = load(registry)
+        fetch(name)
+        before, known = len(registry.requests), store.names.get(name)
+        report, _ = fetch(name)
+        asked = registry.requests[before:]
+    assert report.tasks == 1 + 7
+    assert (report.images[0].fetched, report.images[0].existed) == (0, len(everything()))
+    assert {one.method for one in asked if "/referrers/" not in one.path} == {"HEAD"}
+    assert sum("/referrers/" in one.path for one in asked) == 7
+    assert store.names.get(name) == known
+
+
+def test_images_of_one_repository_ask_about_what_they_share_once(fetch: Run, store: ContentStore) -> None:
+    with FakeRegistry() as registry:
+        load(registry)
+        images.load(registry, "app", INDEX, "v2")
+        images.load(registry, "app", ONE, "one")
+        report, _ = fetch(*(f"{registry.host}/app:{tag}" for tag in ("v1", "v2", "one")))
+        assert len({one.path for one in registry.requests if "/referrers/" in one.path}) == 7
+        assert sum("/referrers/" in one.path for one in registry.requests) == 7
+    assert [image.referrers for image in report.images] == [4, 4, 2]
+    assert sum(image.fetched for image in report.images) == len(everything())
+    assert noted(store.names.get(f"{registry.host}/app:one")) == {(one.root.digest, None) for one in (BILL, SIGNED_BILL)}
+
+
+def test_what_came_later_is_fetched_alone(fetch: Run, store: ContentStore) -> None:
+    with FakeRegistry() as registry:
+        name = load(registry)
+        fetch(name)
+        late = images.artifact(710, subject=OTHER)
+        images.load(registry, "app", late)
+        report, _ = fetch(name)
+    assert (report.images[0].fetched, report.images[0].referrers) == (2, 5)  # its empty config was there
+    assert noted(store.names.get(name)) == EXPECTED | {(late.root.digest, None)}
+
+
+def test_a_list_that_cannot_be_had_keeps_the_name_back(fetch: Run, store: ContentStore) -> None:
+    with FakeRegistry() as registry:
+        name = load(registry)
+        registry.inject(Fault(path=f".*/referrers/{BILL.root.digest}", nth=None, action=Answer(500, (), b"")))
+        report, _ = fetch(name, retries=0)
+    (error,) = report.errors()
+    assert error.startswith(f"referrers of {BILL.root.digest} at {registry.host}/app: ")
+    assert stored(store) == everything() - set(SIGNED_BILL.descriptors) | {Digest.of(b"{}").__str__()}
+    assert not list(store.names)
+
+
+def test_a_referrer_that_cannot_be_had_keeps_the_name_back(fetch: Run, store: ContentStore) -> None:
+    with FakeRegistry() as registry:
+        name = load(registry)
+        payload = list(ATTESTED.blobs)[-1]
+        registry.inject(Fault(path=f".*/blobs/{payload}", nth=None, action=Answer(404, (), b"")))
+        report, _ = fetch(name, retries=0)
+        (error,) = report.errors()
+        assert payload in error
+        assert not list(store.names)
+        again, _ = fetch(name, referrers=False)
+    assert again.status == "complete"
+
+
+def test_referrers_without_end_are_told(fetch: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.walk.MAX_REFERRERS", 2)
+    with FakeRegistry() as registry:
+        name = load(registry)
+        report, _ = fetch(name)
+    assert report.errors() == [f"{name}: expected at most 2 referrers, there are more"]
+
+
+def test_only_what_refers_to_the_wanted_platform_comes_along(fetch: Run, store: ContentStore) -> None:
+    with FakeRegistry() as registry:
+        name = load(registry)
+        report, _ = fetch(name, platforms=["linux/arm64"])
+    assert report.images[0].referrers == 2
+    assert stored(store) == {d for image in (OTHER, ATTESTED, SIGNATURE) for d in image.descriptors} | {INDEX.root.digest}
+
+
+def test_what_is_known_stays_when_it_is_not_asked_for(fetch: Run, store: ContentStore) -> None:
+    with FakeRegistry() as registry:
+        name = load(registry)
+        fetch(name)
+        fetch(name, referrers=False)
+    assert noted(store.names.get(name)) == EXPECTED
+
+
+def test_gc_keeps_what_refers_to_a_name_and_the_check_of_names_counts_it(fetch: Run, store: ContentStore) -> None:
+    from datetime import timedelta
+
+    with FakeRegistry() as registry:
+        name = load(registry)
+        fetch(name)
+    assert gc.collect(store, grace=timedelta(0), dry_run=False).blobs == ()
+    record = store.names.get(name)
+    assert len(completeness.of_name(store, record).present) == len(everything())
+    lost = Digest.parse(list(SIGNATURE.blobs)[-1])
+    store.delete(lost)
+    assert [missing.digest for missing in completeness.of_name(store, record).missing] == [lost]
+    store.names.delete(name)
+    assert len(gc.collect(store, grace=timedelta(0), dry_run=False).blobs) == len(everything()) - 1
+
+
+def test_a_repair_brings_back_what_refers_to_an_image(fetch: Run, prefect: PrefectServer, store: ContentStore) -> None:
+    from flows.verify import VerifyReport, verify
+
+    with FakeRegistry() as registry:
+        name = load(registry)
+        fetch(name)
+        store.delete(Digest.parse(list(SIGNED_BILL.blobs)[-1]))
+        with at(prefect):
+            state = verify(store.url, "all", return_state=True)
+    report = state.result(raise_on_failure=False)
+    assert isinstance(report, VerifyReport)
+    assert report.mended == {name}
+    assert stored(store) == everything()
+    assert noted(store.names.get(name)) == EXPECTED
+
+
+def test_other_tools_find_a_signature_in_the_store(fetch: Run, store: ContentStore) -> None:
+    with FakeRegistry() as registry:
+        name = load(registry)
+        fetch(name)
+    raw = skopeo.raw(f"oci:{store.url}:{registry.host}/app:{SIGNATURE_TAG}")
+    assert raw == SIGNATURE.manifests[-1].raw
+    assert skopeo.raw(f"oci:{store.url}:{name}") == INDEX.manifests[-1].raw
+
+
+def test_it_goes_from_one_registry_to_another_through_the_store(
+    fetch: Run, push: Run, store: ContentStore, registry: CncfRegistry
+) -> None:
+    with FakeRegistry() as source:
+        name = load(source)
+        fetch(name)
+    report, _ = push(name, f"{registry.host}/referrers/copy:v1")
+    assert report.status == "complete", report.errors()
+    assert report.told() == f"{len(everything())} pushed"
+    target = f"docker://{registry.host}/referrers/copy"
+    assert skopeo.raw(f"{target}:{SIGNATURE_TAG}") == SIGNATURE.manifests[-1].raw
+    for subject, artifact in ((ONE, BILL), (BILL, SIGNED_BILL), (INDEX, ATTESTED)):
+        (entry,) = skopeo.inspect(f"{target}:{tag_of(Digest.parse(subject.root.digest))}", raw=True)["manifests"]
+        assert entry["digest"] == artifact.root.digest
+        assert skopeo.raw(f"{target}@{artifact.root.digest}") == artifact.manifests[-1].raw
+
+    back, _ = fetch(f"{registry.host}/referrers/copy:v1")
+    assert (back.images[0].fetched, back.images[0].existed) == (0, len(everything()))
+    assert noted(store.names.get(f"{registry.host}/referrers/copy:v1")) == EXPECTED
+
+
+def test_referrers_come_after_their_subjects_and_before_the_tag(fetch: Run, push: Run) -> None:
+    with FakeRegistry() as source, FakeRegistry() as target:
+        fetch(load(source))
+        report, _ = push(f"{source.host}/app:v1", f"{target.host}/copy:v1")
+        assert report.status == "complete", report.errors()
+        order = [one.path.rpartition("/")[2] for one in target.requests if one.method == "PUT" and "/manifests/" in one.path]
+    assert order[-1] == "v1"
+    assert SIGNATURE_TAG in order
+    for subject, artifact in ((ONE, BILL), (BILL, SIGNED_BILL), (INDEX, ATTESTED)):
+        assert order.index(subject.root.digest) < order.index(artifact.root.digest)
+
+
+def test_a_referrer_that_is_refused_keeps_the_tag_back(fetch: Run, push: Run) -> None:
+    with FakeRegistry() as source, FakeRegistry() as target:
+        fetch(load(source))
+        target.inject(Fault(method="PUT", path=f".*/manifests/{SIGNED_BILL.root.digest}", action=Answer(403, (), b"")))
+        report, _ = push(f"{source.host}/app:v1", f"{target.host}/copy:v1", retries=0)
+        assert report.status == "failed"
+        assert report.done.waiting == 1  # the tag
+        assert target.manifest("copy", "v1") is None
+        again, _ = push(f"{source.host}/app:v1", f"{target.host}/copy:v1")
+        assert again.status == "complete"
+        assert target.manifest("copy", "v1") is not None
+
+
+def test_what_was_put_and_not_listed_is_listed_by_the_next_push(fetch: Run, push: Run, registry: CncfRegistry) -> None:
+    with FakeRegistry() as source:
+        fetch(load(source))
+    images.push(registry.host, "referrers/half", ONE, "v1")
+    images.push(registry.host, "referrers/half", BILL)  # as a run that was ended before it could list it
+    report, _ = push(f"{source.host}/app:v1", f"{registry.host}/referrers/half:v1")
+    assert report.status == "complete", report.errors()
+    tag = tag_of(Digest.parse(ONE.root.digest))
+    (entry,) = skopeo.inspect(f"docker://{registry.host}/referrers/half:{tag}", raw=True)["manifests"]
+    assert entry["digest"] == BILL.root.digest
+
+
+def test_a_push_that_has_nothing_to_do_looks_at_the_tag_and_the_referrers(fetch: Run, push: Run) -> None:
+    with FakeRegistry() as source, FakeRegistry() as target:
+        fetch(load(source))
+        push(f"{source.host}/app:v1", f"{target.host}/copy:v1")
+        before = len(target.requests)
+        report, _ = push(f"{source.host}/app:v1", f"{target.host}/copy:v1")
+        asked = target.requests[before:]
+    assert report.told() == f"0 pushed, {len(everything())} existed"
+    assert not [one for one in asked if one.method in ("POST", "PATCH")]
+    assert not [one for one in asked if any(digest in one.path for digest in ONE.descriptors)]
+
+
+def test_a_record_without_referrers_is_read(store: ContentStore) -> None:
+    name = Name.from_json(
+        b"""{"name": "n", "source": "s", "platforms": null, "recorded": "2026-01-01T00:00:00+00:00",
+        "descriptor": {"mediaType": "a/b", "digest": "sha256:%064d", "size": 1}}"""
+        % 0
+    )
+    assert name.referrers == ()
+    one = Referrer(name.descriptor, "sha256-0.sig")
+    kept = store.names.put("n", name.descriptor, source="s", referrers=(one, Referrer(name.descriptor)))
+    assert store.names.get("n") == kept
+    assert kept.referrers == (one, Referrer(name.descriptor))
