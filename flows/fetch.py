@@ -17,12 +17,13 @@ from flows.report import Failure, ImageReport, RunReport
 from flows.results import keep_no_results
 from flows.runner import RUNNER
 from flows.walk import Walk
+from flows.wanted import Image
 from ocispec import Platform, Reference
 from ocispec.errors import DistError
 from ocispec.reference import expand
 from ocispec.units import counted
 from tasks._task import RETRIES
-from tasks.session import Session, SessionSpec, open_session
+from tasks.session import Platforms, Session, SessionSpec, open_session
 
 
 def _run_name() -> str:
@@ -45,14 +46,20 @@ def fetch(
     retries: Retries = RETRIES,
 ) -> State[Any]:
     """Bring images into the content store: each descriptor of each image is fetched and verified by a task of its own."""
-    wanted = None if platforms == "all" else map(Platform.parse, platforms)
-    spec = session_spec(store, store_options, network, platforms=wanted)
-    report = bring_in(spec, references, referrers=referrers, concurrency=concurrency, retries=retries)
+    wanted = None if platforms == "all" else tuple(map(Platform.parse, platforms))
+    spec = session_spec(store, store_options, network)
+    report = bring_in(spec, references, platforms=wanted, referrers=referrers, concurrency=concurrency, retries=retries)
     return concluded("fetch", report)
 
 
 def bring_in(
-    spec: SessionSpec, references: Iterable[str], *, referrers: bool = False, concurrency: int, retries: int
+    spec: SessionSpec,
+    references: Iterable[str],
+    *,
+    platforms: Platforms,
+    referrers: bool = False,
+    concurrency: int,
+    retries: int,
 ) -> RunReport:
     """Fetch images, with `referrers` also what refers to them, in the current flow run, and record their names."""
     started = time.monotonic()
@@ -67,7 +74,8 @@ def bring_in(
             retries=retries,
             window=concurrency,
         )
-        images = _listed(session, walk.run(Reference.parse(expand(text)) for text in dict.fromkeys(references)))
+        wanted = [Image(Reference.parse(expand(text)), platforms=platforms) for text in dict.fromkeys(references)]
+        images = _listed(session, walk.run(wanted))
         return RunReport(
             images=images,
             tasks=walk.tasks,

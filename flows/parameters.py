@@ -1,6 +1,5 @@
 """Parameters that several flows have, as their forms show them."""
 
-from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -8,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from flows.blocks import credentials_in, located
 from flows.config import hosts
 from flows.runner import MOST_WORKERS
-from ocispec import Platform
 from remotes import RegistrySettings
 from tasks.session import SessionSpec
 
@@ -51,10 +49,8 @@ class Network(BaseModel):
         )
 
 
-def session_spec(
-    store: str, store_options: dict[str, Any], network: Network | None = None, *, platforms: Iterable[Platform] | None = None
-) -> SessionSpec:
-    """What a run's session is opened from; `platforms` None means all.
+def session_spec(store: str, store_options: dict[str, Any], network: Network | None = None) -> SessionSpec:
+    """What a run's session is opened from.
 
     Raises:
         InvalidInput: a secret among the plain options, no such block, or a wrong file of hosts.
@@ -64,7 +60,6 @@ def session_spec(
     return SessionSpec(
         store=url,
         store_options=options,
-        platforms=None if platforms is None else tuple(platforms),
         registries=reached.settings(),
         credentials=credentials_in(reached.credentials) if reached.credentials else {},
     )

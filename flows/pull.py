@@ -95,8 +95,8 @@ def pull(
     """Bring one platform of an image into the content store, then make a directory its root file system."""
     started = time.monotonic()
     wanted = Platform.parse(platform)
-    spec = session_spec(store, store_options, network, platforms=[wanted])
-    fetched = bring_in(spec, [reference], concurrency=concurrency, retries=retries)
+    spec = session_spec(store, store_options, network)
+    fetched = bring_in(spec, [reference], platforms=(wanted,), concurrency=concurrency, retries=retries)
     unpacked = failure = None
     if fetched.status == "complete":
         unpacked, failure = _unpacked(spec, fetched.images[0].name, directory, wanted)

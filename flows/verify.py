@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prefect import flow, get_run_logger
@@ -136,7 +136,7 @@ def verify(
         extra = _extra(opened.store)
         stopped = opened.stopping.reason
     repaired = tuple(
-        bring_in(replace(spec, platforms=platforms), names, referrers=referrers, concurrency=concurrency, retries=RETRIES)
+        bring_in(spec, names, platforms=platforms, referrers=referrers, concurrency=concurrency, retries=RETRIES)
         for (platforms, referrers), names in groups.items()
     )
     report = VerifyReport(

@@ -7,9 +7,8 @@ Where referrers are wanted, each manifest of an image also gets a task that list
 brought in like an image of its own, and asked about in turn; the image is whole when all of it is there.
 """
 
-import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
@@ -28,6 +27,7 @@ from ocispec.frontier import Frontier
 from ocispec.referrers import MAX_REFERRERS, Referrer
 from storage.completeness import Completeness
 from tasks import fetch as tasks
+from tasks.session import Platforms
 from tasks.stopping import Stopped, Stopping
 from tasks.transfer import Receipt
 
@@ -38,13 +38,15 @@ Item = Image | Node | Listing
 class Keeper(Protocol):
     """Who knows what the store has. What is raised, of `ocispec.errors`, becomes a failure of the image in question."""
 
-    def look(self, reference: Reference, root: Descriptor) -> Completeness:
+    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms) -> Completeness:
         """What the store has of an image; its name is recorded if that is all."""
 
-    def hold(self, root: Descriptor) -> Completeness:
+    def hold(self, root: Descriptor, *, platforms: Platforms) -> Completeness:
         """What the store has of a tree, and keeps."""
 
-    def record(self, reference: Reference, root: Descriptor, referrers: tuple[Referrer, ...] | None) -> None:
+    def record(
+        self, reference: Reference, root: Descriptor, *, platforms: Platforms, referrers: tuple[Referrer, ...] | None
+    ) -> None:
         """Record the name of an image that became whole; `referrers` None: they were not asked for."""
 
 
@@ -63,9 +65,8 @@ class Walk:
         self._reports: dict[Image, ImageReport] = {}
         self._task = cache(lambda kind, host: kind.with_options(retries=retries, tags=tags_of(host)))
 
-    def run(self, references: Iterable[Reference]) -> tuple[ImageReport, ...]:
-        """Bring in all images; the reports in the order of the references."""
-        images = [Image(reference, time.monotonic()) for reference in references]
+    def run(self, images: Sequence[Image]) -> tuple[ImageReport, ...]:
+        """Bring in all images; the reports in their order."""
         self._frontier.add(images)
         for item, future in self._frontier:
             self.tasks += 1
@@ -122,7 +123,7 @@ class Walk:
         try:
             if self._referrers:
                 self._bring_in(image, root, root)
-            elif (there := self._keeper.look(image.reference, root)).whole:
+            elif (there := self._keeper.look(image.reference, root, platforms=image.platforms)).whole:
                 image.existed, image.recorded = len(there.present), True
             else:
                 self._reach(image, (root,), root)
@@ -132,7 +133,7 @@ class Walk:
 
     def _bring_in(self, image: Image, root: Descriptor, parent: Parent) -> None:
         """Have an image wait for a tree. One that is there needs no task, but is asked about like any other."""
-        there = self._keeper.hold(root)
+        there = self._keeper.hold(root, platforms=image.platforms)
         if not there.whole:
             self._reach(image, (root,), parent)
             return
@@ -149,7 +150,7 @@ class Walk:
             image.credit(receipt)
             receipt = Receipt("existed")  # the first image that wanted it paid for it
             self._ask_about(image, node.descriptor, result)
-            self._reach(image, result.children, result)
+            self._reach(image, image.chosen(node.descriptor, result.children), result)
             self._conclude(image)
 
     def _listed(self, listing: Listing, result: tasks.Listed) -> None:
@@ -200,7 +201,7 @@ class Walk:
             else:
                 image.credit(Receipt("existed"))
                 self._ask_about(image, descriptor, node.fetched)
-                pending.extend(node.fetched.children)
+                pending.extend(image.chosen(descriptor, node.fetched.children))
 
     def _ask(self, node: Node, image: Image, parent: Parent) -> None:
         """Have a node fetched from the image's repository too, should it not come from another one."""
@@ -241,7 +242,7 @@ class Walk:
         if image.root is not None and not image.failures and not image.recorded:
             referrers = tuple(image.referrers) if self._referrers else None
             try:
-                self._keeper.record(image.reference, image.root, referrers)
+                self._keeper.record(image.reference, image.root, platforms=image.platforms, referrers=referrers)
             except DistError as exc:
                 image.fail(str(exc))
         self._reports[image] = image.report()

@@ -2,12 +2,16 @@
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from flows.report import Failure, ImageReport
 from ocispec import Descriptor, Reference
+from ocispec.errors import NotFound
+from ocispec.handlers import serving
 from ocispec.referrers import Referrer
 from tasks.fetch import Fetched, Listed
+from tasks.session import Platforms
 from tasks.transfer import Receipt
 
 # The result that a parent's task returned, that very object: what Prefect draws an arrow from.
@@ -16,13 +20,15 @@ Parent = Descriptor | Fetched | Listed
 
 @dataclass(eq=False, slots=True)
 class Image:
-    """An image on its way. `met` is the content that it is known to want; `open` counts what of that has not ended.
+    """An image on its way. `platforms` are those that are wanted of an index; None is all of them.
 
-    `referrers` are the manifests about it and about its content, each once, in the order in which they were found.
+    `met` is the content that it is known to want; `open` counts what of that has not ended. `referrers` are the
+    manifests about it and about its content, each once, in the order in which they were found.
     """
 
     reference: Reference
-    started: float
+    platforms: Platforms = None
+    started: float = field(default_factory=time.monotonic)
     root: Descriptor | None = None
     open: int = 0
     recorded: bool = False
@@ -38,6 +44,14 @@ class Image:
         known = descriptor.content in self.met
         self.met.add(descriptor.content)
         return not known
+
+    def chosen(self, descriptor: Descriptor, children: Sequence[Descriptor]) -> Sequence[Descriptor]:
+        """Which children of its content it wants; none, which is a failure, where it cannot be had for its platforms."""
+        try:
+            return serving(self.platforms, descriptor, children)
+        except NotFound as exc:
+            self.fail(str(exc))
+            return ()
 
     def credit(self, receipt: Receipt) -> None:
         """Count content that is in the store now."""

@@ -86,26 +86,32 @@ def children_handler(read: Callable[[Descriptor], bytes]) -> Handler:
 
 
 def filter_platforms(handler: Handler, platforms: Iterable[Platform] | None) -> Handler:
-    """Passes on, of an index's manifests, those that serve `platforms` best; None passes all.
+    """Passes on, of an index's manifests, those that `serving` chooses; None passes all.
 
     The result raises:
-        NotFound: an index in which nothing serves any of them; the message lists what it has.
+        NotFound: see `serving`.
     """
     if platforms is None:
         return handler
     wanted = tuple(platforms)
+    return lambda descriptor: serving(wanted, descriptor, handler(descriptor))
 
-    def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
-        found = handler(descriptor)
-        if descriptor.kind != "index" or not found:
-            return found
-        chosen = best(wanted, found)
-        if not chosen:
-            has = ", ".join(sorted({repr(str(child.platform)) for child in found}))
-            raise NotFound(f"{descriptor}: no manifest for {', '.join(map(str, wanted))}; it has {has}")
-        return chosen
 
-    return handle
+def serving(
+    platforms: Sequence[Platform] | None, descriptor: Descriptor, children: Sequence[Descriptor]
+) -> Sequence[Descriptor]:
+    """Of the children of an index those that serve `platforms` best; None is all, and so are the children of all else.
+
+    Raises:
+        NotFound: nothing in the index serves any of them; the message lists what it has.
+    """
+    if platforms is None or descriptor.kind != "index" or not children:
+        return children
+    chosen = best(platforms, children)
+    if not chosen:
+        has = ", ".join(sorted({repr(str(child.platform)) for child in children}))
+        raise NotFound(f"{descriptor}: no manifest for {', '.join(map(str, platforms))}; it has {has}")
+    return chosen
 
 
 def limit_manifests(handler: Handler, limit: int) -> Handler:

@@ -22,17 +22,19 @@ from storage.leases import Lease
 from tasks import stopping, transfer
 from tasks.stopping import Stopping
 
+# Those that are wanted of an index; None is all.
+Platforms = tuple[Platform, ...] | None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSpec:
-    """What a session is opened from. `platforms` None means all; `store` is a path or fsspec URL.
+    """What a session is opened from. `store` is a path or fsspec URL.
 
     `store_options` are fsspec's, and may be secret. `credentials` are by registry, as `remotes.Given` takes them.
     """
 
     store: str
     store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    platforms: tuple[Platform, ...] | None = None
     registries: RegistrySettings = field(default_factory=RegistrySettings)
     credentials: Mapping[str, Credentials] = field(default_factory=dict, repr=False)
 
@@ -57,41 +59,51 @@ class Session:
         self._observer = observer
         self._lease = lease
 
-    def look(self, reference: Reference, root: Descriptor) -> Completeness:
+    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms = None) -> Completeness:
         """What the store has of an image: if that is all, its name is recorded; if not, gc is kept from it meanwhile.
+
+        `platforms` are those that are wanted of an index; None is all of them.
 
         Raises:
             NotFound: it is all there but for other platforms.
         """
         with self.store.unswept():
-            found = completeness.check(self.store, root, children=self.children)
+            found = completeness.check(self.store, root, children=self._children(platforms))
             if found.whole:
-                self._name(reference, root)
+                self._name(reference, root, platforms=platforms)
         if not found.whole:
             self._lease.take(root)
         return found
 
-    def hold(self, root: Descriptor) -> Completeness:
+    def hold(self, root: Descriptor, *, platforms: Platforms = None) -> Completeness:
         """What the store has of a tree, all of which gc is kept from until the run ends."""
         self._lease.take(root)
         with self.store.unswept():
-            return completeness.check(self.store, root, children=self.children)
+            return completeness.check(self.store, root, children=self._children(platforms))
 
-    def record(self, reference: Reference, root: Descriptor, referrers: tuple[Referrer, ...] | None = None) -> None:
+    def record(
+        self,
+        reference: Reference,
+        root: Descriptor,
+        *,
+        platforms: Platforms = None,
+        referrers: tuple[Referrer, ...] | None = None,
+    ) -> None:
         """Record the name of an image with its `referrers`, after a last look that nothing of them is missing.
 
-        None says that nobody asked for those: the ones that are known of the same content stay.
+        No referrers, None, says that nobody asked for them: those that are known of the same content stay.
 
         Raises:
             NotFound: something is, or it is all there but for other platforms; the name is not recorded.
         """
         roots = (root, *(referrer.descriptor for referrer in referrers or ()))
         with self.store.unswept():
-            completeness.require(self.store, *roots, children=self.children, name=str(reference))
-            self._name(reference, root, referrers)
+            completeness.require(self.store, *roots, children=self._children(platforms), name=str(reference))
+            self._name(reference, root, platforms=platforms, referrers=referrers)
 
-    def _name(self, reference: Reference, root: Descriptor, referrers: tuple[Referrer, ...] | None = None) -> None:
-        platforms = self.spec.platforms
+    def _name(
+        self, reference: Reference, root: Descriptor, *, platforms: Platforms, referrers: tuple[Referrer, ...] | None = None
+    ) -> None:
         if platforms is not None:
             completeness.refuse_other_platforms(self.store, root, platforms)
         known = self._known(str(reference), root)
@@ -108,10 +120,8 @@ class Session:
             return None
         return known if known.descriptor.digest == root.digest else None
 
-    @property
-    def children(self) -> Handler:
-        """The handler that answers with the children in the store, of the platforms of this run."""
-        return filter_platforms(children_handler(self.store.manifest), self.spec.platforms)
+    def _children(self, platforms: Platforms) -> Handler:
+        return filter_platforms(children_handler(self.store.manifest), platforms)
 
     def resolve(self, reference: Reference) -> Descriptor:
         """The descriptor that a reference stands for now."""
@@ -130,7 +140,7 @@ class Session:
         """The handler that fetches a descriptor from a repository, then answers with its children."""
         source = self.registries.fetcher(reference)
         fetch = transfer.fetch_handler(self.store, source, observer=self, pause=self.stopping.pause, receipts=receipts)
-        handler = chain(fetch, self.children)
+        handler = chain(fetch, children_handler(self.store.manifest))
 
         def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
             with self._endable():
@@ -164,7 +174,7 @@ class Session:
             raise
 
 
-def _joined(one: tuple[Platform, ...] | None, other: tuple[Platform, ...] | None) -> tuple[Platform, ...] | None:
+def _joined(one: Platforms, other: Platforms) -> Platforms:
     """The platforms of two runs; None is all."""
     return None if one is None or other is None else tuple(dict.fromkeys((*one, *other)))
 
