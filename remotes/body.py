@@ -19,6 +19,10 @@ from remotes.errors import from_transport, one_line, refuse_coding
 _MAX_FRUITLESS = 3
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
+# The statuses of answers that are content, or of a range that there is not.
+ANSWERS = frozenset({200, 206})
+ANSWERS_RANGED = ANSWERS | {416}
+
 Send = Callable[[str | None], httpx.Response]
 
 

@@ -12,6 +12,7 @@ import httpx
 import orjson
 
 from ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+from remotes.public import NotPublic
 
 # Query keys whose values say where, not who; every other value may be a signature or a token.
 _SHOWN = frozenset({"n", "last", "ns", "digest", "mount", "from", "artifactType", "scope", "service"})
@@ -110,6 +111,8 @@ def from_transport(subject: str, exc: httpx.RequestError) -> DistError:
         return NotFound(f"{subject}: unknown host {request.url.host} ({where})")
     if any(isinstance(c, ssl.SSLCertVerificationError) for c in causes):
         return Denied(f"{subject}: the certificate of {request.url.host} is not trusted ({_told(exc)}; {where})")
+    if any(isinstance(c, NotPublic) for c in causes):
+        return Denied(f"{subject}: {_told(exc)} ({where})")
     return Unavailable(f"{subject}: {_told(exc)} ({where})")
 
 

@@ -14,6 +14,7 @@ from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
 from remotes import body, document, referrers
 from remotes.errors import RegistryNotFound, from_response, from_transport
+from remotes.foreign import Foreign
 from remotes.headers import MEDIA_TYPE, digest_in, length
 from remotes.ranges import Ranges
 from remotes.repository import Repository
@@ -21,8 +22,6 @@ from remotes.repository import Repository
 _ACCEPT = ", ".join((*mediatypes.MANIFESTS, "*/*"))
 # HEAD is answered so where it does not exist, or (403) where only the body of a GET says why.
 _ASK_BY_GET = frozenset({403, 405, 501})
-_ANSWERS = frozenset({200, 206})
-_ANSWERS_RANGED = _ANSWERS | {416}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +56,16 @@ class Source(Protocol):
 class Fetcher:
     """The content of one repository. Thread-safe.
 
-    `unlisted` is shared by all that read in a run: the registries that were found to have no referrers API.
+    `unlisted` is shared by all that read in a run: the registries that were found to have no referrers API. `foreign` is for
+    what the registry does not have; a mirror has none, for after it others are asked.
     """
 
-    def __init__(self, repository: Repository, ranges: Ranges, unlisted: set[str]) -> None:
+    def __init__(self, repository: Repository, ranges: Ranges, unlisted: set[str], foreign: Foreign | None) -> None:
         self.locator = repository.locator
         self._repository = repository
         self._ranges = ranges
         self._unlisted = unlisted
+        self._foreign = foreign
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
         """The descriptor of a tag or digest in this repository: see `Registries.resolve`."""
@@ -91,8 +92,10 @@ class Fetcher:
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
         """The bytes of `descriptor` from `offset` to its size, in pieces of at most 1 MiB, unverified.
 
+        A blob that the registry does not have is looked for at the descriptor's urls.
+
         Raises:
-            DistError: as `remotes.body.read`, and what the registry says.
+            DistError: as `remotes.body.read`, and what the registry says, and the urls.
         """
         subject = f"{descriptor} from {self._repository.locator}"
         if descriptor.is_manifest and descriptor.size > manifest.MAX_BYTES:
@@ -102,11 +105,17 @@ class Fetcher:
             return self._get_content(descriptor, byte_range, subject)
 
         if "range" in self._repository.avoid:
-            return body.read(send, descriptor, offset=offset, subject=subject, ranges=False)
-        return self._ranges.read(send, descriptor, offset=offset, subject=subject)
+            own: Iterator[bytes] = body.read(send, descriptor, offset=offset, subject=subject, ranges=False)
+        else:
+            own = self._ranges.read(send, descriptor, offset=offset, subject=subject)
+        if self._foreign is None or not descriptor.urls or descriptor.is_manifest:
+            return own
+        return self._or_at_urls(self._foreign, own, descriptor, offset)
 
     def distrust(self, descriptor: Descriptor) -> None:
-        """There is no other place."""
+        """What came of this content was wrong; of several urls another one comes first the next time."""
+        if self._foreign is not None:
+            self._foreign.distrust(descriptor.digest)
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
         """The manifests about `descriptor`, each once, with artifact type and annotations; asked for as they are taken.
@@ -121,6 +130,18 @@ class Fetcher:
     def signatures(self, descriptor: Descriptor) -> Iterator[tuple[str, Descriptor]]:
         """What cosign keeps about `descriptor` under tags of its own: each tag that is there, and what it stands for."""
         return referrers.signatures(self, self.locator, descriptor.digest)
+
+    def _or_at_urls(self, foreign: Foreign, own: Iterator[bytes], descriptor: Descriptor, offset: int) -> Iterator[bytes]:
+        """What the registry gives; from where it answers that it has nothing, what the urls give."""
+        try:
+            for piece in own:
+                offset += len(piece)
+                yield piece
+        except RegistryNotFound as exc:
+            missing = exc
+        else:
+            return
+        yield from foreign.read(self._repository, descriptor, offset=offset, missing=missing)
 
     def _by_head(self, ask: "_Question") -> Descriptor | None:
         """The descriptor in the headers; None where they do not tell all of type, length and digest."""
@@ -178,7 +199,7 @@ class Fetcher:
             ranged = {"Range": byte_range} if byte_range and endpoint == "blobs" else {}
             path = f"{endpoint}/{descriptor.digest}"
             response = self._repository.ask("GET", path, subject=subject, headers=headers | ranged)
-            if response.status_code in (_ANSWERS_RANGED if ranged else _ANSWERS):
+            if response.status_code in (body.ANSWERS_RANGED if ranged else body.ANSWERS):
                 return response
             try:
                 error = from_response(subject, response)

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 import httpx
 
@@ -70,6 +70,10 @@ class HostSettings:
     per_second: float | None = None
     avoid: frozenset[Capability] = frozenset()
 
+    def without_secrets(self) -> Self:
+        """The same for somebody who is to be known to nobody: without headers and a certificate of our own."""
+        return replace(self, headers=(), tls=replace(self.tls, cert_file=None, key_file=None))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Hosts:
@@ -97,6 +101,10 @@ class Hosts:
         What was set for a registry is for that registry alone.
         """
         return self._complete(self._by_server.get(_server(url)))
+
+    def names(self, url: httpx.URL) -> bool:
+        """Whether the server that a URL leads to is one of those that are `named`."""
+        return _server(url) in self._by_server
 
     def _complete(self, settings: HostSettings | None) -> HostSettings:
         settings = settings or HostSettings()

@@ -47,6 +47,7 @@ class Mirrored:
     def distrust(self, descriptor: Descriptor) -> None:
         """Ask no mirror for this content any more: what came was not it."""
         self._distrusted.add(descriptor.digest)
+        self._fetchers[-1].distrust(descriptor)
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
         """The manifests about `descriptor`, of the first registry that lists any: a cache without one knows of none."""

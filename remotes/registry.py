@@ -17,6 +17,7 @@ from remotes.auth import HostAuth
 from remotes.credentials import Credentials, CredentialSource
 from remotes.errors import redact
 from remotes.fetcher import Fetcher, Source
+from remotes.foreign import Foreign
 from remotes.hosts import Hosts
 from remotes.mirrors import Mirrored
 from remotes.pusher import Pusher
@@ -53,6 +54,7 @@ class Registries:
         self._settings = settings
         self._credentials = credentials
         self._ranges = Ranges()
+        self._foreign = Foreign(self._ranges)
         self._repositories: dict[tuple[str, str], Repository] = {}
         self._pushers: dict[tuple[str, str], Pusher] = {}
         self._auth: dict[tuple[str, Credentials | None], HostAuth] = {}
@@ -86,8 +88,12 @@ class Registries:
         """Access to the content of the reference's repository, at mirrors first if there are any."""
         mirrors = self._settings.hosts.of(reference.host).mirrors
         repositories = [self._repository(host, reference) for host in (*mirrors, reference.host)]
-        fetchers = [Fetcher(repository, self._ranges, self._unlisted) for repository in repositories]
-        return Mirrored(fetchers, self._distrusted) if mirrors else fetchers[0]
+        *before, last = repositories
+        own = Fetcher(last, self._ranges, self._unlisted, self._foreign)
+        if not before:
+            return own
+        caches = [Fetcher(mirror, self._ranges, self._unlisted, None) for mirror in before]
+        return Mirrored([*caches, own], self._distrusted)
 
     def pusher(self, reference: Reference) -> Pusher:
         """Access to the reference's repository for who writes; one for all who do, for it knows uploads that broke off."""

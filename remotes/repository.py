@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
+from typing import Any
 
 import httpx
 
@@ -10,6 +11,7 @@ from remotes.auth import HostAuth, RegistryAuth, is_same_server
 from remotes.errors import from_response, from_transport, one_line, redact
 from remotes.hosts import Capability
 from remotes.token import to_pull, to_push
+from remotes.transport import FOREIGN
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -46,6 +48,15 @@ class Repository:
         """
         url = target if isinstance(target, httpx.URL) else httpx.URL(f"{self.url}/{target}")
         return self._send(method, url, self._pull if self.owns(url) else None, subject=subject, headers=headers)
+
+    def ask_elsewhere(self, url: httpx.URL, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
+        """Send a GET to a URL that a document names: without credentials of any kind, see `remotes.transport.FOREIGN`.
+
+        Raises:
+            Denied: it, or what it redirects to, is not at a public address.
+            DistError: as `ask`.
+        """
+        return self._send("GET", url, None, subject=subject, headers=headers, extensions={FOREIGN: True})
 
     def owns(self, url: httpx.URL) -> bool:
         """Whether a URL that was named by somebody is one of this registry, and as safe."""
@@ -96,11 +107,14 @@ class Repository:
         subject: str,
         headers: Mapping[str, str],
         body: Iterable[bytes] | bytes = b"",
+        extensions: Mapping[str, Any] = _NONE,
     ) -> httpx.Response:
         try:
-            request = self._client.build_request(method, url, headers=dict(headers), content=body or None)
+            request = self._client.build_request(
+                method, url, headers=dict(headers), content=body or None, extensions=dict(extensions)
+            )
             return self._client.send(request, auth=auth, stream=True)
         except httpx.RequestError as exc:
             raise from_transport(subject, exc) from exc
         except httpx.InvalidURL as exc:
-            raise Unavailable(f"{subject}: the registry redirects to a bad URL ({one_line(str(exc))})") from exc
+            raise Unavailable(f"{subject}: the server redirects to a bad URL ({one_line(str(exc))})") from exc

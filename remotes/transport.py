@@ -31,6 +31,7 @@ from urllib3.exceptions import (
 from remotes.bounded import Bounded
 from remotes.hosts import Hosts, HostSettings, Tls
 from remotes.proxies import Proxies
+from remotes.public import NotPublic, PublicHTTPConnection, PublicHTTPSConnection, refuse_literal
 
 # Large enough that per-piece costs vanish, small enough that many transfers at once need little memory.
 PIECE_BYTES = 1024 * 1024
@@ -40,6 +41,10 @@ _HOSTS = 64
 _KEPT_PER_HOST = 1024
 # What is no content - errors, the pages of redirects - is read so far and no further.
 _MAX_OTHER_BYTES = 64 * 1024
+
+# The extension of a request to a URL that a document names, and of all that it is redirected to: it is for whoever wrote the
+# document to say where that is. Nothing secret is sent, and nobody asked at addresses that are not public, but for named hosts.
+FOREIGN = "foreign"
 
 
 class Urllib3Transport(httpx.BaseTransport):
@@ -52,7 +57,7 @@ class Urllib3Transport(httpx.BaseTransport):
         self._hosts = hosts or Hosts()
         self._timeout = urllib3.Timeout(connect=connect_timeout_s, read=read_timeout_s)
         self._proxies = Proxies()
-        self._pools: dict[tuple[Tls, httpx.URL | None], urllib3.PoolManager] = {}
+        self._pools: dict[tuple[Tls, httpx.URL | None, bool], urllib3.PoolManager] = {}
         self._guard = threading.Lock()
         self._connections = _Connections()
 
@@ -63,9 +68,15 @@ class Urllib3Transport(httpx.BaseTransport):
             httpx.TransportError: no answer.
             InvalidInput: certificates or proxies that are set but of no use.
         """
-        settings = self._hosts.at(request.url)
-        pools = self._pools_for(settings.tls, self._proxies.of(request.url))
+        settings, proxy = self._hosts.at(request.url), self._proxies.of(request.url)
+        is_foreign = FOREIGN in request.extensions
+        public_only = is_foreign and not self._hosts.names(request.url)
+        if is_foreign:
+            settings = settings.without_secrets()
+        pools = self._pools_for(settings.tls, proxy, public_only=public_only and proxy is None)
         with _as_httpx(request):
+            if public_only and proxy is not None:  # it is the proxy that looks names up and connects
+                refuse_literal(request.url.host)
             answer = pools.urlopen(
                 request.method,
                 str(request.url),
@@ -93,14 +104,15 @@ class Urllib3Transport(httpx.BaseTransport):
         for pools in self._pools.values():
             pools.clear()
 
-    def _pools_for(self, tls: Tls, proxy: httpx.URL | None) -> urllib3.PoolManager:
-        """The connections to all servers that are reached in one way."""
+    def _pools_for(self, tls: Tls, proxy: httpx.URL | None, *, public_only: bool) -> urllib3.PoolManager:
+        """The connections to all servers that are reached in one way: none is used again for what may not be asked there."""
+        way = (tls, proxy, public_only)
         with self._guard:
-            if (tls, proxy) not in self._pools:
-                self._pools[tls, proxy] = self._new_pools(tls, proxy)
-            return self._pools[tls, proxy]
+            if way not in self._pools:
+                self._pools[way] = self._new_pools(tls, proxy, public_only=public_only)
+            return self._pools[way]
 
-    def _new_pools(self, tls: Tls, proxy: httpx.URL | None) -> urllib3.PoolManager:
+    def _new_pools(self, tls: Tls, proxy: httpx.URL | None, *, public_only: bool) -> urllib3.PoolManager:
         if not tls.verify:
             urllib3.disable_warnings(InsecureRequestWarning)  # whoever set this for a host need not be told at each connection
         how: dict[str, Any] = {
@@ -116,7 +128,7 @@ class Urllib3Transport(httpx.BaseTransport):
             login = f"{proxy.username}:{proxy.password}" if proxy.userinfo else None
             bare = str(proxy.copy_with(userinfo=b""))
             pools = urllib3.ProxyManager(bare, proxy_headers=urllib3.make_headers(proxy_basic_auth=login), **how)
-        pools.pool_classes_by_scheme = {"http": self._connections.http, "https": self._connections.https}
+        pools.pool_classes_by_scheme = self._connections.public if public_only else self._connections.all
         return pools
 
 
@@ -127,8 +139,8 @@ class _Connections:
         self._open: WeakSet[HTTPConnection] = WeakSet()
         self._guard = threading.Lock()
         self._aborted = False
-        self.http = self._watching(HTTPConnectionPool, HTTPConnection)
-        self.https = self._watching(HTTPSConnectionPool, HTTPSConnection)
+        self.all = self._watching(HTTPConnection, HTTPSConnection)
+        self.public = self._watching(PublicHTTPConnection, PublicHTTPSConnection)
 
     def abort(self) -> None:
         with self._guard:
@@ -140,8 +152,11 @@ class _Connections:
                     # Not SSLSocket's own: that takes away what a reading thread still uses.
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
-    def _watching(self, pool: type[HTTPConnectionPool], connection: type[HTTPConnection]) -> type[HTTPConnectionPool]:
-        """The pool class whose connections are known here."""
+    def _watching(self, http: type[HTTPConnection], https: type[HTTPConnection]) -> dict[str, type[HTTPConnectionPool]]:
+        """The pool classes, by scheme, whose connections are known here."""
+        return {"http": self._watched(HTTPConnectionPool, http), "https": self._watched(HTTPSConnectionPool, https)}
+
+    def _watched(self, pool: type[HTTPConnectionPool], connection: type[HTTPConnection]) -> type[HTTPConnectionPool]:
         opened = self._opened
 
         class Watched(connection):  # type: ignore[misc, valid-type]
@@ -198,6 +213,8 @@ def _as_httpx(request: httpx.Request) -> Iterator[None]:
     """Raise urllib3's errors as httpx's, so that nobody above needs to know what is below."""
     try:
         yield
+    except NotPublic as exc:
+        raise httpx.ConnectError(str(exc), request=request) from exc
     except NewConnectionError as exc:  # to urllib3 this is a ConnectTimeoutError, too
         raise httpx.ConnectError(str(exc.__cause__ or exc), request=request) from exc
     except ConnectTimeoutError as exc:

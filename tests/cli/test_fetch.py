@@ -228,3 +228,34 @@ def test_a_run_that_waits_for_a_registry_ends_when_it_is_told_to(prefect: Prefec
     assert result.json["status"] == "stopped"
     run = prefect.get(f"/flow_runs/{result.json['flow_run_id']}")
     assert run["state"]["type"] == "CANCELLED"
+
+
+def test_a_layer_that_is_elsewhere(prefect: PrefectServer, tmp_path: Path) -> None:
+    assert prefect.url
+    image = images.image(401, layers=2)
+    with FakeRegistry() as registry, FakeRegistry() as elsewhere:
+        document = json.loads(image.manifests[-1].raw)
+        layer = document["layers"][-1]
+        layer["urls"] = [f"http://{elsewhere.host}/v2/files/blobs/{layer['digest']}"]
+        elsewhere.put_blob("files", image.blobs[layer["digest"]])
+        for digest, content in image.blobs.items():
+            if digest != layer["digest"]:
+                registry.put_blob("app", content)
+        registry.put_manifest("app", json.dumps(document).encode(), document["mediaType"], tag="v1")
+        hosts = tmp_path / "hosts.yaml"
+        hosts.write_text(f'registries: {{"{elsewhere.host}": {{}}}}')
+        fetch = ("--store", tmp_path / "store", "--output", "json", "fetch", f"{registry.host}/app:v1")
+
+        refused = dist(*fetch, "--retries", "0")
+
+        assert refused.code == 1
+        (error,) = refused.json["images"][0]["errors"]
+        assert layer["digest"] in error["descriptor"]
+        assert "127.0.0.1 is no public address; name it in the file of hosts" in error["message"]
+        assert elsewhere.requests == []
+
+        fetched = dist(*fetch, "--hosts", hosts)
+
+        assert fetched.code == 0, fetched.err
+        assert len(elsewhere.requests) == 1
+    assert {str(info.digest) for info in open_store(str(tmp_path / "store")).walk()} > set(image.blobs)

@@ -1,0 +1,359 @@
+"""Content at the urls of its descriptor: asked for after the registry, by nobody in particular, and never believed."""
+
+import re
+import ssl
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ocispec import Descriptor
+from ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable
+from remotes import Hosts, HostSettings, Registries, RegistrySettings, Tls, foreign
+from remotes.errors import RegistryError, RegistryUnavailable
+from storage import open_store
+from tasks import transfer
+from tests import images
+from tests.fakes.faults import Action, Answer, Cut, Fault, Flip, Redirect, Stall, WithHeaders
+from tests.fakes.proxy import FakeProxy
+from tests.fakes.registry import Basic, FakeRegistry
+from tests.peers.processes import free_port
+from tests.peers.tls import self_signed
+from tests.remotes.asking import (
+    BLOB,
+    REPOSITORY,
+    SETTINGS,
+    anonymous,
+    asked,
+    check_told,
+    descriptor,
+    fetcher,
+    ranges,
+    read,
+    read_until_error,
+    user,
+)
+
+SIZE = len(BLOB)
+FOREIGN_LAYER = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+WANTED = descriptor(BLOB, FOREIGN_LAYER)
+BLOB_PATH = f"/v2/{REPOSITORY}/blobs/{WANTED.digest}"
+# The servers of urls are registries, too, which serve a blob of another repository.
+ELSEWHERE = f"/v2/elsewhere/blobs/{WANTED.digest}"
+
+
+def at(*urls: str | FakeRegistry, of: Descriptor = WANTED) -> Descriptor:
+    return replace(of, urls=tuple(url if isinstance(url, str) else f"http://{url.host}{ELSEWHERE}" for url in urls))
+
+
+def knowing(*servers: FakeRegistry, **more: HostSettings) -> RegistrySettings:
+    hosts = Hosts(named={**{server.host: HostSettings() for server in servers}, **more})
+    return replace(SETTINGS, hosts=hosts)
+
+
+@pytest.fixture
+def first() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as first:
+        first.put_blob("elsewhere", BLOB)
+        yield first
+
+
+@pytest.fixture
+def second(other: FakeRegistry) -> FakeRegistry:
+    other.put_blob("elsewhere", BLOB)
+    return other
+
+
+@pytest.fixture
+def known(first: FakeRegistry, second: FakeRegistry) -> Iterator[Registries]:
+    """All registries, with credentials for every host; the servers of urls are named, as they are on this machine."""
+    with Registries(knowing(first, second), credentials=lambda *_: user("me", "secret")) as known:
+        yield known
+
+
+def refusal(registries: Registries, registry: FakeRegistry, wanted: Descriptor) -> DistError:
+    """The one error, which says what everybody answered."""
+    arrived, error = read_until_error(fetcher(registries, registry), wanted)
+    assert (arrived, error is None) == (b"", False)
+    assert error is not None
+    check_told(error, str(WANTED.digest), f"{registry.host}/{REPOSITORY}", "404", "nor is it at its urls: ")
+    return error
+
+
+# Who is asked, and in which order.
+
+
+def test_what_the_registry_has_is_not_asked_for_elsewhere(
+    known: Registries, registry: FakeRegistry, first: FakeRegistry
+) -> None:
+    registry.put_blob(REPOSITORY, BLOB)
+    assert read(fetcher(known, registry), at(first)) == BLOB
+    assert asked(registry) == [f"GET {BLOB_PATH}"]
+    assert first.requests == []
+
+
+@pytest.mark.parametrize("offset", [0, 1000, SIZE - 1])
+def test_what_the_registry_does_not_have(
+    known: Registries, registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry, offset: int
+) -> None:
+    assert read(fetcher(known, registry), at(first, second), offset=offset) == BLOB[offset:]
+    assert asked(registry) == [f"GET {BLOB_PATH}"]
+    assert asked(first) == [f"GET {ELSEWHERE}"]
+    assert ranges(first) == [f"bytes={offset}-{SIZE - 1}" if offset else None]
+    assert second.requests == []
+
+
+@pytest.mark.parametrize("action", [Answer(404), Answer(403), Answer(503), Cut(0), Answer(204)])
+def test_the_urls_are_tried_in_their_order(
+    known: Registries, registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry, action: Action
+) -> None:
+    first.inject(Fault(nth=None, action=action))
+    assert read(fetcher(known, registry), at("ftp://files.example/x", first, second)) == BLOB
+    assert asked(first)[0] == asked(second)[0] == f"GET {ELSEWHERE}"
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 429, 500])
+def test_any_other_answer_of_the_registry_stands(
+    known: Registries, registry: FakeRegistry, first: FakeRegistry, status: int
+) -> None:
+    registry.inject(Fault(path=BLOB_PATH, nth=None, action=Answer(status, (), b"{}")))
+    _, error = read_until_error(fetcher(known, registry), at(first))
+    assert isinstance(error, RegistryError)
+    assert error.exchange.status == status
+    assert first.requests == []
+
+
+def test_a_manifest_is_the_registrys(known: Registries, registry: FakeRegistry, first: FakeRegistry) -> None:
+    _, error = read_until_error(fetcher(known, registry), at(first, of=descriptor(BLOB, images.OCI_MANIFEST)))
+    assert isinstance(error, NotFound)
+    assert first.requests == []
+
+
+@pytest.mark.parametrize("registry_has", [True, False])
+def test_a_mirror_that_does_not_have_it_leaves_it_to_the_registry(
+    registry: FakeRegistry, first: FakeRegistry, *, registry_has: bool
+) -> None:
+    if registry_has:
+        registry.put_blob(REPOSITORY, BLOB)
+    with FakeRegistry() as mirror:
+        settings = knowing(first, **{registry.host: HostSettings(mirrors=(mirror.host,))})
+        with Registries(settings, credentials=anonymous) as found:
+            assert read(fetcher(found, registry), at(first)) == BLOB
+        assert asked(mirror) == asked(registry) == [f"GET {BLOB_PATH}"]
+        assert len(first.requests) == (0 if registry_has else 1)
+
+
+# What is told.
+
+
+def test_everybodys_answer_is_told(
+    known: Registries, registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry
+) -> None:
+    first.inject(Fault(nth=None, action=Answer(404)))
+    second.inject(Fault(nth=None, action=Answer(410)))
+    urls = [f"http://{first.host}/a?sig=abcsecret", "ftp://files.example/b?sig=abcsecret", f"http://{second.host}/c", "::"]
+    error = refusal(known, registry, at(*urls))
+    assert isinstance(error, NotFound)
+    check_told(
+        error, f"http://{first.host}/a?sig=…: 404", "ftp://files.example/b", "expected http or https", hides=["abcsecret"]
+    )
+    check_told(error, f"http://{second.host}/c: 410", "a url that is none")
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "file:///etc/passwd", "data:text/plain,x", "/etc/passwd", "", "http://"])
+def test_what_is_not_http_is_not_asked(known: Registries, registry: FakeRegistry, url: str) -> None:
+    error = refusal(known, registry, at(url))
+    assert isinstance(error, NotFound)
+    check_told(error, "expected http or https, not asked")
+
+
+def test_a_url_with_a_password_is_not_asked(known: Registries, registry: FakeRegistry, first: FakeRegistry) -> None:
+    error = refusal(known, registry, at(f"http://me:topsecret@{first.host}{ELSEWHERE}"))
+    check_told(error, "has a user or password", hides=["topsecret"])
+    assert first.requests == []
+
+
+def test_thousands_of_urls_are_not_asked(known: Registries, registry: FakeRegistry, first: FakeRegistry) -> None:
+    first.inject(Fault(nth=None, action=Answer(404)))
+    urls = [f"http://{first.host}/{'x' * 300}/{number}" for number in range(1000)]
+    arrived, error = read_until_error(fetcher(known, registry), at(*urls))
+    assert arrived == b""
+    assert re.search("; 995 more, not asked$", str(error))
+    assert [one.path.rpartition("/")[2] for one in first.requests] == ["0", "1", "2", "3", "4"]
+
+
+def test_what_may_pass_is_worth_another_attempt(
+    known: Registries, registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry
+) -> None:
+    first.inject(Fault(nth=None, action=Answer(429, (("Retry-After", "7"),))))
+    second.inject(Fault(nth=None, action=Answer(403)))
+    error = refusal(known, registry, at(first, second))
+    assert isinstance(error, RegistryUnavailable)
+    assert error.exchange.retry_after_s == 7
+    nowhere = at(f"http://127.0.0.1:{free_port()}/", first)
+    with Registries(knowing(**{nowhere.urls[0].split("/")[2]: HostSettings()}), credentials=anonymous) as found:
+        error = refusal(found, registry, nowhere)
+    assert isinstance(error, Unavailable)
+    check_told(error, "Connection refused", "no public address")
+
+
+# Who is not asked.
+
+
+def test_an_address_that_is_not_public_is_not_asked(
+    registries: Registries, registry: FakeRegistry, first: FakeRegistry
+) -> None:
+    localhost = f"http://localhost:{first.host.rpartition(':')[2]}{ELSEWHERE}"
+    # nor the registry itself, whose connection is there for use
+    error = refusal(registries, registry, at(first, localhost, f"http://{registry.host}{ELSEWHERE}"))
+    assert isinstance(error, Denied)
+    check_told(error, "127.0.0.1 is no public address; name it in the file of hosts")
+    assert str(error).count("no public address") == 3
+    assert asked(registry) == [f"GET {BLOB_PATH}"]
+    assert (first.requests, first.connections) == ([], 0)
+
+
+def test_a_redirect_to_an_address_that_is_not_public(registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry) -> None:
+    first.inject(Fault(nth=None, action=Redirect(f"http://{second.host}{ELSEWHERE}")))
+    with Registries(knowing(first), credentials=anonymous) as found:
+        error = refusal(found, registry, at(first))
+    assert isinstance(error, Denied)
+    check_told(error, f"{first.host}: 127.0.0.1 is no public address", f"GET http://{second.host}")
+    assert len(first.requests) == 1
+    assert (second.requests, second.connections) == ([], 0)
+
+
+@pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/", "http://[::1"])
+def test_a_redirect_to_what_is_not_http(known: Registries, registry: FakeRegistry, first: FakeRegistry, location: str) -> None:
+    first.inject(Fault(nth=None, action=Redirect(location)))
+    refusal(known, registry, at(first))
+    assert len(first.requests) == 1
+
+
+def test_a_proxy_is_not_asked_for_an_address_that_is_not_public(
+    registry: FakeRegistry, first: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first.names.add("files.invalid")
+    with FakeProxy(first.host) as proxy:
+        monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.host}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        with Registries(SETTINGS, credentials=anonymous) as found:
+            urls = ["http://10.0.0.1/", "http://0x0a000001/", "http://[fe80::1]/", f"http://files.invalid{ELSEWHERE}"]
+            assert read(fetcher(found, registry), at(*urls)) == BLOB
+    assert proxy.requests == [f"GET http://files.invalid{ELSEWHERE}"]
+
+
+# What is sent.
+
+
+def test_nothing_secret_is_sent(first: FakeRegistry, second: FakeRegistry) -> None:
+    """Not to a host that is named and not to the registry itself; not after a redirect, and not to who asks for it."""
+    first.inject(Fault(nth=None, action=Redirect(f"http://{second.host}{{path}}")))
+    with FakeRegistry(auth=Basic("me", "secret")) as guarded:
+        guarded.put_blob("elsewhere", BLOB)
+        key = HostSettings(headers=(("X-Api-Key", "topsecret"),))
+        settings = knowing(**{server.host: key for server in (guarded, first, second)})
+        with Registries(settings, credentials=lambda *_: user("me", "secret")) as found:
+            assert read(fetcher(found, guarded), at(guarded, first)) == BLOB
+        (own, answered, foreign) = guarded.requests
+    assert ("authorization" in own.headers, "authorization" in answered.headers) == (False, True)
+    assert answered.headers["x-api-key"] == "topsecret"
+    for one in (foreign, *first.requests, *second.requests):
+        assert one.path == ELSEWHERE
+        assert {"authorization", "cookie", "x-api-key"}.isdisjoint(one.headers)
+    assert [foreign.status, first.requests[0].status, second.requests[0].status] == [401, 307, 200]
+
+
+def test_no_client_certificate_is_shown(registry: FakeRegistry, tmp_path: Path) -> None:
+    server = self_signed(tmp_path)
+    ca_file = str(tmp_path / "cert.pem")
+    server.load_verify_locations(ca_file)
+    server.verify_mode = ssl.CERT_REQUIRED
+    tls = Tls(ca_file=ca_file, cert_file=ca_file, key_file=str(tmp_path / "key.pem"))
+    with FakeRegistry(tls=server) as demanding:
+        demanding.put_blob(REPOSITORY, BLOB)
+        settings = knowing(**{demanding.host: HostSettings(scheme="https", tls=tls)})
+        with Registries(settings, credentials=anonymous) as found:
+            assert read(fetcher(found, demanding), descriptor(BLOB)) == BLOB
+            refusal(found, registry, at(f"https://{demanding.host}{BLOB_PATH}"))
+        assert len(demanding.requests) == 1
+
+
+# What comes.
+
+
+def test_where_one_breaks_off_the_next_goes_on(
+    known: Registries, registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry
+) -> None:
+    first.inject(Fault(nth=None, action=Cut(0)))
+    first.inject(Fault(nth=1, action=Cut(100_000)))
+    assert read(fetcher(known, registry), at(first, second)) == BLOB
+    assert ranges(first)[:2] == [None, f"bytes=100000-{SIZE - 1}"]
+    assert ranges(second) == [f"bytes=100000-{SIZE - 1}"]
+    assert asked(registry) == [f"GET {BLOB_PATH}"]
+
+
+def test_a_url_that_stalls_is_left_for_the_next(registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry) -> None:
+    first.inject(Fault(action=Stall(1000)))
+    first.inject(Fault(nth=2, times=10, action=Stall(0)))
+    with Registries(replace(knowing(first, second), read_timeout_s=0.2), credentials=anonymous) as found:
+        assert read(fetcher(found, registry), at(first, second)) == BLOB
+    assert ranges(second) == [f"bytes=1000-{SIZE - 1}"]
+
+
+@pytest.mark.parametrize(
+    "action",
+    [WithHeaders((("Content-Length", "5"),)), WithHeaders((("Content-Encoding", "gzip"),)), Answer(200, (), BLOB + b"x")],
+)
+def test_what_cannot_be_it_is_refused_at_once(
+    known: Registries, registry: FakeRegistry, first: FakeRegistry, action: Action
+) -> None:
+    first.inject(Fault(nth=None, action=action))
+    refusal(known, registry, at(first))
+
+
+@pytest.mark.parametrize("mirrors", [1, 0])
+def test_wrong_bytes_are_refused_and_asked_for_elsewhere_first(
+    registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry, tmp_path: Path, mirrors: int
+) -> None:
+    first.inject(Fault(nth=None, action=Flip(1000)))
+    store, wanted = open_store(str(tmp_path / "store")), at(first, second)
+    with FakeRegistry() as mirror:
+        settings = knowing(first, second, **{registry.host: HostSettings(mirrors=(mirror.host,) * mirrors)})
+        with Registries(settings, credentials=anonymous) as known:
+            with pytest.raises(Corrupt):
+                transfer.fetch(store, fetcher(known, registry), wanted, observer=_Nobody())
+            assert not store.holds(wanted)
+            assert transfer.fetch(store, fetcher(known, registry), wanted, observer=_Nobody()).status == "fetched"
+    assert b"".join(store.chunks(wanted.digest)) == BLOB
+    assert (len(first.requests), len(second.requests)) == (1, 1)
+
+
+def test_a_url_that_is_the_only_one_gets_a_second_chance(
+    known: Registries, registry: FakeRegistry, first: FakeRegistry, tmp_path: Path
+) -> None:
+    first.inject(Fault(nth=1, action=Flip(1000)))
+    store, wanted = open_store(str(tmp_path / "store")), at(first)
+    with pytest.raises(Corrupt):
+        transfer.fetch(store, fetcher(known, registry), wanted, observer=_Nobody())
+    assert transfer.fetch(store, fetcher(known, registry), wanted, observer=_Nobody()).status == "fetched"
+
+
+@given(st.sampled_from(["", "http://", "https://", "http:", "//"]), st.text(max_size=60))
+def test_any_text_is_a_url_or_an_error_of_ours(begin: str, text: str) -> None:
+    try:
+        url = foreign.parse(begin + text)
+    except InvalidInput as exc:
+        check_told(exc)
+    else:
+        assert url.scheme in ("http", "https")
+        assert url.host
+
+
+class _Nobody:
+    def advanced(self, *_: object) -> None:
+        pass

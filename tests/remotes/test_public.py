@@ -1,0 +1,207 @@
+"""Which addresses are public, and that nothing else is connected to."""
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from remotes.hosts import Hosts, HostSettings
+from remotes.public import NotPublic, is_public, refuse_literal
+from remotes.transport import FOREIGN, Urllib3Transport
+from tests.fakes.registry import FakeRegistry
+from tests.fakes.scripted import Scripted
+from tests.peers.tls import self_signed
+
+PUBLIC = "127.0.0.2"  # taken for a public address by some of these tests
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "8.8.8.8",
+        "1.1.1.1",
+        "172.32.0.1",
+        "100.128.0.1",
+        "2001:4860:4860::8888",
+        "2606:4700::1111",
+        "::ffff:8.8.8.8",
+        "64:ff9b::808:808",
+        "2002:808:808::1",
+    ],
+)
+def test_what_is_public(address: str) -> None:
+    assert is_public(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "0.0.0.0",  # noqa: S104 - nothing listens there
+        "10.0.0.1",
+        "100.64.0.1",
+        "127.0.0.1",
+        "127.255.255.254",
+        "169.254.169.254",
+        "172.16.0.1",
+        "192.168.1.1",
+        "198.18.0.1",
+        "203.0.113.1",
+        "224.0.0.1",
+        "239.255.255.250",
+        "240.0.0.1",
+        "255.255.255.255",
+        "::",
+        "::1",
+        "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254",
+        "::127.0.0.1",
+        "64:ff9b::7f00:1",
+        "64:ff9b:1::808:808",
+        "2002:7f00:1::1",
+        "2002:a00:1::1",
+        "2001::1",
+        "2001:db8::1",
+        "4000::1",
+        "fc00::1",
+        "fd00:ec2::254",
+        "fe80::1%lo",
+        "fec0::1",
+        "ff02::1",
+        "ff0e::1",
+    ],
+)
+def test_what_is_not(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize(
+    "host", ["127.0.0.1", "127.1", "0x7f000001", "0x7f.1", "2130706433", "017700000001", "::1", "::ffff:7f00:1"]
+)
+def test_an_address_is_refused_in_whatever_spelling(host: str) -> None:
+    with pytest.raises(NotPublic):
+        refuse_literal(host)
+
+
+@pytest.mark.parametrize("host", ["registry.invalid", "8.8.8.8", "a" * 64])
+def test_names_and_public_addresses_are_not(host: str) -> None:
+    refuse_literal(host)
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Have the n-th look-up of a name that ends in .test answered with the n-th list; the names that were looked up."""
+    real = socket.getaddrinfo
+
+    def set_up(*lists: list[str]) -> list[str]:
+        left, asked = iter(lists), []
+
+        def look_up(host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+            if not str(host).endswith(".test"):
+                return real(host, port, *args, **kwargs)
+            asked.append(host)
+            return [found for address in next(left) for found in real(address, port, *args, **kwargs)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        monkeypatch.setattr("remotes.public.is_public", lambda address: address in (PUBLIC, "127.0.0.3"))
+        return asked
+
+    return set_up
+
+
+def ask(url: str, hosts: Hosts | None = None, *, extensions: dict[str, Any] | None = None) -> bytes:
+    transport = Urllib3Transport(connect_timeout_s=10, read_timeout_s=10, hosts=hosts)
+    with httpx.Client(transport=transport, follow_redirects=True) as client:
+        return client.get(url, extensions={FOREIGN: True} if extensions is None else extensions).content
+
+
+def port(server: Scripted) -> str:
+    return server.host.rpartition(":")[2]
+
+
+def test_the_address_that_was_looked_at_is_connected_to(answers: Callable[..., list[str]]) -> None:
+    with Scripted(OK, address=PUBLIC) as server, Scripted(OK) as private:
+        asked = answers([PUBLIC], ["127.0.0.1"])  # the name means something else when it is asked again
+        assert ask(f"http://rebound.test:{port(server)}/") == b"ok"
+        assert asked == ["rebound.test"]
+        assert "Host: rebound.test" in server.heads[0].title().replace("Rebound.Test", "rebound.test")
+        assert private.heads == []
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1"], ["127.0.0.1", "::1"]])
+def test_a_name_without_a_public_address_is_not_connected_to(answers: Callable[..., list[str]], addresses: list[str]) -> None:
+    with Scripted(OK) as server:
+        answers(addresses)
+        with pytest.raises(httpx.ConnectError, match=r"inner\.test, which is at 127\.0\.0\.1, is no public address"):
+            ask(f"http://inner.test:{port(server)}/")
+        assert server.heads == []
+
+
+@pytest.mark.parametrize("addresses", [["127.0.0.1", PUBLIC], ["127.0.0.3", PUBLIC]], ids=["private", "dead"])
+def test_of_several_addresses_the_next_public_one_is_tried(answers: Callable[..., list[str]], addresses: list[str]) -> None:
+    with Scripted(OK, address=PUBLIC) as server:
+        answers(addresses)
+        assert ask(f"http://several.test:{port(server)}/") == b"ok"
+
+
+def test_each_redirect_is_looked_at(answers: Callable[..., list[str]]) -> None:
+    with Scripted(OK) as private:
+        head = f"HTTP/1.1 302 Found\r\nLocation: http://{private.host}/\r\nContent-Length: 0\r\n\r\n"
+        with Scripted(head.encode(), address=PUBLIC) as server:
+            answers([PUBLIC])
+            with pytest.raises(httpx.ConnectError, match=r"127\.0\.0\.1 is no public address"):
+                ask(f"http://outer.test:{port(server)}/")
+        assert private.heads == []
+
+
+def test_the_certificate_is_that_of_the_name(
+    answers: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeRegistry(tls=self_signed(tmp_path, "DNS:secure.test")) as server:
+        at = f"test:{server.host.rpartition(':')[2]}"
+        server.names |= {f"secure.{at}", f"other.{at}"}
+        answers(["127.0.0.1"], ["127.0.0.1"])
+        monkeypatch.setattr("remotes.public.is_public", lambda _: True)
+        hosts = Hosts(ca_file=str(tmp_path / "cert.pem"))
+        assert ask(f"https://secure.{at}/v2/", hosts) == b"{}"
+        with pytest.raises(httpx.ConnectError, match="Hostname mismatch"):
+            ask(f"https://other.{at}/v2/", hosts)
+        assert len(server.requests) == 1
+
+
+def test_a_kept_connection_is_of_no_use_to_who_may_not_make_it() -> None:
+    with Scripted(OK, OK, keep=True) as private:
+        transport = Urllib3Transport(connect_timeout_s=10, read_timeout_s=10)
+        with httpx.Client(transport=transport) as client:
+            assert client.get(f"http://{private.host}/").content == b"ok"
+            with pytest.raises(httpx.ConnectError, match="no public address"):
+                client.get(f"http://{private.host}/", extensions={FOREIGN: True})
+        assert len(private.heads) == 1
+
+
+@pytest.mark.parametrize(("named", "is_asked"), [("{}", True), ("127.0.0.1", False), ("127.0.0.1:1", False)])
+def test_a_named_host_is_asked_where_it_is(named: str, *, is_asked: bool) -> None:
+    with Scripted(OK) as private:
+        hosts = Hosts(named={named.format(private.host): HostSettings(headers=(("X-Api-Key", "topsecret"),))})
+        if is_asked:
+            assert ask(f"http://{private.host}/", hosts) == b"ok"
+            assert "topsecret" not in private.heads[0]
+        else:
+            with pytest.raises(httpx.ConnectError, match="no public address"):
+                ask(f"http://{private.host}/", hosts)
+            assert private.heads == []
+
+
+def test_all_others_may_be_asked_anywhere() -> None:
+    with Scripted(OK) as private:
+        assert ask(f"http://{private.host}/", extensions={}) == b"ok"
+
+
+@pytest.mark.parametrize("host", ["unknown.test", f"{'a' * 64}.test"])
+def test_names_that_mean_nothing(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+    monkeypatch.setattr("remotes.public.is_public", lambda _: True)
+    with pytest.raises((httpx.TransportError, httpx.InvalidURL)):
+        ask(f"http://{host}/")
