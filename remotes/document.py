@@ -1,32 +1,44 @@
-"""A manifest as an answer's body: small, whole, and never in a coding."""
+"""A document as an answer's body, such as a manifest: small, whole, and never in a coding."""
 
 import httpx
 
 from ocispec import manifest
 from ocispec.errors import Unsupported
-from remotes.errors import refuse_coding
+from remotes.errors import from_response, from_transport, refuse_coding
 from remotes.headers import length
 
 
-def read(response: httpx.Response, subject: str) -> bytes:
-    """The body of an open answer.
+def answered(response: httpx.Response, subject: str, *, limit: int = manifest.MAX_BYTES) -> bytes:
+    """The body of an open answer, which has to be a 200; it is closed.
 
     Raises:
-        Unsupported: it is bigger than manifests may be, or in a coding.
-        httpx.RequestError: it breaks off.
+        RegistryError: it is not, see `remotes.errors.from_response`.
+        Unsupported: it is bigger than `limit` bytes, or in a coding.
+        Unavailable: it breaks off.
     """
-    refuse_coding(subject, response)
-    announced = length(response)
-    if announced is not None and announced > manifest.MAX_BYTES:
-        raise too_big(subject, str(announced))
-    raw = b""
-    for piece in response.iter_raw():
-        raw += piece
-        if len(raw) > manifest.MAX_BYTES:
-            raise too_big(subject, "more")
-    return raw
+    try:
+        if response.status_code != httpx.codes.OK:
+            raise from_response(subject, response)
+        return _read(response, subject, limit)
+    except httpx.RequestError as exc:
+        raise from_transport(subject, exc) from exc
+    finally:
+        response.close()
 
 
 def too_big(subject: str, size: str) -> Unsupported:
     """The error for a manifest of `size` bytes."""
     return Unsupported(f"{subject}: expected a manifest of at most {manifest.MAX_BYTES} bytes, it has {size}")
+
+
+def _read(response: httpx.Response, subject: str, limit: int) -> bytes:
+    refuse_coding(subject, response)
+    announced = length(response)
+    if announced is not None and announced > limit:
+        raise Unsupported(f"{subject}: expected at most {limit} bytes, the registry announces {announced}")
+    raw = bytearray()
+    for piece in response.iter_raw():
+        raw += piece
+        if len(raw) > limit:
+            raise Unsupported(f"{subject}: expected at most {limit} bytes, the registry sends more")
+    return bytes(raw)

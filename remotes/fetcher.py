@@ -13,7 +13,7 @@ import httpx
 from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
 from remotes import body, document, referrers
-from remotes.errors import RegistryNotFound, from_response, from_transport
+from remotes.errors import RegistryNotFound, from_response
 from remotes.foreign import Foreign
 from remotes.headers import MEDIA_TYPE, digest_in, length
 from remotes.ranges import Ranges
@@ -164,14 +164,7 @@ class Fetcher:
     def _by_get(self, ask: "_Question") -> Descriptor:
         """The descriptor of the document itself."""
         response = self._repository.ask("GET", ask.path, subject=ask.subject, headers={"Accept": ask.accept})
-        try:
-            if response.status_code != httpx.codes.OK:
-                raise from_response(ask.subject, response)
-            raw = document.read(response, ask.subject)
-        except httpx.RequestError as exc:
-            raise from_transport(ask.subject, exc) from exc
-        finally:
-            response.close()
+        raw = document.answered(response, ask.subject)
         expected = ask.pinned or digest_in(response, ask.subject)
         digest = Digest.of(raw, algorithm=expected.algorithm if expected else "sha256")
         if expected is not None and digest != expected:

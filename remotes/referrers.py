@@ -10,8 +10,9 @@ from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from ocispec.errors import InvalidInput, Unavailable, Unsupported
 from ocispec.referrers import MAX_REFERRERS, cosign_tags, is_index, tag_of
 from remotes import document
-from remotes.errors import RegistryError, RegistryNotFound, from_response, from_transport
+from remotes.errors import RegistryError, RegistryNotFound
 from remotes.headers import MEDIA_TYPE, next_page
+from remotes.paging import Trail
 from remotes.repository import Repository
 
 # What a list of them may have; more is a mistake or an attack, and is told.
@@ -65,71 +66,53 @@ def signatures(source: _Resolver, locator: str, subject: Digest) -> Iterator[tup
 
 def _all(repository: Repository, subject: Digest, artifact_type: str | None, unlisted: set[str]) -> Iterator[Descriptor]:
     host = repository.locator.partition("/")[0]
-    skips = host in unlisted or "referrers" in repository.avoid
-    first = None if skips else _first_page(repository, subject, artifact_type, unlisted)
-    if first is None:
+    at = f"referrers of {subject} at {repository.locator}"
+    trail = Trail(repository, at, accept=mediatypes.OCI_INDEX, max_pages=MAX_PAGES)
+    page = None
+    if host not in unlisted and "referrers" not in repository.avoid:
+        query = "" if artifact_type is None else f"?{urlencode({'artifactType': artifact_type})}"
+        response = trail.ask(f"referrers/{subject}{query}")
+        page = _first_page(response, at=at, artifact_type=artifact_type, host=host, unlisted=unlisted)
+    if page is None:
         yield from _under_tag(repository, subject, artifact_type)
         return
-    seen = {first.url}
-    page: _Page | None = first
-    while page is not None:
+    yield from page.entries
+    while page.following is not None:
+        page = _later_page(trail.ask(page.following), at=at, artifact_type=artifact_type)
         yield from page.entries
-        if page.following is None:
-            return
-        page = _following(repository, page, seen, artifact_type)
 
 
 class _Page:
-    """One answer of the API: where it is, its entries, filtered, and where it goes on."""
+    """One answer of the API: its entries, filtered, and where it goes on."""
 
-    def __init__(self, response: httpx.Response, raw: bytes, *, subject: str, artifact_type: str | None) -> None:
-        entries = manifest.children(raw, mediatypes.OCI_INDEX, at=subject)
+    def __init__(self, response: httpx.Response, raw: bytes, *, at: str, artifact_type: str | None) -> None:
+        entries = manifest.children(raw, mediatypes.OCI_INDEX, at=at)
         applied = [name.strip() for name in response.headers.get("oci-filters-applied", "").split(",")]
-        self.subject, self.url = subject, response.request.url
         self.entries = entries if "artifactType" in applied else _filtered(entries, artifact_type)
-        self.following = next_page(response, subject)
+        self.following = next_page(response, at)
 
 
-def _first_page(repository: Repository, subject: Digest, artifact_type: str | None, unlisted: set[str]) -> _Page | None:
+def _first_page(response: httpx.Response, *, at: str, artifact_type: str | None, host: str, unlisted: set[str]) -> _Page | None:
     """The first page; None where the registry has no API."""
-    at = f"referrers of {subject} at {repository.locator}"
-    query = "" if artifact_type is None else f"?{urlencode({'artifactType': artifact_type})}"
-    target = f"referrers/{subject}{query}"
-    response = repository.ask("GET", target, subject=at, headers={"Accept": mediatypes.OCI_INDEX})
-    host = repository.locator.partition("/")[0]
     try:
-        raw = _read(response, at)
+        raw = document.answered(response, at)
     except RegistryError as exc:
         if response.status_code not in _NO_API:
             raise
         if response.status_code not in _SAYS_NOTHING and not _is_unknown_repository(exc):
             unlisted.add(host)
         return None
-    finally:
-        response.close()
     if not is_index(raw):  # such as the page of a web interface, which answers every path
         unlisted.add(host)
         return None
-    return _Page(response, raw, subject=at, artifact_type=artifact_type)
+    return _Page(response, raw, at=at, artifact_type=artifact_type)
 
 
-def _following(repository: Repository, page: _Page, seen: set[httpx.URL], artifact_type: str | None) -> _Page:
-    url, at = page.following, page.subject
-    if url is None or not repository.owns(url):
-        raise Unsupported(f"{at}: the next page is not at this registry")
-    if url in seen:
-        raise Unsupported(f"{at}: the pages go round in a circle")
-    seen.add(url)
-    if len(seen) > MAX_PAGES:
-        raise Unsupported(f"{at}: expected at most {MAX_PAGES} pages, there are more")
-    response = repository.ask("GET", url, subject=at, headers={"Accept": mediatypes.OCI_INDEX})
-    try:
-        raw = _read(response, at)
-    finally:
-        response.close()
+def _later_page(response: httpx.Response, *, at: str, artifact_type: str | None) -> _Page:
+    raw = document.answered(response, at)
     if not is_index(raw):
         raise Unavailable(f"{at}: expected an OCI index as next page, got something else")
-    return _Page(response, raw, subject=at, artifact_type=artifact_type)
+    return _Page(response, raw, at=at, artifact_type=artifact_type)
 
 
 def _under_tag(repository: Repository, subject: Digest, artifact_type: str | None) -> tuple[Descriptor, ...]:
@@ -143,10 +126,10 @@ def _at_tag(repository: Repository, subject: Digest) -> bytes | None:
     """Whatever is under the tag of the referrers; None where there is no such tag."""
     at = _tag_name(repository, subject)
     response = repository.ask("GET", f"manifests/{tag_of(subject)}", subject=at, headers={"Accept": _ACCEPT})
-    try:
-        return None if response.status_code == httpx.codes.NOT_FOUND else _read(response, at)
-    finally:
+    if response.status_code == httpx.codes.NOT_FOUND:
         response.close()
+        return None
+    return document.answered(response, at)
 
 
 def _lists(raw: bytes, subject: Digest) -> bool:
@@ -172,15 +155,6 @@ def _distinct(found: Iterator[Descriptor], repository: Repository, subject: Dige
 
 def _filtered(entries: tuple[Descriptor, ...], artifact_type: str | None) -> tuple[Descriptor, ...]:
     return entries if artifact_type is None else tuple(one for one in entries if one.artifact_type == artifact_type)
-
-
-def _read(response: httpx.Response, subject: str) -> bytes:
-    if response.status_code != httpx.codes.OK:
-        raise from_response(subject, response)
-    try:
-        return document.read(response, subject)
-    except httpx.RequestError as exc:
-        raise from_transport(subject, exc) from exc
 
 
 def _is_unknown_repository(error: RegistryError) -> bool:

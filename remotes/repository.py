@@ -46,7 +46,7 @@ class Repository:
         Raises:
             DistError: there is no answer, see `remotes.errors.from_transport`.
         """
-        url = target if isinstance(target, httpx.URL) else httpx.URL(f"{self.url}/{target}")
+        url = target if isinstance(target, httpx.URL) else self.at(target)
         return self._send(method, url, self._pull if self.owns(url) else None, subject=subject, headers=headers)
 
     def ask_elsewhere(self, url: httpx.URL, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
@@ -57,6 +57,10 @@ class Repository:
             DistError: as `ask`.
         """
         return self._send("GET", url, None, subject=subject, headers=headers, extensions={FOREIGN: True})
+
+    def at(self, path: str) -> httpx.URL:
+        """Where a path of this repository is."""
+        return httpx.URL(f"{self.url}/{path}")
 
     def owns(self, url: httpx.URL) -> bool:
         """Whether a URL that was named by somebody is one of this registry, and as safe."""
@@ -83,7 +87,7 @@ class Repository:
             Unsupported: a redirect of a kind that only reading can follow.
             DistError: there is no answer, see `remotes.errors.from_transport`; or what iterating `body` raises.
         """
-        url = target if isinstance(target, httpx.URL) else httpx.URL(f"{self.url}/{target}")
+        url = target if isinstance(target, httpx.URL) else self.at(target)
         auth = RegistryAuth(self._host, to_push(self.name), to_pull(source)) if source else self._push
         # What a registry names may be anywhere: its credentials are for it alone.
         response = self._send(method, url, auth if self.owns(url) else None, subject=subject, headers=headers, body=body)
