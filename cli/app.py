@@ -64,6 +64,24 @@ def resolve(
     return resolve(context, reference, network, login)
 
 
+@app.command
+def tags(
+    repository: Annotated[str, Parameter(name="REPO", help="A repository, such as redis.")],
+    /,
+    *,
+    filter: Annotated[  # noqa: A002 - the option's name
+        str | None, Parameter(name="--filter", help="List the tags that this regular expression matches as a whole.")
+    ] = None,
+    network: Network = Network(),
+    login: Login = Login(),
+    context: Shared,
+) -> int:
+    """List the tags of a repository, in the registry's order."""
+    from cli.remote import tags
+
+    return tags(context, repository, network, login, pattern=filter)
+
+
 @app.command(usage="Usage: dist fetch-object [OPTIONS] REF [OBJECT] [HINT...]")
 def fetch_object(
     locator: Annotated[str, Parameter(name="REF", help="An image, or its locator where OBJECT follows.")],

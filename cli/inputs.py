@@ -1,5 +1,6 @@
 """What people type, turned into values. Every refusal is the user's to correct: exit code 2."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from platform import machine
@@ -34,9 +35,25 @@ def reference(text: str) -> Reference:
     return parsed
 
 
+def repository(text: str) -> Reference:
+    """The repository that a person means by `text`, short names included."""
+    found = reference(text)
+    if any(mark in text.rpartition("/")[2] for mark in ":@"):  # what was typed: a tag is there now in any case
+        raise BadInput(f"repository {text!r}: expected no tag or digest, as in {found.locator}")
+    return Reference.parse(found.locator)
+
+
 def digest(text: str) -> Digest:
     """A whole digest."""
     return _read(lambda: Digest.parse(text))
+
+
+def pattern(text: str) -> re.Pattern[str]:
+    """A regular expression."""
+    try:
+        return re.compile(text)
+    except re.error as exc:
+        raise BadInput(f"pattern {text!r}: no regular expression ({exc})") from exc
 
 
 def key(text: str) -> str:

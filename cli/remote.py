@@ -1,4 +1,4 @@
-"""Commands on registries, by hand: resolve, fetch-object."""
+"""Commands on registries, by hand: resolve, tags, fetch-object."""
 
 import sys
 from collections.abc import Sequence
@@ -26,6 +26,18 @@ def resolve(context: Context, text: str, network: Network, login: Login) -> int:
     else:
         of = found.descriptor
         tables.columns(("NAME", "DIGEST", "MEDIA TYPE", "SIZE"), [(found.name, str(of.digest), of.media_type, str(of.size))])
+    return 0
+
+
+def tags(context: Context, text: str, network: Network, login: Login, *, pattern: str | None) -> int:
+    """List the tags of a repository, or those that match a pattern as a whole."""
+    repository, chosen = inputs.repository(text), inputs.pattern(pattern or ".*")
+    with opened(context, network, login, repository) as registries:
+        found = (tag for tag in registries.fetcher(repository).tags() if chosen.fullmatch(tag))
+        if context.output == "json":
+            tables.json({"name": str(repository), "tags": list(found)})
+        else:
+            tables.lines(found)
     return 0
 
 

@@ -1,7 +1,7 @@
 """Output for people and for programs: aligned columns, plain lists, JSON."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,8 +18,8 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")
 
 
-def lines(texts: Sequence[str]) -> None:
-    """One text per line."""
+def lines(texts: Iterable[str]) -> None:
+    """One text per line, each when it comes."""
     sys.stdout.writelines(f"{text}\n" for text in texts)
 
 

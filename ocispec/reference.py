@@ -118,6 +118,11 @@ def expand(text: str) -> str:
     return f"{first}/{rest}{':latest' if untagged else ''}"
 
 
+def is_tag(text: str) -> bool:
+    """Whether this can be a tag."""
+    return _TAG.fullmatch(text) is not None
+
+
 def _cut(rest: str) -> tuple[str, str, str]:
     """Path, the mark that ends it (`:`, `@` or nothing) and what follows."""
     match = re.search(r"[:@]", rest)
@@ -148,7 +153,7 @@ def _check_path(path: str, host: str, text: str) -> None:
 
 def _check_object(named: str, text: str, *, tagged: bool) -> None:
     tag, at, digest = named.partition("@")
-    if tagged and not _TAG.fullmatch(tag):
+    if tagged and not is_tag(tag):
         raise InvalidInput(f"reference {text!r}: bad tag {tag[:140]!r}, expected 1 to 128 letters, digits and . _ -")
     if at and not _DIGEST.fullmatch(digest):
         raise InvalidInput(f"reference {text!r}: bad digest {digest!r} after @")

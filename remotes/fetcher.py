@@ -12,7 +12,7 @@ import httpx
 
 from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
-from remotes import body, document, referrers
+from remotes import body, document, referrers, tags
 from remotes.errors import RegistryNotFound, from_response
 from remotes.foreign import Foreign
 from remotes.headers import MEDIA_TYPE, digest_in, length
@@ -45,6 +45,9 @@ class Source(Protocol):
 
     def distrust(self, descriptor: Descriptor) -> None:
         """What came of this content was wrong: take it from elsewhere the next time, if there is another place."""
+
+    def tags(self) -> Iterator[str]:
+        """The tags of this repository, each once, in the registry's order; asked for as they are taken."""
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
         """The manifests about `descriptor`, each once, with artifact type and annotations; asked for as they are taken."""
@@ -116,6 +119,14 @@ class Fetcher:
         """What came of this content was wrong; of several urls another one comes first the next time."""
         if self._foreign is not None:
             self._foreign.distrust(descriptor.digest)
+
+    def tags(self) -> Iterator[str]:
+        """The tags of this repository, each once, in the registry's order; asked for as they are taken.
+
+        Raises:
+            DistError: as `remotes.tags.listed`, while iterating.
+        """
+        return tags.listed(self._repository)
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
         """The manifests about `descriptor`, each once, with artifact type and annotations; asked for as they are taken.

@@ -1,12 +1,17 @@
 """A repository that several registries have: mirrors are asked in their order, the registry itself last."""
 
+import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from itertools import chain, islice
 
 from ocispec import Descriptor, Digest, Reference
-from ocispec.errors import DistError, NotFound
+from ocispec.errors import DistError, NotFound, Unavailable
 from remotes import referrers
 from remotes.errors import RegistryError
 from remotes.fetcher import Fetcher
+
+_log = logging.getLogger(__name__)
 
 
 class Mirrored:
@@ -49,6 +54,20 @@ class Mirrored:
         self._distrusted.add(descriptor.digest)
         self._fetchers[-1].distrust(descriptor)
 
+    def tags(self) -> Iterator[str]:
+        """The tags of the repository as the registry itself lists them: a mirror has those that somebody asked it for.
+
+        Where the registry cannot be reached, those of the first mirror that lists them, with a warning.
+        """
+        *mirrors, own = self._fetchers
+        try:
+            listed = _begun(own.tags())
+        except (Unavailable, NotFound) as exc:
+            if isinstance(exc, RegistryError):
+                raise
+            listed = _listed_instead(mirrors, exc)
+        yield from listed
+
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
         """The manifests about `descriptor`, of the first registry that lists any: a cache without one knows of none."""
         errors: list[DistError] = []
@@ -69,6 +88,20 @@ class Mirrored:
     def signatures(self, descriptor: Descriptor) -> Iterator[tuple[str, Descriptor]]:
         """What cosign keeps about `descriptor` under its own tags, each of the first registry that has it."""
         return referrers.signatures(self, self._fetchers[-1].locator, descriptor.digest)
+
+
+def _listed_instead(mirrors: Sequence[Fetcher], absent: DistError) -> Iterator[str]:
+    for mirror in mirrors:
+        with suppress(DistError):
+            listed = _begun(mirror.tags())
+            _log.warning("%s; these are the tags that %s lists, it need not have all", absent, mirror.locator)
+            return listed
+    raise absent
+
+
+def _begun(tags: Iterator[str]) -> Iterator[str]:
+    """The same tags, of which the first was asked for already: whoever lists them is there."""
+    return chain(list(islice(tags, 1)), tags)
 
 
 def most_telling(errors: Sequence[DistError]) -> DistError:

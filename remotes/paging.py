@@ -16,14 +16,13 @@ class Trail:
         self._repository, self._subject, self._accept, self._max_pages = repository, subject, accept, max_pages
         self._asked: set[httpx.URL] = set()
 
-    def ask(self, target: str | httpx.URL) -> httpx.Response:
-        """Ask for a page: by a path of the repository, or a URL that the page before it named. The answer is open.
+    def ask(self, url: httpx.URL) -> httpx.Response:
+        """Ask for the first page, or one that the page before it named. The answer is open.
 
         Raises:
             Unsupported: a URL that leads away from the registry or was asked already, or one page too many.
             DistError: as `Repository.ask`.
         """
-        url = target if isinstance(target, httpx.URL) else self._repository.at(target)
         if not self._repository.owns(url):
             raise Unsupported(f"{self._subject}: the next page is not at this registry")
         if url in self._asked:

@@ -71,7 +71,7 @@ def _all(repository: Repository, subject: Digest, artifact_type: str | None, unl
     page = None
     if host not in unlisted and "referrers" not in repository.avoid:
         query = "" if artifact_type is None else f"?{urlencode({'artifactType': artifact_type})}"
-        response = trail.ask(f"referrers/{subject}{query}")
+        response = trail.ask(repository.at(f"referrers/{subject}{query}"))
         page = _first_page(response, at=at, artifact_type=artifact_type, host=host, unlisted=unlisted)
     if page is None:
         yield from _under_tag(repository, subject, artifact_type)

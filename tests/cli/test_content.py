@@ -1,4 +1,4 @@
-"""The commands that need no Prefect: resolve, fetch-object, ls, active, get; and that they load none."""
+"""The commands that need no Prefect: resolve, tags, fetch-object, ls, active, get; and that they load none."""
 
 import hashlib
 import json
@@ -13,8 +13,9 @@ from ocispec import Digest
 from storage import open_store
 from tests import images
 from tests.cli.dist import command, dist
-from tests.fakes.faults import Fault, Flip
+from tests.fakes.faults import Answer, Fault, Flip
 from tests.fakes.registry import FakeRegistry
+from tests.peers import skopeo
 from tests.peers.registry import CncfRegistry
 from tests.storage.conformance import ingest
 
@@ -131,6 +132,31 @@ def test_resolve(registry: CncfRegistry) -> None:
     }
 
 
+def test_tags(registry: CncfRegistry) -> None:
+    repository = f"{registry.host}/cli/tags"
+    for tag in ("v1", "v1.1", "v2", "latest"):
+        images.push(registry.host, "cli/tags", images.image(500), tag)
+
+    assert dist("tags", repository).lines == skopeo.tags(f"docker://{repository}")
+    assert set(dist("tags", repository, "--filter", "v1.*").lines) == {"v1", "v1.1"}
+    assert dist("--output", "json", "tags", repository, "--filter", "v").json == {"name": repository, "tags": []}
+    unknown = dist("tags", f"{registry.host}/cli/unknown")
+    assert (unknown.code, unknown.out) == (1, b"")
+    assert f"tags of {registry.host}/cli/unknown: not found" in unknown.line
+
+
+def test_tags_are_written_as_they_come() -> None:
+    with FakeRegistry(page_entries=1) as registry:
+        for tag in ("v1", "v2", "v3"):
+            images.load(registry, "app", images.image(500), tag)
+        registry.inject(Fault(nth=3, action=Answer(500)))
+
+        result = dist("tags", f"{registry.host}/app")
+
+    assert (result.code, result.lines) == (1, ["v1", "v2"])
+    assert "the registry fails" in result.line
+
+
 def test_every_form_of_fetch_object(registry: CncfRegistry) -> None:
     index = images.index([images.image(510), images.image(511, platform="linux/arm64")])
     images.push(registry.host, "cli/object", index, "v1")
@@ -181,7 +207,20 @@ def test_an_object_with_wrong_bytes_is_an_error() -> None:
     ],
 )
 def test_what_answers_at_once_imports_neither_prefect_nor_http(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    open_store(str(tmp_path)).prepare()
+    assert not {"prefect", "httpx", "urllib3"} & imported(arguments, tmp_path)
+
+
+def test_what_asks_a_registry_does_not_import_prefect(tmp_path: Path) -> None:
+    with FakeRegistry() as registry:
+        images.load(registry, "app", images.image(500), "v1")
+        assert "prefect" not in imported(("tags", f"{registry.host}/app"), tmp_path)
+        assert "prefect" not in imported(("resolve", f"{registry.host}/app:v1"), tmp_path)
+        assert len(registry.requests) == 2
+
+
+def imported(arguments: tuple[str, ...], store: Path) -> set[str]:
+    """The top-level names of all modules that a command has imported when it ends."""
+    open_store(str(store)).prepare()
     script = (
         "import atexit, json, sys\n"
         "atexit.register(lambda: print(json.dumps(sorted({m.partition('.')[0] for m in sys.modules})), file=sys.stderr))\n"
@@ -195,7 +234,7 @@ def test_what_answers_at_once_imports_neither_prefect_nor_http(arguments: tuple[
         input=b"",
         capture_output=True,
         check=True,
-        env=os.environ | {"DIST_STORE": str(tmp_path)},
+        env=os.environ | {"DIST_STORE": str(store)},
     )
 
-    assert not {"prefect", "httpx", "urllib3"} & set(json.loads(done.stderr.splitlines()[-1]))
+    return set(json.loads(done.stderr.splitlines()[-1]))

@@ -185,7 +185,7 @@ class FakeRegistry:
     ``tls`` is a server-side context. ``open_ranges=False`` answers 416 to ``bytes=N-``, as go-containerregistry does.
     ``mounts`` says where blobs are mounted from: the repository named, any one of its own choice, or none. ``referrers=False``
     leaves subjects to the client and has no API for them, ``filters=False`` has one that ignores filters, and ``page_entries``
-    is what one of its pages has. ``uploads`` are the sessions, which may be limited.
+    is what one of its pages has at most. ``uploads`` are the sessions, which may be limited.
     """
 
     def __init__(
@@ -406,13 +406,20 @@ class FakeRegistry:
         missing += [one["digest"] for one in document.get("manifests", []) if (name, one["digest"]) not in self._manifests]
         return Response.refusal(404, "MANIFEST_BLOB_UNKNOWN", f"{missing[0]} unknown") if missing else None
 
-    def _tag_list(self, request: Request, name: str, key: str) -> Response:  # noqa: ARG002 - one of four alike
+    def _tag_list(self, request: Request, name: str, key: str) -> Response:
         if key != "list":
             return Response.refusal(404, "UNSUPPORTED", "no such endpoint")
         if not any(repository == name for repository, _ in [*self._manifests, *self._blobs]):
             return Response.refusal(404, "NAME_UNKNOWN", f"repository {name} unknown")
+        query = parse_qs(request.query)
+        number = query.get("n", [str(self._page_entries)])[0]
+        if not number.isdecimal():
+            return Response.refusal(400, "PAGINATION_NUMBER_INVALID", f"cannot read the number {number}")
         tags = sorted(tag for repository, tag in list(self._tags) if repository == name)
-        return Response.of_json(200, {"name": name, "tags": tags})
+        left = [tag for tag in tags if tag > query.get("last", [""])[0]]
+        page = left[: min(int(number), self._page_entries)]
+        link = _next_page(request, page[-1]) if page and len(page) < len(left) else ()
+        return Response.of_json(200, {"name": name, "tags": page}, link)
 
     def _referrer_list(self, request: Request, name: str, key: str) -> Response:
         """The page of referrers that follows the query's ``last``."""
@@ -430,10 +437,15 @@ class FakeRegistry:
         left = [entry for entry in entries if str(entry["digest"]) > query.get("last", [""])[0]]
         page = left[: self._page_entries]
         if len(page) < len(left):
-            following = urlencode({**{name: values[0] for name, values in query.items()}, "last": page[-1]["digest"]})
-            headers += (("Link", f'<{request.path}?{following}>; rel="next"'),)
+            headers += _next_page(request, page[-1]["digest"])
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": page}
         return _unacceptable(request, OCI_INDEX) or Response.of(200, json.dumps(index).encode(), headers)
+
+
+def _next_page(request: Request, last: str) -> Headers:
+    """The header that names the page after the one that ends with ``last``."""
+    query = {name: values[0] for name, values in parse_qs(request.query).items()}
+    return (("Link", f'<{request.path}?{urlencode({**query, "last": last})}>; rel="next"'),)
 
 
 def _referrer(stored: tuple[tuple[str, str], tuple[str, bytes]]) -> tuple[tuple[str, str | None], dict[str, Any]]:

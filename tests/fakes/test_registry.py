@@ -128,6 +128,19 @@ def test_tags_are_listed_in_order(registry: FakeRegistry) -> None:
     registry.put_manifest("other", MANIFEST, MANIFEST_TYPE, tag="v3")
     answered = ask(registry, f"/v2/{REPOSITORY}/tags/list")
     assert json.loads(answered.body) == {"name": REPOSITORY, "tags": ["v1", "v2"]}
+    assert "link" not in answered.headers
+
+
+def test_tags_come_in_pages(registry: FakeRegistry) -> None:
+    for tag in ("v1", "v2", "v3"):
+        registry.put_manifest(REPOSITORY, MANIFEST, MANIFEST_TYPE, tag=tag)
+    first = ask(registry, f"/v2/{REPOSITORY}/tags/list?n=2")
+    assert json.loads(first.body)["tags"] == ["v1", "v2"]
+    assert first.headers["link"] == f'</v2/{REPOSITORY}/tags/list?n=2&last=v2>; rel="next"'
+    last = ask(registry, f"/v2/{REPOSITORY}/tags/list?n=2&last=v2")
+    assert json.loads(last.body)["tags"] == ["v3"]
+    assert "link" not in last.headers
+    assert ask(registry, f"/v2/{REPOSITORY}/tags/list?n=x").status == 400
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,12 @@ def raw(target: str) -> bytes:
     return _skopeo("inspect", "--tls-verify=false", "--raw", target)
 
 
+def tags(repository: str) -> list[str]:
+    """The tags that skopeo lists, of `docker://127.0.0.1:PORT/REPOSITORY`."""
+    found: list[str] = json.loads(_skopeo("list-tags", "--tls-verify=false", repository))["Tags"]
+    return found
+
+
 def _skopeo(verb: str, *arguments: str) -> bytes:
     command = [require("skopeo", "skopeo"), "--insecure-policy", verb, *arguments]
     done = subprocess.run(command, capture_output=True, timeout=_TIMEOUT_S, check=False)

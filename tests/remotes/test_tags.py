@@ -1,0 +1,317 @@
+"""Lists of tags: in pages that are named or not, of registries that mean well or not."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from urllib.parse import parse_qs
+
+import pytest
+
+from ocispec import Reference
+from ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+from remotes import Hosts, HostSettings, Registries, RegistrySettings
+from tests import images
+from tests.fakes.faults import Action, Answer, Cut, Fault, Redirect, Replace, Response, WithHeaders, WithoutHeaders
+from tests.fakes.registry import Basic, Bearer, FakeRegistry
+from tests.peers.processes import free_port
+from tests.peers.registry import LOGIN, CncfRegistry, cncf_registry
+from tests.remotes.asking import REPOSITORY, SETTINGS, anonymous, asked, check_told, fetcher, user
+
+IMAGE = images.image(seed=1)
+LIST = f"/v2/{REPOSITORY}/tags/list"
+TAGS = [f"v{number}" for number in range(5)]
+
+
+def fill(registry: FakeRegistry, tags: list[str] = TAGS) -> None:
+    for tag in tags:
+        images.load(registry, REPOSITORY, IMAGE, tag)
+
+
+def listed(registries: Registries, host: FakeRegistry | str) -> list[str]:
+    return list(fetcher(registries, host).tags())
+
+
+def refusal(registries: Registries, registry: FakeRegistry, kind: type[DistError]) -> str:
+    with pytest.raises(kind) as caught:
+        listed(registries, registry)
+    check_told(caught.value, f"tags of {registry.host}/{REPOSITORY}")
+    return str(caught.value)
+
+
+@dataclass(frozen=True)
+class _Instead:
+    """Another page, with the Link of the one that it takes the place of."""
+
+    body: bytes
+
+    def apply(self, response: Response) -> Response:
+        return response.with_body(self.body)
+
+
+def _page(body: bytes, following: str) -> Action:
+    return Answer(200, (("Link", f'<{following}>; rel="next"'),), body)
+
+
+def _link(to: str) -> Action:
+    return WithHeaders((("Link", f'<{to}>; rel="next"'),))
+
+
+def queries(registry: FakeRegistry) -> list[dict[str, list[str]]]:
+    return [parse_qs(one.query) for one in registry.requests]
+
+
+@pytest.fixture
+def paged() -> Iterator[FakeRegistry]:
+    """A registry with five tags, two on a page."""
+    with FakeRegistry(page_entries=2) as paged:
+        fill(paged)
+        yield paged
+
+
+def test_one_page(registries: Registries, registry: FakeRegistry) -> None:
+    fill(registry)
+    assert listed(registries, registry) == TAGS
+    assert asked(registry) == [f"GET {LIST}"]
+    assert queries(registry) == [{"n": ["1000"]}]
+
+
+def test_pages_that_are_named(registries: Registries, paged: FakeRegistry) -> None:
+    assert listed(registries, paged) == TAGS
+    assert queries(paged) == [{"n": ["1000"]}, {"n": ["1000"], "last": ["v1"]}, {"n": ["1000"], "last": ["v3"]}]
+
+
+def test_pages_are_asked_for_as_they_are_taken(registries: Registries, paged: FakeRegistry) -> None:
+    with closing(fetcher(registries, paged).tags()) as tags:  # type: ignore[type-var] # it is a generator
+        assert [next(tags), next(tags)] == ["v0", "v1"]
+        assert len(paged.requests) == 1
+        assert next(tags) == "v2"
+        assert len(paged.requests) == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "lasts"), [(5, [None, "v1", "v3"]), (4, [None, "v1", "v3"]), (3, [None, "v1"])], ids=["odd", "even", "short"]
+)
+def test_pages_that_are_not_named(
+    registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, count: int, lasts: list[str | None]
+) -> None:
+    # "A Link header MAY be included": who sends as many as were asked for may have more
+    monkeypatch.setattr("remotes.tags.PAGE_TAGS", 2)
+    fill(registry, TAGS[:count])
+    registry.inject(Fault(nth=None, action=WithoutHeaders(("Link",))))
+    assert listed(registries, registry) == TAGS[:count]
+    assert queries(registry) == [{"n": ["2"]} | ({"last": [last]} if last else {}) for last in lasts]
+
+
+@pytest.mark.parametrize("page", [2, 5])
+def test_a_registry_that_sends_all_whatever_it_is_asked(
+    registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, page: int
+) -> None:
+    monkeypatch.setattr("remotes.tags.PAGE_TAGS", page)
+    fill(registry)
+    registry.inject(Fault(nth=None, action=Answer(200, (), json.dumps({"tags": TAGS}).encode())))
+    assert listed(registries, registry) == TAGS
+    assert len(registry.requests) == (2 if page == len(TAGS) else 1)
+
+
+@pytest.mark.parametrize("body", [b'{"name": "team/app", "tags": null}', b'{"tags": []}'])
+def test_no_tags(registries: Registries, registry: FakeRegistry, body: bytes) -> None:
+    registry.inject(Fault(nth=None, action=Answer(200, (), body)))
+    assert listed(registries, registry) == []
+    assert len(registry.requests) == 1
+
+
+def test_no_tag_comes_twice(registries: Registries, paged: FakeRegistry) -> None:
+    paged.inject(Fault(nth=2, action=_Instead(b'{"tags": ["v1", "v2", "v2", "v3"]}')))
+    assert listed(registries, paged) == TAGS
+
+
+def test_an_empty_page_among_others(registries: Registries, paged: FakeRegistry) -> None:
+    paged.inject(Fault(nth=2, action=_Instead(b'{"tags": null}')))
+    assert listed(registries, paged) == ["v0", "v1", "v4"]
+
+
+# What is not there, or not for us.
+
+
+def test_an_unknown_repository(registries: Registries, registry: FakeRegistry) -> None:
+    assert "not found" in refusal(registries, registry, NotFound)
+    assert asked(registry) == [f"GET {LIST}"]
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, Denied), (403, Denied), (429, Unavailable), (500, Unavailable)])
+def test_an_error_of_the_registry(registries: Registries, paged: FakeRegistry, status: int, kind: type[DistError]) -> None:
+    paged.inject(Fault(nth=2, action=Answer(status, (), b"{}")))
+    assert str(status) in refusal(registries, paged, kind)
+
+
+@pytest.mark.parametrize("auth", [Basic("me", "secret"), Bearer(user="me", password="secret", refuse_anonymous=True)])
+def test_with_credentials(auth: Basic | Bearer) -> None:
+    with FakeRegistry(auth=auth, page_entries=2) as guarded:
+        fill(guarded)
+        with Registries(SETTINGS, credentials=lambda *_: user("me", "secret")) as known:
+            assert listed(known, guarded) == TAGS
+
+
+# Who does not mean well.
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>",
+        b"[]",
+        b"{}",
+        b'{"tags": {}}',
+        b'{"tags": [1]}',
+        b'{"tags": [null]}',
+        b'{"tags": [""]}',
+        b'{"tags": ["a b"]}',
+        b'{"tags": ["../../x"]}',
+        b'{"tags": ["\\u001b[2J"]}',
+        b'{"tags": ["a\\nb"]}',
+        b'{"tags": ["' + b"x" * 129 + b'"]}',
+    ],
+)
+def test_what_is_no_list_of_tags(registries: Registries, registry: FakeRegistry, body: bytes) -> None:
+    registry.inject(Fault(nth=None, action=Replace(body)))
+    refusal(registries, registry, InvalidInput)
+
+
+def test_a_link_to_another_server_is_not_followed(other: FakeRegistry) -> None:
+    fill(other)
+    with FakeRegistry(auth=Basic("me", "secret")) as guarded:
+        fill(guarded)
+        guarded.inject(Fault(nth=None, action=_link(f"http://{other.host}{LIST}?last=v1")))
+        with Registries(SETTINGS, credentials=lambda *_: user("me", "secret")) as known:
+            assert "not at this registry" in refusal(known, guarded, Unsupported)
+    assert other.requests == []
+
+
+def test_a_redirect_to_another_server_takes_no_credentials_along(other: FakeRegistry) -> None:
+    fill(other)
+    with FakeRegistry(auth=Basic("me", "secret")) as guarded:
+        guarded.inject(Fault(nth=None, action=Redirect(f"http://{other.host}{{path}}")))
+        with Registries(SETTINGS, credentials=lambda *_: user("me", "secret")) as known:
+            assert listed(known, guarded) == TAGS
+    assert "authorization" not in other.requests[0].headers
+
+
+@pytest.mark.parametrize("link", [f"{LIST}?n=1000", "?n=1000", f"{LIST}?last=v4"])
+def test_links_in_a_circle(registries: Registries, registry: FakeRegistry, link: str) -> None:
+    fill(registry)
+    registry.inject(Fault(nth=None, action=_link(link)))
+    told = refusal(registries, registry, Unsupported)
+    assert "circle" in told or "nothing but what came before" in told
+    assert len(registry.requests) <= 2
+
+
+def test_a_page_that_repeats_itself_under_ever_new_links(registries: Registries, registry: FakeRegistry) -> None:
+    fill(registry)
+    for number in range(10):
+        registry.inject(Fault(nth=number + 1, action=_page(b'{"tags": ["v1"]}', f"{LIST}?page={number}")))
+    assert "nothing but what came before" in refusal(registries, registry, Unsupported)
+    assert len(registry.requests) == 2
+
+
+@pytest.mark.parametrize(("limit", "says"), [("MAX_PAGES", "at most 3 pages"), ("MAX_TAGS", "at most 3 in ")])
+def test_pages_without_end(
+    registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, limit: str, says: str
+) -> None:
+    monkeypatch.setattr(f"remotes.tags.{limit}", 3)
+    for number in range(10):
+        page = _page(b'{"tags": ["v%d"]}' % number, f"{LIST}?page={number}")
+        registry.inject(Fault(nth=number + 1, action=page))
+    fill(registry)
+    assert says in refusal(registries, registry, Unsupported)
+    assert len(registry.requests) == (3 if limit == "MAX_PAGES" else 4)
+
+
+def test_pages_of_nothing_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("remotes.tags.MAX_BYTES", 3000)
+    for number in range(10):
+        page = _page(b'{"tags": []' + b" " * 988 + b"}", f"{LIST}?page={number}")
+        registry.inject(Fault(nth=number + 1, action=page))
+    fill(registry)
+    assert " in 3000 bytes, there are more" in refusal(registries, registry, Unsupported)
+    assert len(registry.requests) == 4
+
+
+def test_a_page_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("remotes.tags.MAX_BYTES", 1000)
+    registry.inject(Fault(action=WithoutHeaders(("Content-Length",))))
+    registry.inject(Fault(action=Replace(b'{"tags": []' + b" " * 1_000_000 + b"}")))
+    assert "at most 1000 bytes" in refusal(registries, registry, Unsupported)
+
+
+def test_a_page_that_breaks_off(registries: Registries, registry: FakeRegistry) -> None:
+    fill(registry)
+    registry.inject(Fault(action=Cut(10)))
+    refusal(registries, registry, Unavailable)
+
+
+# Mirrors: they have those tags that somebody asked them for.
+
+
+@pytest.fixture
+def mirror(other: FakeRegistry) -> FakeRegistry:
+    fill(other, ["v1"])
+    return other
+
+
+def through(mirror: FakeRegistry, host: str) -> Registries:
+    hosts = Hosts(named={host: HostSettings(mirrors=(f"127.0.0.1:{free_port()}", mirror.host))})
+    return Registries(RegistrySettings(hosts=hosts, connect_timeout_s=10, read_timeout_s=10), credentials=anonymous)
+
+
+def test_the_registry_itself_is_asked_and_no_mirror(paged: FakeRegistry, mirror: FakeRegistry) -> None:
+    with through(mirror, paged.host) as found:
+        assert listed(found, paged) == TAGS
+    assert mirror.requests == []
+
+
+@pytest.mark.parametrize("action", [Answer(404, (), b"{}"), Answer(401), Answer(500), Answer(429), Replace(b"<html>")])
+@pytest.mark.parametrize("nth", [1, 2])
+def test_what_it_answers_stands(paged: FakeRegistry, mirror: FakeRegistry, action: Action, nth: int) -> None:
+    paged.inject(Fault(nth=nth, action=action))
+    with through(mirror, paged.host) as found, pytest.raises(DistError) as caught:
+        listed(found, paged)
+    check_told(caught.value, paged.host)
+    assert mirror.requests == []
+
+
+def test_where_it_cannot_be_reached_a_mirror_is_all_there_is(mirror: FakeRegistry, caplog: pytest.LogCaptureFixture) -> None:
+    host = f"127.0.0.1:{free_port()}"
+    with through(mirror, host) as found, caplog.at_level(logging.WARNING):
+        assert listed(found, host) == ["v1"]
+    (warning,) = caplog.messages
+    assert f"tags of {host}/{REPOSITORY}: Connection refused" in warning
+    assert f"{mirror.host}/{REPOSITORY} lists" in warning
+
+
+def test_where_nobody_has_any_the_registry_is_told_of(other: FakeRegistry) -> None:
+    host = f"127.0.0.1:{free_port()}"
+    with through(other, host) as found, pytest.raises(Unavailable) as caught:
+        listed(found, host)
+    check_told(caught.value, host, "Connection refused")
+
+
+# The real registry.
+
+
+@pytest.fixture(scope="module")
+def cncf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CncfRegistry]:
+    with cncf_registry(tmp_path_factory.mktemp("cncf"), basic_auth=True) as cncf:
+        for tag in TAGS:
+            images.push(cncf.host, REPOSITORY, IMAGE, tag, login=LOGIN)
+        yield cncf
+
+
+def test_the_cncf_registry(cncf: CncfRegistry) -> None:
+    with Registries(SETTINGS, credentials=lambda *_: user(*LOGIN)) as known:
+        before = len(cncf.requests())
+        assert sorted(listed(known, cncf.host)) == TAGS
+        assert [one.path for one in cncf.requests(at_least=before + 2)[before:]] == [LIST] * 2  # 401, 200
+        with pytest.raises(NotFound, match="NAME_UNKNOWN"):
+            list(known.fetcher(Reference.parse(f"{cncf.host}/nobody/has")).tags())
