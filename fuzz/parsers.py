@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["ocispec", "remotes", "flows"]):
     from ocispec.errors import DistError
     from ocispec.mediatypes import MANIFESTS
     from ocispec.reference import expand
-    from remotes import challenge, errors, headers
+    from remotes import challenge, errors, foreign, headers, tags
     from remotes.throttled import read_quota
 
 _SECONDS = 60
@@ -90,6 +90,13 @@ def answers(data: bytes) -> None:
             continue
 
 
+def lists(data: bytes) -> None:
+    """Lists of tags, and the urls of descriptors."""
+    with contextlib.suppress(DistError):
+        tags.read(data, "fuzz")
+    assert foreign.parse(_text(data)).host
+
+
 def secrets(data: bytes) -> None:
     """Templates in configurations; files are not read."""
     text = _text(data)
@@ -98,7 +105,7 @@ def secrets(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (reference, platform, manifests, configs, challenges, answers, secrets)
+    target.__name__: target for target in (reference, platform, manifests, configs, challenges, answers, lists, secrets)
 }
 
 

@@ -85,7 +85,7 @@ def parse(text: str) -> httpx.URL:
     """
     try:
         url = httpx.URL(text)
-    except httpx.InvalidURL as exc:
+    except (httpx.InvalidURL, ValueError) as exc:  # a lone surrogate is nothing that can be encoded
         raise InvalidInput(f"a url that is none ({one_line(str(exc))})") from exc
     if url.scheme not in _SCHEMES or not url.host:
         raise InvalidInput(f"{redact(url)[:_URL_CHARS]}: expected http or https, not asked")

@@ -36,7 +36,7 @@ def listed(repository: Repository) -> Iterator[str]:
         response = trail.ask(url)
         raw = document.answered(response, at, limit=MAX_BYTES)
         taken += len(raw)
-        page = _read(raw, at)
+        page = read(raw, at)
         new = [tag for tag in dict.fromkeys(page) if tag not in seen]
         seen.update(new)
         if len(seen) > MAX_TAGS or taken > MAX_BYTES:
@@ -56,8 +56,12 @@ def _page_after(last: str | None) -> str:
     return f"tags/list?{urlencode({'n': PAGE_TAGS} | ({} if last is None else {'last': last}))}"
 
 
-def _read(raw: bytes, at: str) -> tuple[str, ...]:
-    """The tags in an answer; null, which some registries send for none, is none."""
+def read(raw: bytes, at: str) -> tuple[str, ...]:
+    """The tags in an answer, called `at` in errors; null, which some registries send for none, is none.
+
+    Raises:
+        InvalidInput: it is no list of tags.
+    """
     found = fields.parse_object(raw, at=at)
     if "tags" not in found:
         raise InvalidInput(f"{at}: expected a list under the key tags, there is none")

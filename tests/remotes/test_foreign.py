@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ocispec import Descriptor
@@ -343,6 +343,7 @@ def test_a_url_that_is_the_only_one_gets_a_second_chance(
     assert transfer.fetch(store, fetcher(known, registry), wanted, observer=_Nobody()).status == "fetched"
 
 
+@example("", "\udcd7")
 @given(st.sampled_from(["", "http://", "https://", "http:", "//"]), st.text(max_size=60))
 def test_any_text_is_a_url_or_an_error_of_ours(begin: str, text: str) -> None:
     try:
