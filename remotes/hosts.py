@@ -118,7 +118,8 @@ class Hosts:
 
 
 def _server(url: httpx.URL) -> str:
-    return url.netloc.decode("ascii")  # httpx leaves out the port that the scheme implies
+    """The scheme is part of it: what is meant for https is not to be sent in the clear."""
+    return f"{url.scheme}://{url.netloc.decode('ascii')}"  # httpx leaves out the port that the scheme implies
 
 
 def _is_loopback(host: str) -> bool:

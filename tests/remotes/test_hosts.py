@@ -1,6 +1,7 @@
+import httpx
 import pytest
 
-from remotes import Hosts
+from remotes import Hosts, HostSettings
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,9 @@ def test_url(host: str, url: str) -> None:
 @pytest.mark.parametrize(("host", "url"), [("ghcr.io", "http://ghcr.io"), ("docker.io", "http://registry-1.docker.io")])
 def test_plain_http_is_for_those_who_ask_for_it(host: str, url: str) -> None:
     assert Hosts(plain_http=True).url(host) == url
+
+
+def test_what_is_for_https_is_not_for_http() -> None:
+    hosts = Hosts(named={"reg.example": HostSettings(headers=(("X-Key", "k"),))})
+    assert hosts.at(httpx.URL("https://reg.example/v2/")).headers
+    assert not hosts.at(httpx.URL("http://reg.example/v2/")).headers
