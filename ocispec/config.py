@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ocispec import fields
 from ocispec.digest import Digest
-from ocispec.errors import InvalidInput, Unsupported
+from ocispec.errors import InvalidInput, Unsupported, shown
 from ocispec.platform import Platform
 
 
@@ -17,7 +17,7 @@ def diff_ids(raw: bytes, *, at: str) -> tuple[Digest, ...]:
     """
     rootfs = fields.require(fields.parse_object(raw, at=at), "rootfs", dict, at=at)
     if (kind := fields.optional(rootfs, "type", str, at=f"{at}.rootfs") or "layers") != "layers":
-        raise Unsupported(f"{at}.rootfs.type: expected layers, got {kind!r}")
+        raise Unsupported(f"{at}.rootfs.type: expected layers, got {shown(kind)}")
     return tuple(
         _digest(text, at=f"{at}.rootfs.diff_ids[{number}]")
         for number, text in enumerate(fields.strings(rootfs, "diff_ids", at=f"{at}.rootfs"))

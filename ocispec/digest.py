@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from ocispec.errors import InvalidInput, Unsupported
+from ocispec.errors import InvalidInput, Unsupported, shown
 
 # digest ::= algorithm ":" encoded; the two registered algorithms fix the length of their lower-case hex.
 _HEX_LENGTHS = {"sha256": 64, "sha512": 128}
@@ -31,12 +31,12 @@ class Digest:
         """
         match = _GRAMMAR.fullmatch(text)
         if match is None:
-            raise InvalidInput(f"digest {text!r}: expected algorithm:hex")
+            raise InvalidInput(f"digest {shown(text)}: expected algorithm:hex")
         algorithm, encoded = match["algorithm"], match["encoded"]
         if algorithm not in _HEX_LENGTHS:
-            raise Unsupported(f"digest {text!r}: algorithm {algorithm} is not supported, use sha256 or sha512")
+            raise Unsupported(f"digest {shown(text)}: algorithm {algorithm[:_SHORT]} is not supported, use sha256 or sha512")
         if len(encoded) != _HEX_LENGTHS[algorithm] or not _HEX.fullmatch(encoded):
-            raise InvalidInput(f"digest {text!r}: expected {_HEX_LENGTHS[algorithm]} characters 0-9 and a-f")
+            raise InvalidInput(f"digest {shown(text)}: expected {_HEX_LENGTHS[algorithm]} characters 0-9 and a-f")
         return cls(algorithm, encoded)
 
     @classmethod

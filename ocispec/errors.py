@@ -16,6 +16,14 @@ attempt may be repeated (`retryable`); nothing reads the text. Every error survi
 
 from typing import ClassVar
 
+# What a message shows of a foreign text: all of a digest or a media type (RFC 6838 allows 255 characters), not megabytes.
+_SHOWN_CHARS = 255
+
+
+def shown(text: str) -> str:
+    """A foreign text as messages show it: quoted, in one line, of a long one the beginning."""
+    return repr(text) if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]!r}…"
+
 
 class DistError(Exception):
     """What every error of this program is; its text is one line for a person."""

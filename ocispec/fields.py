@@ -1,11 +1,11 @@
 """Readers for parsed JSON. Every refusal names the path of the bad key."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import orjson
 
-from ocispec.errors import InvalidInput
+from ocispec.errors import InvalidInput, shown
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
@@ -25,7 +25,7 @@ def parse_object(raw: bytes, *, at: str) -> Json:
     return document
 
 
-def parse_objects(raw: bytes, *, at: str) -> list[tuple[str, Json]]:
+def parse_objects(raw: bytes, *, at: str) -> Iterator[tuple[str, Json]]:
     """The objects in `raw`, a JSON list, each with its path.
 
     Raises:
@@ -55,7 +55,7 @@ def optional(document: Json, key: str, kind: type[T], *, at: str) -> T | None:
     return value
 
 
-def objects(document: Json, key: str, *, at: str) -> list[tuple[str, Json]]:
+def objects(document: Json, key: str, *, at: str) -> Iterator[tuple[str, Json]]:
     """The objects listed under `key`, each with its path; an absent list is empty."""
     return _objects(optional(document, key, list, at=at) or [], at=f"{at}.{key}")
 
@@ -74,7 +74,7 @@ def pairs(document: Json, key: str, *, at: str) -> tuple[tuple[str, str], ...]:
     mapping = optional(document, key, dict, at=at) or {}
     for name, value in mapping.items():
         if not isinstance(value, str):
-            raise InvalidInput(f"{at}.{key}[{name!r}]: expected a string, got {_called(value)}")
+            raise InvalidInput(f"{at}.{key}[{shown(name)}]: expected a string, got {_called(value)}")
     return tuple(mapping.items())
 
 
@@ -86,12 +86,13 @@ def _parse(raw: bytes, *, at: str) -> object:
     return document
 
 
-def _objects(items: list[Any], *, at: str) -> list[tuple[str, Json]]:
+def _objects(items: list[Any], *, at: str) -> Iterator[tuple[str, Json]]:
     for number, item in enumerate(items):
         if not isinstance(item, dict):
             raise InvalidInput(f"{at}[{number}]: expected an object, got {_called(item)}")
-    return [(f"{at}[{number}]", item) for number, item in enumerate(items)]
+    # one by one: a document of 4 MiB may list a million, and their paths would take several times the memory
+    return ((f"{at}[{number}]", item) for number, item in enumerate(items))
 
 
 def _called(value: object) -> str:
-    return _NAMES.get(type(value), f"{value!r}")
+    return _NAMES.get(type(value)) or repr(value)  # of null, a boolean or a fraction; lists may be too deep for it

@@ -14,11 +14,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from ocispec import manifest, mediatypes
 from ocispec.descriptor import Descriptor
-from ocispec.errors import NotFound
+from ocispec.errors import NotFound, shown
 from ocispec.frontier import Frontier
 from ocispec.platform import Platform, best
 
 Handler = Callable[[Descriptor], Sequence[Descriptor]]
+
+# An index for more platforms than these, as none is in earnest, is not listed to its end in a message.
+_LISTED = 20
 
 
 class SkipChildren(Exception):
@@ -109,8 +112,9 @@ def serving(
         return children
     chosen = best(platforms, children)
     if not chosen:
-        has = ", ".join(sorted({repr(str(child.platform)) for child in children}))
-        raise NotFound(f"{descriptor}: no manifest for {', '.join(map(str, platforms))}; it has {has}")
+        has = sorted({shown(str(child.platform)) for child in children})
+        listed = ", ".join(has[:_LISTED]) + (f" and {len(has) - _LISTED} more" if len(has) > _LISTED else "")
+        raise NotFound(f"{descriptor}: no manifest for {', '.join(map(str, platforms))}; it has {listed}")
     return chosen
 
 

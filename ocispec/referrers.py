@@ -95,11 +95,15 @@ def with_entry(index: bytes | None, referrer: Descriptor, *, at: str) -> bytes |
 
     Raises:
         InvalidInput: a bad field of the index.
+        Unsupported: the index is nested too deeply to be written again.
     """
     document: dict[str, Any] = {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": []}
     if index is not None:
         document |= fields.parse_object(index, at=at)
-    listed = fields.objects(document, "manifests", at=at)
+    listed = list(fields.objects(document, "manifests", at=at))
     if any(one.get("digest") == str(referrer.digest) for _, one in listed):
         return None
-    return orjson.dumps(document | {"manifests": [*(one for _, one in listed), referrer.to_json()]})
+    try:
+        return orjson.dumps(document | {"manifests": [*(one for _, one in listed), referrer.to_json()]})
+    except orjson.JSONEncodeError as exc:  # what is read may be 1024 levels deep, what is written 254
+        raise Unsupported(f"{at}: the index of referrers there is nested too deeply to be added to") from exc

@@ -161,7 +161,9 @@ def _codes(response: httpx.Response) -> tuple[str, ...]:
 
 
 def _code(error: dict[str, Any]) -> str:
-    return one_line(f"{error.get('code', 'UNKNOWN')}: {error.get('message') or ''}").rstrip(": ")
+    """Of one error; what is no text, such as lists in lists without end, is not shown."""
+    code, message = (value if isinstance(value := error.get(key), str) else "" for key in ("code", "message"))
+    return one_line(f"{code or 'UNKNOWN'}: {message}").rstrip(": ")
 
 
 def one_line(text: str) -> str:

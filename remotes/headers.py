@@ -10,8 +10,8 @@ from remotes.errors import one_line
 
 # range ::= [ "bytes=" ] "0-" end  (distribution-spec 1.1, "Pushing a blob in chunks"; with a unit in the API of Docker)
 _UPLOADED = re.compile(r"(?:bytes[= ])?0-(\d{1,18})")
-# media-type ::= restricted-name "/" restricted-name  (RFC 6838, 4.2)
-MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]*")
+# media-type ::= restricted-name "/" restricted-name, each of at most 127 characters  (RFC 6838, 4.2)
+MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 _MAX_LENGTH_DIGITS = 19
 _DIGEST_CHARS = 160  # more than any digest has: what a message shows of a bad one
 

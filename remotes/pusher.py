@@ -7,7 +7,7 @@ import threading
 from urllib.parse import urlencode
 
 from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
-from ocispec.errors import Busy, Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable
+from ocispec.errors import Busy, Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, shown
 from ocispec.referrers import tag_of, with_entry
 from remotes import document, referrers
 from remotes.errors import RegistryRefused
@@ -128,7 +128,7 @@ class Pusher:
         """
         subject = self._subject(descriptor)
         if not MEDIA_TYPE.fullmatch(descriptor.media_type):
-            raise InvalidInput(f"{subject}: bad media type {descriptor.media_type!r}, expected type/subtype")
+            raise InvalidInput(f"{subject}: bad media type {shown(descriptor.media_type)}, expected type/subtype")
         if tag is not None and Reference.parse(f"{self._repository.locator}:{tag}").tag != tag:
             raise InvalidInput(f"{subject}: bad tag {tag!r}")
         if len(raw) != descriptor.size or Digest.of(raw, algorithm=descriptor.digest.algorithm) != descriptor.digest:

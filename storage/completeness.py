@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ocispec import Descriptor, Platform, config
-from ocispec.errors import NotFound
+from ocispec.errors import NotFound, shown
 from ocispec.handlers import Handler, children_handler, filter_platforms, visit
 from ocispec.units import counted
 from storage.names import Name
@@ -129,4 +129,4 @@ def refuse_other_platforms(store: ContentStore, root: Descriptor, wanted: Sequen
         return
     offered = config.platform(store.manifest(configured), at=str(configured))
     if all(wish.rank(offered) is None for wish in wanted):
-        raise NotFound(f"{root}: no manifest for {', '.join(map(str, wanted))}; it is for {offered}")
+        raise NotFound(f"{root}: no manifest for {', '.join(map(str, wanted))}; it is for {shown(str(offered))}")

@@ -178,6 +178,26 @@ def test_a_document_that_is_no_manifest(
     assert not list(open_store(str(tmp_path / "store")).names)
 
 
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        (b'{"manifests": ' + b"[" * 1000 + b"]" * 1000 + b"}", r"manifests\[0\]: expected an object, got a list"),
+        (b'{"manifests": ' + b"[" * 4_000_000, r"not JSON \(depth limit exceeded"),
+        (b'{"manifests": [' + b"{}," * 1_390_000 + b"{}]}", r"manifests\[0\]\.size: missing"),
+        (b'{"manifests": [], "mediaType": "' + b"x" * 4_000_000 + b'"}', "expected the type of a manifest, got 'xxx"),
+    ],
+    ids=["deep", "deeper", "wide", "long"],
+)
+def test_a_document_that_is_a_bomb(document: bytes, says: str, fake: FakeRegistry, fetch: Callable[[str], Result]) -> None:
+    fake.put_manifest("app", document, images.OCI_INDEX, tag="bomb")
+
+    result = fetch(f"{fake.host}/app:bomb")
+
+    is_one_line(result, code=1, says=says)
+    assert len(result.line) < 1000
+    assert len(result.out) < 10_000
+
+
 def test_an_html_page_in_place_of_a_manifest(fake: FakeRegistry, fetch: Callable[[str], Result]) -> None:
     fake.inject(Fault(method="HEAD", nth=None, action=Replace(HTML, "text/html; charset=utf-8")))
     fake.inject(Fault(method="GET", nth=None, action=Replace(HTML, "text/html; charset=utf-8")))

@@ -9,6 +9,9 @@ from hypothesis import strategies as st
 from ocispec import fields
 from ocispec.errors import InvalidInput
 
+DEEP: list[object] = []
+for _ in range(5000):  # deeper than repr() goes
+    DEEP = [DEEP]
 DOCUMENT: fields.Json = {
     "null": None,
     "text": "a",
@@ -21,6 +24,8 @@ DOCUMENT: fields.Json = {
     "objects": [{"a": 1}, {}],
     "mixed": [{}, 1],
     "values": {"odd\nkey": 1},
+    "long": {"k" * 5000: 1},
+    "deep": DEEP,
 }
 
 READ = [
@@ -33,10 +38,10 @@ READ = [
     (fields.strings(DOCUMENT, "null", at="m"), ()),
     (fields.pairs(DOCUMENT, "object", at="m"), (("b", "1"), ("a", "2"))),
     (fields.pairs(DOCUMENT, "absent", at="m"), ()),
-    (fields.objects(DOCUMENT, "objects", at="m"), [("m.objects[0]", {"a": 1}), ("m.objects[1]", {})]),
-    (fields.objects(DOCUMENT, "absent", at="m"), []),
-    (fields.parse_objects(b'[{"a": 1}, {}]', at="m"), [("m[0]", {"a": 1}), ("m[1]", {})]),
-    (fields.parse_objects(b"[]", at="m"), []),
+    (list(fields.objects(DOCUMENT, "objects", at="m")), [("m.objects[0]", {"a": 1}), ("m.objects[1]", {})]),
+    (list(fields.objects(DOCUMENT, "absent", at="m")), []),
+    (list(fields.parse_objects(b'[{"a": 1}, {}]', at="m")), [("m[0]", {"a": 1}), ("m[1]", {})]),
+    (list(fields.parse_objects(b"[]", at="m")), []),
 ]
 
 REFUSED = [
@@ -53,6 +58,9 @@ REFUSED = [
     (fields.objects, ("mixed",), "m.mixed[1]: expected an object, got an integer"),
     (fields.pairs, ("list",), "m.list: expected an object, got a list"),
     (fields.pairs, ("values",), r"m.values['odd\nkey']: expected a string, got an integer"),
+    (fields.pairs, ("long",), f"m.long['{'k' * 255}'…]: expected a string, got an integer"),
+    (fields.optional, ("deep", str), "m.deep: expected a string, got a list"),
+    (fields.objects, ("deep",), "m.deep[0]: expected an object, got a list"),
 ]
 
 NOT_OBJECTS = [

@@ -280,6 +280,14 @@ def test_no_platform_that_serves_is_an_error_that_lists_them() -> None:
     )
 
 
+def test_of_an_index_for_very_many_platforms_some_are_listed() -> None:
+    many = [described(platform=f"linux/{number:04}{'x' * 1000}") for number in range(1000)]
+    with pytest.raises(NotFound) as refusal:
+        filter_platforms(answering(*many), wishes("linux/amd64"))(INDEX)
+    assert str(refusal.value).endswith(" and 980 more")
+    assert len(str(refusal.value)) < 10_000
+
+
 def test_no_platform_of_an_index_breaks_the_line() -> None:
     odd = Descriptor(
         media_type=mediatypes.OCI_MANIFEST, digest=A.digest, size=1, platform=Platform(os="a\n\x1b[2J", architecture="b")

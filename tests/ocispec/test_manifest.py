@@ -96,6 +96,36 @@ NO_MANIFEST = [
 ]
 
 
+def filled(begin: bytes, piece: bytes, end: bytes) -> bytes:
+    """As many pieces as a manifest may have."""
+    pieces = piece * ((MAX_BYTES - len(begin) - len(end)) // len(piece))
+    return begin + pieces.removesuffix(b",") + end
+
+
+_ENTRY = b'{"mediaType": "a/b", "size": 7, "digest": "%b"}'
+# As big as they may be, or as deep: each is refused, or has so many children.
+BOMBS = {
+    "as deep as is read": (
+        b'{"manifests": ' + b"[" * 1000 + b"]" * 1000 + b"}",
+        "m.manifests[0]: expected an object, got a list",
+    ),
+    "deeper": (filled(b'{"manifests": ', b"[", b""), "m: not JSON (depth limit exceeded"),
+    "deep objects": (filled(b"", b'{"a":', b"1"), "m: not JSON (depth limit exceeded"),
+    "wide": (filled(b'{"manifests": [', b"[],", b"]}"), "m.manifests[0]: expected an object, got a list"),
+    "wide objects": (filled(b'{"manifests": [', b"{},", b"]}"), "m.manifests[0].size: missing, expected an integer"),
+    "wide beside": (filled(b'{"manifests": [], "else": [', b"[],", b"]}"), 0),
+    "entries": (filled(b'{"manifests": [', _ENTRY % DIGEST.encode() + b",", b"]}"), 35_848),
+    "a long key": (filled(b'{"manifests": [], "', b"k", b'": 1}'), 0),
+    "a long type": (filled(b'{"manifests": [], "mediaType": "', b"t", b'"}'), "m.mediaType: expected the type of a manifest"),
+    "a long digest": (filled(b'{"manifests": [' + _ENTRY[:-4], b"d", b'"}]}'), "m.manifests[0].digest 'dddd"),
+    "a long number": (filled(b'{"manifests": [{"size": ', b"9", b"}]}"), "m: not JSON (number is infinity"),
+    "a long annotation": (
+        filled(b'{"manifests": [' + _ENTRY[:-1] % DIGEST.encode() + b', "annotations": {"', b"k", b'": 1}}]}'),
+        "m.manifests[0].annotations['kkkk",
+    ),
+}
+
+
 def read(document: dict[str, Any]) -> tuple[Descriptor, ...]:
     """The children of a document that is sent as what it fits best."""
     claimed = document.get("mediaType")
@@ -279,6 +309,18 @@ def test_any_document_is_read_or_an_error_of_ours(document: dict[str, Any]) -> N
 def test_any_bytes_are_an_error_of_ours(content: bytes, media_type: str) -> None:
     with pytest.raises(InvalidInput, match=r"^m: "):
         children(content, media_type, at="m")
+
+
+@pytest.mark.parametrize(("content", "expected"), BOMBS.values(), ids=BOMBS)
+def test_bombs(content: bytes, expected: int | str) -> None:
+    found = outcome(lambda: children(content, mediatypes.OCI_INDEX, at="m"))
+    if isinstance(expected, int):
+        assert isinstance(found, tuple)
+        assert len(found) == expected
+    else:
+        assert isinstance(found, InvalidInput)
+        assert str(found).startswith(expected)
+        assert len(str(found)) < 500
 
 
 def test_the_limit_is_what_registries_accept() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 
 from ocispec import Descriptor, Digest, mediatypes
-from ocispec.errors import DistError, InvalidInput
+from ocispec.errors import DistError, InvalidInput, Unsupported
 from ocispec.manifest import children, subject
 from ocispec.referrers import cosign_tags, entry, is_index, tag_of, with_entry
 from tests.ocispec.samples import DIGEST, JSON, artifact, described, descriptors, index, manifest, outcome, raw, written
@@ -92,6 +92,13 @@ def test_what_others_wrote_is_kept() -> None:
     added = with_entry(raw(theirs), ours, at="i")
     assert added is not None
     assert json.loads(added) == {**theirs, "manifests": [*theirs["manifests"], ours.to_json()]}
+
+
+def test_an_index_that_is_read_but_too_deep_to_be_written() -> None:
+    theirs = raw(index()).replace(b"{", b'{"deep": ' + b"[" * 1000 + b"]" * 1000 + b", ", 1)
+    assert is_index(theirs)
+    with pytest.raises(Unsupported, match=r"^i: the index of referrers there is nested too deeply"):
+        with_entry(theirs, described(name="x"), at="i")
 
 
 @given(JSON)

@@ -28,6 +28,12 @@ REQUEST = httpx.Request("GET", f"https://me:{SECRET}@registry.example/v2/a/blobs
 TOLD_URL = "https://registry.example/v2/a/blobs/x?sig=…&n=5"
 
 
+# As deep as is parsed, and deeper than is printed; a registry's error may be 4096 bytes.
+DEEP: list[object] = []
+for _ in range(990):
+    DEEP = [DEEP]
+
+
 def response(status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> httpx.Response:
     """A response whose body is not read yet, as a transport gives it."""
     return httpx.Response(status, stream=httpx.ByteStream(body), headers=headers, request=REQUEST)
@@ -70,7 +76,8 @@ def test_a_long_url_is_cut() -> None:
         ({"errors": [{"code": "NAME_UNKNOWN", "message": "no such thing"}]}, ("NAME_UNKNOWN: no such thing",)),
         ({"errors": [{"code": "A", "message": ""}, {"code": "B", "message": None}, {}]}, ("A", "B", "UNKNOWN")),
         ({"errors": [{"code": "A", "message": "two\r\nlines\tand  \x1b[31mred\x00\x7f\u202e"}]}, ("A: two lines and [31mred",)),
-        ({"errors": [{"code": ["list"], "message": {"a": 1}}]}, ("['list']: {'a': 1}",)),
+        ({"errors": [{"code": ["list"], "message": {"a": 1}}]}, ("UNKNOWN",)),
+        ({"errors": [{"code": DEEP, "message": "m"}]}, ("UNKNOWN: m",)),
         ({"errors": []}, ()),
         ({"errors": None}, ()),
         ({"errors": "text"}, ()),

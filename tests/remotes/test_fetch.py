@@ -133,7 +133,7 @@ def test_the_other_endpoint_is_asked_after_a_404_only(registries: Registries, re
     assert asked(registry) == [f"GET {BLOB_PATH}"]
 
 
-@pytest.mark.parametrize("media_type", ["text/plain\r\nX-Evil: yes", "caf\xe9/au-lait", "*", "", "a/b c\x00"])
+@pytest.mark.parametrize("media_type", ["text/plain\r\nX-Evil: yes", "caf\xe9/au-lait", "*", "", "a/b c\x00", f"a/{'b' * 128}"])
 def test_a_media_type_that_is_none_stays_out_of_the_request(
     registries: Registries, registry: FakeRegistry, media_type: str
 ) -> None:
