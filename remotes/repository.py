@@ -14,6 +14,8 @@ from remotes.token import to_pull, to_push
 from remotes.transport import FOREIGN
 
 _NONE: Mapping[str, str] = MappingProxyType({})
+# So answer object stores when the time of a signed URL is up: Amazon's, Azure's and CloudFront 403, Google's 400.
+_EXPIRED = frozenset({400, 403})
 
 
 class Repository:
@@ -41,13 +43,19 @@ class Repository:
     def ask(self, method: str, target: str | httpx.URL, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
         """Send a request that reads: a path of this repository, or a URL of its registry, see `owns`.
 
-        The answer, of whatever status, is open. Errors call what is asked for `subject`.
+        The answer, of whatever status, is open. Errors call what is asked for `subject`. What a redirect's target refuses is
+        asked for once more: the registry may have kept a URL until its time was up.
 
         Raises:
             DistError: there is no answer, see `remotes.errors.from_transport`.
         """
         url = target if isinstance(target, httpx.URL) else self.at(target)
-        return self._send(method, url, self._pull if self.owns(url) else None, subject=subject, headers=headers)
+        auth = self._pull if self.owns(url) else None
+        response = self._send(method, url, auth, subject=subject, headers=headers)
+        if response.status_code in _EXPIRED and response.history and not is_same_server(response.request.url, url):
+            response.close()
+            response = self._send(method, url, auth, subject=subject, headers=headers)
+        return response
 
     def ask_elsewhere(self, url: httpx.URL, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
         """Send a GET to a URL that a document names: without credentials of any kind, see `remotes.transport.FOREIGN`.

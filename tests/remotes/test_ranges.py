@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ import pytest
 from ocispec.errors import Corrupt, DistError, Unavailable
 from remotes import Hosts, HostSettings, Registries, RegistrySettings
 from remotes.ranges import PART_BYTES, Ranges
-from tests.fakes.faults import Answer, Cut, Fault, IgnoreRange, Reset, ShiftRange
+from tests.fakes.faults import Answer, Cut, Fault, IgnoreRange, Redirect, Reset, ShiftRange
 from tests.fakes.registry import FakeRegistry
 from tests.remotes.asking import REPOSITORY, anonymous, check_told, descriptor, fetcher, read, read_until_error
 
@@ -110,6 +111,23 @@ def test_a_capability_to_avoid_is_not_tried(registry: FakeRegistry) -> None:
 def test_a_part_that_breaks_off_is_gone_on_with(registries: Registries, registry: FakeRegistry, action: Cut | Reset) -> None:
     registry.inject(Fault(path=BLOBS, nth=4, times=2, action=action))
     assert read(fetcher(registries, registry), WANTED) == BIG
+
+
+def test_parts_whose_url_has_expired_are_asked_for_anew(
+    registries: Registries, registry: FakeRegistry, other: FakeRegistry
+) -> None:
+    # each signed URL of this storage is good for three requests
+    other.put_blob(REPOSITORY, BIG)
+    registry.inject(Fault(path=BLOBS, nth=None, action=Redirect(f"http://{other.host}{{path}}?signed=here")))
+    for nth in (4, 8, 12):
+        other.inject(Fault(path=BLOBS, nth=nth, action=Answer(403, (), b"<Error><Code>AccessDenied</Code></Error>")))
+    assert read(fetcher(registries, registry), WANTED) == BIG
+    assert parts(registry) == parts(other)
+    refused = [one.headers["range"] for one in other.requests if one.status == 403]
+    served = Counter(one.headers.get("range") for one in other.requests if one.status == 206)
+    assert len(refused) >= 2
+    assert all(served[one] == 1 for one in refused)
+    assert sum(one.sent for one in other.requests if one.status == 206) < len(BIG)
 
 
 def test_a_part_that_is_not_to_be_had_ends_the_transfer(registries: Registries, registry: FakeRegistry) -> None:

@@ -108,6 +108,49 @@ def test_a_resumed_transfer_asks_the_registry_anew(registries: Registries, regis
     assert ranges(registry) == ranges(other) == [None, rest]
 
 
+@pytest.mark.parametrize("status", [400, 403])
+@pytest.mark.parametrize("cut", [None, 1000])
+def test_a_url_whose_time_is_up_is_asked_for_anew(
+    registries: Registries, registry: FakeRegistry, other: FakeRegistry, status: int, cut: int | None
+) -> None:
+    # the registry hands out one signed URL until it notices, too: before the first byte, or after a break
+    other.put_blob(REPOSITORY, BLOB)
+    good = 0 if cut is None else 1
+    if cut is not None:
+        other.inject(Fault(action=Cut(cut)))
+    other.inject(Fault(nth=good + 1, action=Answer(status, (), b"<Error><Code>AccessDenied</Code></Error>")))
+    registry.put_blob(REPOSITORY, BLOB)
+    for nth in range(1, good + 3):
+        signed = f"n={1 if nth <= good + 1 else 2}"
+        registry.inject(Fault(path=".*/blobs/.*", nth=nth, action=Redirect(f"http://{other.host}{{path}}?{signed}")))
+    assert read(fetcher(registries, registry), WANTED) == BLOB
+    rest = [f"bytes={cut}-{len(BLOB) - 1}" if cut else None] * 2
+    assert ranges(registry) == ranges(other) == [*[None] * good, *rest]
+    assert [one.query for one in other.requests] == ["n=1"] * (good + 1) + ["n=2"]
+    assert [one.status for one in other.requests][-2:] == [status, 206 if cut else 200]
+
+
+def test_a_target_that_keeps_refusing_is_asked_twice(
+    registries: Registries, registry: FakeRegistry, other: FakeRegistry
+) -> None:
+    other.put_blob(REPOSITORY, BLOB)
+    other.inject(Fault(nth=None, action=Answer(403)))
+    redirect(registry, f"http://{other.host}{{path}}?{SIGNED}")
+    _, error = read_until_error(fetcher(registries, registry), WANTED)
+    assert isinstance(error, Denied)
+    check_told(error, other.host, hides=[SECRET])
+    assert (len(registry.requests), len(other.requests)) == (2, 2)
+
+
+def test_a_registry_that_refuses_is_asked_once(registries: Registries, registry: FakeRegistry) -> None:
+    registry.put_blob(REPOSITORY, BLOB)
+    redirect(registry, "{path}?again=1", nth=1)
+    registry.inject(Fault(path=".*/blobs/.*", nth=2, action=Answer(403)))
+    _, error = read_until_error(fetcher(registries, registry), WANTED)
+    assert isinstance(error, Denied)
+    assert len(registry.requests) == 2
+
+
 def test_a_relative_redirect_stays_logged_in(known: Registries, guarded: FakeRegistry) -> None:
     redirect(guarded, "{path}?again=1", nth=1)
     assert read(fetcher(known, guarded), WANTED) == BLOB
