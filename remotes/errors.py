@@ -1,5 +1,6 @@
 """Errors of remotes: the border where HTTP's errors become ours, with the facts and without secrets."""
 
+import re
 import socket
 import ssl
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from remotes.public import NotPublic
 
 # Query keys whose values say where, not who; every other value may be a signature or a token.
 _SHOWN = frozenset({"n", "last", "ns", "digest", "mount", "from", "artifactType", "scope", "service"})
+# What a TLS server says when it wants a certificate of the client's, or another one: alerts (RFC 8446, 6.2) as OpenSSL calls
+# them. It may close the connection before it is heard.
+_ABOUT_OUR_CERTIFICATE = re.compile(
+    r"TLSV13_ALERT_CERTIFICATE_REQUIRED|(SSLV3|TLSV1)_ALERT_(BAD_CERTIFICATE|CERTIFICATE_(EXPIRED|REVOKED|UNKNOWN)|UNKNOWN_CA)"
+)
 _BODY_BYTES = 4096
 _CODES = 5
 _TEXT = 200
@@ -113,6 +119,9 @@ def from_transport(subject: str, exc: httpx.RequestError) -> DistError:
         return Denied(f"{subject}: the certificate of {request.url.host} is not trusted ({_told(exc)}; {where})")
     if any(isinstance(c, NotPublic) for c in causes):
         return Denied(f"{subject}: {_told(exc)} ({where})")
+    if any(_ABOUT_OUR_CERTIFICATE.fullmatch(getattr(c, "reason", None) or "") for c in causes if isinstance(c, ssl.SSLError)):
+        why = f"{request.url.host} wants a client certificate, or another one; set certFile in the file of hosts"
+        return Denied(f"{subject}: {why} ({_told(exc)}; {where})")
     return Unavailable(f"{subject}: {_told(exc)} ({where})")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.peers.processes import LOOPBACK, free_port, listening, poll_until, require, running
+from tests.peers.tls import CERTIFICATE, KEY
 from tests.peers.token_server import ISSUER, SERVICE, TokenServer
 
 LOGIN = ("tester", "correct-horse")
@@ -47,7 +48,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class CncfRegistry:
-    """A running registry; `host` is "127.0.0.1:PORT", plain HTTP."""
+    """A running registry; `host` is "127.0.0.1:PORT", plain HTTP unless it was started otherwise."""
 
     host: str
     log: Path
@@ -70,22 +71,35 @@ class CncfRegistry:
 
 
 @contextmanager
-def cncf_registry(directory: Path, *, basic_auth: bool = False, tokens: TokenServer | None = None) -> Iterator[CncfRegistry]:
+def cncf_registry(
+    directory: Path,
+    *,
+    basic_auth: bool = False,
+    tokens: TokenServer | None = None,
+    tls: Path | None = None,
+    clients: Path | None = None,
+) -> Iterator[CncfRegistry]:
     """Run a registry that keeps its content, configuration and log in `directory` (made if missing).
 
     A second registry over the same directory serves what the first one was given. Deleting is allowed.
-    With `basic_auth`, every request needs the user and password of LOGIN; with `tokens`, a token of that server.
+    With `basic_auth`, every request needs the user and password of LOGIN; with `tokens`, a token of that server. With `tls`, a
+    directory of `tests.peers.tls.self_signed`, it speaks https, and with `clients` to those alone who show that certificate.
     """
     program = require("docker-registry", "docker-registry")
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    config = _write_config(directory, f"{LOOPBACK}:{port}", basic_auth=basic_auth, tokens=tokens)
+    config = _config(directory, f"{LOOPBACK}:{port}", basic_auth=basic_auth, tokens=tokens)
+    if tls:
+        files = {"certificate": str(tls / CERTIFICATE), "key": str(tls / KEY)}
+        config["http"]["tls"] = files | ({"clientcas": [str(clients)]} if clients else {})
+    path = directory / f"registry-{port}.yml"
+    path.write_text(json.dumps(config))  # JSON is YAML, and needs no library
     log = directory / f"registry-{port}.log"
-    with running([program, "serve", config], ready=listening(port), log=log):
+    with running([program, "serve", path], ready=listening(port), log=log):
         yield CncfRegistry(host=f"{LOOPBACK}:{port}", log=log)
 
 
-def _write_config(directory: Path, address: str, *, basic_auth: bool, tokens: TokenServer | None) -> Path:
+def _config(directory: Path, address: str, *, basic_auth: bool, tokens: TokenServer | None) -> dict[str, Any]:
     config: dict[str, Any] = {
         "version": 0.1,
         "log": {"level": "error", "accesslog": {"disabled": False}},
@@ -99,9 +113,7 @@ def _write_config(directory: Path, address: str, *, basic_auth: bool, tokens: To
     if tokens:
         trusted = {"issuer": ISSUER, "rootcertbundle": str(tokens.certificate)}
         config["auth"] = {"token": {"realm": tokens.realm, "service": SERVICE, **trusted}}
-    path = directory / "registry.yml"
-    path.write_text(json.dumps(config))  # JSON is YAML, and needs no library
-    return path
+    return config
 
 
 def _request(line: re.Match[str]) -> Request:

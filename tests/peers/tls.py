@@ -1,17 +1,30 @@
-"""A certificate that no authority signed."""
+"""Certificates that no authority signed: for a server, and for a client."""
 
 import ssl
 import subprocess
 from pathlib import Path
 
+CERTIFICATE, KEY = "cert.pem", "key.pem"
+
 _MAKE = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=nobody"
 
 
 def self_signed(directory: Path, name: str = "IP:127.0.0.1") -> ssl.SSLContext:
-    """A server's context with a new certificate for `name`, which lies in `directory` as cert.pem."""
-    certificate, key = directory / "cert.pem", directory / "key.pem"
-    where = ["-addext", f"subjectAltName={name}", "-keyout", str(key), "-out", str(certificate)]
-    subprocess.run([*_MAKE.split(), *where], check=True, capture_output=True)
+    """A server's context with a new certificate for `name`, which lies in `directory` as cert.pem, its key as key.pem."""
+    certificate, key = directory / CERTIFICATE, directory / KEY
+    _make("-addext", f"subjectAltName={name}", "-keyout", str(key), "-out", str(certificate))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     return context
+
+
+def client_certificate(directory: Path) -> Path:
+    """A client's key and certificate in one file, client.pem; the certificate alone, which servers trust, is client.crt."""
+    both, certificate = directory / "client.pem", directory / "client.crt"
+    _make("-keyout", str(both), "-out", str(certificate))
+    both.write_text(both.read_text() + certificate.read_text())
+    return both
+
+
+def _make(*arguments: str) -> None:
+    subprocess.run([*_MAKE.split(), *arguments], check=True, capture_output=True)
