@@ -280,15 +280,6 @@ def test_an_endless_refusal_is_not_read() -> None:
     assert len(endless.heads) == 2
 
 
-def test_an_endless_token_is_not_read(registries: Registries) -> None:
-    with Scripted((b"HTTP/1.1 200 OK\r\n\r\n", b'{"token": "', *[b"x" * 65536] * 1000)) as endless:
-        with serve(Bearer(realm=f"http://{endless.host}/token")) as registry:
-            _, error = read_until_error(fetcher(registries, registry), WANTED)
-        assert isinstance(error, Unavailable)
-        check_told(error, endless.host)
-    assert endless.sent[0] < 1000 * 65536
-
-
 @pytest.mark.parametrize(
     "body",
     [

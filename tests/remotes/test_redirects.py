@@ -18,7 +18,6 @@ from tests.fakes.faults import (
     WithHeaders,
 )
 from tests.fakes.registry import Basic, Bearer, FakeRegistry
-from tests.fakes.scripted import Scripted
 from tests.peers.processes import free_port
 from tests.remotes.asking import (
     BLOB,
@@ -257,11 +256,3 @@ def test_cookies_are_not_sent_back(registries: Registries, registry: FakeRegistr
         assert read(fetcher(registries, registry), WANTED) == BLOB
     assert len(registry.requests) == 3
     assert all("cookie" not in one.headers for one in (*registry.requests, *other.requests))
-
-
-def test_an_endless_page_of_a_redirect_is_not_read(registries: Registries, registry: FakeRegistry) -> None:
-    registry.put_blob(REPOSITORY, BLOB)
-    head = f"HTTP/1.1 307 Temporary Redirect\r\nLocation: http://{registry.host}/v2/{REPOSITORY}/blobs/{WANTED.digest}\r\n\r\n"
-    with Scripted((head.encode(), *[b"x" * 65536] * 1000)) as endless:
-        assert read(fetcher(registries, endless.host), WANTED) == BLOB
-    assert endless.sent[0] < 1000 * 65536

@@ -228,19 +228,6 @@ def test_a_manifest_of_just_the_limit_is_not(registries: Registries, registry: F
     assert registries.resolve(reference(registry, ":big")).descriptor.size == MAX_MANIFEST_BYTES
 
 
-@pytest.mark.parametrize("announced", [True, False])
-def test_a_big_manifest_is_not_read(registries: Registries, registry: FakeRegistry, *, announced: bool) -> None:
-    size = 64 * 1024 * 1024  # more than socket buffers hold, so that the registry notices when nobody reads
-    registry.put_manifest(REPOSITORY, b" " * size, images.OCI_MANIFEST, tag="big")
-    on_head(registry, Answer(405))
-    if not announced:
-        on_get(registry, WithoutHeaders(("Content-Length",)))
-    error = refusal(registries, registry, ":big")
-    assert isinstance(error, Unsupported)
-    (get,) = registry.asked("GET", ".*")
-    assert get.sent < size / 2
-
-
 @pytest.mark.parametrize("body", [HTML, b"", b"[]", b'{"schemaVersion": 2}', b"\x00\xff\x1b[31m", b'"' + b"x" * 5000])
 def test_what_is_no_manifest_is_refused(registries: Registries, registry: FakeRegistry, body: bytes) -> None:
     on_head(registry, Replace(body))

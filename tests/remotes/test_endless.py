@@ -1,0 +1,158 @@
+"""Answers that do not end, or whose headers do not: at every place where a client reads, it stops soon and says so."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+
+from ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+from remotes import Registries
+from tests import images
+from tests.fakes.faults import Action, Answer, Fault, Headers, Lengthen, WithHeaders, WithoutHeaders
+from tests.fakes.registry import Bearer, FakeRegistry
+from tests.remotes.asking import BLOB, REPOSITORY, check_told, descriptor, fetcher, read, reference
+from tests.remotes.pushing import CHUNK, Reader, pusher
+
+IMAGE = images.image(seed=1)
+ROOT = descriptor(IMAGE.manifests[-1].raw, IMAGE.root.media_type)
+WANTED = descriptor(BLOB)
+UPLOADS = f"/v2/{REPOSITORY}/blobs/uploads/.*"
+# More than the buffers of sockets hold, so that the registry notices when nobody reads.
+BODY = b"[" * (64 * 1024 * 1024)
+LOCATION = (("Location", "/here"),)
+
+Act = Callable[[Registries, FakeRegistry], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an answer does not end, what leads there, and what comes of it: a value, or an error.
+
+    `status` None leaves the answer as it is, but for its length. `of_headers` is what comes of headers without end, and `head`
+    the status of the HEAD before.
+    """
+
+    method: str
+    path: str
+    status: int | None
+    act: Act
+    outcome: object
+    headers: Headers = ()
+    of_headers: object = Unavailable
+    head: int | None = None
+
+    def answer(self, body: bytes) -> Action:
+        return Lengthen(len(body)) if self.status is None else Answer(self.status, self.headers, body)
+
+
+def resolve(registries: Registries, registry: FakeRegistry) -> str:
+    return str(registries.resolve(reference(registry)).descriptor.digest)
+
+
+def fetch(registries: Registries, registry: FakeRegistry) -> bytes:
+    return read(fetcher(registries, registry), WANTED)
+
+
+def fetch_manifest(registries: Registries, registry: FakeRegistry) -> bytes:
+    return read(fetcher(registries, registry), ROOT)
+
+
+def referrers(registries: Registries, registry: FakeRegistry) -> list[object]:
+    return list(fetcher(registries, registry).referrers(ROOT))
+
+
+def has(registries: Registries, registry: FakeRegistry) -> bool:
+    return pusher(registries, registry).has(replace(WANTED, size=len(BODY)))
+
+
+def mount(registries: Registries, registry: FakeRegistry) -> bool:
+    return pusher(registries, registry).mount(WANTED, source="other/app")
+
+
+def upload(registries: Registries, registry: FakeRegistry) -> None:
+    pusher(registries, registry).upload(WANTED, Reader(BLOB))
+
+
+def upload_in_chunks(registries: Registries, registry: FakeRegistry) -> None:
+    pusher(registries, registry, chunk_bytes=CHUNK).upload(WANTED, Reader(BLOB))
+
+
+def put(registries: Registries, registry: FakeRegistry) -> object:
+    return pusher(registries, registry).put(IMAGE.manifests[-1].raw, ROOT, tag="v1")
+
+
+PLACES = {
+    "manifest": Place("GET", ".*/manifests/v1", 200, resolve, Unsupported, head=405),
+    "refused manifest": Place("GET", ".*/manifests/v1", 403, resolve, Denied, head=403),
+    "manifest by digest": Place("GET", ".*/manifests/.*", 200, fetch_manifest, Corrupt),
+    "blob": Place("GET", ".*/blobs/.*", 200, fetch, Corrupt),
+    "missing blob": Place("GET", ".*/blobs/.*", 404, fetch, NotFound),
+    "redirected blob": Place("GET", ".*/blobs/.*", 307, fetch, NotFound, headers=LOCATION),
+    "failing blob": Place("GET", ".*/blobs/.*", 503, fetch, Unavailable),
+    "token": Place("GET", "/token", 200, fetch, Unavailable),
+    "refused token": Place("GET", "/token", 401, fetch, Denied),
+    "referrers": Place("GET", ".*/referrers/.*", 200, referrers, Unsupported),
+    "no referrers": Place("GET", ".*/referrers/.*", 404, referrers, []),
+    "tag of referrers": Place("GET", ".*/manifests/sha256-.*", 200, referrers, Unsupported),
+    "looked for": Place("GET", ".*/blobs/.*", 200, has, True, head=405),
+    "mounted": Place("POST", UPLOADS, 201, mount, True),
+    "not mounted": Place("POST", UPLOADS, 202, mount, False, headers=LOCATION),
+    "upload begun": Place("POST", UPLOADS, 202, upload, InvalidInput, headers=LOCATION),
+    "upload refused": Place("POST", UPLOADS, 403, upload, Denied),
+    "chunk": Place("PATCH", UPLOADS, None, upload_in_chunks, None, of_headers=None),
+    "upload ended": Place("PUT", UPLOADS, None, upload, None),
+    "manifest put": Place("PUT", ".*/manifests/.*", None, put, None),
+}
+
+
+def outcome(place: Place, registries: Registries, registry: FakeRegistry) -> object:
+    try:
+        return place.act(registries, registry)
+    except DistError as exc:
+        check_told(exc)
+        return type(exc)
+
+
+def is_expected(found: object, expected: object) -> bool:
+    return issubclass(found, expected) if isinstance(found, type) and isinstance(expected, type) else found == expected
+
+
+@pytest.fixture
+def struck(request: pytest.FixtureRequest) -> FakeRegistry:
+    """A registry that has what is asked for; with tokens, where the place is about these."""
+    place: Place = request.getfixturevalue("place")
+    registry = FakeRegistry(auth=Bearer() if place.path == "/token" else None, referrers="manifests/sha256" not in place.path)
+    for content in IMAGE.blobs.values():
+        registry.put_blob(REPOSITORY, content)
+    if place.act is not put:
+        images.load(registry, REPOSITORY, IMAGE, "v1")
+    if place.act is fetch:
+        registry.put_blob(REPOSITORY, BLOB)
+    if place.head is not None:
+        registry.inject(Fault(method="HEAD", nth=None, action=Answer(place.head)))
+    return registry
+
+
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_a_body_without_end(registries: Registries, struck: FakeRegistry, place: Place, *, announced: bool) -> None:
+    actions = [place.answer(BODY), *([] if announced else [WithoutHeaders(("Content-Length",))])]
+    for action in actions:
+        struck.inject(Fault(method=place.method, path=place.path, nth=None, action=action))
+    with struck as registry:
+        assert is_expected(outcome(place, registries, registry), place.outcome)
+        answers = registry.asked(place.method, place.path)
+    assert answers
+    assert all(one.sent < len(BODY) / 2 for one in answers)
+
+
+@pytest.mark.parametrize(
+    "headers", [(("X-Long", "x" * 70_000),), tuple((f"X-{n}", "y") for n in range(200))], ids=["long", "many"]
+)
+@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+def test_headers_without_end(registries: Registries, struck: FakeRegistry, place: Place, headers: Headers) -> None:
+    for action in (place.answer(b""), WithHeaders(headers)):
+        struck.inject(Fault(method=place.method, path=place.path, nth=None, action=action))
+    with struck as registry:
+        assert is_expected(outcome(place, registries, registry), place.of_headers)
+        assert registry.asked(place.method, place.path)
