@@ -58,6 +58,8 @@ class TokenServer:
     - `declared_s`, `signed_s`: the life of tokens as the client is told, and as the registry reads it (it adds 60 s).
     - `gives_refresh`: whether answers to POST have a refresh token, asked for or not.
     - `refresh_tokens`: those that are good.
+
+    `requests` are those for tokens, `issued` all tokens that it signed.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -70,6 +72,7 @@ class TokenServer:
         self.gives_refresh = False
         self.refresh_tokens = {IDENTITY_TOKEN}
         self.requests: list[Asked] = []
+        self.issued: list[str] = []
         self._server = _Server(self)
         self.realm = f"http://{LOOPBACK}:{self._server.server_port}/token"
 
@@ -93,7 +96,8 @@ class TokenServer:
         content = f"{_base64url(json.dumps(header).encode())}.{_base64url(json.dumps(claims).encode())}"
         argv = ["openssl", "dgst", "-sha256", "-sign", str(self._key)]
         signature = subprocess.run(argv, input=content.encode(), check=True, capture_output=True).stdout
-        return f"{content}.{_base64url(signature)}"
+        self.issued.append(f"{content}.{_base64url(signature)}")
+        return self.issued[-1]
 
     def answer(self, method: str, fields: Fields, authorization: str | None) -> tuple[int, dict[str, Any]]:
         """The status and the JSON document for one request, which is recorded."""
