@@ -13,7 +13,7 @@ import pytest
 from ocispec import Reference
 from ocispec.errors import Denied, DistError, InvalidInput, Unavailable
 from remotes import Credentials, Registries, Source
-from remotes.auth import HostAuth, RegistryAuth
+from remotes.auth import HostAuth, RegistryAuth, is_same_server
 from remotes.token import to_pull, to_push
 from remotes.transport import Urllib3Transport
 from tests.fakes.faults import Answer, Fault, Redirect, WithHeaders
@@ -490,6 +490,28 @@ def test_a_plain_registry_may_have_a_plain_realm() -> None:
 def test_another_server_is_not_answered(answered_at: str, challenge: str) -> None:
     with closing(flow_for()) as flow, pytest.raises(StopIteration):
         challenged(flow, challenge, answered_at=answered_at)
+
+
+@pytest.mark.parametrize(
+    ("answered", "same"),
+    [
+        ("https://registry.example/elsewhere", True),
+        ("https://registry.example:443/", True),
+        ("http://registry.example/", False),
+        ("http://registry.example:443/", False),
+        ("https://registry.example:5000/", False),
+        ("https://registry.example.evil.example/", False),
+        ("https://registry.example@evil.example/", False),
+    ],
+)
+def test_the_same_server(answered: str, *, same: bool) -> None:
+    assert is_same_server(httpx.URL(answered), httpx.URL("https://registry.example/v2/")) is same
+
+
+def test_plain_http_may_become_https() -> None:
+    asked_for = httpx.URL("http://registry.example:5000/")
+    assert is_same_server(httpx.URL("https://registry.example:5000/"), asked_for)
+    assert not is_same_server(httpx.URL("https://registry.example/"), asked_for)
 
 
 def test_the_same_server_is_answered_after_a_redirect() -> None:

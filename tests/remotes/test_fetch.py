@@ -3,6 +3,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -329,6 +330,22 @@ def test_more_than_announced_is_never_passed_on(registries: Registries, registry
     assert BLOB.startswith(arrived)
 
 
+@pytest.mark.parametrize("status", [201, 204, 400, 404, 500, 503])
+def test_a_body_of_another_status_is_no_content(registries: Registries, registry: FakeRegistry, status: int) -> None:
+    # containerd 2e856be03: the right bytes, or as many, may be the page of an error
+    strike(registry, Answer(status, (), BLOB))
+    arrived, error = read_until_error(fetcher(registries, registry), WANTED)
+    assert error is not None
+    assert (arrived, len(registry.requests)) == (b"", 1)
+
+
+def test_a_range_that_was_not_asked_for(registries: Registries, registry: FakeRegistry) -> None:
+    whole = (("Content-Range", f"bytes 0-{SIZE - 1}/{SIZE}"),)
+    strike(registry, Answer(206, whole, BLOB), Answer(206, (), BLOB))
+    assert read(fetcher(registries, registry), WANTED) == BLOB
+    assert isinstance(refusal(registries, registry), Corrupt)
+
+
 @pytest.mark.parametrize("coding", ["gzip", "zstd", "GZIP", "x" * 3000])
 def test_a_coded_body_is_refused(registries: Registries, registry: FakeRegistry, coding: str) -> None:
     strike(registry, WithHeaders((("Content-Encoding", coding),)))
@@ -385,6 +402,72 @@ def test_what_arrived_is_kept_for_the_next_attempt(registries: Registries, regis
     assert transfer.fetch(store, source, WANTED, observer=Silent()).status == "existed"
     assert b"".join(store.chunks(WANTED.digest)) == BLOB
     assert ranges(registry) == [None, from_byte(70_000), from_byte(70_000)]
+
+
+def stored(store: ContentStore, wanted: Descriptor, content: bytes) -> bool:
+    """Whether the store has just this content, and nothing half done."""
+    return (
+        blobs(store) == [str(wanted.digest)] and not list(store.active()) and b"".join(store.chunks(wanted.digest)) == content
+    )
+
+
+def test_what_is_all_there_is_committed_without_a_request(
+    registries: Registries, registry: FakeRegistry, store: ContentStore
+) -> None:
+    # A process may end between the last byte and the commit; a range that begins at the end is answered with 416.
+    with store.writer(f"layer-{WANTED.digest}", expected=WANTED.digest, total=SIZE) as writer:
+        writer.write(BLOB)
+    assert transfer.fetch(store, fetcher(registries, registry), WANTED, observer=Silent()).transferred == 0
+    assert registry.requests == []
+    assert stored(store, WANTED, BLOB)
+
+
+def test_an_empty_blob_is_content_that_needs_no_request(
+    registries: Registries, registry: FakeRegistry, store: ContentStore
+) -> None:
+    source, empty = fetcher(registries, registry), descriptor(b"")
+    assert transfer.fetch(store, source, empty, observer=Silent()).status == "fetched"
+    assert stored(store, empty, b"")
+    with pytest.raises(Corrupt):  # no size is no licence to have any digest
+        transfer.fetch(store, source, replace(WANTED, size=0), observer=Silent())
+    assert registry.requests == []
+    assert blobs(store) == [str(empty.digest)]
+
+
+def test_a_sha512_is_what_is_checked(registries: Registries, registry: FakeRegistry, store: ContentStore) -> None:
+    registry.put_blob(REPOSITORY, BLOB, algorithm="sha512")
+    wanted = descriptor(BLOB, algorithm="sha512")
+    registry.inject(Fault(path=".*/sha512:.*", action=Flip(7)))
+    source = fetcher(registries, registry)
+    with pytest.raises(Corrupt) as caught:
+        transfer.fetch(store, source, wanted, observer=Silent())
+    check_told(caught.value, str(wanted.digest))
+    assert transfer.fetch(store, source, wanted, observer=Silent()).transferred == SIZE
+    assert stored(store, wanted, BLOB)
+
+
+def test_inline_data_is_used_and_checked(registries: Registries, registry: FakeRegistry, store: ContentStore) -> None:
+    source, small = fetcher(registries, registry), descriptor(b"inline")
+    with pytest.raises(Corrupt):
+        transfer.fetch(store, source, replace(small, data=b"inlinE"), observer=Silent())
+    assert blobs(store) == []
+    assert transfer.fetch(store, source, replace(small, data=b"inline"), observer=Silent()).transferred == 0
+    assert stored(store, small, b"inline")
+    assert registry.requests == []
+
+
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize("size", [SIZE - 1, SIZE + 1])
+def test_a_size_that_was_published_wrong(
+    registries: Registries, registry: FakeRegistry, store: ContentStore, size: int, *, announced: bool
+) -> None:
+    if not announced:
+        registry.inject(Fault(path=BLOB_PATH, nth=None, action=WithoutHeaders(("Content-Length",))))
+    with pytest.raises(Corrupt if announced or size < SIZE else Unavailable) as caught:
+        transfer.fetch(store, fetcher(registries, registry), replace(WANTED, size=size), observer=Silent())
+    check_told(caught.value, str(WANTED.digest), f"expected {size} bytes")
+    assert blobs(store) == []
+    assert len(registry.requests) <= 3
 
 
 # Connections that fail.

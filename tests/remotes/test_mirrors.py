@@ -82,6 +82,17 @@ def test_where_a_mirror_breaks_off_the_registry_goes_on(
     assert int(asked_for.removeprefix("bytes=").partition("-")[0]) > 0
 
 
+def test_a_mirror_that_sends_nothing_of_what_it_announces_is_passed_over(
+    mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry
+) -> None:
+    # containerd #9552: 200, the right length, and no body
+    put(mirror)
+    mirror.inject(Fault(path=".*/blobs/.*", nth=None, action=Cut(0)))
+    assert read(fetcher(mirrored, registry), descriptor(BLOB)) == BLOB
+    assert ranges(registry) == [None]
+    assert ranges(mirror) == [None] * 3
+
+
 def test_who_gave_wrong_bytes_is_not_asked_for_them_again(
     mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry, tmp_path: Path
 ) -> None:

@@ -1,5 +1,6 @@
 """Redirects: content is often elsewhere, and what is elsewhere gets nothing that is meant for the registry."""
 
+import logging
 from collections.abc import Iterator
 from urllib.parse import parse_qsl
 
@@ -237,6 +238,19 @@ def test_a_signature_is_never_told(registry: FakeRegistry, other: FakeRegistry, 
     assert error is not None
     check_told(error, str(WANTED.digest), hides=[SECRET])
     assert BLOB.startswith(arrived)
+
+
+def test_a_signature_is_not_logged(
+    registries: Registries, registry: FakeRegistry, other: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "remotes")
+    other.put_blob(REPOSITORY, BLOB)
+    other.inject(Fault(action=Cut(1000)))
+    redirect(registry, f"http://user:{SECRET}@{other.host}{{path}}?{SIGNED}")
+    assert read(fetcher(registries, registry), WANTED) == BLOB
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("remotes")]
+    assert sum(other.host in one for one in told) == 2
+    assert not any(SECRET in one for one in told)
 
 
 def test_a_signature_is_not_told_where_nobody_answers(registries: Registries, registry: FakeRegistry) -> None:
