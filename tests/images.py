@@ -12,8 +12,8 @@ import json
 import random
 import tarfile
 from base64 import b64encode
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -152,6 +152,13 @@ def artifact(seed: int, *, subject: BuiltImage | None = None) -> BuiltImage:
     if subject:
         body["subject"] = _child(subject)
     return BuiltImage(blobs=_by_digest((empty, payload)), manifests=(_manifest(body),))
+
+
+def with_manifest(image: BuiltImage, change: Callable[[dict[str, Any]], object], *, blobs: dict[str, bytes]) -> BuiltImage:
+    """The same image with `change` made to the document of its manifest, and with these blobs."""
+    body = json.loads(image.manifests[-1].raw)
+    change(body)
+    return replace(image, blobs=blobs, manifests=(_manifest(body),))
 
 
 def load(fake: Fake, repository: str, image: BuiltImage, tag: str | None = None) -> None:

@@ -1,3 +1,4 @@
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -219,6 +220,46 @@ def test_content_that_images_share_is_fetched_once(fetch: Fetch) -> None:
     assert len(paths) == len(set(paths)) == len(index.descriptors)
     assert sum(image.fetched for image in report.images) == len(index.descriptors)
     assert [image.descriptors for image in report.images] == [len(i.descriptors) for i in (index, one, other)]
+
+
+def repeated(image: BuiltImage) -> BuiltImage:
+    """An image that names each layer twice, the second time with an annotation."""
+
+    def again(document: dict[str, Any]) -> None:
+        document["layers"] += [{**layer, "annotations": {"n": "2"}} for layer in document["layers"]]
+
+    return images.with_manifest(image, again, blobs=image.blobs)
+
+
+def test_a_layer_that_is_named_twice_is_fetched_once(fetch: Fetch, store: ContentStore) -> None:
+    image = repeated(images.image(155, layers=2))
+    with FakeRegistry() as registry:
+        images.load(registry, "app", image, "v1")
+
+        report, _ = fetch(f"{registry.host}/app:v1")
+
+        paths = [request.path for request in registry.asked("GET", ".*")]
+    assert (len(report.failed), report.images[0].fetched) == (0, len(image.descriptors))
+    assert report.tasks == 1 + len(image.descriptors)
+    assert len(paths) == len(set(paths)) == len(image.descriptors)
+    assert blobs(store) == set(image.descriptors)
+
+
+def test_images_of_an_index_that_share_a_config_have_layers_of_their_own(fetch: Fetch, store: ContentStore) -> None:
+    # containerd #14000: state kept by config digest lost the second one's layers, and the pull was called a success
+    one, other = images.image(156), images.image(157, platform="linux/arm64")
+    config, *_ = one.blobs.items()
+    _, *layers = other.blobs.items()
+    shared = json.loads(one.manifests[-1].raw)["config"]
+    index = images.index([one, images.with_manifest(other, lambda it: it.update(config=shared), blobs=dict([config, *layers]))])
+    with FakeRegistry() as registry:
+        images.load(registry, "app", index, "v1")
+
+        report, _ = fetch(f"{registry.host}/app:v1")
+
+    assert not report.failed
+    assert blobs(store) == set(index.descriptors)
+    assert len(index.descriptors) == 1 + 2 + 1 + 2 * 3
 
 
 def test_a_blob_that_one_repository_lacks_comes_from_the_next_that_names_it(fetch: Fetch, store: ContentStore) -> None:

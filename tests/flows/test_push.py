@@ -100,6 +100,20 @@ def test_children_come_before_parents_and_the_tag_last(push: Push) -> None:
     assert {path.rpartition("/")[2] for path in manifests[:-1]} == {ONE.root.digest, OTHER.root.digest}
 
 
+def test_a_layer_that_is_named_twice_is_sent_once(push: Push, store: ContentStore) -> None:
+    def again(document: dict[str, Any]) -> None:
+        document["layers"] += [{**layer, "annotations": {"n": "2"}} for layer in document["layers"]]
+
+    image = images.with_manifest(ONE, again, blobs=ONE.blobs)
+    put(store, image, "twice")
+    with FakeRegistry() as fake:
+        report, _ = push("twice", f"{fake.host}/app:v1")
+        assert report.status == "complete", report.errors()
+        uploads = [one for one in fake.requests if one.method == "PUT" and "/blobs/" in one.path]
+        assert len(uploads) == len(ONE.blobs)
+        assert fake.manifest("app", "v1") == (images.OCI_MANIFEST, image.manifests[-1].raw)
+
+
 def test_the_graph_is_the_tree_from_its_leaves(push: Push, prefect: PrefectServer, registry: CncfRegistry) -> None:
     report, run = push("index", f"{registry.host}/push/graph:v1")
     assert report.tasks == 1 + len(INDEX.descriptors)
