@@ -19,6 +19,8 @@ from ocispec import Descriptor, Digest
 from storage import open_store
 from tests import images
 from tests.cli.dist import Result, dist
+from tests.fakes.faults import Fault, Redirect
+from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
 from tests.peers.registry import LOGIN, CncfRegistry, cncf_registry
@@ -163,3 +165,28 @@ def test_runs(peers: Peers, recorded: Callable[[str], bytes], tmp_path: Path, wa
     assert target.encode() in everything
     for secret in secrets:
         assert secret.encode() not in everything
+
+
+@pytest.mark.parametrize("command", ["fetch", "fetch-object"])
+def test_a_signed_url(prefect: PrefectServer, recorded: Callable[[str], bytes], tmp_path: Path, command: str) -> None:
+    """A registry redirects to a storage whose URL is as good as a password, and which does not have the blob."""
+    assert prefect.url
+    with FakeRegistry() as registry, FakeRegistry() as elsewhere:
+        images.load(registry, "app", IMAGE, "v1")
+        signed = f"http://{elsewhere.host}{{path}}?X-Amz-Signature={WRONG}"
+        registry.inject(Fault(path=f".*/blobs/{LAYER}", nth=None, action=Redirect(signed)))
+        wanted = f"{registry.host}/app:v1" if command == "fetch" else f"{registry.host}/app@{LAYER}"
+        hint = () if command == "fetch" else (f"mediatype:{images.OCI_LAYER}", f"size:{len(IMAGE.blobs[LAYER])}")
+
+        result = dist("--store", tmp_path, "--debug", command, wanted, *hint)
+
+        assert elsewhere.asked("GET", ".*")
+    assert result.code == 1
+    assert f"{elsewhere.host}/v2/app/blobs/{LAYER}?X-Amz-Signature=…" in result.err
+    everything = result.out + result.err.encode()
+    if command == "fetch":
+        run = _RUN.search(result.out.decode())
+        assert run is not None
+        everything += recorded(run[0])
+        assert elsewhere.host.encode() in everything
+    assert WRONG.encode() not in everything
