@@ -15,12 +15,13 @@ with atheris.instrument_imports(include=["ocispec", "remotes", "flows"]):
     import httpx
 
     from flows import templates
-    from ocispec import Descriptor, Digest, Platform, Reference, config, fields, manifest
+    from ocispec import Descriptor, Digest, Platform, Reference, config, fields, manifest, referrers
     from ocispec.errors import DistError
     from ocispec.mediatypes import MANIFESTS
     from ocispec.reference import expand
     from remotes import challenge, errors, foreign, headers, tags
     from remotes.throttled import read_quota
+    from remotes.token import Tokens, TokenServer
 
 _SECONDS = 60
 _TOP = Path(__file__).parents[1]
@@ -33,9 +34,9 @@ def _text(data: bytes) -> str:
 def _answer(data: bytes) -> httpx.Response:
     """A response with these bytes for the value of every header that is looked at."""
     value = data.replace(b"\r", b"").replace(b"\n", b"")
-    names = (b"content-length", b"docker-content-digest", b"range", b"location", b"retry-after", b"www-authenticate")
+    names = (b"content-length", b"docker-content-digest", b"range", b"location", b"link", b"retry-after", b"ratelimit-limit")
     request = httpx.Request("GET", "https://registry.example/v2/")
-    return httpx.Response(429, headers=[(name, value) for name in (*names, b"ratelimit-limit")], content=data, request=request)
+    return httpx.Response(429, headers=[(name, value) for name in names], content=data, request=request)
 
 
 def reference(data: bytes) -> None:
@@ -62,6 +63,16 @@ def manifests(data: bytes) -> None:
     manifest.media_type_of(data, at="fuzz")
 
 
+def referring(data: bytes) -> None:
+    """Documents that refer to another, and those that list them."""
+    some = Descriptor(media_type=MANIFESTS[0], digest=Digest.of(data), size=len(data))
+    if referrers.is_index(data):
+        referrers.with_entry(data, some, at="fuzz")
+    with contextlib.suppress(DistError):
+        referrers.entry(data, some, at="fuzz")
+    manifest.subject(data, MANIFESTS[0], at="fuzz")
+
+
 def configs(data: bytes) -> None:
     """Configs of images, and descriptors wherever they are."""
     with contextlib.suppress(DistError):
@@ -71,8 +82,19 @@ def configs(data: bytes) -> None:
 
 
 def challenges(data: bytes) -> None:
-    """WWW-Authenticate."""
-    challenge.parse([_text(data)])
+    """WWW-Authenticate, and the token server that it names."""
+    for one in challenge.parse([_text(data)]):
+        with contextlib.suppress(DistError):
+            TokenServer.named_by(one, host="fuzz")
+
+
+def tokens(data: bytes) -> None:
+    """What a token server answers."""
+    server = TokenServer(realm=httpx.URL("https://tokens.example/"), service=None)
+    asking = Tokens("fuzz", None).ask(server, "repository:a:pull")
+    request = next(asking)
+    with contextlib.suppress(StopIteration):
+        asking.send(httpx.Response(200, content=data, request=request))
 
 
 def answers(data: bytes) -> None:
@@ -83,7 +105,7 @@ def answers(data: bytes) -> None:
     read_quota(answer.headers)
     errors.retry_after_s(answer)
     assert "\n" not in str(errors.from_response("fuzz", answer))
-    for read in (headers.location, headers.digest_in):
+    for read in (headers.location, headers.next_page, headers.digest_in):
         try:
             read(answer, "fuzz")
         except DistError:
@@ -105,7 +127,8 @@ def secrets(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (reference, platform, manifests, configs, challenges, answers, lists, secrets)
+    target.__name__: target
+    for target in (reference, platform, manifests, referring, configs, challenges, tokens, answers, lists, secrets)
 }
 
 
