@@ -10,6 +10,10 @@ from ocispec.errors import InvalidInput, Unsupported, shown
 # Registries accept up to 4 MiB (distribution-spec 1.1, "Pushing Manifests"); more is refused before it is read.
 MAX_BYTES = 4 * 1024 * 1024
 
+# What one document may name. 4 MiB have room for 37,000 entries, each of which becomes a task and 40 KB of memory of a run;
+# Prefect draws no graph of more nodes than these, and no image is known that comes near.
+MAX_CHILDREN = 10_000
+
 # The fields that show what a document is.
 _FIELDS: dict[mediatypes.Kind, tuple[str, ...]] = {
     "index": ("manifests",),
@@ -25,7 +29,7 @@ def children(raw: bytes, media_type: str, *, at: str) -> tuple[Descriptor, ...]:
 
     Raises:
         InvalidInput: not JSON, a bad field, or a document that fits two kinds (CVE-2021-41190).
-        Unsupported: schema 1.
+        Unsupported: schema 1, or more than MAX_CHILDREN.
     """
     kind = mediatypes.kind(media_type)
     if kind == "schema1":
@@ -96,6 +100,9 @@ def _kind_from_fields(document: fields.Json, *, at: str) -> mediatypes.Kind:
 
 
 def _listed(document: fields.Json, key: str, *, at: str) -> tuple[Descriptor, ...]:
+    count = len(fields.optional(document, key, list, at=at) or ())
+    if count > MAX_CHILDREN:
+        raise Unsupported(f"{at}.{key}: expected at most {MAX_CHILDREN} entries, there are {count}")
     return tuple(Descriptor.from_json(item, at=path) for path, item in fields.objects(document, key, at=at))
 
 

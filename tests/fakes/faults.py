@@ -160,6 +160,14 @@ class Stall:
         return wire.wait(self.release)
 
 
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Do what was asked, and never answer: not even the head is sent."""
+
+    def apply(self, response: Response) -> Response:
+        return replace(response, status=0)
+
+
 # The request fails.
 
 

@@ -674,6 +674,10 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _send(self, response: Response) -> None:
+        if not response.status:
+            self.close_connection = True
+            self.wait(None)
+            return
         self.send_response_only(response.status)
         for name, value in response.headers:
             self.send_header(name, value)

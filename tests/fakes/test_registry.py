@@ -34,12 +34,14 @@ from tests.fakes.faults import (
     Reset,
     ShiftRange,
     Shorten,
+    Silence,
     Stall,
     WithHeaders,
     WithoutHeaders,
 )
 from tests.fakes.registry import OCI_INDEX, Basic, Bearer, FakeRegistry
 from tests.fakes.uploads import Uploads
+from tests.peers.processes import poll_until
 
 REPOSITORY = "team/app"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -234,6 +236,14 @@ def test_broken_connection(registry: FakeRegistry, blob: str, action: Cut | Rese
         ask(registry, blob)
     assert ask(registry, blob).body == BLOB
     assert [one.sent for one in registry.requests] == [action.after, len(BLOB)]
+
+
+def test_silence_does_what_was_asked_and_ends_when_the_client_leaves(registry: FakeRegistry) -> None:
+    registry.inject(Fault(method="POST", action=Silence()))
+    with closing(connect(registry)) as connection:
+        connection.request("POST", f"/v2/{REPOSITORY}/blobs/uploads/", headers={"Content-Length": "0"})
+        assert poll_until(lambda: registry.uploads.open == 1, timeout_s=10)
+    assert [one.status for one in registry.requests] == [0]
 
 
 def test_stall_ends_when_released(registry: FakeRegistry, blob: str) -> None:

@@ -111,10 +111,13 @@ BOMBS = {
     ),
     "deeper": (filled(b'{"manifests": ', b"[", b""), "m: not JSON (depth limit exceeded"),
     "deep objects": (filled(b"", b'{"a":', b"1"), "m: not JSON (depth limit exceeded"),
-    "wide": (filled(b'{"manifests": [', b"[],", b"]}"), "m.manifests[0]: expected an object, got a list"),
-    "wide objects": (filled(b'{"manifests": [', b"{},", b"]}"), "m.manifests[0].size: missing, expected an integer"),
+    "wide": (filled(b'{"manifests": [', b"[],", b"]}"), "m.manifests: expected at most 10000 entries, there are 1398095"),
     "wide beside": (filled(b'{"manifests": [], "else": [', b"[],", b"]}"), 0),
-    "entries": (filled(b'{"manifests": [', _ENTRY % DIGEST.encode() + b",", b"]}"), 35_848),
+    "entries": (
+        filled(b'{"manifests": [', _ENTRY % DIGEST.encode() + b",", b"]}"),
+        "m.manifests: expected at most 10000 entries",
+    ),
+    "as many entries as may be": (b'{"manifests": [' + b", ".join([_ENTRY % DIGEST.encode()] * 10_000) + b"]}", 10_000),
     "a long key": (filled(b'{"manifests": [], "', b"k", b'": 1}'), 0),
     "a long type": (filled(b'{"manifests": [], "mediaType": "', b"t", b'"}'), "m.mediaType: expected the type of a manifest"),
     "a long digest": (filled(b'{"manifests": [' + _ENTRY[:-4], b"d", b'"}]}'), "m.manifests[0].digest 'dddd"),
@@ -318,7 +321,7 @@ def test_bombs(content: bytes, expected: int | str) -> None:
         assert isinstance(found, tuple)
         assert len(found) == expected
     else:
-        assert isinstance(found, InvalidInput)
+        assert isinstance(found, InvalidInput | Unsupported)
         assert str(found).startswith(expected)
         assert len(str(found)) < 500
 
