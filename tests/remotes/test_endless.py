@@ -61,6 +61,10 @@ def referrers(registries: Registries, registry: FakeRegistry) -> list[object]:
     return list(fetcher(registries, registry).referrers(ROOT))
 
 
+def tags(registries: Registries, registry: FakeRegistry) -> list[str]:
+    return list(fetcher(registries, registry).tags())
+
+
 def has(registries: Registries, registry: FakeRegistry) -> bool:
     return pusher(registries, registry).has(replace(WANTED, size=len(BODY)))
 
@@ -94,6 +98,8 @@ PLACES = {
     "referrers": Place("GET", ".*/referrers/.*", 200, referrers, Unsupported),
     "no referrers": Place("GET", ".*/referrers/.*", 404, referrers, []),
     "tag of referrers": Place("GET", ".*/manifests/sha256-.*", 200, referrers, Unsupported),
+    "tags": Place("GET", ".*/tags/list", 200, tags, Unsupported),
+    "no tags": Place("GET", ".*/tags/list", 404, tags, NotFound),
     "looked for": Place("GET", ".*/blobs/.*", 200, has, True, head=405),
     "mounted": Place("POST", UPLOADS, 201, mount, True),
     "not mounted": Place("POST", UPLOADS, 202, mount, False, headers=LOCATION),
@@ -135,7 +141,10 @@ def struck(request: pytest.FixtureRequest) -> FakeRegistry:
 
 @pytest.mark.parametrize("announced", [True, False])
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_a_body_without_end(registries: Registries, struck: FakeRegistry, place: Place, *, announced: bool) -> None:
+def test_a_body_without_end(
+    registries: Registries, struck: FakeRegistry, place: Place, monkeypatch: pytest.MonkeyPatch, *, announced: bool
+) -> None:
+    monkeypatch.setattr("remotes.tags.MAX_BYTES", 4 * 1024 * 1024)  # as manifests; its own is as big as the body here
     actions = [place.answer(BODY), *([] if announced else [WithoutHeaders(("Content-Length",))])]
     for action in actions:
         struck.inject(Fault(method=place.method, path=place.path, nth=None, action=action))
