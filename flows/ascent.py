@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.utilities.annotations import opaque, quote
 
-from flows.limits import tags_of
-from flows.precedence import Node, Order
+from flows.limits import Limits
 from flows.progress import Listener
 from flows.report import Failure
 from flows.runner import message, outcome
@@ -17,12 +16,12 @@ from ocispec.frontier import Frontier
 from ocispec.handlers import children_handler, without_foreign
 from storage import Name, completeness
 from tasks import push as tasks
+from tasks.precedence import Node, Order
 from tasks.session import Session
 from tasks.stopping import Stopped
 from tasks.transfer import Receipt
 
 if TYPE_CHECKING:
-    from prefect import Task
     from prefect.futures import PrefectFuture
 
 
@@ -50,9 +49,8 @@ class Ascent:
         host, _, repository = image.source.partition("/")
         self._source = repository if host == target.host and repository != target.repository else None
         self._children = without_foreign(children_handler(session.store.manifest))
-        tags = tags_of(target.host)
-        self._resolve: Task[..., Any] = tasks.resolve.with_options(retries=retries, tags=tags)
-        self._push: Task[..., Any] = tasks.push.with_options(retries=retries, tags=tags)
+        limits = Limits(retries=retries)
+        self._resolve, self._push = limits.ready(tasks.resolve, target), limits.ready(tasks.push, target)
         self._receipts: dict[object, Receipt] = {}
         self._failures: list[Failure] = []
         self._tasks = 0

@@ -1,11 +1,11 @@
 """The flow `fetch`: references → store, every descriptor a task; an image that is whole gets its name recorded."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from prefect import flow, get_run_logger
+from prefect import Task, flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
@@ -17,13 +17,15 @@ from flows.report import Failure, ImageReport, RunReport
 from flows.results import keep_no_results
 from flows.runner import RUNNER
 from flows.walk import Walk
-from flows.wanted import Image
+from flows.wanted import Image, Node
 from ocispec import Platform, Reference
 from ocispec.errors import DistError
+from ocispec.platform import Platforms
 from ocispec.reference import expand
 from ocispec.units import counted
+from tasks import fetch as tasks
 from tasks._task import RETRIES
-from tasks.session import Platforms, Session, SessionSpec, open_session
+from tasks.session import EVERYTHING, Session, SessionSpec, open_session
 
 
 def _run_name() -> str:
@@ -68,14 +70,15 @@ def bring_in(
     with open_session(spec, observer=listener) as session:
         walk = Walk(
             session,
-            referrers=referrers,
+            _Fetching(),
             listener=listener,
             stopping=session.stopping,
             retries=retries,
             window=concurrency,
         )
-        wanted = [Image(Reference.parse(expand(text)), platforms=platforms) for text in dict.fromkeys(references)]
-        images = _listed(session, walk.run(wanted))
+        named = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
+        related = EVERYTHING if referrers else frozenset()
+        images = _listed(session, walk.run([Image(one, platforms=platforms, related=related) for one in named]))
         return RunReport(
             images=images,
             tasks=walk.tasks,
@@ -83,6 +86,23 @@ def bring_in(
             stopped=session.stopping.reason,
             quotas=session.registries.quotas(),
         )
+
+
+class _Fetching:
+    """The course of a walk that brings images into the store."""
+
+    misses_nothing = False
+
+    def bring(self, node: Node, source: Reference) -> tuple[Task[..., Any], Sequence[Reference], Sequence[object]]:
+        """Fetch it."""
+        return tasks.fetch, (source,), (node.descriptor, source)
+
+    def brought(self, result: tasks.Fetched) -> None:
+        """That was all."""
+
+    def onward(self, _image: Image) -> tuple[()]:
+        """Nothing else."""
+        return ()
 
 
 def _listed(session: Session, images: tuple[ImageReport, ...]) -> tuple[ImageReport, ...]:

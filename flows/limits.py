@@ -5,11 +5,34 @@ makes a flow of small tasks three times as slow (docs/adr/0004). So tasks are ta
 asked once per run and registry.
 """
 
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+from prefect import Task
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
+from ocispec import Reference
 
-def tags_of(host: str) -> frozenset[str]:
+
+class Limits:
+    """One run's tasks, made ready: with its number of retries, and tagged for the registries on which there is a limit."""
+
+    def __init__(self, *, retries: int) -> None:
+        self._tags = cache(_tags)
+        self._ready = cache(lambda task, hosts: task.with_options(retries=retries, tags=self._tags_of(hosts)))
+
+    def ready(self, task: Task[..., Any], *talks_to: Reference) -> Task[..., Any]:
+        """A task that talks to the registries of some references."""
+        ready: Task[..., Any] = self._ready(task, frozenset(reference.host for reference in talks_to))
+        return ready
+
+    def _tags_of(self, hosts: Iterable[str]) -> frozenset[str]:
+        return frozenset(tag for host in hosts for tag in self._tags(host))
+
+
+def _tags(host: str) -> frozenset[str]:
     """The tags of tasks that talk to the registry of `host`: `registry:<host>` if there is a limit on it, else none."""
     tag = f"registry:{host}"
     with get_client(sync_client=True) as client:

@@ -5,34 +5,35 @@ it when one fails. A failure ends nothing but what is below it. An image is repo
 
 Where referrers are wanted, each manifest of an image also gets a task that lists what refers to it. What that finds is
 brought in like an image of its own, and asked about in turn; the image is whole when all of it is there.
+
+How content is brought, and what else is done for an image that is whole, is said by the walk's course.
 """
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from functools import cache
 from typing import Any, Protocol
 
 from prefect import Task
 from prefect.futures import PrefectFuture
 from prefect.utilities.annotations import opaque, quote
 
-from flows.limits import tags_of
+from flows.limits import Limits
 from flows.progress import Listener
 from flows.report import Failure, ImageReport
 from flows.runner import message, outcome
-from flows.wanted import Image, Listing, Node, Parent
+from flows.wanted import Errand, Image, Listing, Node, Parent
 from ocispec import Descriptor, Reference
 from ocispec.errors import DistError, Unsupported
 from ocispec.frontier import Frontier
+from ocispec.platform import Platforms
 from ocispec.referrers import MAX_REFERRERS, Referrer
 from storage.completeness import Completeness
 from tasks import fetch as tasks
-from tasks.session import Platforms
 from tasks.stopping import Stopped, Stopping
 from tasks.transfer import Receipt
 
 Future = PrefectFuture[Any]
-Item = Image | Node | Listing
+Item = Image | Node | Listing | Errand
 
 
 class Keeper(Protocol):
@@ -50,24 +51,44 @@ class Keeper(Protocol):
         """Record the name of an image that became whole; `referrers` None: they were not asked for."""
 
 
+class Course(Protocol):
+    """What a walk is for: what is done with content, and with an image that is whole."""
+
+    misses_nothing: bool
+    """Whether what is in the store gets a task, too."""
+
+    def bring(self, node: Node, source: Reference) -> tuple[Task[..., Any], Sequence[Reference], Sequence[object]]:
+        """The task that brings some content from a repository, whose registries it talks to, and its arguments."""
+
+    def brought(self, result: tasks.Fetched) -> None:
+        """What that task answered."""
+
+    def onward(self, image: Image, /) -> Sequence[Errand]:
+        """What else is to be done for an image, whose content and name are in the store; asked again when that is done."""
+
+
 class Walk:
-    """One run's walk; with `referrers`, over what refers to images, too. `tasks` counts the task runs that ended."""
+    """One run's walk. `tasks` counts the task runs that ended."""
 
     def __init__(
-        self, keeper: Keeper, *, referrers: bool, listener: Listener, stopping: Stopping, retries: int, window: int
+        self, keeper: Keeper, course: Course, *, listener: Listener, stopping: Stopping, retries: int, window: int
     ) -> None:
         self.tasks = 0
-        self._keeper, self._referrers, self._listener, self._stopping = keeper, referrers, listener, stopping
+        self._keeper, self._course, self._listener, self._stopping = keeper, course, listener, stopping
         self._frontier: Frontier[Item, Future] = Frontier(self._start, window=window)
         self._nodes: dict[object, Node] = {}
         self._listings: dict[object, Listing] = {}
         self._known: deque[tuple[Image, tasks.Listed]] = deque()
         self._reports: dict[Image, ImageReport] = {}
-        self._task = cache(lambda kind, host: kind.with_options(retries=retries, tags=tags_of(host)))
+        self._limits = Limits(retries=retries)
 
     def run(self, images: Sequence[Image]) -> tuple[ImageReport, ...]:
         """Bring in all images; the reports in their order."""
-        self._frontier.add(images)
+        for image in images:
+            if image.root is None:
+                self._frontier.add((image,))
+            else:
+                self._resolved(image, image.root, image.origin or image.root)
         for item, future in self._frontier:
             self.tasks += 1
             self._ended(item, outcome(future))
@@ -77,8 +98,10 @@ class Walk:
         return tuple(self._reports[image] for image in images)
 
     def _ended(self, item: Item, result: object) -> None:
-        if isinstance(item, Image) and isinstance(result, Descriptor):
-            self._resolved(item, result)
+        if isinstance(item, Errand):
+            self._done(item, result)
+        elif isinstance(item, Image) and isinstance(result, Descriptor):
+            self._resolved(item, result, result)
         elif isinstance(item, Node) and isinstance(result, tasks.Fetched):
             self._fetched(item, result)
         elif isinstance(item, Listing) and isinstance(result, tasks.Listed):
@@ -95,7 +118,7 @@ class Walk:
                 for item in dropped:
                     if isinstance(item, Node):
                         item.sources.clear()
-                    self._failed(item, str(exc))
+                    self._ended(item, exc)
 
     def _start(self, item: Item) -> Future:
         """Submit the task of an item.
@@ -106,35 +129,43 @@ class Walk:
         """
         if isinstance(item, Image):
             self._listener.resolving(str(item.reference))
-            return self._bound(tasks.resolve, item.reference).submit(quote(item.reference))
+            return self._submit(tasks.resolve, (item.reference,), (item.reference,), ())
+        if isinstance(item, Errand):
+            return self._submit(item.task, (item.at,), item.arguments, item.parents)
         if isinstance(item, Listing):
-            arguments = quote(item.subject), quote(item.source)
-            return self._bound(tasks.referrers, item.source).submit(*arguments, wait_for=[opaque(item.parent)])
+            return self._submit(tasks.referrers, (item.source,), (item.subject, item.source, item.related), (item.parent,))
         source, parent = item.sources.popleft()
-        return self._bound(tasks.fetch, source).submit(quote(item.descriptor), quote(source), wait_for=[opaque(parent)])
+        return self._submit(*self._course.bring(item, source), (parent,))
 
-    def _bound(self, task: Task[..., Any], reference: Reference) -> Task[..., Any]:
-        bound: Task[..., Any] = self._task(task, reference.host)
-        return bound
+    def _submit(
+        self,
+        task: Task[..., Any],
+        talks_to: Sequence[Reference],
+        arguments: Sequence[object],
+        parents: Sequence[object],
+    ) -> Future:
+        ready = self._limits.ready(task, *talks_to)
+        future: Future = ready.submit(*map(quote, arguments), wait_for=[opaque(parent) for parent in parents])
+        return future
 
-    def _resolved(self, image: Image, root: Descriptor) -> None:
+    def _resolved(self, image: Image, root: Descriptor, parent: Parent) -> None:
         image.root = root
         self._listener.resolved(str(image.reference), root)
         try:
-            if self._referrers:
-                self._bring_in(image, root, root)
+            if image.related or self._course.misses_nothing:
+                self._bring_in(image, root, parent)
             elif (there := self._keeper.look(image.reference, root, platforms=image.platforms)).whole:
                 image.existed, image.recorded = len(there.present), True
             else:
-                self._reach(image, (root,), root)
+                self._reach(image, (root,), parent)
         except DistError as exc:
             image.fail(str(exc))
         self._conclude(image)
 
     def _bring_in(self, image: Image, root: Descriptor, parent: Parent) -> None:
-        """Have an image wait for a tree. One that is there needs no task, but is asked about like any other."""
+        """Have an image wait for a tree. One that is there may need no task, but is asked about like any other."""
         there = self._keeper.hold(root, platforms=image.platforms)
-        if not there.whole:
+        if self._course.misses_nothing or not there.whole:
             self._reach(image, (root,), parent)
             return
         for descriptor in filter(image.meet, there.present):
@@ -143,6 +174,7 @@ class Walk:
 
     def _fetched(self, node: Node, result: tasks.Fetched) -> None:
         node.fetched = result
+        self._course.brought(result)
         self._listener.ended(node.descriptor, result.receipt)
         receipt = result.receipt
         for image in node.images:
@@ -150,7 +182,7 @@ class Walk:
             image.credit(receipt)
             receipt = Receipt("existed")  # the first image that wanted it paid for it
             self._ask_about(image, node.descriptor, result)
-            self._reach(image, image.chosen(node.descriptor, result.children), result)
+            self._reach(image, self._below(image, node.descriptor, result), result)
             self._conclude(image)
 
     def _listed(self, listing: Listing, result: tasks.Listed) -> None:
@@ -171,7 +203,7 @@ class Walk:
             image.fail(str(exc))
         self._conclude(image)
 
-    def _failed(self, item: Item, message: str) -> None:
+    def _failed(self, item: Image | Node | Listing, message: str) -> None:
         if isinstance(item, Image):
             item.fail(message)
             self._conclude(item)
@@ -201,7 +233,13 @@ class Walk:
             else:
                 image.credit(Receipt("existed"))
                 self._ask_about(image, descriptor, node.fetched)
-                pending.extend(image.chosen(descriptor, node.fetched.children))
+                pending.extend(self._below(image, descriptor, node.fetched))
+
+    def _below(self, image: Image, descriptor: Descriptor, result: tasks.Fetched) -> Sequence[Descriptor]:
+        children = image.chosen(descriptor, result.children)
+        if not children:
+            image.leaves.append(result)
+        return children
 
     def _ask(self, node: Node, image: Image, parent: Parent) -> None:
         """Have a node fetched from the image's repository too, should it not come from another one."""
@@ -221,10 +259,10 @@ class Walk:
 
     def _ask_about(self, image: Image, subject: Descriptor, parent: Parent) -> None:
         """Where referrers are wanted, have an image wait for the list of those of one of its manifests."""
-        if not self._referrers or not subject.is_manifest:
+        if not image.related or not subject.is_manifest:
             return
-        key = image.reference.locator, subject.content
-        listing = self._listings.setdefault(key, Listing(subject, image.reference, parent))
+        key = image.reference.locator, subject.content, image.related
+        listing = self._listings.setdefault(key, Listing(subject, image.reference, image.related, parent))
         listing.images.append(image)
         if listing.failure is not None:
             image.failures.append(listing.failure)
@@ -235,15 +273,31 @@ class Walk:
         else:
             self._known.append((image, listing.listed))
 
+    def _done(self, errand: Errand, result: object) -> None:
+        errand.image.open -= 1
+        errand.result = result
+        if isinstance(result, BaseException):
+            errand.image.fail(message(result))
+        self._conclude(errand.image)
+
     def _conclude(self, image: Image) -> None:
-        """Report an image of which nothing is under way; record it if it is whole."""
+        """Record an image of which nothing is under way, if it is whole; report it when nothing else is to be done for it."""
         if image.open:
             return
         if image.root is not None and not image.failures and not image.recorded:
-            referrers = tuple(image.referrers) if self._referrers else None
-            try:
-                self._keeper.record(image.reference, image.root, platforms=image.platforms, referrers=referrers)
-            except DistError as exc:
-                image.fail(str(exc))
+            self._record(image, image.root)
+        if image.recorded and not image.failures and (errands := self._course.onward(image)):
+            image.open += len(errands)
+            self._frontier.add(errands)
+            return
         self._reports[image] = image.report()
         self._listener.finished(self._reports[image])
+
+    def _record(self, image: Image, root: Descriptor) -> None:
+        referrers = tuple(image.referrers) if image.related else None
+        try:
+            self._keeper.record(image.reference, root, platforms=image.platforms, referrers=referrers)
+        except DistError as exc:
+            image.fail(str(exc))
+        else:
+            image.recorded = True

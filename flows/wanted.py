@@ -4,36 +4,47 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
+
+from prefect import Task
 
 from flows.report import Failure, ImageReport
 from ocispec import Descriptor, Reference
 from ocispec.errors import NotFound
 from ocispec.handlers import serving
+from ocispec.platform import Platforms
 from ocispec.referrers import Referrer
 from tasks.fetch import Fetched, Listed
-from tasks.session import Platforms
+from tasks.mirror import Surveyed
+from tasks.session import Related
 from tasks.transfer import Receipt
 
 # The result that a parent's task returned, that very object: what Prefect draws an arrow from.
-Parent = Descriptor | Fetched | Listed
+Parent = Descriptor | Fetched | Listed | Surveyed
 
 
 @dataclass(eq=False, slots=True)
 class Image:
     """An image on its way. `platforms` are those that are wanted of an index; None is all of them.
 
+    `related` is what is wanted beside it. `root` may be known from the start, with the result that told it, its `origin`.
+
     `met` is the content that it is known to want; `open` counts what of that has not ended. `referrers` are the
-    manifests about it and about its content, each once, in the order in which they were found.
+    manifests about it and about its content, each once, in the order in which they were found. `leaves` are the results that
+    nothing follows from.
     """
 
     reference: Reference
     platforms: Platforms = None
-    started: float = field(default_factory=time.monotonic)
+    related: frozenset[Related] = frozenset()
     root: Descriptor | None = None
+    origin: Parent | None = None
+    started: float = field(default_factory=time.monotonic)
     open: int = 0
     recorded: bool = False
     met: set[object] = field(default_factory=set)
     referrers: dict[Referrer, None] = field(default_factory=dict)
+    leaves: list[Fetched] = field(default_factory=list)
     fetched: int = 0
     existed: int = 0
     transferred: int = 0
@@ -95,7 +106,23 @@ class Listing:
 
     subject: Descriptor
     source: Reference
+    related: frozenset[Related]
     parent: Parent
     images: list[Image] = field(default_factory=list)
     listed: Listed | None = None
     failure: Failure | None = None
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Errand:
+    """What else is to be done for an image that is whole: a task, the registry that it talks to, and what came before it.
+
+    `result` is what the task answered; None until then, and where it failed.
+    """
+
+    image: Image
+    task: Task[..., Any]
+    at: Reference
+    arguments: tuple[object, ...]
+    parents: tuple[object, ...]
+    result: object = None

@@ -110,6 +110,10 @@ class Platform:
         return f"{self.os}{version}/{self.architecture}{variant}"
 
 
+# Those that are wanted of an index; None is all.
+Platforms = tuple[Platform, ...] | None
+
+
 class HasPlatform(Protocol):
     """What `best` chooses among: anything that may say its platform."""
 

@@ -86,14 +86,16 @@ class Registries:
 
     def fetcher(self, reference: Reference) -> Source:
         """Access to the content of the reference's repository, at mirrors first if there are any."""
-        mirrors = self._settings.hosts.of(reference.host).mirrors
-        repositories = [self._repository(host, reference) for host in (*mirrors, reference.host)]
-        *before, last = repositories
-        own = Fetcher(last, self._ranges, self._unlisted, self._foreign)
-        if not before:
-            return own
-        caches = [Fetcher(mirror, self._ranges, self._unlisted, None) for mirror in before]
-        return Mirrored([*caches, own], self._distrusted)
+        caches = [
+            Fetcher(self._repository(host, reference), self._ranges, self._unlisted, None)
+            for host in self._settings.hosts.of(reference.host).mirrors
+        ]
+        own = self.itself(reference)
+        return Mirrored([*caches, own], self._distrusted) if caches else own
+
+    def itself(self, reference: Reference) -> Fetcher:
+        """Access to the content of the reference's repository at the registry itself, whatever mirrors it has."""
+        return Fetcher(self._repository(reference.host, reference), self._ranges, self._unlisted, self._foreign)
 
     def pusher(self, reference: Reference) -> Pusher:
         """Access to the reference's repository for who writes; one for all who do, for it knows uploads that broke off."""

@@ -67,6 +67,15 @@ def task_of(name: str, *, run_name: Callable[[], str]) -> Callable[[Callable[P, 
     return decorate
 
 
+def comes_again(error: DistError) -> bool:
+    """Whether a task that raises this error now gets another attempt; for tasks that have results beside it to lose."""
+    context = TaskRunContext.get()
+    if context is None or not error.retryable:
+        return False
+    waits = isinstance(error, RegistryError) and error.exchange.retry_after_s is not None
+    return waits or context.task_run.run_count <= context.task.retries
+
+
 def argument(name: str) -> Any:
     """An argument of the task run that is being named; Prefect unquotes arguments only later."""
     value = task_run.parameters[name]

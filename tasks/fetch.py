@@ -7,15 +7,17 @@ from ocispec.handlers import visit
 from ocispec.referrers import Referrer
 from tasks import session
 from tasks._task import argument, task_of
+from tasks.session import Related
 from tasks.transfer import Receipt
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Fetched:
-    """What became of one descriptor, and the children to visit next."""
+    """What became of one descriptor, and the children to visit next; `delivered` is how it went on to other places."""
 
     receipt: Receipt
     children: tuple[Descriptor, ...]
+    delivered: tuple[Receipt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -54,6 +56,6 @@ def fetch(descriptor: Descriptor, source: Reference) -> Fetched:
 
 
 @task_of("referrers", run_name=_referrers_name)
-def referrers(subject: Descriptor, source: Reference) -> Listed:
+def referrers(subject: Descriptor, source: Reference, related: frozenset[Related]) -> Listed:
     """The manifests about `subject` in a repository."""
-    return Listed(session.current().referrers(subject, source))
+    return Listed(session.current().referrers(subject, source, related))

@@ -5,25 +5,29 @@ ever a task's parameter: Prefect would walk through it, hash it and show it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ocispec import Descriptor, Reference
 from ocispec.errors import DistError, InvalidInput, NotFound
 from ocispec.handlers import Handler, chain, children_handler, filter_platforms
-from ocispec.platform import Platform
+from ocispec.platform import Platforms
 from ocispec.referrers import Referrer
 from remotes import Credentials, CredentialSource, DockerConfig, Given, Registries, RegistrySettings, first_of
 from storage import ContentStore, Name, completeness, open_store
 from storage.completeness import Completeness
 from storage.leases import Lease
-from tasks import stopping, transfer
+from tasks import stopping, survey, transfer
+from tasks.delivery import Delivery
 from tasks.stopping import Stopping
+from tasks.survey import Ask, Found
 
-# Those that are wanted of an index; None is all.
-Platforms = tuple[Platform, ...] | None
+# How referrers are found: listed by the registry or its stand-in index, or under tags of cosign.
+Related = Literal["listed", "tagged"]
+EVERYTHING: frozenset[Related] = frozenset({"listed", "tagged"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +60,10 @@ class Session:
         self.store = store
         self.registries = registries
         self.stopping = stopping
+        self.delivery = Delivery(store, registries.pusher, self)
         self._observer = observer
         self._lease = lease
+        self._found: dict[Ask, Found] = {}
 
     def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms = None) -> Completeness:
         """What the store has of an image: if that is all, its name is recorded; if not, gc is kept from it meanwhile.
@@ -128,13 +134,19 @@ class Session:
         with self._endable():
             return self.registries.resolve(reference).descriptor
 
-    def referrers(self, subject: Descriptor, reference: Reference) -> tuple[Referrer, ...]:
-        """The manifests about `subject` in a repository, those that only a tag of cosign finds included."""
+    def tags(self, repository: Reference) -> tuple[str, ...]:
+        """The tags of a repository."""
+        with self._endable():
+            return tuple(self.registries.fetcher(repository).tags())
+
+    def referrers(self, subject: Descriptor, reference: Reference, related: frozenset[Related]) -> tuple[Referrer, ...]:
+        """The manifests about `subject` in a repository: those that are listed, those that only tags find, or both."""
         source = self.registries.fetcher(reference)
         with self._endable():
-            tagged = [Referrer(descriptor, tag) for tag, descriptor in source.signatures(subject)]
+            tagged = [Referrer(one, tag) for tag, one in source.signatures(subject)] if "tagged" in related else []
             known = {referrer.descriptor.digest for referrer in tagged}
-            return (*(Referrer(one) for one in source.referrers(subject) if one.digest not in known), *tagged)
+            listed = [Referrer(one) for one in source.referrers(subject)] if "listed" in related else []
+            return (*(referrer for referrer in listed if referrer.descriptor.digest not in known), *tagged)
 
     def fetching(self, reference: Reference, receipts: list[transfer.Receipt]) -> Handler:
         """The handler that fetches a descriptor from a repository, then answers with its children."""
@@ -147,6 +159,31 @@ class Session:
                 return handler(descriptor)
 
         return handle
+
+    def find(self, asks: Sequence[Ask], *, keep: bool, workers: int) -> list[Found]:
+        """What stands for what, see `tasks.survey`; what was found without an error is not asked again in this run."""
+
+        def find_one(ask: Ask) -> Found:
+            with self._endable():
+                return survey.find(ask, self.store, self.registries, keep=keep, observer=self)
+
+        new = [ask for ask in asks if ask not in self._found]
+        with ThreadPoolExecutor(workers) as executor:
+            found = dict(zip(new, executor.map(find_one, new), strict=True))
+        self._found |= {ask: one for ask, one in found.items() if not one.errors}
+        return [found.get(ask) or self._found[ask] for ask in asks]
+
+    def deliver(self, blob: Descriptor, place: Reference) -> transfer.Receipt | None:
+        """Bring a blob to the repository of `place`, see `tasks.delivery`."""
+        with self._endable():
+            return self.delivery.deliver(blob, place)
+
+    def publish(
+        self, root: Descriptor, target: Reference, *, platforms: Platforms, referrers: tuple[Referrer, ...]
+    ) -> tuple[transfer.Receipt, ...]:
+        """Bring all of an image to the repository of `target`, and set its tag, see `tasks.delivery`."""
+        with self._endable():
+            return self.delivery.publish(root, target, children=self._children(platforms), referrers=referrers)
 
     def stands(self, target: Reference, descriptor: Descriptor) -> bool:
         """Whether `target` stands for `descriptor` at its registry, whatever mirrors of that say."""

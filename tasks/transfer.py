@@ -93,8 +93,13 @@ def push(
     started = time.monotonic()
     there = target.has(descriptor, tag=tag)
     if descriptor.is_manifest:
-        sent = _put(target, store.manifest(descriptor), descriptor, tag, there=there)
-        return Receipt("existed" if there else "pushed", sent, time.monotonic() - started)
+        raw = store.manifest(descriptor)
+        # With a subject it is put although it is there: only the answer says whether the registry lists it by itself, and a run
+        # that was ended between the one and the other has left it unlisted.
+        if there and _subject(raw, descriptor) is None:
+            return Receipt("existed", seconds=time.monotonic() - started)
+        _put(target, raw, descriptor, tag)
+        return Receipt("existed" if there else "pushed", len(raw), time.monotonic() - started)
     if there:
         return Receipt("existed", seconds=time.monotonic() - started)
     if target.mount(descriptor, source=source):
@@ -115,19 +120,28 @@ def push(
     return Receipt("pushed", sent, time.monotonic() - started)
 
 
-def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None, *, there: bool) -> int:
-    """Store a manifest, and see that the registry lists it at its subject, if it has one; the number of bytes sent.
+def put(store: ContentStore, target: Pusher, descriptor: Descriptor, *, tag: str | None = None) -> Receipt:
+    """Bring a manifest to a repository that has its children, whatever it has there already; with a `tag`, set that.
 
-    With a subject it is put although it is `there`: only the answer says whether the registry lists it by itself, and a run
-    that was ended between the one and the other has left it unlisted.
+    Raises:
+        DistError: whatever store or remote raise.
     """
-    subject = manifest.subject(raw, descriptor.media_type, at=str(descriptor))
-    if there and subject is None:
-        return 0
+    started = time.monotonic()
+    raw = store.manifest(descriptor)
+    _put(target, raw, descriptor, tag)
+    return Receipt("pushed", len(raw), time.monotonic() - started)
+
+
+def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None) -> None:
+    """Store a manifest, and see that the registry lists it at its subject, if it has one."""
     listed_under = target.put(raw, descriptor, tag=tag)
+    subject = _subject(raw, descriptor)
     if subject is not None and listed_under is None:
         target.refer(subject.digest, referrers.entry(raw, descriptor, at=str(descriptor)))
-    return len(raw)
+
+
+def _subject(raw: bytes, descriptor: Descriptor) -> Descriptor | None:
+    return manifest.subject(raw, descriptor.media_type, at=str(descriptor))
 
 
 def fetch_handler(

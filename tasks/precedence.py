@@ -1,6 +1,7 @@
 """In which order a push brings content: a manifest after its children, a referrer after its subject, the image's tag last."""
 
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from ocispec import Descriptor, Digest, manifest
@@ -40,6 +41,17 @@ class Order:
         for node in self.nodes:
             below = {child.content for child in visit(children, node.descriptor)}
             node.follow(*(self._by_content[content] for content in below if content in self._by_content))
+
+    def in_turn(self) -> Iterator[Node]:
+        """Each node after those that it waits for, for who does one after the other."""
+        ready = deque(node for node in self.nodes if not node.missing)
+        while ready:
+            node = ready.popleft()
+            yield node
+            for parent in node.above:
+                parent.missing -= 1
+                if not parent.missing:
+                    ready.append(parent)
 
     def refer(self, referrers: Iterable[Referrer]) -> list[Node]:
         """Have referrers wait for their subjects, and get their tags; the last node of each that is among the content.

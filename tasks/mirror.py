@@ -1,0 +1,98 @@
+"""The tasks of a mirror: list what there is, see what stands for it, carry content to its targets, publish images there."""
+
+from dataclasses import dataclass
+
+from ocispec import Descriptor, Reference
+from ocispec.errors import DistError
+from ocispec.handlers import visit
+from ocispec.platform import Platforms
+from ocispec.referrers import Referrer
+from ocispec.units import counted
+from tasks import session
+from tasks._task import argument, comes_again, task_of
+from tasks.fetch import Fetched
+from tasks.survey import Ask, Found
+from tasks.transfer import Receipt
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Tags:
+    """The tags of a repository."""
+
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Surveyed:
+    """What was found out about some images."""
+
+    found: tuple[Found, ...]
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Published:
+    """What it took to bring an image to one target, once its blobs had been carried."""
+
+    receipts: tuple[Receipt, ...]
+
+
+def _tags_name() -> str:
+    return f"tags of {argument('repository').locator}"
+
+
+def _survey_name() -> str:
+    return f"survey {counted(len(argument('asks')), 'image')}"
+
+
+def _carry_name() -> str:
+    descriptor: Descriptor = argument("descriptor")
+    return f"mirror {descriptor.kind} {descriptor.digest.short}"
+
+
+def _publish_name() -> str:
+    return f"publish {argument('target')}"
+
+
+@task_of("tags", run_name=_tags_name)
+def tags(repository: Reference) -> Tags:
+    """The tags of a repository, in the registry's order."""
+    return Tags(session.current().tags(repository))
+
+
+@task_of("survey", run_name=_survey_name)
+def survey(asks: tuple[Ask, ...], *, keep: bool, workers: int) -> Surveyed:
+    """See what stands for some images, `workers` at once. What cannot be told is part of the answer."""
+    found = session.current().find(asks, keep=keep, workers=workers)
+    for error in (error for one in found for error in one.errors):
+        if comes_again(error):  # what is known by then is not asked again
+            raise error
+    return Surveyed(tuple(found))
+
+
+@task_of("mirror", run_name=_carry_name)
+def carry(descriptor: Descriptor, source: Reference, places: tuple[Reference, ...]) -> Fetched:
+    """Bring one descriptor's content into the store and, if it is a blob, on to the repositories of `places`.
+
+    A place that cannot be had after some attempts is left to `publish`, which says what is wrong: it is no reason to keep the
+    content from others.
+    """
+    receipts: list[Receipt] = []
+    children = visit(session.current().fetching(source, receipts), descriptor)
+    delivered = [] if descriptor.is_manifest else [_delivered(descriptor, place) for place in places]
+    for outcome in delivered:
+        if isinstance(outcome, DistError) and comes_again(outcome):
+            raise outcome
+    return Fetched(receipts[0], tuple(children), tuple(one for one in delivered if isinstance(one, Receipt)))
+
+
+def _delivered(descriptor: Descriptor, place: Reference) -> Receipt | DistError | None:
+    try:
+        return session.current().deliver(descriptor, place)
+    except DistError as exc:
+        return exc
+
+
+@task_of("publish", run_name=_publish_name)
+def publish(root: Descriptor, target: Reference, platforms: Platforms, referrers: tuple[Referrer, ...]) -> Published:
+    """Bring what is missing of an image to a target: blobs, then manifests, its tag last."""
+    return Published(session.current().publish(root, target, platforms=platforms, referrers=referrers))
