@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["ocispec", "remotes", "flows"]):
     from ocispec.errors import DistError
     from ocispec.mediatypes import MANIFESTS
     from ocispec.reference import expand
-    from remotes import challenge, errors, foreign, headers, tags
+    from remotes import catalog, challenge, errors, foreign, headers, listing, tags
     from remotes.throttled import read_quota
     from remotes.token import Tokens, TokenServer
 
@@ -113,9 +113,10 @@ def answers(data: bytes) -> None:
 
 
 def lists(data: bytes) -> None:
-    """Lists of tags, and the urls of descriptors."""
-    with contextlib.suppress(DistError):
-        tags.read(data, "fuzz")
+    """Lists of tags and repositories, and the urls of descriptors."""
+    for kind in (tags.KIND, catalog.KIND):
+        with contextlib.suppress(DistError):
+            listing.read(data, kind, at="fuzz")
     assert foreign.parse(_text(data)).host
 
 

@@ -123,6 +123,11 @@ def is_tag(text: str) -> bool:
     return _TAG.fullmatch(text) is not None
 
 
+def is_repository(text: str) -> bool:
+    """Whether this can be the name of a repository, without its host."""
+    return len(text) <= _MAX_LOCATOR and _PATH.fullmatch(text) is not None
+
+
 def _cut(rest: str) -> tuple[str, str, str]:
     """Path, the mark that ends it (`:`, `@` or nothing) and what follows."""
     match = re.search(r"[:@]", rest)

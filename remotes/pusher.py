@@ -1,13 +1,15 @@
 """Writing to a repository: blobs first, then the manifests that name them (distribution-spec 1.1, "Push").
 
-What goes on in one upload is `remotes.upload`'s.
+And taking away from it, a tag or a manifest ("Content Management"): what is to go, and how sure that has to be, is decided
+elsewhere. What goes on in one upload is `remotes.upload`'s.
 """
 
 import threading
 from urllib.parse import urlencode
 
 from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
-from ocispec.errors import Busy, Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, shown
+from ocispec.errors import Busy, Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported, shown
+from ocispec.reference import is_tag
 from ocispec.referrers import tag_of, with_entry
 from remotes import document, referrers
 from remotes.errors import RegistryRefused
@@ -23,6 +25,9 @@ _ASK_BY_GET = frozenset({403, 405, 501})
 # How often an index of referrers is written anew when others write it at the same time.
 _WRITES = 5
 _OK, _CREATED, _NOT_FOUND, _TOO_LARGE = 200, 201, 404, 413
+# "If tag deletion is disabled, the registry MUST respond with either a 400 Bad Request or a 405 Method Not Allowed", and the
+# same of manifests (distribution-spec 1.1, "Deleting tags", "Deleting Manifests").
+_NOT_DELETED = frozenset({400, 405})
 
 
 def _nobody(_offset: int, _gained: int) -> None:
@@ -171,6 +176,48 @@ class Pusher:
                     described = Descriptor(media_type=mediatypes.OCI_INDEX, digest=Digest.of(index), size=len(index))
                     self.put(index, described, tag=tag)
         raise Busy(f"{at}: expected {referrer} to be listed, others overwrote it {_WRITES} times; try again")
+
+    def untag(self, tag: str) -> bool:
+        """Remove a tag, and nothing else. One that is not there is removed already.
+
+        False says that this registry removes no tags, as the CNCF registry 2.8. What is left then is to `delete` the manifest,
+        if every tag that stands for it may go.
+
+        Raises:
+            InvalidInput: a tag that is none.
+            DistError: what the registry says.
+        """
+        subject = f"{self._repository.locator}:{tag}"
+        if not is_tag(tag):
+            raise InvalidInput(f"{subject}: bad tag {tag!r}")
+        try:
+            self._remove(tag, subject)
+        except RegistryRefused as exc:
+            if exc.exchange.status not in _NOT_DELETED:
+                raise
+            return False
+        return True
+
+    def delete(self, digest: Digest) -> None:
+        """Remove a manifest, and with it every tag that stands for it. One that is not there is removed already.
+
+        Neither what it names is removed nor what names it: an index of which a manifest is deleted is no longer whole. Blobs
+        are the registry's to collect.
+
+        Raises:
+            Unsupported: this registry removes no manifests.
+            DistError: what the registry says.
+        """
+        try:
+            self._remove(str(digest), f"{self._repository.locator}@{digest}")
+        except RegistryRefused as exc:
+            if exc.exchange.status not in _NOT_DELETED:
+                raise
+            how = "it is to be allowed there (CNCF registry: storage.delete.enabled), or done by the registry's own means"
+            raise Unsupported(f"{exc}; deleting is not possible: {how}") from exc
+
+    def _remove(self, key: str, subject: str) -> None:
+        self._repository.tell("DELETE", f"manifests/{key}", expected=DONE | {_NOT_FOUND}, subject=subject)
 
     def _open(self, descriptor: Descriptor) -> Session:
         answer = self._repository.tell("POST", "blobs/uploads/", expected=DONE, subject=self._subject(descriptor))

@@ -6,6 +6,7 @@ text → Reference → Registries.resolve → (name, descriptor, fetcher) → fe
 import http.cookiejar
 import logging
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -13,6 +14,7 @@ from typing import Self
 import httpx
 
 from ocispec import Descriptor, Digest, Reference
+from remotes import catalog
 from remotes.auth import HostAuth
 from remotes.credentials import Credentials, CredentialSource
 from remotes.errors import redact
@@ -102,6 +104,19 @@ class Registries:
         key = (reference.host, reference.repository)
         return self._pushers.get(key) or self._pushers.setdefault(key, Pusher(self._repository(reference.host, reference)))
 
+    def repositories(self, host: str) -> Iterator[str]:
+        """The repositories of a registry, `host[:port]`, each once, in its order; asked for as they are taken.
+
+        They are those of the registry itself, whatever mirrors it has.
+
+        Raises:
+            DistError: as `remotes.catalog.listed`, while iterating.
+        """
+        hosts = self._settings.hosts
+        url, auth = f"{hosts.url(host)}/v2", self._auth_of(host, "")
+        registry = Repository(self._client, auth, url=url, name="", locator=host, scope=catalog.SCOPE)
+        return catalog.listed(registry, prefix=hosts.of(host).path_prefix)
+
     def _repository(self, host: str, reference: Reference) -> Repository:
         known = self._repositories.get((host, reference.repository))
         return known or self._repositories.setdefault((host, reference.repository), self._new_repository(host, reference))
@@ -110,11 +125,14 @@ class Registries:
         hosts = self._settings.hosts
         settings = hosts.of(host)
         name = f"{settings.path_prefix}{reference.repository}"
-        credentials = self._credentials(host, name)  # which may run a program, so no lock is held
-        with self._guard:
-            auth = self._auth.setdefault((host, credentials), HostAuth(host, credentials))
+        auth = self._auth_of(host, name)
         url, locator = f"{hosts.url(host)}/v2/{name}", f"{host}/{name}"
         return Repository(self._client, auth, url=url, name=name, locator=locator, avoid=settings.avoid)
+
+    def _auth_of(self, host: str, name: str) -> HostAuth:
+        credentials = self._credentials(host, name)  # which may run a program, so no lock is held
+        with self._guard:
+            return self._auth.setdefault((host, credentials), HostAuth(host, credentials))
 
     def abort(self) -> None:
         """Break off whatever is under way: it fails with Unavailable, and so does all that follows."""

@@ -10,7 +10,7 @@ from ocispec.errors import Unavailable, Unsupported
 from remotes.auth import HostAuth, RegistryAuth, is_same_server
 from remotes.errors import from_response, from_transport, one_line, redact
 from remotes.hosts import Capability
-from remotes.token import to_pull, to_push
+from remotes.token import to_delete, to_pull, to_push
 from remotes.transport import FOREIGN
 
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -22,7 +22,7 @@ class Repository:
     """Sends the requests of a repository. Thread-safe: it has no state but its constants (containerd 2e0c92b168).
 
     `url` is its own, such as `https://ghcr.io/v2/a/b`; `locator` is what people call it: `ghcr.io/a/b`. `avoid` is what the
-    registry cannot do.
+    registry cannot do. `scope` is what reading it takes, if not to pull from a repository of its name.
     """
 
     def __init__(
@@ -34,11 +34,13 @@ class Repository:
         name: str,
         locator: str,
         avoid: frozenset[Capability] = frozenset(),
+        scope: str | None = None,
     ) -> None:
         self.url, self.name, self.locator, self.avoid = url, name, locator, avoid
         self._client, self._host = client, host
         self._own = httpx.URL(url)
-        self._pull, self._push = RegistryAuth(host, to_pull(name)), RegistryAuth(host, to_push(name))
+        self._pull, self._push = RegistryAuth(host, scope or to_pull(name)), RegistryAuth(host, to_push(name))
+        self._delete = RegistryAuth(host, to_delete(name))
 
     def ask(self, method: str, target: str | httpx.URL, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
         """Send a request that reads: a path of this repository, or a URL of its registry, see `owns`.
@@ -85,7 +87,7 @@ class Repository:
         body: Iterable[bytes] | bytes = b"",
         source: str | None = None,
     ) -> httpx.Response:
-        """Send a request of somebody who pushes: to a path of this repository, or to a URL that the registry named.
+        """Send a request of somebody who pushes or deletes: to a path of this repository, or to a URL that the registry named.
 
         The answer is closed, its status one of those `expected`. A `body` in pieces needs its Content-Length in `headers`, and
         is iterated anew whenever it is sent again: after a 401, after a redirect. Who mounts names the `source` repository.
@@ -96,7 +98,9 @@ class Repository:
             DistError: there is no answer, see `remotes.errors.from_transport`; or what iterating `body` raises.
         """
         url = target if isinstance(target, httpx.URL) else self.at(target)
-        auth = RegistryAuth(self._host, to_push(self.name), to_pull(source)) if source else self._push
+        auth = self._delete if method == "DELETE" else self._push
+        if source:
+            auth = RegistryAuth(self._host, to_push(self.name), to_pull(source))
         # What a registry names may be anywhere: its credentials are for it alone.
         response = self._send(method, url, auth if self.owns(url) else None, subject=subject, headers=headers, body=body)
         try:

@@ -38,6 +38,14 @@ def to_push(repository: str) -> str:
     return f"repository:{repository}:pull,push"
 
 
+def to_delete(repository: str) -> str:
+    """The scope that deletes from a repository: it is an action of its own (distribution since 2017, Keppel, IBM).
+
+    Registries to which it is a kind of writing say so in their challenge.
+    """
+    return f"repository:{repository}:delete,pull"
+
+
 def merge(*scopes: str) -> str:
     """One list of scopes for all that are listed in these: each resource once, its actions and all resources sorted."""
     # scope ::= resourcescope { " " resourcescope };  resourcescope ::= type ":" name ":" action { "," action }

@@ -1,9 +1,9 @@
-"""A strict OCI registry on loopback, after the distribution spec 1.1: pull and push.
+"""A strict OCI registry on loopback, after the distribution spec 1.1: pull, push and delete; and Docker's catalog.
 
 Strict: where registries differ, it behaves like the least forgiving one known; a client that gets on with it gets on
 with all. Every exchange is recorded, so that tests can assert on what was asked. It imports nothing of the project:
 a mistake there cannot hide behind the same mistake here. What goes wrong on purpose is described in ``faults.py``, upload
-sessions are in ``uploads.py``.
+sessions are in ``uploads.py``, lists in ``lists.py``.
 """
 
 import base64
@@ -23,8 +23,9 @@ from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BufferedIOBase
 from typing import Any, Literal, Self
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs
 
+from tests.fakes import lists
 from tests.fakes.faults import Drop, Fault, Headers, Refuse, Response
 from tests.fakes.uploads import Step, Uploads, created
 
@@ -38,9 +39,10 @@ _ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|tags|referrers)/
 _RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d*)")  # one range with a start: suffixes and lists are refused
 _UPLOAD_ROUTE = re.compile(r"/v2/(?P<name>.+)/blobs/uploads/(?P<session>[^/]*)")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
-_TOKEN_PATH = "/token"
+_TOKEN_PATH, _CATALOG_PATH = "/token", "/v2/_catalog"
 _READS = frozenset({"GET", "HEAD"})
 _WRITES = frozenset({"POST", "PATCH", "PUT", "DELETE"})
+_ACTIONS = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}  # of tokens; all else is push
 
 _MAX_MANIFEST_BYTES = 4 * 1024 * 1024
 _MAX_UNREAD_BYTES = 256 * 1024  # so much of an unwanted body is read to keep the connection, as by Go's server
@@ -74,9 +76,11 @@ class Request:
 
     @property
     def needs(self) -> list[tuple[str, str]]:
-        """What a token has to be good for: repositories, each with an action."""
-        own = [(self.repository, "pull" if self.method in _READS else "push")] if self.repository else []
-        return own + ([(self.mounted_from, "pull")] if self.mounted_from else [])
+        """What a token has to be good for: resources, each with an action."""
+        if self.path == _CATALOG_PATH:
+            return [("registry:catalog", "*")]
+        own = [(f"repository:{self.repository}", _ACTIONS.get(self.method, "push"))] if self.repository else []
+        return own + ([(f"repository:{self.mounted_from}", "pull")] if self.mounted_from else [])
 
     @property
     def is_upload(self) -> bool:
@@ -155,8 +159,8 @@ class Bearer:
     def _challenge(self, request: Request, *, error: str | None = None) -> Response:
         realm = self.realm or f"{request.scheme}://{request.headers['host']}{_TOKEN_PATH}"
         challenge = f'Bearer realm="{realm}",service="fake"'
-        if request.repository:
-            scopes = [f"repository:{name}:{'pull' if action == 'pull' else 'pull,push'}" for name, action in request.needs]
+        if request.needs:
+            scopes = [f"{resource}:{'pull,push' if action == 'push' else action}" for resource, action in request.needs]
             challenge += f',scope="{" ".join(scopes)}"'
         if error:
             challenge += f',error="{error}"'
@@ -173,10 +177,9 @@ def _unauthorized(challenge: str) -> Response:
     return Response.refusal(401, "UNAUTHORIZED", "authentication required", (("WWW-Authenticate", challenge),))
 
 
-def _lets(scope: str, repository: str, action: str) -> bool:
-    kind, _, rest = scope.partition(":")
-    name, _, actions = rest.rpartition(":")
-    return kind == "repository" and name == repository and action in actions.split(",")
+def _lets(scope: str, wanted: str, action: str) -> bool:
+    resource, _, actions = scope.rpartition(":")
+    return resource == wanted and action in actions.split(",")
 
 
 class FakeRegistry:
@@ -185,7 +188,8 @@ class FakeRegistry:
     ``tls`` is a server-side context. ``open_ranges=False`` answers 416 to ``bytes=N-``, as go-containerregistry does.
     ``mounts`` says where blobs are mounted from: the repository named, any one of its own choice, or none. ``referrers=False``
     leaves subjects to the client and has no API for them, ``filters=False`` has one that ignores filters, and ``page_entries``
-    is what one of its pages has at most. ``uploads`` are the sessions, which may be limited.
+    is what one of its pages has at most. ``deletes`` says what is deleted: tags and manifests, manifests alone as by CNCF
+    distribution 2.8, or nothing. ``uploads`` are the sessions, which may be limited.
     """
 
     def __init__(
@@ -198,6 +202,7 @@ class FakeRegistry:
         referrers: bool = True,
         filters: bool = True,
         page_entries: int = 1000,
+        deletes: Literal["all", "manifests", "nothing"] = "all",
         uploads: Uploads | None = None,
     ) -> None:
         """Bind a free port of 127.0.0.1."""
@@ -208,6 +213,7 @@ class FakeRegistry:
         self._referrers = referrers
         self._filters = filters
         self._page_entries = page_entries
+        self._deletes = deletes
         self.uploads = uploads or Uploads()
         self._blobs: dict[tuple[str, str], bytes] = {}  # (repository, digest)
         self._manifests: dict[tuple[str, str], tuple[str, bytes]] = {}  # (repository, digest) -> media type, content
@@ -318,10 +324,8 @@ class FakeRegistry:
         return self._auth.refusal(request)
 
     def _answer(self, request: Request, body: bytes) -> Response:
-        if self._bearer and request.path == _TOKEN_PATH:
-            return self._bearer.answer(request)
-        if request.path == "/v2/":
-            return Response.of_json(200, {})
+        if above := self._above_repositories(request):
+            return above
         route = _UPLOAD_ROUTE.fullmatch(request.path) or _ROUTE.fullmatch(request.path)
         if route is None:
             return Response.refusal(404, "UNSUPPORTED", "no such endpoint")
@@ -330,6 +334,17 @@ class FakeRegistry:
         if request.is_upload or request.method not in _READS:
             return self._change(request, route, body)
         return self._read(request, route)
+
+    def _above_repositories(self, request: Request) -> Response | None:
+        """Answer what is asked of the registry as a whole."""
+        if self._bearer and request.path == _TOKEN_PATH:
+            return self._bearer.answer(request)
+        if request.path == "/v2/":
+            return Response.of_json(200, {})
+        if request.path == _CATALOG_PATH:
+            names = {repository for repository, _ in [*self._manifests, *self._blobs]}
+            return lists.page(request.path, request.query, "repositories", names, most=self._page_entries)
+        return None
 
     def _read(self, request: Request, route: re.Match[str]) -> Response:
         kinds = {"manifests": self._manifest, "blobs": self._blob, "tags": self._tag_list, "referrers": self._referrer_list}
@@ -358,7 +373,9 @@ class FakeRegistry:
         return replace(_part(whole, request.headers["range"], open_ranges=self._open_ranges), unranged=whole)
 
     def _change(self, request: Request, route: re.Match[str], body: bytes) -> Response:
-        """Answer about an upload, or store a manifest."""
+        """Answer about an upload, or store or delete a manifest."""
+        if request.method == "DELETE" and not request.is_upload:
+            return self._delete(route["name"], route["key"])
         if not request.is_upload:
             return self._store(request, route["name"], route["key"], body)
         if request.method == "POST":
@@ -394,6 +411,21 @@ class FakeRegistry:
         noted: Headers = (("OCI-Subject", subject["digest"]),) if subject and self._referrers else ()
         return created(name, "manifests", digest).with_headers(noted)
 
+    def _delete(self, name: str, key: str) -> Response:
+        """Delete a tag, or a manifest with its tags."""
+        is_digest = _DIGEST.fullmatch(key) is not None
+        if self._deletes == "nothing":
+            return Response.refusal(405, "UNSUPPORTED", "deleting is disabled")
+        if not is_digest and (self._deletes == "manifests" or not _TAG.fullmatch(key)):
+            return Response.refusal(400, "DIGEST_INVALID", f"{key} is no digest")
+        held: dict[tuple[str, str], Any] = self._manifests if is_digest else self._tags
+        if held.pop((name, key), None) is None:
+            return Response.refusal(404, "MANIFEST_UNKNOWN", f"manifest {key} unknown")
+        for place, digest in list(self._tags.items()):
+            if place[0] == name and digest == key:
+                del self._tags[place]
+        return Response.of(202)
+
     def _refuse_manifest(self, request: Request, name: str, body: bytes) -> Response | None:
         if len(body) > _MAX_MANIFEST_BYTES:
             return Response.refusal(413, "SIZE_INVALID", f"more than {_MAX_MANIFEST_BYTES} bytes")
@@ -411,15 +443,8 @@ class FakeRegistry:
             return Response.refusal(404, "UNSUPPORTED", "no such endpoint")
         if not any(repository == name for repository, _ in [*self._manifests, *self._blobs]):
             return Response.refusal(404, "NAME_UNKNOWN", f"repository {name} unknown")
-        query = parse_qs(request.query)
-        number = query.get("n", [str(self._page_entries)])[0]
-        if not number.isdecimal():
-            return Response.refusal(400, "PAGINATION_NUMBER_INVALID", f"cannot read the number {number}")
-        tags = sorted(tag for repository, tag in list(self._tags) if repository == name)
-        left = [tag for tag in tags if tag > query.get("last", [""])[0]]
-        page = left[: min(int(number), self._page_entries)]
-        link = _next_page(request, page[-1]) if page and len(page) < len(left) else ()
-        return Response.of_json(200, {"name": name, "tags": page}, link)
+        tags = [tag for repository, tag in list(self._tags) if repository == name]
+        return lists.page(request.path, request.query, "tags", tags, most=self._page_entries, about={"name": name})
 
     def _referrer_list(self, request: Request, name: str, key: str) -> Response:
         """The page of referrers that follows the query's ``last``."""
@@ -437,15 +462,9 @@ class FakeRegistry:
         left = [entry for entry in entries if str(entry["digest"]) > query.get("last", [""])[0]]
         page = left[: self._page_entries]
         if len(page) < len(left):
-            headers += _next_page(request, page[-1]["digest"])
+            headers += lists.next_page(request.path, request.query, page[-1]["digest"])
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": page}
         return _unacceptable(request, OCI_INDEX) or Response.of(200, json.dumps(index).encode(), headers)
-
-
-def _next_page(request: Request, last: str) -> Headers:
-    """The header that names the page after the one that ends with ``last``."""
-    query = {name: values[0] for name, values in parse_qs(request.query).items()}
-    return (("Link", f'<{request.path}?{urlencode({**query, "last": last})}>; rel="next"'),)
 
 
 def _referrer(stored: tuple[tuple[str, str], tuple[str, bytes]]) -> tuple[tuple[str, str | None], dict[str, Any]]:
@@ -464,7 +483,7 @@ def _allowed(request: Request) -> set[str]:
     if route := _UPLOAD_ROUTE.fullmatch(request.path):
         return {"GET", "PATCH", "PUT", "DELETE"} if route["session"] else {"POST"}
     route = _ROUTE.fullmatch(request.path)
-    return {*_READS, "PUT"} if route and route["kind"] == "manifests" else {*_READS}
+    return {*_READS, "PUT", "DELETE"} if route and route["kind"] == "manifests" else {*_READS}
 
 
 def _step(request: Request, route: re.Match[str], body: bytes) -> Step:

@@ -170,7 +170,7 @@ def test_accept_has_to_name_the_type(registry: FakeRegistry, media_type: str, ac
         ("GET /v2/app/tags/list", {}, 404, "NAME_UNKNOWN"),
         ("POST /v2/app/blobs/uploads", {}, 405, "UNSUPPORTED"),
         ("PUT /v2/app/blobs/uploads/", {}, 405, "UNSUPPORTED"),
-        ("DELETE /v2/app/manifests/v1", {}, 405, "UNSUPPORTED"),
+        ("DELETE /v2/app/tags/list", {}, 405, "UNSUPPORTED"),
         ("PATCH /v2/app/blobs/uploads/1", {"Content-Length": "0"}, 404, "BLOB_UPLOAD_UNKNOWN"),
         ("PATCH /v2/app/blobs/uploads/1", {"Transfer-Encoding": "chunked"}, 411, "SIZE_INVALID"),
         ("POST /v2/App/blobs/uploads/", {"Content-Length": "0"}, 400, "NAME_INVALID"),
@@ -641,3 +641,66 @@ def test_tokens_to_push() -> None:
         for source, status in (("other", 202), ("secret", 401)):
             mount = f"{path}?mount={UNKNOWN}&from={source}"
             assert send(registry, "POST", mount, Authorization=token(own, f"repository:{source}:pull")).status == status
+
+
+# Deleting, and the catalog.
+
+
+@pytest.mark.parametrize(
+    ("deletes", "by_tag", "by_digest", "left"),
+    [
+        ("all", (202, 404), (202, 404), []),
+        ("manifests", (400, 400), (202, 404), []),
+        ("nothing", (405, 405), (405, 405), ["v1", "v2"]),
+    ],
+)
+def test_deleting(
+    deletes: Literal["all", "manifests", "nothing"], by_tag: tuple[int, int], by_digest: tuple[int, int], left: list[str]
+) -> None:
+    with FakeRegistry(deletes=deletes) as registry:
+        for tag in ("v1", "v2"):
+            digest = registry.put_manifest(REPOSITORY, MANIFEST, MANIFEST_TYPE, tag=tag)
+        other = registry.put_manifest("other", MANIFEST, MANIFEST_TYPE, tag="v1")
+        registry.put_blob(REPOSITORY, BLOB)
+
+        def twice(key: str) -> tuple[int, int]:
+            first, second = (send(registry, "DELETE", f"/v2/{REPOSITORY}/manifests/{key}") for _ in range(2))
+            return first.status, second.status
+
+        assert twice("v1") == by_tag
+        assert registry.manifest(REPOSITORY, "v2") == registry.manifest(REPOSITORY, digest) == (MANIFEST_TYPE, MANIFEST)
+        assert twice(digest) == by_digest
+        assert json.loads(ask(registry, f"/v2/{REPOSITORY}/tags/list").body)["tags"] == left
+        assert registry.manifest("other", other) is not None
+
+
+def test_the_catalog_comes_in_pages() -> None:
+    with FakeRegistry(page_entries=2) as registry:
+        for name in ("b", "a/x", "c"):
+            registry.put_blob(name, BLOB)
+        first = ask(registry, "/v2/_catalog?n=5")
+        assert json.loads(first.body) == {"repositories": ["a/x", "b"]}
+        assert first.headers["link"] == '</v2/_catalog?n=5&last=b>; rel="next"'
+        last = ask(registry, "/v2/_catalog?n=5&last=b")
+        assert (json.loads(last.body), "link" in last.headers) == ({"repositories": ["c"]}, False)
+        assert ask(registry, "/v2/_catalog?n=some").code == "PAGINATION_NUMBER_INVALID"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "scope"),
+    [
+        ("GET", "/v2/_catalog", "registry:catalog:*"),
+        ("DELETE", f"/v2/{REPOSITORY}/manifests/v1", f"repository:{REPOSITORY}:delete"),
+    ],
+)
+def test_tokens_for_these(method: str, path: str, scope: str) -> None:
+    with FakeRegistry(auth=Bearer()) as registry:
+        registry.put_manifest(REPOSITORY, MANIFEST, MANIFEST_TYPE, tag="v1")
+        assert send(registry, method, path).headers["www-authenticate"].endswith(f',scope="{scope}"')
+
+        def status(asked: str) -> int:
+            token = json.loads(ask(registry, f"/token?service=fake&scope={asked}").body)["token"]
+            return send(registry, method, path, Authorization=f"Bearer {token}").status
+
+        assert status(f"repository:{REPOSITORY}:pull,push") == 401
+        assert status(scope) in (200, 202)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ocispec import Digest, Reference
 from ocispec.errors import InvalidInput, Unsupported
-from ocispec.reference import expand
+from ocispec.reference import expand, is_repository
 from tests.ocispec.samples import DIGEST
 
 # containerd's reference package: text, locator, object, host, digest, text again
@@ -279,6 +279,16 @@ def test_any_text_is_a_safe_reference_or_invalid_input(text: str) -> None:
     assert text.startswith(str(reference))
     assert not {"", ".", ".."} & set(reference.repository.split("/"))
     assert not set("%?#~ \n") & set(str(reference))
+
+
+@given(references())
+def test_the_repository_of_a_reference_is_one(reference: Reference) -> None:
+    assert is_repository(reference.repository)
+
+
+@pytest.mark.parametrize("text", ["", "/", "a/", "/a", "a//b", "..", "a/../b", "A", "a:b", "a@b", "a?b", "a b", "é", "a" * 256])
+def test_what_is_no_repository(text: str) -> None:
+    assert not is_repository(text)
 
 
 def test_the_pinned_digest() -> None:

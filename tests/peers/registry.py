@@ -78,10 +78,13 @@ def cncf_registry(
     tokens: TokenServer | None = None,
     tls: Path | None = None,
     clients: Path | None = None,
+    deletes: bool = True,
+    most_entries: int | None = None,
 ) -> Iterator[CncfRegistry]:
     """Run a registry that keeps its content, configuration and log in `directory` (made if missing).
 
-    A second registry over the same directory serves what the first one was given. Deleting is allowed.
+    A second registry over the same directory serves what the first one was given. Deleting is allowed, unless it is not to
+    be (`deletes`). `most_entries` is what may be asked for in one page of its catalog, 1000 by itself.
     With `basic_auth`, every request needs the user and password of LOGIN; with `tokens`, a token of that server. With `tls`, a
     directory of `tests.peers.tls.self_signed`, it speaks https, and with `clients` to those alone who show that certificate.
     """
@@ -89,6 +92,9 @@ def cncf_registry(
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
     config = _config(directory, f"{LOOPBACK}:{port}", basic_auth=basic_auth, tokens=tokens)
+    config["storage"]["delete"] = {"enabled": deletes}
+    if most_entries:
+        config["catalog"] = {"maxentries": most_entries}
     if tls:
         files = {"certificate": str(tls / CERTIFICATE), "key": str(tls / KEY)}
         config["http"]["tls"] = files | ({"clientcas": [str(clients)]} if clients else {})
@@ -103,7 +109,7 @@ def _config(directory: Path, address: str, *, basic_auth: bool, tokens: TokenSer
     config: dict[str, Any] = {
         "version": 0.1,
         "log": {"level": "error", "accesslog": {"disabled": False}},
-        "storage": {"filesystem": {"rootdirectory": str(directory / "data")}, "delete": {"enabled": True}},
+        "storage": {"filesystem": {"rootdirectory": str(directory / "data")}},
         "http": {"addr": address},
     }
     if basic_auth:

@@ -65,6 +65,18 @@ def tags(registries: Registries, registry: FakeRegistry) -> list[str]:
     return list(fetcher(registries, registry).tags())
 
 
+def catalog(registries: Registries, registry: FakeRegistry) -> list[str]:
+    return list(registries.repositories(registry.host))
+
+
+def untag(registries: Registries, registry: FakeRegistry) -> bool:
+    return pusher(registries, registry).untag("v1")
+
+
+def delete(registries: Registries, registry: FakeRegistry) -> None:
+    pusher(registries, registry).delete(ROOT.digest)
+
+
 def has(registries: Registries, registry: FakeRegistry) -> bool:
     return pusher(registries, registry).has(replace(WANTED, size=len(BODY)))
 
@@ -100,6 +112,8 @@ PLACES = {
     "tag of referrers": Place("GET", ".*/manifests/sha256-.*", 200, referrers, Unsupported),
     "tags": Place("GET", ".*/tags/list", 200, tags, Unsupported),
     "no tags": Place("GET", ".*/tags/list", 404, tags, NotFound),
+    "catalog": Place("GET", "/v2/_catalog", 200, catalog, Unsupported),
+    "no catalog": Place("GET", "/v2/_catalog", 401, catalog, Denied),
     "looked for": Place("GET", ".*/blobs/.*", 200, has, True, head=405),
     "mounted": Place("POST", UPLOADS, 201, mount, True),
     "not mounted": Place("POST", UPLOADS, 202, mount, False, headers=LOCATION),
@@ -108,6 +122,10 @@ PLACES = {
     "chunk": Place("PATCH", UPLOADS, None, upload_in_chunks, None, of_headers=None),
     "upload ended": Place("PUT", UPLOADS, None, upload, None),
     "manifest put": Place("PUT", ".*/manifests/.*", None, put, None),
+    "tag deleted": Place("DELETE", ".*/manifests/v1", None, untag, True),
+    "tag not deleted": Place("DELETE", ".*/manifests/v1", 405, untag, False),
+    "manifest deleted": Place("DELETE", ".*/manifests/.*", None, delete, None),
+    "manifest not deleted": Place("DELETE", ".*/manifests/.*", 400, delete, Unsupported),
 }
 
 
@@ -141,10 +159,7 @@ def struck(request: pytest.FixtureRequest) -> FakeRegistry:
 
 @pytest.mark.parametrize("announced", [True, False])
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_a_body_without_end(
-    registries: Registries, struck: FakeRegistry, place: Place, monkeypatch: pytest.MonkeyPatch, *, announced: bool
-) -> None:
-    monkeypatch.setattr("remotes.tags.MAX_BYTES", 4 * 1024 * 1024)  # as manifests; its own is as big as the body here
+def test_a_body_without_end(registries: Registries, struck: FakeRegistry, place: Place, *, announced: bool) -> None:
     actions = [place.answer(BODY), *([] if announced else [WithoutHeaders(("Content-Length",))])]
     for action in actions:
         struck.inject(Fault(method=place.method, path=place.path, nth=None, action=action))

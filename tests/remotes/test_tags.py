@@ -97,7 +97,7 @@ def test_pages_that_are_not_named(
     registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, count: int, lasts: list[str | None]
 ) -> None:
     # "A Link header MAY be included": who sends as many as were asked for may have more
-    monkeypatch.setattr("remotes.tags.PAGE_TAGS", 2)
+    monkeypatch.setattr("remotes.listing.PAGE_NAMES", 2)
     fill(registry, TAGS[:count])
     registry.inject(Fault(nth=None, action=WithoutHeaders(("Link",))))
     assert listed(registries, registry) == TAGS[:count]
@@ -108,7 +108,7 @@ def test_pages_that_are_not_named(
 def test_a_registry_that_sends_all_whatever_it_is_asked(
     registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
-    monkeypatch.setattr("remotes.tags.PAGE_TAGS", page)
+    monkeypatch.setattr("remotes.listing.PAGE_NAMES", page)
     fill(registry)
     registry.inject(Fault(nth=None, action=Answer(200, (), json.dumps({"tags": TAGS}).encode())))
     assert listed(registries, registry) == TAGS
@@ -215,11 +215,11 @@ def test_a_page_that_repeats_itself_under_ever_new_links(registries: Registries,
     assert len(registry.requests) == 2
 
 
-@pytest.mark.parametrize(("limit", "says"), [("MAX_PAGES", "at most 3 pages"), ("MAX_TAGS", "at most 3 in ")])
+@pytest.mark.parametrize(("limit", "says"), [("MAX_PAGES", "at most 3 pages"), ("MAX_NAMES", "at most 3 in ")])
 def test_pages_without_end(
     registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, limit: str, says: str
 ) -> None:
-    monkeypatch.setattr(f"remotes.tags.{limit}", 3)
+    monkeypatch.setattr(f"remotes.listing.{limit}", 3)
     for number in range(10):
         page = _page(b'{"tags": ["v%d"]}' % number, f"{LIST}?page={number}")
         registry.inject(Fault(nth=number + 1, action=page))
@@ -229,7 +229,7 @@ def test_pages_without_end(
 
 
 def test_pages_of_nothing_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("remotes.tags.MAX_BYTES", 3000)
+    monkeypatch.setattr("remotes.listing.MAX_BYTES", 3000)
     for number in range(10):
         page = _page(b'{"tags": []' + b" " * 988 + b"}", f"{LIST}?page={number}")
         registry.inject(Fault(nth=number + 1, action=page))
@@ -239,7 +239,7 @@ def test_pages_of_nothing_without_end(registries: Registries, registry: FakeRegi
 
 
 def test_a_page_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("remotes.tags.MAX_BYTES", 1000)
+    monkeypatch.setattr("remotes.listing.MAX_PAGE_BYTES", 1000)
     registry.inject(Fault(action=WithoutHeaders(("Content-Length",))))
     registry.inject(Fault(action=Replace(b'{"tags": []' + b" " * 1_000_000 + b"}")))
     assert "at most 1000 bytes" in refusal(registries, registry, Unsupported)

@@ -1,0 +1,231 @@
+"""Lists of repositories: what they have besides what lists of tags have, of registries that show them and that do not."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import pytest
+
+from ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+from remotes import Credentials, Hosts, HostSettings, Registries, RegistrySettings
+from tests import images
+from tests.fakes.faults import Action, Answer, Fault, Replace, WithHeaders, WithoutHeaders
+from tests.fakes.registry import Basic, Bearer, FakeRegistry
+from tests.peers.registry import CncfRegistry, cncf_registry
+from tests.peers.token_server import PASSWORD, USER, TokenServer
+from tests.remotes.asking import SETTINGS, anonymous, asked, check_told, fetcher, user
+
+IMAGE = images.image(seed=1)
+CATALOG = "/v2/_catalog"
+SCOPE = "registry:catalog:*"
+NAMES = ["app", "team/app", "team/base", "x/y/z"]
+
+
+def fill(registry: FakeRegistry) -> None:
+    for name in NAMES:
+        images.load(registry, name, IMAGE, "v1")
+
+
+def refusal(registries: Registries, registry: FakeRegistry, kind: type[DistError]) -> str:
+    with pytest.raises(kind) as caught:
+        list(registries.repositories(registry.host))
+    check_told(caught.value, registry.host, hides=["secret"])
+    return str(caught.value)
+
+
+def log_in(settings: RegistrySettings = SETTINGS) -> Registries:
+    return Registries(settings, credentials=lambda *_: user("me", "secret"))
+
+
+def queries(registry: FakeRegistry) -> list[dict[str, list[str]]]:
+    return [parse_qs(one.query) for one in registry.requests]
+
+
+@pytest.fixture
+def paged() -> Iterator[FakeRegistry]:
+    """A registry with four repositories, two on a page."""
+    with FakeRegistry(page_entries=2) as paged:
+        fill(paged)
+        yield paged
+
+
+def test_one_page(registries: Registries, registry: FakeRegistry) -> None:
+    fill(registry)
+    assert list(registries.repositories(registry.host)) == NAMES
+    assert asked(registry) == [f"GET {CATALOG}"]
+    assert queries(registry) == [{"n": ["1000"]}]
+
+
+def test_pages_are_asked_for_as_they_are_taken(registries: Registries, paged: FakeRegistry) -> None:
+    with closing(registries.repositories(paged.host)) as names:  # type: ignore[type-var] # it is a generator
+        assert [next(names), next(names)] == NAMES[:2]
+        assert len(paged.requests) == 1
+        assert list(names) == NAMES[2:]
+    assert queries(paged) == [{"n": ["1000"]}, {"n": ["1000"], "last": ["team/app"]}]
+
+
+def test_pages_that_are_not_named(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("remotes.listing.PAGE_NAMES", 3)
+    fill(registry)
+    registry.inject(Fault(nth=None, action=WithoutHeaders(("Link",))))
+    assert list(registries.repositories(registry.host)) == NAMES
+    assert queries(registry) == [{"n": ["3"]}, {"n": ["3"], "last": ["team/base"]}]
+
+
+def test_none(registries: Registries, registry: FakeRegistry) -> None:
+    assert list(registries.repositories(registry.host)) == []
+
+
+def test_those_below_a_path_prefix(paged: FakeRegistry) -> None:
+    # what a reference does not have: docs/registries.md, pathPrefix
+    hosts = Hosts(named={paged.host: HostSettings(path_prefix="team/")})
+    with Registries(RegistrySettings(hosts=hosts), credentials=anonymous) as found:
+        assert list(found.repositories(paged.host)) == ["app", "base"]
+    assert asked(paged) == [f"GET {CATALOG}"] * 2
+
+
+def test_no_mirror_is_asked(paged: FakeRegistry, other: FakeRegistry) -> None:
+    with Registries(
+        RegistrySettings(hosts=Hosts(named={paged.host: HostSettings(mirrors=(other.host,))})), credentials=anonymous
+    ) as found:
+        assert list(found.repositories(paged.host)) == NAMES
+    assert other.requests == []
+
+
+def test_a_number_that_is_too_high_is_left_to_the_registry(registries: Registries, paged: FakeRegistry) -> None:
+    paged.inject(Fault(action=Answer(400)))
+    assert list(registries.repositories(paged.host)) == NAMES
+    assert queries(paged) == [{"n": ["1000"]}, {}, {"last": ["team/app"]}]
+
+
+@pytest.mark.parametrize(("nth", "times"), [(1, 2), (2, 1)], ids=["again", "later"])
+def test_another_bad_request_is_told(registries: Registries, paged: FakeRegistry, nth: int, times: int) -> None:
+    paged.inject(Fault(nth=nth, times=times, action=Answer(400)))
+    assert "400" in refusal(registries, paged, InvalidInput)
+    assert len(paged.requests) == 2
+
+
+# Tokens.
+
+
+def test_the_scope_of_a_token() -> None:
+    with FakeRegistry(auth=Bearer(user="me", password="secret", refuse_anonymous=True), page_entries=2) as guarded:
+        fill(guarded)
+        with log_in() as found:
+            assert list(found.repositories(guarded.host)) == NAMES
+            assert list(fetcher(found, guarded).tags()) == ["v1"]
+        scopes = [parse_qs(one.query)["scope"] for one in guarded.asked("GET", "/token")]
+        assert [one.status for one in guarded.requests].count(401) == 2
+    assert scopes == [[SCOPE], ["repository:team/app:pull"]]
+
+
+# Who shows no list, or not to us.
+
+
+@pytest.mark.parametrize(("status", "kind"), [(401, Denied), (403, Denied), (404, NotFound), (405, InvalidInput)])
+def test_a_registry_that_shows_none(registries: Registries, registry: FakeRegistry, status: int, kind: type[DistError]) -> None:
+    registry.inject(Fault(nth=None, action=Answer(status, (), b'{"errors": [{"code": "UNSUPPORTED"}]}')))
+    told = refusal(registries, registry, kind)
+    assert told.startswith(f"repositories of {registry.host}: ")
+    assert f"{status} UNSUPPORTED" in told
+    assert told.endswith(
+        "; not every registry lists its repositories, and not to everybody: name those that are wanted instead"
+    )
+    assert len(registry.requests) == 1
+
+
+def test_a_token_that_does_not_do() -> None:
+    with FakeRegistry(auth=Bearer(user="me", password="secret", withheld=frozenset({"catalog"}))) as guarded:
+        with log_in() as found:
+            told = refusal(found, guarded, Denied)
+        assert [one.status for one in guarded.asked("GET", CATALOG)] == [401, 401]
+    assert "name those that are wanted instead" in told
+
+
+@pytest.mark.parametrize(("status", "kind"), [(429, Unavailable), (500, Unavailable)])
+def test_another_failure_says_nothing_of_that(
+    registries: Registries, paged: FakeRegistry, status: int, kind: type[DistError]
+) -> None:
+    paged.inject(Fault(nth=2, action=Answer(status)))
+    assert "wanted" not in refusal(registries, paged, kind)
+
+
+# Who does not mean well. What holds for all lists is in test_tags.py.
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "App", "a b", "/a", "a/", "a//b", "../x", "a/../b", "a\\u001b[2J", "a\\nb", "a?b", "a:b", "a" * 256, "_catalog"],
+)
+def test_what_is_no_name(registries: Registries, registry: FakeRegistry, name: str) -> None:
+    registry.inject(Fault(nth=None, action=Replace(f'{{"repositories": ["{name}"]}}'.encode())))
+    assert "bad repository" in refusal(registries, registry, InvalidInput)
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"tags": []}', b'{"repositories": {}}', b'{"repositories": [1]}'])
+def test_what_is_no_list(registries: Registries, registry: FakeRegistry, body: bytes) -> None:
+    registry.inject(Fault(nth=None, action=Replace(body)))
+    refusal(registries, registry, InvalidInput)
+
+
+def _link(to: Callable[[str], str]) -> Callable[[str], Action]:
+    return lambda host: WithHeaders((("Link", f'<{to(host)}>; rel="next"'),))
+
+
+@pytest.mark.parametrize(
+    ("link", "says"),
+    [
+        (_link(lambda host: f"http://{host}{CATALOG}?last=app"), "not at this registry"),
+        (_link(lambda _: f"{CATALOG}?n=1000"), "circle"),
+        (_link(lambda _: f"{CATALOG}?x=1"), "nothing but what came before"),
+    ],
+    ids=["elsewhere", "circle", "repeated"],
+)
+def test_links_that_lead_nowhere(other: FakeRegistry, link: Callable[[str], Action], says: str) -> None:
+    with FakeRegistry(auth=Basic("me", "secret")) as guarded:
+        fill(guarded)
+        guarded.inject(Fault(nth=None, action=link(other.host)))
+        with log_in() as found:
+            assert says in refusal(found, guarded, Unsupported)
+    assert other.requests == []
+
+
+# The real registry.
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CncfRegistry, TokenServer]]:
+    """A registry that wants tokens, and lets at most three repositories be asked for at once."""
+    directory: Path = tmp_path_factory.mktemp("catalog")
+    with cncf_registry(directory) as open_to_all:
+        for name in NAMES:
+            images.push(open_to_all.host, name, IMAGE, "v1")
+    with TokenServer(directory) as tokens, cncf_registry(directory, tokens=tokens, most_entries=3) as guarded:
+        yield guarded, tokens
+
+
+def test_the_cncf_registry(guarded: tuple[CncfRegistry, TokenServer]) -> None:
+    registry, tokens = guarded
+    before = len(registry.requests())
+    with Registries(SETTINGS, credentials=lambda *_: Credentials(USER, PASSWORD)) as found:
+        assert list(found.repositories(registry.host)) == NAMES
+    assert [one.fields["scope"] for one in tokens.requests] == [[SCOPE]]
+    statuses = [one.status for one in registry.requests(at_least=before + 4)[before:]]
+    assert statuses == [401, 400, 200, 200]
+
+
+def test_who_may_not_is_told_what_to_do(guarded: tuple[CncfRegistry, TokenServer]) -> None:
+    registry, _ = guarded
+    with Registries(SETTINGS, credentials=anonymous) as found, pytest.raises(Denied) as caught:
+        list(found.repositories(registry.host))
+    check_told(caught.value, f"repositories of {registry.host}", "name those that are wanted instead")
+
+
+def test_the_cncf_registry_with_nothing_and_with_one_page(registries: Registries, tmp_path: Path) -> None:
+    with cncf_registry(tmp_path) as registry:
+        assert list(registries.repositories(registry.host)) == []
+        images.push(registry.host, "team/app", IMAGE, "v1")
+        assert list(registries.repositories(registry.host)) == ["team/app"]
+        asked = [(one.method, one.status) for one in registry.requests(at_least=2) if one.path == CATALOG]
+    assert asked == [("GET", 200)] * 2
