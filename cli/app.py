@@ -65,6 +65,24 @@ def resolve(
 
 
 @app.command
+def catalog(
+    registry: Annotated[str, Parameter(name="HOST", help="A registry, such as registry.example:5000.")],
+    /,
+    *,
+    filter: Annotated[  # noqa: A002 - the option's name
+        str | None, Parameter(name="--filter", help="List the repositories that this regular expression matches as a whole.")
+    ] = None,
+    network: Network = Network(),
+    login: Login = Login(),
+    context: Shared,
+) -> int:
+    """List the repositories of a registry, in its order, if it shows them."""
+    from cli.remote import catalog
+
+    return catalog(context, registry, network, login, pattern=filter)
+
+
+@app.command
 def tags(
     repository: Annotated[str, Parameter(name="REPO", help="A repository, such as redis.")],
     /,

@@ -41,7 +41,7 @@ def fetch(
 
         return fetch
 
-    with known(given(login, images)):
+    with known(given(login, [image.host for image in images])):
         return runs.run(context, load, parameters, _show)
 
 
@@ -71,7 +71,7 @@ def pull(
 
         return pull
 
-    with known(given(login, [image])):
+    with known(given(login, [image.host])):
         return runs.run(context, load, parameters, _show_pull)
 
 

@@ -43,6 +43,14 @@ def repository(text: str) -> Reference:
     return Reference.parse(found.locator)
 
 
+def registry(text: str) -> str:
+    """The registry that a person means by `text`, `host[:port]`."""
+    host = _read(lambda: Reference.parse(f"{text}/x")).host
+    if host != text:
+        raise BadInput(f"registry {text!r}: expected a host and nothing behind it, as in {host}")
+    return host
+
+
 def digest(text: str) -> Digest:
     """A whole digest."""
     return _read(lambda: Digest.parse(text))

@@ -2,24 +2,23 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 from cli.errors import BadInput
 from cli.options import Login
-from ocispec import Reference
 from remotes import Credentials, CredentialSource, Given
 
 _LONGEST = 64 * 1024  # some tokens are long; nobody types more
 
 
-def given(login: Login, references: Sequence[Reference]) -> CredentialSource:
-    """The credentials that were given by hand, which are for one registry; none where none were."""
+def given(login: Login, registries: Iterable[str]) -> CredentialSource:
+    """The credentials that were given by hand, which are for one registry, `host[:port]`; none where none were."""
     username = login.username if login.username is not None else os.environ.get("DIST_USERNAME")
     if not username:
         if login.password_stdin:
             raise BadInput("--password-stdin: whose? give --username, too")
         return Given({}).get
-    hosts = sorted({reference.host for reference in references})
+    hosts = sorted(set(registries))
     if len(hosts) > 1:
         raise BadInput(f"user {username}: expected images of one registry, got {', '.join(hosts)}; use docker login")
     return Given(dict.fromkeys(hosts, Credentials(username, _password(username, login)))).get

@@ -34,7 +34,7 @@ def push(context: Context, name: str, target: str, *, network: RunNetwork, login
 
         return push
 
-    with known(given(login, [reference])):
+    with known(given(login, [reference.host])):
         return runs.run(context, load, parameters, _show, doing="uploading")
 
 
@@ -51,7 +51,7 @@ def push_object(context: Context, target: str, digest: str, media_type: str | No
     descriptor = Descriptor(media_type=media_type, digest=info.digest, size=info.size)
     if tag is not None and not descriptor.is_manifest:
         raise BadInput(f"{target}: only a manifest can have a tag; name its media type, or leave out the tag")
-    with opened(context, network, login, reference) as registries:
+    with opened(context, network, login, reference.host) as registries:
         receipt = transfer.push(store, registries.pusher(reference), descriptor, tag=tag, observer=_Nobody())
     if context.output == "json":
         tables.json({"target": str(reference), "descriptor": descriptor.to_json(), "status": receipt.status})

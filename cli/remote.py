@@ -1,4 +1,4 @@
-"""Commands on registries, by hand: resolve, tags, fetch-object."""
+"""Commands on registries, by hand: resolve, tags, catalog, fetch-object."""
 
 import sys
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _HINTS = ("mediatype", "size")
 def resolve(context: Context, text: str, network: Network, login: Login) -> int:
     """Show the descriptor of a reference."""
     reference = inputs.reference(text)
-    with opened(context, network, login, reference) as registries:
+    with opened(context, network, login, reference.host) as registries:
         found = registries.resolve(reference)
     if context.output == "json":
         tables.json({"name": found.name, "descriptor": found.descriptor.to_json()})
@@ -29,10 +29,22 @@ def resolve(context: Context, text: str, network: Network, login: Login) -> int:
     return 0
 
 
+def catalog(context: Context, text: str, network: Network, login: Login, *, pattern: str | None) -> int:
+    """List the repositories of a registry, or those that match a pattern as a whole."""
+    registry, chosen = inputs.registry(text), inputs.pattern(pattern or ".*")
+    with opened(context, network, login, registry) as registries:
+        found = (name for name in registries.repositories(registry) if chosen.fullmatch(name))
+        if context.output == "json":
+            tables.json({"registry": registry, "repositories": list(found)})
+        else:
+            tables.lines(found)
+    return 0
+
+
 def tags(context: Context, text: str, network: Network, login: Login, *, pattern: str | None) -> int:
     """List the tags of a repository, or those that match a pattern as a whole."""
     repository, chosen = inputs.repository(text), inputs.pattern(pattern or ".*")
-    with opened(context, network, login, repository) as registries:
+    with opened(context, network, login, repository.host) as registries:
         found = (tag for tag in registries.fetcher(repository).tags() if chosen.fullmatch(tag))
         if context.output == "json":
             tables.json({"name": str(repository), "tags": list(found)})
@@ -44,7 +56,7 @@ def tags(context: Context, text: str, network: Network, login: Login, *, pattern
 def fetch_object(context: Context, locator: str, rest: Sequence[str], network: Network, login: Login) -> int:
     """Write one object to standard output. Its digest is known before; a mismatch shows in the exit code."""
     reference, hints = _arguments(locator, rest)
-    with opened(context, network, login, reference) as registries:
+    with opened(context, network, login, reference.host) as registries:
         descriptor = _hinted(reference, hints) or _look_up(registries, reference, hints.get("mediatype"))
         hasher = Hasher(descriptor.digest.algorithm)
         for piece in registries.fetcher(reference).fetch(descriptor):
@@ -56,14 +68,14 @@ def fetch_object(context: Context, locator: str, rest: Sequence[str], network: N
     return 0
 
 
-def opened(context: Context, network: Network, login: Login, reference: Reference) -> Registries:
-    """All registries, for a command about this image; to be closed."""
+def opened(context: Context, network: Network, login: Login, host: str) -> Registries:
+    """All registries, for a command about this one; to be closed."""
     settings = RegistrySettings(
         hosts=inputs.hosts(network),
         connect_timeout_s=context.connect_timeout_s,
         read_timeout_s=network.read_timeout,
     )
-    return Registries(settings, credentials=first_of(given(login, [reference]), DockerConfig.load().get))
+    return Registries(settings, credentials=first_of(given(login, [host]), DockerConfig.load().get))
 
 
 def _arguments(locator: str, rest: Sequence[str]) -> tuple[Reference, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The commands that need no Prefect: resolve, tags, fetch-object, ls, active, get; and that they load none."""
+"""The commands that need no Prefect: resolve, tags, catalog, fetch-object, ls, active, get; and that they load none."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from storage import open_store
 from tests import images
 from tests.cli.dist import command, dist
 from tests.fakes.faults import Answer, Fault, Flip
-from tests.fakes.registry import FakeRegistry
+from tests.fakes.registry import Basic, FakeRegistry
 from tests.peers import skopeo
 from tests.peers.registry import CncfRegistry
 from tests.storage.conformance import ingest
@@ -157,6 +157,37 @@ def test_tags_are_written_as_they_come() -> None:
     assert "the registry fails" in result.line
 
 
+def test_catalog(registry: CncfRegistry) -> None:
+    for name in ("cli/catalog/a", "cli/catalog/b"):
+        images.push(registry.host, name, images.image(500), "v1")
+    ours = ("--filter", "cli/catalog/.*")
+
+    assert dist("catalog", registry.host, *ours).lines == ["cli/catalog/a", "cli/catalog/b"]
+    assert {"cli/catalog/a", "cli/catalog/b"} <= set(dist("catalog", registry.host).lines)
+    expected = {"registry": registry.host, "repositories": ["cli/catalog/a", "cli/catalog/b"]}
+    assert dist("--output", "json", "catalog", registry.host, *ours).json == expected
+
+
+def test_a_catalog_that_is_not_shown() -> None:
+    with FakeRegistry() as registry:
+        registry.inject(Fault(path="/v2/_catalog", action=Answer(404)))
+
+        result = dist("catalog", registry.host)
+
+    assert (result.code, result.out) == (1, b"")
+    assert f"repositories of {registry.host}: not found" in result.line
+    assert "name those that are wanted instead" in result.line
+
+
+def test_a_catalog_with_credentials() -> None:
+    with FakeRegistry(auth=Basic("me", "secret")) as registry:
+        images.load(registry, "app", images.image(500), "v1")
+
+        result = dist("catalog", registry.host, DIST_USERNAME="me", DIST_PASSWORD="secret")
+
+    assert (result.code, result.lines) == (0, ["app"])
+
+
 def test_every_form_of_fetch_object(registry: CncfRegistry) -> None:
     index = images.index([images.image(510), images.image(511, platform="linux/arm64")])
     images.push(registry.host, "cli/object", index, "v1")
@@ -214,8 +245,9 @@ def test_what_asks_a_registry_does_not_import_prefect(tmp_path: Path) -> None:
     with FakeRegistry() as registry:
         images.load(registry, "app", images.image(500), "v1")
         assert "prefect" not in imported(("tags", f"{registry.host}/app"), tmp_path)
+        assert "prefect" not in imported(("catalog", registry.host), tmp_path)
         assert "prefect" not in imported(("resolve", f"{registry.host}/app:v1"), tmp_path)
-        assert len(registry.requests) == 2
+        assert len(registry.requests) == 3
 
 
 def imported(arguments: tuple[str, ...], store: Path) -> set[str]:
