@@ -137,9 +137,6 @@ def _told(error: Any, document: Document) -> str:
     if error["type"] == "missing":
         return f"{where}: missing"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    if error["type"] in ("model_type", "dict_type"):
-        message = "expected keys and values"
-    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     shown = isinstance(error["input"], str | int | float) and not _SECRET.intersection(place)
     if error["type"] in ("model_type", "dict_type"):  # it may be any file, by mistake
         message, shown = "expected keys and values", False
