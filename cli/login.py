@@ -1,14 +1,13 @@
 """Who we are to the registry of the images that a command names: user and password by hand, never on the command line."""
 
 import os
-import sys
 from collections.abc import Iterable
 
 from cli.errors import BadInput
 from cli.options import Login
 from remotes import Credentials, CredentialSource, Given
 
-_LONGEST = 64 * 1024  # some tokens are long; nobody types more
+_LONGEST_BYTES = 64 * 1024  # some tokens are long; nobody types more
 
 
 def given(login: Login, registries: Iterable[str]) -> CredentialSource:
@@ -26,7 +25,43 @@ def given(login: Login, registries: Iterable[str]) -> CredentialSource:
 
 def _password(username: str, login: Login) -> str:
     if login.password_stdin:
-        return sys.stdin.read(_LONGEST).removesuffix("\n").removesuffix("\r")
-    if (password := os.environ.get("DIST_PASSWORD")) is None:
+        return _typed(username) if os.isatty(0) else _text(_piped(), "--password-stdin")
+    if not (given := os.environb.get(b"DIST_PASSWORD")):
         raise BadInput(f"user {username}: no password; give it to standard input with --password-stdin, or in DIST_PASSWORD")
-    return password
+    return _text(given, "DIST_PASSWORD")
+
+
+def _typed(username: str) -> str:
+    """A password from the terminal, which does not show it."""
+    from getpass import getpass
+
+    try:
+        return _text(getpass(f"password of {username}: ").encode(errors="surrogateescape"), "--password-stdin")
+    except EOFError:
+        return _text(b"", "--password-stdin")
+
+
+def _piped() -> bytes:
+    """All of standard input, without the line break at its end."""
+    try:
+        with open(0, "rb", closefd=False) as stdin:
+            return stdin.read(_LONGEST_BYTES + 1).removesuffix(b"\n").removesuffix(b"\r")
+    except OSError as exc:
+        raise BadInput(f"--password-stdin: standard input cannot be read ({exc.strerror})") from exc
+
+
+def _text(given: bytes, origin: str) -> str:
+    """What was given, as text. Of what is refused nothing is shown: it may be a password and something else."""
+    if not given:
+        raise BadInput(f"{origin}: expected a password, got nothing")
+    if len(given) > _LONGEST_BYTES:
+        raise BadInput(f"{origin}: expected a password, got more than {_LONGEST_BYTES} bytes")
+    if lines := given.count(b"\n"):
+        raise BadInput(f"{origin}: expected a password in one line, got {lines + 1} lines")
+    try:
+        text = given.decode()
+    except UnicodeDecodeError:
+        raise BadInput(f"{origin}: expected a password in UTF-8, got other bytes") from None
+    if any(c < " " or c == "\x7f" for c in text):  # RFC 7617, section 2
+        raise BadInput(f"{origin}: expected a password without control characters, got some")
+    return text

@@ -1,12 +1,14 @@
 """Who we are, and over which TLS: options, environment, files and blocks; and no secret in anything that comes out."""
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import images
-from tests.cli.dist import dist
+from tests.cli.dist import command, dist
+from tests.cli.terminal import at_terminal
 from tests.fakes.registry import Basic, Bearer, FakeRegistry
 from tests.peers.prefect import PrefectServer
 from tests.peers.tls import self_signed
@@ -32,6 +34,61 @@ def test_a_password_from_standard_input(private: FakeRegistry) -> None:
 def test_a_password_from_the_environment(private: FakeRegistry) -> None:
     result = dist("resolve", f"{private.host}/app:v1", DIST_USERNAME="me", DIST_PASSWORD=SECRET)
     assert result.code == 0, result.err
+
+
+@pytest.mark.parametrize(
+    ("stdin", "says"),
+    [
+        (b"", "expected a password, got nothing"),
+        (b"\r\n", "expected a password, got nothing"),
+        (f"{SECRET}\n{SECRET}\n".encode(), "expected a password in one line, got 2 lines"),
+        (f"{SECRET}\n\n".encode(), "expected a password in one line, got 2 lines"),
+        (SECRET.encode() + b"\xff\xfe", "expected a password in UTF-8, got other bytes"),
+        (SECRET.encode("utf-16-le"), "expected a password without control characters, got some"),
+        (SECRET.encode() * 4000, "expected a password, got more than 65536 bytes"),
+    ],
+)
+@pytest.mark.parametrize("command", [("resolve", "a.invalid/x"), ("fetch", "a.invalid/x")])
+def test_standard_input_that_is_no_password(command: tuple[str, ...], stdin: bytes, says: str, tmp_path: Path) -> None:
+    result = dist("--store", tmp_path, *command, "--username", "me", "--password-stdin", stdin=stdin)
+    assert (result.code, result.line) == (2, f"dist: --password-stdin: {says}")
+    assert SECRET not in result.err
+
+
+@pytest.mark.parametrize(
+    ("password", "says"),
+    [
+        ("", "user me: no password; give it to standard input with --password-stdin, or in DIST_PASSWORD"),
+        (f"{SECRET}\udcff", "DIST_PASSWORD: expected a password in UTF-8, got other bytes"),
+        (f"{SECRET}\r", "DIST_PASSWORD: expected a password without control characters, got some"),
+    ],
+)
+def test_a_variable_that_is_no_password(password: str, says: str) -> None:
+    result = dist("resolve", "a.invalid/x", DIST_USERNAME="me", DIST_PASSWORD=password)
+    assert (result.code, result.line) == (2, f"dist: {says}")
+
+
+def test_standard_input_that_is_closed() -> None:
+    closed = ("sh", "-c", 'exec "$@" <&-', "sh", *command("resolve", "a.invalid/x", "--username", "me", "--password-stdin"))
+    result = subprocess.run(closed, capture_output=True, text=True, timeout=100, check=False)
+    said = "dist: --password-stdin: standard input cannot be read (Bad file descriptor)\n"
+    assert (result.returncode, result.stderr) == (2, said)
+
+
+def test_a_password_from_a_terminal_is_not_shown(private: FakeRegistry) -> None:
+    ended = at_terminal(f"{SECRET}\n", "resolve", f"{private.host}/app:v1", "--username", "me", "--password-stdin")
+    assert ended.code == 0, ended.shown
+    assert ended.shown.startswith("password of me: ")
+    assert IMAGE.root.digest in ended.shown
+    assert SECRET not in ended.shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "says"), [("\x04", 2, "expected a password, got nothing"), ("\x03", 130, "interrupted")]
+)
+def test_a_terminal_without_a_password(typed: str, code: int, says: str) -> None:
+    ended = at_terminal(typed, "resolve", "a.invalid/x", "--username", "me", "--password-stdin")
+    assert (ended.code, says in ended.shown, "Traceback" in ended.shown) == (code, True, False), ended.shown
 
 
 @pytest.mark.parametrize(
