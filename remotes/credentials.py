@@ -5,6 +5,7 @@ Follows containers-auth.json(5) of containers/image 5.36 and `cli/config` of doc
 """
 
 import base64
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from ocispec.errors import Denied, InvalidInput
 from remotes.errors import one_line
 from remotes.helpers import HelperName, Helpers, is_name
 
+_log = logging.getLogger(__name__)
 # Docker Hub has one account under many names: the one in references, and the one that `docker login` writes.
 _HUB = "docker.io"
 _HUB_SERVER = "https://index.docker.io/v1/"
@@ -91,10 +93,15 @@ class DockerConfig:
     def load(cls, environ: Mapping[str, str] = os.environ, *, helper_timeout_s: float = 30) -> Self:
         """The file `$REGISTRY_AUTH_FILE`, or else podman's two and then Docker's. Absent ones are empty; no helper is run.
 
+        That the named one is absent is warned of. podman refuses that and skopeo says nothing: its own image names a file that
+        is there only after a login, and what is public needs none.
+
         Raises:
             InvalidInput: a file is damaged; the message names it and the place, and shows nothing of it.
         """
         files = [file for path in _paths(environ) if (file := _load(path)) is not None]
+        if not files and (named := environ.get("REGISTRY_AUTH_FILE")):
+            _log.warning("REGISTRY_AUTH_FILE: there is no file %s, and no other is read: no credentials come from files", named)
         return cls(files, Helpers(timeout_s=helper_timeout_s))
 
     def get(self, host: str, repository: str = "") -> Credentials | None:

@@ -113,6 +113,20 @@ def test_a_password_is_for_one_registry(tmp_path: Path) -> None:
     assert SECRET not in result.err
 
 
+@pytest.mark.parametrize("command", [("resolve",), ("fetch", "--retries", "0")], ids=["by hand", "as a run"])
+def test_a_file_of_credentials_that_is_not_there_is_told_of_once(
+    command: tuple[str, ...], prefect: PrefectServer, tmp_path: Path
+) -> None:
+    assert prefect.url
+    with FakeRegistry() as public:
+        images.load(public, "app", IMAGE, "v1")
+        store = tmp_path / "store"
+        name = f"{public.host}/app:v1"
+        result = dist("--store", store, "--output", "json", *command, name, REGISTRY_AUTH_FILE="/none/auth.json")
+    assert result.code == 0, result.err
+    assert "REGISTRY_AUTH_FILE: there is no file /none/auth.json, and no other is read" in result.line
+
+
 def test_certificates_and_hosts_by_option_and_file(tmp_path: Path) -> None:
     with FakeRegistry(tls=self_signed(tmp_path)) as registry:
         images.load(registry, "app", IMAGE, "v1")

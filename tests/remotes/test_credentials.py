@@ -295,8 +295,6 @@ def test_the_longest_key_wins(tmp_path: Path, document: Any, host: str, reposito
 def test_the_first_file_wins(tmp_path: Path, files: dict[str, Any], host: str, repository: str, expected: str | None) -> None:
     environ = environment(tmp_path, files)
     assert name(DockerConfig.load(environ).get(host, repository)) == expected
-    absent = environ | {"REGISTRY_AUTH_FILE": str(tmp_path / "absent.json")}
-    assert DockerConfig.load(absent).get(host, repository) is None
 
 
 def test_the_named_file_is_the_only_one(tmp_path: Path) -> None:
@@ -304,6 +302,17 @@ def test_the_named_file_is_the_only_one(tmp_path: Path) -> None:
     config = DockerConfig.load(environ | {"REGISTRY_AUTH_FILE": str(tmp_path / "mine.json")})
     assert name(config.get("r.example", "a")) == "r.example"
     assert config.get("q.example", "a") is None
+
+
+def test_a_named_file_that_is_not_there_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    environ = environment(tmp_path, {RUNTIME: auths("r.example"), DOCKER: auths("r.example"), "empty.json": {}})
+    assert DockerConfig.load(environ | {"REGISTRY_AUTH_FILE": str(tmp_path / "empty.json")}).get("r.example") is None
+    assert DockerConfig.load({"XDG_RUNTIME_DIR": "/dev/null", "DOCKER_CONFIG": "/dev/null"}).get("r.example") is None
+    assert caplog.messages == []
+    absent = str(tmp_path / "absent.json")
+    assert DockerConfig.load(environ | {"REGISTRY_AUTH_FILE": absent}).get("r.example") is None
+    (told,) = caplog.messages
+    assert f"REGISTRY_AUTH_FILE: there is no file {absent}" in told
 
 
 def test_podman_has_a_directory_for_who_has_no_runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
