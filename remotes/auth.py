@@ -14,7 +14,7 @@ import httpx
 from ocispec.errors import Denied
 from remotes.challenge import Challenge, parse
 from remotes.credentials import Credentials
-from remotes.errors import redact
+from remotes.errors import log_in, one_line, redact
 from remotes.token import Tokens, TokenServer, merge
 
 # A token is not used in its last seconds: it would expire on the way.
@@ -143,7 +143,8 @@ class RegistryAuth(httpx.Auth):
         header = credentials.basic()
         with self._host.asking("basic"):
             if self._host.password_is_good is False:
-                raise Denied(f"{self._host.host}: user {credentials.username!r} is refused with this password; log in again")
+                who = f"{self._host.host}: user {one_line(credentials.username)!r}"
+                raise Denied(f"{who} is refused with this password; {log_in(self._host.host)}")
             if self._host.password_is_good is None:
                 request.headers["Authorization"] = header
                 response = yield request

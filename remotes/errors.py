@@ -69,12 +69,18 @@ class RegistryRefused(RegistryError, InvalidInput):
 
 
 _CLASSES: dict[int, tuple[type[RegistryError], str]] = {
-    401: (RegistryDenied, "credentials needed or wrong; log in with 'docker login' or 'skopeo login --compat-auth-file'"),
+    401: (RegistryDenied, "credentials needed or wrong"),
     403: (RegistryDenied, "access denied"),
     404: (RegistryNotFound, "not found"),
     408: (RegistryUnavailable, "the registry timed out"),
     429: (RegistryUnavailable, "too many requests"),
 }
+
+
+def log_in(host: str = "") -> str:
+    """What to do for who is not let in, at the registry `host` if it is to be said."""
+    commands = " or ".join(f"'{tool} login{host and f' {host}'}'" for tool in ("docker", "podman"))
+    return f"log in with {commands}, give --username and --password-stdin, or give a run a credentials block (--credentials)"
 
 
 def from_response(subject: str, response: httpx.Response) -> RegistryError:
@@ -86,6 +92,8 @@ def from_response(subject: str, response: httpx.Response) -> RegistryError:
     kind, meaning = _CLASSES.get(status, (RegistryRefused, "the registry refuses"))
     if status >= httpx.codes.INTERNAL_SERVER_ERROR:
         kind, meaning = RegistryUnavailable, "the registry fails"
+    if kind is RegistryDenied and not _is_elsewhere(response):
+        meaning = f"{meaning}; {log_in()}"
     codes = _codes(response)
     exchange = Exchange(
         method=response.request.method,
@@ -96,6 +104,11 @@ def from_response(subject: str, response: httpx.Response) -> RegistryError:
     )
     detail = f"{status} {', '.join(codes) or response.reason_phrase}".rstrip()
     return kind(f"{subject}: {meaning} ({exchange.method} {exchange.url}: {detail})", exchange)
+
+
+def _is_elsewhere(response: httpx.Response) -> bool:
+    """Whether a redirect led to another server, which no credentials go to."""
+    return any(before.request.url.netloc != response.request.url.netloc for before in response.history)
 
 
 def refuse_coding(subject: str, response: httpx.Response) -> None:

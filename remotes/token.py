@@ -16,7 +16,7 @@ from ocispec.errors import InvalidInput, Unavailable
 from remotes.bounded import Bounded
 from remotes.challenge import Challenge
 from remotes.credentials import Credentials
-from remotes.errors import RegistryDenied, RegistryError, from_response, one_line, redact
+from remotes.errors import RegistryDenied, RegistryError, from_response, log_in, one_line, redact
 
 # "This client_id does not need to be registered […] but should be set to a meaningful value" (OAuth2 specification).
 _CLIENT_ID = "prefect-dist"
@@ -155,7 +155,7 @@ class Tokens:
         what = "the password" if has.has_password else "the identity token"
         detail = f"{exchange.status} {', '.join(exchange.codes)}".rstrip()
         return RegistryDenied(
-            f"{self._host}: {what} of user {one_line(has.username)!r} is refused; log in with 'docker login {self._host}' "
+            f"{self._host}: {what} of user {one_line(has.username)!r} is refused; {log_in(self._host)} "
             f"({exchange.method} {exchange.url}: {detail})",
             exchange,
         )

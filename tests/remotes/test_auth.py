@@ -221,7 +221,7 @@ def test_a_wrong_password_for_a_token() -> None:
         error = refusal(registries, registry)
         assert isinstance(error, Denied)
         assert not error.retryable
-        check_told(error, registry.host, "'me'", f"docker login {registry.host}")
+        check_told(error, registry.host, "'me'", f"docker login {registry.host}", "--password-stdin")
         assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET]
         assert str(refusal(registries, registry)) == str(error)  # said again, not asked again: an account may be locked
         assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET, BLOB_GET]

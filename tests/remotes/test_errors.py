@@ -143,6 +143,18 @@ def test_classes(status: int, kind: type[RegistryError], meant: type[DistError])
     assert error.exchange == Exchange(method="GET", url=TOLD_URL, status=status)
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_who_is_not_let_in_is_told_what_there_is_to_do(status: int) -> None:
+    check_told(refused(status, {}), "docker login", "podman login", "--username and --password-stdin", "--credentials")
+
+
+@pytest.mark.parametrize(("at", "told"), [("https://registry.example/b", True), ("https://storage.example/b", False)])
+def test_a_login_is_not_for_where_a_redirect_leads(at: str, *, told: bool) -> None:
+    before = httpx.Response(307, request=REQUEST)
+    redirected = httpx.Response(403, request=httpx.Request("GET", at), history=[before])
+    assert ("docker login" in str(from_response("it", redirected))) is told
+
+
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [
