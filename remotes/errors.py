@@ -195,6 +195,8 @@ def one_line(text: str) -> str:
 
 def _told(exc: Exception) -> str:
     """The deepest cause that says something, in one line."""
+    if isinstance(exc, httpx.TimeoutException):
+        return one_line(str(exc))  # says which time-out it was; its causes do not
     texts = [one_line(str(c.strerror if isinstance(c, OSError) and c.strerror else c)) for c in _causes(exc)]
     return next((text for text in reversed(texts) if text), type(exc).__name__)
 

@@ -7,8 +7,9 @@ httpx's own transport hands every 64 KiB through several layers of Python; for g
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 from weakref import WeakSet
 
@@ -50,16 +51,16 @@ FOREIGN = "foreign"
 class Urllib3Transport(httpx.BaseTransport):
     """Sends requests over pooled connections. Thread-safe.
 
-    `read_timeout_s` is the longest wait for any bytes at all, not for a whole body.
+    `read_timeout_s` is the longest wait for any bytes to come or go, not for a whole body.
     """
 
     def __init__(self, *, connect_timeout_s: float, read_timeout_s: float, hosts: Hosts | None = None) -> None:
         self._hosts = hosts or Hosts()
-        self._timeout = urllib3.Timeout(connect=connect_timeout_s, read=read_timeout_s)
+        self._connect_timeout_s, self._read_timeout_s = connect_timeout_s, read_timeout_s
         self._proxies = Proxies()
         self._pools: dict[tuple[Tls, httpx.URL | None, bool], urllib3.PoolManager] = {}
         self._guard = threading.Lock()
-        self._connections = _Connections()
+        self._connections = _Connections(read_timeout_s)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send one request and return with the head of the answer; the body follows as it is read.
@@ -74,7 +75,7 @@ class Urllib3Transport(httpx.BaseTransport):
         if is_foreign:
             settings = settings.without_secrets()
         pools = self._pools_for(settings.tls, proxy, public_only=public_only and proxy is None)
-        with _as_httpx(request):
+        with self._as_httpx(request):
             if public_only and proxy is not None:  # it is the proxy that looks names up and connects
                 refuse_literal(request.url.host)
             answer = pools.urlopen(
@@ -86,7 +87,7 @@ class Urllib3Transport(httpx.BaseTransport):
                 preload_content=False,
                 decode_content=False,
             )
-        body = _Body(answer, request)
+        body = _Body(answer, partial(self._as_httpx, request))
         is_content = httpx.codes.is_success(answer.status)
         return httpx.Response(
             answer.status,
@@ -104,6 +105,33 @@ class Urllib3Transport(httpx.BaseTransport):
         for pools in self._pools.values():
             pools.clear()
 
+    @contextmanager
+    def _as_httpx(self, request: httpx.Request) -> Iterator[None]:
+        """Raise urllib3's errors as httpx's, so that nobody above needs to know what is below."""
+        try:
+            yield
+        except NotPublic as exc:
+            raise httpx.ConnectError(str(exc), request=request) from exc
+        except NewConnectionError as exc:  # to urllib3 this is a ConnectTimeoutError, too
+            raise httpx.ConnectError(str(exc.__cause__ or exc), request=request) from exc
+        except ConnectTimeoutError as exc:
+            told = f"no connection within the connect time-out of {self._connect_timeout_s:g} s"
+            raise httpx.ConnectTimeout(told, request=request) from exc
+        except ProxyError as exc:
+            raise httpx.ProxyError(str(exc.original_error), request=request) from exc
+        except LocationValueError:
+            raise httpx.UnsupportedProtocol("no URL that can be asked", request=request) from None  # the error shows all of it
+        except SSLError as exc:
+            raise httpx.ConnectError(str(exc), request=request) from exc
+        except ReadTimeoutError as exc:
+            told = f"nothing came within the read time-out of {self._read_timeout_s:g} s"
+            raise httpx.ReadTimeout(told, request=request) from exc
+        except HTTPError as exc:
+            if any(isinstance(arg, TimeoutError) for arg in exc.args):
+                told = f"nothing could be sent within the read time-out of {self._read_timeout_s:g} s"
+                raise httpx.WriteTimeout(told, request=request) from exc
+            raise httpx.RemoteProtocolError(str(exc), request=request) from exc
+
     def _pools_for(self, tls: Tls, proxy: httpx.URL | None, *, public_only: bool) -> urllib3.PoolManager:
         """The connections to all servers that are reached in one way: none is used again for what may not be asked there."""
         way = (tls, proxy, public_only)
@@ -119,7 +147,7 @@ class Urllib3Transport(httpx.BaseTransport):
             "num_pools": _HOSTS,
             "maxsize": _KEPT_PER_HOST,
             "retries": False,
-            "timeout": self._timeout,
+            "timeout": urllib3.Timeout(connect=self._connect_timeout_s, read=self._read_timeout_s),
             "ssl_context": tls.context(),
         }
         if proxy is None:
@@ -135,7 +163,8 @@ class Urllib3Transport(httpx.BaseTransport):
 class _Connections:
     """The open connections of one transport: urllib3 by itself knows those that are idle, not those that somebody waits at."""
 
-    def __init__(self) -> None:
+    def __init__(self, read_timeout_s: float) -> None:
+        self._read_timeout_s = read_timeout_s
         self._open: WeakSet[HTTPConnection] = WeakSet()
         self._guard = threading.Lock()
         self._aborted = False
@@ -161,12 +190,16 @@ class _Connections:
 
         class Watched(connection):  # type: ignore[misc, valid-type]
             def connect(self) -> None:
-                super().connect()
+                try:
+                    super().connect()
+                except TimeoutError as exc:  # in the handshake: urllib3 would call it one of reading
+                    raise ConnectTimeoutError(self, "the handshake timed out") from exc
                 opened(self)
 
         return type(pool.__name__, (pool,), {"ConnectionCls": Watched})
 
     def _opened(self, connection: HTTPConnection) -> None:
+        connection.sock.settimeout(self._read_timeout_s)  # urllib3 sets that when it has sent, and sends with the other
         with self._guard:
             self._open.add(connection)
             aborted = self._aborted
@@ -176,11 +209,11 @@ class _Connections:
 
 
 class _Body(httpx.SyncByteStream):
-    def __init__(self, answer: urllib3.BaseHTTPResponse, request: httpx.Request) -> None:
-        self._answer, self._request = answer, request
+    def __init__(self, answer: urllib3.BaseHTTPResponse, as_httpx: Callable[[], AbstractContextManager[None]]) -> None:
+        self._answer, self._as_httpx = answer, as_httpx
 
     def __iter__(self) -> Iterator[bytes]:
-        with _as_httpx(self._request):
+        with self._as_httpx():
             # read1 returns what has arrived: progress shows at once, and a cut loses nothing that came before it.
             while piece := self._answer.read1(PIECE_BYTES):
                 yield piece
@@ -206,26 +239,3 @@ def _headers(request: httpx.Request, settings: HostSettings) -> urllib3.HTTPHead
 def _is_streamed(request: httpx.Request) -> bool:
     """Whether the body comes in pieces, which are sent as they come; such a request says its Content-Length."""
     return not isinstance(request.stream, httpx.ByteStream)
-
-
-@contextmanager
-def _as_httpx(request: httpx.Request) -> Iterator[None]:
-    """Raise urllib3's errors as httpx's, so that nobody above needs to know what is below."""
-    try:
-        yield
-    except NotPublic as exc:
-        raise httpx.ConnectError(str(exc), request=request) from exc
-    except NewConnectionError as exc:  # to urllib3 this is a ConnectTimeoutError, too
-        raise httpx.ConnectError(str(exc.__cause__ or exc), request=request) from exc
-    except ConnectTimeoutError as exc:
-        raise httpx.ConnectTimeout("no connection in time", request=request) from exc
-    except ProxyError as exc:
-        raise httpx.ProxyError(str(exc.original_error), request=request) from exc
-    except LocationValueError:
-        raise httpx.UnsupportedProtocol("no URL that can be asked", request=request) from None  # the error shows all of it
-    except SSLError as exc:
-        raise httpx.ConnectError(str(exc), request=request) from exc
-    except ReadTimeoutError as exc:
-        raise httpx.ReadTimeout("nothing arrived in time", request=request) from exc
-    except HTTPError as exc:
-        raise httpx.RemoteProtocolError(str(exc), request=request) from exc

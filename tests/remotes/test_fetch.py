@@ -1,5 +1,6 @@
 import random
 import re
+import socket
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import pytest
 
 from ocispec import Descriptor
 from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unavailable, Unsupported
-from remotes import Registries, RegistrySettings
+from remotes import Hosts, HostSettings, Registries, RegistrySettings
 from storage import ContentStore, open_store
 from tasks import transfer
 from tests import images
@@ -479,7 +480,7 @@ def test_a_stall_ends_after_the_read_timeout(registry: FakeRegistry, after: int)
     with Registries(HASTY, credentials=anonymous) as registries:
         arrived, error = read_until_error(fetcher(registries, registry), WANTED)
     assert isinstance(error, Unavailable)
-    check_told(error, str(WANTED.digest), "timed out")
+    check_told(error, f"layer {WANTED.digest}", registry.host, "nothing came within the read time-out of 0.2 s")
     assert BLOB[:after].startswith(arrived)  # all of it, unless the machine is so busy that the head came late
 
 
@@ -487,7 +488,7 @@ def test_a_registry_that_never_answers() -> None:
     with Scripted() as silent, Registries(HASTY, credentials=anonymous) as registries:
         with pytest.raises(Unavailable) as caught:
             registries.resolve(reference(silent.host))
-        check_told(caught.value, silent.host, "timed out")
+        check_told(caught.value, silent.host, "nothing came within the read time-out of 0.2 s")
     assert len(silent.heads) == 1
 
 
@@ -505,6 +506,16 @@ def test_a_connection_in_no_time(registry: FakeRegistry) -> None:
         registry.inject(Fault(nth=None, action=Answer(307, (("Location", "http://192.0.2.1/"),))))
         error = refusal(registries, registry)
     assert isinstance(error, Unavailable)
+
+
+def test_a_handshake_that_does_not_end() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts, and nobody answers
+        host = f"127.0.0.1:{silent.getsockname()[1]}"
+        hosts = Hosts(named={host: HostSettings(scheme="https")})
+        settings = RegistrySettings(hosts=hosts, connect_timeout_s=0.2, read_timeout_s=10)
+        with Registries(settings, credentials=anonymous) as registries, pytest.raises(Unavailable) as caught:
+            registries.resolve(reference(host))
+    check_told(caught.value, host, "no connection within the connect time-out of 0.2 s")
 
 
 @pytest.mark.parametrize("host", ["nosuch.invalid", "a" * 64 + ".invalid"])
