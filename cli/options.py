@@ -27,7 +27,10 @@ class Network:
     plain_http: Annotated[bool, Parameter(negative=(), help="Speak http to registries that are not on this machine.")] = False
     read_timeout: Annotated[float, Parameter(validator=POSITIVE, help="Seconds to wait for any next byte.")] = 60
     hosts: Annotated[str | None, Parameter(help="YAML file with settings of registries.")] = None
-    ca_file: Annotated[str | None, Parameter(help="PEM file of authorities to trust, instead of the system's.")] = None
+    ca_file: Annotated[
+        str | None,
+        Parameter(help="PEM file of authorities to trust, instead of the system's; http to those on this machine stays http."),
+    ] = None
     insecure: Annotated[
         tuple[str, ...],
         Parameter(negative=(), show_default=False, help="A registry whose certificate is not looked at; repeatable."),

@@ -22,6 +22,11 @@ _SHOWN = frozenset({"n", "last", "ns", "digest", "mount", "from", "artifactType"
 _ABOUT_OUR_CERTIFICATE = re.compile(
     r"TLSV13_ALERT_CERTIFICATE_REQUIRED|(SSLV3|TLSV1)_ALERT_(BAD_CERTIFICATE|CERTIFICATE_(EXPIRED|REVOKED|UNKNOWN)|UNKNOWN_CA)"
 )
+# What OpenSSL makes of an answer that is no TLS.
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+# X509_V_ERR_ of OpenSSL (openssl-verify(1)): issuer or its certificate not found, self-signed alone and in a chain, only one.
+_UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
+_SET_TLS = "set tls: {} for it in a file of hosts"
 _BODY_BYTES = 4096
 _CODES = 5
 _TEXT = 200
@@ -92,9 +97,12 @@ def from_response(subject: str, response: httpx.Response) -> RegistryError:
     kind, meaning = _CLASSES.get(status, (RegistryRefused, "the registry refuses"))
     if status >= httpx.codes.INTERNAL_SERVER_ERROR:
         kind, meaning = RegistryUnavailable, "the registry fails"
+    codes = _codes(response)
     if kind is RegistryDenied and not _is_elsewhere(response):
         meaning = f"{meaning}; {log_in()}"
-    codes = _codes(response)
+    elif status == httpx.codes.BAD_REQUEST and response.request.url.scheme == "http" and not codes:
+        # So servers answer that speak TLS (Go's, nginx), and perhaps others: a HEAD has no words.
+        meaning = f"{meaning}; it was asked in http: {_SET_TLS.format('enabled')}, if it speaks https"
     exchange = Exchange(
         method=response.request.method,
         url=redact(response.request.url),
@@ -128,14 +136,28 @@ def from_transport(subject: str, exc: httpx.RequestError) -> DistError:
     lookup = next((c for c in causes if isinstance(c, socket.gaierror)), None)
     if lookup is not None and lookup.errno == socket.EAI_NONAME:
         return NotFound(f"{subject}: unknown host {request.url.host} ({where})")
-    if any(isinstance(c, ssl.SSLCertVerificationError) for c in causes):
-        return Denied(f"{subject}: the certificate of {request.url.host} is not trusted ({_told(exc)}; {where})")
     if any(isinstance(c, NotPublic) for c in causes):
         return Denied(f"{subject}: {_told(exc)} ({where})")
-    if any(_ABOUT_OUR_CERTIFICATE.fullmatch(getattr(c, "reason", None) or "") for c in causes if isinstance(c, ssl.SSLError)):
-        why = f"{request.url.host} wants a client certificate, or another one; set certFile in the file of hosts"
-        return Denied(f"{subject}: {why} ({_told(exc)}; {where})")
+    for cause in causes:
+        if isinstance(cause, ssl.SSLError) and (known := _about_tls(cause, request.url)) is not None:
+            kind, why = known
+            return kind(f"{subject}: {why} ({_told(exc)}; {where})")
     return Unavailable(f"{subject}: {_told(exc)} ({where})")
+
+
+def _about_tls(error: ssl.SSLError, url: httpx.URL) -> tuple[type[DistError], str] | None:
+    """What a failure of TLS means and what to do about it; None for those of which nothing is known."""
+    server, reason = url.netloc.decode("ascii"), getattr(error, "reason", None) or ""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        is_unknown = getattr(error, "verify_code", None) in _UNKNOWN_AUTHORITY  # else another authority is of no help
+        good = "trust who signed it with --ca-file" if is_unknown else "have the server show a good one"
+        return Denied, f"the certificate of {url.host} is not trusted; {good}, or take any with --insecure {server}"
+    if _ABOUT_OUR_CERTIFICATE.fullmatch(reason):
+        return Denied, f"{url.host} wants a client certificate, or another one; set certFile in the file of hosts"
+    if reason in _NO_TLS:
+        plain = f"give --plain-http, or {_SET_TLS.format('disabled')}"
+        return Unavailable, f"{server} does not speak TLS; {plain}, if it speaks http"
+    return None
 
 
 def retry_after_s(response: httpx.Response) -> float | None:

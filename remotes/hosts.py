@@ -54,7 +54,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class HostSettings:
-    """How one registry is reached. `scheme` None is https, on loopback addresses http.
+    """How one registry is reached. `scheme` None is https, on loopback addresses http unless `tls` says something.
 
     `mirrors` are hosts that are asked before it, in their order. `path_prefix` comes between `/v2/` and a repository's name.
     `headers` go with every request to it, and may be secret. `in_flight` bounds requests under way at once, `per_second` those
@@ -79,7 +79,8 @@ class HostSettings:
 class Hosts:
     """The settings of all hosts: those that are `named`, and plain ones for all others.
 
-    `plain_http` is for registries whose scheme is not set; `ca_file` is trusted wherever no other is set.
+    `plain_http` is for registries whose scheme is not set; `ca_file` is trusted wherever no other is set. It is for all hosts,
+    so unlike one that is set for a host it does not have loopback addresses spoken to in https.
     """
 
     named: Mapping[str, HostSettings] = field(default_factory=dict)
@@ -92,8 +93,14 @@ class Hosts:
 
     def url(self, host: str) -> str:
         """Where a registry is: `https://host`, or `http://` if set so or on a loopback address, as container engines do."""
-        scheme = self.of(host).scheme or ("http" if self.plain_http or _is_loopback(host) else "https")
-        return f"{scheme}://{_ALIASES.get(host, host)}"
+        return f"{self._scheme(host)}://{_ALIASES.get(host, host)}"
+
+    def _scheme(self, host: str) -> str:
+        settings = self.named.get(host, HostSettings())
+        if settings.scheme is not None:
+            return settings.scheme
+        means_https = settings.tls != Tls()  # certificates are of use there alone
+        return "http" if self.plain_http or (_is_loopback(host) and not means_https) else "https"
 
     def at(self, url: httpx.URL) -> HostSettings:
         """The settings of the server that a URL leads to, be it a registry or where one redirects to.

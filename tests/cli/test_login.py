@@ -133,7 +133,8 @@ def test_certificates_and_hosts_by_option_and_file(tmp_path: Path) -> None:
         name = f"{registry.host}/app:v1"
         hosts = tmp_path / "hosts.yaml"
         hosts.write_text(f"registries:\n  {registry.host}:\n    tls: enabled\n")
-        assert dist("resolve", name, "--hosts", str(hosts)).code == 1
+        unknown = dist("resolve", name, "--hosts", str(hosts))
+        assert (unknown.code, f"--ca-file, or take any with --insecure {registry.host}" in unknown.line) == (1, True)
         assert dist("resolve", name, "--hosts", str(hosts), "--ca-file", str(tmp_path / "cert.pem")).code == 0
         assert dist("resolve", name, "--insecure", registry.host).code == 0
 

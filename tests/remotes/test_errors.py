@@ -148,6 +148,20 @@ def test_who_is_not_let_in_is_told_what_there_is_to_do(status: int) -> None:
     check_told(refused(status, {}), "docker login", "podman login", "--username and --password-stdin", "--credentials")
 
 
+@pytest.mark.parametrize(
+    ("url", "document", "told"),
+    [
+        ("http://localhost:5000/v2/", None, True),
+        ("http://localhost:5000/v2/", {"errors": [{"code": "NAME_INVALID"}]}, False),
+        ("https://localhost:5000/v2/", None, False),
+    ],
+)
+def test_a_bad_request_may_be_one_that_should_have_been_https(url: str, document: object, *, told: bool) -> None:
+    body = httpx.ByteStream(json.dumps(document).encode())
+    error = from_response("it", httpx.Response(400, stream=body, request=httpx.Request("HEAD", url)))
+    assert ("set tls: enabled" in str(error)) is told
+
+
 @pytest.mark.parametrize(("at", "told"), [("https://registry.example/b", True), ("https://storage.example/b", False)])
 def test_a_login_is_not_for_where_a_redirect_leads(at: str, *, told: bool) -> None:
     before = httpx.Response(307, request=REQUEST)
@@ -202,6 +216,13 @@ def alert(reason: str) -> ssl.SSLError:
     return error
 
 
+def unverified(code: int) -> ssl.SSLCertVerificationError:
+    """What OpenSSL makes of a certificate that it does not take, by X509_V_ERR_."""
+    error = ssl.SSLCertVerificationError(1, "certificate verify failed")
+    error.verify_code = code
+    return error
+
+
 def failure(cause: BaseException, text: str = "") -> DistError:
     """What becomes of a transport error with this cause."""
     outer = httpx.ConnectError(text, request=REQUEST)
@@ -219,7 +240,11 @@ def failure(cause: BaseException, text: str = "") -> DistError:
         (ConnectionRefusedError(111, "Connection refused"), Unavailable, "Connection refused"),
         (TimeoutError("timed out"), Unavailable, "timed out"),
         (ssl.SSLCertVerificationError(1, "certificate verify failed"), Denied, "certificate of registry.example"),
+        (unverified(18), Denied, "trust who signed it with --ca-file, or take any with --insecure registry.example"),
+        (unverified(20), Denied, "trust who signed it with --ca-file, or take any with --insecure registry.example"),
+        (unverified(10), Denied, "have the server show a good one, or take any with --insecure registry.example"),
         (ssl.SSLError(1, "wrong version number"), Unavailable, "wrong version number"),
+        (alert("WRONG_VERSION_NUMBER"), Unavailable, "give --plain-http, or set tls: disabled for it in a file of hosts"),
         (alert("TLSV13_ALERT_CERTIFICATE_REQUIRED"), Denied, "wants a client certificate"),
         (alert("SSLV3_ALERT_BAD_CERTIFICATE"), Denied, "wants a client certificate"),
         (alert("TLSV1_ALERT_UNKNOWN_CA"), Denied, "wants a client certificate"),

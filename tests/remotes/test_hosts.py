@@ -1,7 +1,7 @@
 import httpx
 import pytest
 
-from remotes import Hosts, HostSettings
+from remotes import Hosts, HostSettings, Tls
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,18 @@ def test_url(host: str, url: str) -> None:
 @pytest.mark.parametrize(("host", "url"), [("ghcr.io", "http://ghcr.io"), ("docker.io", "http://registry-1.docker.io")])
 def test_plain_http_is_for_those_who_ask_for_it(host: str, url: str) -> None:
     assert Hosts(plain_http=True).url(host) == url
+
+
+@pytest.mark.parametrize("tls", [Tls(ca_file="ca.pem"), Tls(cert_file="cert.pem"), Tls(verify=False)])
+def test_who_sets_certificates_for_a_host_means_https(tls: Tls) -> None:
+    named = {"localhost:5000": HostSettings(tls=tls), "localhost:5001": HostSettings(tls=tls, scheme="http")}
+    hosts = Hosts(named=named)
+    assert [hosts.url(f"localhost:{port}")[:5] for port in (5000, 5001, 5002)] == ["https", "http:", "http:"]
+    assert Hosts(named=named, plain_http=True).url("localhost:5000") == "http://localhost:5000"
+
+
+def test_what_is_trusted_of_all_hosts_says_nothing_of_how_one_is_spoken_to() -> None:
+    assert Hosts(ca_file="ca.pem").url("localhost:5000") == "http://localhost:5000"
 
 
 def test_what_is_for_https_is_not_for_http() -> None:
