@@ -96,13 +96,9 @@ def hosts(network: Network) -> "Hosts":
         return Hosts(plain_http=network.plain_http)  # and pydantic, a tenth of a second, is not needed
     from flows import config
 
-    def load() -> Hosts:
-        found = config.hosts(network.hosts, plain_http=network.plain_http, ca_file=network.ca_file, insecure=network.insecure)
-        for settings in (found.of(""), *found.named.values()):
-            settings.tls.context()
-        return found
-
-    return _read(load)
+    return _read(
+        lambda: config.hosts(network.hosts, plain_http=network.plain_http, ca_file=network.ca_file, insecure=network.insecure)
+    )
 
 
 def unused_directory(text: str) -> str:

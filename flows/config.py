@@ -4,8 +4,9 @@ A file of hosts has one key, `registries`: how each registry is reached. Keys ar
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -17,7 +18,7 @@ from flows.yamlfile import Document
 from ocispec import Reference
 from ocispec.errors import InvalidInput
 from remotes import Hosts, HostSettings, Tls
-from remotes.hosts import Capability
+from remotes.hosts import Capability, readable
 
 M = TypeVar("M", bound=BaseModel)
 _SHOWN = 60
@@ -66,8 +67,8 @@ class Registry(_Section):
     req_per_sec: float | None = Field(default=None, gt=0, description="Requests begun in a second")
     avoid: list[Capability] = Field(default=[], description="What it cannot do: head, range, mount, chunked, referrers")
 
-    def settings(self, *, at: str) -> HostSettings:
-        """The same, as `remotes` takes it; secrets are looked up.
+    def settings(self, *, at: str, directory: Path) -> HostSettings:
+        """The same, as `remotes` takes it; secrets are looked up. Relative paths are of files in `directory`.
 
         Raises:
             InvalidInput: a secret is not where it should be.
@@ -76,9 +77,9 @@ class Registry(_Section):
         return HostSettings(
             scheme=None if self.tls is None else "http" if self.tls == "disabled" else "https",
             tls=Tls(
-                ca_file=_file(self.ca_file),
-                cert_file=_file(self.cert_file),
-                key_file=_file(self.key_file),
+                ca_file=_file(self.ca_file, directory),
+                cert_file=_file(self.cert_file, directory),
+                key_file=_file(self.key_file, directory),
                 verify=self.tls != "insecure",
             ),
             mirrors=tuple(self.mirrors),
@@ -100,19 +101,38 @@ def hosts(path: str | None, *, plain_http: bool = False, ca_file: str | None = N
     """How hosts are reached, from a file of hosts and from what was said beside it, which wins.
 
     Raises:
-        InvalidInput: the file is wrong; the message names file, line and key.
+        InvalidInput: the file is wrong, or one that it names; the message names file, line and key. Or `ca_file` is.
     """
     named: dict[str, HostSettings] = {}
     if path is not None:
         document = yamlfile.read(path)
         for host, entry in checked(HostsFile, document).registries.items():
-            named[host] = entry.settings(at=document.where(("registries", host)))
+            place = ("registries", host)
+            named[host] = entry.settings(at=document.where(place), directory=Path(path).absolute().parent)
+            _check(named[host].tls, document, place)
     for host in insecure:
         if not _is_host(host):
             raise InvalidInput(f"insecure {host!r}: expected host[:port], as it stands in references")
         known = named.get(host, HostSettings())
         named[host] = replace(known, scheme="https", tls=replace(known.tls, verify=False))
-    return Hosts(named=named, plain_http=plain_http, ca_file=_file(ca_file))
+    found = Hosts(named=named, plain_http=plain_http, ca_file=_file(ca_file, Path()))
+    if ca_file is not None:
+        Tls(ca_file=found.ca_file).context()
+    return found
+
+
+def _check(tls: Tls, document: Document, place: tuple[str, ...]) -> None:
+    """Refuse files that are of no use with the line that names them, before anything is asked with them."""
+    files = {"caFile": tls.ca_file, "certFile": tls.cert_file, "keyFile": tls.key_file}
+    steps: list[tuple[str, Callable[[], object]]]
+    steps = [(key, partial(readable, path)) for key, path in files.items() if path is not None]
+    if steps:
+        steps += [("caFile", Tls(ca_file=tls.ca_file).context), ("certFile", tls.context)]
+    for key, step in steps:
+        try:
+            step()
+        except InvalidInput as exc:
+            raise InvalidInput(f"{document.where((*place, key))}: {exc}") from exc
 
 
 def checked(model: type[M], document: Document) -> M:
@@ -158,5 +178,5 @@ def _header(name: str, text: str, *, at: str) -> tuple[str, str]:
     return name, value
 
 
-def _file(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).expanduser())
+def _file(path: str | None, directory: Path) -> str | None:
+    return None if path is None else str(directory / Path(path).expanduser())

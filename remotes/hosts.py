@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Literal, Self
 
 import httpx
@@ -38,14 +39,20 @@ class Tls:
         Raises:
             InvalidInput: a file that is not there, or not what it should be.
         """
-        at = self.ca_file
+        for path in filter(None, (self.ca_file, self.cert_file, self.key_file)):
+            readable(path)
+        if self.key_file is not None and self.cert_file is None:
+            raise InvalidInput(f"{self.key_file}: expected a certificate beside the key, there is none")
+        at, what = self.ca_file, "certificate"
         try:
             context = ssl.create_default_context(cafile=at)
             if self.cert_file is not None:
-                at = self.cert_file
+                at = f"{self.cert_file} and {self.key_file}" if self.key_file is not None else self.cert_file
+                what = "certificate and key"
                 context.load_cert_chain(self.cert_file, self.key_file, password=_no_password)
         except (OSError, ValueError) as exc:  # ssl.SSLError is an OSError
-            raise InvalidInput(f"{at}: no certificate can be read from it ({getattr(exc, 'reason', None) or exc})") from exc
+            why = getattr(exc, "reason", None) or exc
+            raise InvalidInput(f"{at}: expected a {what} in PEM ({why})") from exc
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
@@ -137,6 +144,19 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def readable(path: str) -> None:
+    """See that a file can be read: what OpenSSL says of two files does not tell which it is about.
+
+    Raises:
+        InvalidInput: it cannot.
+    """
+    try:
+        with Path(path).open("rb"):
+            pass
+    except OSError as exc:
+        raise InvalidInput(f"{path}: {exc.strerror}, expected a file in PEM") from exc
 
 
 def _no_password() -> str:

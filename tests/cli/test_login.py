@@ -96,7 +96,7 @@ def test_a_terminal_without_a_password(typed: str, code: int, says: str) -> None
     [
         (("--password-stdin",), "--password-stdin: whose? give --username, too"),
         (("--username", "me"), "user me: no password"),
-        (("--ca-file", "/none.pem"), "/none.pem: no certificate can be read from it"),
+        (("--ca-file", "/none.pem"), "/none.pem: No such file or directory, expected a file in PEM"),
         (("--hosts", "/none.yaml"), "/none.yaml: No such file"),
         (("--insecure", "https://a"), "insecure 'https://a': expected host[:port]"),
     ],

@@ -1,5 +1,6 @@
 """Files of hosts: what they say, and what a wrong one is told."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from flows import config, templates
 from ocispec.errors import InvalidInput
 from remotes import Hosts, HostSettings, Tls
+from tests.peers.tls import self_signed
 from tests.remotes.asking import check_told
 
 FULL = """\
@@ -14,8 +16,8 @@ registries:
   registry.example:5000:
     tls: insecure
     caFile: ~/ca.pem
-    certFile: /etc/cert.pem
-    keyFile: /etc/key.pem
+    certFile: CERTIFICATE
+    keyFile: tls/key.pem
     mirrors: [mirror.example, "cache:5000"]
     pathPrefix: /cache/hub
     headers:
@@ -35,10 +37,18 @@ def load(tmp_path: Path, text: str) -> Hosts:
 
 def test_everything_that_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEY", "topsecret\n")
-    hosts = load(tmp_path, FULL)
+    beside, home = tmp_path / "tls", tmp_path / "home"
+    beside.mkdir()
+    home.mkdir()
+    self_signed(beside)
+    shutil.copy(beside / "cert.pem", home / "ca.pem")
+    monkeypatch.setenv("HOME", str(home))
+    hosts = load(tmp_path, FULL.replace("CERTIFICATE", str(beside / "cert.pem")))
     assert hosts.of("registry.example:5000") == HostSettings(
         scheme="https",
-        tls=Tls(ca_file=str(Path.home() / "ca.pem"), cert_file="/etc/cert.pem", key_file="/etc/key.pem", verify=False),
+        tls=Tls(
+            ca_file=str(home / "ca.pem"), cert_file=str(beside / "cert.pem"), key_file=str(beside / "key.pem"), verify=False
+        ),
         mirrors=("mirror.example", "cache:5000"),
         path_prefix="cache/hub/",
         headers=(("X-Api-Key", "topsecret"),),
@@ -87,14 +97,53 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, told: st
     check_told(caught.value, str(tmp_path / "hosts.yaml"), told, hides=["topsecret"])
 
 
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ("caFile: none.pem", ":3: registries.a.example.caFile: {}/none.pem: No such file or directory, expected a file in PEM"),
+        ("caFile: .", ":3: registries.a.example.caFile: {}: Is a directory"),
+        ("caFile: key.pem", ":3: registries.a.example.caFile: {}/key.pem: expected a certificate in PEM"),
+        ("caFile: cert.pem\n    certFile: /none", ":4: registries.a.example.certFile: /none: No such file or directory"),
+        ("certFile: cert.pem", ":3: registries.a.example.certFile: {}/cert.pem: expected a certificate and key in PEM"),
+        ("certFile: cert.pem\n    keyFile: none.pem", ":4: registries.a.example.keyFile: {}/none.pem: No such file"),
+        (
+            "certFile: cert.pem\n    keyFile: hosts.yaml",
+            ":3: registries.a.example.certFile: {0}/cert.pem and {0}/hosts.yaml: expected a certificate and key in PEM",
+        ),
+        ("keyFile: key.pem", ":2: registries.a.example.certFile: {}/key.pem: expected a certificate beside the key"),
+    ],
+)
+def test_files_of_no_use_are_told_with_the_line_that_names_them(tmp_path: Path, files: str, told: str) -> None:
+    self_signed(tmp_path)
+    with pytest.raises(InvalidInput) as caught:
+        load(tmp_path, f"registries:\n  a.example:\n    {files}\n")
+    check_told(caught.value, f"{tmp_path}/hosts.yaml{told.format(tmp_path)}")
+
+
+def test_authorities_of_no_use_are_told_before_anything_is_asked(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"none\.pem: No such file or directory"):
+        config.hosts(None, ca_file=str(tmp_path / "none.pem"))
+
+
+def test_files_are_beside_the_file_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    self_signed(tmp_path)
+    (tmp_path / "hosts.yaml").write_text("registries: {a.example: {caFile: cert.pem}}")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert config.hosts("../hosts.yaml").of("a.example").tls == Tls(ca_file=str(elsewhere / "../cert.pem"))
+
+
 def test_what_is_said_beside_the_file_wins(tmp_path: Path) -> None:
-    path = tmp_path / "hosts.yaml"
-    path.write_text("registries: {a.example: {tls: disabled, pathPrefix: x}, b.example: {caFile: /b.pem}}")
-    hosts = config.hosts(str(path), plain_http=True, ca_file="/all.pem", insecure=["a.example", "c.example"])
-    assert hosts.of("a.example").tls == Tls(ca_file="/all.pem", verify=False)
+    path, everywhere, one = tmp_path / "hosts.yaml", str(tmp_path / "cert.pem"), tmp_path / "b.pem"
+    self_signed(tmp_path)
+    shutil.copy(everywhere, one)
+    path.write_text("registries: {a.example: {tls: disabled, pathPrefix: x}, b.example: {caFile: b.pem}}")
+    hosts = config.hosts(str(path), plain_http=True, ca_file=everywhere, insecure=["a.example", "c.example"])
+    assert hosts.of("a.example").tls == Tls(ca_file=everywhere, verify=False)
     assert hosts.of("a.example").path_prefix == "x/"
-    assert hosts.of("b.example").tls == Tls(ca_file="/b.pem")
-    assert hosts.of("z.example").tls == Tls(ca_file="/all.pem")
+    assert hosts.of("b.example").tls == Tls(ca_file=str(one))
+    assert hosts.of("z.example").tls == Tls(ca_file=everywhere)
     assert [hosts.url(host) for host in ("a.example", "b.example", "c.example")] == [
         "https://a.example",
         "http://b.example",

@@ -135,7 +135,7 @@ def test_files_that_are_of_no_use_are_named(tmp_path: Path, client_pem: Path, na
     tls = replace(Tls(cert_file=str(client_pem)) if named == "key_file" else Tls(), **{named: str(path)})  # type: ignore[arg-type]
     with pytest.raises(InvalidInput) as caught:
         tls.context()
-    check_told(caught.value, tls.cert_file or str(path))
+    check_told(caught.value, str(path), "PEM")
 
 
 def test_an_encrypted_key_is_no_question_on_the_terminal(tmp_path: Path) -> None:
