@@ -45,6 +45,11 @@ class Exchange:
     codes: tuple[str, ...] = ()
     retry_after_s: float | None = None
 
+    @property
+    def answer(self) -> str:
+        """Status and codes, in short."""
+        return f"{self.status} {', '.join(self.codes)}".rstrip()
+
 
 class RegistryError(DistError):
     """A registry answered with an error; mixed with the class that says what the caller can do about it."""

@@ -106,7 +106,7 @@ def _answer(error: DistError) -> str:
     if not isinstance(error, RegistryError):
         return str(error)
     of = error.exchange
-    return f"{of.url[:_URL_CHARS]}: {of.status} {', '.join(of.codes)}".rstrip()
+    return f"{of.url[:_URL_CHARS]}: {of.answer}"
 
 
 def _server(url: httpx.URL) -> str:

@@ -12,6 +12,7 @@ from remotes.errors import RegistryError
 from remotes.fetcher import Fetcher
 
 _log = logging.getLogger(__name__)
+_ANSWER_CHARS = 320
 
 
 class Mirrored:
@@ -33,12 +34,13 @@ class Mirrored:
                 return fetcher.resolve(reference, media_type=media_type)
             except DistError as exc:
                 errors.append(exc)
-        raise most_telling(errors)
+        raise _nowhere(self._fetchers, errors)
 
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
         """The bytes of `descriptor` from `offset` on, unverified; where one breaks off, the next goes on."""
         errors: list[DistError] = []
-        for fetcher in self._fetchers[-1:] if descriptor.digest in self._distrusted else self._fetchers:
+        fetchers = self._fetchers[-1:] if descriptor.digest in self._distrusted else self._fetchers
+        for fetcher in fetchers:
             try:
                 for piece in fetcher.fetch(descriptor, offset=offset):
                     offset += len(piece)
@@ -47,7 +49,7 @@ class Mirrored:
                 errors.append(exc)
             else:
                 return
-        raise most_telling(errors)
+        raise _nowhere(fetchers, errors)
 
     def distrust(self, descriptor: Descriptor) -> None:
         """Ask no mirror for this content any more: what came was not it."""
@@ -83,7 +85,7 @@ class Mirrored:
             else:
                 if seen or fetcher is self._fetchers[-1]:
                     return
-        raise most_telling(errors)
+        raise _nowhere(self._fetchers, errors)
 
     def signatures(self, descriptor: Descriptor) -> Iterator[tuple[str, Descriptor]]:
         """What cosign keeps about `descriptor` under its own tags, each of the first registry that has it."""
@@ -104,12 +106,33 @@ def _begun(tags: Iterator[str]) -> Iterator[str]:
     return chain(list(islice(tags, 1)), tags)
 
 
+def _nowhere(fetchers: Sequence[Fetcher], errors: Sequence[DistError]) -> DistError:
+    """What each of them said, as one error: the most telling one, with what the others said after it."""
+    chosen = most_telling(errors)
+    others = [
+        f"; at {fetcher.locator}: {_answer(error)[:_ANSWER_CHARS]}"
+        for fetcher, error in zip(fetchers, errors, strict=True)
+        if error is not chosen
+    ]
+    message = f"{chosen}{''.join(others)}"
+    return type(chosen)(message, chosen.exchange) if isinstance(chosen, RegistryError) else type(chosen)(message)
+
+
+def _answer(error: DistError) -> str:
+    return error.exchange.answer if isinstance(error, RegistryError) else str(error)
+
+
 def most_telling(errors: Sequence[DistError]) -> DistError:
-    """The error that says most about why nobody had it; of equals the last, which is the registry's own (containerd #3868)."""
-    return max(reversed(errors), key=_weight)
+    """The error that says most about why nobody had it; the last one is the registry's own.
+
+    That counts if it answered, or if asking it again would not help: what is not there is not there, whatever somebody thought
+    who may not even ask it (containerd #3868). Else a refusal of a mirror says more than an absence, this than no answer.
+    """
+    own = errors[-1]
+    return own if _weight(own) else max(reversed(errors), key=_weight)
 
 
 def _weight(error: DistError) -> int:
-    if isinstance(error, NotFound):
-        return 1
-    return 2 if isinstance(error, RegistryError) else 0
+    if not isinstance(error, RegistryError) and isinstance(error, Unavailable | NotFound):  # an unknown host is not found
+        return 0
+    return 1 if isinstance(error, NotFound) else 2

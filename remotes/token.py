@@ -153,10 +153,9 @@ class Tokens:
         if has is None or exchange.status not in (_REFUSES_POST if exchange.method == "POST" else {401}):
             return error
         what = "the password" if has.has_password else "the identity token"
-        detail = f"{exchange.status} {', '.join(exchange.codes)}".rstrip()
         return RegistryDenied(
             f"{self._host}: {what} of user {one_line(has.username)!r} is refused; {log_in(self._host)} "
-            f"({exchange.method} {exchange.url}: {detail})",
+            f"({exchange.method} {exchange.url}: {exchange.answer})",
             exchange,
         )
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from ocispec.errors import Corrupt, Denied, DistError, NotFound, Unavailable
-from remotes import Hosts, HostSettings, Registries, RegistrySettings
+from remotes import Exchange, Hosts, HostSettings, Registries, RegistrySettings
+from remotes.errors import RegistryDenied, RegistryNotFound, RegistryUnavailable
 from remotes.mirrors import most_telling
 from storage import open_store
 from tasks import transfer
@@ -117,21 +118,56 @@ def test_a_mirror_that_is_not_there_says_less_than_the_registry(registry: FakeRe
     check_told(caught.value, registry.host)
 
 
-def test_a_refusal_says_more_than_an_absence(mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry) -> None:
-    for method in ("HEAD", "GET"):
-        mirror.inject(Fault(method=method, nth=None, action=Answer(403, (), b"{}")))
-    with pytest.raises(Denied) as caught:
-        mirrored.resolve(reference(registry, ":none"))
-    check_told(caught.value, mirror.host)
+def test_an_absence_at_the_registry_says_more_than_a_refusal_of_a_mirror(
+    mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry
+) -> None:
+    refusal = b'{"errors": [{"code": "DENIED", "message": "no such project"}]}'
+    mirror.inject(Fault(method="HEAD", nth=None, action=Answer(403, (), b"")))
+    mirror.inject(Fault(method="GET", nth=None, action=Answer(403, (), refusal)))
+    for ask in (
+        lambda: mirrored.resolve(reference(registry, ":none")),
+        lambda: read(fetcher(mirrored, registry), descriptor(b"none")),
+    ):
+        with pytest.raises(RegistryNotFound) as caught:
+            ask()
+        check_told(caught.value, registry.host, f"; at {mirror.host}/{REPOSITORY}: 403 DENIED: no such project")
+        assert caught.value.exchange.status == 404
+
+
+def test_each_of_several_mirrors_is_told_of(registry: FakeRegistry, mirror: FakeRegistry) -> None:
+    absent = f"127.0.0.1:{free_port()}"
+    hosts = Hosts(named={registry.host: HostSettings(mirrors=(absent, mirror.host))})
+    registry.inject(Fault(method="HEAD", nth=None, action=BUSY))
+    with (
+        Registries(RegistrySettings(hosts=hosts, connect_timeout_s=10), credentials=anonymous) as found,
+        pytest.raises(RegistryUnavailable) as caught,
+    ):
+        found.resolve(reference(registry))
+    check_told(caught.value, f"http://{registry.host}/", f"; at {absent}/{REPOSITORY}: ", "Connection refused")
+    check_told(caught.value, f"; at {mirror.host}/{REPOSITORY}: 404")
+
+
+EXCHANGE = Exchange(method="GET", url="https://a.example/", status=400)
 
 
 @pytest.mark.parametrize(
     ("errors", "telling"),
     [
-        ([Unavailable("a")], 0),
+        # the registry, which is the last, answered
+        ([RegistryDenied("a", EXCHANGE), RegistryNotFound("b", EXCHANGE)], 1),
+        ([RegistryNotFound("a", EXCHANGE), RegistryDenied("b", EXCHANGE)], 1),
+        ([RegistryDenied("a", EXCHANGE), RegistryUnavailable("b", EXCHANGE)], 1),
+        ([RegistryNotFound("a", EXCHANGE), RegistryNotFound("b", EXCHANGE)], 1),
+        ([Unavailable("a"), RegistryNotFound("b", EXCHANGE)], 1),
+        # it is not to be trusted, or what it sends
+        ([RegistryNotFound("a", EXCHANGE), Denied("b")], 1),
+        ([RegistryDenied("a", EXCHANGE), Corrupt("b")], 1),
+        # it did not answer, or its host is not known
+        ([RegistryNotFound("a", EXCHANGE), Unavailable("b")], 0),
+        ([RegistryNotFound("a", EXCHANGE), NotFound("b")], 0),
+        ([RegistryNotFound("a", EXCHANGE), RegistryDenied("b", EXCHANGE), Unavailable("c")], 1),
+        ([RegistryDenied("a", EXCHANGE), RegistryNotFound("b", EXCHANGE), Unavailable("c")], 0),
         ([Unavailable("a"), Unavailable("b")], 1),
-        ([NotFound("a"), Unavailable("b")], 0),
-        ([NotFound("a"), NotFound("b")], 1),
     ],
 )
 def test_the_most_telling_error(errors: list[DistError], telling: int) -> None:
