@@ -8,50 +8,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
 from flows import templates, yamlfile
-from flows.yamlfile import Document
-from ocispec import Reference
+from flows.sections import Host, Section, checked, is_host
+from flows.yamlfile import Document, Place
 from ocispec.errors import InvalidInput
 from remotes import Hosts, HostSettings, Tls
 from remotes.hosts import Capability, readable
 
-M = TypeVar("M", bound=BaseModel)
-_SHOWN = 60
 # As a repository's name is built (distribution-spec, "Pulling manifests"), slashes around it allowed.
 _PREFIX = r"^/?([a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*/?)?$"
 # token ::= 1*tchar  (RFC 9110, 5.6.2)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_SECRET = frozenset({"headers"})
 
 
-def _host(value: object) -> object:
-    if isinstance(value, str) and _is_host(value):
-        return value
-    raise ValueError("expected host[:port], as it stands in references")
-
-
-def _is_host(text: str) -> bool:
-    try:
-        return Reference.parse(f"{text}/x:y").host == text
-    except InvalidInput:
-        return False
-
-
-Host = Annotated[str, BeforeValidator(_host)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel, hide_input_in_errors=True)
-
-
-class Registry(_Section):
+class Registry(Section):
     """How one registry is reached."""
 
+    hostname: Host | None = Field(default=None, description="Where it is, if not where its name says: host[:port]")
     tls: Literal["enabled", "insecure", "disabled"] | None = Field(
         default=None, description="https, https without looking at certificates, http; on loopback addresses http unless said"
     )
@@ -67,31 +44,36 @@ class Registry(_Section):
     req_per_sec: float | None = Field(default=None, gt=0, description="Requests begun in a second")
     avoid: list[Capability] = Field(default=[], description="What it cannot do: head, range, mount, chunked, referrers")
 
-    def settings(self, *, at: str, directory: Path) -> HostSettings:
-        """The same, as `remotes` takes it; secrets are looked up. Relative paths are of files in `directory`.
+    def settings(self, document: Document, place: Place) -> HostSettings:
+        """The same, as `remotes` takes it; secrets are looked up. Relative paths in the document begin where that is.
 
         Raises:
-            InvalidInput: a secret is not where it should be.
+            InvalidInput: a secret or a file is not where it should be, or is of no use.
         """
-        prefix = self.path_prefix.strip("/")
-        return HostSettings(
+        prefix, beside = self.path_prefix.strip("/"), Path(document.path).absolute().parent
+        settings = HostSettings(
+            hostname=self.hostname,
             scheme=None if self.tls is None else "http" if self.tls == "disabled" else "https",
             tls=Tls(
-                ca_file=_file(self.ca_file, directory),
-                cert_file=_file(self.cert_file, directory),
-                key_file=_file(self.key_file, directory),
+                ca_file=_file(self.ca_file, beside),
+                cert_file=_file(self.cert_file, beside),
+                key_file=_file(self.key_file, beside),
                 verify=self.tls != "insecure",
             ),
             mirrors=tuple(self.mirrors),
             path_prefix=f"{prefix}/" if prefix else "",
-            headers=tuple(_header(name, value, at=f"{at}.headers.{name}") for name, value in self.headers.items()),
+            headers=tuple(
+                _header(name, value, at=document.where((*place, "headers", name))) for name, value in self.headers.items()
+            ),
             in_flight=self.req_concurrent,
             per_second=self.req_per_sec,
             avoid=frozenset(self.avoid),
         )
+        _check(settings.tls, document, place)
+        return settings
 
 
-class HostsFile(_Section):
+class HostsFile(Section):
     """A file of hosts."""
 
     registries: dict[Host, Registry]
@@ -107,11 +89,9 @@ def hosts(path: str | None, *, plain_http: bool = False, ca_file: str | None = N
     if path is not None:
         document = yamlfile.read(path)
         for host, entry in checked(HostsFile, document).registries.items():
-            place = ("registries", host)
-            named[host] = entry.settings(at=document.where(place), directory=Path(path).absolute().parent)
-            _check(named[host].tls, document, place)
+            named[host] = entry.settings(document, ("registries", host))
     for host in insecure:
-        if not _is_host(host):
+        if not is_host(host):
             raise InvalidInput(f"insecure {host!r}: expected host[:port], as it stands in references")
         known = named.get(host, HostSettings())
         named[host] = replace(known, scheme="https", tls=replace(known.tls, verify=False))
@@ -121,7 +101,7 @@ def hosts(path: str | None, *, plain_http: bool = False, ca_file: str | None = N
     return found
 
 
-def _check(tls: Tls, document: Document, place: tuple[str, ...]) -> None:
+def _check(tls: Tls, document: Document, place: Place) -> None:
     """Refuse files that are of no use with the line that names them, before anything is asked with them."""
     files = {"caFile": tls.ca_file, "certFile": tls.cert_file, "keyFile": tls.key_file}
     steps: list[tuple[str, Callable[[], object]]]
@@ -133,35 +113,6 @@ def _check(tls: Tls, document: Document, place: tuple[str, ...]) -> None:
             step()
         except InvalidInput as exc:
             raise InvalidInput(f"{document.where((*place, key))}: {exc}") from exc
-
-
-def checked(model: type[M], document: Document) -> M:
-    """What a file says, as `model` has it.
-
-    Raises:
-        InvalidInput: it says something else; the message names file, line and key of the first mistake.
-    """
-    try:
-        return model.model_validate({} if document.data is None else document.data)
-    except ValidationError as exc:
-        errors = exc.errors(include_url=False)
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise InvalidInput(f"{_told(errors[0], document)}{more}") from None  # its text shows what may be secret
-
-
-def _told(error: Any, document: Document) -> str:
-    place = tuple(key for key in error["loc"] if key != "[key]")
-    where = document.where(place)
-    if error["type"] == "extra_forbidden":
-        return f"{where}: unknown key"
-    if error["type"] == "missing":
-        return f"{where}: missing"
-    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
-    shown = isinstance(error["input"], str | int | float) and not _SECRET.intersection(place)
-    if error["type"] in ("model_type", "dict_type"):  # it may be any file, by mistake
-        message, shown = "expected keys and values", False
-    got = f", got {repr(error['input'])[:_SHOWN]}" if shown else ""
-    return f"{where}: {message[:1].lower()}{message[1:]}{got}"
 
 
 def _header(name: str, text: str, *, at: str) -> tuple[str, str]:
@@ -178,5 +129,5 @@ def _header(name: str, text: str, *, at: str) -> tuple[str, str]:
     return name, value
 
 
-def _file(path: str | None, directory: Path) -> str | None:
-    return None if path is None else str(directory / Path(path).expanduser())
+def _file(path: str | None, beside: Path) -> str | None:
+    return None if path is None else str(beside / Path(path).expanduser())

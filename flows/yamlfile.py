@@ -1,6 +1,6 @@
 """YAML files that people write, with the line of everything in them, so that a refusal can say where. No Prefect here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,42 @@ _MOST_PLACES = 500_000
 _DEEPEST = 64
 
 Place = tuple[str | int, ...]
+
+
+class Written:
+    """A value that remembers how it was written, for places where it is text: the tag 3.10 is no 3.1."""
+
+    written: str
+
+
+class _Int(Written, int):
+    """A whole number."""
+
+
+class _Float(Written, float):
+    """A number."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data; a date is text, as it is everywhere but in YAML."""
+
+
+def _number(kind: type[_Int | _Float], parsed: Callable[..., float]) -> Callable[..., Any]:
+    def construct(loader: _Loader, node: yaml.ScalarNode) -> _Int | _Float:
+        value = kind(parsed(loader, node))
+        value.written = node.value
+        return value
+
+    return construct
+
+
+def _as_text(_: _Loader, node: yaml.ScalarNode) -> str:
+    return str(node.value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _number(_Int, yaml.SafeLoader.construct_yaml_int))
+_Loader.add_constructor("tag:yaml.org,2002:float", _number(_Float, yaml.SafeLoader.construct_yaml_float))
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _as_text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +81,7 @@ def read(path: str) -> Document:
     if len(raw) > _MOST_BYTES:
         raise InvalidInput(f"{path}: expected at most {_MOST_BYTES} bytes, it has {len(raw)}")
     try:
-        loader = yaml.SafeLoader(raw.decode())
+        loader = _Loader(raw.decode())
         node = loader.get_single_node()
         lines = _lines(node, path)
         data = loader.construct_document(node) if node is not None else None
@@ -54,7 +90,7 @@ def read(path: str) -> Document:
     except yaml.MarkedYAMLError as exc:
         line = f":{exc.problem_mark.line + 1}" if exc.problem_mark else ""
         raise InvalidInput(f"{path}{line}: not YAML ({exc.problem or exc.context})") from exc
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as exc:  # a date that is none, a key that is a list
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as exc:  # a number that is none, a key that is a list
         raise InvalidInput(f"{path}: not YAML ({' '.join(str(exc).split())})") from exc
     return Document(path=path, data=data, lines=lines)
 

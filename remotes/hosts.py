@@ -5,6 +5,7 @@ A registry is known by its host as it stands in references, `host[:port]`.
 
 import ipaddress
 import ssl
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,13 +26,16 @@ Capability = Literal["head", "range", "mount", "chunked", "referrers"]
 class Tls:
     """Whom we trust, and how we prove who we are: paths of PEM files. `ca_file` None trusts what the system trusts.
 
-    `key_file` None means that the key is in `cert_file`, too. `verify` False accepts any certificate.
+    `key_file` None means that the key is in `cert_file`, too. `verify` False accepts any certificate. `ca_pem` is PEM itself,
+    of authorities that are trusted beside the others; `cert_pem` that of our certificate with its key, instead of files.
     """
 
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
     verify: bool = True
+    ca_pem: str | None = field(default=None, repr=False)
+    cert_pem: str | None = field(default=None, repr=False)
 
     def context(self) -> ssl.SSLContext:
         """What connections are made with.
@@ -43,10 +47,15 @@ class Tls:
             readable(path)
         if self.key_file is not None and self.cert_file is None:
             raise InvalidInput(f"{self.key_file}: expected a certificate beside the key, there is none")
-        at, what = self.ca_file, "certificate"
+        at, what = self.ca_file or "certificates of authorities", "certificate"
         try:
-            context = ssl.create_default_context(cafile=at)
-            if self.cert_file is not None:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.ca_pem is not None:
+                context.load_verify_locations(cadata=self.ca_pem)
+            if self.cert_pem is not None:
+                at, what = "certificate with key", "certificate and key"
+                _load_pem(context, self.cert_pem)
+            elif self.cert_file is not None:
                 at = f"{self.cert_file} and {self.key_file}" if self.key_file is not None else self.cert_file
                 what = "certificate and key"
                 context.load_cert_chain(self.cert_file, self.key_file, password=_no_password)
@@ -63,12 +72,14 @@ class Tls:
 class HostSettings:
     """How one registry is reached. `scheme` None is https, on loopback addresses http unless `tls` says something.
 
-    `mirrors` are hosts that are asked before it, in their order. `path_prefix` comes between `/v2/` and a repository's name.
-    `headers` go with every request to it, and may be secret. `in_flight` bounds requests under way at once, `per_second` those
-    that are begun; None does not. `avoid` is what it cannot do, although it does not say so.
+    `hostname` is where it is, None where its name says it. `mirrors` are hosts that are asked before it, in their order.
+    `path_prefix` comes between `/v2/` and a repository's name. `headers` go with every request to it, and may be
+    secret. `in_flight` bounds requests under way at once, `per_second` those that are begun; None does not. `avoid` is what it
+    cannot do, although it does not say so.
     """
 
     scheme: Literal["http", "https"] | None = None
+    hostname: str | None = None
     tls: Tls = field(default_factory=Tls)
     mirrors: tuple[str, ...] = ()
     path_prefix: str = ""
@@ -79,7 +90,7 @@ class HostSettings:
 
     def without_secrets(self) -> Self:
         """The same for somebody who is to be known to nobody: without headers and a certificate of our own."""
-        return replace(self, headers=(), tls=replace(self.tls, cert_file=None, key_file=None))
+        return replace(self, headers=(), tls=replace(self.tls, cert_file=None, key_file=None, cert_pem=None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,14 +111,17 @@ class Hosts:
 
     def url(self, host: str) -> str:
         """Where a registry is: `https://host`, or `http://` if set so or on a loopback address, as container engines do."""
-        return f"{self._scheme(host)}://{_ALIASES.get(host, host)}"
+        return f"{self._scheme(host)}://{self._server_of(host)}"
+
+    def _server_of(self, host: str) -> str:
+        return self.named.get(host, HostSettings()).hostname or _ALIASES.get(host, host)
 
     def _scheme(self, host: str) -> str:
         settings = self.named.get(host, HostSettings())
         if settings.scheme is not None:
             return settings.scheme
         means_https = settings.tls != Tls()  # certificates are of use there alone
-        return "http" if self.plain_http or (_is_loopback(host) and not means_https) else "https"
+        return "http" if self.plain_http or (_is_loopback(self._server_of(host)) and not means_https) else "https"
 
     def at(self, url: httpx.URL) -> HostSettings:
         """The settings of the server that a URL leads to, be it a registry or where one redirects to.
@@ -157,6 +171,14 @@ def readable(path: str) -> None:
             pass
     except OSError as exc:
         raise InvalidInput(f"{path}: {exc.strerror}, expected a file in PEM") from exc
+
+
+def _load_pem(context: ssl.SSLContext, pem: str) -> None:
+    """OpenSSL reads keys from files alone: one that nobody else can read, for as long as that takes."""
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write(pem)
+        file.flush()
+        context.load_cert_chain(file.name, password=_no_password)
 
 
 def _no_password() -> str:

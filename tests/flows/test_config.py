@@ -14,6 +14,7 @@ from tests.remotes.asking import check_told
 FULL = """\
 registries:
   registry.example:5000:
+    hostname: internal.example:5001
     tls: insecure
     caFile: ~/ca.pem
     certFile: CERTIFICATE
@@ -46,6 +47,7 @@ def test_everything_that_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     hosts = load(tmp_path, FULL.replace("CERTIFICATE", str(beside / "cert.pem")))
     assert hosts.of("registry.example:5000") == HostSettings(
         scheme="https",
+        hostname="internal.example:5001",
         tls=Tls(
             ca_file=str(home / "ca.pem"), cert_file=str(beside / "cert.pem"), key_file=str(beside / "key.pem"), verify=False
         ),
@@ -68,9 +70,9 @@ def test_everything_that_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("", ":1: registries: missing"),
         ("topsecret", ":1: expected keys and values"),
         ("registries:\n  a: topsecret\n", ":2: registries.a: expected keys and values"),
-        ("registries:\n  a:\n    headers: {'X Y': topsecret}\n", ":2: registries.a.headers.X Y: expected the name of a header"),
-        ('registries:\n  a:\n    headers: {X: "topsecret\\nmore"}\n', ":2: registries.a.headers.X: expected one line of"),
-        ("registries:\n  a:\n    headers: {X: topsecret\u20ac}\n", ":2: registries.a.headers.X: expected one line of"),
+        ("registries:\n  a:\n    headers: {'X Y': topsecret}\n", ":3: registries.a.headers.X Y: expected the name of a header"),
+        ('registries:\n  a:\n    headers: {X: "topsecret\\nmore"}\n', ":3: registries.a.headers.X: expected one line of"),
+        ("registries:\n  a:\n    headers: {X: topsecret\u20ac}\n", ":3: registries.a.headers.X: expected one line of"),
         ("- a", ":1: expected"),
         ("registries:\n  ghcr.io:\n    tls: yes\n", ":3: registries.ghcr.io.tls: expected 'enabled', 'insecure' or 'disabled'"),
         ("registries:\n  ghcr.io:\n    reqConcurrent: 0\n", ":3: registries.ghcr.io.reqConcurrent: expected"),

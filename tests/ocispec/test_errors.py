@@ -21,6 +21,7 @@ from ocispec.errors import (
 )
 from remotes.errors import Exchange, RegistryDenied, RegistryError, RegistryNotFound, RegistryRefused, RegistryUnavailable
 from storage.errors import StoreFull
+from tasks.gate import GateFailed
 from tasks.stopping import Stopped
 from tests import source
 
@@ -49,6 +50,7 @@ CLASSES: list[tuple[type[DistError], bool, tuple[type[Exception], ...]]] = [
     (RegistryUnavailable, True, (RegistryError, Unavailable)),
     (RegistryRefused, False, (RegistryError, InvalidInput, ValueError)),
     (Stopped, False, ()),
+    (GateFailed, False, ()),
 ]
 
 

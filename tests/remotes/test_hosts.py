@@ -27,6 +27,20 @@ def test_url(host: str, url: str) -> None:
     assert Hosts().url(host) == url
 
 
+@pytest.mark.parametrize(
+    ("hostname", "url"),
+    [
+        ("real.example:5000", "https://real.example:5000"),
+        ("localhost:5000", "http://localhost:5000"),
+        (None, "https://reg.example"),
+    ],
+)
+def test_where_a_registry_is_need_not_be_its_name(hostname: str | None, url: str) -> None:
+    hosts = Hosts(named={"reg.example": HostSettings(hostname=hostname, headers=(("X-Key", "k"),))})
+    assert hosts.url("reg.example") == url
+    assert hosts.at(httpx.URL(f"{url}/v2/")).headers
+
+
 @pytest.mark.parametrize(("host", "url"), [("ghcr.io", "http://ghcr.io"), ("docker.io", "http://registry-1.docker.io")])
 def test_plain_http_is_for_those_who_ask_for_it(host: str, url: str) -> None:
     assert Hosts(plain_http=True).url(host) == url

@@ -145,3 +145,24 @@ def test_an_encrypted_key_is_no_question_on_the_terminal(tmp_path: Path) -> None
     path.write_text(path.read_text() + (tmp_path / "l.crt").read_text())
     with pytest.raises(InvalidInput, match="encrypted"):
         Tls(cert_file=str(path)).context()
+
+
+def test_certificates_may_be_given_themselves(demanding: FakeRegistry, client_pem: Path, ca_file: str) -> None:
+    tls = Tls(ca_pem=Path(ca_file).read_text(), cert_pem=client_pem.read_text())
+    with registries(https(demanding.host, tls)) as found:
+        assert str(found.resolve(reference(demanding)).descriptor.digest) == IMAGE.root.digest
+    assert "PRIVATE KEY" not in repr(tls)
+    assert HostSettings(tls=tls).without_secrets().tls.cert_pem is None
+
+
+@pytest.mark.parametrize(
+    ("tls", "told"),
+    [
+        (Tls(ca_pem="topsecret"), "certificates of authorities: expected a certificate in PEM"),
+        (Tls(cert_pem="topsecret"), "certificate with key: expected a certificate and key in PEM"),
+    ],
+)
+def test_certificates_that_are_none_are_not_shown(tls: Tls, told: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        tls.context()
+    check_told(caught.value, told, hides=["topsecret"])

@@ -1,0 +1,126 @@
+"""How a mirror's registries are reached, and who it is there: `registries`, and regsync's `creds`. No Prefect here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from flows.mirroring.sections import Creds, MirrorFile, MirrorRegistry
+from flows.sections import is_host
+from flows.templates import resolved
+from flows.yamlfile import Document, Place
+from ocispec import Reference
+from ocispec.errors import InvalidInput
+from remotes import Credentials, HostSettings, Tls
+
+_HUB = "docker.io"
+_HUB_NAMES = ("index.docker.io", "registry-1.docker.io")
+_WHO = frozenset({"user", "pass_", "token", "block"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """Settings by host, credentials by host or host and namespace, and names of blocks that have more of them."""
+
+    hosts: Mapping[str, HostSettings]
+    credentials: Mapping[str, Credentials] = field(repr=False)
+    blocks: tuple[str, ...]
+
+
+def access(file: MirrorFile, document: Document) -> Access:
+    """What a file says about registries; secrets are looked up.
+
+    Raises:
+        InvalidInput: it cannot be meant so, or a secret is not where it should be.
+    """
+    hosts: dict[str, HostSettings] = {}
+    credentials: dict[str, Credentials] = {}
+    for key, registry in file.registries.items():
+        place: Place = ("registries", key)
+        if "/" not in _checked(key, document.where(place)):
+            hosts[key] = registry.settings(document, place)
+        elif registry.model_fields_set - _WHO:
+            raise InvalidInput(f"{document.where(place)}: expected user, pass, token or block alone for a namespace")
+        credentials |= _credentials(registry, key, place, document)
+    names = [_registry(creds, document.where(("creds", number, "registry"))) for number, creds in enumerate(file.creds)]
+    priorities = {name: creds.priority for name, creds in zip(names, file.creds, strict=True)}
+    for number, (name, creds) in enumerate(zip(names, file.creds, strict=True)):
+        if name in hosts:
+            raise InvalidInput(f"{document.where(('creds', number, 'registry'))}: {name} is there twice")
+        hosts[name] = _settings(creds, name, ("creds", number), document, priorities)
+        credentials |= _credentials(creds, name, ("creds", number), document)
+    return Access(
+        hosts=hosts,
+        credentials=credentials,
+        blocks=tuple(registry.block for registry in file.registries.values() if registry.block),
+    )
+
+
+def _checked(key: str, at: str) -> str:
+    """`host[:port]`, or that and a namespace."""
+    host, slash, namespace = key.partition("/")
+    try:
+        known = is_host(host) and (not slash or Reference.parse(key).repository == namespace)
+    except InvalidInput:
+        known = False
+    if not known:
+        raise InvalidInput(f"{at}: expected host[:port], as it stands in references, or host[:port]/namespace")
+    return key
+
+
+def _registry(creds: Creds, at: str) -> str:
+    name = resolved(creds.registry, at=at)
+    if not is_host(name):
+        raise InvalidInput(f"{at}: expected host[:port], as it stands in references")
+    return _HUB if name in _HUB_NAMES else name
+
+
+def _credentials(said: MirrorRegistry | Creds, key: str, place: Place, document: Document) -> dict[str, Credentials]:
+    at = document.where(place)
+    if isinstance(said, MirrorRegistry) and said.block and said.model_fields_set & (_WHO - {"block"}):
+        raise InvalidInput(f"{at}: expected either block or user, pass and token")
+    if said.user and not (said.pass_ or said.token):
+        raise InvalidInput(f"{at}: expected pass or token beside user")
+    if said.pass_ and not said.user:
+        raise InvalidInput(f"{at}: expected user beside pass")
+    if not (said.pass_ or said.token):
+        return {}
+    user, password, token = (
+        resolved(text, at=document.where((*place, name))) if text else ""
+        for name, text in (("user", said.user), ("pass", said.pass_), ("token", said.token))
+    )
+    return {key: Credentials(user, password, token or None)}
+
+
+def _settings(creds: Creds, name: str, place: Place, document: Document, priorities: Mapping[str, int]) -> HostSettings:
+    """Regsync's settings as ours. Mirrors with the highest priority come first."""
+    prefix = resolved(creds.path_prefix, at=document.where((*place, "pathPrefix"))).strip("/")
+    head = str(creds.api_opts.get("disableHead", "")).lower() == "true"
+    return HostSettings(
+        scheme=None if not creds.tls else "http" if creds.tls == "disabled" else "https",
+        hostname=None if name == _HUB and creds.hostname in _HUB_NAMES else creds.hostname,
+        tls=_tls(creds, place, document),
+        mirrors=tuple(sorted(creds.mirrors, key=lambda mirror: -priorities.get(mirror, 0))),
+        path_prefix=f"{prefix}/" if prefix else "",
+        in_flight=creds.req_concurrent or None,
+        per_second=creds.req_per_sec or None,
+        avoid=frozenset({"head"} if head else ()),
+    )
+
+
+def _tls(creds: Creds, place: Place, document: Document) -> Tls:
+    """Certificates stand in regsync's files themselves, or in what those refer to."""
+    authority, certificate, key = (
+        resolved(text, at=document.where((*place, name))) if text else None
+        for name, text in (("regcert", creds.regcert), ("clientCert", creds.client_cert), ("clientKey", creds.client_key))
+    )
+    if (certificate is None) != (key is None):
+        raise InvalidInput(f"{document.where(place)}: expected both clientCert and clientKey, or neither")
+    tls = Tls(
+        verify=creds.tls != "insecure",
+        ca_pem=authority,
+        cert_pem=None if certificate is None else f"{certificate}\n{key}",
+    )
+    try:
+        tls.context()
+    except InvalidInput as exc:
+        raise InvalidInput(f"{document.where(place)}: {exc}") from None
+    return tls

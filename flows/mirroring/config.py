@@ -1,0 +1,102 @@
+"""A mirror's configuration, read from its file and turned into values of ours. No Prefect here.
+
+Everything that can be known to be wrong is told when the file is read, with file, line and key. No registry is asked.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from flows import yamlfile
+from flows.mirroring.access import access
+from flows.mirroring.entries import Entries
+from flows.mirroring.entry import Entry
+from flows.mirroring.schedule import Schedule
+from flows.mirroring.sections import MirrorFile, StoreSection
+from flows.sections import checked, without_effect
+from flows.templates import resolved
+from flows.yamlfile import Document
+from ocispec.errors import InvalidInput
+from remotes import Credentials, Hosts
+from storage.options import refuse_secrets, refuse_userinfo
+
+_BLOCK = "block:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mirror:
+    """What a configuration says.
+
+    `store` may be `block:NAME`; None is left to whoever starts a run. `credentials` are by registry, or registry and namespace;
+    the blocks that `credential_blocks` name have more of them. `lock` is a path or URL. `schedules` are for whoever starts
+    runs. `warnings` name each key that has no effect, a line each.
+    """
+
+    path: str
+    name: str
+    store: str | None
+    store_options: Mapping[str, Any]
+    hosts: Hosts
+    credentials: Mapping[str, Credentials] = field(repr=False)
+    credential_blocks: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    seed: tuple[Entry, ...]
+    lock: str
+    concurrency: int | None
+    schedules: tuple[Schedule, ...]
+    warnings: tuple[str, ...]
+
+
+def load(path: str, dialect: Literal["dist", "skopeo"] = "dist", *, to: Sequence[str] = ()) -> Mirror:
+    """The configuration in a file: one of ours, one of regsync's, or with `dialect` one of `skopeo sync --src yaml`.
+
+    A file of skopeo's does not say where images go: `to` does, registries with or without a path. Relative paths in a file
+    begin where the file is.
+
+    Raises:
+        InvalidInput: the file is wrong; the message names file, line and key.
+    """
+    document = yamlfile.read(path)
+    if dialect == "skopeo":
+        raise NotImplementedError(to)
+    file = checked(MirrorFile, document)
+    if not file.sync and file.seed is None:
+        raise InvalidInput(f"{document.where(())}: expected sync or seed")
+    entries, reached = Entries(document, file.defaults), access(file, document)
+    store, options = _store(file.store, document)
+    stem = Path(path).stem
+    return Mirror(
+        path=path,
+        name=file.name or stem,
+        store=store,
+        store_options=options,
+        hosts=Hosts(named=reached.hosts),
+        credentials=reached.credentials,
+        credential_blocks=reached.blocks,
+        entries=tuple(entries.synced(section, ("sync", number)) for number, section in enumerate(file.sync)),
+        seed=() if file.seed is None else tuple(entries.seeded(file.seed, ("seed",))),
+        lock=_beside(path, file.lock or f"{stem}.lock.json"),
+        concurrency=file.concurrency or file.defaults.parallel or None,
+        schedules=tuple(entries.schedules),
+        warnings=tuple(without_effect(file, document)),
+    )
+
+
+def _store(section: StoreSection | None, document: Document) -> tuple[str | None, dict[str, Any]]:
+    """Where images are kept on their way, and what its file system is told."""
+    if section is None:
+        return None, {}
+    at = document.where(("store",))
+    url = resolved(section.url, at=at)
+    try:
+        refuse_userinfo(url)
+        refuse_secrets(section.options)
+    except InvalidInput as exc:
+        raise InvalidInput(f"{at}: {exc}") from None
+    return url if url.startswith(_BLOCK) else _beside(document.path, url), section.options
+
+
+def _beside(path: str, place: str) -> str:
+    """A path as it is meant in the file at `path`; a URL is meant as it is."""
+    return place if "://" in place else str(Path(path).parent / Path(place).expanduser())

@@ -1,0 +1,205 @@
+"""Entries of a mirror's configuration, made of the sections that say them. No Prefect here."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic.alias_generators import to_camel
+
+from flows.mirroring.entry import Entry, Prune
+from flows.mirroring.naming import Naming, What
+from flows.mirroring.schedule import Schedule
+from flows.mirroring.sections import Defaults, Options, SeedSection, SyncEntry, TagFilter
+from flows.mirroring.selection import NOTHING, Latest, Patterns, Selection, TagSet, Window
+from flows.mirroring.semver import Range
+from flows.sections import is_host
+from flows.templates import Template
+from flows.yamlfile import Document, Place
+from ocispec import Reference
+from ocispec.errors import InvalidInput
+from ocispec.platform import Platform
+from ocispec.reference import expand
+from tasks.gate import Gate
+
+
+class Entries:
+    """Makes entries. `schedules` are those of all that were made, each once."""
+
+    def __init__(self, document: Document, defaults: Defaults) -> None:
+        self._document, self._defaults = document, defaults
+        self.schedules: dict[Schedule, None] = {}
+
+    def synced(self, section: SyncEntry, place: Place) -> Entry:
+        """An entry of `sync`.
+
+        Raises:
+            InvalidInput: it cannot be meant so.
+        """
+        if section.platform:
+            at, told = self._document.where((*place, "platform")), "expected platforms, which leave an index as it is"
+            raise InvalidInput(f"{at}: {told}; one image in place of its index is not mirrored")
+        at = self._document.where((*place, "source"))
+        sync = {"Source": section.source, "Target": section.target or "", "Type": section.type}
+        sync["Source"] = Template.read(section.source, at=at, objects={"Sync": tuple(sync)}).render({"Sync": sync})
+        named = [(section.target, (*place, "target"))] if section.target else []
+        named += [(text, (*place, "targets", number)) for number, text in enumerate(section.targets)]
+        options = _Options(section, place, self._defaults, self._document)
+        self._schedule(options)
+        repos = section.repos
+        return Entry(
+            at=self._document.where(place),
+            source=_source(sync["Source"], section.type, at),
+            type=section.type,
+            targets=options.targets(named, section.type, sync),
+            repositories=Patterns(allow=tuple(repos.allow), deny=tuple(repos.deny)) if repos else Patterns(),
+            tags=_selection(section, options.immutable),
+            backup=options.backup(sync),
+            **options.rest(),
+        )
+
+    def seeded(self, section: SeedSection, place: Place) -> Iterator[Entry]:
+        """The entries of `seed`: one for each image, all with the same targets.
+
+        Raises:
+            InvalidInput: one cannot be meant so, or the list of images cannot be read.
+        """
+        options = _Options(section, place, self._defaults, self._document)
+        self._schedule(options)
+        named: list[tuple[str, Place]] = [(text, (*place, "to", number)) for number, text in enumerate(section.to)]
+        targets = options.targets(named, "registry", {"Type": "image"})
+        for text, at in self._images(section, place):
+            yield Entry(
+                at=at,
+                source=_source(text, "image", at),
+                type="image",
+                targets=targets,
+                repositories=Patterns(),
+                tags=Selection(immutable=options.immutable),
+                backup=options.backup({"Source": text, "Type": "image"}),
+                **options.rest(),
+            )
+
+    def _images(self, section: SeedSection, place: Place) -> list[tuple[str, str]]:
+        """What is to be seeded, and where that is said."""
+        images = [(text, self._document.where((*place, "images", number))) for number, text in enumerate(section.images)]
+        if section.file is not None:
+            path = Path(self._document.path).parent / Path(section.file).expanduser()
+            images += listed(path, at=self._document.where((*place, "list")))
+        if not images:
+            raise InvalidInput(f"{self._document.where(place)}: expected images, or a list of them")
+        return images
+
+    def _schedule(self, options: "_Options") -> None:
+        if (schedule := options.schedule()) is not None:
+            self.schedules.setdefault(schedule)
+
+
+class _Options:
+    """What a section says, and the defaults where it says nothing."""
+
+    def __init__(self, section: Options, place: Place, defaults: Defaults, document: Document) -> None:
+        self._said = section.model_fields_set & Options.model_fields.keys()
+        if self._said & {"interval", "schedule"}:
+            self._said |= {"interval", "schedule"}  # either is said instead of both
+        self._all = defaults.model_copy(update={name: getattr(section, name) for name in self._said})
+        self._place, self._document = place, document
+
+    @property
+    def immutable(self) -> Patterns:
+        """Tags that never change."""
+        return Patterns(allow=tuple(self._all.immutable_tags)) if self._all.immutable_tags else NOTHING
+
+    def targets(self, named: Sequence[tuple[str, Place]], what: What, sync: Mapping[str, str]) -> tuple[Naming, ...]:
+        """The names at targets, from what is said at places."""
+        renames = tuple(one.rule() for one in self._all.rename)
+        found = []
+        for text, place in named:
+            known = {**sync, "Target": text, **self._known()}
+            found.append(Naming.read(text, at=self._document.where(place), what=what, sync=known, renames=renames))
+        return tuple(found)
+
+    def backup(self, sync: Mapping[str, str]) -> Naming | None:
+        """The name of what is overwritten."""
+        if not self._all.backup:
+            return None
+        known = {"Target": "", **sync, **self._known()}
+        return Naming.read(self._all.backup, at=self._where("backup"), what="backup", sync=known)
+
+    def schedule(self) -> Schedule | None:
+        """When it is to be mirrored."""
+        if self._all.schedule:
+            return Schedule.parse(self._all.schedule, at=self._where("schedule"))
+        if self._all.interval:
+            return Schedule(at=self._where("interval"), interval_s=self._all.interval)
+        return None
+
+    def rest(self) -> dict[str, Any]:
+        """What an entry takes as it is."""
+        said = self._all
+        if said.rewrite_index and not said.platforms:
+            raise InvalidInput(f"{self._where('rewrite_index')}: expected platforms, of which to make an index")
+        gate, prune = said.gate, said.prune
+        return {
+            "platforms": tuple(Platform.parse(one) for one in said.platforms) if said.platforms else None,
+            "rewrite_index": said.rewrite_index,
+            "referrers": said.referrers,
+            "digest_tags": said.digest_tags,
+            "gate": gate and Gate(command=tuple(gate.command), entry_point=gate.python, timeout_s=gate.timeout),
+            "prune": prune and Prune(grace_s=prune.after, most=prune.most),
+        }
+
+    def _known(self) -> dict[str, str]:
+        return {"Backup": self._all.backup or "", "Schedule": self._all.schedule or ""}
+
+    def _where(self, name: str) -> str:
+        """Where an option is said: here or among the defaults."""
+        return self._document.where((*(self._place if name in self._said else ("defaults",)), to_camel(name)))
+
+
+def listed(path: Path, *, at: str) -> list[tuple[str, str]]:
+    """The references in a file, one in a line, and where each is; `#` begins a comment.
+
+    Raises:
+        InvalidInput: it cannot be read; the message begins with `at`.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidInput(f"{at}: {path}: {getattr(exc, 'strerror', None) or 'expected text'}") from exc
+    texts = [(line.partition("#")[0].strip(), f"{path}:{number}") for number, line in enumerate(lines, start=1)]
+    return [(text, place) for text, place in texts if text]
+
+
+def _source(text: str, type_: str, at: str) -> str:
+    """The registry, repository or image that is meant."""
+    if type_ == "registry":
+        if is_host(text):
+            return text
+        raise InvalidInput(f"{at}: expected host[:port] of a registry, got {text!r}")
+    try:
+        reference = Reference.parse(expand(text))
+    except InvalidInput as exc:
+        raise InvalidInput(f"{at}: {exc}") from exc
+    if type_ == "image":
+        return str(reference)
+    if "@" in text or text.endswith(f":{reference.tag}"):
+        raise InvalidInput(f"{at}: expected a repository without tag or digest, got {text!r}")
+    return reference.locator
+
+
+def _selection(section: SyncEntry, immutable: Patterns) -> Selection:
+    sets = [_tag_set(one) for one in section.tag_sets]
+    created: Window | None = None
+    if section.tags is not None:
+        own, window = _tag_set(section.tags), section.tags.created
+        sets += [own] if own != TagSet() else []
+        created = Window(after=window.after, within_s=window.within) if window else None
+    return Selection(sets=tuple(sets), created=created, immutable=immutable)
+
+
+def _tag_set(said: TagFilter) -> TagSet:
+    return TagSet(
+        patterns=Patterns(allow=tuple(said.allow), deny=tuple(said.deny)),
+        ranges=tuple(Range.parse(one) for one in said.semver_range),
+        latest=Latest(count=said.latest.count, per=said.latest.per) if said.latest else None,
+    )

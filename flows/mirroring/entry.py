@@ -1,0 +1,67 @@
+"""An entry of a mirror's configuration: what it takes from where, and what it makes of it where. No Prefect here."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from flows.mirroring.naming import Naming
+from flows.mirroring.selection import Patterns, Selection
+from ocispec import Reference
+from ocispec.platform import Platforms
+from tasks.gate import Gate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prune:
+    """When tags that are wanted no longer are removed: `grace_s` after that was seen, at most so many in a run."""
+
+    grace_s: float
+    most: int
+
+    def is_over(self, since: datetime, *, now: datetime) -> bool:
+        """Whether what is unwanted since then may go."""
+        return (now - since).total_seconds() >= self.grace_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """What is mirrored. `at` is where the configuration says so: `file:line: key.path`.
+
+    `source` is a registry's host, a repository's locator or an image's reference, as `type` says. `repositories` choose among
+    those of a registry, `tags` among those of a repository. `platforms` are those that are wanted of an index; None is all.
+    With `rewrite_index` an index of these alone is made, otherwise the index stays as it is.
+    """
+
+    at: str
+    source: str
+    type: Literal["registry", "repository", "image"]
+    targets: tuple[Naming, ...]
+    repositories: Patterns
+    tags: Selection
+    platforms: Platforms
+    rewrite_index: bool
+    referrers: bool
+    digest_tags: bool
+    backup: Naming | None
+    gate: Gate | None
+    prune: Prune | None
+
+    def covers(self, source: Reference) -> bool:
+        """Whether an image is of this entry's source, be it chosen or not."""
+        return self.source == {"registry": source.host, "repository": source.locator, "image": str(source)}[self.type]
+
+    def targets_of(self, source: Reference) -> tuple[Reference, ...]:
+        """Where an image goes, each once.
+
+        Raises:
+            InvalidInput: a name comes out that is none.
+        """
+        return tuple(dict.fromkeys(naming.of(source) for naming in self.targets))
+
+    def backup_of(self, source: Reference, target: Reference) -> Reference | None:
+        """What is to be called what a target stands for, before that is overwritten; None keeps nothing of it.
+
+        Raises:
+            InvalidInput: a name comes out that is none.
+        """
+        return None if self.backup is None else self.backup.of(source, target)

@@ -1,0 +1,296 @@
+"""The sections of a mirror's configuration, as pydantic checks them. No Prefect here.
+
+Keys are named as in regsync's files (version 1) where those have them, and mean the same; such a file loads as it is. What they
+say is turned into values of ours by `flows.mirroring.config`.
+"""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+
+from flows.config import Registry
+from flows.mirroring.naming import Rename
+from flows.mirroring.selection import compiled
+from flows.mirroring.semver import Range
+from flows.sections import Host, LenientSection, Seconds, Text, no_effect
+from ocispec.errors import InvalidInput
+from ocispec.platform import Platform
+
+
+def _told(check: Any) -> AfterValidator:
+    """A check of ours that says by itself what was expected."""
+
+    def run(value: str) -> str:
+        try:
+            check(value)
+        except InvalidInput as exc:
+            raise ValueError(str(exc)) from None
+        return value
+
+    return AfterValidator(run)
+
+
+def _date(value: object) -> object:
+    """A date, or a time with its zone; without one it is UTC."""
+    try:
+        moment = datetime.fromisoformat(str(value))
+    except ValueError:
+        raise ValueError("expected a date such as 2026-01-31, or a time such as 2026-01-31T12:00:00Z") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _one_or_more(value: object) -> object:
+    return [value] if isinstance(value, str) else value
+
+
+Regex = Annotated[Text, _told(compiled)]
+PlatformName = Annotated[Text, _told(Platform.parse)]
+Date = Annotated[datetime, BeforeValidator(_date), WithJsonSchema({"type": "string"})]
+
+
+class Created(LenientSection):
+    """A window of dates; an image whose date is unknown is in it."""
+
+    after: Date | None = Field(default=None, description="Made at this date (UTC) or time, or later")
+    within: Seconds | None = Field(default=None, description="Made at most so long ago, such as 90d")
+
+
+class LatestTags(LenientSection):
+    """The newest tags that are versions."""
+
+    count: int = Field(ge=1, description="So many of each group: tags with as many numbers and the same text around them")
+    per: Literal["all", "major", "minor"] = Field(default="all", description="A group for each major, or each minor version")
+
+
+class TagFilter(LenientSection):
+    """Which tags of a repository; a tag has to pass all that is said."""
+
+    allow: list[Regex] = Field(default=[], description="Regular expressions, one of which has to match the whole tag")
+    deny: list[Regex] = Field(default=[], description="Regular expressions, none of which may match the whole tag")
+    semver_range: list[Annotated[Text, _told(Range.parse)]] = Field(
+        default=[], description="Ranges of versions, one of which the tag has to be in, such as '>=1.2 <2.0'; = > < >= <= ~ ^"
+    )
+    latest: LatestTags | None = Field(default=None, description="Of these, the newest versions alone")
+
+
+class Tags(TagFilter):
+    """Which tags, and of their images those of a time."""
+
+    created: Created | None = Field(default=None, description="Of all that are chosen, images made in this time alone")
+
+
+class Repositories(LenientSection):
+    """Which repositories of a registry."""
+
+    allow: list[Regex] = Field(default=[], description="Regular expressions, one of which has to match the whole name")
+    deny: list[Regex] = Field(default=[], description="Regular expressions, none of which may match the whole name")
+
+
+class RenameRule(LenientSection):
+    """What paths at a target become."""
+
+    match: Regex = Field(description="A regular expression for all of repository:tag, as it would be at the target")
+    to: Text = Field(description="The repository:tag to be there instead; $1 or ${name} is a group of the expression")
+
+    @model_validator(mode="after")
+    def _groups(self) -> "RenameRule":
+        self.rule()
+        return self
+
+    def rule(self) -> Rename:
+        """The same as a value of ours."""
+        return Rename(match=self.match, to=self.to)
+
+
+class GateSection(LenientSection):
+    """Who is asked before an image is published."""
+
+    command: list[Text] = Field(default=[], description="A program and its arguments")
+    python: Text | None = Field(
+        default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="A callable, as module:function"
+    )
+    timeout: Seconds = Field(default=300, description="How long it may take")
+
+    @model_validator(mode="after")
+    def _either(self) -> "GateSection":
+        if bool(self.command) == bool(self.python):
+            raise ValueError("expected either command or python")
+        return self
+
+
+class PruneSection(LenientSection):
+    """When tags that the mirror made, and that are wanted no longer, are removed."""
+
+    after: Seconds = Field(default=7 * 86400, description="So long after it was first seen")
+    most: int = Field(default=20, ge=1, description="At most so many in one run; more than that, and none is removed")
+
+
+class RateLimit(LenientSection):
+    """regsync's pause before a quota is used up."""
+
+    min: int = 0
+    retry: Seconds = 0
+
+
+class Options(LenientSection):
+    """What may be said of an entry, or as a default of all."""
+
+    backup: Text | None = Field(
+        default=None, description="Tag or reference for what is overwritten, such as backup-{{.Ref.Tag}}; .Ref is the target"
+    )
+    interval: Seconds | None = Field(default=None, description="How often; for whoever starts runs")
+    schedule: Text | None = Field(
+        default=None, description="When, as cron has it; for whoever starts runs; goes before interval"
+    )
+    digest_tags: bool = Field(
+        default=False, description="Also tags that name a digest, as cosign makes: sha256-….sig, .att, .sbom"
+    )
+    referrers: bool = Field(
+        default=False, description="Also what refers to images and their manifests: signatures and the like"
+    )
+    platforms: list[PlatformName] | None = Field(
+        default=None, description="These of an index alone, such as linux/arm64; otherwise all"
+    )
+    rewrite_index: bool = Field(
+        default=False,
+        description="Make an index of these platforms alone, which has another digest; otherwise it stays as it is",
+    )
+    gate: GateSection | None = None
+    prune: PruneSection | None = None
+    immutable_tags: list[Regex] = Field(
+        default=[], description="Regular expressions for tags that never change: once mirrored, they are not asked about again"
+    )
+    rename: list[RenameRule] = Field(default=[], description="The first rule that matches is applied to the name at a target")
+
+    ratelimit: RateLimit | None = no_effect(
+        "a plan says what it needs of a quota, and requests wait as long as a registry wants"
+    )
+    fast_check: bool | None = no_effect("what a target has is never sent again")
+    fast_copy: bool | None = no_effect("what a target has is never sent again")
+    force_recursive: bool | None = no_effect("`dist check --repair` sends what is missing")
+    include_external: bool | None = no_effect("layers that are not to be distributed stay where their urls lead")
+    media_types: list[Text] | None = no_effect("images of all media types are mirrored")
+    hooks: dict[str, Any] | None = no_effect("nor has it with regsync; `gate` asks before an image is published")
+    referrer_filters: list[Any] | None = no_effect("all referrers are mirrored")
+    referrer_source: Text | None = no_effect("referrers are taken from the repository of their image")
+    referrer_target: Text | None = no_effect("referrers go to the repository of their image")
+    referrer_slow: bool | None = no_effect("the referrers API is asked, or the fallback tag")
+
+
+class Defaults(Options):
+    """What holds for all entries that do not say otherwise, and what is regsync's for the whole run."""
+
+    parallel: int | None = Field(default=None, ge=0, description="regsync's name for concurrency")
+    blob_limit: int | None = no_effect("manifests have one bound, blobs none")
+    cache_count: int | None = no_effect("a run keeps what it was told")
+    cache_time: Text | None = no_effect("a run keeps what it was told")
+    skip_docker_config: bool | None = no_effect("credentials that are configured go before those of docker login")
+    user_agent: Text | None = no_effect("the program says what it is")
+
+
+class SyncEntry(Options):
+    """What is mirrored from where to where."""
+
+    source: Text = Field(description="Registry, repository or image, as type says; short names as docker has them")
+    target: Text | None = Field(default=None, description="Likewise; may be a template")
+    targets: list[Text] = Field(default=[], description="Several of these")
+    type: Literal["registry", "repository", "image"]
+    tags: Tags | None = Field(default=None, description="Which tags; all, if nothing is said")
+    tag_sets: list[TagFilter] = Field(default=[], description="Which tags, in several ways: a tag has to pass one of them")
+    repos: Repositories | None = Field(default=None, description="Which repositories of a registry")
+    platform: Text | None = Field(default=None, description="Refused: say platforms")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SyncEntry":
+        if bool(self.target) == bool(self.targets):
+            raise ValueError("expected either target or targets")
+        if self.type == "image" and (self.tags or self.tag_sets):
+            raise ValueError("expected no tags and tagSets where type is image")
+        if self.type != "registry" and self.repos:
+            raise ValueError("expected no repos where type is not registry")
+        return self
+
+
+class SeedSection(Options):
+    """What is brought to registries in bulk, each image under its own repository and tag."""
+
+    images: list[Text] = Field(default=[], description="References of images")
+    file: Text | None = Field(default=None, alias="list", description="A file of references, one in a line; # begins a comment")
+    to: Annotated[list[Text], BeforeValidator(_one_or_more)] = Field(
+        min_length=1, description="Registries, each with or without a path that comes before the repositories"
+    )
+
+
+class MirrorRegistry(LenientSection, Registry):
+    """How one registry is reached, and who we are there."""
+
+    user: Text | None = Field(default=None, repr=False, description='May be {{env "NAME"}} or {{file "PATH"}}')
+    pass_: Text | None = Field(
+        default=None, alias="pass", repr=False, description='Password; may be {{env "NAME"}} or {{file "PATH"}}'
+    )
+    token: Text | None = Field(default=None, repr=False, description="Identity token (OAuth2), instead of a password; likewise")
+    block: Text | None = Field(
+        default=None, description="Block of Prefect's that has user and password, instead: NAME or TYPE/NAME"
+    )
+
+
+class Creds(LenientSection):
+    """regsync's form of a registry."""
+
+    registry: Text = Field(description="host[:port], as it stands in references")
+    user: Text | None = Field(default=None, repr=False)
+    pass_: Text | None = Field(default=None, alias="pass", repr=False)
+    token: Text | None = Field(default=None, repr=False)
+    tls: Annotated[Literal["", "enabled", "insecure", "disabled"], BeforeValidator(lambda said: str(said).lower())] = ""
+    path_prefix: str = ""
+    mirrors: list[Host] = Field(default=[])
+    priority: int = Field(default=0, ge=0)
+    req_per_sec: float = Field(default=0, ge=0)
+    req_concurrent: int = Field(default=0, ge=0)
+    api_opts: dict[str, Any] = Field(default={})
+    hostname: Host | None = None
+    regcert: Text | None = Field(default=None, repr=False)
+    client_cert: Text | None = Field(default=None, repr=False)
+    client_key: Text | None = Field(default=None, repr=False)
+
+    cred_helper: Text | None = no_effect("name it under credHelpers in docker's config.json")
+    cred_expire: Text | None = no_effect("helpers are named in docker's config.json")
+    cred_host: Text | None = no_effect("helpers are named in docker's config.json")
+    repo_auth: bool | None = no_effect("tokens are asked for by repository")
+    blob_chunk: int | None = no_effect("blobs are sent whole, and in pieces where a registry wants that")
+    blob_max: int | None = no_effect("blobs are sent whole, and in pieces where a registry wants that")
+    api: Text | None = no_effect("there is one API")
+    scheme: Text | None = no_effect("tls says it")
+
+
+class StoreSection(LenientSection):
+    """Where images are kept on their way."""
+
+    url: Text = Field(description="A path, an fsspec URL such as s3://bucket/prefix, or block:NAME")
+    options: dict[str, Any] = Field(default={}, description="Options of its file system that are no secrets")
+
+
+def _store(value: object) -> object:
+    return {"url": value} if isinstance(value, str) else value
+
+
+class MirrorFile(LenientSection):
+    """A mirror's configuration."""
+
+    version: Literal[1] = Field(default=1, description="regsync's: there is no other")
+    name: Text | None = Field(
+        default=None, description="What runs are called; the file's name without its suffix, if nothing is said"
+    )
+    store: Annotated[StoreSection | None, BeforeValidator(_store)] = Field(
+        default=None, description="Where images are kept on their way"
+    )
+    lock: Text | None = Field(default=None, description="The lock file; beside this file, NAME.lock.json, if nothing is said")
+    concurrency: int | None = Field(default=None, ge=1, description="How many things at once")
+    registries: dict[str, MirrorRegistry] = Field(
+        default={}, description="By host[:port], or host[:port]/namespace for credentials alone"
+    )
+    creds: list[Creds] = Field(default=[], description="The same as regsync has it")
+    defaults: Defaults = Field(default=Defaults(), description="What holds for all entries that do not say otherwise")
+    sync: list[SyncEntry] = Field(default=[], description="What is mirrored from where to where")
+    seed: SeedSection | None = None

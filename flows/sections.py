@@ -1,0 +1,158 @@
+"""Sections of files that people configure: what all of them check alike, and how a mistake is told. No Prefect here."""
+
+import types
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic.alias_generators import to_camel
+
+from flows.yamlfile import Document, Written
+from ocispec import Reference, units
+from ocispec.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+M = TypeVar("M", bound=BaseModel)
+_SHOWN = 60
+_NO_EFFECT = "hasNoEffect"
+_SECRET = frozenset({"headers", "pass", "token", "regcert", "clientCert", "clientKey", "credentials"})
+
+
+class Section(BaseModel):
+    """Keys are in camelCase, and no others than these are known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, alias_generator=to_camel, hide_input_in_errors=True)
+
+
+class LenientSection(Section):
+    """A section of a file that regsync reads, too: keys without a value are none, and those that begin with `x-` anybody's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_others(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {key: value for key, value in data.items() if value is not None and not str(key).startswith("x-")}
+
+
+def checked(model: type[M], document: Document) -> M:
+    """What a file says, as `model` has it.
+
+    Raises:
+        InvalidInput: it says something else; the message names file, line and key of the first mistake.
+    """
+    try:
+        return model.model_validate({} if document.data is None else document.data)
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False)
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise InvalidInput(f"{_told(errors[0], document, model)}{more}") from None  # its text shows what may be secret
+
+
+def no_effect(why: str) -> Any:
+    """The field of a key that is known and changes nothing; `why` is told to those who use it."""
+    return Field(default=None, repr=False, description=f"Has no effect: {why}", json_schema_extra={_NO_EFFECT: why})
+
+
+def without_effect(section: BaseModel, document: Document, at: Sequence[str | int] = ()) -> Iterator[str]:
+    """A line for each key that is set in a section, or in those within, and has no effect."""
+    for name, field in type(section).model_fields.items():
+        if name not in section.model_fields_set:
+            continue
+        place = (*at, field.alias or name)
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and _NO_EFFECT in extra:
+            yield f"{document.where(place)}: has no effect: {extra[_NO_EFFECT]}"
+        else:
+            for inner, value in _within(getattr(section, name)):
+                yield from without_effect(value, document, (*place, *inner))
+
+
+def _within(value: Any) -> Iterator[tuple[tuple[str | int, ...], BaseModel]]:
+    if isinstance(value, BaseModel):
+        yield (), value
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    yield from (((key,), one) for key, one in pairs if isinstance(one, BaseModel))
+
+
+# -- values
+
+
+def is_host(text: str) -> bool:
+    """Whether this is `host[:port]`, as it stands in references."""
+    try:
+        return Reference.parse(f"{text}/x:y").host == text
+    except InvalidInput:
+        return False
+
+
+def _host(value: object) -> object:
+    if isinstance(value, str) and is_host(value):
+        return value
+    raise ValueError("expected host[:port], as it stands in references")
+
+
+def _text(value: object) -> object:
+    """Text, also where YAML sees a number: the tag 3.10, a password of digits."""
+    if isinstance(value, Written):
+        return value.written
+    if isinstance(value, str):
+        return value
+    raise ValueError(
+        "expected text; what YAML takes for something else needs quotes" if isinstance(value, bool) else "expected text"
+    )
+
+
+def _seconds(value: object) -> object:
+    try:
+        return units.seconds(str(_text(value)))
+    except ValueError:
+        raise ValueError("expected a duration with its unit, such as 90s, 30m, 24h or 1d12h") from None
+
+
+Host = Annotated[str, BeforeValidator(_host)]
+Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | float)]
+Seconds = Annotated[float, BeforeValidator(_seconds), WithJsonSchema({"type": "string", "pattern": r"^(0|([0-9.]+[smhd])+)$"})]
+
+
+# -- mistakes
+
+
+def _told(error: Any, document: Document, model: type[BaseModel]) -> str:
+    place = tuple(key for key in error["loc"] if key != "[key]")
+    where = document.where(place)
+    if error["type"] == "extra_forbidden":
+        near = get_close_matches(str(place[-1]), _keys(model, place[:-1]), n=1)
+        return f"{where}: unknown key{f'; did you mean {near[0]}' if near else ''}"
+    if error["type"] == "missing":
+        return f"{where}: missing"
+    message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    shown = isinstance(error["input"], str | int | float) and not _SECRET.intersection(place)
+    if error["type"] in ("model_type", "dict_type"):  # it may be any file, by mistake
+        message, shown = "expected keys and values", False
+    got = f", got {repr(error['input'])[:_SHOWN]}" if shown else ""
+    return f"{where}: {message[:1].lower()}{message[1:]}{got}"
+
+
+def _keys(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
+    """The keys that are known at a place."""
+    found: Any = model
+    for step in place:
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            fields: dict[str | int, FieldInfo] = {field.alias or name: field for name, field in found.model_fields.items()}
+            found = _plain(fields[step].annotation)
+        else:
+            found = _plain(get_args(found)[-1])
+    return [field.alias or name for name, field in found.model_fields.items()] if hasattr(found, "model_fields") else []
+
+
+def _plain(annotation: Any) -> Any:
+    """A type without what is only said about it, and without None."""
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return _plain(next(one for one in get_args(annotation) if one is not type(None)))
+    return annotation
