@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from cli import content_app, run_app
-from cli.context import Context, Output, default_store
+from cli.context import Context, Output, chosen_store, default_store
 from cli.options import COMMON, HAND, POSITIVE, Login, Network, Shared
 
 HELP = """Fetch, verify and store OCI and Docker images: by hand, or as Prefect runs with one task per content descriptor.
@@ -158,8 +158,10 @@ def launch(
     from cli.ending import endable
 
     command, bound, shared = app.parse_args(tokens, exit_on_error=False, print_error=False)
+    chosen = chosen_store(store)
     context = Context(
-        store=default_store() if store is None else store,
+        store=default_store() if chosen is None else chosen,
+        store_is_default=chosen is None,
         store_options=_store_options(store_option),
         timeout_s=timeout,
         connect_timeout_s=connect_timeout,

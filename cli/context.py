@@ -9,9 +9,10 @@ Output = Literal["text", "json"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The global options. Times are in seconds; `timeout_s` None is no limit."""
+    """The global options. Times are in seconds; `timeout_s` None is no limit. `store_is_default`: nobody said which."""
 
     store: str
+    store_is_default: bool
     store_options: dict[str, Any]
     timeout_s: float | None
     connect_timeout_s: float
@@ -19,10 +20,13 @@ class Context:
     debug: bool
 
 
+def chosen_store(option: str | None) -> str | None:
+    """The store that somebody chose: with an option, or with `$DIST_STORE`."""
+    return os.environ.get("DIST_STORE") or None if option is None else option
+
+
 def default_store() -> str:
-    """`$DIST_STORE`, or a place among the user's data (XDG)."""
-    if chosen := os.environ.get("DIST_STORE"):
-        return chosen
+    """A place among the user's data (XDG)."""
     from platformdirs import user_data_path
 
     return str(user_data_path("prefect-dist", appauthor=False) / "store")

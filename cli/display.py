@@ -15,14 +15,14 @@ from rich.text import Text
 
 from flows.report import Ended
 from ocispec import Descriptor
-from ocispec.units import duration, size
+from ocispec.units import counted, duration, size
 from tasks.transfer import Receipt
 
 _FRAMES_PER_S = 8
 _BAR_CELLS = 30
 # Lines that a frame needs beside its rows.
 _MARGIN = 4
-Doing = Literal["downloading", "uploading"]
+Doing = Literal["downloading", "uploading", "mirroring"]
 _UNDER_WAY = get_args(Doing)
 _STYLES = {"failed": "red", "exists": "cyan", "done": "green", "waiting": "dim"}
 
@@ -48,7 +48,7 @@ class LiveDisplay:
         self._console, self._doing = console, doing
         self._guard = threading.Lock()
         self._rows: dict[object, _Row] = {}
-        self._started = time.monotonic()
+        self._begun, self._started = False, time.monotonic()
         self._moved = 0
         self._note = ""
 
@@ -56,14 +56,19 @@ class LiveDisplay:
         """Say what is being waited for."""
         self._note = text
 
+    def planned(self, count: int, total: int) -> None:
+        """Show how far planning is."""
+        self._begin()
+        self._note = f"looked into {count} of {counted(total, 'image')}"
+
     def resolving(self, name: str) -> None:
-        """Show a reference that is being looked up; the first one starts the clock of the run."""
-        if not self._rows:
-            self._started, self._note = time.monotonic(), ""
+        """Show a reference that is being looked up."""
+        self._begin()
         self._set(name, _Row(name, "resolving"))
 
     def resolved(self, name: str, root: Descriptor) -> None:  # noqa: ARG002 - its own row tells of it
         """Show that a reference is known, and what it names under way."""
+        self._begin()
         self._set(name, _Row(name, "under way"))
 
     def waiting(self, descriptor: Descriptor) -> None:
@@ -74,8 +79,8 @@ class LiveDisplay:
         """Show how far a transfer is."""
         with self._guard:
             self._moved += gained
-            row = self._rows[descriptor.content]
-            row.state, row.offset = self._doing, offset
+            if row := self._rows.get(descriptor.content):  # what is read to make a plan has none
+                row.state, row.offset = self._doing, offset
 
     def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:
         """Show content that is in the store."""
@@ -86,6 +91,9 @@ class LiveDisplay:
         """Show content that could not be had."""
         with self._guard:
             self._rows[descriptor.content].state = "failed"
+
+    def did(self, name: str, what: str) -> None:
+        """The row of the image says when all is done."""
 
     def finished(self, image: Ended) -> None:
         """Show an image that could not be had, or of which all was there."""
@@ -107,6 +115,12 @@ class LiveDisplay:
             footer = [f"{over} of {len(rows)} done", *footer, size(moved), f"{size(moved / max(seconds, 0.001))}/s"]
         return Group(table, Text("  ".join([*footer, self._note]), style="dim"))
 
+    def _begin(self) -> None:
+        """Start the clock of the run with the first thing that happens."""
+        if not self._begun:
+            self._begun, self._started = True, time.monotonic()
+        self._note = ""
+
     def _set(self, key: object, row: _Row) -> None:
         with self._guard:
             self._rows[key] = row
@@ -121,6 +135,10 @@ class PlainLines:
     def note(self, text: str) -> None:
         """Say what is being waited for."""
         self._say(text)
+
+    def planned(self, count: int, total: int) -> None:
+        """Say how far planning is."""
+        self._say(f"looked into {count} of {counted(total, 'image')}")
 
     def resolving(self, name: str) -> None:
         """Nothing to say yet."""
@@ -145,6 +163,10 @@ class PlainLines:
     def failed(self, descriptor: Descriptor, message: str) -> None:
         """Say what went wrong."""
         self._say(f"{descriptor} failed: {message}")
+
+    def did(self, name: str, what: str) -> None:
+        """Say what was done."""
+        self._say(f"{name} {what}")
 
     def finished(self, image: Ended) -> None:
         """Say how an image came out."""

@@ -15,6 +15,7 @@ from ocispec.reference import expand
 from storage import ContentStore, open_store, options
 
 if TYPE_CHECKING:
+    from flows.mirroring.config import Mirror
     from remotes import Hosts
 
 T = TypeVar("T")
@@ -99,6 +100,13 @@ def hosts(network: Network) -> "Hosts":
     return _read(
         lambda: config.hosts(network.hosts, plain_http=network.plain_http, ca_file=network.ca_file, insecure=network.insecure)
     )
+
+
+def mirror(path: str) -> "Mirror":
+    """The configuration of a mirror."""
+    from flows.mirroring import config
+
+    return _read(lambda: config.load(path))
 
 
 def unused_directory(text: str) -> str:

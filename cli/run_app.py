@@ -72,6 +72,23 @@ def push(
 
 
 @app.command(group=RUNS)
+def mirror(
+    config: Annotated[str, Parameter(name="FILE", help="The mirror's configuration (YAML).")],
+    /,
+    *,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Only tell what would be done.")] = False,
+    concurrency: Concurrency = 8,
+    retries: Retries = 3,
+    network: RunNetwork = RunNetwork(),
+    context: Shared,
+) -> int:
+    """Bring the images that a configuration names to its targets: what is there is not sent, and each tag is set last."""
+    from cli.mirror import mirror
+
+    return mirror(context, config, dry_run=dry_run, network=network, concurrency=concurrency, retries=retries)
+
+
+@app.command(group=RUNS)
 def gc(
     *,
     grace: Annotated[str, Parameter(help="Remove only what nobody has touched for so long, such as 24h or 7d.")] = "24h",

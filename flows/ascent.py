@@ -50,7 +50,7 @@ class Ascent:
         self._source = repository if host == target.host and repository != target.repository else None
         self._children = without_foreign(children_handler(session.store.manifest))
         limits = Limits(retries=retries)
-        self._resolve, self._push = limits.ready(tasks.resolve, target), limits.ready(tasks.push, target)
+        self._resolve, self._push = limits.ready(tasks.resolve, target.host), limits.ready(tasks.push, target.host)
         self._receipts: dict[object, Receipt] = {}
         self._failures: list[Failure] = []
         self._tasks = 0

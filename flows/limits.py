@@ -13,8 +13,6 @@ from prefect import Task
 from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
 
-from ocispec import Reference
-
 
 class Limits:
     """One run's tasks, made ready: with its number of retries, and tagged for the registries on which there is a limit."""
@@ -23,9 +21,9 @@ class Limits:
         self._tags = cache(_tags)
         self._ready = cache(lambda task, hosts: task.with_options(retries=retries, tags=self._tags_of(hosts)))
 
-    def ready(self, task: Task[..., Any], *talks_to: Reference) -> Task[..., Any]:
-        """A task that talks to the registries of some references."""
-        ready: Task[..., Any] = self._ready(task, frozenset(reference.host for reference in talks_to))
+    def ready(self, task: Task[..., Any], *hosts: str) -> Task[..., Any]:
+        """A task that talks to the registries of some hosts."""
+        ready: Task[..., Any] = self._ready(task, frozenset(hosts))
         return ready
 
     def _tags_of(self, hosts: Iterable[str]) -> frozenset[str]:

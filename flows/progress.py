@@ -18,6 +18,9 @@ from tasks.transfer import Observer, Receipt
 class Listener(Observer, Protocol):
     """Told of each thing that happens. `advanced` is called from many threads, all else from the run's own."""
 
+    def planned(self, count: int, total: int) -> None:
+        """So many of the images that may have to be brought were looked into."""
+
     def resolving(self, name: str) -> None:
         """An image is being looked up."""
 
@@ -33,6 +36,9 @@ class Listener(Observer, Protocol):
     def failed(self, descriptor: Descriptor, message: str) -> None:
         """Content could not be had."""
 
+    def did(self, name: str, what: str) -> None:
+        """Something else was done for an image that is whole."""
+
     def finished(self, image: Ended) -> None:
         """Nothing more happens to an image."""
 
@@ -42,6 +48,10 @@ class LogListener:
 
     def __init__(self, logger: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> None:
         self._log = logger
+
+    def planned(self, count: int, total: int) -> None:
+        """Say how far planning is."""
+        self._log.info("looked into %d of %s", count, counted(total, "image"))
 
     def resolving(self, name: str) -> None:
         """Nothing to say yet."""
@@ -68,6 +78,10 @@ class LogListener:
         """Say what went wrong."""
         self._log.error("%s failed: %s", descriptor, message)
 
+    def did(self, name: str, what: str) -> None:
+        """Say what was done."""
+        self._log.info("%s %s", name, what)
+
     def finished(self, image: Ended) -> None:
         """Say how the image came out."""
         if image.failures:
@@ -83,6 +97,11 @@ class Both:
 
     def __init__(self, one: Listener, other: Listener) -> None:
         self._listeners = (one, other)
+
+    def planned(self, count: int, total: int) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.planned(count, total)
 
     def resolving(self, name: str) -> None:
         """Pass it on."""
@@ -113,6 +132,11 @@ class Both:
         """Pass it on."""
         for listener in self._listeners:
             listener.failed(descriptor, message)
+
+    def did(self, name: str, what: str) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.did(name, what)
 
     def finished(self, image: Ended) -> None:
         """Pass it on."""

@@ -131,7 +131,7 @@ class Walk:
             self._listener.resolving(str(item.reference))
             return self._submit(tasks.resolve, (item.reference,), (item.reference,), ())
         if isinstance(item, Errand):
-            return self._submit(item.task, (item.at,), item.arguments, item.parents)
+            return self._submit(item.task, item.talks_to, item.arguments, item.parents)
         if isinstance(item, Listing):
             return self._submit(tasks.referrers, (item.source,), (item.subject, item.source, item.related), (item.parent,))
         source, parent = item.sources.popleft()
@@ -144,7 +144,7 @@ class Walk:
         arguments: Sequence[object],
         parents: Sequence[object],
     ) -> Future:
-        ready = self._limits.ready(task, *talks_to)
+        ready = self._limits.ready(task, *(reference.host for reference in talks_to))
         future: Future = ready.submit(*map(quote, arguments), wait_for=[opaque(parent) for parent in parents])
         return future
 
@@ -278,6 +278,8 @@ class Walk:
         errand.result = result
         if isinstance(result, BaseException):
             errand.image.fail(message(result))
+        else:
+            self._listener.did(str(errand.image.reference), errand.told(result))
         self._conclude(errand.image)
 
     def _conclude(self, image: Image) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from ocispec.platform import Platforms
 from ocispec.referrers import Referrer
 from tasks.fetch import Fetched, Listed
 from tasks.mirror import Surveyed
-from tasks.session import Related
+from tasks.survey import Related
 from tasks.transfer import Receipt
 
 # The result that a parent's task returned, that very object: what Prefect draws an arrow from.
@@ -115,14 +115,15 @@ class Listing:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class Errand:
-    """What else is to be done for an image that is whole: a task, the registry that it talks to, and what came before it.
+    """What else is to be done for an image that is whole: a task, whose registries it talks to, and what came before it.
 
-    `result` is what the task answered; None until then, and where it failed.
+    `result` is what the task answered, or the error that it ended with; None until then. `told` says an answer to people.
     """
 
     image: Image
     task: Task[..., Any]
-    at: Reference
+    talks_to: tuple[Reference, ...]
     arguments: tuple[object, ...]
     parents: tuple[object, ...]
+    told: Callable[[Any], str]
     result: object = None

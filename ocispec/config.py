@@ -1,11 +1,15 @@
 """Image configs: what the layers of an image are when they are unpacked (image-spec 1.1, config.md; Docker's are alike)."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from ocispec import fields
 from ocispec.digest import Digest
 from ocispec.errors import InvalidInput, Unsupported, shown
 from ocispec.platform import Platform
+
+# Docker's first release; 1970, 1980 and the year 1 stand for "not told".
+_FIRST_YEAR = 2013
 
 
 def diff_ids(raw: bytes, *, at: str) -> tuple[Digest, ...]:
@@ -31,6 +35,25 @@ def platform(raw: bytes, *, at: str) -> Platform:
         InvalidInput: not JSON, or a bad field.
     """
     return Platform.from_json(fields.parse_object(raw, at=at), at=at)
+
+
+def created(raw: bytes, *, at: str) -> datetime | None:
+    """When an image was made, as its config says; None where it does not say, or names a time that no image was made at.
+
+    Builds that can be repeated put there the first moment of a calendar: that says nothing.
+
+    Raises:
+        InvalidInput: not JSON, or no date (RFC 3339).
+    """
+    text = fields.optional(fields.parse_object(raw, at=at), "created", str, at=at)
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise InvalidInput(f"{at}.created: expected a date such as 2026-01-31T12:00:00Z, got {shown(text)}") from None
+    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    return found if found.year >= _FIRST_YEAR else None
 
 
 def chain_id(layers: Sequence[Digest]) -> Digest | None:

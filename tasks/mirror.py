@@ -1,18 +1,26 @@
-"""The tasks of a mirror: list what there is, see what stands for it, carry content to its targets, publish images there."""
+"""The tasks of a mirror: list what there is, see what stands for it, carry content on, ask gates, publish, remove."""
 
 from dataclasses import dataclass
 
-from ocispec import Descriptor, Reference
+from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import DistError
 from ocispec.handlers import visit
-from ocispec.platform import Platforms
-from ocispec.referrers import Referrer
 from ocispec.units import counted
 from tasks import session
 from tasks._task import argument, comes_again, task_of
+from tasks.delivery import Publication
 from tasks.fetch import Fetched
+from tasks.gate import Gate
+from tasks.removal import Removed
 from tasks.survey import Ask, Found
 from tasks.transfer import Receipt
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Repositories:
+    """The repositories of a registry."""
+
+    names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -30,10 +38,21 @@ class Surveyed:
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
+class Judged:
+    """What a gate said of an image: why it is not to be published, or None."""
+
+    veto: str | None
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Published:
     """What it took to bring an image to one target, once its blobs had been carried."""
 
     receipts: tuple[Receipt, ...]
+
+
+def _repositories_name() -> str:
+    return f"repositories of {argument('host')}"
 
 
 def _tags_name() -> str:
@@ -49,8 +68,22 @@ def _carry_name() -> str:
     return f"mirror {descriptor.kind} {descriptor.digest.short}"
 
 
+def _gate_name() -> str:
+    return f"gate {argument('reference')}"
+
+
+def _remove_name() -> str:
+    return f"remove {argument('target')}"
+
+
 def _publish_name() -> str:
-    return f"publish {argument('target')}"
+    return f"publish {argument('wanted').target}"
+
+
+@task_of("repositories", run_name=_repositories_name)
+def repositories(host: str) -> Repositories:
+    """The repositories of a registry, in its order."""
+    return Repositories(session.current().repositories(host))
 
 
 @task_of("tags", run_name=_tags_name)
@@ -92,7 +125,19 @@ def _delivered(descriptor: Descriptor, place: Reference) -> Receipt | DistError 
         return exc
 
 
+@task_of("gate", run_name=_gate_name)
+def judge(gate: Gate, reference: Reference, root: Descriptor) -> Judged:
+    """Ask a gate whether an image, whose content is in the store, may be published."""
+    return Judged(session.current().judge(gate, reference, root))
+
+
 @task_of("publish", run_name=_publish_name)
-def publish(root: Descriptor, target: Reference, platforms: Platforms, referrers: tuple[Referrer, ...]) -> Published:
+def publish(wanted: Publication) -> Published:
     """Bring what is missing of an image to a target: blobs, then manifests, its tag last."""
-    return Published(session.current().publish(root, target, platforms=platforms, referrers=referrers))
+    return Published(session.current().publish(wanted))
+
+
+@task_of("remove", run_name=_remove_name)
+def remove(target: Reference, digest: Digest, doomed: frozenset[Reference]) -> Removed:
+    """Remove a tag that stands for `digest`, and no other tag but those that are `doomed`, too."""
+    return session.current().remove(target, digest, doomed)

@@ -8,39 +8,58 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from ocispec import Descriptor, Reference
+from ocispec import Descriptor, Digest, Platform, Reference
 from ocispec.errors import DistError, InvalidInput, NotFound
 from ocispec.handlers import Handler, chain, children_handler, filter_platforms
 from ocispec.platform import Platforms
 from ocispec.referrers import Referrer
-from remotes import Credentials, CredentialSource, DockerConfig, Given, Registries, RegistrySettings, first_of
+from ocispec.selected import select
+from remotes import (
+    Credentials,
+    CredentialSource,
+    DockerConfig,
+    Given,
+    Registries,
+    RegistryError,
+    RegistrySettings,
+    Source,
+    first_of,
+)
 from storage import ContentStore, Name, completeness, open_store
 from storage.completeness import Completeness
 from storage.leases import Lease
-from tasks import stopping, survey, transfer
-from tasks.delivery import Delivery
+from tasks import gate, removal, stopping, survey, transfer
+from tasks.delivery import Delivery, Publication
+from tasks.gate import Candidate, Gate
+from tasks.offline import Stored
+from tasks.removal import Removed
 from tasks.stopping import Stopping
-from tasks.survey import Ask, Found
+from tasks.survey import Ask, Found, Reader, Related
 
-# How referrers are found: listed by the registry or its stand-in index, or under tags of cosign.
-Related = Literal["listed", "tagged"]
-EVERYTHING: frozenset[Related] = frozenset({"listed", "tagged"})
+# How a registry refuses an index that names what it has not (distribution-spec 1.1, "Error Codes").
+_INCOMPLETE = "MANIFEST_BLOB_UNKNOWN"
+_NO_SPARSE = (
+    "this registry takes no index of which some platforms are missing: mirror all of them, or have a new index made of those "
+    "that are wanted (rewriteIndex)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSpec:
     """What a session is opened from. `store` is a path or fsspec URL.
 
-    `store_options` are fsspec's, and may be secret. `credentials` are by registry, as `remotes.Given` takes them.
+    `store_options` are fsspec's, and may be secret. `credentials` are by registry, as `remotes.Given` takes them. `offline`
+    images come from the store alone, and no source is asked.
     """
 
     store: str
     store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     registries: RegistrySettings = field(default_factory=RegistrySettings)
     credentials: Mapping[str, Credentials] = field(default_factory=dict, repr=False)
+    offline: bool = False
 
 
 class Session:
@@ -60,7 +79,8 @@ class Session:
         self.store = store
         self.registries = registries
         self.stopping = stopping
-        self.delivery = Delivery(store, registries.pusher, self)
+        # Mirrors of a target are not asked: what counts is what it has itself.
+        self._delivery = Delivery(store, source=registries.itself, pusher=registries.pusher, observer=self)
         self._observer = observer
         self._lease = lease
         self._found: dict[Ask, Found] = {}
@@ -132,25 +152,26 @@ class Session:
     def resolve(self, reference: Reference) -> Descriptor:
         """The descriptor that a reference stands for now."""
         with self._endable():
-            return self.registries.resolve(reference).descriptor
+            return self._source(reference).resolve(reference)
 
     def tags(self, repository: Reference) -> tuple[str, ...]:
         """The tags of a repository."""
         with self._endable():
-            return tuple(self.registries.fetcher(repository).tags())
+            return tuple(self._source(repository).tags())
+
+    def repositories(self, host: str) -> tuple[str, ...]:
+        """The repositories of a registry."""
+        with self._endable():
+            return tuple(self.registries.repositories(host))
 
     def referrers(self, subject: Descriptor, reference: Reference, related: frozenset[Related]) -> tuple[Referrer, ...]:
-        """The manifests about `subject` in a repository: those that are listed, those that only tags find, or both."""
-        source = self.registries.fetcher(reference)
+        """The manifests about `subject` in a repository, see `tasks.survey`."""
         with self._endable():
-            tagged = [Referrer(one, tag) for tag, one in source.signatures(subject)] if "tagged" in related else []
-            known = {referrer.descriptor.digest for referrer in tagged}
-            listed = [Referrer(one) for one in source.referrers(subject)] if "listed" in related else []
-            return (*(referrer for referrer in listed if referrer.descriptor.digest not in known), *tagged)
+            return survey.related_to(subject, self._source(reference), related)
 
     def fetching(self, reference: Reference, receipts: list[transfer.Receipt]) -> Handler:
         """The handler that fetches a descriptor from a repository, then answers with its children."""
-        source = self.registries.fetcher(reference)
+        source = self._source(reference)
         fetch = transfer.fetch_handler(self.store, source, observer=self, pause=self.stopping.pause, receipts=receipts)
         handler = chain(fetch, children_handler(self.store.manifest))
 
@@ -164,8 +185,9 @@ class Session:
         """What stands for what, see `tasks.survey`; what was found without an error is not asked again in this run."""
 
         def find_one(ask: Ask) -> Found:
+            reader = Reader(store=self.store, source=self._source(ask.source), keep=keep, observer=self)
             with self._endable():
-                return survey.find(ask, self.store, self.registries, keep=keep, observer=self)
+                return survey.find(ask, reader, self._delivery.standing)
 
         new = [ask for ask in asks if ask not in self._found]
         with ThreadPoolExecutor(workers) as executor:
@@ -176,14 +198,51 @@ class Session:
     def deliver(self, blob: Descriptor, place: Reference) -> transfer.Receipt | None:
         """Bring a blob to the repository of `place`, see `tasks.delivery`."""
         with self._endable():
-            return self.delivery.deliver(blob, place)
+            return self._delivery.deliver(blob, place)
 
-    def publish(
-        self, root: Descriptor, target: Reference, *, platforms: Platforms, referrers: tuple[Referrer, ...]
-    ) -> tuple[transfer.Receipt, ...]:
-        """Bring all of an image to the repository of `target`, and set its tag, see `tasks.delivery`."""
+    def judge(self, judge: Gate, reference: Reference, root: Descriptor) -> str | None:
+        """Why an image is not to be published, see `tasks.gate`."""
+        candidate = Candidate(reference=reference, digest=root.digest, store=self.store.url)
         with self._endable():
-            return self.delivery.publish(root, target, children=self._children(platforms), referrers=referrers)
+            return gate.ask(judge, candidate, check=self.stopping.check)
+
+    def publish(self, wanted: Publication) -> tuple[transfer.Receipt, ...]:
+        """Bring all of an image to its target, and set its tag, see `tasks.delivery`."""
+        with self._endable():
+            root, platforms = wanted.root, wanted.platforms
+            if wanted.rewritten and platforms is not None:
+                root, platforms = self._selected(root, platforms, wanted.target), None
+            kept = self._back_up(wanted, root) if wanted.backup is not None else ()
+            children = self._children(platforms)
+            try:
+                return (*kept, *self._delivery.publish(root, wanted.target, children=children, referrers=wanted.referrers))
+            except RegistryError as exc:
+                if platforms is not None and any(code.startswith(_INCOMPLETE) for code in exc.exchange.codes):
+                    raise type(exc)(f"{exc}; {_NO_SPARSE}", exc.exchange) from exc
+                raise
+
+    def _selected(self, root: Descriptor, platforms: tuple[Platform, ...], reference: Reference) -> Descriptor:
+        """The root of a tree for some platforms alone, whose new indexes are in the store until the run ends."""
+        selected = select(root, platforms, self.store.manifest)
+        self._lease.take(selected.root)
+        for index in selected.indexes:
+            transfer.fetch(
+                self.store, self._source(reference), index, observer=self
+            )  # asks nobody: the descriptor has its bytes
+        return replace(selected.root, data=None)
+
+    def _back_up(self, wanted: Publication, root: Descriptor) -> tuple[transfer.Receipt, ...]:
+        """Keep what is about to be overwritten. It is asked for anew: other runs may have changed it since the plan."""
+        old = self._delivery.standing(wanted.target)
+        if wanted.backup is None or old is None or old.digest == root.digest:
+            return ()
+        self._lease.take(old)
+        return self._delivery.back_up(old, wanted.target, wanted.backup)
+
+    def remove(self, target: Reference, digest: Digest, doomed: frozenset[Reference]) -> Removed:
+        """Remove a tag, see `tasks.removal`."""
+        with self._endable():
+            return removal.remove(target, digest, doomed=doomed, registries=self.registries, standing=self._delivery.standing)
 
     def stands(self, target: Reference, descriptor: Descriptor) -> bool:
         """Whether `target` stands for `descriptor` at its registry, whatever mirrors of that say."""
@@ -199,6 +258,10 @@ class Session:
         """Pass on how a transfer goes, and end it if the run is to stop."""
         self.stopping.check()
         self._observer.advanced(descriptor, offset, gained)
+
+    def _source(self, reference: Reference) -> Source:
+        """Where an image comes from."""
+        return Stored(self.store, reference) if self.spec.offline else self.registries.fetcher(reference)
 
     @contextmanager
     def _endable(self) -> Iterator[None]:

@@ -1,79 +1,152 @@
 """What stands for what, before a mirror begins: an image's tag at its source, and those at its targets. No Prefect here."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal, TypeVar
 
-from ocispec import Descriptor, Digest, Reference, manifest
-from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound
+from ocispec import Descriptor, Digest, Reference, config, manifest
+from ocispec.errors import Corrupt, DistError, InvalidInput
 from ocispec.handlers import Handler, children_handler, filter_platforms, visit
 from ocispec.platform import Platforms
-from remotes import Registries, Source
+from ocispec.referrers import Referrer
+from ocispec.selected import select
+from remotes import Source
 from storage import ContentStore
 from tasks import transfer
-from tasks.transfer import Observer, Receipt
+from tasks.transfer import Observer
 
 T = TypeVar("T")
+# How referrers are found: listed by the registry or its stand-in index, or under tags of cosign.
+Related = Literal["listed", "tagged"]
+EVERYTHING: frozenset[Related] = frozenset({"listed", "tagged"})
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Ask:
-    """An image that may have to be brought to some places; `platforms` are those that are wanted of an index, None is all."""
+    """An image that may have to be brought to some places; `platforms` are those that are wanted of an index, None is all.
+
+    With `rewritten` the places get an index of these alone. `related` is what goes along, and may be new where the image is
+    not. `dated` asks when the image was made.
+    """
 
     source: Reference
     targets: tuple[Reference, ...]
     platforms: Platforms = None
+    rewritten: bool = False
+    related: frozenset[Related] = frozenset()
+    dated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What an image is: its `root` at the source, and what is to stand for it elsewhere.
+
+    `content` is all that it consists of, as far as that had to be found out. `referrers` are those of an image that is at all
+    its targets.
+    """
+
+    root: Descriptor
+    goal: Descriptor
+    content: tuple[Descriptor, ...] = ()
+    referrers: frozenset[Digest] = frozenset()
+    created: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Found:
-    """What stands for an image at its source and, in the order of the targets, there; None is nothing.
+    """What was found out: the image, and what stands at its targets, in their order; None is nothing.
 
-    `content` is all that it consists of, where it has to be brought somewhere; `fetched` counts the bytes of it that were taken
-    into the store already. An error is what was said instead.
+    `fetched` counts the bytes that were taken into the store for it. An error is what was said instead.
     """
 
     ask: Ask
-    root: Descriptor | DistError
+    image: Known | DistError
     standing: tuple[Descriptor | DistError | None, ...]
-    content: tuple[Descriptor, ...] | DistError = ()
     fetched: int = 0
 
     @property
     def errors(self) -> tuple[DistError, ...]:
         """All that went wrong."""
-        return tuple(one for one in (self.root, self.content, *self.standing) if isinstance(one, DistError))
+        return tuple(one for one in (self.image, *self.standing) if isinstance(one, DistError))
 
 
-def find(ask: Ask, store: ContentStore, registries: Registries, *, keep: bool, observer: Observer) -> Found:
-    """Ask what stands for an image now: one HEAD at the source and at each target.
+@dataclass(slots=True, kw_only=True)
+class Reader:
+    """Reads manifests and configs of one source: those that the store has there; with `keep` it takes up the others."""
 
-    Where it has to be brought somewhere its manifests are read, too; with `keep` into the store, where a walk finds them.
-    Mirrors of a target are not asked: what counts is what it has itself.
+    store: ContentStore
+    source: Source
+    keep: bool
+    observer: Observer
+    fetched: int = field(default=0)
+
+    def read(self, descriptor: Descriptor) -> bytes:
+        """The content of a descriptor, verified.
+
+        Raises:
+            InvalidInput: it is longer than a document may be.
+            DistError: whatever store or source raise.
+        """
+        if descriptor.size > manifest.MAX_BYTES:
+            raise InvalidInput(
+                f"{descriptor}: expected at most {manifest.MAX_BYTES} bytes, it is said to have {descriptor.size}"
+            )
+        if self.keep:
+            self.fetched += transfer.fetch(self.store, self.source, descriptor, observer=self.observer).transferred
+        if self.keep or self.store.holds(descriptor):
+            return self.store.manifest(descriptor)
+        return _verified(self.source, descriptor)
+
+
+def find(ask: Ask, reader: Reader, standing: Callable[[Reference], Descriptor | None]) -> Found:
+    """Ask what stands for an image now: one HEAD at the source, and at each target what `standing` takes.
+
+    More is read where the image has to be brought somewhere, or where the question wants more.
     """
-    root = _or_error(lambda: registries.resolve(ask.source).descriptor)
-    standing = tuple(_or_error(partial(_standing, registries, target)) for target in ask.targets)
-    if isinstance(root, DistError) or all(_is(one, root) for one in standing):
-        return Found(ask=ask, root=root, standing=standing)
-    receipts: list[Receipt] = []
-    read = _reader(store, registries.fetcher(ask.source), keep=keep, observer=observer, receipts=receipts)
-    children = filter_platforms(children_handler(read), ask.platforms)
-    content = _or_error(lambda: _content(root, children))
-    fetched = sum(receipt.transferred for receipt in receipts)
-    return Found(ask=ask, root=root, standing=standing, content=content, fetched=fetched)
+    root = _or_error(lambda: reader.source.resolve(ask.source))
+    there = tuple(_or_error(lambda target=target: standing(target)) for target in ask.targets)  # type: ignore[misc]
+    image = root if isinstance(root, DistError) else _or_error(lambda: _known(ask, root, there, reader))
+    return Found(ask=ask, image=image, standing=there, fetched=reader.fetched)
 
 
-def _standing(registries: Registries, target: Reference) -> Descriptor | None:
-    try:
-        return registries.itself(target).resolve(target)
-    except NotFound:
-        return None
+def _known(ask: Ask, root: Descriptor, standing: Sequence[object], reader: Reader) -> Known:
+    goal = select(root, ask.platforms, reader.read).root if ask.rewritten and ask.platforms is not None else root
+    due = any(there is None or (isinstance(there, Descriptor) and there.digest != goal.digest) for there in standing)
+    if not (due or ask.related or ask.dated):
+        return Known(root=root, goal=goal)
+    content = _content(root, filter_platforms(children_handler(reader.read), ask.platforms))
+    return Known(
+        root=root,
+        goal=goal,
+        content=content,
+        referrers=frozenset() if due else _referrers(ask, content, reader.source),
+        created=_created(content, reader) if ask.dated else None,
+    )
 
 
-def _is(standing: Descriptor | DistError | None, root: Descriptor) -> bool:
-    """Whether nothing is to be done: it is there, or nobody can tell."""
-    return isinstance(standing, DistError) or (standing is not None and standing.digest == root.digest)
+def related_to(subject: Descriptor, source: Source, related: frozenset[Related]) -> tuple[Referrer, ...]:
+    """The manifests about `subject` in a repository: those that are listed, those that only tags find, or both.
+
+    Raises:
+        DistError: whatever the source raises.
+    """
+    tagged = [Referrer(one, tag) for tag, one in source.signatures(subject)] if "tagged" in related else []
+    known = {referrer.descriptor.digest for referrer in tagged}
+    listed = [Referrer(one) for one in source.referrers(subject)] if "listed" in related else []
+    return (*(referrer for referrer in listed if referrer.descriptor.digest not in known), *tagged)
+
+
+def _referrers(ask: Ask, content: Sequence[Descriptor], source: Source) -> frozenset[Digest]:
+    subjects = [descriptor for descriptor in content if descriptor.is_manifest] if ask.related else []
+    found = (referrer for subject in subjects for referrer in related_to(subject, source, ask.related))
+    return frozenset(referrer.descriptor.digest for referrer in found)
+
+
+def _created(content: Sequence[Descriptor], reader: Reader) -> datetime | None:
+    """When the first of an image's platforms was made: they are made together."""
+    configured = next((descriptor for descriptor in content if descriptor.kind == "config"), None)
+    return None if configured is None else config.created(reader.read(configured), at=str(configured))
 
 
 def _content(root: Descriptor, children: Handler) -> tuple[Descriptor, ...]:
@@ -87,23 +160,8 @@ def _content(root: Descriptor, children: Handler) -> tuple[Descriptor, ...]:
     return tuple(found.values())
 
 
-def _reader(
-    store: ContentStore, source: Source, *, keep: bool, observer: Observer, receipts: list[Receipt]
-) -> Callable[[Descriptor], bytes]:
-    def read(descriptor: Descriptor) -> bytes:
-        if keep:
-            receipts.append(transfer.fetch(store, source, descriptor, observer=observer))
-        if keep or store.holds(descriptor):
-            return store.manifest(descriptor)
-        return _verified(source, descriptor)
-
-    return read
-
-
 def _verified(source: Source, descriptor: Descriptor) -> bytes:
-    if descriptor.size > manifest.MAX_BYTES:
-        raise InvalidInput(f"{descriptor}: expected at most {manifest.MAX_BYTES} bytes, it is said to have {descriptor.size}")
-    raw = b"".join(source.fetch(descriptor))
+    raw = descriptor.data if descriptor.data is not None else b"".join(source.fetch(descriptor))
     found = Digest.of(raw, algorithm=descriptor.digest.algorithm)
     if found != descriptor.digest:
         raise Corrupt(f"{descriptor}: expected {descriptor.digest}, got {found}")

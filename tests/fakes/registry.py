@@ -188,8 +188,9 @@ class FakeRegistry:
     ``tls`` is a server-side context. ``open_ranges=False`` answers 416 to ``bytes=N-``, as go-containerregistry does.
     ``mounts`` says where blobs are mounted from: the repository named, any one of its own choice, or none. ``referrers=False``
     leaves subjects to the client and has no API for them, ``filters=False`` has one that ignores filters, and ``page_entries``
-    is what one of its pages has at most. ``deletes`` says what is deleted: tags and manifests, manifests alone as by CNCF
-    distribution 2.8, or nothing. ``uploads`` are the sessions, which may be limited.
+    is what one of its pages has at most. ``sparse`` takes indexes of which manifests are missing. ``deletes`` says what is
+    deleted: tags and manifests, manifests alone as by CNCF distribution 2.8, or nothing. ``uploads`` are the sessions, which
+    may be limited.
     """
 
     def __init__(
@@ -202,6 +203,7 @@ class FakeRegistry:
         referrers: bool = True,
         filters: bool = True,
         page_entries: int = 1000,
+        sparse: bool = False,
         deletes: Literal["all", "manifests", "nothing"] = "all",
         uploads: Uploads | None = None,
     ) -> None:
@@ -213,6 +215,7 @@ class FakeRegistry:
         self._referrers = referrers
         self._filters = filters
         self._page_entries = page_entries
+        self._sparse = sparse
         self._deletes = deletes
         self.uploads = uploads or Uploads()
         self._blobs: dict[tuple[str, str], bytes] = {}  # (repository, digest)
@@ -435,7 +438,8 @@ class FakeRegistry:
         named = [*document.get("layers", []), *filter(None, [document.get("config")])]
         blobs = [one["digest"] for one in named if not one.get("urls")]  # what others have need not be here
         missing = [one for one in blobs if (name, one) not in self._blobs]
-        missing += [one["digest"] for one in document.get("manifests", []) if (name, one["digest"]) not in self._manifests]
+        listed = [] if self._sparse else document.get("manifests", [])
+        missing += [one["digest"] for one in listed if (name, one["digest"]) not in self._manifests]
         return Response.refusal(404, "MANIFEST_BLOB_UNKNOWN", f"{missing[0]} unknown") if missing else None
 
     def _tag_list(self, request: Request, name: str, key: str) -> Response:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -54,3 +55,26 @@ def test_a_chain_names_all_layers_up_to_one() -> None:
 
 def test_no_layers_have_no_chain() -> None:
     assert config.chain_id([]) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2026-01-31T12:00:00Z", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31T12:00:00.123456789Z", datetime(2026, 1, 31, 12, 0, 0, 123456, tzinfo=UTC)),
+        ("2026-01-31T12:00:00+02:00", datetime(2026, 1, 31, 10, tzinfo=UTC)),
+        ("2026-01-31T12:00:00", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("1970-01-01T00:00:00Z", None),
+        ("1980-01-01T00:00:01Z", None),
+        ("0001-01-01T00:00:00Z", None),
+        (None, None),
+    ],
+)
+def test_when_an_image_was_made_is_told_unless_nothing_was_made_then(text: str | None, expected: datetime | None) -> None:
+    assert config.created(json.dumps({"created": text}).encode(), at="config") == expected
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-13-01T00:00:00Z", ""])
+def test_a_date_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"^config\.created: expected a date such as .*, got "):
+        config.created(json.dumps({"created": text}).encode(), at="config")

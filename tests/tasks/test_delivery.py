@@ -1,65 +1,26 @@
-"""Bringing images to several repositories and registries: what is sent, what is mounted, what is asked."""
+"""Bringing images to several repositories and registries: what is sent, what is mounted, what is kept of what was there."""
 
-import logging
-from collections.abc import Iterator
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from flows.progress import LogListener
-from ocispec import Descriptor, Digest, Reference
+from ocispec import Descriptor, Digest, Platform, Reference
 from ocispec.errors import DistError, NotFound
-from tasks.session import Session, SessionSpec, open_session
-from tasks.survey import Ask
+from ocispec.selected import select
+from tasks.delivery import Publication
+from tasks.session import Session
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.images import BuiltImage
+from tests.tasks.content import asked, at, put
 
 ONE, OTHER = images.image(800, layers=2), images.image(801, layers=2, platform="linux/arm64/v8")
 INDEX = images.index([ONE, OTHER])
 
 
-@pytest.fixture
-def session(tmp_path: Path) -> Iterator[Session]:
-    spec = SessionSpec(store=str(tmp_path / "store"))
-    with open_session(spec, observer=LogListener(logging.getLogger("test"))) as session:
-        yield session
-
-
-@pytest.fixture
-def source() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as source:
-        for image, tag in ((INDEX, "all"), (ONE, "one")):
-            images.load(source, "app", image, tag)
-        yield source
-
-
-@pytest.fixture
-def target() -> Iterator[FakeRegistry]:
-    with FakeRegistry() as target:
-        yield target
-
-
-def put(session: Session, image: BuiltImage) -> Descriptor:
-    for digest, data in (*image.blobs.items(), *((m.digest, m.raw) for m in image.manifests)):
-        with session.store.writer(digest, expected=Digest.parse(digest), total=len(data)) as writer:
-            writer.write(data)
-            writer.commit()
-    root = image.root
-    return Descriptor(media_type=root.media_type, digest=Digest.parse(root.digest), size=root.size)
-
-
-def at(registry: FakeRegistry, named: str) -> Reference:
-    return Reference.parse(f"{registry.host}/{named}")
-
-
 def publish(session: Session, root: Descriptor, target: Reference) -> list[str]:
-    return [receipt.status for receipt in session.publish(root, target, platforms=None, referrers=())]
-
-
-def asked(registry: FakeRegistry) -> list[str]:
-    return [f"{one.method} {one.path}" for one in registry.requests]
+    return [receipt.status for receipt in session.publish(Publication(root=root, target=target))]
 
 
 def test_what_was_delivered_is_not_asked_for_when_the_image_is_published(session: Session, target: FakeRegistry) -> None:
@@ -115,42 +76,104 @@ def test_what_the_store_lacks_is_not_published(session: Session, target: FakeReg
     assert target.requests == []
 
 
-def test_a_survey_asks_once_at_each_place(session: Session, source: FakeRegistry, target: FakeRegistry) -> None:
-    images.load(target, "copy", INDEX, "all")
-    ask = Ask(source=at(source, "app:all"), targets=(at(target, "copy:all"),))
-    (found,) = session.find([ask], keep=True, workers=2)
-    assert not found.errors
-    assert found.content == ()
-    assert (asked(source), asked(target)) == (["HEAD /v2/app/manifests/all"], ["HEAD /v2/copy/manifests/all"])
-    assert session.find([ask], keep=True, workers=2) == [found]
-    assert len(source.requests) == 1
+def test_content_that_several_images_of_one_registry_want_at_once_is_sent_once(session: Session, target: FakeRegistry) -> None:
+    put(session, ONE)
+    blobs = [Descriptor(media_type=images.OCI_LAYER, digest=Digest.parse(d), size=len(b)) for d, b in ONE.blobs.items()]
+    places = [at(target, f"copy{number}:v1") for number in range(8)]
+    with ThreadPoolExecutor(8) as executor:
+        for blob in blobs:
+            receipts = list(executor.map(lambda place, blob=blob: session.deliver(blob, place), places))
+            statuses = sorted(receipt.status for receipt in receipts if receipt is not None)
+            assert statuses == ["mounted"] * 7 + ["pushed"]
 
 
-@pytest.mark.parametrize("keep", [True, False])
-def test_a_survey_reads_the_manifests_of_what_has_to_be_brought(
-    session: Session, source: FakeRegistry, target: FakeRegistry, *, keep: bool
-) -> None:
-    images.load(target, "copy", ONE, "all")
-    targets = at(target, "copy:all"), at(target, "other:all")
-    (found,) = session.find([Ask(source=at(source, "app:all"), targets=targets)], keep=keep, workers=2)
-    standing = [there and str(there.digest) if not isinstance(there, DistError) else there for there in found.standing]
-    assert standing == [ONE.root.digest, None]
-    assert not isinstance(found.content, DistError)
-    assert {str(descriptor.digest) for descriptor in found.content} == set(INDEX.descriptors)
-    manifests = {ONE.root.digest, OTHER.root.digest, INDEX.root.digest}
-    assert {one.path.rpartition("/")[2] for one in source.requests if one.method == "GET"} == manifests
-    assert {str(info.digest) for info in session.store.walk()} == (manifests if keep else set())
+SOME = (Platform.parse("linux/arm64"),)
 
 
-def test_what_cannot_be_told_is_part_of_what_was_found(session: Session, source: FakeRegistry, target: FakeRegistry) -> None:
-    target.inject(Fault(method="HEAD", path="/v2/shut/.*", action=Answer(401, (), b"")))
-    asks = [
-        Ask(source=at(source, "app:none"), targets=(at(target, "copy:none"),)),
-        Ask(source=at(source, "app:one"), targets=(at(target, "shut:one"), at(target, "copy:one"))),
-    ]
-    missing, shut = session.find(asks, keep=True, workers=2)
-    assert str(missing.errors[0]).startswith(f"{source.host}/app:none: ")
-    (error,) = shut.errors
-    assert str(error).startswith(f"{target.host}/shut:one: ")
-    assert shut.standing[1] is None
-    assert {str(descriptor.digest) for descriptor in shut.content} == set(ONE.descriptors)  # type: ignore[union-attr] # no error
+def test_an_index_of_some_platforms_is_published_as_it_is(session: Session) -> None:
+    root = put(session, INDEX)
+    with FakeRegistry(sparse=True) as target:
+        session.publish(Publication(root=root, target=at(target, "copy:v1"), platforms=SOME))
+        assert target.manifest("copy", "v1") == (images.OCI_INDEX, INDEX.manifests[-1].raw)
+        assert target.manifest("copy", OTHER.root.digest)
+        assert target.manifest("copy", ONE.root.digest) is None
+
+
+def test_a_registry_that_takes_whole_indexes_alone_is_told_of_with_what_to_do(session: Session, target: FakeRegistry) -> None:
+    root = put(session, INDEX)
+    with pytest.raises(NotFound, match=r"MANIFEST_BLOB_UNKNOWN.*; this registry takes no index of which .*rewriteIndex"):
+        session.publish(Publication(root=root, target=at(target, "copy:v1"), platforms=SOME))
+    assert target.manifest("copy", "v1") is None
+
+
+def test_an_index_that_is_written_anew_lists_what_is_there_alone(session: Session, target: FakeRegistry) -> None:
+    root = put(session, INDEX)
+    session.publish(Publication(root=root, target=at(target, "copy:v1"), platforms=SOME, rewritten=True))
+    expected = select(root, SOME, session.store.manifest)
+    assert target.manifest("copy", "v1") == (images.OCI_INDEX, expected.root.data)
+    assert target.manifest("copy", OTHER.root.digest)
+    assert target.manifest("copy", ONE.root.digest) is None
+
+
+@pytest.fixture
+def old(target: FakeRegistry) -> BuiltImage:
+    """What stands at the tag that is to be overwritten; none of it is in the store."""
+    image = images.index([images.image(810), images.image(811, platform="linux/arm64/v8")])
+    images.load(target, "copy", image, "v1")
+    return image
+
+
+def overwrite(session: Session, target: FakeRegistry, backup: Reference) -> list[str]:
+    wanted = Publication(root=put(session, ONE), target=at(target, "copy:v1"), backup=backup)
+    return [receipt.status for receipt in session.publish(wanted)]
+
+
+def test_what_is_overwritten_is_kept_under_another_tag_before(session: Session, target: FakeRegistry, old: BuiltImage) -> None:
+    overwrite(session, target, at(target, "copy:v1-old"))
+    assert target.manifest("copy", "v1-old") == (images.OCI_INDEX, old.manifests[-1].raw)
+    assert target.manifest("copy", "v1") == (images.OCI_MANIFEST, ONE.manifests[-1].raw)
+    puts = [one.path for one in target.requests if one.method == "PUT" and "/manifests/" in one.path]
+    assert puts == ["/v2/copy/manifests/v1-old", "/v2/copy/manifests/v1"]
+    blobs = [one.path for one in target.requests if one.method == "GET"]
+    assert blobs == [f"/v2/copy/manifests/{old.root.digest}"]  # its children are there
+
+
+def test_what_is_kept_in_another_repository_is_kept_whole(session: Session, target: FakeRegistry, old: BuiltImage) -> None:
+    with FakeRegistry() as other:
+        overwrite(session, target, at(other, "backups/copy:v1"))
+        assert other.manifest("backups/copy", "v1") == (images.OCI_INDEX, old.manifests[-1].raw)
+        assert all(other.blob("backups/copy", digest) == data for digest, data in old.blobs.items())
+
+
+def test_of_an_index_of_which_a_target_has_some_platforms_these_are_kept(session: Session) -> None:
+    missing = images.image(812, platform="linux/s390x")
+    here = images.image(813)
+    sparse = images.index([here, missing])
+    with FakeRegistry(sparse=True) as target, FakeRegistry(sparse=True) as other:
+        images.load(target, "copy", here)
+        target.put_manifest("copy", sparse.manifests[-1].raw, images.OCI_INDEX, tag="v1")
+        overwrite(session, target, at(other, "backups/copy:v1"))
+        assert other.manifest("backups/copy", "v1") == (images.OCI_INDEX, sparse.manifests[-1].raw)
+        assert other.manifest("backups/copy", here.root.digest)
+        assert other.manifest("backups/copy", missing.root.digest) is None
+
+
+def test_nothing_is_overwritten_that_could_not_be_kept(session: Session, target: FakeRegistry, old: BuiltImage) -> None:
+    target.inject(Fault(method="PUT", path=".*/manifests/v1-old", action=Answer(403, (), b"")))
+    with pytest.raises(DistError, match="v1-old"):
+        overwrite(session, target, at(target, "copy:v1-old"))
+    assert target.manifest("copy", "v1") == (images.OCI_INDEX, old.manifests[-1].raw)
+
+
+@pytest.mark.parametrize("there", ["nothing", "the same"])
+def test_where_nothing_is_overwritten_nothing_is_kept(session: Session, target: FakeRegistry, there: str) -> None:
+    if there == "the same":
+        images.load(target, "copy", ONE, "v1")
+    overwrite(session, target, at(target, "copy:v1-old"))
+    assert target.manifest("copy", "v1-old") is None
+
+
+def test_what_was_kept_before_is_not_sent_again(session: Session, target: FakeRegistry, old: BuiltImage) -> None:
+    target.put_manifest("copy", old.manifests[-1].raw, images.OCI_INDEX, tag="v1-old")
+    overwrite(session, target, at(target, "copy:v1-old"))
+    assert "PUT /v2/copy/manifests/v1-old" not in asked(target)

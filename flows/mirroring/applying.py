@@ -1,0 +1,96 @@
+"""Carrying out the plan of a mirror run. Many images are brought in several flow runs, whose graphs people can still read."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+from prefect.utilities.annotations import quote
+
+from flows.limits import Limits
+from flows.mirroring.course import Brought, Mirroring
+from flows.mirroring.plan import Extra, Image, Plan
+from flows.progress import Listener
+from flows.runner import RUNNER, message, outcome
+from flows.walk import Walk
+from ocispec import Reference
+from ocispec.frontier import Frontier
+from ocispec.units import counted
+from tasks import mirror as tasks
+from tasks.removal import Removed
+from tasks.session import Session
+
+if TYPE_CHECKING:
+    from prefect.futures import PrefectFuture
+
+# What one flow run brings: some thousand tasks. Prefect draws no graph of more than 10,000.
+_MOST_IMAGES = 100
+
+
+class Applying:
+    """One run's plan, carried out. `tasks` counts the task runs that ended."""
+
+    def __init__(self, session: Session, listener: Listener, *, name: str, workers: int, retries: int) -> None:
+        self.tasks = 0
+        self._session, self._listener, self._name = session, listener, name
+        self._workers, self._retries = workers, retries
+
+    def bring(self, plan: Plan, origins: Mapping[Image, tasks.Surveyed]) -> Brought:
+        """Bring all images to where they have to be brought."""
+        due = plan.due
+        shards = [due[first : first + _MOST_IMAGES] for first in range(0, len(due), _MOST_IMAGES)]
+        if len(shards) == 1:
+            return self._walk(shards[0], origins)
+        brought = Brought()
+        for number, shard in enumerate(shards, 1):
+            brought = brought.plus(self._apart(shard, origins, f"{self._name}, part {number} of {len(shards)}"))
+        return brought
+
+    def remove(self, pruned: Sequence[Extra]) -> dict[Reference, Removed | str]:
+        """Remove tags; what became of each, or why it could not be removed."""
+        limits, doomed = Limits(retries=self._retries), frozenset(extra.target for extra in pruned)
+
+        def start(extra: Extra) -> "PrefectFuture[Any]":
+            ready = limits.ready(tasks.remove, extra.target.host)
+            return ready.submit(quote(extra.target), quote(extra.record.digest), quote(doomed))
+
+        # One after the other: where manifests are removed instead of tags, others are looked at before.
+        frontier: Frontier[Extra, PrefectFuture[Any]] = Frontier(start, window=1)
+        frontier.add(pruned)
+        removed = dict[Reference, Removed | str]()
+        for extra, future in frontier:
+            self.tasks += 1
+            result = outcome(future)
+            removed[extra.target] = result if isinstance(result, Removed) else f"{extra.target}: {message(result)}"
+        return removed
+
+    def _apart(self, shard: Sequence[Image], origins: Mapping[Image, tasks.Surveyed], label: str) -> Brought:
+        """Bring some images in a flow run of their own."""
+        ended = list[Brought]()  # a way past Prefect, which would take a flow's result apart
+
+        @flow(name="mirror-part", flow_run_name=label, task_runner=RUNNER, persist_result=False)
+        def part() -> State[Any]:
+            ended.append(brought := self._walk(shard, origins))
+            if brought.failures:
+                return Failed(message=f"{counted(len(brought.failures), 'failure')} with {counted(len(shard), 'image')}")
+            return Completed(message=counted(len(shard), "image"))
+
+        state = part(return_state=True)
+        if not ended:
+            state.result()  # raises what broke it
+        return ended[0]
+
+    def _walk(self, shard: Sequence[Image], origins: Mapping[Image, tasks.Surveyed]) -> Brought:
+        course = Mirroring(shard, origins)
+        walk = Walk(
+            self._session,
+            course,
+            listener=self._listener,
+            stopping=self._session.stopping,
+            retries=self._retries,
+            window=self._workers,
+        )
+        ended = walk.run(course.images)
+        self.tasks += walk.tasks
+        return course.result(ended, tasks=walk.tasks)

@@ -1,0 +1,181 @@
+"""The course of a mirror's walk: content goes on to its targets as it comes, and whole images are published there."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prefect import Task
+
+from flows.mirroring.plan import Image as Planned
+from flows.mirroring.plan import Step
+from flows.report import ImageReport
+from flows.wanted import Errand, Image, Node
+from ocispec import Digest, Reference
+from tasks import mirror as tasks
+from tasks.delivery import Publication
+from tasks.fetch import Fetched
+from tasks.transfer import Receipt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What was done at targets: the bytes that were sent, and how often a blob was there already or mounted."""
+
+    sent: int = 0
+    mounted: int = 0
+    existed: int = 0
+
+    def with_more(self, receipts: Iterable[Receipt]) -> "Tally":
+        """The sum with what else was done."""
+        known = tuple(receipts)
+        return self.plus(
+            Tally(
+                sent=sum(receipt.transferred for receipt in known),
+                mounted=sum(receipt.status == "mounted" for receipt in known),
+                existed=sum(receipt.status == "existed" for receipt in known),
+            )
+        )
+
+    def plus(self, other: "Tally") -> "Tally":
+        """The sum of both."""
+        return Tally(sent=self.sent + other.sent, mounted=self.mounted + other.mounted, existed=self.existed + other.existed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brought:
+    """What came of images. `failures` say why targets do not have what was planned, `vetoes` why gates kept it from them.
+
+    `referrers` are those that came along, by target. `fetched` counts bytes, `tasks` the task runs that ended.
+    """
+
+    failures: Mapping[Reference, str] = field(default_factory=dict)
+    vetoes: Mapping[Reference, str] = field(default_factory=dict)
+    referrers: Mapping[Reference, tuple[Digest, ...]] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+    fetched: int = 0
+    tasks: int = 0
+
+    def plus(self, other: "Brought") -> "Brought":
+        """What came of both."""
+        return Brought(
+            failures={**self.failures, **other.failures},
+            vetoes={**self.vetoes, **other.vetoes},
+            referrers={**self.referrers, **other.referrers},
+            tally=self.tally.plus(other.tally),
+            fetched=self.fetched + other.fetched,
+            tasks=self.tasks + other.tasks,
+        )
+
+
+class Mirroring:
+    """What a walk over planned images is for."""
+
+    misses_nothing = True
+
+    def __init__(self, planned: Sequence[Planned], origins: Mapping[Planned, tasks.Surveyed]) -> None:
+        self.images = [_image(one, origins[one]) for one in planned]
+        self._planned = dict(zip(self.images, planned, strict=True))
+        self._judgements: dict[Image, Errand] = {}
+        self._publications: dict[Image, dict[Step, Errand]] = {}
+        self._tally = Tally()
+
+    def bring(self, node: Node, source: Reference) -> tuple[Task[..., Any], Sequence[Reference], Sequence[object]]:
+        """Fetch it, and deliver it to one repository of each registry that wants it: the others mount it from there.
+
+        What a gate is still to be asked about is not delivered before.
+        """
+        places: dict[str, Reference] = {}
+        for image in node.images:
+            planned = self._planned[image]
+            for step in () if planned.wish.entry.gate else planned.due:
+                places.setdefault(step.target.host, step.target)
+        where = tuple(places.values())
+        return tasks.carry, (source, *where), (node.descriptor, source, where)
+
+    def brought(self, result: Fetched) -> None:
+        """Count what was delivered."""
+        self._tally = self._tally.with_more(result.delivered)
+
+    def onward(self, image: Image, /) -> Sequence[Errand]:
+        """Ask the gate, if there is one; then publish it at each target; nothing after that."""
+        planned, judgement = self._planned[image], self._judgements.get(image)
+        if planned.wish.entry.gate is not None:
+            if judgement is None:
+                self._judgements[image] = self._judgement(image, planned)
+                return (self._judgements[image],)
+            if self._veto(image) is not None:
+                return ()
+        if image in self._publications:
+            return ()
+        self._publications[image] = {step: self._publication(image, planned, step) for step in planned.due}
+        return tuple(self._publications[image].values())
+
+    def result(self, ended: Sequence[ImageReport], *, tasks: int) -> Brought:
+        """What came of all images, which the walk reported on in their order."""
+        failures, vetoes, referrers = dict[Reference, str](), dict[Reference, str](), dict[Reference, tuple[Digest, ...]]()
+        tally = self._tally
+        for image, report in zip(self.images, ended, strict=True):
+            planned, veto = self._planned[image], self._veto(image)
+            told = "; ".join(dict.fromkeys(failure.message for failure in report.failures))
+            for step in planned.due:
+                receipts = self._receipts(image, step)
+                if receipts is not None:
+                    tally = tally.with_more(receipts)
+                    referrers[step.target] = tuple(referrer.descriptor.digest for referrer in image.referrers)
+                elif veto is not None:
+                    vetoes[step.target] = f"{planned.wish.source} to {step.target}: vetoed by {_gate(planned)}: {veto}"
+                else:
+                    failures[step.target] = f"{planned.wish.source} to {step.target}: {told}"
+        fetched = sum(report.transferred for report in ended)
+        return Brought(failures=failures, vetoes=vetoes, referrers=referrers, tally=tally, fetched=fetched, tasks=tasks)
+
+    def _veto(self, image: Image) -> str | None:
+        judgement = self._judgements.get(image)
+        judged = judgement.result if judgement is not None else None
+        return judged.veto if isinstance(judged, tasks.Judged) else None
+
+    def _receipts(self, image: Image, step: Step) -> tuple[Receipt, ...] | None:
+        """What publishing took; None where it was not done."""
+        errand = self._publications.get(image, {}).get(step)
+        published = errand.result if errand is not None else None
+        return published.receipts if isinstance(published, tasks.Published) else None
+
+    def _judgement(self, image: Image, planned: Planned) -> Errand:
+        name = _gate(planned)
+
+        def told(judged: tasks.Judged) -> str:
+            return f"passed {name}" if judged.veto is None else f"was vetoed by {name}: {judged.veto}"
+
+        arguments, parents = (planned.wish.entry.gate, image.reference, image.root), tuple(image.leaves)
+        return Errand(image=image, task=tasks.judge, talks_to=(), arguments=arguments, parents=parents, told=told)
+
+    def _publication(self, image: Image, planned: Planned, step: Step) -> Errand:
+        entry, judgement = planned.wish.entry, self._judgements.get(image)
+        if image.root is None:
+            raise ValueError(f"{image.reference}: an image without a root is not published")
+        backup = entry.backup_of(image.reference, step.target) if step.change == "change" else None
+        wanted = Publication(
+            root=image.root,
+            target=step.target,
+            platforms=image.platforms,
+            rewritten=entry.rewrite_index,
+            referrers=tuple(image.referrers),
+            backup=backup,
+        )
+        talks_to = (step.target,) if backup is None else (step.target, backup)
+        parents = tuple(image.leaves) if judgement is None else (judgement.result,)
+
+        def told(_published: tasks.Published) -> str:
+            return f"published at {step.target}"
+
+        return Errand(image=image, task=tasks.publish, talks_to=talks_to, arguments=(wanted,), parents=parents, told=told)
+
+
+def _gate(planned: Planned) -> str:
+    gate = planned.wish.entry.gate
+    return "" if gate is None else gate.entry_point or gate.command[0]
+
+
+def _image(planned: Planned, origin: tasks.Surveyed) -> Image:
+    wish = planned.wish
+    return Image(wish.source, platforms=wish.entry.platforms, related=wish.related, root=planned.root, origin=origin)

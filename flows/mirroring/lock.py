@@ -1,0 +1,134 @@
+"""The lock file: what a mirror has brought where, digest by digest. Derived from nothing else, so it is kept with care.
+
+It tells people and other tools what is mirrored, a check what to look for, and a later run which tags are the mirror's own:
+only those may ever be pruned. So it is written before a run changes anything, and again when it is known what came of it.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Self
+
+import orjson
+
+from ocispec import Digest, Platform, Reference, fields
+from ocispec.errors import InvalidInput, Unsupported
+from storage import times
+from storage.statefile import StateFile
+
+_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Locked:
+    """One target: what it stands for since when, and where that is from.
+
+    `mirrored` is None where a run meant to bring it there and has not said yet that it did. `own` says that no tag was there
+    before the mirror made it. `platforms` are those that were wanted of an index, None is all; `referrers` came along.
+    `unwanted` is when the configuration was first seen to want it no longer.
+    """
+
+    source: str
+    digest: Digest
+    mirrored: datetime | None
+    own: bool
+    platforms: tuple[Platform, ...] | None = None
+    referrers: tuple[Digest, ...] = ()
+    unwanted: datetime | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The record as it is kept."""
+        return {
+            "source": self.source,
+            "digest": str(self.digest),
+            "mirrored": self.mirrored,
+            "own": self.own,
+            "platforms": None if self.platforms is None else list(map(str, self.platforms)),
+            "referrers": list(map(str, self.referrers)),
+            "unwanted": self.unwanted,
+        }
+
+    @classmethod
+    def from_json(cls, document: fields.Json, *, at: str) -> Self:
+        """The record in a parsed document.
+
+        Raises:
+            InvalidInput, Unsupported: it is damaged.
+        """
+        return cls(
+            source=fields.require(document, "source", str, at=at),
+            digest=Digest.parse(fields.require(document, "digest", str, at=at)),
+            mirrored=times.optional(document, "mirrored", at=at),
+            own=document.get("own") is True,
+            platforms=_platforms(document, at=at),
+            referrers=tuple(map(Digest.parse, fields.strings(document, "referrers", at=at))),
+            unwanted=times.optional(document, "unwanted", at=at),
+        )
+
+
+Records = Mapping[Reference, Locked]
+
+
+class Lock:
+    """The lock file of a mirror; several runs may have it at once."""
+
+    def __init__(self, file: StateFile) -> None:
+        self._file = file
+
+    def read(self) -> dict[Reference, Locked]:
+        """What is mirrored, by target; nothing where there is no file.
+
+        Raises:
+            InvalidInput: the file is damaged.
+            DistError: it cannot be read.
+        """
+        return self._parsed(self._file.read())
+
+    def update(self, records: Records, *, dropped: Iterable[Reference] = ()) -> None:
+        """Take up or replace records and drop others; what other runs wrote meanwhile stays.
+
+        Raises:
+            InvalidInput: the file is damaged.
+            DistError: it cannot be written.
+        """
+        gone = frozenset(dropped)
+
+        def changed(raw: bytes | None) -> bytes:
+            known = {target: record for target, record in self._parsed(raw).items() if target not in gone}
+            return _document(known | dict(records))
+
+        self._file.change(changed)
+
+    def _parsed(self, raw: bytes | None) -> dict[Reference, Locked]:
+        if raw is None:
+            return {}
+        at = self._file.url
+        try:
+            return _records(raw, at=at)
+        except (InvalidInput, Unsupported) as exc:
+            raise InvalidInput(f"lock file {at}: damaged ({exc}); mend it, or remove it to begin a new one") from exc
+
+
+def _records(raw: bytes, *, at: str) -> dict[Reference, Locked]:
+    document = fields.parse_object(raw, at=at)
+    if document.get("version") != _VERSION:
+        raise InvalidInput(f"{at}.version: expected {_VERSION}, got {document.get('version')!r}")
+    images = fields.require(document, "images", dict, at=at)
+    return {Reference.parse(name): Locked.from_json(_object(one, at=name), at=name) for name, one in images.items()}
+
+
+def _document(records: Records) -> bytes:
+    images = {str(target): record.to_json() for target, record in sorted(records.items(), key=lambda item: str(item[0]))}
+    return orjson.dumps({"version": _VERSION, "images": images}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _platforms(document: fields.Json, *, at: str) -> tuple[Platform, ...] | None:
+    if document.get("platforms") is None:
+        return None
+    return tuple(map(Platform.parse, fields.strings(document, "platforms", at=at)))
+
+
+def _object(value: object, *, at: str) -> fields.Json:
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{at}: expected an object")
+    return value

@@ -1,0 +1,346 @@
+"""What a mirror run is going to do: each image at each of its targets, and what that costs. No Prefect here."""
+
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Literal
+
+from flows.mirroring.entry import Entry
+from flows.mirroring.lock import Locked, Records
+from ocispec import Descriptor, Digest, Reference
+from ocispec.errors import DistError, InvalidInput
+from ocispec.units import counted, size
+from remotes import Quota
+from tasks.survey import Ask, Found, Known, Related
+
+Change = Literal["add", "change", "same", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Wish:
+    """An image that an entry wants at some targets."""
+
+    entry: Entry
+    source: Reference
+    targets: tuple[Reference, ...]
+
+    def ask(self) -> Ask:
+        """What has to be found out about it."""
+        return Ask(
+            source=self.source,
+            targets=self.targets,
+            platforms=self.entry.platforms,
+            rewritten=self.entry.rewrite_index,
+            related=self.related,
+            dated=self.entry.tags.created is not None,
+        )
+
+    @property
+    def related(self) -> frozenset[Related]:
+        """What goes along with it."""
+        wanted: dict[Related, bool] = {"listed": self.entry.referrers, "tagged": self.entry.digest_tags}
+        return frozenset(related for related, is_wanted in wanted.items() if is_wanted)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Step:
+    """An image at one target: what is to be done, and what is there now.
+
+    `note` says why something is to be done where that is not to be seen, or why nothing can be.
+    """
+
+    wish: Wish
+    target: Reference
+    change: Change
+    old: Descriptor | None = None
+    new: Descriptor | None = None
+    note: str | None = None
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it has to be brought there."""
+        return self.change in ("add", "change")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Image:
+    """One image, and what is to be done with it where. `fetched` counts the bytes that finding that out took.
+
+    `root` is what it stands for at its source, None where that could not be told.
+    """
+
+    wish: Wish
+    root: Descriptor | None
+    content: tuple[Descriptor, ...]
+    fetched: int
+    steps: tuple[Step, ...]
+
+    @property
+    def due(self) -> tuple[Step, ...]:
+        """Where it has to be brought."""
+        return tuple(step for step in self.steps if step.is_due)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extra:
+    """A tag that the mirror made and that is wanted no longer: since when, and whether it is to be removed in this run."""
+
+    target: Reference
+    record: Locked
+    since: datetime
+    is_due: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run is going to do. `problems` say of which entries nothing can be told, and why, by where they stand.
+
+    `settled` counts steps that need no question: tags that never change, and are there. `missing` is what the store lacks.
+    """
+
+    images: tuple[Image, ...]
+    extras: tuple[Extra, ...] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
+    settled: int = 0
+    missing: frozenset[Digest] = frozenset()
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
+
+    @cached_property
+    def steps(self) -> tuple[Step, ...]:
+        """All of them, in the order of the configuration."""
+        return tuple(step for image in self.images for step in image.steps)
+
+    @cached_property
+    def due(self) -> tuple[Image, ...]:
+        """The images that have to be brought somewhere."""
+        return tuple(image for image in self.images if image.due)
+
+    @property
+    def errors(self) -> list[str]:
+        """What cannot be done, a line each."""
+        failed = (step.note for step in self.steps if step.change == "failed" and step.note)
+        return list(dict.fromkeys((*self.problems.values(), *failed)))
+
+    def count(self, change: Change) -> int:
+        """How many steps are of a kind, those that need no question among the same ones."""
+        return sum(step.change == change for step in self.steps) + (self.settled if change == "same" else 0)
+
+    @property
+    def pruned(self) -> tuple[Extra, ...]:
+        """What is to be removed."""
+        return tuple(extra for extra in self.extras if extra.is_due)
+
+    @cached_property
+    def to_fetch(self) -> dict[Digest, Descriptor]:
+        """The distinct content that has to be fetched."""
+        wanted = (descriptor for image in self.due for descriptor in image.content)
+        return {descriptor.digest: descriptor for descriptor in wanted if descriptor.digest in self.missing}
+
+    @cached_property
+    def to_send(self) -> dict[tuple[str, Digest], Descriptor]:
+        """The distinct content per target registry, of which that may have some."""
+        return {
+            (step.target.host, descriptor.digest): descriptor
+            for image in self.due
+            for step in image.due
+            for descriptor in image.content
+        }
+
+    @cached_property
+    def requests(self) -> int:
+        """How many requests carrying it out takes, about: one for what is fetched; for what is sent, a look and two more.
+
+        Nobody knows before whether a target has it, or mounts it.
+        """
+        published = sum(descriptor.is_manifest for image in self.due for _ in image.due for descriptor in image.content)
+        blobs = {
+            (step.target, d.digest) for image in self.due for step in image.due for d in image.content if not d.is_manifest
+        }
+        sent = sum(not descriptor.is_manifest for descriptor in self.to_send.values())
+        return len(self.to_fetch) + published + len(blobs) + 2 * sent + 2 * len(self.pruned)
+
+    def needed(self, host: str) -> int:
+        """How many manifests have to be fetched from a registry, which is what quotas count."""
+        sources = {d.digest: image.wish.source.host for image in self.due for d in image.content if d.is_manifest}
+        return sum(sources.get(digest) == host for digest in self.to_fetch)
+
+    def summary(self) -> str:
+        """One line that counts."""
+        parts = [f"{self.count('add')} to add, {self.count('change')} to change, {self.count('same')} same"]
+        parts += [f"{failed} cannot be told"] if (failed := self.count("failed") + len(self.problems)) else []
+        parts += [f"{len(self.extras)} extra, {len(self.pruned)} to remove"] if self.extras else []
+        fetched, sent = _bytes(self.to_fetch.values()), _bytes(self.to_send.values())
+        moved = f"{size(fetched)} to fetch, at most {size(sent)} to send, about {counted(self.requests, 'request')}"
+        return f"{', '.join(parts)}; {moved}" + "".join(f"; {self._quota(host)}" for host in self.quotas)
+
+    def to_json(self) -> dict[str, Any]:
+        """The command line's JSON output."""
+        return {
+            "images": [
+                {
+                    "source": str(step.wish.source),
+                    "target": str(step.target),
+                    "change": step.change,
+                    "old": _digest(step.old),
+                    "new": _digest(step.new),
+                    "note": step.note,
+                }
+                for step in self.steps
+            ],
+            "extra": [
+                {
+                    "target": str(extra.target),
+                    "digest": str(extra.record.digest),
+                    "since": extra.since.isoformat(),
+                    "remove": extra.is_due,
+                }
+                for extra in self.extras
+            ],
+            "settled": self.settled,
+            "problems": list(self.problems.values()),
+            "fetch": {"objects": len(self.to_fetch), "bytes": _bytes(self.to_fetch.values())},
+            "send": {"objects": len(self.to_send), "bytes": _bytes(self.to_send.values())},
+            "requests": self.requests,
+            "quotas": {
+                host: {"needed": self.needed(host), "remaining": quota.remaining, "limit": quota.limit}
+                for host, quota in self.quotas.items()
+            },
+        }
+
+    def table(self) -> list[dict[str, str | int]]:
+        """One row per step that is due or failed, and per tag that is extra; what is the same is only counted."""
+        return [*(_row(step) for step in self.steps if step.change != "same"), *map(_extra_row, self.extras)]
+
+    def _quota(self, host: str) -> str:
+        quota, needed = self.quotas[host], self.needed(host)
+        short = "; too few" if needed > quota.remaining else ""
+        return f"{host}: {needed} of the {counted(quota.remaining, 'manifest')} that it still allows{short}"
+
+
+def wishes(entry: Entry, sources: Iterable[Reference]) -> list[Wish]:
+    """What an entry wants of the images that it chose.
+
+    Raises:
+        InvalidInput: a target that is none.
+    """
+    return [Wish(entry=entry, source=source, targets=entry.targets_of(source)) for source in sources]
+
+
+def distinct(wanted: Sequence[Wish]) -> list[Wish]:
+    """Wishes without what is wanted twice.
+
+    Raises:
+        InvalidInput: two sources are to go to one target.
+    """
+    claims: dict[Reference, Wish] = {}
+    kept = []
+    for wish in wanted:
+        for target in wish.targets:
+            other = claims.setdefault(target, wish)
+            if other.source != wish.source:
+                claimed = f"{other.source} ({other.entry.at}) and {wish.source} ({wish.entry.at})"
+                raise InvalidInput(f"{target}: expected one source for it, there are {claimed}")
+        new = tuple(target for target in wish.targets if claims[target] is wish)
+        if new:
+            kept.append(wish if new == wish.targets else Wish(entry=wish.entry, source=wish.source, targets=new))
+    return kept
+
+
+def is_settled(wish: Wish, locked: Records) -> bool:
+    """Whether an image need not be asked about: its tag is one that never changes, and it is at all its targets."""
+    tag = wish.source.tag
+    if tag is None or not wish.entry.tags.immutable.holds(tag):
+        return False
+    records = [locked.get(target) for target in wish.targets]
+    return all(record is not None and record.mirrored is not None and record.unwanted is None for record in records)
+
+
+def decided(wish: Wish, found: Found, locked: Records) -> Image | None:
+    """What is to be done with an image, by what was found out about it; None where it was made at another time than wanted."""
+    image, window = found.image, wish.entry.tags.created
+    if isinstance(image, DistError):
+        steps = tuple(_failed(wish, target, image) for target in wish.targets)
+        return Image(wish=wish, root=None, content=(), fetched=found.fetched, steps=steps)
+    if window is not None and not window.holds(image.created, now=datetime.now(UTC)):
+        return None
+    standing = zip(wish.targets, found.standing, strict=True)
+    steps = tuple(_step(wish, target, image, there, locked.get(target)) for target, there in standing)
+    return Image(wish=wish, root=image.root, content=image.content, fetched=found.fetched, steps=steps)
+
+
+def extras(
+    wanted: Iterable[Reference], entries: Sequence[Entry], locked: Records, *, unknown: Container[str] = ()
+) -> tuple[Extra, ...]:
+    """The tags that the mirror made and that no entry wants any more, the longest unwanted first.
+
+    Entries that are `unknown`, by where they stand, want all that they ever had. Without an entry that a tag is from, nobody
+    says when it is to be removed: it stays.
+    """
+    now, still = datetime.now(UTC), frozenset(wanted)
+    left = {entry.at: entry.prune.most for entry in entries if entry.prune is not None}
+    unwanted = [(target, record) for target, record in locked.items() if target not in still and record.own]
+    found = []
+    for target, record in sorted(unwanted, key=lambda item: (item[1].unwanted or now, str(item[0]))):
+        since, entry = record.unwanted or now, _origin(target, record, entries)
+        if entry is not None and entry.at in unknown:
+            continue
+        is_due = entry is not None and entry.prune is not None and entry.prune.is_over(since, now=now) and left[entry.at] > 0
+        if is_due and entry is not None:
+            left[entry.at] -= 1
+        found.append(Extra(target=target, record=record, since=since, is_due=is_due))
+    return tuple(found)
+
+
+def _origin(target: Reference, record: Locked, entries: Iterable[Entry]) -> Entry | None:
+    """The entry that a tag came from."""
+    source = Reference.parse(record.source)
+    return next((entry for entry in entries if entry.covers(source) and target in entry.targets_of(source)), None)
+
+
+def _step(wish: Wish, target: Reference, image: Known, there: Descriptor | DistError | None, record: Locked | None) -> Step:
+    if isinstance(there, DistError):
+        return _failed(wish, target, there)
+    if there is None:
+        return Step(wish=wish, target=target, change="add", new=image.goal)
+    if there.digest != image.goal.digest:
+        return Step(wish=wish, target=target, change="change", old=there, new=image.goal)
+    new = len(image.referrers.difference(record.referrers if record is not None else ()))
+    if not new:
+        return Step(wish=wish, target=target, change="same", old=there, new=image.goal)
+    note = f"{counted(new, 'referrer')} not known to be there"
+    return Step(wish=wish, target=target, change="change", old=there, new=image.goal, note=note)
+
+
+def _failed(wish: Wish, target: Reference, error: object) -> Step:
+    return Step(wish=wish, target=target, change="failed", note=f"{wish.source} to {target}: {error}")
+
+
+def _bytes(descriptors: Iterable[Descriptor]) -> int:
+    return sum(descriptor.size for descriptor in descriptors)
+
+
+def _digest(descriptor: Descriptor | None) -> str | None:
+    return None if descriptor is None else str(descriptor.digest)
+
+
+def _row(step: Step) -> dict[str, str | int]:
+    return {
+        "image": str(step.wish.source),
+        "target": str(step.target),
+        "change": step.change,
+        "from": _digest(step.old) or "",
+        "to": _digest(step.new) or "",
+        "note": step.note or "",
+    }
+
+
+def _extra_row(extra: Extra) -> dict[str, str | int]:
+    return {
+        "image": extra.record.source,
+        "target": str(extra.target),
+        "change": "remove" if extra.is_due else "extra",
+        "from": str(extra.record.digest),
+        "to": "",
+        "note": f"wanted no longer since {extra.since:%Y-%m-%d}",
+    }

@@ -1,0 +1,179 @@
+"""What a mirror run has to say when it ends: what was planned, and what came of it at each target. No Prefect here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeGuard, get_args
+
+from flows.mirroring.course import Brought
+from flows.mirroring.lock import Locked, Records
+from flows.mirroring.plan import Plan, Step
+from flows.report import MAX_SHOWN, Outcome
+from ocispec import Digest, Reference
+from ocispec.units import duration, size
+from tasks.removal import Removed
+
+Result = Literal["added", "changed", "same", "vetoed", "failed", "planned"]
+_SHOWN: tuple[Result, ...] = get_args(Result)
+_ALWAYS = ("added", "changed", "same")
+_DONE: Mapping[str, Result] = {"add": "added", "change": "changed"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorReport:
+    """How a mirror run came out: what was planned, what was `brought`, what was `removed`.
+
+    A dry run has done nothing. `more` are failures of no target; `stopped` says why the run was ended early.
+    """
+
+    name: str
+    plan: Plan
+    dry_run: bool
+    tasks: int
+    brought: Brought = field(default_factory=Brought)
+    removed: Mapping[Reference, Removed | str] = field(default_factory=dict)
+    more: tuple[str, ...] = ()
+    seconds: float = 0
+    stopped: str | None = None
+
+    @property
+    def status(self) -> Outcome:
+        """`complete` if every target has what it should, as far as that was to be done."""
+        if self.stopped:
+            return "stopped"
+        return "failed" if self.errors() else "complete"
+
+    def result(self, step: Step) -> Result:
+        """What came of a step."""
+        if step.change == "same":
+            return "same"
+        if step.change == "failed" or step.target in self.brought.failures:
+            return "failed"
+        if step.target in self.brought.vetoes:
+            return "vetoed"
+        return "planned" if self.dry_run else _DONE[step.change]
+
+    @property
+    def fetched(self) -> int:
+        """The bytes that came into the store."""
+        return self.brought.fetched + sum(image.fetched for image in self.plan.images)
+
+    def summary(self) -> str:
+        """One line that counts."""
+        if self.dry_run:
+            return f"plan of {self.name}: {self.plan.summary()}"
+        counts = dict.fromkeys(_SHOWN, 0) | {"same": self.plan.settled}
+        for step in self.plan.steps:
+            counts[self.result(step)] += 1
+        told = [f"{counts[result]} {result}" for result in _SHOWN if counts[result] or result in _ALWAYS]
+        told += [f"{len(self.removed)} removed"] if self.removed else []
+        tally = self.brought.tally
+        moved = f"{size(self.fetched)} fetched, {size(tally.sent)} sent"
+        spared = f" ({tally.mounted} mounted, {tally.existed} there already)" if tally.mounted or tally.existed else ""
+        return f"mirror {self.name} {self.status}: {', '.join(told)}; {moved}{spared} in {duration(self.seconds)}"
+
+    def errors(self) -> list[str]:
+        """One line per failure."""
+        unremoved = (told for told in self.removed.values() if isinstance(told, str))
+        return list(dict.fromkeys((*self.plan.errors, *self.brought.failures.values(), *unremoved, *self.more)))
+
+    def notes(self) -> list[str]:
+        """What else a person has to know, a line each: vetoes, and why reality differed from the plan."""
+        kept = (f"{target}: not removed, it {told.why}" for target, told in self.removed.items() if _is_kept(told))
+        return [*self.brought.vetoes.values(), *kept]
+
+    def to_json(self, flow_run_id: str) -> dict[str, Any]:
+        """The command line's JSON output."""
+        tally = self.brought.tally
+        return {
+            "flow_run_id": flow_run_id,
+            "status": self.status,
+            "seconds": round(self.seconds, 3),
+            "dry_run": self.dry_run,
+            "plan": self.plan.to_json(),
+            "images": [
+                {
+                    "source": str(step.wish.source),
+                    "target": str(step.target),
+                    "digest": step.new and str(step.new.digest),
+                    "result": self.result(step),
+                    "note": self._note(step),
+                }
+                for step in self.plan.steps
+            ],
+            "removed": [
+                {"target": str(target), "result": "failed" if isinstance(told, str) else told.status, "note": _told(told)}
+                for target, told in self.removed.items()
+            ],
+            "fetched_bytes": self.fetched,
+            "sent_bytes": tally.sent,
+            "mounted": tally.mounted,
+            "existed": tally.existed,
+            "notes": self.notes(),
+            "errors": self.errors(),
+        }
+
+    def table(self) -> list[dict[str, str | int]]:
+        """One row per target for people, failed ones first, shortened to what a page can show; what stayed is only counted."""
+        steps = sorted(
+            (step for step in self.plan.steps if step.change != "same"), key=lambda one: self.result(one) != "failed"
+        )
+        return [self._row(step) for step in steps[:MAX_SHOWN]]
+
+    def _row(self, step: Step) -> dict[str, str | int]:
+        return {
+            "image": str(step.wish.source),
+            "target": str(step.target),
+            "result": self.result(step),
+            "from": str(step.old.digest) if step.old else "",
+            "to": str(step.new.digest) if step.new else "",
+            "note": self._note(step) or "",
+        }
+
+    def _note(self, step: Step) -> str | None:
+        return self.brought.failures.get(step.target) or self.brought.vetoes.get(step.target) or step.note
+
+
+def intended(plan: Plan, locked: Records) -> dict[Reference, Locked]:
+    """The records of what a run is about to bring, kept before it does: a run that is killed leaves no tag that nobody owns."""
+    return {step.target: _record(step, locked, mirrored=None, referrers=()) for step in plan.steps if step.is_due}
+
+
+def confirmed(report: MirrorReport, locked: Records) -> dict[Reference, Locked]:
+    """The records of what is at its target after a run, and of what is wanted no longer."""
+    now, brought = datetime.now(UTC), report.brought
+    there = [step for step in report.plan.steps if report.result(step) in ("added", "changed", "same")]
+    records = {step.target: _record(step, locked, mirrored=now, referrers=brought.referrers.get(step.target)) for step in there}
+    left = (extra for extra in report.plan.extras if extra.target not in dropped(report))
+    records |= {extra.target: replace(extra.record, unwanted=extra.since) for extra in left}
+    missed = (step.target for step in report.plan.steps if step.is_due and step.target not in records)
+    return records | {target: locked[target] for target in missed if target in locked}  # as it was before `intended`
+
+
+def dropped(report: MirrorReport) -> frozenset[Reference]:
+    """The targets that are the mirror's no longer: removed, or found to be another's."""
+    return frozenset(t for t, told in report.removed.items() if isinstance(told, Removed) and told.status != "shared")
+
+
+def _record(step: Step, locked: Records, *, mirrored: datetime | None, referrers: tuple[Digest, ...] | None) -> Locked:
+    """What is known of a step's target; `referrers` None: no more came along than were known."""
+    if step.new is None:
+        raise ValueError(f"{step.target}: a step that failed has no record")
+    known = locked.get(step.target)
+    same = known is not None and known.digest == step.new.digest
+    return Locked(
+        source=str(step.wish.source),
+        digest=step.new.digest,
+        mirrored=known.mirrored if known is not None and same and known.mirrored is not None else mirrored,
+        own=step.change == "add" or (known is not None and known.own),
+        platforms=step.wish.entry.platforms,
+        referrers=tuple(dict.fromkeys((*(known.referrers if known is not None and same else ()), *(referrers or ())))),
+    )
+
+
+def _is_kept(told: Removed | str) -> TypeGuard[Removed]:
+    return isinstance(told, Removed) and told.status != "removed"
+
+
+def _told(told: Removed | str) -> str | None:
+    return told if isinstance(told, str) else told.why

@@ -1,0 +1,65 @@
+"""A new index of some platforms of another one: the one document with a digest that this program writes itself.
+
+Who wants some platforms alone can have the index as it is, whose other manifests are then not there ("sparse"): that keeps its
+digest, and its signatures true. A registry that insists on all of them takes a new index only.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from ocispec import fields, manifest
+from ocispec.descriptor import Descriptor
+from ocispec.digest import Digest
+from ocispec.errors import Unsupported
+from ocispec.handlers import serving
+from ocispec.platform import Platform
+
+# No index is known that goes deeper than three.
+_DEEPEST = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selected:
+    """A root, and the indexes that were written anew for it, inner ones first: descriptors that carry them as `data`."""
+
+    root: Descriptor
+    indexes: tuple[Descriptor, ...] = ()
+
+
+def select(root: Descriptor, platforms: Sequence[Platform], read: Callable[[Descriptor], bytes], *, depth: int = 0) -> Selected:
+    """The tree below `root` with nothing for other platforms; the same root where there is nothing to be left out.
+
+    What an index says beside its manifests is kept, in its order, so that equal input gives equal bytes.
+
+    Raises:
+        NotFound: an index has nothing for any of `platforms`.
+        InvalidInput, Unsupported: an index cannot be read, or has others in it to no end; and whatever `read` raises.
+    """
+    if root.kind != "index":
+        return Selected(root=root)
+    if depth > _DEEPEST:
+        raise Unsupported(f"{root}: expected at most {_DEEPEST} indexes in one another")
+    raw, at = read(root), str(root)
+    children = manifest.children(raw, root.media_type, at=at)
+    document = fields.parse_object(raw, at=at)
+    chosen = {child.content for child in serving(platforms, root, children)}
+    entries, indexes = list[dict[str, Any]](), list[Descriptor]()
+    for child, (_, entry) in zip(children, fields.objects(document, "manifests", at=at), strict=True):
+        if child.content in chosen:
+            below = select(child, platforms, read, depth=depth + 1)
+            entries.append(dict(entry) if below.root is child else _entry(entry, below.root))
+            indexes += below.indexes
+    if len(entries) == len(children) and not indexes:
+        return Selected(root=root)
+    written = orjson.dumps({**document, "manifests": entries})
+    new = replace(root, digest=Digest.of(written, algorithm=root.digest.algorithm), size=len(written), data=written)
+    return Selected(root=new, indexes=(*indexes, new))
+
+
+def _entry(old: fields.Json, root: Descriptor) -> dict[str, Any]:
+    """The same place in an index, for what now stands there."""
+    kept = {key: value for key, value in old.items() if key != "data"}
+    return {**kept, "digest": str(root.digest), "size": root.size}

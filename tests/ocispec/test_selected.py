@@ -1,0 +1,101 @@
+"""A new index of some platforms: what is left out, what stays as it was, what has a digest of its own."""
+
+from base64 import b64encode
+from collections.abc import Callable
+
+import orjson
+import pytest
+
+from ocispec import Descriptor, Digest, Platform, manifest
+from ocispec.errors import NotFound, Unsupported
+from ocispec.selected import Selected, select
+from tests import images
+from tests.images import BuiltImage
+
+AMD, ARM, S390 = (images.image(number, platform=f"linux/{arch}") for number, arch in enumerate(("amd64", "arm64", "s390x")))
+ALL = images.index([AMD, ARM, S390])
+
+
+def root(image: BuiltImage) -> Descriptor:
+    return Descriptor(media_type=image.root.media_type, digest=Digest.parse(image.root.digest), size=image.root.size)
+
+
+def reader(image: BuiltImage) -> Callable[[Descriptor], bytes]:
+    documents = {one.digest: one.raw for one in image.manifests}
+    return lambda descriptor: documents[str(descriptor.digest)]
+
+
+def chosen(image: BuiltImage, *platforms: str) -> Selected:
+    return select(root(image), tuple(map(Platform.parse, platforms)), reader(image))
+
+
+def data(descriptor: Descriptor) -> bytes:
+    assert descriptor.data is not None
+    return descriptor.data
+
+
+def test_an_index_of_some_platforms_is_a_new_one_with_a_digest_of_its_own() -> None:
+    found = chosen(ALL, "linux/arm64", "linux/amd64")
+    assert found.indexes == (found.root,)
+    assert found.root.media_type == images.OCI_INDEX
+    assert found.root.digest == Digest.of(data(found.root))
+    assert found.root.size == len(data(found.root))
+    assert found.root.digest != root(ALL).digest
+    children = manifest.children(data(found.root), images.OCI_INDEX, at="new")
+    assert [str(child.digest) for child in children] == [AMD.root.digest, ARM.root.digest]
+
+
+def test_the_same_choice_gives_the_same_bytes() -> None:
+    assert chosen(ALL, "linux/arm64") == chosen(ALL, "linux/arm64")
+    assert chosen(ALL, "linux/arm64").root != chosen(ALL, "linux/amd64").root
+
+
+def test_what_an_index_says_beside_its_manifests_is_kept_in_its_order() -> None:
+    old = {"annotations": {"b": "1", "a": "2"}, **orjson.loads(ALL.manifests[-1].raw), "unknown": [1, {"x": None}]}
+    raw = orjson.dumps(old)
+    descriptor = Descriptor(media_type=images.OCI_INDEX, digest=Digest.of(raw), size=len(raw))
+    found = select(descriptor, (Platform.parse("linux/s390x"),), lambda _: raw)
+    new = orjson.loads(data(found.root))
+    assert list(new) == list(old)
+    assert new["manifests"] == [entry for entry in old["manifests"] if entry["platform"]["architecture"] == "s390x"]
+    assert {key: value for key, value in new.items() if key != "manifests"} == {
+        key: value for key, value in old.items() if key != "manifests"
+    }
+
+
+@pytest.mark.parametrize("image", [AMD, images.index([AMD, ARM])], ids=["an image", "an index of nothing else"])
+def test_where_nothing_is_to_be_left_out_the_root_stays(image: BuiltImage) -> None:
+    assert chosen(image, "linux/amd64", "linux/arm64") == Selected(root=root(image))
+
+
+def test_an_index_in_an_index_is_written_anew_first() -> None:
+    outer = images.index([AMD, ARM, S390], nested=True)
+    inner, new = chosen(outer, "linux/amd64").indexes
+    (listed,) = manifest.children(data(new), images.OCI_INDEX, at="outer")
+    assert (listed.digest, listed.size) == (inner.digest, len(data(inner)))
+    (image,) = manifest.children(data(inner), images.OCI_INDEX, at="inner")
+    assert str(image.digest) == AMD.root.digest
+
+
+def test_an_index_that_is_written_anew_is_not_inline_in_its_parent_as_it_was() -> None:
+    inner = orjson.loads(images.index([AMD, ARM]).manifests[-1].raw)
+    raw = orjson.dumps(inner)
+    entry = {"mediaType": images.OCI_INDEX, "digest": images.digest_of(raw), "size": len(raw), "data": b64encode(raw).decode()}
+    outer = orjson.dumps({"schemaVersion": 2, "mediaType": images.OCI_INDEX, "manifests": [entry]})
+    documents = {images.digest_of(document): document for document in (raw, outer)}
+    top = Descriptor(media_type=images.OCI_INDEX, digest=Digest.of(outer), size=len(outer))
+    found = select(top, (Platform.parse("linux/arm64"),), lambda descriptor: documents[str(descriptor.digest)])
+    assert "data" not in orjson.loads(data(found.root))["manifests"][0]
+
+
+def test_an_index_without_any_of_the_platforms_is_refused() -> None:
+    with pytest.raises(NotFound, match=r"no manifest for linux/riscv64; it has .*linux/amd64"):
+        chosen(ALL, "linux/riscv64")
+
+
+def test_indexes_in_one_another_to_no_end_are_refused() -> None:
+    image = images.index([AMD, ARM])
+    for _ in range(20):
+        image = images.index([image])
+    with pytest.raises(Unsupported, match="expected at most 16 indexes in one another"):
+        chosen(image, "linux/amd64")
