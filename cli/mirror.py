@@ -39,7 +39,6 @@ def placed(context: Context, wanted: "Mirror", network: RunNetwork) -> dict[str,
 def _show(report: "MirrorReport") -> None:
     rows = report.table()
     if rows:
-        heads = ("image", "target", "result", "from", "to", "note")
-        tables.columns([head.upper() for head in heads], [[str(row[head]) for head in heads] for row in rows])
+        tables.columns([head.upper() for head in rows[0]], [[str(cell) for cell in row.values()] for row in rows])
     for note in report.notes():
         tell(note)

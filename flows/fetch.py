@@ -70,7 +70,7 @@ def bring_in(
     listener = told(LogListener(get_run_logger()))
     with open_session(spec, observer=listener) as session:
         walk = Walk(
-            session,
+            session.keeper,
             _Fetching(),
             listener=listener,
             stopping=session.stopping,

@@ -11,6 +11,11 @@ from remotes import RegistrySettings
 from tasks.session import SessionSpec
 
 Store = Annotated[str, Field(description="The content store: a path, an fsspec URL such as s3://bucket/prefix, or block:NAME")]
+ConfiguredStore = Annotated[
+    str | None, Field(description="The content store, as with other flows; without it the one that the configuration names")
+]
+Configuration = Annotated[str, Field(description="The mirror's configuration: a YAML file, where the run is")]
+DryRun = Annotated[bool, Field(description="Only plan: nothing is written")]
 StoreOptions = Annotated[
     dict[str, Any], Field(description="Options of the store's file system that are no secrets, such as endpoint_url")
 ]

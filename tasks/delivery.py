@@ -6,21 +6,30 @@ it refuses a manifest (400 DIGEST_INVALID) while a blob that this names is broug
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 
-from ocispec import Descriptor, Digest, Reference
+from ocispec import Descriptor, Digest, Platform, Reference
 from ocispec.errors import NotFound
 from ocispec.handlers import Handler, children_handler, visit, without_foreign
 from ocispec.platform import Platforms
 from ocispec.referrers import Referrer
-from remotes import Pusher, Source
-from storage import ContentStore, completeness
+from ocispec.selected import select
+from remotes import Pusher, RegistryError, Source
+from storage import completeness
 from storage.completeness import held_children
 from tasks import transfer
+from tasks.keeping import Keeper
 from tasks.precedence import Order
 from tasks.transfer import Observer, Receipt
 from tasks.whereabouts import Whereabouts
+
+# How a registry refuses an index that names what it has not (distribution-spec 1.1, "Error Codes").
+_INCOMPLETE = "MANIFEST_BLOB_UNKNOWN"
+_NO_SPARSE = (
+    "this registry takes no index of which some platforms are missing: mirror all of them, or have a new index made of those "
+    "that are wanted (rewriteIndex)"
+)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
@@ -44,15 +53,16 @@ class Delivery:
 
     def __init__(
         self,
-        store: ContentStore,
+        keeper: Keeper,
         *,
         source: Callable[[Reference], Source],
         pusher: Callable[[Reference], Pusher],
         observer: Observer,
     ) -> None:
-        self._store, self._source, self._pusher, self._observer = store, source, pusher, observer
+        self._keeper, self._store = keeper, keeper.store
+        self._source, self._pusher, self._observer = source, pusher, observer
         self._turns: dict[tuple[str, Digest], Lock] = {}
-        self.whereabouts = Whereabouts()
+        self._whereabouts = Whereabouts()
 
     def deliver(self, blob: Descriptor, place: Reference) -> Receipt | None:
         """Bring a blob to the repository of `place`, mounted if the registry is known to have it; None if that is known, too.
@@ -63,28 +73,30 @@ class Delivery:
         with self._turns.setdefault(
             (place.host, blob.digest), Lock()
         ):  # who waits here has it mounted then, instead of sending it, too
-            if self.whereabouts.has(place, blob.digest):
+            if self._whereabouts.has(place, blob.digest):
                 return None
-            beside = self.whereabouts.beside(place, blob.digest)
+            beside = self._whereabouts.beside(place, blob.digest)
             receipt = transfer.push(self._store, self._pusher(place), blob, source=beside, observer=self._observer)
-            self.whereabouts.note(place, blob.digest)
+            self._whereabouts.note(place, blob.digest)
         return receipt
 
-    def publish(
-        self, root: Descriptor, target: Reference, *, children: Handler, referrers: Sequence[Referrer] = ()
-    ) -> tuple[Receipt, ...]:
-        """Bring what is missing of an image to the repository of `target`, in order, and set its tag last.
+    def publish(self, wanted: Publication) -> tuple[Receipt, ...]:
+        """Bring what is missing of an image to the repository of its target, in order, and set its tag last.
 
         Raises:
             NotFound: something of it is not in the store.
             DistError: see `tasks.transfer`; what is there already need not be sent again.
         """
-        wanted = without_foreign(children)
-        roots = (root, *(referrer.descriptor for referrer in referrers))
-        content = completeness.require(self._store, *roots, children=wanted, name=str(target))
-        order = Order(self._store, content, wanted)
-        order.tag(root, target.tag, after=order.refer(referrers))
-        return tuple(filter(None, (self._bring(node.descriptor, target, node.tag) for node in order.in_turn())))
+        root, platforms = wanted.root, wanted.platforms
+        if wanted.rewritten and platforms is not None:
+            root, platforms = self._selected(wanted, platforms), None
+        kept = self._back_up(wanted, root) if wanted.backup is not None else ()
+        try:
+            return (*kept, *self._bring_all(root, wanted.target, self._keeper.children(platforms), wanted.referrers))
+        except RegistryError as exc:
+            if platforms is None or not any(code.startswith(_INCOMPLETE) for code in exc.exchange.codes):
+                raise
+            raise type(exc)(f"{exc}; {_NO_SPARSE}", exc.exchange) from exc
 
     def standing(self, target: Reference) -> Descriptor | None:
         """What a tag stands for; None for nothing.
@@ -97,20 +109,29 @@ class Delivery:
         except NotFound:
             return None
 
-    def back_up(self, old: Descriptor, target: Reference, backup: Reference) -> tuple[Receipt, ...]:
-        """Have `backup` stand for what `target` stands for; nothing is sent where it does.
+    def _selected(self, wanted: Publication, platforms: tuple[Platform, ...]) -> Descriptor:
+        """The root of a tree for some platforms alone, whose new indexes are in the store until the run ends."""
+        selected, nobody = select(wanted.root, platforms, self._store.manifest), self._source(wanted.target)
+        self._keeper.keep(selected.root)
+        for index in selected.indexes:
+            transfer.fetch(self._store, nobody, index, observer=self._observer)  # which has its bytes in it
+        return replace(selected.root, data=None)
 
-        Raises:
-            DistError: see `tasks.transfer`.
+    def _back_up(self, wanted: Publication, root: Descriptor) -> tuple[Receipt, ...]:
+        """Have the backup stand for what the target stands for; nothing is sent where it does.
+
+        It is asked for anew: other runs may have changed it since the plan.
         """
-        if self._pusher(backup).has(old, tag=backup.tag):
+        target, backup, old = wanted.target, wanted.backup, self.standing(wanted.target)
+        if backup is None or old is None or old.digest == root.digest or self._pusher(backup).has(old, tag=backup.tag):
             return ()
+        self._keeper.keep(old)
         source = self._source(target)
         if backup.locator == target.locator:
             transfer.fetch(self._store, source, old, observer=self._observer)
             return (transfer.put(self._store, self._pusher(backup), old, tag=backup.tag),)
         self._take(old, source)
-        return self.publish(old, backup, children=held_children(self._store))
+        return self._bring_all(old, backup, held_children(self._store), ())
 
     def _take(self, root: Descriptor, source: Source) -> None:
         """Bring a tree into the store, as far as it is there: of an index, a target may have some platforms alone."""
@@ -127,14 +148,24 @@ class Delivery:
             below = visit(children, descriptor)
             pending += [(child, descriptor.kind == "index" and child.is_manifest) for child in below]
 
+    def _bring_all(
+        self, root: Descriptor, target: Reference, children: Handler, referrers: Sequence[Referrer]
+    ) -> tuple[Receipt, ...]:
+        wanted = without_foreign(children)
+        roots = (root, *(referrer.descriptor for referrer in referrers))
+        content = completeness.require(self._store, *roots, children=wanted, name=str(target))
+        order = Order(self._store, content, wanted)
+        order.tag(root, target.tag, after=order.refer(referrers))
+        return tuple(filter(None, (self._bring(node.descriptor, target, node.tag) for node in order.in_turn())))
+
     def _bring(self, descriptor: Descriptor, target: Reference, tag: str | None) -> Receipt | None:
         if not descriptor.is_manifest:
             return self.deliver(descriptor, target)
         with self._turn(target, descriptor):
-            if tag is None and self.whereabouts.has(target, descriptor.digest):
+            if tag is None and self._whereabouts.has(target, descriptor.digest):
                 return None
             receipt = transfer.put(self._store, self._pusher(target), descriptor, tag=tag)
-            self.whereabouts.note(target, descriptor.digest)
+            self._whereabouts.note(target, descriptor.digest)
         return receipt
 
     def _turn(self, place: Reference, content: Descriptor) -> Lock:

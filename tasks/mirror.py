@@ -8,6 +8,7 @@ from ocispec.handlers import visit
 from ocispec.units import counted
 from tasks import session
 from tasks._task import argument, comes_again, task_of
+from tasks.audit import Expected
 from tasks.delivery import Publication
 from tasks.fetch import Fetched
 from tasks.gate import Gate
@@ -35,6 +36,20 @@ class Surveyed:
     """What was found out about some images."""
 
     found: tuple[Found, ...]
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Audited:
+    """What is wrong with each of some tags of a repository, or why that cannot be told."""
+
+    faults: tuple[tuple[str, ...] | DistError, ...]
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Located:
+    """The root of an image."""
+
+    root: Descriptor
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -70,6 +85,15 @@ def _carry_name() -> str:
 
 def _gate_name() -> str:
     return f"gate {argument('reference')}"
+
+
+def _audit_name() -> str:
+    expected: tuple[Expected, ...] = argument("expected")
+    return f"audit {expected[0].target.locator}, {counted(len(expected), 'tag')}"
+
+
+def _locate_name() -> str:
+    return f"locate {argument('origin')}"
 
 
 def _remove_name() -> str:
@@ -141,3 +165,19 @@ def publish(wanted: Publication) -> Published:
 def remove(target: Reference, digest: Digest, doomed: frozenset[Reference]) -> Removed:
     """Remove a tag that stands for `digest`, and no other tag but those that are `doomed`, too."""
     return session.current().remove(target, digest, doomed)
+
+
+@task_of("audit", run_name=_audit_name)
+def audit(expected: tuple[Expected, ...]) -> Audited:
+    """See whether what some tags of one repository should stand for is there, all of it."""
+    faults = session.current().audit(expected)
+    for error in faults:
+        if isinstance(error, DistError) and comes_again(error):
+            raise error
+    return Audited(tuple(faults))
+
+
+@task_of("locate", run_name=_locate_name)
+def locate(origin: Reference, expected: Expected, *, rewritten: bool) -> Located:
+    """Find the root of what should stand at a target, in the store or at its source."""
+    return Located(session.current().locate(origin, expected, rewritten=rewritten))

@@ -4,47 +4,42 @@ A run opens its session from a small, picklable specification and closes it; tas
 ever a task's parameter: Prefect would walk through it, hash it and show it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
 
-from ocispec import Descriptor, Digest, Platform, Reference
-from ocispec.errors import DistError, InvalidInput, NotFound
-from ocispec.handlers import Handler, chain, children_handler, filter_platforms
-from ocispec.platform import Platforms
+from ocispec import Descriptor, Digest, Reference
+from ocispec.errors import DistError
+from ocispec.handlers import Handler, chain, children_handler
 from ocispec.referrers import Referrer
-from ocispec.selected import select
 from remotes import (
     Credentials,
     CredentialSource,
     DockerConfig,
     Given,
     Registries,
-    RegistryError,
     RegistrySettings,
     Source,
     first_of,
 )
-from storage import ContentStore, Name, completeness, open_store
-from storage.completeness import Completeness
+from storage import ContentStore, open_store
 from storage.leases import Lease
 from tasks import gate, removal, stopping, survey, transfer
+from tasks.audit import Auditor, Expected
 from tasks.delivery import Delivery, Publication
 from tasks.gate import Candidate, Gate
+from tasks.keeping import Keeper
+from tasks.locating import locate
 from tasks.offline import Stored
 from tasks.removal import Removed
-from tasks.stopping import Stopping
+from tasks.stopping import Stopped, Stopping
 from tasks.survey import Ask, Found, Reader, Related
 
-# How a registry refuses an index that names what it has not (distribution-spec 1.1, "Error Codes").
-_INCOMPLETE = "MANIFEST_BLOB_UNKNOWN"
-_NO_SPARSE = (
-    "this registry takes no index of which some platforms are missing: mirror all of them, or have a new index made of those "
-    "that are wanted (rewriteIndex)"
-)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,75 +74,11 @@ class Session:
         self.store = store
         self.registries = registries
         self.stopping = stopping
+        self.keeper = Keeper(store, lease)
         # Mirrors of a target are not asked: what counts is what it has itself.
-        self._delivery = Delivery(store, source=registries.itself, pusher=registries.pusher, observer=self)
+        self._delivery = Delivery(self.keeper, source=registries.itself, pusher=registries.pusher, observer=self)
         self._observer = observer
-        self._lease = lease
         self._found: dict[Ask, Found] = {}
-
-    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms = None) -> Completeness:
-        """What the store has of an image: if that is all, its name is recorded; if not, gc is kept from it meanwhile.
-
-        `platforms` are those that are wanted of an index; None is all of them.
-
-        Raises:
-            NotFound: it is all there but for other platforms.
-        """
-        with self.store.unswept():
-            found = completeness.check(self.store, root, children=self._children(platforms))
-            if found.whole:
-                self._name(reference, root, platforms=platforms)
-        if not found.whole:
-            self._lease.take(root)
-        return found
-
-    def hold(self, root: Descriptor, *, platforms: Platforms = None) -> Completeness:
-        """What the store has of a tree, all of which gc is kept from until the run ends."""
-        self._lease.take(root)
-        with self.store.unswept():
-            return completeness.check(self.store, root, children=self._children(platforms))
-
-    def record(
-        self,
-        reference: Reference,
-        root: Descriptor,
-        *,
-        platforms: Platforms = None,
-        referrers: tuple[Referrer, ...] | None = None,
-    ) -> None:
-        """Record the name of an image with its `referrers`, after a last look that nothing of them is missing.
-
-        No referrers, None, says that nobody asked for them: those that are known of the same content stay.
-
-        Raises:
-            NotFound: something is, or it is all there but for other platforms; the name is not recorded.
-        """
-        roots = (root, *(referrer.descriptor for referrer in referrers or ()))
-        with self.store.unswept():
-            completeness.require(self.store, *roots, children=self._children(platforms), name=str(reference))
-            self._name(reference, root, platforms=platforms, referrers=referrers)
-
-    def _name(
-        self, reference: Reference, root: Descriptor, *, platforms: Platforms, referrers: tuple[Referrer, ...] | None = None
-    ) -> None:
-        if platforms is not None:
-            completeness.refuse_other_platforms(self.store, root, platforms)
-        known = self._known(str(reference), root)
-        if known is not None:
-            platforms = _joined(known.platforms, platforms)
-            referrers = known.referrers if referrers is None else referrers
-        self.store.names.put(str(reference), root, source=reference.locator, platforms=platforms, referrers=referrers or ())
-
-    def _known(self, name: str, root: Descriptor) -> Name | None:
-        """The record of a name, if it stands for this content already."""
-        try:
-            known = self.store.names.get(name)
-        except (NotFound, InvalidInput):
-            return None
-        return known if known.descriptor.digest == root.digest else None
-
-    def _children(self, platforms: Platforms) -> Handler:
-        return filter_platforms(children_handler(self.store.manifest), platforms)
 
     def resolve(self, reference: Reference) -> Descriptor:
         """The descriptor that a reference stands for now."""
@@ -185,9 +116,8 @@ class Session:
         """What stands for what, see `tasks.survey`; what was found without an error is not asked again in this run."""
 
         def find_one(ask: Ask) -> Found:
-            reader = Reader(store=self.store, source=self._source(ask.source), keep=keep, observer=self)
             with self._endable():
-                return survey.find(ask, reader, self._delivery.standing)
+                return survey.find(ask, self._reader(ask.source, keep=keep), self._delivery.standing)
 
         new = [ask for ask in asks if ask not in self._found]
         with ThreadPoolExecutor(workers) as executor:
@@ -209,40 +139,32 @@ class Session:
     def publish(self, wanted: Publication) -> tuple[transfer.Receipt, ...]:
         """Bring all of an image to its target, and set its tag, see `tasks.delivery`."""
         with self._endable():
-            root, platforms = wanted.root, wanted.platforms
-            if wanted.rewritten and platforms is not None:
-                root, platforms = self._selected(root, platforms, wanted.target), None
-            kept = self._back_up(wanted, root) if wanted.backup is not None else ()
-            children = self._children(platforms)
-            try:
-                return (*kept, *self._delivery.publish(root, wanted.target, children=children, referrers=wanted.referrers))
-            except RegistryError as exc:
-                if platforms is not None and any(code.startswith(_INCOMPLETE) for code in exc.exchange.codes):
-                    raise type(exc)(f"{exc}; {_NO_SPARSE}", exc.exchange) from exc
-                raise
-
-    def _selected(self, root: Descriptor, platforms: tuple[Platform, ...], reference: Reference) -> Descriptor:
-        """The root of a tree for some platforms alone, whose new indexes are in the store until the run ends."""
-        selected = select(root, platforms, self.store.manifest)
-        self._lease.take(selected.root)
-        for index in selected.indexes:
-            transfer.fetch(
-                self.store, self._source(reference), index, observer=self
-            )  # asks nobody: the descriptor has its bytes
-        return replace(selected.root, data=None)
-
-    def _back_up(self, wanted: Publication, root: Descriptor) -> tuple[transfer.Receipt, ...]:
-        """Keep what is about to be overwritten. It is asked for anew: other runs may have changed it since the plan."""
-        old = self._delivery.standing(wanted.target)
-        if wanted.backup is None or old is None or old.digest == root.digest:
-            return ()
-        self._lease.take(old)
-        return self._delivery.back_up(old, wanted.target, wanted.backup)
+            return self._delivery.publish(wanted)
 
     def remove(self, target: Reference, digest: Digest, doomed: frozenset[Reference]) -> Removed:
         """Remove a tag, see `tasks.removal`."""
         with self._endable():
             return removal.remove(target, digest, doomed=doomed, registries=self.registries, standing=self._delivery.standing)
+
+    def audit(self, expected: Sequence[Expected]) -> list[tuple[str, ...] | DistError]:
+        """What is wrong with each of some tags of one repository, see `tasks.audit`; or why that cannot be told."""
+        place = expected[0].target
+        auditor = Auditor(self.registries.itself(place), self.registries.pusher(place))
+        return [self._told(partial(auditor.faults, one)) for one in expected]
+
+    def locate(self, origin: Reference, expected: Expected, *, rewritten: bool) -> Descriptor:
+        """The root of what should stand at a target, see `tasks.locating`."""
+        with self._endable():
+            return locate(origin, expected, self._reader(origin, keep=True), rewritten=rewritten)
+
+    def _told(self, ask: Callable[[], T]) -> T | DistError:
+        try:
+            with self._endable():
+                return ask()
+        except Stopped:
+            raise
+        except DistError as exc:
+            return exc
 
     def stands(self, target: Reference, descriptor: Descriptor) -> bool:
         """Whether `target` stands for `descriptor` at its registry, whatever mirrors of that say."""
@@ -259,6 +181,9 @@ class Session:
         self.stopping.check()
         self._observer.advanced(descriptor, offset, gained)
 
+    def _reader(self, reference: Reference, *, keep: bool) -> Reader:
+        return Reader(store=self.store, source=self._source(reference), keep=keep, observer=self)
+
     def _source(self, reference: Reference) -> Source:
         """Where an image comes from."""
         return Stored(self.store, reference) if self.spec.offline else self.registries.fetcher(reference)
@@ -272,11 +197,6 @@ class Session:
         except DistError:
             self.stopping.check()
             raise
-
-
-def _joined(one: Platforms, other: Platforms) -> Platforms:
-    """The platforms of two runs; None is all."""
-    return None if one is None or other is None else tuple(dict.fromkeys((*one, *other)))
 
 
 _CURRENT: ContextVar[Session] = ContextVar("session")

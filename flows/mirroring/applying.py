@@ -84,7 +84,7 @@ class Applying:
     def _walk(self, shard: Sequence[Image], origins: Mapping[Image, tasks.Surveyed]) -> Brought:
         course = Mirroring(shard, origins)
         walk = Walk(
-            self._session,
+            self._session.keeper,
             course,
             listener=self._listener,
             stopping=self._session.stopping,

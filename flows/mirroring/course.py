@@ -45,12 +45,12 @@ class Tally:
 class Brought:
     """What came of images. `failures` say why targets do not have what was planned, `vetoes` why gates kept it from them.
 
-    `referrers` are those that came along, by target. `fetched` counts bytes, `tasks` the task runs that ended.
+    `referrers` are those that came along, with their tags, by target. `fetched` counts bytes, `tasks` the task runs that ended.
     """
 
     failures: Mapping[Reference, str] = field(default_factory=dict)
     vetoes: Mapping[Reference, str] = field(default_factory=dict)
-    referrers: Mapping[Reference, tuple[Digest, ...]] = field(default_factory=dict)
+    referrers: Mapping[Reference, Mapping[Digest, str | None]] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
     fetched: int = 0
     tasks: int = 0
@@ -112,7 +112,8 @@ class Mirroring:
 
     def result(self, ended: Sequence[ImageReport], *, tasks: int) -> Brought:
         """What came of all images, which the walk reported on in their order."""
-        failures, vetoes, referrers = dict[Reference, str](), dict[Reference, str](), dict[Reference, tuple[Digest, ...]]()
+        failures, vetoes = dict[Reference, str](), dict[Reference, str]()
+        referrers = dict[Reference, dict[Digest, str | None]]()
         tally = self._tally
         for image, report in zip(self.images, ended, strict=True):
             planned, veto = self._planned[image], self._veto(image)
@@ -121,7 +122,7 @@ class Mirroring:
                 receipts = self._receipts(image, step)
                 if receipts is not None:
                     tally = tally.with_more(receipts)
-                    referrers[step.target] = tuple(referrer.descriptor.digest for referrer in image.referrers)
+                    referrers[step.target] = {referrer.descriptor.digest: referrer.tag for referrer in image.referrers}
                 elif veto is not None:
                     vetoes[step.target] = f"{planned.wish.source} to {step.target}: vetoed by {_gate(planned)}: {veto}"
                 else:

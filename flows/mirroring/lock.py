@@ -5,7 +5,7 @@ only those may ever be pruned. So it is written before a run changes anything, a
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
 
@@ -24,8 +24,8 @@ class Locked:
     """One target: what it stands for since when, and where that is from.
 
     `mirrored` is None where a run meant to bring it there and has not said yet that it did. `own` says that no tag was there
-    before the mirror made it. `platforms` are those that were wanted of an index, None is all; `referrers` came along.
-    `unwanted` is when the configuration was first seen to want it no longer.
+    before the mirror made it. `platforms` are those that were wanted of an index, None is all. `referrers` came along, under
+    a tag or listed by the registry, None. `unwanted` is when the configuration was first seen to want it no longer.
     """
 
     source: str
@@ -33,7 +33,7 @@ class Locked:
     mirrored: datetime | None
     own: bool
     platforms: tuple[Platform, ...] | None = None
-    referrers: tuple[Digest, ...] = ()
+    referrers: Mapping[Digest, str | None] = field(default_factory=dict)
     unwanted: datetime | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Locked:
             "mirrored": self.mirrored,
             "own": self.own,
             "platforms": None if self.platforms is None else list(map(str, self.platforms)),
-            "referrers": list(map(str, self.referrers)),
+            "referrers": {str(digest): tag for digest, tag in self.referrers.items()},
             "unwanted": self.unwanted,
         }
 
@@ -61,7 +61,7 @@ class Locked:
             mirrored=times.optional(document, "mirrored", at=at),
             own=document.get("own") is True,
             platforms=_platforms(document, at=at),
-            referrers=tuple(map(Digest.parse, fields.strings(document, "referrers", at=at))),
+            referrers=_referrers(document, at=at),
             unwanted=times.optional(document, "unwanted", at=at),
         )
 
@@ -70,10 +70,10 @@ Records = Mapping[Reference, Locked]
 
 
 class Lock:
-    """The lock file of a mirror; several runs may have it at once."""
+    """The lock file of a mirror; several runs may have it at once. Without a `url` nothing is remembered."""
 
-    def __init__(self, file: StateFile) -> None:
-        self._file = file
+    def __init__(self, url: str | None) -> None:
+        self._file = StateFile(url) if url is not None else None
 
     def read(self) -> dict[Reference, Locked]:
         """What is mirrored, by target; nothing where there is no file.
@@ -82,7 +82,7 @@ class Lock:
             InvalidInput: the file is damaged.
             DistError: it cannot be read.
         """
-        return self._parsed(self._file.read())
+        return {} if self._file is None else self._parsed(self._file.read(), self._file.url)
 
     def update(self, records: Records, *, dropped: Iterable[Reference] = ()) -> None:
         """Take up or replace records and drop others; what other runs wrote meanwhile stays.
@@ -91,18 +91,19 @@ class Lock:
             InvalidInput: the file is damaged.
             DistError: it cannot be written.
         """
-        gone = frozenset(dropped)
+        if self._file is None:
+            return
+        gone, at = frozenset(dropped), self._file.url
 
         def changed(raw: bytes | None) -> bytes:
-            known = {target: record for target, record in self._parsed(raw).items() if target not in gone}
+            known = {target: record for target, record in self._parsed(raw, at).items() if target not in gone}
             return _document(known | dict(records))
 
         self._file.change(changed)
 
-    def _parsed(self, raw: bytes | None) -> dict[Reference, Locked]:
+    def _parsed(self, raw: bytes | None, at: str) -> dict[Reference, Locked]:
         if raw is None:
             return {}
-        at = self._file.url
         try:
             return _records(raw, at=at)
         except (InvalidInput, Unsupported) as exc:
@@ -126,6 +127,11 @@ def _platforms(document: fields.Json, *, at: str) -> tuple[Platform, ...] | None
     if document.get("platforms") is None:
         return None
     return tuple(map(Platform.parse, fields.strings(document, "platforms", at=at)))
+
+
+def _referrers(document: fields.Json, *, at: str) -> dict[Digest, str | None]:
+    found = fields.optional(document, "referrers", dict, at=at) or {}
+    return {Digest.parse(digest): fields.optional(found, digest, str, at=f"{at}.referrers") for digest in found}
 
 
 def _object(value: object, *, at: str) -> fields.Json:

@@ -329,8 +329,8 @@ def _row(step: Step) -> dict[str, str | int]:
         "image": str(step.wish.source),
         "target": str(step.target),
         "change": step.change,
-        "from": _digest(step.old) or "",
-        "to": _digest(step.new) or "",
+        "from": step.old.digest.short if step.old else "",
+        "to": step.new.digest.short if step.new else "",
         "note": step.note or "",
     }
 
@@ -340,7 +340,7 @@ def _extra_row(extra: Extra) -> dict[str, str | int]:
         "image": extra.record.source,
         "target": str(extra.target),
         "change": "remove" if extra.is_due else "extra",
-        "from": str(extra.record.digest),
+        "from": extra.record.digest.short,
         "to": "",
         "note": f"wanted no longer since {extra.since:%Y-%m-%d}",
     }

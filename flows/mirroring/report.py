@@ -1,15 +1,13 @@
 """What a mirror run has to say when it ends: what was planned, and what came of it at each target. No Prefect here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard, get_args
 
 from flows.mirroring.course import Brought
-from flows.mirroring.lock import Locked, Records
-from flows.mirroring.plan import Plan, Step
+from flows.mirroring.plan import Extra, Plan, Step
 from flows.report import MAX_SHOWN, Outcome
-from ocispec import Digest, Reference
+from ocispec import Reference
 from ocispec.units import duration, size
 from tasks.removal import Removed
 
@@ -115,60 +113,35 @@ class MirrorReport:
 
     def table(self) -> list[dict[str, str | int]]:
         """One row per target for people, failed ones first, shortened to what a page can show; what stayed is only counted."""
-        steps = sorted(
-            (step for step in self.plan.steps if step.change != "same"), key=lambda one: self.result(one) != "failed"
-        )
-        return [self._row(step) for step in steps[:MAX_SHOWN]]
+        if self.dry_run:
+            return self.plan.table()[:MAX_SHOWN]
+        steps = [step for step in self.plan.steps if step.change != "same"]
+        rows = [self._row(step) for step in sorted(steps, key=lambda one: self.result(one) != "failed")]
+        return [*rows, *(self._removal(extra) for extra in self.plan.pruned)][:MAX_SHOWN]
 
     def _row(self, step: Step) -> dict[str, str | int]:
         return {
             "image": str(step.wish.source),
             "target": str(step.target),
             "result": self.result(step),
-            "from": str(step.old.digest) if step.old else "",
-            "to": str(step.new.digest) if step.new else "",
+            "from": step.old.digest.short if step.old else "",
+            "to": step.new.digest.short if step.new else "",
             "note": self._note(step) or "",
+        }
+
+    def _removal(self, extra: Extra) -> dict[str, str | int]:
+        told = self.removed[extra.target]
+        return {
+            "image": extra.record.source,
+            "target": str(extra.target),
+            "result": "failed" if isinstance(told, str) else told.status,
+            "from": extra.record.digest.short,
+            "to": "",
+            "note": _told(told) or "",
         }
 
     def _note(self, step: Step) -> str | None:
         return self.brought.failures.get(step.target) or self.brought.vetoes.get(step.target) or step.note
-
-
-def intended(plan: Plan, locked: Records) -> dict[Reference, Locked]:
-    """The records of what a run is about to bring, kept before it does: a run that is killed leaves no tag that nobody owns."""
-    return {step.target: _record(step, locked, mirrored=None, referrers=()) for step in plan.steps if step.is_due}
-
-
-def confirmed(report: MirrorReport, locked: Records) -> dict[Reference, Locked]:
-    """The records of what is at its target after a run, and of what is wanted no longer."""
-    now, brought = datetime.now(UTC), report.brought
-    there = [step for step in report.plan.steps if report.result(step) in ("added", "changed", "same")]
-    records = {step.target: _record(step, locked, mirrored=now, referrers=brought.referrers.get(step.target)) for step in there}
-    left = (extra for extra in report.plan.extras if extra.target not in dropped(report))
-    records |= {extra.target: replace(extra.record, unwanted=extra.since) for extra in left}
-    missed = (step.target for step in report.plan.steps if step.is_due and step.target not in records)
-    return records | {target: locked[target] for target in missed if target in locked}  # as it was before `intended`
-
-
-def dropped(report: MirrorReport) -> frozenset[Reference]:
-    """The targets that are the mirror's no longer: removed, or found to be another's."""
-    return frozenset(t for t, told in report.removed.items() if isinstance(told, Removed) and told.status != "shared")
-
-
-def _record(step: Step, locked: Records, *, mirrored: datetime | None, referrers: tuple[Digest, ...] | None) -> Locked:
-    """What is known of a step's target; `referrers` None: no more came along than were known."""
-    if step.new is None:
-        raise ValueError(f"{step.target}: a step that failed has no record")
-    known = locked.get(step.target)
-    same = known is not None and known.digest == step.new.digest
-    return Locked(
-        source=str(step.wish.source),
-        digest=step.new.digest,
-        mirrored=known.mirrored if known is not None and same and known.mirrored is not None else mirrored,
-        own=step.change == "add" or (known is not None and known.own),
-        platforms=step.wish.entry.platforms,
-        referrers=tuple(dict.fromkeys((*(known.referrers if known is not None and same else ()), *(referrers or ())))),
-    )
 
 
 def _is_kept(told: Removed | str) -> TypeGuard[Removed]:

@@ -76,10 +76,10 @@ def going_on(script: str, store: Path) -> Iterator[list[int]]:
 
 def fetch(session: Session, reference: Reference) -> None:
     root = session.resolve(reference)
-    if not session.look(reference, root).whole:
+    if not session.keeper.look(reference, root).whole:
         receipts = list[Receipt]()
         dispatch(session.fetching(reference, receipts), root, workers=2)
-        session.record(reference, root)
+        session.keeper.record(reference, root)
 
 
 def test_no_fetch_fails_and_nothing_that_is_named_is_lost(tmp_path: Path) -> None:

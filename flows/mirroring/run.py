@@ -1,0 +1,67 @@
+"""A run that brings images to targets: what is wanted is looked into, planned, brought, and written into the lock file."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from prefect import get_run_logger
+from prefect.artifacts import create_table_artifact
+
+from flows.mirroring.applying import Applying
+from flows.mirroring.bookkeeping import confirmed, dropped, intended
+from flows.mirroring.entry import Entry
+from flows.mirroring.lock import Lock
+from flows.mirroring.planning import Planning
+from flows.mirroring.report import MirrorReport
+from flows.progress import LogListener, told
+from flows.results import keep_no_results
+from ocispec.errors import DistError
+from tasks.session import Session, SessionSpec, open_session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is to be brought, and how. `name` is what people call it; without a `lock` nothing is remembered."""
+
+    name: str
+    entries: Sequence[Entry]
+    lock: str | None
+    dry_run: bool
+    concurrency: int
+    retries: int
+
+
+def run(job: Job, spec: SessionSpec) -> MirrorReport:
+    """Carry out a job in the current flow run, or with `dry_run` only plan it.
+
+    Raises:
+        InvalidInput: the entries contradict each other, or the lock file is damaged.
+        DistError: store or lock file cannot be used.
+    """
+    started = time.monotonic()
+    keep_no_results()
+    listener = told(LogListener(get_run_logger()))
+    with open_session(spec, observer=listener) as session:
+        lock = Lock(job.lock)
+        locked = lock.read()
+        planning = Planning(session, listener, locked, keep=not job.dry_run, workers=job.concurrency, retries=job.retries)
+        plan = planning.plan(job.entries)
+        create_table_artifact(plan.table(), key="plan", description=plan.summary())
+        report = MirrorReport(name=job.name, plan=plan, dry_run=job.dry_run, tasks=planning.tasks)
+        if not job.dry_run:
+            lock.update(intended(plan, locked))
+            applying = Applying(session, listener, name=job.name, workers=job.concurrency, retries=job.retries)
+            report = replace(report, brought=applying.bring(plan, planning.origins), removed=applying.remove(plan.pruned))
+            report = replace(report, tasks=planning.tasks + applying.tasks)
+            lock.update(confirmed(report, locked), dropped=dropped(report))
+            report = _listed(session, report)
+        return replace(report, seconds=time.monotonic() - started, stopped=session.stopping.reason)
+
+
+def _listed(session: Session, report: MirrorReport) -> MirrorReport:
+    """The report, once `index.json` of the store lists what came into it."""
+    try:
+        session.store.update_index()
+    except DistError as exc:
+        return replace(report, more=(*report.more, str(exc)))
+    return report

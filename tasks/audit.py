@@ -1,0 +1,121 @@
+"""Whether what was brought to a repository is there, all of it: below what a tag stands for, and about it. No Prefect here.
+
+That a tag stands for the right digest proves nothing of what this names: blobs and manifests can be missing below it, after a
+deletion, a collection of garbage that went wrong, or a copy that broke off.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from ocispec import Descriptor, Digest, Reference, manifest
+from ocispec.errors import Corrupt, InvalidInput, NotFound
+from ocispec.handlers import children_handler, filter_platforms, visit, without_foreign
+from ocispec.platform import Platforms
+from remotes import Pusher, Source
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class Expected:
+    """What a tag should stand for; of an index the `platforms` that were brought, None is all.
+
+    `referrers` should be beside it, under a tag or listed at what they are about, None.
+    """
+
+    target: Reference
+    digest: Digest
+    platforms: Platforms = None
+    referrers: Mapping[Digest, str | None] = field(default_factory=dict)
+
+
+class Auditor:
+    """Looks into one repository. What was seen there once is not asked for again."""
+
+    def __init__(self, source: Source, pusher: Pusher) -> None:
+        self._source, self._pusher = source, pusher
+        self._seen: dict[object, str | None] = {}
+        self._documents: dict[Digest, bytes] = {}
+
+    def faults(self, expected: Expected) -> tuple[str, ...]:
+        """What is wrong, a line each; nothing if all is right.
+
+        Raises:
+            DistError: it cannot be told.
+        """
+        return tuple(dict.fromkeys(self._faults(expected)))
+
+    def _faults(self, expected: Expected) -> Iterator[str]:
+        target = expected.target
+        yield from self._tag(target, expected.digest)
+        root = self._manifest(target, expected.digest)
+        if root is None:
+            yield f"{expected.digest} is missing"
+        else:
+            yield from self._tree(root, expected.platforms)
+        for digest, tag in expected.referrers.items():
+            yield from self._referrer(target, digest, tag)
+
+    def _tag(self, target: Reference, digest: Digest) -> Iterator[str]:
+        try:
+            there = self._source.resolve(target)
+        except NotFound:
+            yield f"{target.tag or target} is not there"
+            return
+        if there.digest != digest:
+            yield f"{target.tag or target} stands for {there.digest}, expected {digest}"
+
+    def _manifest(self, target: Reference, digest: Digest) -> Descriptor | None:
+        try:
+            return self._source.resolve(Reference.parse(f"{target.locator}@{digest}"))
+        except NotFound:
+            return None
+
+    def _tree(self, root: Descriptor, platforms: Platforms) -> Iterator[str]:
+        children = without_foreign(filter_platforms(children_handler(self._read), platforms))
+        pending, met = [root], set[object]()
+        while pending:
+            descriptor = pending.pop()
+            if descriptor.content in met:
+                continue
+            met.add(descriptor.content)
+            fault = self._look(descriptor)
+            if fault is not None:
+                yield fault
+            elif descriptor.is_manifest:
+                pending += visit(children, descriptor)
+
+    def _look(self, descriptor: Descriptor) -> str | None:
+        """What is wrong with one piece of content. A manifest is read, a blob is asked for."""
+        if descriptor.content not in self._seen:
+            try:
+                there = bool(self._read(descriptor)) if descriptor.is_manifest else self._pusher.has(descriptor)
+                self._seen[descriptor.content] = None if there else f"{descriptor} is missing"
+            except NotFound:
+                self._seen[descriptor.content] = f"{descriptor} is missing"
+            except (Corrupt, InvalidInput) as exc:
+                self._seen[descriptor.content] = str(exc)
+        return self._seen[descriptor.content]
+
+    def _read(self, descriptor: Descriptor) -> bytes:
+        if descriptor.digest not in self._documents:
+            if descriptor.size > manifest.MAX_BYTES:
+                raise InvalidInput(f"{descriptor}: expected at most {manifest.MAX_BYTES} bytes, it has {descriptor.size}")
+            raw = b"".join(self._source.fetch(descriptor))
+            if (found := Digest.of(raw, algorithm=descriptor.digest.algorithm)) != descriptor.digest:
+                raise Corrupt(f"{descriptor} is there as {found}")
+            self._documents[descriptor.digest] = raw
+        return self._documents[descriptor.digest]
+
+    def _referrer(self, target: Reference, digest: Digest, tag: str | None) -> Iterator[str]:
+        root = self._manifest(target, digest)
+        if root is None:
+            yield f"referrer {digest} is missing"
+            return
+        yield from self._tree(root, None)
+        if tag is not None:
+            yield from self._tag(Reference.parse(f"{target.locator}:{tag}"), digest)
+        elif self._look(root) is None and not self._is_listed(root):
+            yield f"referrer {digest} is not listed at what it is about"
+
+    def _is_listed(self, referrer: Descriptor) -> bool:
+        about = manifest.subject(self._read(referrer), referrer.media_type, at=str(referrer))
+        return about is None or any(one.digest == referrer.digest for one in self._source.referrers(about))

@@ -1,0 +1,91 @@
+"""What the store has of images, and the names that are recorded for those that are whole. No Prefect here."""
+
+from ocispec import Descriptor, Reference
+from ocispec.errors import InvalidInput, NotFound
+from ocispec.handlers import Handler, children_handler, filter_platforms
+from ocispec.platform import Platforms
+from ocispec.referrers import Referrer
+from storage import ContentStore, Name, completeness
+from storage.completeness import Completeness
+from storage.leases import Lease
+
+
+class Keeper:
+    """Keeps images in a store: gc is kept from what the `lease` has taken until the run ends. Thread-safe."""
+
+    def __init__(self, store: ContentStore, lease: Lease) -> None:
+        self.store, self._lease = store, lease
+
+    def keep(self, root: Descriptor) -> None:
+        """Keep gc from all that is below a root, be it there or still to come, until the run ends."""
+        self._lease.take(root)
+
+    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms = None) -> Completeness:
+        """What the store has of an image: if that is all, its name is recorded; if not, gc is kept from it meanwhile.
+
+        `platforms` are those that are wanted of an index; None is all of them.
+
+        Raises:
+            NotFound: it is all there but for other platforms.
+        """
+        with self.store.unswept():
+            found = completeness.check(self.store, root, children=self.children(platforms))
+            if found.whole:
+                self._name(reference, root, platforms=platforms)
+        if not found.whole:
+            self._lease.take(root)
+        return found
+
+    def hold(self, root: Descriptor, *, platforms: Platforms = None) -> Completeness:
+        """What the store has of a tree, all of which gc is kept from until the run ends."""
+        self._lease.take(root)
+        with self.store.unswept():
+            return completeness.check(self.store, root, children=self.children(platforms))
+
+    def record(
+        self,
+        reference: Reference,
+        root: Descriptor,
+        *,
+        platforms: Platforms = None,
+        referrers: tuple[Referrer, ...] | None = None,
+    ) -> None:
+        """Record the name of an image with its `referrers`, after a last look that nothing of them is missing.
+
+        No referrers, None, says that nobody asked for them: those that are known of the same content stay.
+
+        Raises:
+            NotFound: something is, or it is all there but for other platforms; the name is not recorded.
+        """
+        roots = (root, *(referrer.descriptor for referrer in referrers or ()))
+        with self.store.unswept():
+            completeness.require(self.store, *roots, children=self.children(platforms), name=str(reference))
+            self._name(reference, root, platforms=platforms, referrers=referrers)
+
+    def _name(
+        self, reference: Reference, root: Descriptor, *, platforms: Platforms, referrers: tuple[Referrer, ...] | None = None
+    ) -> None:
+        if platforms is not None:
+            completeness.refuse_other_platforms(self.store, root, platforms)
+        known = self._known(str(reference), root)
+        if known is not None:
+            platforms = _joined(known.platforms, platforms)
+            referrers = known.referrers if referrers is None else referrers
+        self.store.names.put(str(reference), root, source=reference.locator, platforms=platforms, referrers=referrers or ())
+
+    def _known(self, name: str, root: Descriptor) -> Name | None:
+        """The record of a name, if it stands for this content already."""
+        try:
+            known = self.store.names.get(name)
+        except (NotFound, InvalidInput):
+            return None
+        return known if known.descriptor.digest == root.digest else None
+
+    def children(self, platforms: Platforms) -> Handler:
+        """The handler that answers with what manifests name, of an index with what is wanted of it."""
+        return filter_platforms(children_handler(self.store.manifest), platforms)
+
+
+def _joined(one: Platforms, other: Platforms) -> Platforms:
+    """The platforms of two runs; None is all."""
+    return None if one is None or other is None else tuple(dict.fromkeys((*one, *other)))
