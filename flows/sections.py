@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
 from pydantic.alias_generators import to_camel
 
-from flows.yamlfile import Document, Written
+from flows.yamlfile import Document, Place, Written
 from ocispec import Reference, units
 from ocispec.errors import InvalidInput
 
@@ -57,21 +57,26 @@ def no_effect(why: str) -> Any:
     return Field(default=None, repr=False, description=f"Has no effect: {why}", json_schema_extra={_NO_EFFECT: why})
 
 
-def without_effect(section: BaseModel, document: Document, at: Sequence[str | int] = ()) -> Iterator[str]:
-    """A line for each key that is set in a section, or in those within, and has no effect."""
+def without_effect(section: BaseModel, document: Document) -> list[str]:
+    """A line for each key that is set, in a section or those within, and has no effect; in the order of the file."""
+    found = sorted(_idle(section, ()), key=lambda one: document.line(one[0]))
+    return [f"{document.where(place)}: has no effect: {why}" for place, why in found]
+
+
+def _idle(section: BaseModel, at: Place) -> Iterator[tuple[Place, str]]:
     for name, field in type(section).model_fields.items():
         if name not in section.model_fields_set:
             continue
         place = (*at, field.alias or name)
         extra = field.json_schema_extra
         if isinstance(extra, dict) and _NO_EFFECT in extra:
-            yield f"{document.where(place)}: has no effect: {extra[_NO_EFFECT]}"
+            yield place, str(extra[_NO_EFFECT])
         else:
             for inner, value in _within(getattr(section, name)):
-                yield from without_effect(value, document, (*place, *inner))
+                yield from _idle(value, (*place, *inner))
 
 
-def _within(value: Any) -> Iterator[tuple[tuple[str | int, ...], BaseModel]]:
+def _within(value: Any) -> Iterator[tuple[Place, BaseModel]]:
     if isinstance(value, BaseModel):
         yield (), value
     pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -120,6 +125,13 @@ Seconds = Annotated[float, BeforeValidator(_seconds), WithJsonSchema({"type": "s
 
 # -- mistakes
 
+_PLAINLY = {
+    "dict_type": "expected keys and values",
+    "list_type": "expected a list",
+    "model_type": "expected keys and values",
+    "too_short": "expected at least one",
+}
+
 
 def _told(error: Any, document: Document, model: type[BaseModel]) -> str:
     place = tuple(key for key in error["loc"] if key != "[key]")
@@ -129,11 +141,13 @@ def _told(error: Any, document: Document, model: type[BaseModel]) -> str:
         return f"{where}: unknown key{f'; did you mean {near[0]}' if near else ''}"
     if error["type"] == "missing":
         return f"{where}: missing"
+    if error["type"] in _PLAINLY:
+        return f"{where}: {_PLAINLY[error['type']]}"  # without what came: it may be any file, by mistake
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     shown = isinstance(error["input"], str | int | float) and not _SECRET.intersection(place)
-    if error["type"] in ("model_type", "dict_type"):  # it may be any file, by mistake
-        message, shown = "expected keys and values", False
-    got = f", got {repr(error['input'])[:_SHOWN]}" if shown else ""
+    value = repr(error["input"])[:_SHOWN]
+    told = isinstance(error["input"], str) and value in message
+    got = f", got {value}" if shown and not told else ""
     return f"{where}: {message[:1].lower()}{message[1:]}{got}"
 
 

@@ -63,9 +63,12 @@ class Document:
 
     def where(self, place: Sequence[str | int]) -> str:
         """`file:line: key.path` of a place, or of the nearest one around it that is there."""
-        known = next(tuple(place[:length]) for length in range(len(place), -1, -1) if tuple(place[:length]) in self.lines)
         keys = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).removeprefix(".")
-        return f"{self.path}:{self.lines[known]}{f': {keys}' if keys else ''}"
+        return f"{self.path}:{self.line(place)}{f': {keys}' if keys else ''}"
+
+    def line(self, place: Sequence[str | int]) -> int:
+        """The line of a place, or of the nearest one around it that is there."""
+        return next(self.lines[known] for length in range(len(place), -1, -1) if (known := tuple(place[:length])) in self.lines)
 
 
 def read(path: str) -> Document:

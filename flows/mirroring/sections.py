@@ -4,6 +4,7 @@ Keys are named as in regsync's files (version 1) where those have them, and mean
 say is turned into values of ours by `flows.mirroring.config`.
 """
 
+import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -38,6 +39,12 @@ def _date(value: object) -> object:
     except ValueError:
         raise ValueError("expected a date such as 2026-01-31, or a time such as 2026-01-31T12:00:00Z") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _entry_point(value: str) -> str:
+    if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
+        return value
+    raise ValueError("expected a callable, as module:function")
 
 
 def _one_or_more(value: object) -> object:
@@ -107,8 +114,8 @@ class GateSection(LenientSection):
     """Who is asked before an image is published."""
 
     command: list[Text] = Field(default=[], description="A program and its arguments")
-    python: Text | None = Field(
-        default=None, pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="A callable, as module:function"
+    python: Annotated[Text, AfterValidator(_entry_point)] | None = Field(
+        default=None, description="A callable, as module:function"
     )
     timeout: Seconds = Field(default=300, description="How long it may take")
 
