@@ -1,11 +1,21 @@
 """Sections of files that people configure: what all of them check alike, and how a mistake is told. No Prefect here."""
 
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    RootModel,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from flows.yamlfile import Document, Place, Written
@@ -47,7 +57,8 @@ def checked(model: type[M], document: Document) -> M:
     try:
         return model.model_validate({} if document.data is None else document.data)
     except ValidationError as exc:
-        errors = exc.errors(include_url=False)
+        # An unknown key comes first: where another is missing, it is likely the reason.
+        errors = sorted(exc.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
         raise InvalidInput(f"{_told(errors[0], document, model)}{more}") from None  # its text shows what may be secret
 
@@ -123,6 +134,19 @@ Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | float)
 Seconds = Annotated[float, BeforeValidator(_seconds), WithJsonSchema({"type": "string", "pattern": r"^(0|([0-9.]+[smhd])+)$"})]
 
 
+def passing(check: Callable[[str], object]) -> AfterValidator:
+    """A text that a function of ours takes; the InvalidInput of that says what was expected."""
+
+    def run(value: str) -> str:
+        try:
+            check(value)
+        except InvalidInput as exc:
+            raise ValueError(str(exc)) from None
+        return value
+
+    return AfterValidator(run)
+
+
 # -- mistakes
 
 _PLAINLY = {
@@ -153,7 +177,7 @@ def _told(error: Any, document: Document, model: type[BaseModel]) -> str:
 
 def _keys(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
     """The keys that are known at a place."""
-    found: Any = model
+    found: Any = model.model_fields["root"].annotation if issubclass(model, RootModel) else model
     for step in place:
         if isinstance(found, type) and issubclass(found, BaseModel):
             fields: dict[str | int, FieldInfo] = {field.alias or name: field for name, field in found.model_fields.items()}

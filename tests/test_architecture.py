@@ -25,8 +25,8 @@ PREFECT_FREE = sorted(
     {name for name in MODULES if name.partition(".")[0] in ("ocispec", "storage", "remotes")}
     | {"tasks.transfer", "tasks.session", "flows.config", "flows.golang", "flows.progress", "flows.report", "flows.sections"}
     | {"flows.templates", "flows.yamlfile"}
-    | {f"flows.mirroring.{name}" for name in ("access", "config", "entries", "entry", "naming", "schedule")}
-    | {f"flows.mirroring.{name}" for name in ("sections", "selection", "semver")}
+    | {f"flows.mirroring.{name}" for name in ("access", "config", "constraints", "entries", "entry", "naming", "schedule")}
+    | {f"flows.mirroring.{name}" for name in ("sections", "selection", "semver", "skopeo")}
 )
 # A process of its own, which is Prefect's server and which nothing imports.
 SERVER = "cli._server"

@@ -14,6 +14,7 @@ from flows.mirroring.entries import Entries
 from flows.mirroring.entry import Entry
 from flows.mirroring.schedule import Schedule
 from flows.mirroring.sections import MirrorFile, StoreSection
+from flows.mirroring.skopeo import SkopeoFile, sources
 from flows.sections import checked, without_effect
 from flows.templates import resolved
 from flows.yamlfile import Document
@@ -58,16 +59,18 @@ def load(path: str, dialect: Literal["dist", "skopeo"] = "dist", *, to: Sequence
         InvalidInput: the file is wrong; the message names file, line and key.
     """
     document = yamlfile.read(path)
-    if dialect == "skopeo":
-        raise NotImplementedError(to)
+    return _skopeos(document, to) if dialect == "skopeo" else _ours(document)
+
+
+def _ours(document: Document) -> Mirror:
     file = checked(MirrorFile, document)
     if not file.sync and file.seed is None:
         raise InvalidInput(f"{document.where(())}: expected sync or seed")
     entries, reached = Entries(document, file.defaults), access(file, document)
     store, options = _store(file.store, document)
-    stem = Path(path).stem
+    stem = Path(document.path).stem
     return Mirror(
-        path=path,
+        path=document.path,
         name=file.name or stem,
         store=store,
         store_options=options,
@@ -76,10 +79,30 @@ def load(path: str, dialect: Literal["dist", "skopeo"] = "dist", *, to: Sequence
         credential_blocks=reached.blocks,
         entries=tuple(entries.synced(section, ("sync", number)) for number, section in enumerate(file.sync)),
         seed=() if file.seed is None else tuple(entries.seeded(file.seed, ("seed",))),
-        lock=_beside(path, file.lock or f"{stem}.lock.json"),
+        lock=_beside(document.path, file.lock or f"{stem}.lock.json"),
         concurrency=file.concurrency or file.defaults.parallel or None,
         schedules=tuple(entries.schedules),
         warnings=tuple(without_effect(file, document)),
+    )
+
+
+def _skopeos(document: Document, to: Sequence[str]) -> Mirror:
+    found = sources(checked(SkopeoFile, document), document, to)
+    stem = Path(document.path).stem
+    return Mirror(
+        path=document.path,
+        name=stem,
+        store=None,
+        store_options={},
+        hosts=Hosts(named=found.hosts),
+        credentials=found.credentials,
+        credential_blocks=(),
+        entries=found.entries,
+        seed=(),
+        lock=_beside(document.path, f"{stem}.lock.json"),
+        concurrency=None,
+        schedules=(),
+        warnings=(),
     )
 
 

@@ -14,22 +14,8 @@ from flows.config import Registry
 from flows.mirroring.naming import Rename
 from flows.mirroring.selection import compiled
 from flows.mirroring.semver import Range
-from flows.sections import Host, LenientSection, Seconds, Text, no_effect
-from ocispec.errors import InvalidInput
+from flows.sections import Host, LenientSection, Seconds, Text, no_effect, passing
 from ocispec.platform import Platform
-
-
-def _told(check: Any) -> AfterValidator:
-    """A check of ours that says by itself what was expected."""
-
-    def run(value: str) -> str:
-        try:
-            check(value)
-        except InvalidInput as exc:
-            raise ValueError(str(exc)) from None
-        return value
-
-    return AfterValidator(run)
 
 
 def _date(value: object) -> object:
@@ -51,8 +37,8 @@ def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-Regex = Annotated[Text, _told(compiled)]
-PlatformName = Annotated[Text, _told(Platform.parse)]
+Regex = Annotated[Text, passing(compiled)]
+PlatformName = Annotated[Text, passing(Platform.parse)]
 Date = Annotated[datetime, BeforeValidator(_date), WithJsonSchema({"type": "string"})]
 
 
@@ -75,7 +61,7 @@ class TagFilter(LenientSection):
 
     allow: list[Regex] = Field(default=[], description="Regular expressions, one of which has to match the whole tag")
     deny: list[Regex] = Field(default=[], description="Regular expressions, none of which may match the whole tag")
-    semver_range: list[Annotated[Text, _told(Range.parse)]] = Field(
+    semver_range: list[Annotated[Text, passing(Range.parse)]] = Field(
         default=[], description="Ranges of versions, one of which the tag has to be in, such as '>=1.2 <2.0'; = > < >= <= ~ ^"
     )
     latest: LatestTags | None = Field(default=None, description="Of these, the newest versions alone")

@@ -18,7 +18,7 @@ _NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 # range ::= comparison { blank comparison };  comparison ::= [ operator ] version
 _COMPARISON = re.compile(r"(?P<operator>[<>]=?|[=~^])?(?P<version>.+)")
 
-Operator = Literal["=", ">", "<", ">=", "<="]
+Operator = Literal["=", "!=", ">", "<", ">=", "<="]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +119,8 @@ def _compared(version: Version, operator: Operator, bound: Version) -> bool:
     match operator:
         case "=":
             return version.same(bound)
+        case "!=":
+            return not version.same(bound)
         case ">":
             return bound < version
         case "<":

@@ -210,4 +210,4 @@ def test_further_mistakes_are_counted(tmp_path: Path) -> None:
     path = write(tmp_path, "sync: [{typ: image, target: a.example/b}]\n")
     with pytest.raises(InvalidInput) as caught:
         load(path)
-    assert str(caught.value) == f"{path}:1: sync[0].source: missing (and 2 more)"
+    assert str(caught.value) == f"{path}:1: sync[0].typ: unknown key; did you mean type (and 2 more)"
