@@ -69,6 +69,8 @@ def _compared(operator: str, bound: str, text: str) -> list[_Comparison]:
             found = _between(version, count)[1:]
         case ">" if numbers:
             found = [(">=", _after(numbers))]
+        case "~" if whole and not any(numbers):  # that library's exception
+            found = [(">=", version)]
         case "~":
             found = _between(version, min(count, 2))
         case "^":
@@ -84,7 +86,8 @@ def _between(version: Version, length: int) -> list[_Comparison]:
 
 
 def _after(numbers: tuple[int, ...]) -> Version:
-    return Version(numbers=(*numbers[:-1], numbers[-1] + 1))
+    """The least version with the next number in the last place, which is a prerelease."""
+    return Version(numbers=(*numbers[:-1], numbers[-1] + 1), prerelease="0")
 
 
 def _first_wildcard(parts: list[str]) -> int:

@@ -5,7 +5,9 @@ skopeo 1.9 to 1.22 refuses an index inside an index.
 """
 
 import json
+import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from tests.peers.processes import require
@@ -57,3 +59,17 @@ def _skopeo(verb: str, *arguments: str) -> bytes:
     if done.returncode != 0:
         raise SkopeoError(f"skopeo {verb} {' '.join(arguments)}: {done.stderr.decode(errors='replace').strip()}")
     return done.stdout
+
+
+def planned(file: Path, destination: str) -> set[tuple[str, str]]:
+    """What `skopeo sync` would copy from where to where by a file, at registries of plain HTTP.
+
+    Raises:
+        SkopeoError: skopeo cannot read the file, or not reach a registry.
+    """
+    command = [require("skopeo", "skopeo"), "--insecure-policy", "sync", "--dry-run", "--src", "yaml", "--dest", "docker"]
+    done = subprocess.run([*command, str(file), destination], capture_output=True, timeout=_TIMEOUT_S, check=False)
+    lines = done.stderr.decode(errors="replace")
+    if done.returncode != 0 or "level=error" in lines:
+        raise SkopeoError(f"skopeo sync {file}: {lines.strip()}")
+    return set(re.findall(r'Would have copied.* from="docker://(\S+)" to="docker://(\S+)"', lines))
