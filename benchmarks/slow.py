@@ -75,6 +75,9 @@ class _Nobody:
     def advanced(self, *_: object) -> None:
         """Pass over it."""
 
+    def left_alone(self, *_: object) -> None:
+        """Pass over it."""
+
 
 if __name__ == "__main__":
     main()

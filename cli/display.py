@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from flows.progress import waiting_for
 from flows.report import Ended
 from ocispec import Descriptor
 from ocispec.units import counted, duration, size
@@ -51,6 +52,7 @@ class LiveDisplay:
         self._begun, self._started = False, time.monotonic()
         self._moved = 0
         self._note = ""
+        self._waits: dict[str, tuple[float, str]] = {}
 
     def note(self, text: str) -> None:
         """Say what is being waited for."""
@@ -95,6 +97,11 @@ class LiveDisplay:
     def did(self, name: str, what: str) -> None:
         """The row of the image says when all is done."""
 
+    def left_alone(self, server: str, seconds: float) -> None:
+        """Show for how long a server is not asked, until that is over."""
+        with self._guard:
+            self._waits[server] = (time.monotonic() + seconds, waiting_for(server, seconds))
+
     def finished(self, image: Ended) -> None:
         """Show an image that could not be had, or of which all was there."""
         with self._guard:
@@ -105,6 +112,7 @@ class LiveDisplay:
         with self._guard:
             rows, moved = list(self._rows.values()), self._moved
             shown = [(row.label, row.state, row.offset, row.total) for row in _fitting(rows, self._console.height - _MARGIN)]
+            waits = [text for until, text in self._waits.values() if until > time.monotonic()]
         seconds = time.monotonic() - self._started
         table = Table.grid(padding=(0, 1))
         for label, state, offset, total in shown:
@@ -113,7 +121,9 @@ class LiveDisplay:
         footer = [duration(seconds)]
         if rows:
             footer = [f"{over} of {len(rows)} done", *footer, size(moved), f"{size(moved / max(seconds, 0.001))}/s"]
-        return Group(table, Text("  ".join([*footer, self._note]), style="dim"))
+        return Group(
+            table, *(Text(text, style="yellow") for text in waits), Text("  ".join([*footer, self._note]), style="dim")
+        )
 
     def _begin(self) -> None:
         """Start the clock of the run with the first thing that happens."""
@@ -167,6 +177,10 @@ class PlainLines:
     def did(self, name: str, what: str) -> None:
         """Say what was done."""
         self._say(f"{name} {what}")
+
+    def left_alone(self, server: str, seconds: float) -> None:
+        """Say for how long a server is not asked."""
+        self._say(waiting_for(server, seconds))
 
     def finished(self, image: Ended) -> None:
         """Say how an image came out."""

@@ -7,16 +7,18 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from flows.report import Ended, Failure
 from ocispec import Descriptor
 from ocispec.units import counted, duration, size
-from tasks.transfer import Observer, Receipt
+from tasks.session import Observer
+from tasks.transfer import Receipt
 
 
 class Listener(Observer, Protocol):
-    """Told of each thing that happens. `advanced` is called from many threads, all else from the run's own."""
+    """Told of each thing that happens: of what an `Observer` is from many threads, of all else from the run's own."""
 
     def planned(self, count: int, total: int) -> None:
         """So many of the images that may have to be brought were looked into."""
@@ -82,6 +84,10 @@ class LogListener:
         """Say what was done."""
         self._log.info("%s %s", name, what)
 
+    def left_alone(self, server: str, seconds: float) -> None:
+        """Say for how long nobody asks there."""
+        self._log.warning("%s", waiting_for(server, seconds))
+
     def finished(self, image: Ended) -> None:
         """Say how the image came out."""
         if image.failures:
@@ -138,10 +144,21 @@ class Both:
         for listener in self._listeners:
             listener.did(name, what)
 
+    def left_alone(self, server: str, seconds: float) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.left_alone(server, seconds)
+
     def finished(self, image: Ended) -> None:
         """Pass it on."""
         for listener in self._listeners:
             listener.finished(image)
+
+
+def waiting_for(server: str, seconds: float) -> str:
+    """What to say of a server that is left alone."""
+    until = datetime.now(UTC) + timedelta(seconds=seconds)
+    return f"{server} has too many requests and is not asked until {until:%H:%M:%S} UTC, for {duration(seconds)}"
 
 
 def _messages(failures: tuple[Failure, ...]) -> str:

@@ -25,7 +25,7 @@ from remotes.mirrors import Mirrored
 from remotes.pusher import Pusher
 from remotes.ranges import Ranges
 from remotes.repository import Repository
-from remotes.throttled import Quota, ThrottledTransport
+from remotes.throttled import LeftAlone, Quota, ThrottledTransport, nobody
 from remotes.transport import Urllib3Transport
 
 _log = logging.getLogger(__name__)
@@ -50,9 +50,12 @@ class Resolved:
 
 
 class Registries:
-    """All registries, through one client. Thread-safe; close it, or use it in a `with` block."""
+    """All registries, through one client. Thread-safe; close it, or use it in a `with` block.
 
-    def __init__(self, settings: RegistrySettings, *, credentials: CredentialSource) -> None:
+    `left_alone` is told of those that are not to be asked for a while.
+    """
+
+    def __init__(self, settings: RegistrySettings, *, credentials: CredentialSource, left_alone: LeftAlone = nobody) -> None:
         self._settings = settings
         self._credentials = credentials
         self._ranges = Ranges()
@@ -66,7 +69,7 @@ class Registries:
         self._transport = Urllib3Transport(
             hosts=settings.hosts, connect_timeout_s=settings.connect_timeout_s, read_timeout_s=settings.read_timeout_s
         )
-        self._throttled = ThrottledTransport(self._transport, settings.hosts)
+        self._throttled = ThrottledTransport(self._transport, settings.hosts, left_alone=left_alone)
         self._client = httpx.Client(
             transport=self._throttled,
             event_hooks={"response": [_log_response]},

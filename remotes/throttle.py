@@ -46,7 +46,7 @@ class Throttle:
         self._paced_at = clock()
         self._next_turn = 0.0
         self._under_way = 0
-        self._left_alone_until = 0.0
+        self._left_alone_until = float("-inf")
         self._refused_at = float("-inf")
         self._accepted: deque[float] = deque()
         self._aborted = False
@@ -93,19 +93,25 @@ class Throttle:
                 self._pace = min(faster, self._fastest) if self._fastest else faster if faster < _FASTEST_PER_S else None
                 self._paced_at = now
 
-    def refused(self, retry_after_s: float | None) -> None:
-        """The server refused a request because there are too many: leave it alone, then ask it less hard."""
+    def refused(self, retry_after_s: float | None) -> bool:
+        """The server refused a request because there are too many: leave it alone, then ask it less hard.
+
+        Whether that is news: it is to be left alone, and until later than it said before.
+        """
         with self._changed:
             now = self._clock()
-            self._left_alone_until = max(self._left_alone_until, now + (retry_after_s or 0))
+            until = now + (retry_after_s or 0)
+            is_news = until > now and until - self._left_alone_until >= _TOGETHER_S
+            self._left_alone_until = max(self._left_alone_until, until)
             if now - self._refused_at < _TOGETHER_S:
-                return
+                return is_news
             self._refused_at = now
             self._window = max(self._under_way // 2, 1)
             self._forget(now)
             taken = len(self._accepted) / _SEEN_S
             self._pace = max(min(taken, self._pace or taken) * _SLOWER, _SLOWEST_PER_S)
             self._paced_at = now + (retry_after_s or 0)
+            return is_news
 
     def abort(self) -> None:
         """Let nobody wait, now or later."""

@@ -16,6 +16,14 @@ _TOO_MANY = httpx.codes.TOO_MANY_REQUESTS
 _UNAVAILABLE = httpx.codes.SERVICE_UNAVAILABLE
 
 
+LeftAlone = Callable[[str, float], None]
+"""Told of a server that is not asked for so many seconds, since it wants that; once, or again if it wants more. Thread-safe."""
+
+
+def nobody(_server: str, _seconds: float) -> None:
+    """Who wants to know nothing of it."""
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Quota:
     """What a registry says of the requests that it still allows: Docker Hub's `ratelimit-limit` and `ratelimit-remaining`.
@@ -35,8 +43,8 @@ class ThrottledTransport(httpx.BaseTransport):
     Retry-After. Whoever can wait in a better way than by holding a thread does so then.
     """
 
-    def __init__(self, inner: httpx.BaseTransport, hosts: Hosts) -> None:
-        self._inner, self._hosts = inner, hosts
+    def __init__(self, inner: httpx.BaseTransport, hosts: Hosts, *, left_alone: LeftAlone = nobody) -> None:
+        self._inner, self._hosts, self._left_alone = inner, hosts, left_alone
         self._throttles: dict[str, Throttle] = {}
         self._quotas: dict[str, Quota] = {}
         self._guard = threading.Lock()
@@ -56,7 +64,7 @@ class ThrottledTransport(httpx.BaseTransport):
         except BaseException:
             throttle.end()
             raise
-        self._heed(throttle, request.url.host, response)
+        self._heed(throttle, request.url, response)
         response.stream = _Watched(cast("httpx.SyncByteStream", response.stream), throttle.end)
         return response
 
@@ -87,15 +95,16 @@ class ThrottledTransport(httpx.BaseTransport):
                     self._throttles[server].abort()
             return self._throttles[server]
 
-    def _heed(self, throttle: Throttle, host: str, response: httpx.Response) -> None:
+    def _heed(self, throttle: Throttle, url: httpx.URL, response: httpx.Response) -> None:
         wait_s = retry_after_s(response)
         if response.status_code == _TOO_MANY or (response.status_code == _UNAVAILABLE and wait_s is not None):
-            throttle.refused(wait_s)
+            if throttle.refused(wait_s) and wait_s is not None:
+                self._left_alone(url.netloc.decode("ascii"), wait_s)
         else:
             throttle.accepted()
         if (quota := read_quota(response.headers)) is not None:
             with self._guard:
-                self._quotas[host] = quota
+                self._quotas[url.host] = quota
 
 
 class _Watched(httpx.SyncByteStream):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import DistError
@@ -42,6 +42,13 @@ from tasks.survey import Ask, Found, Reader, Related
 T = TypeVar("T")
 
 
+class Observer(transfer.Observer, Protocol):
+    """Who wants to know how a run goes. Called from many threads."""
+
+    def left_alone(self, server: str, seconds: float) -> None:
+        """A server that has too many requests is not asked for so long, as it said."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSpec:
     """What a session is opened from. `store` is a path or fsspec URL.
@@ -67,7 +74,7 @@ class Session:
         lease: Lease,
         registries: Registries,
         *,
-        observer: transfer.Observer,
+        observer: Observer,
         stopping: Stopping,
     ) -> None:
         self.spec = spec
@@ -219,7 +226,7 @@ def known(credentials: CredentialSource) -> Iterator[None]:
 
 
 @contextmanager
-def open_session(spec: SessionSpec, *, observer: transfer.Observer) -> Iterator[Session]:
+def open_session(spec: SessionSpec, *, observer: Observer) -> Iterator[Session]:
     """A session for the length of a run; leaving it stops what is still under way.
 
     Raises:
@@ -231,7 +238,7 @@ def open_session(spec: SessionSpec, *, observer: transfer.Observer) -> Iterator[
     with (
         open_store(spec.store, options=spec.store_options) as store,
         store.leases.hold() as lease,
-        Registries(spec.registries, credentials=first_of(*sources)) as registries,
+        Registries(spec.registries, credentials=first_of(*sources), left_alone=observer.left_alone) as registries,
         stop.heard(registries.abort),
     ):
         session = Session(spec, store, lease, registries, observer=observer, stopping=stop)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -228,6 +229,18 @@ def test_a_run_that_waits_for_a_registry_ends_when_it_is_told_to(prefect: Prefec
     assert result.json["status"] == "stopped"
     run = prefect.get(f"/flow_runs/{result.json['flow_run_id']}")
     assert run["state"]["type"] == "CANCELLED"
+
+
+def test_a_log_says_which_registry_is_waited_for(prefect: PrefectServer, tmp_path: Path) -> None:
+    assert prefect.url
+    image = images.image(402, layers=2)
+    with FakeRegistry() as registry:
+        images.load(registry, "app", image, "v1")
+        registry.inject(Fault(method="HEAD", action=Answer(429, (("Retry-After", "2"),))))
+        result = dist("--store", tmp_path / "store", "fetch", "--retries", "0", f"{registry.host}/app:v1")
+    assert result.code == 0, result.err
+    (line,) = [line for line in result.err.splitlines() if "too many requests" in line]
+    assert re.fullmatch(rf"{registry.host} has too many requests and is not asked until \d\d:\d\d:\d\d UTC, for 2\.0 s", line)
 
 
 def test_a_layer_that_is_elsewhere(prefect: PrefectServer, tmp_path: Path) -> None:

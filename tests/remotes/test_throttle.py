@@ -73,6 +73,23 @@ def test_a_shorter_wait_does_not_take_back_a_longer_one(clock: Clock) -> None:
     assert one(throttle) == 30
 
 
+def test_what_a_server_says_is_news_once_and_when_it_wants_more(clock: Clock) -> None:
+    throttle = Throttle(clock=clock)
+    assert [throttle.refused(seconds) for seconds in (None, 0, 10, 10.5, 5, None, 20)] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+        False,
+        True,
+    ]
+    clock.now += 19.5
+    assert not throttle.refused(1)
+    clock.now += 1
+    assert throttle.refused(1)
+
+
 def test_after_a_refusal_the_pace_is_below_what_was_taken_and_grows_back(clock: Clock) -> None:
     throttle = Throttle(clock=clock)
     for _ in range(40):
@@ -190,6 +207,19 @@ def test_while_a_server_wants_to_be_left_alone_nobody_asks(found: Registries, re
         assert caught.value.exchange.retry_after_s == pytest.approx(3600, abs=60)
     assert len(asked(registry)) == 1
     assert "wants to be left alone" in str(caught.value)
+
+
+def test_who_wants_to_know_is_told_for_how_long(registry: FakeRegistry, other: FakeRegistry) -> None:
+    told: list[tuple[str, float]] = []
+    put(other)
+    for method in ("HEAD", "GET"):
+        registry.inject(Fault(method=method, nth=None, action=Answer(429, (("Retry-After", "3600"),))))
+        other.inject(Fault(method=method, action=Answer(429)))
+    with Registries(SETTINGS, credentials=anonymous, left_alone=lambda *what: told.append(what)) as found:
+        for server in (registry, registry, other):
+            with pytest.raises(Unavailable):
+                found.resolve(reference(server))
+    assert told == [(registry.host, 3600)]
 
 
 def test_other_servers_are_asked_meanwhile(found: Registries, registry: FakeRegistry, other: FakeRegistry) -> None:
