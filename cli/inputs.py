@@ -109,6 +109,13 @@ def mirror(path: str) -> "Mirror":
     return _read(lambda: config.load(path))
 
 
+def seeding(to: Sequence[str], *, images: Sequence[str], file: str | None) -> None:
+    """Images that are to be brought to registries in bulk, and these registries."""
+    from flows.mirroring import seeding
+
+    _read(lambda: seeding.seeding(to, images=images, file=file))
+
+
 def unused_directory(text: str) -> str:
     """A directory for something new, wherever runs are: it is not there, or empty."""
     path = Path(text).expanduser().absolute()

@@ -1,13 +1,16 @@
-"""The commands that bring many images to many registries: mirror."""
+"""The commands that bring many images to many registries, and look after them there: mirror, seed, check."""
 
+import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cli import inputs, runs, tables
 from cli.context import Context
-from cli.errors import tell
+from cli.errors import BadInput, tell
 from cli.options import RunNetwork
 
 if TYPE_CHECKING:
+    from flows.mirroring.checked import CheckReport
     from flows.mirroring.config import Mirror
     from flows.mirroring.report import MirrorReport
 
@@ -27,6 +30,67 @@ def mirror(context: Context, path: str, *, dry_run: bool, network: RunNetwork, *
     return runs.run(context, load, parameters, _show, doing="mirroring")
 
 
+def check(context: Context, path: str, *, repair: bool, network: RunNetwork, **options: Any) -> int:
+    """See whether what was mirrored is still there; 1 if not all of it is, or could be repaired."""
+    wanted = inputs.mirror(path)
+    parameters = {"config": inputs.lasting(path), "repair": repair, **placed(context, wanted, network), **options}
+
+    def load() -> Any:
+        from flows.check import check
+
+        return check
+
+    return runs.run(context, load, parameters, _show_check, doing="mirroring")
+
+
+def seed(
+    context: Context,
+    path: str,
+    to: Sequence[str],
+    platforms: Sequence[str],
+    *,
+    failed: str | None,
+    network: RunNetwork,
+    **options: Any,
+) -> int:
+    """Bring many images to many registries; 1 if not all of them got everywhere. `options` are parameters of the flow."""
+    if path.endswith((".yaml", ".yml")):
+        parameters = _configured(context, path, (*to, *platforms), network)
+    else:
+        parameters = _listed(context, path, to, platforms, network)
+    if failed is not None:
+        parameters["failed"] = inputs.lasting(failed)
+
+    def load() -> Any:
+        from flows.seed import seed
+
+        return seed
+
+    return runs.run(context, load, {**parameters, **options}, _show, doing="mirroring")
+
+
+def _configured(context: Context, path: str, said: Sequence[str], network: RunNetwork) -> dict[str, Any]:
+    """The parameters of a seed whose configuration says all."""
+    if said:
+        raise BadInput(f"{path}: a configuration says itself where images go and for which platforms; leave out {said[0]}")
+    wanted = inputs.mirror(path)
+    if not wanted.seed:
+        raise BadInput(f"{path}: expected a section seed, there is none")
+    return {"config": inputs.lasting(path), **placed(context, wanted, network)}
+
+
+def _listed(context: Context, path: str, to: Sequence[str], platforms: Sequence[str], network: RunNetwork) -> dict[str, Any]:
+    """The parameters of a seed of the images in a list."""
+    if not to:
+        raise BadInput("seed: expected --to REGISTRY, at least once")
+    file = None if path == "-" else inputs.lasting(path)
+    images = [image for line in sys.stdin if (image := line.partition("#")[0].strip())] if path == "-" else []
+    inputs.seeding(to, images=images, file=file)  # refused before anything is started
+    inputs.writable(context)
+    chosen = [str(platform) for platform in inputs.platforms(platforms) or ()] or "all"
+    return {"to": list(to), "images": images, "file": file, "platforms": chosen, **runs.common(context, network)}
+
+
 def placed(context: Context, wanted: "Mirror", network: RunNetwork) -> dict[str, Any]:
     """The parameters that runs of a configuration have in common: its own store, unless another one was chosen."""
     parameters = runs.common(context, network)
@@ -37,8 +101,15 @@ def placed(context: Context, wanted: "Mirror", network: RunNetwork) -> dict[str,
 
 
 def _show(report: "MirrorReport") -> None:
-    rows = report.table()
-    if rows:
-        tables.columns([head.upper() for head in rows[0]], [[str(cell) for cell in row.values()] for row in rows])
+    _show_table(report.table())
     for note in report.notes():
         tell(note)
+
+
+def _show_check(report: "CheckReport") -> None:
+    _show_table(report.table())
+
+
+def _show_table(rows: Sequence[Mapping[str, str | int]]) -> None:
+    if rows:
+        tables.columns([head.upper() for head in rows[0]], [[str(cell) for cell in row.values()] for row in rows])

@@ -89,6 +89,59 @@ def mirror(
 
 
 @app.command(group=RUNS)
+def seed(
+    images: Annotated[
+        str,
+        Parameter(
+            name="FILE", allow_leading_hyphen=True, help="Images, one in a line (- reads them), or a configuration (.yaml)."
+        ),
+    ],
+    /,
+    *,
+    to: Annotated[
+        list[str] | None,
+        Parameter(negative=(), help="A registry, with or without a path before its repositories; repeatable."),
+    ] = None,
+    platform: Annotated[
+        list[str] | None,
+        Parameter(negative=(), help="Of an index bring only what serves this, such as linux/arm64; repeatable. Default: all."),
+    ] = None,
+    rewrite_index: Annotated[bool, Parameter(negative=(), help="Make an index of these platforms alone.")] = False,
+    referrers: Referrers = False,
+    offline: Annotated[bool, Parameter(negative=(), help="From the store alone: nobody is asked for images.")] = False,
+    failed: Annotated[str | None, Parameter(help="Write the images that did not get everywhere to this file.")] = None,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Only tell what would be done.")] = False,
+    concurrency: Concurrency = 8,
+    retries: Retries = 3,
+    network: RunNetwork = RunNetwork(),
+    context: Shared,
+) -> int:
+    """Bring many images to many registries, each under its own repository and tag; what is there is not sent again."""
+    from cli.mirror import seed
+
+    choices = {"rewrite_index": rewrite_index, "referrers": referrers, "offline": offline, "dry_run": dry_run}
+    numbers = {"concurrency": concurrency, "retries": retries}
+    return seed(context, images, to or [], platform or [], failed=failed, network=network, **choices, **numbers)
+
+
+@app.command(group=RUNS)
+def check(
+    config: Annotated[str, Parameter(name="FILE", help="The mirror's configuration (YAML).")],
+    /,
+    *,
+    repair: Annotated[bool, Parameter(negative=(), help="Send again what is missing.")] = False,
+    concurrency: Concurrency = 8,
+    retries: Retries = 3,
+    network: RunNetwork = RunNetwork(),
+    context: Shared,
+) -> int:
+    """See that targets have all that was mirrored: each tag as locked, and every manifest, blob and referrer below it."""
+    from cli.mirror import check
+
+    return check(context, config, repair=repair, network=network, concurrency=concurrency, retries=retries)
+
+
+@app.command(group=RUNS)
 def gc(
     *,
     grace: Annotated[str, Parameter(help="Remove only what nobody has touched for so long, such as 24h or 7d.")] = "24h",

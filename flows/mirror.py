@@ -34,7 +34,7 @@ def mirror(
     """Bring what a configuration wants to its targets: changed images alone, each piece of content once per registry."""
     wanted, spec = opened(config, store, store_options, network)
     job = Job(
-        name=wanted.name,
+        name=f"mirror {wanted.name}",
         entries=wanted.entries,
         lock=wanted.lock,
         dry_run=dry_run,

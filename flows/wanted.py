@@ -15,12 +15,12 @@ from ocispec.handlers import serving
 from ocispec.platform import Platforms
 from ocispec.referrers import Referrer
 from tasks.fetch import Fetched, Listed
-from tasks.mirror import Surveyed
+from tasks.mirror import Located, Surveyed
 from tasks.survey import Related
 from tasks.transfer import Receipt
 
 # The result that a parent's task returned, that very object: what Prefect draws an arrow from.
-Parent = Descriptor | Fetched | Listed | Surveyed
+Parent = Descriptor | Fetched | Listed | Surveyed | Located
 
 
 @dataclass(eq=False, slots=True)

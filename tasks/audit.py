@@ -14,7 +14,7 @@ from ocispec.platform import Platforms
 from remotes import Pusher, Source
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True, eq=False)
 class Expected:
     """What a tag should stand for; of an index the `platforms` that were brought, None is all.
 

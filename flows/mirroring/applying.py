@@ -10,10 +10,11 @@ from prefect.utilities.annotations import quote
 
 from flows.limits import Limits
 from flows.mirroring.course import Brought, Mirroring
-from flows.mirroring.plan import Extra, Image, Plan
+from flows.mirroring.plan import Extra, Image
 from flows.progress import Listener
 from flows.runner import RUNNER, message, outcome
 from flows.walk import Walk
+from flows.wanted import Parent
 from ocispec import Reference
 from ocispec.frontier import Frontier
 from ocispec.units import counted
@@ -36,9 +37,8 @@ class Applying:
         self._session, self._listener, self._name = session, listener, name
         self._workers, self._retries = workers, retries
 
-    def bring(self, plan: Plan, origins: Mapping[Image, tasks.Surveyed]) -> Brought:
-        """Bring all images to where they have to be brought."""
-        due = plan.due
+    def bring(self, due: Sequence[Image], origins: Mapping[Image, Parent]) -> Brought:
+        """Bring images to where they have to be brought; `origins` are the results that told of them."""
         shards = [due[first : first + _MOST_IMAGES] for first in range(0, len(due), _MOST_IMAGES)]
         if len(shards) == 1:
             return self._walk(shards[0], origins)
@@ -65,7 +65,7 @@ class Applying:
             removed[extra.target] = result if isinstance(result, Removed) else f"{extra.target}: {message(result)}"
         return removed
 
-    def _apart(self, shard: Sequence[Image], origins: Mapping[Image, tasks.Surveyed], label: str) -> Brought:
+    def _apart(self, shard: Sequence[Image], origins: Mapping[Image, Parent], label: str) -> Brought:
         """Bring some images in a flow run of their own."""
         ended = list[Brought]()  # a way past Prefect, which would take a flow's result apart
 
@@ -81,7 +81,7 @@ class Applying:
             state.result()  # raises what broke it
         return ended[0]
 
-    def _walk(self, shard: Sequence[Image], origins: Mapping[Image, tasks.Surveyed]) -> Brought:
+    def _walk(self, shard: Sequence[Image], origins: Mapping[Image, Parent]) -> Brought:
         course = Mirroring(shard, origins)
         walk = Walk(
             self._session.keeper,

@@ -30,8 +30,8 @@ class Mirror:
     """What a configuration says.
 
     `store` may be `block:NAME`; None is left to whoever starts a run. `credentials` are by registry, or registry and namespace;
-    the blocks that `credential_blocks` name have more of them. `lock` is a path or URL. `schedules` are for whoever starts
-    runs. `warnings` name each key that has no effect, a line each.
+    the blocks that `credential_blocks` name have more of them. `lock` is a path or URL, None keeps none. `schedules` are for
+    whoever starts runs. `warnings` name each key that has no effect, a line each.
     """
 
     path: str
@@ -43,7 +43,7 @@ class Mirror:
     credential_blocks: tuple[str, ...]
     entries: tuple[Entry, ...]
     seed: tuple[Entry, ...]
-    lock: str
+    lock: str | None
     concurrency: int | None
     schedules: tuple[Schedule, ...]
     warnings: tuple[str, ...]
@@ -59,10 +59,15 @@ def load(path: str, dialect: Literal["dist", "skopeo"] = "dist", *, to: Sequence
         InvalidInput: the file is wrong; the message names file, line and key.
     """
     document = yamlfile.read(path)
-    return _skopeos(document, to) if dialect == "skopeo" else _ours(document)
+    return _skopeos(document, to) if dialect == "skopeo" else configured(document)
 
 
-def _ours(document: Document) -> Mirror:
+def configured(document: Document, *, is_remembered: bool = True) -> Mirror:
+    """What a document says with our keys; what comes of it is written into a lock file, if it is to be remembered.
+
+    Raises:
+        InvalidInput: it is wrong; the message names file, line and key.
+    """
     file = checked(MirrorFile, document)
     if not file.sync and file.seed is None:
         raise InvalidInput(f"{document.where(())}: expected sync or seed")
@@ -79,7 +84,7 @@ def _ours(document: Document) -> Mirror:
         credential_blocks=reached.blocks,
         entries=tuple(entries.synced(section, ("sync", number)) for number, section in enumerate(file.sync)),
         seed=() if file.seed is None else tuple(entries.seeded(file.seed, ("seed",))),
-        lock=_beside(document.path, file.lock or f"{stem}.lock.json"),
+        lock=_beside(document.path, file.lock or f"{stem}.lock.json") if is_remembered else None,
         concurrency=file.concurrency or file.defaults.parallel or None,
         schedules=tuple(entries.schedules),
         warnings=tuple(without_effect(file, document)),

@@ -9,7 +9,7 @@ from prefect import Task
 from flows.mirroring.plan import Image as Planned
 from flows.mirroring.plan import Step
 from flows.report import ImageReport
-from flows.wanted import Errand, Image, Node
+from flows.wanted import Errand, Image, Node, Parent
 from ocispec import Digest, Reference
 from tasks import mirror as tasks
 from tasks.delivery import Publication
@@ -72,7 +72,7 @@ class Mirroring:
 
     misses_nothing = True
 
-    def __init__(self, planned: Sequence[Planned], origins: Mapping[Planned, tasks.Surveyed]) -> None:
+    def __init__(self, planned: Sequence[Planned], origins: Mapping[Planned, Parent]) -> None:
         self.images = [_image(one, origins[one]) for one in planned]
         self._planned = dict(zip(self.images, planned, strict=True))
         self._judgements: dict[Image, Errand] = {}
@@ -177,6 +177,6 @@ def _gate(planned: Planned) -> str:
     return "" if gate is None else gate.entry_point or gate.command[0]
 
 
-def _image(planned: Planned, origin: tasks.Surveyed) -> Image:
+def _image(planned: Planned, origin: Parent) -> Image:
     wish = planned.wish
     return Image(wish.source, platforms=wish.entry.platforms, related=wish.related, root=planned.root, origin=origin)

@@ -46,10 +46,6 @@ class Entry:
     gate: Gate | None
     prune: Prune | None
 
-    def covers(self, source: Reference) -> bool:
-        """Whether an image is of this entry's source, be it chosen or not."""
-        return self.source == {"registry": source.host, "repository": source.locator, "image": str(source)}[self.type]
-
     def targets_of(self, source: Reference) -> tuple[Reference, ...]:
         """Where an image goes, each once.
 

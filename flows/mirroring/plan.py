@@ -8,13 +8,14 @@ from typing import Any, Literal
 
 from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Locked, Records
+from flows.mirroring.origins import Origins
 from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import DistError, InvalidInput
 from ocispec.units import counted, size
 from remotes import Quota
 from tasks.survey import Ask, Found, Known, Related
 
-Change = Literal["add", "change", "same", "failed"]
+Change = Literal["add", "change", "repair", "same", "failed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,7 +61,7 @@ class Step:
     @property
     def is_due(self) -> bool:
         """Whether it has to be brought there."""
-        return self.change in ("add", "change")
+        return self.change in ("add", "change", "repair")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -277,12 +278,12 @@ def extras(
     Entries that are `unknown`, by where they stand, want all that they ever had. Without an entry that a tag is from, nobody
     says when it is to be removed: it stays.
     """
-    now, still = datetime.now(UTC), frozenset(wanted)
+    now, still, origins = datetime.now(UTC), frozenset(wanted), Origins(entries)
     left = {entry.at: entry.prune.most for entry in entries if entry.prune is not None}
     unwanted = [(target, record) for target, record in locked.items() if target not in still and record.own]
     found = []
     for target, record in sorted(unwanted, key=lambda item: (item[1].unwanted or now, str(item[0]))):
-        since, entry = record.unwanted or now, _origin(target, record, entries)
+        since, entry = record.unwanted or now, origins.of(target, record)
         if entry is not None and entry.at in unknown:
             continue
         is_due = entry is not None and entry.prune is not None and entry.prune.is_over(since, now=now) and left[entry.at] > 0
@@ -290,12 +291,6 @@ def extras(
             left[entry.at] -= 1
         found.append(Extra(target=target, record=record, since=since, is_due=is_due))
     return tuple(found)
-
-
-def _origin(target: Reference, record: Locked, entries: Iterable[Entry]) -> Entry | None:
-    """The entry that a tag came from."""
-    source = Reference.parse(record.source)
-    return next((entry for entry in entries if entry.covers(source) and target in entry.targets_of(source)), None)
 
 
 def _step(wish: Wish, target: Reference, image: Known, there: Descriptor | DistError | None, record: Locked | None) -> Step:

@@ -21,7 +21,8 @@ _DONE: Mapping[str, Result] = {"add": "added", "change": "changed"}
 class MirrorReport:
     """How a mirror run came out: what was planned, what was `brought`, what was `removed`.
 
-    A dry run has done nothing. `more` are failures of no target; `stopped` says why the run was ended early.
+    `name` is what people call the run. A dry run has done nothing. `more` are failures of no target; `stopped` says why the run
+    was ended early.
     """
 
     name: str
@@ -56,6 +57,11 @@ class MirrorReport:
         """The bytes that came into the store."""
         return self.brought.fetched + sum(image.fetched for image in self.plan.images)
 
+    def unfinished(self) -> list[str]:
+        """The images that are not at all their targets, or of which that cannot be told."""
+        unbrought = ("failed", "vetoed")
+        return list(dict.fromkeys(str(s.wish.source) for s in self.plan.steps if self.result(s) in unbrought))
+
     def summary(self) -> str:
         """One line that counts."""
         if self.dry_run:
@@ -68,7 +74,7 @@ class MirrorReport:
         tally = self.brought.tally
         moved = f"{size(self.fetched)} fetched, {size(tally.sent)} sent"
         spared = f" ({tally.mounted} mounted, {tally.existed} there already)" if tally.mounted or tally.existed else ""
-        return f"mirror {self.name} {self.status}: {', '.join(told)}; {moved}{spared} in {duration(self.seconds)}"
+        return f"{self.name} {self.status}: {', '.join(told)}; {moved}{spared} in {duration(self.seconds)}"
 
     def errors(self) -> list[str]:
         """One line per failure."""

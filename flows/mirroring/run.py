@@ -51,7 +51,7 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
         if not job.dry_run:
             lock.update(intended(plan, locked))
             applying = Applying(session, listener, name=job.name, workers=job.concurrency, retries=job.retries)
-            report = replace(report, brought=applying.bring(plan, planning.origins), removed=applying.remove(plan.pruned))
+            report = replace(report, brought=applying.bring(plan.due, planning.origins), removed=applying.remove(plan.pruned))
             report = replace(report, tasks=planning.tasks + applying.tasks)
             lock.update(confirmed(report, locked), dropped=dropped(report))
             report = _listed(session, report)

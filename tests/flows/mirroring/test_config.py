@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from flows.mirroring.config import Mirror, load
-from flows.mirroring.entry import Gate, Prune
+from flows.mirroring.entry import Prune
 from flows.mirroring.schedule import Schedule
 from flows.mirroring.selection import Window
 from ocispec import Reference
 from ocispec.errors import InvalidInput
 from ocispec.platform import Platform
 from remotes import Credentials, HostSettings
+from tasks.gate import Gate
 from tests.flows.mirroring.wrong import WRONG
 from tests.remotes.asking import check_told
 

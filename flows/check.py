@@ -1,0 +1,65 @@
+"""The flow `check`: whether what a mirror brought to its targets is still there, all of it; what is missing is sent again."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from pydantic import Field
+
+from flows.conclusion import concluded
+from flows.mirroring.applying import Applying
+from flows.mirroring.auditing import Auditing
+from flows.mirroring.checked import CheckReport
+from flows.mirroring.lock import Lock
+from flows.mirroring.opening import opened
+from flows.parameters import Concurrency, Configuration, ConfiguredStore, Network, Retries, StoreOptions
+from flows.progress import LogListener, told
+from flows.results import keep_no_results
+from flows.runner import RUNNER
+from ocispec.errors import InvalidInput
+from tasks._task import RETRIES
+from tasks.session import open_session
+
+
+def _run_name() -> str:
+    given = flow_run.parameters
+    return f"check {Path(given['config']).stem}{' and repair' if given['repair'] else ''}"
+
+
+@flow(name="check", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
+def check(
+    config: Configuration,
+    store: ConfiguredStore = None,
+    *,
+    repair: Annotated[bool, Field(description="Send again what is missing")] = False,
+    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
+    network: Network = Network(),
+    concurrency: Concurrency = 8,
+    retries: Retries = RETRIES,
+) -> State[Any]:
+    """See that every tag of a mirror stands for what its lock file says, and that all below and about it is there."""
+    started = time.monotonic()
+    keep_no_results()
+    wanted, spec = opened(config, store, store_options, network)
+    listener = told(LogListener(get_run_logger()))
+    with open_session(spec, observer=listener) as session:
+        locked = Lock(wanted.lock).read()
+        if not locked:
+            raise InvalidInput(f"{wanted.path}: nothing to check: its lock file {wanted.lock} names no image; mirror it first")
+        auditing = Auditing(session, listener, (*wanted.entries, *wanted.seed), workers=concurrency, retries=retries)
+        first = auditing.look(locked)
+        report = CheckReport(name=wanted.name, first=first)
+        if repair and first.damaged:
+            located, lost = auditing.located(first, locked)
+            applying = Applying(session, listener, name=f"repair of {wanted.name}", workers=concurrency, retries=retries)
+            brought = applying.bring(tuple(located), located)
+            again = auditing.look({target: locked[target] for target in first.damaged if target not in lost})
+            failures = {**lost, **brought.failures, **brought.vetoes}
+            report = replace(report, again=again, failures=failures, brought=brought)
+            auditing.tasks += applying.tasks
+        ended = replace(report, tasks=auditing.tasks, seconds=time.monotonic() - started, stopped=session.stopping.reason)
+    return concluded("check", ended)

@@ -1,0 +1,121 @@
+"""Looking into what a mirror brought, and finding where what is missing of it can be had."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from prefect.utilities.annotations import quote
+
+from flows.limits import Limits
+from flows.mirroring.entry import Entry
+from flows.mirroring.lock import Locked, Records
+from flows.mirroring.origins import Origins
+from flows.mirroring.plan import Image, Step, Wish
+from flows.progress import Listener
+from flows.runner import message, outcome
+from ocispec import Descriptor, Reference
+from ocispec.frontier import Frontier
+from tasks import mirror as tasks
+from tasks.audit import Expected
+from tasks.session import Session
+
+if TYPE_CHECKING:
+    from prefect.futures import PrefectFuture
+
+# What one task looks into, of one repository.
+_MOST_TAGS = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audits:
+    """What was found: how many targets are right, what is wrong with others, of which nothing can be told and why.
+
+    `unlooked` are those that no entry wants any more.
+    """
+
+    right: int = 0
+    damaged: Mapping[Reference, tuple[str, ...]] = field(default_factory=dict)
+    untold: Mapping[Reference, str] = field(default_factory=dict)
+    unlooked: int = 0
+
+
+class Auditing:
+    """One run's audits. `tasks` counts the task runs that ended."""
+
+    def __init__(self, session: Session, listener: Listener, entries: Sequence[Entry], *, workers: int, retries: int) -> None:
+        self.tasks = 0
+        self._session, self._listener, self._workers = session, listener, workers
+        self._origins = Origins(entries)
+        self._limits = Limits(retries=retries)
+
+    def look(self, locked: Records) -> Audits:
+        """Look into all that is locked and still wanted."""
+        wanted = {target: record for target, record in locked.items() if self._is_wanted(target, record)}
+        chunks = list(_chunked(_expected(target, record) for target, record in wanted.items()))
+
+        def start(chunk: tuple[Expected, ...]) -> "PrefectFuture[Any]":
+            return self._limits.ready(tasks.audit, chunk[0].target.host).submit(quote(chunk))
+
+        frontier: Frontier[tuple[Expected, ...], PrefectFuture[Any]] = Frontier(start, window=self._workers)
+        frontier.add(chunks)
+        damaged, untold, looked_into = dict[Reference, tuple[str, ...]](), dict[Reference, str](), 0
+        for chunk, future in frontier:
+            self.tasks += 1
+            looked_into += len(chunk)
+            self._listener.planned(looked_into, len(wanted))
+            result = outcome(future)
+            faults = result.faults if isinstance(result, tasks.Audited) else [result] * len(chunk)
+            for expected, found in zip(chunk, faults, strict=True):
+                if not isinstance(found, tuple):
+                    untold[expected.target] = f"{expected.target}: {message(found)}"
+                elif found:
+                    damaged[expected.target] = found
+        right = len(wanted) - len(damaged) - len(untold)
+        return Audits(right=right, damaged=damaged, untold=untold, unlooked=len(locked) - len(wanted))
+
+    def located(self, found: Audits, locked: Records) -> tuple[dict[Image, tasks.Located], dict[Reference, str]]:
+        """What has to be brought to damaged targets, with what was found of where it is; and why some cannot be had."""
+
+        def start(target: Reference) -> "PrefectFuture[Any]":
+            record, entry = locked[target], self._origins.of(target, locked[target])
+            origin, expected = Reference.parse(record.source), _expected(target, record)
+            ready = self._limits.ready(tasks.locate, origin.host)
+            return ready.submit(quote(origin), quote(expected), rewritten=entry is not None and entry.rewrite_index)
+
+        frontier: Frontier[Reference, PrefectFuture[Any]] = Frontier(start, window=self._workers)
+        frontier.add(found.damaged)
+        images, lost = dict[Image, tasks.Located](), dict[Reference, str]()
+        for target, future in frontier:
+            self.tasks += 1
+            result = outcome(future)
+            if isinstance(result, tasks.Located):
+                images[self._image(target, locked[target], result.root)] = result
+            else:
+                lost[target] = f"{target}: {message(result)}"
+        return images, lost
+
+    def _image(self, target: Reference, record: Locked, root: Descriptor) -> Image:
+        entry = self._origins.of(target, record)
+        if entry is None:
+            raise ValueError(f"{target}: only what an entry wants is looked into")
+        wish = Wish(entry=entry, source=Reference.parse(record.source), targets=(target,))
+        step = Step(wish=wish, target=target, change="repair", new=root)
+        return Image(wish=wish, root=root, content=(), fetched=0, steps=(step,))
+
+    def _is_wanted(self, target: Reference, record: Locked) -> bool:
+        return record.mirrored is not None and record.unwanted is None and self._origins.of(target, record) is not None
+
+
+def _expected(target: Reference, record: Locked) -> Expected:
+    """What should be there. Of an index that was made for some platforms, all that it names should be."""
+    return Expected(target=target, digest=record.digest, platforms=record.platforms, referrers=record.referrers)
+
+
+def _chunked(expected: Iterable[Expected]) -> Iterable[tuple[Expected, ...]]:
+    """Tags of one repository together, whose content they share."""
+    by_repository = defaultdict[str, list[Expected]](list)
+    for one in expected:
+        by_repository[one.target.locator].append(one)
+    for tags in by_repository.values():
+        yield from (tuple(tags[first : first + _MOST_TAGS]) for first in range(0, len(tags), _MOST_TAGS))

@@ -1,0 +1,24 @@
+"""From which entry of a configuration what is at a target came. No Prefect here."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from flows.mirroring.entry import Entry
+from flows.mirroring.lock import Locked
+from ocispec import Reference
+
+
+class Origins:
+    """Finds entries by what they brought, or would bring if they still chose it."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._by_source = defaultdict[str, list[Entry]](list)
+        for entry in entries:
+            self._by_source[entry.source].append(entry)
+
+    def of(self, target: Reference, record: Locked) -> Entry | None:
+        """The first entry whose source has the image, chosen or not, and whose names for it include the target."""
+        source = Reference.parse(record.source)
+        places = {"image": str(source), "repository": source.locator, "registry": source.host}
+        found = (entry for type_, place in places.items() for entry in self._by_source.get(place, ()) if entry.type == type_)
+        return next((entry for entry in found if target in entry.targets_of(source)), None)
