@@ -1,0 +1,110 @@
+"""What `--output json` writes is what docs/json.md says, key by key, in both directions."""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.app import app
+from storage import open_store
+from tests import images
+from tests.cli.dist import dist
+from tests.fakes.faults import Answer, Fault, WithHeaders
+from tests.fakes.registry import FakeRegistry
+from tests.peers.prefect import PrefectServer
+
+IMAGE, OTHER = images.image(960, layers=2), images.image(961, layers=2)
+ARTIFACT = images.artifact(962, subject=IMAGE)
+QUOTA = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "99"))
+DESCRIPTOR = {"mediaType", "digest", "size"}
+DESCRIPTOR_TOO = {"urls", "annotations", "data", "artifactType", "platform"}
+BYTES = {"get", "fetch-object"}  # they write content
+ALIASES = {"list", "rmi"}
+
+Keys = dict[tuple[str, str], set[str]]
+
+
+def documented() -> Keys:
+    """The rows of the table: the keys of each object of each command."""
+    manual = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
+    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| (.+) \|$", manual, re.MULTILINE)
+    return {(command, place): set(re.findall(r"`([^`]+)`", keys)) for command, place, keys in rows}
+
+
+def objects(document: Any, at: str = ".") -> Iterator[tuple[str, set[str]]]:
+    """The place, as the table names it, and the keys of every object; descriptors are the specification's."""
+    if isinstance(document, list):
+        for item in document:
+            yield from objects(item, f"{at}[]")
+    elif isinstance(document, dict):
+        if document.keys() >= DESCRIPTOR:
+            assert document.keys() <= DESCRIPTOR | DESCRIPTOR_TOO
+            return
+        keyed_by_host = at.endswith(".quotas")
+        if not keyed_by_host:
+            yield at, set(document)
+        for key, value in document.items():
+            yield from objects(value, f"{at}[]" if keyed_by_host else f"{at.removesuffix('.')}.{key}")
+
+
+@pytest.fixture(scope="module")
+def written(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[Any]]]:
+    """The documents of every command, with as much in them as can be had."""
+    assert prefect.url
+    scratch = tmp_path_factory.mktemp("json")
+    found: dict[str, list[Any]] = defaultdict(list)
+
+    def run(*arguments: str | Path, as_: str = "", code: int = 0, stdin: bytes = b"", store: str = "store") -> None:
+        result = dist("--store", scratch / store, "--output", "json", *arguments, stdin=stdin)
+        assert result.code == code, result.err
+        found[as_ or str(arguments[0])].append(json.loads(result.out))
+
+    with FakeRegistry() as registry:
+        for image, tag in ((IMAGE, "v1"), (OTHER, "v2"), (ARTIFACT, None)):
+            images.load(registry, "app", image, tag)
+        registry.inject(Fault(method="HEAD", nth=None, action=WithHeaders(QUOTA)))
+        registry.inject(Fault(method="POST", path="/v2/denied/.*", nth=None, action=Answer(403)))
+        name, other, host = f"{registry.host}/app:v1", f"{registry.host}/app:v2", registry.host
+        layer = list(OTHER.blobs)[-1]
+
+        run("resolve", name)
+        run("tags", f"{host}/app")
+        run("fetch", "--referrers", "--retries", "0", name, f"{host}/app:none", code=1)
+        run("pull", "--platform", "linux/amd64", other, scratch / "root")
+        run("pull", "--platform", "linux/amd64", f"{host}/app:none", scratch / "none", code=1)
+        run("push", name, f"{host}/pushed:v1")
+        run("push", name, f"{host}/denied:v1", code=1)
+        run("push-object", f"{host}/one", layer)
+        run("ls")
+        run("ingest", "key", stdin=b"unneeded")
+        with open_store(str(scratch / "store")).writer("left") as writer:
+            writer.write(b"part")
+        run("active")
+        run("names")
+        run("unpack", other, scratch / "again")
+        run("export", name, scratch / "app.tar")
+        run("import", scratch / "app.tar", store="another")
+        run("edit", OTHER.root.digest, "--editor", "true")
+        run("gc", "--grace", "0", "--dry-run")
+        run("delete", "--force", layer)
+        run("names", "--check", as_="names --check", code=1)
+        run("verify", code=1)
+        run("rm", name)
+        yield found
+
+
+def test_every_command_is_in_the_table() -> None:
+    named = {command.partition(" ")[0] for command, _ in documented()}
+    assert named | BYTES | ALIASES == {name for name in app if not name.startswith("-")}
+
+
+def test_what_is_written_is_what_is_documented(written: dict[str, list[Any]]) -> None:
+    seen: Keys = {}
+    for command, document in [(command, document) for command, documents in written.items() for document in documents]:
+        for place, keys in objects(document):
+            assert seen.setdefault((command, place), keys) == keys, (command, place)
+    assert seen == documented()
