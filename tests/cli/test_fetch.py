@@ -237,7 +237,8 @@ def test_a_log_says_which_registry_is_waited_for(prefect: PrefectServer, tmp_pat
     with FakeRegistry() as registry:
         images.load(registry, "app", image, "v1")
         registry.inject(Fault(method="HEAD", action=Answer(429, (("Retry-After", "2"),))))
-        result = dist("--store", tmp_path / "store", "fetch", "--retries", "0", f"{registry.host}/app:v1")
+        fetch = ("fetch", "--retries", "0", f"{registry.host}/app:v1")
+        result = dist("--store", tmp_path / "store", *fetch, COLUMNS="20")  # which is for terminals
     assert result.code == 0, result.err
     (line,) = [line for line in result.err.splitlines() if "too many requests" in line]
     assert re.fullmatch(rf"{registry.host} has too many requests and is not asked until \d\d:\d\d:\d\d UTC, for 2\.0 s", line)

@@ -42,6 +42,20 @@ def test_names(store: ContentStore) -> None:
     assert other["descriptor"] == descriptor(INDEX).to_json()
 
 
+@pytest.mark.parametrize("check", [[], ["--check"]])
+def test_nothing_of_a_table_is_cut_or_wrapped_however_narrow_a_terminal_is_said_to_be(
+    store: ContentStore, check: list[str]
+) -> None:
+    long = f"registry.example/{'/'.join(['team'] * 50)}:v1"
+    put(store, IMAGE, long)
+
+    result = dist("--store", store.url, "names", *check, long, APP, COLUMNS="20")
+
+    head, *rows = result.lines
+    assert head.split()[:2] == ["NAME", "DIGEST"]
+    assert [row.split()[:2] for row in rows] == [[APP, IMAGE.root.digest], [long, IMAGE.root.digest]]
+
+
 def test_names_that_are_asked_for(store: ContentStore) -> None:
     put(store, IMAGE, OTHER)
 
