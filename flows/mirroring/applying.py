@@ -49,20 +49,21 @@ class Applying:
 
     def remove(self, pruned: Sequence[Extra]) -> dict[Reference, Removed | str]:
         """Remove tags; what became of each, or why it could not be removed."""
-        limits, doomed = Limits(retries=self._retries), frozenset(extra.target for extra in pruned)
+        limits, digests = Limits(retries=self._retries), {extra.target: extra.record.digest for extra in pruned}
+        doomed = frozenset(digests)
 
-        def start(extra: Extra) -> "PrefectFuture[Any]":
-            ready = limits.ready(tasks.remove, extra.target.host)
-            return ready.submit(quote(extra.target), quote(extra.record.digest), quote(doomed))
+        def start(target: Reference) -> "PrefectFuture[Any]":
+            ready = limits.ready(tasks.remove, target.host)
+            return ready.submit(quote(target), quote(digests[target]), quote(doomed))
 
         # One after the other: where manifests are removed instead of tags, others are looked at before.
-        frontier: Frontier[Extra, PrefectFuture[Any]] = Frontier(start, window=1)
-        frontier.add(pruned)
+        frontier: Frontier[Reference, PrefectFuture[Any]] = Frontier(start, window=1)
+        frontier.add(digests)
         removed = dict[Reference, Removed | str]()
-        for extra, future in frontier:
+        for target, future in frontier:
             self.tasks += 1
             result = outcome(future)
-            removed[extra.target] = result if isinstance(result, Removed) else f"{extra.target}: {message(result)}"
+            removed[target] = result if isinstance(result, Removed) else f"{target}: {message(result)}"
         return removed
 
     def _apart(self, shard: Sequence[Image], origins: Mapping[Image, Parent], label: str) -> Brought:

@@ -1,0 +1,34 @@
+"""What `dist mirror` does with tags that it made and that nothing wants any more."""
+
+from pathlib import Path
+
+from tests import images
+from tests.cli.dist import dist
+from tests.fakes.registry import FakeRegistry
+from tests.peers.prefect import PrefectServer
+
+KEPT, DROPPED = images.image(970, layers=1), images.image(971, layers=1)
+
+
+def test_tags_that_nothing_wants_any_more_are_removed(prefect: PrefectServer, tmp_path: Path) -> None:
+    assert prefect.url
+    config = tmp_path / "mirror.yaml"
+    with FakeRegistry() as registry:
+        for image, tag in ((KEPT, "v1"), (DROPPED, "v2")):
+            images.load(registry, "app", image, tag)
+        results = []
+        for wanted in ("v1, v2", "v1"):
+            config.write_text(
+                f"sync: [{{source: {registry.host}/app, target: {registry.host}/copy, type: repository,"
+                f" tags: {{allow: [{wanted}]}}, prune: {{after: 0s}}}}]"
+            )
+            results.append(dist("--store", tmp_path / "store", "--output", "json", "mirror", config))
+        deleted = [one.path for one in registry.requests if one.method == "DELETE"]
+        left = dist("--output", "json", "tags", f"{registry.host}/copy").json["tags"]
+    assert [result.code for result in results] == [0, 0], results[-1].err
+    assert [result.json["removed"] for result in results] == [
+        [],
+        [{"target": f"{registry.host}/copy:v2", "result": "removed", "note": None}],
+    ]
+    assert deleted == ["/v2/copy/manifests/v2"]
+    assert left == ["v1"]
