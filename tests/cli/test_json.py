@@ -20,6 +20,7 @@ from tests.peers.prefect import PrefectServer
 IMAGE, OTHER = images.image(960, layers=2), images.image(961, layers=2)
 ARTIFACT = images.artifact(962, subject=IMAGE)
 QUOTA = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "99"))
+MIRROR = "sync: [{source: HOST/app, target: HOST/copy, type: repository, tags: {allow: [TAGS]}, prune: {after: 0s}}]"
 DESCRIPTOR = {"mediaType", "digest", "size"}
 DESCRIPTOR_TOO = {"urls", "annotations", "data", "artifactType", "platform"}
 BYTES = {"get", "fetch-object"}  # they write content
@@ -69,15 +70,19 @@ def written(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) ->
         registry.inject(Fault(method="HEAD", nth=None, action=WithHeaders(QUOTA)))
         registry.inject(Fault(method="POST", path="/v2/denied/.*", nth=None, action=Answer(403)))
         name, other, host = f"{registry.host}/app:v1", f"{registry.host}/app:v2", registry.host
-        layer = list(OTHER.blobs)[-1]
+        layer, config = list(OTHER.blobs)[-1], scratch / "mirror.yaml"
 
         run("resolve", name)
         run("tags", f"{host}/app")
+        run("catalog", host)
         run("fetch", "--referrers", "--retries", "0", name, f"{host}/app:none", code=1)
         run("pull", "--platform", "linux/amd64", other, scratch / "root")
         run("pull", "--platform", "linux/amd64", f"{host}/app:none", scratch / "none", code=1)
         run("push", name, f"{host}/pushed:v1")
         run("push", name, f"{host}/denied:v1", code=1)
+        for tags in ("v1, v2", "v1"):
+            config.write_text(MIRROR.replace("HOST", host).replace("TAGS", tags))
+            run("mirror", config)
         run("push-object", f"{host}/one", layer)
         run("ls")
         run("ingest", "key", stdin=b"unneeded")
