@@ -45,7 +45,7 @@ def objects(document: Any, at: str = ".") -> Iterator[tuple[str, set[str]]]:
         if document.keys() >= DESCRIPTOR:
             assert document.keys() <= DESCRIPTOR | DESCRIPTOR_TOO
             return
-        keyed_by_host = at.endswith(".quotas")
+        keyed_by_host = at.endswith((".quotas", ".untold"))
         if not keyed_by_host:
             yield at, set(document)
         for key, value in document.items():
@@ -83,6 +83,9 @@ def written(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) ->
         for tags in ("v1, v2", "v1"):
             config.write_text(MIRROR.replace("HOST", host).replace("TAGS", tags))
             run("mirror", config)
+        run("seed", "-", "--to", f"{host}/seeded", "--offline", stdin=f"{name}\n{host}/app:none\n".encode(), code=1)
+        registry.lose("copy", next(iter(IMAGE.blobs)))
+        run("check", config, code=1)
         run("push-object", f"{host}/one", layer)
         run("ls")
         run("ingest", "key", stdin=b"unneeded")

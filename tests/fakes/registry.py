@@ -254,6 +254,11 @@ class FakeRegistry:
             self._tags[repository, tag] = digest
         return digest
 
+    def lose(self, repository: str, digest: str) -> None:
+        """Have a blob or manifest there no longer, whatever names it or stands for it."""
+        self._blobs.pop((repository, digest), None)
+        self._manifests.pop((repository, digest), None)
+
     def blob(self, repository: str, digest: str) -> bytes | None:
         """The blob of a repository; None where it has none."""
         return self._blobs.get((repository, digest))

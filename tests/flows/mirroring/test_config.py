@@ -16,6 +16,7 @@ from ocispec.platform import Platform
 from remotes import Credentials, HostSettings
 from tasks.gate import Gate
 from tests.flows.mirroring.wrong import WRONG
+from tests.peers.tls import CERTIFICATE, self_signed
 from tests.remotes.asking import check_told
 
 FULL = """\
@@ -29,7 +30,7 @@ registries:
   registry.example:
     user: robot
     pass: '{{env "ROBOT"}}'
-    caFile: ca.pem
+    caFile: cert.pem
     headers: {X-Key: key}
   registry.example/team: {user: other, pass: s3cret2}
   ghcr.io: {block: github, reqPerSec: 5}
@@ -76,6 +77,7 @@ def write(tmp_path: Path, text: str, name: str = "mirror.yaml") -> str:
 @pytest.fixture
 def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mirror:
     monkeypatch.setenv("ROBOT", "s3cret1")
+    self_signed(tmp_path)
     (tmp_path / "images.txt").write_text("# what an edge needs\nalpine:3\n\n  busybox  # tools\n")
     return load(write(tmp_path, FULL))
 
@@ -93,7 +95,7 @@ def test_where_things_are(full: Mirror, tmp_path: Path) -> None:
 
 def test_registries(full: Mirror, tmp_path: Path) -> None:
     settings = full.hosts.named["registry.example"]
-    assert (settings.tls.ca_file, settings.headers) == (str(tmp_path / "ca.pem"), (("X-Key", "key"),))
+    assert (settings.tls.ca_file, settings.headers) == (str(tmp_path / CERTIFICATE), (("X-Key", "key"),))
     assert full.hosts.named["ghcr.io"] == HostSettings(per_second=5)
     assert list(full.hosts.named) == ["registry.example", "ghcr.io", "quay.io"]
     assert full.credentials == {
@@ -204,7 +206,7 @@ def test_certificates_are_read_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, "creds: [{registry: a.example, regcert: topsecret}]\nsync: []\nseed: {images: [a], to: b.example}\n")
     with pytest.raises(InvalidInput) as caught:
         load(path)
-    check_told(caught.value, f"{path}:1: creds[0]: certificates of authorities: no certificate", hides=["topsecret"])
+    check_told(caught.value, f"{path}:1: creds[0]: certificates of authorities: expected a certificate", hides=["topsecret"])
 
 
 def test_further_mistakes_are_counted(tmp_path: Path) -> None:
