@@ -13,7 +13,7 @@ from pydantic import Field
 from flows.conclusion import concluded
 from flows.parameters import Store, StoreOptions, session_spec
 from flows.progress import LogListener
-from flows.report import MAX_SHOWN, Outcome
+from flows.report import Outcome
 from flows.results import keep_no_results
 from ocispec.units import counted, duration, seconds, size
 from storage.gc import Swept, hazard
@@ -65,8 +65,8 @@ class GcReport:
         }
 
     def table(self) -> list[dict[str, str | int]]:
-        """One row per blob that goes, the largest first, shortened to what a page can show."""
-        largest = sorted(self.swept.blobs, key=lambda info: info.size, reverse=True)[:MAX_SHOWN]
+        """One row per blob that goes, the largest first."""
+        largest = sorted(self.swept.blobs, key=lambda info: info.size, reverse=True)
         return [{"digest": str(i.digest), "size": size(i.size), "committed": f"{i.committed:%Y-%m-%d %H:%M}"} for i in largest]
 
 

@@ -8,7 +8,6 @@ from ocispec import Descriptor
 from ocispec.units import counted, duration, size
 from remotes import Quota
 
-MAX_SHOWN = 500
 Outcome = Literal["complete", "failed", "stopped"]
 
 
@@ -190,9 +189,9 @@ class RunReport:
         }
 
     def table(self) -> list[dict[str, str | int]]:
-        """One row per image for people, the failed ones first, shortened to what a page can show."""
+        """One row per image for people, the failed ones first."""
         images = (*self.failed, *(image for image in self.images if not image.failures))
-        return [_row(image) for image in images[:MAX_SHOWN]]
+        return [_row(image) for image in images]
 
 
 def _row(image: ImageReport) -> dict[str, str | int]:

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeGuard, get_args
 
 from flows.mirroring.course import Brought
 from flows.mirroring.plan import Extra, Plan, Step
-from flows.report import MAX_SHOWN, Outcome
+from flows.report import Outcome
 from ocispec import Reference
 from ocispec.units import duration, size
 from tasks.removal import Removed
@@ -118,12 +118,12 @@ class MirrorReport:
         }
 
     def table(self) -> list[dict[str, str | int]]:
-        """One row per target for people, failed ones first, shortened to what a page can show; what stayed is only counted."""
+        """One row per target for people, failed ones first; what stayed is only counted."""
         if self.dry_run:
-            return self.plan.table()[:MAX_SHOWN]
+            return self.plan.table()
         steps = [step for step in self.plan.steps if step.change != "same"]
         rows = [self._row(step) for step in sorted(steps, key=lambda one: self.result(one) != "failed")]
-        return [*rows, *(self._removal(extra) for extra in self.plan.pruned)][:MAX_SHOWN]
+        return [*rows, *(self._removal(extra) for extra in self.plan.pruned)]
 
     def _row(self, step: Step) -> dict[str, str | int]:
         return {

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from prefect import get_run_logger
-from prefect.artifacts import create_table_artifact
 
+from flows.conclusion import tabulate
 from flows.mirroring.applying import Applying
 from flows.mirroring.bookkeeping import confirmed, dropped, intended
 from flows.mirroring.entry import Entry
@@ -46,7 +46,7 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
         locked = lock.read()
         planning = Planning(session, listener, locked, keep=not job.dry_run, workers=job.concurrency, retries=job.retries)
         plan = planning.plan(job.entries)
-        create_table_artifact(plan.table(), key="plan", description=plan.summary())
+        tabulate(plan.table(), key="plan", description=plan.summary())
         report = MirrorReport(name=job.name, plan=plan, dry_run=job.dry_run, tasks=planning.tasks)
         if not job.dry_run:
             lock.update(intended(plan, locked))
