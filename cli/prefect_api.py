@@ -128,6 +128,8 @@ def _check(url: str, timeout_s: float) -> None:
         pass  # it answers: whether this is allowed is for the run to find out
     except (urllib.error.URLError, OSError, ValueError) as exc:
         reason = getattr(exc, "reason", exc)
+        if isinstance(reason, TimeoutError):
+            reason = f"nothing came within the connect time-out of {timeout_s:g} s"
         raise Unavailable(
             f"Prefect API {url} does not answer: {reason}; start it with 'prefect server start', or unset PREFECT_API_URL"
         ) from exc

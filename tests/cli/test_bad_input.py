@@ -1,4 +1,5 @@
 import re
+import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -277,6 +278,19 @@ def test_the_api_of_prefect_does_not_answer(fake: FakeRegistry, tmp_path: Path) 
     result = dist("--store", tmp_path, "--output", "json", "fetch", f"{fake.host}/app:v1", PREFECT_API_URL=api)
 
     is_one_line(result, code=1, says=f"Prefect API {api} does not answer")
+    assert not fake.requests
+
+
+def test_the_api_of_prefect_is_silent(fake: FakeRegistry, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts, and nobody answers
+        api = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
+        fetch = ("--store", tmp_path, "--connect-timeout", "0.5", "fetch", f"{fake.host}/app:v1")
+
+        result = dist(*fetch, PREFECT_API_URL=api)
+
+    assert result.code == 1
+    told = f"dist: Prefect API {api} does not answer: nothing came within the connect time-out of 0.5 s; start it with"
+    assert result.err.splitlines()[-1].startswith(told)
     assert not fake.requests
 
 
