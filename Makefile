@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers format check test demo bench fuzz ui lowest clean
+.PHONY: help install peers format check test demo bench fuzz schema ui lowest clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -42,6 +42,9 @@ bench: install peers ## Time fetches side by side with their floors and with sko
 fuzz: install ## Fuzz what parses strangers' input, for a minute (docs/registries.md).
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python -m fuzz.parsers
+
+schema: install ## Write docs/mirror.schema.json anew, from what the sections of a configuration say.
+	$(BIN)/python -m scripts.mirror_schema
 
 ui: install peers ## Take a picture of a run in Prefect's UI: build/run.png.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.picture

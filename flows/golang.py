@@ -1,4 +1,4 @@
-"""What templates take over from Go: `printf`, and layouts of times (Go 1.25, packages fmt and time). No Prefect here."""
+"""What templates take over from Go 1.25: `printf`, how durations are shown, and layouts of times. No Prefect here."""
 
 import re
 from collections.abc import Sequence
@@ -54,6 +54,13 @@ def printf(layout: str, values: Sequence[object]) -> str:
     if remaining:
         raise ValueError(f"printf has {len(remaining)} values too many")
     return done
+
+
+def duration(seconds: float) -> str:
+    """A duration as Go shows it: `1h0m0s`, `5m0s`, `30s`."""
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s" if minutes else f"{rest}s"
 
 
 def format_time(moment: datetime, layout: str) -> str:

@@ -13,7 +13,6 @@ from pydantic import (
     Field,
     RootModel,
     ValidationError,
-    WithJsonSchema,
     model_validator,
 )
 from pydantic.alias_generators import to_camel
@@ -131,7 +130,9 @@ def _seconds(value: object) -> object:
 
 Host = Annotated[str, BeforeValidator(_host)]
 Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | float)]
-Seconds = Annotated[float, BeforeValidator(_seconds), WithJsonSchema({"type": "string", "pattern": r"^(0|([0-9.]+[smhd])+)$"})]
+Seconds = Annotated[
+    float, BeforeValidator(_seconds, json_schema_input_type=Annotated[str, Field(pattern=r"^(0|([0-9.]+[smhd])+)$")])
+]
 
 
 def passing(check: Callable[[str], object]) -> AfterValidator:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
+from flows.golang import duration
 from flows.mirroring.entry import Entry, Prune
 from flows.mirroring.naming import Naming, What
 from flows.mirroring.schedule import Schedule
@@ -149,7 +150,8 @@ class _Options:
         }
 
     def _known(self) -> dict[str, str]:
-        return {"Backup": self._all.backup or "", "Schedule": self._all.schedule or ""}
+        interval = duration(self._all.interval) if self._all.interval else ""
+        return {"Backup": self._all.backup or "", "Interval": interval, "Schedule": self._all.schedule or ""}
 
     def _where(self, name: str) -> str:
         """Where an option is said: here or among the defaults."""

@@ -8,7 +8,7 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from flows.config import Registry
 from flows.mirroring.naming import Rename
@@ -37,9 +37,11 @@ def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
+_REFERRED = 'may be {{env "NAME"}} or {{file "PATH"}}'
+
 Regex = Annotated[Text, passing(compiled)]
 PlatformName = Annotated[Text, passing(Platform.parse)]
-Date = Annotated[datetime, BeforeValidator(_date), WithJsonSchema({"type": "string"})]
+Date = Annotated[datetime, BeforeValidator(_date, json_schema_input_type=str)]
 
 
 class Created(LenientSection):
@@ -122,8 +124,8 @@ class PruneSection(LenientSection):
 class RateLimit(LenientSection):
     """regsync's pause before a quota is used up."""
 
-    min: int = 0
-    retry: Seconds = 0
+    min: int = Field(default=0, description="Requests that have to be left")
+    retry: Seconds = Field(default=0, description="How long to wait otherwise")
 
 
 class Options(LenientSection):
@@ -149,8 +151,10 @@ class Options(LenientSection):
         default=False,
         description="Make an index of these platforms alone, which has another digest; otherwise it stays as it is",
     )
-    gate: GateSection | None = None
-    prune: PruneSection | None = None
+    gate: GateSection | None = Field(default=None, description="Who is asked before an image is published")
+    prune: PruneSection | None = Field(
+        default=None, description="Remove tags that this mirror made and that are wanted no longer"
+    )
     immutable_tags: list[Regex] = Field(
         default=[], description="Regular expressions for tags that never change: once mirrored, they are not asked about again"
     )
@@ -188,7 +192,7 @@ class SyncEntry(Options):
     source: Text = Field(description="Registry, repository or image, as type says; short names as docker has them")
     target: Text | None = Field(default=None, description="Likewise; may be a template")
     targets: list[Text] = Field(default=[], description="Several of these")
-    type: Literal["registry", "repository", "image"]
+    type: Literal["registry", "repository", "image"] = Field(description="What source and target are")
     tags: Tags | None = Field(default=None, description="Which tags; all, if nothing is said")
     tag_sets: list[TagFilter] = Field(default=[], description="Which tags, in several ways: a tag has to pass one of them")
     repos: Repositories | None = Field(default=None, description="Which repositories of a registry")
@@ -210,7 +214,7 @@ class SeedSection(Options):
 
     images: list[Text] = Field(default=[], description="References of images")
     file: Text | None = Field(default=None, alias="list", description="A file of references, one in a line; # begins a comment")
-    to: Annotated[list[Text], BeforeValidator(_one_or_more)] = Field(
+    to: Annotated[list[Text], BeforeValidator(_one_or_more, json_schema_input_type=Text | list[Text])] = Field(
         min_length=1, description="Registries, each with or without a path that comes before the repositories"
     )
 
@@ -218,34 +222,34 @@ class SeedSection(Options):
 class MirrorRegistry(LenientSection, Registry):
     """How one registry is reached, and who we are there."""
 
-    user: Text | None = Field(default=None, repr=False, description='May be {{env "NAME"}} or {{file "PATH"}}')
-    pass_: Text | None = Field(
-        default=None, alias="pass", repr=False, description='Password; may be {{env "NAME"}} or {{file "PATH"}}'
-    )
-    token: Text | None = Field(default=None, repr=False, description="Identity token (OAuth2), instead of a password; likewise")
+    user: Text | None = Field(default=None, repr=False, description=f"The user; {_REFERRED}")
+    pass_: Text | None = Field(default=None, alias="pass", repr=False, description=f"Password; {_REFERRED}")
+    token: Text | None = Field(default=None, repr=False, description=f"Identity token (OAuth2), instead; {_REFERRED}")
     block: Text | None = Field(
         default=None, description="Block of Prefect's that has user and password, instead: NAME or TYPE/NAME"
     )
 
 
 class Creds(LenientSection):
-    """regsync's form of a registry."""
+    """A registry as regsync says it: the same as in `registries`, with its name within."""
 
-    registry: Text = Field(description="host[:port], as it stands in references")
-    user: Text | None = Field(default=None, repr=False)
-    pass_: Text | None = Field(default=None, alias="pass", repr=False)
-    token: Text | None = Field(default=None, repr=False)
-    tls: Annotated[Literal["", "enabled", "insecure", "disabled"], BeforeValidator(lambda said: str(said).lower())] = ""
-    path_prefix: str = ""
-    mirrors: list[Host] = Field(default=[])
-    priority: int = Field(default=0, ge=0)
-    req_per_sec: float = Field(default=0, ge=0)
-    req_concurrent: int = Field(default=0, ge=0)
-    api_opts: dict[str, Any] = Field(default={})
-    hostname: Host | None = None
-    regcert: Text | None = Field(default=None, repr=False)
-    client_cert: Text | None = Field(default=None, repr=False)
-    client_key: Text | None = Field(default=None, repr=False)
+    registry: Text = Field(description="host[:port], as it stands in references; may be a template")
+    hostname: Host | None = Field(default=None, description="Where it is, if not where its name says: host[:port]")
+    user: Text | None = Field(default=None, repr=False, description=f"The user; {_REFERRED}")
+    pass_: Text | None = Field(default=None, alias="pass", repr=False, description=f"Password; {_REFERRED}")
+    token: Text | None = Field(default=None, repr=False, description=f"Identity token (OAuth2), instead; {_REFERRED}")
+    tls: Annotated[Literal["", "enabled", "insecure", "disabled"], BeforeValidator(lambda said: str(said).lower())] = Field(
+        default="", description="https, https without looking at certificates, http"
+    )
+    regcert: Text | None = Field(default=None, repr=False, description="Authorities to trust beside the system's, as PEM")
+    client_cert: Text | None = Field(default=None, repr=False, description="Our certificate, as PEM")
+    client_key: Text | None = Field(default=None, repr=False, description="Its key, as PEM")
+    mirrors: list[Host] = Field(default=[], description="Registries that are asked before it; higher priority comes first")
+    priority: int = Field(default=0, ge=0, description="Where it comes among the mirrors of others")
+    path_prefix: str = Field(default="", description="Comes before the names of repositories")
+    req_per_sec: float = Field(default=0, ge=0, description="Requests begun in a second; 0 is no limit")
+    req_concurrent: int = Field(default=0, ge=0, description="Requests under way at once; 0 is no limit")
+    api_opts: dict[str, Any] = Field(default={}, description='Of these, disableHead: "true" has an effect')
 
     cred_helper: Text | None = no_effect("name it under credHelpers in docker's config.json")
     cred_expire: Text | None = no_effect("helpers are named in docker's config.json")
@@ -275,7 +279,7 @@ class MirrorFile(LenientSection):
     name: Text | None = Field(
         default=None, description="What runs are called; the file's name without its suffix, if nothing is said"
     )
-    store: Annotated[StoreSection | None, BeforeValidator(_store)] = Field(
+    store: Annotated[StoreSection | None, BeforeValidator(_store, json_schema_input_type=Text | StoreSection)] = Field(
         default=None, description="Where images are kept on their way"
     )
     lock: Text | None = Field(default=None, description="The lock file; beside this file, NAME.lock.json, if nothing is said")
@@ -286,4 +290,4 @@ class MirrorFile(LenientSection):
     creds: list[Creds] = Field(default=[], description="The same as regsync has it")
     defaults: Defaults = Field(default=Defaults(), description="What holds for all entries that do not say otherwise")
     sync: list[SyncEntry] = Field(default=[], description="What is mirrored from where to where")
-    seed: SeedSection | None = None
+    seed: SeedSection | None = Field(default=None, description="What `dist seed` brings to registries in bulk")
