@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from flows.golang import format_time, printf
-from ocispec.errors import InvalidInput
+from ocispec.errors import InvalidInput, shown
 
 Objects = Mapping[str, Mapping[str, str]]
 """What a template may name: `{"Ref": {"Tag": …}}` is `.Ref.Tag`."""
@@ -95,7 +95,7 @@ class Template:
         try:
             return cls(text=text, at=at, _nodes=_parsed(text, objects, environ))
         except _Refusal as exc:
-            raise InvalidInput(f"{at}: template {text!r}: {exc}") from None
+            raise InvalidInput(f"{at}: template {shown(text)}: {exc}") from None
 
     def names(self, name: str) -> bool:
         """Whether it says anything about one of the objects."""
@@ -110,7 +110,7 @@ class Template:
         try:
             return _rendered(self._nodes, objects)
         except _Refusal as exc:
-            raise InvalidInput(f"{self.at}: template {self.text!r}: {exc}") from None
+            raise InvalidInput(f"{self.at}: template {shown(self.text)}: {exc}") from None
 
 
 def resolved(text: str, *, at: str, environ: Mapping[str, str] = os.environ) -> str:
@@ -264,8 +264,10 @@ def _is_object(node: _Node | None) -> bool:
 def _content(path: str) -> _Value | _Absent:
     try:
         return _Value(value=Path(path).expanduser().read_text().removesuffix("\n"))
-    except (OSError, UnicodeDecodeError) as exc:
-        return _Absent(why=f"{path}: {getattr(exc, 'strerror', None) or 'expected text'}")
+    except (OSError, ValueError) as exc:  # no UTF-8, or no path
+        return _Absent(
+            why=f"{path if path.isprintable() else shown(path)}: {getattr(exc, 'strerror', None) or 'expected text'}"
+        )
 
 
 def _names(node: _Node, name: str) -> bool:

@@ -71,6 +71,15 @@ class Document:
         return next(self.lines[known] for length in range(len(place), -1, -1) if (known := tuple(place[:length])) in self.lines)
 
 
+def plain(value: Any) -> Any:
+    """The same without what values remember of how they were written."""
+    if isinstance(value, dict):
+        return {plain(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [plain(one) for one in value]
+    return int(value) if isinstance(value, _Int) else float(value) if isinstance(value, _Float) else value
+
+
 def read(path: str) -> Document:
     """The file at a path.
 

@@ -6,6 +6,7 @@ A target takes any bytes and may raise the errors of `ocispec.errors`, nothing e
 import contextlib
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ with atheris.instrument_imports(include=["ocispec", "remotes", "flows"]):
     import httpx
 
     from flows import templates
+    from flows.mirroring.config import load
     from ocispec import Descriptor, Digest, Platform, Reference, config, fields, manifest, referrers
     from ocispec.errors import DistError
     from ocispec.mediatypes import MANIFESTS
@@ -127,9 +129,21 @@ def secrets(data: bytes) -> None:
         templates.resolved(text, at="fuzz", environ={"A": "a"})
 
 
+def mirrors(data: bytes) -> None:
+    """Configurations of mirrors, ours and skopeo's; no other file is read."""
+    if b"file" in data or b"list" in data or b"cert-dir" in data:
+        return
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        with contextlib.suppress(DistError):
+            load(file.name, "skopeo", to=["registry.example"])
+        load(file.name)
+
+
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
-    for target in (reference, platform, manifests, referring, configs, challenges, tokens, answers, lists, secrets)
+    for target in (reference, platform, manifests, referring, configs, challenges, tokens, answers, lists, secrets, mirrors)
 }
 
 

@@ -46,7 +46,7 @@ def refuse_secrets(options: Mapping[str, Any], *, at: str = "") -> None:
         InvalidInput: one is; the message names it and not its value.
     """
     for name, value in options.items():
-        if _SECRET.fullmatch(name) or (isinstance(value, str) and _USERINFO.match(value)):
+        if _SECRET.fullmatch(str(name)) or (isinstance(value, str) and _USERINFO.match(value)):
             where = "the environment, the files of the service's own tools, or a block of Prefect's"
             raise InvalidInput(f"store option {at}{name}: a secret does not belong here; use {where}")
         if isinstance(value, Mapping):

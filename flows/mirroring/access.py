@@ -114,6 +114,8 @@ def _tls(creds: Creds, place: Place, document: Document) -> Tls:
     )
     if (certificate is None) != (key is None):
         raise InvalidInput(f"{document.where(place)}: expected both clientCert and clientKey, or neither")
+    if authority is None and certificate is None:
+        return Tls(verify=creds.tls != "insecure")
     tls = Tls(
         verify=creds.tls != "insecure",
         ca_pem=authority,

@@ -122,7 +122,7 @@ def _store(section: StoreSection | None, document: Document) -> tuple[str | None
         refuse_secrets(section.options)
     except InvalidInput as exc:
         raise InvalidInput(f"{at}: {exc}") from None
-    return url if url.startswith(_BLOCK) else _beside(document.path, url), section.options
+    return url if url.startswith(_BLOCK) else _beside(document.path, url), yamlfile.plain(section.options)
 
 
 def _beside(path: str, place: str) -> str:

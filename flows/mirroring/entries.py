@@ -17,7 +17,7 @@ from flows.sections import is_host
 from flows.templates import Template
 from flows.yamlfile import Document, Place
 from ocispec import Reference
-from ocispec.errors import InvalidInput
+from ocispec.errors import InvalidInput, shown
 from ocispec.platform import Platform
 from ocispec.reference import expand
 from tasks.gate import Gate
@@ -166,8 +166,10 @@ def listed(path: Path, *, at: str) -> list[tuple[str, str]]:
     """
     try:
         lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InvalidInput(f"{at}: {path}: {getattr(exc, 'strerror', None) or 'expected text'}") from exc
+    except (OSError, ValueError) as exc:  # no UTF-8, or no path
+        raise InvalidInput(
+            f"{at}: {path if str(path).isprintable() else shown(str(path))}: {getattr(exc, 'strerror', None) or 'expected a file of text'}"
+        ) from exc
     texts = [(line.partition("#")[0].strip(), f"{path}:{number}") for number, line in enumerate(lines, start=1)]
     return [(text, place) for text, place in texts if text]
 

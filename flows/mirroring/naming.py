@@ -8,7 +8,7 @@ from typing import Literal, Self
 from flows.mirroring.selection import compiled
 from flows.templates import Template
 from ocispec import Reference
-from ocispec.errors import InvalidInput
+from ocispec.errors import InvalidInput, shown
 from ocispec.reference import expand
 
 # regclient's fields of a reference, as far as there is something in them for a registry.
@@ -93,8 +93,8 @@ class Naming:
             return self._renamed(self._completed(text, subject))
         except InvalidInput as exc:
             about = "" if subject is _ANY else f" for {subject}"
-            made = "" if text == self.template.text else f", which gives {text!r}{about}"
-            raise InvalidInput(f"{self.template.at}: {self.template.text!r}{made}: {exc}") from exc
+            made = "" if text == self.template.text else f", which gives {shown(text)}{about}"
+            raise InvalidInput(f"{self.template.at}: {shown(self.template.text)}{made}: {exc}") from exc
 
     def _completed(self, text: str, subject: Reference) -> Reference:
         _, separator, path = str(subject).partition("/")

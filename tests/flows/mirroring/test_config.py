@@ -1,10 +1,15 @@
 """The configuration of a mirror: all that ours can say, and what each mistake is told. Files of regsync: test_regsync.py."""
 
 import pickle
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from flows.mirroring.config import Mirror, load
 from flows.mirroring.entry import Prune
@@ -200,6 +205,51 @@ def test_what_is_wrong_is_told(tmp_path: Path, text: str, told: str) -> None:
         load(path)
     check_told(caught.value, hides=["topsecret"])
     assert str(caught.value) == path + told.replace("{folder}", str(tmp_path))
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield at
+    for key, one in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from places(one, (*at, key))
+
+
+PLACES = list(places(yaml.safe_load(FULL)))
+VALUES = [
+    None,
+    0,
+    -1,
+    1.5,
+    True,
+    "",
+    "x",
+    "{{",
+    "(",
+    "a: b\n\t\x00é",
+    [],
+    [1],
+    {},
+    {"a": 1},
+    {1: {2: 3}},
+    10**30,
+    float("nan"),
+    "0001-01-01",
+]
+
+
+@given(at=st.sampled_from(PLACES), value=st.sampled_from(VALUES))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_value_in_any_place_is_taken_or_told(tmp_path: Path, at: tuple[Any, ...], value: object) -> None:
+    (tmp_path / "images.txt").write_text("redis")
+    said = {"": yaml.safe_load(FULL)}
+    parent: Any = said
+    for key in ("", *at)[:-1]:
+        parent = parent[key]
+    parent[("", *at)[-1]] = value
+    path = write(tmp_path, yaml.safe_dump(said[""]).replace('{{env "ROBOT"}}', "robot"))
+    try:
+        assert load(path).path == path
+    except InvalidInput as exc:
+        check_told(exc, path)
 
 
 def test_certificates_are_read_at_once(tmp_path: Path) -> None:
