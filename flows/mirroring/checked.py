@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from flows.mirroring.auditing import Audits
 from flows.mirroring.course import Brought
-from flows.report import MAX_SHOWN, Outcome
+from flows.report import Outcome
 from ocispec import Reference
 from ocispec.units import counted, duration, size
 
@@ -81,9 +81,9 @@ class CheckReport:
         }
 
     def table(self) -> list[dict[str, str | int]]:
-        """One row per target that is or was not right, shortened to what a page can show."""
+        """One row per target that is or was not right."""
         found = [(target, "; ".join(faults)) for target, faults in self.first.damaged.items()]
-        rows = [*found, *self.first.untold.items()][:MAX_SHOWN]
+        rows = [*found, *self.first.untold.items()]
         return [{"target": str(target), "result": self.result(target), "faults": told} for target, told in rows]
 
     def _told(self, target: Reference, faults: tuple[str, ...]) -> str:

@@ -167,9 +167,8 @@ def listed(path: Path, *, at: str) -> list[tuple[str, str]]:
     try:
         lines = path.read_text().splitlines()
     except (OSError, ValueError) as exc:  # no UTF-8, or no path
-        raise InvalidInput(
-            f"{at}: {path if str(path).isprintable() else shown(str(path))}: {getattr(exc, 'strerror', None) or 'expected a file of text'}"
-        ) from exc
+        name = path if str(path).isprintable() else shown(str(path))
+        raise InvalidInput(f"{at}: {name}: {getattr(exc, 'strerror', None) or 'expected a file of text'}") from exc
     texts = [(line.partition("#")[0].strip(), f"{path}:{number}") for number, line in enumerate(lines, start=1)]
     return [(text, place) for text, place in texts if text]
 
