@@ -38,6 +38,7 @@ demo: install peers ## Fetch a real image from a real registry, here and now, an
 bench: install peers ## Time fetches side by side with their floors and with skopeo (docs/performance.md).
 	$(BIN)/python -m benchmarks.fetch
 	$(BIN)/python -m benchmarks.slow
+	$(BIN)/python -m benchmarks.mirror
 
 fuzz: install ## Fuzz what parses strangers' input, for a minute (docs/registries.md).
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'

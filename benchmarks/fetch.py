@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Case:
 
     def build(self) -> BuiltImage:
         """The image, of random bytes that no server or disk can shorten."""
-        found = [_image(self.layers, self.layer_bytes) for _ in range(self.manifests)]
+        found = [image_of([os.urandom(self.layer_bytes) for _ in range(self.layers)]) for _ in range(self.manifests)]
         return found[0] if self.manifests == 1 else images.index(found)
 
 
@@ -77,7 +78,7 @@ class Bench:
             floor.append(self._floor(case))
             noop.append(self._work("noop", str(tasks), WORKERS)[0])
             fetch.append(self._fetch(case))
-        print(f"{case.name}: read, hash, write {_told(floor)}; {tasks} no-op tasks {_told(noop)}; dist fetch {_told(fetch)}")
+        print(f"{case.name}: read, hash, write {told(floor)}; {tasks} no-op tasks {told(noop)}; dist fetch {told(fetch)}")
         ratios = [took / (bytes_ + tasks_) for took, bytes_, tasks_ in zip(fetch, floor, noop, strict=True)]
         return judge(f"{case.name} / (floor + no-op tasks)", ratios, bar)
 
@@ -88,7 +89,7 @@ class Bench:
         for _ in range(ROUNDS):
             noop.append(self._work("noop", str(tasks), WORKERS)[0])
             fetch.append(self._fetch(case))
-        print(f"{case.name}: {tasks} no-op tasks {_told(noop)}; dist fetch {_told(fetch)}")
+        print(f"{case.name}: {tasks} no-op tasks {told(noop)}; dist fetch {told(fetch)}")
         return judge(f"{case.name} / no-op tasks", [took / least for took, least in zip(fetch, noop, strict=True)], bar)
 
     def memory(self, big: Case, tiny: Case, *, bar_bytes: int) -> bool:
@@ -129,17 +130,21 @@ class Bench:
         return seconds
 
     def _work(self, *arguments: str) -> tuple[float, int]:
-        quiet = {"PREFECT_LOGGING_LEVEL": "ERROR", "PREFECT_API_URL": self._api, "PATH": "/usr/bin:/bin"}
-        argv = [sys.executable, "-m", "benchmarks.work", *arguments]
-        done = subprocess.run(argv, env=quiet, stdout=subprocess.PIPE, check=True)
-        answer = json.loads(done.stdout.splitlines()[-1])
-        return answer["seconds"], answer["peak_bytes"]
+        return work(self._api, *arguments)
 
 
-def _image(layers: int, layer_bytes: int) -> BuiltImage:
-    """An image whose layers are plain random bytes: nothing here unpacks them."""
-    blobs = [os.urandom(layer_bytes) for _ in range(layers)]
-    config = json.dumps({"architecture": "amd64", "os": "linux", "of": images.digest_of(blobs[0])}).encode()
+def work(api: str, *arguments: str) -> tuple[float, int]:
+    """Have `benchmarks.work` do something with a Prefect server: its seconds, and its peak memory in bytes."""
+    quiet = {"PREFECT_LOGGING_LEVEL": "ERROR", "PREFECT_API_URL": api, "PATH": "/usr/bin:/bin"}
+    argv = [sys.executable, "-m", "benchmarks.work", *arguments]
+    done = subprocess.run(argv, env=quiet, stdout=subprocess.PIPE, check=True)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    return answer["seconds"], answer["peak_bytes"]
+
+
+def image_of(blobs: Sequence[bytes]) -> BuiltImage:
+    """An image with these layers, which may be any bytes: nothing here unpacks them."""
+    config = json.dumps({"architecture": "amd64", "os": "linux", "of": images.digest_of(blobs[-1])}).encode()
     described = [{"mediaType": images.OCI_LAYER, "digest": images.digest_of(b), "size": len(b)} for b in blobs]
     manifest = {
         "schemaVersion": 2,
@@ -158,7 +163,8 @@ def repository(case: Case) -> str:
     return f"bench/m{case.manifests}-l{case.layers}-b{case.layer_bytes}"
 
 
-def _told(seconds: list[float]) -> str:
+def told(seconds: list[float]) -> str:
+    """The median of some seconds, and their range."""
     return f"{statistics.median(seconds):.2f} s ({min(seconds):.2f} to {max(seconds):.2f})"
 
 

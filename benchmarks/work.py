@@ -1,8 +1,9 @@
-"""What is timed, each in a process of its own: `python -m benchmarks.work floor|noop|fetch …` prints one line of JSON.
+"""What is timed, each in a process of its own: `python -m benchmarks.work floor|noop|fetch|mirror …` prints one line of JSON.
 
     floor HOST REPOSITORY DIRECTORY DIGEST…   reads blobs from bare sockets, hashes and writes them: the least that can be done
     noop COUNT WORKERS                        a flow of tasks that do nothing
     fetch REFERENCE STORE WORKERS             the flow of `dist fetch`
+    mirror CONFIG STORE WORKERS               the flow of `dist mirror`
 
 Flows run on the server of PREFECT_API_URL, and their seconds are those that it records for the run: the body. The process ends
 when the server has recorded all task runs, or what it still has to digest would slow down whatever is measured next.
@@ -80,6 +81,17 @@ def fetch(reference: str, store: str, workers: str) -> float:
     return _recorded(state, report.tasks)
 
 
+def mirror(config: str, store: str, workers: str) -> float:
+    """Seconds of the flow of `dist mirror`."""
+    from flows.mirror import mirror as flow
+
+    state = flow(config, store, concurrency=int(workers), return_state=True)
+    if not state.is_completed():
+        raise SystemExit(state.message)
+    report: Any = state.result()
+    return _recorded(state, report.tasks)
+
+
 def _recorded(state: Any, tasks: int) -> float:
     from prefect.client.orchestration import get_client
 
@@ -102,7 +114,7 @@ def _peak_bytes() -> int:
 
 def main() -> None:
     """Do what the arguments say; print the seconds and the peak memory."""
-    kinds: dict[str, Callable[..., float]] = {"floor": floor, "noop": noop, "fetch": fetch}
+    kinds: dict[str, Callable[..., float]] = {"floor": floor, "noop": noop, "fetch": fetch, "mirror": mirror}
     seconds = kinds[sys.argv[1]](*sys.argv[2:])
     sys.stdout.write(json.dumps({"seconds": seconds, "peak_bytes": _peak_bytes()}) + "\n")
 
