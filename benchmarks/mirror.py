@@ -1,14 +1,13 @@
 """`make bench`: mirrors of 200 small images from registry to registry, cold and with nothing to do, and by `skopeo sync`.
 
 Two real registries (CNCF distribution) on loopback, as they are and 20 ms away: `benchmarks.delay` is between. In each round
-both fill a registry of their own, then run again with nothing to do. The body of the flow is timed, on a warm Prefect server, and
-the whole command of skopeo; the medians of the rounds' ratios are judged. Exits with 1 if a bar is missed.
+both fill a registry of their own, then run again with nothing to do. The body of the flow is timed, on a warm Prefect server,
+and the whole command of skopeo; the medians of the rounds' ratios are judged. Exits with 1 if a bar is missed.
 """
 
 import json
 import os
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -72,15 +71,14 @@ class Bench:
         count = REPOSITORIES * TAGS
         for what, skopeo, flow in (("cold", theirs.cold, ours.cold), ("nothing to do", theirs.again, ours.again)):
             print(f"{count} images {where}, {what}: skopeo sync {told(skopeo)}; mirror {told(flow)}")
-        return all(
-            [
-                judge(f"{what} / skopeo sync", [one / other for one, other in zip(flow, skopeo, strict=True)], bar)
-                for what, skopeo, flow, bar in (
-                    ("cold", theirs.cold, ours.cold, cold),
-                    ("nothing to do", theirs.again, ours.again, again),
-                )
-            ]
-        )
+        verdicts = [
+            judge(f"{what} / skopeo sync", [one / other for one, other in zip(flow, skopeo, strict=True)], bar)
+            for what, skopeo, flow, bar in (
+                ("cold", theirs.cold, ours.cold, cold),
+                ("nothing to do", theirs.again, ours.again, again),
+            )
+        ]
+        return all(verdicts)
 
     def _timed(self, times: Times, mirror: Callable[[str, str, Path], float], source: str, delay_ms: int) -> None:
         self._runs += 1
@@ -151,8 +149,8 @@ def _require_all(source: str, target: str) -> None:
 
 
 def _digest(host: str, path: str) -> str | None:
-    request = urllib.request.Request(f"http://{host}/v2/{path}", method="HEAD", headers={"Accept": images.OCI_MANIFEST})  # noqa: S310 - our own
-    with urllib.request.urlopen(request) as answer:  # noqa: S310 - as above
+    request = urllib.request.Request(f"http://{host}/v2/{path}", method="HEAD", headers={"Accept": images.OCI_MANIFEST})
+    with urllib.request.urlopen(request) as answer:  # noqa: S310 - our own
         found: str | None = answer.headers["Docker-Content-Digest"]
     return found
 
