@@ -13,6 +13,7 @@ from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.images import BuiltImage
+from tests.peers.registry import CncfRegistry
 from tests.tasks.content import asked, at, put
 
 ONE, OTHER = images.image(800, layers=2), images.image(801, layers=2, platform="linux/arm64/v8")
@@ -177,3 +178,29 @@ def test_what_was_kept_before_is_not_sent_again(session: Session, target: FakeRe
     target.put_manifest("copy", old.manifests[-1].raw, images.OCI_INDEX, tag="v1-old")
     overwrite(session, target, at(target, "copy:v1-old"))
     assert "PUT /v2/copy/manifests/v1-old" not in asked(target)
+
+
+def test_images_that_share_layers_come_to_one_repository_of_the_cncf_registry(session: Session, registry: CncfRegistry) -> None:
+    # which refuses a manifest while a blob that it names is mounted once more
+    root = put(session, ONE)
+    publish(session, root, Reference.parse(f"{registry.host}/delivery/first:v1"))
+    places = [Reference.parse(f"{registry.host}/delivery/r{number // 8}:v{number}") for number in range(64)]
+    with ThreadPoolExecutor(16) as executor:
+        found = list(executor.map(lambda place: publish(session, root, place), places))
+    assert sum(statuses.count("mounted") for statuses in found) == 8 * len(ONE.blobs)
+    assert all("pushed" in statuses for statuses in found)
+
+
+def test_a_failure_lets_who_waits_try(session: Session, target: FakeRegistry) -> None:
+    root = put(session, ONE)
+    target.inject(Fault(method="POST", path=".*/uploads/", action=Answer(500, (), b"")))
+    places = [at(target, f"copy:v{number}") for number in range(4)]
+
+    def published(place: Reference) -> bool:
+        try:
+            return bool(publish(session, root, place))
+        except DistError:
+            return False
+
+    with ThreadPoolExecutor(len(places)) as executor:
+        assert sorted(executor.map(published, places)) == [False, True, True, True]
