@@ -65,7 +65,7 @@ class PrefectApi:
             EventsWorker.drain_all(timeout=_RECORDED_S)
 
     def settle(self, flow_run_id: UUID, *, ended: int) -> None:
-        """Wait until `ended` task runs are recorded as ended; a lasting server goes on recording by itself.
+        """Wait until `ended` task runs of a run and of its parts are recorded as ended; a lasting server does so by itself.
 
         Raises:
             Unavailable: that took too long.
@@ -74,8 +74,9 @@ class PrefectApi:
 
         if self.url is not None:
             return
+        it = {"any_": [str(flow_run_id)]}
         body = {
-            "flow_runs": {"id": {"any_": [str(flow_run_id)]}},
+            "flow_runs": {"operator": "or_", "id": it, "parent_flow_run_id": it},
             "task_runs": {"state": {"type": {"any_": _ENDED}}},
         }
         deadline = time.monotonic() + _RECORDED_S

@@ -78,6 +78,7 @@ class Applying:
             return Completed(message=counted(len(shard), "image"))
 
         state = part(return_state=True)
+        self.tasks += 1  # Prefect records the part as a task run, too
         if not ended:
             state.result()  # raises what broke it
         return ended[0]
