@@ -114,20 +114,20 @@ def test_a_part_that_breaks_off_is_gone_on_with(registries: Registries, registry
     assert [one.sent for one in registry.requests].count(100_000) == 2
 
 
-def test_parts_whose_url_has_expired_are_asked_for_anew(
-    registries: Registries, registry: FakeRegistry, other: FakeRegistry
+@pytest.mark.parametrize("nth", [2, 4, 7])
+def test_a_part_whose_url_has_expired_is_asked_for_anew(
+    registries: Registries, registry: FakeRegistry, other: FakeRegistry, nth: int
 ) -> None:
-    # each signed URL of this storage is good for three requests
+    # one refusal alone: of two, the second may strike the request that follows the first, and that is an error
     other.put_blob(REPOSITORY, BIG)
     registry.inject(Fault(path=BLOBS, nth=None, action=Redirect(f"http://{other.host}{{path}}?signed=here")))
-    for nth in (4, 8):
-        other.inject(Fault(path=BLOBS, nth=nth, action=Answer(403, (), b"<Error><Code>AccessDenied</Code></Error>")))
+    other.inject(Fault(path=BLOBS, nth=nth, action=Answer(403, (), b"<Error><Code>AccessDenied</Code></Error>")))
     assert read(fetcher(registries, registry), WANTED) == BIG
+    registries.close()  # the first connection may have been faster than parts that are still on their way
     assert parts(registry) == parts(other)
-    refused = [one.headers["range"] for one in other.requests if one.status == 403]
+    (refused,) = [one.headers["range"] for one in other.requests if one.status == 403]
     served = Counter(one.headers.get("range") for one in other.requests if one.status == 206)
-    assert len(refused) >= 2
-    assert all(served[one] == 1 for one in refused)
+    assert served[refused] == 1
     assert sum(one.sent for one in other.requests if one.status == 206) < len(BIG)
 
 
