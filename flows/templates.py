@@ -20,8 +20,9 @@ from ocispec.errors import InvalidInput, shown
 Objects = Mapping[str, Mapping[str, str]]
 """What a template may name: `{"Ref": {"Tag": …}}` is `.Ref.Tag`."""
 
-# action ::= "{{" [ "- " ] tokens [ " -" ] "}}";  the dashes trim blanks around
-_ACTION = re.compile(r"(\s*)(\{\{-(?=\s)|\{\{)((?:\"(?:[^\"\\]|\\.)*\"|`[^`]*`|(?!\}\}).)*?)(\s-\}\}|\}\})(\s*)", re.DOTALL)
+# action ::= "{{" [ "-" blank ] ( tokens | comment ) [ blank "-" ] "}}";  the dashes trim blanks around
+_COMMENT = re.compile(r"(?:-\s+)?/\*.*?\*/(?:\s+-)?", re.DOTALL)
+_PIECE = re.compile(r'[^"`}]+|"(?:[^"\\]|\\.)*"|`[^`]*`|\}(?!\})', re.DOTALL)
 _TOKEN = re.compile(
     r"""\s*(?:
         (?P<text>"(?:[^"\\]|\\["\\nt])*"|`[^`]*`)
@@ -34,6 +35,8 @@ _TOKEN = re.compile(
     )""",
     re.VERBOSE,
 )
+# An action is read and rendered by recursion.
+_MOST_TOKENS = 100
 _ESCAPES = {r"\"": '"', r"\\": "\\", r"\n": "\n", r"\t": "\t"}
 
 
@@ -136,21 +139,29 @@ class _Missing(_Refusal):
 
 def _parsed(text: str, objects: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> tuple[_Node, ...]:
     nodes: list[_Node] = []
-    start = 0
-    for match in _ACTION.finditer(text):
-        before, opening, tokens, closing, after = match.groups()
-        nodes.append(_plain(text[start : match.start()] + ("" if "-" in opening else before)))
-        if not (tokens.strip().startswith("/*") and tokens.strip().endswith("*/")):
+    before, opening, rest = text.partition("{{")
+    while opening:
+        end = _end(rest)
+        inner, after = rest[:end], rest[end + len("}}") :]
+        trims_before, trims_after = re.match(r"-\s", inner), re.search(r"\s-\Z", inner)
+        nodes.append(_Value(value=before.rstrip() if trims_before else before))
+        tokens = inner[1 if trims_before else 0 : -1 if trims_after else None]
+        if not _COMMENT.fullmatch(inner):
             nodes.append(_Reader(tokens, objects, environ).action())
-        start = match.end() - ("-" not in closing) * len(after)
-    nodes.append(_plain(text[start:]))
+        before, opening, rest = (after.lstrip() if trims_after else after).partition("{{")
+    nodes.append(_Value(value=before))
     return tuple(nodes)
 
 
-def _plain(text: str) -> _Value:
-    if "{{" in text:
+def _end(text: str) -> int:
+    """Where an action ends: at the first `}}` that is in no quotes."""
+    comment = _COMMENT.match(text)
+    place = comment.end() if comment else 0
+    while match := _PIECE.match(text, place):
+        place = match.end()
+    if not text.startswith("}}", place):
         raise _Refusal("'{{' without its '}}'")
-    return _Value(value=text)
+    return place
 
 
 class _Reader:
@@ -169,6 +180,8 @@ class _Reader:
             joined = kind == "field" and before not in "(|"  # time.Now, but not split .Ref.Tag
             self._tokens.append(("chain" if joined else kind, match[0].strip()))
             place = match.end()
+            if len(self._tokens) > _MOST_TOKENS:
+                raise _Refusal(f"an action has more than {_MOST_TOKENS} words")
 
     def action(self) -> _Node:
         """`[ $name := ] pipeline`, all of it."""

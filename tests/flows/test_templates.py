@@ -40,6 +40,8 @@ def read(text: str) -> Template:
         ("a {{- .Ref.Tag -}} b", "a7.2b"),
         ("a {{ .Ref.Tag }} b", "a 7.2 b"),
         ("a{{/* a comment */}}b", "ab"),
+        ('a {{- /* with "quotes and }} */ -}} b', "ab"),
+        ("{{ .Ref.Tag -}}  }}", "7.2}}"),
         ('{{ "a}}\\"b" }}{{`{{`}}', 'a}}"b{{'),
         ("{{ ((.Ref.Tag)) }}", "7.2"),
     ],
@@ -86,12 +88,25 @@ def test_times(text: str, form: str) -> None:
         ("{{ env .Ref.Tag }}", "env expects one name"),
         ("{{ env }}", "env expects one name"),
         ('{{ env "A" "B" }}', "env expects one name"),
+        ("{{ .Ref.Tag" + " | lower" * 99 + " }}", "an action has more than 100 words"),
+        ("{{ " + "(" * 200 + " }}", "an action has more than 100 words"),
+        ('{{ "a }}', "'{{' without its '}}'"),
+        ("{{/* a }}", "cannot read '/* a'"),
     ],
 )
 def test_what_is_no_template(text: str, told: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read(text)
-    check_told(caught.value, f"f.yaml:1: key: template {text!r}: ", told)
+    check_told(caught.value, f"f.yaml:1: key: template {text[:9]!r}"[:-1], told)
+
+
+@pytest.mark.parametrize(
+    "text", ['{{"' * 30_000, "{{" + '"a"' * 30_000 + "}}", "{{" + "`" * 30_001, "{{" + "a " * 30_000, "{{/*" * 30_000]
+)
+def test_a_long_template_that_is_none_is_soon_told(text: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read(text)
+    check_told(caught.value, "f.yaml:1: key: template ")
 
 
 @pytest.mark.parametrize(
