@@ -1,7 +1,7 @@
 """Sections of files that people configure: what all of them check alike, and how a mistake is told. No Prefect here."""
 
 import types
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -67,9 +67,9 @@ def no_effect(why: str) -> Any:
     return Field(default=None, repr=False, description=f"Has no effect: {why}", json_schema_extra={_NO_EFFECT: why})
 
 
-def without_effect(section: BaseModel, document: Document) -> list[str]:
-    """A line for each key that is set, in a section or those within, and has no effect; in the order of the file."""
-    found = sorted(_idle(section, ()), key=lambda one: document.line(one[0]))
+def without_effect(section: BaseModel, document: Document, more: Iterable[tuple[Place, str]] = ()) -> list[str]:
+    """A line for each key that is set and has no effect: in a section, in those within, and `more`; as the file has them."""
+    found = sorted([*_idle(section, ()), *more], key=lambda one: document.line(one[0]))
     return [f"{document.where(place)}: has no effect: {why}" for place, why in found]
 
 
@@ -128,6 +128,14 @@ def _seconds(value: object) -> object:
         raise ValueError("expected a duration with its unit, such as 90s, 30m, 24h or 1d12h") from None
 
 
+def _flag(value: object) -> object:
+    return _WORDS.get(value.lower(), value) if isinstance(value, str) else value
+
+
+# What other readers of YAML take for a boolean, where one is expected.
+_WORDS = {"yes": True, "on": True, "no": False, "off": False}
+
+Flag = Annotated[bool, BeforeValidator(_flag)]
 Host = Annotated[str, BeforeValidator(_host)]
 Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | float)]
 Seconds = Annotated[

@@ -1,5 +1,6 @@
 """YAML files that people write, with the line of everything in them, so that a refusal can say where. No Prefect here."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,10 @@ class _Float(Written, float):
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data; a date is text, as it is everywhere but in YAML."""
+    """Plain data; a date is text, as it is everywhere but in YAML, and so are `on` and `no`, as they are in YAML 1.2.
+
+    Slower than libyaml, which dies of a file that is nested too deeply.
+    """
 
 
 def _number(kind: type[_Int | _Float], parsed: Callable[..., float]) -> Callable[..., Any]:
@@ -48,6 +52,11 @@ def _as_text(_: _Loader, node: yaml.ScalarNode) -> str:
     return str(node.value)
 
 
+_BOOL = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [one for one in resolvers if one[0] != _BOOL] for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOL, re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))  # YAML 1.2, 10.3.2
 _Loader.add_constructor("tag:yaml.org,2002:int", _number(_Int, yaml.SafeLoader.construct_yaml_int))
 _Loader.add_constructor("tag:yaml.org,2002:float", _number(_Float, yaml.SafeLoader.construct_yaml_float))
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _as_text)
@@ -102,7 +111,7 @@ def read(path: str) -> Document:
     except yaml.MarkedYAMLError as exc:
         line = f":{exc.problem_mark.line + 1}" if exc.problem_mark else ""
         raise InvalidInput(f"{path}{line}: not YAML ({exc.problem or exc.context})") from exc
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as exc:  # a number that is none, a key that is a list
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError) as exc:  # !!int x, !!bool x, a list for a key
         raise InvalidInput(f"{path}: not YAML ({' '.join(str(exc).split())})") from exc
     return Document(path=path, data=data, lines=lines)
 

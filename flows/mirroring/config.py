@@ -87,7 +87,7 @@ def configured(document: Document, *, is_remembered: bool = True) -> Mirror:
         lock=_beside(document.path, file.lock or f"{stem}.lock.json") if is_remembered else None,
         concurrency=file.concurrency or file.defaults.parallel or None,
         schedules=tuple(entries.schedules),
-        warnings=tuple(without_effect(file, document)),
+        warnings=tuple(without_effect(file, document, entries.idle)),
     )
 
 

@@ -24,11 +24,15 @@ from tasks.gate import Gate
 
 
 class Entries:
-    """Makes entries. `schedules` are those of all that were made, each once."""
+    """Makes entries.
+
+    `schedules` are those of all that were made, each once; `idle` are places of what has no effect in its entry, and why.
+    """
 
     def __init__(self, document: Document, defaults: Defaults) -> None:
         self._document, self._defaults = document, defaults
         self.schedules: dict[Schedule, None] = {}
+        self.idle: list[tuple[Place, str]] = []
 
     def synced(self, section: SyncEntry, place: Place) -> Entry:
         """An entry of `sync`.
@@ -44,6 +48,7 @@ class Entries:
         sync["Source"] = Template.read(section.source, at=at, objects={"Sync": tuple(sync)}).render({"Sync": sync})
         named = [(section.target, (*place, "target"))] if section.target else []
         named += [(text, (*place, "targets", number)) for number, text in enumerate(section.targets)]
+        self._look_for_idle(section, place)
         options = _Options(section, place, self._defaults, self._document)
         self._schedule(options)
         repos = section.repos
@@ -89,6 +94,14 @@ class Entries:
         if not images:
             raise InvalidInput(f"{self._document.where(place)}: expected images, or a list of them")
         return images
+
+    def _look_for_idle(self, section: SyncEntry, place: Place) -> None:
+        """What entries share by anchors may be for others of them."""
+        if section.type == "image":
+            idle = [key for key, said in (("tags", section.tags), ("tagSets", section.tag_sets)) if said]
+            self.idle += [((*place, key), "an image is named by its source") for key in idle]
+        if section.type != "registry" and section.repos:
+            self.idle.append(((*place, "repos"), "type is not registry"))
 
     def _schedule(self, options: "_Options") -> None:
         if (schedule := options.schedule()) is not None:

@@ -14,7 +14,7 @@ from flows.config import Registry
 from flows.mirroring.naming import Rename
 from flows.mirroring.selection import compiled
 from flows.mirroring.semver import Range
-from flows.sections import Host, LenientSection, Seconds, Text, no_effect, passing
+from flows.sections import Flag, Host, LenientSection, Seconds, Text, no_effect, passing
 from ocispec.platform import Platform
 
 
@@ -118,7 +118,7 @@ class PruneSection(LenientSection):
     """When tags that the mirror made, and that are wanted no longer, are removed."""
 
     after: Seconds = Field(default=7 * 86400, description="So long after it was first seen")
-    most: int = Field(default=20, ge=1, description="At most so many in one run; more than that, and none is removed")
+    most: int = Field(default=20, ge=1, description="At most so many in one run")
 
 
 class RateLimit(LenientSection):
@@ -138,16 +138,16 @@ class Options(LenientSection):
     schedule: Text | None = Field(
         default=None, description="When, as cron has it; for whoever starts runs; goes before interval"
     )
-    digest_tags: bool = Field(
+    digest_tags: Flag = Field(
         default=False, description="Also tags that name a digest, as cosign makes: sha256-….sig, .att, .sbom"
     )
-    referrers: bool = Field(
+    referrers: Flag = Field(
         default=False, description="Also what refers to images and their manifests: signatures and the like"
     )
     platforms: list[PlatformName] | None = Field(
         default=None, description="These of an index alone, such as linux/arm64; otherwise all"
     )
-    rewrite_index: bool = Field(
+    rewrite_index: Flag = Field(
         default=False,
         description="Make an index of these platforms alone, which has another digest; otherwise it stays as it is",
     )
@@ -163,16 +163,16 @@ class Options(LenientSection):
     ratelimit: RateLimit | None = no_effect(
         "a plan says what it needs of a quota, and requests wait as long as a registry wants"
     )
-    fast_check: bool | None = no_effect("what a target has is never sent again")
-    fast_copy: bool | None = no_effect("what a target has is never sent again")
-    force_recursive: bool | None = no_effect("`dist check --repair` sends what is missing")
-    include_external: bool | None = no_effect("layers that are not to be distributed stay where their urls lead")
+    fast_check: Flag | None = no_effect("what a target has is never sent again")
+    fast_copy: Flag | None = no_effect("what a target has is never sent again")
+    force_recursive: Flag | None = no_effect("`dist check --repair` sends what is missing")
+    include_external: Flag | None = no_effect("layers that are not to be distributed stay where their urls lead")
     media_types: list[Text] | None = no_effect("images of all media types are mirrored")
     hooks: dict[str, Any] | None = no_effect("nor has it with regsync; `gate` asks before an image is published")
     referrer_filters: list[Any] | None = no_effect("all referrers are mirrored")
     referrer_source: Text | None = no_effect("referrers are taken from the repository of their image")
     referrer_target: Text | None = no_effect("referrers go to the repository of their image")
-    referrer_slow: bool | None = no_effect("the referrers API is asked, or the fallback tag")
+    referrer_slow: Flag | None = no_effect("the referrers API is asked, or the fallback tag")
 
 
 class Defaults(Options):
@@ -182,7 +182,7 @@ class Defaults(Options):
     blob_limit: int | None = no_effect("manifests have one bound, blobs none")
     cache_count: int | None = no_effect("a run keeps what it was told")
     cache_time: Text | None = no_effect("a run keeps what it was told")
-    skip_docker_config: bool | None = no_effect("credentials that are configured go before those of docker login")
+    skip_docker_config: Flag | None = no_effect("credentials that are configured go before those of docker login")
     user_agent: Text | None = no_effect("the program says what it is")
 
 
@@ -199,13 +199,9 @@ class SyncEntry(Options):
     platform: Text | None = Field(default=None, description="Refused: say platforms")
 
     @model_validator(mode="after")
-    def _consistent(self) -> "SyncEntry":
+    def _one_way(self) -> "SyncEntry":
         if bool(self.target) == bool(self.targets):
             raise ValueError("expected either target or targets")
-        if self.type == "image" and (self.tags or self.tag_sets):
-            raise ValueError("expected no tags and tagSets where type is image")
-        if self.type != "registry" and self.repos:
-            raise ValueError("expected no repos where type is not registry")
         return self
 
 
@@ -254,7 +250,7 @@ class Creds(LenientSection):
     cred_helper: Text | None = no_effect("name it under credHelpers in docker's config.json")
     cred_expire: Text | None = no_effect("helpers are named in docker's config.json")
     cred_host: Text | None = no_effect("helpers are named in docker's config.json")
-    repo_auth: bool | None = no_effect("tokens are asked for by repository")
+    repo_auth: Flag | None = no_effect("tokens are asked for by repository")
     blob_chunk: int | None = no_effect("blobs are sent whole, and in pieces where a registry wants that")
     blob_max: int | None = no_effect("blobs are sent whole, and in pieces where a registry wants that")
     api: Text | None = no_effect("there is one API")

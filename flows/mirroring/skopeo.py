@@ -17,7 +17,7 @@ from flows.mirroring import constraints
 from flows.mirroring.entry import Entry
 from flows.mirroring.naming import Naming
 from flows.mirroring.selection import Patterns, Selection, TagSet, compiled
-from flows.sections import LenientSection, Text, passing
+from flows.sections import Flag, LenientSection, Text, passing
 from flows.yamlfile import Document, Place
 from ocispec import Digest, Reference
 from ocispec.errors import InvalidInput, Unsupported
@@ -42,7 +42,7 @@ class Registry(LenientSection):
     images_by_tag_regex: dict[str, Annotated[Text, passing(compiled)]] = Field(default={}, alias="images-by-tag-regex")
     images_by_semver: dict[str, Annotated[Text, passing(constraints.parse)]] = Field(default={}, alias="images-by-semver")
     credentials: Login | None = Field(default=None, repr=False)
-    tls_verify: bool = Field(default=True, alias="tls-verify")
+    tls_verify: Flag = Field(default=True, alias="tls-verify")
     cert_dir: Text | None = Field(default=None, alias="cert-dir")
 
 

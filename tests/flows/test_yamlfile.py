@@ -52,6 +52,17 @@ def test_numbers_and_dates_are_known_as_they_were_written(tmp_path: Path) -> Non
     assert read == [3.1, 16, 15, 1342, "2026-01-02", "2026-99-99"]
 
 
+def test_only_true_and_false_are_booleans(tmp_path: Path) -> None:
+    read = yamlfile.read(write(tmp_path, "[on, no, Yes, OFF, y, true, False, TRUE, trueish]")).data
+    assert read == ["on", "no", "Yes", "OFF", "y", True, False, True, "trueish"]
+
+
+def test_numbers_lose_how_they_were_written(tmp_path: Path) -> None:
+    read = yamlfile.plain(yamlfile.read(write(tmp_path, "{a: [1, 2.5], 3: {b: x}}")).data)
+    assert read == {"a": [1, 2.5], 3: {"b": "x"}}
+    assert [type(one) for one in read["a"]] == [int, float]
+
+
 def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
     assert yamlfile.read(write(tmp_path, "# nothing\n")).data is None
 
@@ -65,6 +76,9 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
         ("a: !!python/object:os.system x", "not YAML"),
         ("a: 1\n---\nb: 2\n", "not YAML"),
         ("a: !!int x\n", "not YAML"),
+        ("a: !!int ''\n", "not YAML"),
+        ("a: !!bool x\n", "not YAML"),
+        ("a: !!float x\n", "not YAML"),
         ("? [1, 2]\n: x\n", "not YAML"),
         (b"\xff\xfe\xff", "expected UTF-8"),
         ("a: \x07", "not YAML"),

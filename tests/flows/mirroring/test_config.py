@@ -207,6 +207,25 @@ def test_what_is_wrong_is_told(tmp_path: Path, text: str, told: str) -> None:
     assert str(caught.value) == path + told.replace("{folder}", str(tmp_path))
 
 
+def test_what_is_shared_by_anchors_may_be_for_others(tmp_path: Path) -> None:
+    text = """\
+x-all: &all {tags: {allow: [on]}, tagSets: [{allow: [no]}], repos: {allow: [a]}, referrers: yes}
+sync:
+  - {<<: *all, source: redis, target: r.example/a, type: image}
+  - {<<: *all, source: redis, target: r.example/b, type: repository}
+  - {<<: *all, source: ghcr.io, target: r.example/c, type: registry}
+"""
+    mirror = load(path := write(tmp_path, text))
+    assert mirror.warnings == (
+        f"{path}:3: sync[0].tags: has no effect: an image is named by its source",
+        f"{path}:3: sync[0].tagSets: has no effect: an image is named by its source",
+        f"{path}:3: sync[0].repos: has no effect: type is not registry",
+        f"{path}:4: sync[1].repos: has no effect: type is not registry",
+    )
+    assert mirror.entries[1].tags.choose(["on", "no", "yes"]) == ["on", "no"]
+    assert [entry.referrers for entry in mirror.entries] == [True, True, True]
+
+
 def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     yield at
     for key, one in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():

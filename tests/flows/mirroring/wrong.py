@@ -1,7 +1,6 @@
 """Wrong configurations of mirrors, and what each is told after the name of the file; `{folder}` is where that is."""
 
 SYNC = "sync:\n  - source: redis\n    target: r.example/redis\n    type: repository\n"
-IMAGE = "sync:\n  - source: redis\n    target: r.example/redis\n    type: image\n"
 SEED = "seed:\n  images: [redis]\n  to: r.example\n"
 CRON = "expected minute, hour, day, month and day of the week, such as '15 1 * * *'"
 WRONG = [
@@ -27,7 +26,7 @@ WRONG = [
     (SYNC + "    tags: {alow: []}\n", ":5: sync[0].tags.alow: unknown key; did you mean allow"),
     (SYNC + "    tags: [latest]\n", ":5: sync[0].tags: expected keys and values"),
     (SYNC + "    tags: {allow: latest}\n", ":5: sync[0].tags.allow: expected a list"),
-    (SYNC + "    tags: {allow: [on]}\n", ":5: sync[0].tags.allow[0]: expected text; what YAML takes for something else needs quotes, got True"),
+    (SYNC + "    tags: {allow: [true]}\n", ":5: sync[0].tags.allow[0]: expected text; what YAML takes for something else needs quotes, got True"),
     (SYNC + "    tags:\n      allow:\n      - ok\n      - '('\n", ":8: sync[0].tags.allow[1]: expected a regular expression (missing ), unterminated subpattern at position 0), got '('"),
     (SYNC + "    tags: {deny: ['*']}\n", ":5: sync[0].tags.deny[0]: expected a regular expression (nothing to repeat at position 0), got '*'"),
     (SYNC + "    tags: {semverRange: ['>=1', '>= 2']}\n", ":5: sync[0].tags.semverRange[1]: version range '>= 2': expected a version after = > < >= <= ~ ^, got '>='"),
@@ -37,20 +36,18 @@ WRONG = [
     (SYNC + "    tags: {created: {within: 90}}\n", ":5: sync[0].tags.created.within: expected a duration with its unit, such as 90s, 30m, 24h or 1d12h, got 90"),
     (SYNC + "    tags: {created: {after: 31.1.2026}}\n", ":5: sync[0].tags.created.after: expected a date such as 2026-01-31, or a time such as 2026-01-31T12:00:00Z, got '31.1.2026'"),
     (SYNC + "    tagSets: [{created: {within: 1d}}]\n", ":5: sync[0].tagSets[0].created: unknown key"),
-    (IMAGE + "    tags: {allow: [a]}\n", ":2: sync[0]: expected no tags and tagSets where type is image"),
-    (SYNC + "    repos: {allow: [a]}\n", ":2: sync[0]: expected no repos where type is not registry"),
     (SYNC + "    platforms: linux/amd64\n", ":5: sync[0].platforms: expected a list"),
     (SYNC + "    platforms: [amd64]\n", ":5: sync[0].platforms[0]: platform 'amd64': expected os/architecture[/variant], such as linux/amd64"),
     (SYNC + "    platform: linux/amd64\n", ":5: sync[0].platform: expected platforms, which leave an index as it is; one image in place of its index is not mirrored"),
     (SYNC + "    rewriteIndex: true\n", ":5: sync[0].rewriteIndex: expected platforms, of which to make an index"),
     ("defaults: {rewriteIndex: true}\n" + SYNC, ":1: defaults.rewriteIndex: expected platforms, of which to make an index"),
-    (SYNC + "    referrers: 'yes'\n", ":5: sync[0].referrers: expected a valid boolean, got 'yes'"),
+    (SYNC + "    referrers: 'maybe'\n", ":5: sync[0].referrers: expected a valid boolean, got 'maybe'"),
     (SYNC + "    gate: {}\n", ":5: sync[0].gate: expected either command or python"),
     (SYNC + "    gate: {command: [a], python: 'b:c'}\n", ":5: sync[0].gate: expected either command or python"),
     (SYNC + "    gate: {python: check}\n", ":5: sync[0].gate.python: expected a callable, as module:function, got 'check'"),
     (SYNC + "    gate: {command: a}\n", ":5: sync[0].gate.command: expected a list"),
     (SYNC + "    prune: {after: soon}\n", ":5: sync[0].prune.after: expected a duration with its unit, such as 90s, 30m, 24h or 1d12h, got 'soon'"),
-    (SYNC + "    prune: yes\n", ":5: sync[0].prune: expected keys and values"),
+    (SYNC + "    prune: true\n", ":5: sync[0].prune: expected keys and values"),
     (SYNC + "    immutableTags: ['[']\n", ":5: sync[0].immutableTags[0]: expected a regular expression (unterminated character set at position 0), got '['"),
     (SYNC + "    rename: [{match: a, to: $1}]\n", ":5: sync[0].rename[0]: expected a group of 'a', got '$1'"),
     (SYNC + "    rename: [{match: a}]\n", ":5: sync[0].rename[0].to: missing"),
@@ -88,7 +85,7 @@ WRONG = [
     ("registries: {a.example: {user: u}}\n" + SYNC, ":1: registries.a.example: expected pass or token beside user"),
     ("registries: {a.example: {pass: topsecret}}\n" + SYNC, ":1: registries.a.example: expected user beside pass"),
     ("registries: {a.example: {pass: [topsecret]}}\n" + SYNC, ":1: registries.a.example.pass: expected text"),
-    ("registries: {a.example: {pass: no, user: u}}\n" + SYNC, ":1: registries.a.example.pass: expected text; what YAML takes for something else needs quotes"),
+    ("registries: {a.example: {pass: false, user: u}}\n" + SYNC, ":1: registries.a.example.pass: expected text; what YAML takes for something else needs quotes"),
     ("registries: {a.example: {block: b, user: u, pass: topsecret}}\n" + SYNC, ":1: registries.a.example: expected either block or user, pass and token"),
     ("registries:\n  a.example:\n    user: u\n    pass: '{{env \"NOT_SET\"}}'\n" + SYNC, ":4: registries.a.example.pass: expected NOT_SET in the environment, it is not set"),
     ("registries:\n  a.example:\n    user: u\n    pass: '{{topsecret}}'\n" + SYNC, ':4: registries.a.example.pass: expected {{env "NAME"}} or {{file "PATH"}}, got another template'),
