@@ -10,7 +10,7 @@ from ocispec.errors import Corrupt, DistError, InvalidInput
 from ocispec.handlers import Handler, children_handler, filter_platforms, visit
 from ocispec.platform import Platforms
 from ocispec.referrers import Referrer
-from ocispec.selected import select
+from ocispec.selected import Selected, select
 from remotes import Source
 from storage import ContentStore
 from tasks import transfer
@@ -42,13 +42,14 @@ class Ask:
 class Known:
     """What an image is: its `root` at the source, and what is to stand for it elsewhere.
 
-    `content` is all that it consists of, as far as that had to be found out. `referrers` are those of an image that is at all
-    its targets.
+    `content` is all that it consists of, as far as that had to be found out; `sent` is all that `goal` consists of. `referrers`
+    are those of an image that is at all its targets.
     """
 
     root: Descriptor
     goal: Descriptor
     content: tuple[Descriptor, ...] = ()
+    sent: tuple[Descriptor, ...] = ()
     referrers: frozenset[Digest] = frozenset()
     created: datetime | None = None
 
@@ -111,7 +112,9 @@ def find(ask: Ask, reader: Reader, standing: Callable[[Reference], Descriptor | 
 
 
 def _known(ask: Ask, root: Descriptor, standing: Sequence[object], reader: Reader) -> Known:
-    goal = select(root, ask.platforms, reader.read).root if ask.rewritten and ask.platforms is not None else root
+    is_rewritten = ask.rewritten and ask.platforms is not None
+    selected = select(root, ask.platforms or (), reader.read) if is_rewritten else Selected(root=root)
+    goal = selected.root
     due = any(there is None or (isinstance(there, Descriptor) and there.digest != goal.digest) for there in standing)
     if not (due or ask.related or ask.dated):
         return Known(root=root, goal=goal)
@@ -120,6 +123,7 @@ def _known(ask: Ask, root: Descriptor, standing: Sequence[object], reader: Reade
         root=root,
         goal=goal,
         content=content,
+        sent=_written(selected, reader) if selected.indexes else content,
         referrers=frozenset() if due else _referrers(ask, content, reader.source),
         created=_created(content, reader) if ask.dated else None,
     )
@@ -158,6 +162,12 @@ def _content(root: Descriptor, children: Handler) -> tuple[Descriptor, ...]:
         found |= new
         pending += new.values()
     return tuple(found.values())
+
+
+def _written(selected: Selected, reader: Reader) -> tuple[Descriptor, ...]:
+    """The distinct content of a tree, some indexes of which were written anew."""
+    new = {index.digest: index.data for index in selected.indexes}
+    return _content(selected.root, children_handler(lambda descriptor: new.get(descriptor.digest) or reader.read(descriptor)))
 
 
 def _verified(source: Source, descriptor: Descriptor) -> bytes:

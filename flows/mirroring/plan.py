@@ -68,12 +68,14 @@ class Step:
 class Image:
     """One image, and what is to be done with it where. `fetched` counts the bytes that finding that out took.
 
-    `root` is what it stands for at its source, None where that could not be told.
+    `root` is what it stands for at its source, None where that could not be told; `content` is what that consists of, `sent` what
+    is to be at its targets.
     """
 
     wish: Wish
     root: Descriptor | None
     content: tuple[Descriptor, ...]
+    sent: tuple[Descriptor, ...]
     fetched: int
     steps: tuple[Step, ...]
 
@@ -145,7 +147,7 @@ class Plan:
             (step.target.host, descriptor.digest): descriptor
             for image in self.due
             for step in image.due
-            for descriptor in image.content
+            for descriptor in image.sent
         }
 
     @cached_property
@@ -154,10 +156,8 @@ class Plan:
 
         Nobody knows before whether a target has it, or mounts it.
         """
-        published = sum(descriptor.is_manifest for image in self.due for _ in image.due for descriptor in image.content)
-        blobs = {
-            (step.target, d.digest) for image in self.due for step in image.due for d in image.content if not d.is_manifest
-        }
+        published = sum(descriptor.is_manifest for image in self.due for _ in image.due for descriptor in image.sent)
+        blobs = {(step.target, d.digest) for image in self.due for step in image.due for d in image.sent if not d.is_manifest}
         sent = sum(not descriptor.is_manifest for descriptor in self.to_send.values())
         return len(self.to_fetch) + published + len(blobs) + 2 * sent + 2 * len(self.pruned)
 
@@ -262,12 +262,12 @@ def decided(wish: Wish, found: Found, locked: Records) -> Image | None:
     image, window = found.image, wish.entry.tags.created
     if isinstance(image, DistError):
         steps = tuple(_failed(wish, target, image) for target in wish.targets)
-        return Image(wish=wish, root=None, content=(), fetched=found.fetched, steps=steps)
+        return Image(wish=wish, root=None, content=(), sent=(), fetched=found.fetched, steps=steps)
     if window is not None and not window.holds(image.created, now=datetime.now(UTC)):
         return None
     standing = zip(wish.targets, found.standing, strict=True)
     steps = tuple(_step(wish, target, image, there, locked.get(target)) for target, there in standing)
-    return Image(wish=wish, root=image.root, content=image.content, fetched=found.fetched, steps=steps)
+    return Image(wish=wish, root=image.root, content=image.content, sent=image.sent, fetched=found.fetched, steps=steps)
 
 
 def extras(

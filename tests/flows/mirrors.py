@@ -1,0 +1,107 @@
+"""Mirrors in tests: a configuration in a file, its store and lock file beside it, and what registries were asked."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs
+
+from flows.mirroring.report import MirrorReport
+from flows.report import in_one_line
+from ocispec.errors import DistError
+from tests.fakes.registry import FakeRegistry, Recorded
+from tests.images import BuiltImage
+from tests.peers.prefect import PrefectServer
+
+_ENDS = {"complete": "COMPLETED", "failed": "FAILED", "stopped": "CANCELLED"}
+
+
+class Mirrors:
+    """Runs a mirror, one time after the other, as its configuration is then. `flow_run` is the last one's id."""
+
+    def __init__(self, directory: Path, prefect: PrefectServer) -> None:
+        self.directory, self._prefect = directory, prefect
+        self.store = directory / "store"
+        self.lock = directory / "mirror.lock.json"
+        self.flow_run = ""
+        self._seen: Counter[str] = Counter()
+
+    def run(self, *sync: dict[str, Any], dry_run: bool = False, retries: int = 0, **said: Any) -> MirrorReport:
+        """The report of a run with these entries of `sync`, and what else the file is to say.
+
+        Raises:
+            DistError: what ended the run before it could report.
+        """
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
+        from flows.mirror import mirror
+
+        config = self.directory / "mirror.yaml"
+        config.write_text(json.dumps({"sync": sync, **said}))  # JSON is YAML
+        with temporary_settings({PREFECT_API_URL: self._prefect.url}):
+            state = mirror(str(config), str(self.store), dry_run=dry_run, retries=retries, return_state=True)
+        report = state.result(raise_on_failure=False)
+        if isinstance(report, DistError):
+            raise report
+        assert isinstance(report, MirrorReport), report
+        assert (state.type.value, state.message) == (_ENDS[report.status], in_one_line(report))
+        self.flow_run = str(state.state_details.flow_run_id)
+        return report
+
+    def asked(self, *registries: FakeRegistry) -> list[Recorded]:
+        """What registries were asked since this was last called for them."""
+        found = []
+        for registry in registries:
+            requests = registry.requests
+            found += requests[self._seen[registry.host] :]
+            self._seen[registry.host] = len(requests)
+        return found
+
+    def locked(self) -> dict[str, dict[str, Any]]:
+        """What the lock file says, by target."""
+        images: dict[str, dict[str, Any]] = json.loads(self.lock.read_text())["images"]
+        return images
+
+    def named(self) -> Counter[str]:
+        """The names of the last run's task runs, without what is behind the second word."""
+        runs = self._prefect.task_runs(self.flow_run)
+        return Counter(" ".join(run["name"].split()[: 2 if run["name"].startswith("mirror") else 1]) for run in runs)
+
+
+def results(report: MirrorReport) -> dict[str, str]:
+    """What came of each step, by repository and tag of its target."""
+    return {str(step.target).partition("/")[2]: report.result(step) for step in report.plan.steps}
+
+
+def fetched(requests: Iterable[Recorded]) -> Counter[str]:
+    """How often each digest was read."""
+    return Counter(one.path.rpartition("/")[2] for one in requests if one.method == "GET" and "/tags/" not in one.path)
+
+
+def uploaded(requests: Iterable[Recorded]) -> Counter[str]:
+    """How often each blob was sent."""
+    puts = (one for one in requests if one.method == "PUT" and "/uploads/" in one.path and one.status == 201)
+    return Counter(parse_qs(one.query)["digest"][0] for one in puts)
+
+
+def summed(requests: Iterable[Recorded]) -> Counter[str]:
+    """How many requests there were of each kind: METHOD and manifests, blobs, tags or referrers."""
+    return Counter(f"{one.method} {one.path.rsplit('/', 2)[1]}" for one in requests)
+
+
+def lacking(registry: FakeRegistry, repository: str, image: BuiltImage, tag: str | None = None) -> list[str]:
+    """What a repository has not of an image, byte for byte; `tag` if it does not stand for it."""
+    missing = [digest for digest, data in image.blobs.items() if registry.blob(repository, digest) != data]
+    missing += [m.digest for m in image.manifests if registry.manifest(repository, m.digest) != (m.media_type, m.raw)]
+    root = image.manifests[-1]
+    if tag is not None and registry.manifest(repository, tag) != (root.media_type, root.raw):
+        missing.append(tag)
+    return missing
+
+
+def bytes_of(*built: BuiltImage) -> int:
+    """The bytes of all distinct content of some images."""
+    content = {digest: data for image in built for digest, data in image.blobs.items()}
+    content |= {manifest.digest: manifest.raw for image in built for manifest in image.manifests}
+    return sum(map(len, content.values()))

@@ -1,0 +1,290 @@
+"""Mirroring: what is planned, what is fetched and sent for it, what a run with nothing to do costs, what Prefect shows."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from storage import open_store
+from tests import images
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, bytes_of, fetched, lacking, results, summed, uploaded
+from tests.images import BuiltImage
+from tests.peers.prefect import PrefectServer
+
+ONE, OTHER = images.image(900, layers=2), images.image(901, layers=2, platform="linux/arm64/v8")
+INDEX = images.index([ONE, OTHER])
+# The same layers with another config.
+TWIN = images.image(900, layers=2, platform="linux/s390x")
+
+
+def image(source: FakeRegistry, target: FakeRegistry, name: str, **said: Any) -> dict[str, Any]:
+    """An entry for one image, which is called the same at the target."""
+    return {"type": "image", "source": f"{source.host}/{name}", "target": f"{target.host}/{name}", **said}
+
+
+def repository(
+    source: FakeRegistry, *targets: FakeRegistry, name: str = "app", to: str = "copy", **said: Any
+) -> dict[str, Any]:
+    """An entry for all images of a repository."""
+    where = [f"{target.host}/{to}" for target in targets]
+    return {"type": "repository", "source": f"{source.host}/{name}", "targets": where, **said}
+
+
+def test_a_dry_run_says_what_a_run_then_does_and_changes_nothing(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    changed, old, same = (images.image(seed, layers=1) for seed in (902, 903, 904))
+    for built, tag in ((INDEX, "new"), (changed, "changed"), (same, "same")):
+        images.load(source, "app", built, tag)
+    for built, tag in ((old, "changed"), (same, "same")):
+        images.load(target, "app", built, tag)
+    sync = [image(source, target, f"app:{tag}") for tag in ("new", "changed", "same", "none")]
+
+    dry = mirrors.run(*sync, dry_run=True)
+
+    told = {str(step.target).rpartition(":")[2]: step for step in dry.plan.steps}
+    assert {tag: step.change for tag, step in told.items()} == {
+        "new": "add",
+        "changed": "change",
+        "same": "same",
+        "none": "failed",
+    }
+    step = told["changed"]
+    assert (step.old and str(step.old.digest), step.new and str(step.new.digest)) == (old.root.digest, changed.root.digest)
+    (error,) = dry.errors()
+    assert error.startswith(f"{source.host}/app:none to {target.host}/app:none: ")
+    planning = mirrors.asked(source, target)
+    assert {one.method for one in planning} == {"HEAD", "GET"}
+    assert not mirrors.lock.exists()
+    assert not list(open_store(str(mirrors.store)).walk())
+    assert target.manifest("app", "new") is None
+    plan = dry.to_json("")["plan"]
+    assert plan["fetch"] == plan["send"] == {"objects": 9 + 3, "bytes": bytes_of(INDEX, changed)}
+
+    done = mirrors.run(*sync)
+
+    assert results(done) == {"app:new": "added", "app:changed": "changed", "app:same": "same", "app:none": "failed"}
+    assert (done.fetched, done.brought.tally.sent) == (bytes_of(INDEX, changed), bytes_of(INDEX, changed))
+    heads = Counter(one.path for one in planning if one.method == "HEAD")
+    carried = [one for one in mirrors.asked(source, target) if not (one.method == "HEAD" and heads.pop(one.path, 0))]
+    assert plan["requests"] / 1.5 <= len(carried) <= plan["requests"] * 1.5
+
+
+def test_each_digest_is_fetched_once_and_sent_once_to_each_registry(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
+) -> None:
+    for name, built in (("a", INDEX), ("b", TWIN), ("c", ONE)):
+        images.load(source, name, built, "v1")
+    registry = {"type": "registry", "source": source.host, "targets": [f"{target.host}/x", f"{other.host}/y"]}
+
+    report = mirrors.run(registry)
+
+    assert report.status == "complete", report.errors()
+    everything = {*INDEX.descriptors, *TWIN.descriptors}
+    assert fetched(one for one in mirrors.asked(source) if "_catalog" not in one.path) == Counter(everything)
+    blobs = Counter({*INDEX.blobs, *TWIN.blobs})
+    for place, prefix in ((target, "x"), (other, "y")):
+        asked = mirrors.asked(place)
+        assert uploaded(asked) == blobs
+        mounted = [one for one in asked if one.method == "POST" and one.status == 201]
+        assert len(mounted) == len(TWIN.blobs) - 1 + len(ONE.blobs)
+        for name, built in (("a", INDEX), ("b", TWIN), ("c", ONE)):
+            assert not lacking(place, f"{prefix}/{name}", built, "v1")
+            writes = [one for one in asked if one.method in ("PUT", "POST") and f"/{prefix}/{name}/" in one.path]
+            assert writes[-1].path == f"/v2/{prefix}/{name}/manifests/v1"
+    tally = report.brought.tally
+    assert (tally.mounted, tally.existed) == (2 * (len(TWIN.blobs) - 1 + len(ONE.blobs)), 0)
+    manifests = [INDEX.manifests[0], INDEX.manifests[1], INDEX.manifests[-1], *TWIN.manifests, *ONE.manifests]
+    sent = sum(map(len, {**INDEX.blobs, **TWIN.blobs}.values())) + sum(len(one.raw) for one in manifests)
+    assert (report.fetched, tally.sent) == (bytes_of(INDEX, TWIN), 2 * sent)
+
+
+def test_each_descriptor_is_a_task_and_so_is_each_image_at_each_target(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry, prefect: PrefectServer
+) -> None:
+    for tag, built in (("v1", ONE), ("v2", TWIN)):
+        images.load(source, "app", built, tag)
+
+    report = mirrors.run(repository(source, target, other))
+
+    runs = prefect.task_runs(mirrors.flow_run, at_least=report.tasks)
+    surveyed, listed = "survey 2 images", f"tags of {source.host}/app"
+    layers = [f"mirror layer {layer[:19]}" for layer in list(ONE.blobs)[1:]]
+    publish = {tag: [f"publish {place.host}/copy:{tag}" for place in (target, other)] for tag in ("v1", "v2")}
+    edges, manifests = set(), {}
+    for tag, built in (("v1", ONE), ("v2", TWIN)):
+        manifests[tag] = f"mirror manifest {built.root.digest[:19]}"
+        config = f"mirror config {next(iter(built.blobs))[:19]}"
+        edges |= {(surveyed, manifests[tag]), (manifests[tag], config)}
+        edges |= {(leaf, published) for leaf in (config, *layers) for published in publish[tag]}
+    assert sorted(run["name"] for run in runs) == sorted({listed, *(name for edge in edges for name in edge)})
+    found = prefect.edges(mirrors.flow_run)
+    assert edges <= found
+    # What both want hangs below the one that asked for it first.
+    assert {(manifests[tag], layer) for tag in manifests for layer in layers} >= found - edges
+    assert {child for _, child in found - edges} == set(layers)
+    assert report.tasks == len(runs)
+
+
+def test_where_nothing_changed_each_tag_is_asked_for_once_at_each_place(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
+) -> None:
+    for number in range(5):
+        images.load(source, "app", images.index([images.image(910 + number, layers=1)]), f"v{number}")
+    entry = repository(source, target, other)
+    assert mirrors.run(entry).status == "complete"
+    before = mirrors.locked()
+    mirrors.asked(source, target, other)
+
+    report = mirrors.run(entry)
+
+    assert (report.status, report.plan.count("same"), report.tasks) == ("complete", 10, 2)
+    assert summed(mirrors.asked(source)) == {"GET tags": 1, "HEAD manifests": 5}
+    for place in (target, other):
+        assert summed(mirrors.asked(place)) == {"HEAD manifests": 5}
+    assert (report.fetched, report.brought.tally.sent) == (0, 0)
+    assert mirrors.locked() == before
+
+
+def test_images_that_never_change_are_not_asked_about_once_they_are_mirrored(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    for built, tag in ((ONE, "1.0"), (OTHER, "1.1")):
+        images.load(source, "app", built, tag)
+    entries = [image(source, target, f"app:{tag}", immutableTags=[r"\d.*"]) for tag in ("1.0", "1.1")]
+    mirrors.run(*entries)
+    mirrors.asked(source, target)
+    report = mirrors.run(*entries)
+    assert mirrors.asked(source, target) == []
+    assert (report.status, report.plan.count("same"), report.tasks) == ("complete", 2, 0)
+    assert mirrors.locked().keys() == {f"{target.host}/app:1.0", f"{target.host}/app:1.1"}
+
+    elsewhere = [{**entry, "target": f"{target.host}/more"} for entry in entries[:1]]
+    assert results(mirrors.run(*elsewhere)) == {"more:latest": "added"}
+
+
+def test_repositories_and_tags_are_chosen_and_called_otherwise(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    for name in ("team/app", "team/base", "other/app"):
+        for built, tag in ((ONE, "1.0"), (OTHER, "2.0"), (TWIN, "latest")):
+            images.load(source, name, built, tag)
+    registry = {
+        "type": "registry",
+        "source": source.host,
+        "target": f"{target.host}/mirror",
+        "repos": {"allow": ["team/.*"], "deny": [".*/base"]},
+        "tags": {"allow": [r"\d.*"], "deny": ["1.*"]},
+        "rename": [{"match": "mirror/(.*)/app:(.*)", "to": "$1-app:v$2"}],
+    }
+    report = mirrors.run(registry)
+    assert results(report) == {"team-app:v2.0": "added"}
+    assert not lacking(target, "team-app", OTHER, "v2.0")
+    assert {one.path.split("/")[2] for one in mirrors.asked(target)} == {"team-app"}
+    assert mirrors.locked()[f"{target.host}/team-app:v2.0"]["source"] == f"{source.host}/team/app:2.0"
+
+
+@pytest.mark.parametrize("rewritten", [False, True], ids=["as it is", "made anew"])
+def test_of_an_index_some_platforms_are_mirrored_alone(mirrors: Mirrors, source: FakeRegistry, *, rewritten: bool) -> None:
+    images.load(source, "app", INDEX, "v1")
+    with FakeRegistry(sparse=not rewritten) as target:
+        entry = image(source, target, "app:v1", platforms=["linux/arm64"], rewriteIndex=rewritten)
+        dry = mirrors.run(entry, dry_run=True).to_json("")["plan"]
+        mirrors.asked(source, target)
+        report = mirrors.run(entry)
+        assert report.status == "complete", report.errors()
+        assert (dry["fetch"]["bytes"], dry["send"]["bytes"]) == (report.fetched, report.brought.tally.sent)
+        assert fetched(mirrors.asked(source)) == Counter({*OTHER.descriptors, INDEX.root.digest})
+        assert not lacking(target, "app", OTHER)
+        assert target.manifest("app", ONE.root.digest) is None
+        is_as_it_is = target.manifest("app", "v1") == (images.OCI_INDEX, INDEX.manifests[-1].raw)
+        assert is_as_it_is is not rewritten
+        mirrors.asked(target)
+
+        again = mirrors.run(entry)
+        assert results(again) == {"app:v1": "same"}
+        assert summed(mirrors.asked(source, target)) == {"HEAD manifests": 2}
+        locked = mirrors.locked()[f"{target.host}/app:v1"]
+        assert (locked["platforms"], locked["digest"] == INDEX.root.digest) == (["linux/arm64"], not rewritten)
+
+
+def test_all_forms_of_content_arrive_as_they_are(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+    forms: dict[str, BuiltImage] = {
+        "nested": images.index([ONE, images.artifact(920)], nested=True),
+        "docker": images.index([images.image(921, docker=True)], docker=True),
+        "artifact": images.artifact(922),
+        "bare": images.image(923, layers=0),
+    }
+    for tag, built in forms.items():
+        images.load(source, "app", built, tag)
+    report = mirrors.run(repository(source, target))
+    assert report.status == "complete", report.errors()
+    for tag, built in forms.items():
+        assert not lacking(target, "copy", built, tag)
+
+
+def test_what_was_overwritten_is_kept_as_the_configuration_says(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    images.load(source, "app", ONE, "v1")
+    images.load(source, "app", TWIN, "v2")
+    images.load(target, "copy", OTHER, "v1")
+    entry = repository(source, target, backup="old-{{.Ref.Tag}}")
+    report = mirrors.run(entry)
+    assert results(report) == {"copy:v1": "changed", "copy:v2": "added"}
+    assert not lacking(target, "copy", OTHER, "old-v1")
+    assert not lacking(target, "copy", ONE, "v1")
+    assert target.manifest("copy", "old-v2") is None
+    mirrors.asked(target)
+    assert results(mirrors.run(entry)) == {"copy:v1": "same", "copy:v2": "same"}
+    assert summed(mirrors.asked(target)) == {"HEAD manifests": 2}
+
+
+def test_only_images_of_a_time_are_mirrored(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+    dates = {"old": "2024-12-31T23:59:59Z", "new": "2025-01-01T00:00:00Z", "unknown": None}
+    for tag, created in dates.items():
+        images.load(source, "app", made_at(created), tag)
+    entry = repository(source, target, tags={"created": {"after": "2025-01-01"}})
+    dry = mirrors.run(entry, dry_run=True)
+    assert {step.target.tag for step in dry.plan.steps} == {"new", "unknown"}
+    assert results(mirrors.run(entry)) == {"copy:new": "added", "copy:unknown": "added"}
+    assert target.manifest("copy", "old") is None
+    mirrors.asked(source, target)
+    assert results(mirrors.run(entry)) == {"copy:new": "same", "copy:unknown": "same"}
+    assert summed(mirrors.asked(source)) == {"GET tags": 1, "HEAD manifests": 3}  # dates are in the store
+
+
+def test_more_than_a_hundred_images_are_brought_in_runs_of_their_own(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, prefect: PrefectServer
+) -> None:
+    built = images.image(930, layers=1)
+    images.load(source, "app", built)
+    for number in range(101):
+        source.put_manifest("app", built.manifests[-1].raw, built.root.media_type, tag=f"v{number:03}")
+    entry = repository(source, target, name="app")
+
+    report = mirrors.run(entry)
+
+    assert report.status == "complete", report.errors()
+    assert Counter(results(report).values()) == {"added": 101}
+    tasks = Counter(run["name"].split()[0] for run in prefect.task_runs(mirrors.flow_run, at_least=5))
+    assert tasks == {"tags": 1, "survey": 2, "mirror-part-0": 1, "mirror-part-1": 1}  # the parts are drawn, too
+    found = prefect.post("/flow_runs/filter", {"flow_runs": {"name": {"like_": "part"}}, "sort": "START_TIME_DESC", "limit": 2})
+    assert {run["name"] for run in found} == {"mirror, part 1 of 2", "mirror, part 2 of 2"}
+    assert {run["state_type"] for run in found} == {"COMPLETED"}
+    assert uploaded(mirrors.asked(target)) == Counter(built.blobs.keys())
+    mirrors.asked(source)
+    again = mirrors.run(entry)
+    assert (again.tasks, again.plan.count("same")) == (1 + 2, 101)  # tags, and two surveys
+
+
+def made_at(created: str | None) -> BuiltImage:
+    """An image whose config says when it was made."""
+    config = json.dumps({"os": "linux", "architecture": "amd64", "created": created, "rootfs": {"type": "layers"}}).encode()
+
+    def dated(document: dict[str, Any]) -> None:
+        document["config"] |= {"digest": images.digest_of(config), "size": len(config)}
+
+    return images.with_manifest(ONE, dated, blobs={**ONE.blobs, images.digest_of(config): config})
