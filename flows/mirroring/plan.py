@@ -68,8 +68,8 @@ class Step:
 class Image:
     """One image, and what is to be done with it where. `fetched` counts the bytes that finding that out took.
 
-    `root` is what it stands for at its source, None where that could not be told; `content` is what that consists of, `sent` what
-    is to be at its targets.
+    `root` is what it stands for at its source, None where that could not be told; `content` is what that consists of, `sent`
+    what is to be at its targets.
     """
 
     wish: Wish

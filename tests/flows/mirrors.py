@@ -63,10 +63,16 @@ class Mirrors:
         images: dict[str, dict[str, Any]] = json.loads(self.lock.read_text())["images"]
         return images
 
-    def named(self) -> Counter[str]:
-        """The names of the last run's task runs, without what is behind the second word."""
-        runs = self._prefect.task_runs(self.flow_run)
-        return Counter(" ".join(run["name"].split()[: 2 if run["name"].startswith("mirror") else 1]) for run in runs)
+
+def image(source: FakeRegistry, target: FakeRegistry, name: str, **said: Any) -> dict[str, Any]:
+    """An entry for one image, which is called the same at the target."""
+    return {"type": "image", "source": f"{source.host}/{name}", "target": f"{target.host}/{name}", **said}
+
+
+def repository(source: FakeRegistry, *targets: FakeRegistry, **said: Any) -> dict[str, Any]:
+    """An entry for all images of `app`, which is `copy` at the targets."""
+    where = [f"{target.host}/copy" for target in targets]
+    return {"type": "repository", "source": f"{source.host}/app", "targets": where, **said}
 
 
 def results(report: MirrorReport) -> dict[str, str]:

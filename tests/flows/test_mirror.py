@@ -9,7 +9,7 @@ import pytest
 from storage import open_store
 from tests import images
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import Mirrors, bytes_of, fetched, lacking, results, summed, uploaded
+from tests.flows.mirrors import Mirrors, bytes_of, fetched, image, lacking, repository, results, summed, uploaded
 from tests.images import BuiltImage
 from tests.peers.prefect import PrefectServer
 
@@ -17,19 +17,6 @@ ONE, OTHER = images.image(900, layers=2), images.image(901, layers=2, platform="
 INDEX = images.index([ONE, OTHER])
 # The same layers with another config.
 TWIN = images.image(900, layers=2, platform="linux/s390x")
-
-
-def image(source: FakeRegistry, target: FakeRegistry, name: str, **said: Any) -> dict[str, Any]:
-    """An entry for one image, which is called the same at the target."""
-    return {"type": "image", "source": f"{source.host}/{name}", "target": f"{target.host}/{name}", **said}
-
-
-def repository(
-    source: FakeRegistry, *targets: FakeRegistry, name: str = "app", to: str = "copy", **said: Any
-) -> dict[str, Any]:
-    """An entry for all images of a repository."""
-    where = [f"{target.host}/{to}" for target in targets]
-    return {"type": "repository", "source": f"{source.host}/{name}", "targets": where, **said}
 
 
 def test_a_dry_run_says_what_a_run_then_does_and_changes_nothing(
@@ -263,7 +250,7 @@ def test_more_than_a_hundred_images_are_brought_in_runs_of_their_own(
     images.load(source, "app", built)
     for number in range(101):
         source.put_manifest("app", built.manifests[-1].raw, built.root.media_type, tag=f"v{number:03}")
-    entry = repository(source, target, name="app")
+    entry = repository(source, target)
 
     report = mirrors.run(entry)
 

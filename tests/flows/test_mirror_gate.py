@@ -1,0 +1,95 @@
+"""Gates of a mirror: what they veto stays away from the targets, what they cannot say is a failure."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.gate import Candidate, Veto
+from tests import images
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, lacking, repository, results, uploaded
+from tests.peers.prefect import PrefectServer
+
+GOOD, BAD = images.image(980, layers=1), images.image(981, layers=1)
+
+
+def load(source: FakeRegistry) -> None:
+    images.load(source, "app", GOOD, "good")
+    images.load(source, "app", BAD, "bad")
+
+
+def program(script: str) -> dict[str, Any]:
+    return {"command": ["sh", "-c", script]}
+
+
+def by_function(candidate: Candidate) -> None:
+    """Veto one image, if it is in the store."""
+    manifest = Path(candidate.store, "blobs", *str(candidate.digest).split(":")).read_bytes()
+    if manifest == BAD.manifests[-1].raw:
+        raise Veto("3 critical findings")
+
+
+PROGRAM = program('case "$DIST_REFERENCE" in *:bad) echo 3 critical findings; exit 1;; esac')
+FUNCTION = {"python": f"{__name__}:by_function"}
+
+
+@pytest.mark.parametrize("gate", [PROGRAM, FUNCTION], ids=["program", "function"])
+def test_what_a_gate_vetoes_is_not_brought_and_is_no_failure(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, prefect: PrefectServer, gate: dict[str, Any]
+) -> None:
+    load(source)
+    entry = repository(source, target, gate=gate)
+
+    report = mirrors.run(entry)
+
+    assert (report.status, results(report)) == ("complete", {"copy:good": "added", "copy:bad": "vetoed"})
+    (note,) = report.notes()
+    assert note.startswith(f"{source.host}/app:bad to {target.host}/copy:bad: vetoed by ")
+    assert "3 critical findings" in note
+    assert not lacking(target, "copy", GOOD, "good")
+    assert uploaded(mirrors.asked(target)).keys() == GOOD.blobs.keys()
+    assert (report.errors(), "1 vetoed" in report.summary()) == ([], True)
+    assert mirrors.locked()[f"{target.host}/copy:bad"]["mirrored"] is None
+    prefect.task_runs(mirrors.flow_run, at_least=report.tasks)
+    edges = prefect.edges(mirrors.flow_run)
+    layer = list(GOOD.blobs)[-1][:19]
+    judged = f"gate {source.host}/app:good"
+    assert {(f"mirror layer {layer}", judged), (judged, f"publish {target.host}/copy:good")} <= edges
+
+    assert results(mirrors.run({**entry, "gate": None})) == {"copy:good": "same", "copy:bad": "added"}
+
+
+@pytest.mark.parametrize(
+    ("gate", "says"),
+    [
+        ({"command": ["/no/such/program"]}, "cannot be started (No such file or directory)"),
+        (program("kill -9 $$"), "was killed by SIGKILL"),
+        (program("exec sleep 60") | {"timeout": "1s"}, "gave no answer in 1 s"),
+        ({"python": "no.such.module:gate"}, "cannot be imported"),
+    ],
+    ids=["not there", "killed", "slow", "no module"],
+)
+def test_a_gate_that_breaks_is_a_failure_and_nothing_is_published(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, gate: dict[str, Any], says: str
+) -> None:
+    load(source)
+    images.load(source, "free", GOOD, "v1")
+    free = {"type": "image", "source": f"{source.host}/free:v1", "target": f"{target.host}/free:v1"}
+    report = mirrors.run(repository(source, target, gate=gate), free)
+    assert results(report) == {"copy:good": "failed", "copy:bad": "failed", "free:v1": "added"}
+    assert all(says in error for error in report.errors())
+    assert len(report.errors()) == 2
+    assert {one.path.split("/")[2] for one in mirrors.asked(target) if one.method != "HEAD"} == {"free"}
+
+
+def test_a_gate_is_not_asked_about_what_is_there(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
+) -> None:
+    load(source)
+    asked = tmp_path / "asked"
+    entry = repository(source, target, gate=program(f"echo $DIST_PINNED >> {asked}"))
+    mirrors.run(entry)
+    mirrors.run(entry)
+    names = sorted(f"{source.host}/app@{built.root.digest}" for built in (GOOD, BAD))
+    assert sorted(asked.read_text().split()) == names

@@ -1,0 +1,102 @@
+"""Mirroring what refers to images: listed referrers and cosign's tags, those that come later, too."""
+
+from typing import Any
+
+import pytest
+
+from ocispec import Digest
+from ocispec.referrers import cosign_tags, tag_of
+from tests import images
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, bytes_of, fetched, lacking, results, summed
+from tests.images import BuiltImage
+
+ONE, OTHER = images.image(940, layers=1), images.image(941, layers=1, platform="linux/arm64/v8")
+INDEX = images.index([ONE, OTHER])
+BILL = images.artifact(942, subject=ONE)
+ATTESTED = images.artifact(943, subject=INDEX)
+SIGNED_BILL = images.artifact(944, subject=BILL)
+LISTED = ((BILL, ONE), (ATTESTED, INDEX), (SIGNED_BILL, BILL))
+SIGNATURE = images.artifact(945)
+SIGNATURE_TAG = cosign_tags(Digest.parse(INDEX.root.digest))[0]
+
+
+def load(source: FakeRegistry, *, api: bool = True) -> None:
+    images.load(source, "app", INDEX, "v1")
+    images.load(source, "app", SIGNATURE, SIGNATURE_TAG)
+    for artifact, subject in LISTED:
+        attach(source, artifact, subject, api=api)
+
+
+def attach(source: FakeRegistry, artifact: BuiltImage, subject: BuiltImage, *, api: bool = True) -> None:
+    images.load(source, "app", artifact)
+    if not api:
+        images.load(source, "app", images.index([artifact]), tag_of(Digest.parse(subject.root.digest)))
+
+
+def entry(source: FakeRegistry, target: FakeRegistry, *, type_: str = "image", **said: Any) -> dict[str, Any]:
+    tag = ":v1" if type_ == "image" else ""
+    names = {"source": f"{source.host}/app{tag}", "target": f"{target.host}/app{tag}"}
+    return {"type": type_, **names, "referrers": True, "digestTags": True, **said}
+
+
+def lost(target: FakeRegistry) -> list[str]:
+    tagged = lacking(target, "app", INDEX, "v1") + lacking(target, "app", SIGNATURE, SIGNATURE_TAG)
+    return tagged + [digest for one, _ in LISTED for digest in lacking(target, "app", one)]
+
+
+@pytest.mark.parametrize("type_", ["image", "repository"])
+@pytest.mark.parametrize("apis", [(True, True), (True, False), (False, True), (False, False)], ids=str)
+def test_what_refers_to_an_image_goes_along_and_then_all_is_quiet(
+    mirrors: Mirrors, type_: str, apis: tuple[bool, bool]
+) -> None:
+    with FakeRegistry(referrers=apis[0]) as source, FakeRegistry(referrers=apis[1]) as target:
+        load(source, api=apis[0])
+        wanted = entry(source, target, type_=type_)
+        report = mirrors.run(wanted)
+        assert report.status == "complete", report.errors()
+        assert not lost(target)
+        if not apis[1]:
+            for artifact, subject in LISTED:
+                listed = target.manifest("app", tag_of(Digest.parse(subject.root.digest)))
+                assert listed is not None
+                assert artifact.root.digest.encode() in listed[1]
+        mirrors.asked(source, target)
+
+        again = mirrors.run(wanted)
+
+        assert set(results(again).values()) == {"same"}, again.table()
+        assert summed(mirrors.asked(target)).keys() == {"HEAD manifests"}
+        assert not [one for one in mirrors.asked(source) if "/blobs/" in one.path]
+
+
+def test_a_signature_that_comes_later_is_brought_alone(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+    images.load(source, "app", INDEX, "v1")
+    wanted = entry(source, target)
+    mirrors.run(wanted)
+    images.load(source, "app", SIGNATURE, SIGNATURE_TAG)
+    attach(source, BILL, ONE)
+    mirrors.asked(source, target)
+
+    report = mirrors.run(wanted)
+
+    assert results(report) == {"app:v1": "changed"}
+    (step,) = report.plan.steps
+    assert step.note == "2 referrers not known to be there"
+    assert not lacking(target, "app", SIGNATURE, SIGNATURE_TAG) + lacking(target, "app", BILL)
+    read = fetched(one for one in mirrors.asked(source) if "/referrers/" not in one.path)
+    assert read.keys() == {*SIGNATURE.descriptors, *BILL.descriptors}
+    assert report.fetched == bytes_of(SIGNATURE, BILL)
+    assert sorted(mirrors.locked()[f"{target.host}/app:v1"]["referrers"]) == sorted([SIGNATURE.root.digest, BILL.root.digest])
+    mirrors.asked(target)
+    assert results(mirrors.run(wanted)) == {"app:v1": "same"}
+    assert summed(mirrors.asked(target)) == {"HEAD manifests": 1}
+
+
+def test_nothing_is_asked_about_referrers_that_nobody_wants(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    load(source)
+    mirrors.run(entry(source, target, referrers=False, digestTags=False))
+    assert not [one for one in source.requests if "/referrers/" in one.path or ".sig" in one.path]
+    assert target.manifest("app", SIGNATURE_TAG) is None
