@@ -1,0 +1,191 @@
+"""What goes wrong with some images or registries of a mirror: the others are finished, each failure is told, a run goes on."""
+
+import logging
+from collections import Counter
+
+import pytest
+
+from flows.progress import LogListener, listening
+from ocispec import Descriptor
+from ocispec.errors import InvalidInput
+from tasks.stopping import Stopping, stopped_by
+from tests import images
+from tests.fakes.faults import Answer, Fault, Flip, Refuse
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, bytes_of, fetched, image, lacking, repository, results, uploaded
+
+BUILT = {tag: images.image(1000 + number, layers=2) for number, tag in enumerate(("v1", "v2", "v3"))}
+
+
+@pytest.fixture
+def source() -> FakeRegistry:  # type: ignore[misc]
+    with FakeRegistry() as source:
+        for tag, built in BUILT.items():
+            images.load(source, "app", built, tag)
+        yield source
+
+
+def test_each_failure_is_told_and_no_reason_to_leave_out_anything_else(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
+) -> None:
+    with FakeRegistry() as gone:
+        pass
+    other.inject(Fault(method="POST", path="/v2/shut/.*", nth=None, action=Answer(403, (), b"")))
+    sync = [
+        repository(source, target, gone),
+        image(source, target, "app:none"),
+        image(source, other, "app:v1"),
+        {**image(source, other, "app:v1"), "target": f"{other.host}/shut:v1"},
+        {**repository(gone, target), "target": f"{target.host}/late"},
+        image(gone, target, "lost:v1"),
+    ]
+    sync[4].pop("targets")
+
+    report = mirrors.run(*sync)
+
+    told = {str(step.target): report.result(step) for step in report.plan.steps}
+    assert told == {
+        **{f"{target.host}/copy:{tag}": "added" for tag in BUILT},
+        **{f"{gone.host}/copy:{tag}": "failed" for tag in BUILT},
+        f"{target.host}/app:none": "failed",
+        f"{other.host}/app:v1": "added",
+        f"{other.host}/shut:v1": "failed",
+        f"{target.host}/lost:v1": "failed",
+    }
+    assert not [digest for tag, built in BUILT.items() for digest in lacking(target, "copy", built, tag)]
+    assert not lacking(other, "app", BUILT["v1"], "v1")
+    errors = sorted(report.errors())
+    expected = sorted(
+        [
+            *(f"{source.host}/app:{tag} to {gone.host}/copy:{tag}: " for tag in BUILT),
+            f"{source.host}/app:none to {target.host}/app:none: ",
+            f"{source.host}/app:v1 to {other.host}/shut:v1: ",
+            f"{gone.host}/lost:v1 to {target.host}/lost:v1: ",
+            f"{mirrors.directory}/mirror.yaml:1: sync[4]: ",
+        ]
+    )
+    assert [error[: len(start)] for error, start in zip(errors, expected, strict=True)] == expected
+    assert report.summary().startswith("mirror mirror failed: 4 added, 0 changed, 0 same, 6 failed; ")
+    document = report.to_json("")
+    assert (document["status"], len(document["errors"])) == ("failed", 7)
+    locked = mirrors.locked()
+    assert {name for name, one in locked.items() if one["mirrored"]} == {name for name, came in told.items() if came == "added"}
+
+
+@pytest.mark.parametrize("status", [413, 500, 507])
+def test_a_target_without_space_keeps_nothing_from_the_others(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry, status: int
+) -> None:
+    for method in ("PATCH", "PUT"):
+        other.inject(Fault(method=method, path=".*/blobs/uploads/.*", nth=None, action=Refuse(status)))
+    entry = repository(source, target, other)
+
+    report = mirrors.run(entry)
+
+    assert report.status == "failed"
+    came = {str(step.target): report.result(step) for step in report.plan.steps}
+    assert Counter((name.partition("/")[0], result) for name, result in came.items()) == {
+        (target.host, "added"): 3,
+        (other.host, "failed"): 3,
+    }
+    assert not [digest for tag, built in BUILT.items() for digest in lacking(target, "copy", built, tag)]
+    assert all(f"to {other.host}/copy:" in error and str(status) in error for error in report.errors())
+    assert len(report.errors()) == 3
+    assert other.asked("PUT", ".*/manifests/.*") == []
+
+
+def test_what_failed_is_gone_on_with_by_the_next_run(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
+) -> None:
+    layer = list(BUILT["v2"].blobs)[1]
+    source.inject(Fault(path=f".*/blobs/{layer}", action=Flip(7)))
+    other.inject(Fault(method="PUT", path=".*/manifests/v3", action=Answer(403, (), b"")))
+    entry = repository(source, target, other)
+
+    report = mirrors.run(entry)
+
+    came = {str(step.target): report.result(step) for step in report.plan.steps}
+    failed = {f"{target.host}/copy:v2", f"{other.host}/copy:v2", f"{other.host}/copy:v3"}
+    assert {name for name, result in came.items() if result == "failed"} == failed
+    assert len(report.errors()) == 3
+    assert all(layer in error for error in report.errors() if "/app:v2 to" in error)
+    for place in (target, other):
+        assert place.manifest("copy", "v2") is None
+        assert place.blob("copy", layer) is None
+    mirrors.asked(source, target, other)
+
+    again = mirrors.run(entry)
+
+    assert again.status == "complete", again.errors()
+    assert fetched(mirrors.asked(source)) == {layer: 1}
+    assert uploaded(mirrors.asked(target)) == uploaded(mirrors.asked(other)) == {layer: 1}
+    for place in (target, other):
+        assert not [digest for tag, built in BUILT.items() for digest in lacking(place, "copy", built, tag)]
+    assert all(one["mirrored"] for one in mirrors.locked().values())
+
+
+def test_what_is_counted_stays_right_where_an_attempt_is_repeated(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
+) -> None:
+    other.inject(Fault(method="POST", path=".*/uploads/", nth=1, times=3, action=Answer(503, (), b"")))
+    report = mirrors.run(repository(source, target, other), retries=2)
+    assert report.status == "complete", report.errors()
+    assert report.fetched == bytes_of(*BUILT.values())
+    assert report.brought.tally.sent == 2 * bytes_of(*BUILT.values())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"version": 7, "images": {}}', b'{"version": 1, "images": {"a/b:c": 5}}'])
+def test_a_damaged_lock_file_is_told_before_anything_is_asked(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, content: bytes
+) -> None:
+    mirrors.lock.write_bytes(content)
+    with pytest.raises(
+        InvalidInput, match=r"lock file .*mirror.lock.json: damaged .*; mend it, or remove it to begin a new one"
+    ):
+        mirrors.run(repository(source, target))
+    assert source.requests + target.requests == []
+    assert mirrors.lock.read_bytes() == content
+
+
+def test_two_sources_for_one_target_are_refused_by_name(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+    images.load(source, "more", images.image(1010), "v2")
+    one, two = repository(source, target), {**image(source, target, "more:v2"), "target": f"{target.host}/copy:v2"}
+    with pytest.raises(InvalidInput) as refused:
+        mirrors.run(one, two)
+    at = f"{mirrors.directory}/mirror.yaml:1"
+    claims = f"{source.host}/more:v2 ({at}: sync[1])", f"{source.host}/app:v2 ({at}: sync[0])"
+    assert str(refused.value).startswith(f"{target.host}/copy:v2: expected one source for it, there are ")
+    assert all(claim in str(refused.value) for claim in claims)
+    assert target.requests == []
+    assert not mirrors.lock.exists()
+
+
+def test_a_run_that_is_stopped_reports_and_the_next_one_goes_on(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    stopping = Stopping()
+    _, layer, _ = BUILT["v2"].blobs
+
+    class Impatient(LogListener):
+        def ended(self, descriptor: Descriptor, *_: object) -> None:
+            if str(descriptor.digest) == layer:
+                stopping.request("asked to end")
+
+    entry = repository(source, target)
+    with stopped_by(stopping), listening(Impatient(logging.getLogger("test"))):
+        report = mirrors.run(entry)
+
+    assert report.status == "stopped"
+    assert "failed" in results(report).values()
+    assert all("asked to end" in error for error in report.errors())
+    before = fetched(mirrors.asked(source))
+    sent = uploaded(mirrors.asked(target))
+
+    again = mirrors.run(entry)
+
+    assert again.status == "complete", again.errors()
+    assert not [digest for tag, built in BUILT.items() for digest in lacking(target, "copy", built, tag)]
+    assert set(before + fetched(mirrors.asked(source))) == {digest for one in BUILT.values() for digest in one.descriptors}
+    assert layer in before
+    assert layer not in fetched(source.requests) - before
+    assert max((sent + uploaded(mirrors.asked(target))).values()) == 1
