@@ -15,7 +15,7 @@ from flows.progress import Listener
 from flows.runner import RUNNER, message, outcome
 from flows.walk import Walk
 from flows.wanted import Parent
-from ocispec import Reference
+from ocispec import Digest, Reference
 from ocispec.frontier import Frontier
 from ocispec.units import counted
 from tasks import mirror as tasks
@@ -59,11 +59,18 @@ class Applying:
         # One after the other: where manifests are removed instead of tags, others are looked at before.
         frontier: Frontier[Reference, PrefectFuture[Any]] = Frontier(start, window=1)
         frontier.add(digests)
-        removed = dict[Reference, Removed | str]()
+        removed, went = dict[Reference, Removed | str](), set[tuple[str, Digest]]()
         for target, future in frontier:
             self.tasks += 1
-            result = outcome(future)
-            removed[target] = result if isinstance(result, Removed) else f"{target}: {message(result)}"
+            result, manifest = outcome(future), (target.locator, digests[target])
+            if not isinstance(result, Removed):
+                removed[target] = f"{target}: {message(result)}"
+                continue
+            if result.status == "gone" and manifest in went:
+                result = Removed(status="removed", why="went with its manifest, under another tag of it")
+            if result.status == "removed":
+                went.add(manifest)
+            removed[target] = result
         return removed
 
     def _apart(self, shard: Sequence[Image], origins: Mapping[Image, Parent], label: str) -> Brought:

@@ -70,7 +70,8 @@ class MirrorReport:
         for step in self.plan.steps:
             counts[self.result(step)] += 1
         told = [f"{counts[result]} {result}" for result in _SHOWN if counts[result] or result in _ALWAYS]
-        told += [f"{len(self.removed)} removed"] if self.removed else []
+        gone = sum(isinstance(told, Removed) and told.status == "removed" for told in self.removed.values())
+        told += [f"{gone} of {len(self.removed)} removed"] if self.removed else []
         tally = self.brought.tally
         moved = f"{size(self.fetched)} fetched, {size(tally.sent)} sent"
         spared = f" ({tally.mounted} mounted, {tally.existed} there already)" if tally.mounted or tally.existed else ""

@@ -1,0 +1,156 @@
+"""Removing from targets what is wanted no longer: only a mirror's own tags, after a while, so many at a time."""
+
+import json
+from typing import Any, Literal
+
+import pytest
+
+from tests import images
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, lacking, repository, results
+
+BUILT = {tag: images.image(950 + number, layers=1) for number, tag in enumerate(("v1", "v2", "v3", "v4"))}
+AT_ONCE = {"after": "0s", "most": 20}
+
+
+@pytest.fixture
+def entry(source: FakeRegistry, target: FakeRegistry) -> dict[str, Any]:
+    for tag, built in BUILT.items():
+        images.load(source, "app", built, tag)
+    return repository(source, target, prune=AT_ONCE)
+
+
+def without(entry: dict[str, Any], *tags: str, **said: Any) -> dict[str, Any]:
+    return {**entry, "tags": {"deny": list(tags)}, **said}
+
+
+def age(mirrors: Mirrors, *targets: str, date: str = "2026-01-01T00:00:00Z") -> None:
+    """Have some targets be unwanted since then."""
+    document = json.loads(mirrors.lock.read_text())
+    for target in targets:
+        assert document["images"][target]["unwanted"]
+        document["images"][target]["unwanted"] = date
+    mirrors.lock.write_text(json.dumps(document))
+
+
+def deleted(mirrors: Mirrors, registry: FakeRegistry) -> list[str]:
+    return [one.path.rpartition("/")[2] for one in mirrors.asked(registry) if one.method == "DELETE"]
+
+
+def test_a_tag_goes_some_time_after_it_was_last_wanted(mirrors: Mirrors, entry: dict[str, Any], target: FakeRegistry) -> None:
+    patient = {**entry, "prune": {"after": "1d"}}
+    mirrors.run(patient)
+    images.load(target, "copy", BUILT["v1"], "foreign")
+    name = f"{target.host}/copy:v2"
+
+    report = mirrors.run(without(patient, "v2"))
+    assert [(str(extra.target), extra.is_due) for extra in report.plan.extras] == [(name, False)]
+    assert (report.status, deleted(mirrors, target)) == ("complete", [])
+    assert mirrors.locked()[name]["unwanted"]
+
+    mirrors.run(patient)
+    assert mirrors.locked()[name]["unwanted"] is None
+
+    mirrors.run(without(patient, "v2"))
+    age(mirrors, name)
+    dry = mirrors.run(without(patient, "v2"), dry_run=True)
+    assert [extra.is_due for extra in dry.plan.extras] == [True]
+    assert deleted(mirrors, target) == []
+
+    report = mirrors.run(without(patient, "v2"))
+    assert (report.status, report.to_json("")["removed"]) == (
+        "complete",
+        [{"target": name, "result": "removed", "note": None}],
+    )
+    assert "1 of 1 removed" in report.summary()
+    assert deleted(mirrors, target) == ["v2"]
+    assert name not in mirrors.locked()
+    assert target.manifest("copy", "v2") is None
+    assert not lacking(target, "copy", BUILT["v1"], "foreign")
+    assert not lacking(target, "copy", BUILT["v1"], "v1")
+    assert mirrors.run(without(patient, "v2")).plan.extras == ()
+
+
+def test_so_many_go_in_one_run_the_longest_unwanted_first(
+    mirrors: Mirrors, entry: dict[str, Any], target: FakeRegistry
+) -> None:
+    mirrors.run(entry)
+    slow = without(entry, "v[234]", prune={"after": "1d", "most": 2})
+    mirrors.run(slow)
+    for tag, date in (("v2", "2026-01-03"), ("v3", "2026-01-01"), ("v4", "2026-01-02")):
+        age(mirrors, f"{target.host}/copy:{tag}", date=f"{date}T00:00:00Z")
+    mirrors.asked(target)
+    mirrors.run(slow)
+    assert deleted(mirrors, target) == ["v3", "v4"]
+    mirrors.run(slow)
+    assert deleted(mirrors, target) == ["v2"]
+
+
+def test_what_the_mirror_did_not_make_or_others_have_changed_stays(
+    mirrors: Mirrors, entry: dict[str, Any], target: FakeRegistry
+) -> None:
+    images.load(target, "copy", BUILT["v1"], "v1")  # there before, and the same
+    images.load(target, "copy", images.image(960), "v2")  # there before, and overwritten
+    assert results(mirrors.run(entry)) == {"copy:v1": "same", "copy:v2": "changed", "copy:v3": "added", "copy:v4": "added"}
+    theirs = images.image(961)
+    images.load(target, "copy", theirs, "v3")
+    mirrors.asked(target)
+
+    report = mirrors.run(without(entry, ".*"))
+
+    assert report.status == "complete", report.errors()
+    assert deleted(mirrors, target) == ["v4"]
+    assert not lacking(target, "copy", theirs, "v3")
+    assert report.notes() == [
+        f"{target.host}/copy:v3: not removed, it stands for {theirs.root.digest}, which this mirror did not bring there"
+    ]
+    assert "1 of 2 removed" in report.summary()
+    left = {name.rpartition(":")[2] for name in mirrors.locked()}
+    assert left == {"v1", "v2"}
+    assert mirrors.run(without(entry, ".*")).plan.extras == ()
+
+
+@pytest.mark.parametrize("deletes", ["all", "manifests", "nothing"])
+def test_registries_differ_in_what_they_remove(
+    mirrors: Mirrors, source: FakeRegistry, deletes: Literal["all", "manifests", "nothing"]
+) -> None:
+    alone, shared, doomed = (images.image(seed, layers=1) for seed in (970, 971, 972))
+    loaded = (("alone", alone), ("shared", shared), ("kept", shared), ("doomed", doomed), ("doomed2", doomed))
+    for tag, built in loaded:
+        images.load(source, "app", built, tag)
+    with FakeRegistry(deletes=deletes) as target:
+        entry = repository(source, target, prune=AT_ONCE)
+        mirrors.run(entry)
+
+        report = mirrors.run(without(entry, "alone", "shared", "doomed.*"))
+
+        gone = {tag for tag, _ in loaded if target.manifest("copy", tag) is None}
+        left = {name.rpartition(":")[2] for name in mirrors.locked()}
+        assert not lacking(target, "copy", shared, "kept")
+        if deletes == "all":
+            assert (report.status, gone, left) == ("complete", {"alone", "shared", "doomed", "doomed2"}, {"kept"})
+            assert deleted(mirrors, target) == ["alone", "doomed", "doomed2", "shared"]
+            assert "4 of 4 removed" in report.summary()
+        elif deletes == "manifests":
+            assert (report.status, gone, left) == ("complete", {"alone", "doomed", "doomed2"}, {"kept", "shared"})
+            assert [one for one in deleted(mirrors, target) if ":" in one] == [alone.root.digest, doomed.root.digest]
+            (note,) = report.notes()
+            assert note.startswith(f"{target.host}/copy:shared: not removed, it shares {shared.root.digest} with ")
+            assert "3 of 4 removed" in report.summary()
+        else:
+            assert (report.status, gone, left) == ("failed", set(), {tag for tag, _ in loaded})
+            assert len(report.errors()) == 3  # of shared it is seen before that it cannot go
+            assert all("deleting is not possible" in error for error in report.errors())
+            assert "0 of 4 removed" in report.summary()
+
+
+def test_nothing_goes_where_it_cannot_be_told_what_is_wanted(
+    mirrors: Mirrors, entry: dict[str, Any], target: FakeRegistry, source: FakeRegistry
+) -> None:
+    mirrors.run(entry)
+    mirrors.asked(target)
+    source.__exit__()
+    report = mirrors.run(entry)
+    assert (report.status, report.plan.extras) == ("failed", ())
+    assert deleted(mirrors, target) == []
+    assert mirrors.locked().keys() == {f"{target.host}/copy:{tag}" for tag in BUILT}
