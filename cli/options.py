@@ -14,6 +14,10 @@ POSITIVE = validators.Number(gt=0)
 
 Shared = Annotated[Context, Parameter(parse=False)]
 Concurrency = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=64), help="How many things at once.")]
+ConfiguredConcurrency = Annotated[
+    int | None,
+    Parameter(validator=validators.Number(gte=1, lte=64), help="How many things at once. Default: as FILE says, or 8."),
+]
 Retries = Annotated[int, Parameter(validator=validators.Number(gte=0), help="Attempts after the first, per descriptor.")]
 Referrers = Annotated[bool, Parameter(negative=(), help="Also signatures and whatever else refers to the image.")]
 Platform = Annotated[str | None, Parameter(help="Which of an index's images. Default: this machine's.")]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from cli.options import RUNS, Concurrency, Login, Platform, Referrers, Retries, RunNetwork, Shared
+from cli.options import RUNS, Concurrency, ConfiguredConcurrency, Login, Platform, Referrers, Retries, RunNetwork, Shared
 
 app = App()
 
@@ -77,7 +77,7 @@ def mirror(
     /,
     *,
     dry_run: Annotated[bool, Parameter(negative=(), help="Only tell what would be done.")] = False,
-    concurrency: Concurrency = 8,
+    concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
     context: Shared,
@@ -111,7 +111,7 @@ def seed(
     offline: Annotated[bool, Parameter(negative=(), help="From the store alone: nobody is asked for images.")] = False,
     failed: Annotated[str | None, Parameter(help="Write the images that did not get everywhere to this file.")] = None,
     dry_run: Annotated[bool, Parameter(negative=(), help="Only tell what would be done.")] = False,
-    concurrency: Concurrency = 8,
+    concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
     context: Shared,
@@ -130,7 +130,7 @@ def check(
     /,
     *,
     repair: Annotated[bool, Parameter(negative=(), help="Send again what is missing.")] = False,
-    concurrency: Concurrency = 8,
+    concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
     context: Shared,

@@ -16,7 +16,7 @@ from flows.mirroring.auditing import Auditing
 from flows.mirroring.checked import CheckReport
 from flows.mirroring.lock import Lock
 from flows.mirroring.opening import opened
-from flows.parameters import Concurrency, Configuration, ConfiguredStore, Network, Retries, StoreOptions
+from flows.parameters import CONCURRENCY, Configuration, ConfiguredConcurrency, ConfiguredStore, Network, Retries, StoreOptions
 from flows.progress import LogListener, told
 from flows.results import keep_no_results
 from flows.runner import RUNNER
@@ -38,7 +38,7 @@ def check(
     repair: Annotated[bool, Field(description="Send again what is missing")] = False,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Network = Network(),
-    concurrency: Concurrency = 8,
+    concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
 ) -> State[Any]:
     """See that every tag of a mirror stands for what its lock file says, and that all below and about it is there."""
@@ -50,12 +50,13 @@ def check(
         locked = Lock(wanted.lock).read()
         if not locked:
             raise InvalidInput(f"{wanted.path}: nothing to check: its lock file {wanted.lock} names no image; mirror it first")
-        auditing = Auditing(session, listener, (*wanted.entries, *wanted.seed), workers=concurrency, retries=retries)
+        workers = concurrency or wanted.concurrency or CONCURRENCY
+        auditing = Auditing(session, listener, (*wanted.entries, *wanted.seed), workers=workers, retries=retries)
         first = auditing.look(locked)
         report = CheckReport(name=wanted.name, first=first)
         if repair and first.damaged:
             located, lost = auditing.located(first, locked)
-            applying = Applying(session, listener, name=f"repair of {wanted.name}", workers=concurrency, retries=retries)
+            applying = Applying(session, listener, name=f"repair of {wanted.name}", workers=workers, retries=retries)
             brought = applying.bring(tuple(located), located)
             again = auditing.look({target: locked[target] for target in first.damaged if target not in lost})
             failures = {**lost, **brought.failures, **brought.vetoes}

@@ -10,7 +10,16 @@ from prefect.runtime import flow_run
 from flows.conclusion import concluded
 from flows.mirroring.opening import opened
 from flows.mirroring.run import Job, run
-from flows.parameters import Concurrency, Configuration, ConfiguredStore, DryRun, Network, Retries, StoreOptions
+from flows.parameters import (
+    CONCURRENCY,
+    Configuration,
+    ConfiguredConcurrency,
+    ConfiguredStore,
+    DryRun,
+    Network,
+    Retries,
+    StoreOptions,
+)
 from flows.runner import RUNNER
 from tasks._task import RETRIES
 
@@ -28,7 +37,7 @@ def mirror(
     dry_run: DryRun = False,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Network = Network(),
-    concurrency: Concurrency = 8,
+    concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
 ) -> State[Any]:
     """Bring what a configuration wants to its targets: changed images alone, each piece of content once per registry."""
@@ -38,7 +47,7 @@ def mirror(
         entries=wanted.entries,
         lock=wanted.lock,
         dry_run=dry_run,
-        concurrency=concurrency,
+        concurrency=concurrency or wanted.concurrency or CONCURRENCY,
         retries=retries,
     )
     return concluded("mirror", run(job, spec))

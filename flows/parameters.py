@@ -11,6 +11,10 @@ from remotes import RegistrySettings
 from tasks.session import SessionSpec
 
 Store = Annotated[str, Field(description="The content store: a path, an fsspec URL such as s3://bucket/prefix, or block:NAME")]
+ConfiguredConcurrency = Annotated[
+    int | None,
+    Field(ge=1, le=MOST_WORKERS, description="How many things at once; without it what the configuration says, or 8"),
+]
 ConfiguredStore = Annotated[
     str | None, Field(description="The content store, as with other flows; without it the one that the configuration names")
 ]
@@ -22,6 +26,7 @@ StoreOptions = Annotated[
 Referrers = Annotated[
     bool, Field(description="Also what refers to images and their manifests: signatures, bills of materials, attestations")
 ]
+CONCURRENCY = 8
 Concurrency = Annotated[int, Field(ge=1, le=MOST_WORKERS, description="How many things at once")]
 Retries = Annotated[int, Field(ge=0, description="Attempts after the first, per descriptor")]
 

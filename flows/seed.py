@@ -15,7 +15,16 @@ from flows.mirroring.opening import opened, specified
 from flows.mirroring.report import MirrorReport
 from flows.mirroring.run import Job, run
 from flows.mirroring.seeding import seeding
-from flows.parameters import Concurrency, ConfiguredStore, DryRun, Network, Referrers, Retries, StoreOptions
+from flows.parameters import (
+    CONCURRENCY,
+    ConfiguredConcurrency,
+    ConfiguredStore,
+    DryRun,
+    Network,
+    Referrers,
+    Retries,
+    StoreOptions,
+)
 from flows.runner import RUNNER
 from ocispec.errors import InvalidInput
 from ocispec.units import counted
@@ -56,7 +65,7 @@ def seed(
     store: ConfiguredStore = None,
     store_options: StoreOptions = {},
     network: Network = Network(),
-    concurrency: Concurrency = 8,
+    concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
 ) -> State[Any]:
     """Bring many images to many registries, each under its own repository and tag; what is there is not sent again."""
@@ -79,7 +88,7 @@ def seed(
         entries=wanted.seed,
         lock=wanted.lock,
         dry_run=dry_run,
-        concurrency=concurrency,
+        concurrency=concurrency or wanted.concurrency or CONCURRENCY,
         retries=retries,
     )
     report = run(job, replace(spec, offline=offline))

@@ -118,7 +118,7 @@ class PruneSection(LenientSection):
     """When tags that the mirror made, and that are wanted no longer, are removed."""
 
     after: Seconds = Field(default=7 * 86400, description="So long after it was first seen")
-    most: int = Field(default=20, ge=1, description="At most so many in one run")
+    most: int = Field(default=20, ge=1, description="At most so many in one run, the longest unwanted first")
 
 
 class RateLimit(LenientSection):
@@ -279,7 +279,7 @@ class MirrorFile(LenientSection):
         default=None, description="Where images are kept on their way"
     )
     lock: Text | None = Field(default=None, description="The lock file; beside this file, NAME.lock.json, if nothing is said")
-    concurrency: int | None = Field(default=None, ge=1, description="How many things at once")
+    concurrency: int | None = Field(default=None, ge=1, description="How many things at once; 8, if nothing is said")
     registries: dict[str, MirrorRegistry] = Field(
         default={}, description="By host[:port], or host[:port]/namespace for credentials alone"
     )

@@ -243,6 +243,16 @@ def test_only_images_of_a_time_are_mirrored(mirrors: Mirrors, source: FakeRegist
     assert summed(mirrors.asked(source)) == {"GET tags": 1, "HEAD manifests": 3}  # dates are in the store
 
 
+@pytest.mark.parametrize("said", [{"concurrency": 1}, {"defaults": {"parallel": 1}}], ids=str)
+def test_as_much_is_done_at_once_as_the_configuration_says(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, said: dict[str, Any]
+) -> None:
+    for number in range(5):
+        images.load(source, "app", images.image(940 + number), f"v{number}")
+    assert mirrors.run(repository(source, target), **said).status == "complete"
+    assert (source.connections, target.connections) == (1, 1)  # who does one thing after the other needs no more
+
+
 def test_more_than_a_hundred_images_are_brought_in_runs_of_their_own(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, prefect: PrefectServer
 ) -> None:
