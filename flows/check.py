@@ -60,7 +60,13 @@ def check(
             brought = applying.bring(tuple(located), located)
             again = auditing.look({target: locked[target] for target in first.damaged if target not in lost})
             failures = {**lost, **brought.failures, **brought.vetoes}
-            report = replace(report, again=again, failures=failures, brought=brought)
+            report = replace(report, again=again, failures=failures)
             auditing.tasks += applying.tasks
-        ended = replace(report, tasks=auditing.tasks, seconds=time.monotonic() - started, stopped=session.stopping.reason)
+        ended = replace(
+            report,
+            tally=session.tally,
+            tasks=auditing.tasks,
+            seconds=time.monotonic() - started,
+            stopped=session.stopping.reason,
+        )
     return concluded("check", ended)

@@ -98,9 +98,6 @@ class _Fetching:
         """Fetch it."""
         return tasks.fetch, (source,), (node.descriptor, source)
 
-    def brought(self, result: tasks.Fetched) -> None:
-        """That was all."""
-
     def onward(self, _image: Image) -> tuple[()]:
         """Nothing else."""
         return ()

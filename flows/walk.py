@@ -60,9 +60,6 @@ class Course(Protocol):
     def bring(self, node: Node, source: Reference) -> tuple[Task[..., Any], Sequence[Reference], Sequence[object]]:
         """The task that brings some content from a repository, whose registries it talks to, and its arguments."""
 
-    def brought(self, result: tasks.Fetched) -> None:
-        """What that task answered."""
-
     def onward(self, image: Image, /) -> Sequence[Errand]:
         """What else is to be done for an image, whose content and name are in the store; asked again when that is done."""
 
@@ -174,7 +171,6 @@ class Walk:
 
     def _fetched(self, node: Node, result: tasks.Fetched) -> None:
         node.fetched = result
-        self._course.brought(result)
         self._listener.ended(node.descriptor, result.receipt)
         receipt = result.receipt
         for image in node.images:

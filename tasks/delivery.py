@@ -21,7 +21,8 @@ from storage.completeness import held_children
 from tasks import transfer
 from tasks.keeping import Keeper
 from tasks.precedence import Order
-from tasks.transfer import Observer, Receipt
+from tasks.tally import Counter
+from tasks.transfer import Observer
 from tasks.whereabouts import Whereabouts
 
 # How a registry refuses an index that names what it has not (distribution-spec 1.1, "Error Codes").
@@ -57,30 +58,29 @@ class Delivery:
         *,
         source: Callable[[Reference], Source],
         pusher: Callable[[Reference], Pusher],
-        observer: Observer,
+        received: Observer,
+        sent: Observer,
     ) -> None:
+        self.counter = Counter()
         self._keeper, self._store = keeper, keeper.store
-        self._source, self._pusher, self._observer = source, pusher, observer
+        self._source, self._pusher, self._received, self._sent = source, pusher, received, sent
         self._turns: dict[tuple[str, Digest], Lock] = {}
         self._whereabouts = Whereabouts()
 
-    def deliver(self, blob: Descriptor, place: Reference) -> Receipt | None:
-        """Bring a blob to the repository of `place`, mounted if the registry is known to have it; None if that is known, too.
+    def deliver(self, blob: Descriptor, place: Reference) -> None:
+        """Bring a blob to the repository of `place`, mounted if the registry is known to have it.
 
         Raises:
             DistError: see `tasks.transfer.push`.
         """
-        with self._turns.setdefault(
-            (place.host, blob.digest), Lock()
-        ):  # who waits here has it mounted then, instead of sending it, too
+        with self._turn(place, blob):
             if self._whereabouts.has(place, blob.digest):
-                return None
+                return
             beside = self._whereabouts.beside(place, blob.digest)
-            receipt = transfer.push(self._store, self._pusher(place), blob, source=beside, observer=self._observer)
+            self.counter.count(transfer.push(self._store, self._pusher(place), blob, source=beside, observer=self._sent))
             self._whereabouts.note(place, blob.digest)
-        return receipt
 
-    def publish(self, wanted: Publication) -> tuple[Receipt, ...]:
+    def publish(self, wanted: Publication) -> None:
         """Bring what is missing of an image to the repository of its target, in order, and set its tag last.
 
         Raises:
@@ -90,9 +90,10 @@ class Delivery:
         root, platforms = wanted.root, wanted.platforms
         if wanted.rewritten and platforms is not None:
             root, platforms = self._selected(wanted, platforms), None
-        kept = self._back_up(wanted, root) if wanted.backup is not None else ()
+        if wanted.backup is not None:
+            self._back_up(wanted.target, root, wanted.backup)
         try:
-            return (*kept, *self._bring_all(root, wanted.target, self._keeper.children(platforms), wanted.referrers))
+            self._bring_all(root, wanted.target, self._keeper.children(platforms), wanted.referrers)
         except RegistryError as exc:
             if platforms is None or not any(code.startswith(_INCOMPLETE) for code in exc.exchange.codes):
                 raise
@@ -114,24 +115,25 @@ class Delivery:
         selected, nobody = select(wanted.root, platforms, self._store.manifest), self._source(wanted.target)
         self._keeper.keep(selected.root)
         for index in selected.indexes:
-            transfer.fetch(self._store, nobody, index, observer=self._observer)  # which has its bytes in it
+            transfer.fetch(self._store, nobody, index, observer=self._received)  # which has its bytes in it
         return replace(selected.root, data=None)
 
-    def _back_up(self, wanted: Publication, root: Descriptor) -> tuple[Receipt, ...]:
-        """Have the backup stand for what the target stands for; nothing is sent where it does.
+    def _back_up(self, target: Reference, new: Descriptor, backup: Reference) -> None:
+        """Have the backup stand for what the target stands for, if that is about to be overwritten.
 
-        It is asked for anew: other runs may have changed it since the plan.
+        What that is is asked anew: other runs may have changed it since the plan.
         """
-        target, backup, old = wanted.target, wanted.backup, self.standing(wanted.target)
-        if backup is None or old is None or old.digest == root.digest or self._pusher(backup).has(old, tag=backup.tag):
-            return ()
+        old = self.standing(target)
+        if old is None or old.digest == new.digest or self._pusher(backup).has(old, tag=backup.tag):
+            return
         self._keeper.keep(old)
         source = self._source(target)
         if backup.locator == target.locator:
-            transfer.fetch(self._store, source, old, observer=self._observer)
-            return (transfer.put(self._store, self._pusher(backup), old, tag=backup.tag),)
+            transfer.fetch(self._store, source, old, observer=self._received)
+            transfer.put(self._store, self._pusher(backup), old, tag=backup.tag, observer=self._sent)
+            return
         self._take(old, source)
-        return self._bring_all(old, backup, held_children(self._store), ())
+        self._bring_all(old, backup, held_children(self._store), ())
 
     def _take(self, root: Descriptor, source: Source) -> None:
         """Bring a tree into the store, as far as it is there: of an index, a target may have some platforms alone."""
@@ -140,7 +142,7 @@ class Delivery:
         while pending:
             descriptor, optional = pending.pop()
             try:
-                transfer.fetch(self._store, source, descriptor, observer=self._observer)
+                transfer.fetch(self._store, source, descriptor, observer=self._received)
             except NotFound:
                 if not optional:
                     raise
@@ -148,25 +150,23 @@ class Delivery:
             below = visit(children, descriptor)
             pending += [(child, descriptor.kind == "index" and child.is_manifest) for child in below]
 
-    def _bring_all(
-        self, root: Descriptor, target: Reference, children: Handler, referrers: Sequence[Referrer]
-    ) -> tuple[Receipt, ...]:
+    def _bring_all(self, root: Descriptor, target: Reference, children: Handler, referrers: Sequence[Referrer]) -> None:
         wanted = without_foreign(children)
         roots = (root, *(referrer.descriptor for referrer in referrers))
         content = completeness.require(self._store, *roots, children=wanted, name=str(target))
         order = Order(self._store, content, wanted)
         order.tag(root, target.tag, after=order.refer(referrers))
-        return tuple(filter(None, (self._bring(node.descriptor, target, node.tag) for node in order.in_turn())))
+        for node in order.in_turn():
+            self._bring(node.descriptor, target, node.tag)
 
-    def _bring(self, descriptor: Descriptor, target: Reference, tag: str | None) -> Receipt | None:
+    def _bring(self, descriptor: Descriptor, target: Reference, tag: str | None) -> None:
         if not descriptor.is_manifest:
-            return self.deliver(descriptor, target)
+            self.deliver(descriptor, target)
+            return
         with self._turn(target, descriptor):
-            if tag is None and self._whereabouts.has(target, descriptor.digest):
-                return None
-            receipt = transfer.put(self._store, self._pusher(target), descriptor, tag=tag)
-            self._whereabouts.note(target, descriptor.digest)
-        return receipt
+            if tag is not None or not self._whereabouts.has(target, descriptor.digest):
+                transfer.put(self._store, self._pusher(target), descriptor, tag=tag, observer=self._sent)
+                self._whereabouts.note(target, descriptor.digest)
 
     def _turn(self, place: Reference, content: Descriptor) -> Lock:
         """Held by the one who brings this content to this registry. It is forgotten with the run, as whereabouts are."""

@@ -13,11 +13,10 @@ from tasks.transfer import Receipt
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Fetched:
-    """What became of one descriptor, and the children to visit next; `delivered` is how it went on to other places."""
+    """What became of one descriptor, and the children to visit next."""
 
     receipt: Receipt
     children: tuple[Descriptor, ...]
-    delivered: tuple[Receipt, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)

@@ -61,9 +61,9 @@ class Judged:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Published:
-    """What it took to bring an image to one target, once its blobs had been carried."""
+    """An image is at a target."""
 
-    receipts: tuple[Receipt, ...]
+    target: Reference
 
 
 def _repositories_name() -> str:
@@ -133,20 +133,21 @@ def carry(descriptor: Descriptor, source: Reference, places: tuple[Reference, ..
     A place that cannot be had after some attempts is left to `publish`, which says what is wrong: it is no reason to keep the
     content from others.
     """
-    receipts: list[Receipt] = []
+    receipts = list[Receipt]()
     children = visit(session.current().fetching(source, receipts), descriptor)
-    delivered = [] if descriptor.is_manifest else [_delivered(descriptor, place) for place in places]
-    for outcome in delivered:
-        if isinstance(outcome, DistError) and comes_again(outcome):
-            raise outcome
-    return Fetched(receipts[0], tuple(children), tuple(one for one in delivered if isinstance(one, Receipt)))
+    failures = [] if descriptor.is_manifest else [_undelivered(descriptor, place) for place in places]
+    for failure in failures:
+        if failure is not None and comes_again(failure):
+            raise failure
+    return Fetched(receipts[0], tuple(children))
 
 
-def _delivered(descriptor: Descriptor, place: Reference) -> Receipt | DistError | None:
+def _undelivered(descriptor: Descriptor, place: Reference) -> DistError | None:
     try:
-        return session.current().deliver(descriptor, place)
+        session.current().deliver(descriptor, place)
     except DistError as exc:
         return exc
+    return None
 
 
 @task_of("gate", run_name=_gate_name)
@@ -158,7 +159,8 @@ def judge(gate: Gate, reference: Reference, root: Descriptor) -> Judged:
 @task_of("publish", run_name=_publish_name)
 def publish(wanted: Publication) -> Published:
     """Bring what is missing of an image to a target: blobs, then manifests, its tag last."""
-    return Published(session.current().publish(wanted))
+    session.current().publish(wanted)
+    return Published(wanted.target)
 
 
 @task_of("remove", run_name=_remove_name)

@@ -38,6 +38,7 @@ from tasks.offline import Stored
 from tasks.removal import Removed
 from tasks.stopping import Stopped, Stopping
 from tasks.survey import Ask, Found, Reader, Related
+from tasks.tally import Meter, Tally
 
 T = TypeVar("T")
 
@@ -83,9 +84,17 @@ class Session:
         self.stopping = stopping
         self.keeper = Keeper(store, lease)
         # Mirrors of a target are not asked: what counts is what it has itself.
-        self._delivery = Delivery(self.keeper, source=registries.itself, pusher=registries.pusher, observer=self)
-        self._observer = observer
+        self._observer, self._received, self._sent = observer, Meter(self), Meter(self)
+        self._delivery = Delivery(
+            self.keeper, source=registries.itself, pusher=registries.pusher, received=self._received, sent=self._sent
+        )
         self._found: dict[Ask, Found] = {}
+
+    @property
+    def tally(self) -> Tally:
+        """What was moved so far."""
+        counter = self._delivery.counter
+        return Tally(received=self._received.total, sent=self._sent.total, mounted=counter.mounted, existed=counter.existed)
 
     def resolve(self, reference: Reference) -> Descriptor:
         """The descriptor that a reference stands for now."""
@@ -110,7 +119,9 @@ class Session:
     def fetching(self, reference: Reference, receipts: list[transfer.Receipt]) -> Handler:
         """The handler that fetches a descriptor from a repository, then answers with its children."""
         source = self._source(reference)
-        fetch = transfer.fetch_handler(self.store, source, observer=self, pause=self.stopping.pause, receipts=receipts)
+        fetch = transfer.fetch_handler(
+            self.store, source, observer=self._received, pause=self.stopping.pause, receipts=receipts
+        )
         handler = chain(fetch, children_handler(self.store.manifest))
 
         def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
@@ -132,10 +143,10 @@ class Session:
         self._found |= {ask: one for ask, one in found.items() if not one.errors}
         return [found.get(ask) or self._found[ask] for ask in asks]
 
-    def deliver(self, blob: Descriptor, place: Reference) -> transfer.Receipt | None:
+    def deliver(self, blob: Descriptor, place: Reference) -> None:
         """Bring a blob to the repository of `place`, see `tasks.delivery`."""
         with self._endable():
-            return self._delivery.deliver(blob, place)
+            self._delivery.deliver(blob, place)
 
     def judge(self, judge: Gate, reference: Reference, root: Descriptor) -> str | None:
         """Why an image is not to be published, see `tasks.gate`."""
@@ -143,10 +154,10 @@ class Session:
         with self._endable():
             return gate.ask(judge, candidate, check=self.stopping.check)
 
-    def publish(self, wanted: Publication) -> tuple[transfer.Receipt, ...]:
+    def publish(self, wanted: Publication) -> None:
         """Bring all of an image to its target, and set its tag, see `tasks.delivery`."""
         with self._endable():
-            return self._delivery.publish(wanted)
+            self._delivery.publish(wanted)
 
     def remove(self, target: Reference, digest: Digest, doomed: frozenset[Reference]) -> Removed:
         """Remove a tag, see `tasks.removal`."""
@@ -181,7 +192,9 @@ class Session:
     def push(self, descriptor: Descriptor, target: Reference, *, source: str | None, tag: str | None) -> transfer.Receipt:
         """Bring a descriptor's content to the repository of `target`, and set a tag there: see `tasks.transfer.push`."""
         with self._endable():
-            return transfer.push(self.store, self.registries.pusher(target), descriptor, source=source, tag=tag, observer=self)
+            return transfer.push(
+                self.store, self.registries.pusher(target), descriptor, source=source, tag=tag, observer=self._sent
+            )
 
     def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
         """Pass on how a transfer goes, and end it if the run is to stop."""
@@ -189,7 +202,7 @@ class Session:
         self._observer.advanced(descriptor, offset, gained)
 
     def _reader(self, reference: Reference, *, keep: bool) -> Reader:
-        return Reader(store=self.store, source=self._source(reference), keep=keep, observer=self)
+        return Reader(store=self.store, source=self._source(reference), keep=keep, observer=self._received)
 
     def _source(self, reference: Reference) -> Source:
         """Where an image comes from."""

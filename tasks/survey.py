@@ -1,7 +1,7 @@
 """What stands for what, before a mirror begins: an image's tag at its source, and those at its targets. No Prefect here."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeVar
 
@@ -58,13 +58,12 @@ class Known:
 class Found:
     """What was found out: the image, and what stands at its targets, in their order; None is nothing.
 
-    `fetched` counts the bytes that were taken into the store for it. An error is what was said instead.
+    An error is what was said instead.
     """
 
     ask: Ask
     image: Known | DistError
     standing: tuple[Descriptor | DistError | None, ...]
-    fetched: int = 0
 
     @property
     def errors(self) -> tuple[DistError, ...]:
@@ -72,7 +71,7 @@ class Found:
         return tuple(one for one in (self.image, *self.standing) if isinstance(one, DistError))
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
     """Reads manifests and configs of one source: those that the store has there; with `keep` it takes up the others."""
 
@@ -80,7 +79,6 @@ class Reader:
     source: Source
     keep: bool
     observer: Observer
-    fetched: int = field(default=0)
 
     def read(self, descriptor: Descriptor) -> bytes:
         """The content of a descriptor, verified.
@@ -94,7 +92,7 @@ class Reader:
                 f"{descriptor}: expected at most {manifest.MAX_BYTES} bytes, it is said to have {descriptor.size}"
             )
         if self.keep:
-            self.fetched += transfer.fetch(self.store, self.source, descriptor, observer=self.observer).transferred
+            transfer.fetch(self.store, self.source, descriptor, observer=self.observer)
         if self.keep or self.store.holds(descriptor):
             return self.store.manifest(descriptor)
         return _verified(self.source, descriptor)
@@ -108,7 +106,7 @@ def find(ask: Ask, reader: Reader, standing: Callable[[Reference], Descriptor | 
     root = _or_error(lambda: reader.source.resolve(ask.source))
     there = tuple(_or_error(lambda target=target: standing(target)) for target in ask.targets)  # type: ignore[misc]
     image = root if isinstance(root, DistError) else _or_error(lambda: _known(ask, root, there, reader))
-    return Found(ask=ask, image=image, standing=there, fetched=reader.fetched)
+    return Found(ask=ask, image=image, standing=there)
 
 
 def _known(ask: Ask, root: Descriptor, standing: Sequence[object], reader: Reader) -> Known:

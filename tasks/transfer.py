@@ -98,7 +98,7 @@ def push(
         # that was ended between the one and the other has left it unlisted.
         if there and _subject(raw, descriptor) is None:
             return Receipt("existed", seconds=time.monotonic() - started)
-        _put(target, raw, descriptor, tag)
+        _put(target, raw, descriptor, tag, observer)
         return Receipt("existed" if there else "pushed", len(raw), time.monotonic() - started)
     if there:
         return Receipt("existed", seconds=time.monotonic() - started)
@@ -120,7 +120,7 @@ def push(
     return Receipt("pushed", sent, time.monotonic() - started)
 
 
-def put(store: ContentStore, target: Pusher, descriptor: Descriptor, *, tag: str | None = None) -> Receipt:
+def put(store: ContentStore, target: Pusher, descriptor: Descriptor, *, tag: str | None = None, observer: Observer) -> Receipt:
     """Bring a manifest to a repository that has its children, whatever it has there already; with a `tag`, set that.
 
     Raises:
@@ -128,13 +128,14 @@ def put(store: ContentStore, target: Pusher, descriptor: Descriptor, *, tag: str
     """
     started = time.monotonic()
     raw = store.manifest(descriptor)
-    _put(target, raw, descriptor, tag)
+    _put(target, raw, descriptor, tag, observer)
     return Receipt("pushed", len(raw), time.monotonic() - started)
 
 
-def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None) -> None:
+def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None, observer: Observer) -> None:
     """Store a manifest, and see that the registry lists it at its subject, if it has one."""
     listed_under = target.put(raw, descriptor, tag=tag)
+    observer.advanced(descriptor, len(raw), len(raw))
     subject = _subject(raw, descriptor)
     if subject is not None and listed_under is None:
         target.refer(subject.digest, referrers.entry(raw, descriptor, at=str(descriptor)))

@@ -101,7 +101,7 @@ class Auditing:
             raise ValueError(f"{target}: only what an entry wants is looked into")
         wish = Wish(entry=entry, source=Reference.parse(record.source), targets=(target,))
         step = Step(wish=wish, target=target, change="repair", new=root)
-        return Image(wish=wish, root=root, content=(), sent=(), fetched=0, steps=(step,))
+        return Image(wish=wish, root=root, content=(), sent=(), steps=(step,))
 
     def _is_wanted(self, target: Reference, record: Locked) -> bool:
         return record.mirrored is not None and record.unwanted is None and self._origins.of(target, record) is not None

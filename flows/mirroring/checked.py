@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flows.mirroring.auditing import Audits
-from flows.mirroring.course import Brought
 from flows.report import Outcome
 from ocispec import Reference
 from ocispec.units import counted, duration, size
+from tasks.tally import Tally
 
 Result = Literal["damaged", "repaired", "failed"]
 
@@ -24,7 +24,7 @@ class CheckReport:
     first: Audits
     again: Audits | None = None
     failures: Mapping[Reference, str] = field(default_factory=dict)
-    brought: Brought = field(default_factory=Brought)
+    tally: Tally = field(default_factory=Tally)
     tasks: int = 0
     seconds: float = 0
     stopped: str | None = None
@@ -50,7 +50,7 @@ class CheckReport:
         parts += [f"{len(found.untold)} cannot be told"] if found.untold else []
         if self.again is not None:
             parts += [f"{sum(self.result(target) == 'repaired' for target in found.damaged)} repaired"]
-            parts += [f"{size(self.brought.tally.sent)} sent"]
+            parts += [f"{size(self.tally.sent)} sent"]
         left = f"; {counted(found.unlooked, 'tag')} no longer wanted not looked into" if found.unlooked else ""
         return f"check of {self.name} {self.status}: {', '.join(parts)} in {duration(self.seconds)}{left}"
 
@@ -75,8 +75,8 @@ class CheckReport:
             ],
             "untold": {str(target): why for target, why in self.first.untold.items()},
             "unlooked": self.first.unlooked,
-            "fetched_bytes": self.brought.fetched,
-            "sent_bytes": self.brought.tally.sent,
+            "fetched_bytes": self.tally.received,
+            "sent_bytes": self.tally.sent,
             "errors": self.errors(),
         }
 

@@ -1,6 +1,6 @@
 """The course of a mirror's walk: content goes on to its targets as it comes, and whole images are published there."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,46 +13,18 @@ from flows.wanted import Errand, Image, Node, Parent
 from ocispec import Digest, Reference
 from tasks import mirror as tasks
 from tasks.delivery import Publication
-from tasks.fetch import Fetched
-from tasks.transfer import Receipt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """What was done at targets: the bytes that were sent, and how often a blob was there already or mounted."""
-
-    sent: int = 0
-    mounted: int = 0
-    existed: int = 0
-
-    def with_more(self, receipts: Iterable[Receipt]) -> "Tally":
-        """The sum with what else was done."""
-        known = tuple(receipts)
-        return self.plus(
-            Tally(
-                sent=sum(receipt.transferred for receipt in known),
-                mounted=sum(receipt.status == "mounted" for receipt in known),
-                existed=sum(receipt.status == "existed" for receipt in known),
-            )
-        )
-
-    def plus(self, other: "Tally") -> "Tally":
-        """The sum of both."""
-        return Tally(sent=self.sent + other.sent, mounted=self.mounted + other.mounted, existed=self.existed + other.existed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brought:
     """What came of images. `failures` say why targets do not have what was planned, `vetoes` why gates kept it from them.
 
-    `referrers` are those that came along, with their tags, by target. `fetched` counts bytes, `tasks` the task runs that ended.
+    `referrers` are those that came along, with their tags, by target. `tasks` counts the task runs that ended.
     """
 
     failures: Mapping[Reference, str] = field(default_factory=dict)
     vetoes: Mapping[Reference, str] = field(default_factory=dict)
     referrers: Mapping[Reference, Mapping[Digest, str | None]] = field(default_factory=dict)
-    tally: Tally = field(default_factory=Tally)
-    fetched: int = 0
     tasks: int = 0
 
     def plus(self, other: "Brought") -> "Brought":
@@ -61,8 +33,6 @@ class Brought:
             failures={**self.failures, **other.failures},
             vetoes={**self.vetoes, **other.vetoes},
             referrers={**self.referrers, **other.referrers},
-            tally=self.tally.plus(other.tally),
-            fetched=self.fetched + other.fetched,
             tasks=self.tasks + other.tasks,
         )
 
@@ -77,7 +47,6 @@ class Mirroring:
         self._planned = dict(zip(self.images, planned, strict=True))
         self._judgements: dict[Image, Errand] = {}
         self._publications: dict[Image, dict[Step, Errand]] = {}
-        self._tally = Tally()
 
     def bring(self, node: Node, source: Reference) -> tuple[Task[..., Any], Sequence[Reference], Sequence[object]]:
         """Fetch it, and deliver it to one repository of each registry that wants it: the others mount it from there.
@@ -91,10 +60,6 @@ class Mirroring:
                 places.setdefault(step.target.host, step.target)
         where = tuple(places.values())
         return tasks.carry, (source, *where), (node.descriptor, source, where)
-
-    def brought(self, result: Fetched) -> None:
-        """Count what was delivered."""
-        self._tally = self._tally.with_more(result.delivered)
 
     def onward(self, image: Image, /) -> Sequence[Errand]:
         """Ask the gate, if there is one; then publish it at each target; nothing after that."""
@@ -114,32 +79,26 @@ class Mirroring:
         """What came of all images, which the walk reported on in their order."""
         failures, vetoes = dict[Reference, str](), dict[Reference, str]()
         referrers = dict[Reference, dict[Digest, str | None]]()
-        tally = self._tally
         for image, report in zip(self.images, ended, strict=True):
             planned, veto = self._planned[image], self._veto(image)
             told = "; ".join(dict.fromkeys(failure.message for failure in report.failures))
             for step in planned.due:
-                receipts = self._receipts(image, step)
-                if receipts is not None:
-                    tally = tally.with_more(receipts)
+                if self._is_published(image, step):
                     referrers[step.target] = {referrer.descriptor.digest: referrer.tag for referrer in image.referrers}
                 elif veto is not None:
                     vetoes[step.target] = f"{planned.wish.source} to {step.target}: vetoed by {_gate(planned)}: {veto}"
                 else:
                     failures[step.target] = f"{planned.wish.source} to {step.target}: {told}"
-        fetched = sum(report.transferred for report in ended)
-        return Brought(failures=failures, vetoes=vetoes, referrers=referrers, tally=tally, fetched=fetched, tasks=tasks)
+        return Brought(failures=failures, vetoes=vetoes, referrers=referrers, tasks=tasks)
 
     def _veto(self, image: Image) -> str | None:
         judgement = self._judgements.get(image)
         judged = judgement.result if judgement is not None else None
         return judged.veto if isinstance(judged, tasks.Judged) else None
 
-    def _receipts(self, image: Image, step: Step) -> tuple[Receipt, ...] | None:
-        """What publishing took; None where it was not done."""
+    def _is_published(self, image: Image, step: Step) -> bool:
         errand = self._publications.get(image, {}).get(step)
-        published = errand.result if errand is not None else None
-        return published.receipts if isinstance(published, tasks.Published) else None
+        return errand is not None and isinstance(errand.result, tasks.Published)
 
     def _judgement(self, image: Image, planned: Planned) -> Errand:
         name = _gate(planned)

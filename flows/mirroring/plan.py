@@ -66,7 +66,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Image:
-    """One image, and what is to be done with it where. `fetched` counts the bytes that finding that out took.
+    """One image, and what is to be done with it where.
 
     `root` is what it stands for at its source, None where that could not be told; `content` is what that consists of, `sent`
     what is to be at its targets.
@@ -76,7 +76,6 @@ class Image:
     root: Descriptor | None
     content: tuple[Descriptor, ...]
     sent: tuple[Descriptor, ...]
-    fetched: int
     steps: tuple[Step, ...]
 
     @property
@@ -262,12 +261,12 @@ def decided(wish: Wish, found: Found, locked: Records) -> Image | None:
     image, window = found.image, wish.entry.tags.created
     if isinstance(image, DistError):
         steps = tuple(_failed(wish, target, image) for target in wish.targets)
-        return Image(wish=wish, root=None, content=(), sent=(), fetched=found.fetched, steps=steps)
+        return Image(wish=wish, root=None, content=(), sent=(), steps=steps)
     if window is not None and not window.holds(image.created, now=datetime.now(UTC)):
         return None
     standing = zip(wish.targets, found.standing, strict=True)
     steps = tuple(_step(wish, target, image, there, locked.get(target)) for target, there in standing)
-    return Image(wish=wish, root=image.root, content=image.content, sent=image.sent, fetched=found.fetched, steps=steps)
+    return Image(wish=wish, root=image.root, content=image.content, sent=image.sent, steps=steps)
 
 
 def extras(

@@ -10,6 +10,7 @@ from flows.report import Outcome
 from ocispec import Reference
 from ocispec.units import duration, size
 from tasks.removal import Removed
+from tasks.tally import Tally
 
 Result = Literal["added", "changed", "same", "vetoed", "failed", "planned"]
 _SHOWN: tuple[Result, ...] = get_args(Result)
@@ -31,6 +32,7 @@ class MirrorReport:
     tasks: int
     brought: Brought = field(default_factory=Brought)
     removed: Mapping[Reference, Removed | str] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
     more: tuple[str, ...] = ()
     seconds: float = 0
     stopped: str | None = None
@@ -52,11 +54,6 @@ class MirrorReport:
             return "vetoed"
         return "planned" if self.dry_run else _DONE[step.change]
 
-    @property
-    def fetched(self) -> int:
-        """The bytes that came into the store."""
-        return self.brought.fetched + sum(image.fetched for image in self.plan.images)
-
     def unfinished(self) -> list[str]:
         """The images that are not at all their targets, or of which that cannot be told."""
         unbrought = ("failed", "vetoed")
@@ -72,8 +69,8 @@ class MirrorReport:
         told = [f"{counts[result]} {result}" for result in _SHOWN if counts[result] or result in _ALWAYS]
         gone = sum(isinstance(told, Removed) and told.status == "removed" for told in self.removed.values())
         told += [f"{gone} of {len(self.removed)} removed"] if self.removed else []
-        tally = self.brought.tally
-        moved = f"{size(self.fetched)} fetched, {size(tally.sent)} sent"
+        tally = self.tally
+        moved = f"{size(tally.received)} fetched, {size(tally.sent)} sent"
         spared = f" ({tally.mounted} mounted, {tally.existed} there already)" if tally.mounted or tally.existed else ""
         return f"{self.name} {self.status}: {', '.join(told)}; {moved}{spared} in {duration(self.seconds)}"
 
@@ -89,7 +86,7 @@ class MirrorReport:
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""
-        tally = self.brought.tally
+        tally = self.tally
         return {
             "flow_run_id": flow_run_id,
             "status": self.status,
@@ -110,7 +107,7 @@ class MirrorReport:
                 {"target": str(target), "result": "failed" if isinstance(told, str) else told.status, "note": _told(told)}
                 for target, told in self.removed.items()
             ],
-            "fetched_bytes": self.fetched,
+            "fetched_bytes": tally.received,
             "sent_bytes": tally.sent,
             "mounted": tally.mounted,
             "existed": tally.existed,

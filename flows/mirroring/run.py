@@ -55,7 +55,7 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
             report = replace(report, tasks=planning.tasks + applying.tasks)
             lock.update(confirmed(report, locked), dropped=dropped(report))
             report = _listed(session, report)
-        return replace(report, seconds=time.monotonic() - started, stopped=session.stopping.reason)
+        return replace(report, tally=session.tally, seconds=time.monotonic() - started, stopped=session.stopping.reason)
 
 
 def _listed(session: Session, report: MirrorReport) -> MirrorReport:

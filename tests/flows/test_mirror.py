@@ -53,7 +53,7 @@ def test_a_dry_run_says_what_a_run_then_does_and_changes_nothing(
     done = mirrors.run(*sync)
 
     assert results(done) == {"app:new": "added", "app:changed": "changed", "app:same": "same", "app:none": "failed"}
-    assert (done.fetched, done.brought.tally.sent) == (bytes_of(INDEX, changed), bytes_of(INDEX, changed))
+    assert (done.tally.received, done.tally.sent) == (bytes_of(INDEX, changed), bytes_of(INDEX, changed))
     heads = Counter(one.path for one in planning if one.method == "HEAD")
     carried = [one for one in mirrors.asked(source, target) if not (one.method == "HEAD" and heads.pop(one.path, 0))]
     assert plan["requests"] / 1.5 <= len(carried) <= plan["requests"] * 1.5
@@ -81,11 +81,11 @@ def test_each_digest_is_fetched_once_and_sent_once_to_each_registry(
             assert not lacking(place, f"{prefix}/{name}", built, "v1")
             writes = [one for one in asked if one.method in ("PUT", "POST") and f"/{prefix}/{name}/" in one.path]
             assert writes[-1].path == f"/v2/{prefix}/{name}/manifests/v1"
-    tally = report.brought.tally
+    tally = report.tally
     assert (tally.mounted, tally.existed) == (2 * (len(TWIN.blobs) - 1 + len(ONE.blobs)), 0)
     manifests = [INDEX.manifests[0], INDEX.manifests[1], INDEX.manifests[-1], *TWIN.manifests, *ONE.manifests]
     sent = sum(map(len, {**INDEX.blobs, **TWIN.blobs}.values())) + sum(len(one.raw) for one in manifests)
-    assert (report.fetched, tally.sent) == (bytes_of(INDEX, TWIN), 2 * sent)
+    assert (report.tally.received, tally.sent) == (bytes_of(INDEX, TWIN), 2 * sent)
 
 
 def test_each_descriptor_is_a_task_and_so_is_each_image_at_each_target(
@@ -131,7 +131,7 @@ def test_where_nothing_changed_each_tag_is_asked_for_once_at_each_place(
     assert summed(mirrors.asked(source)) == {"GET tags": 1, "HEAD manifests": 5}
     for place in (target, other):
         assert summed(mirrors.asked(place)) == {"HEAD manifests": 5}
-    assert (report.fetched, report.brought.tally.sent) == (0, 0)
+    assert (report.tally.received, report.tally.sent) == (0, 0)
     assert mirrors.locked() == before
 
 
@@ -182,7 +182,7 @@ def test_of_an_index_some_platforms_are_mirrored_alone(mirrors: Mirrors, source:
         mirrors.asked(source, target)
         report = mirrors.run(entry)
         assert report.status == "complete", report.errors()
-        assert (dry["fetch"]["bytes"], dry["send"]["bytes"]) == (report.fetched, report.brought.tally.sent)
+        assert (dry["fetch"]["bytes"], dry["send"]["bytes"]) == (report.tally.received, report.tally.sent)
         assert fetched(mirrors.asked(source)) == Counter({*OTHER.descriptors, INDEX.root.digest})
         assert not lacking(target, "app", OTHER)
         assert target.manifest("app", ONE.root.digest) is None
@@ -269,7 +269,7 @@ def test_more_than_a_hundred_images_are_brought_in_runs_of_their_own(
     tasks = Counter(run["name"].split()[0] for run in prefect.task_runs(mirrors.flow_run, at_least=5))
     assert tasks == {"tags": 1, "survey": 2, "mirror-part-0": 1, "mirror-part-1": 1}  # the parts are drawn, too
     found = prefect.post("/flow_runs/filter", {"flow_runs": {"name": {"like_": "part"}}, "sort": "START_TIME_DESC", "limit": 2})
-    assert {run["name"] for run in found} == {"mirror, part 1 of 2", "mirror, part 2 of 2"}
+    assert {run["name"] for run in found} == {"mirror mirror, part 1 of 2", "mirror mirror, part 2 of 2"}
     assert {run["state_type"] for run in found} == {"COMPLETED"}
     assert uploaded(mirrors.asked(target)) == Counter(built.blobs.keys())
     mirrors.asked(source)

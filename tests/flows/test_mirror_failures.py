@@ -130,8 +130,8 @@ def test_what_is_counted_stays_right_where_an_attempt_is_repeated(
     other.inject(Fault(method="POST", path=".*/uploads/", nth=1, times=3, action=Answer(503, (), b"")))
     report = mirrors.run(repository(source, target, other), retries=2)
     assert report.status == "complete", report.errors()
-    assert report.fetched == bytes_of(*BUILT.values())
-    assert report.brought.tally.sent == 2 * bytes_of(*BUILT.values())
+    assert report.tally.received == bytes_of(*BUILT.values())
+    assert report.tally.sent == 2 * bytes_of(*BUILT.values())
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"version": 7, "images": {}}', b'{"version": 1, "images": {"a/b:c": 5}}'])
