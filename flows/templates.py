@@ -233,8 +233,7 @@ class _Reader:
             node = _Variable(name=text)
         elif (kind, text) == ("mark", "("):
             node = self._pipeline()
-            if self._next() != ("mark", ")"):
-                raise _Refusal("'(' without its ')'")
+            self._next()  # the only thing that ends a pipeline, but for the end
         elif kind == "field":
             node = self._object(text[1:])
         elif kind == "name" and (text in _FUNCTIONS or text in ("env", "file", "time")):

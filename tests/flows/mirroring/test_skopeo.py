@@ -195,6 +195,24 @@ def test_what_is_wrong_is_told(tmp_path: Path, text: str, told: str) -> None:
     check_told(caught.value, f"{path}{told}".replace("{folder}", str(tmp_path)), hides=["topsecret"])
 
 
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"ca.crt": "topsecret"}, "certificates of authorities: expected a certificate in PEM"),
+        ({"own.cert": "topsecret", "own.key": ""}, "certificate with key: expected a certificate and key in PEM"),
+        ({"own.cert": "topsecret"}, "{folder}/certs: No such file or directory"),
+    ],
+)
+def test_certificates_that_are_of_no_use(tmp_path: Path, files: dict[str, str], told: str) -> None:
+    (tmp_path / "certs").mkdir()
+    for name, text in files.items():
+        (tmp_path / "certs" / name).write_text(text)
+    path = write(tmp_path, "a.example:\n  images: {redis: []}\n  cert-dir: certs\n")
+    with pytest.raises(InvalidInput) as caught:
+        load(str(path), "skopeo", to=["b.example"])
+    check_told(caught.value, f"{path}:3: a.example.cert-dir: {told}".replace("{folder}", str(tmp_path)), hides=["topsecret"])
+
+
 def test_a_destination_has_to_be_said(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="expected a destination beside it"):
         load(str(write(tmp_path, FULL)), "skopeo")
