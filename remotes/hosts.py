@@ -14,7 +14,7 @@ from typing import Literal, Self
 
 import httpx
 
-from ocispec.errors import InvalidInput
+from ocispec.errors import InvalidInput, shown
 
 # Docker Hub's name in references is not the name of its registry.
 _ALIASES = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
@@ -169,8 +169,9 @@ def readable(path: str) -> None:
     try:
         with Path(path).open("rb"):
             pass
-    except OSError as exc:
-        raise InvalidInput(f"{path}: {exc.strerror}, expected a file in PEM") from exc
+    except (OSError, ValueError) as exc:  # a path may have a NUL in it
+        why = getattr(exc, "strerror", None) or "no path"
+        raise InvalidInput(f"{path if path.isprintable() else shown(path)}: {why}, expected a file in PEM") from exc
 
 
 def _load_pem(context: ssl.SSLContext, pem: str) -> None:

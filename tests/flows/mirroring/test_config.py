@@ -259,6 +259,8 @@ VALUES = [
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_value_in_any_place_is_taken_or_told(tmp_path: Path, at: tuple[Any, ...], value: object) -> None:
     (tmp_path / "images.txt").write_text("redis")
+    if not (tmp_path / CERTIFICATE).exists():
+        self_signed(tmp_path)
     said = {"": yaml.safe_load(FULL)}
     parent: Any = said
     for key in ("", *at)[:-1]:
