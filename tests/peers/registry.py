@@ -35,15 +35,16 @@ _ACCESS_LINE = re.compile(
 class Request:
     """One request as the registry saw it.
 
-    `path` is without the query. `sent` is the number of body bytes that the registry handed to the kernel: exact for
-    whole answers (a range request counts its range), and for a connection that the client cut, at least what the
-    client read and less than the whole as long as the blob is larger than the socket buffers (a few MB).
+    `path` is without the `query`, which is as it came. `sent` is the number of body bytes that the registry handed to the
+    kernel: exact for whole answers (a range request counts its range), and for a connection that the client cut, at least
+    what the client read and less than the whole as long as the blob is larger than the socket buffers (a few MB).
     """
 
     method: str
     path: str
     status: int
     sent: int
+    query: str = ""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
@@ -125,5 +126,5 @@ def _config(directory: Path, address: str, *, basic_auth: bool, tokens: TokenSer
 def _request(line: re.Match[str]) -> Request:
     # For a refused HEAD the registry logs the length of the body that HTTP then keeps back.
     sent = 0 if line["method"] == "HEAD" else int(line["sent"])
-    path, _, _ = line["uri"].partition("?")
-    return Request(method=line["method"], path=path, status=int(line["status"]), sent=sent)
+    path, _, query = line["uri"].partition("?")
+    return Request(method=line["method"], path=path, query=query, status=int(line["status"]), sent=sent)

@@ -1,0 +1,144 @@
+"""Mirroring 200 images between CNCF registries: what their logs say of it, and that other tools find the same bytes."""
+
+import http.client
+import json
+import subprocess
+from base64 import b64encode
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import pytest
+
+from tests import images
+from tests.cli.dist import command
+from tests.flows.fleet import REPOSITORIES, Fleet, fleet, signature_tag, sync
+from tests.flows.mirrors import Mirrors
+from tests.peers import skopeo
+from tests.peers.prefect import PrefectServer
+from tests.peers.registry import LOGIN, CncfRegistry, Request, cncf_registry
+
+_ACCEPT = f"{images.OCI_INDEX}, {images.OCI_MANIFEST}"
+_ENDED_S = 100
+_LOGIN = b64encode(":".join(LOGIN).encode()).decode()
+
+
+@pytest.fixture(scope="module")
+def ships() -> Fleet:
+    return fleet()
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory, ships: Fleet) -> Iterator[CncfRegistry]:
+    with cncf_registry(tmp_path_factory.mktemp("source")) as source:
+        ships.put(lambda repository, built, tag: images.push(source.host, repository, built, tag), api=False)
+        yield source
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads what a registry has as it is."""
+
+    connection: http.client.HTTPConnection
+
+    def manifest(self, repository: str, key: str) -> bytes:
+        return self._answered("GET", f"/v2/{repository}/manifests/{key}")[1]
+
+    def size(self, repository: str, blob: str) -> int | None:
+        headers, _ = self._answered("HEAD", f"/v2/{repository}/blobs/{blob}")
+        return int(headers["Content-Length"]) if "Docker-Content-Digest" in headers else None
+
+    def _answered(self, method: str, path: str) -> tuple[http.client.HTTPMessage, bytes]:
+        self.connection.request(method, path, headers={"Accept": _ACCEPT, "Authorization": f"Basic {_LOGIN}"})
+        answer = self.connection.getresponse()
+        return answer.headers, answer.read()
+
+
+def differences(host: str, ships: Fleet) -> list[str]:
+    """What a target has not as the source has it."""
+    with closing(http.client.HTTPConnection(host, timeout=30)) as connection:
+        return list(differing(Reader(connection), ships))
+
+
+def differing(reader: Reader, ships: Fleet) -> Iterator[str]:
+    keys: dict[tuple[str, str], bytes] = dict(ships.manifests)
+    keys |= {place: built.manifests[-1].raw for place, built in ships.tagged.items()}
+    keys |= {(name, signature_tag(of)): built.manifests[-1].raw for (name, of), built in ships.signatures.items()}
+    yield from (f"{name} {key}" for (name, key), raw in keys.items() if reader.manifest(f"copy/{name}", key) != raw)
+    blobs = {(name, digest): len(data) for name, built in ships.parts() for digest, data in built.blobs.items()}
+    yield from (f"{name} {key}" for (name, key), size in blobs.items() if reader.size(f"copy/{name}", key) != size)
+
+
+def read(requests: list[Request]) -> Counter[str]:
+    found = (one.path.rpartition("/")[2] for one in requests if one.method == "GET" and one.status == 200)
+    return Counter(key for key in found if key.startswith("sha256:"))
+
+
+def sent(requests: list[Request]) -> Counter[str]:
+    uploads = (one for one in requests if one.method == "PUT" and "/blobs/uploads/" in one.path and one.status == 201)
+    return Counter(parse_qs(one.query)["digest"][0] for one in uploads)
+
+
+def test_two_hundred_images_are_the_same_everywhere_each_digest_having_moved_once(
+    mirrors: Mirrors, source: CncfRegistry, ships: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(ships.tagged) == 200
+    before = len(source.requests())
+    with cncf_registry(tmp_path / "open") as target, cncf_registry(tmp_path / "closed", basic_auth=True) as closed:
+        wanted = sync(source.host, target.host, closed.host)
+        who = {closed.host: {"user": LOGIN[0], "pass": LOGIN[1]}}
+
+        report = mirrors.run(*wanted, registries=who, retries=3)
+
+        assert report.status == "complete", report.errors()
+        assert report.plan.count("add") == 400
+        assert read(source.requests()[before:]) == Counter(ships.content.keys())
+        assert report.fetched == sum(map(len, ships.content.values()))
+        for place in (target, closed):
+            asked = place.requests()
+            assert sent(asked) == Counter(ships.blobs.keys())
+            puts = [one.path for one in asked if one.method == "PUT" and "/manifests/" in one.path and one.status == 201]
+            assert not [path for path, times in Counter(puts).items() if times > 1 and ":" in path]
+            assert differences(place.host, ships) == []
+        login = tmp_path / "auth.json"
+        login.write_text(json.dumps({"auths": {closed.host: {"auth": _LOGIN}}}))
+        with monkeypatch.context() as patch:
+            patch.setenv("REGISTRY_AUTH_FILE", str(login))
+            skopeo_reads_the_same(source.host, f"{target.host}/copy", f"{closed.host}/copy", ships=ships)
+
+        seen = len(target.requests())
+        again = mirrors.run(*wanted, registries=who)
+        assert (again.status, again.plan.count("same")) == ("complete", 400)
+        assert {one.method for one in target.requests()[seen:]} == {"HEAD"}
+
+
+def skopeo_reads_the_same(*places: str, ships: Fleet) -> None:
+    name = REPOSITORIES[7]
+    for tag in ("1.0", "2.0", "2.1", "chart", signature_tag(ships.tagged[name, "2.0"].root.digest)):
+        assert len({skopeo.raw(f"docker://{place}/{name}:{tag}") for place in places}) == 1
+
+
+def test_two_mirrors_that_want_much_of_the_same_do_it_together(
+    prefect: PrefectServer, source: CncfRegistry, ships: Fleet, tmp_path: Path
+) -> None:
+    assert prefect.url
+    before = len(source.requests())
+    with cncf_registry(tmp_path / "target") as target:
+        running = []
+        for name, teams in (("one", (0, 1, 3)), ("two", (1, 2, 3))):
+            said = {"store": "store", "lock": "lock.json", "sync": sync(source.host, target.host, teams=teams)}
+            (tmp_path / f"{name}.yaml").write_text(json.dumps(said))
+            arguments = command("--output", "json", "mirror", tmp_path / f"{name}.yaml")
+            running.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        ended = [process.communicate(timeout=_ENDED_S) for process in running]
+
+        assert [process.returncode for process in running] == [0, 0], [err.decode() for _, err in ended]
+        assert [len(json.loads(out)["images"]) for out, _ in ended] == [150, 150]
+        assert differences(target.host, ships) == []
+        assert read(source.requests()[before:]) == Counter(ships.content.keys())
+        locked = json.loads((tmp_path / "lock.json").read_text())["images"]
+        assert len(locked) == 200
+        assert all(one["mirrored"] for one in locked.values())
