@@ -1,0 +1,98 @@
+"""`dist mirror` that is killed again and again, and two at once: all arrives, and next to nothing is read twice."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import threading
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import images
+from tests.cli.dist import command, dist
+from tests.fakes.faults import Fault, Response
+from tests.fakes.registry import FakeRegistry
+from tests.flows.fleet import Fleet, fleet, signature_tag, sync
+from tests.flows.mirrors import lacking
+from tests.peers.prefect import PrefectServer
+
+_KILLS = 10
+_READ_AT_MOST = 1.1
+_ENDED_S = 60
+
+
+@dataclass(slots=True)
+class Killer:
+    """Kills a process group when so many requests that bring a mirror on have been made at some registries in all."""
+
+    at: list[int]
+    made: int = 0
+    victim: subprocess.Popen[bytes] | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def watch(self, registry: FakeRegistry, method: str, path: str) -> None:
+        registry.inject(Fault(method=method, path=path, nth=None, action=self))
+
+    def apply(self, response: Response) -> Response:
+        """Count an answer that is about to be sent."""
+        with self._lock:
+            self.made += 1
+            if self.victim is not None and self.at and self.made >= self.at[0]:
+                self.at.pop(0)
+                os.killpg(self.victim.pid, signal.SIGKILL)
+                self.victim = None
+        return response
+
+
+def config(directory: Path, sync: list[dict[str, Any]], **said: Any) -> Path:
+    path = directory / "mirror.yaml"
+    path.write_text(json.dumps({"store": "store", "sync": sync, **said}))
+    return path
+
+
+def incomplete(target: FakeRegistry, ships: Fleet) -> list[str]:
+    """What a target lacks."""
+    found = [key for (name, tag), built in ships.tagged.items() for key in lacking(target, f"copy/{name}", built, tag)]
+    for (name, subject), built in ships.signatures.items():
+        found += lacking(target, f"copy/{name}", built, signature_tag(subject))
+    return found + [key for (name, _), built in ships.listed.items() for key in lacking(target, f"copy/{name}", built)]
+
+
+@pytest.mark.timeout(300)
+def test_a_mirror_that_is_killed_ten_times_is_finished_by_the_next_run(prefect: PrefectServer, tmp_path: Path) -> None:
+    assert prefect.url
+    ships = fleet(base_bytes=1_000_000, layer_bytes=20_000)
+    with FakeRegistry() as source, FakeRegistry() as target, FakeRegistry() as other:
+        ships.put(lambda repository, built, tag: images.load(source, repository, built, tag), api=True)
+        useful = len(ships.content) + 2 * (len(ships.blobs) + len(ships.manifests))
+        killer = Killer(sorted(random.Random(5).sample(range(1, useful * 9 // 10), _KILLS)))
+        killer.watch(source, "GET", ".*/(blobs|manifests)/.*")
+        for place in (target, other):
+            killer.watch(place, "PUT", ".*")
+        path = config(tmp_path, sync(source.host, target.host, other.host))
+
+        for left in reversed(range(_KILLS)):
+            victim = subprocess.Popen(
+                command("mirror", path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+            killer.victim = victim
+            assert victim.wait(_ENDED_S) == -signal.SIGKILL
+            assert len(killer.at) == left
+        done = dist("--output", "json", "mirror", path)
+
+        assert done.code == 0, done.err
+        assert (done.json["status"], done.json["errors"]) == ("complete", [])
+        assert incomplete(target, ships) + incomplete(other, ships) == []
+        read = sum(one.sent for one in source.requests if "/blobs/" in one.path or "/manifests/" in one.path)
+        assert read <= _READ_AT_MOST * sum(map(len, ships.content.values()))
+        locked = json.loads((tmp_path / "mirror.lock.json").read_text())["images"]
+        assert len(locked) == 2 * len(ships.tagged)
+        assert all(one["mirrored"] and one["own"] for one in locked.values())
+
+        again = dist("--output", "json", "mirror", path)
+        assert Counter(one["result"] for one in again.json["images"]) == {"same": 400}
