@@ -96,3 +96,5 @@ def test_a_mirror_that_is_killed_ten_times_is_finished_by_the_next_run(prefect: 
 
         again = dist("--output", "json", "mirror", path)
         assert Counter(one["result"] for one in again.json["images"]) == {"same": 400}
+        checked = dist("--output", "json", "check", path)
+        assert (checked.code, checked.json["right"], checked.json["targets"]) == (0, 400, [])
