@@ -12,7 +12,7 @@ from ocispec.errors import Busy, Corrupt, Denied, DistError, InvalidInput, NotFo
 from ocispec.reference import is_tag
 from ocispec.referrers import tag_of, with_entry
 from remotes import document, referrers
-from remotes.errors import RegistryRefused
+from remotes.errors import Exchange, RegistryRefused, RegistryUnavailable
 from remotes.headers import MEDIA_TYPE, check_digest, digest_in, length
 from remotes.repository import Repository
 from remotes.upload import DONE, Content, Observer, Read, Session
@@ -28,6 +28,7 @@ _OK, _CREATED, _NOT_FOUND, _TOO_LARGE = 200, 201, 404, 413
 # "If tag deletion is disabled, the registry MUST respond with either a 400 Bad Request or a 405 Method Not Allowed", and the
 # same of manifests (distribution-spec 1.1, "Deleting tags", "Deleting Manifests").
 _NOT_DELETED = frozenset({400, 405})
+_TORN = ("DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN")
 
 
 def _nobody(_offset: int, _gained: int) -> None:
@@ -129,6 +130,7 @@ class Pusher:
         Raises:
             InvalidInput: a media type or tag that is none.
             Corrupt: these are not the bytes that the descriptor names, or the registry says so.
+            Unavailable: the registry cannot read what it has of the children, because somebody brings that there once more.
             DistError: what the registry says.
         """
         subject = self._subject(descriptor)
@@ -144,6 +146,8 @@ class Pusher:
                 "PUT", path, expected=DONE, subject=subject, headers={"Content-Type": descriptor.media_type}, body=raw
             )
         except RegistryRefused as exc:
+            if _is_torn(exc.exchange):
+                raise RegistryUnavailable(f"{exc}; a blob of it may be on its way there from elsewhere", exc.exchange) from exc
             if exc.exchange.status != _TOO_LARGE:
                 raise
             taken = f"registries need not take more than {manifest.MAX_BYTES}"
@@ -238,3 +242,12 @@ class Pusher:
 
     def _subject(self, descriptor: Descriptor) -> str:
         return f"{descriptor} to {self._repository.locator}"
+
+
+def _is_torn(exchange: Exchange) -> bool:
+    """Whether a manifest was refused for a blob whose link the registry just writes, and finds empty.
+
+    So the CNCF registry 2.8 does where another client mounts or uploads a blob that the repository has: it says both codes, of
+    which the first would be about bytes that were looked at before they were sent.
+    """
+    return all(any(code.startswith(name) for code in exchange.codes) for name in _TORN)

@@ -95,7 +95,8 @@ class Delivery:
         try:
             self._bring_all(root, wanted.target, self._keeper.children(platforms), wanted.referrers)
         except RegistryError as exc:
-            if platforms is None or not any(code.startswith(_INCOMPLETE) for code in exc.exchange.codes):
+            is_incomplete = not exc.retryable and any(code.startswith(_INCOMPLETE) for code in exc.exchange.codes)
+            if platforms is None or not is_incomplete:
                 raise
             raise type(exc)(f"{exc}; {_NO_SPARSE}", exc.exchange) from exc
 

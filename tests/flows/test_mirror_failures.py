@@ -1,5 +1,6 @@
 """What goes wrong with some images or registries of a mirror: the others are finished, each failure is told, a run goes on."""
 
+import json
 import logging
 from collections import Counter
 
@@ -132,6 +133,17 @@ def test_what_is_counted_stays_right_where_an_attempt_is_repeated(
     assert report.status == "complete", report.errors()
     assert report.tally.received == bytes_of(*BUILT.values())
     assert report.tally.sent == 2 * bytes_of(*BUILT.values())
+
+
+def test_a_registry_that_finds_a_blob_unreadable_for_a_moment_is_asked_again(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    errors = [{"code": "DIGEST_INVALID", "message": ""}, {"code": "MANIFEST_BLOB_UNKNOWN", "message": ""}]
+    answer = Answer(400, (("Content-Type", "application/json"),), json.dumps({"errors": errors}).encode())
+    target.inject(Fault(method="PUT", path=".*/manifests/v2", action=answer))
+    report = mirrors.run(repository(source, target), retries=1)
+    assert report.status == "complete", report.errors()
+    assert len(target.asked("PUT", ".*/manifests/v2")) == 2
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"version": 7, "images": {}}', b'{"version": 1, "images": {"a/b:c": 5}}'])

@@ -1,5 +1,6 @@
 """Pushing, as the fake registry sees it: what is asked, and which bytes are sent."""
 
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -566,6 +567,24 @@ def test_who_lists_a_referrer(registries: Registries, *, noted: bool) -> None:
 def test_a_missing_child_is_told(registries: Registries, registry: FakeRegistry) -> None:
     error = refusal(lambda: pusher(registries, registry).put(RAW, MANIFEST), str(MANIFEST.digest), "MANIFEST_BLOB_UNKNOWN")
     assert isinstance(error, NotFound)
+
+
+@pytest.mark.parametrize(
+    ("codes", "kind"),
+    [
+        (("DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN"), Unavailable),
+        (("DIGEST_INVALID",), InvalidInput),
+        (("MANIFEST_BLOB_UNKNOWN",), InvalidInput),
+    ],
+    ids=str,
+)
+def test_a_manifest_that_is_refused_while_a_blob_of_it_comes_once_more_is_worth_another_attempt(
+    registries: Registries, registry: FakeRegistry, codes: tuple[str, ...], kind: type[DistError]
+) -> None:
+    body = json.dumps({"errors": [{"code": code, "message": ""} for code in codes]}).encode()
+    registry.inject(Fault(method="PUT", action=Answer(400, (("Content-Type", "application/json"),), body)))
+    error = refusal(lambda: pusher(registries, registry).put(RAW, MANIFEST), str(MANIFEST.digest), *codes)
+    assert isinstance(error, kind)
 
 
 @pytest.mark.usefixtures("children")
