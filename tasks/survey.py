@@ -27,7 +27,7 @@ class Ask:
     """An image that may have to be brought to some places; `platforms` are those that are wanted of an index, None is all.
 
     With `rewritten` the places get an index of these alone. `related` is what goes along, and may be new where the image is
-    not. `dated` asks when the image was made.
+    not. `dated` asks when the image was made. `anew` says that it has to be brought also where it stands.
     """
 
     source: Reference
@@ -36,6 +36,7 @@ class Ask:
     rewritten: bool = False
     related: frozenset[Related] = frozenset()
     dated: bool = False
+    anew: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +114,9 @@ def _known(ask: Ask, root: Descriptor, standing: Sequence[object], reader: Reade
     is_rewritten = ask.rewritten and ask.platforms is not None
     selected = select(root, ask.platforms or (), reader.read) if is_rewritten else Selected(root=root)
     goal = selected.root
-    due = any(there is None or (isinstance(there, Descriptor) and there.digest != goal.digest) for there in standing)
+    due = ask.anew or any(
+        there is None or (isinstance(there, Descriptor) and there.digest != goal.digest) for there in standing
+    )
     if not (due or ask.related or ask.dated):
         return Known(root=root, goal=goal)
     content = _content(root, filter_platforms(children_handler(reader.read), ask.platforms))

@@ -26,7 +26,7 @@ class Wish:
     source: Reference
     targets: tuple[Reference, ...]
 
-    def ask(self) -> Ask:
+    def ask(self, locked: Records) -> Ask:
         """What has to be found out about it."""
         return Ask(
             source=self.source,
@@ -35,7 +35,14 @@ class Wish:
             rewritten=self.entry.rewrite_index,
             related=self.related,
             dated=self.entry.tags.created is not None,
+            anew=any(self.is_wider(locked.get(target)) for target in self.targets),
         )
+
+    def is_wider(self, record: Locked | None) -> bool:
+        """Whether of an index, which stays as it is, more is wanted than was brought to a target."""
+        if record is None or record.platforms is None or self.entry.rewrite_index:
+            return False
+        return self.entry.platforms is None or not set(self.entry.platforms) <= set(record.platforms)
 
     @property
     def related(self) -> frozenset[Related]:
@@ -253,7 +260,8 @@ def is_settled(wish: Wish, locked: Records) -> bool:
     if tag is None or not wish.entry.tags.immutable.holds(tag):
         return False
     records = [locked.get(target) for target in wish.targets]
-    return all(record is not None and record.mirrored is not None and record.unwanted is None for record in records)
+    there = (record is not None and record.mirrored is not None and record.unwanted is None for record in records)
+    return all(there) and not any(wish.is_wider(record) for record in records)
 
 
 def decided(wish: Wish, found: Found, locked: Records) -> Image | None:
@@ -299,6 +307,8 @@ def _step(wish: Wish, target: Reference, image: Known, there: Descriptor | DistE
         return Step(wish=wish, target=target, change="add", new=image.goal)
     if there.digest != image.goal.digest:
         return Step(wish=wish, target=target, change="change", old=there, new=image.goal)
+    if wish.is_wider(record):
+        return Step(wish=wish, target=target, change="change", old=there, new=image.goal, note="for more platforms than before")
     new = len(image.referrers.difference(record.referrers if record is not None else ()))
     if not new:
         return Step(wish=wish, target=target, change="same", old=there, new=image.goal)

@@ -117,7 +117,7 @@ class Planning:
         chunks = [tuple(wanted[first : first + _MOST_ASKS]) for first in range(0, len(wanted), _MOST_ASKS)]
 
         def start(chunk: tuple[Wish, ...]) -> "PrefectFuture[Any]":
-            asks = tuple(wish.ask() for wish in chunk)
+            asks = tuple(wish.ask(self._locked) for wish in chunk)
             hosts = {reference.host for ask in asks for reference in (ask.source, *ask.targets)}
             return self._limits.ready(tasks.survey, *hosts).submit(quote(asks), keep=self._keep, workers=self._workers)
 

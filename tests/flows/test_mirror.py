@@ -197,6 +197,26 @@ def test_of_an_index_some_platforms_are_mirrored_alone(mirrors: Mirrors, source:
         assert (locked["platforms"], locked["digest"] == INDEX.root.digest) == (["linux/arm64"], not rewritten)
 
 
+@pytest.mark.parametrize("immutable", [[], [".*"]], ids=["may change", "never changes"])
+def test_platforms_that_are_wanted_later_are_brought_then(mirrors: Mirrors, source: FakeRegistry, immutable: list[str]) -> None:
+    images.load(source, "app", INDEX, "v1")
+    with FakeRegistry(sparse=True) as target:
+        entry = image(source, target, "app:v1", immutableTags=immutable)
+        mirrors.run({**entry, "platforms": ["linux/arm64"]})
+        assert target.manifest("app", ONE.root.digest) is None
+
+        dry = mirrors.run(entry, dry_run=True)
+        assert [(step.change, step.note) for step in dry.plan.steps] == [("change", "for more platforms than before")]
+        assert dry.to_json("")["plan"]["fetch"]["bytes"] == bytes_of(ONE)
+        mirrors.asked(source)
+        assert results(mirrors.run(entry)) == {"app:v1": "changed"}
+        assert fetched(mirrors.asked(source)) == Counter(ONE.descriptors)
+        assert not lacking(target, "app", INDEX, "v1")
+
+        for narrower in (entry, {**entry, "platforms": ["linux/arm64"]}):
+            assert set(results(mirrors.run(narrower)).values()) <= {"same"}
+
+
 def test_all_forms_of_content_arrive_as_they_are(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     forms: dict[str, BuiltImage] = {
         "nested": images.index([ONE, images.artifact(920)], nested=True),
