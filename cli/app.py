@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from cli import content_app, run_app
 from cli.context import Context, Output, chosen_store, default_store
-from cli.options import COMMON, HAND, POSITIVE, Login, Network, Shared
+from cli.options import COMMON, HAND, POSITIVE, From, Login, Network, Shared, To
 
 HELP = """Fetch, verify and store OCI and Docker images: by hand, or as Prefect runs with one task per content descriptor.
 
@@ -80,6 +80,21 @@ def catalog(
     from cli.remote import catalog
 
     return catalog(context, registry, network, login, pattern=filter)
+
+
+@app.command
+def config(
+    file: Annotated[str, Parameter(name="FILE", help="The configuration of a mirror (YAML).")],
+    /,
+    *,
+    dialect: From = "dist",
+    to: To = None,
+    context: Shared,
+) -> int:
+    """Check the configuration of a mirror, and show what it comes to. No registry is asked."""
+    from cli.config import config
+
+    return config(context, file, dialect, to or [])
 
 
 @app.command

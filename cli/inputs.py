@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from cli.context import Context
 from cli.errors import BadInput
-from cli.options import Network
+from cli.options import Dialect, Network
 from ocispec import Digest, Platform, Reference, units
 from ocispec.errors import InvalidInput, Unsupported
 from ocispec.reference import expand
@@ -102,11 +102,13 @@ def hosts(network: Network) -> "Hosts":
     )
 
 
-def mirror(path: str) -> "Mirror":
-    """The configuration of a mirror."""
+def mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mirror":
+    """The configuration of a mirror, in our form or in one of another program's."""
     from flows.mirroring import config
 
-    return _read(lambda: config.load(path))
+    if bool(to) != (dialect == "skopeo"):
+        raise BadInput("expected --from skopeo and --to together: our own files say where images go")
+    return _read(lambda: config.load(path, dialect, to=to))
 
 
 def seeding(to: Sequence[str], *, images: Sequence[str], file: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cli import inputs, runs, tables
 from cli.context import Context
 from cli.errors import BadInput, tell
-from cli.options import RunNetwork
+from cli.options import Dialect, RunNetwork
 
 if TYPE_CHECKING:
     from flows.mirroring.checked import CheckReport
@@ -15,12 +15,22 @@ if TYPE_CHECKING:
     from flows.mirroring.report import MirrorReport
 
 
-def mirror(context: Context, path: str, *, dry_run: bool, network: RunNetwork, **options: Any) -> int:
+def mirror(
+    context: Context,
+    path: str,
+    dialect: Dialect,
+    to: Sequence[str],
+    *,
+    dry_run: bool,
+    network: RunNetwork,
+    **options: int | None,
+) -> int:
     """Bring what a configuration wants to its targets, or only plan it; 1 if not all of it could be done."""
-    wanted = inputs.mirror(path)
+    wanted = inputs.mirror(path, dialect, to)
     for warning in wanted.warnings:
         tell(f"warning: {warning}")
-    parameters = {"config": inputs.lasting(path), "dry_run": dry_run, **placed(context, wanted, network), **options}
+    said = {"config": inputs.lasting(path), "dialect": dialect, "to": list(to), "dry_run": dry_run}
+    parameters = {**said, **placed(context, wanted, network), **options}
 
     def load() -> Any:
         from flows.mirror import mirror

@@ -1,7 +1,7 @@
 """What the grammar's parts share: the groups that help shows commands in, and options that several commands have."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter, validators
 
@@ -17,6 +17,14 @@ Concurrency = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=64
 ConfiguredConcurrency = Annotated[
     int | None,
     Parameter(validator=validators.Number(gte=1, lte=64), help="How many things at once. Default: as FILE says, or 8."),
+]
+Dialect = Literal["dist", "skopeo"]
+From = Annotated[
+    Dialect, Parameter(name="--from", help="Whose form FILE has: ours and regsync's (dist), or that of skopeo sync.")
+]
+To = Annotated[
+    list[str] | None,
+    Parameter(negative=(), help="With --from skopeo: a registry, with or without a path, that images go to; repeatable."),
 ]
 Retries = Annotated[int, Parameter(validator=validators.Number(gte=0), help="Attempts after the first, per descriptor.")]
 Referrers = Annotated[bool, Parameter(negative=(), help="Also signatures and whatever else refers to the image.")]

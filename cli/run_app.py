@@ -4,7 +4,19 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from cli.options import RUNS, Concurrency, ConfiguredConcurrency, Login, Platform, Referrers, Retries, RunNetwork, Shared
+from cli.options import (
+    RUNS,
+    Concurrency,
+    ConfiguredConcurrency,
+    From,
+    Login,
+    Platform,
+    Referrers,
+    Retries,
+    RunNetwork,
+    Shared,
+    To,
+)
 
 app = App()
 
@@ -77,6 +89,8 @@ def mirror(
     /,
     *,
     dry_run: Annotated[bool, Parameter(negative=(), help="Only tell what would be done.")] = False,
+    dialect: From = "dist",
+    to: To = None,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
@@ -85,7 +99,8 @@ def mirror(
     """Bring the images that a configuration names to its targets: what is there is not sent, and each tag is set last."""
     from cli.mirror import mirror
 
-    return mirror(context, config, dry_run=dry_run, network=network, concurrency=concurrency, retries=retries)
+    numbers = {"concurrency": concurrency, "retries": retries}
+    return mirror(context, config, dialect, to or [], dry_run=dry_run, network=network, **numbers)
 
 
 @app.command(group=RUNS)

@@ -1,13 +1,15 @@
 """The flow `mirror`: what targets lack is planned, then brought: fetched once, sent once to each registry, published last."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
+from pydantic import Field
 
 from flows.conclusion import concluded
+from flows.mirroring.config import Dialect
 from flows.mirroring.opening import opened
 from flows.mirroring.run import Job, run
 from flows.parameters import (
@@ -35,13 +37,17 @@ def mirror(
     store: ConfiguredStore = None,
     *,
     dry_run: DryRun = False,
+    dialect: Annotated[
+        Dialect, Field(description="Whose form the configuration has: ours and regsync's, or skopeo sync's")
+    ] = "dist",
+    to: Annotated[list[str], Field(description="With skopeo's: where images go, registries with or without a path")] = [],  # noqa: B006
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Network = Network(),
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
 ) -> State[Any]:
     """Bring what a configuration wants to its targets: changed images alone, each piece of content once per registry."""
-    wanted, spec = opened(config, store, store_options, network)
+    wanted, spec = opened(config, store, store_options, network, dialect=dialect, to=to)
     job = Job(
         name=f"mirror {wanted.name}",
         entries=wanted.entries,

@@ -13,7 +13,7 @@ import orjson
 from ocispec import fields, manifest
 from ocispec.descriptor import Descriptor
 from ocispec.digest import Digest
-from ocispec.errors import Unsupported
+from ocispec.errors import NotFound, Unsupported
 from ocispec.handlers import serving
 from ocispec.platform import Platform
 
@@ -57,6 +57,23 @@ def select(root: Descriptor, platforms: Sequence[Platform], read: Callable[[Desc
     written = orjson.dumps({**document, "manifests": entries})
     new = replace(root, digest=Digest.of(written, algorithm=root.digest.algorithm), size=len(written), data=written)
     return Selected(root=new, indexes=(*indexes, new))
+
+
+def image_for(root: Descriptor, platform: Platform, read: Callable[[Descriptor], bytes]) -> Descriptor:
+    """The image for a platform that is found below `root`: in an index, or in an index in that. What is no index is it itself.
+
+    Raises:
+        NotFound: there is none.
+        InvalidInput, Unsupported: an index cannot be read, or has others in it to no end; and whatever `read` raises.
+    """
+    for _ in range(_DEEPEST):
+        if root.kind != "index":
+            return root
+        children = manifest.children(read(root), root.media_type, at=str(root))
+        if not children:
+            raise NotFound(f"{root}: no manifest for {platform}; it has none")
+        root = serving((platform,), root, children)[0]
+    raise Unsupported(f"{root}: expected at most {_DEEPEST} indexes in one another")
 
 
 def _entry(old: fields.Json, root: Descriptor) -> dict[str, Any]:

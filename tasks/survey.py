@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, TypeVar
 
-from ocispec import Descriptor, Digest, Reference, config, manifest
+from ocispec import Descriptor, Digest, Platform, Reference, config, manifest
 from ocispec.errors import Corrupt, DistError, InvalidInput
 from ocispec.handlers import Handler, children_handler, filter_platforms, visit
 from ocispec.platform import Platforms
 from ocispec.referrers import Referrer
-from ocispec.selected import Selected, select
+from ocispec.selected import Selected, image_for, select
 from remotes import Source
 from storage import ContentStore
 from tasks import transfer
@@ -26,14 +26,16 @@ EVERYTHING: frozenset[Related] = frozenset({"listed", "tagged"})
 class Ask:
     """An image that may have to be brought to some places; `platforms` are those that are wanted of an index, None is all.
 
-    With `rewritten` the places get an index of these alone. `related` is what goes along, and may be new where the image is
-    not. `dated` asks when the image was made. `anew` says that it has to be brought also where it stands.
+    With `rewritten` the places get an index of these alone; with a `single` platform, an index's image for it. `related` is
+    what goes along, and may be new where the image is not. `dated` asks when the image was made. `anew` says that it has to be
+    brought also where it stands.
     """
 
     source: Reference
     targets: tuple[Reference, ...]
     platforms: Platforms = None
     rewritten: bool = False
+    single: Platform | None = None
     related: frozenset[Related] = frozenset()
     dated: bool = False
     anew: bool = False
@@ -110,7 +112,8 @@ def find(ask: Ask, reader: Reader, standing: Callable[[Reference], Descriptor | 
     return Found(ask=ask, image=image, standing=there)
 
 
-def _known(ask: Ask, root: Descriptor, standing: Sequence[object], reader: Reader) -> Known:
+def _known(ask: Ask, found: Descriptor, standing: Sequence[object], reader: Reader) -> Known:
+    root = found if ask.single is None else image_for(found, ask.single, reader.read)
     is_rewritten = ask.rewritten and ask.platforms is not None
     selected = select(root, ask.platforms or (), reader.read) if is_rewritten else Selected(root=root)
     goal = selected.root

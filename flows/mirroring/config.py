@@ -24,6 +24,8 @@ from storage.options import refuse_secrets, refuse_userinfo
 
 _BLOCK = "block:"
 
+Dialect = Literal["dist", "skopeo"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirror:
@@ -49,7 +51,7 @@ class Mirror:
     warnings: tuple[str, ...]
 
 
-def load(path: str, dialect: Literal["dist", "skopeo"] = "dist", *, to: Sequence[str] = ()) -> Mirror:
+def load(path: str, dialect: Dialect = "dist", *, to: Sequence[str] = ()) -> Mirror:
     """The configuration in a file: one of ours, one of regsync's, or with `dialect` one of `skopeo sync --src yaml`.
 
     A file of skopeo's does not say where images go: `to` does, registries with or without a path. Relative paths in a file

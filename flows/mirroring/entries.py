@@ -40,9 +40,8 @@ class Entries:
         Raises:
             InvalidInput: it cannot be meant so.
         """
-        if section.platform:
-            at, told = self._document.where((*place, "platform")), "expected platforms, which leave an index as it is"
-            raise InvalidInput(f"{at}: {told}; one image in place of its index is not mirrored")
+        if section.platform and section.platforms:
+            raise InvalidInput(f"{self._document.where((*place, 'platform'))}: expected either platform or platforms")
         at = self._document.where((*place, "source"))
         sync = {"Source": section.source, "Target": section.target or "", "Type": section.type}
         sync["Source"] = Template.read(section.source, at=at, objects={"Sync": tuple(sync)}).render({"Sync": sync})
@@ -60,6 +59,7 @@ class Entries:
             repositories=Patterns(allow=tuple(repos.allow), deny=tuple(repos.deny)) if repos else Patterns(),
             tags=_selection(section, options.immutable),
             backup=options.backup(sync),
+            single=Platform.parse(section.platform) if section.platform else None,
             **options.rest(),
         )
 
@@ -82,6 +82,7 @@ class Entries:
                 repositories=Patterns(),
                 tags=Selection(immutable=options.immutable),
                 backup=options.backup({"Source": text, "Type": "image"}),
+                single=None,
                 **options.rest(),
             )
 

@@ -7,7 +7,7 @@ from typing import Literal
 from flows.mirroring.naming import Naming
 from flows.mirroring.selection import Patterns, Selection
 from ocispec import Reference
-from ocispec.platform import Platforms
+from ocispec.platform import Platform, Platforms
 from tasks.gate import Gate
 
 
@@ -29,7 +29,8 @@ class Entry:
 
     `source` is a registry's host, a repository's locator or an image's reference, as `type` says. `repositories` choose among
     those of a registry, `tags` among those of a repository. `platforms` are those that are wanted of an index; None is all.
-    With `rewrite_index` an index of these alone is made, otherwise the index stays as it is.
+    With `rewrite_index` an index of these alone is made, otherwise the index stays as it is. With a `single` platform, an
+    index's image for it takes the place of the index.
     """
 
     at: str
@@ -40,6 +41,7 @@ class Entry:
     tags: Selection
     platforms: Platforms
     rewrite_index: bool
+    single: Platform | None
     referrers: bool
     digest_tags: bool
     backup: Naming | None

@@ -1,25 +1,33 @@
 """What a run of a mirror is opened from: its configuration, and beside it what the run was told, which wins."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from prefect import get_run_logger
 
 from flows.blocks import credentials_in
-from flows.mirroring.config import Mirror, load
+from flows.mirroring.config import Dialect, Mirror, load
 from flows.parameters import Network, session_spec
 from ocispec.errors import InvalidInput
 from tasks.session import SessionSpec
 
 
-def opened(config: str, store: str | None, store_options: Mapping[str, Any], network: Network) -> tuple[Mirror, SessionSpec]:
+def opened(
+    config: str,
+    store: str | None,
+    store_options: Mapping[str, Any],
+    network: Network,
+    *,
+    dialect: Dialect = "dist",
+    to: Sequence[str] = (),
+) -> tuple[Mirror, SessionSpec]:
     """The configuration in a file, whose warnings go to the run's log, and what the run's session is opened from.
 
     Raises:
         InvalidInput: the file is wrong, or nobody says which store.
     """
-    wanted = load(config)
+    wanted = load(config, dialect, to=to)
     for warning in wanted.warnings:
         get_run_logger().warning("%s", warning)
     return wanted, specified(wanted, store, store_options, network)

@@ -33,6 +33,7 @@ class Wish:
             targets=self.targets,
             platforms=self.entry.platforms,
             rewritten=self.entry.rewrite_index,
+            single=self.entry.single,
             related=self.related,
             dated=self.entry.tags.created is not None,
             anew=any(self.is_wider(locked.get(target)) for target in self.targets),

@@ -196,7 +196,9 @@ class SyncEntry(Options):
     tags: Tags | None = Field(default=None, description="Which tags; all, if nothing is said")
     tag_sets: list[TagFilter] = Field(default=[], description="Which tags, in several ways: a tag has to pass one of them")
     repos: Repositories | None = Field(default=None, description="Which repositories of a registry")
-    platform: Text | None = Field(default=None, description="Refused: say platforms")
+    platform: PlatformName | None = Field(
+        default=None, description="Instead of an index its image for this platform, os/architecture[/variant]"
+    )
 
     @model_validator(mode="after")
     def _one_way(self) -> "SyncEntry":

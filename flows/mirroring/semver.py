@@ -37,6 +37,9 @@ class Version:
         numbers = tuple(int(number) for number in match["numbers"].split("."))
         return cls(numbers=numbers, prerelease=match["prerelease"] or "")
 
+    def __str__(self) -> str:
+        return ".".join(map(str, self.numbers)) + (f"-{self.prerelease}" if self.prerelease else "")
+
     @property
     def variant(self) -> str:
         """What kind of prerelease it is, numbers apart: `rc#` of `1.0-rc2`, `alpine#` of `7.2-alpine3.19`."""
@@ -80,6 +83,9 @@ class Range:
         if not comparisons:
             raise InvalidInput(f"version range {text!r}: expected versions after = > < >= <= ~ ^, such as '>=1.2 <2.0'")
         return cls(comparisons=comparisons)
+
+    def __str__(self) -> str:
+        return " ".join(f"{operator}{version}" for operator, version in self.comparisons)
 
     def holds(self, version: Version) -> bool:
         """Whether a version is in it."""

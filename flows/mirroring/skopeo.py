@@ -121,6 +121,7 @@ class _Making:
             tags=Selection(sets=sets),
             platforms=None,
             rewrite_index=False,
+            single=None,
             referrers=False,
             digest_tags=False,
             backup=None,

@@ -83,6 +83,10 @@ def written(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) ->
         for tags in ("v1, v2", "v1"):
             config.write_text(MIRROR.replace("HOST", host).replace("TAGS", tags))
             run("mirror", config)
+        full = scratch / "full.yaml"
+        registries = f"registries: {{{host}: {{reqPerSec: 1000}}}}"
+        full.write_text(f"{registries}\nseed: {{images: [a], to: {host}/b}}\n{config.read_text()}")
+        run("config", full)
         run("seed", "-", "--to", f"{host}/seeded", "--offline", stdin=f"{name}\n{host}/app:none\n".encode(), code=1)
         registry.lose("copy", next(iter(IMAGE.blobs)))
         run("check", config, code=1)

@@ -125,3 +125,17 @@ def test_when_an_image_was_made_is_read_from_its_config(
     ask = Ask(source=at(source, "app:dated"), targets=(at(target, "copy:dated"),), dated=True)
     (found,) = session.find([ask], keep=True, workers=1)
     assert known(found).created == (None if created is None else datetime(2026, 1, 31, 12, tzinfo=UTC))
+
+
+def test_with_a_single_platform_an_image_takes_the_place_of_its_index(
+    session: Session, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    images.load(source, "app", images.index([ONE, OTHER], nested=True), "nested")
+    for tag in ("all", "nested"):
+        ask = Ask(source=at(source, f"app:{tag}"), targets=(at(target, f"copy:{tag}"),), single=Platform.parse("linux/arm64"))
+        (found,) = session.find([ask], keep=True, workers=1)
+        assert known(found).root.digest == known(found).goal.digest == root_of(OTHER).digest
+        assert {str(descriptor.digest) for descriptor in known(found).content} == set(OTHER.descriptors)
+    ask = Ask(source=at(source, "app:one"), targets=(at(target, "copy:one"),), single=Platform.parse("linux/arm64"))
+    (found,) = session.find([ask], keep=True, workers=1)
+    assert known(found).root.digest == root_of(ONE).digest  # no index, and so what it is

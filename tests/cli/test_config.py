@@ -1,0 +1,104 @@
+"""`dist config`: what a configuration comes to, for people and programs, and nothing secret of it."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.cli.dist import Result, dist
+
+FULL = """\
+name: nightly
+store: s3://bucket/cache
+concurrency: 4
+registries:
+  registry.example: {user: robot, pass: '{{env "ROBOT"}}', tls: insecure, reqPerSec: 2, headers: {X-Key: topsecret}}
+defaults: {schedule: 0 3 * * *}
+sync:
+- {source: redis, target: registry.example/redis, type: repository, platforms: [linux/amd64], rewriteIndex: true,
+   tags: {allow: ['7.*'], semverRange: ['>=7.2 <8'], latest: {count: 2, per: minor}, created: {within: 90d}}}
+- {source: "ghcr.io/a/b:v1", targets: [registry.example/b, other.example/b], type: image, platform: linux/arm64,
+   gate: {command: [cosign, verify]}, prune: {after: 7d, most: 3}, backup: 'old-{{.Ref.Tag}}',
+   referrers: true, digestTags: true}
+seed: {images: [alpine:3], to: registry.example/seeded, fastCheck: true}
+"""
+
+
+def config(tmp_path: Path, text: str, *arguments: str) -> Result:
+    path = tmp_path / "mirror.yaml"
+    path.write_text(text)
+    return dist(*arguments[:2], "config", path, *arguments[2:], ROBOT="topsecret2")
+
+
+def test_people_see_what_it_comes_to(tmp_path: Path) -> None:
+    shown = config(tmp_path, FULL)
+    assert shown.code == 0, shown.err
+    cells = [re.split(r" {2,}", line) for line in shown.lines]
+    assert cells == [
+        ["NAME", "STORE", "LOCK FILE", "CONCURRENCY", "SCHEDULES"],
+        ["nightly", "s3://bucket/cache", str(tmp_path / "mirror.lock.json"), "4", "0 3 * * *"],
+        [""],
+        ["REGISTRY", "SETTINGS"],
+        ["registry.example", "https; any certificate; headers X-Key; 2 requests a second; credentials"],
+        [""],
+        ["FROM", "TYPE", "TO", "SETTINGS"],
+        [
+            "docker.io/library/redis",
+            "repository",
+            "registry.example/redis",
+            (
+                "tags versions >=7.2 <8, like 7.*, the newest 2 of each minor version; made within 3 months; "
+                "platforms linux/amd64 in a new index"
+            ),
+        ],
+        [
+            "ghcr.io/a/b:v1",
+            "image",
+            "registry.example/b, other.example/b",
+            (
+                "the image for linux/arm64 in place of an index; with referrers and cosign's tags; backup old-{{.Ref.Tag}}; "
+                "gate cosign verify; prune after 7 days, at most 3 in a run"
+            ),
+        ],
+        ["docker.io/library/alpine:3", "seed", "registry.example/seeded", "-"],
+    ]
+    assert shown.line.startswith(f"dist: warning: {tmp_path}/mirror.yaml:14: seed.fastCheck: has no effect")
+
+
+def test_programs_see_the_same(tmp_path: Path) -> None:
+    found = config(tmp_path, FULL, "--output", "json").json
+    assert [entry["source"] for entry in found["sync"]] == ["docker.io/library/redis", "ghcr.io/a/b:v1"]
+    assert found["sync"][1]["at"] == f"{tmp_path}/mirror.yaml:10: sync[1]"
+    assert (found["concurrency"], found["schedules"], len(found["warnings"])) == (4, ["0 3 * * *"], 1)
+
+
+@pytest.mark.parametrize("output", ["text", "json"])
+def test_no_secret_is_shown(tmp_path: Path, output: str) -> None:
+    shown = config(tmp_path, FULL, "--output", output)
+    assert shown.code == 0
+    assert b"topsecret" not in shown.out
+    assert "topsecret" not in shown.err
+
+
+def test_what_is_wrong_is_told_with_file_line_and_key(tmp_path: Path) -> None:
+    wrong = config(tmp_path, FULL.replace("rewriteIndex: true", "rewriteIndx: true"))
+    assert wrong.code == 2
+    assert wrong.line == f"dist: {tmp_path}/mirror.yaml:8: sync[0].rewriteIndx: unknown key; did you mean rewriteIndex"
+
+
+def test_a_file_of_skopeos_is_read_with_where_its_images_go(tmp_path: Path) -> None:
+    text = json.dumps({"quay.io": {"images": {"coreos/etcd": ["v3.5.9"]}}})
+    shown = config(tmp_path, text, "--output", "json", "--from", "skopeo", "--to", "registry.example/x")
+    assert [(entry["source"], entry["targets"]) for entry in shown.json["sync"]] == [
+        ("quay.io/coreos/etcd:v3.5.9", ["registry.example/x/etcd"])
+    ]
+
+
+@pytest.mark.parametrize("arguments", [["--from", "skopeo"], ["--to", "registry.example"]])
+def test_skopeos_files_need_to_be_told_where_and_ours_do_not(tmp_path: Path, arguments: list[str]) -> None:
+    refused = config(tmp_path, FULL, "--output", "json", *arguments)
+    assert (refused.code, refused.line) == (
+        2,
+        "dist: expected --from skopeo and --to together: our own files say where images go",
+    )
