@@ -63,7 +63,7 @@ def test_people_see_what_it_comes_to(tmp_path: Path) -> None:
         ],
         ["docker.io/library/alpine:3", "seed", "registry.example/seeded", "-"],
     ]
-    assert shown.line.startswith(f"dist: warning: {tmp_path}/mirror.yaml:14: seed.fastCheck: has no effect")
+    assert shown.line.startswith(f"dist: warning: {tmp_path}/mirror.yaml:13: seed.fastCheck: has no effect")
 
 
 def test_programs_see_the_same(tmp_path: Path) -> None:
