@@ -26,9 +26,9 @@ class Repositories:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Tags:
-    """The tags of a repository."""
+    """The tags of some repositories, or why they cannot be had."""
 
-    tags: tuple[str, ...]
+    found: tuple[tuple[str, ...] | DistError, ...]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -71,7 +71,8 @@ def _repositories_name() -> str:
 
 
 def _tags_name() -> str:
-    return f"tags of {argument('repository').locator}"
+    repositories: tuple[Reference, ...] = argument("repositories")
+    return f"tags of {repositories[0].locator if len(repositories) == 1 else f'{len(repositories)} repositories'}"
 
 
 def _survey_name() -> str:
@@ -111,9 +112,13 @@ def repositories(host: str) -> Repositories:
 
 
 @task_of("tags", run_name=_tags_name)
-def tags(repository: Reference) -> Tags:
-    """The tags of a repository, in the registry's order."""
-    return Tags(session.current().tags(repository))
+def tags(repositories: tuple[Reference, ...], *, workers: int) -> Tags:
+    """The tags of some repositories, `workers` at once, each in its registry's order."""
+    found = session.current().tags(repositories, workers=workers)
+    for error in found:
+        if isinstance(error, DistError) and comes_again(error):
+            raise error
+    return Tags(tuple(found))
 
 
 @task_of("survey", run_name=_survey_name)

@@ -89,6 +89,7 @@ class Session:
             self.keeper, source=registries.itself, pusher=registries.pusher, received=self._received, sent=self._sent
         )
         self._found: dict[Ask, Found] = {}
+        self._tags: dict[Reference, tuple[str, ...]] = {}
 
     @property
     def tally(self) -> Tally:
@@ -101,10 +102,17 @@ class Session:
         with self._endable():
             return self._source(reference).resolve(reference)
 
-    def tags(self, repository: Reference) -> tuple[str, ...]:
-        """The tags of a repository."""
-        with self._endable():
-            return tuple(self._source(repository).tags())
+    def tags(self, repositories: Sequence[Reference], *, workers: int) -> list[tuple[str, ...] | DistError]:
+        """The tags of some repositories, or why they cannot be had; what was listed is not asked for again in this run."""
+
+        def list_one(repository: Reference) -> tuple[str, ...] | DistError:
+            return self._told(lambda: tuple(self._source(repository).tags()))
+
+        new = [repository for repository in repositories if repository not in self._tags]
+        with ThreadPoolExecutor(workers) as executor:
+            found = dict(zip(new, executor.map(list_one, new), strict=True))
+        self._tags |= {repository: tags for repository, tags in found.items() if isinstance(tags, tuple)}
+        return [found.get(repository) or self._tags[repository] for repository in repositories]
 
     def repositories(self, host: str) -> tuple[str, ...]:
         """The repositories of a registry."""

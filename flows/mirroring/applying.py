@@ -1,6 +1,6 @@
 """Carrying out the plan of a mirror run. Many images are brought in several flow runs, whose graphs people can still read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow
@@ -25,8 +25,9 @@ from tasks.session import Session
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
-# What one flow run brings: some thousand tasks. Prefect draws no graph of more than 10,000.
-_MOST_IMAGES = 100
+# What one flow run brings, counted in tasks: people can still read its graph, and Prefect draws none of more than 10,000.
+# Smaller parts cost: before one begins, its calls wait behind all events that the server has not digested yet.
+MOST_TASKS = 1000
 
 
 class Applying:
@@ -39,7 +40,7 @@ class Applying:
 
     def bring(self, due: Sequence[Image], origins: Mapping[Image, Parent]) -> Brought:
         """Bring images to where they have to be brought; `origins` are the results that told of them."""
-        shards = [due[first : first + _MOST_IMAGES] for first in range(0, len(due), _MOST_IMAGES)]
+        shards = list(_sharded(due))
         if len(shards) == 1:
             return self._walk(shards[0], origins)
         brought = Brought()
@@ -103,3 +104,17 @@ class Applying:
         ended = walk.run(course.images)
         self.tasks += walk.tasks
         return course.result(ended, tasks=walk.tasks)
+
+
+def _sharded(images: Iterable[Image]) -> Iterator[list[Image]]:
+    """Images in their order, so many together as one flow run may have."""
+    shard, content, publications = list[Image](), set[object](), 0
+    for image in images:
+        shard.append(image)
+        content.update(descriptor.digest for descriptor in image.content)
+        publications += len(image.due)
+        if len(content) + publications >= MOST_TASKS:
+            yield shard
+            shard, content, publications = [], set(), 0
+    if shard:
+        yield shard

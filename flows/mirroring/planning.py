@@ -1,6 +1,6 @@
 """Making the plan of a mirror run: what the entries want, what stands for it now."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect import Task
@@ -17,12 +17,13 @@ from ocispec.errors import DistError
 from ocispec.frontier import Frontier
 from tasks import mirror as tasks
 from tasks.session import Session
+from tasks.survey import Ask
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
 T = TypeVar("T")
-# What one task looks into: a run that has nothing to do makes next to no tasks.
+# What one task asks about: a run that has nothing to do makes next to no tasks.
 _MOST_ASKS = 100
 
 
@@ -79,7 +80,8 @@ class Planning:
     def _repositories(self, entries: Iterable[Entry]) -> Mapping[str, Sequence[str]]:
         """The repositories that entries take from, by where the entries stand."""
         asked = [entry for entry in entries if entry.type == "registry"]
-        catalogs = self._asked(tasks.repositories, {entry.source: entry.source for entry in asked}, lambda host: host)
+        hosts = dict.fromkeys(entry.source for entry in asked)
+        catalogs = dict(self._answers(tasks.repositories, hosts, lambda host: (host,), window=self._workers))
         found = {entry.at: [entry.source] for entry in entries if entry.type == "repository"}
         for entry in asked:
             listed = catalogs[entry.source]
@@ -91,48 +93,60 @@ class Planning:
 
     def _tags(self, locators: Iterable[str]) -> dict[str, tuple[str, ...] | str]:
         """The tags of repositories, or why they cannot be had."""
-        wanted = {locator: Reference.parse(locator) for locator in sorted(locators)}
-        found = self._asked(tasks.tags, wanted, lambda reference: reference.host)
-        return {key: result.tags if isinstance(result, tasks.Tags) else message(result) for key, result in found.items()}
+        chunks = _chunked([Reference.parse(locator) for locator in sorted(locators)])
+        found = dict[str, tuple[str, ...] | str]()
+        for chunk, result in self._answers(tasks.tags, chunks, _hosts, window=1, workers=self._workers):
+            tags = result.found if isinstance(result, tasks.Tags) else [result] * len(chunk)
+            for repository, one in zip(chunk, tags, strict=True):
+                found[repository.locator] = one if isinstance(one, tuple) else message(one)
+        return found
 
     def _fail(self, entry: Entry, told: str) -> None:
         """Take note of what an entry's images cannot be told for; with the first reason, if there are several."""
         self._problems.setdefault(entry.at, f"{entry.at}: {told}")
 
-    def _asked(self, task: Task[..., Any], wanted: Mapping[str, T], host: Callable[[T], str]) -> dict[str, object]:
-        """What a task answers for each of some arguments, by key, or the error that it ended with."""
-
-        def start(item: tuple[str, T]) -> "PrefectFuture[Any]":
-            return self._limits.ready(task, host(item[1])).submit(quote(item[1]))
-
-        frontier: Frontier[tuple[str, T], PrefectFuture[Any]] = Frontier(start, window=self._workers)
-        frontier.add(wanted.items())
-        found = dict[str, object]()
-        for (key, _), future in frontier:
-            self.tasks += 1
-            found[key] = outcome(future)
-        return found
-
     def _surveyed(self, wanted: Sequence[Wish]) -> tuple[Image, ...]:
-        chunks = [tuple(wanted[first : first + _MOST_ASKS]) for first in range(0, len(wanted), _MOST_ASKS)]
-
-        def start(chunk: tuple[Wish, ...]) -> "PrefectFuture[Any]":
-            asks = tuple(wish.ask(self._locked) for wish in chunk)
-            hosts = {reference.host for ask in asks for reference in (ask.source, *ask.targets)}
-            return self._limits.ready(tasks.survey, *hosts).submit(quote(asks), keep=self._keep, workers=self._workers)
-
-        frontier: Frontier[tuple[Wish, ...], PrefectFuture[Any]] = Frontier(start, window=1)  # it works on several by itself
-        frontier.add(chunks)
+        asks = {wish.ask(self._locked): wish for wish in wanted}
         images, looked_into = list[Image](), 0
-        for chunk, future in frontier:
-            self.tasks += 1
+        for chunk, result in self._answers(
+            tasks.survey, _chunked(list(asks)), _places, window=1, keep=self._keep, workers=self._workers
+        ):
             looked_into += len(chunk)
             self._listener.planned(looked_into, len(wanted))
-            result = outcome(future)
             if not isinstance(result, tasks.Surveyed):
                 raise result if isinstance(result, DistError) else RuntimeError(message(result))
-            for wish, found in zip(chunk, result.found, strict=True):
-                if (image := decided(wish, found, self._locked)) is not None:
+            for found in result.found:
+                if (image := decided(asks[found.ask], found, self._locked)) is not None:
                     self.origins[image] = result
                     images.append(image)
         return tuple(images)
+
+    def _answers(
+        self, task: Task[..., Any], asks: Iterable[T], hosts: Callable[[T], Iterable[str]], *, window: int, **options: Any
+    ) -> Iterator[tuple[T, Any]]:
+        """What a task answers to each of some questions, or the error that it ended with, as these come.
+
+        A task that works on several things by itself is given to one worker at a time.
+        """
+
+        def start(ask: T) -> "PrefectFuture[Any]":
+            future: PrefectFuture[Any] = self._limits.ready(task, *hosts(ask)).submit(quote(ask), **options)
+            return future
+
+        frontier: Frontier[T, PrefectFuture[Any]] = Frontier(start, window=window)
+        frontier.add(asks)
+        for ask, future in frontier:
+            self.tasks += 1
+            yield ask, outcome(future)
+
+
+def _chunked(things: Sequence[T]) -> list[tuple[T, ...]]:
+    return [tuple(things[first : first + _MOST_ASKS]) for first in range(0, len(things), _MOST_ASKS)]
+
+
+def _hosts(repositories: Iterable[Reference]) -> set[str]:
+    return {repository.host for repository in repositories}
+
+
+def _places(asks: Iterable[Ask]) -> set[str]:
+    return {reference.host for ask in asks for reference in (ask.source, *ask.targets)}

@@ -2,20 +2,22 @@
 
 from pathlib import Path
 
+from flows.mirroring.applying import MOST_TASKS
 from tests import images
 from tests.cli.dist import dist
 from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import prefect_server
 
 IMAGE = images.image(980, layers=1)
-PLAN = 1 + 2  # tags, and a survey of a hundred images and one of the last
+TAGS = MOST_TASKS + 1
+PLAN = 1 + TAGS // 100 + 1  # tags, and surveys of a hundred images each
 
 
 def test_without_a_server_nothing_is_lost_of_a_run_in_parts(tmp_path: Path) -> None:
     config, home = tmp_path / "mirror.yaml", tmp_path / "prefect"
     with FakeRegistry() as registry:
         images.load(registry, "app", IMAGE)
-        for number in range(101):
+        for number in range(TAGS):
             registry.put_manifest("app", IMAGE.manifests[-1].raw, IMAGE.root.media_type, tag=f"v{number}")
         config.write_text(f"sync: [{{source: {registry.host}/app, target: {registry.host}/copy, type: repository}}]")
 
@@ -31,4 +33,4 @@ def test_without_a_server_nothing_is_lost_of_a_run_in_parts(tmp_path: Path) -> N
         assert len(server.task_runs(run)) == PLAN + len(parts)
         tasks = [task for part in parts for task in server.task_runs(part["id"])]
     assert [task["state_type"] for task in tasks] == ["COMPLETED"] * len(tasks)
-    assert sum(task["name"].startswith("publish") for task in tasks) == 101
+    assert sum(task["name"].startswith("publish") for task in tasks) == TAGS

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from flows.mirroring import applying
 from storage import open_store
 from tests import images
 from tests.fakes.registry import FakeRegistry
@@ -273,9 +274,10 @@ def test_as_much_is_done_at_once_as_the_configuration_says(
     assert (source.connections, target.connections) == (1, 1)  # who does one thing after the other needs no more
 
 
-def test_more_than_a_hundred_images_are_brought_in_runs_of_their_own(
-    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, prefect: PrefectServer
+def test_more_than_one_graph_can_show_is_brought_in_runs_of_their_own(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(applying, "MOST_TASKS", 100)
     built = images.image(930, layers=1)
     images.load(source, "app", built)
     for number in range(101):
