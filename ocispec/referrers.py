@@ -22,6 +22,8 @@ MAX_REFERRERS = 10_000
 _MAX_ALGORITHM, _MAX_ENCODED = 32, 64
 _NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9._-]")
 _MAX_TAG = 128  # distribution-spec 1.1, "Pulling manifests", <reference>
+# Which tags that makes of the digests that are in use.
+_LISTING = re.compile(r"sha(?:256|512)-[0-9a-f]{64}")
 # What cosign appends to a digest (sigstore/cosign, pkg/oci/remote/options.go).
 _COSIGN = ("sig", "att", "sbom")
 
@@ -51,6 +53,11 @@ class Referrer:
 def tag_of(subject: Digest) -> str:
     """The tag under which the referrers of `subject` are listed where the registry does not list them."""
     return _NOT_IN_TAGS.sub("-", f"{subject.algorithm[:_MAX_ALGORITHM]}-{subject.hex[:_MAX_ENCODED]}")
+
+
+def is_listing(tag: str) -> bool:
+    """Whether a tag is one under which referrers are listed."""
+    return _LISTING.fullmatch(tag) is not None
 
 
 def cosign_tags(subject: Digest) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """An entry of a mirror's configuration: what it takes from where, and what it makes of it where. No Prefect here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -8,6 +9,7 @@ from flows.mirroring.naming import Naming
 from flows.mirroring.selection import Patterns, Selection
 from ocispec import Reference
 from ocispec.platform import Platform, Platforms
+from ocispec.referrers import is_listing
 from tasks.gate import Gate
 
 
@@ -47,6 +49,13 @@ class Entry:
     backup: Naming | None
     gate: Gate | None
     prune: Prune | None
+
+    def chosen(self, tags: Sequence[str]) -> list[str]:
+        """The tags of a repository whose images are wanted.
+
+        Where referrers go along, the indexes that list them are none: each target has its own, where others may be listed, too.
+        """
+        return [tag for tag in self.tags.choose(tags) if not (self.referrers and is_listing(tag))]
 
     def targets_of(self, source: Reference) -> tuple[Reference, ...]:
         """Where an image goes, each once.

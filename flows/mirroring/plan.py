@@ -11,6 +11,7 @@ from flows.mirroring.lock import Locked, Records
 from flows.mirroring.origins import Origins
 from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import DistError, InvalidInput
+from ocispec.referrers import is_listing
 from ocispec.units import counted, size
 from remotes import Quota
 from tasks.survey import Ask, Found, Known, Related
@@ -283,12 +284,14 @@ def extras(
 ) -> tuple[Extra, ...]:
     """The tags that the mirror made and that no entry wants any more, the longest unwanted first.
 
+    Lists of referrers are none: what else a target lists there is its own.
     Entries that are `unknown`, by where they stand, want all that they ever had. Without an entry that a tag is from, nobody
     says when it is to be removed: it stays.
     """
     now, still, origins = datetime.now(UTC), frozenset(wanted), Origins(entries)
     left = {entry.at: entry.prune.most for entry in entries if entry.prune is not None}
-    unwanted = [(target, record) for target, record in locked.items() if target not in still and record.own]
+    made = ((target, record) for target, record in locked.items() if record.own and not is_listing(target.tag or ""))
+    unwanted = [(target, record) for target, record in made if target not in still]
     found = []
     for target, record in sorted(unwanted, key=lambda item: (item[1].unwanted or now, str(item[0]))):
         since, entry = record.unwanted or now, origins.of(target, record)

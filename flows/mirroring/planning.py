@@ -74,7 +74,7 @@ class Planning:
                 if isinstance(found, str):
                     self._fail(entry, found)
                 else:
-                    wanted += wishes(entry, (Reference.parse(f"{locator}:{tag}") for tag in entry.tags.choose(found)))
+                    wanted += wishes(entry, (Reference.parse(f"{locator}:{tag}") for tag in entry.chosen(found)))
         return wanted
 
     def _repositories(self, entries: Iterable[Entry]) -> Mapping[str, Sequence[str]]:

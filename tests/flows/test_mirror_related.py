@@ -1,5 +1,6 @@
 """Mirroring what refers to images: listed referrers and cosign's tags, those that come later, too."""
 
+import json
 from typing import Any
 
 import pytest
@@ -100,3 +101,20 @@ def test_nothing_is_asked_about_referrers_that_nobody_wants(
     mirrors.run(entry(source, target, referrers=False, digestTags=False))
     assert not [one for one in source.requests if "/referrers/" in one.path or ".sig" in one.path]
     assert target.manifest("app", SIGNATURE_TAG) is None
+
+
+def test_what_only_a_target_lists_stays_listed_there(mirrors: Mirrors) -> None:
+    with FakeRegistry(referrers=False) as source, FakeRegistry(referrers=False) as target:
+        load(source, api=False)
+        theirs = images.artifact(946, subject=ONE)
+        images.load(target, "app", theirs)
+        tag = tag_of(Digest.parse(ONE.root.digest))
+        images.load(target, "app", images.index([theirs]), tag)
+        wanted = entry(source, target, type_="repository")
+        for _ in range(2):
+            report = mirrors.run(wanted)
+            assert report.status == "complete", report.errors()
+            listed = target.manifest("app", tag)
+            assert listed is not None
+            assert {one["digest"] for one in json.loads(listed[1])["manifests"]} == {BILL.root.digest, theirs.root.digest}
+        assert results(report) == {"app:v1": "same", f"app:{SIGNATURE_TAG}": "same"}

@@ -9,7 +9,7 @@ from hypothesis import given
 from ocispec import Descriptor, Digest, mediatypes
 from ocispec.errors import DistError, InvalidInput, Unsupported
 from ocispec.manifest import children, subject
-from ocispec.referrers import cosign_tags, entry, is_index, tag_of, with_entry
+from ocispec.referrers import cosign_tags, entry, is_index, is_listing, tag_of, with_entry
 from tests.ocispec.samples import DIGEST, JSON, artifact, described, descriptors, index, manifest, outcome, raw, written
 
 LONG = (  # the specification's own example
@@ -29,6 +29,13 @@ LONG_TAG = "test-algorithm-using-algorithm-s-alsoSome-InTheEncodedSectionToShowH
 )
 def test_the_tag_of_a_digest(digest: Digest, tag: str) -> None:
     assert tag_of(digest) == tag
+
+
+@pytest.mark.parametrize(("algorithm", "length"), [("sha256", 64), ("sha512", 128)])
+def test_such_a_tag_is_known_by_its_form(algorithm: str, length: int) -> None:
+    digest = Digest(algorithm, "0a" * (length // 2))
+    assert is_listing(tag_of(digest))
+    assert not any(map(is_listing, ("v1", "sha256-1.0", f"x{tag_of(digest)}", f"{tag_of(digest)}-1", *cosign_tags(digest))))
 
 
 def test_cosign_has_three_tags() -> None:
