@@ -142,8 +142,14 @@ class Session:
         """What stands for what, see `tasks.survey`; what was found without an error is not asked again in this run."""
 
         def find_one(ask: Ask) -> Found:
-            with self._endable():
-                return survey.find(ask, self._reader(ask.source, keep=keep), self._delivery.standing)
+            try:
+                with self._endable():
+                    found = survey.find(ask, self._reader(ask.source, keep=keep), self._delivery.standing)
+                    if found.errors:  # which a stop may have caused
+                        self.stopping.check()
+                    return found
+            except Stopped as exc:  # what is known of others is told all the same
+                return Found(ask=ask, image=exc, standing=(exc,) * len(ask.targets))
 
         new = [ask for ask in asks if ask not in self._found]
         with ThreadPoolExecutor(workers) as executor:

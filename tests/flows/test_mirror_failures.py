@@ -172,6 +172,25 @@ def test_two_sources_for_one_target_are_refused_by_name(mirrors: Mirrors, source
     assert not mirrors.lock.exists()
 
 
+def test_a_run_that_is_stopped_while_it_plans_reports_and_changes_nothing(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    stopping = Stopping()
+
+    class Impatient(LogListener):
+        def advanced(self, *_: object) -> None:
+            stopping.request("asked to end")
+
+    with stopped_by(stopping), listening(Impatient(logging.getLogger("test"))):
+        report = mirrors.run(repository(source, target), concurrency=1)
+
+    assert (report.status, set(results(report).values())) == ("stopped", {"failed"})
+    assert len(report.errors()) == 3
+    assert all(error.endswith("asked to end; what is whole is kept, run again to go on") for error in report.errors())
+    assert {one.method for one in target.requests} == {"HEAD"}
+    assert mirrors.run(repository(source, target)).status == "complete"
+
+
 def test_a_run_that_is_stopped_reports_and_the_next_one_goes_on(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
