@@ -1,36 +1,87 @@
-"""What `dist mirror` leaves behind without a lasting Prefect server."""
+"""`dist mirror` as people and programs see it: what is printed, how it ends, where things are kept."""
 
+import json
 from pathlib import Path
+from typing import Any
 
-from flows.mirroring.applying import MOST_TASKS
+import pytest
+
 from tests import images
 from tests.cli.dist import dist
-from tests.fakes.registry import FakeRegistry
-from tests.peers.prefect import prefect_server
+from tests.fakes.registry import Basic, FakeRegistry
+from tests.flows.mirrors import lacking
+from tests.peers.prefect import PrefectServer
 
-IMAGE = images.image(980, layers=1)
-TAGS = MOST_TASKS + 1
-PLAN = 1 + TAGS // 100 + 1  # tags, and surveys of a hundred images each
+ONE, OTHER = images.image(1200, layers=1), images.image(1201, layers=1)
+SECRET = "hunter2-secret"
 
 
-def test_without_a_server_nothing_is_lost_of_a_run_in_parts(tmp_path: Path) -> None:
-    config, home = tmp_path / "mirror.yaml", tmp_path / "prefect"
-    with FakeRegistry() as registry:
-        images.load(registry, "app", IMAGE)
-        for number in range(TAGS):
-            registry.put_manifest("app", IMAGE.manifests[-1].raw, IMAGE.root.media_type, tag=f"v{number}")
-        config.write_text(f"sync: [{{source: {registry.host}/app, target: {registry.host}/copy, type: repository}}]")
+def config(directory: Path, *sync: dict[str, Any], **said: Any) -> Path:
+    path = directory / "mirror.yaml"
+    path.write_text(json.dumps({"store": "store", "sync": sync, **said}))
+    return path
 
-        result = dist(
-            "--store", tmp_path / "store", "--output", "json", "mirror", config, PREFECT_HOME=str(home), PREFECT_API_URL=None
-        )
 
-    assert (result.code, result.err) == (0, "")
-    with prefect_server(home) as server:
-        run = result.json["flow_run_id"]
-        parts = server.post("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}})
-        assert [part["state_type"] for part in parts] == ["COMPLETED"] * 2
-        assert len(server.task_runs(run)) == PLAN + len(parts)
-        tasks = [task for part in parts for task in server.task_runs(part["id"])]
-    assert [task["state_type"] for task in tasks] == ["COMPLETED"] * len(tasks)
-    assert sum(task["name"].startswith("publish") for task in tasks) == TAGS
+def test_a_plan_then_its_run(prefect: PrefectServer, tmp_path: Path) -> None:
+    assert prefect.url
+    with FakeRegistry() as source, FakeRegistry(auth=Basic("me", SECRET)) as target:
+        images.load(source, "app", ONE, "v1")
+        entry = {"type": "image", "source": f"{source.host}/app:v1", "target": f"{target.host}/copy:v1", "fastCheck": True}
+        lost = {**entry, "source": f"{source.host}/app:none", "target": f"{target.host}/copy:none"}
+        known = {target.host: {"user": "me", "pass": '{{env "TARGET_PASSWORD"}}'}}
+        path = config(tmp_path, entry, lost, registries=known, name="ours")
+
+        dry = dist("mirror", "--dry-run", path, TARGET_PASSWORD=SECRET)
+
+        assert dry.code == 1
+        heads, none, row, told, _ = dry.lines
+        assert heads.split() == ["IMAGE", "TARGET", "CHANGE", "FROM", "TO", "NOTE"]
+        assert none.split()[:3] == [lost["source"], lost["target"], "failed"]
+        assert row.split() == [entry["source"], entry["target"], "add", ONE.root.digest[:19]]
+        assert told.startswith("plan of mirror ours: 1 to add, 0 to change, 0 same, 1 cannot be told; ")
+        warned = [line for line in dry.err.splitlines() if line.startswith(f"dist: warning: {path}:1: ")]
+        assert [f"sync[{number}].fastCheck: has no effect" in line for number, line in enumerate(warned)] == [True, True]
+        assert target.manifest("copy", "v1") is None
+        assert not (tmp_path / "mirror.lock.json").exists()
+
+        done = dist("--output", "json", "mirror", "--retries", "0", path, TARGET_PASSWORD=SECRET)
+
+        assert (done.code, done.json["status"], len(done.json["errors"])) == (1, "failed", 1)
+        assert [(one["target"], one["digest"], one["result"]) for one in done.json["images"]] == [
+            (entry["target"], ONE.root.digest, "added"),
+            (lost["target"], None, "failed"),
+        ]
+        assert not lacking(target, "copy", ONE, "v1")
+        assert (tmp_path / "store" / "oci-layout").exists()
+        assert json.loads((tmp_path / "mirror.lock.json").read_text())["images"].keys() == {entry["target"]}
+        assert not [text for text in (dry.out, dry.err, done.out, done.err) if SECRET in str(text)]
+
+
+def test_another_store_may_be_named(prefect: PrefectServer, tmp_path: Path) -> None:
+    assert prefect.url
+    with FakeRegistry() as source, FakeRegistry() as target:
+        images.load(source, "app", ONE, "v1")
+        entry = {"type": "image", "source": f"{source.host}/app:v1", "target": f"{target.host}/copy:v1"}
+        done = dist("--store", tmp_path / "other", "mirror", config(tmp_path, entry))
+    assert done.code == 0, done.err
+    assert (tmp_path / "other" / "oci-layout").exists()
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [
+        (
+            {"sync": [{"type": "image", "source": "a.example/x:v1"}]},
+            "mirror.yaml:1: sync[0]: expected either target or targets",
+        ),
+        ({"sync": []}, "expected sync or seed"),
+        ({"sink": []}, "sink"),
+    ],
+    ids=str,
+)
+def test_a_wrong_file_is_told_in_one_line_before_anything_is_started(tmp_path: Path, said: dict[str, Any], says: str) -> None:
+    path = tmp_path / "mirror.yaml"
+    path.write_text(json.dumps(said))
+    result = dist("mirror", path, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert (result.code, says in result.line) == (2, True), result.err

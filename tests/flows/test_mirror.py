@@ -233,6 +233,17 @@ def test_all_forms_of_content_arrive_as_they_are(mirrors: Mirrors, source: FakeR
         assert not lacking(target, "copy", built, tag)
 
 
+def test_an_image_that_is_named_by_its_digest_gets_the_tag_that_is_said(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    images.load(source, "app", INDEX, "v1")
+    entry = {"type": "image", "source": f"{source.host}/app@{INDEX.root.digest}", "target": f"{target.host}/copy:pinned"}
+    assert results(mirrors.run(entry)) == {"copy:pinned": "added"}
+    assert not lacking(target, "copy", INDEX, "pinned")
+    images.load(source, "app", ONE, "v1")
+    assert results(mirrors.run(entry)) == {"copy:pinned": "same"}
+
+
 def test_what_was_overwritten_is_kept_as_the_configuration_says(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
