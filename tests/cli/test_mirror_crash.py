@@ -17,7 +17,7 @@ from tests.cli.dist import command, dist
 from tests.fakes.faults import Fault, Response, Wire
 from tests.fakes.registry import FakeRegistry
 from tests.flows.fleet import Fleet, fleet, signature_tag, sync
-from tests.flows.mirrors import lacking
+from tests.flows.mirrors import lacking, wrong
 from tests.peers.prefect import PrefectServer
 
 _KILLS = 10
@@ -102,6 +102,7 @@ def test_a_mirror_that_is_killed_ten_times_is_finished_by_the_next_run(prefect: 
         assert done.code == 0, done.err
         assert (done.json["status"], done.json["errors"]) == ("complete", [])
         assert incomplete(target, ships) + incomplete(other, ships) == []
+        assert wrong(tmp_path / "store") == []
         read = sum(one.sent for one in source.requests if "/blobs/" in one.path or "/manifests/" in one.path)
         assert read <= _READ_AT_MOST * sum(map(len, ships.content.values()))
         locked = json.loads((tmp_path / "mirror.lock.json").read_text())["images"]

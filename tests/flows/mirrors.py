@@ -1,5 +1,6 @@
 """Mirrors in tests: a configuration in a file, its store and lock file beside it, and what registries were asked."""
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -104,6 +105,13 @@ def lacking(registry: FakeRegistry, repository: str, image: BuiltImage, tag: str
     if tag is not None and registry.manifest(repository, tag) != (root.media_type, root.raw):
         missing.append(tag)
     return missing
+
+
+def wrong(store: Path) -> list[str]:
+    """Blobs of a store that are not what they are called, and what was left of transfers."""
+    blobs = (store / "blobs" / "sha256").iterdir()
+    left = [str(path) for path in (store / "ingest").rglob("*") if path.is_file()]
+    return left + [path.name for path in blobs if hashlib.sha256(path.read_bytes()).hexdigest() != path.name]
 
 
 def bytes_of(*built: BuiltImage) -> int:

@@ -16,7 +16,7 @@ import pytest
 from tests import images
 from tests.cli.dist import command
 from tests.flows.fleet import REPOSITORIES, Fleet, fleet, signature_tag, sync
-from tests.flows.mirrors import Mirrors
+from tests.flows.mirrors import Mirrors, wrong
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
 from tests.peers.registry import LOGIN, CncfRegistry, Request, cncf_registry
@@ -139,6 +139,7 @@ def test_two_mirrors_that_want_much_of_the_same_do_it_together(
         assert [len(json.loads(out)["images"]) for out, _ in ended] == [150, 150]
         assert differences(target.host, ships) == []
         assert read(source.requests()[before:]) == Counter(ships.content.keys())
+        assert wrong(tmp_path / "store") == []
         locked = json.loads((tmp_path / "lock.json").read_text())["images"]
         assert len(locked) == 200
         assert all(one["mirrored"] for one in locked.values())
