@@ -136,23 +136,25 @@ def carry(descriptor: Descriptor, source: Reference, places: tuple[Reference, ..
     """Bring one descriptor's content into the store and, if it is a blob, on to the repositories of `places`.
 
     A place that cannot be had after some attempts is left to `publish`, which says what is wrong: it is no reason to keep the
-    content from others.
+    content from others. Where a registry failed so, it is tried once for other content, until that succeeds: a registry that is
+    full or down would cost every blob all attempts and the waiting between them.
     """
-    receipts = list[Receipt]()
-    children = visit(session.current().fetching(source, receipts), descriptor)
-    failures = [] if descriptor.is_manifest else [_undelivered(descriptor, place) for place in places]
-    for failure in failures:
-        if failure is not None and comes_again(failure):
-            raise failure
+    current, receipts = session.current(), list[Receipt]()
+    children = visit(current.fetching(source, receipts), descriptor)
+    again: DistError | None = None
+    for place in () if descriptor.is_manifest else places:
+        try:
+            current.deliver(descriptor, place)
+        except DistError as exc:
+            if place.host not in current.failing and comes_again(exc):
+                again = exc
+            elif exc.retryable:
+                current.failing.add(place.host)
+        else:
+            current.failing.discard(place.host)
+    if again is not None:
+        raise again
     return Fetched(receipts[0], tuple(children))
-
-
-def _undelivered(descriptor: Descriptor, place: Reference) -> DistError | None:
-    try:
-        session.current().deliver(descriptor, place)
-    except DistError as exc:
-        return exc
-    return None
 
 
 @task_of("gate", run_name=_gate_name)

@@ -90,6 +90,7 @@ class Session:
         )
         self._found: dict[Ask, Found] = {}
         self._tags: dict[Reference, tuple[str, ...]] = {}
+        self.failing: set[str] = set()  # hosts to which some content could not be brought after all attempts; single steps
 
     @property
     def tally(self) -> Tally:

@@ -95,6 +95,18 @@ def test_a_target_without_space_keeps_nothing_from_the_others(
     assert other.asked("PUT", ".*/manifests/.*") == []
 
 
+def test_a_registry_that_takes_nothing_is_not_waited_for_again_with_each_blob(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
+) -> None:
+    other.inject(Fault(method="POST", nth=None, action=Answer(503, (), b"")))
+    report = mirrors.run(repository(source, target, other), retries=1, concurrency=1)
+    assert Counter(results(report).values()) == {"failed": 3}
+    assert not [digest for tag, built in BUILT.items() for digest in lacking(target, "copy", built, tag)]
+    blobs = sum(len(built.blobs) for built in BUILT.values())
+    attempts = 2
+    assert len(other.asked("POST", ".*")) == attempts + (blobs - 1) + attempts * len(BUILT)  # each publication tries, too
+
+
 def test_what_failed_is_gone_on_with_by_the_next_run(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
 ) -> None:
