@@ -44,28 +44,29 @@ class Auditor:
         return tuple(dict.fromkeys(self._faults(expected)))
 
     def _faults(self, expected: Expected) -> Iterator[str]:
-        target = expected.target
-        yield from self._tag(target, expected.digest)
-        root = self._manifest(target, expected.digest)
-        if root is None:
-            yield f"{expected.digest} is missing"
-        else:
-            yield from self._tree(root, expected.platforms)
+        yield from self._image(expected.target, expected.digest, expected.platforms, missing=str(expected.digest))
         for digest, tag in expected.referrers.items():
-            yield from self._referrer(target, digest, tag)
+            yield from self._referrer(expected.target, digest, tag)
 
-    def _tag(self, target: Reference, digest: Digest) -> Iterator[str]:
-        try:
-            there = self._source.resolve(target)
-        except NotFound:
+    def _image(self, target: Reference, digest: Digest, platforms: Platforms, *, missing: str) -> Iterator[str]:
+        """What is wrong with a tag and what it should stand for."""
+        there = self._standing(target)
+        if there is None:
             yield f"{target.tag or target} is not there"
-            return
-        if there.digest != digest:
+        elif there.digest != digest:
             yield f"{target.tag or target} stands for {there.digest}, expected {digest}"
+        root = there if there is not None and there.digest == digest else self._manifest(target, digest)
+        if root is None:
+            yield f"{missing} is missing"
+        else:
+            yield from self._tree(root, platforms)
 
     def _manifest(self, target: Reference, digest: Digest) -> Descriptor | None:
+        return self._standing(Reference.parse(f"{target.locator}@{digest}"))
+
+    def _standing(self, reference: Reference) -> Descriptor | None:
         try:
-            return self._source.resolve(Reference.parse(f"{target.locator}@{digest}"))
+            return self._source.resolve(reference)
         except NotFound:
             return None
 
@@ -106,14 +107,16 @@ class Auditor:
         return self._documents[descriptor.digest]
 
     def _referrer(self, target: Reference, digest: Digest, tag: str | None) -> Iterator[str]:
+        if tag is not None:
+            place = Reference.parse(f"{target.locator}:{tag}")
+            yield from self._image(place, digest, None, missing=f"referrer {digest}")
+            return
         root = self._manifest(target, digest)
         if root is None:
             yield f"referrer {digest} is missing"
             return
         yield from self._tree(root, None)
-        if tag is not None:
-            yield from self._tag(Reference.parse(f"{target.locator}:{tag}"), digest)
-        elif self._look(root) is None and not self._is_listed(root):
+        if self._look(root) is None and not self._is_listed(root):
             yield f"referrer {digest} is not listed at what it is about"
 
     def _is_listed(self, referrer: Descriptor) -> bool:

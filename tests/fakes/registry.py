@@ -259,6 +259,10 @@ class FakeRegistry:
         self._blobs.pop((repository, digest), None)
         self._manifests.pop((repository, digest), None)
 
+    def untag(self, repository: str, tag: str) -> None:
+        """Have a tag there no longer; what it stood for stays."""
+        self._tags.pop((repository, tag), None)
+
     def blob(self, repository: str, digest: str) -> bytes | None:
         """The blob of a repository; None where it has none."""
         return self._blobs.get((repository, digest))
