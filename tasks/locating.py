@@ -18,7 +18,7 @@ def locate(origin: Reference, expected: Expected, reader: Reader, *, rewritten: 
         DistError: whatever the source raises.
     """
     named = _named(reader.store, str(origin))
-    if named is not None and _gives(named, expected, reader, rewritten=rewritten):
+    if named is not None and _is_what_it_was(named, expected, reader, rewritten=rewritten):
         return named
     if not rewritten:
         pinned = Reference.parse(f"{origin.locator}@{expected.digest}")
@@ -29,13 +29,21 @@ def locate(origin: Reference, expected: Expected, reader: Reader, *, rewritten: 
     return root
 
 
+def _is_what_it_was(named: Descriptor, expected: Expected, reader: Reader, *, rewritten: bool) -> bool:
+    """Whether what the store has named is it still; what cannot be read is asked of the source."""
+    try:
+        return _gives(named, expected, reader, rewritten=rewritten)
+    except DistError:
+        return False
+
+
 def _gives(root: Descriptor, expected: Expected, reader: Reader, *, rewritten: bool) -> bool:
     """Whether a root is what a target was brought, or what that was made of."""
     if not rewritten or expected.platforms is None:
         return root.digest == expected.digest
     try:
         return select(root, expected.platforms, reader.read).root.digest == expected.digest
-    except DistError:
+    except NotFound:  # it has nothing for these platforms any more
         return False
 
 

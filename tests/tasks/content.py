@@ -1,6 +1,9 @@
 """Images in a session's store, and what was asked of registries."""
 
+from contextlib import suppress
+
 from ocispec import Descriptor, Digest, Reference
+from ocispec.errors import AlreadyExists
 from tasks.session import Session
 from tests.fakes.registry import FakeRegistry
 from tests.images import BuiltImage
@@ -9,7 +12,10 @@ from tests.images import BuiltImage
 def put(session: Session, image: BuiltImage) -> Descriptor:
     """Put an image into the store, without a name; its root."""
     for digest, data in (*image.blobs.items(), *((m.digest, m.raw) for m in image.manifests)):
-        with session.store.writer(digest, expected=Digest.parse(digest), total=len(data)) as writer:
+        with (
+            suppress(AlreadyExists),
+            session.store.writer(digest, expected=Digest.parse(digest), total=len(data)) as writer,
+        ):
             writer.write(data)
             writer.commit()
     return root_of(image)
