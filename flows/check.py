@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.conclusion import concluded
 from flows.mirroring.applying import Applying
@@ -16,7 +15,16 @@ from flows.mirroring.auditing import Auditing
 from flows.mirroring.checked import CheckReport
 from flows.mirroring.lock import Lock
 from flows.mirroring.opening import opened
-from flows.parameters import CONCURRENCY, Configuration, ConfiguredConcurrency, ConfiguredStore, Network, Retries, StoreOptions
+from flows.parameters import (
+    CONCURRENCY,
+    Configuration,
+    ConfiguredConcurrency,
+    ConfiguredStore,
+    Reached,
+    Retries,
+    StoreOptions,
+    labelled,
+)
 from flows.progress import LogListener, told
 from flows.results import keep_no_results
 from flows.runner import RUNNER
@@ -35,11 +43,11 @@ def check(
     config: Configuration,
     store: ConfiguredStore = None,
     *,
-    repair: Annotated[bool, Field(description="Send again what is missing")] = False,
-    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    network: Network = Network(),
+    repair: Annotated[bool, labelled("Repair", "Send again what is missing")] = False,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
+    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
+    network: Reached = None,
 ) -> State[Any]:
     """See that every tag of a mirror stands for what its lock file says, and that all below and about it is there."""
     started = time.monotonic()

@@ -3,15 +3,25 @@
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from prefect import Task, flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.conclusion import concluded
-from flows.parameters import Concurrency, Network, Referrers, Retries, Store, StoreOptions, session_spec
+from flows.parameters import (
+    CONCURRENCY,
+    Concurrency,
+    PlatformNames,
+    Reached,
+    Referrers,
+    Retries,
+    Store,
+    StoreOptions,
+    labelled,
+    session_spec,
+)
 from flows.progress import LogListener, told
 from flows.report import Failure, ImageReport, RunReport
 from flows.results import keep_no_results
@@ -36,17 +46,15 @@ def _run_name() -> str:
 
 @flow(name="fetch", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
 def fetch(
-    references: Annotated[list[str], Field(min_length=1, description="Images, such as docker.io/library/redis:7")],
+    references: Annotated[list[str], labelled("Images", "Such as docker.io/library/redis:7", min_length=1)],
     store: Store,
-    platforms: Annotated[
-        Literal["all"] | list[str], Field(description='"all", or some, such as ["linux/amd64"]; others are not fetched')
-    ] = "all",
+    platforms: PlatformNames = "all",
     *,
     referrers: Referrers = False,
-    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    network: Network = Network(),
-    concurrency: Concurrency = 8,
+    concurrency: Concurrency = CONCURRENCY,
     retries: Retries = RETRIES,
+    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
+    network: Reached = None,
 ) -> State[Any]:
     """Bring images into the content store: each descriptor of each image is fetched and verified by a task of its own."""
     wanted = None if platforms == "all" else tuple(map(Platform.parse, platforms))

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.conclusion import concluded
-from flows.parameters import Store, StoreOptions, session_spec
+from flows.parameters import Store, StoreOptions, labelled, session_spec
 from flows.progress import LogListener
 from flows.report import Outcome
 from flows.results import keep_no_results
@@ -77,10 +76,10 @@ def _run_name() -> str:
 @flow(name="gc", flow_run_name=_run_name, persist_result=False)
 def gc(
     store: Store,
-    grace: Annotated[str, Field(description="How long nobody must have touched what is removed, such as 24h or 7d")] = "24h",
+    grace: Annotated[str, labelled("Grace", "How long nobody must have touched what is removed, such as 24h or 7d")] = "24h",
     *,
+    dry_run: Annotated[bool, labelled("Dry run", "Only tell what would be removed")] = False,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    dry_run: Annotated[bool, Field(description="Only tell what would be removed")] = False,
 ) -> State[Any]:
     """Remove blobs that no name and no run under way needs, and what dead runs left behind."""
     started = time.monotonic()

@@ -18,7 +18,7 @@ from flows.parameters import (
     ConfiguredConcurrency,
     ConfiguredStore,
     DryRun,
-    Network,
+    Reached,
     Retries,
     StoreOptions,
 )
@@ -38,13 +38,13 @@ def mirror(
     *,
     dry_run: DryRun = False,
     dialect: Annotated[
-        Dialect, Field(description="Whose form the configuration has: ours and regsync's, or skopeo sync's")
+        Dialect, Field(title="Form", description="Whose form the configuration has: ours and regsync's, or skopeo sync's")
     ] = "dist",
-    to: Annotated[list[str], Field(description="With skopeo's: where images go, registries with or without a path")] = [],  # noqa: B006
-    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    network: Network = Network(),
+    to: Annotated[list[str], Field(description="With skopeo's form: where images go, registries with or without a path")] = [],  # noqa: B006
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
+    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
+    network: Reached = None,
 ) -> State[Any]:
     """Bring what a configuration wants to its targets: changed images alone, each piece of content once per registry."""
     wanted, spec = opened(config, store, store_options, network, dialect=dialect, to=to)

@@ -1,6 +1,6 @@
 """Parameters that several flows have, as their forms show them."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -10,25 +10,46 @@ from flows.runner import MOST_WORKERS
 from remotes import RegistrySettings
 from tasks.session import SessionSpec
 
-Store = Annotated[str, Field(description="The content store: a path, an fsspec URL such as s3://bucket/prefix, or block:NAME")]
-ConfiguredConcurrency = Annotated[
-    int | None,
-    Field(ge=1, le=MOST_WORKERS, description="How many things at once; without it what the configuration says, or 8"),
-]
+
+def labelled(title: str, description: str, **constraints: Any) -> Any:
+    """A parameter as its form shows it. Prefect gives parameters titles and descriptions of its own, except where these are."""
+    return Field(description=description, json_schema_extra={"title": title, "description": description}, **constraints)
+
+
+CONCURRENCY = 8
+_STORE = "a path, an fsspec URL such as s3://bucket/prefix, or block:NAME"
+_ONCE = "How many things are done at once"
+
+Store = Annotated[str, labelled("Content store", f"Where images are kept: {_STORE}")]
 ConfiguredStore = Annotated[
-    str | None, Field(description="The content store, as with other flows; without it the one that the configuration names")
+    str | None, labelled("Content store", f"Where images are kept, instead of where the configuration says: {_STORE}")
 ]
-Configuration = Annotated[str, Field(description="The mirror's configuration: a YAML file, where the run is")]
-DryRun = Annotated[bool, Field(description="Only plan: nothing is written")]
-StoreOptions = Annotated[
-    dict[str, Any], Field(description="Options of the store's file system that are no secrets, such as endpoint_url")
+Configuration = Annotated[
+    str,
+    labelled(
+        "Configuration",
+        "What is mirrored, in YAML: block:NAME, or the path or URL of a file as whoever runs this sees it, or the text itself",
+    ),
+]
+DryRun = Annotated[bool, labelled("Dry run", "Only plan: nothing is written")]
+PlatformNames = Annotated[
+    Literal["all"] | list[str],
+    labelled("Platforms", "All, or a list such as linux/amd64, linux/arm64: images for others are left out"),
 ]
 Referrers = Annotated[
-    bool, Field(description="Also what refers to images and their manifests: signatures, bills of materials, attestations")
+    bool,
+    labelled("Referrers", "Also what refers to images and their manifests: signatures, bills of materials, attestations"),
 ]
-CONCURRENCY = 8
-Concurrency = Annotated[int, Field(ge=1, le=MOST_WORKERS, description="How many things at once")]
-Retries = Annotated[int, Field(ge=0, description="Attempts after the first, per descriptor")]
+Concurrency = Annotated[int, labelled("Concurrency", _ONCE, ge=1, le=MOST_WORKERS)]
+ConfiguredConcurrency = Annotated[
+    int | None,
+    labelled("Concurrency", f"{_ONCE}; without it as the configuration says, or {CONCURRENCY}", ge=1, le=MOST_WORKERS),
+]
+Retries = Annotated[int, labelled("Retries", "Attempts after the first, for each task", ge=0)]
+StoreOptions = Annotated[
+    dict[str, Any],
+    labelled("Store options", "Options of the store's file system that are no secrets, such as endpoint_url"),
+]
 
 
 class Network(BaseModel):
@@ -36,15 +57,19 @@ class Network(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    plain_http: bool = Field(default=False, description="Speak http to registries that are not on this machine")
-    connect_timeout: float = Field(default=30, gt=0, description="Seconds to wait for a connection")
-    read_timeout: float = Field(default=60, gt=0, description="Seconds to wait for any next byte")
-    hosts: str | None = Field(default=None, description="A file, where the run is, with settings of registries")
-    ca_file: str | None = Field(default=None, description="PEM file of authorities to trust, instead of the system's")
-    insecure: list[str] = Field(default=[], description="Registries whose certificates are not looked at")
     credentials: list[str] = Field(
         default=[], description="Blocks of type Registry Credentials, by name; asked before what docker login left"
     )
+    plain_http: bool = Field(
+        default=False, title="Plain HTTP", description="Speak http to registries that are not on this machine"
+    )
+    connect_timeout: float = Field(default=30, gt=0, description="Seconds to wait for a connection")
+    read_timeout: float = Field(default=60, gt=0, description="Seconds to wait for any next byte")
+    hosts: str | None = Field(default=None, description="A file, where the run is, with settings of registries")
+    ca_file: str | None = Field(
+        default=None, title="CA file", description="PEM file of authorities to trust, instead of the system's"
+    )
+    insecure: list[str] = Field(default=[], description="Registries whose certificates are not looked at")
 
     def settings(self) -> RegistrySettings:
         """The same, as `remotes` takes it.
@@ -57,6 +82,11 @@ class Network(BaseModel):
             connect_timeout_s=self.connect_timeout,
             read_timeout_s=self.read_timeout,
         )
+
+
+Reached = Annotated[
+    Network | None, labelled("Network", "How registries are reached, if not as usual: credentials, time-outs, TLS")
+]
 
 
 def session_spec(store: str, store_options: dict[str, Any], network: Network | None = None) -> SessionSpec:

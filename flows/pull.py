@@ -7,11 +7,10 @@ from typing import Annotated, Any
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.conclusion import concluded
 from flows.fetch import bring_in
-from flows.parameters import Concurrency, Network, Retries, Store, StoreOptions, session_spec
+from flows.parameters import CONCURRENCY, Concurrency, Reached, Retries, Store, StoreOptions, labelled, session_spec
 from flows.progress import LogListener
 from flows.report import Outcome, RunReport
 from flows.runner import RUNNER
@@ -82,15 +81,18 @@ def _run_name() -> str:
 
 @flow(name="pull", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
 def pull(
-    reference: Annotated[str, Field(description="The image, such as docker.io/library/redis:7")],
-    directory: Annotated[str, Field(description="Where its root file system goes: a directory that is empty or not there")],
+    reference: Annotated[str, labelled("Image", "Such as docker.io/library/redis:7")],
+    directory: Annotated[
+        str,
+        labelled("Directory", "For its root file system, where the run is: an empty directory, or one that is not there"),
+    ],
     store: Store,
-    platform: Annotated[str, Field(description="Which of an index's images, such as linux/arm64")] = "linux/amd64",
+    platform: Annotated[str, labelled("Platform", "Which of an index's images, such as linux/arm64")] = "linux/amd64",
     *,
-    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    network: Network = Network(),
-    concurrency: Concurrency = 8,
+    concurrency: Concurrency = CONCURRENCY,
     retries: Retries = RETRIES,
+    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
+    network: Reached = None,
 ) -> State[Any]:
     """Bring one platform of an image into the content store, then make a directory its root file system."""
     started = time.monotonic()

@@ -7,11 +7,10 @@ from typing import Annotated, Any
 from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.ascent import Ascent, Delivered
 from flows.conclusion import concluded
-from flows.parameters import Concurrency, Network, Referrers, Retries, Store, StoreOptions, session_spec
+from flows.parameters import CONCURRENCY, Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
 from flows.progress import LogListener, told
 from flows.report import Failure, Outcome
 from flows.results import keep_no_results
@@ -122,15 +121,15 @@ def _run_name() -> str:
 
 @flow(name="push", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
 def push(
-    name: Annotated[str, Field(description="The image in the content store, as its name was recorded")],
-    target: Annotated[str, Field(description="Where it goes, such as registry.example/team/app:v1")],
+    name: Annotated[str, labelled("Image", "As its name was recorded in the content store")],
+    target: Annotated[str, labelled("Target", "Where it goes, such as registry.example/team/app:v1")],
     store: Store,
     *,
     referrers: Referrers = False,
-    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    network: Network = Network(),
-    concurrency: Concurrency = 8,
+    concurrency: Concurrency = CONCURRENCY,
     retries: Retries = RETRIES,
+    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
+    network: Reached = None,
 ) -> State[Any]:
     """Bring an image from the content store to a registry: what is there is not sent, and its tag is set last."""
     started = time.monotonic()

@@ -3,12 +3,11 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows.conclusion import concluded
 from flows.mirroring.opening import opened, specified
@@ -20,10 +19,12 @@ from flows.parameters import (
     ConfiguredConcurrency,
     ConfiguredStore,
     DryRun,
-    Network,
+    PlatformNames,
+    Reached,
     Referrers,
     Retries,
     StoreOptions,
+    labelled,
 )
 from flows.runner import RUNNER
 from ocispec.errors import InvalidInput
@@ -44,29 +45,34 @@ def _run_name() -> str:
 @flow(name="seed", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
 def seed(
     *,
-    to: Annotated[list[str], Field(description="Registries, each with or without a path, as in registry.example/mirror")] = [],
-    images: Annotated[list[str], Field(description="Images, such as docker.io/library/redis:7")] = [],
-    file: Annotated[str | None, Field(description="A file of more images, one in a line, where the run is")] = None,
-    config: Annotated[
-        str | None, Field(description="Instead of these: a mirror's configuration with a seed section, where the run is")
-    ] = None,
-    platforms: Annotated[
-        Literal["all"] | list[str], Field(description='"all", or some, such as ["linux/amd64"]; others are not brought')
-    ] = "all",
-    rewrite_index: Annotated[
-        bool, Field(description="Make an index of these platforms alone, for registries that want all that it names")
-    ] = False,
-    referrers: Referrers = False,
-    offline: Annotated[bool, Field(description="From the store alone: nobody else is asked for images")] = False,
-    failed: Annotated[
-        str | None, Field(description="A file for the images that could not be brought everywhere, to begin with the next time")
-    ] = None,
+    images: Annotated[list[str], labelled("Images", "Such as docker.io/library/redis:7")] = [],
+    to: Annotated[
+        list[str], labelled("Registries", "Where they go, with or without a path, as in registry.example/mirror")
+    ] = [],
+    platforms: PlatformNames = "all",
     dry_run: DryRun = False,
     store: ConfiguredStore = None,
-    store_options: StoreOptions = {},
-    network: Network = Network(),
+    file: Annotated[str | None, labelled("File", "More images, one in a line; a path where the run is")] = None,
+    config: Annotated[
+        str | None,
+        labelled(
+            "Configuration",
+            "Instead of these: a mirror's, with a section seed; block:NAME, a path or URL, or the text itself",
+        ),
+    ] = None,
+    rewrite_index: Annotated[
+        bool, labelled("Rewrite index", "Make an index of these platforms alone, for registries that want all that it names")
+    ] = False,
+    referrers: Referrers = False,
+    offline: Annotated[bool, labelled("Offline", "From the store alone: nobody else is asked for images")] = False,
+    failed: Annotated[
+        str | None,
+        labelled("Failed", "A file for the images that could not be brought everywhere, to begin with the next time"),
+    ] = None,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
+    store_options: StoreOptions = {},
+    network: Reached = None,
 ) -> State[Any]:
     """Bring many images to many registries, each under its own repository and tag; what is there is not sent again."""
     if config is not None:

@@ -9,11 +9,10 @@ from prefect import flow, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.utilities.annotations import quote
-from pydantic import Field
 
 from flows.conclusion import concluded
 from flows.fetch import bring_in
-from flows.parameters import Concurrency, Network, Store, StoreOptions, session_spec
+from flows.parameters import Concurrency, Reached, Store, StoreOptions, labelled, session_spec
 from flows.progress import LogListener
 from flows.report import Outcome, RunReport
 from flows.results import keep_no_results
@@ -115,12 +114,12 @@ def _run_name() -> str:
 def verify(
     store: Store,
     repair: Annotated[
-        Literal["all"] | list[str], Field(description='Names to fetch again if they are not whole, or "all" of those')
+        Literal["all"] | list[str], labelled("Repair", 'Names to fetch again if they are not whole, or "all" of those')
     ] = [],  # noqa: B006 - Prefect shows it in the form and copies it
     *,
-    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    network: Network = Network(),
     concurrency: Concurrency = 4,
+    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
+    network: Reached = None,
 ) -> State[Any]:
     """Hash every blob anew, take corrupt ones out of sight, see that every name is whole, and fetch again on request."""
     started = time.monotonic()

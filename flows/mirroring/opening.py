@@ -17,7 +17,7 @@ def opened(
     config: str,
     store: str | None,
     store_options: Mapping[str, Any],
-    network: Network,
+    network: Network | None,
     *,
     dialect: Dialect = "dist",
     to: Sequence[str] = (),
@@ -33,7 +33,7 @@ def opened(
     return wanted, specified(wanted, store, store_options, network)
 
 
-def specified(wanted: Mirror, store: str | None, store_options: Mapping[str, Any], network: Network) -> SessionSpec:
+def specified(wanted: Mirror, store: str | None, store_options: Mapping[str, Any], network: Network | None) -> SessionSpec:
     """What the session of a run is opened from.
 
     Raises:

@@ -1,0 +1,166 @@
+"""A headless Chromium (Debian's `chromium`), driven over its DevTools protocol: what a person sees and does in a page.
+
+Elements are found as people find them, by the text that they show, or by a CSS selector. Nothing leaves this machine.
+"""
+
+import base64
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, Self
+
+from websockets.sync.client import ClientConnection, connect
+
+from tests.peers.processes import poll_until, require, running
+
+_FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync "
+    "--disable-component-update --hide-scrollbars --remote-debugging-port=0 --force-color-profile=srgb"
+)
+_APPEARS_S = 40.0
+"""A page of Prefect's on a busy machine takes seconds to load, and a run's state up to some more to be seen there."""
+_ANSWER_S = 60.0
+_MOST_BYTES = 64 * 1024 * 1024
+_PORT_FILE = "DevToolsActivePort"
+
+# What is visible, and of it what shows a text itself, the innermost and shortest first; a label stands for its control.
+_FIND = """
+(selector, text) => {
+  const shown = (one) => one.checkVisibility() && one.getClientRects().length;
+  const told = (one) => (one.innerText ?? one.textContent ?? '').trim() || one.placeholder || one.ariaLabel || '';
+  return [...document.querySelectorAll(selector)]
+    .filter((one) => shown(one) && (text === null || told(one).includes(text)))
+    .sort((one, other) => told(one).length - told(other).length || (one.contains(other) ? 1 : -1))[0];
+}
+"""
+
+
+class Page:
+    """One page, as a person has it before them."""
+
+    def __init__(self, socket: ClientConnection) -> None:
+        self._socket, self._numbers = socket, count(1)
+
+    def open(self, url: str) -> None:
+        """Go to an address."""
+        self.tell("Page.navigate", url=url)
+
+    def wait_for(self, text: str, selector: str = "body") -> None:
+        """Wait until the page shows a text.
+
+        Raises:
+            TimeoutError: it does not.
+        """
+        self._found(text, selector)
+
+    def click(self, text: str | None, selector: str = "button, a, label, [role=button], [role=tab], [role=menuitem]") -> None:
+        """Click on what shows a text, as a mouse does: whatever lies above it gets the click."""
+        x, y = self._found(text, selector)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.tell("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def type(self, text: str, into: str) -> None:
+        """Replace what is in a field, found by its selector, by what a keyboard would write."""
+        self.click(None, into)
+        self.evaluate("document.activeElement.select?.()")
+        self.tell("Input.insertText", text=text)
+
+    def picture(self, path: Path, *, width: int = 1280, height: int = 900) -> None:
+        """Write what the page shows as PNG."""
+        self.resize(width, height)
+        shot = self.tell("Page.captureScreenshot", format="png")
+        path.write_bytes(base64.b64decode(shot["data"]))
+
+    def resize(self, width: int, height: int) -> None:
+        """Show it in a window of another size."""
+        self.tell("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def text(self) -> str:
+        """All that the page shows."""
+        return str(self.evaluate("document.body.innerText"))
+
+    def evaluate(self, expression: str) -> Any:
+        """The value of an expression of JavaScript's."""
+        told = self.tell("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in told:
+            raise RuntimeError(f"{expression}: {told['exceptionDetails']}")
+        return told["result"].get("value")
+
+    def tell(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """What the browser answers to a command of its protocol."""
+        number = next(self._numbers)
+        self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
+        deadline = time.monotonic() + _ANSWER_S
+        while True:
+            answer = json.loads(self._socket.recv(timeout=deadline - time.monotonic()))
+            if answer.get("id") == number:
+                break
+        if "error" in answer:
+            raise RuntimeError(f"{method}: {answer['error']}")
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def _found(self, text: str | None, selector: str) -> tuple[float, float]:
+        """The middle of an element, scrolled to where it can be seen, once it is there and rests."""
+        places: list[Any] = [None]
+        look = f"""(() => {{
+          const one = ({_FIND})({json.dumps(selector)}, {json.dumps(text)});
+          if (!one) return null;
+          one.scrollIntoView({{block: 'nearest'}});
+          const box = one.getBoundingClientRect();
+          return [box.x + box.width / 2, box.y + Math.min(box.height / 2, 400)];
+        }})()"""
+
+        def rests() -> bool:
+            places.append(self.evaluate(look))
+            return places[-1] is not None and places[-1] == places[-2]
+
+        if not poll_until(rests, timeout_s=_APPEARS_S):
+            raise TimeoutError(f"no {selector} that shows {text!r}; the page shows:\n{self.text()}")
+        x, y = places[-1]
+        return x, y
+
+
+class Chromium:
+    """A running browser."""
+
+    def __init__(self, address: str, path: str) -> None:
+        self._address, self._path = address, path
+        self._open = ExitStack()
+
+    def page(self) -> Page:
+        """A page of its own, empty."""
+        browser = self._connected(f"{self._address}{self._path}")
+        target = Page(browser).tell("Target.createTarget", url="about:blank")["targetId"]
+        page = Page(self._connected(f"{self._address}/devtools/page/{target}"))
+        page.resize(1280, 900)
+        return page
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def _connected(self, url: str) -> ClientConnection:
+        socket = connect(url, max_size=_MOST_BYTES, compression=None)
+        self._open.callback(socket.close)
+        return socket
+
+
+@contextmanager
+def chromium(directory: Path) -> Iterator[Chromium]:
+    """Run a browser that keeps what it has to in `directory`, for the length of a `with` block."""
+    program = require("chromium", "chromium")
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory, ignore_cleanup_errors=True) as profile:
+        port = Path(profile) / _PORT_FILE
+        argv = [program, *_FLAGS.split(), f"--user-data-dir={profile}", "about:blank"]
+        with running(argv, ready=lambda: port.exists() and "\n" in port.read_text(), log=directory / "chromium.log"):
+            number, path = port.read_text().split("\n")[:2]
+            with Chromium(f"ws://127.0.0.1:{number}", path) as browser:
+                yield browser
