@@ -106,6 +106,9 @@ class _Fetching:
         """Fetch it."""
         return tasks.fetch, (source,), (node.descriptor, source)
 
+    def ended(self, _image: Image) -> None:
+        """Its report says all."""
+
     def onward(self, _image: Image) -> tuple[()]:
         """Nothing else."""
         return ()

@@ -60,6 +60,9 @@ class Course(Protocol):
     def bring(self, node: Node, source: Reference) -> tuple[Task[..., Any], Sequence[Reference], Sequence[object]]:
         """The task that brings some content from a repository, whose registries it talks to, and its arguments."""
 
+    def ended(self, image: Image, /) -> None:
+        """Nothing more is done for an image."""
+
     def onward(self, image: Image, /) -> Sequence[Errand]:
         """What else is to be done for an image, whose content and name are in the store; asked again when that is done."""
 
@@ -290,6 +293,7 @@ class Walk:
             return
         self._reports[image] = image.report()
         self._listener.finished(self._reports[image])
+        self._course.ended(image)
 
     def _record(self, image: Image, root: Descriptor) -> None:
         referrers = tuple(image.referrers) if image.related else None

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from ocispec import Descriptor, Reference
 from ocispec.handlers import visit
 from ocispec.referrers import Referrer
-from tasks import session
+from tasks import events, session
 from tasks._task import argument, task_of
 from tasks.survey import Related
 from tasks.transfer import Receipt
@@ -50,7 +50,8 @@ def resolve(reference: Reference) -> Descriptor:
 def fetch(descriptor: Descriptor, source: Reference) -> Fetched:
     """Bring one descriptor's content into the store, and answer with its children."""
     receipts: list[Receipt] = []
-    children = visit(session.current().fetching(source, receipts), descriptor)
+    with events.telling_of_corruption(descriptor, source):
+        children = visit(session.current().fetching(source, receipts), descriptor)
     return Fetched(receipts[0], tuple(children))
 
 

@@ -6,7 +6,7 @@ from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import DistError
 from ocispec.handlers import visit
 from ocispec.units import counted
-from tasks import session
+from tasks import events, session
 from tasks._task import argument, comes_again, task_of
 from tasks.audit import Expected
 from tasks.delivery import Publication
@@ -140,7 +140,8 @@ def carry(descriptor: Descriptor, source: Reference, places: tuple[Reference, ..
     full or down would cost every blob all attempts and the waiting between them.
     """
     current, receipts = session.current(), list[Receipt]()
-    children = visit(current.fetching(source, receipts), descriptor)
+    with events.telling_of_corruption(descriptor, source):
+        children = visit(current.fetching(source, receipts), descriptor)
     again: DistError | None = None
     for place in () if descriptor.is_manifest else places:
         try:

@@ -11,7 +11,7 @@ from storage.unpack import Unpacked
 from storage.unpack import unpack as unpack_image
 from storage.verify import Verified
 from storage.verify import verify as verify_blobs
-from tasks import session
+from tasks import events, session
 from tasks._task import argument, task_of
 
 
@@ -31,7 +31,10 @@ def _unpack_name() -> str:
 @task_of("verify", run_name=_verify_name)
 def verify(blobs: tuple[Info, ...]) -> Verified:
     """Hash blobs anew; corrupt ones go to quarantine."""
-    return verify_blobs(session.current().store, blobs)
+    store = session.current().store
+    verified = verify_blobs(store, blobs)
+    events.found_corrupt(verified.corrupt, store.url)
+    return verified
 
 
 @task_of("sweep", run_name=_sweep_name)

@@ -1,14 +1,15 @@
 """The course of a mirror's walk: content goes on to its targets as it comes, and whole images are published there."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from prefect import Task
 
+from flows.mirroring import telling
 from flows.mirroring.plan import Image as Planned
 from flows.mirroring.plan import Step
-from flows.report import ImageReport
+from flows.report import Failure, ImageReport
 from flows.wanted import Errand, Image, Node, Parent
 from ocispec import Digest, Reference
 from tasks import mirror as tasks
@@ -75,20 +76,28 @@ class Mirroring:
         self._publications[image] = {step: self._publication(image, planned, step) for step in planned.due}
         return tuple(self._publications[image].values())
 
+    def ended(self, image: Image, /) -> None:
+        """Have what came of it at each target told as events."""
+        planned, veto = self._planned[image], self._veto(image)
+        for step in planned.due:
+            if self._is_published(image, step):
+                telling.brought(step)
+            elif veto is None:
+                telling.failed(step, _told(image.failures))
+
     def result(self, ended: Sequence[ImageReport], *, tasks: int) -> Brought:
         """What came of all images, which the walk reported on in their order."""
         failures, vetoes = dict[Reference, str](), dict[Reference, str]()
         referrers = dict[Reference, dict[Digest, str | None]]()
         for image, report in zip(self.images, ended, strict=True):
             planned, veto = self._planned[image], self._veto(image)
-            told = "; ".join(dict.fromkeys(failure.message for failure in report.failures))
             for step in planned.due:
                 if self._is_published(image, step):
                     referrers[step.target] = {referrer.descriptor.digest: referrer.tag for referrer in image.referrers}
                 elif veto is not None:
                     vetoes[step.target] = f"{planned.wish.source} to {step.target}: vetoed by {_gate(planned)}: {veto}"
                 else:
-                    failures[step.target] = f"{planned.wish.source} to {step.target}: {told}"
+                    failures[step.target] = f"{planned.wish.source} to {step.target}: {_told(report.failures)}"
         return Brought(failures=failures, vetoes=vetoes, referrers=referrers, tasks=tasks)
 
     def _veto(self, image: Image) -> str | None:
@@ -129,6 +138,10 @@ class Mirroring:
             return f"published at {step.target}"
 
         return Errand(image=image, task=tasks.publish, talks_to=talks_to, arguments=(wanted,), parents=parents, told=told)
+
+
+def _told(failures: Iterable[Failure]) -> str:
+    return "; ".join(dict.fromkeys(failure.message for failure in failures))
 
 
 def _gate(planned: Planned) -> str:

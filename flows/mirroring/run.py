@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from prefect import get_run_logger
 
 from flows.conclusion import tabulate
+from flows.mirroring import telling
 from flows.mirroring.applying import Applying
 from flows.mirroring.bookkeeping import confirmed, dropped, intended
 from flows.mirroring.entry import Entry
@@ -49,6 +50,7 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
         tabulate(plan.table(), key="plan", description=plan.summary())
         report = MirrorReport(name=job.name, plan=plan, dry_run=job.dry_run, tasks=planning.tasks)
         if not job.dry_run:
+            telling.failed_in(plan)
             lock.update(intended(plan, locked))
             applying = Applying(session, listener, name=job.name, workers=job.concurrency, retries=job.retries)
             report = replace(report, brought=applying.bring(plan.due, planning.origins), removed=applying.remove(plan.pruned))

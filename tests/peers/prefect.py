@@ -45,6 +45,11 @@ class PrefectServer:
         with urllib.request.urlopen(self.url + path, timeout=30) as answer:
             return json.load(answer)
 
+    def delete(self, path: str) -> None:
+        """Have something be no more."""
+        with urllib.request.urlopen(urllib.request.Request(self.url + path, method="DELETE"), timeout=30):
+            pass
+
     def task_runs(self, flow_run_id: str, *, at_least: int = 0) -> list[dict[str, Any]]:
         """All task runs of a flow run; waits until `at_least` are recorded and none of them is still under way."""
         found: list[dict[str, Any]] = []

@@ -1,0 +1,268 @@
+"""Events: what a run tells Prefect, as docs/events.md says; and the automations that are shipped, on what they react to."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from ocispec import Digest
+from storage import open_store
+from tests import images
+from tests.fakes.faults import Fault, Flip, Refuse
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, image
+from tests.peers.prefect import PrefectServer
+from tests.peers.processes import poll_until
+from tests.peers.webhook import Webhook, webhook
+from tests.storage.conformance import Place, blob_path
+
+TOP = Path(__file__).parents[2]
+OLD, NEW, OTHER = images.image(3300, layers=1), images.image(3301, layers=1), images.image(3302, layers=1)
+# | `event` | when | resource | related, by role | payload |
+_ROW = re.compile(r"^\| `((?:image|content)\.[a-z]+)` \|[^|]*\| (`[^|]*`) \| ([^|]*) \| ([^|]*) \|$", re.MULTILINE)
+
+
+@pytest.fixture(autouse=True)
+def _api(prefect: PrefectServer) -> Iterator[None]:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: prefect.url}):
+        yield
+
+
+@pytest.fixture
+def told(prefect: PrefectServer) -> Callable[[str], list[dict[str, Any]]]:
+    """Our events of a flow run, once Prefect has one that was told after them."""
+    from prefect.events import emit_event
+
+    def ask(**wanted: Any) -> list[dict[str, Any]]:
+        return list(prefect.post("/events/filter", {"filter": wanted, "limit": 50})["events"])
+
+    def of(run: str) -> list[dict[str, Any]]:
+        last = f"tests.{uuid4()}"
+        emit_event("tests.last", resource={"prefect.resource.id": last})
+        assert poll_until(lambda: bool(ask(any_resource={"id": [last]})), timeout_s=30)
+        found = ask(event={"prefix": ["image.", "content."]}, any_resource={"id": [f"prefect.flow-run.{run}"]})
+        return found[::-1]
+
+    return of
+
+
+def documented() -> dict[str, tuple[set[str], set[str]]]:
+    """The roles of what is related to each event, and the keys of its payload, as the document says."""
+    rows = _ROW.findall((TOP / "docs/events.md").read_text())
+    return {
+        event: (set(re.findall("`(.*?)`", roles)), set(re.findall("`(.*?)`", payload))) for event, _, roles, payload in rows
+    }
+
+
+def check(event: dict[str, Any]) -> None:
+    """It is as documented."""
+    roles, payload = documented()[event["event"]]
+    ours = [one for one in event["related"] if one["prefect.resource.id"].startswith("prefect-dist.")]
+    assert {one["prefect.resource.role"] for one in ours} == roles
+    assert event["payload"].keys() == payload
+    assert {"flow-run", "flow"} <= {one["prefect.resource.role"] for one in event["related"]}
+
+
+def test_each_image_tells_what_came_of_it_and_what_stays_the_same_tells_nothing(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, told: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    for tag, built in (("new", NEW), ("changed", NEW), ("same", OTHER), ("broken", OTHER)):
+        images.load(source, "app", built, tag)
+    for tag, built in (("changed", OLD), ("same", OTHER)):
+        images.load(target, "app", built, tag)
+    target.inject(Fault(method="PUT", path="/v2/app/manifests/broken", nth=1, action=Refuse(403)))
+    sync = [image(source, target, f"app:{tag}") for tag in ("new", "changed", "same", "broken", "none")]
+
+    mirrors.run(*sync, dry_run=True)
+    assert told(mirrors.flow_run) == []
+    mirrors.run(*sync)
+
+    events = told(mirrors.flow_run)
+    for event in events:
+        check(event)
+    name = f"{target.host}/app"
+    by_target = {event["resource"]["prefect.resource.id"].removeprefix("prefect-dist.image."): event for event in events}
+    assert {key.removeprefix(name): event["event"] for key, event in by_target.items()} == {
+        ":new": "image.mirrored",
+        ":changed": "image.changed",
+        ":broken": "image.failed",
+        ":none": "image.failed",
+    }
+    assert len(events) == len(by_target)
+    assert by_target[f"{name}:changed"]["payload"] == {
+        "source": f"{source.host}/app:changed",
+        "target": f"{name}:changed",
+        "reason": "changed",
+        "digest": NEW.root.digest,
+        "previous": OLD.root.digest,
+    }
+    assert "denied" in by_target[f"{name}:broken"]["payload"]["error"]
+    assert {
+        one["prefect.resource.role"]: one["prefect.resource.id"] for one in by_target[f"{name}:new"]["related"]
+    }.items() >= {
+        ("source", f"prefect-dist.image.{source.host}/app:new"),
+        ("source-registry", f"prefect-dist.registry.{source.host}"),
+        ("target-registry", f"prefect-dist.registry.{target.host}"),
+    }
+
+    mirrors.run(*sync[:4])
+    assert [event["resource"]["prefect.resource.name"] for event in told(mirrors.flow_run)] == [f"{name}:broken"]
+    mirrors.run(*sync[:4])
+    assert told(mirrors.flow_run) == []
+
+
+def test_corrupt_content_is_told_where_it_was_met(
+    prefect: PrefectServer, tmp_path: Path, told: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    assert prefect.url
+    from flows.fetch import fetch
+    from flows.verify import verify
+
+    place = Place(url=str(tmp_path / "store"))
+    layer = list(NEW.blobs)[-1]
+    with FakeRegistry() as registry:
+        images.load(registry, "app", NEW, "v1")
+        registry.inject(Fault(path=f".*/blobs/{layer}", nth=1, action=Flip(3)))
+        fetched = fetch([f"{registry.host}/app:v1"], place.url, return_state=True)
+        assert fetched.is_completed()  # the second attempt brought the right bytes
+        (met,) = told(str(fetched.state_details.flow_run_id))
+    check(met)
+    assert met["resource"]["prefect.resource.id"] == f"prefect-dist.content.{layer}"
+    assert (met["payload"]["found"], met["payload"]["place"]) == ("on its way", f"{registry.host}/app")
+
+    place.plant(blob_path(Digest.parse(layer)), b"wrong")
+    verified = verify(place.url, return_state=True)
+    assert verified.is_failed()
+    (found,) = told(str(verified.state_details.flow_run_id))
+    check(found)
+    assert found["resource"] == met["resource"]
+    assert (found["payload"]["found"], found["payload"]["place"]) == ("in the store", open_store(place.url).url)
+
+
+def test_thousands_of_events_are_told_and_none_is_lost(prefect: PrefectServer) -> None:
+    from prefect import flow
+
+    from ocispec import Reference
+    from tasks import events
+
+    many = 3000
+
+    @flow
+    def tells() -> None:
+        source = Reference.parse("a.example/app:v1")
+        for number in range(many):
+            target = Reference.parse(f"many.example/app:v{number}")
+            events.image_failed(source, target, digest=None, error="not found")
+
+    tells()
+
+    def recorded() -> int:
+        body = {
+            "filter": {"event": {"name": ["image.failed"]}, "resource": {"id_prefix": ["prefect-dist.image.many.example/"]}}
+        }
+        return int(prefect.post("/events/filter", body)["total"])
+
+    assert poll_until(lambda: recorded() == many, timeout_s=90)
+
+
+def created(name: str, block_id: str, directory: Path, url: str) -> list[str]:
+    """Make the automations of a file that is shipped, as docs/events.md says; their ids."""
+    path = directory / name
+    path.write_text((TOP / "automations" / name).read_text().replace("BLOCK_ID", block_id))
+    argv = [sys.executable, "-m", "prefect", "automation", "create", "--from-file", str(path)]
+    done = subprocess.run(
+        argv, check=False, capture_output=True, text=True, timeout=90, env={**_environment(), "PREFECT_API_URL": url}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return re.findall(r"with id\s+([0-9a-f-]{36})", done.stdout)
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "COLUMNS": "400"}
+
+
+@pytest.fixture
+def listener() -> Iterator[Webhook]:
+    with webhook() as listener:
+        yield listener
+
+
+@pytest.fixture
+def automated(prefect: PrefectServer, tmp_path: Path) -> Iterator[Callable[..., None]]:
+    """Makes automations, which are gone after the test."""
+    ids: list[str] = []
+
+    def make(name: str, block_id: str) -> None:
+        ids.extend(created(name, block_id, tmp_path, prefect.url))
+
+    yield make
+    for one in ids:
+        prefect.delete(f"/automations/{one}")
+
+
+def test_a_webhook_is_called_when_an_image_changed(
+    mirrors: Mirrors,
+    source: FakeRegistry,
+    target: FakeRegistry,
+    listener: Webhook,
+    automated: Callable[..., None],
+) -> None:
+    from prefect.blocks.webhook import Webhook as Block
+    from prefect.types import SecretDict
+    from pydantic import SecretStr
+
+    headers = SecretDict({"Content-Type": "application/json", "Authorization": "Bearer hook"})
+    block_id = Block(url=SecretStr(f"{listener.url}/changed"), headers=headers).save("image-changed", overwrite=True)
+    automated("image-changed.yaml", str(block_id))
+    for tag, built in (("new", OTHER), ("v1", NEW)):
+        images.load(source, "app", built, tag)
+    images.load(target, "app", OLD, "v1")
+
+    mirrors.run(image(source, target, "app:new"), image(source, target, "app:v1"))
+
+    (call,) = listener.told(at_least=1)
+    assert (call.path, call.headers["Authorization"]) == ("/changed", "Bearer hook")
+    body = json.loads(call.body)
+    assert body.pop("occurred").startswith("20")
+    assert body == {
+        "target": f"{target.host}/app:v1",
+        "source": f"{source.host}/app:v1",
+        "digest": NEW.root.digest,
+        "previous": OLD.root.digest,
+    }
+
+
+def test_somebody_is_notified_of_a_failure(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, listener: Webhook, automated: Callable[..., None]
+) -> None:
+    from prefect import tags
+    from prefect.blocks.notifications import CustomWebhookNotificationBlock
+
+    block = CustomWebhookNotificationBlock(
+        name="alerts",
+        url=f"{listener.url}/alert",
+        headers={},
+        cookies={},
+        json_data={"subject": "{{subject}}", "body": "{{body}}"},
+    )
+    automated("failure.yaml", str(block.save("alerts", overwrite=True)))
+
+    with tags("dist"):
+        report = mirrors.run(image(source, target, "app:none"))
+
+    calls = [json.loads(call.body) for call in listener.told(at_least=2)]
+    by_subject = {call["subject"]: call["body"] for call in calls}
+    assert by_subject[f"{target.host}/app:none failed"] == report.errors()[0]
+    run = by_subject["mirror mirror: Failed"]
+    assert report.summary() in run
+    assert mirrors.flow_run in run

@@ -1,0 +1,68 @@
+"""Somebody's web server that is told things: it takes every POST and keeps what came."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from tests.peers.processes import LOOPBACK, poll_until
+
+_TOLD_S = 60
+"""An event goes to Prefect, through its triggers and its actions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """One request."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+
+
+@dataclass(slots=True)
+class Webhook:
+    """What came to `url`, in its order; `status` is what is answered."""
+
+    url: str
+    requests: list[Told] = field(default_factory=list)
+    status: int = 200
+
+    def told(self, *, at_least: int) -> list[Told]:
+        """Wait until so many requests came.
+
+        Raises:
+            TimeoutError: they did not.
+        """
+        if not poll_until(lambda: len(self.requests) >= at_least, timeout_s=_TOLD_S):
+            raise TimeoutError(f"expected {at_least} requests, got {self.requests}")
+        return list(self.requests)
+
+
+@contextmanager
+def webhook() -> Iterator[Webhook]:
+    """Listen for the length of a `with` block."""
+    kept = Webhook("")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            kept.requests.append(Told(self.command, self.path, dict(self.headers), body))
+            self.send_response(kept.status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((LOOPBACK, 0), Handler) as server:
+        kept.url = f"http://{LOOPBACK}:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield kept
+        finally:
+            server.shutdown()
+            thread.join()
