@@ -72,8 +72,9 @@ def comes_again(error: DistError) -> bool:
     context = TaskRunContext.get()
     if context is None or not error.retryable:
         return False
+    now = datetime.now(UTC)
     waits = isinstance(error, RegistryError) and error.exchange.retry_after_s is not None
-    return waits or context.task_run.run_count <= context.task.retries
+    return (waits and _began(now) >= now - _LONGEST_WAIT) or context.task_run.run_count <= context.task.retries
 
 
 def argument(name: str) -> Any:

@@ -67,8 +67,8 @@ class Delivery:
         self._turns: dict[tuple[str, Digest], Lock] = {}
         self._whereabouts = Whereabouts()
 
-    def deliver(self, blob: Descriptor, place: Reference) -> None:
-        """Bring a blob to the repository of `place`, mounted if the registry is known to have it.
+    def deliver(self, blob: Descriptor, place: Reference, *, origin: Reference | None = None) -> None:
+        """Bring a blob to the repository of `place`, mounted if the registry is known to have it: `origin` does.
 
         Raises:
             DistError: see `tasks.transfer.push`.
@@ -77,6 +77,8 @@ class Delivery:
             if self._whereabouts.has(place, blob.digest):
                 return
             beside = self._whereabouts.beside(place, blob.digest)
+            if beside is None and origin is not None and origin.host == place.host and origin.locator != place.locator:
+                beside = origin.repository
             self.counter.count(transfer.push(self._store, self._pusher(place), blob, source=beside, observer=self._sent))
             self._whereabouts.note(place, blob.digest)
 

@@ -145,7 +145,7 @@ def carry(descriptor: Descriptor, source: Reference, places: tuple[Reference, ..
     again: DistError | None = None
     for place in () if descriptor.is_manifest else places:
         try:
-            current.deliver(descriptor, place)
+            current.deliver(descriptor, place, origin=source)
         except DistError as exc:
             if place.host not in current.failing and comes_again(exc):
                 again = exc

@@ -158,10 +158,10 @@ class Session:
         self._found |= {ask: one for ask, one in found.items() if not one.errors}
         return [found.get(ask) or self._found[ask] for ask in asks]
 
-    def deliver(self, blob: Descriptor, place: Reference) -> None:
+    def deliver(self, blob: Descriptor, place: Reference, *, origin: Reference | None = None) -> None:
         """Bring a blob to the repository of `place`, see `tasks.delivery`."""
         with self._endable():
-            self._delivery.deliver(blob, place)
+            self._delivery.deliver(blob, place, origin=origin)
 
     def judge(self, judge: Gate, reference: Reference, root: Descriptor) -> str | None:
         """Why an image is not to be published, see `tasks.gate`."""

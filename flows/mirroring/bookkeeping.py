@@ -23,15 +23,22 @@ def confirmed(report: MirrorReport, locked: Records) -> dict[Reference, Locked]:
     records = {
         step.target: _record(step, locked, mirrored=now, referrers=brought.referrers.get(step.target, {})) for step in there
     }
-    left = (extra for extra in report.plan.extras if extra.target not in dropped(report))
+    gone = dropped(report, locked)
+    left = (extra for extra in report.plan.extras if extra.target not in gone)
     records |= {extra.target: replace(extra.record, unwanted=extra.since) for extra in left}
     missed = (step.target for step in report.plan.steps if step.is_due and step.target not in records)
     return records | {target: locked[target] for target in missed if target in locked}  # as it was before `intended`
 
 
-def dropped(report: MirrorReport) -> frozenset[Reference]:
-    """The targets that are the mirror's no longer: removed, or found to be another's."""
-    return frozenset(t for t, told in report.removed.items() if isinstance(told, Removed) and told.status != "shared")
+def dropped(report: MirrorReport, locked: Records) -> frozenset[Reference]:
+    """The targets that are not the mirror's: removed, found to be another's, or meant to be made and not made."""
+    gone = (target for target, told in report.removed.items() if isinstance(told, Removed) and told.status != "shared")
+    unmade = (
+        step.target
+        for step in report.plan.steps
+        if step.is_due and report.result(step) in ("failed", "vetoed") and step.target not in locked
+    )
+    return frozenset((*gone, *unmade))
 
 
 def _record(step: Step, locked: Records, *, mirrored: datetime | None, referrers: Mapping[Digest, str | None]) -> Locked:

@@ -218,8 +218,9 @@ class Plan:
         }
 
     def table(self) -> list[dict[str, str | int]]:
-        """One row per step that is due or failed, and per tag that is extra; what is the same is only counted."""
-        return [*(_row(step) for step in self.steps if step.change != "same"), *map(_extra_row, self.extras)]
+        """One row per step that failed or is due, in this order, and per tag that is extra; what is the same is only counted."""
+        steps = sorted((step for step in self.steps if step.change != "same"), key=lambda step: step.change != "failed")
+        return [*map(_row, steps), *map(_extra_row, self.extras)]
 
     def _quota(self, host: str) -> str:
         quota, needed = self.quotas[host], self.needed(host)

@@ -55,7 +55,7 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
             applying = Applying(session, listener, name=job.name, workers=job.concurrency, retries=job.retries)
             report = replace(report, brought=applying.bring(plan.due, planning.origins), removed=applying.remove(plan.pruned))
             report = replace(report, tasks=planning.tasks + applying.tasks)
-            lock.update(confirmed(report, locked), dropped=dropped(report))
+            lock.update(confirmed(report, locked), dropped=dropped(report, locked))
             report = _listed(session, report)
         return replace(report, tally=session.tally, seconds=time.monotonic() - started, stopped=session.stopping.reason)
 

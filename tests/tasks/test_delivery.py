@@ -211,3 +211,13 @@ def test_a_failure_lets_who_waits_try(session: Session, target: FakeRegistry) ->
 
     with ThreadPoolExecutor(len(places)) as executor:
         assert sorted(executor.map(published, places)) == [False, True, True, True]
+
+
+def test_what_the_same_registry_has_is_mounted_from_where_it_was_read(session: Session, target: FakeRegistry) -> None:
+    put(session, ONE)
+    images.load(target, "source", ONE)
+    for digest, data in ONE.blobs.items():
+        blob = Descriptor(media_type=images.OCI_LAYER, digest=Digest.parse(digest), size=len(data))
+        session.deliver(blob, at(target, "copy:v1"), origin=at(target, "source:v1"))
+    assert session.tally == Tally(mounted=len(ONE.blobs))
+    assert {one.query.split("from=")[1] for one in target.requests if one.method == "POST"} == {"source"}
