@@ -153,7 +153,8 @@ class Walk:
         self._listener.resolved(str(image.reference), root)
         try:
             if image.related or self._course.misses_nothing:
-                self._bring_in(image, root, parent)
+                for descriptor in (root, *(referrer.descriptor for referrer in image.referrers)):
+                    self._bring_in(image, descriptor, parent)
             elif (there := self._keeper.look(image.reference, root, platforms=image.platforms)).whole:
                 image.existed, image.recorded = len(there.present), True
             else:
@@ -296,7 +297,7 @@ class Walk:
         self._course.ended(image)
 
     def _record(self, image: Image, root: Descriptor) -> None:
-        referrers = tuple(image.referrers) if image.related else None
+        referrers = tuple(image.referrers) if image.related or image.referrers else None
         try:
             self._keeper.record(image.reference, root, platforms=image.platforms, referrers=referrers)
         except DistError as exc:

@@ -27,7 +27,8 @@ Parent = Descriptor | Fetched | Listed | Surveyed | Located
 class Image:
     """An image on its way. `platforms` are those that are wanted of an index; None is all of them.
 
-    `related` is what is wanted beside it. `root` may be known from the start, with the result that told it, its `origin`.
+    `related` is what is wanted beside it. `root` may be known from the start, with the result that told it, its `origin`, and
+    so may `referrers`.
 
     `met` is the content that it is known to want; `open` counts what of that has not ended. `referrers` are the
     manifests about it and about its content, each once, in the order in which they were found. `leaves` are the results that

@@ -1,9 +1,12 @@
 """Where the content that a target was once brought can still be had. No Prefect here."""
 
-from ocispec import Descriptor, Reference
+from collections.abc import Iterator
+
+from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import DistError, InvalidInput, NotFound
+from ocispec.referrers import Referrer
 from ocispec.selected import select
-from storage import ContentStore
+from storage import ContentStore, Name
 from tasks.audit import Expected
 from tasks.survey import Reader
 
@@ -18,15 +21,33 @@ def locate(origin: Reference, expected: Expected, reader: Reader, *, rewritten: 
         DistError: whatever the source raises.
     """
     named = _named(reader.store, str(origin))
-    if named is not None and _is_what_it_was(named, expected, reader, rewritten=rewritten):
-        return named
+    if named is not None and _is_what_it_was(named.descriptor, expected, reader, rewritten=rewritten):
+        return named.descriptor
     if not rewritten:
-        pinned = Reference.parse(f"{origin.locator}@{expected.digest}")
-        return reader.source.resolve(pinned)
+        return reader.source.resolve(_pinned(origin, expected.digest))
     root = reader.source.resolve(origin)
     if not _gives(root, expected, reader, rewritten=rewritten):
         raise NotFound(f"{origin}: no longer what {expected.target} was made of; mirror it anew")
     return root
+
+
+def referrers(origin: Reference, expected: Expected, reader: Reader) -> tuple[Referrer, ...]:
+    """What should be about an image, likewise; what neither has any more is left out.
+
+    Raises:
+        DistError: whatever the source raises.
+    """
+    return tuple(_referrers(origin, expected, reader))
+
+
+def _referrers(origin: Reference, expected: Expected, reader: Reader) -> Iterator[Referrer]:
+    named = _named(reader.store, str(origin))
+    known = {one.descriptor.digest: one.descriptor for one in (named.referrers if named is not None else ())}
+    for digest, tag in expected.referrers.items():
+        try:
+            yield Referrer(known.get(digest) or reader.source.resolve(_pinned(origin, digest)), tag)
+        except NotFound:
+            continue
 
 
 def _is_what_it_was(named: Descriptor, expected: Expected, reader: Reader, *, rewritten: bool) -> bool:
@@ -47,8 +68,12 @@ def _gives(root: Descriptor, expected: Expected, reader: Reader, *, rewritten: b
         return False
 
 
-def _named(store: ContentStore, name: str) -> Descriptor | None:
+def _named(store: ContentStore, name: str) -> Name | None:
     try:
-        return store.names.get(name).descriptor
+        return store.names.get(name)
     except (NotFound, InvalidInput):
         return None
+
+
+def _pinned(origin: Reference, digest: Digest) -> Reference:
+    return Reference.parse(f"{origin.locator}@{digest}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import DistError
 from ocispec.handlers import visit
+from ocispec.referrers import Referrer
 from ocispec.units import counted
 from tasks import events, session
 from tasks._task import argument, comes_again, task_of
@@ -47,9 +48,10 @@ class Audited:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Located:
-    """The root of an image."""
+    """The root of an image that was once brought to a target, and what was about it."""
 
     root: Descriptor
+    referrers: tuple[Referrer, ...]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -189,5 +191,5 @@ def audit(expected: tuple[Expected, ...]) -> Audited:
 
 @task_of("locate", run_name=_locate_name)
 def locate(origin: Reference, expected: Expected, *, rewritten: bool) -> Located:
-    """Find the root of what should stand at a target, in the store or at its source."""
-    return Located(session.current().locate(origin, expected, rewritten=rewritten))
+    """Find the root of what should stand at a target, and what should be about it, in the store or at its source."""
+    return Located(*session.current().locate(origin, expected, rewritten=rewritten))

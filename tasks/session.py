@@ -28,12 +28,11 @@ from remotes import (
 )
 from storage import ContentStore, open_store
 from storage.leases import Lease
-from tasks import gate, removal, stopping, survey, transfer
+from tasks import gate, locating, removal, stopping, survey, transfer
 from tasks.audit import Auditor, Expected
 from tasks.delivery import Delivery, Publication
 from tasks.gate import Candidate, Gate
 from tasks.keeping import Keeper
-from tasks.locating import locate
 from tasks.offline import Stored
 from tasks.removal import Removed
 from tasks.stopping import Stopped, Stopping
@@ -185,10 +184,12 @@ class Session:
         auditor = Auditor(self.registries.itself(place), self.registries.pusher(place))
         return [self._told(partial(auditor.faults, one)) for one in expected]
 
-    def locate(self, origin: Reference, expected: Expected, *, rewritten: bool) -> Descriptor:
-        """The root of what should stand at a target, see `tasks.locating`."""
+    def locate(self, origin: Reference, expected: Expected, *, rewritten: bool) -> tuple[Descriptor, tuple[Referrer, ...]]:
+        """The root of what should stand at a target, and what should be about it, see `tasks.locating`."""
+        reader = self._reader(origin, keep=True)
         with self._endable():
-            return locate(origin, expected, self._reader(origin, keep=True), rewritten=rewritten)
+            root = locating.locate(origin, expected, reader, rewritten=rewritten)
+            return root, locating.referrers(origin, expected, reader)
 
     def _told(self, ask: Callable[[], T]) -> T | DistError:
         try:

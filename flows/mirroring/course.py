@@ -150,5 +150,9 @@ def _gate(planned: Planned) -> str:
 
 
 def _image(planned: Planned, origin: Parent) -> Image:
+    """An image as the walk knows it. What is repaired gets what was about it, not what is about it now."""
     wish = planned.wish
-    return Image(wish.source, platforms=wish.entry.platforms, related=wish.related, root=planned.root, origin=origin)
+    image = Image(wish.source, platforms=wish.entry.platforms, related=wish.related, root=planned.root, origin=origin)
+    if isinstance(origin, tasks.Located):
+        image.related, image.referrers = frozenset(), dict.fromkeys(origin.referrers)
+    return image

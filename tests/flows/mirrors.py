@@ -3,11 +3,13 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+from flows.mirroring.checked import CheckReport
 from flows.mirroring.report import MirrorReport
 from flows.report import in_one_line
 from ocispec.errors import DistError
@@ -24,7 +26,7 @@ class Mirrors:
     def __init__(self, directory: Path, prefect: PrefectServer) -> None:
         self.directory, self._prefect = directory, prefect
         self.store = directory / "store"
-        self.lock = directory / "mirror.lock.json"
+        self.config, self.lock = directory / "mirror.yaml", directory / "mirror.lock.json"
         self.flow_run = ""
         self._seen: Counter[str] = Counter()
 
@@ -34,18 +36,48 @@ class Mirrors:
         Raises:
             DistError: what ended the run before it could report.
         """
-        from prefect.settings import PREFECT_API_URL, temporary_settings
-
         from flows.mirror import mirror
 
-        config = self.directory / "mirror.yaml"
-        config.write_text(json.dumps({"sync": sync, **said}))  # JSON is YAML
+        self.config.write_text(json.dumps({"sync": sync, **said}))  # JSON is YAML
+        report = self._ended(partial(mirror, str(self.config), str(self.store), dry_run=dry_run, retries=retries))
+        assert isinstance(report, MirrorReport), report
+        return report
+
+    def check(self, *, repair: bool = False, retries: int = 0) -> CheckReport:
+        """The report of a check of what the last run brought.
+
+        Raises:
+            DistError: what ended the check before it could report.
+        """
+        from flows.check import check
+
+        report = self._ended(partial(check, str(self.config), str(self.store), repair=repair, retries=retries))
+        assert isinstance(report, CheckReport), report
+        return report
+
+    def seed(self, *images: str, to: Sequence[FakeRegistry], retries: int = 0, **said: Any) -> MirrorReport:
+        """The report of a seed of images.
+
+        Raises:
+            DistError: what ended the run before it could report.
+        """
+        from flows.seed import seed
+
+        places = [place.host for place in to]
+        report = self._ended(partial(seed, images=list(images), to=places, store=str(self.store), retries=retries, **said))
+        assert isinstance(report, MirrorReport), report
+        return report
+
+    def _ended(self, run: Callable[..., Any]) -> object:
+        """The report of a run, of which Prefect knows the same."""
+        from prefect.settings import PREFECT_API_URL, temporary_settings
+
         with temporary_settings({PREFECT_API_URL: self._prefect.url}):
-            state = mirror(str(config), str(self.store), dry_run=dry_run, retries=retries, return_state=True)
+            state = run(return_state=True)
         report = state.result(raise_on_failure=False)
         if isinstance(report, DistError):
             raise report
-        assert isinstance(report, MirrorReport), report
+        assert isinstance(report, MirrorReport | CheckReport), report
         assert (state.type.value, state.message) == (_ENDS[report.status], in_one_line(report))
         self.flow_run = str(state.state_details.flow_run_id)
         return report

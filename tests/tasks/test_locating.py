@@ -6,6 +6,7 @@ import pytest
 
 from ocispec import Descriptor, Digest, Platform, Reference
 from ocispec.errors import Corrupt, DistError, NotFound
+from ocispec.referrers import Referrer
 from ocispec.selected import select
 from tasks.audit import Expected
 from tasks.session import Session
@@ -45,7 +46,7 @@ def made_of(built: BuiltImage) -> str:
 
 def test_what_the_store_has_under_its_name_is_asked_of_nobody(session: Session, source: FakeRegistry) -> None:
     root = remember(session, at(source, "app:v1"), INDEX)
-    assert session.locate(at(source, "app:v1"), expected(INDEX.root.digest), rewritten=False) == root
+    assert session.locate(at(source, "app:v1"), expected(INDEX.root.digest), rewritten=False) == (root, ())
     assert asked(source) == []
 
 
@@ -57,7 +58,7 @@ def test_what_the_store_has_not_or_no_longer_is_asked_for_by_digest(
         remember(session, at(source, "app:v1"), named)
     images.load(source, "app", INDEX)
     images.load(source, "app", LATER, "v1")
-    found = session.locate(at(source, "app:v1"), expected(INDEX.root.digest), rewritten=False)
+    found, _ = session.locate(at(source, "app:v1"), expected(INDEX.root.digest), rewritten=False)
     assert found.content == root_of(INDEX).content
     assert asked(source) == [f"HEAD /v2/app/manifests/{INDEX.root.digest}"]
 
@@ -78,7 +79,7 @@ def test_a_source_that_is_gone_is_told(session: Session) -> None:
 
 def test_what_an_index_was_made_of_is_taken_from_the_store(session: Session, source: FakeRegistry) -> None:
     root = remember(session, at(source, "app:v1"), INDEX)
-    assert session.locate(at(source, "app:v1"), expected(made_of(INDEX), WANTED), rewritten=True) == root
+    assert session.locate(at(source, "app:v1"), expected(made_of(INDEX), WANTED), rewritten=True) == (root, ())
     assert asked(source) == []
 
 
@@ -89,7 +90,7 @@ def test_or_from_the_source_as_long_as_its_tag_has_not_moved(
     if named is not None:
         remember(session, at(source, "app:v1"), named)
     images.load(source, "app", INDEX, "v1")
-    found = session.locate(at(source, "app:v1"), expected(made_of(INDEX), WANTED), rewritten=True)
+    found, _ = session.locate(at(source, "app:v1"), expected(made_of(INDEX), WANTED), rewritten=True)
     assert found.content == root_of(INDEX).content
     assert asked(source) == ["HEAD /v2/app/manifests/v1", f"GET /v2/app/manifests/{INDEX.root.digest}"]
 
@@ -108,7 +109,7 @@ def test_nor_once_it_has_nothing_for_these_platforms(session: Session, source: F
 
 def test_an_image_for_one_platform_was_not_made_of_an_index(session: Session, source: FakeRegistry) -> None:
     root = remember(session, at(source, "app:v1"), ONE)
-    assert session.locate(at(source, "app:v1"), expected(ONE.root.digest, WANTED), rewritten=True) == root
+    assert session.locate(at(source, "app:v1"), expected(ONE.root.digest, WANTED), rewritten=True) == (root, ())
     assert asked(source) == []
 
 
@@ -117,3 +118,19 @@ def test_why_a_source_cannot_be_read_is_told_as_it_is(session: Session, source: 
     source.inject(Fault(path=f".*/manifests/{INDEX.root.digest}", nth=None, action=Flip(3)))
     with pytest.raises(Corrupt, match=INDEX.root.digest):
         session.locate(at(source, "app:v1"), expected(made_of(INDEX), WANTED), rewritten=True)
+
+
+def test_what_should_be_about_an_image_is_found_likewise_and_may_be_had_nowhere(session: Session, source: FakeRegistry) -> None:
+    bill, signature, lost = images.artifact(1124, subject=ONE), images.artifact(1125), images.artifact(1126)
+    kept = put(session, bill)
+    remember(session, at(source, "app:v1"), ONE)
+    session.store.names.put(str(at(source, "app:v1")), root_of(ONE), source="", referrers=(Referrer(kept),))
+    images.load(source, "app", signature)
+    tags = ((bill, None), (signature, "sha256-1.sig"), (lost, None))
+    about = {Digest.parse(built.root.digest): tag for built, tag in tags}
+    wanted = Expected(target=TARGET, digest=Digest.parse(ONE.root.digest), referrers=about)
+
+    _, found = session.locate(at(source, "app:v1"), wanted, rewritten=False)
+
+    assert found == (Referrer(kept), Referrer(root_of(signature), "sha256-1.sig"))
+    assert {one.rpartition("/")[2] for one in asked(source)} == {signature.root.digest, lost.root.digest}

@@ -1,0 +1,325 @@
+"""Checking what was mirrored, and mending it: from the store, from the source, with proof, and with little asked."""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from ocispec import Digest
+from ocispec.errors import InvalidInput
+from ocispec.referrers import cosign_tags, tag_of
+from tests import images
+from tests.fakes.faults import Answer, Fault, Flip
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, fetched, image, lacking, repository, summed, uploaded
+
+ONE, OTHER = images.image(1150, layers=2), images.image(1151, layers=1, platform="linux/arm64/v8")
+DEEP = images.index([images.image(1152, layers=1, platform="linux/s390x")])
+INDEX = images.index([ONE, OTHER, DEEP])
+BILL, SIGNATURE = images.artifact(1153, subject=ONE), images.artifact(1154)
+SIGNATURE_TAG = cosign_tags(Digest.parse(INDEX.root.digest))[0]
+STRANGER, LATER = images.image(1155), images.image(1156)
+LAYER = list(ONE.blobs)[1]
+Damage = Callable[[FakeRegistry], object]
+
+
+def load(source: FakeRegistry) -> None:
+    images.load(source, "app", INDEX, "v1")
+    images.load(source, "app", BILL)
+    images.load(source, "app", SIGNATURE, SIGNATURE_TAG)
+
+
+def entry(source: FakeRegistry, target: FakeRegistry, **said: Any) -> dict[str, Any]:
+    return image(source, target, "app:v1", referrers=True, digestTags=True, **said)
+
+
+def lost(target: FakeRegistry) -> list[str]:
+    tagged = lacking(target, "app", INDEX, "v1") + lacking(target, "app", SIGNATURE, SIGNATURE_TAG)
+    return tagged + lacking(target, "app", BILL)
+
+
+def lose(*digests: str) -> Damage:
+    def damaging(target: FakeRegistry) -> None:
+        for digest in digests:
+            target.lose("app", digest)
+
+    return damaging
+
+
+# What is sent again, with each damage: nothing else.
+DAMAGE: dict[str, tuple[Damage, set[str]]] = {
+    "a layer is gone": (lose(LAYER), {LAYER}),
+    "a config is gone": (lose(next(iter(ONE.blobs))), {next(iter(ONE.blobs))}),
+    "a child is gone": (lose(OTHER.root.digest), set()),
+    "an index in an index is gone": (lose(DEEP.root.digest), set()),
+    "a child and all below it are gone": (lose(*OTHER.descriptors), set(OTHER.blobs)),
+    "a tag is gone": (lambda target: target.untag("app", "v1"), set()),
+    "a tag has moved": (lambda target: images.load(target, "app", STRANGER, "v1"), set()),
+    "a tag is left of what it stood for": (lose(INDEX.root.digest), set()),
+    "a referrer is gone": (lose(BILL.root.digest), set()),
+    "what a referrer consists of is gone": (lose(list(BILL.blobs)[1]), {list(BILL.blobs)[1]}),
+    "a signature's tag is gone": (lambda target: target.untag("app", SIGNATURE_TAG), set()),
+    "a signature's tag has moved": (lambda target: images.load(target, "app", STRANGER, SIGNATURE_TAG), set()),
+    "all is gone": (
+        lose(*INDEX.descriptors, *BILL.descriptors, *SIGNATURE.descriptors),
+        {*INDEX.blobs, *BILL.blobs, *SIGNATURE.blobs},
+    ),
+}
+
+
+def test_what_is_whole_is_found_so_and_nothing_is_sent(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+    load(source)
+    mirrors.run(entry(source, target))
+    mirrors.asked(source, target)
+
+    for repair in (False, True):
+        report = mirrors.check(repair=repair)
+        assert (report.status, report.first.right, report.again, report.table()) == ("complete", 1, None, [])
+        assert report.summary().startswith("check of mirror complete: 1 right, 0 damaged in ")
+        assert mirrors.asked(source) == []
+        assert {one.method for one in mirrors.asked(target)} == {"GET", "HEAD"}
+
+
+def test_each_damage_is_mended_from_the_store_and_looked_at_again(mirrors: Mirrors, source: FakeRegistry) -> None:
+    load(source)
+    with ExitStack() as running:
+        targets = {damage: running.enter_context(FakeRegistry()) for damage in DAMAGE}
+        wanted = entry(source, source, targets=[f"{target.host}/app:v1" for target in targets.values()])
+        del wanted["target"]
+        mirrors.run(wanted)
+        for damage, target in targets.items():
+            DAMAGE[damage][0](target)
+        mirrors.asked(source, *targets.values())
+
+        report = mirrors.check(repair=True)
+
+        assert report.status == "complete", report.errors()
+        assert Counter(row["result"] for row in report.table()) == {"repaired": len(DAMAGE)}
+        assert {damage: lost(target) for damage, target in targets.items()} == {damage: [] for damage in DAMAGE}
+        asked = {damage: mirrors.asked(target) for damage, target in targets.items()}
+        assert {damage: set(uploaded(one)) for damage, one in asked.items()} == {
+            name: resent for name, (_, resent) in DAMAGE.items()
+        }
+        for requests in asked.values():
+            *_, last = [number for number, one in enumerate(requests) if one.method == "PUT"]
+            looked = {one.path for one in requests[last:] if one.method == "HEAD"}
+            assert looked >= {f"/v2/app/blobs/{digest}" for digest in INDEX.blobs}
+        assert mirrors.asked(source) == []
+
+
+def test_damage_is_told_and_left_as_it_is_unless_repair_is_wanted(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    load(source)
+    images.load(source, "app", LATER, "v2")
+    mirrors.run(entry(source, target), image(source, target, "app:v2"))
+    target.lose("app", OTHER.root.digest)
+    target.lose("app", LAYER)
+    name = f"{target.host}/app:v1"
+    mirrors.asked(source, target)
+
+    report = mirrors.check()
+
+    faults = [f"layer {LAYER} is missing", f"manifest {OTHER.root.digest} is missing"]
+    assert (report.status, report.first.right) == ("failed", 1)
+    document = report.to_json("")
+    assert [(one["target"], one["result"], sorted(one["faults"])) for one in document["targets"]] == [(name, "damaged", faults)]
+    (error,) = report.errors()
+    assert error.startswith(f"{name}: ")
+    assert all(fault in error for fault in faults)
+    assert {one.method for one in mirrors.asked(target)} == {"GET", "HEAD"}
+    assert mirrors.asked(source) == []
+
+
+def test_what_targets_have_in_common_is_asked_for_once_in_each_repository(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
+) -> None:
+    for tag, built in (("v1", INDEX), ("v2", images.index([ONE])), ("v3", ONE)):
+        images.load(source, "app", built, tag)
+    mirrors.run(repository(source, target, other))
+    mirrors.asked(source, target, other)
+
+    report = mirrors.check()
+
+    assert (report.status, report.first.right, report.tasks) == ("complete", 6, 2)
+    for place in (target, other):
+        asked = mirrors.asked(place)
+        assert summed(asked) == {"HEAD manifests": 3, "GET manifests": len(INDEX.manifests) + 1, "HEAD blobs": len(INDEX.blobs)}
+        assert max(fetched(asked).values()) == 1
+    assert mirrors.asked(source) == []
+
+
+def test_each_target_is_mended_by_itself_with_what_one_of_them_needs(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
+) -> None:
+    images.load(source, "app", INDEX, "v1")
+    mirrors.run(repository(source, target, other))
+    target.lose("copy", LAYER)
+    other.lose("copy", OTHER.root.digest)
+    mirrors.asked(source, target, other)
+
+    report = mirrors.check(repair=True)
+
+    assert report.status == "complete", report.errors()
+    assert [row["result"] for row in report.table()] == ["repaired", "repaired"]
+    assert uploaded(mirrors.asked(target)) == {LAYER: 1}
+    assert uploaded(mirrors.asked(other)) == {}
+    assert lacking(target, "copy", INDEX, "v1") + lacking(other, "copy", INDEX, "v1") == []
+
+
+def test_what_the_store_has_no_longer_comes_from_the_source_by_digest(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    load(source)
+    mirrors.run(entry(source, target))
+    images.load(source, "app", LATER, "v1")
+    shutil.rmtree(mirrors.store)
+    target.lose("app", LAYER)
+    target.lose("app", BILL.root.digest)
+    mirrors.asked(source, target)
+
+    report = mirrors.check(repair=True)
+
+    assert report.status == "complete", report.errors()
+    assert lost(target) == []
+    asked = mirrors.asked(source)
+    assert not [one.path for one in asked if one.path.endswith("/v1") or "/referrers/" in one.path]
+    assert fetched(asked) == Counter({*INDEX.descriptors, *BILL.descriptors, *SIGNATURE.descriptors})
+    assert uploaded(mirrors.asked(target)) == {LAYER: 1}
+
+
+def test_what_nobody_has_any_more_is_told_and_others_are_mended(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    images.load(source, "app", INDEX, "v1")
+    images.load(source, "app", LATER, "v2")
+    mirrors.run(repository(source, target))
+    shutil.rmtree(mirrors.store)
+    for digest in INDEX.descriptors:
+        source.lose("app", digest)
+    target.lose("copy", LAYER)
+    target.lose("copy", LATER.root.digest)
+
+    report = mirrors.check(repair=True)
+
+    assert report.status == "failed"
+    told = {str(one).rpartition(":")[2]: report.result(one) for one in report.first.damaged}
+    assert told == {"v1": "failed", "v2": "repaired"}
+    (error,) = report.errors()
+    assert error.startswith(f"{target.host}/copy:v1: {source.host}/app@{INDEX.root.digest}: ")
+    assert not lacking(target, "copy", LATER, "v2")
+
+
+def test_a_source_that_is_gone_is_no_matter_where_the_store_has_all(mirrors: Mirrors, target: FakeRegistry) -> None:
+    with FakeRegistry() as source:
+        load(source)
+        mirrors.run(entry(source, target))
+    for digest in (LAYER, DEEP.root.digest, BILL.root.digest):
+        target.lose("app", digest)
+    target.untag("app", SIGNATURE_TAG)
+
+    report = mirrors.check(repair=True)
+
+    assert report.status == "complete", report.errors()
+    assert lost(target) == []
+
+
+def test_what_cannot_be_told_is_not_called_damaged_and_not_sent(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
+) -> None:
+    images.load(source, "app", INDEX, "v1")
+    mirrors.run(repository(source, target, other))
+    other.inject(Fault(method="HEAD", path=f".*/blobs/{LAYER}", nth=None, action=Answer(503)))
+    target.lose("copy", LAYER)
+    mirrors.asked(source, target, other)
+
+    report = mirrors.check(repair=True)
+
+    assert report.status == "failed"
+    assert [row["result"] for row in report.table()] == ["repaired", "failed"]
+    assert [str(one) for one in report.first.untold] == [f"{other.host}/copy:v1"]
+    (error,) = report.errors()
+    assert error.startswith(f"{other.host}/copy:v1: layer {LAYER} ")
+    assert {one.method for one in mirrors.asked(other)} == {"GET", "HEAD"}
+    assert "1 cannot be told" in report.summary()
+
+
+def test_what_is_no_better_after_a_repair_is_a_failure(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+    images.load(source, "app", INDEX, "v1")
+    mirrors.run(image(source, target, "app:v1"))
+    target.inject(Fault(path=f".*/manifests/{ONE.root.digest}", nth=None, action=Flip(7)))
+
+    report = mirrors.check(repair=True)
+
+    assert report.status == "failed"
+    (error,) = report.errors()
+    assert error.startswith(f"{target.host}/app:v1: after it was repaired: manifest {ONE.root.digest} is there as sha256:")
+
+
+@pytest.mark.parametrize("rewrite", [False, True])
+def test_an_index_for_some_platforms_is_right_without_the_others_and_mended_so(
+    mirrors: Mirrors, source: FakeRegistry, *, rewrite: bool
+) -> None:
+    flat = images.index([ONE, OTHER])
+    with FakeRegistry(sparse=not rewrite) as target:
+        images.load(source, "app", flat, "v1")
+        said = {"platforms": ["linux/arm64"], **({"rewriteIndex": True} if rewrite else {})}
+        mirrors.run(image(source, target, "app:v1", **said))
+        assert mirrors.check().status == "complete"
+        standing = target.manifest("app", "v1")
+        target.lose("app", list(OTHER.blobs)[1])
+        target.untag("app", "v1")
+        mirrors.asked(source, target)
+
+        report = mirrors.check(repair=True)
+
+        assert report.status == "complete", report.errors()
+        assert not lacking(target, "app", OTHER)
+        assert target.manifest("app", "v1") == standing
+        assert target.manifest("app", ONE.root.digest) is None
+        assert mirrors.asked(source) == []
+
+
+def test_a_listing_of_referrers_is_mended_where_there_is_no_api(mirrors: Mirrors, source: FakeRegistry) -> None:
+    with FakeRegistry(referrers=False) as target:
+        load(source)
+        mirrors.run(entry(source, target))
+        listing = tag_of(Digest.parse(ONE.root.digest))
+        target.untag("app", listing)
+
+        report = mirrors.check(repair=True)
+
+        assert report.status == "complete", report.errors()
+        assert report.table()[0]["faults"] == f"referrer {BILL.root.digest} is not listed at what it is about"
+        listed = target.manifest("app", listing)
+        assert listed is not None
+        assert BILL.root.digest.encode() in listed[1]
+
+
+def test_tags_that_are_wanted_no_longer_are_counted_and_not_asked_for(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    for tag, built in (("v1", ONE), ("v2", LATER)):
+        images.load(source, "app", built, tag)
+    mirrors.run(repository(source, target))
+    source.untag("app", "v2")
+    mirrors.run(repository(source, target))
+    target.untag("copy", "v2")
+    mirrors.asked(target)
+
+    report = mirrors.check()
+
+    assert (report.status, report.first.right, report.first.unlooked) == ("complete", 1, 1)
+    assert report.summary().endswith("; 1 tag no longer wanted not looked into")
+    assert not [one for one in mirrors.asked(target) if one.path.endswith("/v2")]
+
+
+def test_without_a_lock_file_there_is_nothing_to_check(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+    mirrors.run(image(source, target, "app:v1"), dry_run=True)
+    with pytest.raises(
+        InvalidInput, match=r"nothing to check: its lock file .*mirror\.lock\.json names no image; mirror it first"
+    ):
+        mirrors.check()
