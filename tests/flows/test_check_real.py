@@ -1,0 +1,79 @@
+"""Finding and mending what a CNCF registry has lost on its disk, so that skopeo can copy it again."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import images
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, image
+from tests.peers import skopeo
+from tests.peers.registry import CncfRegistry, cncf_registry
+
+ONE, OTHER = images.image(1170, layers=2), images.image(1171, layers=1, platform="linux/arm64/v8")
+INDEX = images.index([ONE, OTHER])
+LAYER = list(ONE.blobs)[1]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "registry"
+
+
+@pytest.fixture
+def cncf(directory: Path) -> Iterator[CncfRegistry]:
+    with cncf_registry(directory) as registry:
+        yield registry
+
+
+def data(registry: Path, digest: str) -> Path:
+    """Where content is, once for all repositories."""
+    algorithm, _, encoded = digest.partition(":")
+    return registry / "data/docker/registry/v2/blobs" / algorithm / encoded[:2] / encoded
+
+
+def link(registry: Path, kind: str, digest: str) -> Path:
+    """What says that the repository has it."""
+    return registry / "data/docker/registry/v2/repositories/app" / kind / Path(*digest.split(":"))
+
+
+LOST: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "a blob": (lambda registry: data(registry, LAYER), f"layer {LAYER} is missing"),
+    "a blob's link": (lambda registry: link(registry, "_layers", LAYER), f"layer {LAYER} is missing"),
+    "a child's link": (
+        lambda registry: link(registry, "_manifests/revisions", OTHER.root.digest),
+        f"manifest {OTHER.root.digest} is missing",
+    ),
+    "the root's link": (
+        lambda registry: link(registry, "_manifests/revisions", INDEX.root.digest),
+        f"{INDEX.root.digest} is missing",
+    ),
+    "the tag": (lambda registry: registry / "data/docker/registry/v2/repositories/app/_manifests/tags/v1", "v1 is not there"),
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_what_a_registry_lost_on_its_disk_is_found_and_mended(
+    mirrors: Mirrors, source: FakeRegistry, cncf: CncfRegistry, directory: Path, tmp_path: Path, lost: str
+) -> None:
+    images.load(source, "app", INDEX, "v1")
+    entry = {**image(source, source, "app:v1"), "target": f"{cncf.host}/app:v1"}
+    assert mirrors.run(entry).status == "complete"
+    assert mirrors.check().status == "complete"
+    path, told = LOST[lost]
+    shutil.rmtree(path(directory))
+    name = f"docker://{cncf.host}/app:v1"
+    with pytest.raises(skopeo.SkopeoError):
+        skopeo.copy(name, f"dir:{tmp_path / 'before'}")
+    mirrors.asked(source)
+
+    report = mirrors.check(repair=True)
+
+    assert report.status == "complete", report.errors()
+    (faults,) = report.first.damaged.values()
+    assert told in faults
+    assert mirrors.asked(source) == []
+    skopeo.copy(name, f"dir:{tmp_path / 'after'}")
+    assert skopeo.raw(name) == INDEX.manifests[-1].raw
