@@ -56,7 +56,7 @@ LOST: dict[str, tuple[Callable[[Path], Path], str]] = {
 
 @pytest.mark.parametrize("lost", LOST)
 def test_what_a_registry_lost_on_its_disk_is_found_and_mended(
-    mirrors: Mirrors, source: FakeRegistry, cncf: CncfRegistry, directory: Path, tmp_path: Path, lost: str
+    mirrors: Mirrors, source: FakeRegistry, cncf: CncfRegistry, directory: Path, *, lost: str
 ) -> None:
     images.load(source, "app", INDEX, "v1")
     entry = {**image(source, source, "app:v1"), "target": f"{cncf.host}/app:v1"}
@@ -66,7 +66,7 @@ def test_what_a_registry_lost_on_its_disk_is_found_and_mended(
     shutil.rmtree(path(directory))
     name = f"docker://{cncf.host}/app:v1"
     with pytest.raises(skopeo.SkopeoError):
-        skopeo.copy(name, f"dir:{tmp_path / 'before'}")
+        skopeo.copy(name, f"dir:{mirrors.directory / 'before'}")
     mirrors.asked(source)
 
     report = mirrors.check(repair=True)
@@ -75,5 +75,5 @@ def test_what_a_registry_lost_on_its_disk_is_found_and_mended(
     (faults,) = report.first.damaged.values()
     assert told in faults
     assert mirrors.asked(source) == []
-    skopeo.copy(name, f"dir:{tmp_path / 'after'}")
+    skopeo.copy(name, f"dir:{mirrors.directory / 'after'}")
     assert skopeo.raw(name) == INDEX.manifests[-1].raw

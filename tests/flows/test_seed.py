@@ -1,0 +1,195 @@
+"""Seeding: what goes where under which name, from the store alone, what is not sent again, what the next run is given."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.mirroring.seeding import seeding
+from ocispec import Digest
+from ocispec.errors import InvalidInput
+from ocispec.referrers import cosign_tags, tag_of
+from tests import images
+from tests.fakes.faults import Answer, Fault
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, fetched, lacking, results, summed, uploaded
+
+ONE, OTHER, LAST = images.image(1190, layers=2), images.image(1191, platform="linux/arm64/v8"), images.image(1192)
+INDEX = images.index([ONE, OTHER])
+BILL, SIGNATURE = images.artifact(1193, subject=ONE), images.artifact(1194)
+SIGNATURE_TAG = cosign_tags(Digest.parse(INDEX.root.digest))[0]
+BUILT = {"team/index:v1": INDEX, "one:v1": ONE, "one:v2": LAST}
+
+
+@pytest.fixture
+def source() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as source:
+        for name, built in BUILT.items():
+            repository, _, tag = name.partition(":")
+            images.load(source, repository, built, tag)
+        images.load(source, "team/index", BILL)
+        images.load(source, "team/index", SIGNATURE, SIGNATURE_TAG)
+        yield source
+
+
+def names(source: FakeRegistry) -> list[str]:
+    return [f"{source.host}/{name}" for name in BUILT]
+
+
+def lost(target: FakeRegistry, prefix: str = "") -> list[str]:
+    parts = ((name.partition(":"), built) for name, built in BUILT.items())
+    return [digest for (repository, _, tag), built in parts for digest in lacking(target, prefix + repository, built, tag)]
+
+
+def test_each_image_goes_to_each_registry_under_its_own_name(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
+) -> None:
+    report = mirrors.seed(*names(source), to=[target, other])
+
+    assert report.status == "complete", report.errors()
+    assert lost(target) + lost(other) == []
+    content = {digest for built in BUILT.values() for digest in built.descriptors}
+    asked = mirrors.asked(source)
+    assert fetched(asked) == dict.fromkeys(content, 1)
+    assert not [one for one in asked if "/referrers/" in one.path or ".sig" in one.path]
+    blobs = dict.fromkeys({digest for built in BUILT.values() for digest in built.blobs}, 1)
+    assert uploaded(mirrors.asked(target)) == uploaded(mirrors.asked(other)) == blobs
+    assert list(mirrors.directory.glob("*.lock.json")) == []
+
+
+def test_what_the_store_has_is_brought_without_asking_anybody_else(mirrors: Mirrors, target: FakeRegistry) -> None:
+    with FakeRegistry() as first, FakeRegistry() as source:
+        for name, built in BUILT.items():
+            images.load(source, name.partition(":")[0], built, name.partition(":")[2])
+        images.load(source, "team/index", BILL)
+        images.load(source, "team/index", SIGNATURE, SIGNATURE_TAG)
+        mirrors.seed(*names(source), to=[first], referrers=True)
+
+        mirrors.asked(source)
+        report = mirrors.seed(*names(source), to=[target], offline=True, referrers=True)
+        assert mirrors.asked(source) == []
+
+    assert report.status == "complete", report.errors()
+    assert lost(target) == []
+    assert lacking(target, "team/index", BILL) + lacking(target, "team/index", SIGNATURE, SIGNATURE_TAG) == []
+
+
+def test_what_the_store_has_not_is_told_and_keeps_nothing_from_the_others(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
+) -> None:
+    mirrors.seed(names(source)[0], to=[other])
+    mirrors.asked(source)
+
+    report = mirrors.seed(*names(source), to=[target], offline=True)
+
+    assert report.status == "failed"
+    assert results(report) == {"team/index:v1": "added", "one:v1": "failed", "one:v2": "failed"}
+    assert lacking(target, "team/index", INDEX, "v1") == []
+    assert mirrors.asked(source) == []
+    wanted = [f"{name} to {target.host}/{name.partition('/')[2]}: " for name in names(source)[1:]]
+    assert [error[: len(start)] for error, start in zip(report.errors(), wanted, strict=True)] == wanted
+
+
+def test_what_failed_is_listed_and_the_next_run_does_that_alone(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry, tmp_path: Path
+) -> None:
+    failed = tmp_path / "failed.txt"
+    other.inject(Fault(method="PUT", path=".*/one/manifests/v2", action=Answer(403)))
+    lost_source = f"{source.host}/none:v1"
+
+    report = mirrors.seed(*names(source), lost_source, to=[target, other], failed=str(failed))
+
+    assert report.status == "failed"
+    assert failed.read_text().splitlines() == [f"{source.host}/one:v2", lost_source]
+    assert lost(target) == []
+    images.load(source, "none", ONE, "v1")
+    mirrors.asked(source, target, other)
+
+    again = mirrors.seed(file=str(failed), to=[target, other], failed=str(failed))
+
+    assert again.status == "complete", again.errors()
+    assert failed.read_text() == ""
+    assert lost(other) + lacking(other, "none", ONE, "v1") == []
+    assert not [one for one in mirrors.asked(source) if "/team/" in one.path or one.path.endswith("/one/manifests/v1")]
+    for place in (target, other):
+        assert not [one for one in mirrors.asked(place) if one.method in ("POST", "PATCH") and "/none/" not in one.path]
+
+
+def test_what_is_there_is_only_asked_for(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+    mirrors.seed(*names(source), to=[target])
+    mirrors.asked(source, target)
+
+    report = mirrors.seed(*names(source), to=[target])
+
+    assert (report.status, report.plan.count("same")) == ("complete", 3)
+    assert summed(mirrors.asked(source)) == summed(mirrors.asked(target)) == {"HEAD manifests": 3}
+
+
+@pytest.mark.parametrize("rewrite", [False, True])
+def test_of_an_index_some_platforms_as_it_is_or_made_anew(mirrors: Mirrors, source: FakeRegistry, *, rewrite: bool) -> None:
+    with FakeRegistry(sparse=not rewrite) as target:
+        report = mirrors.seed(names(source)[0], to=[target], platforms=["linux/arm64"], rewrite_index=rewrite)
+
+        assert report.status == "complete", report.errors()
+        standing = target.manifest("team/index", "v1")
+        assert standing is not None
+        assert (standing[1] == INDEX.manifests[-1].raw) is not rewrite
+        assert OTHER.root.digest.encode() in standing[1]
+        assert (ONE.root.digest.encode() in standing[1]) is not rewrite
+        assert lacking(target, "team/index", OTHER) == []
+        assert target.manifest("team/index", ONE.root.digest) is None
+
+
+def test_a_registry_that_takes_no_index_with_parts_missing_is_told_what_helps(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    report = mirrors.seed(names(source)[0], to=[target], platforms=["linux/arm64"])
+    assert report.status == "failed"
+    (error,) = report.errors()
+    assert "rewriteIndex" in error
+
+
+def test_referrers_go_along_to_where_there_is_no_api_for_them(mirrors: Mirrors, source: FakeRegistry) -> None:
+    with FakeRegistry(referrers=False) as target:
+        report = mirrors.seed(names(source)[0], to=[target], referrers=True)
+
+        assert report.status == "complete", report.errors()
+        assert lacking(target, "team/index", BILL) + lacking(target, "team/index", SIGNATURE, SIGNATURE_TAG) == []
+        listed = target.manifest("team/index", tag_of(Digest.parse(ONE.root.digest)))
+        assert listed is not None
+        assert BILL.root.digest.encode() in listed[1]
+
+
+@pytest.mark.parametrize(
+    ("to", "said", "told"),
+    [
+        (["r.example"], {}, "seed: expected images, or a list of them"),
+        ([], {"images": ["a"]}, "seed.to"),
+        (["r.example"], {"images": ["UPPER:1"]}, "seed.images"),
+        (["r.example:99999999"], {"images": ["a"]}, "seed.to"),
+        (["r.example"], {"images": ["a"], "rewrite_index": True}, "platforms"),
+        (["r.example"], {"images": ["a"], "platforms": ["none"]}, "seed.platforms"),
+        (["r.example"], {"file": "/nowhere/list"}, "/nowhere/list: No such file or directory"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(to: list[str], said: dict[str, object], told: str) -> None:
+    with pytest.raises(InvalidInput, match=told):
+        seeding(to, **said)  # type: ignore[arg-type]
+
+
+def test_a_line_of_a_list_is_told_by_file_and_number(tmp_path: Path) -> None:
+    path = tmp_path / "images.txt"
+    path.write_text("# ours\n\nredis:7  # the cache\nnginx:UPPER\nBAD NAME\n")
+    with pytest.raises(InvalidInput, match=rf"^{path}:5: .*BAD NAME"):
+        seeding(["r.example"], file=str(path))
+
+
+def test_short_names_are_those_of_docker_and_the_path_comes_before_them(tmp_path: Path) -> None:
+    path = tmp_path / "images.txt"
+    path.write_text("redis\nteam/app:1 # ours\nghcr.io/a/b@sha256:" + "0" * 64 + "\n")
+    found = seeding(["r.example", "s.example:5000/mirror"], file=str(path)).seed
+    assert [entry.source for entry in found] == [
+        "docker.io/library/redis:latest",
+        "docker.io/team/app:1",
+        "ghcr.io/a/b@sha256:" + "0" * 64,
+    ]
