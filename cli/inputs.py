@@ -1,7 +1,7 @@
 """What people type, turned into values. Every refusal is the user's to correct: exit code 2."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from platform import machine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -111,11 +111,25 @@ def mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mir
     return _read(lambda: config.load(path, dialect, to=to))
 
 
-def seeding(to: Sequence[str], *, images: Sequence[str], file: str | None) -> None:
-    """Images that are to be brought to registries in bulk, and these registries."""
+def seeding(to: Sequence[str], **said: Any) -> None:
+    """Images that are to be brought to registries in bulk, and these registries: see `flows.mirroring.seeding`."""
     from flows.mirroring import seeding
 
-    _read(lambda: seeding.seeding(to, images=images, file=file))
+    _read(lambda: seeding.seeding(to, **said))
+
+
+def images(lines: Iterable[str]) -> list[str]:
+    """The images that are read, one in a line; `#` begins a comment."""
+    found = []
+    for number, line in enumerate(lines, start=1):
+        if text := line.partition("#")[0].strip():
+            try:
+                found.append(str(reference(text)))
+            except BadInput as exc:
+                raise BadInput(f"standard input:{number}: {exc}") from exc
+    if not found:
+        raise BadInput("standard input: expected images, one in a line; there are none")
+    return found
 
 
 def unused_directory(text: str) -> str:

@@ -67,7 +67,7 @@ def seed(
     if path.endswith((".yaml", ".yml")):
         parameters = _configured(context, path, (*to, *platforms), network)
     else:
-        parameters = _listed(context, path, to, platforms, network)
+        parameters = _listed(context, path, to, platforms, network, rewrite_index=options["rewrite_index"])
     if failed is not None:
         parameters["failed"] = inputs.lasting(failed)
 
@@ -89,16 +89,20 @@ def _configured(context: Context, path: str, said: Sequence[str], network: RunNe
     return {"config": inputs.lasting(path), **placed(context, wanted, network)}
 
 
-def _listed(context: Context, path: str, to: Sequence[str], platforms: Sequence[str], network: RunNetwork) -> dict[str, Any]:
+def _listed(
+    context: Context, path: str, to: Sequence[str], platforms: Sequence[str], network: RunNetwork, *, rewrite_index: bool
+) -> dict[str, Any]:
     """The parameters of a seed of the images in a list."""
     if not to:
         raise BadInput("seed: expected --to REGISTRY, at least once")
+    chosen = [str(platform) for platform in inputs.platforms(platforms) or ()]
+    if rewrite_index and not chosen:
+        raise BadInput("--rewrite-index: of which platforms? give --platform, too")
     file = None if path == "-" else inputs.lasting(path)
-    images = [image for line in sys.stdin if (image := line.partition("#")[0].strip())] if path == "-" else []
+    images = inputs.images(sys.stdin) if path == "-" else []
     inputs.seeding(to, images=images, file=file)  # refused before anything is started
     inputs.writable(context)
-    chosen = [str(platform) for platform in inputs.platforms(platforms) or ()] or "all"
-    return {"to": list(to), "images": images, "file": file, "platforms": chosen, **runs.common(context, network)}
+    return {"to": list(to), "images": images, "file": file, "platforms": chosen or "all", **runs.common(context, network)}
 
 
 def placed(context: Context, wanted: "Mirror", network: RunNetwork) -> dict[str, Any]:

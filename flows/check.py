@@ -57,7 +57,9 @@ def check(
     with open_session(spec, observer=listener) as session:
         locked = Lock(wanted.lock).read()
         if not locked:
-            raise InvalidInput(f"{wanted.path}: nothing to check: its lock file {wanted.lock} names no image; mirror it first")
+            raise InvalidInput(
+                f"{wanted.path}: nothing to check: its lock file {wanted.lock} names no image; mirror or seed it first"
+            )
         workers = concurrency or wanted.concurrency or CONCURRENCY
         auditing = Auditing(session, listener, (*wanted.entries, *wanted.seed), workers=workers, retries=retries)
         first = auditing.look(locked)

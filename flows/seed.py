@@ -27,7 +27,7 @@ from flows.parameters import (
     labelled,
 )
 from flows.runner import RUNNER
-from ocispec.errors import InvalidInput
+from ocispec.errors import DistError, InvalidInput
 from ocispec.units import counted
 from storage.statefile import StateFile
 from tasks._task import RETRIES
@@ -99,11 +99,15 @@ def seed(
     )
     report = run(job, replace(spec, offline=offline))
     if failed is not None:
-        _write(report, failed)
+        report = _listed(report, failed)
     return concluded("seed", report)
 
 
-def _write(report: MirrorReport, url: str) -> None:
-    """List the images that are not at all their targets, as the next run can read it."""
+def _listed(report: MirrorReport, url: str) -> MirrorReport:
+    """The report, once the images that are not at all their targets are listed, as the next run can read it."""
     lines = "".join(f"{image}\n" for image in report.unfinished())
-    StateFile(url).change(lambda _: lines.encode())
+    try:
+        StateFile(url).change(lambda _: lines.encode())
+    except DistError as exc:
+        return replace(report, more=(*report.more, f"{url}: {exc}"))
+    return report

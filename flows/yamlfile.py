@@ -64,7 +64,7 @@ _Loader.add_constructor("tag:yaml.org,2002:timestamp", _as_text)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """What a file says: plain data, and the line of each place in it."""
+    """What a file says: plain data, and the line of each place in it; without `lines` it is said in no file."""
 
     path: str
     data: Any
@@ -73,7 +73,8 @@ class Document:
     def where(self, place: Sequence[str | int]) -> str:
         """`file:line: key.path` of a place, or of the nearest one around it that is there."""
         keys = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).removeprefix(".")
-        return f"{self.path}:{self.line(place)}{f': {keys}' if keys else ''}"
+        at = f"{self.path}:{self.line(place)}" if self.lines else self.path
+        return f"{at}{f': {keys}' if keys else ''}"
 
     def line(self, place: Sequence[str | int]) -> int:
         """The line of a place, or of the nearest one around it that is there."""

@@ -92,6 +92,8 @@ class Entries:
         if section.file is not None:
             path = Path(self._document.path).parent / Path(section.file).expanduser()
             images += listed(path, at=self._document.where((*place, "list")))
+            if not images:
+                raise InvalidInput(f"{path}: expected images, one in a line; there are none")
         if not images:
             raise InvalidInput(f"{self._document.where(place)}: expected images, or a list of them")
         return images

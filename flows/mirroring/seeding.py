@@ -29,4 +29,4 @@ def seeding(
     section |= {"list": file} if file is not None else {}
     section |= {"platforms": list(platforms)} if platforms is not None else {}
     section |= {"rewriteIndex": True} if rewrite_index else {}
-    return configured(Document(path=_NAME, data={"name": _NAME, "seed": section}, lines={(): 1}), is_remembered=False)
+    return configured(Document(path=_NAME, data={"name": _NAME, "seed": section}, lines={}), is_remembered=False)

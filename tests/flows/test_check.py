@@ -320,6 +320,6 @@ def test_tags_that_are_wanted_no_longer_are_counted_and_not_asked_for(
 def test_without_a_lock_file_there_is_nothing_to_check(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     mirrors.run(image(source, target, "app:v1"), dry_run=True)
     with pytest.raises(
-        InvalidInput, match=r"nothing to check: its lock file .*mirror\.lock\.json names no image; mirror it first"
+        InvalidInput, match=r"nothing to check: its lock file .*mirror\.lock\.json names no image; mirror or seed it first"
     ):
         mirrors.check()

@@ -1,0 +1,151 @@
+"""dist seed with lists and configurations, and dist check after it."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from storage import open_store
+from tests import images
+from tests.cli.dist import dist
+from tests.fakes.faults import Answer, Fault
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import lacking
+from tests.peers.prefect import PrefectServer
+from tests.storage.archives import put
+
+ONE, TWO = images.image(1210, layers=1), images.image(1211, layers=1)
+PLACE = "127.0.0.1:1"
+
+
+@pytest.fixture
+def source() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as source:
+        images.load(source, "team/one", ONE, "v1")
+        images.load(source, "two", TWO, "v1")
+        yield source
+
+
+def test_a_list_goes_to_each_registry_from_the_store_alone(prefect: PrefectServer, tmp_path: Path) -> None:
+    assert prefect.url
+    store = open_store(str(tmp_path / "store"))
+    put(store, ONE, "docker.io/library/one:latest")
+    put(store, TWO, "ghcr.io/a/two:2")
+    listed = b"# what the site needs\n\none   # a short name\nghcr.io/a/two:2\n"
+    with FakeRegistry() as target, FakeRegistry() as other:
+        result = dist(
+            *("--store", store.url, "--output", "json", "seed", "-", "--offline"),
+            *("--to", target.host, "--to", f"{other.host}/edge/site"),
+            stdin=listed,
+        )
+
+        assert (result.code, result.err) == (0, "")
+        assert [(one["source"], one["target"], one["result"]) for one in result.json["images"]] == [
+            ("docker.io/library/one:latest", f"{target.host}/library/one:latest", "added"),
+            ("docker.io/library/one:latest", f"{other.host}/edge/site/library/one:latest", "added"),
+            ("ghcr.io/a/two:2", f"{target.host}/a/two:2", "added"),
+            ("ghcr.io/a/two:2", f"{other.host}/edge/site/a/two:2", "added"),
+        ]
+        assert lacking(target, "library/one", ONE, "latest") + lacking(other, "edge/site/a/two", TWO, "2") == []
+
+
+def test_what_failed_is_a_list_for_the_next_run(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
+    assert prefect.url
+    (tmp_path / "all.txt").write_text(f"{source.host}/team/one:v1\n{source.host}/two:v1\n")
+    failed = tmp_path / "failed.txt"
+    with FakeRegistry() as target:
+        target.inject(Fault(method="PUT", path=".*/two/manifests/v1", action=Answer(403)))
+        run = "--store", tmp_path / "store", "seed"
+        first = dist(*run, tmp_path / "all.txt", "--to", target.host, "--failed", failed, "--retries", "0")
+        listed = failed.read_text()
+        second = dist(*run, failed, "--to", target.host, "--failed", failed)
+
+        assert (first.code, second.code) == (1, 0), second.err
+        assert listed == f"{source.host}/two:v1\n"
+        assert f"{source.host}/two:v1 to {target.host}/two:v1: " in first.err
+        assert failed.read_text() == ""
+        assert lacking(target, "team/one", ONE, "v1") + lacking(target, "two", TWO, "v1") == []
+
+
+def test_a_seed_section_is_locked_checked_and_repaired(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
+    assert prefect.url
+    config = tmp_path / "site.yaml"
+    layer = list(ONE.blobs)[-1]
+    with FakeRegistry() as target:
+        config.write_text(
+            f"store: store\nseed:\n  images: ['{source.host}/team/one:v1']\n  list: more.txt\n  to: {target.host}/edge\n"
+        )
+        (tmp_path / "more.txt").write_text(f"{source.host}/two:v1\n")
+        unlocked = dist("check", config)
+        seeded = dist("seed", config)
+        locked = json.loads((tmp_path / "site.lock.json").read_text())["images"]
+        right = dist("check", config)
+        target.lose("edge/team/one", layer)
+        damaged = dist("--output", "json", "check", config)
+        repaired = dist("check", config, "--repair")
+        assert lacking(target, "edge/team/one", ONE, "v1") == []
+
+    assert (unlocked.code, "mirror or seed it first" in unlocked.err) == (1, True)
+    assert (seeded.code, right.code, damaged.code, repaired.code) == (0, 0, 1, 0), repaired.err
+    name = f"{target.host}/edge/team/one:v1"
+    assert set(locked) == {name, f"{target.host}/edge/two:v1"}
+    faults = [f"layer {layer} is missing"]
+    assert damaged.json["targets"] == [{"target": name, "result": "damaged", "faults": faults, "error": None}]
+    assert damaged.err == f"dist: {name}: layer {layer} is missing\n"
+    assert any(line.startswith(name) and " repaired " in line for line in repaired.lines)
+
+
+def test_where_the_failed_cannot_be_listed_is_told_with_the_report(
+    prefect: PrefectServer, source: FakeRegistry, tmp_path: Path
+) -> None:
+    assert prefect.url
+    (tmp_path / "all.txt").write_text(f"{source.host}/two:v1\n")
+    (tmp_path / "file").touch()
+    with FakeRegistry() as target:
+        failed = tmp_path / "file" / "failed.txt"
+        result = dist(
+            *("--store", tmp_path / "store", "--output", "json"),
+            *("seed", tmp_path / "all.txt", "--to", target.host, "--failed", failed),
+        )
+    assert (result.code, result.json["status"]) == (1, "failed")
+    assert [one["result"] for one in result.json["images"]] == ["added"]
+    assert result.err.startswith(f"dist: {failed}: ")
+
+
+LISTS = {"wrong.txt": "redis:7\n\nNO NAME # here\n", "none.txt": "# nothing\n", "mirror.yaml": "sync: []\n"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("wrong.txt", "--to", PLACE), "{here}/wrong.txt:3: reference 'docker.io/library/NO NAME:latest': expected"),
+        (("none.txt", "--to", PLACE), "{here}/none.txt: expected images, one in a line; there are none"),
+        (("missing.txt", "--to", PLACE), "seed: seed.list: {here}/missing.txt: No such file or directory"),
+        (("wrong.txt",), "seed: expected --to REGISTRY, at least once"),
+        (("-", "--to", PLACE), "standard input:2: reference 'docker.io/library/NO NAME:latest': expected"),
+        (("-", "--to", "http://r.example"), "standard input:2: "),
+        (("none.txt", "--to", PLACE, "--rewrite-index"), "--rewrite-index: of which platforms? give --platform, too"),
+        (("none.txt", "--to", PLACE, "--platform", "x"), "platform 'x'"),
+        (("mirror.yaml", "--to", PLACE), "{here}/mirror.yaml: a configuration says itself where images go"),
+        (("mirror.yaml", "--platform", "linux/amd64"), "{here}/mirror.yaml: a configuration says itself where images go"),
+        (("mirror.yaml",), "{here}/mirror.yaml:1: expected sync or seed"),
+    ],
+)
+def test_what_cannot_be_meant_is_told_before_anything_is_started(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    for name, text in LISTS.items():
+        (tmp_path / name).write_text(text)
+    file, *options = arguments
+    path = file if file == "-" else tmp_path / file
+
+    result = dist("--store", tmp_path / "store", "seed", path, *options, stdin=b"redis\nNO NAME\n")
+
+    assert (result.code, result.out) == (2, b"")
+    assert result.line.startswith(f"dist: {told.format(here=tmp_path)}")
+    assert not (tmp_path / "store").exists()
+
+
+def test_registries_are_told_by_which_of_them_is_wrong(tmp_path: Path) -> None:
+    for place in ("http://r.example", "UPPER/", "r.example/path:tag"):
+        result = dist("--store", tmp_path / "store", "seed", "-", "--to", PLACE, "--to", place, stdin=b"redis\n")
+        assert (result.code, f"seed.to[1]: {place!r}: " in result.line) == (2, True), result.err
