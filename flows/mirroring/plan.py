@@ -218,7 +218,7 @@ class Plan:
         }
 
     def table(self) -> list[dict[str, str | int]]:
-        """One row per step that failed or is due, in this order, and per tag that is extra; what is the same is only counted."""
+        """One row per step that failed or is due, in this order, and per tag that is extra; what stays is only counted."""
         steps = sorted((step for step in self.steps if step.change != "same"), key=lambda step: step.change != "failed")
         return [*map(_row, steps), *map(_extra_row, self.extras)]
 
