@@ -32,6 +32,16 @@ class ContentStore(Block):
     )
 
 
+class MirrorConfiguration(Block):
+    """What is mirrored from where to where, for runs on any machine; people read and change it in Prefect's UI."""
+
+    _block_type_name = "Mirror Configuration"
+    _block_type_slug = "mirror-configuration"
+    _description = "What is mirrored from where to where: the YAML of a configuration, without secrets."
+
+    text: str = Field(title="Configuration", description="YAML; what is secret is named there, as env, file or block")
+
+
 class RegistryCredentials(Block):
     """Who we are to a registry."""
 
@@ -68,6 +78,21 @@ def credentials_in(blocks: Iterable[str]) -> dict[str, Credentials]:
             registry, credentials = _credentials(document.data, block)
             found[registry] = credentials
     return found
+
+
+def configuration(config: str) -> str | None:
+    """The text of a mirror's configuration in `block:NAME`; None where that names no block.
+
+    Raises:
+        InvalidInput: no such block.
+    """
+    if not config.startswith(_PREFIX):
+        return None
+    try:
+        block = cast("MirrorConfiguration", MirrorConfiguration.load(config.removeprefix(_PREFIX)))
+    except ValueError as exc:
+        raise InvalidInput(f"configuration {config}: there is no such block of type Mirror Configuration") from exc
+    return block.text
 
 
 def _credentials(data: Mapping[str, Any], block: str) -> tuple[str, Credentials]:

@@ -2,7 +2,6 @@
 
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger
@@ -14,7 +13,7 @@ from flows.mirroring.applying import Applying
 from flows.mirroring.auditing import Auditing
 from flows.mirroring.checked import CheckReport
 from flows.mirroring.lock import Lock
-from flows.mirroring.opening import opened
+from flows.mirroring.opening import called, opened
 from flows.parameters import (
     CONCURRENCY,
     Configuration,
@@ -35,7 +34,7 @@ from tasks.session import open_session
 
 def _run_name() -> str:
     given = flow_run.parameters
-    return f"check {Path(given['config']).stem}{' and repair' if given['repair'] else ''}"
+    return f"check {called(given['config'])}{' and repair' if given['repair'] else ''}"
 
 
 @flow(name="check", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)

@@ -50,21 +50,19 @@ class Registry(Section):
         Raises:
             InvalidInput: a secret or a file is not where it should be, or is of no use.
         """
-        prefix, beside = self.path_prefix.strip("/"), Path(document.path).absolute().parent
+        prefix = self.path_prefix.strip("/")
         settings = HostSettings(
             hostname=self.hostname,
             scheme=None if self.tls is None else "http" if self.tls == "disabled" else "https",
             tls=Tls(
-                ca_file=_file(self.ca_file, beside),
-                cert_file=_file(self.cert_file, beside),
-                key_file=_file(self.key_file, beside),
+                ca_file=_file(self.ca_file, document, (*place, "caFile")),
+                cert_file=_file(self.cert_file, document, (*place, "certFile")),
+                key_file=_file(self.key_file, document, (*place, "keyFile")),
                 verify=self.tls != "insecure",
             ),
             mirrors=tuple(self.mirrors),
             path_prefix=f"{prefix}/" if prefix else "",
-            headers=tuple(
-                _header(name, value, at=document.where((*place, "headers", name))) for name, value in self.headers.items()
-            ),
+            headers=tuple(_header(name, value, document, (*place, "headers", name)) for name, value in self.headers.items()),
             in_flight=self.req_concurrent,
             per_second=self.req_per_sec,
             avoid=frozenset(self.avoid),
@@ -95,7 +93,7 @@ def hosts(path: str | None, *, plain_http: bool = False, ca_file: str | None = N
             raise InvalidInput(f"insecure {host!r}: expected host[:port], as it stands in references")
         known = named.get(host, HostSettings())
         named[host] = replace(known, scheme="https", tls=replace(known.tls, verify=False))
-    found = Hosts(named=named, plain_http=plain_http, ca_file=_file(ca_file, Path()))
+    found = Hosts(named=named, plain_http=plain_http, ca_file=ca_file and str(Path(ca_file).expanduser()))
     if ca_file is not None:
         Tls(ca_file=found.ca_file).context()
     return found
@@ -115,12 +113,14 @@ def _check(tls: Tls, document: Document, place: Place) -> None:
             raise InvalidInput(f"{document.where((*place, key))}: {exc}") from exc
 
 
-def _header(name: str, text: str, *, at: str) -> tuple[str, str]:
+def _header(name: str, text: str, document: Document, place: Place) -> tuple[str, str]:
     """A header as it is sent. What a file or variable ends in, such as a line break, is no part of it.
 
     Raises:
         InvalidInput: no header can be so; the value, which may be a secret, is not shown.
     """
+    document.refuse_secret(text, place)
+    at = document.where(place)
     value = templates.resolved(text, at=at).strip()
     if not _HEADER_NAME.fullmatch(name):
         raise InvalidInput(f"{at}: expected the name of a header, such as X-Api-Key")
@@ -129,5 +129,5 @@ def _header(name: str, text: str, *, at: str) -> tuple[str, str]:
     return name, value
 
 
-def _file(path: str | None, beside: Path) -> str | None:
-    return None if path is None else str(beside / Path(path).expanduser())
+def _file(path: str | None, document: Document, place: Place) -> str | None:
+    return None if path is None else str(Path(document.beside(path, place)).absolute())

@@ -1,6 +1,5 @@
 """The flow `mirror`: what targets lack is planned, then brought: fetched once, sent once to each registry, published last."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow
@@ -10,7 +9,7 @@ from pydantic import Field
 
 from flows.conclusion import concluded
 from flows.mirroring.config import Dialect
-from flows.mirroring.opening import opened
+from flows.mirroring.opening import called, opened
 from flows.mirroring.run import Job, run
 from flows.parameters import (
     CONCURRENCY,
@@ -28,7 +27,7 @@ from tasks._task import RETRIES
 
 def _run_name() -> str:
     what = "plan mirror" if flow_run.parameters["dry_run"] else "mirror"
-    return f"{what} {Path(flow_run.parameters['config']).stem}"
+    return f"{what} {called(flow_run.parameters['config'])}"
 
 
 @flow(name="mirror", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)

@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from flows.conclusion import concluded
-from flows.mirroring.opening import opened, specified
+from flows.mirroring.opening import called, opened, specified
 from flows.mirroring.report import MirrorReport
 from flows.mirroring.run import Job, run
 from flows.mirroring.seeding import seeding
@@ -37,7 +37,7 @@ def _run_name() -> str:
     given = flow_run.parameters
     what = "plan seed" if given["dry_run"] else "seed"
     if given["config"] is not None:
-        return f"{what} {Path(given['config']).stem}"
+        return f"{what} {called(given['config'])}"
     images = Path(given["file"]).name if given["file"] is not None else counted(len(given["images"]), "image")
     return f"{what} {images} to {', '.join(given['to'])}"
 

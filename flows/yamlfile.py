@@ -1,4 +1,4 @@
-"""YAML files that people write, with the line of everything in them, so that a refusal can say where. No Prefect here."""
+"""YAML that people write, with the line of everything in it, so that a refusal can say where. No Prefect here."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ocispec.errors import InvalidInput
+from storage.statefile import StateFile
 
 # A configuration of a hundred thousand images has less; aliases that multiply would make any file large.
 _MOST_BYTES = 16 * 1024 * 1024
@@ -64,11 +65,15 @@ _Loader.add_constructor("tag:yaml.org,2002:timestamp", _as_text)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """What a file says: plain data, and the line of each place in it; without `lines` it is said in no file."""
+    """What a file says: plain data, and the line of each place in it; without `lines` it is said in no file.
+
+    `path` is a path or URL; what is no file (`is_file`) has a name there, and is kept by Prefect for all to read.
+    """
 
     path: str
     data: Any
     lines: Mapping[Place, int]
+    is_file: bool = True
 
     def where(self, place: Sequence[str | int]) -> str:
         """`file:line: key.path` of a place, or of the nearest one around it that is there."""
@@ -79,6 +84,30 @@ class Document:
     def line(self, place: Sequence[str | int]) -> int:
         """The line of a place, or of the nearest one around it that is there."""
         return next(self.lines[known] for length in range(len(place), -1, -1) if (known := tuple(place[:length])) in self.lines)
+
+    def beside(self, path: str, place: Sequence[str | int]) -> str:
+        """A path or URL that is said at a place; a relative path begins where the file is.
+
+        Raises:
+            InvalidInput: it is relative, and there is no file.
+        """
+        said = Path(path).expanduser()
+        if "://" in path or said.is_absolute():
+            return path if "://" in path else str(said)
+        if not self.is_file:
+            told = "expected a URL or an absolute path, for there is no file to be beside"
+            raise InvalidInput(f"{self.where(place)}: {told}: {path}")
+        return f"{self.path.rpartition('/')[0]}/{path}" if "://" in self.path else str(Path(self.path).parent / said)
+
+    def refuse_secret(self, text: str, place: Sequence[str | int]) -> None:
+        """See that a text which may be secret is none itself where Prefect keeps it: it names where the secret is.
+
+        Raises:
+            InvalidInput: it does not; the message does not show it.
+        """
+        if not self.is_file and "{{" not in text:
+            told = 'expected {{env "NAME"}}, {{file "PATH"}} or a block, got what may be a secret'
+            raise InvalidInput(f"{self.where(place)}: {told}; Prefect keeps this text as it is, so replace the secret, too")
 
 
 def plain(value: Any) -> Any:
@@ -91,15 +120,30 @@ def plain(value: Any) -> Any:
 
 
 def read(path: str) -> Document:
-    """The file at a path.
+    """The file at a path or URL.
 
     Raises:
         InvalidInput: it cannot be read, is no YAML, or says the same key twice.
+        Denied, Unavailable: the file system of a URL.
     """
+    if "://" in path:
+        raw = StateFile(path).read()
+        if raw is None:
+            raise InvalidInput(f"{path}: no such file")
+        return parsed(raw, path)
     try:
         raw = Path(path).read_bytes()
     except OSError as exc:
         raise InvalidInput(f"{path}: {exc.strerror}") from exc
+    return parsed(raw, path)
+
+
+def parsed(raw: bytes, path: str, *, is_file: bool = True) -> Document:
+    """What a file says, or some text that is called `path`.
+
+    Raises:
+        InvalidInput: it is no YAML, or says the same key twice.
+    """
     if len(raw) > _MOST_BYTES:
         raise InvalidInput(f"{path}: expected at most {_MOST_BYTES} bytes, it has {len(raw)}")
     try:
@@ -114,7 +158,7 @@ def read(path: str) -> Document:
         raise InvalidInput(f"{path}{line}: not YAML ({exc.problem or exc.context})") from exc
     except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError) as exc:  # !!int x, !!bool x, a list for a key
         raise InvalidInput(f"{path}: not YAML ({' '.join(str(exc).split())})") from exc
-    return Document(path=path, data=data, lines=lines)
+    return Document(path=path, data=data, lines=lines, is_file=is_file)
 
 
 def _lines(root: yaml.Node | None, path: str) -> dict[Place, int]:

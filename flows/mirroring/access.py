@@ -83,6 +83,9 @@ def _credentials(said: MirrorRegistry | Creds, key: str, place: Place, document:
         raise InvalidInput(f"{at}: expected user beside pass")
     if not (said.pass_ or said.token):
         return {}
+    for name, text in (("pass", said.pass_), ("token", said.token)):
+        if text:
+            document.refuse_secret(text, (*place, name))
     user, password, token = (
         resolved(text, at=document.where((*place, name))) if text else ""
         for name, text in (("user", said.user), ("pass", said.pass_), ("token", said.token))
@@ -108,6 +111,8 @@ def _settings(creds: Creds, name: str, place: Place, document: Document, priorit
 
 def _tls(creds: Creds, place: Place, document: Document) -> Tls:
     """Certificates stand in regsync's files themselves, or in what those refer to."""
+    if creds.client_key:
+        document.refuse_secret(creds.client_key, (*place, "clientKey"))
     authority, certificate, key = (
         resolved(text, at=document.where((*place, name))) if text else None
         for name, text in (("regcert", creds.regcert), ("clientCert", creds.client_cert), ("clientKey", creds.client_key))

@@ -23,6 +23,7 @@ from remotes import Credentials, Hosts
 from storage.options import refuse_secrets, refuse_userinfo
 
 _BLOCK = "block:"
+_FORGETFUL = "nothing is remembered of what is mirrored, to be checked or pruned later; say lock, an absolute path or a URL"
 
 Dialect = Literal["dist", "skopeo"]
 
@@ -52,15 +53,23 @@ class Mirror:
 
 
 def load(path: str, dialect: Dialect = "dist", *, to: Sequence[str] = ()) -> Mirror:
-    """The configuration in a file: one of ours, one of regsync's, or with `dialect` one of `skopeo sync --src yaml`.
-
-    A file of skopeo's does not say where images go: `to` does, registries with or without a path. Relative paths in a file
-    begin where the file is.
+    """The configuration in a file, see `understood`. Relative paths in it begin where the file is.
 
     Raises:
         InvalidInput: the file is wrong; the message names file, line and key.
+        Denied, Unavailable: see `flows.yamlfile.read`.
     """
-    document = yamlfile.read(path)
+    return understood(yamlfile.read(path), dialect, to=to)
+
+
+def understood(document: Document, dialect: Dialect = "dist", *, to: Sequence[str] = ()) -> Mirror:
+    """The configuration in a document: one of ours, one of regsync's, or with `dialect` one of `skopeo sync --src yaml`.
+
+    A file of skopeo's does not say where images go: `to` does, registries with or without a path.
+
+    Raises:
+        InvalidInput: it is wrong; the message names file, line and key.
+    """
     return _skopeos(document, to) if dialect == "skopeo" else configured(document)
 
 
@@ -75,7 +84,8 @@ def configured(document: Document, *, is_remembered: bool = True) -> Mirror:
         raise InvalidInput(f"{document.where(())}: expected sync or seed")
     entries, reached = Entries(document, file.defaults), access(file, document)
     store, options = _store(file.store, document)
-    stem = Path(document.path).stem
+    stem = _stem(document)
+    lock = file.lock or (f"{stem}.lock.json" if document.is_file else None)
     return Mirror(
         path=document.path,
         name=file.name or stem,
@@ -86,16 +96,19 @@ def configured(document: Document, *, is_remembered: bool = True) -> Mirror:
         credential_blocks=reached.blocks,
         entries=tuple(entries.synced(section, ("sync", number)) for number, section in enumerate(file.sync)),
         seed=() if file.seed is None else tuple(entries.seeded(file.seed, ("seed",))),
-        lock=_beside(document.path, file.lock or f"{stem}.lock.json") if is_remembered else None,
+        lock=document.beside(lock, ("lock",)) if is_remembered and lock else None,
         concurrency=file.concurrency or file.defaults.parallel or None,
         schedules=tuple(entries.schedules),
-        warnings=tuple(without_effect(file, document, entries.idle)),
+        warnings=(
+            *without_effect(file, document, entries.idle),
+            *([] if lock else [f"{document.path}: {_FORGETFUL}"]),
+        ),
     )
 
 
 def _skopeos(document: Document, to: Sequence[str]) -> Mirror:
     found = sources(checked(SkopeoFile, document), document, to)
-    stem = Path(document.path).stem
+    stem = _stem(document)
     return Mirror(
         path=document.path,
         name=stem,
@@ -106,7 +119,7 @@ def _skopeos(document: Document, to: Sequence[str]) -> Mirror:
         credential_blocks=(),
         entries=found.entries,
         seed=(),
-        lock=_beside(document.path, f"{stem}.lock.json"),
+        lock=document.beside(f"{stem}.lock.json", ()),
         concurrency=None,
         schedules=(),
         warnings=(),
@@ -124,9 +137,9 @@ def _store(section: StoreSection | None, document: Document) -> tuple[str | None
         refuse_secrets(section.options)
     except InvalidInput as exc:
         raise InvalidInput(f"{at}: {exc}") from None
-    return url if url.startswith(_BLOCK) else _beside(document.path, url), yamlfile.plain(section.options)
+    place = url if url.startswith(_BLOCK) else document.beside(url, ("store",))
+    return place, yamlfile.plain(section.options)
 
 
-def _beside(path: str, place: str) -> str:
-    """A path as it is meant in the file at `path`; a URL is meant as it is."""
-    return place if "://" in place else str(Path(path).parent / Path(place).expanduser())
+def _stem(document: Document) -> str:
+    return Path(document.path.removeprefix(_BLOCK)).stem

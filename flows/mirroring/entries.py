@@ -90,8 +90,9 @@ class Entries:
         """What is to be seeded, and where that is said."""
         images = [(text, self._document.where((*place, "images", number))) for number, text in enumerate(section.images)]
         if section.file is not None:
-            path = Path(self._document.path).parent / Path(section.file).expanduser()
-            images += listed(path, at=self._document.where((*place, "list")))
+            at = (*place, "list")
+            path = Path(self._document.beside(section.file, at))
+            images += listed(path, at=self._document.where(at))
             if not images:
                 raise InvalidInput(f"{path}: expected images, one in a line; there are none")
         if not images:

@@ -1,16 +1,37 @@
 """What a run of a mirror is opened from: its configuration, and beside it what the run was told, which wins."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from prefect import get_run_logger
 
-from flows.blocks import credentials_in
-from flows.mirroring.config import Dialect, Mirror, load
+from flows import yamlfile
+from flows.blocks import configuration, credentials_in
+from flows.mirroring.config import Dialect, Mirror, understood
 from flows.parameters import Network, session_spec
 from ocispec.errors import InvalidInput
 from tasks.session import SessionSpec
+
+# What messages call a configuration that is the parameter itself, unless it has a name.
+_TEXT = "configuration"
+_NAME = re.compile(r"^name:[ \t]*([A-Za-z0-9][A-Za-z0-9._-]*)[ \t]*(?:#.*)?$", re.MULTILINE)
+
+
+def read(config: str, dialect: Dialect = "dist", *, to: Sequence[str] = ()) -> Mirror:
+    """A configuration: `block:NAME`, a path or URL, or the text of one itself.
+
+    Raises:
+        InvalidInput: it is wrong, or not there.
+        Denied, Unavailable: the file system of a URL.
+    """
+    if _is_text(config):
+        return understood(yamlfile.parsed(config.encode(), _TEXT, is_file=False), dialect, to=to)
+    text = configuration(config)
+    document = yamlfile.read(config) if text is None else yamlfile.parsed(text.encode(), config, is_file=False)
+    return understood(document, dialect, to=to)
 
 
 def opened(
@@ -22,15 +43,28 @@ def opened(
     dialect: Dialect = "dist",
     to: Sequence[str] = (),
 ) -> tuple[Mirror, SessionSpec]:
-    """The configuration in a file, whose warnings go to the run's log, and what the run's session is opened from.
+    """A configuration, whose warnings go to the run's log, and what the run's session is opened from.
 
     Raises:
-        InvalidInput: the file is wrong, or nobody says which store.
+        InvalidInput: it is wrong, or nobody says which store.
+        Denied, Unavailable: see `read`.
     """
-    wanted = load(config, dialect, to=to)
+    wanted = read(config, dialect, to=to)
     for warning in wanted.warnings:
         get_run_logger().warning("%s", warning)
     return wanted, specified(wanted, store, store_options, network)
+
+
+def called(config: str) -> str:
+    """What to call a configuration, before it is read."""
+    if not _is_text(config):
+        return Path(config.removeprefix("block:")).stem
+    said = _NAME.search(config)
+    return said[1] if said else _TEXT
+
+
+def _is_text(config: str) -> bool:
+    return "\n" in config or config.lstrip().startswith("{")
 
 
 def specified(wanted: Mirror, store: str | None, store_options: Mapping[str, Any], network: Network | None) -> SessionSpec:

@@ -73,8 +73,7 @@ def sources(file: SkopeoFile, document: Document, to: Sequence[str]) -> Sources:
     return Sources(
         entries=tuple(entry for name, registry in file.root.items() for entry in making.entries(name, registry)),
         hosts={
-            name.partition("/")[0]: _settings(registry, document.where((name, "cert-dir")), document)
-            for name, registry in file.root.items()
+            name.partition("/")[0]: _settings(registry, (name, "cert-dir"), document) for name, registry in file.root.items()
         },
         credentials={
             name: Credentials(registry.credentials.username, registry.credentials.password)
@@ -151,11 +150,12 @@ def _is_digest(text: str) -> bool:
     return True
 
 
-def _settings(registry: Registry, at: str, document: Document) -> HostSettings:
+def _settings(registry: Registry, place: Place, document: Document) -> HostSettings:
     """A directory of certificates is containers-certs.d(5)'s: *.crt are authorities, *.cert with its *.key is our own."""
     if registry.cert_dir is None:
         return HostSettings(tls=Tls(verify=registry.tls_verify))
-    folder = Path(document.path).parent / Path(registry.cert_dir).expanduser()
+    at = document.where(place)
+    folder = Path(document.beside(registry.cert_dir, place))
     try:
         authorities = [path.read_text() for path in sorted(folder.glob("*.crt"))]
         own = [path.read_text() + path.with_suffix(".key").read_text() for path in sorted(folder.glob("*.cert"))]
