@@ -4,10 +4,11 @@ import time
 from dataclasses import replace
 from typing import Annotated, Any
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
+from flows._flow import flow_of
 from flows.conclusion import concluded
 from flows.mirroring.applying import Applying
 from flows.mirroring.auditing import Auditing
@@ -26,7 +27,6 @@ from flows.parameters import (
 )
 from flows.progress import LogListener, told
 from flows.results import keep_no_results
-from flows.runner import RUNNER
 from ocispec.errors import InvalidInput
 from tasks._task import RETRIES
 from tasks.session import open_session
@@ -37,7 +37,7 @@ def _run_name() -> str:
     return f"check {called(given['config'])}{' and repair' if given['repair'] else ''}"
 
 
-@flow(name="check", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
+@flow_of("check", run_name=_run_name)
 def check(
     config: Configuration,
     store: ConfiguredStore = None,

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-from prefect import Task, flow, get_run_logger
+from prefect import Task, get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
+from flows._flow import flow_of
 from flows.conclusion import concluded
 from flows.parameters import (
     CONCURRENCY,
@@ -25,7 +26,6 @@ from flows.parameters import (
 from flows.progress import LogListener, told
 from flows.report import Failure, ImageReport, RunReport
 from flows.results import keep_no_results
-from flows.runner import RUNNER
 from flows.walk import Walk
 from flows.wanted import Image, Node
 from ocispec import Platform, Reference
@@ -44,7 +44,7 @@ def _run_name() -> str:
     return f"fetch {references[0]}" if len(references) == 1 else f"fetch {counted(len(references), 'image')}"
 
 
-@flow(name="fetch", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
+@flow_of("fetch", run_name=_run_name)
 def fetch(
     references: Annotated[list[str], labelled("Images", "Such as docker.io/library/redis:7", min_length=1)],
     store: Store,

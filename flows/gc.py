@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
+from flows._flow import flow_of
 from flows.conclusion import concluded
 from flows.parameters import Store, StoreOptions, labelled, session_spec
 from flows.progress import LogListener
@@ -73,7 +74,7 @@ def _run_name() -> str:
     return f"gc of {flow_run.parameters['store']}"
 
 
-@flow(name="gc", flow_run_name=_run_name, persist_result=False)
+@flow_of("gc", run_name=_run_name)
 def gc(
     store: Store,
     grace: Annotated[str, labelled("Grace", "How long nobody must have touched what is removed, such as 24h or 7d")] = "24h",

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any
 
-from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows._flow import flow_of
 from flows.conclusion import concluded
 from flows.mirroring.config import Dialect
 from flows.mirroring.opening import called, opened
@@ -21,7 +21,6 @@ from flows.parameters import (
     Retries,
     StoreOptions,
 )
-from flows.runner import RUNNER
 from tasks._task import RETRIES
 
 
@@ -30,7 +29,7 @@ def _run_name() -> str:
     return f"{what} {called(flow_run.parameters['config'])}"
 
 
-@flow(name="mirror", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
+@flow_of("mirror", run_name=_run_name)
 def mirror(
     config: Configuration,
     store: ConfiguredStore = None,

@@ -4,16 +4,16 @@ import time
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
+from flows._flow import flow_of
 from flows.conclusion import concluded
 from flows.fetch import bring_in
 from flows.parameters import CONCURRENCY, Concurrency, Reached, Retries, Store, StoreOptions, labelled, session_spec
 from flows.progress import LogListener
 from flows.report import Outcome, RunReport
-from flows.runner import RUNNER
 from ocispec import Platform
 from ocispec.errors import DistError
 from storage.unpack import Unpacked
@@ -79,7 +79,7 @@ def _run_name() -> str:
     return f"pull {flow_run.parameters['reference']}"
 
 
-@flow(name="pull", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
+@flow_of("pull", run_name=_run_name)
 def pull(
     reference: Annotated[str, labelled("Image", "Such as docker.io/library/redis:7")],
     directory: Annotated[

@@ -4,17 +4,17 @@ import time
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
+from flows._flow import flow_of
 from flows.ascent import Ascent, Delivered
 from flows.conclusion import concluded
 from flows.parameters import CONCURRENCY, Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
 from flows.progress import LogListener, told
 from flows.report import Failure, Outcome
 from flows.results import keep_no_results
-from flows.runner import RUNNER
 from ocispec import Descriptor, Reference
 from ocispec.errors import InvalidInput
 from ocispec.reference import expand
@@ -119,7 +119,7 @@ def _run_name() -> str:
     return f"push {flow_run.parameters['name']} to {flow_run.parameters['target']}"
 
 
-@flow(name="push", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
+@flow_of("push", run_name=_run_name)
 def push(
     name: Annotated[str, labelled("Image", "As its name was recorded in the content store")],
     target: Annotated[str, labelled("Target", "Where it goes, such as registry.example/team/app:v1")],

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
+from flows._flow import flow_of
 from flows.conclusion import concluded
 from flows.mirroring.opening import called, opened, specified
 from flows.mirroring.report import MirrorReport
@@ -26,7 +26,6 @@ from flows.parameters import (
     StoreOptions,
     labelled,
 )
-from flows.runner import RUNNER
 from ocispec.errors import DistError, InvalidInput
 from ocispec.units import counted
 from storage.statefile import StateFile
@@ -42,7 +41,7 @@ def _run_name() -> str:
     return f"{what} {images} to {', '.join(given['to'])}"
 
 
-@flow(name="seed", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
+@flow_of("seed", run_name=_run_name)
 def seed(
     *,
     images: Annotated[list[str], labelled("Images", "Such as docker.io/library/redis:7")] = [],

@@ -5,18 +5,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.utilities.annotations import quote
 
+from flows._flow import flow_of
 from flows.conclusion import concluded
 from flows.fetch import bring_in
 from flows.parameters import Concurrency, Reached, Store, StoreOptions, labelled, session_spec
 from flows.progress import LogListener
 from flows.report import Outcome, RunReport
 from flows.results import keep_no_results
-from flows.runner import RUNNER, outcome
+from flows.runner import outcome
 from ocispec import Platform
 from ocispec.errors import DistError, InvalidInput
 from ocispec.frontier import Frontier
@@ -110,7 +111,7 @@ def _run_name() -> str:
     return f"verify {flow_run.parameters['store']}"
 
 
-@flow(name="verify", flow_run_name=_run_name, task_runner=RUNNER, persist_result=False)
+@flow_of("verify", run_name=_run_name)
 def verify(
     store: Store,
     repair: Annotated[
