@@ -32,7 +32,7 @@ class Delivered:
     `waiting` counts those that were not begun: because of what failed below them, or because the run was ended.
     """
 
-    receipts: tuple[Receipt, ...]
+    receipts: tuple[tuple[Descriptor, Receipt], ...]
     failures: tuple[Failure, ...]
     waiting: int
     tasks: int
@@ -51,7 +51,7 @@ class Ascent:
         self._children = without_foreign(children_handler(session.store.manifest))
         limits = Limits(retries=retries)
         self._resolve, self._push = limits.ready(tasks.resolve, target.host), limits.ready(tasks.push, target.host)
-        self._receipts: dict[object, Receipt] = {}
+        self._receipts: dict[object, tuple[Descriptor, Receipt]] = {}
         self._failures: list[Failure] = []
         self._tasks = 0
 
@@ -72,7 +72,7 @@ class Ascent:
             return self._delivered(waiting=len(image | along))
         self._listener.resolved(str(self._target), self._image.descriptor)
         there = image if asked.stands else {}
-        self._receipts = dict.fromkeys(there, Receipt("existed"))
+        self._receipts = {key: (one, Receipt("existed")) for key, one in there.items()}
         order = Order(self._session.store, [one for key, one in (image | along).items() if key not in there], self._children)
         referrers = order.refer(self._referrers)
         if not asked.stands:
@@ -116,7 +116,7 @@ class Ascent:
             self._listener.failed(node.descriptor, self._failures[-1].message)
             return []
         known = self._receipts.get(node.descriptor.content)
-        self._receipts[node.descriptor.content] = result if known is None else known.with_more(result)
+        self._receipts[node.descriptor.content] = node.descriptor, result if known is None else known[1].with_more(result)
         self._listener.ended(node.descriptor, result)
         for parent in node.above:
             parent.missing -= 1

@@ -4,7 +4,6 @@ import time
 from dataclasses import replace
 from typing import Annotated, Any
 
-from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
@@ -25,8 +24,8 @@ from flows.parameters import (
     StoreOptions,
     labelled,
 )
-from flows.progress import LogListener, told
 from flows.results import keep_no_results
+from flows.watching import watched
 from ocispec.errors import InvalidInput
 from tasks._task import RETRIES
 from tasks.session import open_session
@@ -52,8 +51,7 @@ def check(
     started = time.monotonic()
     keep_no_results()
     wanted, spec = opened(config, store, store_options, network)
-    listener = told(LogListener(get_run_logger()))
-    with open_session(spec, observer=listener) as session:
+    with watched(planning=0.5 if repair else 1) as listener, open_session(spec, observer=listener) as session:
         locked = Lock(wanted.lock).read()
         if not locked:
             raise InvalidInput(

@@ -1,33 +1,51 @@
-"""How every run ends: its table is an artifact, its summary the message of its final state."""
+"""How every run ends: its artifacts show what was done and what failed, the message of its final state is its summary."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.report import Report, in_one_line
+from ocispec.units import counted
 
 # What a page of Prefect's can show.
 _MOST_ROWS = 500
 _STATES = {"complete": Completed, "failed": Failed, "stopped": Cancelled}
+# What to do once the causes are gone, which the lines themselves say.
+_NEXT = {
+    "verify": "To fetch again what is not whole, run verify with `repair`; what was corrupt stays in quarantine meanwhile.",
+    "check": "To send again what is missing, run check with `repair`.",
+}
+_AGAIN = "Put right what the lines below say, then run it again: what is done is kept, and what arrived is not fetched twice."
 
 
 def concluded(key: str, report: Report) -> State[Any]:
-    """The final state of the current flow run, with the report as its data; `key` names the artifact.
+    """The final state of the current flow run, with the report as its data; `key` names the flow and its table.
 
     A deployment's run has nobody to read that, and Prefect would write all of it into a traceback if it is not complete.
     """
-    message, context = in_one_line(report), FlowRunContext.get()
+    message, errors = in_one_line(report), report.errors()
     tabulate(report.table(), key=key, description=message)
+    create_markdown_artifact(_summary(key, report), key="summary", description=report.summary())
+    if errors:
+        told = f"{counted(len(errors), 'failure')}. {_NEXT.get(key, _AGAIN)}"
+        tabulate([{"failure": error} for error in errors], key="failures", description=told)
+    context = FlowRunContext.get()
     is_read = context is None or context.flow_run is None or context.flow_run.deployment_id is None
     return _STATES[report.status](message=message, data=report if is_read else None)
 
 
-def tabulate(rows: Sequence[dict[str, str | int]], *, key: str, description: str) -> None:
+def tabulate(rows: Sequence[Mapping[str, str | int]], *, key: str, description: str) -> None:
     """Have an artifact of the current flow run show rows, of very many the first."""
     left = len(rows) - _MOST_ROWS
     more = f" (and {left} more rows, which are not shown)" if left > 0 else ""
-    create_table_artifact(list(rows[:_MOST_ROWS]), key=key, description=f"{description}{more}")
+    create_table_artifact([dict(row) for row in rows[:_MOST_ROWS]], key=key, description=f"{description}{more}")
+
+
+def _summary(key: str, report: Report) -> str:
+    """The facts as a page; what there is none of is left out."""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in report.facts().items() if value not in (0, "nothing"))
+    return f"## {key}: {report.status}\n\n| | |\n|---|---|\n{rows}\n"

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-from prefect import Task, get_run_logger
+from prefect import Task
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
@@ -23,11 +23,11 @@ from flows.parameters import (
     labelled,
     session_spec,
 )
-from flows.progress import LogListener, told
 from flows.report import Failure, ImageReport, RunReport
 from flows.results import keep_no_results
 from flows.walk import Walk
 from flows.wanted import Image, Node
+from flows.watching import watched
 from ocispec import Platform, Reference
 from ocispec.errors import DistError
 from ocispec.platform import Platforms
@@ -75,8 +75,7 @@ def bring_in(
     """Fetch images, with `referrers` also what refers to them, in the current flow run, and record their names."""
     started = time.monotonic()
     keep_no_results()
-    listener = told(LogListener(get_run_logger()))
-    with open_session(spec, observer=listener) as session:
+    with watched() as listener, open_session(spec, observer=listener) as session:
         walk = Walk(
             session.keeper,
             _Fetching(),

@@ -13,7 +13,7 @@ from flows._flow import flow_of
 from flows.conclusion import concluded
 from flows.parameters import Store, StoreOptions, labelled, session_spec
 from flows.progress import LogListener
-from flows.report import Outcome
+from flows.report import Outcome, moved
 from flows.results import keep_no_results
 from ocispec.units import counted, duration, seconds, size
 from storage.gc import Swept, hazard
@@ -62,6 +62,16 @@ class GcReport:
             "kept": self.kept,
             "blobs": [{"digest": str(info.digest), "size": info.size} for info in self.swept.blobs],
             "leftovers": list(self.swept.leftovers),
+        }
+
+    def facts(self) -> dict[str, str | int]:
+        """What was done."""
+        would = "would be removed" if self.dry_run else "removed"
+        return {
+            would: moved(len(self.swept.blobs), self.swept.size),
+            f"leftovers {would}": len(self.swept.leftovers),
+            "blobs kept": self.kept,
+            "took": duration(self.seconds),
         }
 
     def table(self) -> list[dict[str, str | int]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from threading import Lock
 from typing import Protocol
 
 from flows.report import Ended, Failure
@@ -153,6 +154,90 @@ class Both:
         """Pass it on."""
         for listener in self._listeners:
             listener.finished(image)
+
+
+class Advance:
+    """Counts how far a run is, of what is known to be done by now: that grows, so that the fraction may fall. Thread-safe.
+
+    `planning` is the share of the way that planning is, 0 to 1.
+    """
+
+    # What asking for a piece of content, or an image, costs beside its bytes: about as much as so many more.
+    _EACH_BYTES = 1024**2
+
+    def __init__(self, *, planning: float = 0) -> None:
+        self._share, self._guard = planning, Lock()
+        self._planned = 0, 0
+        self._images: dict[str, bool] = {}
+        self._content: dict[object, tuple[int, int]] = {}
+
+    def fraction(self) -> float:
+        """How much is done: 0 to 1."""
+        with self._guard:
+            count, total = self._planned
+            pieces = list(self._content.values())
+            images, finished = len(self._images), sum(self._images.values())
+        known = self._EACH_BYTES * (images + len(pieces)) + sum(size for size, _ in pieces)
+        over = self._EACH_BYTES * (finished + sum(there >= size for size, there in pieces)) + sum(there for _, there in pieces)
+        return self._share * (count / total if total else 0) + (1 - self._share) * (over / known if known else 0)
+
+    def words(self) -> str:
+        """How far it is: images, content, bytes."""
+        with self._guard:
+            count, total = self._planned
+            pieces = list(self._content.values())
+            images, finished = len(self._images), sum(self._images.values())
+        told = [f"looked into {count} of {counted(total, 'image')}"] if total else []
+        told += [f"{finished} of {counted(images, 'image')} finished"] if images else []
+        over, there, known = sum(there >= size for size, there in pieces), sum(t for _, t in pieces), sum(s for s, _ in pieces)
+        told += [f"{over} of {counted(len(pieces), 'piece')} of content, {size(there)} of {size(known)}"] if pieces else []
+        return ", ".join(told) or "nothing to do"
+
+    def planned(self, count: int, total: int) -> None:
+        """Take note."""
+        with self._guard:
+            self._planned = count, total
+
+    def resolving(self, name: str) -> None:
+        """One more image."""
+        with self._guard:
+            self._images.setdefault(name, False)
+
+    def resolved(self, name: str, root: Descriptor) -> None:  # noqa: ARG002 - what it consists of is told
+        """One more image, if it was not known before."""
+        self.resolving(name)
+
+    def waiting(self, descriptor: Descriptor) -> None:
+        """One more piece of content."""
+        with self._guard:
+            self._content.setdefault(descriptor.content, (descriptor.size, 0))
+
+    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:  # noqa: ARG002 - what is there counts
+        """Take note of how much is there; what is read for a plan does not count."""
+        with self._guard:
+            if descriptor.content in self._content and offset < descriptor.size:  # whole is what ended
+                self._content[descriptor.content] = descriptor.size, offset
+
+    def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:  # noqa: ARG002 - however it came
+        """All of it is there."""
+        with self._guard:
+            self._content[descriptor.content] = descriptor.size, descriptor.size
+
+    def failed(self, descriptor: Descriptor, message: str) -> None:  # noqa: ARG002 - nothing more happens to it
+        """Nothing is to be waited for any more."""
+        with self._guard:
+            self._content[descriptor.content] = descriptor.size, descriptor.size
+
+    def did(self, name: str, what: str) -> None:
+        """Nothing that is counted."""
+
+    def left_alone(self, server: str, seconds: float) -> None:
+        """Nothing that is counted."""
+
+    def finished(self, image: Ended) -> None:
+        """Nothing more happens to an image."""
+        with self._guard:
+            self._images[image.name] = True
 
 
 def waiting_for(server: str, seconds: float) -> str:

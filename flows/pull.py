@@ -70,6 +70,10 @@ class PullReport:
             "errors": self.errors(),
         }
 
+    def facts(self) -> dict[str, str | int]:
+        """What was done."""
+        return self.fetched.facts() | {"layers unpacked": self.unpacked.layers if self.unpacked else 0}
+
     def table(self) -> list[dict[str, str | int]]:
         """One row for the image."""
         return self.fetched.table()

@@ -4,7 +4,6 @@ import time
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
@@ -12,9 +11,9 @@ from flows._flow import flow_of
 from flows.ascent import Ascent, Delivered
 from flows.conclusion import concluded
 from flows.parameters import CONCURRENCY, Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
-from flows.progress import LogListener, told
-from flows.report import Failure, Outcome
+from flows.report import Failure, Outcome, moved, pace
 from flows.results import keep_no_results
+from flows.watching import watched
 from ocispec import Descriptor, Reference
 from ocispec.errors import InvalidInput
 from ocispec.reference import expand
@@ -62,12 +61,12 @@ class PushReport:
     @property
     def transferred(self) -> int:
         """The bytes that were sent."""
-        return sum(receipt.transferred for receipt in self.done.receipts)
+        return sum(receipt.transferred for _, receipt in self.done.receipts)
 
     @property
     def moved(self) -> bool:
         """Whether anything had to be sent."""
-        return any(receipt.status != "existed" for receipt in self.done.receipts)
+        return any(receipt.status != "existed" for _, receipt in self.done.receipts)
 
     def told(self) -> str:
         """What was done, counted."""
@@ -78,6 +77,17 @@ class PushReport:
         """One line that counts."""
         what = f"{self.source} to {self.target} {self.status}: {self.told()}"
         return f"{what}; {size(self.transferred)} in {duration(self.seconds)}"
+
+    def facts(self) -> dict[str, str | int]:
+        """What was done."""
+        return {
+            "sent": moved(self._count("pushed"), self.transferred),
+            "mounted from elsewhere in the registry": moved(self._count("mounted"), self._size("mounted")),
+            "at the target already": moved(self._count("existed"), self._size("existed")),
+            "failed": len(self.failures),
+            "not begun": self.done.waiting,
+            **pace(self.transferred, self.seconds),
+        }
 
     def errors(self) -> list[str]:
         """One line per failure."""
@@ -112,7 +122,10 @@ class PushReport:
         return [row]
 
     def _count(self, status: str) -> int:
-        return sum(receipt.status == status for receipt in self.done.receipts)
+        return sum(receipt.status == status for _, receipt in self.done.receipts)
+
+    def _size(self, status: str) -> int:
+        return sum(descriptor.size for descriptor, receipt in self.done.receipts if receipt.status == status)
 
 
 def _run_name() -> str:
@@ -134,9 +147,9 @@ def push(
     """Bring an image from the content store to a registry: what is there is not sent, and its tag is set last."""
     started = time.monotonic()
     keep_no_results()
-    listener = told(LogListener(get_run_logger()))
     to = Reference.parse(expand(target))
-    with open_session(session_spec(store, store_options, network), observer=listener) as session:
+    spec = session_spec(store, store_options, network)
+    with watched() as listener, open_session(spec, observer=listener) as session:
         recorded = _recorded(session, name, to)
         done = Ascent(session, recorded, to, listener, referrers=referrers, retries=retries).run(window=concurrency)
         stopped, seconds = session.stopping.reason, time.monotonic() - started

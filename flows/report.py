@@ -34,6 +34,9 @@ class Report(Protocol):
     def table(self) -> list[dict[str, str | int]]:
         """Rows for people, as the run's artifact shows them."""
 
+    def facts(self) -> dict[str, str | int]:
+        """What was done, a figure or some words for each thing, as the run's summary shows it."""
+
 
 class Ended(Protocol):
     """An image of which nothing is under way any more."""
@@ -65,6 +68,16 @@ def in_one_line(report: Report) -> str:
     return f"{report.summary()}; {errors[0]}{more}" if errors else report.summary()
 
 
+def moved(pieces: int, count: int) -> str:
+    """Some pieces of content and their bytes."""
+    return f"{counted(pieces, 'piece')}, {size(count)}" if pieces else "nothing"
+
+
+def pace(count: int, seconds: float) -> dict[str, str | int]:
+    """How long a run took, and how fast bytes moved in it."""
+    return {"took": duration(seconds), "rate": f"{size(count / max(seconds, 0.001))}/s"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """What went wrong; `descriptor` is None where the image as a whole failed."""
@@ -81,13 +94,14 @@ class Failure:
 class ImageReport:
     """One image of a run, what refers to it included: `referrers` counts those manifests.
 
-    Distinct descriptors are counted; `transferred` counts the bytes of this run.
+    Distinct descriptors are counted; `transferred` counts the bytes of this run, `existed_bytes` those that were there before.
     """
 
     name: str
     root: Descriptor | None
     fetched: int = 0
     existed: int = 0
+    existed_bytes: int = 0
     referrers: int = 0
     failures: tuple[Failure, ...] = ()
     transferred: int = 0
@@ -165,14 +179,27 @@ class RunReport:
         """One line that counts."""
         done = len(self.images) - len(self.failed)
         of = f" of {len(self.images)}" if self.failed else ""
-        counts = {key: sum(getattr(image, key) for image in self.images) for key in ("fetched", "existed", "failed")}
+        counts = {key: self._sum(key) for key in ("fetched", "existed", "failed")}
         told = ", ".join(f"{count} {key}" for key, count in counts.items() if count or key != "failed")
-        along = sum(image.referrers for image in self.images)
+        along = self._sum("referrers")
         told += f", with {counted(along, 'referrer')}" if along else ""
-        moved = sum(image.transferred for image in self.images)
         noun = "image" if len(self.images) == 1 else "images"
         left = "".join(f"; {host} allows {quota.remaining} of {quota.limit} more" for host, quota in self.quotas.items())
-        return f"{done}{of} {noun} complete: {told}; {size(moved)} in {duration(self.seconds)}{left}"
+        return f"{done}{of} {noun} complete: {told}; {size(self._sum('transferred'))} in {duration(self.seconds)}{left}"
+
+    def facts(self) -> dict[str, str | int]:
+        """What was done."""
+        return {
+            "images complete": len(self.images) - len(self.failed),
+            "images failed": len(self.failed),
+            "referrers": sum(image.referrers for image in self.images),
+            "fetched": moved(self._sum("fetched"), self._sum("transferred")),
+            "in the store already": moved(self._sum("existed"), self._sum("existed_bytes")),
+            **pace(self._sum("transferred"), self.seconds),
+        }
+
+    def _sum(self, what: str) -> int:
+        return sum(getattr(image, what) for image in self.images)
 
     def errors(self) -> list[str]:
         """One line per failure, those that several images share once; each says what it is about."""

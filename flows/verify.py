@@ -15,9 +15,10 @@ from flows.conclusion import concluded
 from flows.fetch import bring_in
 from flows.parameters import Concurrency, Reached, Store, StoreOptions, labelled, session_spec
 from flows.progress import LogListener
-from flows.report import Outcome, RunReport
+from flows.report import Outcome, RunReport, moved, pace
 from flows.results import keep_no_results
 from flows.runner import outcome
+from flows.watching import shown
 from ocispec import Platform
 from ocispec.errors import DistError, InvalidInput
 from ocispec.frontier import Frontier
@@ -98,6 +99,17 @@ class VerifyReport:
             "errors": self.errors(),
         }
 
+    def facts(self) -> dict[str, str | int]:
+        """What was done."""
+        return {
+            "sound": moved(self.verified.sound, self.verified.size),
+            "corrupt, now in quarantine": len(self.verified.corrupt),
+            "names not whole": len(self.damaged),
+            "names repaired": len(self.mended),
+            "blobs that no name needs": "not known" if self.extra is None else self.extra,
+            **pace(self.verified.size, self.seconds),
+        }
+
     def table(self) -> list[dict[str, str | int]]:
         """One row per corrupt blob and per name that is not whole."""
         rows: list[dict[str, str | int]] = [
@@ -126,9 +138,10 @@ def verify(
     started = time.monotonic()
     keep_no_results()
     spec = session_spec(store, store_options, network)
-    with open_session(spec, observer=LogListener(get_run_logger())) as opened:
+    hashing = _Hashing()
+    with shown(hashing), open_session(spec, observer=LogListener(get_run_logger())) as opened:
         opened.store.require()
-        outcomes = _verified(opened.store, window=concurrency)
+        outcomes = _verified(opened.store, hashing, window=concurrency)
         names, unreadable = opened.store.names.read()
         damaged = dict(_damaged(opened.store, names))
         wanted = damaged if repair == "all" else damaged.keys() & set(repair)
@@ -152,15 +165,44 @@ def verify(
     return concluded("verify", report)
 
 
-def _verified(store: ContentStore, *, window: int) -> list[object]:
+class _Hashing:
+    """How far it is with the blobs of a store. Whoever asks sees a number that was right."""
+
+    def __init__(self) -> None:
+        self._blobs = self._over = self._bytes = self._over_bytes = 0
+
+    def began(self, chunk: tuple[Info, ...]) -> None:
+        """Take note of blobs that are to be hashed."""
+        self._blobs += len(chunk)
+        self._bytes += sum(info.size for info in chunk)
+
+    def ended(self, chunk: tuple[Info, ...]) -> None:
+        """Take note of blobs that were."""
+        self._over += len(chunk)
+        self._over_bytes += sum(info.size for info in chunk)
+
+    def fraction(self) -> float:
+        """How many of the bytes were hashed: 0 to 1."""
+        return self._over_bytes / self._bytes if self._bytes else 0
+
+    def words(self) -> str:
+        """Blobs and bytes."""
+        return f"{self._over} of {counted(self._blobs, 'blob')} hashed, {size(self._over_bytes)} of {size(self._bytes)}"
+
+
+def _verified(store: ContentStore, hashing: _Hashing, *, window: int) -> list[object]:
     """What each chunk's task answered or failed with."""
     frontier: Frontier[tuple[Info, ...], PrefectFuture[Any]] = Frontier(
         lambda blobs: upkeep.verify.submit(quote(blobs)), window=window
     )
-    frontier.add(_chunks(store.walk()))
+    chunks = list(_chunks(store.walk()))
+    for chunk in chunks:
+        hashing.began(chunk)
+    frontier.add(chunks)
     outcomes = []
-    for _, future in frontier:
+    for chunk, future in frontier:
         outcomes.append(outcome(future))
+        hashing.ended(chunk)
         if session.current().stopping.reason:
             frontier.drop()
     return outcomes

@@ -156,7 +156,9 @@ class Walk:
                 for descriptor in (root, *(referrer.descriptor for referrer in image.referrers)):
                     self._bring_in(image, descriptor, parent)
             elif (there := self._keeper.look(image.reference, root, platforms=image.platforms)).whole:
-                image.existed, image.recorded = len(there.present), True
+                for descriptor in there.present:
+                    image.credit(descriptor, Receipt("existed"))
+                image.recorded = True
             else:
                 self._reach(image, (root,), parent)
         except DistError as exc:
@@ -170,7 +172,7 @@ class Walk:
             self._reach(image, (root,), parent)
             return
         for descriptor in filter(image.meet, there.present):
-            image.credit(Receipt("existed"))
+            image.credit(descriptor, Receipt("existed"))
             self._ask_about(image, descriptor, parent)
 
     def _fetched(self, node: Node, result: tasks.Fetched) -> None:
@@ -179,7 +181,7 @@ class Walk:
         receipt = result.receipt
         for image in node.images:
             image.open -= 1
-            image.credit(receipt)
+            image.credit(node.descriptor, receipt)
             receipt = Receipt("existed")  # the first image that wanted it paid for it
             self._ask_about(image, node.descriptor, result)
             self._reach(image, self._below(image, node.descriptor, result), result)
@@ -231,7 +233,7 @@ class Walk:
             if node.fetched is None:
                 self._ask(node, image, parent)
             else:
-                image.credit(Receipt("existed"))
+                image.credit(descriptor, Receipt("existed"))
                 self._ask_about(image, descriptor, node.fetched)
                 pending.extend(self._below(image, descriptor, node.fetched))
 

@@ -48,6 +48,7 @@ class Image:
     leaves: list[Fetched] = field(default_factory=list)
     fetched: int = 0
     existed: int = 0
+    existed_bytes: int = 0
     transferred: int = 0
     failures: list[Failure] = field(default_factory=list)
 
@@ -65,10 +66,12 @@ class Image:
             self.fail(str(exc))
             return ()
 
-    def credit(self, receipt: Receipt) -> None:
+    def credit(self, descriptor: Descriptor, receipt: Receipt) -> None:
         """Count content that is in the store now."""
         self.fetched += receipt.status == "fetched"
-        self.existed += receipt.status == "existed"
+        if receipt.status == "existed":
+            self.existed += 1
+            self.existed_bytes += descriptor.size
         self.transferred += receipt.transferred
 
     def fail(self, message: str) -> None:
@@ -82,6 +85,7 @@ class Image:
             root=self.root,
             fetched=self.fetched,
             existed=self.existed,
+            existed_bytes=self.existed_bytes,
             referrers=len(self.referrers),
             failures=tuple(self.failures),
             transferred=self.transferred,

@@ -79,7 +79,8 @@ class Delivery:
             beside = self._whereabouts.beside(place, blob.digest)
             if beside is None and origin is not None and origin.host == place.host and origin.locator != place.locator:
                 beside = origin.repository
-            self.counter.count(transfer.push(self._store, self._pusher(place), blob, source=beside, observer=self._sent))
+            receipt = transfer.push(self._store, self._pusher(place), blob, source=beside, observer=self._sent)
+            self.counter.count(blob, receipt)
             self._whereabouts.note(place, blob.digest)
 
     def publish(self, wanted: Publication) -> None:

@@ -95,7 +95,14 @@ class Session:
     def tally(self) -> Tally:
         """What was moved so far."""
         counter = self._delivery.counter
-        return Tally(received=self._received.total, sent=self._sent.total, mounted=counter.mounted, existed=counter.existed)
+        return Tally(
+            received=self._received.total,
+            sent=self._sent.total,
+            mounted=counter.mounted,
+            existed=counter.existed,
+            mounted_bytes=counter.mounted_bytes,
+            existed_bytes=counter.existed_bytes,
+        )
 
     def resolve(self, reference: Reference) -> Descriptor:
         """The descriptor that a reference stands for now."""

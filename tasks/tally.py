@@ -9,12 +9,14 @@ from tasks.transfer import Observer, Receipt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """Bytes that were received and sent, and how many blobs were mounted at a target, or there already."""
+    """Bytes that were received and sent, and how many blobs were mounted at a target, or there already, with their bytes."""
 
     received: int = 0
     sent: int = 0
     mounted: int = 0
     existed: int = 0
+    mounted_bytes: int = 0
+    existed_bytes: int = 0
 
 
 class Meter:
@@ -36,10 +38,15 @@ class Counter:
 
     def __init__(self) -> None:
         self.mounted = self.existed = 0
+        self.mounted_bytes = self.existed_bytes = 0
         self._guard = Lock()
 
-    def count(self, receipt: Receipt) -> None:
+    def count(self, descriptor: Descriptor, receipt: Receipt) -> None:
         """Count one piece of content."""
         with self._guard:
-            self.mounted += receipt.status == "mounted"
-            self.existed += receipt.status == "existed"
+            if receipt.status == "mounted":
+                self.mounted += 1
+                self.mounted_bytes += descriptor.size
+            elif receipt.status == "existed":
+                self.existed += 1
+                self.existed_bytes += descriptor.size

@@ -54,6 +54,20 @@ class CheckReport:
         left = f"; {counted(found.unlooked, 'tag')} no longer wanted not looked into" if found.unlooked else ""
         return f"check of {self.name} {self.status}: {', '.join(parts)} in {duration(self.seconds)}{left}"
 
+    def facts(self) -> dict[str, str | int]:
+        """What was done."""
+        found = self.first
+        return {
+            "targets right": found.right,
+            "damaged": len(found.damaged),
+            "repaired": sum(self.result(target) == "repaired" for target in found.damaged),
+            "cannot be told": len(found.untold),
+            "no longer wanted, not looked into": found.unlooked,
+            "bytes fetched": size(self.tally.received),
+            "bytes sent": size(self.tally.sent),
+            "took": duration(self.seconds),
+        }
+
     def errors(self) -> list[str]:
         """One line per failure."""
         lines = list(self.first.untold.values())

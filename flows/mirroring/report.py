@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeGuard, get_args
 
 from flows.mirroring.course import Brought
 from flows.mirroring.plan import Extra, Plan, Step
-from flows.report import Outcome
+from flows.report import Outcome, moved, pace
 from ocispec import Reference
 from ocispec.units import duration, size
 from tasks.removal import Removed
@@ -63,16 +63,40 @@ class MirrorReport:
         """One line that counts."""
         if self.dry_run:
             return f"plan of {self.name}: {self.plan.summary()}"
+        counts = self.counts()
+        told = [f"{counts[result]} {result}" for result in _SHOWN if counts[result] or result in _ALWAYS]
+        told += [f"{self._gone} of {len(self.removed)} removed"] if self.removed else []
+        tally = self.tally
+        passed = f"{size(tally.received)} fetched, {size(tally.sent)} sent"
+        spared = f" ({tally.mounted} mounted, {tally.existed} there already)" if tally.mounted or tally.existed else ""
+        return f"{self.name} {self.status}: {', '.join(told)}; {passed}{spared} in {duration(self.seconds)}"
+
+    def counts(self) -> dict[Result, int]:
+        """How many targets there are of each result."""
         counts = dict.fromkeys(_SHOWN, 0) | {"same": self.plan.settled}
         for step in self.plan.steps:
             counts[self.result(step)] += 1
-        told = [f"{counts[result]} {result}" for result in _SHOWN if counts[result] or result in _ALWAYS]
-        gone = sum(isinstance(told, Removed) and told.status == "removed" for told in self.removed.values())
-        told += [f"{gone} of {len(self.removed)} removed"] if self.removed else []
-        tally = self.tally
-        moved = f"{size(tally.received)} fetched, {size(tally.sent)} sent"
-        spared = f" ({tally.mounted} mounted, {tally.existed} there already)" if tally.mounted or tally.existed else ""
-        return f"{self.name} {self.status}: {', '.join(told)}; {moved}{spared} in {duration(self.seconds)}"
+        return counts
+
+    def facts(self) -> dict[str, str | int]:
+        """What was done; of a dry run, what would be."""
+        tally, counts = self.tally, self.counts()
+        content = {descriptor.digest: descriptor.size for image in self.plan.due for descriptor in image.content}
+        held = [count for digest, count in content.items() if digest not in self.plan.to_fetch]
+        return {
+            **{result: count for result, count in counts.items() if count or result in _ALWAYS},
+            "tags removed": self._gone,
+            "bytes fetched": size(tally.received),
+            "bytes sent": size(tally.sent),
+            "in the store already": moved(len(held), sum(held)),
+            "at a target already": moved(tally.existed, tally.existed_bytes),
+            "mounted from elsewhere in a registry": moved(tally.mounted, tally.mounted_bytes),
+            **pace(tally.received + tally.sent, self.seconds),
+        }
+
+    @property
+    def _gone(self) -> int:
+        return sum(isinstance(told, Removed) and told.status == "removed" for told in self.removed.values())
 
     def errors(self) -> list[str]:
         """One line per failure."""

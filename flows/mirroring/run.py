@@ -4,8 +4,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from prefect import get_run_logger
-
 from flows.conclusion import tabulate
 from flows.mirroring import telling
 from flows.mirroring.applying import Applying
@@ -14,8 +12,8 @@ from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Lock
 from flows.mirroring.planning import Planning
 from flows.mirroring.report import MirrorReport
-from flows.progress import LogListener, told
 from flows.results import keep_no_results
+from flows.watching import watched
 from ocispec.errors import DistError
 from tasks.session import Session, SessionSpec, open_session
 
@@ -41,8 +39,7 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
     """
     started = time.monotonic()
     keep_no_results()
-    listener = told(LogListener(get_run_logger()))
-    with open_session(spec, observer=listener) as session:
+    with watched(planning=1 if job.dry_run else 0.1) as listener, open_session(spec, observer=listener) as session:
         lock = Lock(job.lock)
         locked = lock.read()
         planning = Planning(session, listener, locked, keep=not job.dry_run, workers=job.concurrency, retries=job.retries)

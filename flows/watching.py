@@ -1,0 +1,83 @@
+"""An artifact of the current flow run, `progress`, that shows how far the run is while it goes.
+
+One thread looks once a second, and asks Prefect's API for something only if there is news: what a run costs does not depend on
+how much happens in it. A run that is over before has the artifact, too.
+"""
+
+import logging
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import copy_context
+from threading import Event
+from typing import Any, Protocol
+
+from prefect import get_run_logger
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+from flows.progress import Advance, Both, Listener, LogListener, told
+from tasks import stopping
+
+_EVERY_S = 1.0
+_WHOLE = 100.0
+_log = logging.getLogger(__name__)
+
+
+class Course(Protocol):
+    """What knows how far a run is. Asked by another thread than the run's."""
+
+    def fraction(self) -> float:
+        """How much of what is known to be done is: 0 to 1."""
+
+    def words(self) -> str:
+        """The same for people."""
+
+
+@contextmanager
+def watched(*, planning: float = 0) -> Iterator[Listener]:
+    """Whom the current flow run tells: its log, whoever listens to it, and its progress; `planning`: see `Advance`."""
+    advance = Advance(planning=planning)
+    with shown(advance):
+        yield Both(told(LogListener(get_run_logger())), advance)
+
+
+@contextmanager
+def shown(course: Course) -> Iterator[None]:
+    """Have the artifact show a course, until the block is left: that it is done then, unless the run was ended."""
+    artifact, over = _Artifact(course), Event()
+
+    def keep() -> None:
+        while not over.wait(_EVERY_S):
+            artifact.show(_WHOLE * course.fraction())
+
+    with ThreadPoolExecutor(1, thread_name_prefix="progress") as executor:
+        executor.submit(copy_context().run, keep)
+        done = False
+        try:
+            yield
+            done = stopping.current().reason is None
+        finally:
+            over.set()
+    artifact.show(_WHOLE if done else _WHOLE * course.fraction())
+
+
+class _Artifact:
+    """What Prefect shows. That it cannot be told is no reason for a run to fail."""
+
+    def __init__(self, course: Course) -> None:
+        self._course = course
+        self._id: Any = None
+        self._last: tuple[float, str] | None = None
+
+    def show(self, percent: float) -> None:
+        news = round(percent, 1), self._course.words()
+        if news == self._last:
+            return
+        try:
+            if self._id is None:
+                self._id = create_progress_artifact(news[0], key="progress", description=news[1])
+            else:
+                update_progress_artifact(self._id, news[0], description=news[1])
+            self._last = news
+        except Exception as exc:  # noqa: BLE001 - whatever Prefect's client raises
+            _log.warning("the progress of the run cannot be shown: %s", exc)

@@ -1,0 +1,199 @@
+"""What the page of a run shows: its plan, how far it is while it goes, what was done, and what failed with what to do."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocispec import Descriptor, Digest, Reference
+from storage import open_store
+from tasks.transfer import Receipt
+from tests import images
+from tests.fakes.faults import Fault, Refuse
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, image, repository
+from tests.peers.prefect import PrefectServer
+from tests.peers.processes import poll_until
+from tests.storage.conformance import Place, blob_path
+
+ONE, TWIN = images.image(3400, layers=2), images.image(3400, layers=2, platform="linux/s390x")
+
+
+@pytest.fixture(autouse=True)
+def _api(prefect: PrefectServer) -> Iterator[None]:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: prefect.url}):
+        yield
+
+
+@pytest.fixture
+def artifacts(prefect: PrefectServer) -> Callable[[Any], dict[str, dict[str, Any]]]:
+    """The artifacts of a run, by key; given its state or id."""
+
+    def of(run: Any) -> dict[str, dict[str, Any]]:
+        flow_run = run if isinstance(run, str) else str(run.state_details.flow_run_id)
+        found = prefect.post("/artifacts/filter", {"flow_runs": {"id": {"any_": [flow_run]}}})
+        assert len(found) == len({one["key"] for one in found})
+        return {one["key"]: one for one in found}
+
+    return of
+
+
+def facts(artifact: dict[str, Any]) -> dict[str, str]:
+    """What a summary says, without times."""
+    rows = [line.strip("| ").split(" | ") for line in artifact["data"].splitlines()[4:]]
+    return {name: value for name, value in rows if name not in ("took", "rate")}
+
+
+def test_a_mirror_shows_plan_progress_and_what_was_spared(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
+) -> None:
+    images.load(source, "app", ONE, "v1")
+    images.load(source, "app", TWIN, "v2")
+    sync = [repository(source, target), {**image(source, target, "app:v1"), "target": f"{target.host}/also:v1"}]
+
+    report = mirrors.run(*sync)
+
+    shown = artifacts(mirrors.flow_run)
+    assert shown.keys() == {"plan", "progress", "mirror", "summary"}
+    assert shown["progress"]["data"] == 100
+    assert shown["progress"]["description"].startswith("looked into 3 of 3 images, ")
+    told = facts(shown["summary"])
+    assert (told["added"], told["bytes fetched"]) == (
+        "3",
+        shown["summary"]["description"].partition("; ")[2].split(" fetched")[0],
+    )
+    assert (report.tally.mounted, report.tally.mounted_bytes) == (3, sum(map(len, ONE.blobs.values())))
+    assert told["mounted from elsewhere in a registry"].startswith("3 pieces, ")
+
+    again = mirrors.run(*sync)
+    assert again.tally.received == 0
+    shown = artifacts(mirrors.flow_run)
+    assert facts(shown["summary"]) == {"same": "3", "bytes fetched": "0 B", "bytes sent": "0 B"}
+    assert shown["progress"]["data"] == 100
+
+
+def test_failures_are_a_table_that_says_what_to_do(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
+) -> None:
+    images.load(source, "app", ONE, "v1")
+    target.inject(Fault(method="PUT", path="/v2/app/manifests/.*", nth=None, action=Refuse(403)))
+
+    report = mirrors.run(image(source, target, "app:v1"), image(source, target, "app:none"))
+
+    shown = artifacts(mirrors.flow_run)
+    assert shown.keys() == {"plan", "progress", "mirror", "summary", "failures"}
+    assert shown["failures"]["description"].startswith("2 failures. Put right what the lines below say, then run it again")
+    assert all(error.replace('"', '\\"') in shown["failures"]["data"] for error in report.errors())
+    assert "log in with" in shown["failures"]["data"]
+    assert shown["summary"]["data"].startswith("## mirror: failed\n")
+
+
+def test_fetch_push_and_what_keeps_a_store_show_the_same(
+    tmp_path: Path, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
+) -> None:
+    from flows.fetch import fetch
+    from flows.gc import gc
+    from flows.push import push
+    from flows.verify import verify
+
+    place = Place(url=str(tmp_path / "store"))
+    with FakeRegistry() as registry, FakeRegistry() as target:
+        images.load(registry, "app", ONE, "v1")
+        name = f"{registry.host}/app:v1"
+        total = sum(map(len, ONE.blobs.values())) + len(ONE.manifests[-1].raw)
+
+        first = fetch([name], place.url, return_state=True)
+        shown = artifacts(first)
+        assert shown.keys() == {"progress", "fetch", "summary"}
+        assert shown["progress"]["data"] == 100
+        assert facts(shown["summary"])["images complete"] == "1"
+        assert facts(shown["summary"])["fetched"].startswith("4 pieces, ")
+        again: Any = fetch([name], place.url, return_state=True)
+        (report,) = again.result().images
+        assert (report.existed_bytes, report.transferred) == (total, 0)
+        assert facts(artifacts(again)["summary"])["in the store already"].startswith("4 pieces, ")
+
+        pushed = push(name, f"{target.host}/app:v1", place.url, return_state=True)
+        shown = artifacts(pushed)
+        assert shown.keys() == {"progress", "push", "summary"}
+        assert facts(shown["summary"])["sent"].startswith("4 pieces, ")
+
+    layer = Digest.parse(list(ONE.blobs)[-1])
+    place.plant(blob_path(layer), b"wrong")
+    shown = artifacts(verify(place.url, return_state=True))
+    assert shown.keys() == {"progress", "verify", "summary", "failures"}
+    assert shown["progress"]["description"].startswith("4 of 4 blobs hashed, ")
+    assert facts(shown["summary"])["corrupt, now in quarantine"] == "1"
+    assert "run verify with `repair`" in shown["failures"]["description"]
+
+    open_store(place.url).names.delete(name)
+    shown = artifacts(gc(place.url, "0", return_state=True))
+    assert shown.keys() == {"gc", "summary"}
+    assert facts(shown["summary"])["removed"].startswith("3 pieces, ")
+
+
+def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
+    """One update a second at most, from one thread, whatever happens meanwhile."""
+    from prefect import flow
+
+    from flows.watching import shown
+
+    layers = [Descriptor(media_type=images.OCI_LAYER, digest=Digest.of(bytes([n])), size=1024**2) for n in range(4)]
+    seen, asked = list[float](), list[str]()
+
+    def progress() -> list[dict[str, Any]]:
+        run = {"flow_runs": {"id": {"any_": asked}}, "artifacts": {"key": {"any_": ["progress"]}}}
+        return list(prefect.post("/artifacts/filter", run))
+
+    def stands_at(percent: int) -> bool:
+        found = progress()
+        return bool(found) and found[0]["data"] == percent
+
+    @flow
+    def goes() -> None:
+        from prefect.runtime import flow_run
+
+        from flows.progress import Advance
+
+        advance = Advance()
+        asked.append(str(flow_run.id))
+        with shown(advance):
+            for layer in layers:
+                advance.waiting(layer)
+            for number, layer in enumerate(layers[:3], 1):
+                advance.advanced(layer, 1024**2 // 2, 1024**2 // 2)
+                advance.ended(layer, Receipt("fetched", layer.size))
+                assert poll_until(partial(stands_at, 25 * number), timeout_s=20)
+                seen.append(progress()[0]["data"])
+
+    goes()
+
+    assert seen == [25, 50, 75]
+    assert progress()[0]["data"] == 100
+
+
+def test_what_is_known_to_be_done_grows() -> None:
+    from flows.progress import Advance
+
+    advance = Advance(planning=0.5)
+    mib = 1024**2
+    root = Descriptor(media_type=images.OCI_MANIFEST, digest=Digest.of(b"1"), size=0)
+    layer = Descriptor(media_type=images.OCI_LAYER, digest=Digest.of(b"2"), size=2 * mib)
+    assert (advance.fraction(), advance.words()) == (0, "nothing to do")
+    advance.planned(1, 2)
+    assert advance.fraction() == 0.25
+    advance.planned(2, 2)
+    advance.resolving(str(Reference.parse("a.example/app:v1")))
+    advance.waiting(root)
+    advance.ended(root, Receipt("existed"))
+    assert advance.fraction() == 0.5 + 0.5 / 2  # of an image and its manifest
+    advance.waiting(layer)
+    advance.advanced(layer, mib, mib)
+    assert advance.fraction() == 0.5 + 0.5 * 2 / 5
+    assert advance.words() == "looked into 2 of 2 images, 0 of 1 image finished, 1 of 2 pieces of content, 1.0 MiB of 2.0 MiB"
+    advance.failed(layer, "not found")
+    assert advance.fraction() == 0.5 + 0.5 * 4 / 5
