@@ -22,7 +22,7 @@ from prefect.states import Failed
 
 from flows.runner import RUNNER
 from ocispec.errors import DistError
-from tasks.stopping import Stopping, stopped_by
+from tasks.stopping import current, stopped_by
 
 P = ParamSpec("P")
 
@@ -67,7 +67,7 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    stopping = Stopping()
+    stopping = current()
 
     def end(number: int, _frame: FrameType | None) -> None:
         if stopping.reason or not stopping.request(_ENDED):

@@ -92,7 +92,7 @@ def test_content_that_several_images_of_one_registry_want_at_once_is_sent_once(s
     with ThreadPoolExecutor(8) as executor:
         for blob in blobs:
             list(executor.map(lambda place, blob=blob: session.deliver(blob, place), places))
-    assert session.tally == Tally(sent=SIZE, mounted=7 * len(blobs))
+    assert session.tally == Tally(sent=SIZE, mounted=7 * len(blobs), mounted_bytes=7 * SIZE)
 
 
 SOME = (Platform.parse("linux/arm64"),)
@@ -194,7 +194,7 @@ def test_images_that_share_layers_come_to_one_repository_of_the_cncf_registry(se
     places = [Reference.parse(f"{registry.host}/delivery/r{number // 8}:v{number}") for number in range(64)]
     with ThreadPoolExecutor(16) as executor:
         list(executor.map(lambda place: publish(session, root, place), places))
-    assert session.tally == Tally(sent=SIZE + 65 * MANIFEST, mounted=8 * len(ONE.blobs))
+    assert session.tally == Tally(sent=SIZE + 65 * MANIFEST, mounted=8 * len(ONE.blobs), mounted_bytes=8 * SIZE)
 
 
 def test_a_failure_lets_who_waits_try(session: Session, target: FakeRegistry) -> None:
@@ -219,5 +219,5 @@ def test_what_the_same_registry_has_is_mounted_from_where_it_was_read(session: S
     for digest, data in ONE.blobs.items():
         blob = Descriptor(media_type=images.OCI_LAYER, digest=Digest.parse(digest), size=len(data))
         session.deliver(blob, at(target, "copy:v1"), origin=at(target, "source:v1"))
-    assert session.tally == Tally(mounted=len(ONE.blobs))
+    assert session.tally == Tally(mounted=len(ONE.blobs), mounted_bytes=SIZE)
     assert {one.query.split("from=")[1] for one in target.requests if one.method == "POST"} == {"source"}
