@@ -108,5 +108,5 @@ def _listed(report: MirrorReport, url: str) -> MirrorReport:
     try:
         StateFile(url).change(lambda _: lines.encode())
     except DistError as exc:
-        return replace(report, more=(*report.more, f"{url}: {exc}"))
+        return replace(report, more=(*report.more, str(exc)))
     return report

@@ -1,0 +1,95 @@
+"""The guide for air gaps does what it says: its commands are run in order, between real registries and a real S3 server."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ocispec import Digest
+from ocispec.referrers import cosign_tags, tag_of
+from storage import open_store
+from tests import images
+from tests.peers import skopeo
+from tests.peers.prefect import PrefectServer
+from tests.peers.registry import CncfRegistry, cncf_registry
+from tests.peers.seaweedfs import S3Server
+
+GUIDE = Path(__file__).parents[1] / "docs" / "air-gap.md"
+_TIMEOUT_S = 400
+
+APP = images.index([images.image(1230), images.image(1231, platform="linux/arm64/v8")])
+TOOLS = images.image(1232)
+BILL, SIGNATURE = images.artifact(1233, subject=APP), images.artifact(1234)
+SIGNATURE_TAG = cosign_tags(Digest.parse(APP.root.digest))[0]
+LISTING_TAG = tag_of(Digest.parse(APP.root.digest))
+
+
+def commands(document: str) -> str:
+    """What a reader would type of the blocks: lines that begin with $, and those after > that go on with them."""
+    blocks = re.findall(r"^```console\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert all(line.startswith(("$ ", "> ")) for line in lines), lines
+    return "\n".join(line[2:] for line in lines)
+
+
+def fill(outside: CncfRegistry) -> None:
+    images.push(outside.host, "team/app", APP, "1.0")
+    images.push(outside.host, "team/app", SIGNATURE, SIGNATURE_TAG)
+    images.push(outside.host, "team/app", BILL)
+    images.push(outside.host, "team/app", images.index([BILL]), LISTING_TAG)
+    images.push(outside.host, "team/tools", TOOLS, "3")
+
+
+def run(document: str, places: dict[str, str], directory: Path, **environment: str) -> None:
+    """Run the commands of a part of the guide, with places of our own for those that it names; the first that fails ends it."""
+    script = commands(document)
+    for name, place in places.items():
+        script = script.replace(name, place)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    argv = ["bash", "-euo", "pipefail", "-c", script]
+    done = subprocess.run(
+        argv, cwd=directory, capture_output=True, env={**os.environ, "PATH": path, **environment}, check=False
+    )
+    assert done.returncode == 0, (script, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.mark.timeout(_TIMEOUT_S)
+def test_the_guide_brings_images_across(prefect: PrefectServer, s3: S3Server, tmp_path: Path) -> None:
+    assert prefect.url
+    outer, rest = GUIDE.read_text().split("## Inside: prove")
+    inner, last = rest.split("What somebody deleted")
+    keys = {"AWS_ACCESS_KEY_ID": s3.key, "AWS_SECRET_ACCESS_KEY": s3.secret, "AWS_DEFAULT_REGION": s3.region}
+    keys["AWS_ENDPOINT_URL"] = s3.endpoint
+    work = tmp_path / "work"
+    for path in (work, tmp_path / "srv", tmp_path / "media"):
+        path.mkdir()
+    with cncf_registry(tmp_path / "outside") as outside, cncf_registry(tmp_path / "inside") as inside:
+        places = {"registry.outside.example": outside.host, "registry.inside.example": inside.host}
+        places |= {"s3://air-gap": f"{s3.url}/air-gap", "/srv/": f"{tmp_path}/srv/", "/media/": f"{tmp_path}/media/"}
+        fill(outside)
+        run(outer, places, work, **keys)
+        assert inside.requests() == []
+        asked = len(outside.requests())
+
+        run(inner, places, work, **keys)
+        child = Path(*APP.manifests[0].digest.split(":"))
+        shutil.rmtree(tmp_path / "inside/data/docker/registry/v2/repositories/mirror/team/app/_manifests/revisions" / child)
+        with pytest.raises(skopeo.SkopeoError):
+            skopeo.copy(f"docker://{inside.host}/mirror/team/app:1.0", f"dir:{tmp_path / 'damaged'}")
+        run(last, places, work, **keys)
+
+        assert len(outside.requests()) == asked
+        for below in ("mirror", "from-archive", "from-bucket"):
+            for name, built in (("team/app:1.0", APP), ("team/tools:3", TOOLS)):
+                skopeo.copy(f"docker://{inside.host}/{below}/{name}", f"dir:{tmp_path}/{below}-{built.root.digest}")
+                assert skopeo.raw(f"docker://{inside.host}/{below}/{name}") == built.manifests[-1].raw
+        for below in ("mirror", "from-bucket"):
+            about = f"docker://{inside.host}/{below}/team/app"
+            assert skopeo.raw(f"{about}:{SIGNATURE_TAG}") == SIGNATURE.manifests[-1].raw
+            assert BILL.root.digest.encode() in skopeo.raw(f"{about}:{LISTING_TAG}")
+        assert (work / "failed.txt").read_text() == ""
+    assert list(open_store(str(tmp_path / "srv" / "inside")).names)
