@@ -3,7 +3,7 @@
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -30,16 +30,29 @@ _STYLES = {"failed": "red", "exists": "cyan", "done": "green", "waiting": "dim"}
 
 @dataclass(slots=True)
 class _Row:
-    """One reference or descriptor: its state, and how many of its bytes are there."""
+    """One reference or descriptor: its state, and how many of its bytes are there. A reference has none."""
 
     label: str
     state: str
-    total: int = 0
+    total: int | None = None
     offset: int = 0
 
     @property
     def over(self) -> bool:
-        return self.state in ("done", "exists", "failed")
+        return self.is_there or self.state == "failed"
+
+    @property
+    def is_there(self) -> bool:
+        return self.state in ("done", "exists")
+
+    @property
+    def rank(self) -> int:
+        """Where it comes when there is no room for all: what moves, then what failed, what is to come, what is over."""
+        if self.state == "failed":
+            return 1
+        if self.total is None:
+            return 4 if self.over else 0 if self.state == "resolving" else 2
+        return 4 if self.over else 3 if self.state == "waiting" else 0
 
 
 class LiveDisplay:
@@ -81,8 +94,9 @@ class LiveDisplay:
         """Show how far a transfer is."""
         with self._guard:
             self._moved += gained
-            if row := self._rows.get(descriptor.content):  # what is read to make a plan has none
-                row.state, row.offset = self._doing, offset
+            row = self._rows.get(descriptor.content)  # what is read to make a plan has none
+            if row is not None and not row.is_there:  # what is there may still be sent on, to one place after another
+                row.state, row.offset = self._doing, max(offset, row.offset if self._doing == "mirroring" else 0)
 
     def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:
         """Show content that is in the store."""
@@ -117,10 +131,9 @@ class LiveDisplay:
         table = Table.grid(padding=(0, 1))
         for label, state, offset, total in shown:
             table.add_row(Text(label, overflow="ellipsis", no_wrap=True), *_cells(state, offset, total))
-        over = sum(row.over for row in rows)
         footer = [duration(seconds)]
         if rows:
-            footer = [f"{over} of {len(rows)} done", *footer, size(moved), f"{size(moved / max(seconds, 0.001))}/s"]
+            footer = [_counts(rows), *footer, size(moved), f"{size(moved / max(seconds, 0.001))}/s"]
         return Group(
             table, *(Text(text, style="yellow") for text in waits), Text("  ".join([*footer, self._note]), style="dim")
         )
@@ -216,17 +229,23 @@ def _label(descriptor: Descriptor) -> str:
     return f"{descriptor.kind:<8} {descriptor.digest.short}"
 
 
-def _cells(state: str, offset: int, total: int) -> tuple[RenderableType, ...]:
+def _counts(rows: Sequence[_Row]) -> str:
+    """How much is over, of images and of descriptors."""
+    parts = {"image": [row for row in rows if row.total is None], "descriptor": [row for row in rows if row.total is not None]}
+    told = [f"{sum(row.over for row in part)} of {counted(len(part), what)}" for what, part in parts.items() if part]
+    return f"{', '.join(told)} done"
+
+
+def _cells(state: str, offset: int, total: int | None) -> tuple[RenderableType, ...]:
     style = _STYLES.get(state, "bold")
-    amount = f"{size(offset):>10}/{size(total)}" if state in _UNDER_WAY else f"{size(total):>10}" if total else ""
+    amount = f"{size(offset):>10}/{size(total)}" if total and state in _UNDER_WAY else f"{size(total):>10}" if total else ""
     bar = ProgressBar(total=total, completed=offset, width=_BAR_CELLS) if state in _UNDER_WAY and total else ""
     return Text(state, style=style), Text(amount, no_wrap=True), bar
 
 
 def _fitting(rows: list[_Row], height: int) -> list[_Row]:
-    """As many rows as a frame has room for, in their order: those under way before those that wait, those before the rest."""
+    """As many rows as a frame has room for, in their order."""
     if len(rows) <= height:
         return rows
-    chosen = sorted(rows, key=lambda row: (row.over and row.state != "failed", row.state == "waiting"))[: max(height, 1)]
-    kept = set(map(id, chosen))
+    kept = set(map(id, sorted(rows, key=lambda row: row.rank)[: max(height, 1)]))
     return [row for row in rows if id(row) in kept]
