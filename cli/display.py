@@ -230,10 +230,11 @@ def _label(descriptor: Descriptor) -> str:
 
 
 def _counts(rows: Sequence[_Row]) -> str:
-    """How much is over, of images and of descriptors."""
+    """How much is there, of images and of descriptors, and how many images failed."""
     parts = {"image": [row for row in rows if row.total is None], "descriptor": [row for row in rows if row.total is not None]}
-    told = [f"{sum(row.over for row in part)} of {counted(len(part), what)}" for what, part in parts.items() if part]
-    return f"{', '.join(told)} done"
+    told = [f"{sum(row.is_there for row in part)} of {counted(len(part), what)}" for what, part in parts.items() if part]
+    failed = sum(row.state == "failed" for row in parts["image"])
+    return f"{', '.join(told)} done" + (f", {counted(failed, 'image')} failed" if failed else "")
 
 
 def _cells(state: str, offset: int, total: int | None) -> tuple[RenderableType, ...]:

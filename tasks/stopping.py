@@ -16,6 +16,11 @@ class Stopped(DistError):
     """The run is being ended: what has arrived is kept, another run goes on with it."""
 
 
+def ending(reason: str) -> str:
+    """What there is to say of what was broken off for a reason."""
+    return f"{reason}; what is whole is kept, run again to go on"
+
+
 class Stopping:
     """Whether runs are to end, and why. Thread-safe; `request` may be called by a signal handler."""
 
@@ -45,7 +50,7 @@ class Stopping:
             Stopped: it was asked to end.
         """
         if self._requested.is_set():
-            raise Stopped(f"{self.reason}; what is whole is kept, run again to go on")
+            raise Stopped(ending(str(self.reason)))
 
     def pause(self, seconds: float) -> None:
         """Sleep, unless it is asked to end.

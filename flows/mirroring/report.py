@@ -8,8 +8,9 @@ from flows.mirroring.course import Brought
 from flows.mirroring.plan import Extra, Plan, Step
 from flows.report import Outcome, moved, pace
 from ocispec import Reference
-from ocispec.units import duration, size
+from ocispec.units import counted, duration, size
 from tasks.removal import Removed
+from tasks.stopping import ending
 from tasks.tally import Tally
 
 Result = Literal["added", "changed", "same", "vetoed", "failed", "planned"]
@@ -99,9 +100,14 @@ class MirrorReport:
         return sum(isinstance(told, Removed) and told.status == "removed" for told in self.removed.values())
 
     def errors(self) -> list[str]:
-        """One line per failure."""
+        """One line per failure; one for all that is missing only because the run was ended."""
         unremoved = (told for told in self.removed.values() if isinstance(told, str))
-        return list(dict.fromkeys((*self.plan.errors, *self.brought.failures.values(), *unremoved, *self.more)))
+        lines = list(dict.fromkeys((*self.plan.errors, *self.brought.failures.values(), *unremoved, *self.more)))
+        unfinished = [line for line in lines if self._is_broken_off(line)]
+        if not unfinished:
+            return lines
+        told = f"{counted(len(unfinished), 'target')} not reached: {ending(str(self.stopped))}"
+        return [*(line for line in lines if not self._is_broken_off(line)), told]
 
     def notes(self) -> list[str]:
         """What else a person has to know, a line each: vetoes, and why reality differed from the plan."""
@@ -140,10 +146,11 @@ class MirrorReport:
         }
 
     def table(self) -> list[dict[str, str | int]]:
-        """One row per target for people, failed ones first; what stayed is only counted."""
+        """One row per target for people, failed ones first; what stayed, or was not reached before the end, is only counted."""
         if self.dry_run:
             return self.plan.table()
-        steps = [step for step in self.plan.steps if step.change != "same"]
+        told = (step for step in self.plan.steps if step.change != "same")
+        steps = [step for step in told if not self._is_broken_off(self.brought.failures.get(step.target, ""))]
         rows = [self._row(step) for step in sorted(steps, key=lambda one: self.result(one) != "failed")]
         return [*rows, *(self._removal(extra) for extra in self.plan.pruned)]
 
@@ -167,6 +174,10 @@ class MirrorReport:
             "to": "",
             "note": _told(told) or "",
         }
+
+    def _is_broken_off(self, line: str) -> bool:
+        """Whether a failure is none but that the run was ended."""
+        return self.stopped is not None and line.endswith(f": {ending(self.stopped)}")
 
     def _note(self, step: Step) -> str | None:
         return self.brought.failures.get(step.target) or self.brought.vetoes.get(step.target) or step.note

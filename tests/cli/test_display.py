@@ -59,7 +59,7 @@ def test_what_failed_stays_and_what_is_done_leaves() -> None:
     *rows, footer = lines(shown)
     assert [row.split()[0] for row in rows if " failed" in row] == ["registry.example/app:v18", "layer"]
     assert not [row for row in rows if "app:v19 " in row or LAYERS[0].digest.short in row]
-    assert footer.startswith("2 of 20 images, 2 of 10 descriptors done  ")
+    assert footer.startswith("1 of 20 images, 1 of 10 descriptors done, 1 image failed  ")
 
 
 @pytest.mark.parametrize(("doing", "then"), [("mirroring", "1000 B/1000 B"), ("downloading", "200 B/1000 B")])
