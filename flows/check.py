@@ -4,9 +4,11 @@ import time
 from dataclasses import replace
 from typing import Annotated, Any
 
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
+from flows import metrics
 from flows._flow import flow_of
 from flows.conclusion import concluded
 from flows.mirroring.applying import Applying
@@ -76,4 +78,5 @@ def check(
             seconds=time.monotonic() - started,
             stopped=session.stopping.reason,
         )
+    metrics.push(ended, flow="check", mirror=wanted.name, log=get_run_logger())
     return concluded("check", ended)

@@ -2,10 +2,12 @@
 
 from typing import Annotated, Any
 
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from pydantic import Field
 
+from flows import metrics
 from flows._flow import flow_of
 from flows.conclusion import concluded
 from flows.mirroring.config import Dialect
@@ -54,4 +56,7 @@ def mirror(
         concurrency=concurrency or wanted.concurrency or CONCURRENCY,
         retries=retries,
     )
-    return concluded("mirror", run(job, spec))
+    report = run(job, spec)
+    if not dry_run:
+        metrics.push(report, flow="mirror", mirror=wanted.name, log=get_run_logger())
+    return concluded("mirror", report)

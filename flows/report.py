@@ -79,6 +79,16 @@ def pace(count: int, seconds: float) -> dict[str, str | int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What a run came to: how many targets have not yet what they should, how many of them because of failures, bytes."""
+
+    pending: int
+    failed: int
+    received: int
+    sent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
     """What went wrong; `descriptor` is None where the image as a whole failed."""
 

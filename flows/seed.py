@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
+from flows import metrics
 from flows._flow import flow_of
 from flows.conclusion import concluded
 from flows.mirroring.opening import called, opened, specified
@@ -99,6 +101,8 @@ def seed(
     report = run(job, replace(spec, offline=offline))
     if failed is not None:
         report = _listed(report, failed)
+    if not dry_run and config is not None:
+        metrics.push(report, flow="seed", mirror=wanted.name, log=get_run_logger())
     return concluded("seed", report)
 
 

@@ -13,7 +13,9 @@ from threading import Event
 from typing import Any, Protocol
 
 from prefect import get_run_logger
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.artifacts import create_progress_artifact
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactUpdate
 
 from flows.progress import Advance, Both, Listener, LogListener, told
 from tasks import stopping
@@ -44,32 +46,36 @@ def watched(*, planning: float = 0) -> Iterator[Listener]:
 @contextmanager
 def shown(course: Course) -> Iterator[None]:
     """Have the artifact show a course, until the block is left: that it is done then, unless the run was ended."""
-    artifact, over = _Artifact(course), Event()
+    over, done = Event(), False
+    with get_client(sync_client=True) as client:  # one, for making it costs more than what it is asked for
+        artifact = _Artifact(course, client)
 
-    def keep() -> None:
-        while not over.wait(_EVERY_S):
-            artifact.show(_WHOLE * course.fraction())
+        def keep() -> None:
+            while not over.wait(_EVERY_S):
+                artifact.show(_WHOLE * course.fraction())
 
-    with ThreadPoolExecutor(1, thread_name_prefix="progress") as executor:
-        executor.submit(copy_context().run, keep)
-        done = False
         try:
-            yield
-            done = stopping.current().reason is None
+            with ThreadPoolExecutor(1, thread_name_prefix="progress") as executor:
+                executor.submit(copy_context().run, keep)
+                try:
+                    yield
+                    done = stopping.current().reason is None
+                finally:
+                    over.set()
         finally:
-            over.set()
-    artifact.show(_WHOLE if done else _WHOLE * course.fraction())
+            artifact.show(_WHOLE if done else _WHOLE * course.fraction())
 
 
 class _Artifact:
     """What Prefect shows. That it cannot be told is no reason for a run to fail."""
 
-    def __init__(self, course: Course) -> None:
-        self._course = course
+    def __init__(self, course: Course, client: SyncPrefectClient) -> None:
+        self._course, self._client = course, client
         self._id: Any = None
         self._last: tuple[float, str] | None = None
 
     def show(self, percent: float) -> None:
+        """Have it shown, if it is news."""
         news = round(percent, 1), self._course.words()
         if news == self._last:
             return
@@ -77,7 +83,7 @@ class _Artifact:
             if self._id is None:
                 self._id = create_progress_artifact(news[0], key="progress", description=news[1])
             else:
-                update_progress_artifact(self._id, news[0], description=news[1])
+                self._client.update_artifact(self._id, ArtifactUpdate(data=news[0], description=news[1]))
             self._last = news
         except Exception as exc:  # noqa: BLE001 - whatever Prefect's client raises
             _log.warning("the progress of the run cannot be shown: %s", exc)

@@ -6,9 +6,9 @@
 set -euo pipefail
 
 # PROGRAM=PACKAGE, as tests/peers looks for them.
-PEERS=(docker-registry=docker-registry skopeo=skopeo umoci=umoci nginx=nginx chromium=chromium)
+PEERS=(docker-registry=docker-registry skopeo=skopeo umoci=umoci nginx=nginx chromium=chromium prometheus-pushgateway=prometheus-pushgateway)
 # These packages also bring a service on a well-known port; tests start their own on free ports.
-SERVICES=(docker-registry nginx)
+SERVICES=(docker-registry nginx prometheus-pushgateway)
 POLICY=/usr/sbin/policy-rc.d
 
 is_installed() {

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flows.mirroring.auditing import Audits
-from flows.report import Outcome
+from flows.report import Figures, Outcome
 from ocispec import Reference
 from ocispec.units import counted, duration, size
 from tasks.tally import Tally
@@ -67,6 +67,12 @@ class CheckReport:
             "bytes sent": size(self.tally.sent),
             "took": duration(self.seconds),
         }
+
+    def figures(self) -> Figures:
+        """What it came to."""
+        unrepaired = sum(self.result(target) != "repaired" for target in self.first.damaged)
+        wrong = unrepaired + len(self.first.untold)
+        return Figures(pending=wrong, failed=wrong, received=self.tally.received, sent=self.tally.sent)
 
     def errors(self) -> list[str]:
         """One line per failure."""

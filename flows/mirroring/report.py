@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeGuard, get_args
 
 from flows.mirroring.course import Brought
 from flows.mirroring.plan import Extra, Plan, Step
-from flows.report import Outcome, moved, pace
+from flows.report import Figures, Outcome, moved, pace
 from ocispec import Reference
 from ocispec.units import counted, duration, size
 from tasks.removal import Removed
@@ -94,6 +94,12 @@ class MirrorReport:
             "mounted from elsewhere in a registry": moved(tally.mounted, tally.mounted_bytes),
             **pace(tally.received + tally.sent, self.seconds),
         }
+
+    def figures(self) -> Figures:
+        """What it came to."""
+        counts, tally = self.counts(), self.tally
+        pending = sum(counts[result] for result in ("vetoed", "failed", "planned"))
+        return Figures(pending=pending, failed=counts["failed"], received=tally.received, sent=tally.sent)
 
     @property
     def _gone(self) -> int:

@@ -1,0 +1,118 @@
+"""Metrics of mirrors in a real Pushgateway, as Prometheus scrapes them; what docs/metrics.md says is there."""
+
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import images
+from tests.fakes.faults import Fault, Refuse
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, image
+from tests.peers.prefect import PrefectServer
+from tests.peers.processes import free_port
+from tests.peers.pushgateway import Pushgateway, pushgateway
+
+DOCUMENT = Path(__file__).parents[2] / "docs/metrics.md"
+ONE = images.image(3500, layers=1)
+TOTAL = sum(map(len, ONE.blobs.values())) + len(ONE.manifests[-1].raw)
+
+
+@pytest.fixture(autouse=True)
+def _api(prefect: PrefectServer) -> Iterator[None]:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with temporary_settings({PREFECT_API_URL: prefect.url}):
+        yield
+
+
+@pytest.fixture
+def entry(source: FakeRegistry, target: FakeRegistry) -> dict[str, Any]:
+    """An image that is to be mirrored."""
+    images.load(source, "app", ONE, "v1")
+    return image(source, target, "app:v1")
+
+
+@pytest.fixture
+def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pushgateway]:
+    with pushgateway(tmp_path) as gateway:
+        monkeypatch.setenv("DIST_METRICS", gateway.url)
+        yield gateway
+
+
+def test_each_run_of_a_mirror_replaces_what_is_known_of_the_last_one(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, entry: dict[str, Any], gateway: Pushgateway
+) -> None:
+    mirrors.run(entry, dry_run=True, name="a/b")
+    assert gateway.scraped() == {}
+    mirrors.run(entry, name="a/b")
+
+    first = gateway.scraped(job="prefect-dist", flow="mirror", mirror="a/b")
+    assert first.keys() == set(re.findall(r"^\| `(dist_\w+)` \|", DOCUMENT.read_text(), re.MULTILINE))
+    assert first["dist_last_run_timestamp_seconds"] == first["dist_last_success_timestamp_seconds"] > 1e9
+    assert first["dist_last_run_duration_seconds"] > 0
+    figures = {name.removeprefix("dist_"): value for name, value in first.items() if "seconds" not in name}
+    assert figures == {
+        "last_run_complete": 1,
+        "pending_targets": 0,
+        "failed_targets": 0,
+        "last_run_received_bytes": TOTAL,
+        "last_run_sent_bytes": TOTAL,
+    }
+
+    target.inject(Fault(method="PUT", path="/v2/app/manifests/v2", nth=None, action=Refuse(403)))
+    images.load(source, "app", images.image(3501, layers=1), "v2")
+    mirrors.run(entry, image(source, target, "app:v2"), image(source, target, "app:none"), name="a/b")
+
+    then = gateway.scraped(flow="mirror", mirror="a/b")
+    assert then["dist_last_success_timestamp_seconds"] == first["dist_last_success_timestamp_seconds"]
+    assert then["dist_last_run_timestamp_seconds"] > first["dist_last_run_timestamp_seconds"]
+    assert (then["dist_last_run_complete"], then["dist_pending_targets"], then["dist_failed_targets"]) == (0, 2, 2)
+
+
+def test_seeds_and_checks_have_metrics_of_their_own(
+    tmp_path: Path, mirrors: Mirrors, entry: dict[str, Any], gateway: Pushgateway
+) -> None:
+    from flows.check import check
+    from flows.seed import seed
+
+    mirrors.run(entry)
+    seeding = tmp_path / "seeding.yaml"
+    to = entry["target"].partition("/")[0]
+    seeding.write_text(json.dumps({"seed": {"images": [entry["source"]], "to": [f"{to}/seeded"]}}))
+    seed(config=str(seeding), store=str(tmp_path / "store"), return_state=True)
+    check(str(tmp_path / "mirror.yaml"), str(tmp_path / "store"), return_state=True)
+
+    assert gateway.scraped(flow="seed", mirror="seeding")["dist_last_run_complete"] == 1
+    assert gateway.scraped(flow="check", mirror="mirror")["dist_pending_targets"] == 0
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """The warnings of a run."""
+    return lambda: [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        (f"http://127.0.0.1:{free_port()}", "metrics could not be pushed to http://127.0.0.1:"),
+        ("http://me:secret-4711@127.0.0.1", "expected a URL without user and password"),
+        ("nonsense", "metrics could not be pushed to nonsense"),
+    ],
+)
+def test_no_gateway_is_a_warning(
+    mirrors: Mirrors, entry: dict[str, Any], logged: Callable[[], list[str]], url: str, told: str
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DIST_METRICS", url)
+        report = mirrors.run(entry)
+
+    assert report.status == "complete"
+    (warning,) = logged()
+    assert told in warning
+    assert "secret-4711" not in warning
