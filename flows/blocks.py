@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from prefect.blocks.core import Block
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectNotFound
 from prefect.types import SecretDict
 from pydantic import Field, SecretStr
@@ -14,6 +14,14 @@ from remotes import Credentials
 from storage.options import refuse_secrets
 
 _PREFIX = "block:"
+# prefect-aws's, and what its fields are called by s3fs.
+_AWS = "aws-credentials"
+_AWS_OPTIONS = {
+    "key": "aws_access_key_id",
+    "secret": "aws_secret_access_key",
+    "token": "aws_session_token",
+    "profile": "profile_name",
+}
 
 
 class ContentStore(Block):
@@ -29,6 +37,9 @@ class ContentStore(Block):
     )
     secrets: SecretDict = Field(
         default_factory=lambda: SecretDict({}), description="fsspec's options that are, such as key, secret"
+    )
+    credentials: str | None = Field(
+        default=None, description="Instead of secrets: a block of type AWS Credentials (prefect-aws), by name"
     )
 
 
@@ -59,8 +70,7 @@ def credentials_in(blocks: Iterable[str]) -> dict[str, Credentials]:
     """The credentials in blocks, by registry.
 
     A block is named NAME, for one of type Registry Credentials, or TYPE/NAME as Prefect shows it for one of another type that
-    has `username`, `password` and `registry_url`, such as prefect-docker's. It is read without its class, which need not be
-    installed here.
+    has `username`, `password` and `registry_url`, such as prefect-docker's.
 
     Raises:
         InvalidInput: no such block, or one without these.
@@ -68,14 +78,7 @@ def credentials_in(blocks: Iterable[str]) -> dict[str, Credentials]:
     found = {}
     with get_client(sync_client=True) as client:
         for block in blocks:
-            slug, _, name = block.rpartition("/")
-            try:
-                document = client.read_block_document_by_name(
-                    name, slug or RegistryCredentials.get_block_type_slug(), include_secrets=True
-                )
-            except ObjectNotFound as exc:
-                raise InvalidInput(f"credentials {block}: there is no such block; expected NAME or TYPE/NAME") from exc
-            registry, credentials = _credentials(document.data, block)
+            registry, credentials = _credentials(_data(client, block, RegistryCredentials.get_block_type_slug()), block)
             found[registry] = credentials
     return found
 
@@ -95,6 +98,15 @@ def configuration(config: str) -> str | None:
     return block.text
 
 
+def _data(client: SyncPrefectClient, block: str, usual: str) -> Mapping[str, Any]:
+    """What is in the block TYPE/NAME, or NAME of the usual type; read without its class, which need not be installed here."""
+    slug, _, name = block.rpartition("/")
+    try:
+        return client.read_block_document_by_name(name, slug or usual, include_secrets=True).data
+    except ObjectNotFound as exc:
+        raise InvalidInput(f"credentials {block}: there is no such block; expected NAME or TYPE/NAME") from exc
+
+
 def _credentials(data: Mapping[str, Any], block: str) -> tuple[str, Credentials]:
     registry = data.get("registry") or data.get("registry_url")
     if not registry or not (data.get("password") or data.get("identity_token")):
@@ -106,7 +118,7 @@ def located(store: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Where a flow's parameter `store` leads, with all options: a path or URL itself, or what the block in `block:NAME` says.
 
     Raises:
-        InvalidInput: a secret among the plain options, or no such block.
+        InvalidInput: a secret among the plain options, no such block, or one with what cannot be used.
     """
     refuse_secrets(options)
     if not store.startswith(_PREFIX):
@@ -115,4 +127,27 @@ def located(store: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
         block = cast("ContentStore", ContentStore.load(store.removeprefix(_PREFIX)))
     except ValueError as exc:
         raise InvalidInput(f"store {store}: there is no such block of type Content Store") from exc
-    return block.url, block.options | options | block.secrets.get_secret_value()
+    known = _merged(_aws_options(block.credentials) if block.credentials else {}, block.options)
+    return block.url, _merged(known, options) | block.secrets.get_secret_value()
+
+
+def _aws_options(block: str) -> dict[str, Any]:
+    """What s3fs is to be told of the credentials in a block of prefect-aws."""
+    with get_client(sync_client=True) as client:
+        data = _data(client, block, _AWS)
+    if data.get("assume_role_arn"):
+        raise InvalidInput(f"credentials {block}: a role to be assumed cannot be used; expected keys or a profile")
+    options = {name: data[key] for name, key in _AWS_OPTIONS.items() if data.get(key)}
+    if not options:
+        raise InvalidInput(f"credentials {block}: expected a block with keys or a profile, such as AWS Credentials")
+    if endpoint := (data.get("aws_client_parameters") or {}).get("endpoint_url"):
+        options["endpoint_url"] = endpoint
+    if region := data.get("region_name"):
+        options["client_kwargs"] = {"region_name": region}
+    return options
+
+
+def _merged(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Options, of which those in `more` count; what has options of its own, such as `client_kwargs`, has those of both."""
+    both = (key for key in known.keys() & more.keys() if isinstance(known[key], Mapping) and isinstance(more[key], Mapping))
+    return {**known, **more, **{key: {**known[key], **more[key]} for key in both}}
