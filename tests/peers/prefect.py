@@ -1,11 +1,12 @@
 """A real, lasting Prefect server on loopback, as an operator starts it."""
 
+import base64
 import json
 import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 @dataclass(frozen=True, slots=True)
 class PrefectServer:
-    """Asks the server's API over plain HTTP; `url` ends in /api."""
+    """Asks the server's API over plain HTTP; `url` ends in /api. `auth` is the user and password that it wants, if it does."""
 
     url: str
+    auth: str | None = field(default=None, repr=False)
 
     @property
     def ui(self) -> str:
@@ -34,21 +36,15 @@ class PrefectServer:
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """The JSON answer to a POST."""
-        request = urllib.request.Request(
-            self.url + path, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        return self._asked("POST", path, json.dumps(body).encode())
 
     def get(self, path: str) -> Any:
         """The JSON answer to a GET."""
-        with urllib.request.urlopen(self.url + path, timeout=30) as answer:
-            return json.load(answer)
+        return self._asked("GET", path)
 
     def delete(self, path: str) -> None:
         """Have something be no more."""
-        with urllib.request.urlopen(urllib.request.Request(self.url + path, method="DELETE"), timeout=30):
-            pass
+        self._asked("DELETE", path)
 
     def task_runs(self, flow_run_id: str, *, at_least: int = 0) -> list[dict[str, Any]]:
         """All task runs of a flow run; waits until `at_least` are recorded and none of them is still under way."""
@@ -78,6 +74,15 @@ class PrefectServer:
         names = {node["id"]: node["label"] for node in nodes}
         return {(names[node["id"]], names[child["id"]]) for node in nodes for child in node["children"]}
 
+    def _asked(self, method: str, path: str, body: bytes | None = None) -> Any:
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        if self.auth is not None:
+            headers["Authorization"] = f"Basic {base64.b64encode(self.auth.encode()).decode()}"
+        request = urllib.request.Request(self.url + path, data=body, headers=headers, method=method)
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            said = answer.read()
+        return json.loads(said) if said else None
+
     def _task_runs(self, flow_run_id: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
         while True:
@@ -89,15 +94,20 @@ class PrefectServer:
 
 
 @contextmanager
-def prefect_server(home: Path) -> Iterator[PrefectServer]:
-    """`prefect server start` on the database in `home`, for the length of a `with` block."""
+def prefect_server(home: Path, *, auth: str | None = None, **more: str) -> Iterator[PrefectServer]:
+    """`prefect server start` on the database in `home`, for the length of a `with` block; with `auth` nobody else is let in.
+
+    `more` are settings, as environment variables.
+    """
     home.mkdir(parents=True, exist_ok=True)
     port = free_port()
     url = f"http://{LOOPBACK}:{port}/api"
-    settings = _SETTINGS | {"PREFECT_HOME": str(home), "PREFECT_UI_API_URL": url}
+    settings = _SETTINGS | {"PREFECT_HOME": str(home), "PREFECT_UI_API_URL": url} | more
+    if auth is not None:
+        settings["PREFECT_SERVER_API_AUTH_STRING"] = auth
     argv = [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)]
     with running(argv, ready=lambda: _answers(url), log=home / "server.log", env=settings):
-        yield PrefectServer(url)
+        yield PrefectServer(url, auth)
 
 
 def _answers(url: str) -> bool:
