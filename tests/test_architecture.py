@@ -34,7 +34,7 @@ SERVER = "cli._server"
 PRIVATE = re.compile(r"(?:[^_.][^.]*\.)*_[^.]*")
 # `flows` submits what `tasks` binds to Prefect; nobody else has to know how that is done.
 SHARED_PRIVATE = {("flows", "tasks._task")}
-NEVER_IMPORTED = {"fastapi"}  # pyproject.toml says why it is there
+NEVER_IMPORTED = {"fastapi", "sqlalchemy"}  # pyproject.toml says why it is there
 
 
 def of(module: str) -> list[Import]:

@@ -1,12 +1,15 @@
-"""A real, lasting Prefect server on loopback, as an operator starts it."""
+"""A real, lasting Prefect server on loopback, as an operator starts it, and a worker that runs its deployments."""
 
 import base64
 import json
+import subprocess
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,12 @@ from tests.peers.processes import LOOPBACK, free_port, poll_until, running
 _SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",  # a minute otherwise
     "DO_NOT_TRACK": "1",
 }
 _RECORDED_S = 60
+_RUN_S = 90
+"""A worker's run has to be found, started as a process, which imports Prefect, and ended."""
 _PAGE = 200
 _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
@@ -34,7 +40,7 @@ class PrefectServer:
         """Where a browser looks."""
         return self.url.removesuffix("/api")
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
+    def post(self, path: str, body: object) -> Any:
         """The JSON answer to a POST."""
         return self._asked("POST", path, json.dumps(body).encode())
 
@@ -43,8 +49,19 @@ class PrefectServer:
         return self._asked("GET", path)
 
     def delete(self, path: str) -> None:
-        """Have something be no more."""
-        self._asked("DELETE", path)
+        """Have the server forget what is there; asked again, as Prefect's own clients do, while its database is busy."""
+
+        def deleted() -> bool:
+            try:
+                self._asked("DELETE", path)
+            except urllib.error.HTTPError as exc:
+                if exc.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise
+                return False
+            return True
+
+        if not poll_until(deleted, timeout_s=_RECORDED_S):
+            raise TimeoutError(f"{path} is still there")
 
     def task_runs(self, flow_run_id: str, *, at_least: int = 0) -> list[dict[str, Any]]:
         """All task runs of a flow run; waits until `at_least` are recorded and none of them is still under way."""
@@ -73,6 +90,35 @@ class PrefectServer:
         nodes = [node for _, node in self.get(f"/flow_runs/{flow_run_id}/graph-v2")["nodes"]]
         names = {node["id"]: node["label"] for node in nodes}
         return {(names[node["id"]], names[child["id"]]) for node in nodes for child in node["children"]}
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        """The deployment of a flow that is called as the flow is."""
+        found: dict[str, Any] = self.get(f"/deployments/name/{name}/{name}")
+        return found
+
+    def start(self, name: str, parameters: dict[str, Any]) -> str:
+        """The id of a new run of a deployment, for its worker to pick up."""
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        return str(self.post(f"/deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"])
+
+    def ended(self, flow_run_id: str) -> dict[str, Any]:
+        """The state in which a flow run ended; waits for it.
+
+        Raises:
+            TimeoutError: it does not end.
+        """
+        if not poll_until(lambda: self._state(flow_run_id)["type"] in _ENDED, timeout_s=_RUN_S):
+            raise TimeoutError(f"flow run {flow_run_id} is still {self._state(flow_run_id)}")
+        return self._state(flow_run_id)
+
+    def logs(self, flow_run_id: str) -> list[str]:
+        """What a flow run and its tasks wrote into their log."""
+        body = {"logs": {"flow_run_id": {"any_": [flow_run_id]}}, "sort": "TIMESTAMP_ASC", "limit": _PAGE}
+        return [log["message"] for log in self.post("/logs/filter", body)]
+
+    def _state(self, flow_run_id: str) -> dict[str, Any]:
+        state: dict[str, Any] = self.get(f"/flow_runs/{flow_run_id}")["state"]
+        return state
 
     def _asked(self, method: str, path: str, body: bytes | None = None) -> Any:
         headers = {"Content-Type": "application/json"} if body is not None else {}
@@ -108,6 +154,24 @@ def prefect_server(home: Path, *, auth: str | None = None, **more: str) -> Itera
     argv = [sys.executable, "-m", "prefect", "server", "start", "--host", LOOPBACK, "--port", str(port)]
     with running(argv, ready=lambda: _answers(url), log=home / "server.log", env=settings):
         yield PrefectServer(url, auth)
+
+
+@contextmanager
+def process_worker(server: PrefectServer, pool: str, home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """`prefect worker start` for a process work pool, which is made if it is not there, for the length of a `with` block."""
+    home.mkdir(parents=True, exist_ok=True)
+    settings = _SETTINGS | {"PREFECT_API_URL": server.url, "PREFECT_HOME": str(home), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", home.name]
+
+    def polls() -> bool:
+        try:
+            workers = server.post(f"/work_pools/{pool}/workers/filter", {})
+        except OSError:
+            return False
+        return any(one["name"] == home.name and one["status"] == "ONLINE" for one in workers)
+
+    with running(argv, ready=polls, log=home / "worker.log", env=settings) as worker:
+        yield worker
 
 
 def _answers(url: str) -> bool:

@@ -1,0 +1,210 @@
+"""`prefect.yaml` on a real Prefect server with a real worker: what is deployed, how runs begin, and what comes of them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+import pytest
+
+from tests import images
+from tests.fakes.faults import Fault, Stall
+from tests.fakes.registry import FakeRegistry
+from tests.flows.deployed import POOL, command, deployed
+from tests.flows.mirrors import lacking
+from tests.images import BuiltImage
+from tests.peers.prefect import PrefectServer
+from tests.peers.processes import poll_until
+from tests.peers.registry import CncfRegistry, cncf_registry
+from tests.peers.skopeo import inspect
+
+FLOWS = ("check", "fetch", "gc", "mirror", "pull", "push", "seed", "verify")
+SCHEDULES = {
+    "mirror": {"cron": "0 3 * * *", "timezone": "Etc/UTC", "day_or": True},
+    "check": {"cron": "0 6 * * 0", "timezone": "Etc/UTC", "day_or": True},
+    "gc": {"interval": 86400.0, "anchor_date": "2026-01-01T04:00:00Z", "timezone": "Etc/UTC"},
+    "verify": {"interval": 604800.0, "anchor_date": "2026-01-03T06:00:00Z", "timezone": "Etc/UTC"},
+}
+# A worker may be busy with another run, and a scheduler that looks every few seconds comes first.
+_BEGINS_S = 60
+
+
+@pytest.fixture(scope="module")
+def server(prefect: PrefectServer, home: Path) -> Iterator[PrefectServer]:
+    with deployed(prefect, home / "worker"):
+        yield prefect
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CncfRegistry]:
+    with cncf_registry(tmp_path_factory.mktemp("target")) as running:
+        yield running
+
+
+def configuration(source: str, target: str, directory: Path) -> str:
+    """The text of a configuration that mirrors one image."""
+    sync = [{"type": "image", "source": source, "target": target}]
+    return json.dumps({"store": str(directory / "store"), "lock": str(directory / "lock.json"), "sync": sync})
+
+
+def test_every_flow_is_deployed(server: PrefectServer) -> None:
+    for name in FLOWS:
+        found = server.deployment(name)
+        assert found["entrypoint"] == f"flows.{name}:{name}"
+        assert (found["work_pool_name"], found["tags"], found["pull_steps"]) == (POOL, ["dist"], [])
+        assert found["enforce_parameter_schema"]
+        assert found["description"]
+        schedules = [(one["schedule"], one["active"]) for one in found["schedules"]]
+        assert schedules == ([(SCHEDULES[name], False)] if name in SCHEDULES else [])
+        assert found["parameters"] == ({"config": "block:mirror"} if name in ("mirror", "check") else {"store": "block:dist"})
+        limit = (found["global_concurrency_limit"] or {}).get("limit")
+        assert limit == (1 if name in ("mirror", "verify") else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "told"),
+    [
+        ("fetch", {"references": []}, "'references'"),
+        ("gc", {"store": "x", "dry_run": "maybe"}, "'maybe' is not of type 'boolean'"),
+        ("mirror", {"config": "x", "concurrency": 65}, "65 is greater than the maximum of 64"),
+        ("mirror", {"config": "x", "network": {"read_timeout": 0}}, "network"),
+    ],
+)
+def test_parameters_that_cannot_be_are_refused_at_once(
+    server: PrefectServer, name: str, parameters: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(HTTPError) as refused:
+        server.start(name, parameters)
+    assert refused.value.code == 409
+    assert told in refused.value.read().decode()
+
+
+def test_a_run_from_the_command_line_of_prefects(
+    server: PrefectServer, registry: CncfRegistry, target: CncfRegistry, tmp_path: Path, home: Path
+) -> None:
+    """Also: where images are kept and what is mirrored are in blocks, as the deployments have it."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.blocks import ContentStore, MirrorConfiguration
+
+    built = images.image(7000, layers=2)
+    images.push(registry.host, "deployed/cli", built, "v1")
+    sync = [{"type": "image", "source": f"{registry.host}/deployed/cli:v1", "target": f"{target.host}/cli:v1"}]
+    text = json.dumps({"store": "block:dist", "lock": str(tmp_path / "lock.json"), "sync": sync})
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        MirrorConfiguration(text=text).save("mirror", overwrite=True)
+        ContentStore(url=str(tmp_path / "store")).save("dist", overwrite=True)
+
+    told = command(server, "deployment", "run", "mirror/mirror", "--watch", home=home / "worker")
+
+    assert "finished successfully" in told
+    assert inspect(f"docker://{target.host}/cli:v1")["Digest"] == built.root.digest
+
+
+def test_a_run_from_the_api_whose_configuration_is_a_parameter(
+    server: PrefectServer, registry: CncfRegistry, target: CncfRegistry, tmp_path: Path
+) -> None:
+    built = images.image(7001, layers=2)
+    images.push(registry.host, "deployed/api", built, "v1")
+    text = configuration(f"{registry.host}/deployed/api:v1", f"{target.host}/api:v1", tmp_path)
+
+    run = server.start("mirror", {"config": text})
+
+    state = server.ended(run)
+    assert state["type"] == "COMPLETED", state
+    assert state["message"].startswith("mirror configuration complete: 1 added")
+    assert inspect(f"docker://{target.host}/api:v1")["Digest"] == built.root.digest
+
+
+def test_runs_on_a_schedule(server: PrefectServer, registry: CncfRegistry, target: CncfRegistry, tmp_path: Path) -> None:
+    built = images.image(7002, layers=2)
+    images.push(registry.host, "deployed/schedule", built, "v1")
+    text = configuration(f"{registry.host}/deployed/schedule:v1", f"{target.host}/schedule:v1", tmp_path)
+    deployment = server.deployment("mirror")["id"]
+    every = {"interval": 15, "timezone": "Etc/UTC"}
+    schedule = {"schedule": every, "active": True, "parameters": {"config": text}, "max_scheduled_runs": 1}
+    (made,) = server.post(f"/deployments/{deployment}/schedules", [schedule])
+    runs: list[dict[str, Any]] = []
+
+    def ran() -> bool:
+        ours = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
+        runs[:] = [run for run in server.post("/flow_runs/filter", ours) if run["auto_scheduled"]]
+        return bool(runs)
+
+    try:
+        assert poll_until(ran, timeout_s=_BEGINS_S)
+    finally:
+        server.delete(f"/deployments/{deployment}/schedules/{made['id']}")
+    assert runs[0]["parameters"]["config"] == text
+    assert runs[0]["name"] == "mirror configuration"
+    assert inspect(f"docker://{target.host}/schedule:v1")["Digest"] == built.root.digest
+
+
+@pytest.fixture
+def stalled() -> Iterator[tuple[FakeRegistry, BuiltImage, str]]:
+    """A registry that stops in the midst of a layer, the first time; the image, and the layer's digest."""
+    built = images.image(7003, layers=1, layer_bytes=4_000_000)
+    layer = list(built.blobs)[-1]
+    with FakeRegistry() as source:
+        images.load(source, "app", built, "v1")
+        source.inject(Fault(path=f"/v2/app/blobs/{layer}", action=Stall(1_500_000)))
+        yield source, built, layer
+
+
+def _arrives(directory: Path) -> bool:
+    """Whether there is all of what a stalled registry sent."""
+    files = (path for path in (directory / "store").rglob("*") if path.is_file())
+    return any(path.stat().st_size == 1_500_000 for path in files)
+
+
+def test_a_cancelled_run_ends_in_order_and_the_next_one_goes_on(
+    server: PrefectServer, stalled: tuple[FakeRegistry, BuiltImage, str], tmp_path: Path
+) -> None:
+    source, built, layer = stalled
+    with FakeRegistry() as target:
+        text = configuration(f"{source.host}/app:v1", f"{target.host}/app:v1", tmp_path)
+        run = server.start("mirror", {"config": text})
+        assert poll_until(lambda: _arrives(tmp_path), timeout_s=_BEGINS_S)
+
+        other = server.start("mirror", {"config": text})
+        overlapping = server.ended(other)
+        server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+        state = server.ended(run)
+
+        assert overlapping["type"] == "CANCELLED"
+        assert "concurrency limit" in overlapping["message"]
+        assert state["type"] == "CANCELLED"
+        # The worker puts a message of Prefect's own over this one, in a while.
+        told = [one["message"] for one in server.get(f"/flow_run_states/?flow_run_id={run}") if one["type"] == "CANCELLED"]
+        assert told[0].startswith("mirror configuration stopped: ")
+        assert told[0].endswith("what is whole is kept, run again to go on")
+        assert not [line for line in server.logs(run) if "Traceback" in line]
+        assert {one["state_type"] for one in server.task_runs(run, at_least=4)} <= {"COMPLETED", "FAILED"}
+        assert target.manifest("app", "v1") is None
+
+        again = server.start("mirror", {"config": text})
+
+        assert server.ended(again)["type"] == "COMPLETED"
+        assert not lacking(target, "app", built, "v1")
+    asked = [one for one in source.requests if one.method == "GET" and one.path.endswith(layer)]
+    assert [one.headers.get("range") for one in asked] == [None, f"bytes=1500000-{len(built.blobs[layer]) - 1}"]
+
+
+def test_a_run_that_fails_says_why_in_one_line(server: PrefectServer, tmp_path: Path) -> None:
+    with FakeRegistry() as source:
+        text = configuration(f"{source.host}/none:v1", "127.0.0.1:9/none:v1", tmp_path)
+        run = server.start("mirror", {"config": text})
+        state = server.ended(run)
+    assert state["type"] == "FAILED"
+    assert state["message"].startswith("mirror configuration failed: ")
+    assert f"{source.host}/none:v1" in state["message"]
+    assert not [line for line in server.logs(run) if "Traceback" in line]
+
+
+def test_a_configuration_that_is_wrong_is_told_in_one_line(server: PrefectServer) -> None:
+    run = server.start("mirror", {"config": "name: nightly\nsynch: []\n"})
+    state = server.ended(run)
+    assert (state["type"], state["message"]) == ("FAILED", "configuration:2: synch: unknown key; did you mean sync")
+    assert server.get(f"/flow_runs/{run}")["name"] == "mirror nightly"
+    assert not [line for line in server.logs(run) if "Traceback" in line]
