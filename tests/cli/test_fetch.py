@@ -223,11 +223,16 @@ def test_a_run_that_waits_for_a_registry_ends_when_it_is_told_to(prefect: Prefec
     """Prefect sleeps through AwaitingRetry; turns of 5 s let a stop be heard."""
     with FakeRegistry() as registry:
         registry.inject(Fault(method="HEAD", nth=None, action=Answer(429, (("Retry-After", "3600"),))))
-        result = dist("--store", tmp_path, "--output", "json", "--timeout", "4", "fetch", f"{registry.host}/app:v1")
+        arguments = command("--store", tmp_path, "--output", "json", "fetch", f"{registry.host}/app:v1")
+        process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert poll_until(lambda: bool(registry.requests) or process.poll() is not None, timeout_s=60)
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=60)
         assert len(registry.requests) == 1
-    assert result.code == 1
-    assert result.json["status"] == "stopped"
-    run = prefect.get(f"/flow_runs/{result.json['flow_run_id']}")
+    assert process.returncode == 143
+    result = json.loads(out)
+    assert result["status"] == "stopped"
+    run = prefect.get(f"/flow_runs/{result['flow_run_id']}")
     assert run["state"]["type"] == "CANCELLED"
 
 
