@@ -221,7 +221,10 @@ def display(*, quiet: bool, doing: Doing = "downloading") -> Iterator[Display]:
         yield Silence(console) if quiet else PlainLines(console)
         return
     live = LiveDisplay(console, doing)
-    with Live(live, console=console, refresh_per_second=_FRAMES_PER_S, redirect_stdout=False, redirect_stderr=False):
+    gone = doing == "mirroring"  # its last rows say nothing that the table of all images, which follows, does not
+    with Live(
+        live, console=console, refresh_per_second=_FRAMES_PER_S, transient=gone, redirect_stdout=False, redirect_stderr=False
+    ):
         yield live
 
 

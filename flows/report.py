@@ -1,12 +1,13 @@
 """What a run has to say when it ends: per image, and in one line for all. No Prefect here."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from ocispec import Descriptor
 from ocispec.units import counted, duration, size
 from remotes import Quota
+from tasks.stopping import ending
 
 Outcome = Literal["complete", "failed", "stopped"]
 
@@ -243,3 +244,19 @@ def _row(image: ImageReport) -> dict[str, str | int]:
         "seconds": f"{image.seconds:.1f}",
         "error": image.failures[0].message if image.failures else "",
     }
+
+
+def gathered(lines: Iterable[str], stopped: str | None) -> list[str]:
+    """Failures, a line each; of a run that was `stopped`, one line for all targets that were only not reached before that."""
+    told, unreached = list[str](), 0
+    for line in lines:
+        if is_broken_off(line, stopped):
+            unreached += 1
+        else:
+            told.append(line)
+    return [*told, f"{counted(unreached, 'target')} not reached: {ending(str(stopped))}"] if unreached else told
+
+
+def is_broken_off(line: str, stopped: str | None) -> bool:
+    """Whether a failure is none but that the run was ended."""
+    return stopped is not None and line.endswith(f": {ending(stopped)}")

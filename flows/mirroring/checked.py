@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from flows.mirroring.auditing import Audits
-from flows.report import Figures, Outcome
+from flows.report import Figures, Outcome, gathered, is_broken_off
 from ocispec import Reference
 from ocispec.units import counted, duration, size
 from tasks.tally import Tally
@@ -75,12 +75,12 @@ class CheckReport:
         return Figures(pending=wrong, failed=wrong, received=self.tally.received, sent=self.tally.sent)
 
     def errors(self) -> list[str]:
-        """One line per failure."""
+        """One line per failure; one for all of which nothing can be told only because the run was ended."""
         lines = list(self.first.untold.values())
         for target, faults in self.first.damaged.items():
             if self.result(target) != "repaired":
                 lines.append(self._told(target, faults))
-        return lines
+        return gathered(lines, self.stopped)
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""
@@ -103,7 +103,8 @@ class CheckReport:
     def table(self) -> list[dict[str, str | int]]:
         """One row per target that is or was not right."""
         found = [(target, "; ".join(faults)) for target, faults in self.first.damaged.items()]
-        rows = [*found, *self.first.untold.items()]
+        untold = ((target, why) for target, why in self.first.untold.items() if not is_broken_off(why, self.stopped))
+        rows = [*found, *((target, why.removeprefix(f"{target}: ")) for target, why in untold)]
         return [{"target": str(target), "result": self.result(target), "faults": told} for target, told in rows]
 
     def _told(self, target: Reference, faults: tuple[str, ...]) -> str:

@@ -72,6 +72,10 @@ class Step:
         """Whether it has to be brought there."""
         return self.change in ("add", "change", "repair")
 
+    def without_names(self, told: str) -> str:
+        """What is told of it, for who has read what goes where already."""
+        return told.removeprefix(f"{self.wish.source} to {self.target}: ")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Image:
@@ -340,7 +344,7 @@ def _row(step: Step) -> dict[str, str | int]:
         "change": step.change,
         "from": step.old.digest.short if step.old else "",
         "to": step.new.digest.short if step.new else "",
-        "note": step.note or "",
+        "note": step.without_names(step.note or ""),
     }
 
 

@@ -6,11 +6,10 @@ from typing import Any, Literal, TypeGuard, get_args
 
 from flows.mirroring.course import Brought
 from flows.mirroring.plan import Extra, Plan, Step
-from flows.report import Figures, Outcome, moved, pace
+from flows.report import Figures, Outcome, gathered, is_broken_off, moved, pace
 from ocispec import Reference
-from ocispec.units import counted, duration, size
+from ocispec.units import duration, size
 from tasks.removal import Removed
-from tasks.stopping import ending
 from tasks.tally import Tally
 
 Result = Literal["added", "changed", "same", "vetoed", "failed", "planned"]
@@ -108,12 +107,8 @@ class MirrorReport:
     def errors(self) -> list[str]:
         """One line per failure; one for all that is missing only because the run was ended."""
         unremoved = (told for told in self.removed.values() if isinstance(told, str))
-        lines = list(dict.fromkeys((*self.plan.errors, *self.brought.failures.values(), *unremoved, *self.more)))
-        unfinished = [line for line in lines if self._is_broken_off(line)]
-        if not unfinished:
-            return lines
-        told = f"{counted(len(unfinished), 'target')} not reached: {ending(str(self.stopped))}"
-        return [*(line for line in lines if not self._is_broken_off(line)), told]
+        lines = dict.fromkeys((*self.plan.errors, *self.brought.failures.values(), *unremoved, *self.more))
+        return gathered(lines, self.stopped)
 
     def notes(self) -> list[str]:
         """What else a person has to know, a line each: vetoes, and why reality differed from the plan."""
@@ -156,7 +151,7 @@ class MirrorReport:
         if self.dry_run:
             return self.plan.table()
         told = (step for step in self.plan.steps if step.change != "same")
-        steps = [step for step in told if not self._is_broken_off(self.brought.failures.get(step.target, ""))]
+        steps = [step for step in told if not is_broken_off(self.brought.failures.get(step.target, ""), self.stopped)]
         rows = [self._row(step) for step in sorted(steps, key=lambda one: self.result(one) != "failed")]
         return [*rows, *(self._removal(extra) for extra in self.plan.pruned)]
 
@@ -167,7 +162,7 @@ class MirrorReport:
             "result": self.result(step),
             "from": step.old.digest.short if step.old else "",
             "to": step.new.digest.short if step.new else "",
-            "note": self._note(step) or "",
+            "note": step.without_names(self._note(step) or ""),
         }
 
     def _removal(self, extra: Extra) -> dict[str, str | int]:
@@ -180,10 +175,6 @@ class MirrorReport:
             "to": "",
             "note": _told(told) or "",
         }
-
-    def _is_broken_off(self, line: str) -> bool:
-        """Whether a failure is none but that the run was ended."""
-        return self.stopped is not None and line.endswith(f": {ending(self.stopped)}")
 
     def _note(self, step: Step) -> str | None:
         return self.brought.failures.get(step.target) or self.brought.vetoes.get(step.target) or step.note

@@ -11,8 +11,10 @@ import pytest
 from ocispec import Digest
 from ocispec.errors import InvalidInput
 from ocispec.referrers import cosign_tags, tag_of
+from ocispec.units import counted
+from tasks.stopping import Stopping, ending, stopped_by
 from tests import images
-from tests.fakes.faults import Answer, Fault, Flip
+from tests.fakes.faults import Answer, Fault, Flip, Response
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, fetched, image, lacking, repository, summed, uploaded
 
@@ -315,6 +317,27 @@ def test_tags_that_are_wanted_no_longer_are_counted_and_not_asked_for(
     assert (report.status, report.first.right, report.first.unlooked) == ("complete", 1, 1)
     assert report.summary().endswith("; 1 tag no longer wanted not looked into")
     assert not [one for one in mirrors.asked(target) if one.path.endswith("/v2")]
+
+
+def test_a_check_that_is_ended_says_so_in_one_line(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+    for number in range(3):
+        images.load(source, f"app{number}", ONE, "v1")
+    mirrors.run({"type": "registry", "source": source.host, "target": f"{target.host}/copy"})
+    stopping = Stopping()
+
+    class Ending:
+        def apply(self, response: Response) -> Response:
+            stopping.request("asked to end")
+            return response
+
+    target.inject(Fault(method="HEAD", path=".*/manifests/v1", action=Ending()))
+    with stopped_by(stopping):
+        report = mirrors.check(repair=True)
+
+    assert (report.status, report.first.damaged, report.again) == ("stopped", {}, None)
+    unreached = len(report.first.untold)
+    assert report.errors() == [f"{counted(unreached, 'target')} not reached: {ending('asked to end')}"]
+    assert report.table() == []
 
 
 def test_without_a_lock_file_there_is_nothing_to_check(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
