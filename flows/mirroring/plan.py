@@ -111,12 +111,14 @@ class Extra:
 class Plan:
     """What a run is going to do. `problems` say of which entries nothing can be told, and why, by where they stand.
 
-    `settled` counts steps that need no question: tags that never change, and are there. `missing` is what the store lacks.
+    `idle` says of which entries nothing is chosen, a line each. `settled` counts steps that need no question: tags that never
+    change, and are there. `missing` is what the store lacks.
     """
 
     images: tuple[Image, ...]
     extras: tuple[Extra, ...] = ()
     problems: Mapping[str, str] = field(default_factory=dict)
+    idle: tuple[str, ...] = ()
     settled: int = 0
     missing: frozenset[Digest] = frozenset()
     quotas: Mapping[str, Quota] = field(default_factory=dict)

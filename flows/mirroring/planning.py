@@ -39,6 +39,7 @@ class Planning:
         self._keep, self._workers = keep, workers
         self._limits = Limits(retries=retries)
         self._problems: dict[str, str] = {}
+        self._idle: list[str] = []
 
     def plan(self, entries: Sequence[Entry]) -> Plan:
         """What is to be done about the entries. What cannot be told is part of it.
@@ -57,6 +58,7 @@ class Planning:
             images=images,
             extras=extras(still, entries, self._locked, unknown=self._problems),
             problems=self._problems,
+            idle=tuple(self._idle),
             settled=sum(len(wish.targets) for wish in settled),
             missing=frozenset(digest for digest, there in zip(content, held, strict=True) if not there),
             quotas=self._session.registries.quotas(),
@@ -67,15 +69,22 @@ class Planning:
         tags = self._tags({locator for locators in repositories.values() for locator in locators})
         wanted = list[Wish]()
         for entry in entries:
-            if entry.type == "image":
-                wanted += wishes(entry, (Reference.parse(entry.source),))
-            for locator in repositories.get(entry.at, ()):
-                found = tags[locator]
-                if isinstance(found, str):
-                    self._fail(entry, found)
-                else:
-                    wanted += wishes(entry, (Reference.parse(f"{locator}:{tag}") for tag in entry.chosen(found)))
+            chosen = list(self._chosen(entry, repositories.get(entry.at, ()), tags))
+            wanted += wishes(entry, chosen)
+            if not chosen and entry.at not in self._problems:
+                self._idle.append(f"{entry.at}: nothing of {entry.source} is chosen")
         return wanted
+
+    def _chosen(self, entry: Entry, locators: Iterable[str], tags: Mapping[str, tuple[str, ...] | str]) -> Iterator[Reference]:
+        """The images that an entry chooses of its repositories, whose tags are known or why they cannot be had."""
+        if entry.type == "image":
+            yield Reference.parse(entry.source)
+        for locator in locators:
+            found = tags[locator]
+            if isinstance(found, str):
+                self._fail(entry, found)
+            else:
+                yield from (Reference.parse(f"{locator}:{tag}") for tag in entry.chosen(found))
 
     def _repositories(self, entries: Iterable[Entry]) -> Mapping[str, Sequence[str]]:
         """The repositories that entries take from, by where the entries stand."""

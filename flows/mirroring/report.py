@@ -111,9 +111,9 @@ class MirrorReport:
         return gathered(lines, self.stopped)
 
     def notes(self) -> list[str]:
-        """What else a person has to know, a line each: vetoes, and why reality differed from the plan."""
+        """What else a person has to know, a line each: entries for nothing, vetoes, and why reality differed from the plan."""
         kept = (f"{target}: not removed, it {told.why}" for target, told in self.removed.items() if _is_kept(told))
-        return [*self.brought.vetoes.values(), *kept]
+        return [*self.plan.idle, *self.brought.vetoes.values(), *kept]
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""

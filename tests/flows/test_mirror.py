@@ -153,6 +153,25 @@ def test_images_that_never_change_are_not_asked_about_once_they_are_mirrored(
     assert results(mirrors.run(*elsewhere)) == {"more:latest": "added"}
 
 
+@pytest.mark.parametrize("dry_run", [True, False])
+def test_an_entry_that_chooses_nothing_is_told_and_is_no_failure(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, *, dry_run: bool
+) -> None:
+    images.load(source, "app", ONE, "v1")
+    entries = [
+        repository(source, target, tags={"allow": ["1.*"]}),
+        {"type": "registry", "source": source.host, "target": target.host, "repos": {"allow": ["ap"]}},
+        repository(source, target),
+    ]
+    report = mirrors.run(*entries, dry_run=dry_run)
+    at = f"{mirrors.config}:1: sync"
+    assert (report.status, report.plan.count("add")) == ("complete", 1)
+    assert report.notes() == [
+        f"{at}[0]: nothing of {source.host}/app is chosen",
+        f"{at}[1]: nothing of {source.host} is chosen",
+    ]
+
+
 def test_repositories_and_tags_are_chosen_and_called_otherwise(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:

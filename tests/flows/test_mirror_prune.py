@@ -101,7 +101,9 @@ def test_what_the_mirror_did_not_make_or_others_have_changed_stays(
     assert report.status == "complete", report.errors()
     assert deleted(mirrors, target) == ["v4"]
     assert not lacking(target, "copy", theirs, "v3")
-    assert report.notes() == [
+    idle, *notes = report.notes()
+    assert idle == f"{mirrors.config}:1: sync[0]: nothing of {entry['source']} is chosen"
+    assert notes == [
         f"{target.host}/copy:v3: not removed, it stands for {theirs.root.digest}, which this mirror did not bring there"
     ]
     assert "1 of 2 removed" in report.summary()
