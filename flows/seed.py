@@ -110,7 +110,7 @@ def _listed(report: MirrorReport, url: str) -> MirrorReport:
     """The report, once the images that are not at all their targets are listed, as the next run can read it."""
     lines = "".join(f"{image}\n" for image in report.unfinished())
     try:
-        StateFile(url).change(lambda _: lines.encode())
+        StateFile(url).write(lines.encode())
     except DistError as exc:
         return replace(report, more=(*report.more, str(exc)))
     return report

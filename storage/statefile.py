@@ -41,3 +41,12 @@ class StateFile:
             new = changed(self.read())
             with self._backend.translated(self.url):
                 self._backend.put(self._path, new)
+
+    def write(self, content: bytes) -> None:
+        """Replace it whole, whatever is in it: for who is alone with it.
+
+        Raises:
+            StoreFull, Denied, Unavailable: the file system.
+        """
+        with self._backend.translated(self.url):
+            self._backend.put(self._path, content)

@@ -109,6 +109,7 @@ def test_what_failed_is_listed_and_the_next_run_does_that_alone(
 
     assert again.status == "complete", again.errors()
     assert failed.read_text() == ""
+    assert not failed.with_name("failed.txt.lock").exists()
     assert lost(other) + lacking(other, "none", ONE, "v1") == []
     assert not [one for one in mirrors.asked(source) if "/team/" in one.path or one.path.endswith("/one/manifests/v1")]
     for place in (target, other):

@@ -20,6 +20,15 @@ def test_it_is_read_and_replaced(tmp_path: Path, place: str) -> None:
     assert file.read() == b"12"
 
 
+@pytest.mark.parametrize("place", ["{tmp}", "memory://written"])
+def test_who_is_alone_with_it_writes_it_and_leaves_nothing_else(tmp_path: Path, place: str) -> None:
+    file = StateFile(f"{place.format(tmp=tmp_path)}/sub/list.txt")
+    for content in (b"much before", b"after"):
+        file.write(content)
+        assert file.read() == content
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"list.txt"}
+
+
 def test_no_change_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "lock.json"
     path.write_bytes(b"")
