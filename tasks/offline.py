@@ -20,7 +20,12 @@ class Stored:
         Raises:
             NotFound: there is no such name.
         """
-        return self._store.names.get(str(reference)).descriptor
+        try:
+            return self._store.names.get(str(reference)).descriptor
+        except NotFound:
+            raise NotFound(
+                f"{reference}: not in the store under this name, and nobody else is to be asked; `dist names` lists what is"
+            ) from None
 
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:  # noqa: ARG002 - there is nothing
         """Nothing: what the store has is not asked for.
@@ -28,7 +33,9 @@ class Stored:
         Raises:
             NotFound: always.
         """
-        raise NotFound(f"{descriptor}: not in the store, and nobody else is to be asked; fetch it before")
+        platforms = self._store.names.get(self._name).platforms
+        advice = f"of {self._name} it has {', '.join(map(str, platforms))} alone" if platforms else "fetch it before"
+        raise NotFound(f"{descriptor}: not in the store, and nobody else is to be asked; {advice}")
 
     def distrust(self, descriptor: Descriptor) -> None:
         """There is no other place."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ocispec import Descriptor, Digest, Reference
+from ocispec import Descriptor, Digest, Platform, Reference
 from ocispec.errors import NotFound
 from ocispec.referrers import Referrer, cosign_tags
 from remotes import Source
@@ -35,7 +35,8 @@ def digests(found: list[Descriptor]) -> list[str]:
 
 def test_a_name_stands_for_what_was_recorded(stored: Source) -> None:
     assert stored.resolve(NAME) == root_of(INDEX)
-    with pytest.raises(NotFound, match=r"registry\.example/app:v2"):
+    told = r"registry\.example/app:v2: not in the store under this name, .*; `dist names` lists what is"
+    with pytest.raises(NotFound, match=told):
         stored.resolve(Reference.parse("registry.example/app:v2"))
 
 
@@ -45,6 +46,13 @@ def test_there_is_nothing_else_to_ask(stored: Source) -> None:
         list(stored.fetch(missing))
     with pytest.raises(NotFound, match="name the images"):
         list(stored.tags())
+
+
+def test_of_an_index_for_some_platforms_it_is_told_which_are_there(session: Session) -> None:
+    platforms = (Platform.parse("linux/amd64"),)
+    session.store.names.put(str(NAME), put(session, INDEX), source=NAME.locator, platforms=platforms)
+    with pytest.raises(NotFound, match=f"nobody else is to be asked; of {NAME} it has linux/amd64 alone"):
+        list(Stored(session.store, NAME).fetch(root_of(images.image(1139))))
 
 
 def test_what_came_along_is_listed_at_what_it_is_about(stored: Source) -> None:
