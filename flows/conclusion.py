@@ -1,5 +1,6 @@
 """How every run ends: its artifacts show what was done and what failed, the message of its final state is its summary."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from ocispec.units import counted
 
 # What a page of Prefect's can show.
 _MOST_ROWS = 500
+# What could be more than text in a line of Markdown; an underscore within a word is not.
+_MARKS = re.compile(r"[\\`*\[\]<>|~]")
 _STATES = {"complete": Completed, "failed": Failed, "stopped": Cancelled}
 # What to do once the causes are gone, which the lines themselves say.
 _NEXT = {
@@ -32,7 +35,7 @@ def concluded(key: str, report: Report) -> State[Any]:
     create_markdown_artifact(_summary(key, report), key="summary", description=report.summary())
     if errors:
         told = f"{counted(len(errors), 'failure')}. {_NEXT.get(key, _AGAIN)}"
-        tabulate([{"failure": error} for error in errors], key="failures", description=told)
+        create_markdown_artifact(_failures(errors), key="failures", description=told)
     context = FlowRunContext.get()
     is_read = context is None or context.flow_run is None or context.flow_run.deployment_id is None
     return _STATES[report.status](message=message, data=report if is_read else None)
@@ -46,6 +49,18 @@ def tabulate(rows: Sequence[Mapping[str, str | int]], *, key: str, description: 
 
 
 def _summary(key: str, report: Report) -> str:
-    """The facts as a page; what there is none of is left out."""
-    rows = "\n".join(f"| {name} | {value} |" for name, value in report.facts().items() if value not in (0, "nothing"))
-    return f"## {key}: {report.status}\n\n| | |\n|---|---|\n{rows}\n"
+    """The facts as a table in Markdown; what there is none of is left out."""
+    facts = ((name, value) for name, value in report.facts().items() if value not in (0, "nothing"))
+    return "\n".join([f"| {key} | {report.status} |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts)])
+
+
+def _failures(errors: Sequence[str]) -> str:
+    """A numbered list in Markdown, of very many failures the first. No table: those cut what does not fit into their width."""
+    left = len(errors) - _MOST_ROWS
+    more = [f"\n… and {left} more, which are not shown"] if left > 0 else []
+    return "\n".join([*(f"{number}. {_literal(error)}" for number, error in enumerate(errors[:_MOST_ROWS], 1)), *more])
+
+
+def _literal(text: str) -> str:
+    """Text that Markdown shows as it is: some of it is what a registry says."""
+    return _MARKS.sub(r"\\\g<0>", " ".join(text.split()))

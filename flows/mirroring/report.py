@@ -81,7 +81,8 @@ class MirrorReport:
     def facts(self) -> dict[str, str | int]:
         """What was done; of a dry run, what would be."""
         tally, counts = self.tally, self.counts()
-        content = {descriptor.digest: descriptor.size for image in self.plan.due for descriptor in image.content}
+        # Manifests are in the store because the plan was made with them.
+        content = {d.digest: d.size for image in self.plan.due for d in image.content if not d.is_manifest}
         held = [count for digest, count in content.items() if digest not in self.plan.to_fetch]
         return {
             **{result: count for result, count in counts.items() if count or result in _ALWAYS},

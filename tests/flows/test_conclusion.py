@@ -1,30 +1,50 @@
-"""What the artifact of a run shows of very many images, and what its report keeps."""
+"""What the artifacts of a run show of very many images, and what its report keeps."""
+
+from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.conclusion import concluded
-from flows.report import ImageReport, RunReport
+from flows.report import Failure, ImageReport, RunReport
 from ocispec import Descriptor, Digest
 from tests.peers.prefect import PrefectServer
 
 ROOT = Descriptor(media_type="a/b", digest=Digest.of(b""), size=0)
 REPORT = RunReport(images=tuple(ImageReport(name=f"a.example/app:{n}", root=ROOT) for n in range(502)), tasks=0, seconds=0)
+SAID = "the registry says '<b>|[x](http://a/b_c)`*\\'"
 
 
-@flow
-def ends() -> State[RunReport]:
-    return concluded("many", REPORT)
+def artifacts(prefect: PrefectServer, report: RunReport) -> dict[str, dict[str, Any]]:
+    """What a run that ends with a report shows, by key."""
 
+    @flow
+    def ends() -> State[RunReport]:
+        return concluded("many", report)
 
-def test_an_artifact_shows_what_a_page_can_and_says_so(prefect: PrefectServer) -> None:
     with temporary_settings({PREFECT_API_URL: prefect.url}):
         state = ends(return_state=True)
     run = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
-    artifacts = {one["key"]: one for one in prefect.post("/artifacts/filter", run)}
-    assert artifacts.keys() == {"many", "summary"}
-    artifact = artifacts["many"]
-    assert artifact["data"].count("a.example/app:") == 500
-    assert artifact["description"] == f"{REPORT.summary()} (and 2 more rows, which are not shown)"
+    return {one["key"]: one for one in prefect.post("/artifacts/filter", run)}
+
+
+def test_an_artifact_shows_what_a_page_can_and_says_so(prefect: PrefectServer) -> None:
+    shown = artifacts(prefect, REPORT)
+    assert shown.keys() == {"many", "summary"}
+    assert shown["many"]["data"].count("a.example/app:") == 500
+    assert shown["many"]["description"] == f"{REPORT.summary()} (and 2 more rows, which are not shown)"
     assert len(REPORT.table()) == 502
+
+
+def test_failures_are_shown_as_they_are_and_of_very_many_the_first(prefect: PrefectServer) -> None:
+    failures = tuple(Failure(descriptor=None, message=f"{SAID} {number}") for number in range(502))
+    image = ImageReport(name="a.example/app:v1", root=ROOT, failures=failures)
+
+    shown = artifacts(prefect, RunReport(images=(image,), tasks=0, seconds=0))["failures"]
+
+    lines = shown["data"].splitlines()
+    escaped = r"the registry says '\<b\>\|\[x\](http://a/b_c)\`\*\\'"
+    assert lines[0] == f"1. {escaped} 0"
+    assert lines[499:] == [f"500. {escaped} 499", "", "… and 2 more, which are not shown"]
+    assert shown["description"].startswith("502 failures. ")
