@@ -93,6 +93,29 @@ def test_failures_are_a_table_that_says_what_to_do(
     assert shown["summary"]["data"].startswith("| mirror | failed |\n|---|---|\n")
 
 
+def test_a_check_shows_what_is_damaged_and_how_it_is_mended(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
+) -> None:
+    from flows.check import check
+
+    images.load(source, "app", ONE, "v1")
+    mirrors.run(image(source, target, "app:v1"))
+    layer = list(ONE.blobs)[-1]
+    target.inject(Fault(method="HEAD", path=f"/v2/app/blobs/{layer}", nth=1, action=Refuse(404)))
+    config = str(mirrors.directory / "mirror.yaml")
+
+    shown = artifacts(check(config, str(mirrors.store), return_state=True))
+
+    assert shown.keys() == {"progress", "check", "summary", "failures"}
+    assert (shown["progress"]["data"], shown["progress"]["description"]) == (100, "looked into 1 of 1 image")
+    assert facts(shown["summary"])["damaged"] == "1"
+    assert "run check with `repair`" in shown["failures"]["description"]
+    assert layer in shown["failures"]["data"]
+    shown = artifacts(check(config, str(mirrors.store), repair=True, return_state=True))
+    assert shown.keys() == {"progress", "check", "summary"}
+    assert facts(shown["summary"])["targets right"] == "1"
+
+
 def test_fetch_push_and_what_keeps_a_store_show_the_same(
     tmp_path: Path, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
 ) -> None:

@@ -1,6 +1,7 @@
 """Events: what a run tells Prefect, as docs/events.md says; and the automations that are shipped, on what they react to."""
 
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from uuid import uuid4
 
 import pytest
 
+from flows.progress import LogListener, listening
 from ocispec import Digest
 from storage import open_store
+from tasks.stopping import Stopping, stopped_by
 from tests import images
 from tests.fakes.faults import Fault, Flip, Refuse
 from tests.fakes.registry import FakeRegistry
-from tests.flows.mirrors import Mirrors, image
+from tests.flows.mirrors import Mirrors, image, results
 from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
 from tests.peers.webhook import Webhook, webhook
@@ -117,6 +120,27 @@ def test_each_image_tells_what_came_of_it_and_what_stays_the_same_tells_nothing(
     assert [event["resource"]["prefect.resource.name"] for event in told(mirrors.flow_run)] == [f"{name}:broken"]
     mirrors.run(*sync[:4])
     assert told(mirrors.flow_run) == []
+
+
+def test_a_run_that_is_ended_tells_of_what_it_did_and_of_no_failures(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, told: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    for tag, built in (("v1", NEW), ("v2", OTHER)):
+        images.load(source, "app", built, tag)
+    stopping = Stopping()
+
+    class Impatient(LogListener):
+        def did(self, *_: object) -> None:
+            stopping.request("asked to end")
+
+    with stopped_by(stopping), listening(Impatient(logging.getLogger("test"))):
+        report = mirrors.run(*(image(source, target, f"app:{tag}") for tag in ("v1", "v2")), concurrency=1)
+
+    came = results(report)
+    assert report.status == "stopped"
+    assert sorted(came.values()) == ["added", "failed"]
+    (event,) = told(mirrors.flow_run)
+    assert (event["event"], came[event["payload"]["target"].partition("/")[2]]) == ("image.mirrored", "added")
 
 
 def test_corrupt_content_is_told_where_it_was_met(
