@@ -1,4 +1,4 @@
-"""What the tests of mirrors share: one that can be run, and registries to mirror from and to."""
+"""What the tests of flows share: mirrors that can be run, registries to mirror from and to, and deployments with a worker."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.registry import FakeRegistry
+from tests.flows.deployed import deployed
 from tests.flows.mirrors import Mirrors
 from tests.peers.prefect import PrefectServer
 
@@ -13,6 +14,13 @@ from tests.peers.prefect import PrefectServer
 @pytest.fixture
 def mirrors(prefect: PrefectServer, tmp_path: Path) -> Mirrors:
     return Mirrors(tmp_path, prefect)
+
+
+@pytest.fixture(scope="session")
+def server(prefect: PrefectServer, home: Path) -> Iterator[PrefectServer]:
+    """The Prefect server, with all deployments and a worker for them, which takes a quarter of a minute to start."""
+    with deployed(prefect, home / "worker"):
+        yield prefect
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from tests import images
 from tests.fakes.faults import Fault, Stall
 from tests.fakes.registry import FakeRegistry
-from tests.flows.deployed import POOL, command, deployed
+from tests.flows.deployed import POOL, command
 from tests.flows.mirrors import lacking
 from tests.images import BuiltImage
 from tests.peers.prefect import PrefectServer
@@ -28,12 +28,6 @@ SCHEDULES = {
 }
 # A worker may be busy with another run, and a scheduler that looks every few seconds comes first.
 _BEGINS_S = 60
-
-
-@pytest.fixture(scope="module")
-def server(prefect: PrefectServer, home: Path) -> Iterator[PrefectServer]:
-    with deployed(prefect, home / "worker"):
-        yield prefect
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,31 @@ _FIND = """
 """
 
 
+# The field that stands in the smallest part of the page that begins with a title.
+_FIELD = """
+(title) => {
+  const around = (one) => {
+    for (let part = one; part; part = part.parentElement)
+      if ((part.innerText ?? '').trim().startsWith(title)) return part.innerText.length;
+    return Infinity;
+  };
+  return [...document.querySelectorAll('input, textarea')]
+    .map((one) => [around(one), one]).filter(([size]) => size < Infinity).sort(([one], [other]) => one - other)[0]?.[1];
+}
+"""
+
+_COLOURS = """
+async (shot) => {
+  const image = new Image();
+  image.src = `data:image/png;base64,${shot}`;
+  await image.decode();
+  const canvas = new OffscreenCanvas(image.width, image.height).getContext('2d');
+  canvas.drawImage(image, 0, 0);
+  return new Set(new Uint32Array(canvas.getImageData(0, 0, image.width, image.height).data.buffer)).size;
+}
+"""
+
+
 class Page:
     """One page, as a person has it before them."""
 
@@ -57,17 +82,30 @@ class Page:
         """
         self._found(text, selector)
 
-    def click(self, text: str | None, selector: str = "button, a, label, [role=button], [role=tab], [role=menuitem]") -> None:
-        """Click on what shows a text, as a mouse does: whatever lies above it gets the click."""
+    def click(self, text: str, selector: str = "*") -> None:
+        """Click on what shows a text and least else, as a mouse does: whatever lies above it gets the click."""
         x, y = self._found(text, selector)
         for kind in ("mousePressed", "mouseReleased"):
             self.tell("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
-    def type(self, text: str, into: str) -> None:
-        """Replace what is in a field, found by its selector, by what a keyboard would write."""
-        self.click(None, into)
-        self.evaluate("document.activeElement.select?.()")
-        self.tell("Input.insertText", text=text)
+    def type(self, text: str, title: str) -> None:
+        """Replace what is in the field below a title by what a keyboard would write.
+
+        Raises:
+            TimeoutError: there is no such field, or it does not take the text.
+        """
+        field = f"({_FIELD})({json.dumps(title)})"
+
+        def typed() -> bool:
+            if not self.evaluate(f"(() => {{ const one = {field}; one?.focus(); one?.select(); return !!one; }})()"):
+                return False
+            if not self.evaluate(f"document.activeElement === {field}"):  # a page that still loads gives others the focus
+                return False
+            self.tell("Input.insertText", text=text)
+            return bool(self.evaluate(f"{field}.value") == text)
+
+        if not poll_until(typed, timeout_s=_APPEARS_S):
+            raise TimeoutError(f"no field {title!r} took {text!r}; the page shows:\n{self.text()}")
 
     def picture(self, path: Path, *, width: int = 1280, height: int = 900) -> None:
         """Write what the page shows as PNG."""
@@ -78,6 +116,13 @@ class Page:
     def resize(self, width: int, height: int) -> None:
         """Show it in a window of another size."""
         self.tell("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+
+    def colours(self, selector: str) -> int:
+        """How many different colours an element shows: a canvas with nothing on it has one."""
+        box = self.evaluate(f"(({_FIND})({json.dumps(selector)}, null)?.getBoundingClientRect() ?? new DOMRect()).toJSON()")
+        clip = {**{key: box[key] for key in ("x", "y", "width", "height")}, "scale": 1}
+        shot = self.tell("Page.captureScreenshot", format="png", clip=clip)["data"] if box["width"] else None
+        return int(self.evaluate(f"({_COLOURS})({json.dumps(shot)})")) if shot else 0
 
     def text(self) -> str:
         """All that the page shows."""
@@ -104,7 +149,7 @@ class Page:
         result: dict[str, Any] = answer["result"]
         return result
 
-    def _found(self, text: str | None, selector: str) -> tuple[float, float]:
+    def _found(self, text: str, selector: str) -> tuple[float, float]:
         """The middle of an element, scrolled to where it can be seen, once it is there and rests."""
         places: list[Any] = [None]
         look = f"""(() => {{

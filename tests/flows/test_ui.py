@@ -1,0 +1,64 @@
+"""Prefect's UI as a person uses it, in a real browser: a deployment's form is filled in, and its run looked at."""
+
+from pathlib import Path
+
+from tests import images
+from tests.peers.chromium import chromium
+from tests.peers.prefect import PrefectServer
+from tests.peers.processes import poll_until
+from tests.peers.registry import CncfRegistry, cncf_registry
+from tests.peers.skopeo import inspect
+
+ONE, OTHER = images.image(7100, layers=2), images.image(7101, layers=2, platform="linux/arm64")
+INDEX = images.index([ONE, OTHER])
+# Drawn, a node has a colour and a text, smoothed at its edges; without any there are the axis and its lines.
+_DRAWN = 500
+
+
+def test_a_run_is_started_from_the_form_and_looked_at(server: PrefectServer, registry: CncfRegistry, tmp_path: Path) -> None:
+    images.push(registry.host, "ui/app", INDEX, "v1")
+    deployment = f"{server.ui}/deployments/deployment/{server.deployment('mirror')['id']}"
+    with cncf_registry(tmp_path / "target") as target, chromium(tmp_path / "chromium") as browser:
+        page = browser.page()
+
+        page.open(deployment)
+        page.wait_for("nightly")
+        page.open(f"{deployment}/run")
+        for title in (
+            "Configuration",
+            "What is mirrored, in YAML",
+            "Content store",
+            "Dry run",
+            "Only plan: nothing is written",
+        ):
+            page.wait_for(title)
+        page.type(
+            f"""\
+name: by-hand
+store: {tmp_path}/store
+lock: {tmp_path}/lock.json
+sync:
+  - {{type: image, source: {registry.host}/ui/app:v1, target: {target.host}/copy:v1}}
+""",
+            "Configuration",
+        )
+        page.click("Submit")
+        page.wait_for("scheduled to start now")
+        page.click("View run")
+        page.wait_for("mirror by-hand")
+        page.wait_for("Completed")
+
+        assert inspect(f"docker://{target.host}/copy:v1", raw=True)["manifests"]
+        run = str(page.evaluate("location.pathname")).rpartition("/")[2]
+        # A survey, a task for each descriptor, and one that publishes: pages show them that are opened once they are recorded.
+        server.task_runs(run, at_least=1 + len(INDEX.descriptors) + 1)
+        page.open(f"{server.ui}/runs/flow-run/{run}")
+        page.wait_for("Completed")
+        assert poll_until(lambda: page.colours("canvas") > _DRAWN, timeout_s=20), "no graph was drawn"
+        page.wait_for("Beginning flow run 'mirror by-hand'")
+        page.click("Task Runs")
+        page.wait_for(f"mirror index {INDEX.root.digest[:19]}")
+        page.click("Artifacts")
+        page.wait_for("mirror by-hand complete: 1 added")
+        page.click("Parameters")
+        page.wait_for('"dry_run": false')
