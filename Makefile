@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers format check test demo bench fuzz schema ui lowest clean
+.PHONY: help install peers format check test demo bench fuzz schema ui pictures lowest clean
 
 help: ## Show this list.
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -49,6 +49,9 @@ schema: install ## Write docs/mirror.schema.json anew, from what the sections of
 
 ui: install peers ## Take a picture of a run in Prefect's UI: build/run.png.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.picture
+
+pictures: install peers ## Follow docs/tutorial.md, and take its pictures of Prefect's UI anew: docs/images.
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.tutorial
 
 lowest: peers ## Run the tests with the oldest versions that are allowed.
 	test -x $(VENV)-lowest/bin/python || $(PYTHON) -m venv $(VENV)-lowest

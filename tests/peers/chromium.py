@@ -25,6 +25,8 @@ _APPEARS_S = 40.0
 """A page of Prefect's on a busy machine takes seconds to load, and a run's state up to some more to be seen there."""
 _ANSWER_S = 60.0
 _MOST_BYTES = 64 * 1024 * 1024
+_DRAWN = 700
+"""Colours: a graph without any node shows 487, its axis being text with smoothed edges; one with a single node 980."""
 _PORT_FILE = "DevToolsActivePort"
 
 # What is visible, and of it what shows a text itself, the innermost and shortest first; a label stands for its control.
@@ -80,7 +82,10 @@ class Page:
         Raises:
             TimeoutError: it does not.
         """
-        self._found(text, selector)
+        if not poll_until(
+            lambda: self.evaluate(f"!!({_FIND})({json.dumps(selector)}, {json.dumps(text)})"), timeout_s=_APPEARS_S
+        ):
+            raise self._missing(text, selector)
 
     def click(self, text: str, selector: str = "*") -> None:
         """Click on what shows a text and least else, as a mouse does: whatever lies above it gets the click."""
@@ -119,10 +124,21 @@ class Page:
 
     def colours(self, selector: str) -> int:
         """How many different colours an element shows: a canvas with nothing on it has one."""
-        box = self.evaluate(f"(({_FIND})({json.dumps(selector)}, null)?.getBoundingClientRect() ?? new DOMRect()).toJSON()")
+        one = f"({_FIND})({json.dumps(selector)}, null)"
+        self.evaluate(f"{one}?.scrollIntoView()")
+        box = self.evaluate(f"({one}?.getBoundingClientRect() ?? new DOMRect()).toJSON()")
         clip = {**{key: box[key] for key in ("x", "y", "width", "height")}, "scale": 1}
         shot = self.tell("Page.captureScreenshot", format="png", clip=clip)["data"] if box["width"] else None
         return int(self.evaluate(f"({_COLOURS})({json.dumps(shot)})")) if shot else 0
+
+    def wait_for_drawing(self, selector: str) -> None:
+        """Wait until a canvas shows more than an empty graph does.
+
+        Raises:
+            TimeoutError: it does not.
+        """
+        if not poll_until(lambda: self.colours(selector) > _DRAWN, timeout_s=_APPEARS_S):
+            raise TimeoutError(f"nothing is drawn on {selector}; the page shows:\n{self.text()}")
 
     def text(self) -> str:
         """All that the page shows."""
@@ -165,9 +181,12 @@ class Page:
             return places[-1] is not None and places[-1] == places[-2]
 
         if not poll_until(rests, timeout_s=_APPEARS_S):
-            raise TimeoutError(f"no {selector} that shows {text!r}; the page shows:\n{self.text()}")
+            raise self._missing(text, selector)
         x, y = places[-1]
         return x, y
+
+    def _missing(self, text: str, selector: str) -> TimeoutError:
+        return TimeoutError(f"no {selector} that shows {text!r}; the page shows:\n{self.text()}")
 
 
 class Chromium:
