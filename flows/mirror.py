@@ -37,13 +37,13 @@ def mirror(
     store: ConfiguredStore = None,
     *,
     dry_run: DryRun = False,
+    concurrency: ConfiguredConcurrency = None,
+    retries: Retries = RETRIES,
+    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     dialect: Annotated[
         Dialect, Field(title="Form", description="Whose form the configuration has: ours and regsync's, or skopeo sync's")
     ] = "dist",
     to: Annotated[list[str], Field(description="With skopeo's form: where images go, registries with or without a path")] = [],  # noqa: B006
-    concurrency: ConfiguredConcurrency = None,
-    retries: Retries = RETRIES,
-    store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
 ) -> State[Any]:
     """Bring what a configuration wants to its targets: changed images alone, each piece of content once per registry."""
