@@ -5,7 +5,6 @@ from typing import Annotated, Any
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from pydantic import Field
 
 from flows import metrics
 from flows._flow import flow_of
@@ -22,6 +21,7 @@ from flows.parameters import (
     Reached,
     Retries,
     StoreOptions,
+    labelled,
 )
 from tasks._task import RETRIES
 
@@ -40,10 +40,8 @@ def mirror(
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    dialect: Annotated[
-        Dialect, Field(title="Form", description="Whose form the configuration has: ours and regsync's, or skopeo sync's")
-    ] = "dist",
-    to: Annotated[list[str], Field(description="With skopeo's form: where images go, registries with or without a path")] = [],  # noqa: B006
+    dialect: Annotated[Dialect, labelled("Form", "Whose form the configuration has: ours and regsync's, or skopeo's")] = "dist",
+    to: Annotated[list[str], labelled("Destinations", "With skopeo's form: where images go, registries or paths in them")] = [],  # noqa: B006
     network: Reached = None,
 ) -> State[Any]:
     """Bring what a configuration wants to its targets: changed images alone, each piece of content once per registry."""
