@@ -1,0 +1,107 @@
+"""What an operator controls from Prefect, counted at the registry: limits in one run and across runs, and retries."""
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from storage import open_store
+from tests import images
+from tests.fakes.faults import Answer, Fault, Response, Wire
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, image, lacking
+from tests.peers.prefect import PrefectServer
+
+MANY = images.image(7200, layers=4, layer_bytes=2000)
+# How long an answer is held back for others to come beside it: were there no limit, they would.
+_HELD_S = 0.5
+
+
+@dataclass(slots=True)
+class Gauge:
+    """Holds answers back for a moment, and counts how many are held at once."""
+
+    after: int = 0
+    most: int = 0
+    _now: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def apply(self, response: Response) -> Response:
+        return replace(response, interruption=self)
+
+    def interrupt(self, _wire: Wire) -> bool:
+        with self._lock:
+            self._now += 1
+            self.most = max(self.most, self._now)
+        threading.Event().wait(_HELD_S)
+        with self._lock:
+            self._now -= 1
+        return True
+
+
+@pytest.fixture
+def gauge(source: FakeRegistry) -> Gauge:
+    """Of the layers and configs that are read at once."""
+    images.load(source, "app", MANY, "v1")
+    gauge = Gauge()
+    source.inject(Fault(path="/v2/app/blobs/.*", nth=None, action=gauge))
+    return gauge
+
+
+@pytest.fixture
+def limit(prefect: PrefectServer, source: FakeRegistry) -> Iterator[str]:
+    """A limit of one on the tasks that talk to the source."""
+    made = prefect.post("/concurrency_limits/", {"tag": f"registry:{source.host}", "concurrency_limit": 1})
+    yield made["tag"]
+    prefect.delete(f"/concurrency_limits/{made['id']}")
+
+
+def test_without_a_limit_a_run_reads_several_things_at_once(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, gauge: Gauge
+) -> None:
+    assert mirrors.run(image(source, target, "app:v1")).status == "complete"
+    assert gauge.most > 1
+
+
+def test_a_limit_on_a_registrys_tag_is_kept(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, *, gauge: Gauge, limit: str, prefect: PrefectServer
+) -> None:
+    report = mirrors.run(image(source, target, "app:v1"))
+
+    assert report.status == "complete"
+    assert gauge.most == 1
+    assert not lacking(target, "app", MANY, "v1")
+    runs = prefect.task_runs(mirrors.flow_run, at_least=report.tasks)
+    assert {tag for run in runs for tag in run["tags"]} == {limit}
+
+
+def test_a_task_is_tried_again_as_often_as_the_run_was_told(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    layer = list(MANY.blobs)[-1]
+    images.load(source, "app", MANY, "v1")
+    source.inject(Fault(path=f"/v2/app/blobs/{layer}", nth=None, action=Answer(503)))
+
+    report = mirrors.run(image(source, target, "app:v1"), retries=2)
+
+    assert report.status == "failed"
+    assert len([one for one in source.requests if one.path.endswith(layer)]) == 1 + 2
+    assert target.manifest("app", "v1") is None
+
+
+def test_a_limit_is_kept_across_runs(
+    server: PrefectServer, source: FakeRegistry, gauge: Gauge, limit: str, tmp_path: Path
+) -> None:
+    """Two processes, each of which would read several things at once, and their stores have nothing in common."""
+    assert limit
+    places = [str(tmp_path / name) for name in ("one", "other")]
+    runs = [server.start("fetch", {"references": [f"{source.host}/app:v1"], "store": place}) for place in places]
+
+    assert [server.ended(run)["type"] for run in runs] == ["COMPLETED", "COMPLETED"]
+    assert gauge.most == 1
+    ends = [server.get(f"/flow_runs/{run}") for run in runs]
+    assert max(run["start_time"] for run in ends) < min(run["end_time"] for run in ends)  # they were at it together
+    for place in places:
+        assert {str(info.digest) for info in open_store(place).walk()} == set(MANY.descriptors)
