@@ -22,6 +22,7 @@ _SETTINGS = {
     "DO_NOT_TRACK": "1",
 }
 _RECORDED_S = 60
+_BUSY_S = 30
 _RUN_S = 90
 """A worker's run has to be found, started as a process, which imports Prefect, and ended."""
 _PAGE = 200
@@ -125,9 +126,20 @@ class PrefectServer:
         if self.auth is not None:
             headers["Authorization"] = f"Basic {base64.b64encode(self.auth.encode()).decode()}"
         request = urllib.request.Request(self.url + path, data=body, headers=headers, method=method)
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            said = answer.read()
-        return json.loads(said) if said else None
+        said: list[bytes] = []
+
+        def answered() -> bool:
+            """Ask again while the database is locked, as Prefect's own client does."""
+            try:
+                with urllib.request.urlopen(request, timeout=30) as answer:
+                    said.append(answer.read())
+            except urllib.error.HTTPError as exc:
+                if exc.code != HTTPStatus.SERVICE_UNAVAILABLE:
+                    raise
+            return bool(said)
+
+        assert poll_until(answered, timeout_s=_BUSY_S), f"{method} {path}: still busy"
+        return json.loads(said[0]) if said[0] else None
 
     def _task_runs(self, flow_run_id: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = []
