@@ -35,7 +35,8 @@ def take(page: Page, ui: str, name: str, path: Path) -> None:
         page.picture(path, height=1000)
     else:
         page.open(deployment)
-        page.wait_for("Items per page")  # of its runs, which are there then
+        page.wait_for("mirror mirror")
+        page.wait_for("Every 15 seconds")
         page.picture(path, height=800)
     print(path)
 

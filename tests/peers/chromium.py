@@ -113,8 +113,9 @@ class Page:
             raise TimeoutError(f"no field {title!r} took {text!r}; the page shows:\n{self.text()}")
 
     def picture(self, path: Path, *, width: int = 1280, height: int = 900) -> None:
-        """Write what the page shows as PNG."""
+        """Write what the page shows at its top as PNG."""
         self.resize(width, height)
+        self.evaluate("document.querySelectorAll('*').forEach((one) => { one.scrollTop = 0; })")
         shot = self.tell("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(shot["data"]))
 
