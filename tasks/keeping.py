@@ -60,7 +60,9 @@ class Keeper:
         roots = (root, *(referrer.descriptor for referrer in referrers or ()))
         with self.store.unswept():
             completeness.require(self.store, *roots, children=self.children(platforms), name=str(reference))
-            self._name(reference, root, platforms=platforms, referrers=referrers)
+            # In an order of their own: they are found in another one each time, which would make it another record.
+            ordered = None if referrers is None else tuple(sorted(referrers, key=lambda one: str(one.descriptor.digest)))
+            self._name(reference, root, platforms=platforms, referrers=ordered)
 
     def _name(
         self, reference: Reference, root: Descriptor, *, platforms: Platforms, referrers: tuple[Referrer, ...] | None = None
