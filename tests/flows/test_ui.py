@@ -5,6 +5,7 @@ from pathlib import Path
 from tests import images
 from tests.peers.chromium import chromium
 from tests.peers.prefect import PrefectServer
+from tests.peers.processes import poll_until
 from tests.peers.registry import CncfRegistry, cncf_registry
 from tests.peers.skopeo import inspect
 
@@ -42,14 +43,15 @@ sync:
         page.click("Submit")
         page.wait_for("scheduled to start now")
         page.click("View run")
-        page.wait_for("mirror by-hand")
-        page.wait_for("Completed")
+        assert poll_until(lambda: "/runs/flow-run/" in str(page.evaluate("location.pathname")), timeout_s=30)
+        run = str(page.evaluate("location.pathname")).rpartition("/")[2]
+        assert server.ended(run)["type"] == "COMPLETED"  # the page itself looks again at times of its own
 
         assert inspect(f"docker://{target.host}/copy:v1", raw=True)["manifests"]
-        run = str(page.evaluate("location.pathname")).rpartition("/")[2]
         # A survey, a task for each descriptor, and one that publishes: pages show them that are opened once they are recorded.
         server.task_runs(run, at_least=1 + len(INDEX.descriptors) + 1)
         page.open(f"{server.ui}/runs/flow-run/{run}")
+        page.wait_for("mirror by-hand")
         page.wait_for("Completed")
         page.wait_for_drawing("canvas")
         page.wait_for("prefect.flow_runs")  # which each line of the log shows; not all of them are on the page at once
