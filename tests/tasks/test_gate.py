@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from ocispec import Digest, Reference
 from tasks.gate import Candidate, Gate, GateFailed, Veto, ask
 from tasks.stopping import Stopped, Stopping
+from tests.peers.processes import poll_until
 
 CANDIDATE = Candidate(
     reference=Reference.parse("registry.example/team/app:v1"), digest=Digest.of(b"a manifest"), store="/a/store"
@@ -82,11 +82,7 @@ def test_a_run_that_is_ended_ends_its_gates_with_all_that_they_started(tmp_path:
     with pytest.raises(Stopped, match="interrupted"):
         shell(f"sh -c 'echo $$ > {pid}; exec sleep 600'", check=check)
     child = int(pid.read_text())
-    for _ in range(1000):
-        if not is_running(child):
-            return
-        time.sleep(0.01)
-    pytest.fail(f"process {child} is still there")
+    assert poll_until(lambda: not is_running(child), timeout_s=10)
 
 
 def is_running(pid: int) -> bool:
