@@ -1,4 +1,7 @@
-"""What a mirror run writes into its lock file: before it changes anything, and once it is known what came of it. No Prefect."""
+"""What a mirror run writes into its lock file: before it changes anything, and once it is known what came of it. No Prefect.
+
+Other runs may have the file, too: what they wrote since this one read it stays.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -7,38 +10,44 @@ from datetime import UTC, datetime
 from flows.mirroring.lock import Locked, Records
 from flows.mirroring.plan import Plan, Step
 from flows.mirroring.report import MirrorReport
-from ocispec import Digest, Reference
+from ocispec import Digest
 from tasks.removal import Removed
 
 
-def intended(plan: Plan, locked: Records) -> dict[Reference, Locked]:
-    """The records of what a run is about to bring, kept before it does: a run that is killed leaves no tag that nobody owns."""
-    return {step.target: _record(step, locked, mirrored=None, referrers={}) for step in plan.steps if step.is_due}
+def intended(plan: Plan, locked: Records) -> Records:
+    """The records once those are among them that a run is about to bring: one that is killed leaves no tag that nobody owns."""
+    return {**locked, **{step.target: _intention(step, locked) for step in plan.steps if step.is_due}}
 
 
-def confirmed(report: MirrorReport, locked: Records) -> dict[Reference, Locked]:
-    """The records of what is at its target after a run, and of what is wanted no longer."""
-    now, brought = datetime.now(UTC), report.brought
-    there = [step for step in report.plan.steps if report.result(step) in ("added", "changed", "same")]
-    records = {
-        step.target: _record(step, locked, mirrored=now, referrers=brought.referrers.get(step.target, {})) for step in there
-    }
-    gone = dropped(report, locked)
-    left = (extra for extra in report.plan.extras if extra.target not in gone)
-    records |= {extra.target: replace(extra.record, unwanted=extra.since) for extra in left}
-    missed = (step.target for step in report.plan.steps if step.is_due and step.target not in records)
-    return records | {target: locked[target] for target in missed if target in locked}  # as it was before `intended`
+def concluded(report: MirrorReport, before: Records, locked: Records) -> Records:
+    """The records after a run: of what is at its target, and of what is wanted no longer.
+
+    `before` is what the run began with. What was meant to be brought and was not is as it was then.
+    """
+    records, now, brought = dict(locked), datetime.now(UTC), report.brought
+    for step in report.plan.steps:
+        result, known = report.result(step), before.get(step.target)
+        if result in ("added", "changed", "same"):
+            referrers = brought.referrers.get(step.target, {})
+            records[step.target] = _record(step, locked, mirrored=now, referrers=referrers)
+        elif step.is_due and locked.get(step.target) == _intention(step, before):
+            if known is not None:
+                records[step.target] = known
+            elif result in ("failed", "vetoed"):
+                del records[step.target]
+    for extra in report.plan.extras:
+        told = report.removed.get(extra.target)
+        if locked.get(extra.target) != extra.record:
+            continue
+        if isinstance(told, Removed) and told.status != "shared":  # removed, or found to be another's
+            del records[extra.target]
+        else:
+            records[extra.target] = replace(extra.record, unwanted=extra.since)
+    return records
 
 
-def dropped(report: MirrorReport, locked: Records) -> frozenset[Reference]:
-    """The targets that are not the mirror's: removed, found to be another's, or meant to be made and not made."""
-    gone = (target for target, told in report.removed.items() if isinstance(told, Removed) and told.status != "shared")
-    unmade = (
-        step.target
-        for step in report.plan.steps
-        if step.is_due and report.result(step) in ("failed", "vetoed") and step.target not in locked
-    )
-    return frozenset((*gone, *unmade))
+def _intention(step: Step, locked: Records) -> Locked:
+    return _record(step, locked, mirrored=None, referrers={})
 
 
 def _record(step: Step, locked: Records, *, mirrored: datetime | None, referrers: Mapping[Digest, str | None]) -> Locked:

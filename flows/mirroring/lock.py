@@ -4,7 +4,7 @@ It tells people and other tools what is mirrored, a check what to look for, and 
 only those may ever be pruned. So it is written before a run changes anything, and again when it is known what came of it.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
@@ -84,22 +84,16 @@ class Lock:
         """
         return {} if self._file is None else self._parsed(self._file.read(), self._file.url)
 
-    def update(self, records: Records, *, dropped: Iterable[Reference] = ()) -> None:
-        """Take up or replace records and drop others; what other runs wrote meanwhile stays.
+    def update(self, amended: Callable[[Records], Records]) -> None:
+        """Replace what is in it by what `amended` makes of that.
 
         Raises:
             InvalidInput: the file is damaged.
             DistError: it cannot be written.
         """
-        if self._file is None:
-            return
-        gone, at = frozenset(dropped), self._file.url
-
-        def changed(raw: bytes | None) -> bytes:
-            known = {target: record for target, record in self._parsed(raw, at).items() if target not in gone}
-            return _document(known | dict(records))
-
-        self._file.change(changed)
+        if self._file is not None:
+            at = self._file.url
+            self._file.change(lambda raw: _document(amended(self._parsed(raw, at))))
 
     def _parsed(self, raw: bytes | None, at: str) -> dict[Reference, Locked]:
         if raw is None:

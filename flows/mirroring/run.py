@@ -3,11 +3,12 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from flows.conclusion import tabulate
 from flows.mirroring import telling
 from flows.mirroring.applying import Applying
-from flows.mirroring.bookkeeping import confirmed, dropped, intended
+from flows.mirroring.bookkeeping import concluded, intended
 from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Lock
 from flows.mirroring.planning import Planning
@@ -48,11 +49,11 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
         report = MirrorReport(name=job.name, plan=plan, dry_run=job.dry_run, tasks=planning.tasks)
         if not job.dry_run:
             telling.failed_in(plan)
-            lock.update(intended(plan, locked))
+            lock.update(partial(intended, plan))
             applying = Applying(session, listener, name=job.name, workers=job.concurrency, retries=job.retries)
             report = replace(report, brought=applying.bring(plan.due, planning.origins), removed=applying.remove(plan.pruned))
             report = replace(report, tasks=planning.tasks + applying.tasks)
-            lock.update(confirmed(report, locked), dropped=dropped(report, locked))
+            lock.update(partial(concluded, report, locked))
             report = _listed(session, report)
         return replace(report, tally=session.tally, seconds=time.monotonic() - started, stopped=session.stopping.reason)
 

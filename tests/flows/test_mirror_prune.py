@@ -1,6 +1,8 @@
 """Removing from targets what is wanted no longer: only a mirror's own tags, after a while, so many at a time."""
 
 import json
+import sys
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -156,3 +158,32 @@ def test_nothing_goes_where_it_cannot_be_told_what_is_wanted(
     assert (report.status, report.plan.extras) == ("failed", ())
     assert deleted(mirrors, target) == []
     assert mirrors.locked().keys() == {f"{target.host}/copy:{tag}" for tag in BUILT}
+
+
+def test_what_another_run_writes_into_the_lock_file_meanwhile_stays(
+    mirrors: Mirrors, entry: dict[str, Any], source: FakeRegistry, target: FakeRegistry, tmp_path: Path
+) -> None:
+    unpruned = {**entry, "prune": None}
+    mirrors.run(unpruned)
+    images.load(source, "app", images.image(990, layers=1), "late")
+    v2, v3, late = (f"{target.host}/copy:{tag}" for tag in ("v2", "v3", "late"))
+    theirs = "2026-02-03T04:05:06Z"
+    script = tmp_path / "other.py"
+    script.write_text(f"""\
+import json, pathlib, sys
+lock = pathlib.Path({str(mirrors.lock)!r})
+written = json.loads(lock.read_text())
+for name in {[v2, late]!r}:
+    written["images"][name]["mirrored"] = {theirs!r}
+lock.write_text(json.dumps(written))
+sys.exit("brought by another run")
+""")
+    gate = {"command": [sys.executable, str(script)]}
+
+    report = mirrors.run(without(unpruned, "v2", "v3", gate=gate))
+
+    assert results(report)["copy:late"] == "vetoed"
+    assert {str(extra.target) for extra in report.plan.extras} == {v2, v3}
+    locked = mirrors.locked()
+    assert [(locked[name]["mirrored"][:19], locked[name]["unwanted"]) for name in (v2, late)] == [(theirs[:19], None)] * 2
+    assert locked[v3]["unwanted"]
