@@ -33,7 +33,11 @@ def run(
         shown.note("starting Prefect")
         with prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=load) as api, listening(shown):
             report: R
-            report, flow_run_id = _run(api, partial(load(), **parameters, return_state=True), shown)
+            try:
+                report, flow_run_id = _run(api, partial(load(), **parameters, return_state=True), shown)
+            except stopping.Stopped as exc:  # before it had begun anything that it could report
+                tell(str(exc))
+                return 1
             address = api.address(flow_run_id)
     if context.output == "json":
         tables.json(report.to_json(str(flow_run_id)))

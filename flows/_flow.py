@@ -18,11 +18,11 @@ from typing import Any, ParamSpec
 from prefect import Flow, flow
 from prefect.client.schemas.objects import State
 from prefect.exceptions import CancelledRun, FailedRun
-from prefect.states import Failed
+from prefect.states import Cancelled, Failed
 
 from flows.runner import RUNNER
 from ocispec.errors import DistError
-from tasks.stopping import current, stopped_by
+from tasks.stopping import Stopped, current, stopped_by
 
 P = ParamSpec("P")
 
@@ -50,6 +50,8 @@ def _ending(function: Callable[P, State[Any]]) -> Callable[P, State[Any]]:
         with _terminable():
             try:
                 return function(*args, **kwargs)
+            except Stopped as exc:
+                return Cancelled(message=str(exc), data=exc)
             except DistError as exc:
                 return Failed(message=str(exc), data=exc)
 

@@ -27,6 +27,7 @@ from flows.parameters import (
     labelled,
 )
 from flows.results import keep_no_results
+from flows.slots import leased
 from flows.watching import watched
 from ocispec.errors import InvalidInput
 from tasks._task import RETRIES
@@ -53,14 +54,20 @@ def check(
     started = time.monotonic()
     keep_no_results()
     wanted, spec = opened(config, store, store_options, network)
-    with watched(planning=0.5 if repair else 1) as listener, open_session(spec, observer=listener) as session:
+    workers, entries = concurrency or wanted.concurrency or CONCURRENCY, (*wanted.entries, *wanted.seed)
+    hosts = {host for entry in entries for host in entry.target_hosts}
+    hosts |= {entry.source_host for entry in entries} if repair else set()
+    with (
+        watched(planning=0.5 if repair else 1) as listener,
+        leased(spec, hosts, workers=workers, listener=listener) as bounded,
+        open_session(bounded, observer=listener) as session,
+    ):
         locked = Lock(wanted.lock).read()
         if not locked:
             raise InvalidInput(
                 f"{wanted.path}: nothing to check: its lock file {wanted.lock} names no image; mirror or seed it first"
             )
-        workers = concurrency or wanted.concurrency or CONCURRENCY
-        auditing = Auditing(session, listener, (*wanted.entries, *wanted.seed), workers=workers, retries=retries)
+        auditing = Auditing(session, listener, entries, workers=workers, retries=retries)
         first = auditing.look(locked)
         report = CheckReport(name=wanted.name, first=first)
         if repair and first.damaged:

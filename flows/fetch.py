@@ -25,6 +25,7 @@ from flows.parameters import (
 )
 from flows.report import Failure, ImageReport, RunReport
 from flows.results import keep_no_results
+from flows.slots import leased
 from flows.walk import Walk
 from flows.wanted import Image, Node
 from flows.watching import watched
@@ -75,7 +76,12 @@ def bring_in(
     """Fetch images, with `referrers` also what refers to them, in the current flow run, and record their names."""
     started = time.monotonic()
     keep_no_results()
-    with watched() as listener, open_session(spec, observer=listener) as session:
+    named = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
+    with (
+        watched() as listener,
+        leased(spec, (one.host for one in named), workers=concurrency, listener=listener) as bounded,
+        open_session(bounded, observer=listener) as session,
+    ):
         walk = Walk(
             session.keeper,
             _Fetching(),
@@ -84,7 +90,6 @@ def bring_in(
             retries=retries,
             window=concurrency,
         )
-        named = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
         related = EVERYTHING if referrers else frozenset()
         images = _listed(session, walk.run([Image(one, platforms=platforms, related=related) for one in named]))
         return RunReport(

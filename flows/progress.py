@@ -21,6 +21,9 @@ from tasks.transfer import Receipt
 class Listener(Observer, Protocol):
     """Told of each thing that happens: of what an `Observer` is from many threads, of all else from the run's own."""
 
+    def note(self, text: str) -> None:
+        """The run waits for something, or has it now."""
+
     def planned(self, count: int, total: int) -> None:
         """So many of the images that may have to be brought were looked into."""
 
@@ -51,6 +54,10 @@ class LogListener:
 
     def __init__(self, logger: logging.Logger | logging.LoggerAdapter[logging.Logger]) -> None:
         self._log = logger
+
+    def note(self, text: str) -> None:
+        """Say it."""
+        self._log.info("%s", text)
 
     def planned(self, count: int, total: int) -> None:
         """Say how far planning is."""
@@ -104,6 +111,11 @@ class Both:
 
     def __init__(self, one: Listener, other: Listener) -> None:
         self._listeners = (one, other)
+
+    def note(self, text: str) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.note(text)
 
     def planned(self, count: int, total: int) -> None:
         """Pass it on."""
@@ -192,6 +204,9 @@ class Advance:
         over, there, known = sum(there >= size for size, there in pieces), sum(t for _, t in pieces), sum(s for s, _ in pieces)
         told += [f"{over} of {counted(len(pieces), 'piece')} of content, {size(there)} of {size(known)}"] if pieces else []
         return ", ".join(told) or "nothing to do"
+
+    def note(self, text: str) -> None:
+        """Nothing that is counted."""
 
     def planned(self, count: int, total: int) -> None:
         """Take note."""

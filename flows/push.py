@@ -13,6 +13,7 @@ from flows.conclusion import concluded
 from flows.parameters import CONCURRENCY, Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
 from flows.report import Failure, Outcome, moved, pace
 from flows.results import keep_no_results
+from flows.slots import leased
 from flows.watching import watched
 from ocispec import Descriptor, Reference
 from ocispec.errors import InvalidInput
@@ -149,7 +150,11 @@ def push(
     keep_no_results()
     to = Reference.parse(expand(target))
     spec = session_spec(store, store_options, network)
-    with watched() as listener, open_session(spec, observer=listener) as session:
+    with (
+        watched() as listener,
+        leased(spec, (to.host,), workers=concurrency, listener=listener) as bounded,
+        open_session(bounded, observer=listener) as session,
+    ):
         recorded = _recorded(session, name, to)
         done = Ascent(session, recorded, to, listener, referrers=referrers, retries=retries).run(window=concurrency)
         stopped, seconds = session.stopping.reason, time.monotonic() - started

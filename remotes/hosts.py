@@ -98,12 +98,14 @@ class Hosts:
     """The settings of all hosts: those that are `named`, and plain ones for all others.
 
     `plain_http` is for registries whose scheme is not set; `ca_file` is trusted wherever no other is set. It is for all hosts,
-    so unlike one that is set for a host it does not have loopback addresses spoken to in https.
+    so unlike one that is set for a host it does not have loopback addresses spoken to in https. `slots` bound the requests
+    under way at once to some hosts, beside what their settings say.
     """
 
     named: Mapping[str, HostSettings] = field(default_factory=dict)
     plain_http: bool = False
     ca_file: str | None = None
+    slots: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, host: str) -> HostSettings:
         """The settings of a registry."""
@@ -130,6 +132,11 @@ class Hosts:
         """
         return self._complete(self._by_server.get(_server(url)))
 
+    def in_flight(self, url: httpx.URL) -> int | None:
+        """How many requests may be under way at once to the server that a URL leads to; None for any number."""
+        bounds = (self.at(url).in_flight, self._slots_by_server.get(_server(url)))
+        return min((bound for bound in bounds if bound is not None), default=None)
+
     def names(self, url: httpx.URL) -> bool:
         """Whether the server that a URL leads to is one of those that are `named`."""
         return _server(url) in self._by_server
@@ -143,6 +150,10 @@ class Hosts:
     @cached_property
     def _by_server(self) -> dict[str, HostSettings]:
         return {_server(httpx.URL(self.url(host))): settings for host, settings in self.named.items()}
+
+    @cached_property
+    def _slots_by_server(self) -> dict[str, int]:
+        return {_server(httpx.URL(self.url(host))): slots for host, slots in self.slots.items()}
 
 
 def _server(url: httpx.URL) -> str:

@@ -89,8 +89,8 @@ class ThrottledTransport(httpx.BaseTransport):
         server = url.netloc.decode("ascii")
         with self._guard:
             if server not in self._throttles:
-                settings = self._hosts.at(url)
-                self._throttles[server] = Throttle(in_flight=settings.in_flight, per_second=settings.per_second)
+                per_second = self._hosts.at(url).per_second
+                self._throttles[server] = Throttle(in_flight=self._hosts.in_flight(url), per_second=per_second)
                 if self._aborted:
                     self._throttles[server].abort()
             return self._throttles[server]

@@ -8,6 +8,7 @@ from typing import Literal
 from flows.mirroring.naming import Naming
 from flows.mirroring.selection import Patterns, Selection
 from ocispec import Reference
+from ocispec.errors import InvalidInput
 from ocispec.platform import Platform, Platforms
 from ocispec.referrers import is_listing
 from tasks.gate import Gate
@@ -56,6 +57,27 @@ class Entry:
         Where referrers go along, the indexes that list them are none: each target has its own, where others may be listed, too.
         """
         return [tag for tag in self.tags.choose(tags) if not (self.referrers and is_listing(tag))]
+
+    @property
+    def source_host(self) -> str:
+        """The registry that it takes from."""
+        return self._sample.host
+
+    @property
+    def target_hosts(self) -> frozenset[str]:
+        """The registries that it brings images to, backups among them; one that depends on an image's name is not told."""
+        try:
+            targets = self.targets_of(self._sample)
+            backups = [self.backup_of(self._sample, target) for target in targets]
+        except InvalidInput:  # which need not be so for images that there are
+            return frozenset()
+        return frozenset(place.host for place in (*targets, *backups) if place is not None)
+
+    @property
+    def _sample(self) -> Reference:
+        """An image such as it takes."""
+        more = {"registry": "/name:tag", "repository": ":tag", "image": ""}
+        return Reference.parse(f"{self.source}{more[self.type]}")
 
     def targets_of(self, source: Reference) -> tuple[Reference, ...]:
         """Where an image goes, each once.

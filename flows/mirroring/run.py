@@ -14,6 +14,7 @@ from flows.mirroring.lock import Lock
 from flows.mirroring.planning import Planning
 from flows.mirroring.report import MirrorReport
 from flows.results import keep_no_results
+from flows.slots import leased
 from flows.watching import watched
 from ocispec.errors import DistError
 from tasks.session import Session, SessionSpec, open_session
@@ -40,7 +41,13 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
     """
     started = time.monotonic()
     keep_no_results()
-    with watched(planning=1 if job.dry_run else 0.1) as listener, open_session(spec, observer=listener) as session:
+    hosts = {host for entry in job.entries for host in entry.target_hosts}
+    hosts |= set() if spec.offline else {entry.source_host for entry in job.entries}
+    with (
+        watched(planning=1 if job.dry_run else 0.1) as listener,
+        leased(spec, hosts, workers=job.concurrency, listener=listener) as bounded,
+        open_session(bounded, observer=listener) as session,
+    ):
         lock = Lock(job.lock)
         locked = lock.read()
         planning = Planning(session, listener, locked, keep=not job.dry_run, workers=job.concurrency, retries=job.retries)

@@ -236,6 +236,26 @@ def test_a_run_that_waits_for_a_registry_ends_when_it_is_told_to(prefect: Prefec
     assert run["state"]["type"] == "CANCELLED"
 
 
+def test_a_run_that_waits_for_slots_says_so_and_ends_when_it_is_told_to(prefect: PrefectServer, tmp_path: Path) -> None:
+    with FakeRegistry() as registry:
+        name = f"registry:{registry.host}"
+        prefect.post("/v2/concurrency_limits/", {"name": name, "limit": 1, "active": True, "active_slots": 1})
+        arguments = command("--store", tmp_path, "fetch", f"{registry.host}/app:v1")
+        process = subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        said = [process.stderr.readline() for _ in range(2)]
+        process.send_signal(signal.SIGTERM)
+        _, rest = process.communicate(timeout=60)
+        prefect.delete(f"/v2/concurrency_limits/{name}")
+        assert registry.requests == []
+    assert process.returncode == 143
+    assert said[-1] == f"waits for 1 slot of 1 that Prefect's limit {name} has\n"
+    assert rest.splitlines() == [
+        "ending; once more leaves at once",
+        "dist: terminated; what is whole is kept, run again to go on",
+    ]
+
+
 def test_a_log_says_which_registry_is_waited_for(prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     image = images.image(402, layers=2)

@@ -1,8 +1,10 @@
-"""What an operator controls from Prefect, counted at the registry: limits in one run and across runs, and retries."""
+"""What an operator controls from Prefect, counted at the registry: limits in a run and across runs, retries, suspension."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tests.fakes.faults import Answer, Fault, Response, Wire
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, lacking
 from tests.peers.prefect import PrefectServer
+from tests.peers.processes import poll_until
 
 MANY = images.image(7200, layers=4, layer_bytes=2000)
 # How long an answer is held back for others to come beside it: were there no limit, they would.
@@ -56,6 +59,15 @@ def limit(prefect: PrefectServer, source: FakeRegistry) -> Iterator[str]:
     made = prefect.post("/concurrency_limits/", {"tag": f"registry:{source.host}", "concurrency_limit": 1})
     yield made["tag"]
     prefect.delete(f"/concurrency_limits/{made['id']}")
+
+
+@pytest.fixture
+def slots(prefect: PrefectServer, source: FakeRegistry) -> Iterator[str]:
+    """A global limit of three slots on the source."""
+    name = f"registry:{source.host}"
+    prefect.post("/v2/concurrency_limits/", {"name": name, "limit": 3, "active": True})
+    yield name
+    prefect.delete(f"/v2/concurrency_limits/{name}")
 
 
 def test_without_a_limit_a_run_reads_several_things_at_once(
@@ -105,3 +117,61 @@ def test_a_limit_is_kept_across_runs(
     assert max(run["start_time"] for run in ends) < min(run["end_time"] for run in ends)  # they were at it together
     for place in places:
         assert {str(info.digest) for info in open_store(place).walk()} == set(MANY.descriptors)
+
+
+def test_a_run_has_no_more_requests_under_way_than_slots_of_a_global_limit(
+    mirrors: Mirrors,
+    source: FakeRegistry,
+    target: FakeRegistry,
+    *,
+    gauge: Gauge,
+    slots: str,
+    prefect: PrefectServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    assert mirrors.run(image(source, target, "app:v1")).status == "complete"
+    assert gauge.most == 3
+    assert f"has 3 slots of {slots}" in caplog.text
+    assert prefect.get(f"/v2/concurrency_limits/{slots}")["active_slots"] == 0
+
+
+def test_runs_share_the_slots_of_a_global_limit(
+    server: PrefectServer, source: FakeRegistry, gauge: Gauge, slots: str, tmp_path: Path
+) -> None:
+    """Two processes, each of which would read five things at once: the first has all slots, the other waits for them."""
+    places = [str(tmp_path / name) for name in ("one", "other")]
+    runs = [server.start("fetch", {"references": [f"{source.host}/app:v1"], "store": place}) for place in places]
+
+    assert [server.ended(run)["type"] for run in runs] == ["COMPLETED", "COMPLETED"]
+    assert gauge.most == 3
+    assert Counter(read(source)) == dict.fromkeys(MANY.blobs, 2)
+    assert server.get(f"/v2/concurrency_limits/{slots}")["active_slots"] == 0
+
+
+def test_a_suspended_run_asks_for_nothing_more_and_goes_on_when_it_is_resumed(
+    server: PrefectServer, source: FakeRegistry, tmp_path: Path
+) -> None:
+    built = images.image(7300, layers=40)
+    images.load(source, "app", built, "v1")
+    source.inject(Fault(path="/v2/app/blobs/.*", nth=None, action=Gauge()))
+    store = tmp_path / "store"
+    run = server.start("fetch", {"references": [f"{source.host}/app:v1"], "store": str(store), "concurrency": 2})
+    assert poll_until(lambda: len(read(source)) > 2, timeout_s=60)
+
+    hour = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    details = {"pause_reschedule": True, "pause_timeout": hour}
+    server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "PAUSED", "name": "Suspended", "state_details": details}})
+    assert poll_until(lambda: any("Finished in state Suspended" in line for line in server.logs(run)), timeout_s=60)
+    before = read(source)
+    assert len(before) < len(built.blobs)
+    server.post(f"/flow_runs/{run}/resume", {})
+
+    assert server.ended(run)["type"] == "COMPLETED"
+    assert str(open_store(str(store)).names.get(f"{source.host}/app:v1").descriptor.digest) == built.root.digest
+    assert set(read(source)) == built.blobs.keys()
+    assert {digest for digest, times in Counter(read(source)).items() if times > 1} <= set(before[-2:])  # what was broken off
+
+
+def read(source: FakeRegistry) -> list[str]:
+    """The blobs that were asked for."""
+    return [one.path.rpartition("/")[2] for one in source.requests if "/blobs/" in one.path]
