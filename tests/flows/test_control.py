@@ -1,5 +1,6 @@
-"""What an operator controls from Prefect, counted at the registry: limits in a run and across runs, retries, suspension."""
+"""What an operator controls from Prefect, counted at the registry: limits, retries, suspension, time limits."""
 
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -11,8 +12,9 @@ import pytest
 
 from storage import open_store
 from tests import images
-from tests.fakes.faults import Answer, Fault, Response, Wire
+from tests.fakes.faults import Answer, Fault, Response, Stall, Wire
 from tests.fakes.registry import FakeRegistry
+from tests.flows.deployed import TOP, command
 from tests.flows.mirrors import Mirrors, image, lacking
 from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
@@ -170,6 +172,36 @@ def test_a_suspended_run_asks_for_nothing_more_and_goes_on_when_it_is_resumed(
     assert str(open_store(str(store)).names.get(f"{source.host}/app:v1").descriptor.digest) == built.root.digest
     assert set(read(source)) == built.blobs.keys()
     assert {digest for digest, times in Counter(read(source)).items() if times > 1} <= set(before[-2:])  # what was broken off
+
+
+@pytest.fixture
+def time_limit(server: PrefectServer, tmp_path: Path) -> Iterator[None]:
+    """The automation that cancels runs which take too long: longer than the ten seconds that are Prefect's least."""
+    shipped = (TOP / "automations" / "too-long.yaml").read_text()
+    short = tmp_path / "too-long.yaml"
+    short.write_text(shipped.replace("within: 14400", "within: 10"))
+    told = command(server, "automation", "create", "--from-file", str(short), home=tmp_path)
+    (made,) = re.findall(r"with id\s+([0-9a-f-]{36})", told)
+    yield
+    server.delete(f"/automations/{made}")
+
+
+@pytest.mark.usefixtures("time_limit")
+def test_a_run_that_takes_too_long_is_cancelled_in_order_and_the_next_one_goes_on(
+    server: PrefectServer, source: FakeRegistry, tmp_path: Path
+) -> None:
+    images.load(source, "app", MANY, "v1")
+    stalling = list(MANY.blobs)[-1]
+    source.inject(Fault(path=f"/v2/app/blobs/{stalling}", nth=1, action=Stall(100)))
+    wanted = {"references": [f"{source.host}/app:v1"], "store": str(tmp_path / "store")}
+
+    first = server.ended(server.start("fetch", wanted))
+    before = read(source)
+    second = server.ended(server.start("fetch", wanted))
+
+    assert (first["type"], second["type"]) == ("CANCELLED", "COMPLETED")
+    assert Counter(before) == dict.fromkeys(MANY.blobs, 1)
+    assert read(source)[len(before) :] == [stalling]
 
 
 def read(source: FakeRegistry) -> list[str]:
