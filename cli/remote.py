@@ -9,7 +9,7 @@ from cli.errors import BadInput
 from cli.login import given
 from cli.options import Login, Network
 from ocispec import Descriptor, Digest, Hasher, Reference
-from ocispec.errors import Corrupt, InvalidInput, Unavailable, Unsupported
+from ocispec.errors import Corrupt, Unavailable
 from ocispec.mediatypes import OCTET_STREAM
 from remotes import DockerConfig, Registries, RegistrySettings, first_of
 
@@ -94,16 +94,8 @@ def _arguments(locator: str, rest: Sequence[str]) -> tuple[Reference, dict[str, 
         raise BadInput(f"object {objects[1]!r}: expected a hint, mediatype:… or size:…")
     if not objects:
         return inputs.reference(locator), hints
-    mark = "@" if _is_digest(objects[0]) else ":"
+    mark = "@" if Digest.is_spelled(objects[0]) else ":"
     return inputs.reference(f"{locator}{mark}{objects[0]}"), hints
-
-
-def _is_digest(text: str) -> bool:
-    try:
-        Digest.parse(text)
-    except (InvalidInput, Unsupported):
-        return False
-    return True
 
 
 def _look_up(registries: Registries, reference: Reference, media_type: str | None) -> Descriptor:

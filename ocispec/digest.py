@@ -40,6 +40,15 @@ class Digest:
         return cls(algorithm, encoded)
 
     @classmethod
+    def is_spelled(cls, text: str) -> bool:
+        """Whether `text` spells a digest."""
+        try:
+            cls.parse(text)
+        except (InvalidInput, Unsupported):
+            return False
+        return True
+
+    @classmethod
     def of(cls, data: bytes, *, algorithm: str = "sha256") -> Self:
         """The digest of `data`."""
         return cls(algorithm, hashlib.new(algorithm, data).hexdigest())

@@ -20,7 +20,7 @@ from flows.mirroring.selection import Patterns, Selection, TagSet, compiled
 from flows.sections import Flag, LenientSection, Text, passing
 from flows.yamlfile import Document, Place
 from ocispec import Digest, Reference
-from ocispec.errors import InvalidInput, Unsupported
+from ocispec.errors import InvalidInput
 from ocispec.reference import expand
 from remotes import Credentials, HostSettings, Tls
 
@@ -96,7 +96,7 @@ class _Making:
             if not listed:
                 yield self._entry(f"{registry}/{name}", "repository", place)
             for number, text in enumerate(listed or ()):
-                separator = "@" if _is_digest(text) else ":"
+                separator = "@" if Digest.is_spelled(text) else ":"
                 yield self._entry(f"{registry}/{name}{separator}{text}", "image", (*place, number))
         for name, regex in said.images_by_tag_regex.items():
             tags = TagSet(patterns=Patterns(allow=(_anywhere(regex),)))
@@ -140,14 +140,6 @@ def _anywhere(regex: str) -> str:
     """A pattern for the whole of a tag, of one that may match anywhere in it, as all of skopeo's do."""
     flags = _FLAGS.fullmatch(regex)
     return f"(?s:.*)(?{flags[1]}:{flags[2]})(?s:.*)" if flags else f"(?s:.*)(?:{regex})(?s:.*)"
-
-
-def _is_digest(text: str) -> bool:
-    try:
-        Digest.parse(text)
-    except (InvalidInput, Unsupported):
-        return False
-    return True
 
 
 def _settings(registry: Registry, place: Place, document: Document) -> HostSettings:

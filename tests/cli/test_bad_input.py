@@ -9,8 +9,9 @@ import pytest
 from storage import open_store
 from tests import images
 from tests.cli.dist import Result, command, dist
+from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Answer, Fault, Flip, Lengthen, Replace, Shorten
-from tests.fakes.registry import Basic, Bearer, FakeRegistry
+from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import PrefectServer
 from tests.peers.processes import free_port
 from tests.peers.tls import self_signed

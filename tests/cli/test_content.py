@@ -13,8 +13,9 @@ from ocispec import Digest
 from storage import open_store
 from tests import images
 from tests.cli.dist import command, dist
+from tests.fakes.access import Basic
 from tests.fakes.faults import Answer, Fault, Flip
-from tests.fakes.registry import Basic, FakeRegistry
+from tests.fakes.registry import FakeRegistry
 from tests.peers import skopeo
 from tests.peers.registry import CncfRegistry
 from tests.storage.conformance import ingest

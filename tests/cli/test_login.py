@@ -9,7 +9,8 @@ import pytest
 from tests import images
 from tests.cli.dist import command, dist
 from tests.cli.terminal import at_terminal
-from tests.fakes.registry import Basic, Bearer, FakeRegistry
+from tests.fakes.access import Basic, Bearer
+from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import PrefectServer
 from tests.peers.tls import self_signed
 

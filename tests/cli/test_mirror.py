@@ -8,7 +8,8 @@ import pytest
 
 from tests import images
 from tests.cli.dist import dist
-from tests.fakes.registry import Basic, FakeRegistry
+from tests.fakes.access import Basic
+from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import lacking
 from tests.peers.prefect import PrefectServer
 

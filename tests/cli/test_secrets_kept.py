@@ -22,7 +22,8 @@ from cryptography.fernet import Fernet
 
 from tests import images
 from tests.cli.dist import dist
-from tests.fakes.registry import Basic, FakeRegistry
+from tests.fakes.access import Basic
+from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import PrefectServer, prefect_server
 from tests.peers.processes import poll_until
 from tests.peers.seaweedfs import S3Server

@@ -2,7 +2,7 @@
 
 An action is a frozen value that turns one :class:`Response` into another. An action that also disturbs the connection
 leaves itself in the response as its *interruption*, which the server calls once that many body bytes are out.
-The wire itself belongs to ``registry.py``; nothing here does I/O.
+The wire itself belongs to ``wire.py``; nothing here does I/O.
 """
 # ruff: noqa: ARG002 - not every action looks at the answer that it replaces
 

@@ -2,184 +2,43 @@
 
 Strict: where registries differ, it behaves like the least forgiving one known; a client that gets on with it gets on
 with all. Every exchange is recorded, so that tests can assert on what was asked. It imports nothing of the project:
-a mistake there cannot hide behind the same mistake here. What goes wrong on purpose is described in ``faults.py``, upload
-sessions are in ``uploads.py``, lists in ``lists.py``.
+a mistake there cannot hide behind the same mistake here. What goes wrong on purpose is described in ``faults.py``; the wire
+is in ``wire.py``, who may do what in ``access.py``, upload sessions in ``uploads.py``, lists in ``lists.py``.
 """
 
-import base64
 import hashlib
 import itertools
 import json
 import re
-import secrets
-import select
-import socket
 import ssl
-import struct
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BufferedIOBase
+from dataclasses import replace
 from typing import Any, Literal, Self
 from urllib.parse import parse_qs
 
 from tests.fakes import lists
+from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Drop, Fault, Headers, Refuse, Response
+from tests.fakes.request import (
+    CATALOG_PATH,
+    DIGEST,
+    NAME,
+    READS,
+    ROUTE,
+    TAG,
+    TOKEN_PATH,
+    UPLOAD_ROUTE,
+    WRITES,
+    Recorded,
+    Request,
+)
 from tests.fakes.uploads import Step, Uploads, created
+from tests.fakes.wire import Incoming, Log, Server
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 
-# <name> of the distribution spec, "Pulling manifests"
-_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_NAME = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
-_DIGEST = re.compile(r"sha256:[a-f0-9]{64}|sha512:[a-f0-9]{128}")
-_ROUTE = re.compile(r"/v2/(?P<name>.+)/(?P<kind>manifests|blobs|tags|referrers)/(?P<key>[^/]+)")
-_RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d*)")  # one range with a start: suffixes and lists are refused
-_UPLOAD_ROUTE = re.compile(r"/v2/(?P<name>.+)/blobs/uploads/(?P<session>[^/]*)")
-_TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
-_TOKEN_PATH, _CATALOG_PATH = "/token", "/v2/_catalog"
-_READS = frozenset({"GET", "HEAD"})
-_WRITES = frozenset({"POST", "PATCH", "PUT", "DELETE"})
-_ACTIONS = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}  # of tokens; all else is push
-
 _MAX_MANIFEST_BYTES = 4 * 1024 * 1024
-_MAX_UNREAD_BYTES = 256 * 1024  # so much of an unwanted body is read to keep the connection, as by Go's server
-
-_PIECE_BYTES = 64 * 1024
-_POLL_S = 0.01  # how soon a stalled exchange notices that its client left, and the accept loop that it is to stop
-_SETTLE_S = 1.0  # how long a reader of the log waits for exchanges under way
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What a client asked. ``headers`` have lower-case names; repeated ones are joined by a comma."""
-
-    method: str
-    path: str  # without the query
-    query: str  # raw
-    headers: dict[str, str]
-    scheme: str
-
-    @property
-    def repository(self) -> str | None:
-        """The repository that the path names, valid or not."""
-        route = _UPLOAD_ROUTE.fullmatch(self.path) or _ROUTE.fullmatch(self.path)
-        return route["name"] if route else None
-
-    @property
-    def mounted_from(self) -> str | None:
-        """The repository that a blob is to be mounted from."""
-        query = parse_qs(self.query)
-        return query["from"][0] if self.method == "POST" and {"mount", "from"} <= query.keys() else None
-
-    @property
-    def needs(self) -> list[tuple[str, str]]:
-        """What a token has to be good for: resources, each with an action."""
-        if self.path == _CATALOG_PATH:
-            return [("registry:catalog", "*")]
-        own = [(f"repository:{self.repository}", _ACTIONS.get(self.method, "push"))] if self.repository else []
-        return own + ([(f"repository:{self.mounted_from}", "pull")] if self.mounted_from else [])
-
-    @property
-    def is_upload(self) -> bool:
-        """Whether it opens an upload or goes to one."""
-        return _UPLOAD_ROUTE.fullmatch(self.path) is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """An exchange that has ended, well or not; ``sent`` and ``received`` count body bytes, status 0 is no answer."""
-
-    method: str
-    path: str
-    query: str
-    headers: dict[str, str]
-    status: int
-    sent: int
-    received: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Basic:
-    """One user, named with every request."""
-
-    user: str
-    password: str = field(repr=False)
-
-    def refusal(self, request: Request) -> Response | None:
-        """Refuse all but exactly these credentials."""
-        if request.headers.get("authorization") == _basic(self.user, self.password):
-            return None
-        return _unauthorized('Basic realm="fake"')
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bearer:
-    """Tokens from ``/token``, for anybody or one user, each good for the scopes it was asked for, less the ``withheld``.
-
-    ``expires_in`` (seconds) is only told to the client: here a token ends when it is revoked, so no test needs a clock.
-    ``realm`` names another token endpoint; a registry given the same ``Bearer`` serves it.
-    """
-
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    expires_in: int = 300
-    refuse_anonymous: bool = False
-    realm: str | None = None
-    withheld: frozenset[str] = frozenset()  # repositories
-    grants: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False)  # token -> scopes
-
-    def refusal(self, request: Request) -> Response | None:
-        """Refuse a missing or unknown token, and one not granted for the repository."""
-        kind, _, token = request.headers.get("authorization", "").partition(" ")
-        if kind.lower() != "bearer":
-            return self._challenge(request)
-        scopes = self.grants.get(token)
-        if scopes is None:
-            return self._challenge(request, error="invalid_token")
-        if not all(any(_lets(scope, *need) for scope in scopes) for need in request.needs):
-            return self._challenge(request, error="insufficient_scope")
-        return None
-
-    def answer(self, request: Request) -> Response:
-        """Answer the token endpoint: anonymous, or with the right Basic credentials."""
-        query = parse_qs(request.query)
-        given = request.headers.get("authorization")
-        if (given is None and self.refuse_anonymous) or given not in {None, _basic(self.user, self.password)}:
-            return _unauthorized('Basic realm="fake"')
-        if query.get("service") != ["fake"]:
-            return Response.refusal(400, "UNSUPPORTED", "the service must be named once, as in the challenge")
-        token = secrets.token_urlsafe(16)
-        scopes = [scope for value in query.get("scope", []) for scope in value.split()]
-        self.grants[token] = tuple(scope for scope in scopes if scope.split(":")[1] not in self.withheld)
-        return Response.of_json(200, {"token": token, "expires_in": self.expires_in})
-
-    def _challenge(self, request: Request, *, error: str | None = None) -> Response:
-        realm = self.realm or f"{request.scheme}://{request.headers['host']}{_TOKEN_PATH}"
-        challenge = f'Bearer realm="{realm}",service="fake"'
-        if request.needs:
-            scopes = [f"{resource}:{'pull,push' if action == 'push' else action}" for resource, action in request.needs]
-            challenge += f',scope="{" ".join(scopes)}"'
-        if error:
-            challenge += f',error="{error}"'
-        return _unauthorized(challenge)
-
-
-def _basic(user: str | None, password: str | None) -> str | None:
-    if user is None:
-        return None
-    return "Basic " + base64.b64encode(f"{user}:{password or ''}".encode()).decode()
-
-
-def _unauthorized(challenge: str) -> Response:
-    return Response.refusal(401, "UNAUTHORIZED", "authentication required", (("WWW-Authenticate", challenge),))
-
-
-def _lets(scope: str, wanted: str, action: str) -> bool:
-    resource, _, actions = scope.rpartition(":")
-    return resource == wanted and action in actions.split(",")
+_RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d*)")  # one range with a start: suffixes and lists are refused
 
 
 class FakeRegistry:
@@ -221,10 +80,10 @@ class FakeRegistry:
         self._blobs: dict[tuple[str, str], bytes] = {}  # (repository, digest)
         self._manifests: dict[tuple[str, str], tuple[str, bytes]] = {}  # (repository, digest) -> media type, content
         self._tags: dict[tuple[str, str], str] = {}  # (repository, tag) -> digest
-        self._faults: list[tuple[Fault, Iterator[int]]] = []  # with the count of matching requests
+        self._faults: list[tuple[Fault, itertools.count[int]]] = []  # with the count of matching requests
         self._faults_lock = threading.Lock()
-        self._log = _Log()
-        self._server = _Server(self._respond, self._log, tls)
+        self._log = Log()
+        self._server = Server(self._respond, self._log, tls)
         self.scheme = self._server.scheme
         self.host = f"127.0.0.1:{self._server.server_port}"
         self.names = {self.host}  # other hosts that it answers to, as behind a proxy
@@ -298,7 +157,7 @@ class FakeRegistry:
         """Return the recorded exchanges of this method whose whole path matches the regex ``path``."""
         return [one for one in self.requests if one.method == method and re.fullmatch(path, one.path)]
 
-    def _respond(self, request: Request, incoming: "_Incoming") -> Response | None:
+    def _respond(self, request: Request, incoming: Incoming) -> Response | None:
         """Prepare the answer, None for none; faults strike only what has passed the door."""
         if refusal := self._refusal(request):
             return refusal
@@ -308,7 +167,7 @@ class FakeRegistry:
             return early.apply(Response.of(500))
         body = incoming.read(early.after if early else None)
         if early or incoming.left:
-            if route := _UPLOAD_ROUTE.fullmatch(request.path):
+            if route := UPLOAD_ROUTE.fullmatch(request.path):
                 self.uploads.keep(_step(request, route, body))
             return None
         response = replace(self._answer(request, body), path=request.path)
@@ -327,33 +186,33 @@ class FakeRegistry:
         if request.method not in _allowed(request):
             headers = (("Allow", ", ".join(sorted(_allowed(request)))),)
             return Response.refusal(405, "UNSUPPORTED", "this is not done here", headers)
-        if request.method in _WRITES - {"DELETE"} and not request.headers.get("content-length", "").isdecimal():
+        if request.method in WRITES - {"DELETE"} and not request.headers.get("content-length", "").isdecimal():
             return Response.refusal(411, "SIZE_INVALID", "expected a Content-Length", (("Connection", "close"),))
         if "*" in _accepted(request):
             return Response.refusal(400, "UNSUPPORTED", "Accept: * is no media range, */* is")
-        if self._auth is None or request.path == _TOKEN_PATH:
+        if self._auth is None or request.path == TOKEN_PATH:
             return None
         return self._auth.refusal(request)
 
     def _answer(self, request: Request, body: bytes) -> Response:
         if above := self._above_repositories(request):
             return above
-        route = _UPLOAD_ROUTE.fullmatch(request.path) or _ROUTE.fullmatch(request.path)
+        route = UPLOAD_ROUTE.fullmatch(request.path) or ROUTE.fullmatch(request.path)
         if route is None:
             return Response.refusal(404, "UNSUPPORTED", "no such endpoint")
-        if not _NAME.fullmatch(route["name"]):
+        if not NAME.fullmatch(route["name"]):
             return Response.refusal(400, "NAME_INVALID", f"invalid repository name {route['name']}")
-        if request.is_upload or request.method not in _READS:
+        if request.is_upload or request.method not in READS:
             return self._change(request, route, body)
         return self._read(request, route)
 
     def _above_repositories(self, request: Request) -> Response | None:
         """Answer what is asked of the registry as a whole."""
-        if self._bearer and request.path == _TOKEN_PATH:
+        if self._bearer and request.path == TOKEN_PATH:
             return self._bearer.answer(request)
         if request.path == "/v2/":
             return Response.of_json(200, {})
-        if request.path == _CATALOG_PATH:
+        if request.path == CATALOG_PATH:
             names = {repository for repository, _ in [*self._manifests, *self._blobs]}
             return lists.page(request.path, request.query, "repositories", names, most=self._page_entries)
         return None
@@ -366,7 +225,7 @@ class FakeRegistry:
     def _manifest(self, request: Request, name: str, key: str) -> Response:
         if "range" in request.headers:
             return Response.refusal(400, "UNSUPPORTED", "a manifest has no ranges")
-        if ":" in key and not _DIGEST.fullmatch(key):
+        if ":" in key and not DIGEST.fullmatch(key):
             return Response.refusal(400, "DIGEST_INVALID", f"invalid digest {key}")
         digest = self._tags.get((name, key), key)
         if (name, digest) not in self._manifests:
@@ -375,7 +234,7 @@ class FakeRegistry:
         return _unacceptable(request, media_type) or _content(content, digest, media_type)
 
     def _blob(self, request: Request, name: str, key: str) -> Response:
-        if not _DIGEST.fullmatch(key):
+        if not DIGEST.fullmatch(key):
             return Response.refusal(400, "DIGEST_INVALID", f"invalid digest {key}")
         if (name, key) not in self._blobs:
             return Response.refusal(404, "BLOB_UNKNOWN", f"blob {key} unknown")
@@ -410,13 +269,13 @@ class FakeRegistry:
 
     def _store(self, request: Request, name: str, key: str, body: bytes) -> Response:
         """Store a manifest."""
-        algorithm = key.partition(":")[0] if _DIGEST.fullmatch(key) else "sha256"
+        algorithm = key.partition(":")[0] if DIGEST.fullmatch(key) else "sha256"
         digest = _digest(body, algorithm)
         if refusal := self._refuse_manifest(request, name, body):
             return refusal
         if ":" in key and key != digest:
             return Response.refusal(400, "DIGEST_INVALID", f"the content has {digest}")
-        if ":" not in key and not _TAG.fullmatch(key):
+        if ":" not in key and not TAG.fullmatch(key):
             return Response.refusal(400, "MANIFEST_INVALID", f"invalid tag {key}")
         self.put_manifest(name, body, request.headers["content-type"], tag=None if ":" in key else key, algorithm=algorithm)
         subject = json.loads(body).get("subject")
@@ -425,10 +284,10 @@ class FakeRegistry:
 
     def _delete(self, name: str, key: str) -> Response:
         """Delete a tag, or a manifest with its tags."""
-        is_digest = _DIGEST.fullmatch(key) is not None
+        is_digest = DIGEST.fullmatch(key) is not None
         if self._deletes == "nothing":
             return Response.refusal(405, "UNSUPPORTED", "deleting is disabled")
-        if not is_digest and (self._deletes == "manifests" or not _TAG.fullmatch(key)):
+        if not is_digest and (self._deletes == "manifests" or not TAG.fullmatch(key)):
             return Response.refusal(400, "DIGEST_INVALID", f"{key} is no digest")
         held: dict[tuple[str, str], Any] = self._manifests if is_digest else self._tags
         if held.pop((name, key), None) is None:
@@ -463,7 +322,7 @@ class FakeRegistry:
         """The page of referrers that follows the query's ``last``."""
         if not self._referrers:
             return Response.refusal(404, "UNSUPPORTED", "no such endpoint")
-        if not _DIGEST.fullmatch(key):
+        if not DIGEST.fullmatch(key):
             return Response.refusal(400, "DIGEST_INVALID", f"invalid digest {key}")
         query = parse_qs(request.query)
         found = [one for one in map(_referrer, list(self._manifests.items())) if one[0] == (name, key)]
@@ -493,10 +352,10 @@ def _referrer(stored: tuple[tuple[str, str], tuple[str, bytes]]) -> tuple[tuple[
 
 def _allowed(request: Request) -> set[str]:
     """The methods of an endpoint."""
-    if route := _UPLOAD_ROUTE.fullmatch(request.path):
+    if route := UPLOAD_ROUTE.fullmatch(request.path):
         return {"GET", "PATCH", "PUT", "DELETE"} if route["session"] else {"POST"}
-    route = _ROUTE.fullmatch(request.path)
-    return {*_READS, "PUT", "DELETE"} if route and route["kind"] == "manifests" else {*_READS}
+    route = ROUTE.fullmatch(request.path)
+    return {*READS, "PUT", "DELETE"} if route and route["kind"] == "manifests" else {*READS}
 
 
 def _step(request: Request, route: re.Match[str], body: bytes) -> Step:
@@ -551,204 +410,3 @@ def _part(whole: Response, asked: str, *, open_ranges: bool) -> Response:
     last = min(last, size - 1)
     content_range: Headers = (("Content-Range", f"bytes {first}-{last}/{size}"),)
     return replace(whole.with_body(whole.body[first : last + 1]).with_headers(content_range), status=206)
-
-
-class _Incoming:
-    """The body of a request, read as far as somebody wants it."""
-
-    def __init__(self, stream: BufferedIOBase, length: int) -> None:
-        self._stream = stream
-        self.left = length
-        self.received = 0
-
-    def read(self, limit: int | None = None) -> bytes:
-        """Read all, or no more than ``limit`` bytes; less where the client left."""
-        wanted = self.left if limit is None else min(limit, self.left)
-        pieces = []
-        while wanted and (piece := self._piece(min(wanted, _PIECE_BYTES))):
-            pieces.append(piece)
-            wanted -= len(piece)
-            self.left -= len(piece)
-            self.received += len(piece)
-        return b"".join(pieces)
-
-    def skip(self) -> bool:
-        """Get rid of what nobody wanted; whether that was possible, and the connection is of further use."""
-        taken = self.received
-        self.read(_MAX_UNREAD_BYTES)
-        self.received = taken
-        return not self.left
-
-    def _piece(self, limit: int) -> bytes:
-        try:
-            return self._stream.read1(limit)
-        except OSError:  # the client left
-            return b""
-
-
-class _Log:
-    """A place for every exchange, in the order in which they began; None in the place of one under way."""
-
-    def __init__(self) -> None:
-        self._places: list[Recorded | None] = []
-        self._changed = threading.Condition()
-
-    def begin(self) -> int:
-        """Take the next place; to be called before the client can see a byte of the answer."""
-        with self._changed:
-            self._places.append(None)
-            return len(self._places) - 1
-
-    def end(self, place: int, recorded: Recorded) -> None:
-        with self._changed:
-            self._places[place] = recorded
-            self._changed.notify_all()
-
-    def ended(self) -> list[Recorded]:
-        """Return the exchanges once all have ended; what does not end in time (a stall) is left out."""
-        with self._changed:
-            self._changed.wait_for(lambda: None not in self._places, _SETTLE_S)
-            return [recorded for recorded in self._places if recorded]
-
-
-class _Server(ThreadingHTTPServer):
-    """Threads and connections: one daemon thread for each, all of them ended by :meth:`stop`."""
-
-    request_queue_size = 128
-
-    def __init__(self, respond: Callable[[Request, _Incoming], Response | None], log: _Log, tls: ssl.SSLContext | None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.respond = respond
-        self.log = log
-        self.scheme = "https" if tls else "http"
-        if tls:  # the handshake is left to the connection's thread, lest a silent client block the others
-            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
-        self._accepting = threading.Thread(target=self.serve_forever, args=(_POLL_S,), daemon=True)
-        self._connections: list[tuple[threading.Thread, socket.socket]] = []
-
-    @property
-    def accepted(self) -> int:
-        return len(self._connections)
-
-    def start(self) -> None:
-        self._accepting.start()
-
-    def stop(self) -> None:
-        self.shutdown()
-        self._accepting.join()
-        self.server_close()
-        for thread, connection in self._connections:
-            _shut(connection)
-            thread.join()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection in a thread, and remember both: the parent forgets daemon threads."""
-        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
-        self._connections.append((thread, request))
-        thread.start()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Be silent about clients that leave or fail the handshake, but not about mistakes in this file."""
-        if not isinstance(sys.exception(), OSError):
-            super().handle_error(request, client_address)
-
-
-def _shut(connection: socket.socket) -> None:
-    """Wake the thread that blocks on ``connection``, whatever it waits for."""
-    try:
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # below TLS, whose state belongs to that thread
-    except OSError:
-        return  # it has ended already
-
-
-class _Handler(BaseHTTPRequestHandler):
-    """One connection; also the :class:`~tests.fakes.faults.Wire` that interruptions act on."""
-
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: _Server
-    _sent = 0
-
-    def _serve(self) -> None:
-        request = self._request()
-        length = request.headers.get("content-length", "")
-        incoming = _Incoming(self.rfile, int(length) if length.isdecimal() else 0)
-        self._sent = 0
-        place = self.server.log.begin()
-        response: Response | None = None
-        try:
-            response = self.server.respond(request, incoming)
-            if response is None:
-                self.reset()
-                self.close_connection = True
-                return
-            self._send(response)
-            self.close_connection |= not incoming.skip()
-        finally:
-            self.server.log.end(place, self._recorded(request, response, incoming.received))
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815 - the parent's names
-
-    def _request(self) -> Request:
-        path, _, query = self.path.partition("?")
-        headers = {name.lower(): ", ".join(self.headers.get_all(name, [])) for name in self.headers}
-        return Request(method=self.command, path=path, query=query, headers=headers, scheme=self.server.scheme)
-
-    def _recorded(self, request: Request, response: Response | None, received: int) -> Recorded:
-        return Recorded(
-            method=request.method,
-            path=request.path,
-            query=request.query,
-            headers=request.headers,
-            status=response.status if response else 0,
-            sent=self._sent,
-            received=received,
-        )
-
-    def _send(self, response: Response) -> None:
-        if not response.status:
-            self.close_connection = True
-            self.wait(None)
-            return
-        self.send_response_only(response.status)
-        for name, value in response.headers:
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "HEAD":
-            body = response.body[:0]
-        else:
-            body = response.body
-            # where the length lies or is missing, only the end of the connection tells the end of the body
-            self.close_connection |= response.header("Content-Length") != str(len(body))
-        stop = response.interruption
-        if stop is None:
-            self._write(body)
-            return
-        self._write(body[: stop.after])
-        if stop.interrupt(self):
-            self._write(body[stop.after :])
-        else:
-            self.close_connection = True
-
-    def _write(self, body: memoryview) -> None:
-        for start in range(0, len(body), _PIECE_BYTES):
-            piece = body[start : start + _PIECE_BYTES]
-            self.wfile.write(piece)
-            self._sent += len(piece)
-
-    def reset(self) -> None:
-        """Close with RST: a lingering time of zero throws away what is not sent."""
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.rfile.close()  # holds the descriptor open otherwise
-        self.connection.close()
-
-    def wait(self, release: threading.Event | None) -> bool:
-        """Wait for ``release``, or for the connection to turn readable: by a client that left, or by our stop()."""
-        gate = release or threading.Event()
-        while not gate.wait(_POLL_S):
-            if select.select([self.connection], [], [], 0)[0]:
-                return False
-        return True
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's name
-        """Stay silent."""

@@ -18,6 +18,7 @@ from typing import Literal
 
 import pytest
 
+from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import (
     Action,
     Answer,
@@ -39,7 +40,7 @@ from tests.fakes.faults import (
     WithHeaders,
     WithoutHeaders,
 )
-from tests.fakes.registry import OCI_INDEX, Basic, Bearer, FakeRegistry
+from tests.fakes.registry import OCI_INDEX, FakeRegistry
 from tests.fakes.uploads import Uploads
 from tests.peers.processes import poll_until
 

@@ -13,7 +13,8 @@ from flows.mirroring.checked import CheckReport
 from flows.mirroring.report import MirrorReport
 from flows.report import in_one_line
 from ocispec.errors import DistError
-from tests.fakes.registry import FakeRegistry, Recorded
+from tests.fakes.registry import FakeRegistry
+from tests.fakes.request import Recorded
 from tests.images import BuiltImage
 from tests.peers.prefect import PrefectServer
 

@@ -16,8 +16,9 @@ from remotes import Credentials, Registries, Source
 from remotes.auth import HostAuth, RegistryAuth, is_same_server
 from remotes.token import to_pull, to_push
 from remotes.transport import Urllib3Transport
+from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Answer, Fault, Redirect, WithHeaders
-from tests.fakes.registry import Basic, Bearer, FakeRegistry
+from tests.fakes.registry import FakeRegistry
 from tests.fakes.scripted import Scripted
 from tests.remotes.asking import (
     BLOB,

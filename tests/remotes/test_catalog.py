@@ -10,8 +10,9 @@ import pytest
 from ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
 from remotes import Credentials, Hosts, HostSettings, Registries, RegistrySettings
 from tests import images
+from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Action, Answer, Fault, Replace, WithHeaders, WithoutHeaders
-from tests.fakes.registry import Basic, Bearer, FakeRegistry
+from tests.fakes.registry import FakeRegistry
 from tests.peers.registry import CncfRegistry, cncf_registry
 from tests.peers.token_server import PASSWORD, USER, TokenServer
 from tests.remotes.asking import SETTINGS, anonymous, asked, check_told, fetcher, user

@@ -10,8 +10,9 @@ from ocispec import Digest
 from ocispec.errors import Denied, DistError, InvalidInput, Unavailable, Unsupported
 from remotes import Credentials, Registries
 from tests import images
+from tests.fakes.access import Bearer
 from tests.fakes.faults import Answer, Fault
-from tests.fakes.registry import Bearer, FakeRegistry
+from tests.fakes.registry import FakeRegistry
 from tests.peers.registry import CncfRegistry, cncf_registry
 from tests.peers.token_server import PASSWORD, USER, TokenServer
 from tests.remotes.asking import REPOSITORY, SETTINGS, anonymous, asked, check_told, fetcher, user

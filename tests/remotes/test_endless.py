@@ -8,8 +8,9 @@ import pytest
 from ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
 from remotes import Registries
 from tests import images
+from tests.fakes.access import Bearer
 from tests.fakes.faults import Action, Answer, Fault, Headers, Lengthen, WithHeaders, WithoutHeaders
-from tests.fakes.registry import Bearer, FakeRegistry
+from tests.fakes.registry import FakeRegistry
 from tests.remotes.asking import BLOB, REPOSITORY, check_told, descriptor, fetcher, read, reference
 from tests.remotes.pushing import CHUNK, Reader, pusher
 

@@ -17,9 +17,10 @@ from remotes.errors import RegistryError, RegistryUnavailable
 from storage import open_store
 from tasks import transfer
 from tests import images
+from tests.fakes.access import Basic
 from tests.fakes.faults import Action, Answer, Cut, Fault, Flip, Redirect, Stall, WithHeaders
 from tests.fakes.proxy import FakeProxy
-from tests.fakes.registry import Basic, FakeRegistry
+from tests.fakes.registry import FakeRegistry
 from tests.peers.processes import free_port
 from tests.peers.tls import self_signed
 from tests.remotes.asking import (

@@ -16,6 +16,7 @@ from remotes.pusher import Pusher
 from remotes.repository import Repository
 from remotes.transport import Urllib3Transport
 from tests import images
+from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import (
     Action,
     Answer,
@@ -27,7 +28,7 @@ from tests.fakes.faults import (
     WithHeaders,
     WithoutHeaders,
 )
-from tests.fakes.registry import Basic, Bearer, FakeRegistry
+from tests.fakes.registry import FakeRegistry
 from tests.fakes.uploads import Uploads
 from tests.remotes.asking import BLOB, HASTY, REPOSITORY, anonymous, asked, check_told, descriptor, user
 from tests.remotes.pushing import CHUNK, Reader, pusher, sent_ranges, shape

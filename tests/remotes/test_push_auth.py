@@ -8,8 +8,9 @@ import pytest
 from ocispec.errors import Denied
 from remotes import Registries
 from remotes.pusher import Pusher
+from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Fault, Refuse
-from tests.fakes.registry import Basic, Bearer, FakeRegistry
+from tests.fakes.registry import FakeRegistry
 from tests.remotes.asking import BLOB, REPOSITORY, SETTINGS, check_told, descriptor, user
 from tests.remotes.pushing import CHUNK, Reader, pusher, shape
 

@@ -8,6 +8,7 @@ import pytest
 
 from ocispec.errors import Denied, DistError, Unavailable
 from remotes import Registries
+from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import (
     Action,
     Answer,
@@ -18,7 +19,7 @@ from tests.fakes.faults import (
     Stall,
     WithHeaders,
 )
-from tests.fakes.registry import Basic, Bearer, FakeRegistry
+from tests.fakes.registry import FakeRegistry
 from tests.peers.processes import free_port
 from tests.remotes.asking import (
     BLOB,

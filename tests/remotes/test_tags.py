@@ -13,8 +13,9 @@ from ocispec import Reference
 from ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
 from remotes import Hosts, HostSettings, Registries, RegistrySettings
 from tests import images
+from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Action, Answer, Cut, Fault, Redirect, Replace, Response, WithHeaders, WithoutHeaders
-from tests.fakes.registry import Basic, Bearer, FakeRegistry
+from tests.fakes.registry import FakeRegistry
 from tests.peers.processes import free_port
 from tests.peers.registry import LOGIN, CncfRegistry, cncf_registry
 from tests.remotes.asking import REPOSITORY, SETTINGS, anonymous, asked, check_told, fetcher, user

@@ -13,8 +13,9 @@ from ocispec.errors import Denied, Unavailable
 from remotes import Hosts, Registries
 from remotes.transport import PIECE_BYTES, Urllib3Transport
 from tests import images
+from tests.fakes.access import Bearer
 from tests.fakes.faults import Answer, Cut, Fault, Redirect, Refuse, Reset, Stall
-from tests.fakes.registry import Bearer, FakeRegistry
+from tests.fakes.registry import FakeRegistry
 from tests.fakes.scripted import Scripted
 from tests.peers.processes import free_port
 from tests.peers.tls import self_signed

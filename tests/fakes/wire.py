@@ -1,0 +1,222 @@
+"""The wire of a registry: connections, their threads, what comes and goes on them, and the log of exchanges."""
+
+import select
+import socket
+import ssl
+import struct
+import sys
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
+from typing import Any
+
+from tests.fakes.faults import Response
+from tests.fakes.request import Recorded, Request
+
+_MAX_UNREAD_BYTES = 256 * 1024  # so much of an unwanted body is read to keep the connection, as by Go's server
+
+_PIECE_BYTES = 64 * 1024
+_POLL_S = 0.01  # how soon a stalled exchange notices that its client left, and the accept loop that it is to stop
+_SETTLE_S = 1.0  # how long a reader of the log waits for exchanges under way
+
+
+class Incoming:
+    """The body of a request, read as far as somebody wants it."""
+
+    def __init__(self, stream: BufferedIOBase, length: int) -> None:
+        self._stream = stream
+        self.left = length
+        self.received = 0
+
+    def read(self, limit: int | None = None) -> bytes:
+        """Read all, or no more than ``limit`` bytes; less where the client left."""
+        wanted = self.left if limit is None else min(limit, self.left)
+        pieces = []
+        while wanted and (piece := self._piece(min(wanted, _PIECE_BYTES))):
+            pieces.append(piece)
+            wanted -= len(piece)
+            self.left -= len(piece)
+            self.received += len(piece)
+        return b"".join(pieces)
+
+    def skip(self) -> bool:
+        """Get rid of what nobody wanted; whether that was possible, and the connection is of further use."""
+        taken = self.received
+        self.read(_MAX_UNREAD_BYTES)
+        self.received = taken
+        return not self.left
+
+    def _piece(self, limit: int) -> bytes:
+        try:
+            return self._stream.read1(limit)
+        except OSError:  # the client left
+            return b""
+
+
+class Log:
+    """A place for every exchange, in the order in which they began; None in the place of one under way."""
+
+    def __init__(self) -> None:
+        self._places: list[Recorded | None] = []
+        self._changed = threading.Condition()
+
+    def begin(self) -> int:
+        """Take the next place; to be called before the client can see a byte of the answer."""
+        with self._changed:
+            self._places.append(None)
+            return len(self._places) - 1
+
+    def end(self, place: int, recorded: Recorded) -> None:
+        with self._changed:
+            self._places[place] = recorded
+            self._changed.notify_all()
+
+    def ended(self) -> list[Recorded]:
+        """Return the exchanges once all have ended; what does not end in time (a stall) is left out."""
+        with self._changed:
+            self._changed.wait_for(lambda: None not in self._places, _SETTLE_S)
+            return [recorded for recorded in self._places if recorded]
+
+
+class Server(ThreadingHTTPServer):
+    """Threads and connections: one daemon thread for each, all of them ended by :meth:`stop`."""
+
+    request_queue_size = 128
+
+    def __init__(self, respond: Callable[[Request, Incoming], Response | None], log: Log, tls: ssl.SSLContext | None) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.respond = respond
+        self.log = log
+        self.scheme = "https" if tls else "http"
+        if tls:  # the handshake is left to the connection's thread, lest a silent client block the others
+            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
+        self._accepting = threading.Thread(target=self.serve_forever, args=(_POLL_S,), daemon=True)
+        self._connections: list[tuple[threading.Thread, socket.socket]] = []
+
+    @property
+    def accepted(self) -> int:
+        return len(self._connections)
+
+    def start(self) -> None:
+        self._accepting.start()
+
+    def stop(self) -> None:
+        self.shutdown()
+        self._accepting.join()
+        self.server_close()
+        for thread, connection in self._connections:
+            _shut(connection)
+            thread.join()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread, and remember both: the parent forgets daemon threads."""
+        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
+        self._connections.append((thread, request))
+        thread.start()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Be silent about clients that leave or fail the handshake, but not about mistakes in this file."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
+def _shut(connection: socket.socket) -> None:
+    """Wake the thread that blocks on ``connection``, whatever it waits for."""
+    try:
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # below TLS, whose state belongs to that thread
+    except OSError:
+        return  # it has ended already
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection; also the :class:`~tests.fakes.faults.Wire` that interruptions act on."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: Server
+    _sent = 0
+
+    def _serve(self) -> None:
+        request = self._request()
+        length = request.headers.get("content-length", "")
+        incoming = Incoming(self.rfile, int(length) if length.isdecimal() else 0)
+        self._sent = 0
+        place = self.server.log.begin()
+        response: Response | None = None
+        try:
+            response = self.server.respond(request, incoming)
+            if response is None:
+                self.reset()
+                self.close_connection = True
+                return
+            self._send(response)
+            self.close_connection |= not incoming.skip()
+        finally:
+            self.server.log.end(place, self._recorded(request, response, incoming.received))
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _serve  # noqa: N815 - the parent's names
+
+    def _request(self) -> Request:
+        path, _, query = self.path.partition("?")
+        headers = {name.lower(): ", ".join(self.headers.get_all(name, [])) for name in self.headers}
+        return Request(method=self.command, path=path, query=query, headers=headers, scheme=self.server.scheme)
+
+    def _recorded(self, request: Request, response: Response | None, received: int) -> Recorded:
+        return Recorded(
+            method=request.method,
+            path=request.path,
+            query=request.query,
+            headers=request.headers,
+            status=response.status if response else 0,
+            sent=self._sent,
+            received=received,
+        )
+
+    def _send(self, response: Response) -> None:
+        if not response.status:
+            self.close_connection = True
+            self.wait(None)
+            return
+        self.send_response_only(response.status)
+        for name, value in response.headers:
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            body = response.body[:0]
+        else:
+            body = response.body
+            # where the length lies or is missing, only the end of the connection tells the end of the body
+            self.close_connection |= response.header("Content-Length") != str(len(body))
+        stop = response.interruption
+        if stop is None:
+            self._write(body)
+            return
+        self._write(body[: stop.after])
+        if stop.interrupt(self):
+            self._write(body[stop.after :])
+        else:
+            self.close_connection = True
+
+    def _write(self, body: memoryview) -> None:
+        for start in range(0, len(body), _PIECE_BYTES):
+            piece = body[start : start + _PIECE_BYTES]
+            self.wfile.write(piece)
+            self._sent += len(piece)
+
+    def reset(self) -> None:
+        """Close with RST: a lingering time of zero throws away what is not sent."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.rfile.close()  # holds the descriptor open otherwise
+        self.connection.close()
+
+    def wait(self, release: threading.Event | None) -> bool:
+        """Wait for ``release``, or for the connection to turn readable: by a client that left, or by our stop()."""
+        gate = release or threading.Event()
+        while not gate.wait(_POLL_S):
+            if select.select([self.connection], [], [], 0)[0]:
+                return False
+        return True
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's name
+        """Stay silent."""
