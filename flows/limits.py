@@ -10,8 +10,9 @@ from functools import cache
 from typing import Any
 
 from prefect import Task
-from prefect.client.orchestration import get_client
 from prefect.exceptions import ObjectNotFound
+
+from flows.api import client
 
 
 class Limits:
@@ -33,9 +34,8 @@ class Limits:
 def _tags(host: str) -> frozenset[str]:
     """The tags of tasks that talk to the registry of `host`: `registry:<host>` if there is a limit on it, else none."""
     tag = f"registry:{host}"
-    with get_client(sync_client=True) as client:
-        try:
-            client.read_concurrency_limit_by_tag(tag)
-        except ObjectNotFound:
-            return frozenset()
+    try:
+        client().read_concurrency_limit_by_tag(tag)
+    except ObjectNotFound:
+        return frozenset()
     return frozenset({tag})

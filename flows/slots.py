@@ -10,12 +10,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
 from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound
 from prefect.runtime import flow_run
 
+from flows.api import client
 from flows.progress import Listener
 from ocispec.units import counted
 from tasks.session import SessionSpec
@@ -62,14 +62,13 @@ def _taken(name: str, slots: int, limit: int, listener: Listener) -> ExitStack:
 
 def _limits(hosts: Iterable[str]) -> dict[str, int]:
     """The limits of those hosts that have one which is switched on."""
-    with get_client(sync_client=True) as client:
-        found = ((host, _limit(client, _name(host))) for host in hosts)
-        return {host: limit for host, limit in found if limit is not None}
+    found = ((host, _limit(_name(host))) for host in hosts)
+    return {host: limit for host, limit in found if limit is not None}
 
 
-def _limit(client: SyncPrefectClient, name: str) -> int | None:
+def _limit(name: str) -> int | None:
     try:
-        found = client.read_global_concurrency_limit_by_name(name)
+        found = client().read_global_concurrency_limit_by_name(name)
     except ObjectNotFound:
         return None
     return found.limit if found.active else None

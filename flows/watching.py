@@ -14,9 +14,10 @@ from typing import Any, Protocol
 
 from prefect import get_run_logger
 from prefect.artifacts import create_progress_artifact
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactUpdate
 
+from flows.api import client
 from flows.progress import Advance, Both, Listener, LogListener, told
 from tasks import stopping
 
@@ -47,23 +48,22 @@ def watched(*, planning: float = 0) -> Iterator[Listener]:
 def shown(course: Course) -> Iterator[None]:
     """Have the artifact show a course, until the block is left: that it is done then, unless the run was ended."""
     over, done = Event(), False
-    with get_client(sync_client=True) as client:  # one, for making it costs more than what it is asked for
-        artifact = _Artifact(course, client)
+    artifact = _Artifact(course, client())
 
-        def keep() -> None:
-            while not over.wait(_EVERY_S):
-                artifact.show(_WHOLE * course.fraction())
+    def keep() -> None:
+        while not over.wait(_EVERY_S):
+            artifact.show(_WHOLE * course.fraction())
 
-        try:
-            with ThreadPoolExecutor(1, thread_name_prefix="progress") as executor:
-                executor.submit(copy_context().run, keep)
-                try:
-                    yield
-                    done = stopping.current().reason is None
-                finally:
-                    over.set()
-        finally:
-            artifact.show(_WHOLE if done else _WHOLE * course.fraction())
+    try:
+        with ThreadPoolExecutor(1, thread_name_prefix="progress") as executor:
+            executor.submit(copy_context().run, keep)
+            try:
+                yield
+                done = stopping.current().reason is None
+            finally:
+                over.set()
+    finally:
+        artifact.show(_WHOLE if done else _WHOLE * course.fraction())
 
 
 class _Artifact:
