@@ -18,6 +18,8 @@ from flows.report import Report
 from tasks import stopping
 
 R = TypeVar("R", bound=Report)
+_MOST_LINES = 20
+"""Of failures: what more there is would only push these off the screen."""
 
 
 def run(
@@ -44,8 +46,11 @@ def run(
     else:
         show(report)
         tables.lines([report.summary(), address])
-    for line in report.errors():
+    errors = report.errors()
+    for line in errors[:_MOST_LINES]:
         tell(line)
+    if len(errors) > _MOST_LINES:
+        tell(f"and {len(errors) - _MOST_LINES} more: --output json has them all, so have the run's artifacts")
     return 0 if report.status == "complete" else 1
 
 

@@ -151,7 +151,9 @@ class Session:
         def find_one(ask: Ask) -> Found:
             try:
                 with self._endable():
-                    found = survey.find(ask, self._reader(ask.source, keep=keep), self._delivery.standing)
+                    found = survey.find(
+                        ask, self._reader(ask.source, keep=keep), self._delivery.standing, self.registries.itself
+                    )
                     if found.errors:  # which a stop may have caused
                         self.stopping.check()
                     return found

@@ -1,7 +1,7 @@
 """What stands for what, before a mirror begins: an image's tag at its source, and those at its targets. No Prefect here."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, TypeVar
 
@@ -27,8 +27,8 @@ class Ask:
     """An image that may have to be brought to some places; `platforms` are those that are wanted of an index, None is all.
 
     With `rewritten` the places get an index of these alone; with a `single` platform, an index's image for it. `related` is
-    what goes along, and may be new where the image is not. `dated` asks when the image was made. `anew` says that it has to be
-    brought also where it stands.
+    what goes along, and may be new where the image is not: of the `unrecorded` targets nobody knows what is there. `dated` asks
+    when the image was made. `anew` says that it has to be brought also where it stands.
     """
 
     source: Reference
@@ -37,6 +37,7 @@ class Ask:
     rewritten: bool = False
     single: Platform | None = None
     related: frozenset[Related] = frozenset()
+    unrecorded: frozenset[Reference] = frozenset()
     dated: bool = False
     anew: bool = False
 
@@ -46,7 +47,7 @@ class Known:
     """What an image is: its `root` at the source, and what is to stand for it elsewhere.
 
     `content` is all that it consists of, as far as that had to be found out; `sent` is all that `goal` consists of. `referrers`
-    are those of an image that is at all its targets.
+    are those of an image that is at all its targets, `beside` those that are at unrecorded ones, with their tags.
     """
 
     root: Descriptor
@@ -54,6 +55,7 @@ class Known:
     content: tuple[Descriptor, ...] = ()
     sent: tuple[Descriptor, ...] = ()
     referrers: frozenset[Digest] = frozenset()
+    beside: Mapping[Reference, Mapping[Digest, str | None]] = field(default_factory=dict)
     created: datetime | None = None
 
 
@@ -101,18 +103,22 @@ class Reader:
         return _verified(self.source, descriptor)
 
 
-def find(ask: Ask, reader: Reader, standing: Callable[[Reference], Descriptor | None]) -> Found:
+def find(
+    ask: Ask, reader: Reader, standing: Callable[[Reference], Descriptor | None], source: Callable[[Reference], Source]
+) -> Found:
     """Ask what stands for an image now: one HEAD at the source, and at each target what `standing` takes.
 
-    More is read where the image has to be brought somewhere, or where the question wants more.
+    More is read where the image has to be brought somewhere, or where the question wants more; `source` reads at targets.
     """
     root = _or_error(lambda: reader.source.resolve(ask.source))
     there = tuple(_or_error(lambda target=target: standing(target)) for target in ask.targets)  # type: ignore[misc]
-    image = root if isinstance(root, DistError) else _or_error(lambda: _known(ask, root, there, reader))
+    image = root if isinstance(root, DistError) else _or_error(lambda: _known(ask, root, there, reader, source))
     return Found(ask=ask, image=image, standing=there)
 
 
-def _known(ask: Ask, found: Descriptor, standing: Sequence[object], reader: Reader) -> Known:
+def _known(
+    ask: Ask, found: Descriptor, standing: Sequence[object], reader: Reader, source: Callable[[Reference], Source]
+) -> Known:
     root = found if ask.single is None else image_for(found, ask.single, reader.read)
     is_rewritten = ask.rewritten and ask.platforms is not None
     selected = select(root, ask.platforms or (), reader.read) if is_rewritten else Selected(root=root)
@@ -123,12 +129,15 @@ def _known(ask: Ask, found: Descriptor, standing: Sequence[object], reader: Read
     if not (due or ask.related or ask.dated):
         return Known(root=root, goal=goal)
     content = _content(root, filter_platforms(children_handler(reader.read), ask.platforms))
+    referrers = {} if due else _referrers(ask, content, reader.source)
+    unknown = [target for target in ask.targets if target in ask.unrecorded] if referrers else []
     return Known(
         root=root,
         goal=goal,
         content=content,
         sent=_written(selected, reader) if selected.indexes else content,
-        referrers=frozenset() if due else _referrers(ask, content, reader.source),
+        referrers=frozenset(referrers),
+        beside={target: _referrers(ask, content, source(target)) for target in unknown},
         created=_created(content, reader) if ask.dated else None,
     )
 
@@ -145,10 +154,11 @@ def related_to(subject: Descriptor, source: Source, related: frozenset[Related])
     return (*(referrer for referrer in listed if referrer.descriptor.digest not in known), *tagged)
 
 
-def _referrers(ask: Ask, content: Sequence[Descriptor], source: Source) -> frozenset[Digest]:
+def _referrers(ask: Ask, content: Sequence[Descriptor], source: Source) -> dict[Digest, str | None]:
+    """What is about the manifests of an image in a repository, and under which tags."""
     subjects = [descriptor for descriptor in content if descriptor.is_manifest] if ask.related else []
     found = (referrer for subject in subjects for referrer in related_to(subject, source, ask.related))
-    return frozenset(referrer.descriptor.digest for referrer in found)
+    return {referrer.descriptor.digest: referrer.tag for referrer in found}
 
 
 def _created(content: Sequence[Descriptor], reader: Reader) -> datetime | None:

@@ -122,7 +122,7 @@ class Mirroring:
         entry, judgement = planned.wish.entry, self._judgements.get(image)
         if image.root is None:
             raise ValueError(f"{image.reference}: an image without a root is not published")
-        backup = entry.backup_of(image.reference, step.target) if step.change == "change" else None
+        backup = entry.backup_of(image.reference, step.target) if step.change != "add" else None
         wanted = Publication(
             root=image.root,
             target=step.target,

@@ -36,6 +36,7 @@ class Wish:
             rewritten=self.entry.rewrite_index,
             single=self.entry.single,
             related=self.related,
+            unrecorded=frozenset(target for target in self.targets if target not in locked),
             dated=self.entry.tags.created is not None,
             anew=any(self.is_wider(locked.get(target)) for target in self.targets),
         )
@@ -55,7 +56,7 @@ class Wish:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Step:
-    """An image at one target: what is to be done, and what is there now.
+    """An image at one target: what is to be done, and what is there now, `beside` it what is about it and nobody recorded.
 
     `note` says why something is to be done where that is not to be seen, or why nothing can be.
     """
@@ -65,6 +66,7 @@ class Step:
     change: Change
     old: Descriptor | None = None
     new: Descriptor | None = None
+    beside: Mapping[Digest, str | None] = field(default_factory=dict)
     note: str | None = None
 
     @property
@@ -287,13 +289,12 @@ def decided(wish: Wish, found: Found, locked: Records) -> Image | None:
 
 
 def extras(
-    wanted: Iterable[Reference], entries: Sequence[Entry], locked: Records, *, unknown: Container[str] = ()
+    wanted: Iterable[Reference], entries: Sequence[Entry], locked: Records, *, held: Container[str] = ()
 ) -> tuple[Extra, ...]:
     """The tags that the mirror made and that no entry wants any more, the longest unwanted first.
 
-    Lists of referrers are none: what else a target lists there is its own.
-    Entries that are `unknown`, by where they stand, want all that they ever had. Without an entry that a tag is from, nobody
-    says when it is to be removed: it stays.
+    Lists of referrers are none: what else a target lists there is its own. Entries that are `held`, by where they stand, want
+    all that they ever had. Without an entry that a tag is from, nobody says when it is to be removed: it stays.
     """
     now, still, origins = datetime.now(UTC), frozenset(wanted), Origins(entries)
     left = {entry.at: entry.prune.most for entry in entries if entry.prune is not None}
@@ -302,7 +303,7 @@ def extras(
     found = []
     for target, record in sorted(unwanted, key=lambda item: (item[1].unwanted or now, str(item[0]))):
         since, entry = record.unwanted or now, origins.of(target, record)
-        if entry is not None and entry.at in unknown:
+        if entry is not None and entry.at in held:
             continue
         is_due = entry is not None and entry.prune is not None and entry.prune.is_over(since, now=now) and left[entry.at] > 0
         if is_due and entry is not None:
@@ -320,15 +321,17 @@ def _step(wish: Wish, target: Reference, image: Known, there: Descriptor | DistE
         return Step(wish=wish, target=target, change="change", old=there, new=image.goal)
     if wish.is_wider(record):
         return Step(wish=wish, target=target, change="change", old=there, new=image.goal, note="for more platforms than before")
-    new = len(image.referrers.difference(record.referrers if record is not None else ()))
+    beside = image.beside.get(target, {})
+    new = len(image.referrers.difference(beside if record is None else record.referrers))
     if not new:
-        return Step(wish=wish, target=target, change="same", old=there, new=image.goal)
+        return Step(wish=wish, target=target, change="same", old=there, new=image.goal, beside=beside)
     note = f"{counted(new, 'referrer')} not known to be there"
     return Step(wish=wish, target=target, change="change", old=there, new=image.goal, note=note)
 
 
 def _failed(wish: Wish, target: Reference, error: object) -> Step:
-    return Step(wish=wish, target=target, change="failed", note=f"{wish.source} to {target}: {error}")
+    told = str(error).removeprefix(f"{target}: ")
+    return Step(wish=wish, target=target, change="failed", note=f"{wish.source} to {target}: {told}")
 
 
 def _bytes(descriptors: Iterable[Descriptor]) -> int:

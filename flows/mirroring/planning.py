@@ -39,7 +39,7 @@ class Planning:
         self._keep, self._workers = keep, workers
         self._limits = Limits(retries=retries)
         self._problems: dict[str, str] = {}
-        self._idle: list[str] = []
+        self._idle: dict[str, str] = {}
 
     def plan(self, entries: Sequence[Entry]) -> Plan:
         """What is to be done about the entries. What cannot be told is part of it.
@@ -56,9 +56,10 @@ class Planning:
         still = [*(step.target for image in images for step in image.steps), *(t for wish in settled for t in wish.targets)]
         return Plan(
             images=images,
-            extras=extras(still, entries, self._locked, unknown=self._problems),
+            # That nothing at all is chosen is a mistake, or an upstream that was emptied: no reason to remove everything.
+            extras=extras(still, entries, self._locked, held=self._problems.keys() | self._idle.keys()),
             problems=self._problems,
-            idle=tuple(self._idle),
+            idle=tuple(self._idle.values()),
             settled=sum(len(wish.targets) for wish in settled),
             missing=frozenset(digest for digest, there in zip(content, held, strict=True) if not there),
             quotas=self._session.registries.quotas(),
@@ -72,7 +73,8 @@ class Planning:
             chosen = list(self._chosen(entry, repositories.get(entry.at, ()), tags))
             wanted += wishes(entry, chosen)
             if not chosen and entry.at not in self._problems:
-                self._idle.append(f"{entry.at}: nothing of {entry.source} is chosen")
+                held = ", so nothing that it brought is pruned" if entry.prune is not None else ""
+                self._idle[entry.at] = f"{entry.at}: nothing of {entry.source} is chosen{held}"
         return wanted
 
     def _chosen(self, entry: Entry, locators: Iterable[str], tags: Mapping[str, tuple[str, ...] | str]) -> Iterator[Reference]:

@@ -66,6 +66,8 @@ class MirrorReport:
         counts = self.counts()
         told = [f"{counts[result]} {result}" for result in _SHOWN if counts[result] or result in _ALWAYS]
         told += [f"{self._gone} of {len(self.removed)} removed"] if self.removed else []
+        left = len(self.plan.extras) - len(self.removed)
+        told += [f"{left} wanted no longer"] if left else []
         tally = self.tally
         passed = f"{size(tally.received)} fetched, {size(tally.sent)} sent"
         spared = f" ({tally.mounted} mounted, {tally.existed} there already)" if tally.mounted or tally.existed else ""

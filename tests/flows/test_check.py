@@ -112,6 +112,21 @@ def test_each_damage_is_mended_from_the_store_and_looked_at_again(mirrors: Mirro
         assert mirrors.asked(source) == []
 
 
+def test_what_a_repair_overwrites_is_backed_up_as_the_entry_says(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    images.load(source, "app", ONE, "v1")
+    mirrors.run(image(source, target, "app:v1", backup="old-{{.Ref.Tag}}"))
+    theirs = images.image(7400)
+    images.load(target, "app", theirs, "v1")
+
+    report = mirrors.check(repair=True)
+
+    assert report.status == "complete", report.errors()
+    assert not lacking(target, "app", ONE, "v1")
+    assert not lacking(target, "app", theirs, "old-v1")
+
+
 def test_damage_is_told_and_left_as_it_is_unless_repair_is_wanted(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:

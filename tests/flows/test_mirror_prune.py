@@ -48,6 +48,7 @@ def test_a_tag_goes_some_time_after_it_was_last_wanted(mirrors: Mirrors, entry: 
     report = mirrors.run(without(patient, "v2"))
     assert [(str(extra.target), extra.is_due) for extra in report.plan.extras] == [(name, False)]
     assert (report.status, deleted(mirrors, target)) == ("complete", [])
+    assert "3 same, 1 wanted no longer; " in report.summary()
     assert mirrors.locked()[name]["unwanted"]
 
     mirrors.run(patient)
@@ -89,29 +90,44 @@ def test_so_many_go_in_one_run_the_longest_unwanted_first(
 
 
 def test_what_the_mirror_did_not_make_or_others_have_changed_stays(
-    mirrors: Mirrors, entry: dict[str, Any], target: FakeRegistry
+    mirrors: Mirrors, entry: dict[str, Any], source: FakeRegistry, target: FakeRegistry
 ) -> None:
+    images.load(source, "app", images.image(962), "kept")
     images.load(target, "copy", BUILT["v1"], "v1")  # there before, and the same
     images.load(target, "copy", images.image(960), "v2")  # there before, and overwritten
-    assert results(mirrors.run(entry)) == {"copy:v1": "same", "copy:v2": "changed", "copy:v3": "added", "copy:v4": "added"}
+    came = {"copy:v1": "same", "copy:v2": "changed", "copy:v3": "added", "copy:v4": "added", "copy:kept": "added"}
+    assert results(mirrors.run(entry)) == came
     theirs = images.image(961)
     images.load(target, "copy", theirs, "v3")
     mirrors.asked(target)
 
-    report = mirrors.run(without(entry, ".*"))
+    report = mirrors.run(without(entry, "v.*"))
 
     assert report.status == "complete", report.errors()
     assert deleted(mirrors, target) == ["v4"]
     assert not lacking(target, "copy", theirs, "v3")
-    idle, *notes = report.notes()
-    assert idle == f"{mirrors.config}:1: sync[0]: nothing of {entry['source']} is chosen"
-    assert notes == [
+    assert report.notes() == [
         f"{target.host}/copy:v3: not removed, it stands for {theirs.root.digest}, which this mirror did not bring there"
     ]
     assert "1 of 2 removed" in report.summary()
     left = {name.rpartition(":")[2] for name in mirrors.locked()}
-    assert left == {"v1", "v2"}
-    assert mirrors.run(without(entry, ".*")).plan.extras == ()
+    assert left == {"v1", "v2", "kept"}
+    assert mirrors.run(without(entry, "v.*")).plan.extras == ()
+
+
+def test_an_entry_that_chooses_nothing_at_all_prunes_nothing(
+    mirrors: Mirrors, entry: dict[str, Any], target: FakeRegistry
+) -> None:
+    """It is a mistake, or its upstream was emptied."""
+    mirrors.run(entry)
+    mirrors.asked(target)
+
+    report = mirrors.run({**entry, "tags": {"allow": ["w.*"]}})
+
+    assert (report.status, report.plan.extras, deleted(mirrors, target)) == ("complete", (), [])
+    told = f"{mirrors.config}:1: sync[0]: nothing of {entry['source']} is chosen, so nothing that it brought is pruned"
+    assert report.notes() == [told]
+    assert not any(record["unwanted"] for record in mirrors.locked().values())
 
 
 @pytest.mark.parametrize("deletes", ["all", "manifests", "nothing"])

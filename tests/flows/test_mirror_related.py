@@ -94,6 +94,33 @@ def test_a_signature_that_comes_later_is_brought_alone(mirrors: Mirrors, source:
     assert summed(mirrors.asked(target)) == {"HEAD manifests": 1}
 
 
+@pytest.mark.parametrize("apis", [(True, True), (True, False), (False, True)], ids=str)
+def test_referrers_that_are_there_are_known_to_be_without_a_lock_file(mirrors: Mirrors, apis: tuple[bool, bool]) -> None:
+    with FakeRegistry(referrers=apis[0]) as source, FakeRegistry(referrers=apis[1]) as target:
+        load(source, api=apis[0])
+        wanted = entry(source, target)
+        mirrors.run(wanted)
+        before = mirrors.locked()[f"{target.host}/app:v1"]["referrers"]
+        mirrors.lock.unlink()
+        mirrors.asked(target)
+
+        report = mirrors.run(wanted)
+
+        assert results(report) == {"app:v1": "same"}
+        assert not [one for one in mirrors.asked(target) if one.method not in ("GET", "HEAD")]
+        del before[SIGNED_BILL.root.digest]  # what refers to the image is looked at, not what refers to that
+        assert mirrors.locked()[f"{target.host}/app:v1"]["referrers"] == before
+        assert results(mirrors.run(wanted)) == {"app:v1": "same"}
+
+        if apis[1]:
+            target.lose("app", BILL.root.digest)
+        else:
+            target.untag("app", tag_of(Digest.parse(ONE.root.digest)))
+        mirrors.lock.unlink()
+        assert results(mirrors.run(wanted)) == {"app:v1": "changed"}
+        assert not lost(target)
+
+
 def test_nothing_is_asked_about_referrers_that_nobody_wants(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
