@@ -64,9 +64,8 @@ def check(
     ):
         locked = Lock(wanted.lock).read()
         if not locked:
-            raise InvalidInput(
-                f"{wanted.path}: nothing to check: its lock file {wanted.lock} names no image; mirror or seed it first"
-            )
+            lacks = "it has none, name one by `lock`" if wanted.lock is None else f"{wanted.lock} names no image"
+            raise InvalidInput(f"{wanted.path}: nothing to check in its lock file: {lacks}; mirror or seed it first")
         auditing = Auditing(session, listener, entries, workers=workers, retries=retries)
         first = auditing.look(locked)
         report = CheckReport(name=wanted.name, first=first)

@@ -6,8 +6,9 @@ for each, and a thread. Leases are taken in the order of their names, so that no
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
+from itertools import count
 from uuid import UUID
 
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
@@ -46,18 +47,17 @@ def leased(spec: SessionSpec, hosts: Iterable[str], *, workers: int, listener: L
 
 def _taken(name: str, slots: int, limit: int, listener: Listener) -> ExitStack:
     """A lease that has begun, and ends as its block is left."""
-    listener.note(f"waits for {counted(slots, 'slot')} of {limit} that Prefect's limit {name} has")
     holder = ConcurrencyLeaseHolder(type="flow_run", id=UUID(flow_run.id))  # whom Prefect's page of the limit shows
-    stopping = current()
-    with ExitStack() as taken:
-        while True:
-            stopping.check()
-            try:
-                taken.enter_context(concurrency(name, occupy=slots, timeout_seconds=_ASKED_FOR_S, holder=holder))
-            except TimeoutError:
-                continue
-            listener.note(f"has {counted(slots, 'slot')} of {name}")
-            return taken.pop_all()
+    stopping, taken = current(), ExitStack()
+    for attempt in count():
+        stopping.check()
+        if attempt == 1:
+            listener.note(f"waits for {counted(slots, 'slot')} of the {limit} of Prefect's limit {name}, which other runs have")
+        with suppress(TimeoutError):
+            taken.enter_context(concurrency(name, occupy=slots, timeout_seconds=_ASKED_FOR_S, holder=holder))
+            break
+    listener.note(f"has {counted(slots, 'slot')} of {name}")
+    return taken
 
 
 def _limits(hosts: Iterable[str]) -> dict[str, int]:

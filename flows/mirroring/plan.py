@@ -189,6 +189,7 @@ class Plan:
         parts += [f"{len(self.extras)} extra, {len(self.pruned)} to remove"] if self.extras else []
         fetched, sent = _bytes(self.to_fetch.values()), _bytes(self.to_send.values())
         moved = f"{size(fetched)} to fetch, at most {size(sent)} to send, about {counted(self.requests, 'request')}"
+        moved += ", beside referrers" if any(image.wish.related for image in self.due) else ""
         return f"{', '.join(parts)}; {moved}" + "".join(f"; {self._quota(host)}" for host in self.quotas)
 
     def to_json(self) -> dict[str, Any]:

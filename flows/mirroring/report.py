@@ -65,6 +65,7 @@ class MirrorReport:
             return f"plan of {self.name}: {self.plan.summary()}"
         counts = self.counts()
         told = [f"{counts[result]} {result}" for result in _SHOWN if counts[result] or result in _ALWAYS]
+        told += [f"{len(self.plan.problems)} cannot be told"] if self.plan.problems else []
         told += [f"{self._gone} of {len(self.removed)} removed"] if self.removed else []
         left = len(self.plan.extras) - len(self.removed)
         told += [f"{left} wanted no longer"] if left else []

@@ -249,7 +249,7 @@ def test_a_run_that_waits_for_slots_says_so_and_ends_when_it_is_told_to(prefect:
         prefect.delete(f"/v2/concurrency_limits/{name}")
         assert registry.requests == []
     assert process.returncode == 143
-    assert said[-1] == f"waits for 1 slot of 1 that Prefect's limit {name} has\n"
+    assert said[-1] == f"waits for 1 slot of the 1 of Prefect's limit {name}, which other runs have\n"
     assert rest.splitlines() == [
         "ending; once more leaves at once",
         "dist: terminated; what is whole is kept, run again to go on",

@@ -358,6 +358,6 @@ def test_a_check_that_is_ended_says_so_in_one_line(mirrors: Mirrors, source: Fak
 def test_without_a_lock_file_there_is_nothing_to_check(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
     mirrors.run(image(source, target, "app:v1"), dry_run=True)
     with pytest.raises(
-        InvalidInput, match=r"nothing to check: its lock file .*mirror\.lock\.json names no image; mirror or seed it first"
+        InvalidInput, match=r"nothing to check in its lock file: .*mirror\.lock\.json names no image; mirror or seed it first"
     ):
         mirrors.check()
