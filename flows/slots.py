@@ -6,14 +6,15 @@ for each, and a thread. Leases are taken in the order of their names, so that no
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from itertools import count
+from http import HTTPStatus
 from uuid import UUID
 
 from prefect.client.schemas.objects import ConcurrencyLeaseHolder
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
-from prefect.exceptions import ObjectNotFound
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import flow_run
 
 from flows.api import client
@@ -22,8 +23,8 @@ from ocispec.units import counted
 from tasks.session import SessionSpec
 from tasks.stopping import current
 
-_ASKED_FOR_S = 2.0
-"""How long Prefect is asked for slots until it is looked whether the run is to end."""
+# Between two questions for slots. Prefect would wait for them by itself, but hear nothing of a run that is to end.
+_PAUSE_S = 2.0
 
 
 @contextmanager
@@ -46,17 +47,27 @@ def leased(spec: SessionSpec, hosts: Iterable[str], *, workers: int, listener: L
 
 
 def _taken(name: str, slots: int, limit: int, listener: Listener) -> ExitStack:
-    """A lease that has begun, and ends as its block is left."""
-    holder = ConcurrencyLeaseHolder(type="flow_run", id=UUID(flow_run.id))  # whom Prefect's page of the limit shows
-    stopping, taken = current(), ExitStack()
-    for attempt in count():
-        stopping.check()
-        if attempt == 1:
-            listener.note(f"waits for {counted(slots, 'slot')} of the {limit} of Prefect's limit {name}, which other runs have")
-        with suppress(TimeoutError):
-            taken.enter_context(concurrency(name, occupy=slots, timeout_seconds=_ASKED_FOR_S, holder=holder))
-            break
+    """A lease that has begun; it ends with its block."""
+    taken = _lease(name, slots)
+    if taken is None:
+        listener.note(f"waits for {counted(slots, 'slot')} of the {limit} of Prefect's limit {name}, which other runs have")
+    while taken is None:
+        current().pause(_PAUSE_S)
+        taken = _lease(name, slots)
     listener.note(f"has {counted(slots, 'slot')} of {name}")
+    return taken
+
+
+def _lease(name: str, slots: int) -> ExitStack | None:
+    """A lease that has begun; None where there are not enough slots."""
+    holder = ConcurrencyLeaseHolder(type="flow_run", id=UUID(flow_run.id))  # whom Prefect's page of the limit shows
+    taken = ExitStack()
+    try:
+        taken.enter_context(concurrency(name, occupy=slots, max_retries=0, holder=holder))
+    except ConcurrencySlotAcquisitionError as exc:
+        if isinstance(exc.__cause__, PrefectHTTPStatusError) and exc.__cause__.response.status_code == HTTPStatus.LOCKED:
+            return None
+        raise
     return taken
 
 
