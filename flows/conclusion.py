@@ -23,6 +23,7 @@ _NEXT = {
     "check": "To send again what is missing, run check with `repair`.",
 }
 _AGAIN = "Put right what the lines below say, then run it again: what is done is kept, and what arrived is not fetched twice."
+_ON = "The run was ended before it had done all. Run it again to go on with what is missing: what is done is kept."
 
 
 def concluded(key: str, report: Report) -> State[Any]:
@@ -34,7 +35,8 @@ def concluded(key: str, report: Report) -> State[Any]:
     tabulate(report.table(), key=key, description=message)
     create_markdown_artifact(_summary(key, report), key="summary", description=report.summary())
     if errors:
-        told = f"{counted(len(errors), 'failure')}. {_NEXT.get(key, _AGAIN)}"
+        then = _ON if report.status == "stopped" else _NEXT.get(key, _AGAIN)
+        told = f"{counted(len(errors), 'failure')}. {then}"
         create_markdown_artifact(_failures(errors), key="failures", description=told)
     context = FlowRunContext.get()
     is_read = context is None or context.flow_run is None or context.flow_run.deployment_id is None

@@ -16,12 +16,12 @@ REPORT = RunReport(images=tuple(ImageReport(name=f"a.example/app:{n}", root=ROOT
 SAID = "the registry says '<b>|[x](http://a/b_c)`*\\'"
 
 
-def artifacts(prefect: PrefectServer, report: RunReport) -> dict[str, dict[str, Any]]:
+def artifacts(prefect: PrefectServer, report: RunReport, *, key: str = "many") -> dict[str, dict[str, Any]]:
     """What a run that ends with a report shows, by key."""
 
     @flow
     def ends() -> State[RunReport]:
-        return concluded("many", report)
+        return concluded(key, report)
 
     with temporary_settings({PREFECT_API_URL: prefect.url}):
         state = ends(return_state=True)
@@ -48,3 +48,14 @@ def test_failures_are_shown_as_they_are_and_of_very_many_the_first(prefect: Pref
     assert lines[0] == f"1. {escaped} 0"
     assert lines[499:] == [f"500. {escaped} 499", "", "… and 2 more, which are not shown"]
     assert shown["description"].startswith("502 failures. ")
+
+
+def test_a_run_that_was_ended_is_to_be_run_again_with_nothing_put_right(prefect: PrefectServer) -> None:
+    image = ImageReport(name="a.example/app:v1", root=ROOT, failures=(Failure(descriptor=ROOT, message="broken off"),))
+    told = (
+        "1 failure. The run was ended before it had done all. Run it again to go on with what is missing: what is done is kept."
+    )
+    for key in ("fetch", "verify"):
+        stopped = RunReport(images=(image,), tasks=0, seconds=0, stopped="asked to end")
+        assert artifacts(prefect, stopped, key=key)["failures"]["description"] == told
+    assert "put right" in artifacts(prefect, RunReport(images=(image,), tasks=0, seconds=0))["failures"]["description"].lower()
