@@ -78,6 +78,9 @@ class _Nobody:
     def left_alone(self, *_: object) -> None:
         """Pass over it."""
 
+    def untold(self, *_: object) -> None:
+        """Pass over it."""
+
 
 if __name__ == "__main__":
     main()

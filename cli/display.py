@@ -17,6 +17,7 @@ from flows.progress import waiting_for
 from flows.report import Ended
 from ocispec import Descriptor
 from ocispec.units import counted, duration, size
+from tasks.session import Untold
 from tasks.transfer import Receipt
 
 _FRAMES_PER_S = 8
@@ -75,6 +76,9 @@ class LiveDisplay:
         """Show how far planning is."""
         self._begin()
         self._note = f"looked into {count} of {counted(total, 'image')}"
+
+    def untold(self, name: str, what: Untold) -> None:
+        """The report says why."""
 
     def resolving(self, name: str) -> None:
         """Show a reference that is being looked up."""
@@ -162,6 +166,9 @@ class PlainLines:
     def planned(self, count: int, total: int) -> None:
         """Say how far planning is."""
         self._say(f"looked into {count} of {counted(total, 'image')}")
+
+    def untold(self, name: str, what: Untold) -> None:
+        """The report says why."""
 
     def resolving(self, name: str) -> None:
         """Nothing to say yet."""

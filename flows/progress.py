@@ -4,18 +4,21 @@ A run writes to its log. A command line puts a listener of its own beside that w
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Lock
-from typing import Protocol
+from typing import Literal, Protocol
 
 from flows.report import Ended, Failure
 from ocispec import Descriptor
 from ocispec.units import counted, duration, size
-from tasks.session import Observer
+from tasks.session import Observer, Untold
 from tasks.transfer import Receipt
+
+State = Literal["open", "over", "failed"]
 
 
 class Listener(Observer, Protocol):
@@ -62,6 +65,9 @@ class LogListener:
     def planned(self, count: int, total: int) -> None:
         """Say how far planning is."""
         self._log.info("looked into %d of %s", count, counted(total, "image"))
+
+    def untold(self, name: str, what: Untold) -> None:
+        """The report says why."""
 
     def resolving(self, name: str) -> None:
         """Nothing to say yet."""
@@ -122,6 +128,11 @@ class Both:
         for listener in self._listeners:
             listener.planned(count, total)
 
+    def untold(self, name: str, what: Untold) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.untold(name, what)
+
     def resolving(self, name: str) -> None:
         """Pass it on."""
         for listener in self._listeners:
@@ -168,10 +179,20 @@ class Both:
             listener.finished(image)
 
 
+@dataclass(slots=True)
+class _Piece:
+    """Some content, and how many of its bytes are there; `over` is what all was done with, also where it had no bytes."""
+
+    size: int
+    there: int = 0
+    state: State = "open"
+
+
 class Advance:
     """Counts how far a run is, of what is known to be done by now: that grows, so that the fraction may fall. Thread-safe.
 
-    `planning` is the share of the way that planning is, 0 to 1.
+    What failed is not done, and of its bytes those count that are there. `planning` is the share of the way that planning is,
+    0 to 1.
     """
 
     # What asking for a piece of content, or an image, costs beside its bytes: about as much as so many more.
@@ -180,30 +201,44 @@ class Advance:
     def __init__(self, *, planning: float = 0) -> None:
         self._share, self._guard = planning, Lock()
         self._planned = 0, 0
-        self._images: dict[str, bool] = {}
-        self._content: dict[object, tuple[int, int]] = {}
+        self._asked = 0
+        self._untold: dict[str, Untold] = {}
+        self._images: dict[str, State] = {}
+        self._content: dict[object, _Piece] = {}
 
     def fraction(self) -> float:
-        """How much is done: 0 to 1."""
+        """How much is done: 0 to 1. Of what cannot be told nobody knows the size: all else is the part of all that is told."""
         with self._guard:
             count, total = self._planned
             pieces = list(self._content.values())
-            images, finished = len(self._images), sum(self._images.values())
-        known = self._EACH_BYTES * (images + len(pieces)) + sum(size for size, _ in pieces)
-        over = self._EACH_BYTES * (finished + sum(there >= size for size, there in pieces)) + sum(there for _, there in pieces)
-        return self._share * (count / total if total else 0) + (1 - self._share) * (over / known if known else 0)
+            things = [*self._images.values(), *(piece.state for piece in pieces)]
+            untold = list(self._untold.values())
+            asked = max(self._asked, untold.count("image")) + untold.count("list")
+        known = self._EACH_BYTES * len(things) + sum(piece.size for piece in pieces)
+        over = self._EACH_BYTES * things.count("over") + sum(piece.there for piece in pieces)
+        told = 1 - len(untold) / asked if untold else 1
+        return told * (self._share * (count / total if total else 0) + (1 - self._share) * (over / known if known else 0))
 
     def words(self) -> str:
         """How far it is: images, content, bytes."""
         with self._guard:
             count, total = self._planned
+            untold, images = len(self._untold), list(self._images.values())
             pieces = list(self._content.values())
-            images, finished = len(self._images), sum(self._images.values())
         told = [f"looked into {count} of {counted(total, 'image')}"] if total else []
-        told += [f"{finished} of {counted(images, 'image')} finished"] if images else []
-        over, there, known = sum(there >= size for size, there in pieces), sum(t for _, t in pieces), sum(s for s, _ in pieces)
-        told += [f"{over} of {counted(len(pieces), 'piece')} of content, {size(there)} of {size(known)}"] if pieces else []
+        told += [f"{untold} cannot be told"] if untold else []
+        told += [f"{images.count('over')} of {counted(len(images), 'image')} finished{_failed(images)}"] if images else []
+        if pieces:
+            states, there, known = [p.state for p in pieces], sum(p.there for p in pieces), sum(p.size for p in pieces)
+            told += [f"{states.count('over')} of {counted(len(pieces), 'piece')} of content{_failed(states)}"]
+            told += [f"{size(there)} of {size(known)}"]
         return ", ".join(told) or "nothing to do"
+
+    def lacks(self) -> bool:
+        """Whether something failed, or cannot be told."""
+        with self._guard:
+            states = {*self._images.values(), *(piece.state for piece in self._content.values())}
+            return bool(self._untold) or "failed" in states
 
     def note(self, text: str) -> None:
         """Nothing that is counted."""
@@ -212,11 +247,17 @@ class Advance:
         """Take note."""
         with self._guard:
             self._planned = count, total
+            self._asked = max(self._asked, total)  # what was repaired is looked into again
+
+    def untold(self, name: str, what: Untold) -> None:
+        """Take note."""
+        with self._guard:
+            self._untold[name] = what
 
     def resolving(self, name: str) -> None:
         """One more image."""
         with self._guard:
-            self._images.setdefault(name, False)
+            self._images.setdefault(name, "open")
 
     def resolved(self, name: str, root: Descriptor) -> None:  # noqa: ARG002 - what it consists of is told
         """One more image, if it was not known before."""
@@ -225,23 +266,24 @@ class Advance:
     def waiting(self, descriptor: Descriptor) -> None:
         """One more piece of content."""
         with self._guard:
-            self._content.setdefault(descriptor.content, (descriptor.size, 0))
+            self._content.setdefault(descriptor.content, _Piece(descriptor.size))
 
     def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:  # noqa: ARG002 - what is there counts
-        """Take note of how much is there; what is read for a plan does not count."""
+        """Take note of how much is there; what is read for a plan, or sent on once it is there, does not count."""
         with self._guard:
-            if descriptor.content in self._content and offset < descriptor.size:  # whole is what ended
-                self._content[descriptor.content] = descriptor.size, offset
+            piece = self._content.get(descriptor.content)
+            if piece is not None and piece.state != "over" and offset < piece.size:  # whole is what ended
+                piece.there = offset
 
     def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:  # noqa: ARG002 - however it came
         """All of it is there."""
         with self._guard:
-            self._content[descriptor.content] = descriptor.size, descriptor.size
+            self._content[descriptor.content] = _Piece(descriptor.size, descriptor.size, "over")
 
-    def failed(self, descriptor: Descriptor, message: str) -> None:  # noqa: ARG002 - nothing more happens to it
-        """Nothing is to be waited for any more."""
+    def failed(self, descriptor: Descriptor, message: str) -> None:  # noqa: ARG002 - the report says why
+        """Take note; what is there stays there, such as a manifest of which nobody knows what refers to it."""
         with self._guard:
-            self._content[descriptor.content] = descriptor.size, descriptor.size
+            self._content.setdefault(descriptor.content, _Piece(descriptor.size)).state = "failed"
 
     def did(self, name: str, what: str) -> None:
         """Nothing that is counted."""
@@ -252,13 +294,17 @@ class Advance:
     def finished(self, image: Ended) -> None:
         """Nothing more happens to an image."""
         with self._guard:
-            self._images[image.name] = True
+            self._images[image.name] = "failed" if image.failures else "over"
 
 
 def waiting_for(server: str, seconds: float) -> str:
     """What to say of a server that is left alone."""
     until = datetime.now(UTC) + timedelta(seconds=seconds)
     return f"{server} has too many requests and is not asked until {until:%H:%M:%S} UTC, for {duration(seconds)}"
+
+
+def _failed(states: Sequence[State]) -> str:
+    return f", {failed} failed" if (failed := states.count("failed")) else ""
 
 
 def _messages(failures: tuple[Failure, ...]) -> str:

@@ -169,7 +169,7 @@ class _Hashing:
     """How far it is with the blobs of a store. Whoever asks sees a number that was right."""
 
     def __init__(self) -> None:
-        self._blobs = self._over = self._bytes = self._over_bytes = 0
+        self._blobs = self._over = self._failed = self._bytes = self._over_bytes = 0
 
     def began(self, chunk: tuple[Info, ...]) -> None:
         """Take note of blobs that are to be hashed."""
@@ -181,13 +181,22 @@ class _Hashing:
         self._over += len(chunk)
         self._over_bytes += sum(info.size for info in chunk)
 
+    def failed(self, chunk: tuple[Info, ...]) -> None:
+        """Take note of blobs that could not be read, or were not before the run was ended."""
+        self._failed += len(chunk)
+
     def fraction(self) -> float:
         """How many of the bytes were hashed: 0 to 1."""
         return self._over_bytes / self._bytes if self._bytes else 0
 
     def words(self) -> str:
         """Blobs and bytes."""
-        return f"{self._over} of {counted(self._blobs, 'blob')} hashed, {size(self._over_bytes)} of {size(self._bytes)}"
+        failed = f", {self._failed} failed" if self._failed else ""
+        return f"{self._over} of {counted(self._blobs, 'blob')} hashed{failed}, {size(self._over_bytes)} of {size(self._bytes)}"
+
+    def lacks(self) -> bool:
+        """Whether some could not be."""
+        return self._failed > 0
 
 
 def _verified(store: ContentStore, hashing: _Hashing, *, window: int) -> list[object]:
@@ -201,8 +210,9 @@ def _verified(store: ContentStore, hashing: _Hashing, *, window: int) -> list[ob
     frontier.add(chunks)
     outcomes = []
     for chunk, future in frontier:
-        outcomes.append(outcome(future))
-        hashing.ended(chunk)
+        result = outcome(future)
+        (hashing.ended if isinstance(result, Verified) else hashing.failed)(chunk)
+        outcomes.append(result)
         if session.current().stopping.reason:
             frontier.drop()
     return outcomes

@@ -22,7 +22,8 @@ from flows.progress import Advance, Both, Listener, LogListener, told
 from tasks import stopping
 
 _EVERY_S = 1.0
-_WHOLE = 100.0
+# What says that a run has done all; what has not, or is not over, shows less.
+_WHOLE, _MOST = 100.0, 99.9
 _log = logging.getLogger(__name__)
 
 
@@ -35,6 +36,9 @@ class Course(Protocol):
     def words(self) -> str:
         """The same for people."""
 
+    def lacks(self) -> bool:
+        """Whether something of it failed, and nothing more is done about that."""
+
 
 @contextmanager
 def watched(*, planning: float = 0) -> Iterator[Listener]:
@@ -46,24 +50,24 @@ def watched(*, planning: float = 0) -> Iterator[Listener]:
 
 @contextmanager
 def shown(course: Course) -> Iterator[None]:
-    """Have the artifact show a course, until the block is left: that it is done then, unless the run was ended."""
+    """Have the artifact show a course, until the block is left: that all is done then, unless something failed or was ended."""
     over, done = Event(), False
     artifact = _Artifact(course, client())
 
     def keep() -> None:
         while not over.wait(_EVERY_S):
-            artifact.show(_WHOLE * course.fraction())
+            artifact.show()
 
     try:
         with ThreadPoolExecutor(1, thread_name_prefix="progress") as executor:
             executor.submit(copy_context().run, keep)
             try:
                 yield
-                done = stopping.current().reason is None
+                done = stopping.current().reason is None and not course.lacks()
             finally:
                 over.set()
     finally:
-        artifact.show(_WHOLE if done else _WHOLE * course.fraction())
+        artifact.show(done=done)
 
 
 class _Artifact:
@@ -74,9 +78,10 @@ class _Artifact:
         self._id: Any = None
         self._last: tuple[float, str] | None = None
 
-    def show(self, percent: float) -> None:
+    def show(self, *, done: bool = False) -> None:
         """Have it shown, if it is news."""
-        news = round(percent, 1), self._course.words()
+        percent = _WHOLE if done else min(round(_WHOLE * self._course.fraction(), 1), _MOST)
+        news = percent, self._course.words()
         if news == self._last:
             return
         try:

@@ -1,5 +1,7 @@
 """The tasks of a mirror: list what there is, see what stands for it, carry content on, ask gates, publish, remove."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ocispec import Descriptor, Digest, Reference
@@ -14,6 +16,7 @@ from tasks.delivery import Publication
 from tasks.fetch import Fetched
 from tasks.gate import Gate
 from tasks.removal import Removed
+from tasks.session import Untold
 from tasks.survey import Ask, Found
 from tasks.transfer import Receipt
 
@@ -110,16 +113,15 @@ def _publish_name() -> str:
 @task_of("repositories", run_name=_repositories_name)
 def repositories(host: str) -> Repositories:
     """The repositories of a registry, in its order."""
-    return Repositories(session.current().repositories(host))
+    with _untold(host, "list"):
+        return Repositories(session.current().repositories(host))
 
 
 @task_of("tags", run_name=_tags_name)
 def tags(repositories: tuple[Reference, ...], *, workers: int) -> Tags:
     """The tags of some repositories, `workers` at once, each in its registry's order."""
     found = session.current().tags(repositories, workers=workers)
-    for error in found:
-        if isinstance(error, DistError) and comes_again(error):
-            raise error
+    _settle("list", ((place.locator, one) for place, one in zip(repositories, found, strict=True)))
     return Tags(tuple(found))
 
 
@@ -127,9 +129,7 @@ def tags(repositories: tuple[Reference, ...], *, workers: int) -> Tags:
 def survey(asks: tuple[Ask, ...], *, keep: bool, workers: int) -> Surveyed:
     """See what stands for some images, `workers` at once. What cannot be told is part of the answer."""
     found = session.current().find(asks, keep=keep, workers=workers)
-    for error in (error for one in found for error in one.errors):
-        if comes_again(error):  # what is known by then is not asked again
-            raise error
+    _settle("image", ((str(one.ask.source), error) for one in found for error in one.errors))
     return Surveyed(tuple(found))
 
 
@@ -183,13 +183,36 @@ def remove(target: Reference, digest: Digest, doomed: frozenset[Reference]) -> R
 def audit(expected: tuple[Expected, ...]) -> Audited:
     """See whether what some tags of one repository should stand for is there, all of it."""
     faults = session.current().audit(expected)
-    for error in faults:
-        if isinstance(error, DistError) and comes_again(error):
-            raise error
+    _settle("image", ((str(one.target), found) for one, found in zip(expected, faults, strict=True)))
     return Audited(tuple(faults))
 
 
 @task_of("locate", run_name=_locate_name)
 def locate(origin: Reference, expected: Expected, *, rewritten: bool) -> Located:
     """Find the root of what should stand at a target, and what should be about it, in the store or at its source."""
-    return Located(*session.current().locate(origin, expected, rewritten=rewritten))
+    with _untold(str(expected.target), "image"):
+        return Located(*session.current().locate(origin, expected, rewritten=rewritten))
+
+
+def _settle(what: Untold, answers: Iterable[tuple[str, object]]) -> None:
+    """See that the answers to some questions, by name, are the last: the session hears of those that are errors.
+
+    Raises:
+        DistError: another attempt may have another answer; what is known by then is not asked again.
+    """
+    errors = [(name, answer) for name, answer in answers if isinstance(answer, DistError)]
+    for _, error in errors:
+        if comes_again(error):
+            raise error
+    for name, _ in errors:
+        session.current().untold(name, what)
+
+
+@contextmanager
+def _untold(name: str, what: Untold) -> Iterator[None]:
+    """Ask about one thing in this block; the error goes on."""
+    try:
+        yield
+    except DistError as exc:
+        _settle(what, [(name, exc)])
+        raise

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import DistError
@@ -40,6 +40,7 @@ from tasks.survey import Ask, Found, Reader, Related
 from tasks.tally import Meter, Tally
 
 T = TypeVar("T")
+Untold = Literal["image", "list"]
 
 
 class Observer(transfer.Observer, Protocol):
@@ -47,6 +48,9 @@ class Observer(transfer.Observer, Protocol):
 
     def left_alone(self, server: str, seconds: float) -> None:
         """A server that has too many requests is not asked for so long, as it said."""
+
+    def untold(self, name: str, what: Untold) -> None:
+        """It cannot be told what an image stands for, or what a repository or a registry lists: no attempt is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,6 +229,10 @@ class Session:
         """Pass on how a transfer goes, and end it if the run is to stop."""
         self.stopping.check()
         self._observer.advanced(descriptor, offset, gained)
+
+    def untold(self, name: str, what: Untold) -> None:
+        """Pass on of what nothing can be told."""
+        self._observer.untold(name, what)
 
     def _reader(self, reference: Reference, *, keep: bool) -> Reader:
         return Reader(store=self.store, source=self._source(reference), keep=keep, observer=self._received)

@@ -1,5 +1,6 @@
 """What the page of a run shows: its plan, how far it is while it goes, what was done, and what failed with what to do."""
 
+import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -7,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from flows.progress import Advance, LogListener, listening
+from flows.report import Failure, ImageReport
 from ocispec import Descriptor, Digest, Reference
 from storage import open_store
+from tasks.stopping import Stopping, stopped_by
 from tasks.transfer import Receipt
 from tests import images
-from tests.fakes.faults import Fault, Refuse
+from tests.fakes.faults import Fault, Refuse, Stall
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, repository
 from tests.peers.prefect import PrefectServer
@@ -19,6 +23,7 @@ from tests.peers.processes import poll_until
 from tests.storage.conformance import Place, blob_path
 
 ONE, TWIN = images.image(3400, layers=2), images.image(3400, layers=2, platform="linux/s390x")
+SMALL = images.image(3401)
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +95,123 @@ def test_failures_are_a_table_that_says_what_to_do(
     lines = [f"{number}. {error}" for number, error in enumerate(report.errors(), 1)]
     assert shown["failures"]["data"].splitlines() == lines
     assert "log in with" in lines[1]
+    assert shown["progress"]["data"] < 100
+    told = "looked into 2 of 2 images, 1 cannot be told, 0 of 1 image finished, 1 failed, 4 of 4 pieces of content, "
+    assert shown["progress"]["description"].startswith(told)
     assert shown["summary"]["data"].startswith("| mirror | failed |\n|---|---|\n")
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_what_cannot_be_told_is_not_done(
+    mirrors: Mirrors,
+    source: FakeRegistry,
+    target: FakeRegistry,
+    artifacts: Callable[[Any], dict[str, dict[str, Any]]],
+    *,
+    dry_run: bool,
+) -> None:
+    """A target that is down, a repository that is not there, and one image that can be brought."""
+    with FakeRegistry() as gone:
+        pass
+    for tag in ("v1", "v2", "v3"):
+        images.load(source, "app", ONE, tag)
+    lost = {**repository(source, target), "source": f"{source.host}/none"}
+    sync = [image(source, target, "app:v1"), *(image(source, gone, f"app:{tag}") for tag in ("v2", "v3")), lost]
+
+    report = mirrors.run(*sync, dry_run=dry_run)
+
+    assert len(report.errors()) == 3
+    shown = artifacts(mirrors.flow_run)["progress"]
+    assert shown["description"].startswith("looked into 3 of 3 images, 3 cannot be told")
+    assert ("1 of 1 image finished, 4 of 4 pieces" in shown["description"]) == (not dry_run)
+    assert shown["data"] == 25  # one of three images and a repository
+
+
+def test_a_check_of_what_cannot_be_told_is_not_done(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
+) -> None:
+    for tag, built in (("v1", ONE), ("v2", TWIN)):
+        images.load(source, "app", built, tag)
+    mirrors.run(image(source, target, "app:v1"), image(source, target, "app:v2"))
+    root = TWIN.root.digest
+    for method in ("GET", "HEAD"):
+        target.inject(Fault(method=method, path=f"/v2/app/manifests/(v2|{root})", nth=None, action=Refuse(403)))
+    assert len(mirrors.check().first.untold) == 1
+    shown = artifacts(mirrors.flow_run)["progress"]
+    assert (shown["data"], shown["description"]) == (50, "looked into 2 of 2 images, 1 cannot be told")
+
+
+def test_a_run_that_was_ended_says_how_far_it_came_and_that_the_next_one_goes_on(
+    tmp_path: Path, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
+) -> None:
+    from flows.fetch import fetch
+
+    config, *_, layer = ONE.blobs
+    size = len(ONE.blobs[layer])
+    stopping = Stopping()
+
+    class Impatient(LogListener):
+        def advanced(self, descriptor: Descriptor, *_: object) -> None:
+            if str(descriptor.digest) == layer:
+                stopping.request("asked to end")
+
+    with FakeRegistry() as registry, stopped_by(stopping), listening(Impatient(logging.getLogger("test"))):
+        images.load(registry, "app", ONE, "v1")
+        images.load(registry, "small", SMALL, "v1")
+        registry.inject(Fault(path=f"/v2/app/blobs/{layer}", nth=None, action=Stall(size // 2)))
+        names = [f"{registry.host}/{name}:v1" for name in ("small", "app")]
+        shown = artifacts(fetch(names, str(tmp_path / "store"), concurrency=1, return_state=True))
+
+    assert shown["progress"]["data"] < 100
+    assert "1 of 2 images finished, 1 failed, " in shown["progress"]["description"]
+    assert ", 1 failed, " in shown["progress"]["description"].partition("of content")[2]
+    assert shown["failures"]["description"].startswith("1 failure. The run was ended before it had done all. Run it again to")
+    assert config not in shown["failures"]["data"]
+
+
+def test_a_run_with_nothing_to_do_is_done(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
+) -> None:
+    images.load(source, "app", ONE, "v1")
+    assert mirrors.run(repository(source, target, tags={"semverRange": [">=9"]})).status == "complete"
+    shown = artifacts(mirrors.flow_run)["progress"]
+    assert (shown["data"], shown["description"]) == (100, "nothing to do")
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Place:
+    """A store with an image."""
+    from flows.fetch import fetch
+
+    place = Place(url=str(tmp_path / "store"))
+    with FakeRegistry() as registry:
+        images.load(registry, "app", ONE, "v1")
+        fetch([f"{registry.host}/app:v1"], place.url)
+    return place
+
+
+def test_blobs_that_cannot_be_verified_are_not_done(kept: Place, artifacts: Callable[[Any], dict[str, dict[str, Any]]]) -> None:
+    """One is corrupt, and where it has to go is no directory."""
+    from flows.verify import verify
+
+    kept.plant(blob_path(Digest.parse(list(ONE.blobs)[-1])), b"wrong")
+    kept.plant("quarantine", b"")
+    shown = artifacts(verify(kept.url, return_state=True))["progress"]
+    assert shown["data"] == 0
+    assert shown["description"].startswith("0 of 4 blobs hashed, 4 failed, 0 B of ")
+
+
+def test_a_run_that_was_ended_is_not_done_whatever_it_did(
+    kept: Place, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
+) -> None:
+    from flows.verify import verify
+
+    stopping = Stopping()
+    stopping.set("asked to end")
+    with stopped_by(stopping):
+        shown = artifacts(verify(kept.url, return_state=True))["progress"]
+    assert shown["description"].startswith("4 of 4 blobs hashed, ")  # more might have come
+    assert shown["data"] == 99.9
 
 
 def test_a_check_shows_what_is_damaged_and_how_it_is_mended(
@@ -181,8 +302,6 @@ def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
     def goes() -> None:
         from prefect.runtime import flow_run
 
-        from flows.progress import Advance
-
         advance = Advance()
         asked.append(str(flow_run.id))
         with shown(advance):
@@ -201,8 +320,6 @@ def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
 
 
 def test_what_is_known_to_be_done_grows() -> None:
-    from flows.progress import Advance
-
     advance = Advance(planning=0.5)
     mib = 1024**2
     root = Descriptor(media_type=images.OCI_MANIFEST, digest=Digest.of(b"1"), size=0)
@@ -219,5 +336,28 @@ def test_what_is_known_to_be_done_grows() -> None:
     advance.advanced(layer, mib, mib)
     assert advance.fraction() == 0.5 + 0.5 * 2 / 5
     assert advance.words() == "looked into 2 of 2 images, 0 of 1 image finished, 1 of 2 pieces of content, 1.0 MiB of 2.0 MiB"
-    advance.failed(layer, "not found")
+    advance.ended(layer, Receipt("fetched", layer.size))
+    advance.advanced(layer, mib, mib)  # sent on, which takes nothing away
     assert advance.fraction() == 0.5 + 0.5 * 4 / 5
+    assert not advance.lacks()
+
+
+def test_what_failed_is_not_done() -> None:
+    advance, mib = Advance(), 1024**2
+    one, other = (Descriptor(media_type=images.OCI_LAYER, digest=Digest.of(bytes([n])), size=2 * mib) for n in range(2))
+    for layer in (one, other):
+        advance.waiting(layer)
+    for name in ("a.example/app:v1", "a.example/app:v2"):
+        advance.resolving(name)
+    advance.ended(one, Receipt("fetched", one.size))
+    advance.finished(ImageReport(name="a.example/app:v1", root=one))
+    advance.advanced(other, mib, mib)
+    advance.failed(other, "broken off")
+    advance.finished(ImageReport(name="a.example/app:v2", root=other, failures=(Failure(descriptor=other, message="no"),)))
+
+    assert advance.lacks()
+    assert advance.fraction() == 5 / 8
+    told = "1 of 2 images finished, 1 failed, 1 of 2 pieces of content, 1 failed, 3.0 MiB of 4.0 MiB"
+    assert advance.words() == told
+    advance.ended(other, Receipt("fetched", other.size))  # another image had it from elsewhere
+    assert advance.words() == "1 of 2 images finished, 1 failed, 2 of 2 pieces of content, 4.0 MiB of 4.0 MiB"

@@ -195,11 +195,15 @@ def test_a_run_that_takes_too_long_is_cancelled_in_order_and_the_next_one_goes_o
     source.inject(Fault(path=f"/v2/app/blobs/{stalling}", nth=1, action=Stall(100)))
     wanted = {"references": [f"{source.host}/app:v1"], "store": str(tmp_path / "store")}
 
-    first = server.ended(server.start("fetch", wanted))
+    first = server.start("fetch", wanted)
+    assert server.ended(first)["type"] == "CANCELLED"
     before = read(source)
-    second = server.ended(server.start("fetch", wanted))
+    second = server.start("fetch", wanted)
+    assert server.ended(second)["type"] == "COMPLETED"
 
-    assert (first["type"], second["type"]) == ("CANCELLED", "COMPLETED")
+    assert progress(server, first)[0] < 100
+    assert progress(server, first)[1].startswith("0 of 1 image finished, 1 failed, 5 of 6 pieces of content, 1 failed, ")
+    assert progress(server, second)[0] == 100
     assert Counter(before) == dict.fromkeys(MANY.blobs, 1)
     assert read(source)[len(before) :] == [stalling]
 
@@ -207,3 +211,10 @@ def test_a_run_that_takes_too_long_is_cancelled_in_order_and_the_next_one_goes_o
 def read(source: FakeRegistry) -> list[str]:
     """The blobs that were asked for."""
     return [one.path.rpartition("/")[2] for one in source.requests if "/blobs/" in one.path]
+
+
+def progress(server: PrefectServer, flow_run: str) -> tuple[float, str]:
+    """What the page of a run shows, once it is over."""
+    wanted = {"flow_runs": {"id": {"any_": [flow_run]}}, "artifacts": {"key": {"any_": ["progress"]}}}
+    (shown,) = server.post("/artifacts/filter", wanted)
+    return shown["data"], shown["description"]
