@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -18,15 +18,20 @@ from flows.report import Ended
 from ocispec import Descriptor
 from ocispec.units import counted, duration, size
 from tasks.session import Untold
+from tasks.stopping import is_ending
 from tasks.transfer import Receipt
 
 _FRAMES_PER_S = 8
-_BAR_CELLS = 30
+# A bar is no wider, and with less room there is none.
+_BAR_CELLS, _LEAST_BAR_CELLS = 30, 5
+# The longest sizes and states, such as "1023.9 MiB" and "downloading": columns do not move with what stands in them.
+_SIZE_CELLS, _STATE_CELLS = 10, 11
 # Lines that a frame needs beside its rows.
 _MARGIN = 4
 Doing = Literal["downloading", "uploading", "mirroring"]
 _UNDER_WAY = get_args(Doing)
-_STYLES = {"failed": "red", "exists": "cyan", "done": "green", "waiting": "dim"}
+_BAD = ("failed", "interrupted")
+_STYLES = {"failed": "red", "interrupted": "yellow", "exists": "cyan", "done": "green", "waiting": "dim"}
 
 
 @dataclass(slots=True)
@@ -40,7 +45,7 @@ class _Row:
 
     @property
     def over(self) -> bool:
-        return self.is_there or self.state == "failed"
+        return self.is_there or self.state in _BAD
 
     @property
     def is_there(self) -> bool:
@@ -49,7 +54,7 @@ class _Row:
     @property
     def rank(self) -> int:
         """Where it comes when there is no room for all: what moves, then what failed, what is to come, what is over."""
-        if self.state == "failed":
+        if self.state in _BAD:
             return 1
         if self.total is None:
             return 4 if self.over else 0 if self.state == "resolving" else 2
@@ -107,10 +112,11 @@ class LiveDisplay:
         state = "exists" if receipt.status == "existed" else "done"
         self._set(descriptor.content, _Row(_label(descriptor), state, descriptor.size, descriptor.size))
 
-    def failed(self, descriptor: Descriptor, message: str) -> None:  # noqa: ARG002 - the report tells why
-        """Show content that could not be had."""
+    def failed(self, descriptor: Descriptor, message: str) -> None:
+        """Show content that could not be had, or of which could not be had what refers to it: that may have no row yet."""
         with self._guard:
-            self._rows[descriptor.content].state = "failed"
+            row = self._rows.setdefault(descriptor.content, _Row(_label(descriptor), "", descriptor.size))
+            row.state = _bad([message])
 
     def did(self, name: str, what: str) -> None:
         """The row of the image says when all is done."""
@@ -124,23 +130,26 @@ class LiveDisplay:
         """Show an image that could not be had, or of which all was there."""
         with self._guard:
             row = self._rows[image.name]
-            row.state = "failed" if image.failures else "done" if image.moved else "exists"
+            if image.failures:
+                row.state = _bad([failure.message for failure in image.failures])
+            else:
+                row.state = "done" if image.moved else "exists"
 
     def __rich__(self) -> RenderableType:
+        width = self._console.width
         with self._guard:
             rows, moved = list(self._rows.values()), self._moved
-            shown = [(row.label, row.state, row.offset, row.total) for row in _fitting(rows, self._console.height - _MARGIN)]
+            counts, columns = _counts(rows), _Columns.of(rows, width)
+            shown = _fitting(rows, self._console.height - _MARGIN)
+            cells = [columns.cells(row) for row in shown]
             waits = [text for until, text in self._waits.values() if until > time.monotonic()]
+        table = columns.table()
+        for row in cells:
+            table.add_row(*row)
         seconds = time.monotonic() - self._started
-        table = Table.grid(padding=(0, 1))
-        for label, state, offset, total in shown:
-            table.add_row(Text(label, overflow="ellipsis", no_wrap=True), *_cells(state, offset, total))
-        footer = [duration(seconds)]
-        if rows:
-            footer = [_counts(rows), *footer, size(moved), f"{size(moved / max(seconds, 0.001))}/s"]
-        return Group(
-            table, *(Text(text, style="yellow") for text in waits), Text("  ".join([*footer, self._note]), style="dim")
-        )
+        figures = [size(moved), f"{size(moved / max(seconds, 0.001))}/s"] if rows else []
+        footer = _footer([*counts, duration(seconds), *figures], self._note, width)
+        return Group(table, *(Text(text, style="yellow") for text in waits), footer)
 
     def _begin(self) -> None:
         """Start the clock of the run with the first thing that happens."""
@@ -239,19 +248,62 @@ def _label(descriptor: Descriptor) -> str:
     return f"{descriptor.kind:<8} {descriptor.digest.short}"
 
 
-def _counts(rows: Sequence[_Row]) -> str:
-    """How much is there, of images and of descriptors, and how many images failed."""
-    parts = {"image": [row for row in rows if row.total is None], "descriptor": [row for row in rows if row.total is not None]}
-    told = [f"{sum(row.is_there for row in part)} of {counted(len(part), what)}" for what, part in parts.items() if part]
-    failed = sum(row.state == "failed" for row in parts["image"])
-    return f"{', '.join(told)} done" + (f", {counted(failed, 'image')} failed" if failed else "")
+def _bad(messages: Sequence[str]) -> str:
+    """The state of what failed with some messages."""
+    return "interrupted" if all(map(is_ending, messages)) else "failed"
 
 
-def _cells(state: str, offset: int, total: int | None) -> tuple[RenderableType, ...]:
-    style = _STYLES.get(state, "bold")
-    amount = f"{size(offset):>10}/{size(total)}" if total and state in _UNDER_WAY else f"{size(total):>10}" if total else ""
-    bar = ProgressBar(total=total, completed=offset, width=_BAR_CELLS) if state in _UNDER_WAY and total else ""
-    return Text(state, style=style), Text(amount, no_wrap=True), bar
+def _counts(rows: Sequence[_Row]) -> list[str]:
+    """How much is there, of images and of descriptors, and how many images are not going to be."""
+    images, descriptors = [row for row in rows if row.total is None], [row for row in rows if row.total is not None]
+    there = [f"{sum(row.is_there for row in images)}/{counted(len(images), 'image')} done"] if images else []
+    there += [f"{count} {state}" for state in _BAD if (count := sum(row.state == state for row in images))]
+    of_descriptors = f"{sum(row.is_there for row in descriptors)}/{counted(len(descriptors), 'descriptor')}"
+    return [*([", ".join(there)] if there else []), *([of_descriptors] if descriptors else [])]
+
+
+def _footer(parts: Sequence[str], note: str, width: int) -> Text:
+    """One line: a note, and before it as many parts, the first ones, as there is room for."""
+    lines = ("  ".join(filter(None, (*parts[:number], note))) for number in range(len(parts), -1, -1))
+    line = next((line for line in lines if len(line) <= width), note)
+    return Text(line, style="dim", no_wrap=True, overflow="ellipsis")
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """How many cells there are for labels, amounts and bars: for all rows, so that no row that comes or goes moves them."""
+
+    label: int
+    amount: int
+    bar: int
+
+    @classmethod
+    def of(cls, rows: Sequence[_Row], width: int) -> Self:
+        """The columns of a frame; with little room bars are short, then there are none, then labels are cut."""
+        label = max((len(row.label) for row in rows), default=0)
+        totals = max((len(size(row.total)) for row in rows if row.total), default=0)
+        amount = _SIZE_CELLS + 1 + totals
+        left = width - _STATE_CELLS - amount - 2
+        bar = min(_BAR_CELLS, left - label - 1)
+        return cls(label=max(1, min(label, left)), amount=amount, bar=bar if bar >= _LEAST_BAR_CELLS else 0)
+
+    def table(self) -> Table:
+        """A table without rows."""
+        table = Table.grid(padding=(0, 1))
+        for cells in (self.label, _STATE_CELLS, self.amount, *([self.bar] if self.bar else [])):
+            table.add_column(width=cells, no_wrap=True)
+        return table
+
+    def cells(self, row: _Row) -> tuple[RenderableType, ...]:
+        """What a row has in these columns; of a label that is cut the end stays, which tells tags apart."""
+        label = row.label if len(row.label) <= self.label else f"…{row.label[len(row.label) - self.label + 1 :]}"
+        moves = row.state in _UNDER_WAY and row.total
+        amount = f"{size(row.total):>{_SIZE_CELLS}}" if row.total else ""
+        if moves:
+            amount = f"{size(row.offset):>{_SIZE_CELLS}}/{size(row.total or 0)}"
+        bar = ProgressBar(total=row.total, completed=row.offset, width=self.bar) if moves and self.bar else ""
+        told = (Text(label), Text(row.state, style=_STYLES.get(row.state, "bold")), Text(amount))
+        return (*told, bar) if self.bar else told
 
 
 def _fitting(rows: list[_Row], height: int) -> list[_Row]:

@@ -11,6 +11,8 @@ from contextvars import ContextVar
 
 from ocispec.errors import DistError
 
+_GOES_ON = "what is whole is kept, run again to go on"
+
 
 class Stopped(DistError):
     """The run is being ended: what has arrived is kept, another run goes on with it."""
@@ -18,7 +20,12 @@ class Stopped(DistError):
 
 def ending(reason: str) -> str:
     """What there is to say of what was broken off for a reason."""
-    return f"{reason}; what is whole is kept, run again to go on"
+    return f"{reason}; {_GOES_ON}"
+
+
+def is_ending(message: str) -> bool:
+    """Whether a failure is none but that something was broken off."""
+    return message.endswith(f"; {_GOES_ON}")
 
 
 class Stopping:

@@ -8,6 +8,7 @@ from rich.console import Console
 from cli.display import Doing, LiveDisplay
 from flows.report import Failure, ImageReport
 from ocispec import Descriptor, Digest
+from tasks.stopping import ending
 from tasks.transfer import Receipt
 
 _HEIGHT, _MARGIN = 14, 4
@@ -21,16 +22,16 @@ LAYERS = [
 ]
 
 
-def lines(display: LiveDisplay) -> list[str]:
-    console = Console(width=120, height=_HEIGHT, file=io.StringIO(), force_terminal=False)
+def lines(display: LiveDisplay, *, width: int = 120) -> list[str]:
+    console = Console(width=width, height=_HEIGHT, file=io.StringIO(), force_terminal=False)
     with console.capture() as captured:
         console.print(display)
     return captured.get().splitlines()
 
 
-def display(doing: Doing = "mirroring", *, images: int = 20) -> LiveDisplay:
+def display(doing: Doing = "mirroring", *, images: int = 20, width: int = 120) -> LiveDisplay:
     """A run with some images, and half as many layers that wait for their turn."""
-    shown = LiveDisplay(Console(width=120, height=_HEIGHT, file=io.StringIO()), doing)
+    shown = LiveDisplay(Console(width=width, height=_HEIGHT, file=io.StringIO()), doing)
     for number in range(images):
         shown.resolved(f"registry.example/app:v{number}", LAYERS[0])
     for layer in LAYERS[: images // 2]:
@@ -46,7 +47,7 @@ def test_what_moves_is_shown_before_the_images_that_it_is_for() -> None:
     assert len(rows) == _HEIGHT - _MARGIN
     assert [row.split()[1] for row in rows if " mirroring " in row] == [layer.digest.short for layer in LAYERS[4:7]]
     assert [row.split()[0] for row in rows[:7]] == [f"registry.example/app:v{number}" for number in range(7)]
-    assert footer.startswith("0 of 20 images, 0 of 10 descriptors done  ")
+    assert footer.startswith("0/20 images done  0/10 descriptors  ")
 
 
 def test_what_failed_stays_and_what_is_done_leaves() -> None:
@@ -59,7 +60,7 @@ def test_what_failed_stays_and_what_is_done_leaves() -> None:
     *rows, footer = lines(shown)
     assert [row.split()[0] for row in rows if " failed" in row] == ["registry.example/app:v18", "layer"]
     assert not [row for row in rows if "app:v19 " in row or LAYERS[0].digest.short in row]
-    assert footer.startswith("1 of 20 images, 1 of 10 descriptors done, 1 image failed  ")
+    assert footer.startswith("1/20 images done, 1 failed  1/10 descriptors  ")
 
 
 @pytest.mark.parametrize(("doing", "then"), [("mirroring", "1000 B/1000 B"), ("downloading", "200 B/1000 B")])
@@ -76,5 +77,67 @@ def test_what_is_there_stays_done_while_it_is_sent_on() -> None:
     shown.advanced(LAYERS[0], 500, 500)
     *rows, footer = lines(shown)
     assert rows[2].split()[2:] == ["done", "1000", "B"]
-    assert footer.startswith("0 of 2 images, 1 of 1 descriptor done  ")
+    assert footer.startswith("0/2 images done  1/1 descriptor  ")
     assert "500 B" in footer
+
+
+def test_with_little_room_bars_are_short_and_nothing_else_is() -> None:
+    shown = display("downloading", images=2, width=80)
+    name = "127.0.0.1:5104/team/bigimage:v1.2.3-rc1"
+    shown.resolved(name, LAYERS[1])
+    before = lines(shown, width=80)
+    shown.advanced(LAYERS[0], 500, 500)
+    after = lines(shown, width=80)
+    shown.ended(LAYERS[0], Receipt("fetched", 1000, seconds=1))
+    bars = [line.count("━") + line.count("╸") + line.count("╺") for line in after]
+    assert sum(bars) == bars[2] > 0
+    for told in (before, after, lines(shown, width=80)):
+        assert len(told) == 5  # none goes on in the next line
+        assert told[3].startswith(f"{name} under way")
+        assert told[2][: len(name)].split() == ["layer", LAYERS[0].digest.short]
+        assert told[2].index(told[2].split()[2]) == len(name) + 1
+
+
+def test_names_that_are_too_long_keep_their_tags() -> None:
+    shown = display(images=2, width=80)
+    shown.resolved(f"registry.example/{'team/' * 12}app:v1", LAYERS[1])
+    told = lines(shown, width=80)
+    assert told[3].startswith("…")
+    assert "/team/app:v1 under way" in told[3]
+    assert LAYERS[0].digest.short in told[2]
+
+
+def test_the_footer_is_one_line_that_says_what_is_waited_for() -> None:
+    shown = display(width=80)
+    for number in range(2):
+        failure = Failure(descriptor=None, message="gone")
+        shown.finished(ImageReport(name=f"registry.example/app:v{number}", root=LAYERS[0], failures=(failure,)))
+    *_, footer = lines(shown, width=80)
+    assert footer.startswith("0/20 images done, 2 failed  0/10 descriptors  0.")
+    assert footer.endswith("B/s")
+    note = "ending; once more leaves at once"
+    shown.note(note)
+    *rows, footer = lines(shown, width=80)
+    assert len(rows) == _HEIGHT - _MARGIN
+    assert footer == f"0/20 images done, 2 failed  0/10 descriptors  {note}"
+    assert lines(display(width=20), width=20)[-1] == "0/20 images done"
+
+
+def test_what_is_only_broken_off_is_no_failure() -> None:
+    shown = display(images=4)
+    told = ending("interrupted")
+    shown.failed(LAYERS[0], told)
+    shown.failed(LAYERS[1], "gone")
+    for number, messages in ((0, [told]), (1, [told, "gone"])):
+        failures = tuple(Failure(descriptor=None, message=message) for message in messages)
+        shown.finished(ImageReport(name=f"registry.example/app:v{number}", root=LAYERS[0], failures=failures))
+    *rows, footer = lines(shown)
+    assert [row.split()[1] for row in rows[:2]] == ["interrupted", "failed"]
+    assert [row.split()[2] for row in rows[4:]] == ["interrupted", "failed"]
+    assert footer.startswith("0/4 images done, 1 failed, 1 interrupted  ")
+
+
+def test_a_manifest_that_was_there_can_fail_for_what_refers_to_it() -> None:
+    shown = display(images=2)
+    shown.failed(LAYERS[9], "gone")
+    assert lines(shown)[3].split() == ["layer", LAYERS[9].digest.short, "failed", "1000", "B"]
