@@ -26,6 +26,8 @@ _FRAMES_PER_S = 8
 _BAR_CELLS, _LEAST_BAR_CELLS = 30, 5
 # The longest sizes and states, such as "1023.9 MiB" and "downloading": columns do not move with what stands in them.
 _SIZE_CELLS, _STATE_CELLS = 10, 11
+# A terminal shows Ctrl-C as "^C" behind the footer; were that to begin a line, the frame would be drawn beside its place.
+_ECHO_CELLS = 2
 # Lines that a frame needs beside its rows.
 _MARGIN = 4
 Doing = Literal["downloading", "uploading", "mirroring"]
@@ -148,7 +150,7 @@ class LiveDisplay:
             table.add_row(*row)
         seconds = time.monotonic() - self._started
         figures = [size(moved), f"{size(moved / max(seconds, 0.001))}/s"] if rows else []
-        footer = _footer([*counts, duration(seconds), *figures], self._note, width)
+        footer = _footer([*counts, duration(seconds), *figures], self._note, width - _ECHO_CELLS)
         return Group(table, *(Text(text, style="yellow") for text in waits), footer)
 
     def _begin(self) -> None:

@@ -120,6 +120,9 @@ def test_the_footer_is_one_line_that_says_what_is_waited_for() -> None:
     *rows, footer = lines(shown, width=80)
     assert len(rows) == _HEIGHT - _MARGIN
     assert footer == f"0/20 images done, 2 failed  0/10 descriptors  {note}"
+    assert len(footer) <= 80 - len("^C")
+    shown.note(f"{note}...")
+    assert lines(shown, width=80)[-1] == f"0/20 images done, 2 failed  {note}..."
     assert lines(display(width=20), width=20)[-1] == "0/20 images done"
 
 
