@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli import inputs, runs, tables
 from cli.context import Context
-from cli.login import given
+from cli.login import WAY, given
 from cli.names import recorded
 from cli.options import Login, RunNetwork
 from ocispec.units import size
@@ -41,7 +41,7 @@ def fetch(
 
         return fetch
 
-    with known(given(login, [image.host for image in images])):
+    with known(given(login, [image.host for image in images]), way=WAY):
         return runs.run(context, load, parameters, _show)
 
 
@@ -71,7 +71,7 @@ def pull(
 
         return pull
 
-    with known(given(login, [image.host])):
+    with known(given(login, [image.host]), way=WAY):
         return runs.run(context, load, parameters, _show_pull)
 
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable
 
 from cli.errors import BadInput
 from cli.options import Login
-from remotes import Credentials, CredentialSource, Given
+from remotes import Credentials, CredentialSource, Given, Origin
 
+WAY = "give --username and --password-stdin"
 _LONGEST_BYTES = 64 * 1024  # some tokens are long; nobody types more
 
 
@@ -20,7 +21,10 @@ def given(login: Login, registries: Iterable[str]) -> CredentialSource:
     hosts = sorted(set(registries))
     if len(hosts) > 1:
         raise BadInput(f"user {username}: expected images of one registry, got {', '.join(hosts)}; use docker login")
-    return Given(dict.fromkeys(hosts, Credentials(username, _password(username, login)))).get
+    user = "$DIST_USERNAME" if login.username is None else "--username"
+    password = "--password-stdin" if login.password_stdin else "$DIST_PASSWORD"
+    origin = Origin(f"{user} and {password}", "give the right ones")
+    return Given(dict.fromkeys(hosts, Credentials(username, _password(username, login), origin=origin))).get
 
 
 def _password(username: str, login: Login) -> str:

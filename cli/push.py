@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from cli import inputs, runs, tables
 from cli.context import Context
 from cli.errors import BadInput
-from cli.login import given
+from cli.login import WAY, given
 from cli.names import recorded
 from cli.options import Login, Network, RunNetwork
 from cli.remote import opened
@@ -34,7 +34,7 @@ def push(context: Context, name: str, target: str, *, network: RunNetwork, login
 
         return push
 
-    with known(given(login, [reference.host])):
+    with known(given(login, [reference.host]), way=WAY):
         return runs.run(context, load, parameters, _show, doing="uploading")
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from cli import inputs, tables
 from cli.context import Context
 from cli.errors import BadInput
-from cli.login import given
+from cli.login import WAY, given
 from cli.options import Login, Network
 from ocispec import Descriptor, Digest, Hasher, Reference
 from ocispec.errors import Corrupt, Unavailable
@@ -75,7 +75,7 @@ def opened(context: Context, network: Network, login: Login, host: str) -> Regis
         connect_timeout_s=context.connect_timeout_s,
         read_timeout_s=network.read_timeout,
     )
-    return Registries(settings, credentials=first_of(given(login, [host]), DockerConfig.load().get))
+    return Registries(settings, credentials=first_of(given(login, [host]), DockerConfig.load().get), ways=(WAY,))
 
 
 def _arguments(locator: str, rest: Sequence[str]) -> tuple[Reference, dict[str, str]]:

@@ -10,7 +10,7 @@ from prefect.types import SecretDict
 from pydantic import Field, SecretStr
 
 from ocispec.errors import InvalidInput
-from remotes import Credentials
+from remotes import Credentials, Origin
 from storage.options import refuse_secrets
 
 _PREFIX = "block:"
@@ -111,7 +111,8 @@ def _credentials(data: Mapping[str, Any], block: str) -> tuple[str, Credentials]
     registry = data.get("registry") or data.get("registry_url")
     if not registry or not (data.get("password") or data.get("identity_token")):
         raise InvalidInput(f"credentials {block}: expected a block with a registry, a user and a password or identity token")
-    return registry, Credentials(data.get("username") or "", data.get("password") or "", data.get("identity_token"))
+    origin = Origin(f"Prefect's block {block}", "correct them there")
+    return registry, Credentials(data.get("username") or "", data.get("password") or "", data.get("identity_token"), origin)
 
 
 def located(store: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:

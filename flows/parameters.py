@@ -17,6 +17,7 @@ def labelled(title: str, description: str, **constraints: Any) -> Any:
 
 
 CONCURRENCY = 8
+_WAY = "give the run a credentials block (--credentials)"
 _STORE = "a path, an fsspec URL such as s3://bucket/prefix, or block:NAME"
 _ONCE = "How many things are done at once"
 
@@ -102,4 +103,5 @@ def session_spec(store: str, store_options: dict[str, Any], network: Network | N
         store_options=options,
         registries=reached.settings(),
         credentials=credentials_in(reached.credentials) if reached.credentials else {},
+        ways=(_WAY,),
     )

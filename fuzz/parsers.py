@@ -22,6 +22,7 @@ with atheris.instrument_imports(include=["ocispec", "remotes", "flows"]):
     from ocispec.mediatypes import MANIFESTS
     from ocispec.reference import expand
     from remotes import catalog, challenge, errors, foreign, headers, listing, tags
+    from remotes.login import Login
     from remotes.throttled import read_quota
     from remotes.token import Tokens, TokenServer
 
@@ -93,7 +94,7 @@ def challenges(data: bytes) -> None:
 def tokens(data: bytes) -> None:
     """What a token server answers."""
     server = TokenServer(realm=httpx.URL("https://tokens.example/"), service=None)
-    asking = Tokens("fuzz", None).ask(server, "repository:a:pull")
+    asking = Tokens(Login(host="fuzz")).ask(server, "repository:a:pull")
     request = next(asking)
     with contextlib.suppress(StopIteration):
         asking.send(httpx.Response(200, content=data, request=request))

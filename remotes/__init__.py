@@ -3,7 +3,7 @@
 Registries speak the OCI distribution-spec 1.1 and Docker's registry protocol v2.
 """
 
-from remotes.credentials import Credentials, CredentialSource, DockerConfig, Given, first_of
+from remotes.credentials import Credentials, CredentialSource, DockerConfig, Given, Origin, first_of
 from remotes.errors import Exchange, RegistryError
 from remotes.fetcher import Source
 from remotes.hosts import Hosts, HostSettings, Tls
@@ -19,6 +19,7 @@ __all__ = [
     "Given",
     "HostSettings",
     "Hosts",
+    "Origin",
     "Pusher",
     "Quota",
     "Registries",

@@ -7,6 +7,7 @@ the same client as all else. How a token is asked for is `remotes.token`'s.
 import threading
 import time
 from collections.abc import Callable, Generator
+from copy import copy
 from dataclasses import dataclass, field
 
 import httpx
@@ -14,7 +15,8 @@ import httpx
 from ocispec.errors import Denied
 from remotes.challenge import Challenge, parse
 from remotes.credentials import Credentials
-from remotes.errors import log_in, one_line, redact
+from remotes.errors import RegistryDenied, from_response, redact
+from remotes.login import Login
 from remotes.token import Tokens, TokenServer, merge
 
 # A token is not used in its last seconds: it would expire on the way.
@@ -41,11 +43,12 @@ class _Grant:
 class HostAuth:
     """What one registry was told and gave so far; shared by all requests to it with these credentials. Thread-safe."""
 
-    def __init__(self, host: str, credentials: Credentials | None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self.host = host
-        self.credentials = credentials
-        self.tokens = Tokens(host, credentials)
-        self.password_is_good: bool | None = None  # not tried yet
+    def __init__(self, login: Login, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.host = login.host
+        self.login = login
+        self.tokens = Tokens(login)
+        self.password_is_good = False  # not tried yet
+        self.refused: RegistryDenied | None = None
         self._clock = clock
         self._grants: dict[str, _Grant] = {}
         self._asking: dict[str, threading.Lock] = {}
@@ -116,7 +119,7 @@ class RegistryAuth(httpx.Auth):
 
     def _answer(self, challenges: list[Challenge], request: httpx.Request, sent: str | None) -> _Flow:
         """The header that may satisfy one of the challenges; None where there is nothing to offer."""
-        credentials = self._host.credentials
+        credentials = self._host.login.credentials
         with self._host.asking(self._scopes):
             known = self._host.grant(self._scopes)
             if known is not None and known != sent:
@@ -138,19 +141,21 @@ class RegistryAuth(httpx.Auth):
         It is tried by one request alone, while others wait: who sends a wrong one often is locked out by some registries.
 
         Raises:
-            Denied: it was refused before.
+            Denied: it is refused, or was before; all requests are told the same.
         """
         header = credentials.basic()
         with self._host.asking("basic"):
-            if self._host.password_is_good is False:
-                who = f"{self._host.host}: user {one_line(credentials.username)!r}"
-                raise Denied(f"{who} is refused with this password; {log_in(self._host.host)}")
-            if self._host.password_is_good is None:
+            if self._host.refused is not None:
+                raise copy(self._host.refused)
+            if not self._host.password_is_good:
                 request.headers["Authorization"] = header
                 response = yield request
-                self._host.password_is_good = response.status_code != httpx.codes.UNAUTHORIZED
-            if self._host.password_is_good:
-                self._host.keep(self._scopes, header)
+                if response.status_code == httpx.codes.UNAUTHORIZED and is_same_server(response.request.url, request.url):
+                    exchange = from_response(self._host.host, response).exchange
+                    self._host.refused = self._host.login.refused(credentials, exchange)
+                    raise self._host.refused
+                self._host.password_is_good = True
+            self._host.keep(self._scopes, header)
         return header if "Authorization" not in request.headers else None
 
     def _token(self, source: _Source, request: httpx.Request) -> _Flow:

@@ -25,6 +25,7 @@ _HUB_SERVER = "https://index.docker.io/v1/"
 _HUB_NAMES = frozenset({_HUB, _HUB_SERVER, "index.docker.io", "registry-1.docker.io"})
 # Where podman has a user's file without XDG_RUNTIME_DIR, as root does.
 _RUN = Path("/run/containers")
+_DOCKERS = "config.json"
 # With this user name, a helper's secret is an identity token.
 _TOKEN_USER = "<token>"  # noqa: S105 - no password
 
@@ -32,15 +33,35 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
+class Origin:
+    """Where credentials are from, and what to do there if they are refused, as messages say both. Neither is secret."""
+
+    place: str
+    remedy: str
+
+
+_CALLER = Origin("the caller", "give others")
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Credentials:
     """A user and a password or access token, an identity token, or both. No secret shows in any representation.
 
     An identity token is an OAuth2 refresh token: a token server takes it in place of user and password, a registry does not.
+    Credentials are equal wherever they are from.
     """
 
     username: str
     password: str = field(repr=False)
     identity_token: str | None = field(default=None, repr=False)
+    origin: Origin = field(default=_CALLER, compare=False)
+
+    @property
+    def told(self) -> str:
+        """What they are, whose and from where, without the secret: `the password of user 'me' (from PLACE)`."""
+        what = "password" if self.has_password else "identity token"
+        whose = f" of user {one_line(self.username)!r}" if self.username else ""
+        return f"the {what}{whose} (from {self.origin.place})"
 
     @property
     def has_password(self) -> bool:
@@ -121,22 +142,29 @@ class DockerConfig:
         if answer is None:
             return None
         if answer.username == _TOKEN_USER:
-            return Credentials("", "", identity_token=answer.secret)
-        return Credentials(answer.username, answer.secret)
+            return Credentials("", "", identity_token=answer.secret, origin=found.origin)
+        return Credentials(answer.username, answer.secret, origin=found.origin)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class _Helper:
-    """A helper, and what it is asked for."""
+    """A helper, what it is asked for, and where the file says so."""
 
     name: HelperName
     server: str
+    at: str
+
+    @property
+    def origin(self) -> Origin:
+        server = _HUB if self.server in _HUB_NAMES else self.server
+        return Origin(f"docker-credential-{self.name}, named in {self.at}", f"log in anew with {log_in(server)}")
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class _File:
     """One file. Its keys are bare; None stands for an entry without secrets, and for a registry that is to have no helper."""
 
+    path: Path
     auths: Mapping[str, Credentials | None]
     helpers: Mapping[str, _Helper | None]
     store: HelperName | None
@@ -153,7 +181,12 @@ class _File:
         if entry is not None or self.store is None or any(key in self.helpers for key in keys):
             return entry
         host = keys[-1]
-        return _Helper(name=self.store, server=_HUB_SERVER if host == _HUB else host)
+        return _Helper(name=self.store, server=_HUB_SERVER if host == _HUB else host, at=f"{self.path}: credsStore")
+
+
+def log_in(host: str, *tools: str) -> str:
+    """The commands that log in at a registry with docker's or podman's, or with `tools` alone."""
+    return " or ".join(f"'{tool} login {host}'" for tool in tools or ("docker", "podman"))
 
 
 def _first(keys: Sequence[str], found: Mapping[str, T]) -> T | None:
@@ -194,7 +227,7 @@ def _paths(environ: Mapping[str, str]) -> Iterator[Path]:
     elif os.access(own := _RUN / str(os.getuid()), os.X_OK):  # all of _RUN may be root's alone
         yield own / "auth.json"
     yield Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "containers", "auth.json")
-    yield Path(environ.get("DOCKER_CONFIG") or Path.home() / ".docker", "config.json")
+    yield Path(environ.get("DOCKER_CONFIG") or Path.home() / ".docker", _DOCKERS)
 
 
 def _load(path: Path) -> _File | None:
@@ -209,14 +242,25 @@ def _load(path: Path) -> _File | None:
     if not isinstance(document, dict):
         raise InvalidInput(f"{path}: expected an object with auths")
     return _File(
-        auths=_auths(_object(document.get("auths"), f"{path}: auths"), f"{path}: auths"),
+        path=path,
+        auths=_auths(_object(document.get("auths"), f"{path}: auths"), path),
         helpers=_helpers(_object(document.get("credHelpers"), f"{path}: credHelpers"), f"{path}: credHelpers"),
         store=_helper_name(document.get("credsStore"), f"{path}: credsStore"),
     )
 
 
-def _auths(document: Mapping[str, Any], at: str) -> dict[str, Credentials | None]:
-    return _by_bare_key({key: _credentials(_object(value, _at(at, key)), _at(at, key)) for key, value in document.items()})
+def _auths(document: Mapping[str, Any], path: Path) -> dict[str, Credentials | None]:
+    found = {}
+    for key, value in document.items():
+        origin = Origin(_at(f"{path}: auths", key), f"log in anew with {_anew(key, path)}")
+        found[key] = _credentials(_object(value, origin.place), origin)
+    return _by_bare_key(found)
+
+
+def _anew(key: str, path: Path) -> str:
+    """What replaces an entry or goes before it. Docker knows no namespaces, and its file comes after those of podman."""
+    bare = _bare(key)
+    return log_in(_shown(bare), "docker" if path.name == _DOCKERS and "/" not in bare else "podman")
 
 
 def _helpers(document: Mapping[str, Any], at: str) -> dict[str, _Helper | None]:
@@ -225,19 +269,20 @@ def _helpers(document: Mapping[str, Any], at: str) -> dict[str, _Helper | None]:
         name = _helper_name(value, _at(at, key))
         # For Docker Hub each tool has its own key, and had the helper store the credentials under that.
         server = key if key in _HUB_NAMES else _bare(key).partition("/")[0]
-        found[key] = _Helper(name=name, server=server) if name else None
+        found[key] = _Helper(name=name, server=server, at=_at(at, key)) if name else None
     return _by_bare_key(found)
 
 
-def _credentials(entry: Mapping[str, Any], at: str) -> Credentials | None:
+def _credentials(entry: Mapping[str, Any], origin: Origin) -> Credentials | None:
     """None for an entry without secrets: their place is a credential helper."""
+    at = origin.place
     texts = {name: _text(entry.get(name), _at(at, name)) for name in ("username", "password", "auth", "identitytoken")}
     token = texts["identitytoken"] or None
     if texts["username"] and texts["password"]:
-        return Credentials(texts["username"], texts["password"], token)
+        return Credentials(texts["username"], texts["password"], token, origin)
     if texts["auth"]:
-        return Credentials(*_decoded(texts["auth"], _at(at, "auth")), token)
-    return Credentials(texts["username"], "", token) if token else None
+        return Credentials(*_decoded(texts["auth"], _at(at, "auth")), token, origin)
+    return Credentials(texts["username"], "", token, origin) if token else None
 
 
 def _decoded(text: str, at: str) -> tuple[str, str]:
@@ -280,5 +325,9 @@ def _helper_name(value: Any, at: str) -> HelperName | None:
 
 
 def _at(at: str, key: str) -> str:
-    """The path of a key, as it may be shown: a URL may have a password before its host."""
-    return f"{at}.{one_line(key.rpartition('@')[2])}"
+    return f"{at}.{_shown(key)}"
+
+
+def _shown(key: str) -> str:
+    """A key as it may be shown: a URL may have a password before its host."""
+    return one_line(key.rpartition("@")[2])

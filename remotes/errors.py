@@ -27,6 +27,8 @@ _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LEN
 # X509_V_ERR_ of OpenSSL (openssl-verify(1)): issuer or its certificate not found, self-signed alone and in a chain, only one.
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 _SET_TLS = "set tls: {} for it in a file of hosts"
+ADVICE = "dist.advice"
+"""Extension of a request: what there is to do for who is not let in, a text that is no secret."""
 _BODY_BYTES = 4096
 _CODES = 5
 _TEXT = 200
@@ -87,24 +89,19 @@ _CLASSES: dict[int, tuple[type[RegistryError], str]] = {
 }
 
 
-def log_in(host: str = "") -> str:
-    """What to do for who is not let in, at the registry `host` if it is to be said."""
-    commands = " or ".join(f"'{tool} login{host and f' {host}'}'" for tool in ("docker", "podman"))
-    return f"log in with {commands}, give --username and --password-stdin, or give a run a credentials block (--credentials)"
-
-
 def from_response(subject: str, response: httpx.Response) -> RegistryError:
     """The error for a response whose status is not the expected one; reads the start of its body.
 
-    `subject` names what was asked for.
+    `subject` names what was asked for. What its request has as `ADVICE` is told to who is not let in.
     """
     status = response.status_code
     kind, meaning = _CLASSES.get(status, (RegistryRefused, "the registry refuses"))
     if status >= httpx.codes.INTERNAL_SERVER_ERROR:
         kind, meaning = RegistryUnavailable, "the registry fails"
     codes = _codes(response)
-    if kind is RegistryDenied and not _is_elsewhere(response):
-        meaning = f"{meaning}; {log_in()}"
+    advice = response.request.extensions.get(ADVICE)
+    if kind is RegistryDenied and advice and not _is_elsewhere(response):
+        meaning = f"{meaning}; {advice}"
     elif status == httpx.codes.BAD_REQUEST and response.request.url.scheme == "http" and not codes:
         # So servers answer that speak TLS (Go's, nginx), and perhaps others: a HEAD has no words.
         meaning = f"{meaning}; it was asked in http: {_SET_TLS.format('enabled')}, if it speaks https"

@@ -6,7 +6,7 @@ text → Reference → Registries.resolve → (name, descriptor, fetcher) → fe
 import http.cookiejar
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -21,6 +21,7 @@ from remotes.errors import redact
 from remotes.fetcher import Fetcher, Source
 from remotes.foreign import Foreign
 from remotes.hosts import Hosts
+from remotes.login import Login
 from remotes.mirrors import Mirrored
 from remotes.pusher import Pusher
 from remotes.ranges import Ranges
@@ -52,12 +53,20 @@ class Resolved:
 class Registries:
     """All registries, through one client. Thread-safe; close it, or use it in a `with` block.
 
-    `left_alone` is told of those that are not to be asked for a while.
+    `ways` say how the user could give credentials, see `remotes.login`. `left_alone` is told of registries that are not to be
+    asked for a while.
     """
 
-    def __init__(self, settings: RegistrySettings, *, credentials: CredentialSource, left_alone: LeftAlone = nobody) -> None:
+    def __init__(
+        self,
+        settings: RegistrySettings,
+        *,
+        credentials: CredentialSource,
+        ways: Sequence[str] = (),
+        left_alone: LeftAlone = nobody,
+    ) -> None:
         self._settings = settings
-        self._credentials = credentials
+        self._credentials, self._ways = credentials, ways
         self._ranges = Ranges()
         self._foreign = Foreign(self._ranges)
         self._repositories: dict[tuple[str, str], Repository] = {}
@@ -135,7 +144,8 @@ class Registries:
     def _auth_of(self, host: str, name: str) -> HostAuth:
         credentials = self._credentials(host, name)  # which may run a program, so no lock is held
         with self._guard:
-            return self._auth.setdefault((host, credentials), HostAuth(host, credentials))
+            login = Login(host=host, credentials=credentials, ways=self._ways)
+            return self._auth.setdefault((host, credentials), HostAuth(login))
 
     def abort(self) -> None:
         """Break off whatever is under way: it fails with Unavailable, and so does all that follows."""

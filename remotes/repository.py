@@ -8,7 +8,7 @@ import httpx
 
 from ocispec.errors import Unavailable, Unsupported
 from remotes.auth import HostAuth, RegistryAuth, is_same_server
-from remotes.errors import from_response, from_transport, one_line, redact
+from remotes.errors import ADVICE, from_response, from_transport, one_line, redact
 from remotes.hosts import Capability
 from remotes.token import to_delete, to_pull, to_push
 from remotes.transport import FOREIGN
@@ -125,9 +125,10 @@ class Repository:
         body: Iterable[bytes] | bytes = b"",
         extensions: Mapping[str, Any] = _NONE,
     ) -> httpx.Response:
+        told = {ADVICE: self._host.login.advice} if auth else {}
         try:
             request = self._client.build_request(
-                method, url, headers=dict(headers), content=body or None, extensions=dict(extensions)
+                method, url, headers=dict(headers), content=body or None, extensions={**extensions, **told}
             )
             return self._client.send(request, auth=auth, stream=True)
         except httpx.RequestError as exc:

@@ -16,7 +16,8 @@ from ocispec.errors import InvalidInput, Unavailable
 from remotes.bounded import Bounded
 from remotes.challenge import Challenge
 from remotes.credentials import Credentials
-from remotes.errors import RegistryDenied, RegistryError, from_response, log_in, one_line, redact
+from remotes.errors import ADVICE, RegistryDenied, RegistryError, from_response, redact
+from remotes.login import Login
 
 # "This client_id does not need to be registered […] but should be set to a meaningful value" (OAuth2 specification).
 _CLIENT_ID = "prefect-dist"
@@ -95,8 +96,8 @@ class Token:
 class Tokens:
     """The tokens of one registry, as they are asked for. Thread-safe: what it remembers is set in single steps."""
 
-    def __init__(self, host: str, credentials: Credentials | None) -> None:
-        self._host, self._credentials = host, credentials
+    def __init__(self, login: Login) -> None:
+        self._login, self._credentials = login, login.credentials
         self._refresh: dict[TokenServer, str] = {}
         self._knows_get_only: set[TokenServer] = set()
         self._refused: dict[tuple[TokenServer, str], RegistryError] = {}
@@ -123,6 +124,12 @@ class Tokens:
 
     def _requests(self, server: TokenServer, scopes: str) -> list[httpx.Request]:
         """What to try, in this order; all but the last may be refused."""
+        found = self._attempts(server, scopes)
+        for request in found:
+            request.extensions[ADVICE] = self._login.advice
+        return found
+
+    def _attempts(self, server: TokenServer, scopes: str) -> list[httpx.Request]:
         has = self._credentials
         if has is None or server in self._knows_get_only:
             return [_by_get(server, scopes, has)]
@@ -148,16 +155,11 @@ class Tokens:
         return token
 
     def _refusal(self, response: httpx.Response) -> RegistryError:
-        error = from_response(f"token for {self._host}", response)
+        error = from_response(f"token for {self._login.host}", response)
         has, exchange = self._credentials, error.exchange
         if has is None or exchange.status not in (_REFUSES_POST if exchange.method == "POST" else {401}):
             return error
-        what = "the password" if has.has_password else "the identity token"
-        return RegistryDenied(
-            f"{self._host}: {what} of user {one_line(has.username)!r} is refused; {log_in(self._host)} "
-            f"({exchange.method} {exchange.url}: {exchange.answer})",
-            exchange,
-        )
+        return self._login.refused(has, exchange, by=f"{exchange.method} {exchange.url}")
 
 
 def _by_get(server: TokenServer, scopes: str, credentials: Credentials | None) -> httpx.Request:

@@ -57,14 +57,15 @@ class Observer(transfer.Observer, Protocol):
 class SessionSpec:
     """What a session is opened from. `store` is a path or fsspec URL.
 
-    `store_options` are fsspec's, and may be secret. `credentials` are by registry, as `remotes.Given` takes them. `offline`
-    images come from the store alone, and no source is asked.
+    `store_options` are fsspec's, and may be secret. `credentials` are by registry, as `remotes.Given` takes them; `ways` say
+    where there could be more, see `remotes.login`. `offline` images come from the store alone, and no source is asked.
     """
 
     store: str
     store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     registries: RegistrySettings = field(default_factory=RegistrySettings)
     credentials: Mapping[str, Credentials] = field(default_factory=dict, repr=False)
+    ways: tuple[str, ...] = ()
     offline: bool = False
 
 
@@ -253,7 +254,7 @@ class Session:
 
 
 _CURRENT: ContextVar[Session] = ContextVar("session")
-_GIVEN: ContextVar[CredentialSource | None] = ContextVar("given", default=None)
+_GIVEN: ContextVar[tuple[tuple[CredentialSource, str], ...]] = ContextVar("given", default=())
 
 
 def current() -> Session:
@@ -262,9 +263,12 @@ def current() -> Session:
 
 
 @contextmanager
-def known(credentials: CredentialSource) -> Iterator[None]:
-    """Have sessions that are opened in this block ask here first for credentials: what is typed is nobody's parameter."""
-    token = _GIVEN.set(credentials)
+def known(credentials: CredentialSource, *, way: str) -> Iterator[None]:
+    """Have sessions that are opened in this block ask here first for credentials: what is typed is nobody's parameter.
+
+    `way` says how the user gives them, see `remotes.login`.
+    """
+    token = _GIVEN.set(((credentials, way),))
     try:
         yield
     finally:
@@ -279,12 +283,13 @@ def open_session(spec: SessionSpec, *, observer: Observer) -> Iterator[Session]:
         InvalidInput: an unusable store or a damaged Docker configuration file.
     """
     given = _GIVEN.get()
-    sources = (*((given,) if given else ()), Given(spec.credentials).get, DockerConfig.load().get)
+    sources = (*(source for source, _ in given), Given(spec.credentials).get, DockerConfig.load().get)
+    ways = (*(way for _, way in given), *spec.ways)
     stop = stopping.current()
     with (
         open_store(spec.store, options=spec.store_options) as store,
         store.leases.hold() as lease,
-        Registries(spec.registries, credentials=first_of(*sources), left_alone=observer.left_alone) as registries,
+        Registries(spec.registries, credentials=first_of(*sources), ways=ways, left_alone=observer.left_alone) as registries,
         stop.heard(registries.abort),
     ):
         session = Session(spec, store, lease, registries, observer=observer, stopping=stop)

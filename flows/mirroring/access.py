@@ -9,7 +9,7 @@ from flows.templates import resolved
 from flows.yamlfile import Document, Place
 from ocispec import Reference
 from ocispec.errors import InvalidInput
-from remotes import Credentials, HostSettings, Tls
+from remotes import Credentials, HostSettings, Origin, Tls
 
 _HUB = "docker.io"
 _HUB_NAMES = ("index.docker.io", "registry-1.docker.io")
@@ -90,7 +90,8 @@ def _credentials(said: MirrorRegistry | Creds, key: str, place: Place, document:
         resolved(text, at=document.where((*place, name))) if text else ""
         for name, text in (("user", said.user), ("pass", said.pass_), ("token", said.token))
     )
-    return {key: Credentials(user, password, token or None)}
+    keys = [name for name, text in (("user", user), ("pass", password), ("token", token)) if text]
+    return {key: Credentials(user, password, token or None, Origin(at, f"correct {' and '.join(keys)} there"))}
 
 
 def _settings(creds: Creds, name: str, place: Place, document: Document, priorities: Mapping[str, int]) -> HostSettings:

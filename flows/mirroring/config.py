@@ -32,12 +32,13 @@ Dialect = Literal["dist", "skopeo"]
 class Mirror:
     """What a configuration says.
 
-    `store` may be `block:NAME`; None is left to whoever starts a run. `credentials` are by registry, or registry and namespace;
-    the blocks that `credential_blocks` name have more of them. `lock` is a path or URL, None keeps none. `schedules` are for
-    whoever starts runs. `warnings` name each key that has no effect, a line each.
+    `way` says how to give credentials in it. `store` may be `block:NAME`; None is left to whoever starts a run. `credentials`
+    are by registry, or registry and namespace; the blocks that `credential_blocks` name have more. `lock` is a path or URL,
+    None keeps none. `schedules` are for whoever starts runs. `warnings` name each key that has no effect, a line each.
     """
 
     path: str
+    way: str
     name: str
     store: str | None
     store_options: Mapping[str, Any]
@@ -88,6 +89,7 @@ def configured(document: Document, *, is_remembered: bool = True) -> Mirror:
     lock = file.lock or (f"{stem}.lock.json" if document.is_file else None)
     return Mirror(
         path=document.path,
+        way=f"say user and pass, or block, in registries of {document.path}",
         name=file.name or stem,
         store=store,
         store_options=options,
@@ -111,6 +113,7 @@ def _skopeos(document: Document, to: Sequence[str]) -> Mirror:
     stem = _stem(document)
     return Mirror(
         path=document.path,
+        way=f"say its credentials in {document.path}",
         name=stem,
         store=None,
         store_options={},

@@ -84,4 +84,5 @@ def specified(wanted: Mirror, store: str | None, store_options: Mapping[str, Any
         spec,
         registries=replace(spec.registries, hosts=hosts),
         credentials={**wanted.credentials, **blocks, **spec.credentials},
+        ways=(wanted.way, *spec.ways),
     )

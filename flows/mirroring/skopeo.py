@@ -22,7 +22,7 @@ from flows.yamlfile import Document, Place
 from ocispec import Digest, Reference
 from ocispec.errors import InvalidInput
 from ocispec.reference import expand
-from remotes import Credentials, HostSettings, Tls
+from remotes import Credentials, HostSettings, Origin, Tls
 
 # flags ::= "(?" letters ")";  Go has them for all that follows, Python at the very start
 _FLAGS = re.compile(r"\(\?([a-zA-Z]+)\)(.*)", re.DOTALL)
@@ -76,7 +76,11 @@ def sources(file: SkopeoFile, document: Document, to: Sequence[str]) -> Sources:
             name.partition("/")[0]: _settings(registry, (name, "cert-dir"), document) for name, registry in file.root.items()
         },
         credentials={
-            name: Credentials(registry.credentials.username, registry.credentials.password)
+            name: Credentials(
+                registry.credentials.username,
+                registry.credentials.password,
+                origin=Origin(document.where((name, "credentials")), "correct username and password there"),
+            )
             for name, registry in file.root.items()
             if registry.credentials is not None
         },

@@ -37,6 +37,21 @@ def test_a_password_from_the_environment(private: FakeRegistry) -> None:
     assert result.code == 0, result.err
 
 
+def test_a_wrong_password_is_told_with_where_it_was_given(private: FakeRegistry) -> None:
+    told = f"dist: {private.host}: the password of user 'me' (from {{}}) is refused; give the right ones ("
+    name = f"{private.host}/app:v1"
+    result = dist("resolve", name, DIST_USERNAME="me", DIST_PASSWORD="another")
+    assert result.line.startswith(told.format("$DIST_USERNAME and $DIST_PASSWORD"))
+    result = dist("resolve", name, "--username", "me", "--password-stdin", stdin=b"another", DIST_PASSWORD=SECRET)
+    assert result.line.startswith(told.format("--username and --password-stdin"))
+
+
+def test_who_gives_none_is_told_the_ways_of_the_command(private: FakeRegistry) -> None:
+    told = dist("resolve", f"{private.host}/app:v1").line
+    assert f"; give --username and --password-stdin, or log in with 'docker login {private.host}' or " in told
+    assert "--credentials" not in told
+
+
 @pytest.mark.parametrize(
     ("stdin", "says"),
     [

@@ -35,6 +35,10 @@ def test_credentials_of_our_own_block() -> None:
     RegistryCredentials(registry="a:5000", identity_token=SecretStr("token")).save("token", overwrite=True)
     found = credentials_in(["team", "registry-credentials/token"])
     assert found == {"ghcr.io/team": Credentials("me", "secret"), "a:5000": Credentials("", "", "token")}
+    assert [one.origin.place for one in found.values()] == [
+        "Prefect's block team",
+        "Prefect's block registry-credentials/token",
+    ]
     assert "secret" not in repr(found)
 
 

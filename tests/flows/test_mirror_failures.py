@@ -11,6 +11,7 @@ from ocispec import Descriptor
 from ocispec.errors import InvalidInput
 from tasks.stopping import Stopping, ending, stopped_by
 from tests import images
+from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Answer, Fault, Flip, Refuse
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, bytes_of, fetched, image, lacking, repository, results, uploaded
@@ -24,6 +25,34 @@ def source() -> FakeRegistry:  # type: ignore[misc]
         for tag, built in BUILT.items():
             images.load(source, "app", built, tag)
         yield source
+
+
+@pytest.mark.parametrize(
+    "auth", [Basic("me", "right"), Bearer(user="me", password="right", refuse_anonymous=True)], ids=["basic", "token"]
+)
+def test_credentials_of_the_configuration_that_are_wrong_are_told_alike_with_their_place(
+    mirrors: Mirrors, source: FakeRegistry, auth: Basic | Bearer
+) -> None:
+    with FakeRegistry(auth=auth) as shut:
+        known = {shut.host: {"user": "me", "pass": "topsecret"}}
+        report = mirrors.run(*(image(source, shut, f"app:{tag}") for tag in BUILT), registries=known)
+        start = (
+            f"{shut.host}: the password of user 'me' (from {mirrors.config}:1: registries.{shut.host}) is refused; "
+            "correct user and pass there ("
+        )
+        told = [error.partition(": ")[2] for error in report.errors()]
+        assert [error[: len(start)] for error in told] == [start] * len(BUILT)
+        assert len(set(told)) == 1
+        assert "topsecret" not in "".join(report.errors())
+
+
+def test_who_mirrors_without_credentials_is_told_the_ways_of_a_mirror(mirrors: Mirrors, source: FakeRegistry) -> None:
+    with FakeRegistry(auth=Basic("me", "right")) as shut:
+        (error,) = mirrors.run(image(source, shut, "app:v1")).errors()
+    assert (
+        f"; say user and pass, or block, in registries of {mirrors.config}, give the run a credentials block (--credentials), "
+        f"or log in with 'docker login {shut.host}' or 'podman login {shut.host}' (" in error
+    )
 
 
 def test_each_failure_is_told_and_no_reason_to_leave_out_anything_else(

@@ -12,8 +12,9 @@ import pytest
 
 from ocispec import Reference
 from ocispec.errors import Denied, DistError, InvalidInput, Unavailable
-from remotes import Credentials, Registries, Source
+from remotes import Credentials, Origin, Registries, Source
 from remotes.auth import HostAuth, RegistryAuth, is_same_server
+from remotes.login import Login
 from remotes.token import to_pull, to_push
 from remotes.transport import Urllib3Transport
 from tests.fakes.access import Basic, Bearer
@@ -41,6 +42,7 @@ BLOB_PATH = f"/v2/{REPOSITORY}/blobs/{WANTED.digest}"
 BLOB_GET, TOKEN_GET, TOKEN_POST = f"GET {BLOB_PATH}", "GET /token", "POST /token"
 SECRET = "hunter2hunter2"
 SECRETS = [SECRET, b64encode(f"me:{SECRET}".encode()).decode()]
+LOGIN = Login(host="registry.example", credentials=user("me", SECRET))
 THREADS = 50
 
 
@@ -172,7 +174,7 @@ def client(auth: httpx.Auth) -> httpx.Client:
 
 def test_a_token_is_used_until_shortly_before_its_end(clock: Clock) -> None:
     with serve(Bearer(expires_in=60)) as registry:
-        auth = RegistryAuth(HostAuth(registry.host, None, clock=clock), SCOPE)
+        auth = RegistryAuth(HostAuth(Login(host=registry.host), clock=clock), SCOPE)
         with client(auth) as asking:
             for now, tokens in ((0, 1), (54, 1), (55, 2), (109, 2), (110, 3)):
                 clock.now = 1000.0 + now
@@ -184,7 +186,7 @@ def test_a_token_is_used_until_shortly_before_its_end(clock: Clock) -> None:
     ("answer", "life_s"), [({}, 55), ({"expires_in": 3}, 1), ({"expires_in": -1}, 1), ({"expires_in": 900}, 895)]
 )
 def test_the_life_of_a_token(clock: Clock, answer: dict[str, Any], life_s: float) -> None:
-    host = HostAuth("registry.example", None, clock=clock)
+    host = HostAuth(Login(host="registry.example"), clock=clock)
     flow = RegistryAuth(host, SCOPE).sync_auth_flow(request())
     challenged(flow, BEARER)
     flow.send(httpx.Response(200, json={"token": "abc", **answer}))
@@ -222,7 +224,7 @@ def test_a_wrong_password_for_a_token() -> None:
         error = refusal(registries, registry)
         assert isinstance(error, Denied)
         assert not error.retryable
-        check_told(error, registry.host, "'me'", f"docker login {registry.host}", "--password-stdin")
+        check_told(error, registry.host, "the password of user 'me' (from the caller) is refused; give others (GET http://")
         assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET]
         assert str(refusal(registries, registry)) == str(error)  # said again, not asked again: an account may be locked
         assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET, BLOB_GET]
@@ -244,10 +246,54 @@ def test_a_wrong_password_is_tried_once_for_all_threads() -> None:
 
 def test_a_wrong_password() -> None:
     with serve(Basic("me", "right")) as registry, log_in("me", SECRET) as registries:
-        assert isinstance(refusal(registries, registry), Denied)
+        error = refusal(registries, registry)
+        assert isinstance(error, Denied)
+        assert str(error) == (
+            f"{registry.host}: the password of user 'me' (from the caller) is refused; give others "
+            "(401 UNAUTHORIZED: authentication required)"
+        )
         assert asked(registry) == [BLOB_GET] * 2
-        assert isinstance(refusal(registries, registry), Denied)
+        assert str(refusal(registries, registry)) == str(error)
         assert asked(registry) == [BLOB_GET] * 3
+
+
+@pytest.mark.parametrize("auth", [Basic("me", "right"), Bearer(user="me", password="right", refuse_anonymous=True)])
+def test_a_wrong_password_is_told_to_all_alike(auth: Basic | Bearer) -> None:
+    wrong = Credentials("me", SECRET, origin=Origin("mirror.yaml:3: registries.a", "correct user and pass there"))
+    with serve(auth) as registry, Registries(SETTINGS, credentials=lambda *_: wrong) as registries:
+        source = fetcher(registries, registry)
+        with ThreadPoolExecutor(THREADS) as threads:
+            told = {str(error) for _, error in threads.map(lambda _: read_until_error(source, WANTED), range(THREADS))}
+        (one,) = told
+        assert one.startswith(
+            f"{registry.host}: the password of user 'me' (from mirror.yaml:3: registries.a) is refused; "
+            "correct user and pass there ("
+        )
+
+
+def test_a_password_is_not_wrong_because_a_redirect_leads_to_a_401(other: FakeRegistry) -> None:
+    with serve(Basic("me", SECRET)) as registry, log_in("me", SECRET) as registries:
+        registry.inject(Fault(path=BLOB_PATH, action=Redirect(f"http://{other.host}{{path}}")))
+        other.inject(Fault(path=BLOB_PATH, action=Answer(401, ())))
+        assert "is refused" not in str(refusal(registries, registry))
+        assert read(fetcher(registries, registry), WANTED) == BLOB
+
+
+def test_who_has_no_rights_is_told_whose_they_are() -> None:
+    with serve(Basic("me", SECRET)) as registry, log_in("me", SECRET) as registries:
+        registry.inject(Fault(path=BLOB_PATH, action=Answer(403, ())))
+        assert "access denied; the password of user 'me' (from the caller) is not enough; have this user allowed" in str(
+            refusal(registries, registry)
+        )
+
+
+@pytest.mark.parametrize("auth", [Basic("me", "right"), Bearer(user="me", password="right", refuse_anonymous=True)])
+def test_who_has_no_credentials_is_told_the_ways_that_there_are(auth: Basic | Bearer) -> None:
+    with serve(auth) as registry:
+        command = f"log in with 'docker login {registry.host}' or 'podman login {registry.host}' (GET "
+        for ways, told in ((), f"; {command}"), (("say it", "ring"), f"; say it, ring, or {command}"):
+            with Registries(SETTINGS, credentials=anonymous, ways=ways) as registries:
+                assert told in str(refusal(registries, registry))
 
 
 def test_no_credentials(registries: Registries) -> None:
@@ -339,7 +385,7 @@ def challenged(flow: Any, challenge: str, *, answered_at: str | None = None) -> 
 
 
 def flow_for(url: str = "https://registry.example/v2/", *, scopes: tuple[str, ...] = (SCOPE,)) -> Any:
-    return RegistryAuth(HostAuth("registry.example", user("me", SECRET)), *scopes).sync_auth_flow(request(url))
+    return RegistryAuth(HostAuth(LOGIN), *scopes).sync_auth_flow(request(url))
 
 
 def asked_scope(ask: httpx.Request) -> str:
@@ -375,7 +421,7 @@ def test_what_is_wanted_and_what_a_challenge_names_is_asked_for(challenge: str, 
 
 
 def test_the_order_of_scopes_does_not_matter() -> None:
-    host = HostAuth("registry.example", None)
+    host = HostAuth(Login(host="registry.example"))
     flow = RegistryAuth(host, *MOUNT).sync_auth_flow(request())
     ask = challenged(flow, BEARER)
     flow.send(httpx.Response(200, json={"token": "abc"}, request=ask))
@@ -384,20 +430,22 @@ def test_the_order_of_scopes_does_not_matter() -> None:
 
 
 def test_empty_parameters_are_as_good_as_none() -> None:
-    anonymous_flow = RegistryAuth(HostAuth("registry.example", None), SCOPE).sync_auth_flow(request())
+    anonymous_flow = RegistryAuth(HostAuth(Login(host="registry.example")), SCOPE).sync_auth_flow(request())
     with closing(anonymous_flow):
         ask = challenged(anonymous_flow, 'Bearer realm="https://auth.example/token",scope="",service=""')
         assert dict(ask.url.params) == {"scope": SCOPE}
 
 
 def test_an_identity_token_is_nothing_for_a_registry() -> None:
-    flow = RegistryAuth(HostAuth("registry.example", Credentials("me", "", SECRET)), SCOPE).sync_auth_flow(request())
+    flow = RegistryAuth(
+        HostAuth(Login(host="registry.example", credentials=Credentials("me", "", SECRET))), SCOPE
+    ).sync_auth_flow(request())
     with closing(flow), pytest.raises(StopIteration):
         challenged(flow, "Basic realm=a")
 
 
 def test_an_ended_token_is_replaced_before_anything_is_sent(clock: Clock) -> None:
-    host = HostAuth("registry.example", None, clock=clock)
+    host = HostAuth(Login(host="registry.example"), clock=clock)
     flow = RegistryAuth(host, SCOPE).sync_auth_flow(request())
     ask = challenged(flow, f'{BEARER},scope="repository:more:pull"')
     flow.send(httpx.Response(200, json={"token": "abc"}, request=ask))
@@ -409,7 +457,7 @@ def test_an_ended_token_is_replaced_before_anything_is_sent(clock: Clock) -> Non
 
 
 def test_a_refused_token_is_not_sent_again() -> None:
-    host = HostAuth("registry.example", None)
+    host = HostAuth(Login(host="registry.example"))
     host.keep(SCOPE, "Bearer refused")
     flow = RegistryAuth(host, SCOPE).sync_auth_flow(request())
     ask = challenged(flow, f'{BEARER},error="invalid_token"')
@@ -419,7 +467,7 @@ def test_a_refused_token_is_not_sent_again() -> None:
 
 
 def test_an_ended_token_is_not_replaced_by_way_of_plain_http(clock: Clock) -> None:
-    host = HostAuth("registry.example", user("me", SECRET), clock=clock)
+    host = HostAuth(LOGIN, clock=clock)
     flow = RegistryAuth(host, SCOPE).sync_auth_flow(request("http://registry.example/v2/"))
     ask = challenged(flow, 'Bearer realm="http://auth.example/token"')
     flow.send(httpx.Response(200, json={"token": "abc"}, request=ask))
@@ -440,7 +488,7 @@ def test_a_password_does_not_follow_a_redirect(status: int) -> None:
             return httpx.Response(200, json={"access_token": "abc"})
         return httpx.Response(401, headers={"WWW-Authenticate": BEARER})
 
-    auth = RegistryAuth(HostAuth("registry.example", user("me", SECRET)), SCOPE)
+    auth = RegistryAuth(HostAuth(LOGIN), SCOPE)
     with httpx.Client(transport=httpx.MockTransport(serve), follow_redirects=True) as asking:
         asking.get("https://registry.example/v2/", auth=auth)
     hosts = [one.url.host for one in seen]
@@ -526,13 +574,13 @@ def test_the_first_challenge_that_can_be_met_is() -> None:
     with closing(flow_for()) as flow:
         again = challenged(flow, f"Negotiate, Basic realm=a, {BEARER}")
         assert again.headers["authorization"].startswith("Basic ")
-    anonymous_flow = RegistryAuth(HostAuth("registry.example", None), SCOPE).sync_auth_flow(request())
+    anonymous_flow = RegistryAuth(HostAuth(Login(host="registry.example")), SCOPE).sync_auth_flow(request())
     with closing(anonymous_flow):
         assert challenged(anonymous_flow, f"Basic realm=a, {BEARER}").url.host == "auth.example"
 
 
 def test_a_flow_that_is_given_up_lets_others_ask() -> None:
-    host = HostAuth("registry.example", None)
+    host = HostAuth(Login(host="registry.example"))
     with closing(RegistryAuth(host, SCOPE).sync_auth_flow(request())) as flow:
         challenged(flow, BEARER)
         assert host.asking(SCOPE).locked()
@@ -540,7 +588,7 @@ def test_a_flow_that_is_given_up_lets_others_ask() -> None:
 
 
 def test_secrets_show_in_no_representation() -> None:
-    host = HostAuth("registry.example", user("me", SECRET))
+    host = HostAuth(LOGIN)
     host.keep(SCOPE, f"Bearer {SECRET}")
     for one in (host, host.__dict__, RegistryAuth(host, SCOPE), anonymous):
         assert SECRET not in f"{one!r} {one}"

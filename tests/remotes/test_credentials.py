@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ocispec.errors import Denied, InvalidInput
 from remotes import credentials
-from remotes.credentials import Credentials, DockerConfig, Given, first_of
+from remotes.credentials import Credentials, DockerConfig, Given, Origin, first_of
 from tests.peers.processes import require
 from tests.peers.registry import LOGIN, cncf_registry
 from tests.remotes.asking import check_told, user
@@ -407,6 +407,44 @@ def test_a_helper_that_knows_nothing_leaves_it_to_the_next_file(tmp_path: Path, 
     assert programs.asked == ["knows-nothing get r.example", "first get r.example"]
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "wanted", "told"),
+    [
+        (DOCKER, "r.example", "r.example/a", ("auths.r.example", "'docker login r.example'")),
+        (DOCKER, HUB_SERVER, "docker.io/a", (f"auths.{HUB_SERVER}", "'docker login docker.io'")),
+        (DOCKER, f"https://me:{SECRET}@r.example/v1/", "r.example/a", ("auths.r.example/v1/", "'docker login r.example'")),
+        (DOCKER, "r.example/a", "r.example/a", ("auths.r.example/a", "'podman login r.example/a'")),
+        (CONFIG, "r.example", "r.example/a", ("auths.r.example", "'podman login r.example'")),
+    ],
+)
+def test_credentials_of_a_file_say_where_they_are_and_what_replaces_them(
+    tmp_path: Path, file: str, key: str, wanted: str, told: tuple[str, str]
+) -> None:
+    place, command = told
+    config = DockerConfig.load(environment(tmp_path, {file: {"auths": {key: {"auth": encoded(f"me:{SECRET}")}}}}))
+    found = config.get(*wanted.split("/"))
+    assert found == ME
+    assert found.origin == Origin(f"{tmp_path / file}: {place}", f"log in anew with {command}")
+    assert found.told == f"the password of user 'me' (from {tmp_path / file}: {place})"
+
+
+@pytest.mark.parametrize(
+    ("document", "host", "key"),
+    [
+        ({"credsStore": "first"}, "r.example", "credsStore"),
+        ({"credsStore": "first"}, "docker.io", "credsStore"),
+        ({"credHelpers": {"r.example": "first"}}, "r.example", "credHelpers.r.example"),
+    ],
+)
+def test_credentials_of_a_helper_say_which_and_who_names_it(programs: Programs, document: Any, host: str, key: str) -> None:
+    found = DockerConfig.load(environment(programs.directory, {DOCKER: document})).get(host, "a")
+    assert found is not None
+    assert found.origin == Origin(
+        f"docker-credential-first, named in {programs.directory / DOCKER}: {key}",
+        f"log in anew with 'docker login {host}' or 'podman login {host}'",
+    )
+
+
 def test_a_helper_may_give_an_identity_token(tmp_path: Path, programs: Programs) -> None:
     programs.install("token", knows("<token>", SECRET))
     config = DockerConfig.load(environment(tmp_path, {DOCKER: {"credsStore": "token"}}))
@@ -500,7 +538,7 @@ ENTRIES = st.dictionaries(st.sampled_from(["username", "password", "auth", "iden
 )
 def test_any_document_can_be_read(entries: dict[str, Any], helpers: dict[str, Any]) -> None:
     try:
-        credentials._auths(entries, "here: auths")
+        credentials._auths(entries, Path("here"))
         credentials._helpers(helpers, "here: credHelpers")
     except InvalidInput as exc:
         check_told(exc, "here: ")

@@ -12,6 +12,7 @@ import pytest
 from ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable
 from remotes import Exchange, RegistryError
 from remotes.errors import (
+    ADVICE,
     RegistryDenied,
     RegistryNotFound,
     RegistryRefused,
@@ -145,7 +146,9 @@ def test_classes(status: int, kind: type[RegistryError], meant: type[DistError])
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_who_is_not_let_in_is_told_what_there_is_to_do(status: int) -> None:
-    check_told(refused(status, {}), "docker login", "podman login", "--username and --password-stdin", "--credentials")
+    request = httpx.Request("GET", REQUEST.url, extensions={ADVICE: "ring the bell"})
+    assert "; ring the bell (GET " in str(from_response("it", httpx.Response(status, request=request)))
+    assert ";" not in str(refused(status, {})).partition("(")[0]  # asked without anybody's credentials
 
 
 @pytest.mark.parametrize(
@@ -165,8 +168,9 @@ def test_a_bad_request_may_be_one_that_should_have_been_https(url: str, document
 @pytest.mark.parametrize(("at", "told"), [("https://registry.example/b", True), ("https://storage.example/b", False)])
 def test_a_login_is_not_for_where_a_redirect_leads(at: str, *, told: bool) -> None:
     before = httpx.Response(307, request=REQUEST)
-    redirected = httpx.Response(403, request=httpx.Request("GET", at), history=[before])
-    assert ("docker login" in str(from_response("it", redirected))) is told
+    request = httpx.Request("GET", at, extensions={ADVICE: "ring the bell"})
+    redirected = httpx.Response(403, request=request, history=[before])
+    assert ("ring the bell" in str(from_response("it", redirected))) is told
 
 
 @pytest.mark.parametrize(

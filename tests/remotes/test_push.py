@@ -12,6 +12,7 @@ from ocispec import Descriptor, Digest
 from ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
 from remotes import Registries
 from remotes.auth import HostAuth
+from remotes.login import Login
 from remotes.pusher import Pusher
 from remotes.repository import Repository
 from remotes.transport import Urllib3Transport
@@ -366,7 +367,7 @@ def test_who_asks_to_wait_is_left_alone_and_gone_on_with_later(registry: FakeReg
     with httpx.Client(transport=Urllib3Transport(connect_timeout_s=10, read_timeout_s=10)) as client:  # which does not wait
         locator = f"{registry.host}/{REPOSITORY}"
         url = f"http://{registry.host}/v2/{REPOSITORY}"
-        own = Repository(client, HostAuth(registry.host, None), url=url, name=REPOSITORY, locator=locator)
+        own = Repository(client, HostAuth(Login(host=registry.host)), url=url, name=REPOSITORY, locator=locator)
         target = Pusher(own, chunk_bytes=CHUNK)
         assert isinstance(refusal(lambda: target.upload(WANTED, Reader(BLOB))), Unavailable)
         assert shape(registry) == ["POST", "PATCH", "PATCH"]

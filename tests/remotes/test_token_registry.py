@@ -12,6 +12,7 @@ from ocispec import Reference
 from ocispec.errors import Denied
 from remotes import Credentials, Registries
 from remotes.auth import HostAuth, RegistryAuth
+from remotes.login import Login
 from remotes.token import to_pull, to_push
 from remotes.transport import Urllib3Transport
 from tests import images
@@ -117,7 +118,7 @@ def test_a_server_that_knows_get_only_is_asked_by_post_once(
     guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client, status: int
 ) -> None:
     tokens.post_status = status
-    host = HostAuth(guarded.host, LOGGED_IN)
+    host = HostAuth(Login(host=guarded.host, credentials=LOGGED_IN))
     for repository in (PRIVATE, PUBLIC):
         auth = RegistryAuth(host, to_pull(repository))
         assert client.get(f"http://{guarded.host}/v2/{repository}/blobs/{DIGEST}", auth=auth).content == LAYER
@@ -127,7 +128,7 @@ def test_a_server_that_knows_get_only_is_asked_by_post_once(
 
 def test_a_refresh_token_spares_the_password(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
     tokens.gives_refresh = True
-    host = HostAuth(guarded.host, LOGGED_IN)
+    host = HostAuth(Login(host=guarded.host, credentials=LOGGED_IN))
     for repository in (PRIVATE, PUBLIC):
         auth = RegistryAuth(host, to_pull(repository))
         assert client.get(f"http://{guarded.host}/v2/{repository}/blobs/{DIGEST}", auth=auth).is_success
@@ -148,7 +149,7 @@ def test_a_refresh_token_spares_the_password(guarded: CncfRegistry, tokens: Toke
 
 @pytest.mark.parametrize("credentials", [LOGGED_IN, WITH_IDENTITY], ids=["password", "identity"])
 def test_an_upload(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client, credentials: Credentials) -> None:
-    auth = RegistryAuth(HostAuth(guarded.host, credentials), to_push(NEW))
+    auth = RegistryAuth(HostAuth(Login(host=guarded.host, credentials=credentials)), to_push(NEW))
     begun = client.post(f"http://{guarded.host}/v2/{NEW}/blobs/uploads/", auth=auth)
     assert begun.status_code == 202
     blob = b"uploaded"
@@ -157,7 +158,7 @@ def test_an_upload(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Cli
 
 
 def test_a_mount(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
-    auth = RegistryAuth(HostAuth(guarded.host, LOGGED_IN), to_push("team/mounted"), to_pull(PRIVATE))
+    auth = RegistryAuth(HostAuth(Login(host=guarded.host, credentials=LOGGED_IN)), to_push("team/mounted"), to_pull(PRIVATE))
     where = {"mount": DIGEST, "from": PRIVATE}
     answer = client.post(f"http://{guarded.host}/v2/team/mounted/blobs/uploads/", params=where, auth=auth)
     assert answer.status_code == 201
@@ -165,7 +166,7 @@ def test_a_mount(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Clien
 
 
 def test_a_push_that_the_user_may_not(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
-    auth = RegistryAuth(HostAuth(guarded.host, None), to_push(PUBLIC))
+    auth = RegistryAuth(HostAuth(Login(host=guarded.host)), to_push(PUBLIC))
     before = len(guarded.requests())
     assert client.post(f"http://{guarded.host}/v2/{PUBLIC}/blobs/uploads/", auth=auth).status_code == 401
     assert len(tokens.requests) == 1
@@ -176,7 +177,7 @@ def test_a_push_that_the_user_may_not(guarded: CncfRegistry, tokens: TokenServer
 
 
 def test_a_token_that_ends_during_a_long_read(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
-    host = HostAuth(guarded.host, LOGGED_IN)
+    host = HostAuth(Login(host=guarded.host, credentials=LOGGED_IN))
     auth = RegistryAuth(host, to_pull(PRIVATE))
     url, before = f"http://{guarded.host}/v2/{PRIVATE}/blobs/{DIGEST}", len(guarded.requests())
     with client.stream("GET", url, auth=auth) as answer:
@@ -189,7 +190,7 @@ def test_a_token_that_ends_during_a_long_read(guarded: CncfRegistry, tokens: Tok
 
 
 def test_a_token_that_ends_during_an_upload(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
-    host = HostAuth(guarded.host, LOGGED_IN)
+    host = HostAuth(Login(host=guarded.host, credentials=LOGGED_IN))
     auth = RegistryAuth(host, to_push(NEW))
     answer = client.post(f"http://{guarded.host}/v2/{NEW}/blobs/uploads/", auth=auth)
     for start in range(0, len(LAYER), 1_000_000):
@@ -206,7 +207,7 @@ def test_an_ended_token_is_replaced_once_for_all_threads(
     guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client, told: str
 ) -> None:
     now = [1000.0]
-    host = HostAuth(guarded.host, LOGGED_IN, clock=lambda: now[0])
+    host = HostAuth(Login(host=guarded.host, credentials=LOGGED_IN), clock=lambda: now[0])
     auth = RegistryAuth(host, to_pull(PRIVATE))
     url = f"http://{guarded.host}/v2/{PRIVATE}/blobs/{DIGEST}"
     assert client.head(url, auth=auth).is_success
@@ -229,7 +230,7 @@ def test_a_token_whose_time_is_up_is_replaced_before_a_body_is_sent(
     guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client
 ) -> None:
     now = [1000.0]
-    auth = RegistryAuth(HostAuth(guarded.host, LOGGED_IN, clock=lambda: now[0]), to_push(NEW))
+    auth = RegistryAuth(HostAuth(Login(host=guarded.host, credentials=LOGGED_IN), clock=lambda: now[0]), to_push(NEW))
     tokens.declared_s = 10
     before = len(guarded.requests())
     for second in (0, 4, 6, 10, 12):
@@ -275,7 +276,7 @@ def test_a_wrong_secret(
             with pytest.raises(Denied) as caught:
                 registries.resolve(Reference.parse(f"{guarded.host}/{PRIVATE}:v1"))
             assert not caught.value.retryable
-            check_told(caught.value, guarded.host, f"'{USER}'", f"docker login {guarded.host}", hides=[WRONG])
+            check_told(caught.value, guarded.host, f"of user '{USER}' (from the caller) is refused; give others", hides=[WRONG])
     assert [kind for kind, _, _ in short(tokens.requests)] == asked
 
 

@@ -108,6 +108,12 @@ def test_registries(full: Mirror, tmp_path: Path) -> None:
         "registry.example/team": Credentials("other", "s3cret2"),
         "quay.io": Credentials("", "", "t0ken"),
     }
+    assert {name: found.origin.remedy for name, found in full.credentials.items()} == {
+        "registry.example": "correct user and pass there",
+        "registry.example/team": "correct user and pass there",
+        "quay.io": "correct token there",
+    }
+    assert full.credentials["quay.io"].origin.place.endswith(".yaml:15: registries.quay.io")
     assert full.credential_blocks == ("github",)
     assert not [secret for secret in ("s3cret1", "s3cret2", "t0ken") if secret in repr(full)]
 

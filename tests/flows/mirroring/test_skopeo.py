@@ -118,6 +118,7 @@ def test_registries(full: Mirror) -> None:
     assert tls.verify
     assert full.hosts.named["quay.io"] == HostSettings(tls=Tls(verify=False))
     assert full.credentials == {"registry.example.com": Credentials("john", "this is a secret")}
+    assert full.credentials["registry.example.com"].origin.place.endswith(": registry.example.com.credentials")
     assert "this is a secret" not in repr(full)
 
 
