@@ -2,11 +2,11 @@
 
 import sys
 
-from ocispec.errors import InvalidInput
+from ocispec.errors import Mistakes
 
 
-class BadInput(InvalidInput):
-    """An argument that cannot be right, whatever the rest of the world says."""
+class BadInput(Mistakes):
+    """An argument that cannot be right, whatever the rest of the world says. What is wrong with it has a line each."""
 
 
 def tell(message: object) -> None:

@@ -10,7 +10,7 @@ from cli.context import Context
 from cli.errors import BadInput
 from cli.options import Dialect, Network
 from ocispec import Digest, Platform, Reference, units
-from ocispec.errors import InvalidInput, Unsupported
+from ocispec.errors import InvalidInput, Mistakes, Unsupported
 from ocispec.reference import expand
 from storage import ContentStore, open_store, options
 
@@ -176,5 +176,7 @@ def lasting(url: str) -> str:
 def _read(parse: Callable[[], T]) -> T:
     try:
         return parse()
+    except Mistakes as exc:
+        raise BadInput(*exc.lines) from exc
     except (InvalidInput, Unsupported) as exc:
         raise BadInput(str(exc)) from exc

@@ -1,4 +1,4 @@
-"""The entry point of the `dist` command: every way it can end, with its exit code and its one line.
+"""The entry point of the `dist` command: every way it can end, with its exit code and its line, or one for each mistake.
 
 Exit codes: 0 all done, 1 something failed or took too long, 2 bad input, 130 interrupted, 143 terminated.
 """
@@ -13,7 +13,7 @@ from cyclopts import CycloptsError, UnknownCommandError
 from cli.app import app, unknown
 from cli.ending import INTERRUPTED, Ended
 from cli.errors import BadInput, tell
-from ocispec.errors import DistError
+from ocispec.errors import DistError, Mistakes
 
 _PACKAGES = ("ocispec", "storage", "remotes", "tasks", "flows", "cli")
 _FAILED, _BAD_INPUT = 1, 2
@@ -64,7 +64,8 @@ def _log_to_stderr(level: int) -> None:
 def _say(message: object, code: int, *, trace: bool = False) -> int:
     if trace:
         traceback.print_exc()
-    tell(message)
+    for line in message.lines if isinstance(message, Mistakes) else (message,):
+        tell(line)
     return code
 
 

@@ -1,7 +1,7 @@
 """Sections of files that people configure: what all of them check alike, and how a mistake is told. No Prefect here."""
 
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin
 
@@ -19,7 +19,7 @@ from pydantic.alias_generators import to_camel
 
 from flows.yamlfile import Document, Place, Written
 from ocispec import Reference, units
-from ocispec.errors import InvalidInput
+from ocispec.errors import InvalidInput, Mistakes
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -51,15 +51,14 @@ def checked(model: type[M], document: Document) -> M:
     """What a file says, as `model` has it.
 
     Raises:
-        InvalidInput: it says something else; the message names file, line and key of the first mistake.
+        Mistakes: it says something else; each line names file, line and key of a mistake.
     """
     try:
         return model.model_validate({} if document.data is None else document.data)
     except ValidationError as exc:
-        # An unknown key comes first: where another is missing, it is likely the reason.
+        # Unknown keys come first: where others are missing, they are likely the reason.
         errors = sorted(exc.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
-        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise InvalidInput(f"{_told(errors[0], document, model)}{more}") from None  # its text shows what may be secret
+        raise Mistakes(*(_told(error, document, model) for error in errors)) from None  # its text shows what may be secret
 
 
 def no_effect(why: str) -> Any:
@@ -78,12 +77,17 @@ def _idle(section: BaseModel, at: Place) -> Iterator[tuple[Place, str]]:
         if name not in section.model_fields_set:
             continue
         place = (*at, field.alias or name)
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and _NO_EFFECT in extra:
-            yield place, str(extra[_NO_EFFECT])
+        if why := _why_no_effect(field):
+            yield place, why
         else:
             for inner, value in _within(getattr(section, name)):
                 yield from _idle(value, (*place, *inner))
+
+
+def _why_no_effect(field: "FieldInfo") -> str:
+    """Why a key has no effect; nothing for one that has."""
+    extra = field.json_schema_extra
+    return str(extra[_NO_EFFECT]) if isinstance(extra, dict) and _NO_EFFECT in extra else ""
 
 
 def _within(value: Any) -> Iterator[tuple[Place, BaseModel]]:
@@ -116,9 +120,8 @@ def _text(value: object) -> object:
         return value.written
     if isinstance(value, str):
         return value
-    raise ValueError(
-        "expected text; what YAML takes for something else needs quotes" if isinstance(value, bool) else "expected text"
-    )
+    quotes = "; what YAML takes for something else needs quotes"
+    raise ValueError(f"expected text{quotes if isinstance(value, bool) else f', got {_kind(value)}'}")
 
 
 def _seconds(value: object) -> object:
@@ -158,24 +161,32 @@ def passing(check: Callable[[str], object]) -> AfterValidator:
 
 # -- mistakes
 
-_PLAINLY = {
-    "dict_type": "expected keys and values",
-    "list_type": "expected a list",
-    "model_type": "expected keys and values",
-    "too_short": "expected at least one",
-}
+_PAIRS = "keys and values"
+_TYPES = {"dict_type": _PAIRS, "list_type": "a list", "model_type": _PAIRS}
+_KINDS = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: _PAIRS}
+# Of the keys that are known at a place so many are named.
+_NAMED = 12
+
+
+def _kind(value: object) -> str:
+    """What a value is, as people call it who write YAML."""
+    return next((told for kind, told in _KINDS.items() if isinstance(value, kind)), "nothing")
 
 
 def _told(error: Any, document: Document, model: type[BaseModel]) -> str:
     place = tuple(key for key in error["loc"] if key != "[key]")
     where = document.where(place)
     if error["type"] == "extra_forbidden":
-        near = get_close_matches(str(place[-1]), _keys(model, place[:-1]), n=1)
+        near = get_close_matches(str(place[-1]), [*_keys(model, place[:-1])], n=1)
         return f"{where}: unknown key{f'; did you mean {near[0]}' if near else ''}"
     if error["type"] == "missing":
         return f"{where}: missing"
-    if error["type"] in _PLAINLY:
-        return f"{where}: {_PLAINLY[error['type']]}"  # without what came: it may be any file, by mistake
+    if error["type"] in _TYPES:
+        known = f" ({named})" if (named := _named(_keys(model, place))) else ""
+        # Of what came the kind alone: it may be any file, by mistake.
+        return f"{where}: expected {_TYPES[error['type']]}{known}, got {_kind(error['input'])}"
+    if error["type"] == "too_short":
+        return f"{where}: expected at least one"
     message = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     shown = isinstance(error["input"], str | int | float) and not _SECRET.intersection(place)
     value = repr(error["input"])[:_SHOWN]
@@ -184,8 +195,15 @@ def _told(error: Any, document: Document, model: type[BaseModel]) -> str:
     return f"{where}: {message[:1].lower()}{message[1:]}{got}"
 
 
-def _keys(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
-    """The keys that are known at a place."""
+def _named(keys: Mapping[str, "FieldInfo"]) -> str:
+    """Keys that have an effect, those first that have to be there; of many the first."""
+    of_use = [key for key, field in keys.items() if not _why_no_effect(field)]
+    names = sorted(of_use, key=lambda key: not keys[key].is_required())
+    return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
+
+
+def _keys(model: type[BaseModel], place: Sequence[str | int]) -> dict[str, "FieldInfo"]:
+    """The keys that are known at a place, those of a section itself before those that it shares with others."""
     found: Any = model.model_fields["root"].annotation if issubclass(model, RootModel) else model
     for step in place:
         if isinstance(found, type) and issubclass(found, BaseModel):
@@ -193,7 +211,9 @@ def _keys(model: type[BaseModel], place: Sequence[str | int]) -> list[str]:
             found = _plain(fields[step].annotation)
         else:
             found = _plain(get_args(found)[-1])
-    return [field.alias or name for name, field in found.model_fields.items()] if hasattr(found, "model_fields") else []
+    fields = getattr(found, "model_fields", {})
+    names = sorted(fields, key=lambda name: name not in found.__annotations__)
+    return {fields[name].alias or name: fields[name] for name in names}
 
 
 def _plain(annotation: Any) -> Any:

@@ -77,9 +77,8 @@ class Document:
 
     def where(self, place: Sequence[str | int]) -> str:
         """`file:line: key.path` of a place, or of the nearest one around it that is there."""
-        keys = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).removeprefix(".")
         at = f"{self.path}:{self.line(place)}" if self.lines else self.path
-        return f"{at}{f': {keys}' if keys else ''}"
+        return f"{at}: {keys}" if (keys := _keys(place)) else at
 
     def line(self, place: Sequence[str | int]) -> int:
         """The line of a place, or of the nearest one around it that is there."""
@@ -151,6 +150,8 @@ def parsed(raw: bytes, path: str, *, is_file: bool = True) -> Document:
         node = loader.get_single_node()
         lines = _lines(node, path)
         data = loader.construct_document(node) if node is not None else None
+    except InvalidInput:
+        raise
     except UnicodeDecodeError as exc:
         raise InvalidInput(f"{path}: expected UTF-8, byte {exc.start} is not") from exc
     except yaml.MarkedYAMLError as exc:
@@ -159,6 +160,11 @@ def parsed(raw: bytes, path: str, *, is_file: bool = True) -> Document:
     except (yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError) as exc:  # !!int x, !!bool x, a list for a key
         raise InvalidInput(f"{path}: not YAML ({' '.join(str(exc).split())})") from exc
     return Document(path=path, data=data, lines=lines, is_file=is_file)
+
+
+def _keys(place: Sequence[str | int]) -> str:
+    """`key.path[0]` of a place."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).removeprefix(".")
 
 
 def _lines(root: yaml.Node | None, path: str) -> dict[Place, int]:
@@ -176,7 +182,8 @@ def _lines(root: yaml.Node | None, path: str) -> dict[Place, int]:
             children = [(str(key.value), key.start_mark.line, value) for key, value in node.value]
         for key, line, child in children:
             if (place := (*at, key)) in lines:
-                raise InvalidInput(f"{path}:{line + 1}: {key} is there twice")
+                first = f"first in line {lines[place]}"
+                raise InvalidInput(f"{path}:{line + 1}: {_keys(place)}: expected once, it is there twice, {first}")
             lines[place] = line + 1
             pending.append((place, child))
     return lines

@@ -18,6 +18,7 @@ from typing import ClassVar
 
 # What a message shows of a foreign text: all of a digest or a media type (RFC 6838 allows 255 characters), not megabytes.
 _SHOWN_CHARS = 255
+_TOLD_MISTAKES = 5
 
 
 def shown(text: str) -> str:
@@ -33,6 +34,18 @@ class DistError(Exception):
 
 class InvalidInput(DistError, ValueError):
     """The input breaks a grammar or a schema; the message names the place."""
+
+
+class Mistakes(InvalidInput):
+    """Several things are wrong with one input; `lines` has a message for each. As one message it is some of them."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+        self.lines = lines
+
+    def __str__(self) -> str:
+        more = len(self.lines) - _TOLD_MISTAKES
+        return "; ".join(self.lines[:_TOLD_MISTAKES]) + (f" (and {more} more)" if more > 0 else "")
 
 
 class NotFound(DistError, LookupError):

@@ -19,6 +19,7 @@ _NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 _COMPARISON = re.compile(r"(?P<operator>[<>]=?|[=~^])?(?P<version>.+)")
 
 Operator = Literal["=", "!=", ">", "<", ">=", "<="]
+_LOWER, _UPPER = frozenset({"=", ">", ">="}), frozenset({"=", "<", "<="})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +69,21 @@ class Version:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """Comparisons that a version has to hold all of."""
+    """Comparisons that a version has to hold all of.
+
+    Raises:
+        InvalidInput: no version can.
+    """
 
     comparisons: tuple[tuple[Operator, Version], ...]
+
+    def __post_init__(self) -> None:
+        for lower, least in self.comparisons:
+            for upper, most in self.comparisons:
+                is_at_most = most < least or (most.same(least) and {lower, upper} & {"<", ">"})
+                if lower in _LOWER and upper in _UPPER and is_at_most:
+                    told = f"nothing is both {lower}{least} and {upper}{most}"
+                    raise InvalidInput(f"version range '{self}': expected one that some version is in, {told}")
 
     @classmethod
     def parse(cls, text: str) -> Self:

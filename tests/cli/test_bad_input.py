@@ -158,7 +158,11 @@ def test_wrong_credentials(fetch: Callable[[str], Result], tmp_path: Path, monke
 
         result = fetch(f"{registry.host}/app:v1")
 
-    is_one_line(result, code=1, says=f"{registry.host}/app:v1: .*credentials")
+    is_one_line(
+        result,
+        code=1,
+        says=f"{registry.host}: the password of user 'ann' .from {tmp_path}/config.json: auths.* is refused; log in anew .*",
+    )
     assert "wrong-secret" not in result.err + result.out.decode()
 
 

@@ -66,7 +66,7 @@ def test_everything_that_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     ("text", "told"),
     [
         ("registries: {ghcr.io: {tlss: enabled}}", ":1: registries.ghcr.io.tlss: unknown key"),
-        ("hosts: {}", ":1: hosts: unknown key (and 1 more)"),
+        ("hosts: {}", ":1: registries: missing"),
         ("", ":1: registries: missing"),
         ("topsecret", ":1: expected keys and values"),
         ("registries:\n  a: topsecret\n", ":2: registries.a: expected keys and values"),

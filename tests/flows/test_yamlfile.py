@@ -71,8 +71,8 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("a: [", ":1: not YAML"),
-        ("a: 1\nb: 2\na: 3\n", ":3: a is there twice"),
-        ("a: {b: 1, b: 2}", ":1: b is there twice"),
+        ("a: 1\nb: 2\na: 3\n", ":3: a: expected once, it is there twice, first in line 1"),
+        ("a: {b: 1, b: 2}", ":1: a.b: expected once, it is there twice"),
         ("a: !!python/object:os.system x", "not YAML"),
         ("a: 1\n---\nb: 2\n", "not YAML"),
         ("a: !!int x\n", "not YAML"),
@@ -91,6 +91,7 @@ def test_what_is_refused(tmp_path: Path, text: str | bytes, told: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         yamlfile.read(path)
     check_told(caught.value, path, told)
+    assert str(caught.value).count(path) == 1
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

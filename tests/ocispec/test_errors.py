@@ -15,6 +15,7 @@ from ocispec.errors import (
     Denied,
     DistError,
     InvalidInput,
+    Mistakes,
     NotFound,
     Unavailable,
     Unsupported,
@@ -36,6 +37,7 @@ TEXT = "blob sha256:…: expected 7 bytes, got 6"
 CLASSES: list[tuple[type[DistError], bool, tuple[type[Exception], ...]]] = [
     (DistError, False, ()),
     (InvalidInput, False, (ValueError,)),
+    (Mistakes, False, (InvalidInput, ValueError)),
     (NotFound, False, (LookupError,)),
     (AlreadyExists, False, ()),
     (Busy, True, ()),
@@ -118,3 +120,9 @@ def test_the_tree_at_the_top_of_the_module_is_complete_and_true() -> None:
         kind.__name__ for kind in direct if kind.retryable
     }
     assert {name for name, line in lines.items() if "(also a" in line} == {"InvalidInput", "NotFound"}
+
+
+def test_of_many_mistakes_a_message_has_some_and_their_lines_all() -> None:
+    mistakes = Mistakes(*map(str, range(7)))
+    assert str(mistakes) == "0; 1; 2; 3; 4 (and 2 more)"
+    assert copy.copy(mistakes).lines == mistakes.lines == tuple(map(str, range(7)))

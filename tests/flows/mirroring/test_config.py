@@ -16,7 +16,7 @@ from flows.mirroring.entry import Prune
 from flows.mirroring.schedule import Schedule
 from flows.mirroring.selection import Window
 from ocispec import Reference
-from ocispec.errors import InvalidInput
+from ocispec.errors import InvalidInput, Mistakes
 from ocispec.platform import Platform
 from remotes import Credentials, HostSettings
 from tasks.gate import Gate
@@ -286,8 +286,19 @@ def test_certificates_are_read_at_once(tmp_path: Path) -> None:
     check_told(caught.value, f"{path}:1: creds[0]: certificates of authorities: expected a certificate", hides=["topsecret"])
 
 
-def test_further_mistakes_are_counted(tmp_path: Path) -> None:
-    path = write(tmp_path, "sync: [{typ: image, target: a.example/b}]\n")
-    with pytest.raises(InvalidInput) as caught:
+def test_all_mistakes_are_told(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, "sync:\n- {typ: image, target: a.example/b}\n- {source: a, type: image, platforms: [a, linux/b, c]}\n"
+    )
+    with pytest.raises(Mistakes) as caught:
         load(path)
-    assert str(caught.value) == f"{path}:1: sync[0].typ: unknown key; did you mean type (and 2 more)"
+    assert [line.removeprefix(f"{path}:") for line in caught.value.lines] == [
+        "2: sync[0].typ: unknown key; did you mean type",
+        "2: sync[0].source: missing",
+        "2: sync[0].type: missing",
+        *(
+            f"3: sync[1].platforms[{number}]: platform {text!r}: expected os/architecture[/variant], such as linux/amd64"
+            for number, text in ((0, "a"), (2, "c"))
+        ),
+    ]
+    assert str(caught.value) == "; ".join(caught.value.lines)

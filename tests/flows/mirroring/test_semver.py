@@ -79,6 +79,8 @@ def test_what_is_the_same(one: str, other: str) -> None:
         ("^0.2.3", ["0.2.3", "0.2.9"], ["0.3", "0.2.2"]),
         ("^0.0.3", ["0.0.3"], ["0.0.4", "0.0.2"]),
         ("^v1", ["v1.5", "1"], ["2"]),
+        (">=1 <=1.0", ["1"], ["1.1"]),
+        (">1 <1.0.1", ["1.0.1-a"], ["1"]),
         ("  >=1   <3  ", ["2"], ["3"]),
     ],
 )
@@ -91,6 +93,12 @@ def test_ranges(text: str, inside: list[str], outside: list[str]) -> None:
 @pytest.mark.parametrize("text", ["", "  ", ">=", "latest", ">=1.x", ">= 1", "1 - 2", "=>1", "!=1", "1 || 2", "1,2", "*"])
 def test_what_is_no_range(text: str) -> None:
     with pytest.raises(InvalidInput, match="version range"):
+        Range.parse(text)
+
+
+@pytest.mark.parametrize("text", [">=2 <1", ">1 <1", ">1 <=1.0", "=1 =2", "=1 >1.0.0", "~1.2 >=1.3", "^1 <1-rc1"])
+def test_a_range_that_nothing_is_in_is_none(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"version range '.*': expected one that some version is in, nothing is both "):
         Range.parse(text)
 
 
