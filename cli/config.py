@@ -7,6 +7,8 @@ from cli import inputs, tables
 from cli.context import Context
 from cli.errors import tell
 from cli.options import Dialect
+from ocispec import Reference
+from ocispec.errors import InvalidInput
 from ocispec.units import age
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ def _described(wanted: "Mirror") -> dict[str, Any]:
 def _show(wanted: "Mirror") -> None:
     schedules = ", ".join(map(_schedule, wanted.schedules)) or "none"
     heads = ("NAME", "STORE", "LOCK FILE", "CONCURRENCY", "SCHEDULES")
-    row = (wanted.name, wanted.store or "-", wanted.lock or "-", str(wanted.concurrency or "-"), schedules)
+    row = (wanted.name, wanted.store or "-", wanted.lock or "-", str(wanted.concurrency), schedules)
     tables.columns(heads, [row])
     if hosts := _hosts(wanted):
         tables.lines([""])
@@ -67,9 +69,18 @@ def _entry(entry: "Entry") -> dict[str, Any]:
         "at": entry.at,
         "source": entry.source,
         "type": entry.type,
-        "targets": [naming.template.text for naming in entry.targets],
+        "targets": list(_targets(entry)),
         "settings": list(_options(entry)),
     }
+
+
+def _targets(entry: "Entry") -> Iterator[str]:
+    """Where an entry's images go: an image by its name there, others, and what comes to no name, as it is written."""
+    try:
+        names = entry.targets_of(Reference.parse(entry.source)) if entry.type == "image" else ()
+    except InvalidInput:
+        names = ()
+    yield from map(str, names or (naming.template.text for naming in entry.targets))
 
 
 def _options(entry: "Entry") -> Iterator[str]:
@@ -103,6 +114,9 @@ def _tags(tags: "Selection") -> Iterator[str]:
 
 
 def _tag_set(tags: "TagSet") -> Iterator[str]:
+    if tags.written:
+        yield tags.written
+        return
     if tags.ranges:
         yield f"versions {' or '.join(map(str, tags.ranges))}"
     yield from _patterns("", tags.patterns)

@@ -17,7 +17,6 @@ from flows.mirroring.checked import CheckReport
 from flows.mirroring.lock import Lock
 from flows.mirroring.opening import called, opened
 from flows.parameters import (
-    CONCURRENCY,
     Configuration,
     ConfiguredConcurrency,
     ConfiguredStore,
@@ -54,7 +53,7 @@ def check(
     started = time.monotonic()
     keep_no_results()
     wanted, spec = opened(config, store, store_options, network)
-    workers, entries = concurrency or wanted.concurrency or CONCURRENCY, (*wanted.entries, *wanted.seed)
+    workers, entries = concurrency or wanted.concurrency, (*wanted.entries, *wanted.seed)
     hosts = {host for entry in entries for host in entry.target_hosts}
     hosts |= {entry.source_host for entry in entries} if repair else set()
     with (

@@ -19,6 +19,8 @@ from ocispec.errors import InvalidInput
 from remotes import Hosts, HostSettings, Tls
 from remotes.hosts import Capability, readable
 
+CONCURRENCY = 8
+"""How many things a run does at once, if nobody says."""
 # As a repository's name is built (distribution-spec, "Pulling manifests"), slashes around it allowed.
 _PREFIX = r"^/?([a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*/?)?$"
 # token ::= 1*tchar  (RFC 9110, 5.6.2)

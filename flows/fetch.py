@@ -11,8 +11,8 @@ from prefect.runtime import flow_run
 
 from flows._flow import flow_of
 from flows.conclusion import concluded
+from flows.config import CONCURRENCY
 from flows.parameters import (
-    CONCURRENCY,
     Concurrency,
     PlatformNames,
     Reached,

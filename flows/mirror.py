@@ -13,7 +13,6 @@ from flows.mirroring.config import Dialect
 from flows.mirroring.opening import called, opened
 from flows.mirroring.run import Job, run
 from flows.parameters import (
-    CONCURRENCY,
     Configuration,
     ConfiguredConcurrency,
     ConfiguredStore,
@@ -51,7 +50,7 @@ def mirror(
         entries=wanted.entries,
         lock=wanted.lock,
         dry_run=dry_run,
-        concurrency=concurrency or wanted.concurrency or CONCURRENCY,
+        concurrency=concurrency or wanted.concurrency,
         retries=retries,
     )
     report = run(job, spec)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.blocks import credentials_in, located
-from flows.config import hosts
+from flows.config import CONCURRENCY, hosts
 from flows.runner import MOST_WORKERS
 from remotes import RegistrySettings
 from tasks.session import SessionSpec
@@ -16,7 +16,6 @@ def labelled(title: str, description: str, **constraints: Any) -> Any:
     return Field(description=description, json_schema_extra={"title": title, "description": description}, **constraints)
 
 
-CONCURRENCY = 8
 _WAY = "give the run a credentials block (--credentials)"
 _STORE = "a path, an fsspec URL such as s3://bucket/prefix, or block:NAME"
 _ONCE = "How many things are done at once"

@@ -10,8 +10,9 @@ from prefect.runtime import flow_run
 
 from flows._flow import flow_of
 from flows.conclusion import concluded
+from flows.config import CONCURRENCY
 from flows.fetch import bring_in
-from flows.parameters import CONCURRENCY, Concurrency, Reached, Retries, Store, StoreOptions, labelled, session_spec
+from flows.parameters import Concurrency, Reached, Retries, Store, StoreOptions, labelled, session_spec
 from flows.progress import LogListener
 from flows.report import Outcome, RunReport
 from ocispec import Platform

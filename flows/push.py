@@ -10,7 +10,8 @@ from prefect.runtime import flow_run
 from flows._flow import flow_of
 from flows.ascent import Ascent, Delivered
 from flows.conclusion import concluded
-from flows.parameters import CONCURRENCY, Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
+from flows.config import CONCURRENCY
+from flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
 from flows.report import Failure, Outcome, moved, pace
 from flows.results import keep_no_results
 from flows.slots import leased

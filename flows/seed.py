@@ -17,7 +17,6 @@ from flows.mirroring.report import MirrorReport
 from flows.mirroring.run import Job, run
 from flows.mirroring.seeding import seeding
 from flows.parameters import (
-    CONCURRENCY,
     ConfiguredConcurrency,
     ConfiguredStore,
     DryRun,
@@ -95,7 +94,7 @@ def seed(
         entries=wanted.seed,
         lock=wanted.lock,
         dry_run=dry_run,
-        concurrency=concurrency or wanted.concurrency or CONCURRENCY,
+        concurrency=concurrency or wanted.concurrency,
         retries=retries,
     )
     report = run(job, replace(spec, offline=offline))

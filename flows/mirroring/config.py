@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows import yamlfile
+from flows.config import CONCURRENCY
 from flows.mirroring.access import access
 from flows.mirroring.entries import Entries
 from flows.mirroring.entry import Entry
@@ -48,7 +49,7 @@ class Mirror:
     entries: tuple[Entry, ...]
     seed: tuple[Entry, ...]
     lock: str | None
-    concurrency: int | None
+    concurrency: int
     schedules: tuple[Schedule, ...]
     warnings: tuple[str, ...]
 
@@ -99,7 +100,7 @@ def configured(document: Document, *, is_remembered: bool = True) -> Mirror:
         entries=tuple(entries.synced(section, ("sync", number)) for number, section in enumerate(file.sync)),
         seed=() if file.seed is None else tuple(entries.seeded(file.seed, ("seed",))),
         lock=document.beside(lock, ("lock",)) if is_remembered and lock else None,
-        concurrency=file.concurrency or file.defaults.parallel or None,
+        concurrency=file.concurrency or file.defaults.parallel or CONCURRENCY,
         schedules=tuple(entries.schedules),
         warnings=(
             *without_effect(file, document, entries.idle),
@@ -123,7 +124,7 @@ def _skopeos(document: Document, to: Sequence[str]) -> Mirror:
         entries=found.entries,
         seed=(),
         lock=document.beside(f"{stem}.lock.json", ()),
-        concurrency=None,
+        concurrency=CONCURRENCY,
         schedules=(),
         warnings=(),
     )

@@ -47,7 +47,8 @@ def _group(group: str, text: str) -> TagSet:
             prerelease |= "-" in bound
         place = match.end()
     ranges = (Range(comparisons=tuple(comparisons)),) if comparisons else ()
-    return TagSet(patterns=Patterns(allow=(f"{_TAG}{_PRERELEASE}" if prerelease else _TAG,)), ranges=ranges)
+    patterns = Patterns(allow=(f"{_TAG}{_PRERELEASE}" if prerelease else _TAG,))
+    return TagSet(patterns=patterns, ranges=ranges, written=f"of versions {group.strip()}")
 
 
 def _compared(operator: str, bound: str, text: str) -> list[_Comparison]:

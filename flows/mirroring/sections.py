@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from flows.config import Registry
+from flows.config import CONCURRENCY, Registry
 from flows.mirroring.naming import Rename
 from flows.mirroring.selection import compiled
 from flows.mirroring.semver import Range
@@ -38,6 +38,7 @@ def _one_or_more(value: object) -> object:
 
 
 _REFERRED = 'may be {{env "NAME"}} or {{file "PATH"}}'
+_CHUNKS = "blobs of more than 64 MiB go in chunks of so much, and whole where a registry refuses chunks"
 
 Regex = Annotated[Text, passing(compiled)]
 PlatformName = Annotated[Text, passing(Platform.parse)]
@@ -253,8 +254,12 @@ class Creds(LenientSection):
     cred_expire: Text | None = no_effect("helpers are named in docker's config.json")
     cred_host: Text | None = no_effect("helpers are named in docker's config.json")
     repo_auth: Flag | None = no_effect("tokens are asked for by repository")
-    blob_chunk: int | None = no_effect("blobs are sent whole, and in pieces where a registry wants that")
-    blob_max: int | None = no_effect("blobs are sent whole, and in pieces where a registry wants that")
+    blob_chunk: int | None = no_effect(
+        "blobs of more than 64 MiB go in chunks of so much, and whole where a registry refuses chunks"
+    )
+    blob_max: int | None = no_effect(
+        "blobs of more than 64 MiB go in chunks of so much, and whole where a registry refuses chunks"
+    )
     api: Text | None = no_effect("there is one API")
     scheme: Text | None = no_effect("tls says it")
 
@@ -281,7 +286,9 @@ class MirrorFile(LenientSection):
         default=None, description="Where images are kept on their way"
     )
     lock: Text | None = Field(default=None, description="The lock file; beside this file, NAME.lock.json, if nothing is said")
-    concurrency: int | None = Field(default=None, ge=1, description="How many things at once; 8, if nothing is said")
+    concurrency: int | None = Field(
+        default=None, ge=1, description=f"How many things at once; {CONCURRENCY}, if nothing is said"
+    )
     registries: dict[str, MirrorRegistry] = Field(
         default={}, description="By host[:port], or host[:port]/namespace for credentials alone"
     )

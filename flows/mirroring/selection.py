@@ -98,12 +98,13 @@ class Latest:
 class TagSet:
     """Tags that have a version in one of `ranges`, if there are any, and pass `patterns`; of these the `latest` alone.
 
-    Tags that are no versions are in no range, and never the latest.
+    Tags that are no versions are in no range, and never the latest. `written` is how a file in another form than ours says it.
     """
 
     patterns: Patterns = field(default_factory=Patterns)
     ranges: tuple[Range, ...] = ()
     latest: Latest | None = None
+    written: str = field(default="", compare=False)
 
     def choose(self, tags: Iterable[str]) -> set[str]:
         """The tags that are in it."""

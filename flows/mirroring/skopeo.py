@@ -103,7 +103,7 @@ class _Making:
                 separator = "@" if Digest.is_spelled(text) else ":"
                 yield self._entry(f"{registry}/{name}{separator}{text}", "image", (*place, number))
         for name, regex in said.images_by_tag_regex.items():
-            tags = TagSet(patterns=Patterns(allow=(_anywhere(regex),)))
+            tags = TagSet(patterns=Patterns(allow=(_anywhere(regex),)), written=f"with {regex}")
             yield self._entry(f"{registry}/{name}", "repository", (registry, "images-by-tag-regex", name), tags)
         for name, constraint in said.images_by_semver.items():
             place = (registry, "images-by-semver", name)

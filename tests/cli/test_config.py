@@ -55,13 +55,13 @@ def test_people_see_what_it_comes_to(tmp_path: Path) -> None:
         [
             "ghcr.io/a/b:v1",
             "image",
-            "registry.example/b, other.example/b",
+            "registry.example/b:latest, other.example/b:latest",
             (
                 "the image for linux/arm64 in place of an index; with referrers and cosign's tags; backup old-{{.Ref.Tag}}; "
                 "gate cosign verify; prune after 7 days, at most 3 in a run"
             ),
         ],
-        ["docker.io/library/alpine:3", "seed", "registry.example/seeded", "-"],
+        ["docker.io/library/alpine:3", "seed", "registry.example/seeded/library/alpine:3", "-"],
     ]
     assert shown.line.startswith(f"dist: warning: {tmp_path}/mirror.yaml:13: seed.fastCheck: has no effect")
 
@@ -87,11 +87,34 @@ def test_what_is_wrong_is_told_with_file_line_and_key(tmp_path: Path) -> None:
     assert wrong.line == f"dist: {tmp_path}/mirror.yaml:8: sync[0].rewriteIndx: unknown key; did you mean rewriteIndex"
 
 
+def test_each_mistake_has_a_line(tmp_path: Path) -> None:
+    wrong = config(tmp_path, FULL.replace("most: 3", "most: 0").replace("rewriteIndex: true", "rewriteIndx: true"))
+    assert (wrong.code, wrong.out) == (2, b"")
+    assert wrong.err.splitlines() == [
+        f"dist: {tmp_path}/mirror.yaml:8: sync[0].rewriteIndx: unknown key; did you mean rewriteIndex",
+        f"dist: {tmp_path}/mirror.yaml:11: sync[1].prune.most: expected greater than or equal to 1, got 0",
+    ]
+
+
+def test_what_is_not_said_is_shown_as_it_will_be(tmp_path: Path) -> None:
+    assert config(tmp_path, FULL.replace("concurrency: 4\n", ""), "--output", "json").json["concurrency"] == 8
+
+
 def test_a_file_of_skopeos_is_read_with_where_its_images_go(tmp_path: Path) -> None:
-    text = json.dumps({"quay.io": {"images": {"coreos/etcd": ["v3.5.9"]}}})
-    shown = config(tmp_path, text, "--output", "json", "--from", "skopeo", "--to", "registry.example/x")
-    assert [(entry["source"], entry["targets"]) for entry in shown.json["sync"]] == [
-        ("quay.io/coreos/etcd:v3.5.9", ["registry.example/x/etcd"])
+    digest = f"sha256:{64 * '0'}"
+    text = {
+        "images": {"coreos/etcd": ["v3.5.9", digest]},
+        "images-by-tag-regex": {"a/b": r"^v1\.[0-9]+\.0$"},
+        "images-by-semver": {"c/d": ">= 3.12.0, < 4"},
+    }
+    shown = config(
+        tmp_path, json.dumps({"quay.io": text}), "--output", "json", "--from", "skopeo", "--to", "registry.example/x"
+    )
+    assert [(entry["source"], entry["targets"], entry["settings"]) for entry in shown.json["sync"]] == [
+        ("quay.io/coreos/etcd:v3.5.9", ["registry.example/x/etcd:v3.5.9"], []),
+        (f"quay.io/coreos/etcd@{digest}", [f"registry.example/x/etcd@{digest}"], []),
+        ("quay.io/a/b", ["registry.example/x/b"], [r"tags with ^v1\.[0-9]+\.0$"]),
+        ("quay.io/c/d", ["registry.example/x/d"], ["tags of versions >= 3.12.0, < 4"]),
     ]
 
 

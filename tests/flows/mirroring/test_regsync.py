@@ -41,8 +41,8 @@ def backup(mirror: Mirror, number: int, target: str) -> str:
 
 WARNINGS = """\
 everything.yaml:11: creds[0].repoAuth: has no effect: tokens are asked for by repository
-everything.yaml:12: creds[0].blobChunk: has no effect: blobs are sent whole, and in pieces where a registry wants that
-everything.yaml:13: creds[0].blobMax: has no effect: blobs are sent whole, and in pieces where a registry wants that
+everything.yaml:12: creds[0].blobChunk: has no effect: blobs of more than 64 MiB go in chunks of so much, and whole where a registry refuses chunks
+everything.yaml:13: creds[0].blobMax: has no effect: blobs of more than 64 MiB go in chunks of so much, and whole where a registry refuses chunks
 everything.yaml:31: creds[4].credHelper: has no effect: name it under credHelpers in docker's config.json
 everything.yaml:32: creds[4].credExpire: has no effect: helpers are named in docker's config.json
 everything.yaml:33: creds[4].credHost: has no effect: helpers are named in docker's config.json

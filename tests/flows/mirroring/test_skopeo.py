@@ -124,7 +124,7 @@ def test_registries(full: Mirror) -> None:
 
 def test_the_rest(full: Mirror, tmp_path: Path) -> None:
     assert (full.name, full.lock) == ("sync", str(tmp_path / "sync.lock.json"))
-    assert (full.store, full.seed, full.warnings, full.concurrency) == (None, (), (), None)
+    assert (full.store, full.seed, full.warnings, full.concurrency) == (None, (), (), 8)
     assert not any(one.platforms or one.referrers or one.digest_tags or one.backup or one.prune for one in full.entries)
 
 
