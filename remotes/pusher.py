@@ -11,6 +11,7 @@ from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from ocispec.errors import Busy, Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported, shown
 from ocispec.reference import is_tag
 from ocispec.referrers import tag_of, with_entry
+from ocispec.units import size
 from remotes import document, referrers
 from remotes.errors import Exchange, RegistryRefused, RegistryUnavailable
 from remotes.headers import MEDIA_TYPE, check_digest, digest_in, length
@@ -67,9 +68,9 @@ class Pusher:
             return False
         if tag is not None:
             return digest_in(answer, subject) == descriptor.digest
-        size = length(answer)
-        if size is not None and size != descriptor.size:
-            raise Corrupt(f"{subject}: expected {descriptor.size} bytes, the registry has it with {size}")
+        found = length(answer)
+        if found is not None and found != descriptor.size:
+            raise Corrupt(f"{subject}: expected {descriptor.size} bytes, the registry has it with {found}")
         check_digest(answer, descriptor, subject)
         return True
 
@@ -108,7 +109,16 @@ class Pusher:
             Corrupt: the registry or `read` have other content than the descriptor says.
             DistError: what the registry says, or `read` raises.
         """
-        content = Content(descriptor=descriptor, read=read, observer=observer)
+        try:
+            self._bring(descriptor, Content(descriptor=descriptor, read=read, observer=observer))
+        except RegistryRefused as exc:
+            if exc.exchange.status != _TOO_LARGE or exc.exchange.codes:  # which a proxy does not know
+                raise
+            bound = size(self._chunk_bytes or descriptor.size)  # the next blob may be bigger
+            told = f"if a proxy before the registry does, have it take requests of {bound} (nginx: client_max_body_size)"
+            raise RegistryRefused(f"{exc}; {told}", exc.exchange) from exc
+
+    def _bring(self, descriptor: Descriptor, content: Content) -> None:
         session = self._sessions.pop(descriptor.digest, None) or self._open(descriptor)
         try:
             self._send(session, content)
@@ -228,9 +238,9 @@ class Pusher:
         return Session(self._repository, descriptor, answer)
 
     def _send(self, session: Session, content: Content, *, whole: bool = False) -> None:
-        size = content.descriptor.size
-        chunk_bytes = max(self._chunk_bytes or size, session.min_chunk_bytes)
-        if whole or (size <= chunk_bytes and session.offset == 0):
+        total = content.descriptor.size
+        chunk_bytes = max(self._chunk_bytes or total, session.min_chunk_bytes)
+        if whole or (total <= chunk_bytes and session.offset == 0):
             session.send_whole(content)
             return
         try:

@@ -10,6 +10,7 @@ import pytest
 
 from ocispec import Descriptor, Digest
 from ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+from ocispec.units import size
 from remotes import Registries
 from remotes.auth import HostAuth
 from remotes.login import Login
@@ -224,8 +225,19 @@ def test_a_refusal_is_told(registries: Registries, registry: FakeRegistry, statu
     target = pusher(registries, registry)
     told = (str(WANTED.digest), registry.host, str(status), "your quota of 5 GB")
     error = refusal(lambda: target.upload(WANTED, Reader(BLOB)), *told)
+    assert "proxy" not in str(error)
     assert isinstance(error, {403: Denied, 500: Unavailable, 507: Unavailable}.get(status, InvalidInput))
     assert shape(registry) == ["POST", "PUT"]
+
+
+@pytest.mark.parametrize("chunk_bytes", [CHUNK, 2 * SIZE])
+def test_a_proxy_that_takes_no_request_of_this_size(registries: Registries, registry: FakeRegistry, chunk_bytes: int) -> None:
+    for method in ("PATCH", "PUT"):
+        strike(registry, method, Answer(413, (), b"<html>413 Request Entity Too Large</html>"), nth=None)
+    target = pusher(registries, registry, chunk_bytes=chunk_bytes)
+    told = f"have it take requests of {size(chunk_bytes)} (nginx: client_max_body_size)"
+    error = refusal(lambda: target.upload(WANTED, Reader(BLOB)), str(WANTED.digest), registry.host, "413", told)
+    assert isinstance(error, InvalidInput)
 
 
 def test_wrong_content_is_told(registries: Registries, registry: FakeRegistry) -> None:
