@@ -81,6 +81,7 @@ def test_without_the_password(guarded: CncfRegistry, password: str | None) -> No
     credentials = None if password is None else Credentials(LOGIN[0], password)
     with Registries(SETTINGS, credentials=lambda *_: credentials) as registries, pytest.raises(Denied) as caught:
         registries.resolve(reference(guarded.host, ":image"))
-    check_told(caught.value, str(reference(guarded.host, ":image")), hides=["a-wrong-password"])
+    told = str(reference(guarded.host, ":image")) if password is None else f"{guarded.host}: the password of user '{LOGIN[0]}'"
+    check_told(caught.value, told, hides=["a-wrong-password"])
     expected = 1 if password is None else 2
     assert [one.status for one in guarded.requests(at_least=before + expected)[before:]] == [401] * expected
