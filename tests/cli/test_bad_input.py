@@ -193,7 +193,7 @@ def test_a_document_that_is_no_manifest(
     ("document", "says"),
     [
         (b'{"manifests": ' + b"[" * 1000 + b"]" * 1000 + b"}", r"manifests\[0\]: expected an object, got a list"),
-        (b'{"manifests": ' + b"[" * 4_000_000, r"not JSON \(depth limit exceeded"),
+        (b'{"manifests": ' + b"[" * 4_000_000, r"not JSON \(.*depth.* exceeded"),
         (b'{"manifests": [' + b"{}," * 1_390_000 + b"{}]}", "manifests: expected at most 10000 entries, there are 1390001"),
         (b'{"manifests": [], "mediaType": "' + b"x" * 4_000_000 + b'"}', "expected the type of a manifest, got 'xxx"),
     ],
