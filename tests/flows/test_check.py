@@ -1,9 +1,11 @@
 """Checking what was mirrored, and mending it: from the store, from the source, with proof, and with little asked."""
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from tests import images
 from tests.fakes.faults import Answer, Fault, Flip, Response
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, fetched, image, lacking, repository, summed, uploaded
+from tests.peers.prefect import PrefectServer
 
 ONE, OTHER = images.image(1150, layers=2), images.image(1151, layers=1, platform="linux/arm64/v8")
 DEEP = images.index([images.image(1152, layers=1, platform="linux/s390x")])
@@ -361,3 +364,14 @@ def test_without_a_lock_file_there_is_nothing_to_check(mirrors: Mirrors, source:
         InvalidInput, match=r"nothing to check in its lock file: .*mirror\.lock\.json names no image; mirror or seed it first"
     ):
         mirrors.check()
+
+
+def test_a_configuration_without_a_lock_file_says_that_it_has_none(prefect: PrefectServer, tmp_path: Path) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.check import check
+
+    wanted = {"sync": [{"type": "image", "source": "a.example/app:v1", "target": "b.example/app:v1"}]}
+    with temporary_settings({PREFECT_API_URL: prefect.url}):
+        state = check(json.dumps(wanted), str(tmp_path / "store"), return_state=True)
+    assert "nothing to check in its lock file: it has none, name one by `lock`" in str(state.message)
