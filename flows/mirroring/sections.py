@@ -254,12 +254,8 @@ class Creds(LenientSection):
     cred_expire: Text | None = no_effect("helpers are named in docker's config.json")
     cred_host: Text | None = no_effect("helpers are named in docker's config.json")
     repo_auth: Flag | None = no_effect("tokens are asked for by repository")
-    blob_chunk: int | None = no_effect(
-        "blobs of more than 64 MiB go in chunks of so much, and whole where a registry refuses chunks"
-    )
-    blob_max: int | None = no_effect(
-        "blobs of more than 64 MiB go in chunks of so much, and whole where a registry refuses chunks"
-    )
+    blob_chunk: int | None = no_effect(_CHUNKS)
+    blob_max: int | None = no_effect(_CHUNKS)
     api: Text | None = no_effect("there is one API")
     scheme: Text | None = no_effect("tls says it")
 
