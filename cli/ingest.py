@@ -1,6 +1,7 @@
 """The command ingest: standard input into the content store."""
 
 import os
+import select
 import sys
 from collections.abc import Iterator
 
@@ -12,6 +13,8 @@ from ocispec.units import counted
 from storage import ContentStore, Status, Writer
 
 _PIECE_BYTES = 1024 * 1024
+# A signal that comes just before a read begins does not end it: it is heard when Python has its turn again.
+_LOOK_S = 0.5
 
 
 def ingest(context: Context, key: str, *, expected_size: int | None, expected_digest: str | None, resume: bool | None) -> int:
@@ -103,5 +106,10 @@ def _go_on(writer: Writer) -> Digest:
 
 def _standard_input() -> Iterator[memoryview]:
     """What comes, as it comes: an interrupt finds little that was read and not yet written."""
-    while piece := os.read(sys.stdin.fileno(), _PIECE_BYTES):
+    source = sys.stdin.fileno()
+    while True:
+        while not select.select([source], [], [], _LOOK_S)[0]:
+            pass
+        if not (piece := os.read(source, _PIECE_BYTES)):
+            return
         yield memoryview(piece)

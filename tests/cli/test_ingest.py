@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 from ocispec import Digest
@@ -171,6 +172,33 @@ def test_an_interrupt_keeps_what_came(tmp_path: Path) -> None:
     ((_, offset),) = left(tmp_path)
     assert 0 < offset <= len(DATA)
     assert dist("--store", tmp_path, "ingest", "key", "--resume", stdin=DATA).lines == [str(DIGEST)]
+
+
+def test_an_interrupt_just_before_a_read_is_heard(tmp_path: Path) -> None:
+    """Such a signal is known to Python and does not end the read: as if another thread had made Python know of it."""
+    program = """
+import _thread, sys, threading, time
+from cli.main import main
+from storage import open_store
+
+def interrupt(store):
+    while not any(status.offset for status in open_store(store).active()):
+        time.sleep(0.01)
+    _thread.interrupt_main()
+
+threading.Thread(target=interrupt, args=(sys.argv[2],), daemon=True).start()
+main()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "--store", tmp_path, "ingest", "key"], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.write(DATA)
+        process.stdin.flush()
+        assert process.stderr.read() == b"dist: interrupted\n"
+
+    assert process.returncode == 130
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
