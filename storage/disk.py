@@ -8,11 +8,11 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from io import FileIO
 from typing import Any, TypeVar
 
 from ocispec.errors import Busy
 from storage.errors import translated
+from storage.held import Held
 from storage.layout import TEMPORARY
 
 T = TypeVar("T")
@@ -58,43 +58,42 @@ class Disk:
                 self.fs.rm_file(temporary)
             raise
 
-    def append(self, path: str) -> FileIO:
-        """The file at `path`, made if need be, for this writer alone to append to until it is closed; without a buffer.
+    def append(self, path: str) -> Held:
+        """The file at `path`, made if need be, for this writer alone to append to until it is closed.
 
         Raises:
             Busy: another writer, of this process or another, has it.
         """
         while True:
-            file = self._open(path)
             try:
-                fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if self.is_at(file, path):
-                    return file
+                held = self._hold(path)
             except BlockingIOError:
-                file.close()
                 raise Busy(f"{path}: another writer has it") from None
+            try:
+                if held.is_in_place():
+                    return held
             except BaseException:
-                file.close()
+                held.close()
                 raise
-            file.close()  # the writer before us published or dropped the file between our open and our lock
+            held.close()  # the writer before us published or dropped the file between our open and our lock
 
-    def write_back(self, file: FileIO, start: int, end: int) -> None:
+    def write_back(self, held: Held, start: int, end: int) -> None:
         """Begin to make these bytes durable. A hint: `publish` alone promises it."""
         # On Linux this starts writing dirty pages and waits for none, so that fsync finds little left to do: a fetch of 1 GiB
         # takes a quarter less time (docs/performance.md).
-        os.posix_fadvise(file.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(held.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
 
-    def publish(self, file: FileIO, path: str, target: str) -> None:
+    def publish(self, held: Held, target: str) -> None:
         """Make a file from `append` durable, then visible under `target` at once, read-only; its writer still holds it."""
-        self._sync(file)
-        if not self.is_at(file, path):  # whoever removed it let a stranger in, whose bytes are not ours to publish
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        held.sync()
+        if not held.is_in_place():  # whoever removed it let a stranger in, whose bytes are not ours to publish
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), held.path)
         try:
-            os.replace(path, target)
+            os.replace(held.path, target)
         except FileNotFoundError:
             self._make_parent(target)
-            os.replace(path, target)
-        os.fchmod(file.fileno(), _READ_ONLY)  # not earlier: after a failed rename its owner could not open it to go on
+            os.replace(held.path, target)
+        os.fchmod(held.fileno(), _READ_ONLY)  # not earlier: after a failed rename its owner could not open it to go on
         _sync_directory(os.path.dirname(target))
 
     def move(self, path: str, target: str) -> None:
@@ -137,29 +136,12 @@ class Disk:
         """Have a file count as new."""
         os.utime(path)
 
-    def _open(self, path: str) -> FileIO:
+    def _hold(self, path: str) -> Held:
         try:
-            return open(path, "ab", buffering=0)
+            return Held(path)
         except FileNotFoundError:
             self._make_parent(path)
-            return open(path, "ab", buffering=0)
-
-    @staticmethod
-    def _sync(file: FileIO) -> None:
-        try:
-            os.fsync(file.fileno())
-        except OSError as exc:
-            if exc.errno == errno.EIO:  # what did not reach the disk is called clean now, and the next sync would succeed
-                file.truncate(0)
-            raise
-
-    @staticmethod
-    def is_at(file: FileIO, path: str) -> bool:
-        """Whether this open file still has this path."""
-        try:
-            return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-        except FileNotFoundError:
-            return False
+            return Held(path)
 
     def _make_parent(self, path: str) -> None:
         parent = os.path.dirname(path)

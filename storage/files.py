@@ -8,10 +8,8 @@ goes on with: the data is hashed anew and written at its end, so that the digest
 
 import contextlib
 import logging
-import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from io import FileIO
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +17,7 @@ from ocispec import Digest
 from ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound, Unsupported
 from storage.disk import Disk
 from storage.errors import translated
+from storage.held import Held
 from storage.ingest import Declared, Measured, Status, leave
 from storage.layout import RECORD, Layout
 from storage.presence import is_there, modified
@@ -35,13 +34,13 @@ _SMALL_BYTES = 1024 * 1024
 class FileWriter:
     """A writer that appends to the data file of its ingest; see `storage.ingest.Writer`."""
 
-    def __init__(self, disk: Disk, layout: Layout, file: FileIO, declared: Declared, *, recorded: bool) -> None:
+    def __init__(self, disk: Disk, layout: Layout, held: Held, declared: Declared, *, there: int, recorded: bool) -> None:
         self.declared = declared
-        self._disk, self._layout, self._file, self._recorded = disk, layout, file, recorded
-        self._path = layout.ingest(declared.ref)
+        self._disk, self._layout, self._held, self._recorded = disk, layout, held, recorded
+        self._path = held.path
         self._measured = Measured(declared)
         self._open = True
-        self._catch_up()
+        self._catch_up(there)
         self._written_back = self.offset  # what was there may well be on the disk
 
     @property
@@ -58,16 +57,16 @@ class FileWriter:
         """Append `data`."""
         self._measured.refuse_excess(len(data))
         with translated(f"{self.declared.ref}: writing to {self._path}"):
-            _write(self._file, data)
+            self._held.write(data)
             self._measured.add(data)
             if self.offset - self._written_back >= _WRITE_BACK_BYTES:
-                self._disk.write_back(self._file, self._written_back, self.offset)
+                self._disk.write_back(self._held, self._written_back, self.offset)
                 self._written_back = self.offset
 
     def truncate(self) -> None:
         """Drop what was written and start over at 0."""
         with translated(f"{self.declared.ref}: truncating {self._path}"):
-            self._file.truncate(0)
+            self._held.truncate()
         self._measured.reset()
         self._written_back = 0
 
@@ -76,7 +75,7 @@ class FileWriter:
         self._refuse_half_written()
         digest = self._measured.checked(size, expected)
         with translated(f"{self.declared.ref}: committing {digest}"):
-            self._disk.publish(self._file, self._path, self._layout.blob(digest))
+            self._disk.publish(self._held, self._layout.blob(digest))
         self._release_quietly()
         if self._recorded:
             self._tidy()
@@ -98,7 +97,7 @@ class FileWriter:
                 if not self._recorded:
                     self._keep()
             finally:
-                self._file.close()
+                self._held.close()
 
     def __enter__(self) -> Self:
         return self
@@ -108,9 +107,9 @@ class FileWriter:
 
     def _keep(self) -> None:
         """Leave what a small ingest has for the next writer; if it has nothing, leave nothing."""
-        if not self._disk.is_at(self._file, self._path):
+        if not self._held.is_in_place():
             return  # dropped, or a commit failed after its rename, with which the lock went: a new writer has the ref
-        if not self.offset and not self._size():  # a write that failed half-way counts for size only
+        if not self.offset and not self._held.size():  # a write that failed half-way counts for size only
             _drop(self._disk, self._path)
             return
         try:
@@ -120,15 +119,14 @@ class FileWriter:
                 _drop(self._disk, self._path)
             raise
 
-    def _catch_up(self) -> None:
+    def _catch_up(self, there: int) -> None:
         """Hash what a writer before this one left."""
         with translated(f"{self.declared.ref}: reading {self._path}"):
-            size = self._size()
-            if self.declared.total is not None and size > self.declared.total:
+            if self.declared.total is not None and there > self.declared.total:
                 self.truncate()
                 return
-            while self.offset < size:
-                self._measured.add(self._read(min(self.offset + _PIECE_BYTES, size)))
+            while self.offset < there:
+                self._measured.add(self._read(min(self.offset + _PIECE_BYTES, there)))
 
     def _read(self, end: int) -> bytes:
         data: bytes = self._disk.fs.cat_file(self._path, start=self.offset, end=end)
@@ -136,13 +134,10 @@ class FileWriter:
 
     def _refuse_half_written(self) -> None:
         with translated(f"{self.declared.ref}: looking at {self._path}"):
-            held = self._size()
+            held = self._held.size()
         if held != self.offset:  # after a write that failed half-way
             at = f"{self.offset} bytes in {self._path}, got {held}"
             raise Corrupt(f"{self.declared.ref}: expected {at}; open it again to go on")
-
-    def _size(self) -> int:
-        return os.fstat(self._file.fileno()).st_size
 
     def _tidy(self) -> None:
         """Remove the record of a blob that is safe. It may fail: a record without data says nothing.
@@ -150,8 +145,8 @@ class FileWriter:
         With its data the ingest lost its lock. A new writer may have the ref by now, or have left data: the record is its own.
         """
         try:
-            with self._disk.append(self._path) as file:
-                if file.tell() == 0:
+            with contextlib.closing(self._disk.append(self._path)) as held:
+                if not held.found:
                     _drop(self._disk, self._path)
         except Busy:
             _log.debug("%s: a new writer has it", self.declared.ref)
@@ -164,7 +159,7 @@ class FileWriter:
             return
         self._open = False
         try:
-            self._file.close()
+            self._held.close()
         except OSError:
             _log.warning("%s: could not close %s", self.declared.ref, self._path, exc_info=True)
 
@@ -183,13 +178,13 @@ class FileIngests:
         path = self._layout.ingest(ref)
         with translated(f"{ref}: opening {path}"):
             try:
-                file = self._disk.append(path)
+                held = self._disk.append(path)
             except Busy:
                 raise Busy(self._describe_busy(ref)) from None
         try:
-            return self._begin(file, path, Declared(ref=ref, total=total, expected=expected, started=datetime.now(UTC)))
+            return self._begin(held, Declared(ref=ref, total=total, expected=expected, started=datetime.now(UTC)))
         except BaseException:
-            file.close()
+            held.close()
             raise
 
     def status(self, ref: str) -> Status:
@@ -240,28 +235,29 @@ class FileIngests:
 
     def _drop_unless_busy(self, path: str) -> bool:
         try:
-            with self._disk.append(path):
+            with contextlib.closing(self._disk.append(path)):
                 _drop(self._disk, path)
         except Busy:
             return False
         return True
 
-    def _begin(self, file: FileIO, path: str, wanted: Declared) -> FileWriter:
-        with translated(f"{wanted.ref}: opening {path}"):
+    def _begin(self, held: Held, wanted: Declared) -> FileWriter:
+        with translated(f"{wanted.ref}: opening {held.path}"):
             try:  # once more: its writer may have ended before we got the lock
                 self._refuse_existing(wanted.ref, wanted.expected)
             except AlreadyExists:
-                _drop(self._disk, path)
+                _drop(self._disk, held.path)
                 raise
-            found, recorded = self._found(path)
+            found, recorded = self._found(held.path)
         if found is not None and found.agrees(wanted):
-            return FileWriter(self._disk, self._layout, file, found, recorded=True)
+            return FileWriter(self._disk, self._layout, held, found, there=held.found, recorded=True)
         recorded = recorded or wanted.total is None or wanted.total > _SMALL_BYTES
-        with translated(f"{wanted.ref}: opening {path}"):
-            file.truncate(0)
+        with translated(f"{wanted.ref}: opening {held.path}"):
+            if held.found:
+                held.truncate()
             if recorded:
-                self._disk.fs.pipe_file(path + RECORD, wanted.to_json())
-        return FileWriter(self._disk, self._layout, file, wanted, recorded=recorded)
+                self._disk.fs.pipe_file(held.path + RECORD, wanted.to_json())
+        return FileWriter(self._disk, self._layout, held, wanted, there=0, recorded=recorded)
 
     def _found(self, path: str) -> tuple[Declared | None, bool]:
         """The record of an ingest, None if it is damaged or absent, and whether there is one."""
@@ -290,13 +286,6 @@ class FileIngests:
         except DistError:
             return f"{ref}: another writer has it"
         return f"{ref}: another writer has it since {status.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {status.offset}"
-
-
-def _write(file: FileIO, data: bytes | bytearray | memoryview) -> None:
-    """Write all of `data`. The system may take less at once: on a full disk what fits, else at most 2 GiB."""
-    left = memoryview(data)
-    while left:
-        left = left[file.write(left) :]
 
 
 def _drop(disk: Disk, path: str) -> None:

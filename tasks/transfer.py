@@ -166,13 +166,12 @@ def _open_writer(store: ContentStore, descriptor: Descriptor, pause: Callable[[f
     """A writer for the content; None where it is there, or came while another writer had it."""
     longest = _FIRST_PAUSE_S
     while True:
-        with store.unswept():  # only what is looked for here is known to gc
-            if store.holds(descriptor):
-                return None
         try:
             return store.writer(_ref(descriptor), expected=descriptor.digest, total=descriptor.size)
         except AlreadyExists:
-            continue
+            with store.unswept():  # only what is looked for here is known to gc
+                if store.holds(descriptor):
+                    return None
         except Busy:
             pause(random.uniform(0, longest))  # noqa: S311 - spreads waiters, hides nothing
             longest = min(2 * longest, _LONGEST_PAUSE_S)
