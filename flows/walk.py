@@ -292,7 +292,7 @@ class Walk:
             self._record(image, image.root)
         if image.recorded and not image.failures and (errands := self._course.onward(image)):
             image.open += len(errands)
-            self._frontier.add(errands)
+            self._frontier.add_first(errands)  # what is whole is not held up by what is not
             return
         self._reports[image] = image.report()
         self._listener.finished(self._reports[image])

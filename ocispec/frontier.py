@@ -43,11 +43,12 @@ class Frontier(Generic[Item, F]):
         self._ended: queue.SimpleQueue[tuple[Item, F]] = queue.SimpleQueue()
 
     def add(self, items: Iterable[Item]) -> None:
-        """Take up those items that were never added before."""
-        for item in items:
-            if item not in self._seen:
-                self._seen.add(item)
-                self._waiting.append(item)
+        """Take up those items that were never added before, after all that waits."""
+        self._waiting.extend(self._new(items))
+
+    def add_first(self, items: Iterable[Item]) -> None:
+        """Take up those items that were never added before, before all that waits."""
+        self._waiting.extendleft(reversed(self._new(items)))
 
     def again(self, item: Item) -> None:
         """Take up an item once more, although it has ended."""
@@ -65,6 +66,11 @@ class Frontier(Generic[Item, F]):
             item, future = self._ended.get()
             self._under_way -= 1
             yield item, future
+
+    def _new(self, items: Iterable[Item]) -> list[Item]:
+        new = [item for item in dict.fromkeys(items) if item not in self._seen]
+        self._seen.update(new)
+        return new
 
     def _fill(self) -> None:
         while self._waiting and self._under_way < self._window:

@@ -20,6 +20,20 @@ INDEX = images.index([ONE, OTHER])
 TWIN = images.image(900, layers=2, platform="linux/s390x")
 
 
+def test_an_image_is_published_as_soon_as_it_is_whole(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+    several = {f"v{number}": images.image(920 + number, layers=2) for number in range(3)}
+    for tag, built in several.items():
+        images.load(source, "app", built, tag)
+
+    mirrors.run(*(image(source, target, f"app:{tag}") for tag in several), concurrency=1)
+
+    sent = [one.path.rpartition("/")[2] for one in mirrors.asked(target) if one.method == "PUT"]
+    tags = [sent.index(tag) for tag in several]
+    assert tags[0] < tags[1] < tags[2] == len(sent) - 1
+    uploads = [tags[0], tags[1] - tags[0] - 1, tags[2] - tags[1] - 1]
+    assert uploads == [3, 3, 3]
+
+
 def test_a_dry_run_says_what_a_run_then_does_and_changes_nothing(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:

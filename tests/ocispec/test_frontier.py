@@ -106,6 +106,17 @@ def test_what_is_found_on_the_way_is_worked_on_once() -> None:
     assert sorted(seen) == [1, 2, 3, 4, 5, 6, 7]
 
 
+def test_what_is_to_come_first_does_in_its_order() -> None:
+    frontier = Frontier(ended, window=1)
+    frontier.add([1, 2])
+    seen = []
+    for item, _ in frontier:
+        seen.append(item)
+        frontier.add_first([5, 4, 2, 5] if item == 1 else [])
+        frontier.add([3])
+    assert seen == [1, 5, 4, 2, 3]
+
+
 def test_an_item_is_worked_on_again_if_asked() -> None:
     frontier = Frontier(ended, window=2)
     frontier.add([1, 2])
