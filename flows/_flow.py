@@ -20,6 +20,7 @@ from prefect.client.schemas.objects import State
 from prefect.exceptions import CancelledRun, FailedRun
 from prefect.states import Cancelled, Failed
 
+from flows.meanwhile import awaited
 from flows.runner import RUNNER
 from ocispec.errors import DistError
 from tasks.stopping import Stopped, current, stopped_by
@@ -47,7 +48,7 @@ def _ending(function: Callable[P, State[Any]]) -> Callable[P, State[Any]]:
     def run(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         for name in _LOGGERS:
             logging.getLogger(name).addFilter(_told)
-        with _terminable():
+        with _terminable(), awaited():
             try:
                 return function(*args, **kwargs)
             except Stopped as exc:

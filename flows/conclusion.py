@@ -4,11 +4,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import Artifact, MarkdownArtifact, TableArtifact
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
+from flows.meanwhile import meanwhile, tolerated
 from flows.report import Report, in_one_line
 from ocispec.units import counted
 
@@ -33,11 +34,11 @@ def concluded(key: str, report: Report) -> State[Any]:
     """
     message, errors = in_one_line(report), report.errors()
     tabulate(report.table(), key=key, description=message)
-    create_markdown_artifact(_summary(key, report), key="summary", description=report.summary())
+    _show(MarkdownArtifact(markdown=_summary(key, report), key="summary", description=report.summary()))
     if errors:
         then = _ON if report.status == "stopped" else _NEXT.get(key, _AGAIN)
         told = f"{counted(len(errors), 'failure')}. {then}"
-        create_markdown_artifact(_failures(errors), key="failures", description=told)
+        _show(MarkdownArtifact(markdown=_failures(errors), key="failures", description=told))
     context = FlowRunContext.get()
     is_read = context is None or context.flow_run is None or context.flow_run.deployment_id is None
     return _STATES[report.status](message=message, data=report if is_read else None)
@@ -47,7 +48,16 @@ def tabulate(rows: Sequence[Mapping[str, str | int]], *, key: str, description: 
     """Have an artifact of the current flow run show rows, of very many the first."""
     left = len(rows) - _MOST_ROWS
     more = f" (and {left} more rows, which are not shown)" if left > 0 else ""
-    create_table_artifact([dict(row) for row in rows[:_MOST_ROWS]], key=key, description=f"{description}{more}")
+    shown = [dict(row) for row in rows[:_MOST_ROWS]]
+    _show(TableArtifact(table=shown, key=key, description=f"{description}{more}"))
+
+
+def _show(artifact: Artifact) -> None:
+    def show() -> None:
+        with tolerated(f"the artifact {artifact.key}"):
+            artifact.create()
+
+    meanwhile(show)
 
 
 def _summary(key: str, report: Report) -> str:

@@ -4,11 +4,8 @@ One thread looks once a second, and asks Prefect's API for something only if the
 how much happens in it. A run that is over before has the artifact, too.
 """
 
-import logging
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from contextvars import copy_context
 from threading import Event
 from typing import Any, Protocol
 
@@ -18,13 +15,13 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from flows.api import client
+from flows.meanwhile import meanwhile, tolerated
 from flows.progress import Advance, Both, Listener, LogListener, told
 from tasks import stopping
 
 _EVERY_S = 1.0
 # What says that a run has done all; what has not, or is not over, shows less.
 _WHOLE, _MOST = 100.0, 99.9
-_log = logging.getLogger(__name__)
 
 
 class Course(Protocol):
@@ -57,21 +54,18 @@ def shown(course: Course) -> Iterator[None]:
     def keep() -> None:
         while not over.wait(_EVERY_S):
             artifact.show()
-
-    try:
-        with ThreadPoolExecutor(1, thread_name_prefix="progress") as executor:
-            executor.submit(copy_context().run, keep)
-            try:
-                yield
-                done = stopping.current().reason is None and not course.lacks()
-            finally:
-                over.set()
-    finally:
         artifact.show(done=done)
+
+    meanwhile(keep)
+    try:
+        yield
+        done = stopping.current().reason is None and not course.lacks()
+    finally:
+        over.set()
 
 
 class _Artifact:
-    """What Prefect shows. That it cannot be told is no reason for a run to fail."""
+    """What Prefect shows."""
 
     def __init__(self, course: Course, client: SyncPrefectClient) -> None:
         self._course, self._client = course, client
@@ -84,11 +78,9 @@ class _Artifact:
         news = percent, self._course.words()
         if news == self._last:
             return
-        try:
+        with tolerated("the progress of the run"):
             if self._id is None:
                 self._id = create_progress_artifact(news[0], key="progress", description=news[1])
             else:
                 self._client.update_artifact(self._id, ArtifactUpdate(data=news[0], description=news[1]))
             self._last = news
-        except Exception as exc:  # noqa: BLE001 - whatever Prefect's client raises
-            _log.warning("the progress of the run cannot be shown: %s", exc)

@@ -2,10 +2,13 @@
 
 from typing import Any
 
-from prefect import flow
+import httpx
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from flows._flow import flow_of
 from flows.conclusion import concluded
 from flows.report import Failure, ImageReport, RunReport
 from ocispec import Descriptor, Digest
@@ -19,14 +22,21 @@ SAID = "the registry says '<b>|[x](http://a/b_c)`*\\'"
 def artifacts(prefect: PrefectServer, report: RunReport, *, key: str = "many") -> dict[str, dict[str, Any]]:
     """What a run that ends with a report shows, by key."""
 
-    @flow
-    def ends() -> State[RunReport]:
+    state = ended(prefect, report, key=key)
+    run = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
+    return {one["key"]: one for one in prefect.post("/artifacts/filter", run)}
+
+
+def ended(prefect: PrefectServer, report: RunReport, *, key: str) -> State[Any]:
+    """The state of a run that ends with a report."""
+
+    @flow_of("ends", run_name=lambda: "ends")
+    def ends() -> State[Any]:
         return concluded(key, report)
 
     with temporary_settings({PREFECT_API_URL: prefect.url}):
-        state = ends(return_state=True)
-    run = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
-    return {one["key"]: one for one in prefect.post("/artifacts/filter", run)}
+        state: State[Any] = ends(return_state=True)
+    return state
 
 
 def test_an_artifact_shows_what_a_page_can_and_says_so(prefect: PrefectServer) -> None:
@@ -59,3 +69,15 @@ def test_a_run_that_was_ended_is_to_be_run_again_with_nothing_put_right(prefect:
         stopped = RunReport(images=(image,), tasks=0, seconds=0, stopped="asked to end")
         assert artifacts(prefect, stopped, key=key)["failures"]["description"] == told
     assert "put right" in artifacts(prefect, RunReport(images=(image,), tasks=0, seconds=0))["failures"]["description"].lower()
+
+
+def test_that_prefect_does_not_take_an_artifact_is_no_reason_to_fail(
+    prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise httpx.ReadTimeout("timed out")
+
+    monkeypatch.setattr(SyncPrefectClient, "create_artifact", refuse)
+    assert ended(prefect, REPORT, key="many").is_completed()
+    told = [record.message for record in caplog.records if record.name == "flows.meanwhile"]
+    assert sorted(told) == [f"the artifact {key} cannot be shown: timed out" for key in ("many", "summary")]
