@@ -70,7 +70,7 @@ class Disk:
             except BlockingIOError:
                 raise Busy(f"{path}: another writer has it") from None
             try:
-                if held.is_in_place():
+                if held.size() is not None:
                     return held
             except BaseException:
                 held.close()
@@ -83,11 +83,15 @@ class Disk:
         # takes a quarter less time (docs/performance.md).
         os.posix_fadvise(held.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
 
-    def publish(self, held: Held, target: str) -> None:
-        """Make a file from `append` durable, then visible under `target` at once, read-only; its writer still holds it."""
+    def settle(self, held: Held) -> int:
+        """Make a file from `append` durable; how many bytes it has."""
         held.sync()
-        if not held.is_in_place():  # whoever removed it let a stranger in, whose bytes are not ours to publish
+        if (size := held.size()) is None:  # whoever removed it let a stranger in, whose bytes are not ours to publish
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), held.path)
+        return size
+
+    def publish(self, held: Held, target: str) -> None:
+        """Make a file that is durable visible under `target` at once, read-only; its writer still holds it."""
         try:
             os.replace(held.path, target)
         except FileNotFoundError:

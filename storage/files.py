@@ -72,9 +72,9 @@ class FileWriter:
 
     def commit(self, *, size: int | None = None, expected: Digest | None = None) -> Digest:
         """Make the blob durable, then visible."""
-        self._refuse_half_written()
         digest = self._measured.checked(size, expected)
         with translated(f"{self.declared.ref}: committing {digest}"):
+            self._refuse_half_written(self._disk.settle(self._held))
             self._disk.publish(self._held, self._layout.blob(digest))
         self._release_quietly()
         if self._recorded:
@@ -107,9 +107,10 @@ class FileWriter:
 
     def _keep(self) -> None:
         """Leave what a small ingest has for the next writer; if it has nothing, leave nothing."""
-        if not self._held.is_in_place():
+        size = self._held.size()
+        if size is None:
             return  # dropped, or a commit failed after its rename, with which the lock went: a new writer has the ref
-        if not self.offset and not self._held.size():  # a write that failed half-way counts for size only
+        if size == 0:
             _drop(self._disk, self._path)
             return
         try:
@@ -132,11 +133,9 @@ class FileWriter:
         data: bytes = self._disk.fs.cat_file(self._path, start=self.offset, end=end)
         return data
 
-    def _refuse_half_written(self) -> None:
-        with translated(f"{self.declared.ref}: looking at {self._path}"):
-            held = self._held.size()
-        if held != self.offset:  # after a write that failed half-way
-            at = f"{self.offset} bytes in {self._path}, got {held}"
+    def _refuse_half_written(self, size: int) -> None:
+        if size != self.offset:  # after a write that failed half-way
+            at = f"{self.offset} bytes in {self._path}, got {size}"
             raise Corrupt(f"{self.declared.ref}: expected {at}; open it again to go on")
 
     def _tidy(self) -> None:

@@ -32,16 +32,13 @@ class Held:
         """Its descriptor, for what the system can do with it."""
         return self._file.fileno()
 
-    def is_in_place(self) -> bool:
-        """Whether it still has its path: whoever had it before may have published or dropped it."""
+    def size(self) -> int | None:
+        """How many bytes it has now; None where it has lost its path, for whoever had it before published or dropped it."""
         try:
-            return os.path.samestat(self._status, os.stat(self.path))
+            status = os.stat(self.path)
         except FileNotFoundError:
-            return False
-
-    def size(self) -> int:
-        """What it has now, in bytes."""
-        return os.fstat(self._file.fileno()).st_size
+            return None
+        return status.st_size if os.path.samestat(status, self._status) else None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append all of `data`. The system may take less at once: on a full disk what fits, else at most 2 GiB."""
