@@ -3,7 +3,6 @@
 text → Reference → Registries.resolve → (name, descriptor, fetcher) → fetcher.fetch(descriptor) → bytes
 """
 
-import http.cookiejar
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -50,6 +49,17 @@ class Resolved:
     fetcher: Source
 
 
+class _NoCookies(httpx.Cookies):
+    """Cookies ignore ports and outlive a request: a registry needs none, and none is taken."""
+
+    def extract_cookies(self, response: httpx.Response) -> None:
+        """Take none. Looking for some in every answer, only to refuse them, is a twentieth of what a request costs."""
+
+
+class _Client(httpx.Client):
+    cookies = _NoCookies()  # type: ignore[assignment]  # a property in httpx, with a jar behind it
+
+
 class Registries:
     """All registries, through one client. Thread-safe; close it, or use it in a `with` block.
 
@@ -79,12 +89,10 @@ class Registries:
             hosts=settings.hosts, connect_timeout_s=settings.connect_timeout_s, read_timeout_s=settings.read_timeout_s
         )
         self._throttled = ThrottledTransport(self._transport, settings.hosts, left_alone=left_alone)
-        self._client = httpx.Client(
+        self._client = _Client(
             transport=self._throttled,
             event_hooks={"response": [_log_response]},
             headers={"User-Agent": "prefect-dist", "Accept-Encoding": "identity"},
-            # Cookies ignore ports and outlive a request: a registry needs none, and none is taken.
-            cookies=http.cookiejar.CookieJar(http.cookiejar.DefaultCookiePolicy(allowed_domains=[])),
             follow_redirects=True,
         )
 
