@@ -120,6 +120,9 @@ class LiveDisplay:
             row = self._rows.setdefault(descriptor.content, _Row(_label(descriptor), "", descriptor.size))
             row.state = _bad([message])
 
+    def fell_short(self, message: str) -> None:
+        """The report says why."""
+
     def did(self, name: str, what: str) -> None:
         """The row of the image says when all is done."""
 
@@ -204,6 +207,9 @@ class PlainLines:
     def failed(self, descriptor: Descriptor, message: str) -> None:
         """Say what went wrong."""
         self._say(f"{descriptor} failed: {message}")
+
+    def fell_short(self, message: str) -> None:
+        """The report says why."""
 
     def did(self, name: str, what: str) -> None:
         """Say what was done."""

@@ -23,6 +23,7 @@ from flows.parameters import (
     labelled,
     session_spec,
 )
+from flows.progress import Listener
 from flows.report import Failure, ImageReport, RunReport
 from flows.results import keep_no_results
 from flows.slots import leased
@@ -91,7 +92,8 @@ def bring_in(
             window=concurrency,
         )
         related = EVERYTHING if referrers else frozenset()
-        images = _listed(session, walk.run([Image(one, platforms=platforms, related=related) for one in named]))
+        ended = walk.run([Image(one, platforms=platforms, related=related) for one in named])
+        images = _listed(session, ended, listener)
         return RunReport(
             images=images,
             tasks=walk.tasks,
@@ -118,11 +120,12 @@ class _Fetching:
         return ()
 
 
-def _listed(session: Session, images: tuple[ImageReport, ...]) -> tuple[ImageReport, ...]:
+def _listed(session: Session, images: tuple[ImageReport, ...], listener: Listener) -> tuple[ImageReport, ...]:
     """The images, once `index.json` lists them for other tools; should that fail, it is a failure of each."""
     try:
         session.store.update_index()
     except DistError as exc:
+        listener.fell_short(str(exc))
         failure = Failure(descriptor=None, message=str(exc))
         return tuple(replace(image, failures=(*image.failures, failure)) for image in images)
     return images

@@ -48,6 +48,9 @@ class Listener(Observer, Protocol):
     def did(self, name: str, what: str) -> None:
         """Something else was done for an image that is whole."""
 
+    def fell_short(self, message: str) -> None:
+        """Something failed that is neither content nor an image."""
+
     def finished(self, image: Ended) -> None:
         """Nothing more happens to an image."""
 
@@ -97,6 +100,10 @@ class LogListener:
     def did(self, name: str, what: str) -> None:
         """Say what was done."""
         self._log.info("%s %s", name, what)
+
+    def fell_short(self, message: str) -> None:
+        """Say what went wrong."""
+        self._log.error("%s", message)
 
     def left_alone(self, server: str, seconds: float) -> None:
         """Say for how long nobody asks there."""
@@ -168,6 +175,11 @@ class Both:
         for listener in self._listeners:
             listener.did(name, what)
 
+    def fell_short(self, message: str) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.fell_short(message)
+
     def left_alone(self, server: str, seconds: float) -> None:
         """Pass it on."""
         for listener in self._listeners:
@@ -202,6 +214,7 @@ class Advance:
         self._share, self._guard = planning, Lock()
         self._planned = 0, 0
         self._asked = 0
+        self._fell_short = False
         self._untold: dict[str, Untold] = {}
         self._images: dict[str, State] = {}
         self._content: dict[object, _Piece] = {}
@@ -238,7 +251,7 @@ class Advance:
         """Whether something failed, or cannot be told."""
         with self._guard:
             states = {*self._images.values(), *(piece.state for piece in self._content.values())}
-            return bool(self._untold) or "failed" in states
+            return self._fell_short or bool(self._untold) or "failed" in states
 
     def note(self, text: str) -> None:
         """Nothing that is counted."""
@@ -287,6 +300,10 @@ class Advance:
 
     def did(self, name: str, what: str) -> None:
         """Nothing that is counted."""
+
+    def fell_short(self, message: str) -> None:  # noqa: ARG002 - the report says why
+        """Take note: not all is done."""
+        self._fell_short = True
 
     def left_alone(self, server: str, seconds: float) -> None:
         """Nothing that is counted."""

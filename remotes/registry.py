@@ -57,7 +57,7 @@ class _NoCookies(httpx.Cookies):
 
 
 class _Client(httpx.Client):
-    cookies = _NoCookies()  # type: ignore[assignment]  # a property in httpx, with a jar behind it
+    cookies = _NoCookies()  # type: ignore[override]  # a property in httpx, with a jar behind it
 
 
 class Registries:

@@ -65,7 +65,8 @@ class Applying:
             self.tasks += 1
             result, manifest = outcome(future), (target.locator, digests[target])
             if not isinstance(result, Removed):
-                removed[target] = f"{target}: {message(result)}"
+                removed[target] = told = f"{target}: {message(result)}"
+                self._listener.fell_short(told)
                 continue
             if result.status == "gone" and manifest in went:
                 result = Removed(status="removed", why="went with its manifest, under another tag of it")

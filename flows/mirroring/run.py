@@ -13,6 +13,7 @@ from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Lock
 from flows.mirroring.planning import Planning
 from flows.mirroring.report import MirrorReport
+from flows.progress import Listener
 from flows.results import keep_no_results
 from flows.slots import leased
 from flows.watching import watched
@@ -61,14 +62,15 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
             report = replace(report, brought=applying.bring(plan.due, planning.origins), removed=applying.remove(plan.pruned))
             report = replace(report, tasks=planning.tasks + applying.tasks)
             lock.update(partial(concluded, report, locked))
-            report = _listed(session, report)
+            report = _listed(session, report, listener)
         return replace(report, tally=session.tally, seconds=time.monotonic() - started, stopped=session.stopping.reason)
 
 
-def _listed(session: Session, report: MirrorReport) -> MirrorReport:
+def _listed(session: Session, report: MirrorReport, listener: Listener) -> MirrorReport:
     """The report, once `index.json` of the store lists what came into it."""
     try:
         session.store.update_index()
     except DistError as exc:
+        listener.fell_short(str(exc))
         return replace(report, more=(*report.more, str(exc)))
     return report

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.schemas.objects import State
 
 from flows.progress import Advance, LogListener, listening
 from flows.report import Failure, ImageReport
@@ -125,6 +126,26 @@ def test_what_cannot_be_told_is_not_done(
     assert shown["description"].startswith("looked into 3 of 3 images, 3 cannot be told")
     assert ("1 of 1 image finished, 4 of 4 pieces" in shown["description"]) == (not dry_run)
     assert shown["data"] == 25  # one of three images and a repository
+
+
+def test_a_run_that_could_not_remove_a_tag_or_list_its_store_has_not_done_all(
+    mirrors: Mirrors, source: FakeRegistry, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
+) -> None:
+    images.load(source, "app", ONE, "v1")
+    images.load(source, "app", TWIN, "v2")
+    with FakeRegistry(deletes="nothing") as target:
+        entry = repository(source, target, prune={"after": "0s", "most": 20})
+        mirrors.run(entry)
+        kept = mirrors.run({**entry, "tags": {"deny": ["v2"]}})
+        assert "deleting is not possible" in "".join(kept.errors())
+        assert artifacts(mirrors.flow_run)["progress"]["data"] < 100
+
+        index = mirrors.store / "index.json"
+        index.unlink()
+        index.mkdir()
+        unlisted = mirrors.run(entry)
+        assert "index.json" in "".join(unlisted.errors())
+        assert artifacts(mirrors.flow_run)["progress"]["data"] < 100
 
 
 def test_a_check_of_what_cannot_be_told_is_not_done(
@@ -283,8 +304,9 @@ def test_fetch_push_and_what_keeps_a_store_show_the_same(
 
 def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
     """One update a second at most, from one thread, whatever happens meanwhile."""
-    from prefect import flow
+    from prefect.states import Completed
 
+    from flows._flow import flow_of
     from flows.watching import shown
 
     layers = [Descriptor(media_type=images.OCI_LAYER, digest=Digest.of(bytes([n])), size=1024**2) for n in range(4)]
@@ -298,8 +320,8 @@ def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
         found = progress()
         return bool(found) and found[0]["data"] == percent
 
-    @flow
-    def goes() -> None:
+    @flow_of("goes", run_name=lambda: "goes")
+    def goes() -> State[Any]:
         from prefect.runtime import flow_run
 
         advance = Advance()
@@ -312,6 +334,7 @@ def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
                 advance.ended(layer, Receipt("fetched", layer.size))
                 assert poll_until(partial(stands_at, 25 * number), timeout_s=20)
                 seen.append(progress()[0]["data"])
+        return Completed()
 
     goes()
 
