@@ -1,7 +1,8 @@
 """Output for people and for programs: aligned columns, plain lists, JSON."""
 
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,13 +10,39 @@ import orjson
 
 from ocispec import units
 
+_GAP, _INDENT = "  ", "    "
+
 
 def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows under their heads, each column as wide as its widest cell; nothing is cut, so that it can be piped on."""
-    lines = [tuple(heads), *map(tuple, rows)]
-    widths = [max(len(line[at]) for line in lines) for at in range(len(heads))]
-    for line in lines:
-        sys.stdout.write("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() + "\n")
+    """Rows under their heads, aligned, on a terminal within its width; nothing is cut, and a pipe gets a line per row."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    lines(laid_out([heads, *rows], width))
+
+
+def laid_out(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+    """The lines of rows, each column as wide as its widest cell.
+
+    Where that is more than `width`, a row goes on in further lines, which are indented: with its last cell alone, if the others
+    find room beside each other in every row, or else with whatever does not.
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    is_aligned = width is None or sum(widths[:-1]) + len(_GAP) * (len(widths) - 2) <= width
+    for row in rows:
+        yield from _folded(map(str.ljust, row, widths) if is_aligned else filter(None, row), width)
+
+
+def _folded(cells: Iterable[str], width: int | None) -> Iterator[str]:
+    """One row: as many cells in a line as find room there, at least one."""
+    line = None
+    for cell in cells:
+        longer = cell if line is None else line + _GAP + cell
+        if line is None or width is None or len(longer.rstrip()) <= width:
+            line = longer
+        else:
+            yield line.rstrip()
+            line = _INDENT + cell
+    if line is not None:
+        yield line.rstrip()
 
 
 def lines(texts: Iterable[str]) -> None:

@@ -1,0 +1,62 @@
+"""Tables: aligned where there is room, folded between cells on a terminal that is too narrow, and never cut."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cli.tables import laid_out
+from ocispec import Descriptor, Digest
+from storage import open_store
+from tests.cli.dist import dist
+from tests.cli.terminal import at_terminal
+
+ROWS = [("IMAGE", "RESULT", "NOTE"), ("a.example/app:v1", "failed", "not found (404)"), ("b.example/b:v2", "", "")]
+ALIGNED = [
+    "IMAGE             RESULT  NOTE",
+    "a.example/app:v1  failed  not found (404)",
+    "b.example/b:v2",
+]
+
+
+@pytest.mark.parametrize("width", [None, 80, 41])
+def test_what_has_room_is_aligned(width: int | None) -> None:
+    assert list(laid_out(ROWS, width)) == ALIGNED
+
+
+def test_a_long_last_cell_goes_on_below() -> None:
+    assert list(laid_out(ROWS, 40)) == [ALIGNED[0], "a.example/app:v1  failed", "    not found (404)", ALIGNED[2]]
+
+
+def test_where_nothing_else_helps_rows_are_folded() -> None:
+    assert list(laid_out(ROWS, 22)) == [
+        "IMAGE  RESULT  NOTE",
+        "a.example/app:v1",
+        "    failed",
+        "    not found (404)",
+        "b.example/b:v2",
+    ]
+
+
+@given(rows=st.lists(st.tuples(*[st.text("ab", max_size=9)] * 3), min_size=1), width=st.integers(1, 40))
+def test_all_cells_are_there_in_their_order(rows: list[tuple[str, str, str]], width: int) -> None:
+    shown = list(laid_out(rows, width))
+    assert " ".join(shown).split() == [cell for row in rows for cell in row if cell]
+    assert all(len(line) <= width or len(line.split()) == 1 for line in shown)
+
+
+def test_a_pipe_gets_a_line_per_row_and_a_terminal_what_fits(tmp_path: Path) -> None:
+    name, digest = "registry.example/team/backend/service:v1", Digest.of(b"{}")
+    root = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=digest, size=2)
+    with open_store(str(tmp_path)) as store:
+        store.prepare()
+        store.names.put(name, root, source="registry.example/team/backend/service")
+
+    piped = dist("--store", tmp_path, "names").lines
+    at = at_terminal("", "--store", str(tmp_path), "names").shown.splitlines()
+
+    assert [line.split()[:2] for line in piped] == [["NAME", "DIGEST"], [name, str(digest)]]
+    assert at[1] == name
+    assert at[2].startswith(f"    {digest}")
+    assert max(map(len, at)) <= 80
