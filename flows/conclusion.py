@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
-from flows.meanwhile import meanwhile, tolerated
+from flows.meanwhile import meanwhile
 from flows.report import Report, in_one_line
 from ocispec.units import counted
 
@@ -53,11 +53,7 @@ def tabulate(rows: Sequence[Mapping[str, str | int]], *, key: str, description: 
 
 
 def _show(artifact: Artifact) -> None:
-    def show() -> None:
-        with tolerated(f"the artifact {artifact.key}"):
-            artifact.create()
-
-    meanwhile(show)
+    meanwhile(f"the artifact {artifact.key}", artifact.create)
 
 
 def _summary(key: str, report: Report) -> str:

@@ -1,7 +1,7 @@
 """What Prefect is told while a run goes on, such as its artifacts: nothing in the run waits for that, but its end does.
 
-A server that has much to take in answers late. A run that told it one thing after the other would wait each time: measured, a
-quarter of what a fetch of 800 small blobs takes (docs/performance.md).
+A server that has much to take in answers late, and a run that told it one thing after the other would wait each time
+(docs/performance.md). That it cannot be told is a warning, and no reason for a run to fail.
 """
 
 import logging
@@ -26,14 +26,19 @@ def awaited() -> Iterator[None]:
             _EXECUTOR.reset(token)
 
 
-def meanwhile(call: Callable[[], object]) -> None:
-    """Have something done in a thread of its own, in the present context."""
-    _EXECUTOR.get().submit(copy_context().run, call)
+def meanwhile(what: str, tell: Callable[[], object]) -> None:
+    """Have something told in a thread of its own, in the present context."""
+
+    def tolerantly() -> None:
+        with tolerated(what):
+            tell()
+
+    _EXECUTOR.get().submit(copy_context().run, tolerantly)
 
 
 @contextmanager
 def tolerated(what: str) -> Iterator[None]:
-    """Warn if something cannot be told: that is no reason for a run to fail."""
+    """Warn if something cannot be told."""
     try:
         yield
     except Exception as exc:  # noqa: BLE001 - whatever Prefect's client raises

@@ -20,6 +20,7 @@ from flows.progress import Advance, Both, Listener, LogListener, told
 from tasks import stopping
 
 _EVERY_S = 1.0
+_WHAT = "the progress of the run"
 # What says that a run has done all; what has not, or is not over, shows less.
 _WHOLE, _MOST = 100.0, 99.9
 
@@ -56,7 +57,7 @@ def shown(course: Course) -> Iterator[None]:
             artifact.show()
         artifact.show(done=done)
 
-    meanwhile(keep)
+    meanwhile(_WHAT, keep)
     try:
         yield
         done = stopping.current().reason is None and not course.lacks()
@@ -78,7 +79,7 @@ class _Artifact:
         news = percent, self._course.words()
         if news == self._last:
             return
-        with tolerated("the progress of the run"):
+        with tolerated(_WHAT):
             if self._id is None:
                 self._id = create_progress_artifact(news[0], key="progress", description=news[1])
             else:

@@ -2,10 +2,10 @@
 
 What names and leases reach is needed (`storage.reachable`). The order makes it safe beside runs: first the candidates are
 listed, then names and leases are read, then candidates that nothing reaches are removed, all under a lock that
-`ContentStore.unswept` shares. Whoever relies on content that is there looks for it under that lock, with a lease on its root
-and with the manifest above it in the store: so either gc sees that it is needed, or the look comes after the removal and
-finds nothing. Object stores have no locks; there the grace period has to be longer than a run (docs/guarantees.md), and
-`hazard` says so to whoever gives a short one.
+`ContentStore.unswept` shares; nothing else removes a blob without it. Whoever relies on content that is there looks for it
+under that lock, with a lease on its root and with the manifest above it in the store: so either gc sees that it is needed, or
+the look comes after the removal and finds nothing. Object stores have no locks; there the grace period has to be longer than a
+run (docs/guarantees.md), and `hazard` says so to whoever gives a short one.
 """
 
 from dataclasses import dataclass

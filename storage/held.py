@@ -19,7 +19,7 @@ class Held:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._file = FileIO(path, "w", opener=_appending)
+        self._file = FileIO(path, "w", opener=_appending)  # which decides alone: "a" would be one more call, to seek the end
         try:
             fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._status = os.fstat(self._file.fileno())
@@ -51,7 +51,7 @@ class Held:
         self._file.truncate(0)
 
     def sync(self) -> None:
-        """Make it durable."""
+        """Make it durable; where the disk has failed to, nothing is left of it."""
         try:
             os.fsync(self._file.fileno())
         except OSError as exc:

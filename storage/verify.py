@@ -26,15 +26,29 @@ def verify(store: ContentStore, blobs: Iterable[Info]) -> Verified:
     sound = size = 0
     corrupt = []
     for info in blobs:
+        is_sound = _is_sound(store, info)
+        if is_sound:
+            sound += 1
+            size += info.size
+        elif is_sound is not None:
+            corrupt.append(info.digest)
+    return Verified(sound=sound, size=size, corrupt=tuple(corrupt))
+
+
+def _is_sound(store: ContentStore, info: Info) -> bool | None:
+    """Whether a blob is; if not, it is in quarantine now. None if it is gone."""
+    while True:
         try:
             for _ in store.chunks(info.digest):
                 pass
         except NotFound:
-            continue
+            return None
         except Corrupt:
             if store.quarantine(info):
-                corrupt.append(info.digest)
-            continue
-        sound += 1
-        size += info.size
-    return Verified(sound=sound, size=size, corrupt=tuple(corrupt))
+                return False
+        else:
+            return True
+        try:
+            info = store.info(info.digest)  # another one came meanwhile, or somebody touched this one
+        except NotFound:
+            return None

@@ -165,16 +165,24 @@ def fetch_handler(
 def _open_writer(store: ContentStore, descriptor: Descriptor, pause: Callable[[float], None]) -> Writer | None:
     """A writer for the content; None where it is there, or came while another writer had it."""
     longest = _FIRST_PAUSE_S
-    while True:
+    while not _is_there(store, descriptor):
         try:
             return store.writer(_ref(descriptor), expected=descriptor.digest, total=descriptor.size)
         except AlreadyExists:
-            with store.unswept():  # only what is looked for here is known to gc
-                if store.holds(descriptor):
-                    return None
+            continue
         except Busy:
             pause(random.uniform(0, longest))  # noqa: S311 - spreads waiters, hides nothing
             longest = min(2 * longest, _LONGEST_PAUSE_S)
+    return None
+
+
+def _is_there(store: ContentStore, descriptor: Descriptor) -> bool:
+    """Whether the content is there, and stays: gc keeps what is looked for under its lock. What is not there needs none."""
+    is_there = store.holds(descriptor)
+    if is_there and store.locks:
+        with store.unswept():
+            return store.holds(descriptor)
+    return is_there
 
 
 def _fill(writer: Writer, source: Source, descriptor: Descriptor, observer: Observer) -> int:

@@ -21,7 +21,7 @@ def test_what_is_begun_goes_on_at_once_in_its_context_and_is_done_in_the_end() -
     with awaited():
         for word in ("plan", "progress"):
             token = WORD.set(word)
-            meanwhile(hear)
+            meanwhile("a word", hear)
             WORD.reset(token)
         assert heard == []
         all_here.wait()
@@ -38,7 +38,7 @@ def test_a_run_that_fails_waits_too() -> None:
 
     def fail() -> None:
         with awaited():
-            meanwhile(do)
+            meanwhile("that it is done", do)
             here.wait()
             raise ValueError
 

@@ -288,6 +288,17 @@ def test_a_blob_that_came_anew_is_not_put_into_quarantine_for_the_old_one(place:
     assert store.read(digest) == noise(1000)
 
 
+def test_a_corrupt_blob_that_is_touched_while_it_is_verified_does_not_escape(place: Place, store: ContentStore) -> None:
+    digest = ingest(store, noise(1000))
+    place.plant(blob_path(digest), b"wrong")
+    infos = list(store.walk())
+    place.plant(blob_path(digest), b"wrong")  # a new time, as after somebody wanted to bring what is there
+    assert list(store.walk()) != infos
+
+    assert verify(store, infos).corrupt == (digest,)
+    assert list(store.walk()) == []
+
+
 def test_quarantine_of_nothing_is_nothing(store: ContentStore) -> None:
     digest = ingest(store, b"data")
     (info,) = store.walk()
