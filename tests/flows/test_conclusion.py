@@ -1,5 +1,6 @@
 """What the artifacts of a run show of very many images, and what its report keeps."""
 
+import gc
 from typing import Any
 
 import httpx
@@ -7,6 +8,7 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed
 
 from flows._flow import flow_of
 from flows.conclusion import concluded
@@ -81,3 +83,19 @@ def test_that_prefect_does_not_take_an_artifact_is_no_reason_to_fail(
     assert ended(prefect, REPORT, key="many").is_completed()
     told = [record.message for record in caplog.records if record.name == "flows.meanwhile"]
     assert sorted(told) == [f"the artifact {key} cannot be shown: timed out" for key in ("many", "summary")]
+
+
+def test_the_garbage_collector_leaves_out_what_was_there_and_only_for_the_run(prefect: PrefectServer) -> None:
+    left_out = list[int]()
+
+    @flow_of("looks", run_name=lambda: "looks")
+    def looks() -> State[Any]:
+        left_out.append(gc.get_freeze_count())
+        return Completed()
+
+    with temporary_settings({PREFECT_API_URL: prefect.url}):
+        looks()
+    left_out.append(gc.get_freeze_count())
+
+    assert left_out[0] > 10_000
+    assert left_out[1] == 0
