@@ -176,17 +176,17 @@ def test_an_interrupt_keeps_what_came(tmp_path: Path) -> None:
 
 def test_an_interrupt_just_before_a_read_is_heard(tmp_path: Path) -> None:
     """Such a signal is known to Python and does not end the read: as if another thread had made Python know of it."""
-    program = """
-import _thread, sys, threading, time
+    program = f"""
+import _thread, sys, threading
 from cli.main import main
 from storage import open_store
+from tests.peers.processes import poll_until
 
 def interrupt(store):
-    while not any(status.offset for status in open_store(store).active()):
-        time.sleep(0.01)
-    _thread.interrupt_main()
+    if poll_until(lambda: [status.offset for status in store.active()] == [{len(DATA)}], timeout_s=60):
+        _thread.interrupt_main()
 
-threading.Thread(target=interrupt, args=(sys.argv[2],), daemon=True).start()
+threading.Thread(target=interrupt, args=(open_store(sys.argv[2]),), daemon=True).start()
 main()
 """
     with subprocess.Popen(
