@@ -89,9 +89,11 @@ class RegistryAuth(httpx.Auth):
         self._scopes = merge(*scopes)
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Send with what is known; on a 401 answer the challenge, once.
+        """Send the request with the known header; answer the challenge of a 401 once.
 
-        A 401 from another host, where a redirect led, is not answered: these credentials are not for it.
+        The body of the 401 is read first. An unread response occupies one of the server's slots, and the thread that fetches
+        the token may need that slot. A 401 from another host, where a redirect led, is not answered: these credentials are not
+        for it.
 
         Raises:
             Denied: the token server refuses the credentials, or is not to be trusted with them.
@@ -102,6 +104,7 @@ class RegistryAuth(httpx.Auth):
         response = yield request
         if response.status_code != httpx.codes.UNAUTHORIZED or not is_same_server(response.request.url, request.url):
             return
+        response.read()
         header = yield from self._answer(parse(response.headers.get_list("www-authenticate")), request, sent)
         if header is not None and header != sent:
             request.headers["Authorization"] = header

@@ -1,5 +1,6 @@
 """Errors of remotes: the border where HTTP's errors become ours, with the facts and without secrets."""
 
+import contextlib
 import re
 import socket
 import ssl
@@ -191,6 +192,17 @@ def _redacted(key: str, value: str) -> str:
 
 def _codes(response: httpx.Response) -> tuple[str, ...]:
     """The registry's own words about an error, from a body that may be anything."""
+    try:
+        errors = orjson.loads(_start_of_body(response))["errors"]
+        return tuple(_code(error) for error in errors[:_CODES])
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return ()
+
+
+def _start_of_body(response: httpx.Response) -> bytes:
+    """The start of the body, also of a response that was read before; empty if the body cannot be read."""
+    with contextlib.suppress(httpx.ResponseNotRead):
+        return response.content[:_BODY_BYTES]
     body = b""
     try:
         for piece in response.iter_raw():
@@ -198,12 +210,8 @@ def _codes(response: httpx.Response) -> tuple[str, ...]:
             if len(body) > _BODY_BYTES:
                 break
     except (httpx.TransportError, httpx.StreamError):
-        return ()  # the status alone has to do
-    try:
-        errors = orjson.loads(body)["errors"]
-        return tuple(_code(error) for error in errors[:_CODES])
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        return ()
+        return b""  # the status is enough
+    return body
 
 
 def _code(error: dict[str, Any]) -> str:

@@ -11,7 +11,9 @@ from ocispec.errors import NotFound, Unavailable
 from remotes import Hosts, HostSettings, Quota, Registries, RegistryError, RegistrySettings
 from remotes.throttle import Aborted, Throttle
 from remotes.throttled import read_quota
+from remotes.token import to_pull
 from tests import images
+from tests.fakes.access import Bearer
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.peers.processes import poll_until
@@ -237,6 +239,28 @@ def test_a_503_without_a_time_says_nothing_of_how_hard_it_was_asked(found: Regis
         found.resolve(reference(registry))
     assert str(found.resolve(reference(registry)).descriptor.digest) == IMAGE.root.digest
     assert found._throttled._throttle(httpx.URL(f"http://{registry.host}"))._pace is None
+
+
+def guarded_settings(guarded: FakeRegistry) -> RegistrySettings:
+    """One request at a time to a registry whose token server is on its own host."""
+    hosts = Hosts(named={guarded.host: HostSettings(in_flight=1)})
+    return RegistrySettings(hosts=hosts, connect_timeout_s=10, read_timeout_s=10)
+
+
+def test_a_request_that_waits_for_a_token_holds_no_slot() -> None:
+    with FakeRegistry(auth=Bearer()) as guarded:
+        guarded.put_blob(REPOSITORY, BLOB)
+        with Registries(guarded_settings(guarded), credentials=anonymous) as found, ThreadPoolExecutor(1) as threads:
+            throttle = found._throttled._throttle(httpx.URL(f"http://{guarded.host}"))
+            with found._auth_of(guarded.host, REPOSITORY).asking(to_pull(REPOSITORY)):  # as another thread that gets the token
+                waiting = threads.submit(read, fetcher(found, guarded), descriptor(BLOB))
+                try:
+                    assert poll_until(lambda: bool(guarded.asked("GET", "/v2/.*")) and throttle._under_way == 0, timeout_s=5)
+                    assert found._client.get(f"http://{guarded.host}/token?service=fake").status_code == 200
+                except BaseException:
+                    found.abort()
+                    raise
+            assert waiting.result(timeout=10) == BLOB
 
 
 def test_quotas_are_remembered(found: Registries, registry: FakeRegistry) -> None:
