@@ -1,6 +1,7 @@
 """The entry point of the `dist` command: every way it can end, with its exit code and its line, or one for each mistake.
 
-Exit codes: 0 all done, 1 something failed or took too long, 2 bad input, 130 interrupted, 143 terminated.
+Exit codes: 0 all done, 1 something failed or took too long, 2 bad input, 3 nothing failed but a gate vetoed an image,
+129 hung up, 130 interrupted, 143 terminated.
 """
 
 import logging

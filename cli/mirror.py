@@ -25,7 +25,7 @@ def mirror(
     network: RunNetwork,
     **options: int | None,
 ) -> int:
-    """Bring what a configuration wants to its targets, or only plan it; 1 if not all of it could be done."""
+    """Mirror the images of a configuration, or only plan that, and return the exit code of `runs.run`."""
     wanted = inputs.mirror(path, dialect, to)
     for warning in wanted.warnings:
         tell(f"warning: {warning}")
@@ -63,7 +63,7 @@ def seed(
     network: RunNetwork,
     **options: Any,
 ) -> int:
-    """Bring many images to many registries; 1 if not all of them got everywhere. `options` are parameters of the flow."""
+    """Seed many images to many registries and return the exit code of `runs.run`. `options` are parameters of the flow."""
     if path.endswith((".yaml", ".yml")):
         parameters = _configured(context, path, (*to, *platforms), network)
     else:

@@ -124,7 +124,7 @@ def seed(
     rewrite_index: Annotated[bool, Parameter(negative=(), help="Make an index of these platforms alone.")] = False,
     referrers: Referrers = False,
     offline: Annotated[bool, Parameter(negative=(), help="From the store alone: nobody is asked for images.")] = False,
-    failed: Annotated[str | None, Parameter(help="Write the images that did not get everywhere to this file.")] = None,
+    failed: Annotated[str | None, Parameter(help="Write the images that failed to this file.")] = None,
     dry_run: Annotated[bool, Parameter(negative=(), help="Only tell what would be done.")] = False,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,

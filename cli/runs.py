@@ -14,12 +14,13 @@ from cli.errors import tell
 from cli.options import RunNetwork
 from cli.prefect_api import PrefectApi, prefect_api
 from flows.progress import listening
-from flows.report import Report
+from flows.report import Outcome, Report
 from tasks import stopping
 
 R = TypeVar("R", bound=Report)
 _MOST_LINES = 20
 """Of failures: what more there is would only push these off the screen."""
+_EXIT_CODES: Mapping[Outcome, int] = {"complete": 0, "failed": 1, "stopped": 1, "vetoed": 3}
 
 
 def run(
@@ -30,7 +31,10 @@ def run(
     *,
     doing: Doing = "downloading",
 ) -> int:
-    """Run the flow that `load` imports, and print what `show` makes of its report; 1 if it is not complete."""
+    """Run the flow that `load` imports, and print its report with `show`.
+
+    Returns the exit code: 0 complete, 1 failed or stopped, 3 nothing failed but a gate vetoed an image.
+    """
     with display(quiet=context.output == "json", doing=doing) as shown:
         shown.note("starting Prefect")
         with prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=load) as api, listening(shown):
@@ -51,7 +55,7 @@ def run(
         tell(line)
     if len(errors) > _MOST_LINES:
         tell(f"and {len(errors) - _MOST_LINES} more: --output json has them all, so have the run's artifacts")
-    return 0 if report.status == "complete" else 1
+    return _EXIT_CODES[report.status]
 
 
 def store(context: Context) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """How every run ends: its artifacts show what was done and what failed, the message of its final state is its summary."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from prefect.artifacts import Artifact, MarkdownArtifact, TableArtifact
@@ -10,14 +11,19 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.meanwhile import meanwhile
-from flows.report import Report, in_one_line
+from flows.report import Outcome, Report, in_one_line
 from ocispec.units import counted
 
 # What a page of Prefect's can show.
 _MOST_ROWS = 500
 # What could be more than text in a line of Markdown; an underscore within a word is not.
 _MARKS = re.compile(r"[\\`*\[\]<>|~]")
-_STATES = {"complete": Completed, "failed": Failed, "stopped": Cancelled}
+_STATES: Mapping[Outcome, Callable[..., State[Any]]] = {
+    "complete": Completed,
+    "vetoed": partial(Completed, name="Vetoed"),
+    "failed": Failed,
+    "stopped": Cancelled,
+}
 # What to do once the causes are gone, which the lines themselves say.
 _NEXT = {
     "verify": "To fetch again what is not whole, run verify with `repair`; what was corrupt stays in quarantine meanwhile.",

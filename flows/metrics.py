@@ -16,7 +16,6 @@ from flows.report import Figures, Outcome
 _URL = "DIST_METRICS"
 _JOB = "prefect-dist"
 _TIMEOUT_S = 10
-_LAST = "of the last run"
 
 Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
@@ -37,7 +36,7 @@ class Measured(Protocol):
 
 
 def push(report: Measured, *, flow: str, mirror: str, log: Log) -> None:
-    """Replace what is known of the last run of a flow with a mirror; only a complete run replaces when that was."""
+    """Push the metrics of a run. The time of the last success is only replaced if nothing failed."""
     if not (url := os.environ.get(_URL)):
         return
     if "@" in urlsplit(url).netloc:
@@ -52,18 +51,19 @@ def push(report: Measured, *, flow: str, mirror: str, log: Log) -> None:
 
 def _gauges(report: Measured) -> CollectorRegistry:
     figures, now = report.figures(), time.time()
-    is_complete = report.status == "complete"
+    is_success = report.status in ("complete", "vetoed")
     values: dict[str, tuple[str, float]] = {
         "last_run_timestamp_seconds": ("When the last run ended.", now),
-        "last_run_complete": ("Whether it was complete.", is_complete),
-        "last_run_duration_seconds": ("How long it took.", report.seconds),
-        "pending_targets": (f"Targets that had not yet what they should at the end {_LAST}.", figures.pending),
-        "failed_targets": (f"Targets that failed, {_LAST}.", figures.failed),
-        "last_run_received_bytes": ("Bytes that it fetched.", figures.received),
-        "last_run_sent_bytes": ("Bytes that it sent.", figures.sent),
+        "last_run_success": ("1 if nothing failed in the last run, otherwise 0.", is_success),
+        "last_run_duration_seconds": ("Duration of the last run.", report.seconds),
+        "pending_targets": ("Targets without the wanted image at the end of the last run.", figures.pending),
+        "failed_targets": ("Targets that failed in the last run.", figures.failed),
+        "vetoed_targets": ("Targets that a gate kept an image from in the last run.", figures.vetoed),
+        "last_run_received_bytes": ("Bytes that the last run fetched.", figures.received),
+        "last_run_sent_bytes": ("Bytes that the last run sent.", figures.sent),
     }
-    if is_complete:
-        values["last_success_timestamp_seconds"] = "When the last complete run ended.", now
+    if is_success:
+        values["last_success_timestamp_seconds"] = "When the last run ended in which nothing failed.", now
     registry = CollectorRegistry()
     for name, (told, value) in values.items():
         Gauge(f"dist_{name}", told, registry=registry).set(value)

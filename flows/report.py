@@ -9,7 +9,8 @@ from ocispec.units import counted, duration, size
 from remotes import Quota
 from tasks.stopping import ending
 
-Outcome = Literal["complete", "failed", "stopped"]
+Outcome = Literal["complete", "failed", "stopped", "vetoed"]
+"""How a run ended. `vetoed`: nothing failed, and a gate kept at least one image from its targets."""
 
 
 class Report(Protocol):
@@ -21,7 +22,7 @@ class Report(Protocol):
 
     @property
     def status(self) -> Outcome:
-        """How the run came out."""
+        """The outcome of the run."""
 
     def summary(self) -> str:
         """One line that counts."""
@@ -81,10 +82,11 @@ def pace(count: int, seconds: float) -> dict[str, str | int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """What a run came to: how many targets have not yet what they should, how many of them because of failures, bytes."""
+    """Totals of a run: `pending` targets lack the wanted image, of which some `failed` and some were `vetoed`; bytes."""
 
     pending: int
     failed: int
+    vetoed: int = 0
     received: int
     sent: int
 

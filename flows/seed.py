@@ -67,7 +67,7 @@ def seed(
     offline: Annotated[bool, labelled("Offline", "From the store alone: nobody else is asked for images")] = False,
     failed: Annotated[
         str | None,
-        labelled("Failed", "A file for the images that could not be brought everywhere, to begin with the next time"),
+        labelled("Failed", "File for the list of images that failed, as input for the next run; vetoed images are not listed"),
     ] = None,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
@@ -106,7 +106,7 @@ def seed(
 
 
 def _listed(report: MirrorReport, url: str) -> MirrorReport:
-    """The report, once the images that are not at all their targets are listed, as the next run can read it."""
+    """Write the images that failed to a file that the next run can read; return the report, with an error if that failed."""
     lines = "".join(f"{image}\n" for image in report.unfinished())
     try:
         StateFile(url).write(lines.encode())

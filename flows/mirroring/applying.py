@@ -84,6 +84,8 @@ class Applying:
             ended.append(brought := self._walk(shard, origins))
             if brought.failures:
                 return Failed(message=f"{counted(len(brought.failures), 'failure')} with {counted(len(shard), 'image')}")
+            if brought.vetoes:
+                return Completed(name="Vetoed", message=f"{len(brought.vetoes)} vetoed of {counted(len(shard), 'image')}")
             return Completed(message=counted(len(shard), "image"))
 
         state = part(return_state=True)

@@ -39,10 +39,12 @@ class MirrorReport:
 
     @property
     def status(self) -> Outcome:
-        """`complete` if every target has what it should, as far as that was to be done."""
+        """`complete` if every target has its image, or in a dry run if the plan has no errors."""
         if self.stopped:
             return "stopped"
-        return "failed" if self.errors() else "complete"
+        if self.errors():
+            return "failed"
+        return "vetoed" if self.brought.vetoes else "complete"
 
     def result(self, step: Step) -> Result:
         """What came of a step."""
@@ -55,9 +57,8 @@ class MirrorReport:
         return "planned" if self.dry_run else _DONE[step.change]
 
     def unfinished(self) -> list[str]:
-        """The images that are not at all their targets, or of which that cannot be told."""
-        unbrought = ("failed", "vetoed")
-        return list(dict.fromkeys(str(s.wish.source) for s in self.plan.steps if self.result(s) in unbrought))
+        """Images that failed for at least one target. A vetoed image is not among them: its gate would veto it again."""
+        return list(dict.fromkeys(str(step.wish.source) for step in self.plan.steps if self.result(step) == "failed"))
 
     def summary(self) -> str:
         """One line that counts."""
@@ -99,10 +100,15 @@ class MirrorReport:
         }
 
     def figures(self) -> Figures:
-        """What it came to."""
+        """Totals of the run, for metrics."""
         counts, tally = self.counts(), self.tally
-        pending = sum(counts[result] for result in ("vetoed", "failed", "planned"))
-        return Figures(pending=pending, failed=counts["failed"], received=tally.received, sent=tally.sent)
+        return Figures(
+            pending=sum(counts[result] for result in ("vetoed", "failed", "planned")),
+            failed=counts["failed"],
+            vetoed=counts["vetoed"],
+            received=tally.received,
+            sent=tally.sent,
+        )
 
     @property
     def _gone(self) -> int:

@@ -86,3 +86,30 @@ def test_a_wrong_file_is_told_in_one_line_before_anything_is_started(tmp_path: P
     path.write_text(json.dumps(said))
     result = dist("mirror", path, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert (result.code, says in result.line) == (2, True), result.err
+
+
+def test_a_veto_has_an_exit_code_of_its_own_unless_something_failed(prefect: PrefectServer, tmp_path: Path) -> None:
+    assert prefect.url
+    with FakeRegistry() as source, FakeRegistry() as target:
+        images.load(source, "app", ONE, "v1")
+        images.load(source, "bad", OTHER, "v1")
+        gate = {"command": ["sh", "-c", 'case "$DIST_REFERENCE" in */bad:*) echo 3 critical findings; exit 1;; esac']}
+        app, bad, none = (
+            {"type": "image", "source": f"{source.host}/{name}:v1", "target": f"{target.host}/{name}:v1", "gate": gate}
+            for name in ("app", "bad", "none")
+        )
+
+        vetoed = dist("--output", "json", "mirror", config(tmp_path, app, bad))
+        said = dist("mirror", config(tmp_path, app, bad))
+        failed = dist("--output", "json", "mirror", "--retries", "0", config(tmp_path, app, bad, none))
+        passed = dist("mirror", config(tmp_path, app))
+
+        assert (vetoed.code, vetoed.json["status"], vetoed.json["errors"]) == (3, "vetoed", [])
+        assert [one["result"] for one in vetoed.json["images"]] == ["added", "vetoed"]
+        assert (said.code, said.lines[-2].split(":")[0]) == (3, "mirror mirror vetoed"), said.err
+        assert f"dist: {bad['source']} to {bad['target']}: vetoed by sh: 3 critical findings (exit status 1)\n" in said.err
+        assert (failed.code, failed.json["status"], len(failed.json["errors"])) == (1, "failed", 1)
+        assert [one["result"] for one in failed.json["images"]] == ["same", "vetoed", "failed"]
+        assert passed.code == 0, passed.err
+        assert lacking(target, "app", ONE, "v1") == []
+        assert target.manifest("bad", "v1") is None

@@ -68,6 +68,22 @@ def test_what_failed_is_a_list_for_the_next_run(prefect: PrefectServer, source: 
         assert lacking(target, "team/one", ONE, "v1") + lacking(target, "two", TWO, "v1") == []
 
 
+def test_a_vetoed_image_is_not_on_the_list_of_failed_images(
+    prefect: PrefectServer, source: FakeRegistry, tmp_path: Path
+) -> None:
+    assert prefect.url
+    failed, seeding = tmp_path / "failed.txt", tmp_path / "seeding.yaml"
+    with FakeRegistry() as target:
+        gate = {"command": ["sh", "-c", 'test "${DIST_REFERENCE##*/}" != two:v1']}
+        section = {"images": [f"{source.host}/team/one:v1", f"{source.host}/two:v1"], "to": target.host}
+        seeding.write_text(json.dumps({"store": "store", "defaults": {"gate": gate}, "seed": section}))
+        result = dist("seed", seeding, "--failed", failed)
+
+        assert (result.code, failed.read_text()) == (3, ""), result.err
+        assert lacking(target, "team/one", ONE, "v1") == []
+        assert target.manifest("two", "v1") is None
+
+
 def test_a_seed_section_is_locked_checked_and_repaired(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
     assert prefect.url
     config = tmp_path / "site.yaml"

@@ -18,7 +18,12 @@ from tests.fakes.request import Recorded
 from tests.images import BuiltImage
 from tests.peers.prefect import PrefectServer
 
-_ENDS = {"complete": "COMPLETED", "failed": "FAILED", "stopped": "CANCELLED"}
+_ENDS = {
+    "complete": ("COMPLETED", "Completed"),
+    "vetoed": ("COMPLETED", "Vetoed"),
+    "failed": ("FAILED", "Failed"),
+    "stopped": ("CANCELLED", "Cancelled"),
+}
 
 
 class Mirrors:
@@ -79,7 +84,7 @@ class Mirrors:
         if isinstance(report, DistError):
             raise report
         assert isinstance(report, MirrorReport | CheckReport), report
-        assert (state.type.value, state.message) == (_ENDS[report.status], in_one_line(report))
+        assert ((state.type.value, state.name), state.message) == (_ENDS[report.status], in_one_line(report))
         self.flow_run = str(state.state_details.flow_run_id)
         return report
 

@@ -57,9 +57,10 @@ def test_each_run_of_a_mirror_replaces_what_is_known_of_the_last_one(
     assert first["dist_last_run_duration_seconds"] > 0
     figures = {name.removeprefix("dist_"): value for name, value in first.items() if "seconds" not in name}
     assert figures == {
-        "last_run_complete": 1,
+        "last_run_success": 1,
         "pending_targets": 0,
         "failed_targets": 0,
+        "vetoed_targets": 0,
         "last_run_received_bytes": TOTAL,
         "last_run_sent_bytes": TOTAL,
     }
@@ -71,7 +72,7 @@ def test_each_run_of_a_mirror_replaces_what_is_known_of_the_last_one(
     then = gateway.scraped(flow="mirror", mirror="a/b")
     assert then["dist_last_success_timestamp_seconds"] == first["dist_last_success_timestamp_seconds"]
     assert then["dist_last_run_timestamp_seconds"] > first["dist_last_run_timestamp_seconds"]
-    assert (then["dist_last_run_complete"], then["dist_pending_targets"], then["dist_failed_targets"]) == (0, 2, 2)
+    assert (then["dist_last_run_success"], then["dist_pending_targets"], then["dist_failed_targets"]) == (0, 2, 2)
 
 
 def test_seeds_and_checks_have_metrics_of_their_own(
@@ -87,7 +88,7 @@ def test_seeds_and_checks_have_metrics_of_their_own(
     seed(config=str(seeding), store=str(tmp_path / "store"), return_state=True)
     check(str(tmp_path / "mirror.yaml"), str(tmp_path / "store"), return_state=True)
 
-    assert gateway.scraped(flow="seed", mirror="seeding")["dist_last_run_complete"] == 1
+    assert gateway.scraped(flow="seed", mirror="seeding")["dist_last_run_success"] == 1
     assert gateway.scraped(flow="check", mirror="mirror")["dist_pending_targets"] == 0
 
 
@@ -116,3 +117,16 @@ def test_no_gateway_is_a_warning(
     (warning,) = logged()
     assert told in warning
     assert "secret-4711" not in warning
+
+
+def test_a_run_that_only_vetoed_is_a_success(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, entry: dict[str, Any], gateway: Pushgateway
+) -> None:
+    images.load(source, "app", images.image(3502, layers=1), "v2")
+    vetoed = image(source, target, "app:v2", gate={"command": ["false"]})
+    mirrors.run(entry, vetoed, name="vetoes")
+
+    told = gateway.scraped(flow="mirror", mirror="vetoes")
+    assert told["dist_last_success_timestamp_seconds"] == told["dist_last_run_timestamp_seconds"]
+    targets = {name: told[f"dist_{name}_targets"] for name in ("pending", "failed", "vetoed")}
+    assert (told["dist_last_run_success"], targets) == (1, {"pending": 1, "failed": 0, "vetoed": 1})

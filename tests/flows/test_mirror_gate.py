@@ -1,4 +1,4 @@
-"""Gates of a mirror: what they veto stays away from the targets, what they cannot say is a failure."""
+"""Gates of a mirror: a vetoed image does not get to its targets; a gate that breaks is a failure."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ FUNCTION = {"python": f"{__name__}:by_function"}
 
 
 @pytest.mark.parametrize("gate", [PROGRAM, FUNCTION], ids=["program", "function"])
-def test_what_a_gate_vetoes_is_not_brought_and_is_no_failure(
+def test_a_vetoed_image_stays_away_and_its_run_ends_as_vetoed(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, prefect: PrefectServer, gate: dict[str, Any]
 ) -> None:
     load(source)
@@ -43,13 +43,15 @@ def test_what_a_gate_vetoes_is_not_brought_and_is_no_failure(
 
     report = mirrors.run(entry)
 
-    assert (report.status, results(report)) == ("complete", {"copy:good": "added", "copy:bad": "vetoed"})
+    assert (report.status, results(report)) == ("vetoed", {"copy:good": "added", "copy:bad": "vetoed"})
     (note,) = report.notes()
     assert note.startswith(f"{source.host}/app:bad to {target.host}/copy:bad: vetoed by ")
     assert "3 critical findings" in note
     assert not lacking(target, "copy", GOOD, "good")
     assert uploaded(mirrors.asked(target)).keys() == GOOD.blobs.keys()
     assert (report.errors(), "1 vetoed" in report.summary()) == ([], True)
+    recorded = prefect.get(f"/flow_runs/{mirrors.flow_run}")["state"]
+    assert (recorded["type"], recorded["name"]) == ("COMPLETED", "Vetoed")
     assert f"{target.host}/copy:bad" not in mirrors.locked()
     prefect.task_runs(mirrors.flow_run, at_least=report.tasks)
     edges = prefect.edges(mirrors.flow_run)
