@@ -37,8 +37,8 @@ from ocispec.reference import expand
 from ocispec.units import counted
 from tasks import fetch as tasks
 from tasks._task import RETRIES
+from tasks.related import EVERYTHING
 from tasks.session import Session, SessionSpec, open_session
-from tasks.survey import EVERYTHING
 
 
 def _run_name() -> str:

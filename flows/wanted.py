@@ -16,7 +16,7 @@ from ocispec.platform import Platforms
 from ocispec.referrers import Referrer
 from tasks.fetch import Fetched, Listed
 from tasks.mirror import Located, Surveyed
-from tasks.survey import Related
+from tasks.related import Related
 from tasks.transfer import Receipt
 
 # The result that a parent's task returned, that very object: what Prefect draws an arrow from.

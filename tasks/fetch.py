@@ -7,7 +7,7 @@ from ocispec.handlers import visit
 from ocispec.referrers import Referrer
 from tasks import events, session
 from tasks._task import argument, task_of
-from tasks.survey import Related
+from tasks.related import Related
 from tasks.transfer import Receipt
 
 

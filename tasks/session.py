@@ -34,9 +34,10 @@ from tasks.delivery import Delivery, Publication
 from tasks.gate import Candidate, Gate
 from tasks.keeping import Keeper
 from tasks.offline import Stored
+from tasks.related import Related, related_to
 from tasks.removal import Removed
 from tasks.stopping import Stopped, Stopping
-from tasks.survey import Ask, Found, Reader, Related
+from tasks.survey import Ask, Found, Reader
 from tasks.tally import Meter, Tally
 
 T = TypeVar("T")
@@ -134,7 +135,7 @@ class Session:
     def referrers(self, subject: Descriptor, reference: Reference, related: frozenset[Related]) -> tuple[Referrer, ...]:
         """The manifests about `subject` in a repository, see `tasks.survey`."""
         with self._endable():
-            return survey.related_to(subject, self._source(reference), related)
+            return related_to(subject, self._source(reference), related)
 
     def fetching(self, reference: Reference, receipts: list[transfer.Receipt]) -> Handler:
         """The handler that fetches a descriptor from a repository, then answers with its children."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from ocispec import Descriptor, Digest, Platform, Reference, config, manifest
 from ocispec.errors import Corrupt, DistError, InvalidInput
@@ -14,12 +14,10 @@ from ocispec.selected import Selected, image_for, select
 from remotes import Source
 from storage import ContentStore
 from tasks import transfer
+from tasks.related import Related, find_all_related, related_to
 from tasks.transfer import Observer
 
 T = TypeVar("T")
-# How referrers are found: listed by the registry or its stand-in index, or under tags of cosign.
-Related = Literal["listed", "tagged"]
-EVERYTHING: frozenset[Related] = frozenset({"listed", "tagged"})
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
@@ -128,8 +126,9 @@ def _known(
     )
     if not (due or ask.related or ask.dated):
         return Known(root=root, goal=goal)
-    content = _content(root, filter_platforms(children_handler(reader.read), ask.platforms))
-    referrers = {} if due else _referrers(ask, content, reader.source)
+    children = filter_platforms(children_handler(reader.read), ask.platforms)
+    content = _content(root, children)
+    referrers, trees = ({}, {}) if due else _all_related(ask, content, children, reader.source)
     unknown = [target for target in ask.targets if target in ask.unrecorded] if referrers else []
     return Known(
         root=root,
@@ -137,28 +136,38 @@ def _known(
         content=content,
         sent=_written(selected, reader) if selected.indexes else content,
         referrers=frozenset(referrers),
-        beside={target: _referrers(ask, content, source(target)) for target in unknown},
+        beside={target: _related_there(ask, content, trees, source(target)) for target in unknown},
         created=_created(content, reader) if ask.dated else None,
     )
 
 
-def related_to(subject: Descriptor, source: Source, related: frozenset[Related]) -> tuple[Referrer, ...]:
-    """The manifests about `subject` in a repository: those that are listed, those that only tags find, or both.
+def _all_related(
+    ask: Ask, content: Sequence[Descriptor], children: Handler, source: Source
+) -> tuple[dict[Digest, Referrer], dict[Digest, tuple[Descriptor, ...]]]:
+    """Return the related manifests of an image at its source, and the manifests in the tree of each, both by digest."""
+    trees: dict[Digest, tuple[Descriptor, ...]] = {}
 
-    Raises:
-        DistError: whatever the source raises.
-    """
-    tagged = [Referrer(one, tag) for tag, one in source.signatures(subject)] if "tagged" in related else []
-    known = {referrer.descriptor.digest for referrer in tagged}
-    listed = [Referrer(one) for one in source.referrers(subject)] if "listed" in related else []
-    return (*(referrer for referrer in listed if referrer.descriptor.digest not in known), *tagged)
+    def manifests_of(root: Descriptor) -> tuple[Descriptor, ...]:
+        tree = _content(root, children) if root.kind == "index" else (root,)
+        return trees.setdefault(root.digest, tuple(one for one in tree if one.is_manifest))
 
-
-def _referrers(ask: Ask, content: Sequence[Descriptor], source: Source) -> dict[Digest, str | None]:
-    """What is about the manifests of an image in a repository, and under which tags."""
     subjects = [descriptor for descriptor in content if descriptor.is_manifest] if ask.related else []
-    found = (referrer for subject in subjects for referrer in related_to(subject, source, ask.related))
-    return {referrer.descriptor.digest: referrer.tag for referrer in found}
+    found = find_all_related(subjects, lambda one: related_to(one, source, ask.related), manifests_of, at=str(ask.source))
+    return found, trees
+
+
+def _related_there(
+    ask: Ask, content: Sequence[Descriptor], trees: Mapping[Digest, tuple[Descriptor, ...]], target: Source
+) -> dict[Digest, str | None]:
+    """Return the digests and tags of related manifests at a target; of manifests unknown at the source, no referrers."""
+    subjects = [descriptor for descriptor in content if descriptor.is_manifest]
+    found = find_all_related(
+        subjects,
+        lambda one: related_to(one, target, ask.related),
+        lambda root: trees.get(root.digest, ()),
+        at=str(ask.source),
+    )
+    return {digest: referrer.tag for digest, referrer in found.items()}
 
 
 def _created(content: Sequence[Descriptor], reader: Reader) -> datetime | None:

@@ -14,7 +14,8 @@ from ocispec.errors import DistError, InvalidInput
 from ocispec.referrers import is_listing
 from ocispec.units import counted, size
 from remotes import Quota
-from tasks.survey import Ask, Found, Known, Related
+from tasks.related import Related
+from tasks.survey import Ask, Found, Known
 
 Change = Literal["add", "change", "repair", "same", "failed"]
 

@@ -9,9 +9,11 @@ import pytest
 
 from ocispec import Digest, Platform
 from ocispec.errors import DistError
+from ocispec.referrers import cosign_tags, tag_of
 from ocispec.selected import select
+from tasks.related import EVERYTHING
 from tasks.session import Session
-from tasks.survey import EVERYTHING, Ask, Found, Known
+from tasks.survey import Ask, Found, Known
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
@@ -100,6 +102,69 @@ def test_what_refers_to_an_image_that_is_there_is_asked_for_where_it_goes_along(
     ask = Ask(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=EVERYTHING)
     (found,) = session.find([ask], keep=True, workers=1)
     assert known(found).referrers == {Digest.parse(signature.root.digest)}
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_referrers_of_referrers_are_found_at_the_source_and_at_an_unrecorded_target(
+    session: Session, source: FakeRegistry, target: FakeRegistry, *, is_recorded: bool
+) -> None:
+    bill = images.artifact(820, subject=ONE)
+    bundle = images.index([images.artifact(822)])
+    signatures = [images.artifact(821, subject=bill), images.artifact(823, subject=bundle)]
+    for artifact in (bill, bundle, *signatures):
+        images.load(source, "app", artifact)
+    images.load(source, "app", bundle, cosign_tags(Digest.parse(bill.root.digest))[2])
+    images.load(target, "copy", ONE, "one")
+    images.load(target, "copy", bill)
+    images.load(target, "copy", signatures[0])
+    place = at(target, "copy:one")
+    unrecorded = frozenset() if is_recorded else frozenset({place})
+    ask = Ask(source=at(source, "app:one"), targets=(place,), related=EVERYTHING, unrecorded=unrecorded)
+
+    (found,) = session.find([ask], keep=True, workers=1)
+
+    assert {str(digest) for digest in known(found).referrers} == {one.root.digest for one in (bill, bundle, *signatures)}
+    there = {str(digest) for digest in known(found).beside.get(place, {})}
+    assert there == (set() if is_recorded else {bill.root.digest, signatures[0].root.digest})
+
+
+def test_referrers_that_refer_to_each_other_in_a_circle_are_each_asked_about_once(
+    session: Session, target: FakeRegistry
+) -> None:
+    first, second = images.artifact(824), images.artifact(825)
+    with FakeRegistry(referrers=False) as source:
+        images.load(source, "app", ONE, "one")
+        for subject, referrer in ((ONE, first), (first, second), (second, first)):
+            images.load(source, "app", referrer)
+            images.load(source, "app", images.index([referrer]), tag_of(Digest.parse(subject.root.digest)))
+        images.load(target, "copy", ONE, "one")
+        ask = Ask(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=frozenset({"listed"}))
+
+        (found,) = session.find([ask], keep=True, workers=1)
+
+        assert {str(digest) for digest in known(found).referrers} == {first.root.digest, second.root.digest}
+        listings = [tag_of(Digest.parse(one.root.digest)) for one in (ONE, first, second)]
+        assert [sum(one.endswith(f"/{tag}") for one in asked(source)) for tag in listings] == [1, 1, 1]
+
+
+def test_an_image_with_too_many_referrers_is_an_error_that_names_it(session: Session, target: FakeRegistry) -> None:
+    with FakeRegistry(referrers=False) as source:
+        images.load(source, "app", INDEX, "all")
+        for number, subject in enumerate((ONE, OTHER)):
+            digests = (images.digest_of(f"{number}/{one}".encode()) for one in range(6_000))
+            entries = [{"mediaType": images.OCI_MANIFEST, "digest": digest, "size": 1} for digest in digests]
+            listing = {"schemaVersion": 2, "mediaType": images.OCI_INDEX, "manifests": entries}
+            tag = tag_of(Digest.parse(subject.root.digest))
+            source.put_manifest("app", json.dumps(listing).encode(), images.OCI_INDEX, tag=tag)
+        images.load(target, "copy", INDEX, "all")
+        ask = Ask(source=at(source, "app:all"), targets=(at(target, "copy:all"),), related=frozenset({"listed"}))
+
+        (found,) = session.find([ask], keep=True, workers=1)
+
+        assert [str(one) for one in found.errors] == [
+            f"{source.host}/app:all: expected at most 10000 referrers, there are more"
+        ]
+        assert len(asked(source)) < 20
 
 
 def test_referrers_of_what_has_to_be_brought_are_left_to_those_who_bring_it(
