@@ -27,6 +27,8 @@ from ocispec.errors import Unavailable
 # Migrating a new database takes some 15 s on a slow machine.
 _START_S = 120
 _STOP_S = 10
+# By its path, and with `-P`: the current directory may hold other packages that are called `cli`, `flows` or `storage`.
+_COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("_server.py")))
 _SETTINGS = {
     # One database transaction per task state is several times slower than runs that find everything in place.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
@@ -50,7 +52,7 @@ def running(home: Path) -> Iterator["Embedded"]:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
         process = subprocess.Popen(  # noqa: S603 - our own module
-            [sys.executable, "-m", "cli._server", str(listening.fileno())],
+            [*_COMMAND, str(listening.fileno())],
             pass_fds=[listening.fileno()],
             stdin=subprocess.PIPE,
             stdout=log,
