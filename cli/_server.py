@@ -1,6 +1,7 @@
 """The embedded server's process: `python -P .../cli/_server.py FD`. See `cli.embedded`.
 
-It imports none of our packages, so that it starts in any directory. It serves Prefect's API on the listening socket FD until its standard input ends, which happens also when its parent is killed.
+It imports none of our packages, so that it starts in any directory. It serves Prefect's API on the listening socket FD until
+its standard input ends. That happens also when its parent is killed.
 """
 
 import asyncio
