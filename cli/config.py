@@ -96,7 +96,8 @@ def _options(entry: "Entry") -> Iterator[str]:
     if entry.backup is not None:
         yield f"backup {entry.backup.template.text}"
     if entry.gate is not None:
-        yield f"gate {entry.gate.entry_point or ' '.join(entry.gate.command)}"
+        existing = ", also for images that were mirrored before" if entry.gate.existing else ""
+        yield f"gate {entry.gate.entry_point or ' '.join(entry.gate.command)}{existing}"
     if entry.prune is not None:
         yield f"prune after {age(entry.prune.grace_s)}, at most {entry.prune.most} in a run"
 

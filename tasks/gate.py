@@ -37,12 +37,13 @@ class Gate:
 
     A program finds what `Candidate` has in its environment, as DIST_REFERENCE, DIST_DIGEST, DIST_PINNED and DIST_STORE. Exit
     status 0 lets the image pass; any other is a veto, and the last line that it wrote the reason. A callable is given the
-    `Candidate`, and raises `Veto` or returns.
+    `Candidate`, and raises `Veto` or returns. With `existing`, each run also asks about images that were mirrored before.
     """
 
     command: tuple[str, ...] = ()
     entry_point: str | None = None
     timeout_s: float = 300
+    existing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

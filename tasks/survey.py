@@ -26,7 +26,7 @@ class Ask:
 
     With `rewritten` the places get an index of these alone; with a `single` platform, an index's image for it. `related` is
     what goes along, and may be new where the image is not: of the `unrecorded` targets nobody knows what is there. `dated` asks
-    when the image was made. `anew` says that it has to be brought also where it stands.
+    when the image was made. `whole` asks for all of its content. `anew` says that it has to be brought also where it stands.
     """
 
     source: Reference
@@ -37,6 +37,7 @@ class Ask:
     related: frozenset[Related] = frozenset()
     unrecorded: frozenset[Reference] = frozenset()
     dated: bool = False
+    whole: bool = False
     anew: bool = False
 
 
@@ -124,7 +125,7 @@ def _known(
     due = ask.anew or any(
         there is None or (isinstance(there, Descriptor) and there.digest != goal.digest) for there in standing
     )
-    if not (due or ask.related or ask.dated):
+    if not (due or ask.related or ask.dated or ask.whole):
         return Known(root=root, goal=goal)
     children = filter_platforms(children_handler(reader.read), ask.platforms)
     content = _content(root, children)

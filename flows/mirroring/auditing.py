@@ -11,7 +11,7 @@ from flows.limits import Limits
 from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Locked, Records
 from flows.mirroring.origins import Origins
-from flows.mirroring.plan import Image, Step, Wish
+from flows.mirroring.plan import Image, Step, Wish, with_backup
 from flows.progress import Listener
 from flows.runner import message, outcome
 from ocispec import Descriptor, Reference
@@ -89,10 +89,14 @@ class Auditing:
         for target, future in frontier:
             self.tasks += 1
             result = outcome(future)
-            if isinstance(result, tasks.Located):
-                images[self._image(target, locked[target], result.root)] = result
-            else:
+            if not isinstance(result, tasks.Located):
                 lost[target] = f"{target}: {message(result)}"
+                continue
+            image = self._image(target, locked[target], result.root)
+            if image.due:
+                images[image] = result
+            else:
+                lost[target] = image.steps[0].note or f"{target}: cannot be repaired"
         return images, lost
 
     def _image(self, target: Reference, record: Locked, root: Descriptor) -> Image:
@@ -100,7 +104,7 @@ class Auditing:
         if entry is None:
             raise ValueError(f"{target}: only what an entry wants is looked into")
         wish = Wish(entry=entry, source=Reference.parse(record.source), targets=(target,))
-        step = Step(wish=wish, target=target, change="repair", new=root)
+        step = with_backup(Step(wish=wish, target=target, change="repair", new=root))
         return Image(wish=wish, root=root, content=(), sent=(), steps=(step,))
 
     def _is_wanted(self, target: Reference, record: Locked) -> bool:

@@ -84,6 +84,9 @@ class Mirroring:
                 telling.brought(step)
             elif veto is None:
                 telling.failed(step, _told(image.failures))
+        for step in planned.steps:
+            if step.is_judged and image.failures:
+                telling.failed(step, _told(image.failures))
 
     def result(self, ended: Sequence[ImageReport], *, tasks: int) -> Brought:
         """What came of all images, which the walk reported on in their order."""
@@ -97,6 +100,13 @@ class Mirroring:
                 elif veto is not None:
                     vetoes[step.target] = f"{planned.wish.source} to {step.target}: vetoed by {_gate(planned)}: {veto}"
                 else:
+                    failures[step.target] = f"{planned.wish.source} to {step.target}: {_told(report.failures)}"
+            for step in planned.steps:
+                if step.is_judged and veto is not None:
+                    vetoes[step.target] = (
+                        f"{step.target}: vetoed by {_gate(planned)}: {veto}; it was mirrored before and stays there"
+                    )
+                elif step.is_judged and report.failures:
                     failures[step.target] = f"{planned.wish.source} to {step.target}: {_told(report.failures)}"
         return Brought(failures=failures, vetoes=vetoes, referrers=referrers, tasks=tasks)
 
@@ -122,7 +132,7 @@ class Mirroring:
         entry, judgement = planned.wish.entry, self._judgements.get(image)
         if image.root is None:
             raise ValueError(f"{image.reference}: an image without a root is not published")
-        backup = entry.backup_of(image.reference, step.target) if step.change != "add" else None
+        backup = step.backup
         wanted = Publication(
             root=image.root,
             target=step.target,

@@ -10,7 +10,7 @@ from flows.golang import duration
 from flows.mirroring.entry import Entry, Prune
 from flows.mirroring.naming import Naming, What
 from flows.mirroring.schedule import Schedule
-from flows.mirroring.sections import Defaults, Options, SeedSection, SyncEntry, TagFilter
+from flows.mirroring.sections import Defaults, GateSection, Options, SeedSection, SyncEntry, TagFilter
 from flows.mirroring.selection import NOTHING, Latest, Patterns, Selection, TagSet, Window
 from flows.mirroring.semver import Range
 from flows.sections import is_host
@@ -162,7 +162,7 @@ class _Options:
             "rewrite_index": said.rewrite_index,
             "referrers": said.referrers,
             "digest_tags": said.digest_tags,
-            "gate": gate and Gate(command=tuple(gate.command), entry_point=gate.python, timeout_s=gate.timeout),
+            "gate": gate and _gate(gate),
             "prune": prune and Prune(grace_s=prune.after, most=prune.most),
         }
 
@@ -188,6 +188,15 @@ def listed(path: Path, *, at: str) -> list[tuple[str, str]]:
         raise InvalidInput(f"{at}: {name}: {getattr(exc, 'strerror', None) or 'expected a file of text'}") from exc
     texts = [(line.partition("#")[0].strip(), f"{path}:{number}") for number, line in enumerate(lines, start=1)]
     return [(text, place) for text, place in texts if text]
+
+
+def _gate(section: GateSection) -> Gate:
+    return Gate(
+        command=tuple(section.command),
+        entry_point=section.python,
+        timeout_s=section.timeout,
+        existing=section.existing,
+    )
 
 
 def _source(text: str, type_: str, at: str) -> str:

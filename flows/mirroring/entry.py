@@ -80,12 +80,48 @@ class Entry:
         return Reference.parse(f"{self.source}{more[self.type]}")
 
     def targets_of(self, source: Reference) -> tuple[Reference, ...]:
-        """Where an image goes, each once.
+        """The targets of an image, each once.
 
         Raises:
-            InvalidInput: a name comes out that is none.
+            InvalidInput: the name of a target is invalid.
         """
-        return tuple(dict.fromkeys(naming.of(source) for naming in self.targets))
+        found = self.each_target(source)
+        for one in found:
+            if isinstance(one, InvalidInput):
+                raise one
+        return tuple(one for one in found if isinstance(one, Reference))
+
+    def valid_targets(self, source: Reference) -> tuple[Reference, ...]:
+        """The targets of an image without those whose name is invalid, each once."""
+        return tuple(one for one in self.each_target(source) if isinstance(one, Reference))
+
+    def each_target(self, source: Reference) -> tuple[Reference | InvalidInput, ...]:
+        """The targets of an image, each once; an error in place of an invalid name."""
+        found = dict[Reference | InvalidInput, None]()
+        for naming in self.targets:
+            try:
+                found[naming.of(source)] = None
+            except InvalidInput as exc:
+                found[exc] = None
+        return tuple(found)
+
+    def differing_options(self, other: "Entry", tag: str | None) -> list[str]:
+        """The options, by their key, with which two entries would treat an image with this tag differently.
+
+        Pruning and schedules do not count: an image that any entry wants is kept.
+        """
+        pairs = {
+            "platforms": (_platforms(self), _platforms(other)),
+            "platform": (self.single, other.single),
+            "rewriteIndex": (self.rewrite_index, other.rewrite_index),
+            "referrers": (self.referrers, other.referrers),
+            "digestTags": (self.digest_tags, other.digest_tags),
+            "backup": (_text(self.backup), _text(other.backup)),
+            "gate": (self.gate, other.gate),
+            "tags.created": (self.tags.created, other.tags.created),
+            "immutableTags": (_immutable(self, tag), _immutable(other, tag)),
+        }
+        return [name for name, (ours, theirs) in pairs.items() if ours != theirs]
 
     def backup_of(self, source: Reference, target: Reference) -> Reference | None:
         """What is to be called what a target stands for, before that is overwritten; None keeps nothing of it.
@@ -94,3 +130,16 @@ class Entry:
             InvalidInput: a name comes out that is none.
         """
         return None if self.backup is None else self.backup.of(source, target)
+
+
+def _platforms(entry: Entry) -> frozenset[Platform] | None:
+    return None if entry.platforms is None else frozenset(entry.platforms)
+
+
+def _immutable(entry: Entry, tag: str | None) -> object:
+    """Return whether a tag never changes; without a tag, the patterns of the tags that never change."""
+    return entry.tags.immutable if tag is None else entry.tags.immutable.holds(tag)
+
+
+def _text(naming: Naming | None) -> str | None:
+    return None if naming is None else naming.template.text

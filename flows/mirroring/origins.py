@@ -21,4 +21,4 @@ class Origins:
         source = Reference.parse(record.source)
         places = {"image": str(source), "repository": source.locator, "registry": source.host}
         found = (entry for type_, place in places.items() for entry in self._by_source.get(place, ()) if entry.type == type_)
-        return next((entry for entry in found if target in entry.targets_of(source)), None)
+        return next((entry for entry in found if target in entry.valid_targets(source)), None)

@@ -1,11 +1,12 @@
 """What a mirror run is going to do: each image at each of its targets, and what that costs. No Prefect here."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Literal
 
+from flows.mirroring.claims import Claims
 from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Locked, Records
 from flows.mirroring.origins import Origins
@@ -39,8 +40,14 @@ class Wish:
             related=self.related,
             unrecorded=frozenset(target for target in self.targets if target not in locked),
             dated=self.entry.tags.created is not None,
+            whole=self.is_judged_again,
             anew=any(self.is_wider(locked.get(target)) for target in self.targets),
         )
+
+    @property
+    def is_judged_again(self) -> bool:
+        """Whether the gate is asked about the image where that is at a target already, too."""
+        return self.entry.gate is not None and self.entry.gate.existing
 
     def is_wider(self, record: Locked | None) -> bool:
         """Whether of an index, which stays as it is, more is wanted than was brought to a target."""
@@ -59,7 +66,8 @@ class Wish:
 class Step:
     """An image at one target: what is to be done, and what is there now, `beside` it what is about it and nobody recorded.
 
-    `note` says why something is to be done where that is not to be seen, or why nothing can be.
+    `note` is the reason for a change that the digests do not show, or for a failure. `backup` is the name under which the image
+    that is at the target now is kept.
     """
 
     wish: Wish
@@ -69,11 +77,17 @@ class Step:
     new: Descriptor | None = None
     beside: Mapping[Digest, str | None] = field(default_factory=dict)
     note: str | None = None
+    backup: Reference | None = None
 
     @property
     def is_due(self) -> bool:
         """Whether it has to be brought there."""
         return self.change in ("add", "change", "repair")
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether nothing has to be brought to the target, but the gate is asked about the image that is there."""
+        return self.change == "same" and self.wish.is_judged_again
 
     def without_names(self, told: str) -> str:
         """What is told of it, for who has read what goes where already."""
@@ -99,6 +113,23 @@ class Image:
         """Where it has to be brought."""
         return tuple(step for step in self.steps if step.is_due)
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether its content is needed in the store: to bring it to a target, or for its gate."""
+        return any(step.is_due or step.is_judged for step in self.steps)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unnamed:
+    """An image of an entry for which the name of a target is invalid."""
+
+    entry: Entry
+    source: Reference
+    error: InvalidInput
+
+    def __str__(self) -> str:
+        return f"{self.source}: {self.error}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extra:
@@ -115,7 +146,7 @@ class Plan:
     """What a run is going to do. `problems` say of which entries nothing can be told, and why, by where they stand.
 
     `idle` says of which entries nothing is chosen, a line each. `settled` counts steps that need no question: tags that never
-    change, and are there. `missing` is what the store lacks.
+    change, and are there. `missing` is what the store lacks. `unnamed` are images for which the name of a target is invalid.
     """
 
     images: tuple[Image, ...]
@@ -124,6 +155,7 @@ class Plan:
     idle: tuple[str, ...] = ()
     settled: int = 0
     missing: frozenset[Digest] = frozenset()
+    unnamed: tuple[Unnamed, ...] = ()
     quotas: Mapping[str, Quota] = field(default_factory=dict)
 
     @cached_property
@@ -133,18 +165,19 @@ class Plan:
 
     @cached_property
     def due(self) -> tuple[Image, ...]:
-        """The images that have to be brought somewhere."""
-        return tuple(image for image in self.images if image.due)
+        """The images that have to be brought to a target, or judged where they are."""
+        return tuple(image for image in self.images if image.is_needed)
 
     @property
     def errors(self) -> list[str]:
         """What cannot be done, a line each."""
         failed = (step.note for step in self.steps if step.change == "failed" and step.note)
-        return list(dict.fromkeys((*self.problems.values(), *failed)))
+        return list(dict.fromkeys((*self.problems.values(), *map(str, self.unnamed), *failed)))
 
     def count(self, change: Change) -> int:
         """How many steps are of a kind, those that need no question among the same ones."""
-        return sum(step.change == change for step in self.steps) + (self.settled if change == "same" else 0)
+        more = {"same": self.settled, "failed": len(self.unnamed)}
+        return sum(step.change == change for step in self.steps) + more.get(change, 0)
 
     @property
     def pruned(self) -> tuple[Extra, ...]:
@@ -196,17 +229,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """The command line's JSON output."""
         return {
-            "images": [
-                {
-                    "source": str(step.wish.source),
-                    "target": str(step.target),
-                    "change": step.change,
-                    "old": _digest(step.old),
-                    "new": _digest(step.new),
-                    "note": step.note,
-                }
-                for step in self.steps
-            ],
+            "images": [*map(_step_json, self.steps), *map(_unnamed_json, self.unnamed)],
             "extra": [
                 {
                     "target": str(extra.target),
@@ -230,7 +253,7 @@ class Plan:
     def table(self) -> list[dict[str, str | int]]:
         """One row per step that failed or is due, in this order, and per tag that is extra; what stays is only counted."""
         steps = sorted((step for step in self.steps if step.change != "same"), key=lambda step: step.change != "failed")
-        return [*map(_row, steps), *map(_extra_row, self.extras)]
+        return [*map(_unnamed_row, self.unnamed), *map(_row, steps), *map(_extra_row, self.extras)]
 
     def _quota(self, host: str) -> str:
         quota, needed = self.quotas[host], self.needed(host)
@@ -238,39 +261,39 @@ class Plan:
         return f"{host}: {needed} of the {counted(quota.remaining, 'manifest')} that it still allows{short}"
 
 
-def wishes(entry: Entry, sources: Iterable[Reference]) -> list[Wish]:
-    """What an entry wants of the images that it chose.
+def wishes(entry: Entry, sources: Iterable[Reference]) -> tuple[list[Wish], list[Unnamed]]:
+    """The images that an entry selected, with their targets; and those for which the name of a target is invalid."""
+    wanted, unnamed = list[Wish](), list[Unnamed]()
+    for source in sources:
+        found = entry.each_target(source)
+        unnamed += [Unnamed(entry=entry, source=source, error=one) for one in found if isinstance(one, InvalidInput)]
+        if targets := tuple(one for one in found if isinstance(one, Reference)):
+            wanted.append(Wish(entry=entry, source=source, targets=targets))
+    return wanted, unnamed
 
-    Raises:
-        InvalidInput: a target that is none.
-    """
-    return [Wish(entry=entry, source=source, targets=entry.targets_of(source)) for source in sources]
 
-
-def distinct(wanted: Sequence[Wish]) -> list[Wish]:
-    """Wishes without what is wanted twice.
-
-    Raises:
-        InvalidInput: two sources are to go to one target.
-    """
-    claims: dict[Reference, Wish] = {}
-    kept = []
+def distinct(wanted: Sequence[Wish]) -> tuple[list[Wish], list[Image]]:
+    """Wishes without repeated ones; and images that fail at targets which are claimed by contradicting wishes."""
+    claims = Claims()
     for wish in wanted:
-        for target in wish.targets:
-            other = claims.setdefault(target, wish)
-            if other.source != wish.source:
-                claimed = f"{other.source} ({other.entry.at}) and {wish.source} ({wish.entry.at})"
-                raise InvalidInput(f"{target}: expected one source for it, there are {claimed}")
-        new = tuple(target for target in wish.targets if claims[target] is wish)
-        if new:
-            kept.append(wish if new == wish.targets else Wish(entry=wish.entry, source=wish.source, targets=new))
-    return kept
+        claims.add(wish.entry, wish.source, wish.targets)
+    conflicts, seen = claims.conflicts(), set[tuple[Reference, Reference]]()
+    kept, failed = list[Wish](), list[Image]()
+    for wish in wanted:
+        new = tuple(target for target in wish.targets if (wish.source, target) not in seen)
+        seen.update((wish.source, target) for target in new)
+        if clear := tuple(target for target in new if target not in conflicts):
+            kept.append(wish if clear == wish.targets else replace(wish, targets=clear))
+        if refused := tuple(target for target in new if target in conflicts):
+            steps = tuple(_failed(wish, target, conflicts[target]) for target in refused)
+            failed.append(Image(wish=replace(wish, targets=refused), root=None, content=(), sent=(), steps=steps))
+    return kept, failed
 
 
 def is_settled(wish: Wish, locked: Records) -> bool:
     """Whether an image need not be asked about: its tag is one that never changes, and it is at all its targets."""
     tag = wish.source.tag
-    if tag is None or not wish.entry.tags.immutable.holds(tag):
+    if tag is None or wish.is_judged_again or not wish.entry.tags.immutable.holds(tag):
         return False
     records = [locked.get(target) for target in wish.targets]
     there = (record is not None and record.mirrored is not None and record.unwanted is None for record in records)
@@ -314,21 +337,39 @@ def extras(
     return tuple(found)
 
 
+def with_backup(step: Step) -> Step:
+    """The step with the name of its backup, if there is to be one; a failed step if that name is invalid."""
+    is_overwritten = step.change == "repair" or (step.change == "change" and step.old != step.new)
+    if not is_overwritten:
+        return step
+    try:
+        return replace(step, backup=step.wish.entry.backup_of(step.wish.source, step.target))
+    except InvalidInput as exc:
+        return _failed(step.wish, step.target, exc)
+
+
 def _step(wish: Wish, target: Reference, image: Known, there: Descriptor | DistError | None, record: Locked | None) -> Step:
     if isinstance(there, DistError):
         return _failed(wish, target, there)
     if there is None:
         return Step(wish=wish, target=target, change="add", new=image.goal)
-    if there.digest != image.goal.digest:
-        return Step(wish=wish, target=target, change="change", old=there, new=image.goal)
-    if wish.is_wider(record):
-        return Step(wish=wish, target=target, change="change", old=there, new=image.goal, note="for more platforms than before")
     beside = image.beside.get(target, {})
-    new = len(image.referrers.difference(beside if record is None else record.referrers))
-    if not new:
+    note = _reason_to_change(wish, image, there, record, beside)
+    if note is None:
         return Step(wish=wish, target=target, change="same", old=there, new=image.goal, beside=beside)
-    note = f"{counted(new, 'referrer')} not known to be there"
-    return Step(wish=wish, target=target, change="change", old=there, new=image.goal, note=note)
+    return with_backup(Step(wish=wish, target=target, change="change", old=there, new=image.goal, note=note or None))
+
+
+def _reason_to_change(
+    wish: Wish, image: Known, there: Descriptor, record: Locked | None, beside: Mapping[Digest, str | None]
+) -> str | None:
+    """Return why a target has to be changed, empty if its digest shows that, or None if it need not be."""
+    if there.digest != image.goal.digest:
+        return ""
+    if wish.is_wider(record):
+        return "for more platforms than before"
+    new = len(image.referrers.difference(beside if record is None else record.referrers))
+    return f"{counted(new, 'referrer')} not known to be there" if new else None
 
 
 def _failed(wish: Wish, target: Reference, error: object) -> Step:
@@ -344,6 +385,22 @@ def _digest(descriptor: Descriptor | None) -> str | None:
     return None if descriptor is None else str(descriptor.digest)
 
 
+def _step_json(step: Step) -> dict[str, Any]:
+    return {
+        "source": str(step.wish.source),
+        "target": str(step.target),
+        "change": step.change,
+        "old": _digest(step.old),
+        "new": _digest(step.new),
+        "note": step.note,
+    }
+
+
+def _unnamed_json(unnamed: Unnamed) -> dict[str, Any]:
+    source, note = str(unnamed.source), str(unnamed.error)
+    return {"source": source, "target": None, "change": "failed", "old": None, "new": None, "note": note}
+
+
 def _row(step: Step) -> dict[str, str | int]:
     return {
         "image": str(step.wish.source),
@@ -353,6 +410,11 @@ def _row(step: Step) -> dict[str, str | int]:
         "to": step.new.digest.short if step.new else "",
         "note": step.without_names(step.note or ""),
     }
+
+
+def _unnamed_row(unnamed: Unnamed) -> dict[str, str | int]:
+    note = str(unnamed.error)
+    return {"image": str(unnamed.source), "target": "", "change": "failed", "from": "", "to": "", "note": note}
 
 
 def _extra_row(extra: Extra) -> dict[str, str | int]:

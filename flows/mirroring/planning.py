@@ -9,7 +9,7 @@ from prefect.utilities.annotations import quote
 from flows.limits import Limits
 from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Records
-from flows.mirroring.plan import Image, Plan, Wish, decided, distinct, extras, is_settled, wishes
+from flows.mirroring.plan import Image, Plan, Unnamed, Wish, decided, distinct, extras, is_settled, wishes
 from flows.progress import Listener
 from flows.runner import message, outcome
 from ocispec import Reference
@@ -40,18 +40,15 @@ class Planning:
         self._limits = Limits(retries=retries)
         self._problems: dict[str, str] = {}
         self._idle: dict[str, str] = {}
+        self._unnamed: list[Unnamed] = []
 
     def plan(self, entries: Sequence[Entry]) -> Plan:
-        """What is to be done about the entries. What cannot be told is part of it.
-
-        Raises:
-            InvalidInput: the entries contradict each other.
-        """
-        wanted = distinct(self._wanted(entries))
+        """The plan for the entries. Images and entries that cannot be planned are part of it, with the reason."""
+        wanted, refused = distinct(self._wanted(entries))
         settled = [wish for wish in wanted if is_settled(wish, self._locked)]
         known = frozenset(map(id, settled))
-        images = self._surveyed([wish for wish in wanted if id(wish) not in known])
-        content = {d.digest: d for image in images if image.due for d in image.content}
+        images = (*self._surveyed([wish for wish in wanted if id(wish) not in known]), *refused)
+        content = {d.digest: d for image in images if image.is_needed for d in image.content}
         held = self._session.store.each(self._session.store.holds, content.values())
         still = [*(step.target for image in images for step in image.steps), *(t for wish in settled for t in wish.targets)]
         return Plan(
@@ -59,6 +56,7 @@ class Planning:
             # That nothing at all is chosen is a mistake, or an upstream that was emptied: no reason to remove everything.
             extras=extras(still, entries, self._locked, held=self._problems.keys() | self._idle.keys()),
             problems=self._problems,
+            unnamed=tuple(self._unnamed),
             idle=tuple(self._idle.values()),
             settled=sum(len(wish.targets) for wish in settled),
             missing=frozenset(digest for digest, there in zip(content, held, strict=True) if not there),
@@ -71,7 +69,9 @@ class Planning:
         wanted = list[Wish]()
         for entry in entries:
             chosen = list(self._chosen(entry, repositories.get(entry.at, ()), tags))
-            wanted += wishes(entry, chosen)
+            named, unnamed = wishes(entry, chosen)
+            wanted += named
+            self._unnamed += unnamed
             if not chosen and entry.at not in self._problems:
                 held = ", so nothing that it brought is pruned" if entry.prune is not None else ""
                 self._idle[entry.at] = f"{entry.at}: nothing of {entry.source} is chosen{held}"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard, get_args
 
 from flows.mirroring.course import Brought
-from flows.mirroring.plan import Extra, Plan, Step
+from flows.mirroring.plan import Extra, Plan, Step, Unnamed
 from flows.report import Figures, Outcome, gathered, is_broken_off, moved, pace
 from ocispec import Reference
 from ocispec.units import duration, size
@@ -48,17 +48,18 @@ class MirrorReport:
 
     def result(self, step: Step) -> Result:
         """What came of a step."""
-        if step.change == "same":
-            return "same"
         if step.change == "failed" or step.target in self.brought.failures:
             return "failed"
         if step.target in self.brought.vetoes:
             return "vetoed"
+        if step.change == "same":
+            return "same"
         return "planned" if self.dry_run else _DONE[step.change]
 
     def unfinished(self) -> list[str]:
         """Images that failed for at least one target. A vetoed image is not among them: its gate would veto it again."""
-        return list(dict.fromkeys(str(step.wish.source) for step in self.plan.steps if self.result(step) == "failed"))
+        failed = (step.wish.source for step in self.plan.steps if self.result(step) == "failed")
+        return list(dict.fromkeys(map(str, (*failed, *(one.source for one in self.plan.unnamed)))))
 
     def summary(self) -> str:
         """One line that counts."""
@@ -77,7 +78,7 @@ class MirrorReport:
 
     def counts(self) -> dict[Result, int]:
         """How many targets there are of each result."""
-        counts = dict.fromkeys(_SHOWN, 0) | {"same": self.plan.settled}
+        counts = dict.fromkeys(_SHOWN, 0) | {"same": self.plan.settled, "failed": len(self.plan.unnamed)}
         for step in self.plan.steps:
             counts[self.result(step)] += 1
         return counts
@@ -135,14 +136,8 @@ class MirrorReport:
             "dry_run": self.dry_run,
             "plan": self.plan.to_json(),
             "images": [
-                {
-                    "source": str(step.wish.source),
-                    "target": str(step.target),
-                    "digest": step.new and str(step.new.digest),
-                    "result": self.result(step),
-                    "note": self._note(step),
-                }
-                for step in self.plan.steps
+                *map(self._step_json, self.plan.steps),
+                *map(_unnamed_json, self.plan.unnamed),
             ],
             "removed": [
                 {"target": str(target), "result": "failed" if isinstance(told, str) else told.status, "note": _told(told)}
@@ -160,10 +155,19 @@ class MirrorReport:
         """One row per target for people, failed ones first; what stayed, or was not reached before the end, is only counted."""
         if self.dry_run:
             return self.plan.table()
-        told = (step for step in self.plan.steps if step.change != "same")
+        told = (step for step in self.plan.steps if self.result(step) != "same")
         steps = [step for step in told if not is_broken_off(self.brought.failures.get(step.target, ""), self.stopped)]
         rows = [self._row(step) for step in sorted(steps, key=lambda one: self.result(one) != "failed")]
-        return [*rows, *(self._removal(extra) for extra in self.plan.pruned)]
+        return [*map(_unnamed_row, self.plan.unnamed), *rows, *(self._removal(extra) for extra in self.plan.pruned)]
+
+    def _step_json(self, step: Step) -> dict[str, Any]:
+        return {
+            "source": str(step.wish.source),
+            "target": str(step.target),
+            "digest": step.new and str(step.new.digest),
+            "result": self.result(step),
+            "note": self._note(step),
+        }
 
     def _row(self, step: Step) -> dict[str, str | int]:
         return {
@@ -188,6 +192,15 @@ class MirrorReport:
 
     def _note(self, step: Step) -> str | None:
         return self.brought.failures.get(step.target) or self.brought.vetoes.get(step.target) or step.note
+
+
+def _unnamed_json(unnamed: Unnamed) -> dict[str, Any]:
+    return {"source": str(unnamed.source), "target": None, "digest": None, "result": "failed", "note": str(unnamed.error)}
+
+
+def _unnamed_row(unnamed: Unnamed) -> dict[str, str | int]:
+    note = str(unnamed.error)
+    return {"image": str(unnamed.source), "target": "", "result": "failed", "from": "", "to": "", "note": note}
 
 
 def _is_kept(told: Removed | str) -> TypeGuard[Removed]:

@@ -37,7 +37,7 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
     """Carry out a job in the current flow run, or with `dry_run` only plan it.
 
     Raises:
-        InvalidInput: the entries contradict each other, or the lock file is damaged.
+        InvalidInput: the lock file is damaged.
         DistError: store or lock file cannot be used.
     """
     started = time.monotonic()

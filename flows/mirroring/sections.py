@@ -107,6 +107,9 @@ class GateSection(LenientSection):
         default=None, description="A callable, as module:function"
     )
     timeout: Seconds = Field(default=300, description="How long it may take")
+    existing: Flag = Field(
+        default=False, description="Also ask, in each run, about images that are at their targets already; a veto is reported"
+    )
 
     @model_validator(mode="after")
     def _either(self) -> "GateSection":

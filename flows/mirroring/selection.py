@@ -148,6 +148,11 @@ class Selection:
     created: Window | None = None
     immutable: Patterns = NOTHING
 
+    @property
+    def is_relative(self) -> bool:
+        """Whether it depends on the other tags of a repository if a tag is wanted."""
+        return any(one.latest is not None for one in self.sets)
+
     def choose(self, tags: Sequence[str]) -> list[str]:
         """The tags that are wanted, each once, in the order in which they come."""
         distinct = dict.fromkeys(tags)

@@ -200,19 +200,6 @@ def test_a_damaged_lock_file_is_told_before_anything_is_asked(
     assert mirrors.lock.read_bytes() == content
 
 
-def test_two_sources_for_one_target_are_refused_by_name(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
-    images.load(source, "more", images.image(1010), "v2")
-    one, two = repository(source, target), {**image(source, target, "more:v2"), "target": f"{target.host}/copy:v2"}
-    with pytest.raises(InvalidInput) as refused:
-        mirrors.run(one, two)
-    at = f"{mirrors.directory}/mirror.yaml:1"
-    claims = f"{source.host}/more:v2 ({at}: sync[1])", f"{source.host}/app:v2 ({at}: sync[0])"
-    assert str(refused.value).startswith(f"{target.host}/copy:v2: expected one source for it, there are ")
-    assert all(claim in str(refused.value) for claim in claims)
-    assert target.requests == []
-    assert not mirrors.lock.exists()
-
-
 def test_a_run_that_is_stopped_while_it_plans_reports_and_changes_nothing(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:

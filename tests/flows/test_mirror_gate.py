@@ -1,5 +1,6 @@
 """Gates of a mirror: a vetoed image does not get to its targets; a gate that breaks is a failure."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -95,3 +96,35 @@ def test_a_gate_is_not_asked_about_what_is_there(
     mirrors.run(entry)
     names = sorted(f"{source.host}/app@{built.root.digest}" for built in (GOOD, BAD))
     assert sorted(asked.read_text().split()) == names
+
+
+def test_a_gate_that_is_added_later_is_asked_about_mirrored_images_if_the_configuration_says_so(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    load(source)
+    assert mirrors.run(repository(source, target)).status == "complete"
+    assert results(mirrors.run(repository(source, target, gate=PROGRAM))) == {"copy:good": "same", "copy:bad": "same"}
+    shutil.rmtree(mirrors.store)
+    mirrors.asked(target)
+    entry = repository(source, target, gate={**PROGRAM, "existing": True}, immutableTags=[".*"])
+
+    report = mirrors.run(entry)
+
+    assert (report.status, results(report)) == ("vetoed", {"copy:good": "same", "copy:bad": "vetoed"})
+    (note,) = report.notes()
+    assert note == (
+        f"{target.host}/copy:bad: vetoed by sh: 3 critical findings (exit status 1); it was mirrored before and stays there"
+    )
+    assert {one.method for one in mirrors.asked(target)} == {"HEAD"}
+    assert not lacking(target, "copy", BAD, "bad")
+    assert mirrors.locked()[f"{target.host}/copy:bad"]["mirrored"]
+
+
+def test_a_gate_that_breaks_is_a_failure_of_the_mirrored_image_that_it_is_asked_about(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    load(source)
+    assert mirrors.run(repository(source, target)).status == "complete"
+    report = mirrors.run(repository(source, target, gate={"command": ["/no/such/program"], "existing": True}))
+    assert (report.status, results(report)) == ("failed", {"copy:good": "failed", "copy:bad": "failed"})
+    assert all("cannot be started" in error for error in report.errors())

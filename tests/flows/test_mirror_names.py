@@ -1,0 +1,138 @@
+"""Names at targets that are invalid or claimed twice: each is a failure of its own image, and other images are mirrored."""
+
+from typing import Any
+
+import pytest
+
+from tests import images
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, image, lacking, repository, results
+
+V1, V2, MORE = images.image(1030, layers=1), images.image(1031, layers=1), images.image(1032, layers=1)
+NO = {"command": ["sh", "-c", "echo not signed; exit 1"]}
+
+
+@pytest.fixture
+def source() -> FakeRegistry:  # type: ignore[misc]
+    with FakeRegistry() as source:
+        images.load(source, "app", V1, "v1")
+        images.load(source, "app", V2, "v2")
+        images.load(source, "more", MORE, "v2")
+        yield source
+
+
+def test_two_sources_of_one_target_fail_there_and_other_images_are_mirrored(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    one, two = repository(source, target), {**image(source, target, "more:v2"), "target": f"{target.host}/copy:v2"}
+
+    report = mirrors.run(one, two)
+
+    assert results(report) == {"copy:v1": "added", "copy:v2": "failed"}
+    assert not lacking(target, "copy", V1, "v1")
+    assert target.manifest("copy", "v2") is None
+    at = f"{mirrors.directory}/mirror.yaml:1"
+    claims = (
+        f"expected one source for this target, got 2: {source.host}/app:v2 ({at}: sync[0]) and {source.host}/more:v2 "
+        f"({at}: sync[1]); none of them is published"
+    )
+    assert sorted(report.errors()) == sorted(
+        f"{source.host}/{name} to {target.host}/copy:v2: {claims}" for name in ("app:v2", "more:v2")
+    )
+    assert target.asked("HEAD", ".*/manifests/v2") == []
+    assert mirrors.locked().keys() == {f"{target.host}/copy:v1"}
+    assert report.counts()["failed"] == 2
+
+
+def test_tags_that_are_renamed_to_one_name_are_both_refused(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    images.load(source, "app", MORE, "other")
+    entry = repository(source, target, rename=[{"match": "copy:v.*", "to": "copy:stable"}])
+
+    report = mirrors.run(entry)
+
+    assert results(report) == {"copy:other": "added", "copy:stable": "failed"}
+    assert not lacking(target, "copy", MORE, "other")
+    assert target.manifest("copy", "stable") is None
+    assert len(report.errors()) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"gate": NO}, "gate"),
+        ({"platforms": ["linux/amd64"]}, "platforms"),
+        ({"referrers": True, "digestTags": True}, "digestTags, referrers"),
+        ({"backup": "old-{{.Ref.Tag}}"}, "backup"),
+    ],
+    ids=["gate", "platforms", "referrers", "backup"],
+)
+def test_a_second_entry_with_other_options_is_a_failure_and_skips_no_gate(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, options: dict[str, Any], named: str
+) -> None:
+    again = {**image(source, target, "app:v1", **options), "target": f"{target.host}/copy:v1"}
+
+    report = mirrors.run(repository(source, target), again)
+
+    assert results(report) == {"copy:v1": "failed", "copy:v2": "added"}
+    assert target.manifest("copy", "v1") is None
+    at = f"{mirrors.directory}/mirror.yaml:1"
+    (error,) = report.errors()
+    assert error == (
+        f"{source.host}/app:v1 to {target.host}/copy:v1: expected equal options for {source.host}/app:v1, which several "
+        f"entries bring to this target; {named} differ in {at}: sync[0] and {at}: sync[1]; make them equal, or keep only one "
+        "of these entries"
+    )
+
+
+def test_entries_with_equal_options_may_name_one_image_twice(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    again = {**image(source, target, "app:v1", prune={"after": "1d"}), "target": f"{target.host}/copy:v1"}
+    report = mirrors.run(repository(source, target), again)
+    assert (report.status, results(report)) == ("complete", {"copy:v1": "added", "copy:v2": "added"})
+
+
+def test_a_backup_whose_name_is_too_long_is_a_failure_of_that_image(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    long = "v" * 125
+    images.load(source, "app", V1, long)
+    entry = repository(source, target, backup="old-{{.Ref.Tag}}")
+    assert mirrors.run(entry).status == "complete"
+    for tag in ("v1", long):
+        images.load(source, "app", MORE, tag)
+
+    report = mirrors.run(entry)
+
+    assert results(report) == {"copy:v1": "changed", "copy:v2": "same", f"copy:{long}": "failed"}
+    assert not lacking(target, "copy", MORE, "v1")
+    assert not lacking(target, "copy", V1, "old-v1")
+    assert not lacking(target, "copy", V1, long)
+    (error,) = report.errors()
+    assert error.startswith(f"{source.host}/app:{long} to {target.host}/copy:{long}: {mirrors.config}:1: sync[0].backup: ")
+    assert "expected 1 to 128 letters, digits" in error
+    assert mirrors.locked()[f"{target.host}/copy:{long}"]["digest"] == V1.root.digest
+
+
+def test_an_invalid_name_at_one_target_is_a_failure_of_that_image_there(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry
+) -> None:
+    long = "v" * 125
+    images.load(source, "app", MORE, long)
+    entry = {**repository(source, target), "targets": [f"{target.host}/copy", f"{other.host}/copy:base-{{{{.Ref.Tag}}}}"]}
+
+    report = mirrors.run(entry)
+
+    for place, prefix in ((target, ""), (other, "base-")):
+        assert not lacking(place, "copy", V1, f"{prefix}v1")
+        assert not lacking(place, "copy", V2, f"{prefix}v2")
+    assert not lacking(target, "copy", MORE, long)
+    (error,) = report.errors()
+    assert error.startswith(f"{source.host}/app:{long}: {mirrors.config}:1: sync[0].targets[1]: ")
+    assert (report.counts()["failed"], report.counts()["added"]) == (1, 5)
+    assert report.unfinished() == [f"{source.host}/app:{long}"]
+    (failed,) = [one for one in report.to_json("")["images"] if one["result"] == "failed"]
+    assert (failed["source"], failed["target"]) == (f"{source.host}/app:{long}", None)
+    assert mirrors.run(entry).counts()["same"] == 5
