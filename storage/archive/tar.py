@@ -1,37 +1,32 @@
-"""Tar streams, written and read from front to back (POSIX.1-2001, pax interchange format)."""
+"""Tar streams of archives, written and read from front to back (POSIX.1-2001, pax interchange format)."""
 
+import bz2
+import gzip
+import io
 import lzma
 import posixpath
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, Self
+from typing import IO, Any, TypeAlias, cast
 
-from ocispec.errors import Corrupt, InvalidInput
+from ocispec.errors import Corrupt, DistError, InvalidInput
 from storage.errors import translated
+from storage.tarreader import read_headers
 
 END = bytes(2 * tarfile.BLOCKSIZE)
 """What ends a tar stream. Without it a stream is cut short."""
 
 _PIECE_BYTES = 1024 * 1024
-# Names and attributes that do not fit into a header come in an entry of their own, which is read into memory; several of them
-# may precede a header, and tarfile keeps all.
-_MAX_EXTENSION_BYTES = 64 * 1024
-_EXTENSIONS = (
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-)
-# Beside its own errors, tarfile lets through whatever its parsing of a damaged header trips over.
-_DAMAGED = (tarfile.TarError, EOFError, ArithmeticError, LookupError, RecursionError, ValueError, zlib.error, lzma.LZMAError)
+# The window of an xz stream, which its header chooses, is memory: `xz -9` needs 65 MiB, other settings up to 4 GiB.
+_XZ_BYTES = 128 * 1024 * 1024
+_Buffered: TypeAlias = "io.BufferedReader[Any]"
+_DAMAGED = (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError, OSError)
 
 
 def write(file: IO[bytes], name: str, *, size: int, pieces: Iterable[bytes]) -> None:
-    """Append an entry whose bytes depend on these arguments alone: no time, no owner. `END` has to follow the last one."""
+    """Append an entry whose bytes depend only on these arguments: no time, no owner. `END` has to follow the last entry."""
     header = tarfile.TarInfo(name)
     header.size = size
     file.write(header.tobuf(tarfile.PAX_FORMAT))
@@ -51,76 +46,133 @@ class Entry:
 
 
 def read(file: IO[bytes], *, source: str) -> Iterator[Entry]:
-    """The files and links of a tar stream, plain or compressed with gzip, bzip2 or xz; `source` names it in errors.
+    """Yield the files and links of a tar stream, plain or compressed with gzip, bzip2 or xz; `source` names it in errors.
 
     Raises:
         InvalidInput: no tar stream.
-        Corrupt: the stream is damaged or ends early.
+        Corrupt: the stream is damaged, ends early, or has headers beyond the reader's limits.
         Denied, Unavailable: it cannot be read.
     """
-    with _open(file, source) as stream:
-        while (header := _next(stream, source)) is not None:
-            if (header.isreg() and not header.issparse()) or header.issym() or header.islnk():
-                yield _entry(stream, header, source)
+    stream = _TarStream(_Input(file, source))
+    headers = read_headers(stream, needs_end=True)
+    has_begun = False
+    while (header := _next_header(headers, source, has_begun=has_begun)) is not None:
+        has_begun = True
+        if (header.isreg() and header.sparse is None) or header.issym() or header.islnk():
+            yield _entry(stream, header, source)
 
 
-class _Header(tarfile.TarInfo):
-    """A header that is refused where tarfile takes a damaged one for the end, or reads any amount into memory."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        try:
-            header = super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as exc:
-            if len(buf) == tarfile.BLOCKSIZE and not any(buf):
-                raise  # the true end
-            raise tarfile.ReadError(str(exc)) from exc
-        if header.size < 0 or (header.type in _EXTENSIONS and header.size > _MAX_EXTENSION_BYTES):
-            raise tarfile.ReadError(f"a header says {header.size} bytes")
-        return header
+def _next_header(headers: Iterator[tarfile.TarInfo], source: str, *, has_begun: bool) -> tarfile.TarInfo | None:
+    try:
+        return next(headers, None)
+    except DistError:
+        raise
+    except _DAMAGED as exc:
+        if has_begun:
+            raise _damage(source, exc) from exc
+        raise InvalidInput(f"{source}: expected a tar archive, plain or compressed with gzip, bzip2 or xz ({exc})") from exc
 
 
-def _open(file: IO[bytes], source: str) -> tarfile.TarFile:
-    with translated(f"{source}: reading"):
-        try:
-            return tarfile.open(fileobj=file, mode="r|*", bufsize=_PIECE_BYTES, tarinfo=_Header)
-        except _DAMAGED as exc:
-            raise InvalidInput(f"{source}: expected a tar archive, plain or compressed with gzip, bzip2 or xz ({exc})") from exc
-
-
-def _next(stream: tarfile.TarFile, source: str) -> tarfile.TarInfo | None:
-    with _reading(source):
-        header = stream.next()
-    # It would remember all there were.
-    stream.members.clear()  # type: ignore[attr-defined]
-    stream.pax_headers = {}
-    return header
-
-
-def _entry(stream: tarfile.TarFile, header: tarfile.TarInfo, source: str) -> Entry:
+def _entry(stream: "_TarStream", header: tarfile.TarInfo, source: str) -> Entry:
     target = None
     if header.islnk():
         target = posixpath.normpath(header.linkname)
     elif header.issym():
         target = posixpath.normpath(posixpath.join(posixpath.dirname(header.name), header.linkname))
-    name = posixpath.normpath(header.name)
-    return Entry(name=name, size=header.size, target=target, pieces=_pieces(stream, header, source))
+    pieces = _pieces(stream, header.size if header.isreg() else 0, source)
+    return Entry(name=posixpath.normpath(header.name), size=header.size, target=target, pieces=pieces)
 
 
-def _pieces(stream: tarfile.TarFile, header: tarfile.TarInfo, source: str) -> Iterator[bytes]:
-    content = stream.extractfile(header) if header.isreg() else None
-    while content is not None:
-        with _reading(source):
-            piece = content.read(_PIECE_BYTES)
+def _pieces(stream: "_TarStream", size: int, source: str) -> Iterator[bytes]:
+    while size:
+        try:
+            piece = stream.read(min(size, _PIECE_BYTES))
+        except DistError:
+            raise
+        except _DAMAGED as exc:
+            raise _damage(source, exc) from exc
         if not piece:
-            return
+            raise _damage(source, EOFError("unexpected end of data"))
+        size -= len(piece)
         yield piece
 
 
-@contextmanager
-def _reading(source: str) -> Iterator[None]:
-    with translated(f"{source}: reading"):
-        try:
-            yield
-        except _DAMAGED as exc:
-            raise Corrupt(f"{source}: damaged or cut short ({exc}); get it again") from exc
+def _damage(source: str, cause: Exception) -> Corrupt:
+    return Corrupt(f"{source}: damaged or cut short ({cause}); get it again")
+
+
+class _Input(io.RawIOBase):
+    """An archive as it is read, with a first look at its first bytes. Errors of the file are translated here.
+
+    So an OSError that arrives through a decompressor is one of the decompressor.
+    """
+
+    def __init__(self, file: IO[bytes], source: str) -> None:
+        self._file, self._source = file, source
+        self._peeked = b""
+        while len(self._peeked) < _MAGIC_BYTES and (data := self._read(_MAGIC_BYTES - len(self._peeked))):
+            self._peeked += data
+        self.magic = self._peeked
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = len(buffer)
+        if self._peeked:
+            data, self._peeked = self._peeked[:size], self._peeked[size:]
+        else:
+            data = self._read(size)
+        buffer[: len(data)] = data
+        return len(data)
+
+    def _read(self, size: int) -> bytes:
+        with translated(f"{self._source}: reading"):
+            return self._file.read(size)
+
+
+class _Xz(io.RawIOBase):
+    """The uncompressed bytes of one xz stream, with bounded memory."""
+
+    def __init__(self, compressed: _Buffered) -> None:
+        self._compressed = compressed
+        self._decompressor = lzma.LZMADecompressor(memlimit=_XZ_BYTES)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        while not data and not self._decompressor.eof:
+            compressed = self._compressed.read1() if self._decompressor.needs_input else b""
+            if not compressed and self._decompressor.needs_input:
+                raise EOFError("compressed data ended before the end of its stream")
+            data = self._decompressor.decompress(compressed, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+
+# Each gives as many uncompressed bytes as it is asked for, however far the archive is compressed.
+_DECOMPRESSORS: Mapping[bytes, Callable[[_Buffered], IO[bytes]]] = {
+    b"\x1f\x8b\x08": lambda raw: cast("IO[bytes]", gzip.GzipFile(fileobj=raw)),
+    b"BZh": lambda raw: cast("IO[bytes]", bz2.BZ2File(raw)),
+    b"\xfd7zXZ\0": lambda raw: cast("IO[bytes]", io.BufferedReader(_Xz(raw), _PIECE_BYTES)),
+    b"\x5d\0\0\x80": lambda raw: cast("IO[bytes]", io.BufferedReader(_Xz(raw), _PIECE_BYTES)),
+}
+_MAGIC_BYTES = max(map(len, _DECOMPRESSORS))
+
+
+class _TarStream:
+    """The uncompressed bytes of an archive, and how many of them have been read."""
+
+    def __init__(self, source: _Input) -> None:
+        self.offset = 0
+        raw: _Buffered = io.BufferedReader(source, _PIECE_BYTES)
+        opened = [opener(raw) for magic, opener in _DECOMPRESSORS.items() if source.magic.startswith(magic)]
+        self._bytes: IO[bytes] = opened[0] if opened else cast("IO[bytes]", raw)
+
+    def read(self, size: int) -> bytes:
+        """Read `size` bytes; fewer only at the end."""
+        data = self._bytes.read(size)
+        self.offset += len(data)
+        return data

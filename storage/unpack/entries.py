@@ -1,6 +1,6 @@
 """What a layer says, entry by entry, as values that Linux can have (image-spec 1.1, layer.md).
 
-How an archive is read is left to `storage.archive`, what entries do to a directory to `storage.unpack.rootfs`.
+`storage.tarreader` reads the archive; `storage.unpack.rootfs` applies the entries to a directory.
 """
 
 import os
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, cast
 
 from ocispec.errors import Corrupt, InvalidInput, Unsupported
-from storage.unpack.headers import read_headers
+from storage.tarreader import read_headers
 from storage.unpack.layers import LayerStream
 from storage.unpack.tree import PATH_BYTES, TreePath
 
@@ -73,15 +73,23 @@ class Entry:
 
 
 def read_entries(stream: LayerStream) -> Iterator[Entry]:
-    """The entries of a layer, in order. Content that the caller does not read is passed over; an empty stream has none.
+    """Yield the entries of a layer, in order. Content that the caller does not read is skipped; an empty stream has none.
 
     Raises:
-        Corrupt: no tar archive, or one that breaks off.
+        Corrupt: no tar archive, one that breaks off, or headers beyond the reader's limits.
         InvalidInput: an entry that cannot be: above the root, with a name or number beyond Linux's limits.
         Unsupported: an entry of a type that images do not have, such as one volume of several.
     """
-    for header in read_headers(stream):
+    headers = read_headers(stream, needs_end=False)  # a layer without an end is not rare, and its diff ID covers every byte
+    while (header := _next_header(headers, stream)) is not None:
         yield _entry(header, at=f"{stream}: {_shown(header.name)}")
+
+
+def _next_header(headers: Iterator[tarfile.TarInfo], stream: LayerStream) -> tarfile.TarInfo | None:
+    try:
+        return next(headers, None)
+    except (tarfile.TarError, ValueError) as exc:
+        raise Corrupt(f"{stream}: no whole tar archive at byte {stream.offset} ({exc}); build the image again") from exc
 
 
 def _entry(header: tarfile.TarInfo, *, at: str) -> Entry:

@@ -9,7 +9,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ocispec.errors import InvalidInput
 from storage.errors import translated
@@ -40,7 +40,8 @@ class Rootfs:
         self._inodes = Restorer(privileged=self._privileged)
         # Paths, without links, that the layer in work has made or passed on the way: no whiteout of the same layer hides them.
         self._upper: set[TreePath] = set()
-        # What the modes of directories shall be where they cannot be so yet.
+        # The modes that directories get in the end because they cannot have them yet. A path that is no directory any more
+        # may stay here: looking for all paths below each directory that is removed would take quadratic time.
         self._modes: dict[TreePath, int] = {}
         self._restore(root, Attributes(), "directory", path=_ROOT)
 
@@ -60,9 +61,14 @@ class Rootfs:
         """Give directories their modes."""
         with translated("modes of directories"):
             for path in sorted(self._modes, key=len, reverse=True):  # a parent may bar the way to its children
-                with Cursor(self._root) as here:
-                    here.follow(path)
-                    os.chmod(here.handle, self._modes[path])  # noqa: PTH101 - a handle
+                self._set_mode(path)
+
+    def _set_mode(self, path: TreePath) -> None:
+        """Give a directory its mode. A path with a link in it, or to anything else, is of a directory that was removed."""
+        with Cursor(self._root) as here, suppress(FileNotFoundError, NotADirectoryError):
+            for name in path:
+                here.enter(name)
+            os.chmod(here.handle, self._modes[path])  # noqa: PTH101 - a handle
 
     def _apply(self, entry: Entry, content: LayerStream) -> None:
         if not entry.path:
@@ -85,7 +91,7 @@ class Rootfs:
         there = here.status(name)
         stays = there is not None and stat.S_ISDIR(there.st_mode) and entry.kind == "directory"
         if there and not stays:
-            self._remove(here, name)
+            remove(name, within=here.handle)
         if entry.kind == "link":
             self._link(here, name, entry.source)
             return
@@ -135,12 +141,6 @@ class Rootfs:
                 raise InvalidInput(f"expected a file to link to, {os.fsdecode(b'/'.join(source))!r} is {what}")
             os.link(last, name, src_dir_fd=there.handle, dst_dir_fd=here.handle, follow_symlinks=False)
 
-    def _remove(self, here: Cursor, name: bytes) -> None:
-        remove(name, within=here.handle)
-        gone = (*here.path, name)
-        for path in [path for path in self._modes if path[: len(gone)] == gone]:
-            del self._modes[path]
-
     def _remember(self, path: TreePath) -> None:
         while path and path not in self._upper:
             self._upper.add(path)
@@ -172,7 +172,7 @@ class Rootfs:
             return []
         if path in self._upper:
             return [path] if stat.S_ISDIR(there.st_mode) else []
-        self._remove(here, name)
+        remove(name, within=here.handle)
         return []
 
     def _restore_named(self, here: Cursor, name: bytes, attributes: Attributes, kind: Kind) -> None:

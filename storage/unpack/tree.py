@@ -30,6 +30,7 @@ class Cursor:
     def __init__(self, root: int) -> None:
         self._root = root
         self.path: TreePath = ()
+        self._path_bytes = 0  # each name with its slash; joining the path at each step would take quadratic time
         self.handle = os.open(".", _DIRECTORY, dir_fd=root)
 
     def enter(self, name: bytes) -> None:
@@ -39,10 +40,12 @@ class Cursor:
             FileNotFoundError, NotADirectoryError: there is none of this name; a link to one is none.
         """
         self._move(os.open(name, _DIRECTORY, dir_fd=self.handle), (*self.path, name))
+        self._path_bytes += len(name) + 1
 
     def leave(self) -> None:
         """Go up one directory; at the root, stay."""
         if self.path:
+            self._path_bytes -= len(self.path[-1]) + 1
             self._move(os.open("..", _DIRECTORY, dir_fd=self.handle), self.path[:-1])
 
     def follow(self, path: TreePath, *, make: Callable[[Self, bytes], None] | None = None) -> None:
@@ -56,7 +59,7 @@ class Cursor:
         pending, links = [*reversed(path)], 0
         while pending:
             name = pending.pop()
-            if len(b"/".join((*self.path, name))) > PATH_BYTES:
+            if self._path_bytes + len(name) > PATH_BYTES:
                 raise InvalidInput(f"directory {os.fsdecode(name)!r}: its path has more than {PATH_BYTES} bytes")
             if name == b"..":
                 self.leave()
@@ -74,6 +77,7 @@ class Cursor:
                     raise InvalidInput(f"link {os.fsdecode(name)!r}: more than {_MAX_LINKS} links in one path") from None
                 if target.startswith(b"/"):
                     self._move(os.open(".", _DIRECTORY, dir_fd=self._root), ())
+                    self._path_bytes = 0
                 pending.extend(part for part in reversed(target.split(b"/")) if part not in (b"", b"."))
 
     def status(self, name: bytes) -> os.stat_result | None:

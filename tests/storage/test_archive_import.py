@@ -4,7 +4,9 @@ import gzip
 import io
 import json
 import logging
+import lzma
 import subprocess
+import sys
 import tarfile
 import tracemalloc
 from collections.abc import Mapping
@@ -38,6 +40,7 @@ from tests.storage.archives import (
 )
 from tests.storage.conformance import ingest, noise
 
+REPOSITORY = Path(__file__).parents[2]
 NAME, OTHER = "docker.io/library/one:1", "docker.io/library/two:2"
 REF_NAME, CONTAINERD_NAME = "org.opencontainers.image.ref.name", "io.containerd.image.name"
 IMAGE = images.image(1, layer_bytes=3000)
@@ -329,6 +332,71 @@ def test_names_without_end_are_refused() -> None:
     data += bytes(-len(data) % 512) + entry * 2000
     with pytest.raises(Corrupt, match="damaged or cut short"):
         imported(memory_store(), data)
+
+
+# Bombs, imported by a process that may use little memory and CPU time
+
+IMPORT = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_DATA, (80_000_000,) * 2)
+resource.setrlimit(resource.RLIMIT_CPU, (8,) * 2)
+from storage import open_store
+from storage.archive import import_images
+with open(sys.argv[1], "rb") as file:
+    import_images(open_store("memory://bomb"), file, source="a.tar")
+"""
+
+
+def explode(path: Path, data: bytes) -> str:
+    """The last line that an import in a process of its own prints."""
+    path.write_bytes(data)
+    argv = [sys.executable, "-c", IMPORT, str(path)]
+    done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=100)
+    last = (done.stderr.splitlines() or [""])[-1]
+    assert done.returncode == 0 or last, f"ended by signal {-done.returncode}"
+    return last
+
+
+def sparse_bomb(blocks: int) -> bytes:
+    """GNU's old header of a sparse file whose map goes on for many blocks."""
+    header = tarfile.TarInfo("x.tar")
+    header.type = tarfile.GNUTYPE_SPARSE
+    raw = bytearray(header.tobuf(tarfile.GNU_FORMAT))
+    raw[482], raw[148:156] = 1, b" " * 8
+    raw[148:156] = b"%06o\0 " % sum(raw)
+    return bytes(raw) + ((b"%011o\0" % 1) * 42 + b"\1".ljust(8, b"\0")) * blocks
+
+
+def test_a_chain_of_sparse_maps_is_refused(tmp_path: Path) -> None:
+    data = gzip.compress(sparse_bomb(160_000))
+    assert len(data) < 300_000
+    assert "an entry with more than 100000 pax records and extents" in explode(tmp_path / "a.tar", data)
+
+
+def test_sparse_maps_of_many_entries_are_refused(tmp_path: Path) -> None:
+    entry = sparse_bomb(2300)[: -512 * 2] + ((b"%011o\0" % 1) * 42).ljust(512, b"\0")
+    data = gzip.compress(entry * 100)
+    assert "more than 1000000 pax records and extents" in explode(tmp_path / "a.tar", data)
+
+
+def test_global_headers_do_not_pile_up(tmp_path: Path) -> None:
+    headers = (
+        tarfile.TarInfo.create_pax_global_header({f"key{number}.{key}": "x" for key in range(1500)})
+        + tarfile.TarInfo("x").tobuf()
+        for number in range(600)
+    )
+    assert explode(tmp_path / "a.tar", gzip.compress(b"".join(headers) + tar_of(ENTRIES))) == ""
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_content_that_compresses_well_does_not_fill_memory(tmp_path: Path, mode: str) -> None:
+    assert explode(tmp_path / "a.tar", tar_of([("passed over", bytes(250_000_000)), *ENTRIES], mode=mode)) == ""
+
+
+def test_an_xz_stream_with_a_huge_window_is_refused() -> None:
+    filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**30}]
+    with pytest.raises(InvalidInput, match="Memory usage limit"):
+        imported(memory_store(), lzma.compress(tar_of(ENTRIES), filters=filters))
 
 
 def test_a_sparse_file_does_not_blow_up() -> None:

@@ -1,5 +1,6 @@
 """Layers that want out of their root, or more than their share. What is outside stays byte for byte the same."""
 
+import gzip
 import logging
 import os
 import subprocess
@@ -233,6 +234,7 @@ def test_attributes_that_a_file_system_does_not_take_are_logged_once(
 
 MEMORY_BYTES = 60_000_000
 HUGE = 300_000_000
+CPU_SECONDS = 14
 UNPACK = """
 import resource, sys
 from pathlib import Path
@@ -240,19 +242,23 @@ from ocispec import Descriptor, Digest, Platform
 from storage import open_store
 from storage.unpack import unpack
 
-store, digest, size, memory_bytes = sys.argv[1:]
+store, digest, size, memory_bytes, cpu_seconds = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_DATA, (int(memory_bytes),) * 2)
+resource.setrlimit(resource.RLIMIT_CPU, (int(cpu_seconds),) * 2)
 root = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=Digest.parse(digest), size=int(size))
 unpack(open_store(store), root, Path(store, "../rootfs"), platform=Platform.parse("linux/amd64"))
 """
 
 
 def explode(store: ContentStore, archive: bytes, *, suffix: str = "+gzip") -> str:
-    """The last line that the process says, empty if it could unpack."""
+    """The last line that the process prints, empty if it could unpack. It may use little memory and CPU time."""
     root = image(store, archive, suffix=suffix)
-    argv = [sys.executable, "-c", UNPACK, store.url, str(root.digest), str(root.size), str(MEMORY_BYTES)]
+    limits = str(MEMORY_BYTES), str(CPU_SECONDS)
+    argv = [sys.executable, "-c", UNPACK, store.url, str(root.digest), str(root.size), *limits]
     done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=100)
-    return (done.stderr.splitlines() or [""])[-1]
+    last = (done.stderr.splitlines() or [""])[-1]
+    assert done.returncode == 0 or last, f"ended by signal {-done.returncode}"
+    return last
 
 
 def header(kind: bytes, size: int, name: str = "x") -> bytes:
@@ -300,6 +306,52 @@ def test_very_many_entries_do_not_fill_memory(store: ContentStore) -> None:
 @pytest.mark.parametrize("archive", BOMBS.values(), ids=BOMBS)
 def test_headers_do_not_fill_memory(store: ContentStore, archive: bytes) -> None:
     assert "Corrupt" in explode(store, archive)
+
+
+def global_header(number: int) -> bytes:
+    """A global pax header of keys that no other has."""
+    return tarfile.TarInfo.create_pax_global_header({f"key{number}.{key}": "x" for key in range(1500)})
+
+
+def test_global_headers_do_not_pile_up(store: ContentStore) -> None:
+    archive = b"".join(global_header(number) for number in range(600)) + tar(file(".wh.x"))
+    assert len(gzip.compress(archive)) < 4_000_000
+    assert "Corrupt" in explode(store, archive)
+    between = b"".join(global_header(number) + file(".wh..wh.aufs").header.tobuf() for number in range(600))
+    assert explode(store, between) == ""
+
+
+def test_global_headers_change_no_entry(store: ContentStore, victim: Path) -> None:
+    header = tarfile.TarInfo.create_pax_global_header({"path": "other", "size": "5", "comment": "of git archive"})
+    unpack(store, image(store, header + tar(file("x", b"x"))), victim.parent / "rootfs", platform=AMD64)
+    assert {name: node.content for name, node in tree(victim.parent / "rootfs").items()} == {".": b"", "x": b"x"}
+
+
+def records(count: int) -> bytes:
+    """A pax header of the shortest records there are."""
+    return header(tarfile.XHDTYPE, 5 * count) + (b"5 x=\n" * count).ljust(5 * count + -5 * count % 512, b"\0")
+
+
+def test_records_without_end_are_refused(store: ContentStore) -> None:
+    many, entry = records(90_000), header(tarfile.REGTYPE, 0, ".wh..wh.aufs")
+    assert "an entry with more than 100000 pax records" in explode(store, records(100_001) + entry)
+    assert explode(store, (many + entry) * 11) == ""
+    assert "more than 1000000 pax records and extents, and 100 for each entry" in explode(store, (many + entry) * 100)
+
+
+def test_read_only_directories_that_are_replaced_take_no_quadratic_time(store: ContentStore) -> None:
+    count = 16_000
+    closed = (directory(f"d{number}/", mode=0o555) for number in range(count))
+    files = (file(f"d{number}") for number in range(count))
+    assert explode(store, tar(*closed, *files)) == ""
+
+
+def test_modes_of_directories_that_are_gone_reach_nothing_else(store: ContentStore, victim: Path) -> None:
+    lower = [directory("a/", mode=0o500), directory("a/b/", mode=0), directory("c/b/", mode=0o755), directory("e/", mode=0)]
+    upper = [symlink("a", "c"), file("e", mode=0o644)]
+    unpacked(store, victim, lower, upper)
+    found = tree(victim.parent / "rootfs")
+    assert {name: found[name].mode & 0o7777 for name in ("c/b", "e")} == {"c/b": 0o755, "e": 0o644}
 
 
 def test_a_hole_takes_neither_time_nor_space(store: ContentStore, victim: Path) -> None:

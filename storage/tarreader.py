@@ -1,0 +1,284 @@
+"""A tar reader for archives of strangers: POSIX's pax and ustar, GNU's and the old format, read from front to back.
+
+The standard library parses single blocks. Its handling of extension headers is not used: it recurses, keeps global headers
+forever and follows chains of sparse maps without limit. This reader bounds memory and work per entry and per archive:
+
+- all headers of one entry together have at most `_ENTRY_BYTES` bytes and `_ENTRY_RECORDS` records and extents;
+- an archive has at most `_ARCHIVE_RECORDS` of them, and `_RECORDS_EARNED` more for each entry.
+
+Global pax headers change nothing, as in containerd and Docker: they are read within the same limits and dropped.
+"""
+
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from tarfile import BLOCKSIZE, ReadError
+from typing import Protocol
+
+_PIECE_BYTES = 1024 * 1024
+# Go's reader, on which other engines build, takes at most 1 MiB for each header.
+_ENTRY_BYTES = 4 * 1024 * 1024
+_ENTRY_RECORDS = 100_000
+_ARCHIVE_RECORDS = 1_000_000
+_RECORDS_EARNED = 100
+
+_PAX = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
+# These types have no content, whatever the size field says.
+_WITHOUT_CONTENT = (tarfile.LNKTYPE, tarfile.SYMTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE)
+_NAME, _TYPE, _MAGIC, _SPARSE_MORE = slice(0, 100), slice(156, 157), slice(257, 265), 482
+_SPARSE_MAP, _SPARSE_REAL_SIZE = slice(386, 482), slice(483, 495)
+_MAP_BLOCK, _MAP_BLOCK_MORE = slice(0, 504), 504
+_NUMBER_BYTES = 12
+_NUMBER = re.compile(r"-?[0-9]{1,20}")
+_RECORD_LENGTH = re.compile(rb"[0-9]{1,9} ")
+_SPARSE_OFFSET, _SPARSE_BYTES = "GNU.sparse.offset", "GNU.sparse.numbytes"
+
+Extents = list[tuple[int, int]]
+
+
+class ForwardStream(Protocol):
+    """Uncompressed bytes that are read once, from front to back."""
+
+    @property
+    def offset(self) -> int:
+        """The number of bytes that have been read."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read `size` bytes; fewer only at the end."""
+
+
+@dataclass(slots=True)
+class _Extensions:
+    """Extension headers that precede one header."""
+
+    records: dict[str, str] = field(default_factory=dict)
+    sparse: list[int] = field(default_factory=list)
+    name: str | None = None
+    target: str | None = None
+    is_empty: bool = True
+
+
+def read_headers(stream: ForwardStream, *, needs_end: bool) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers in order. The caller may read an entry's content from `stream` before it takes the next header.
+
+    A header's `size` is that of the file with its holes, `sparse` its extents, `pax_headers` its own pax records. With
+    `needs_end`, an archive that ends without a block of zeros is cut short.
+
+    Raises:
+        tarfile.TarError, ValueError: no tar archive, a damaged one, or one beyond the limits.
+    """
+    reader = _Reader(stream, needs_end=needs_end)
+    while (header := reader.next_header()) is not None:
+        yield header
+        reader.skip_content()
+
+
+class _Reader:
+    def __init__(self, stream: ForwardStream, *, needs_end: bool) -> None:
+        self._stream, self._needs_end = stream, needs_end
+        self._archive_records = _ARCHIVE_RECORDS
+        self._content_end = 0
+        self._bytes_left = self._records_left = 0
+
+    def next_header(self) -> tarfile.TarInfo | None:
+        """The next header with all its extensions applied; None at the end."""
+        self._bytes_left, self._records_left = _ENTRY_BYTES, _ENTRY_RECORDS
+        self._archive_records += _RECORDS_EARNED
+        extensions = _Extensions()
+        while True:
+            block = self._read(BLOCKSIZE)
+            if self._is_end(block, extensions):
+                return None
+            header = _parse_block(block)
+            if header.type in _PAX:
+                extensions.records, extensions.sparse = self._read_records(header.size)
+            elif header.type == tarfile.XGLTYPE:
+                self._read_padded(header.size)
+            elif header.type == tarfile.GNUTYPE_LONGNAME:
+                extensions.name = self._read_name(header.size)
+            elif header.type == tarfile.GNUTYPE_LONGLINK:
+                extensions.target = self._read_name(header.size)
+            else:
+                self._complete(header, extensions, block)
+                return header
+            extensions.is_empty = False
+
+    def skip_content(self) -> None:
+        """Skip the content that was not read, and its padding."""
+        left = self._content_end - self._stream.offset
+        if left < 0:
+            raise ReadError(f"a size leads back to byte {self._content_end}")
+        while left:
+            piece = self._stream.read(min(left, _PIECE_BYTES))
+            if not piece:
+                raise ReadError("unexpected end of data")
+            left -= len(piece)
+
+    def _read(self, size: int) -> bytes:
+        """Read a part of the headers of one entry."""
+        if not 0 <= size <= self._bytes_left:
+            raise ReadError(f"a header says {size} bytes; expected at most {_ENTRY_BYTES} in all headers of one entry")
+        self._bytes_left -= size
+        return self._stream.read(size)
+
+    def _spend(self, records: int) -> None:
+        self._records_left -= records
+        self._archive_records -= records
+        if self._records_left < 0:
+            raise ReadError(f"an entry with more than {_ENTRY_RECORDS} pax records and extents")
+        if self._archive_records < 0:
+            raise ReadError(f"more than {_ARCHIVE_RECORDS} pax records and extents, and {_RECORDS_EARNED} for each entry")
+
+    def _is_end(self, block: bytes, extensions: _Extensions) -> bool:
+        if any(block):
+            return False
+        if not extensions.is_empty:
+            raise ReadError("an extension header without an entry")
+        if not block and self._needs_end:
+            raise ReadError("empty header")
+        if block and any(self._read(BLOCKSIZE)):
+            raise ReadError("a block of zeros inside")
+        return not block or len(block) == BLOCKSIZE
+
+    def _read_padded(self, size: int) -> bytes:
+        data = self._read(_padded(size))
+        if len(data) != _padded(size):
+            raise ReadError("unexpected end of data")
+        return data[:size]
+
+    def _read_name(self, size: int) -> str:
+        return _decode(self._read_padded(size).partition(b"\0")[0])
+
+    def _read_records(self, size: int) -> tuple[dict[str, str], list[int]]:
+        """Read a pax header: its records, and the numbers of a sparse map in GNU's format 0.0, which repeats its keys."""
+        data = self._read_padded(size)
+        records, sparse, at = dict[str, str](), list[int](), 0
+        while at < len(data):
+            self._spend(1)
+            match = _RECORD_LENGTH.match(data, at)
+            end = at + int(match[0]) if match else 0
+            if not match or end > len(data) or end <= match.end() or data[end - 1 : end] != b"\n":
+                raise ReadError("a damaged pax record")
+            key, equals, value = data[match.end() : end - 1].partition(b"=")
+            if not key or not equals:
+                raise ReadError("a pax record without a key")
+            if (name := _decode(key)) in (_SPARSE_OFFSET, _SPARSE_BYTES):
+                if (name == _SPARSE_BYTES) != len(sparse) % 2:
+                    raise ReadError("a sparse map out of order")
+                sparse.append(_number(_decode(value)))
+            else:
+                records[name] = _decode(value)
+            at = end
+        return records, sparse
+
+    def _complete(self, header: tarfile.TarInfo, extensions: _Extensions, block: bytes) -> None:
+        """Apply the extensions to the header that they precede, and find where its content ends."""
+        records = extensions.records
+        header.pax_headers = records
+        header.name = extensions.name or records.get("GNU.sparse.name") or records.get("path") or header.name
+        header.linkname = extensions.target or records.get("linkpath") or header.linkname
+        header.uid, header.gid = _numeric(records, "uid", header.uid), _numeric(records, "gid", header.gid)
+        if block[_TYPE] == tarfile.AREGTYPE:  # the old format has no type for directories
+            header.type = tarfile.DIRTYPE if header.name.endswith("/") else tarfile.REGTYPE
+        stored = 0 if header.type in _WITHOUT_CONTENT else _numeric(records, "size", header.size)
+        if stored < 0:
+            raise ReadError(f"a header says {stored} bytes")
+        header.size, end = stored, self._stream.offset + _padded(stored)
+        if header.type == tarfile.GNUTYPE_SPARSE:
+            header.size = _field(block[_SPARSE_REAL_SIZE])
+            header.sparse = _extents(self._read_old_map(block))  # type: ignore[assignment] # typeshed: bytes
+            end = self._stream.offset + _padded(stored)
+        elif header.isreg() and (numbers := self._sparse_map(records, extensions.sparse)) is not None:
+            header.size = _numeric(records, "GNU.sparse.realsize", _numeric(records, "GNU.sparse.size", stored))
+            header.sparse = _extents(numbers)  # type: ignore[assignment] # typeshed: bytes
+        self._content_end = end
+
+    def _sparse_map(self, records: dict[str, str], repeated: list[int]) -> list[int] | None:
+        """Offsets and sizes in turn, in one of GNU's formats in pax headers; None for a file without a map."""
+        if (text := records.get("GNU.sparse.map")) is not None:
+            self._spend(text.count(","))
+            return [_number(part) for part in text.split(",")] if text else []
+        if (records.get("GNU.sparse.major"), records.get("GNU.sparse.minor")) == ("1", "0"):
+            return self._read_new_map()
+        return repeated if "GNU.sparse.size" in records else None
+
+    def _read_new_map(self) -> list[int]:
+        """Read a map in format 1.0: decimal lines before the content, their count in the first line."""
+        blocks = [self._read(BLOCKSIZE)]
+        if (count := 2 * _number(_decode(blocks[0].partition(b"\n")[0]))) < 0:
+            raise ReadError("a sparse map of less than nothing")
+        self._spend(count)
+        lines = blocks[0].count(b"\n")
+        while lines < count + 1:
+            blocks.append(self._read(BLOCKSIZE))
+            if not blocks[-1]:
+                raise ReadError("unexpected end of data")
+            lines += blocks[-1].count(b"\n")
+        numbers = b"".join(blocks).split(b"\n", count + 1)[1 : count + 1]
+        return [_number(_decode(number)) for number in numbers]
+
+    def _read_old_map(self, block: bytes) -> list[int]:
+        """Read a map in GNU's old format: a part in the header, the rest in blocks behind it."""
+        numbers = _fields(block[_SPARSE_MAP])
+        has_more = bool(block[_SPARSE_MORE])
+        while has_more:
+            block = self._read(BLOCKSIZE)
+            if len(block) != BLOCKSIZE:
+                raise ReadError("unexpected end of data")
+            found = _fields(block[_MAP_BLOCK])
+            self._spend(max(1, len(found)))
+            numbers += found
+            has_more = bool(block[_MAP_BLOCK_MORE])
+        return numbers
+
+
+def _parse_block(block: bytes) -> tarfile.TarInfo:
+    header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+    if block[_MAGIC] == tarfile.GNU_MAGIC and header.type not in tarfile.GNU_TYPES:
+        # GNU keeps two times where POSIX keeps the beginning of a long name.
+        header.name = _decode(block[_NAME].partition(b"\0")[0])
+    return header
+
+
+def _fields(data: bytes) -> list[int]:
+    """The offsets and sizes in a part of a map in GNU's old format, which an empty field ends."""
+    numbers = list[int]()
+    for at in range(0, len(data), 2 * _NUMBER_BYTES):
+        offset, size = data[at : at + _NUMBER_BYTES], data[at + _NUMBER_BYTES : at + 2 * _NUMBER_BYTES]
+        if not offset[0] or not size[0]:
+            break
+        numbers += (_field(offset), _field(size))
+    return numbers
+
+
+def _field(data: bytes) -> int:
+    """A number in a header: octal digits, or GNU's binary form."""
+    if data[0] & 0x80:
+        return int.from_bytes(bytes((data[0] & 0x7F,)) + data[1:], "big")
+    return int(data.strip(b" \0") or b"0", 8)
+
+
+def _extents(numbers: list[int]) -> Extents:
+    if len(numbers) % 2:
+        raise ReadError("a sparse map with an offset but no size")
+    return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+
+def _numeric(records: dict[str, str], key: str, default: int) -> int:
+    text = records.get(key)
+    return _number(text) if text else default
+
+
+def _number(text: str) -> int:
+    if not _NUMBER.fullmatch(text):
+        raise ReadError(f"expected a decimal number, got {text[:40]!r}")
+    return int(text)
+
+
+def _decode(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def _padded(size: int) -> int:
+    return size + -size % BLOCKSIZE
