@@ -70,6 +70,12 @@ class Fetcher:
         self._unlisted = unlisted
         self._foreign = foreign
 
+    @property
+    def has_referrers_api(self) -> bool:
+        """False once the registry is known to have no referrers API."""
+        host = self.locator.partition("/")[0]
+        return host not in self._unlisted and "referrers" not in self._repository.avoid
+
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
         """The descriptor of a tag or digest in this repository: see `Registries.resolve`."""
         pinned = reference.pinned()

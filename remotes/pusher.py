@@ -192,25 +192,29 @@ class Pusher:
         raise Busy(f"{at}: expected {referrer} to be listed, others overwrote it {_WRITES} times; try again")
 
     def untag(self, tag: str) -> bool:
-        """Remove a tag, and nothing else. One that is not there is removed already.
+        """Delete a tag, and nothing else. Return False if this registry cannot delete tags, as the CNCF registry 2.8.
 
-        False says that this registry removes no tags, as the CNCF registry 2.8. What is left then is to `delete` the manifest,
-        if every tag that stands for it may go.
+        Success is returned for a tag that does not exist. A registry that answers 404 while the tag exists cannot delete tags.
 
         Raises:
-            InvalidInput: a tag that is none.
+            InvalidInput: a bad tag.
             DistError: what the registry says.
         """
         subject = f"{self._repository.locator}:{tag}"
         if not is_tag(tag):
             raise InvalidInput(f"{subject}: bad tag {tag!r}")
         try:
-            self._remove(tag, subject)
+            status = self._remove(tag, subject)
         except RegistryRefused as exc:
             if exc.exchange.status not in _NOT_DELETED:
                 raise
             return False
-        return True
+        return status != _NOT_FOUND or not self._has_tag(tag, subject)
+
+    def _has_tag(self, tag: str, subject: str) -> bool:
+        headers = {"Accept": ", ".join((*mediatypes.MANIFESTS, "*/*"))}
+        answer = self._repository.tell("GET", f"manifests/{tag}", expected={_OK, _NOT_FOUND}, subject=subject, headers=headers)
+        return answer.status_code == _OK
 
     def delete(self, digest: Digest) -> None:
         """Remove a manifest, and with it every tag that stands for it. One that is not there is removed already.
@@ -230,8 +234,10 @@ class Pusher:
             how = "it is to be allowed there (CNCF registry: storage.delete.enabled), or done by the registry's own means"
             raise Unsupported(f"{exc}; deleting is not possible: {how}") from exc
 
-    def _remove(self, key: str, subject: str) -> None:
-        self._repository.tell("DELETE", f"manifests/{key}", expected=DONE | {_NOT_FOUND}, subject=subject)
+    def _remove(self, key: str, subject: str) -> int:
+        """Delete a tag or manifest; return the status of the answer."""
+        expected = DONE | {_NOT_FOUND}
+        return self._repository.tell("DELETE", f"manifests/{key}", expected=expected, subject=subject).status_code
 
     def _open(self, descriptor: Descriptor) -> Session:
         answer = self._repository.tell("POST", "blobs/uploads/", expected=DONE, subject=self._subject(descriptor))

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ocispec import Descriptor, Digest, Reference
+from ocispec import Descriptor, Reference
 from ocispec.errors import DistError
 from ocispec.handlers import visit
 from ocispec.referrers import Referrer
@@ -15,7 +15,7 @@ from tasks.audit import Expected
 from tasks.delivery import Publication
 from tasks.fetch import Fetched
 from tasks.gate import Gate
-from tasks.removal import Removed
+from tasks.removal import Removed, UnwantedTag
 from tasks.session import Untold
 from tasks.survey import Ask, Found
 from tasks.transfer import Receipt
@@ -174,9 +174,9 @@ def publish(wanted: Publication) -> Published:
 
 
 @task_of("remove", run_name=_remove_name)
-def remove(target: Reference, digest: Digest, doomed: frozenset[Reference]) -> Removed:
-    """Remove a tag that stands for `digest`, and no other tag but those that are `doomed`, too."""
-    return session.current().remove(target, digest, doomed)
+def remove(target: Reference, unwanted: tuple[UnwantedTag, ...], *, workers: int) -> Removed:
+    """Remove a tag. It is one of those that are `unwanted` in its repository; `workers` requests read in parallel."""
+    return session.current().remove(target, unwanted, workers=workers)
 
 
 @task_of("audit", run_name=_audit_name)

@@ -1,50 +1,116 @@
-"""Removing a tag that a mirror made, and nothing else. No Prefect here.
+"""Removal of tags that a mirror made and that are not wanted any more. No Prefect here.
 
-Registries that remove no tags remove manifests, with every tag of theirs. That is done only where no other tag stands for the
-same: it is looked for among all tags of the repository.
+A tag is deleted by its name where the registry can do that. Other registries delete manifests, with every tag of them. Then a
+manifest is deleted only if no remaining tag of the repository needs it (`tasks.tag_graph`).
 """
 
-from collections.abc import Callable, Container
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ocispec import Descriptor, Digest, Reference
-from remotes import Registries
+from remotes import Pusher
+from tasks.tag_graph import TagGraph, TagSource
+
+_ONLY_MANIFESTS = "this registry deletes only whole manifests, not tags"
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class UnwantedTag:
+    """A tag to remove: the digest that the mirror published under it, and the referrers that it copied with that."""
+
+    target: Reference
+    digest: Digest
+    referrers: frozenset[Digest] = field(default_factory=frozenset)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Removed:
-    """What became of a tag: `removed`, `gone` before, `changed` by others since, or `shared` with tags that stay; and `why`."""
+    """The outcome for one tag: `removed`, `gone` before, `changed` by someone else, or `shared` with tags that stay; `why`."""
 
     status: Literal["removed", "gone", "changed", "shared"]
     why: str | None = None
 
 
-def remove(
-    target: Reference,
-    digest: Digest,
-    *,
-    doomed: Container[Reference],
-    registries: Registries,
-    standing: Callable[[Reference], Descriptor | None],
-) -> Removed:
-    """Remove a tag if it still stands for `digest`. `standing` says what a tag stands for now; those that are `doomed` may go.
+class Remover:
+    """Removes tags of one repository, one at a time. `resolve` returns what a tag resolves to now, None for no such tag.
 
-    Raises:
-        Unsupported: the registry removes nothing.
-        DistError: what the registry says.
+    Not thread-safe.
     """
-    there = standing(target)
-    if there is None:
-        return Removed(status="gone", why="is there no longer")
-    if there.digest != digest:
-        return Removed(status="changed", why=f"stands for {there.digest}, which this mirror did not bring there")
-    pusher = registries.pusher(target)
-    if target.tag is not None and pusher.untag(target.tag):
+
+    def __init__(
+        self,
+        unwanted: Iterable[UnwantedTag],
+        *,
+        source: TagSource,
+        pusher: Pusher,
+        resolve: Callable[[Reference], Descriptor | None],
+        read: Callable[[Descriptor], bytes],
+        workers: int,
+    ) -> None:
+        self._unwanted = {str(one.target.tag): one for one in unwanted}
+        self._pusher, self._resolve = pusher, resolve
+        self._outcomes: dict[str, Removed] = {}
+        self._can_delete_tags = True
+        self._graph = TagGraph(
+            next(iter(self._unwanted.values())).target,
+            source,
+            resolve=resolve,
+            read=read,
+            expendable={tag: one.digest for tag, one in self._unwanted.items()},
+            own_referrers=frozenset(digest for one in self._unwanted.values() for digest in one.referrers),
+            workers=workers,
+        )
+
+    def remove(self, tag: str) -> Removed:
+        """Remove a tag if it resolves to the digest that the mirror published under it.
+
+        Raises:
+            Unsupported: the registry deletes neither tags nor manifests.
+            DistError: the tag, or anything that other tags need, cannot be read or deleted. Nothing was deleted then.
+        """
+        if tag not in self._outcomes:
+            self._outcomes[tag] = self._remove(tag)
+        return self._outcomes[tag]
+
+    def _remove(self, tag: str) -> Removed:
+        obstacle = self._obstacle(tag)
+        if obstacle is not None:
+            return obstacle
+        if self._can_delete_tags:
+            self._can_delete_tags = self._pusher.untag(tag)
+        if self._can_delete_tags:
+            return Removed(status="removed")
+        return self._remove_manifest(tag)
+
+    def _remove_manifest(self, tag: str) -> Removed:
+        """Delete the manifest of a tag, after the other unwanted tags that need this manifest."""
+        one = self._unwanted[tag]
+        self._graph.load()
+        while (holder := self._graph.holder_of(one.digest)) is not None:
+            if holder not in self._unwanted or self.remove(holder).status not in ("removed", "gone"):
+                needed_by = f"{one.target.locator}:{holder}"
+                return Removed(status="shared", why=f"{needed_by} needs {one.digest}, and {_ONLY_MANIFESTS}")
+            self._graph.load()
+        sharing = [other for other in self._graph.tags_of(one.digest) if other != tag]
+        if any(self._obstacle(other) is not None for other in sharing):
+            return self._remove_manifest(tag)  # a tag was moved meanwhile, and may need this manifest in another way
+        if (obstacle := self._obstacle(tag)) is not None:  # checked last: the next request deletes
+            return obstacle
+        self._pusher.delete(one.digest)
+        for other in (tag, *sharing):
+            self._graph.set_tag(other, None)
+            self._outcomes[other] = Removed(status="removed", why=f"removed with {one.target}, which had the same manifest")
         return Removed(status="removed")
-    for tag in registries.itself(target).tags():
-        other = Reference.parse(f"{target.locator}:{tag}")
-        if other != target and other not in doomed and (found := standing(other)) is not None and found.digest == digest:
-            return Removed(status="shared", why=f"shares {digest} with {other}, and the registry removes whole manifests only")
-    pusher.delete(digest)
-    return Removed(status="removed")
+
+    def _obstacle(self, tag: str) -> Removed | None:
+        """Return why a tag is not to be removed, None if it is."""
+        one = self._unwanted[tag]
+        found = self._resolve(one.target)
+        self._graph.set_tag(tag, found)
+        if found is None:
+            return Removed(status="gone", why="the tag does not exist any more")
+        if found.digest != one.digest:
+            why = f"it resolves to {found.digest} now, not to {one.digest} as this mirror left it; it is someone else's tag"
+            return Removed(status="changed", why=why)
+        return None

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
-from ocispec import Descriptor, Digest, Reference
+from ocispec import Descriptor, Reference
 from ocispec.errors import DistError
 from ocispec.handlers import Handler, chain, children_handler
 from ocispec.referrers import Referrer
@@ -28,14 +28,14 @@ from remotes import (
 )
 from storage import ContentStore, open_store
 from storage.leases import Lease
-from tasks import gate, locating, removal, stopping, survey, transfer
+from tasks import gate, locating, stopping, survey, transfer
 from tasks.audit import Auditor, Expected
 from tasks.delivery import Delivery, Publication
 from tasks.gate import Candidate, Gate
 from tasks.keeping import Keeper
 from tasks.offline import Stored
 from tasks.related import Related, related_to
-from tasks.removal import Removed
+from tasks.removal import Removed, Remover, UnwantedTag
 from tasks.stopping import Stopped, Stopping
 from tasks.survey import Ask, Found, Reader
 from tasks.tally import Meter, Tally
@@ -95,6 +95,7 @@ class Session:
         )
         self._found: dict[Ask, Found] = {}
         self._tags: dict[Reference, tuple[str, ...]] = {}
+        self._removers: dict[str, Remover] = {}  # by repository
         self.failing: set[str] = set()  # hosts to which some content could not be brought after all attempts; single steps
 
     @property
@@ -188,10 +189,25 @@ class Session:
         with self._endable():
             self._delivery.publish(wanted)
 
-    def remove(self, target: Reference, digest: Digest, doomed: frozenset[Reference]) -> Removed:
-        """Remove a tag, see `tasks.removal`."""
+    def remove(self, target: Reference, unwanted: Sequence[UnwantedTag], *, workers: int) -> Removed:
+        """Remove one of the `unwanted` tags of its repository, see `tasks.removal`."""
         with self._endable():
-            return removal.remove(target, digest, doomed=doomed, registries=self.registries, standing=self._delivery.standing)
+            remover = self._removers.get(target.locator)
+            if remover is None:
+                remover = self._removers[target.locator] = self._remover(unwanted, workers=workers)
+            return remover.remove(str(target.tag))
+
+    def _remover(self, unwanted: Sequence[UnwantedTag], *, workers: int) -> Remover:
+        place = unwanted[0].target
+        source = self.registries.itself(place)
+        return Remover(
+            unwanted,
+            source=source,
+            pusher=self.registries.pusher(place),
+            resolve=self._delivery.standing,
+            read=Reader(store=self.store, source=source, keep=False, observer=self._received).read,
+            workers=workers,
+        )
 
     def audit(self, expected: Sequence[Expected]) -> list[tuple[str, ...] | DistError]:
         """What is wrong with each of some tags of one repository, see `tasks.audit`; or why that cannot be told."""

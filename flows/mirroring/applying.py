@@ -1,5 +1,6 @@
 """Carrying out the plan of a mirror run. Many images are brought in several flow runs, whose graphs people can still read."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,11 @@ from flows.progress import Listener
 from flows.runner import RUNNER, message, outcome
 from flows.walk import Walk
 from flows.wanted import Parent
-from ocispec import Digest, Reference
+from ocispec import Reference
 from ocispec.frontier import Frontier
 from ocispec.units import counted
 from tasks import mirror as tasks
-from tasks.removal import Removed
+from tasks.removal import Removed, UnwantedTag
 from tasks.session import Session
 
 if TYPE_CHECKING:
@@ -49,30 +50,28 @@ class Applying:
         return brought
 
     def remove(self, pruned: Sequence[Extra]) -> dict[Reference, Removed | str]:
-        """Remove tags; what became of each, or why it could not be removed."""
-        limits, digests = Limits(retries=self._retries), {extra.target: extra.record.digest for extra in pruned}
-        doomed = frozenset(digests)
+        """Remove tags, one after the other. Return the outcome for each, or why it could not be removed."""
+        limits, unwanted = Limits(retries=self._retries), defaultdict[str, list[UnwantedTag]](list)
+        for extra in pruned:
+            referrers = frozenset(extra.record.referrers)
+            one = UnwantedTag(target=extra.target, digest=extra.record.digest, referrers=referrers)
+            unwanted[extra.target.locator].append(one)
 
         def start(target: Reference) -> "PrefectFuture[Any]":
             ready = limits.ready(tasks.remove, target.host)
-            return ready.submit(quote(target), quote(digests[target]), quote(doomed))
+            return ready.submit(quote(target), quote(tuple(unwanted[target.locator])), workers=self._workers)
 
-        # One after the other: where manifests are removed instead of tags, others are looked at before.
         frontier: Frontier[Reference, PrefectFuture[Any]] = Frontier(start, window=1)
-        frontier.add(digests)
-        removed, went = dict[Reference, Removed | str](), set[tuple[str, Digest]]()
+        frontier.add([extra.target for extra in pruned])
+        removed = dict[Reference, Removed | str]()
         for target, future in frontier:
             self.tasks += 1
-            result, manifest = outcome(future), (target.locator, digests[target])
-            if not isinstance(result, Removed):
-                removed[target] = told = f"{target}: {message(result)}"
-                self._listener.fell_short(told)
-                continue
-            if result.status == "gone" and manifest in went:
-                result = Removed(status="removed", why="went with its manifest, under another tag of it")
-            if result.status == "removed":
-                went.add(manifest)
-            removed[target] = result
+            result = outcome(future)
+            if isinstance(result, Removed):
+                removed[target] = result
+            else:
+                removed[target] = failed = f"{target}: not removed: {message(result)}"
+                self._listener.fell_short(failed)
         return removed
 
     def _apart(self, shard: Sequence[Image], origins: Mapping[Image, Parent], label: str) -> Brought:

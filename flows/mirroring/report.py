@@ -123,7 +123,7 @@ class MirrorReport:
 
     def notes(self) -> list[str]:
         """What else a person has to know, a line each: entries for nothing, vetoes, and why reality differed from the plan."""
-        kept = (f"{target}: not removed, it {told.why}" for target, told in self.removed.items() if _is_kept(told))
+        kept = (f"{target}: not removed: {told.why}" for target, told in self.removed.items() if _is_kept(told))
         return [*self.plan.idle, *self.brought.vetoes.values(), *kept]
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:

@@ -106,9 +106,8 @@ def test_what_the_mirror_did_not_make_or_others_have_changed_stays(
     assert report.status == "complete", report.errors()
     assert deleted(mirrors, target) == ["v4"]
     assert not lacking(target, "copy", theirs, "v3")
-    assert report.notes() == [
-        f"{target.host}/copy:v3: not removed, it stands for {theirs.root.digest}, which this mirror did not bring there"
-    ]
+    was = f"not to {BUILT['v3'].root.digest} as this mirror left it; it is someone else's tag"
+    assert report.notes() == [f"{target.host}/copy:v3: not removed: it resolves to {theirs.root.digest} now, {was}"]
     assert "1 of 2 removed" in report.summary()
     left = {name.rpartition(":")[2] for name in mirrors.locked()}
     assert left == {"v1", "v2", "kept"}
@@ -155,7 +154,8 @@ def test_registries_differ_in_what_they_remove(
             assert (report.status, gone, left) == ("complete", {"alone", "doomed", "doomed2"}, {"kept", "shared"})
             assert [one for one in deleted(mirrors, target) if ":" in one] == [alone.root.digest, doomed.root.digest]
             (note,) = report.notes()
-            assert note.startswith(f"{target.host}/copy:shared: not removed, it shares {shared.root.digest} with ")
+            needed = f"{target.host}/copy:kept needs {shared.root.digest}"
+            assert note.startswith(f"{target.host}/copy:shared: not removed: {needed}, and this registry deletes only ")
             assert "3 of 4 removed" in report.summary()
         else:
             assert (report.status, gone, left) == ("failed", set(), {tag for tag, _ in loaded})

@@ -11,7 +11,7 @@ from ocispec.errors import Denied, DistError, InvalidInput, Unavailable, Unsuppo
 from remotes import Credentials, Registries
 from tests import images
 from tests.fakes.access import Bearer
-from tests.fakes.faults import Answer, Fault
+from tests.fakes.faults import Answer, Fault, Refuse
 from tests.fakes.registry import FakeRegistry
 from tests.peers.registry import CncfRegistry, cncf_registry
 from tests.peers.token_server import PASSWORD, USER, TokenServer
@@ -55,7 +55,16 @@ def test_what_is_not_there_is_removed_already(registries: Registries, registry: 
     target = pusher(registries, registry)
     assert target.untag("v1")
     target.delete(DIGEST)
-    assert [one.status for one in registry.requests] == [404, 404]
+    assert [(one.method, one.status) for one in registry.requests] == [("DELETE", 404), ("GET", 404), ("DELETE", 404)]
+
+
+def test_a_registry_that_does_not_find_a_tag_which_exists_cannot_delete_tags(
+    registries: Registries, registry: FakeRegistry
+) -> None:
+    fill(registry)
+    registry.inject(Fault(method="DELETE", action=Refuse(404)))
+    assert not pusher(registries, registry).untag("v1")
+    assert tags(registries, registry) == ["latest", "v1", "v2"]
 
 
 @pytest.mark.parametrize("tag", ["", "a b", "../v1", "a/b", f"sha256:{'0' * 64}", "x" * 129])

@@ -1,0 +1,226 @@
+"""Pruning at registries that delete only whole manifests: what remaining tags need is kept."""
+
+import json
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ocispec import Digest
+from ocispec.referrers import cosign_tags
+from tests import images
+from tests.fakes.faults import Answer, Fault, Response
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, lacking, repository, results
+from tests.peers import skopeo
+from tests.peers.registry import cncf_registry
+
+AMD, ARM = images.image(1970, layers=1), images.image(1971, layers=1, platform="linux/arm64")
+INDEX, LIST = images.index([AMD, ARM]), images.index([AMD, ARM], docker=True)
+AT_ONCE = {"after": "0s", "most": 20}
+
+
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """A fault that calls a function when it strikes, and leaves the answer as it is."""
+
+    act: Callable[[], object]
+
+    def apply(self, response: Response) -> Response:
+        self.act()
+        return response
+
+
+def deleted(mirrors: Mirrors, registry: FakeRegistry) -> list[str]:
+    requests = (one for one in mirrors.asked(registry) if one.method == "DELETE" and one.status == 202)
+    return [one.path.rpartition("/")[2] for one in requests]
+
+
+def denying(entry: dict[str, Any], *tags: str) -> dict[str, Any]:
+    return {**entry, "tags": {"deny": list(tags)}}
+
+
+def outcome(report: Any, tag: str) -> tuple[str, str]:
+    (found,) = [one for one in report.to_json("")["removed"] if one["target"].endswith(f":{tag}")]
+    return found["result"], found["note"] or ""
+
+
+def test_an_index_on_the_cncf_registry_keeps_its_manifests_when_their_own_tags_are_pruned(
+    mirrors: Mirrors, source: FakeRegistry, tmp_path: Path
+) -> None:
+    for tag, built in (("1.0", INDEX), ("1.0-amd64", AMD), ("1.0-arm64", ARM), ("other", images.image(1972, layers=1))):
+        images.load(source, "app", built, tag)
+    with cncf_registry(tmp_path / "registry") as target:
+        entry = {"source": f"{source.host}/app", "target": f"{target.host}/copy", "type": "repository", "prune": AT_ONCE}
+        assert mirrors.run(entry, retries=3).status == "complete"
+
+        report = mirrors.run(denying(entry, "1.0-.*", "other"))
+
+        skopeo.copy(f"docker://{target.host}/copy:1.0", f"oci:{tmp_path / 'pulled'}:1.0")
+        removed = {one["target"].rpartition(":")[2]: (one["result"], one["note"]) for one in report.to_json("")["removed"]}
+        only = "this registry deletes only whole manifests, not tags"
+        needed = {
+            tag: f"{target.host}/copy:1.0 needs {one.root.digest}, and {only}"
+            for tag, one in (("1.0-amd64", AMD), ("1.0-arm64", ARM))
+        }
+        assert removed == {**{tag: ("shared", why) for tag, why in needed.items()}, "other": ("removed", None)}
+        assert report.status == "complete"
+        with urllib.request.urlopen(f"http://{target.host}/v2/copy/tags/list") as answer:
+            assert sorted(json.load(answer)["tags"]) == ["1.0", "1.0-amd64", "1.0-arm64"]
+
+
+def test_tags_of_other_people_and_nested_indexes_keep_what_they_need(mirrors: Mirrors, source: FakeRegistry) -> None:
+    images.load(source, "app", AMD, "amd64")
+    images.load(source, "app", images.image(1972, layers=1), "kept")
+    with FakeRegistry(deletes="manifests") as target:
+        entry = repository(source, target, prune=AT_ONCE)
+        mirrors.run(entry)
+        theirs = images.index([AMD, ARM], nested=True)
+        images.load(target, "copy", theirs, "of-another-team")
+        mirrors.asked(target)
+
+        report = mirrors.run(denying(entry, "amd64"))
+
+        assert outcome(report, "amd64")[0] == "shared"
+        assert f"{target.host}/copy:of-another-team needs {AMD.root.digest}" in outcome(report, "amd64")[1]
+        assert deleted(mirrors, target) == []
+        assert not lacking(target, "copy", theirs, "of-another-team")
+
+
+def test_a_tag_that_was_moved_to_the_manifest_of_another_unwanted_tag_is_kept(mirrors: Mirrors, source: FakeRegistry) -> None:
+    for tag, built in (("t1", AMD), ("t2", ARM), ("kept", INDEX)):
+        images.load(source, "app", images.image(1980, layers=1) if tag == "kept" else built, tag)
+    with FakeRegistry(deletes="manifests") as target:
+        entry = repository(source, target, prune=AT_ONCE)
+        mirrors.run(entry)
+        images.load(target, "copy", AMD, "t2")
+        mirrors.asked(target)
+
+        report = mirrors.run(denying(entry, "t."))
+
+        assert not lacking(target, "copy", AMD, "t2")
+        assert deleted(mirrors, target) == []
+        assert outcome(report, "t1")[0] == "shared"
+        moved = (
+            f"it resolves to {AMD.root.digest} now, not to {ARM.root.digest} as this mirror left it; it is someone else's tag"
+        )
+        assert outcome(report, "t2") == ("changed", moved)
+        assert set(mirrors.locked()) == {f"{target.host}/copy:t1", f"{target.host}/copy:kept"}
+
+
+def test_nothing_is_deleted_if_a_manifest_of_a_remaining_tag_cannot_be_read(mirrors: Mirrors, source: FakeRegistry) -> None:
+    for tag, built in (("v1", AMD), ("kept", ARM)):
+        images.load(source, "app", built, tag)
+    with FakeRegistry(deletes="manifests") as target:
+        entry = repository(source, target, prune=AT_ONCE)
+        mirrors.run(entry)
+        theirs = images.index([images.image(1990)])
+        images.load(target, "copy", theirs, "theirs")
+        mirrors.asked(target)
+        target.inject(Fault(path=f".*/{theirs.root.digest}", nth=None, action=Answer(403)))
+
+        report = mirrors.run(denying(entry, "v1"))
+
+        assert report.status == "failed"
+        (error,) = report.errors()
+        assert error.startswith(f"{target.host}/copy:v1: not removed: ")
+        assert theirs.root.digest in error
+        assert deleted(mirrors, target) == []
+        assert not lacking(target, "copy", AMD, "v1")
+        assert results(mirrors.run(entry)).get("copy:v1") == "same"
+
+
+def test_a_tag_that_moves_while_the_others_are_read_is_kept(mirrors: Mirrors, source: FakeRegistry) -> None:
+    for tag, built in (("v1", AMD), ("kept", ARM)):
+        images.load(source, "app", built, tag)
+    with FakeRegistry(deletes="manifests") as target:
+        entry = repository(source, target, prune=AT_ONCE)
+        mirrors.run(entry)
+        theirs = images.image(1991)
+        mirrors.asked(target)
+        target.inject(Fault(path=".*/tags/list", action=Doing(lambda: images.load(target, "copy", theirs, "v1"))))
+
+        report = mirrors.run(denying(entry, "v1"))
+
+        assert outcome(report, "v1")[0] == "changed"
+        assert deleted(mirrors, target) == []
+        assert not lacking(target, "copy", theirs, "v1")
+
+
+def test_a_signature_that_was_mirrored_does_not_keep_its_image_but_one_of_others_does(
+    mirrors: Mirrors, source: FakeRegistry
+) -> None:
+    signature, theirs = images.artifact(1992), images.artifact(1993)
+    for tag, built in (("v1", AMD), ("v2", ARM), ("kept", images.image(1994, layers=1))):
+        images.load(source, "app", built, tag)
+    sig = cosign_tags(Digest.parse(AMD.root.digest))[0]
+    images.load(source, "app", signature, sig)
+    with FakeRegistry(deletes="manifests", referrers=False) as target:
+        entry = repository(source, target, prune=AT_ONCE, digestTags=True, tags={"deny": ["sha256-.*"]})
+        mirrors.run(entry)
+        assert not lacking(target, "copy", signature, sig)
+        foreign = cosign_tags(Digest.parse(ARM.root.digest))[0]
+        images.load(target, "copy", theirs, foreign)
+        mirrors.asked(target)
+
+        report = mirrors.run(denying(entry, "sha256-.*", "v1", "v2"))
+
+        assert outcome(report, "v1") == ("removed", "")
+        assert outcome(report, "v2")[0] == "shared"
+        assert f"{target.host}/copy:{foreign} needs {ARM.root.digest}" in outcome(report, "v2")[1]
+        assert deleted(mirrors, target) == [AMD.root.digest]
+
+
+def test_an_unwanted_index_goes_before_its_unwanted_manifests_and_each_manifest_is_read_once(
+    mirrors: Mirrors, source: FakeRegistry
+) -> None:
+    for tag, built in (("a-amd", AMD), ("b-arm", ARM), ("c-index", INDEX), ("kept", images.image(1995, layers=1))):
+        images.load(source, "app", built, tag)
+    with FakeRegistry(deletes="manifests", referrers=False) as target:
+        entry = repository(source, target, prune=AT_ONCE)
+        mirrors.run(entry)
+        theirs = [images.index([images.image(1996 + number)]) for number in range(3)]
+        for number, built in enumerate(theirs):
+            images.load(target, "copy", built, f"theirs{number}")
+        mirrors.asked(target)
+
+        report = mirrors.run(denying(entry, "[abc]-.*"))
+
+        asked = mirrors.asked(target)
+        assert [one["result"] for one in report.to_json("")["removed"]] == ["removed"] * 3
+        gone = [one.path.rpartition("/")[2] for one in asked if one.method == "DELETE" and one.status == 202]
+        assert gone == [INDEX.root.digest, AMD.root.digest, ARM.root.digest]
+        assert sum(one.path.endswith("/tags/list") for one in asked) == 1
+        read = [one.path.rpartition("/")[2] for one in asked if one.method == "GET" and "/manifests/sha256:" in one.path]
+        assert sorted(read) == sorted({m.digest for built in theirs for m in built.manifests})
+
+
+def test_where_tags_can_be_deleted_only_the_tag_goes(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+    for tag, built in (("1.0", INDEX), ("1.0-amd64", AMD), ("1.0-arm64", ARM)):
+        images.load(source, "app", built, tag)
+    entry = repository(source, target, prune=AT_ONCE)
+    mirrors.run(entry)
+    mirrors.asked(target)
+
+    report = mirrors.run(denying(entry, "1.0-.*"))
+
+    assert {outcome(report, tag) for tag in ("1.0-amd64", "1.0-arm64")} == {("removed", "")}
+    assert deleted(mirrors, target) == ["1.0-amd64", "1.0-arm64"]
+    assert not lacking(target, "copy", INDEX, "1.0")
+
+
+def test_a_referrer_of_a_remaining_image_is_kept_when_its_own_tag_is_pruned(mirrors: Mirrors, source: FakeRegistry) -> None:
+    bill = images.artifact(1998, subject=AMD)
+    for tag, built in (("v1", AMD), ("v1-bill", bill)):
+        images.load(source, "app", built, tag)
+    with FakeRegistry(deletes="manifests", referrers=True) as target:
+        entry = repository(source, target, prune=AT_ONCE)
+        mirrors.run(entry)
+        mirrors.asked(target)
+
+        report = mirrors.run(denying(entry, "v1-bill"))
+
+        assert outcome(report, "v1-bill")[0] == "shared"
+        assert f"{target.host}/copy:v1 needs {bill.root.digest}" in outcome(report, "v1-bill")[1]
+        assert deleted(mirrors, target) == []
