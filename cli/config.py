@@ -93,6 +93,8 @@ def _options(entry: "Entry") -> Iterator[str]:
     along = {"referrers": entry.referrers, "cosign's tags": entry.digest_tags}
     if any(along.values()):
         yield f"with {' and '.join(what for what, is_wanted in along.items() if is_wanted)}"
+    if entry.trust_lock:
+        yield "trusts the lock file about tags that never change"
     if entry.backup is not None:
         yield f"backup {entry.backup.template.text}"
     if entry.gate is not None:

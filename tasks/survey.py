@@ -22,11 +22,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Ask:
-    """An image that may have to be brought to some places; `platforms` are those that are wanted of an index, None is all.
+    """A question about an image and the targets that it is mirrored to.
 
-    With `rewritten` the places get an index of these alone; with a `single` platform, an index's image for it. `related` is
-    what goes along, and may be new where the image is not: of the `unrecorded` targets nobody knows what is there. `dated` asks
-    when the image was made. `whole` asks for all of its content. `anew` says that it has to be brought also where it stands.
+    Attributes:
+        platforms: the platforms wanted of an index; None is all.
+        rewritten: the targets get an index of these platforms only.
+        single: the targets get the index's image for this platform instead of the index.
+        related: the related manifests that are mirrored, too; they may be new although the image is not.
+        unrecorded: the targets whose related manifests no record lists.
+        dated: the answer needs the date of the image.
+        whole: the answer needs all content of the image.
+        anew: the image has to be mirrored even where it is.
+        settled: the digest that an immutable tag was mirrored with. If all targets have it, the source is not asked for it.
     """
 
     source: Reference
@@ -39,6 +46,7 @@ class Ask:
     dated: bool = False
     whole: bool = False
     anew: bool = False
+    settled: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +113,22 @@ class Reader:
 def find(
     ask: Ask, reader: Reader, standing: Callable[[Reference], Descriptor | None], source: Callable[[Reference], Source]
 ) -> Found:
-    """Ask what stands for an image now: one HEAD at the source, and at each target what `standing` takes.
+    """Resolve an image at its source and at its targets: one HEAD each. `standing` resolves a target.
 
-    More is read where the image has to be brought somewhere, or where the question wants more; `source` reads at targets.
+    More is read if the image has to be mirrored to a target, or if the question needs it. `source` gives access to a target.
     """
-    root = _or_error(lambda: reader.source.resolve(ask.source))
     there = tuple(_or_error(lambda target=target: standing(target)) for target in ask.targets)  # type: ignore[misc]
-    image = root if isinstance(root, DistError) else _or_error(lambda: _known(ask, root, there, reader, source))
+    settled = _settled_root(ask, there)
+    if settled is not None and not (ask.related or ask.dated or ask.whole):
+        return Found(ask=ask, image=Known(root=settled, goal=settled), standing=there)
+    image = _or_error(lambda: _known(ask, settled or reader.source.resolve(ask.source), there, reader, source))
     return Found(ask=ask, image=image, standing=there)
+
+
+def _settled_root(ask: Ask, there: Sequence[Descriptor | DistError | None]) -> Descriptor | None:
+    """Return the root of a settled tag, if all targets have it; otherwise None."""
+    roots = [one for one in there if isinstance(one, Descriptor) and one.digest == ask.settled]
+    return roots[0] if roots and len(roots) == len(there) else None
 
 
 def _known(

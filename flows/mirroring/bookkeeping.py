@@ -62,5 +62,7 @@ def _record(step: Step, locked: Records, *, mirrored: datetime | None, referrers
         mirrored=known.mirrored if known is not None and same and known.mirrored is not None else mirrored,
         own=step.change == "add" or (known is not None and known.own),
         platforms=step.wish.entry.platforms,
+        rewritten=step.wish.entry.rewrite_index,
+        single=step.wish.entry.single,
         referrers={**(known.referrers if known is not None and same else {}), **referrers},
     )

@@ -162,6 +162,7 @@ class _Options:
             "rewrite_index": said.rewrite_index,
             "referrers": said.referrers,
             "digest_tags": said.digest_tags,
+            "trust_lock": said.trust_lock,
             "gate": gate and _gate(gate),
             "prune": prune and Prune(grace_s=prune.after, most=prune.most),
         }

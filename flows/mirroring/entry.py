@@ -33,7 +33,8 @@ class Entry:
     `source` is a registry's host, a repository's locator or an image's reference, as `type` says. `repositories` choose among
     those of a registry, `tags` among those of a repository. `platforms` are those that are wanted of an index; None is all.
     With `rewrite_index` an index of these alone is made, otherwise the index stays as it is. With a `single` platform, an
-    index's image for it takes the place of the index.
+    index's image for it takes the place of the index. With `trust_lock` no request is sent for tags that never
+    change and that the lock file has.
     """
 
     at: str
@@ -45,6 +46,7 @@ class Entry:
     platforms: Platforms
     rewrite_index: bool
     single: Platform | None
+    trust_lock: bool
     referrers: bool
     digest_tags: bool
     backup: Naming | None
@@ -120,6 +122,7 @@ class Entry:
             "gate": (self.gate, other.gate),
             "tags.created": (self.tags.created, other.tags.created),
             "immutableTags": (_immutable(self, tag), _immutable(other, tag)),
+            "trustLock": (self.trust_lock, other.trust_lock),
         }
         return [name for name, (ours, theirs) in pairs.items() if ours != theirs]
 

@@ -24,8 +24,9 @@ class Locked:
     """One target: what it stands for since when, and where that is from.
 
     `mirrored` is None where a run meant to bring it there and has not said yet that it did. `own` says that no tag was there
-    before the mirror made it. `platforms` are those that were wanted of an index, None is all. `referrers` came along, under
-    a tag or listed by the registry, None. `unwanted` is when the configuration was first seen to want it no longer.
+    before the mirror made it. `platforms` are those that were wanted of an index, None is all. With `rewritten` an index of
+    these was made; a `single` platform replaced the index by its image. `referrers` came along, under a tag or listed by the
+    registry, None. `unwanted` is when the configuration was first seen to want it no longer.
     """
 
     source: str
@@ -33,6 +34,8 @@ class Locked:
     mirrored: datetime | None
     own: bool
     platforms: tuple[Platform, ...] | None = None
+    rewritten: bool = False
+    single: Platform | None = None
     referrers: Mapping[Digest, str | None] = field(default_factory=dict)
     unwanted: datetime | None = None
 
@@ -44,6 +47,8 @@ class Locked:
             "mirrored": self.mirrored,
             "own": self.own,
             "platforms": None if self.platforms is None else list(map(str, self.platforms)),
+            "rewriteIndex": self.rewritten,
+            "platform": None if self.single is None else str(self.single),
             "referrers": {str(digest): tag for digest, tag in self.referrers.items()},
             "unwanted": self.unwanted,
         }
@@ -61,6 +66,8 @@ class Locked:
             mirrored=times.optional(document, "mirrored", at=at),
             own=document.get("own") is True,
             platforms=_platforms(document, at=at),
+            rewritten=document.get("rewriteIndex") is True,
+            single=_platform(document, at=at),
             referrers=_referrers(document, at=at),
             unwanted=times.optional(document, "unwanted", at=at),
         )
@@ -121,6 +128,11 @@ def _platforms(document: fields.Json, *, at: str) -> tuple[Platform, ...] | None
     if document.get("platforms") is None:
         return None
     return tuple(map(Platform.parse, fields.strings(document, "platforms", at=at)))
+
+
+def _platform(document: fields.Json, *, at: str) -> Platform | None:
+    text = fields.optional(document, "platform", str, at=at)
+    return None if text is None else Platform.parse(text)
 
 
 def _referrers(document: fields.Json, *, at: str) -> dict[Digest, str | None]:

@@ -30,7 +30,7 @@ class Wish:
     targets: tuple[Reference, ...]
 
     def ask(self, locked: Records) -> Ask:
-        """What has to be found out about it."""
+        """Return the question that a survey has to answer about the image."""
         return Ask(
             source=self.source,
             targets=self.targets,
@@ -42,12 +42,35 @@ class Wish:
             dated=self.entry.tags.created is not None,
             whole=self.is_judged_again,
             anew=any(self.is_wider(locked.get(target)) for target in self.targets),
+            settled=self._settled(locked),
         )
 
     @property
     def is_judged_again(self) -> bool:
-        """Whether the gate is asked about the image where that is at a target already, too."""
+        """Return whether the gate judges the image even if it is at its targets."""
         return self.entry.gate is not None and self.entry.gate.existing
+
+    def settled(self, locked: Records) -> Digest | None:
+        """Return the digest of an immutable tag that was mirrored to all targets, from this source and with these options."""
+        tag, immutable = self.source.tag, self.entry.tags.immutable
+        if tag is None or not immutable.holds(tag):
+            return None
+        records = [locked.get(target) for target in self.targets]
+        digests = {record.digest if record is not None and self._made(record) else None for record in records}
+        return digests.pop() if len(digests) == 1 else None
+
+    def _settled(self, locked: Records) -> Digest | None:
+        """Return the same for a survey. A rewritten index is not at the source, so nothing can be read from its digest."""
+        needs_root = bool(self.related) or self.entry.tags.created is not None or self.is_judged_again
+        return None if self.entry.rewrite_index and needs_root else self.settled(locked)
+
+    def _made(self, record: Locked) -> bool:
+        """Return whether a target has, by its record, what this entry would mirror if the source is unchanged."""
+        entry = self.entry
+        is_same = (record.source, record.single, record.rewritten) == (str(self.source), entry.single, entry.rewrite_index)
+        if record.mirrored is None or record.unwanted is not None or not is_same:
+            return False
+        return record.platforms == entry.platforms if entry.rewrite_index else not self.is_wider(record)
 
     def is_wider(self, record: Locked | None) -> bool:
         """Whether of an index, which stays as it is, more is wanted than was brought to a target."""
@@ -145,8 +168,8 @@ class Extra:
 class Plan:
     """What a run is going to do. `problems` say of which entries nothing can be told, and why, by where they stand.
 
-    `idle` says of which entries nothing is chosen, a line each. `settled` counts steps that need no question: tags that never
-    change, and are there. `missing` is what the store lacks. `unnamed` are images for which the name of a target is invalid.
+    `idle` says of which entries nothing is chosen, a line each. `settled` counts steps that the lock file answers without a
+    request. `missing` is what the store lacks. `unnamed` are images for which the name of a target is invalid.
     """
 
     images: tuple[Image, ...]
@@ -290,14 +313,9 @@ def distinct(wanted: Sequence[Wish]) -> tuple[list[Wish], list[Image]]:
     return kept, failed
 
 
-def is_settled(wish: Wish, locked: Records) -> bool:
-    """Whether an image need not be asked about: its tag is one that never changes, and it is at all its targets."""
-    tag = wish.source.tag
-    if tag is None or wish.is_judged_again or not wish.entry.tags.immutable.holds(tag):
-        return False
-    records = [locked.get(target) for target in wish.targets]
-    there = (record is not None and record.mirrored is not None and record.unwanted is None for record in records)
-    return all(there) and not any(wish.is_wider(record) for record in records)
+def is_trusted(wish: Wish, locked: Records) -> bool:
+    """Return whether an image is settled and the configuration trusts the lock file, so that no request is needed."""
+    return wish.entry.trust_lock and not wish.is_judged_again and wish.settled(locked) is not None
 
 
 def decided(wish: Wish, found: Found, locked: Records) -> Image | None:

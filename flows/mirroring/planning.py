@@ -9,7 +9,7 @@ from prefect.utilities.annotations import quote
 from flows.limits import Limits
 from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Records
-from flows.mirroring.plan import Image, Plan, Unnamed, Wish, decided, distinct, extras, is_settled, wishes
+from flows.mirroring.plan import Image, Plan, Unnamed, Wish, decided, distinct, extras, is_trusted, wishes
 from flows.progress import Listener
 from flows.runner import message, outcome
 from ocispec import Reference
@@ -45,7 +45,7 @@ class Planning:
     def plan(self, entries: Sequence[Entry]) -> Plan:
         """The plan for the entries. Images and entries that cannot be planned are part of it, with the reason."""
         wanted, refused = distinct(self._wanted(entries))
-        settled = [wish for wish in wanted if is_settled(wish, self._locked)]
+        settled = [wish for wish in wanted if is_trusted(wish, self._locked)]
         known = frozenset(map(id, settled))
         images = (*self._surveyed([wish for wish in wanted if id(wish) not in known]), *refused)
         content = {d.digest: d for image in images if image.is_needed for d in image.content}

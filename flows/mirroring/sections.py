@@ -160,7 +160,11 @@ class Options(LenientSection):
         default=None, description="Remove tags that this mirror made and that are wanted no longer"
     )
     immutable_tags: list[Regex] = Field(
-        default=[], description="Regular expressions for tags that never change: once mirrored, they are not asked about again"
+        default=[],
+        description="Regular expressions for tags that never change: once mirrored, they are looked up at the target only",
+    )
+    trust_lock: Flag = Field(
+        default=False, description="For immutableTags, trust the lock file: send no request, and miss what changed at a target"
     )
     rename: list[RenameRule] = Field(default=[], description="The first rule that matches is applied to the name at a target")
 

@@ -125,6 +125,7 @@ class _Making:
             platforms=None,
             rewrite_index=False,
             single=None,
+            trust_lock=False,
             referrers=False,
             digest_tags=False,
             backup=None,

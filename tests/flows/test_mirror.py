@@ -150,23 +150,6 @@ def test_where_nothing_changed_each_tag_is_asked_for_once_at_each_place(
     assert mirrors.locked() == before
 
 
-def test_images_that_never_change_are_not_asked_about_once_they_are_mirrored(
-    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
-) -> None:
-    for built, tag in ((ONE, "1.0"), (OTHER, "1.1")):
-        images.load(source, "app", built, tag)
-    entries = [image(source, target, f"app:{tag}", immutableTags=[r"\d.*"]) for tag in ("1.0", "1.1")]
-    mirrors.run(*entries)
-    mirrors.asked(source, target)
-    report = mirrors.run(*entries)
-    assert mirrors.asked(source, target) == []
-    assert (report.status, report.plan.count("same"), report.tasks) == ("complete", 2, 0)
-    assert mirrors.locked().keys() == {f"{target.host}/app:1.0", f"{target.host}/app:1.1"}
-
-    elsewhere = [{**entry, "target": f"{target.host}/more"} for entry in entries[:1]]
-    assert results(mirrors.run(*elsewhere)) == {"more:latest": "added"}
-
-
 @pytest.mark.parametrize("dry_run", [True, False])
 def test_an_entry_that_chooses_nothing_is_told_and_is_no_failure(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, *, dry_run: bool

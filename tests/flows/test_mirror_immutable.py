@@ -1,0 +1,147 @@
+"""Tags that never change: one request to the target per tag and run, and everything that has to be noticed all the same."""
+
+import json
+import shutil
+from typing import Any
+
+import pytest
+
+from ocispec import Digest
+from ocispec.referrers import cosign_tags
+from tests import images
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, image, lacking, repository, results, summed
+
+ONE, OTHER = images.image(960, layers=1), images.image(961, layers=1, platform="linux/arm64")
+INDEX = images.index([ONE, OTHER])
+SIGNATURE, BILL = images.artifact(962), images.artifact(963, subject=INDEX)
+SIGNATURE_TAG = cosign_tags(Digest.parse(INDEX.root.digest))[0]
+
+
+def immutable(source: FakeRegistry, target: FakeRegistry, name: str = "app:1.0", **said: Any) -> dict[str, Any]:
+    """An entry for an image whose tag never changes."""
+    return image(source, target, name, immutableTags=[r"\d.*"], **said)
+
+
+def test_a_settled_tag_costs_one_request_to_the_target_and_none_to_the_source(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    for tag in ("1.0", "1.1"):
+        images.load(source, "app", INDEX, tag)
+    entries = [immutable(source, target, f"app:{tag}") for tag in ("1.0", "1.1")]
+    mirrors.run(*entries)
+    before = mirrors.locked()
+    mirrors.asked(source, target)
+
+    report = mirrors.run(*entries)
+
+    assert mirrors.asked(source) == []
+    assert sorted((one.method, one.path) for one in mirrors.asked(target)) == [
+        ("HEAD", "/v2/app/manifests/1.0"),
+        ("HEAD", "/v2/app/manifests/1.1"),
+    ]
+    assert (report.status, report.plan.count("same"), report.tasks) == ("complete", 2, 1)
+    assert mirrors.locked() == before
+
+
+def test_with_trust_lock_a_settled_tag_costs_no_request_and_a_new_target_is_filled(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    images.load(source, "app", INDEX, "1.0")
+    entry = immutable(source, target, trustLock=True, referrers=True)
+    mirrors.run(entry)
+    target.untag("app", "1.0")
+    mirrors.asked(source, target)
+
+    report = mirrors.run(entry)
+
+    assert mirrors.asked(source, target) == []
+    assert (report.status, report.plan.count("same"), report.tasks) == ("complete", 1, 0)
+    assert mirrors.locked().keys() == {f"{target.host}/app:1.0"}
+    assert results(mirrors.run({**entry, "target": f"{target.host}/more"})) == {"more:latest": "added"}
+
+
+@pytest.mark.parametrize("trusting", [False, True], ids=["asks the target", "trusts the lock"])
+def test_another_source_of_a_settled_tag_is_noticed(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, *, trusting: bool
+) -> None:
+    images.load(source, "app", INDEX, "1.0")
+    images.load(source, "fork", OTHER, "1.0")
+    mirrors.run(immutable(source, target, trustLock=trusting))
+
+    moved = immutable(source, target, trustLock=trusting) | {"source": f"{source.host}/fork:1.0"}
+    assert results(mirrors.run(moved)) == {"app:1.0": "changed"}
+    assert not lacking(target, "app", OTHER, "1.0")
+    record = mirrors.locked()[f"{target.host}/app:1.0"]
+    assert (record["source"], record["digest"]) == (f"{source.host}/fork:1.0", OTHER.root.digest)
+
+
+@pytest.mark.parametrize("key", ["referrers", "digestTags"])
+def test_a_signature_of_a_settled_tag_that_comes_later_is_mirrored(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, key: str
+) -> None:
+    images.load(source, "app", INDEX, "1.0")
+    entry = immutable(source, target, referrers=key == "referrers", digestTags=key == "digestTags")
+    mirrors.run(entry)
+    late = BILL if key == "referrers" else SIGNATURE
+    images.load(source, "app", late, None if key == "referrers" else SIGNATURE_TAG)
+    mirrors.asked(source)
+
+    assert results(mirrors.run(entry)) == {"app:1.0": "changed"}
+
+    assert not lacking(target, "app", late, None if key == "referrers" else SIGNATURE_TAG)
+    assert not [one for one in mirrors.asked(source) if one.path.endswith("/manifests/1.0")]
+    assert results(mirrors.run(entry)) == {"app:1.0": "same"}
+
+
+def test_a_settled_tag_that_disappeared_from_the_target_or_moved_there_is_mirrored_again(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    images.load(source, "app", INDEX, "1.0")
+    entry = immutable(source, target)
+    mirrors.run(entry)
+
+    target.untag("app", "1.0")
+    assert results(mirrors.run(entry)) == {"app:1.0": "added"}
+    assert not lacking(target, "app", INDEX, "1.0")
+
+    images.load(target, "app", images.image(964), "1.0")
+    assert results(mirrors.run(entry)) == {"app:1.0": "changed"}
+    assert not lacking(target, "app", INDEX, "1.0")
+
+
+def test_other_platforms_of_a_settled_tag_with_a_rewritten_index_are_noticed(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    images.load(source, "app", INDEX, "1.0")
+    few = immutable(source, target, platforms=["linux/arm64"], rewriteIndex=True)
+    more = immutable(source, target, platforms=["linux/arm64", "linux/amd64"], rewriteIndex=True)
+    assert results(mirrors.run(few)) == {"app:1.0": "added"}
+    shutil.rmtree(mirrors.store)
+    mirrors.asked(source)
+    assert results(mirrors.run(few)) == {"app:1.0": "same"}
+    assert mirrors.asked(source) == []
+    assert results(mirrors.run(more)) == {"app:1.0": "changed"}
+    assert not lacking(target, "app", INDEX, "1.0")
+    assert results(mirrors.run(immutable(source, target, platform="linux/arm64"))) == {"app:1.0": "changed"}
+    assert not lacking(target, "app", OTHER, "1.0")
+
+
+def test_a_settled_tag_that_is_older_than_the_wanted_time_is_no_longer_wanted(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    config = json.dumps({"os": "linux", "architecture": "amd64", "created": "2020-01-01T00:00:00Z"}).encode()
+
+    def date(document: dict[str, Any]) -> None:
+        document["config"] |= {"digest": images.digest_of(config), "size": len(config)}
+
+    old = images.with_manifest(ONE, date, blobs={**ONE.blobs, images.digest_of(config): config})
+    images.load(source, "app", old, "1.0")
+    entry = repository(source, target, immutableTags=[r"\d.*"])
+    assert results(mirrors.run(entry)) == {"copy:1.0": "added"}
+    mirrors.asked(source)
+
+    report = mirrors.run(entry | {"tags": {"created": {"within": "90d"}}})
+
+    assert [str(extra.target) for extra in report.plan.extras] == [f"{target.host}/copy:1.0"]
+    assert summed(mirrors.asked(source)) == {"GET tags": 1}  # the store has the config with the date
