@@ -161,8 +161,14 @@ def _reached(settings: "HostSettings") -> Iterator[str]:
         yield f"{settings.in_flight} requests at once"
     if settings.per_second is not None:
         yield f"{settings.per_second:g} requests a second"
+    yield from _exceptions(settings)
+
+
+def _exceptions(settings: "HostSettings") -> Iterator[str]:
     if settings.avoid:
         yield f"without {', '.join(sorted(settings.avoid))}"
+    if settings.private_hosts:
+        yield f"may redirect to {', '.join(sorted(settings.private_hosts))}"
 
 
 def _schedule(schedule: "Schedule") -> str:

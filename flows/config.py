@@ -45,6 +45,9 @@ class Registry(Section):
     req_concurrent: int | None = Field(default=None, ge=1, description="Requests under way at once")
     req_per_sec: float | None = Field(default=None, gt=0, description="Requests begun in a second")
     avoid: list[Capability] = Field(default=[], description="What it cannot do: head, range, mount, chunked, referrers")
+    private_hosts: list[Host] = Field(
+        default=[], description="Servers at private addresses that it may redirect to: host or host:port"
+    )
 
     def settings(self, document: Document, place: Place) -> HostSettings:
         """The same, as `remotes` takes it; secrets are looked up. Relative paths in the document begin where that is.
@@ -68,6 +71,7 @@ class Registry(Section):
             in_flight=self.req_concurrent,
             per_second=self.req_per_sec,
             avoid=frozenset(self.avoid),
+            private_hosts=frozenset(server.lower() for server in self.private_hosts),
         )
         _check(settings.tls, document, place)
         return settings

@@ -16,6 +16,7 @@ from ocispec.errors import Denied
 from remotes.challenge import Challenge, parse
 from remotes.credentials import Credentials
 from remotes.errors import RegistryDenied, from_response, redact
+from remotes.guard import GUARD
 from remotes.login import Login
 from remotes.token import Tokens, TokenServer, merge
 
@@ -165,7 +166,7 @@ class RegistryAuth(httpx.Auth):
         realm = source.server.realm
         if request.url.scheme == "https" and realm.scheme != "https":
             raise Denied(f"{self._host.host}: its token server {redact(realm)} is not https, nothing is sent there")
-        token = yield from self._host.tokens.ask(source.server, source.scopes)
+        token = yield from self._host.tokens.ask(source.server, source.scopes, guard=request.extensions.get(GUARD))
         header = f"Bearer {token.bearer}"
         self._host.keep(self._scopes, header, life_s=max(token.life_s - _MARGIN_S, 1), source=source)
         return header

@@ -14,7 +14,8 @@ import httpx
 import orjson
 
 from ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
-from remotes.public import NotPublic
+from remotes.guard import GUARD
+from remotes.public import AddressRefused
 
 # Query keys whose values say where, not who; every other value may be a signature or a token.
 _SHOWN = frozenset({"n", "last", "ns", "digest", "mount", "from", "artifactType", "scope", "service"})
@@ -139,8 +140,8 @@ def from_transport(subject: str, exc: httpx.RequestError) -> DistError:
     lookup = next((c for c in causes if isinstance(c, socket.gaierror)), None)
     if lookup is not None and lookup.errno == socket.EAI_NONAME:
         return NotFound(f"{subject}: unknown host {request.url.host} ({where})")
-    if any(isinstance(c, NotPublic) for c in causes):
-        return Denied(f"{subject}: {_told(exc)} ({where})")
+    if any(isinstance(c, AddressRefused) for c in causes):
+        return Denied(f"{subject}: {_told(exc)}; {request.extensions[GUARD].remedy(request.url)} ({where})")
     for cause in causes:
         if isinstance(cause, ssl.SSLError) and (known := _about_tls(cause, request.url)) is not None:
             kind, why = known

@@ -75,7 +75,8 @@ class HostSettings:
     `hostname` is where it is, None where its name says it. `mirrors` are hosts that are asked before it, in their order.
     `path_prefix` comes between `/v2/` and a repository's name. `headers` go with every request to it, and may be
     secret. `in_flight` bounds requests under way at once, `per_second` those that are begun; None does not. `avoid` is what it
-    cannot do, although it does not say so.
+    cannot do, although it does not say so. `private_hosts` are servers, `host` or `host:port`, that it may name in redirects
+    and elsewhere although they are at private addresses, see `remotes.guard`.
     """
 
     scheme: Literal["http", "https"] | None = None
@@ -87,6 +88,7 @@ class HostSettings:
     in_flight: int | None = None
     per_second: float | None = None
     avoid: frozenset[Capability] = frozenset()
+    private_hosts: frozenset[str] = frozenset()
 
     def without_secrets(self) -> Self:
         """The same for somebody who is to be known to nobody: without headers and a certificate of our own."""

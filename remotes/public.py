@@ -1,59 +1,72 @@
-"""Public addresses, and connections to nothing else: for URLs that a document names, which may be a stranger's.
+"""Kinds of addresses, and connections to some kinds only: for URLs that a stranger may have written.
 
-Who can have an image fetched could otherwise have this machine ask whatever it alone can reach: a cloud's metadata service, a
-neighbour without a password (server-side request forgery, CWE-918). A name is resolved once, what it stands for is looked at,
-and that very address is connected to, so a name that means something else a moment later (DNS rebinding) gains nothing.
+A name is resolved once, the kind of each address is checked, and a checked address is connected to. A name that changes its
+meaning a moment later (DNS rebinding) gains nothing.
 """
 
 import contextlib
 import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from typing import ClassVar, Literal, TypeAlias
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseError, NameResolutionError, NewConnectionError
 
+Kind: TypeAlias = Literal["public", "private", "loopback", "link-local", "reserved"]
+PUBLIC_ONLY: frozenset[Kind] = frozenset({"public"})
+
 # Python's `is_global` counts more of IPv6 in than is handed out (RFC 4291, 2.4; IANA's registry of address space).
 _UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+# Metadata services of Azure, Oracle Cloud, Alibaba Cloud and AWS, which are not at link-local addresses.
+_METADATA = frozenset(map(ip_address, ("168.63.129.16", "192.0.0.192", "100.100.100.200", "fd00:ec2::254")))
 
 
-class NotPublic(HTTPError):
-    """An address that is not everybody's. Nothing was sent there, and no connection made."""
+class AddressRefused(HTTPError):
+    """An address of a kind that is not allowed. No connection was made, and nothing was sent."""
 
 
-def is_public(address: str) -> bool:
-    """Whether an IP address is one of the Internet: of a single host, and the same one wherever it is asked for.
+def kind_of(address: str) -> Kind:
+    """The kind of an IP address. IPv6 forms of an IPv4 address (mapped, 6to4, NAT64) have the kind of that.
 
-    What stands for an IPv4 address (mapped, 6to4, NAT64) is what that is.
+    Metadata services count as link-local. A public address is one of the Internet, of a single host. Private is what is
+    neither public nor special, such as 10.0.0.0/8, 100.64.0.0/10 and fc00::/7.
     """
     found = ip_address(address.partition("%")[0])
     if isinstance(found, IPv6Address):
         inner = found.ipv4_mapped or found.sixtofour or (IPv4Address(int(found) & 0xFFFFFFFF) if found in _NAT64 else None)
-        if inner is None:
-            return found in _UNICAST and found.is_global
-        found = inner
-    return found.is_global and not found.is_multicast
+        found = inner or found
+    if found.is_link_local or found in _METADATA:
+        return "link-local"
+    if found.is_loopback:
+        return "loopback"
+    if found.is_multicast or found.is_unspecified or (isinstance(found, IPv4Address) and found.packed[0] == 0):
+        return "reserved"
+    is_handed_out = isinstance(found, IPv4Address) or found in _UNICAST
+    return "public" if found.is_global and is_handed_out else "private"
 
 
-def refuse_literal(host: str) -> None:
-    """Refuse an address that stands in a URL itself; a name is not looked up, which is for whoever connects to do.
+def refuse_literal(host: str, allowed: frozenset[Kind]) -> None:
+    """Refuse an address that is written in a URL. A name is not resolved: the proxy that connects does that.
 
     Raises:
-        NotPublic: it is one, in whatever spelling (`127.1`, `0x7f000001`).
+        AddressRefused: the address, in whatever spelling (`127.1`, `0x7f000001`), is of a kind that is not allowed.
     """
     try:
-        _public(host, flags=socket.AI_NUMERICHOST)
+        _allowed_addresses(host, allowed, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):
         return
 
 
-class _PublicOnly(HTTPConnection):
-    """Connects to the public addresses of its host, in their order, until one answers."""
+class _GuardedConnection(HTTPConnection):
+    """Connects to the addresses of its host that are of allowed kinds, in their order, until one answers."""
+
+    allowed: ClassVar[frozenset[Kind]] = PUBLIC_ONLY
 
     def _new_conn(self) -> socket.socket:
         host = self.host
         try:
-            addresses = _public(host)
+            addresses = _allowed_addresses(host, self.allowed)
         except socket.gaierror as exc:
             raise NameResolutionError(host, self, exc) from exc
         except UnicodeError as exc:
@@ -70,20 +83,20 @@ class _PublicOnly(HTTPConnection):
             self.host = host  # which certificates are about
 
 
-class PublicHTTPConnection(_PublicOnly):
-    """http to public addresses alone."""
+class GuardedHTTPConnection(_GuardedConnection):
+    """http to addresses of allowed kinds only."""
 
 
-class PublicHTTPSConnection(_PublicOnly, HTTPSConnection):
-    """https to public addresses alone."""
+class GuardedHTTPSConnection(_GuardedConnection, HTTPSConnection):
+    """https to addresses of allowed kinds only."""
 
 
-def _public(host: str, *, flags: int = 0) -> list[str]:
-    """The public addresses of a host: one at least."""
+def _allowed_addresses(host: str, allowed: frozenset[Kind], *, flags: int = 0) -> list[str]:
+    """The addresses of a host that are of allowed kinds: at least one."""
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=flags)
     addresses = list(dict.fromkeys(str(where[0]) for *_, where in found))
-    public = [address for address in addresses if is_public(address)]
-    if not public:
+    good = [address for address in addresses if kind_of(address) in allowed]
+    if not good:
         what = host if host == addresses[0] else f"{host}, which is at {addresses[0]},"
-        raise NotPublic(f"{what} is no public address; name it in the file of hosts if it is to be asked")
-    return public
+        raise AddressRefused(f"{what} is a {kind_of(addresses[0])} address")
+    return good

@@ -19,6 +19,7 @@ from remotes.credentials import Credentials, CredentialSource
 from remotes.errors import redact
 from remotes.fetcher import Fetcher, Source
 from remotes.foreign import Foreign
+from remotes.guard import Origin
 from remotes.hosts import Hosts
 from remotes.login import Login
 from remotes.mirrors import Mirrored
@@ -82,6 +83,7 @@ class Registries:
         self._repositories: dict[tuple[str, str], Repository] = {}
         self._pushers: dict[tuple[str, str], Pusher] = {}
         self._auth: dict[tuple[str, Credentials | None], HostAuth] = {}
+        self._origins: dict[str, Origin] = {}
         self._distrusted: set[Digest] = set()
         self._unlisted: set[str] = set()
         self._guard = threading.Lock()
@@ -134,7 +136,9 @@ class Registries:
         """
         hosts = self._settings.hosts
         url, auth = f"{hosts.url(host)}/v2", self._auth_of(host, "")
-        registry = Repository(self._client, auth, url=url, name="", locator=host, scope=catalog.SCOPE)
+        registry = Repository(
+            self._client, auth, url=url, name="", locator=host, scope=catalog.SCOPE, origin=self._origin(host)
+        )
         return catalog.listed(registry, prefix=hosts.of(host).path_prefix)
 
     def _repository(self, host: str, reference: Reference) -> Repository:
@@ -147,7 +151,13 @@ class Registries:
         name = f"{settings.path_prefix}{reference.repository}"
         auth = self._auth_of(host, name)
         url, locator = f"{hosts.url(host)}/v2/{name}", f"{host}/{name}"
-        return Repository(self._client, auth, url=url, name=name, locator=locator, avoid=settings.avoid)
+        origin = self._origin(host)
+        return Repository(self._client, auth, url=url, name=name, locator=locator, avoid=settings.avoid, origin=origin)
+
+    def _origin(self, host: str) -> Origin:
+        hosts = self._settings.hosts
+        made = Origin(httpx.URL(hosts.url(host)), name=host, private_hosts=hosts.of(host).private_hosts)
+        return self._origins.setdefault(host, made)
 
     def _auth_of(self, host: str, name: str) -> HostAuth:
         credentials = self._credentials(host, name)  # which may run a program, so no lock is held

@@ -9,9 +9,9 @@ import httpx
 from ocispec.errors import Unavailable, Unsupported
 from remotes.auth import HostAuth, RegistryAuth, is_same_server
 from remotes.errors import ADVICE, from_response, from_transport, one_line, redact
+from remotes.guard import GUARD, Guard, Origin
 from remotes.hosts import Capability
 from remotes.token import to_delete, to_pull, to_push
-from remotes.transport import FOREIGN
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 # So answer object stores when the time of a signed URL is up: Amazon's, Azure's and CloudFront 403, Google's 400.
@@ -22,7 +22,8 @@ class Repository:
     """Sends the requests of a repository. Thread-safe: it has no state but its constants (containerd 2e0c92b168).
 
     `url` is its own, such as `https://ghcr.io/v2/a/b`; `locator` is what people call it: `ghcr.io/a/b`. `avoid` is what the
-    registry cannot do. `scope` is what reading it takes, if not to pull from a repository of its name.
+    registry cannot do. `scope` is what reading it takes, if not to pull from a repository of its name. `origin` is the registry
+    as the source of redirects, shared by its repositories.
     """
 
     def __init__(
@@ -35,10 +36,12 @@ class Repository:
         locator: str,
         avoid: frozenset[Capability] = frozenset(),
         scope: str | None = None,
+        origin: Origin | None = None,
     ) -> None:
         self.url, self.name, self.locator, self.avoid = url, name, locator, avoid
         self._client, self._host = client, host
         self._own = httpx.URL(url)
+        self._origin = origin or Origin(self._own, name=locator.partition("/")[0])
         self._pull, self._push = RegistryAuth(host, scope or to_pull(name)), RegistryAuth(host, to_push(name))
         self._delete = RegistryAuth(host, to_delete(name))
 
@@ -60,13 +63,13 @@ class Repository:
         return response
 
     def ask_elsewhere(self, url: httpx.URL, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
-        """Send a GET to a URL that a document names: without credentials of any kind, see `remotes.transport.FOREIGN`.
+        """Send a GET to a URL that a document names: without credentials of any kind, see `remotes.guard.Guard`.
 
         Raises:
-            Denied: it, or what it redirects to, is not at a public address.
+            Denied: the URL, or one that it redirects to, is not at a public address.
             DistError: as `ask`.
         """
-        return self._send("GET", url, None, subject=subject, headers=headers, extensions={FOREIGN: True})
+        return self._send("GET", url, None, subject=subject, headers=headers, guard=Guard())
 
     def at(self, path: str) -> httpx.URL:
         """Where a path of this repository is."""
@@ -123,12 +126,14 @@ class Repository:
         subject: str,
         headers: Mapping[str, str],
         body: Iterable[bytes] | bytes = b"",
-        extensions: Mapping[str, Any] = _NONE,
+        guard: Guard | None = None,
     ) -> httpx.Response:
-        told = {ADVICE: self._host.login.advice} if auth else {}
+        extensions: dict[str, Any] = {GUARD: guard or Guard(self._origin)}
+        if auth:
+            extensions[ADVICE] = self._host.login.advice
         try:
             request = self._client.build_request(
-                method, url, headers=dict(headers), content=body or None, extensions={**extensions, **told}
+                method, url, headers=dict(headers), content=body or None, extensions=extensions
             )
             return self._client.send(request, auth=auth, stream=True)
         except httpx.RequestError as exc:

@@ -17,6 +17,7 @@ from remotes.bounded import Bounded
 from remotes.challenge import Challenge
 from remotes.credentials import Credentials
 from remotes.errors import ADVICE, RegistryDenied, RegistryError, from_response, redact
+from remotes.guard import GUARD, Guard
 from remotes.login import Login
 
 # "This client_id does not need to be registered […] but should be set to a meaningful value" (OAuth2 specification).
@@ -102,8 +103,12 @@ class Tokens:
         self._knows_get_only: set[TokenServer] = set()
         self._refused: dict[tuple[TokenServer, str], RegistryError] = {}
 
-    def ask(self, server: TokenServer, scopes: str) -> Generator[httpx.Request, httpx.Response, Token]:
+    def ask(
+        self, server: TokenServer, scopes: str, *, guard: Guard | None = None
+    ) -> Generator[httpx.Request, httpx.Response, Token]:
         """A token for a list of scopes: by POST with each secret there is, last by GET. What failed for good stays failed.
+
+        `guard` is that of the request which needs the token: the registry names the server.
 
         Raises:
             Denied: the server refuses the credentials, or refuses who has none. It is not asked this again.
@@ -111,7 +116,7 @@ class Tokens:
         """
         if refused := self._refused.get((server, scopes)):
             raise copy(refused)
-        *first, last = self._requests(server, scopes)
+        *first, last = self._requests(server, scopes, guard)
         for request in first:
             response = yield request
             if response.request is request and response.status_code not in _REFUSES_POST:
@@ -122,11 +127,13 @@ class Tokens:
             self._knows_get_only.add(server)
         return token
 
-    def _requests(self, server: TokenServer, scopes: str) -> list[httpx.Request]:
-        """What to try, in this order; all but the last may be refused."""
+    def _requests(self, server: TokenServer, scopes: str, guard: Guard | None) -> list[httpx.Request]:
+        """The requests to send, in this order; all but the last may be refused."""
         found = self._attempts(server, scopes)
         for request in found:
             request.extensions[ADVICE] = self._login.advice
+            if guard is not None:
+                request.extensions[GUARD] = guard.renewed()
         return found
 
     def _attempts(self, server: TokenServer, scopes: str) -> list[httpx.Request]:

@@ -30,9 +30,10 @@ from urllib3.exceptions import (
 )
 
 from remotes.bounded import Bounded
+from remotes.guard import GUARD, Guard
 from remotes.hosts import Hosts, HostSettings, Tls
 from remotes.proxies import Proxies
-from remotes.public import NotPublic, PublicHTTPConnection, PublicHTTPSConnection, refuse_literal
+from remotes.public import AddressRefused, GuardedHTTPConnection, GuardedHTTPSConnection, Kind, kind_of, refuse_literal
 
 # Large enough that per-piece costs vanish, small enough that many transfers at once need little memory.
 PIECE_BYTES = 1024 * 1024
@@ -42,10 +43,6 @@ _HOSTS = 64
 _KEPT_PER_HOST = 1024
 # What is no content - errors, the pages of redirects - is read so far and no further.
 _MAX_OTHER_BYTES = 64 * 1024
-
-# The extension of a request to a URL that a document names, and of all that it is redirected to: it is for whoever wrote the
-# document to say where that is. Nothing secret is sent, and nobody asked at addresses that are not public, but for named hosts.
-FOREIGN = "foreign"
 
 
 class Urllib3Transport(httpx.BaseTransport):
@@ -58,7 +55,7 @@ class Urllib3Transport(httpx.BaseTransport):
         self._hosts = hosts or Hosts()
         self._connect_timeout_s, self._read_timeout_s = connect_timeout_s, read_timeout_s
         self._proxies = Proxies()
-        self._pools: dict[tuple[Tls, httpx.URL | None, bool], urllib3.PoolManager] = {}
+        self._pools: dict[tuple[Tls, httpx.URL | None, frozenset[Kind] | None], urllib3.PoolManager] = {}
         self._guard = threading.Lock()
         self._connections = _Connections(read_timeout_s)
 
@@ -70,14 +67,14 @@ class Urllib3Transport(httpx.BaseTransport):
             InvalidInput: certificates or proxies that are set but of no use.
         """
         settings, proxy = self._hosts.at(request.url), self._proxies.of(request.url)
-        is_foreign = FOREIGN in request.extensions
-        public_only = is_foreign and not self._hosts.names(request.url)
-        if is_foreign:
+        guard: Guard | None = request.extensions.get(GUARD)
+        allowed = guard.allowed(request.url, is_named=self._hosts.names(request.url)) if guard is not None else None
+        if guard is not None and guard.is_for_document:
             settings = settings.without_secrets()
-        pools = self._pools_for(settings.tls, proxy, public_only=public_only and proxy is None)
+        pools = self._pools_for(settings.tls, proxy, allowed if proxy is None else None)
         with self._as_httpx(request):
-            if public_only and proxy is not None:  # it is the proxy that looks names up and connects
-                refuse_literal(request.url.host)
+            if allowed is not None and proxy is not None:  # the proxy resolves names and connects
+                refuse_literal(request.url.host, allowed)
             answer = pools.urlopen(
                 request.method,
                 str(request.url),
@@ -87,6 +84,8 @@ class Urllib3Transport(httpx.BaseTransport):
                 preload_content=False,
                 decode_content=False,
             )
+        if guard is not None:
+            guard.note_answer(request.url, _kind_of_server(answer) if proxy is None else "public")
         body = _Body(answer, partial(self._as_httpx, request))
         is_content = httpx.codes.is_success(answer.status)
         return httpx.Response(
@@ -110,7 +109,7 @@ class Urllib3Transport(httpx.BaseTransport):
         """Raise urllib3's errors as httpx's, so that nobody above needs to know what is below."""
         try:
             yield
-        except NotPublic as exc:
+        except AddressRefused as exc:
             raise httpx.ConnectError(str(exc), request=request) from exc
         except NewConnectionError as exc:  # to urllib3 this is a ConnectTimeoutError, too
             raise httpx.ConnectError(str(exc.__cause__ or exc), request=request) from exc
@@ -132,15 +131,15 @@ class Urllib3Transport(httpx.BaseTransport):
                 raise httpx.WriteTimeout(told, request=request) from exc
             raise httpx.RemoteProtocolError(str(exc), request=request) from exc
 
-    def _pools_for(self, tls: Tls, proxy: httpx.URL | None, *, public_only: bool) -> urllib3.PoolManager:
-        """The connections to all servers that are reached in one way: none is used again for what may not be asked there."""
-        way = (tls, proxy, public_only)
+    def _pools_for(self, tls: Tls, proxy: httpx.URL | None, allowed: frozenset[Kind] | None) -> urllib3.PoolManager:
+        """The connections that are made in one way. A request never uses a connection that it may not make."""
+        way = (tls, proxy, allowed)
         with self._guard:
             if way not in self._pools:
-                self._pools[way] = self._new_pools(tls, proxy, public_only=public_only)
+                self._pools[way] = self._new_pools(tls, proxy, allowed)
             return self._pools[way]
 
-    def _new_pools(self, tls: Tls, proxy: httpx.URL | None, *, public_only: bool) -> urllib3.PoolManager:
+    def _new_pools(self, tls: Tls, proxy: httpx.URL | None, allowed: frozenset[Kind] | None) -> urllib3.PoolManager:
         if not tls.verify:
             urllib3.disable_warnings(InsecureRequestWarning)  # whoever set this for a host need not be told at each connection
         how: dict[str, Any] = {
@@ -156,7 +155,7 @@ class Urllib3Transport(httpx.BaseTransport):
             login = f"{proxy.username}:{proxy.password}" if proxy.userinfo else None
             bare = str(proxy.copy_with(userinfo=b""))
             pools = urllib3.ProxyManager(bare, proxy_headers=urllib3.make_headers(proxy_basic_auth=login), **how)
-        pools.pool_classes_by_scheme = self._connections.public if public_only else self._connections.all
+        pools.pool_classes_by_scheme = self._connections.pool_classes(allowed)
         return pools
 
 
@@ -168,8 +167,6 @@ class _Connections:
         self._open: WeakSet[HTTPConnection] = WeakSet()
         self._guard = threading.Lock()
         self._aborted = False
-        self.all = self._watching(HTTPConnection, HTTPSConnection)
-        self.public = self._watching(PublicHTTPConnection, PublicHTTPSConnection)
 
     def abort(self) -> None:
         with self._guard:
@@ -181,9 +178,18 @@ class _Connections:
                     # Not SSLSocket's own: that takes away what a reading thread still uses.
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
-    def _watching(self, http: type[HTTPConnection], https: type[HTTPConnection]) -> dict[str, type[HTTPConnectionPool]]:
-        """The pool classes, by scheme, whose connections are known here."""
-        return {"http": self._watched(HTTPConnectionPool, http), "https": self._watched(HTTPSConnectionPool, https)}
+    def pool_classes(self, allowed: frozenset[Kind] | None) -> dict[str, type[HTTPConnectionPool]]:
+        """The pool classes by scheme. Their connections are known here. They go to `allowed` kinds of addresses, or any."""
+        if allowed is None:
+            return {
+                "http": self._watched(HTTPConnectionPool, HTTPConnection),
+                "https": self._watched(HTTPSConnectionPool, HTTPSConnection),
+            }
+        only = {"allowed": allowed}
+        return {
+            "http": self._watched(HTTPConnectionPool, type("Guarded", (GuardedHTTPConnection,), only)),
+            "https": self._watched(HTTPSConnectionPool, type("Guarded", (GuardedHTTPSConnection,), only)),
+        }
 
     def _watched(self, pool: type[HTTPConnectionPool], connection: type[HTTPConnection]) -> type[HTTPConnectionPool]:
         opened = self._opened
@@ -194,6 +200,9 @@ class _Connections:
                     super().connect()
                 except TimeoutError as exc:  # in the handshake: urllib3 would call it one of reading
                     raise ConnectTimeoutError(self, "the handshake timed out") from exc
+                if self.proxy is None:
+                    with contextlib.suppress(OSError):  # reset already
+                        self.peer_kind = kind_of(self.sock.getpeername()[0])
                 opened(self)
 
         return type(pool.__name__, (pool,), {"ConnectionCls": Watched})
@@ -206,6 +215,12 @@ class _Connections:
         if aborted:
             connection.close()
             raise ProtocolError("the transport was aborted")
+
+
+def _kind_of_server(answer: urllib3.BaseHTTPResponse) -> Kind:
+    """The kind of address that an answer came from."""
+    kind: Kind = getattr(answer.connection, "peer_kind", "public")
+    return kind
 
 
 class _Body(httpx.SyncByteStream):

@@ -14,7 +14,7 @@ from storage import open_store
 from tests import images
 from tests.cli.dist import command, dist
 from tests.fakes.access import Basic
-from tests.fakes.faults import Answer, Fault, Flip
+from tests.fakes.faults import Answer, Fault, Flip, Redirect
 from tests.fakes.registry import FakeRegistry
 from tests.peers import skopeo
 from tests.peers.registry import CncfRegistry
@@ -212,6 +212,21 @@ def test_hints_save_requests() -> None:
 
         assert result.out == HELLO
         assert [(r.method, r.path) for r in registry.requests] == [("GET", f"/v2/app/blobs/{layer}")]
+
+
+def test_a_redirect_to_a_metadata_service_is_an_error_that_names_the_setting() -> None:
+    with FakeRegistry() as registry:
+        layer = registry.put_blob("app", HELLO)
+        registry.inject(
+            Fault(path=".*/blobs/.*", nth=None, action=Redirect("http://169.254.169.254/latest/user-data?k=secret"))
+        )
+
+        result = dist("--connect-timeout", "5", "fetch-object", f"{registry.host}/app", layer)
+
+    assert (result.code, result.out) == (1, b"")
+    reason = f"169.254.169.254 is a link-local address; if {registry.host} may name this server"
+    assert f"{reason}, add 169.254.169.254 to privateHosts of {registry.host}" in result.line
+    assert "secret" not in result.line
 
 
 def test_an_object_with_wrong_bytes_is_an_error() -> None:

@@ -65,8 +65,9 @@ class FakeRegistry:
         sparse: bool = False,
         deletes: Literal["all", "manifests", "nothing"] = "all",
         uploads: Uploads | None = None,
+        address: str = "127.0.0.1",
     ) -> None:
-        """Bind a free port of 127.0.0.1."""
+        """Bind a free port of a loopback address."""
         self._auth = auth
         self._bearer = auth if isinstance(auth, Bearer) else None
         self._open_ranges = open_ranges
@@ -83,9 +84,9 @@ class FakeRegistry:
         self._faults: list[tuple[Fault, itertools.count[int]]] = []  # with the count of matching requests
         self._faults_lock = threading.Lock()
         self._log = Log()
-        self._server = Server(self._respond, self._log, tls)
+        self._server = Server(self._respond, self._log, tls, address)
         self.scheme = self._server.scheme
-        self.host = f"127.0.0.1:{self._server.server_port}"
+        self.host = f"{address}:{self._server.server_port}"
         self.names = {self.host}  # other hosts that it answers to, as behind a proxy
 
     def __enter__(self) -> Self:

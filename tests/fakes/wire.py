@@ -84,8 +84,10 @@ class Server(ThreadingHTTPServer):
 
     request_queue_size = 128
 
-    def __init__(self, respond: Callable[[Request, Incoming], Response | None], log: Log, tls: ssl.SSLContext | None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(
+        self, respond: Callable[[Request, Incoming], Response | None], log: Log, tls: ssl.SSLContext | None, address: str
+    ) -> None:
+        super().__init__((address, 0), _Handler)
         self.respond = respond
         self.log = log
         self.scheme = "https" if tls else "http"

@@ -26,6 +26,7 @@ registries:
     reqConcurrent: 4
     reqPerSec: 2.5
     avoid: [head, range, mount, chunked]
+    privateHosts: ["MINIO.internal:9000", 10.1.2.3]
   plain.example: {tls: disabled}
 """
 
@@ -57,6 +58,7 @@ def test_everything_that_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
         in_flight=4,
         per_second=2.5,
         avoid=frozenset({"head", "range", "mount", "chunked"}),
+        private_hosts=frozenset({"minio.internal:9000", "10.1.2.3"}),
     )
     assert hosts.url("plain.example") == "http://plain.example"
     assert "topsecret" not in repr(hosts)
@@ -83,6 +85,10 @@ def test_everything_that_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ),
         ("registries:\n  'https://ghcr.io': {}\n", ":2: registries.https://ghcr.io: expected host[:port]"),
         ("registries:\n  ghcr.io:\n    avoid: [sleep]\n", ":3: registries.ghcr.io.avoid[0]: expected 'head'"),
+        (
+            "registries:\n  ghcr.io:\n    privateHosts: ['https://x']\n",
+            ":3: registries.ghcr.io.privateHosts[0]: expected host[:port]",
+        ),
         ("registries:\n  ghcr.io:\n    pathPrefix: ../up\n", ":3: registries.ghcr.io.pathPrefix"),
         ("registries:\n  ghcr.io:\n    headers: {X: [topsecret]}\n", ":3: registries.ghcr.io.headers.X: "),
         (

@@ -198,7 +198,7 @@ def test_what_may_pass_is_worth_another_attempt(
     with Registries(knowing(**{nowhere.urls[0].split("/")[2]: HostSettings()}), credentials=anonymous) as found:
         error = refusal(found, registry, nowhere)
     assert isinstance(error, Unavailable)
-    check_told(error, "Connection refused", "no public address")
+    check_told(error, "Connection refused", "a loopback address")
 
 
 # Who is not asked.
@@ -211,8 +211,8 @@ def test_an_address_that_is_not_public_is_not_asked(
     # nor the registry itself, whose connection is there for use
     error = refusal(registries, registry, at(first, localhost, f"http://{registry.host}{ELSEWHERE}"))
     assert isinstance(error, Denied)
-    check_told(error, "127.0.0.1 is no public address; name it in the file of hosts")
-    assert str(error).count("no public address") == 3
+    check_told(error, f"127.0.0.1 is a loopback address; to allow it, name {first.host} under registries in the file of hosts")
+    assert str(error).count("a loopback address") == 3
     assert asked(registry) == [f"GET {BLOB_PATH}"]
     assert (first.requests, first.connections) == ([], 0)
 
@@ -222,7 +222,7 @@ def test_a_redirect_to_an_address_that_is_not_public(registry: FakeRegistry, fir
     with Registries(knowing(first), credentials=anonymous) as found:
         error = refusal(found, registry, at(first))
     assert isinstance(error, Denied)
-    check_told(error, f"{first.host}: 127.0.0.1 is no public address", f"GET http://{second.host}")
+    check_told(error, f"{first.host}: 127.0.0.1 is a loopback address", f"GET http://{second.host}")
     assert len(first.requests) == 1
     assert (second.requests, second.connections) == ([], 0)
 

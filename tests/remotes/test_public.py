@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
+from remotes.guard import GUARD, Guard
 from remotes.hosts import Hosts, HostSettings
-from remotes.public import NotPublic, is_public, refuse_literal
-from remotes.transport import FOREIGN, Urllib3Transport
+from remotes.public import PUBLIC_ONLY, AddressRefused, kind_of, refuse_literal
+from remotes.transport import Urllib3Transport
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.scripted import Scripted
 from tests.peers.tls import self_signed
@@ -34,7 +35,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     ],
 )
 def test_what_is_public(address: str) -> None:
-    assert is_public(address)
+    assert kind_of(address) == "public"
 
 
 @pytest.mark.parametrize(
@@ -75,20 +76,20 @@ def test_what_is_public(address: str) -> None:
     ],
 )
 def test_what_is_not(address: str) -> None:
-    assert not is_public(address)
+    assert kind_of(address) != "public"
 
 
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.1", "0x7f000001", "0x7f.1", "2130706433", "017700000001", "::1", "::ffff:7f00:1"]
 )
 def test_an_address_is_refused_in_whatever_spelling(host: str) -> None:
-    with pytest.raises(NotPublic):
-        refuse_literal(host)
+    with pytest.raises(AddressRefused):
+        refuse_literal(host, PUBLIC_ONLY)
 
 
 @pytest.mark.parametrize("host", ["registry.invalid", "8.8.8.8", "a" * 64])
 def test_names_and_public_addresses_are_not(host: str) -> None:
-    refuse_literal(host)
+    refuse_literal(host, PUBLIC_ONLY)
 
 
 @pytest.fixture
@@ -106,7 +107,9 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
             return [found for address in next(left) for found in real(address, port, *args, **kwargs)]
 
         monkeypatch.setattr(socket, "getaddrinfo", look_up)
-        monkeypatch.setattr("remotes.public.is_public", lambda address: address in (PUBLIC, "127.0.0.3"))
+        monkeypatch.setattr(
+            "remotes.public.kind_of", lambda address: "public" if address in (PUBLIC, "127.0.0.3") else "loopback"
+        )
         return asked
 
     return set_up
@@ -115,7 +118,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 def ask(url: str, hosts: Hosts | None = None, *, extensions: dict[str, Any] | None = None) -> bytes:
     transport = Urllib3Transport(connect_timeout_s=10, read_timeout_s=10, hosts=hosts)
     with httpx.Client(transport=transport, follow_redirects=True) as client:
-        return client.get(url, extensions={FOREIGN: True} if extensions is None else extensions).content
+        return client.get(url, extensions={GUARD: Guard()} if extensions is None else extensions).content
 
 
 def port(server: Scripted) -> str:
@@ -135,7 +138,7 @@ def test_the_address_that_was_looked_at_is_connected_to(answers: Callable[..., l
 def test_a_name_without_a_public_address_is_not_connected_to(answers: Callable[..., list[str]], addresses: list[str]) -> None:
     with Scripted(OK) as server:
         answers(addresses)
-        with pytest.raises(httpx.ConnectError, match=r"inner\.test, which is at 127\.0\.0\.1, is no public address"):
+        with pytest.raises(httpx.ConnectError, match=r"inner\.test, which is at 127\.0\.0\.1, is a loopback address"):
             ask(f"http://inner.test:{port(server)}/")
         assert server.heads == []
 
@@ -152,7 +155,7 @@ def test_each_redirect_is_looked_at(answers: Callable[..., list[str]]) -> None:
         head = f"HTTP/1.1 302 Found\r\nLocation: http://{private.host}/\r\nContent-Length: 0\r\n\r\n"
         with Scripted(head.encode(), address=PUBLIC) as server:
             answers([PUBLIC])
-            with pytest.raises(httpx.ConnectError, match=r"127\.0\.0\.1 is no public address"):
+            with pytest.raises(httpx.ConnectError, match=r"127\.0\.0\.1 is a loopback address"):
                 ask(f"http://outer.test:{port(server)}/")
         assert private.heads == []
 
@@ -164,7 +167,7 @@ def test_the_certificate_is_that_of_the_name(
         at = f"test:{server.host.rpartition(':')[2]}"
         server.names |= {f"secure.{at}", f"other.{at}"}
         answers(["127.0.0.1"], ["127.0.0.1"])
-        monkeypatch.setattr("remotes.public.is_public", lambda _: True)
+        monkeypatch.setattr("remotes.public.kind_of", lambda _: "public")
         hosts = Hosts(ca_file=str(tmp_path / "cert.pem"))
         assert ask(f"https://secure.{at}/v2/", hosts) == b"{}"
         with pytest.raises(httpx.ConnectError, match="Hostname mismatch"):
@@ -177,8 +180,8 @@ def test_a_kept_connection_is_of_no_use_to_who_may_not_make_it() -> None:
         transport = Urllib3Transport(connect_timeout_s=10, read_timeout_s=10)
         with httpx.Client(transport=transport) as client:
             assert client.get(f"http://{private.host}/").content == b"ok"
-            with pytest.raises(httpx.ConnectError, match="no public address"):
-                client.get(f"http://{private.host}/", extensions={FOREIGN: True})
+            with pytest.raises(httpx.ConnectError, match="is a loopback address"):
+                client.get(f"http://{private.host}/", extensions={GUARD: Guard()})
         assert len(private.heads) == 1
 
 
@@ -190,7 +193,7 @@ def test_a_named_host_is_asked_where_it_is(named: str, *, is_asked: bool) -> Non
             assert ask(f"http://{private.host}/", hosts) == b"ok"
             assert "topsecret" not in private.heads[0]
         else:
-            with pytest.raises(httpx.ConnectError, match="no public address"):
+            with pytest.raises(httpx.ConnectError, match="is a loopback address"):
                 ask(f"http://{private.host}/", hosts)
             assert private.heads == []
 
@@ -202,6 +205,6 @@ def test_all_others_may_be_asked_anywhere() -> None:
 
 @pytest.mark.parametrize("host", ["unknown.test", f"{'a' * 64}.test"])
 def test_names_that_mean_nothing(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    monkeypatch.setattr("remotes.public.is_public", lambda _: True)
+    monkeypatch.setattr("remotes.public.kind_of", lambda _: "public")
     with pytest.raises((httpx.TransportError, httpx.InvalidURL)):
         ask(f"http://{host}/")
