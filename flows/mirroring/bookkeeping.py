@@ -15,14 +15,15 @@ from tasks.removal import Removed
 
 
 def intended(plan: Plan, locked: Records) -> Records:
-    """The records once those are among them that a run is about to bring: one that is killed leaves no tag that nobody owns."""
-    return {**locked, **{step.target: _intention(step, locked) for step in plan.steps if step.is_due}}
+    """Return the records plus those of all images that are about to be published: a killed run leaves no tag without one."""
+    intentions = {step.target: _intention(step, locked) for step in plan.steps if step.is_due}
+    return _wanted_again(plan, {**locked, **intentions})
 
 
 def concluded(report: MirrorReport, before: Records, locked: Records) -> Records:
-    """The records after a run: of what is at its target, and of what is wanted no longer.
+    """Return the records after a run: of each target that has its image, and of tags that are not wanted any more.
 
-    `before` is what the run began with. What was meant to be brought and was not is as it was then.
+    `before` are the records at the start of the run. A target that did not get its image has its record from then.
     """
     records, now, brought = dict(locked), datetime.now(UTC), report.brought
     for step in report.plan.steps:
@@ -39,11 +40,17 @@ def concluded(report: MirrorReport, before: Records, locked: Records) -> Records
         told = report.removed.get(extra.target)
         if locked.get(extra.target) != extra.record:
             continue
-        if isinstance(told, Removed) and told.status != "shared":  # removed, or found to be another's
+        if isinstance(told, Removed) and told.status != "shared":  # removed, or someone else's tag
             del records[extra.target]
         else:
             records[extra.target] = replace(extra.record, unwanted=extra.since)
-    return records
+    return _wanted_again(report.plan, records)
+
+
+def _wanted_again(plan: Plan, records: Records) -> Records:
+    """Return the records without the times since when tags were unwanted that this run wants, whether or not it succeeds."""
+    wanted = {step.target for step in plan.steps if step.target in records}
+    return {**records, **{target: replace(records[target], unwanted=None) for target in wanted}}
 
 
 def _intention(step: Step, locked: Records) -> Locked:

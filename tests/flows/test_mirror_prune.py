@@ -8,6 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from tests import images
+from tests.fakes.faults import Answer, Fault, Response
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, lacking, repository, results
 
@@ -203,3 +204,50 @@ sys.exit("brought by another run")
     locked = mirrors.locked()
     assert [(locked[name]["mirrored"][:19], locked[name]["unwanted"]) for name in (v2, late)] == [(theirs[:19], None)] * 2
     assert locked[v3]["unwanted"]
+
+
+@pytest.mark.parametrize("outcome", ["failed at the source", "failed at the target", "vetoed"])
+def test_a_tag_that_is_wanted_again_gets_the_whole_grace_period_again_even_if_it_is_not_mirrored(
+    mirrors: Mirrors, entry: dict[str, Any], source: FakeRegistry, target: FakeRegistry, outcome: str
+) -> None:
+    patient, name = {**entry, "prune": {"after": "1d"}}, f"{target.host}/copy:v2"
+    mirrors.run(patient)
+    mirrors.run(without(patient, "v2"))
+    age(mirrors, name)
+    if outcome == "failed at the source":
+        for method in ("HEAD", "GET"):
+            source.inject(Fault(method=method, path=".*/manifests/v2", action=Answer(403)))
+    else:
+        images.load(source, "app", images.image(963, layers=1), "v2")
+    if outcome == "failed at the target":
+        target.inject(Fault(method="PUT", path=".*/manifests/v2", action=Answer(403)))
+    gate = {"command": ["false"]} if outcome == "vetoed" else None
+
+    report = mirrors.run({**patient, "gate": gate})
+
+    assert results(report)["copy:v2"] == outcome.partition(" ")[0]
+    assert mirrors.locked()[name]["unwanted"] is None
+    assert mirrors.locked()[name]["digest"] == BUILT["v2"].root.digest
+    mirrors.asked(target)
+    report = mirrors.run(without(patient, "v2"))
+    assert [extra.is_due for extra in report.plan.extras] == [False]
+    assert deleted(mirrors, target) == []
+
+
+def test_a_run_that_is_killed_has_already_recorded_that_a_tag_is_wanted_again(
+    mirrors: Mirrors, entry: dict[str, Any], source: FakeRegistry, target: FakeRegistry
+) -> None:
+    patient, name = {**entry, "prune": {"after": "1d"}}, f"{target.host}/copy:v2"
+    mirrors.run(patient)
+    mirrors.run(without(patient, "v2"))
+    images.load(source, "app", images.image(964, layers=1), "late")
+    seen = []
+
+    class Looking:
+        def apply(self, response: Response) -> Response:
+            seen.append(mirrors.locked()[name]["unwanted"])
+            return response
+
+    target.inject(Fault(method="PUT", path=".*/manifests/late", action=Looking()))
+    mirrors.run(patient)
+    assert seen == [None]
