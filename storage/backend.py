@@ -8,9 +8,8 @@ table `_KINDS`, not found out by exception. What fsspec knows beyond it is one l
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
 from fsspec import get_filesystem_class
@@ -53,8 +52,17 @@ class Backend(Protocol):
     def locked(self, path: str, *, shared: bool) -> contextlib.AbstractContextManager[None]:
         """Hold a named lock against whoever asks for it exclusively or, if not shared, at all; object stores have none."""
 
-    def abandoned(self, path: str, *, age: timedelta) -> bool:
-        """Whether nobody holds a lock any more that was taken so long ago; False where that cannot be told."""
+    def alive(self, path: str) -> contextlib.AbstractContextManager[bool]:
+        """Hold a lock that shows to others that this process lives; yields False where no lock can do that."""
+
+    def is_held(self, path: str) -> bool | None:
+        """Return whether a process holds the lock at `path`; None if that cannot be known here."""
+
+    def remove_lock(self, path: str) -> None:
+        """Remove a lock that no process holds; one that is held stays."""
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove files; those that are not there are skipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +74,12 @@ class _Kind:
 
 
 def _on_disk(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
-    disk = Disk(fs)
+    disk = Disk(fs, layout.root)
     return disk, FileIngests(disk, layout)
 
 
 def _on_s3(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
-    objects = Objects(s3.connected(fs), layout.url, s3.S3Parts(fs))
+    objects = Objects(s3.connected(fs), layout.url, s3.S3Api(fs))
     return objects, UploadIngests(objects, layout)
 
 

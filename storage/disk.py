@@ -4,21 +4,24 @@ import contextlib
 import errno
 import fcntl
 import os
+import shlex
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from datetime import timedelta
 from typing import Any, TypeVar
 
 from ocispec.errors import Busy
 from storage.errors import translated
 from storage.held import Held
 from storage.layout import TEMPORARY
+from storage.mounts import shares_locks
 
 T = TypeVar("T")
 R = TypeVar("R")
+_MODE = 0o666  # as far as the umask allows
 _READ_ONLY = 0o444
-_MOMENT = timedelta(minutes=1)
+# What flock answers where a file system has no locks, such as NFS without a lock service.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 class Disk:
@@ -28,10 +31,9 @@ class Disk:
     threads, and for small blobs these are most of the cost (docs/performance.md).
     """
 
-    locks = True
-
-    def __init__(self, fs: Any) -> None:
+    def __init__(self, fs: Any, root: str) -> None:
         self.fs = fs
+        self.locks = shares_locks(root)
 
     def translated(self, what: str) -> AbstractContextManager[None]:
         """Have what this disk raises be errors of ours."""
@@ -97,7 +99,9 @@ class Disk:
         except FileNotFoundError:
             self._make_parent(target)
             os.replace(held.path, target)
-        os.fchmod(held.fileno(), _READ_ONLY)  # not earlier: after a failed rename its owner could not open it to go on
+        os.fchmod(
+            held.fileno(), held.mode & _READ_ONLY
+        )  # not earlier: after a failed rename its owner could not open it to go on
         _sync_directory(os.path.dirname(target))
 
     def move(self, path: str, target: str) -> None:
@@ -108,33 +112,69 @@ class Disk:
 
     @contextmanager
     def locked(self, path: str, *, shared: bool) -> Iterator[None]:
-        """Hold a named lock, against every process of this machine that asks for it exclusively or, if not shared, at all.
+        """Hold a named lock, against every process that asks for it exclusively or, if not shared, at all.
 
-        Where there is no directory for it, there is nothing to keep either.
+        Without a directory for the lock there is nothing to protect, and none is taken.
         """
         try:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            lock = _locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         except FileNotFoundError:
             yield
             return
         try:
-            fcntl.flock(lock, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
             yield
         finally:
             os.close(lock)
 
-    def abandoned(self, path: str, *, age: timedelta) -> bool:
-        """Whether nobody holds this lock any more; what is younger than a moment may not have come to it yet."""
-        if age < _MOMENT:
-            return False
+    @contextmanager
+    def alive(self, path: str) -> Iterator[bool]:
+        """Hold a lock that shows to others that this process lives; yields False where no lock can do that."""
+        try:
+            self._make_parent(path)
+            lock = _locked(path, fcntl.LOCK_EX) if self.locks else None
+        except OSError as exc:
+            if exc.errno not in _NO_LOCKS:
+                raise
+            lock = None
+        if lock is None:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            with contextlib.suppress(OSError):
+                self.fs.rm_file(path)
+            os.close(lock)
+
+    def is_held(self, path: str) -> bool | None:
+        """Return whether a process holds the lock at `path`; None if that cannot be known here."""
+        if not self.locks:
+            return None
         try:
             with open(path, "rb") as file:
                 fcntl.flock(file.fileno(), fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
-            return True
-        except BlockingIOError:
             return False
-        return True
+        except BlockingIOError:
+            return True
+        return False
+
+    def remove_lock(self, path: str) -> None:
+        """Remove a lock that no process holds; one that is held stays."""
+        try:
+            lock = _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB, make=False)
+        except (FileNotFoundError, BlockingIOError):
+            return
+        try:
+            self.fs.rm_file(path)
+        finally:
+            os.close(lock)
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove files; those that are not there are skipped."""
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                self.fs.rm_file(path)
 
     def touch(self, path: str) -> None:
         """Have a file count as new."""
@@ -153,6 +193,43 @@ class Disk:
             self._make_parent(parent)
             self.fs.makedirs(parent, exist_ok=True)
             _sync_directory(os.path.dirname(parent))
+
+
+def _locked(path: str, operation: int, *, make: bool = True) -> int:
+    """Return a descriptor of the file at `path`, locked; the caller closes it.
+
+    A lock whose file was removed by its last holder is no lock for the next one, so the file is opened again.
+    """
+    while True:
+        lock = _opened(path, make=make)
+        try:
+            fcntl.flock(lock, operation)
+            if _is_at(lock, path):
+                return lock
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+
+
+def _opened(path: str, *, make: bool) -> int:
+    """Return a descriptor of a lock file, which follows the umask when it is made."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), _MODE)
+    except PermissionError as exc:
+        if make and not os.path.exists(path):
+            raise  # the directory is the reason
+        with contextlib.suppress(OSError):
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's: enough to lock it on a local disk
+        remedy = f"let all users of the store read and write it: chmod g+rw {shlex.quote(path)}"
+        raise PermissionError(errno.EACCES, f"cannot open {path} ({exc.strerror}); {remedy}", path) from exc
+
+
+def _is_at(file: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _sync_directory(path: str) -> None:

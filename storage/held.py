@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import stat
 from io import FileIO
 
 _MODE = 0o666
@@ -27,6 +28,11 @@ class Held:
             self._file.close()
             raise
         self.found = self._status.st_size
+
+    @property
+    def mode(self) -> int:
+        """Return the permissions of the file, which followed the umask when it was made."""
+        return stat.S_IMODE(self._status.st_mode)
 
     def fileno(self) -> int:
         """Its descriptor, for what the system can do with it."""

@@ -1,55 +1,125 @@
-"""Leases: what a run under way is bringing in, and no name holds yet. For gc they are roots like names are.
+"""Leases: the roots that a run in progress needs and that no name holds yet. For gc they are roots like names.
 
-A run takes one on each root before it relies on content that is there already, and gives all back at its end. On a disk they
-hold as long as their run lives, which a lock tells; an object store has no locks, there they hold for some days.
+A run takes a lease on each root before it relies on content that is in the store, and releases all of them at its end. The
+roots of a run are in few records, each replaced as a whole when roots are added. On a disk the run holds a lock as long as it
+lives, and the records count exactly as long as that lock is held. Where no lock can be held, as on an object store, a record
+counts for some days after it was last written.
 """
 
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import orjson
 
 from ocispec import Descriptor, fields
-from ocispec.errors import DistError
-from storage import times
+from ocispec.errors import DistError, InvalidInput, Unsupported
 from storage.backend import Backend
 from storage.layout import Layout
+from storage.presence import modified
 
-# Longer than any run should take: then what it found in the store may be swept away under it.
+# How long a record counts that no lock belongs to. A run that goes on for longer writes its records again.
 _LIFE = timedelta(days=7)
-_RECORD = ".json"
+_RENEWAL_S = 24 * 3600.0
+_RECORD, _LOCK = ".json", ".lock"
+# Roots per record: it is written again for each root that is added, so that it must not become large.
+_MAX_ROOTS = 500
+
+_Roots = dict[object, Descriptor]
 
 
 class Lease:
-    """What one run holds. Not for use by several threads."""
+    """The roots that one run protects from gc. Thread-safe."""
 
     def __init__(self, backend: Backend, layout: Layout) -> None:
         self._backend, self._layout = backend, layout
         self._run = uuid.uuid4().hex
-        self._given_back = ExitStack()
-        self._number = 0
+        self._guard = threading.Lock()  # of what follows; held for no longer than a look
+        self._held: set[object] = set()
+        self._waiting: _Roots = {}
+        self._writing = threading.Lock()  # held while a record is written; it guards what follows
+        self._records: list[_Roots] = []
+        self._life = ExitStack()
+        self._is_locked: bool | None = None
+        self._renewed = time.monotonic()
 
-    def take(self, root: Descriptor) -> None:
-        """Keep gc from what is below `root`, until the lease is given back."""
-        record = f"{self._layout.leases}/{self._run}.{self._number}{_RECORD}"
-        with self._backend.translated(f"lease on {root}"):
-            self._backend.put(record, orjson.dumps({"descriptor": root.to_json(), "taken": datetime.now(UTC)}))
-            self._given_back.callback(self._remove, record)
-            if not self._number:  # its directory is there now
-                lock = self._layout.lease_lock(self._run)
-                self._given_back.callback(self._remove, lock)
-                self._given_back.enter_context(self._backend.locked(lock, shared=False))
-        self._number += 1
+    def take(self, *roots: Descriptor) -> None:
+        """Protect all content below `roots` until the lease is released; the roots are on record when this returns.
 
-    def give_back(self) -> None:
-        """Let gc have what no name holds."""
-        self._given_back.close()
+        Roots that several threads take at once are written together.
 
-    def _remove(self, path: str) -> None:
-        with suppress(DistError), self._backend.translated(self._layout.shown(path)):
-            self._backend.fs.rm_file(path)
+        Raises:
+            StoreFull, Denied, Unavailable: the store; the roots can be taken again.
+        """
+        wanted: _Roots = {root.content: root for root in roots}
+        if not self._enlist(wanted):
+            self._renew()
+            return
+        with self._writing, self._backend.translated(f"lease on {roots[0]}"):
+            with self._guard:
+                waiting = dict(self._waiting)
+            if not wanted.keys() & waiting.keys():
+                return  # another thread wrote them meanwhile
+            self._write(waiting)
+            with self._guard:
+                self._held |= waiting.keys()
+                self._waiting = {key: root for key, root in self._waiting.items() if key not in waiting}
+
+    def release(self) -> None:
+        """Leave to gc whatever no name holds. Records that cannot be removed are left to a later gc."""
+        with self._writing, self._life, suppress(DistError), self._backend.translated(f"leases {self._layout.leases}"):
+            self._backend.remove([self._path(number) for number in range(len(self._records))])
+            self._records.clear()
+
+    def _enlist(self, wanted: _Roots) -> bool:
+        """Note roots as to be written; return False if all of them are on record."""
+        with self._guard:
+            fresh = {key: root for key, root in wanted.items() if key not in self._held}
+            self._waiting |= fresh
+            return bool(fresh)
+
+    def _renew(self) -> None:
+        """Write the records of a long run again where their age counts."""
+        if self._is_locked or time.monotonic() - self._renewed < _RENEWAL_S:
+            return
+        with self._writing, self._backend.translated(f"leases {self._layout.leases}"):
+            for number, roots in enumerate(self._records):
+                self._put(number, roots)
+            self._renewed = time.monotonic()
+
+    def _write(self, roots: _Roots) -> None:
+        """Add roots to the last record, or begin another one."""
+        if self._is_locked is None:  # the lock comes first: gc takes a record without a lock for a dead run's
+            self._is_locked = self._life.enter_context(self._backend.alive(self._layout.lease_lock(self._run)))
+        last = self._records[-1] if self._records else {}
+        if not self._records or len(last) + len(roots) > _MAX_ROOTS:
+            number, content = len(self._records), roots
+        else:
+            number, content = len(self._records) - 1, last | roots
+        self._put(number, content)
+        self._records[number:] = [content]
+
+    def _put(self, number: int, roots: _Roots) -> None:
+        document = {"roots": [_bare(root).to_json() for root in roots.values()], "locked": self._is_locked}
+        self._backend.put(self._path(number), orjson.dumps(document))
+
+    def _path(self, number: int) -> str:
+        return f"{self._layout.leases}/{self._run}.{number}{_RECORD}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A record: its roots, or why they cannot be read, and whether its run lives."""
+
+    path: str
+    roots: tuple[Descriptor, ...]
+    lives: bool
+    error: InvalidInput | None = None
 
 
 class Leases:
@@ -60,49 +130,77 @@ class Leases:
 
     @contextmanager
     def hold(self) -> Iterator[Lease]:
-        """A lease for the length of this block."""
+        """Return a lease for the length of this block."""
         lease = Lease(self._backend, self._layout)
         try:
             yield lease
         finally:
-            lease.give_back()
+            lease.release()
 
-    def roots(self) -> Iterator[Descriptor]:
-        """What is held now."""
-        return (descriptor for _, descriptor, live in self._all() if live)
+    def roots(self, *, now: datetime | None = None) -> Iterator[Descriptor]:
+        """Return the roots that are protected at `now`, by default the time of this machine.
 
-    def sweep(self, *, dry_run: bool) -> Iterator[str]:
-        """Remove what dead runs left, and answer with the paths."""
-        for path, _, live in self._all():
-            if live:
+        Raises:
+            InvalidInput: the record of a run that may be in progress is damaged; the message says what to do.
+        """
+        for found in self._records(now or datetime.now(UTC)):
+            if found.lives:
+                if found.error:
+                    raise found.error
+                yield from found.roots
+
+    def sweep(self, *, now: datetime, dry_run: bool) -> Iterator[str]:
+        """Remove the records of dead runs and return their paths."""
+        for found in self._records(now):
+            if found.lives:
                 continue
             if not dry_run:
-                for left in (path, self._layout.lease_lock(_run(path))):
-                    with suppress(FileNotFoundError, DistError), self._backend.translated(self._layout.shown(left)):
-                        self._backend.fs.rm_file(left)
-            yield path
+                with suppress(DistError), self._backend.translated(self._layout.shown(found.path)):
+                    self._backend.remove([found.path])
+            yield found.path
+        if not dry_run:
+            self._remove_locks()
 
-    def _all(self) -> Iterator[tuple[str, Descriptor, bool]]:
-        """Each record, what it holds, and whether its run lives."""
+    def _remove_locks(self) -> None:
+        with suppress(DistError), self._backend.translated(f"leases {self._layout.leases}"):
+            for entry in self._entries():
+                if entry["name"].endswith(_LOCK):
+                    self._backend.remove_lock(entry["name"])
+
+    def _records(self, now: datetime) -> list[_Found]:
         with self._backend.translated("leases"):
-            try:
-                paths = self._backend.fs.ls(self._layout.leases, detail=False)
-            except FileNotFoundError:
-                return
-            for path in paths:
-                if not path.endswith(_RECORD):
-                    continue
-                try:
-                    document = fields.parse_object(self._backend.fs.cat_file(path), at=path)
-                except FileNotFoundError:
-                    continue  # given back meanwhile
-                descriptor = Descriptor.from_json(fields.require(document, "descriptor", dict, at=path), at=path)
-                yield path, descriptor, self._lives(path, times.require(document, "taken", at=path))
+            entries = [entry for entry in self._entries() if entry["name"].endswith(_RECORD)]
+            found = self._backend.each(lambda entry: self._found(entry, now), entries)
+        return [one for one in found if one is not None]
 
-    def _lives(self, path: str, taken: datetime) -> bool:
-        age = datetime.now(UTC) - taken
-        return age < _LIFE and not self._backend.abandoned(self._layout.lease_lock(_run(path)), age=age)
+    def _found(self, entry: dict[str, Any], now: datetime) -> _Found | None:
+        """Return what is known of a record; None if it was removed meanwhile."""
+        path, is_young = entry["name"], now - modified(entry) < _LIFE
+        is_held = self._backend.is_held(self._layout.lease_lock(_run(path)))
+        try:
+            document = fields.parse_object(self._backend.fs.cat_file(path), at="record")
+            fields.require(document, "roots", list, at="record")
+            roots = [Descriptor.from_json(one, at=at) for at, one in fields.objects(document, "roots", at="record")]
+        except FileNotFoundError:
+            return None
+        except (InvalidInput, Unsupported) as exc:
+            remedy = "if no run is in progress that may need it, remove this file"
+            error = InvalidInput(f"lease: damaged in {self._layout.shown(path)} ({exc}); {remedy}")
+            return _Found(path, (), is_young if is_held is None else is_held, error)
+        return _Found(path, tuple(roots), is_held if document.get("locked") is True and is_held is not None else is_young)
+
+    def _entries(self) -> list[dict[str, Any]]:
+        try:
+            entries: list[dict[str, Any]] = self._backend.fs.ls(self._layout.leases, detail=True)
+        except FileNotFoundError:
+            return []
+        return entries
 
 
 def _run(path: str) -> str:
     return path.rpartition("/")[2].partition(".")[0]
+
+
+def _bare(root: Descriptor) -> Descriptor:
+    """Return the parts of a root by which its content is found."""
+    return Descriptor(media_type=root.media_type, digest=root.digest, size=root.size)

@@ -1,10 +1,10 @@
 """An object store as a store's ground: objects become visible whole and at once; nothing can be appended to or locked."""
 
 import io
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
-from datetime import datetime, timedelta
+from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from ocispec.errors import NotFound
@@ -34,8 +34,8 @@ class Upload(Protocol):
         """Give it up."""
 
 
-class Parts(Protocol):
-    """How an object store takes an object in parts and does not show it before it is told to."""
+class ObjectApi(Protocol):
+    """What an object store can do that fsspec has no common way for."""
 
     def upload(self, path: str, size: int | None) -> Upload:
         """Begin to write `size` bytes, None if that is not known."""
@@ -46,18 +46,21 @@ class Parts(Protocol):
     def abort(self, path: str, upload: str, /) -> None:
         """Give up an upload."""
 
+    def remove(self, paths: Sequence[str], /) -> None:
+        """Remove objects, many by one request; those that are not there are skipped."""
+
 
 class Objects:
     """An object store that fsspec knows, with the store at `url` in it.
 
-    Without `parts`, what is big goes to a place aside and is copied into sight there.
+    Without an `api`, what is big goes to a place aside and is copied into sight there.
     """
 
     locks = False
 
-    def __init__(self, fs: Any, url: str, parts: Parts | None = None) -> None:
+    def __init__(self, fs: Any, url: str, api: ObjectApi | None = None) -> None:
         self.fs = fs
-        self._url, self._parts = url, parts
+        self._url, self._api = url, api
 
     def translated(self, what: str) -> AbstractContextManager[None]:
         """Have what this object store raises be errors of ours, which name it and say what to check."""
@@ -85,21 +88,38 @@ class Objects:
         """Nothing: object stores have no locks. What that means is in docs/guarantees.md."""
         yield
 
-    def abandoned(self, path: str, *, age: timedelta) -> bool:  # noqa: ARG002
-        """Nobody can tell."""
-        return False
+    @contextmanager
+    def alive(self, path: str) -> Iterator[bool]:  # noqa: ARG002
+        """Yield False: object stores have no locks."""
+        yield False
+
+    def is_held(self, path: str) -> bool | None:  # noqa: ARG002
+        """Return None: object stores have no locks."""
+        return None
+
+    def remove_lock(self, path: str) -> None:
+        """Do nothing: object stores have no locks."""
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove objects, on S3 a thousand per request; those that are not there are skipped."""
+        if self._api:
+            self._api.remove(paths)
+            return
+        for path in paths:
+            with suppress(FileNotFoundError):
+                self.fs.rm_file(path)
 
     def upload(self, path: str, size: int | None, *, aside: str) -> Upload:
         """Begin to write `size` bytes, None if that is not known; `aside` is where they may be seen before they are whole."""
         if size is not None and size <= MIN_PART_BYTES:
             return _Whole(self.fs, path)
-        return self._parts.upload(path, size) if self._parts else _Aside(self, aside, path)
+        return self._api.upload(path, size) if self._api else _Aside(self, aside, path)
 
     def sweep(self, prefix: str, before: datetime, *, dry_run: bool) -> Iterator[str]:
         """Give up what was begun to be uploaded below `prefix` before a time, and never ended; answers with the paths."""
-        for path, upload in self._parts.unfinished(prefix, before) if self._parts else ():
-            if self._parts and not dry_run:
-                self._parts.abort(path, upload)
+        for path, upload in self._api.unfinished(prefix, before) if self._api else ():
+            if self._api and not dry_run:
+                self._api.abort(path, upload)
             yield path
 
 

@@ -4,7 +4,7 @@ A file of s3fs that is opened with `autocommit=False` would do this, too, but no
 took is sent twice or not at all (docs/adr/0005). Here bytes are taken first and sent afterwards, as often as that takes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +13,8 @@ from storage.presence import is_there
 
 # S3's limit for one object.
 _MAX_PARTS = 10_000
+# S3's limit for one request to delete objects.
+_MAX_DELETED = 1_000
 # Where the size is not known before: room for 640 GB.
 _PART_BYTES_UNKNOWN = 64 * 1024 * 1024
 
@@ -42,8 +44,8 @@ def part_bytes(size: int | None) -> int:
     return _PART_BYTES_UNKNOWN if size is None else max(MIN_PART_BYTES, -(-size // _MAX_PARTS))
 
 
-class S3Parts:
-    """Uploads to S3; see `storage.objects.Parts`."""
+class S3Api:
+    """What S3 can do; see `storage.objects.ObjectApi`."""
 
     def __init__(self, fs: Any) -> None:
         self._fs = fs
@@ -69,6 +71,22 @@ class S3Parts:
         """Give up an upload, whoever began it."""
         bucket, _, key = path.partition("/")
         self._fs.abort_mpu(bucket, key, upload)
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove objects of one bucket, a thousand per request; those that are not there are skipped.
+
+        Raises:
+            PermissionError, OSError: S3 refused to remove some; others are gone.
+        """
+        for start in range(0, len(paths), _MAX_DELETED):
+            some = paths[start : start + _MAX_DELETED]
+            bucket = some[0].partition("/")[0]
+            doomed = {"Objects": [{"Key": path.partition("/")[2]} for path in some], "Quiet": True}
+            answer = self._fs.call_s3("delete_objects", Bucket=bucket, Delete=doomed)
+            for error in answer.get("Errors", ()):
+                if error.get("Code") != "NoSuchKey":
+                    kind = PermissionError if error.get("Code") == "AccessDenied" else OSError
+                    raise kind(f"{error.get('Key')}: {error.get('Message') or error.get('Code')}")
 
 
 class _Multipart:

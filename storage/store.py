@@ -209,7 +209,7 @@ class ContentStore:
     def leftovers(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
         """Remove what nobody has touched since `before`: ingests, and what a killed process left of small files; its paths."""
         yield from self._ingests.sweep(before, dry_run=dry_run)
-        yield from self.leases.sweep(dry_run=dry_run)
+        yield from self.leases.sweep(now=datetime.now(UTC), dry_run=dry_run)
         before = min(before, datetime.now(UTC) - _TEMPORARY_LIFE)
         for directory in (self._layout.root, self._layout.names, self._layout.leases):
             for entry in self._list(directory):

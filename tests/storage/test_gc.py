@@ -94,26 +94,25 @@ def test_a_lease_on_what_is_not_there_yet_holds_it_as_it_comes(store: ContentSto
         assert blobs(store) == set(image.descriptors)
 
 
-def test_a_lease_that_a_dead_run_left_loses_its_force(place: Place, store: ContentStore) -> None:
-    root = put(store, images.image(9))
-    taken = datetime.now(UTC) - timedelta(days=8)
-    place.plant("leases/dead.0.json", json.dumps({"descriptor": root.to_json(), "taken": taken.isoformat()}).encode())
-    gc.collect(store, grace=NOW, dry_run=False)
-    assert blobs(store) == set()
-    assert "leases/dead.0.json" not in place.files()
-
-
-def test_where_there_are_locks_a_lease_ends_with_its_run(place: Place, store: ContentStore) -> None:
+def test_a_lease_that_a_dead_run_left_loses_its_force_where_that_can_be_known(place: Place, store: ContentStore) -> None:
     image = images.image(9)
     root = put(store, image)
-    taken = datetime.now(UTC) - timedelta(minutes=2)
-    place.plant("leases/killed.0.json", json.dumps({"descriptor": root.to_json(), "taken": taken.isoformat()}).encode())
+    record = {"roots": [root.to_json()], "locked": place.outlives}
+    place.plant("leases/killed.0.json", json.dumps(record).encode())
     planned = gc.collect(store, grace=NOW, dry_run=True)
     assert "leases/killed.0.json" in place.files()
     swept = gc.collect(store, grace=NOW, dry_run=False)
     assert (planned.blobs, planned.leftovers) == (swept.blobs, swept.leftovers)
     assert blobs(store) == (set() if place.outlives else set(image.descriptors))
     assert ("leases/killed.0.json" in place.files()) == (not place.outlives)
+
+
+def test_a_lease_without_a_lock_loses_its_force_after_a_week(place: Place, store: ContentStore) -> None:
+    root = put(store, images.image(9))
+    place.plant("leases/dead.0.json", json.dumps({"roots": [root.to_json()], "locked": False}).encode())
+    week = timedelta(days=7)
+    assert list(store.leases.roots(now=datetime.now(UTC) + week - timedelta(hours=1))) == [root]
+    assert not list(store.leases.roots(now=datetime.now(UTC) + week + timedelta(hours=1)))
 
 
 def test_what_was_just_wanted_counts_as_new_where_that_can_be_told(place: Place, store: ContentStore) -> None:
