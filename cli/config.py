@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli import inputs, tables
 from cli.context import Context
-from cli.errors import tell
+from cli.errors import BadInput, tell
 from cli.options import Dialect
 from ocispec import Reference
 from ocispec.errors import InvalidInput
@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 
 def config(context: Context, path: str, dialect: Dialect, to: Sequence[str]) -> int:
-    """Show what a configuration comes to."""
+    """Show what a configuration comes to; mistakes and conflicts in it are bad input."""
+    from flows.mirroring.claims import known_conflicts  # and with it pydantic
+
     wanted = inputs.mirror(path, dialect, to)
+    if conflicts := [*known_conflicts(wanted.entries), *known_conflicts(wanted.seed)]:
+        raise BadInput(*conflicts)
     if context.output == "json":
         tables.json(_described(wanted))
     else:

@@ -2,8 +2,9 @@
 
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 _SHOWN = 60
 _NO_EFFECT = "hasNoEffect"
 _SECRET = frozenset({"headers", "pass", "token", "regcert", "clientCert", "clientKey", "credentials"})
@@ -59,6 +61,92 @@ def checked(model: type[M], document: Document) -> M:
         # Unknown keys come first: where others are missing, they are likely the reason.
         errors = sorted(exc.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
         raise Mistakes(*(_told(error, document, model) for error in errors)) from None  # its text shows what may be secret
+
+
+class MistakeLog:
+    """Collects mistakes, so that people see all of them at once; each line once, in the order of finding."""
+
+    def __init__(self, lines: Iterable[str] = ()) -> None:
+        self._lines = dict.fromkeys(lines)
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def add(self, lines: Iterable[str]) -> None:
+        """Add mistakes that were found elsewhere."""
+        self._lines |= dict.fromkeys(lines)
+
+    def attempt(self, check: Callable[[], T]) -> T | None:
+        """Return the result of `check`, or None if it found a mistake, which is kept."""
+        try:
+            return check()
+        except Mistakes as exc:
+            self.add(exc.lines)
+        except InvalidInput as exc:
+            self.add([str(exc)])
+        return None
+
+    def refuse(self) -> None:
+        """End the reading of the input if there are mistakes.
+
+        Raises:
+            Mistakes: there are some.
+        """
+        if self._lines:
+            raise Mistakes(*self._lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked(Generic[M]):
+    """The parts of a file that its model accepts, and the mistakes in the others.
+
+    `value` is None where nothing can be made of the file. `wrong` are the places of what was left out.
+    """
+
+    value: M | None
+    mistakes: tuple[str, ...] = ()
+    wrong: frozenset[Place] = frozenset()
+
+    def kept(self, key: str, count: int) -> list[int]:
+        """The positions in the file of the `count` items of a list that were accepted."""
+        total = count + sum(len(place) > 1 and place[0] == key for place in self.wrong)
+        return [number for number in range(total) if (key, number) not in self.wrong]
+
+
+def checked_in_parts(model: type[M], document: Document) -> Checked[M]:
+    """Check a file against `model` as far as possible: an entry or key with a mistake does not hide the mistakes in others."""
+    try:
+        return Checked(checked(model, document))
+    except Mistakes as exc:
+        mistakes = exc.lines
+    try:
+        model.model_validate({} if document.data is None else document.data)
+    except ValidationError as exc:
+        wrong = frozenset(_part(document.data, error["loc"]) for error in exc.errors(include_url=False))
+    if () in wrong:
+        return Checked(None, mistakes)
+    rest = {key: _without(value, key, wrong) for key, value in document.data.items() if (key,) not in wrong}
+    try:
+        return Checked(model.model_validate(rest), mistakes, wrong)
+    except ValidationError:
+        return Checked(None, mistakes)
+
+
+def _part(data: Any, place: Sequence[str | int]) -> Place:
+    """The part of a file that has to be left out for a mistake: an item of a list, or one key in a mapping at the top."""
+    if not place or not isinstance(data, dict):
+        return ()
+    inside = data.get(place[0])
+    has_parts = isinstance(inside, dict | list) and len(place) > 1 and (isinstance(inside, dict) or isinstance(place[1], int))
+    return tuple(place[: 1 + has_parts])
+
+
+def _without(value: Any, key: str, wrong: frozenset[Place]) -> Any:
+    if isinstance(value, dict):
+        return {inner: one for inner, one in value.items() if (key, inner) not in wrong}
+    if isinstance(value, list):
+        return [one for number, one in enumerate(value) if (key, number) not in wrong]
+    return value
 
 
 def no_effect(why: str) -> Any:

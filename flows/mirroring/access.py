@@ -1,10 +1,11 @@
 """How a mirror's registries are reached, and who it is there: `registries`, and regsync's `creds`. No Prefect here."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from flows.mirroring.sections import Creds, MirrorFile, MirrorRegistry
-from flows.sections import is_host
+from flows.sections import MistakeLog, is_host
 from flows.templates import resolved
 from flows.yamlfile import Document, Place
 from ocispec import Reference
@@ -25,33 +26,45 @@ class Access:
     blocks: tuple[str, ...]
 
 
-def access(file: MirrorFile, document: Document) -> Access:
-    """What a file says about registries; secrets are looked up.
+def access(file: MirrorFile, document: Document, numbers: Sequence[int], mistakes: MistakeLog) -> Access:
+    """The settings and credentials of a file; secrets are looked up, and mistakes go to a log.
 
-    Raises:
-        InvalidInput: it cannot be meant so, or a secret is not where it should be.
+    `numbers` are the positions of the file's `creds` in the document.
     """
     hosts: dict[str, HostSettings] = {}
     credentials: dict[str, Credentials] = {}
     for key, registry in file.registries.items():
+        settings = mistakes.attempt(partial(_registry_settings, registry, key, document))
+        hosts |= settings or {}
         place: Place = ("registries", key)
-        if "/" not in _checked(key, document.where(place)):
-            hosts[key] = registry.settings(document, place)
-        elif registry.model_fields_set - _WHO:
-            raise InvalidInput(f"{document.where(place)}: expected user, pass, token or block alone for a namespace")
-        credentials |= _credentials(registry, key, place, document)
-    names = [_registry(creds, document.where(("creds", number, "registry"))) for number, creds in enumerate(file.creds)]
-    priorities = {name: creds.priority for name, creds in zip(names, file.creds, strict=True)}
-    for number, (name, creds) in enumerate(zip(names, file.creds, strict=True)):
+        credentials |= mistakes.attempt(partial(_credentials, registry, key, place, document)) or {}
+    known = zip(numbers, file.creds, strict=True)
+    named = [(mistakes.attempt(partial(_registry, creds, document, number)), number, creds) for number, creds in known]
+    priorities = {name: creds.priority for name, _, creds in named if name is not None}
+    for name, number, creds in named:
+        if name is None:
+            continue
         if name in hosts:
-            raise InvalidInput(f"{document.where(('creds', number, 'registry'))}: {name} is there twice")
-        hosts[name] = _settings(creds, name, ("creds", number), document, priorities)
-        credentials |= _credentials(creds, name, ("creds", number), document)
+            mistakes.add([f"{document.where(('creds', number, 'registry'))}: {name} is there twice"])
+            continue
+        of_creds = mistakes.attempt(partial(_settings, creds, name, ("creds", number), document, priorities))
+        hosts |= {name: of_creds} if of_creds is not None else {}
+        credentials |= mistakes.attempt(partial(_credentials, creds, name, ("creds", number), document)) or {}
     return Access(
         hosts=hosts,
         credentials=credentials,
         blocks=tuple(registry.block for registry in file.registries.values() if registry.block),
     )
+
+
+def _registry_settings(registry: MirrorRegistry, key: str, document: Document) -> dict[str, HostSettings]:
+    """The settings of a host; none for a namespace, which has only credentials."""
+    place: Place = ("registries", key)
+    if "/" not in _checked(key, document.where(place)):
+        return {key: registry.settings(document, place)}
+    if registry.model_fields_set - _WHO:
+        raise InvalidInput(f"{document.where(place)}: expected user, pass, token or block alone for a namespace")
+    return {}
 
 
 def _checked(key: str, at: str) -> str:
@@ -66,7 +79,8 @@ def _checked(key: str, at: str) -> str:
     return key
 
 
-def _registry(creds: Creds, at: str) -> str:
+def _registry(creds: Creds, document: Document, number: int) -> str:
+    at = document.where(("creds", number, "registry"))
     name = resolved(creds.registry, at=at)
     if not is_host(name):
         raise InvalidInput(f"{at}: expected host[:port], as it stands in references")

@@ -49,11 +49,14 @@ def known_conflicts(entries: Sequence[Entry]) -> list[str]:
     """
     single = [entry for entry in entries if entry.type == "image"]
     several = [entry for entry in entries if entry.type != "image"]
+    by_source = defaultdict[str, list[Entry]](list)
+    for entry in several:
+        by_source[entry.source].append(entry)
     claims = Claims()
     for entry in single:
         source = Reference.parse(entry.source)
         claims.add(entry, source, entry.valid_targets(source))
-        for other in several:
+        for other in (*by_source[source.locator], *by_source[source.host]):
             if _certainly_selects(other, source):
                 claims.add(other, source, other.valid_targets(source))
     lines = [f"{target}: {why}" for target, why in claims.conflicts().items()]
@@ -85,8 +88,7 @@ def _certainly_selects(entry: Entry, source: Reference) -> bool:
     """Return whether an entry selects an image, if that exists, whatever other tags there are."""
     if source.tag is None or source.digest is not None or entry.tags.is_relative:
         return False
-    within = entry.source == source.locator if entry.type == "repository" else entry.source == source.host
-    return within and entry.repositories.holds(source.repository) and bool(entry.chosen([source.tag]))
+    return entry.repositories.holds(source.repository) and bool(entry.chosen([source.tag]))
 
 
 def _equal_selections(entries: Sequence[Entry]) -> Iterator[str]:

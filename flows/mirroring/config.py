@@ -11,19 +11,21 @@ from typing import Any, Literal
 from flows import yamlfile
 from flows.config import CONCURRENCY
 from flows.mirroring.access import access
+from flows.mirroring.claims import known_conflicts
 from flows.mirroring.entries import Entries
 from flows.mirroring.entry import Entry
-from flows.mirroring.schedule import Schedule
+from flows.mirroring.schedule import Schedule, idle_schedules
 from flows.mirroring.sections import MirrorFile, StoreSection
 from flows.mirroring.skopeo import SkopeoFile, sources
-from flows.sections import checked, without_effect
+from flows.sections import Checked, MistakeLog, checked, checked_in_parts, without_effect
 from flows.templates import resolved
 from flows.yamlfile import Document
-from ocispec.errors import InvalidInput
+from ocispec.errors import InvalidInput, Mistakes
 from remotes import Credentials, Hosts
 from storage.options import refuse_secrets, refuse_userinfo
 
 _BLOCK = "block:"
+_PLATFORMS = ("defaults", "platforms")
 _FORGETFUL = "nothing is remembered of what is mirrored, to be checked or pruned later; say lock, an absolute path or a URL"
 
 Dialect = Literal["dist", "skopeo"]
@@ -79,15 +81,24 @@ def configured(document: Document, *, is_remembered: bool = True) -> Mirror:
     """What a document says with our keys; what comes of it is written into a lock file, if it is to be remembered.
 
     Raises:
-        InvalidInput: it is wrong; the message names file, line and key.
+        Mistakes: it is wrong; each line names file, line and key of a mistake.
     """
-    file = checked(MirrorFile, document)
-    if not file.sync and file.seed is None:
+    found = checked_in_parts(MirrorFile, document)
+    file, mistakes = found.value, MistakeLog(found.mistakes)
+    if file is None:
+        raise Mistakes(*found.mistakes)
+    if not file.sync and file.seed is None and not found.mistakes:
         raise InvalidInput(f"{document.where(())}: expected sync or seed")
-    entries, reached = Entries(document, file.defaults), access(file, document)
-    store, options = _store(file.store, document)
+    reached = access(file, document, found.kept("creds", len(file.creds)), mistakes)
+    store, options = mistakes.attempt(lambda: _store(file.store, document)) or (None, {})
     stem = _stem(document)
     lock = file.lock or (f"{stem}.lock.json" if document.is_file else None)
+    lock_place = mistakes.attempt(lambda: document.beside(lock, ("lock",))) if is_remembered and lock else None
+    entries = Entries(document, file.defaults, mistakes)
+    sync, seed = _entries(file, found, entries)
+    if mistakes:
+        mistakes.add((*known_conflicts(sync), *known_conflicts(seed)))
+    mistakes.refuse()
     return Mirror(
         path=document.path,
         way=f"say user and pass, or block, in registries of {document.path}",
@@ -97,16 +108,27 @@ def configured(document: Document, *, is_remembered: bool = True) -> Mirror:
         hosts=Hosts(named=reached.hosts),
         credentials=reached.credentials,
         credential_blocks=reached.blocks,
-        entries=tuple(entries.synced(section, ("sync", number)) for number, section in enumerate(file.sync)),
-        seed=() if file.seed is None else tuple(entries.seeded(file.seed, ("seed",))),
-        lock=document.beside(lock, ("lock",)) if is_remembered and lock else None,
+        entries=tuple(sync),
+        seed=tuple(seed),
+        lock=lock_place,
         concurrency=file.concurrency or file.defaults.parallel or CONCURRENCY,
         schedules=tuple(entries.schedules),
         warnings=(
             *without_effect(file, document, entries.idle),
+            *idle_schedules(list(entries.schedules)),
             *([] if lock else [f"{document.path}: {_FORGETFUL}"]),
         ),
     )
+
+
+def _entries(file: MirrorFile, found: Checked[MirrorFile], entries: Entries) -> tuple[list[Entry], list[Entry]]:
+    """The entries of `sync` and `seed` that have no mistakes."""
+    if _PLATFORMS in found.wrong:  # `rewriteIndex` would seem to lack platforms
+        return [], []
+    numbers = found.kept("sync", len(file.sync))
+    synced = (entries.synced(section, ("sync", number)) for number, section in zip(numbers, file.sync, strict=True))
+    seed = [] if file.seed is None else list(entries.seeded(file.seed, ("seed",)))
+    return [entry for entry in synced if entry is not None], seed
 
 
 def _skopeos(document: Document, to: Sequence[str]) -> Mirror:

@@ -8,12 +8,12 @@ from pydantic.alias_generators import to_camel
 
 from flows.golang import duration
 from flows.mirroring.entry import Entry, Prune
-from flows.mirroring.naming import Naming, What
+from flows.mirroring.naming import Naming, Rename, What
 from flows.mirroring.schedule import Schedule
 from flows.mirroring.sections import Defaults, GateSection, Options, SeedSection, SyncEntry, TagFilter
 from flows.mirroring.selection import NOTHING, Latest, Patterns, Selection, TagSet, Window
 from flows.mirroring.semver import Range
-from flows.sections import is_host
+from flows.sections import MistakeLog, is_host
 from flows.templates import Template
 from flows.yamlfile import Document, Place
 from ocispec import Reference
@@ -24,66 +24,68 @@ from tasks.gate import Gate
 
 
 class Entries:
-    """Makes entries.
+    """Makes entries; mistakes go to a log.
 
     `schedules` are those of all that were made, each once; `idle` are places of what has no effect in its entry, and why.
     """
 
-    def __init__(self, document: Document, defaults: Defaults) -> None:
-        self._document, self._defaults = document, defaults
+    def __init__(self, document: Document, defaults: Defaults, mistakes: MistakeLog) -> None:
+        self._document, self._defaults, self._mistakes = document, defaults, mistakes
         self.schedules: dict[Schedule, None] = {}
         self.idle: list[tuple[Place, str]] = []
 
-    def synced(self, section: SyncEntry, place: Place) -> Entry:
-        """An entry of `sync`.
-
-        Raises:
-            InvalidInput: it cannot be meant so.
-        """
-        if section.platform and section.platforms:
-            raise InvalidInput(f"{self._document.where((*place, 'platform'))}: expected either platform or platforms")
+    def synced(self, section: SyncEntry, place: Place) -> Entry | None:
+        """The entry for one item of `sync`; None if there are mistakes in it."""
+        known, attempt, repos = len(self._mistakes), self._mistakes.attempt, section.repos
         at = self._document.where((*place, "source"))
+        if section.platform and section.platforms:
+            self._mistakes.add([f"{self._document.where((*place, 'platform'))}: expected either platform or platforms"])
         sync = {"Source": section.source, "Target": section.target or "", "Type": section.type}
-        sync["Source"] = Template.read(section.source, at=at, objects={"Sync": tuple(sync)}).render({"Sync": sync})
+        template = attempt(lambda: Template.read(section.source, at=at, objects={"Sync": tuple(sync)}).render({"Sync": sync}))
+        sync["Source"] = template or section.source
+        source = None if template is None else attempt(lambda: _source(template, section.type, at))
         named = [(section.target, (*place, "target"))] if section.target else []
         named += [(text, (*place, "targets", number)) for number, text in enumerate(section.targets)]
         self._look_for_idle(section, place)
-        options = _Options(section, place, self._defaults, self._document)
+        options = _Options(section, place, self._defaults, self._document, self._mistakes)
+        targets, backup, rest = options.targets(named, section.type, sync), options.backup(sync), attempt(options.rest)
         self._schedule(options)
-        repos = section.repos
+        if len(self._mistakes) > known or source is None or rest is None:
+            return None
         return Entry(
             at=self._document.where(place),
-            source=_source(sync["Source"], section.type, at),
+            source=source,
             type=section.type,
-            targets=options.targets(named, section.type, sync),
+            targets=targets,
             repositories=Patterns(allow=tuple(repos.allow), deny=tuple(repos.deny)) if repos else Patterns(),
             tags=_selection(section, options.immutable),
-            backup=options.backup(sync),
+            backup=backup,
             single=Platform.parse(section.platform) if section.platform else None,
-            **options.rest(),
+            **rest,
         )
 
     def seeded(self, section: SeedSection, place: Place) -> Iterator[Entry]:
-        """The entries of `seed`: one for each image, all with the same targets.
-
-        Raises:
-            InvalidInput: one cannot be meant so, or the list of images cannot be read.
-        """
-        options = _Options(section, place, self._defaults, self._document)
+        """The entries of `seed` that have no mistakes: one for each image, all with the same targets."""
+        attempt = self._mistakes.attempt
+        options = _Options(section, place, self._defaults, self._document, self._mistakes)
         self._schedule(options)
         named: list[tuple[str, Place]] = [(text, (*place, "to", number)) for number, text in enumerate(section.to)]
-        targets = options.targets(named, "registry", {"Type": "image"})
-        for text, at in self._images(section, place):
+        targets, rest = options.targets(named, "registry", {"Type": "image"}), attempt(options.rest)
+        for text, at in attempt(lambda: self._images(section, place)) or ():
+            source = attempt(lambda text=text, at=at: _source(text, "image", at))  # type: ignore[misc]
+            backup = options.backup({"Source": text, "Type": "image"})
+            if source is None or rest is None:
+                continue
             yield Entry(
                 at=at,
-                source=_source(text, "image", at),
+                source=source,
                 type="image",
                 targets=targets,
                 repositories=Patterns(),
                 tags=Selection(immutable=options.immutable),
-                backup=options.backup({"Source": text, "Type": "image"}),
+                backup=backup,
                 single=None,
-                **options.rest(),
+                **rest,
             )
 
     def _images(self, section: SeedSection, place: Place) -> list[tuple[str, str]]:
@@ -115,12 +117,12 @@ class Entries:
 class _Options:
     """What a section says, and the defaults where it says nothing."""
 
-    def __init__(self, section: Options, place: Place, defaults: Defaults, document: Document) -> None:
+    def __init__(self, section: Options, place: Place, defaults: Defaults, document: Document, mistakes: MistakeLog) -> None:
         self._said = section.model_fields_set & Options.model_fields.keys()
         if self._said & {"interval", "schedule"}:
             self._said |= {"interval", "schedule"}  # either is said instead of both
         self._all = defaults.model_copy(update={name: getattr(section, name) for name in self._said})
-        self._place, self._document = place, document
+        self._place, self._document, self._mistakes = place, document, mistakes
 
     @property
     def immutable(self) -> Patterns:
@@ -128,25 +130,30 @@ class _Options:
         return Patterns(allow=tuple(self._all.immutable_tags)) if self._all.immutable_tags else NOTHING
 
     def targets(self, named: Sequence[tuple[str, Place]], what: What, sync: Mapping[str, str]) -> tuple[Naming, ...]:
-        """The names at targets, from what is said at places."""
+        """The names at targets, from the texts at some places; mistakes are left out."""
         renames = tuple(one.rule() for one in self._all.rename)
-        found = []
-        for text, place in named:
-            known = {**sync, "Target": text, **self._known()}
-            found.append(Naming.read(text, at=self._document.where(place), what=what, sync=known, renames=renames))
-        return tuple(found)
+        found = (self._naming(text, place, what, sync, renames) for text, place in named)
+        return tuple(naming for naming in found if naming is not None)
+
+    def _naming(
+        self, text: str, place: Place, what: What, sync: Mapping[str, str], renames: tuple[Rename, ...]
+    ) -> Naming | None:
+        known, at = {**sync, "Target": text, **self._known()}, self._document.where(place)
+        return self._mistakes.attempt(lambda: Naming.read(text, at=at, what=what, sync=known, renames=renames))
 
     def backup(self, sync: Mapping[str, str]) -> Naming | None:
         """The name of what is overwritten."""
-        if not self._all.backup:
+        text = self._all.backup
+        if not text:
             return None
         known = {"Target": "", **sync, **self._known()}
-        return Naming.read(self._all.backup, at=self._where("backup"), what="backup", sync=known)
+        return self._mistakes.attempt(lambda: Naming.read(text, at=self._where("backup"), what="backup", sync=known))
 
     def schedule(self) -> Schedule | None:
         """When it is to be mirrored."""
-        if self._all.schedule:
-            return Schedule.parse(self._all.schedule, at=self._where("schedule"))
+        text = self._all.schedule
+        if text:
+            return self._mistakes.attempt(lambda: Schedule.parse(text, at=self._where("schedule")))
         if self._all.interval:
             return Schedule(at=self._where("interval"), interval_s=self._all.interval)
         return None

@@ -1,5 +1,6 @@
 """When an entry is to be mirrored, as a configuration says. Runs are started by whoever keeps the time. No Prefect here."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Self
@@ -31,6 +32,11 @@ class Schedule:
     cron: str | None = None
     interval_s: float | None = None
 
+    @property
+    def option(self) -> str:
+        """The option of `prefect deployment schedule create` for it."""
+        return f"--interval {self.interval_s:g}" if self.cron is None else f"--cron '{self.cron}'"
+
     @classmethod
     def parse(cls, text: str, *, at: str) -> Self:
         """The schedule in a cron expression, `@daily` and the like, or `@every 6h`.
@@ -50,6 +56,18 @@ class Schedule:
                 f"{at}: expected minute, hour, day, month and day of the week, such as '15 1 * * *', got {text!r}: {problem}"
             )
         return cls(at=at, cron=cron)
+
+
+def idle_schedules(schedules: Sequence[Schedule]) -> list[str]:
+    """One warning that these schedules start no run, with the command that makes Prefect start them; none without schedules."""
+    if not schedules:
+        return []
+    first, others = schedules[0], len(schedules) - 1
+    places = f"{first.at} and {others} more" if others else first.at
+    have = "have" if others else "has"
+    likewise = "; likewise for the others" if others else ""
+    how = f"prefect deployment schedule create mirror/mirror {first.option}{likewise}"
+    return [f"{places}: {have} no effect: Prefect starts runs, by the schedule of a deployment; to make one: {how}"]
 
 
 def _problem(cron: str) -> str | None:

@@ -138,9 +138,9 @@ class Options(LenientSection):
     backup: Text | None = Field(
         default=None, description="Tag or reference for what is overwritten, such as backup-{{.Ref.Tag}}; .Ref is the target"
     )
-    interval: Seconds | None = Field(default=None, description="How often; for whoever starts runs")
+    interval: Seconds | None = Field(default=None, description="How often; starts no run: a warning shows how")
     schedule: Text | None = Field(
-        default=None, description="When, as cron has it; for whoever starts runs; goes before interval"
+        default=None, description="When, as cron has it; starts no run: a warning shows how; goes before interval"
     )
     digest_tags: Flag = Field(
         default=False, description="Also tags that name a digest, as cosign makes: sha256-….sig, .att, .sbom"

@@ -8,6 +8,7 @@ its name there, as with skopeo. A destination that is a template says all of it,
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,7 +18,7 @@ from flows.mirroring import constraints
 from flows.mirroring.entry import Entry
 from flows.mirroring.naming import Naming
 from flows.mirroring.selection import Patterns, Selection, TagSet, compiled
-from flows.sections import Flag, LenientSection, Text, passing
+from flows.sections import Flag, LenientSection, MistakeLog, Text, passing
 from flows.yamlfile import Document, Place
 from ocispec import Digest, Reference
 from ocispec.errors import InvalidInput
@@ -26,6 +27,9 @@ from remotes import Credentials, HostSettings, Origin, Tls
 
 # flags ::= "(?" letters ")";  Go has them for all that follows, Python at the very start
 _FLAGS = re.compile(r"\(\?([a-zA-Z]+)\)(.*)", re.DOTALL)
+
+
+Type = Literal["repository", "image"]
 
 
 class Login(LenientSection):
@@ -69,12 +73,17 @@ def sources(file: SkopeoFile, document: Document, to: Sequence[str]) -> Sources:
         raise InvalidInput(
             f"{document.path}: expected a destination beside it: a file of skopeo's does not say where images go"
         )
-    making = _Making(document, to)
+    mistakes = MistakeLog()
+    making = _Making(document, to, mistakes)
+    entries = tuple(entry for name, registry in file.root.items() for entry in making.entries(name, registry))
+    hosts = dict[str, HostSettings]()
+    for name, registry in file.root.items():
+        settings = mistakes.attempt(partial(_settings, registry, (name, "cert-dir"), document))
+        hosts |= {name.partition("/")[0]: settings} if settings is not None else {}
+    mistakes.refuse()
     return Sources(
-        entries=tuple(entry for name, registry in file.root.items() for entry in making.entries(name, registry)),
-        hosts={
-            name.partition("/")[0]: _settings(registry, (name, "cert-dir"), document) for name, registry in file.root.items()
-        },
+        entries=entries,
+        hosts=hosts,
         credentials={
             name: Credentials(
                 registry.credentials.username,
@@ -90,26 +99,32 @@ def sources(file: SkopeoFile, document: Document, to: Sequence[str]) -> Sources:
 class _Making:
     """Makes entries."""
 
-    def __init__(self, document: Document, to: Sequence[str]) -> None:
-        self._document, self._to = document, to
+    def __init__(self, document: Document, to: Sequence[str], mistakes: MistakeLog) -> None:
+        self._document, self._to, self._mistakes = document, to, mistakes
 
     def entries(self, registry: str, said: Registry) -> Iterator[Entry]:
-        """The entries for one registry, in the order of skopeo."""
+        """The entries for one registry that have no mistakes, in the order of skopeo."""
+        for text, type_, place, sets in self._selected(registry, said):
+            entry = self._mistakes.attempt(partial(self._entry, text, type_, place, *sets))
+            if entry is not None:
+                yield entry
+
+    def _selected(self, registry: str, said: Registry) -> Iterator[tuple[str, Type, Place, Sequence[TagSet]]]:
         for name, listed in said.images.items():
             place: Place = (registry, "images", name)
             if not listed:
-                yield self._entry(f"{registry}/{name}", "repository", place)
+                yield f"{registry}/{name}", "repository", place, ()
             for number, text in enumerate(listed or ()):
                 separator = "@" if Digest.is_spelled(text) else ":"
-                yield self._entry(f"{registry}/{name}{separator}{text}", "image", (*place, number))
+                yield f"{registry}/{name}{separator}{text}", "image", (*place, number), ()
         for name, regex in said.images_by_tag_regex.items():
             tags = TagSet(patterns=Patterns(allow=(_anywhere(regex),)), written=f"with {regex}")
-            yield self._entry(f"{registry}/{name}", "repository", (registry, "images-by-tag-regex", name), tags)
+            yield f"{registry}/{name}", "repository", (registry, "images-by-tag-regex", name), (tags,)
         for name, constraint in said.images_by_semver.items():
             place = (registry, "images-by-semver", name)
-            yield self._entry(f"{registry}/{name}", "repository", place, *constraints.parse(constraint))
+            yield f"{registry}/{name}", "repository", place, tuple(constraints.parse(constraint))
 
-    def _entry(self, text: str, type_: Literal["repository", "image"], place: Place, *sets: TagSet) -> Entry:
+    def _entry(self, text: str, type_: Type, place: Place, *sets: TagSet) -> Entry:
         at = self._document.where(place)
         try:
             source = Reference.parse(expand(text))

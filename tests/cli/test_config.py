@@ -63,14 +63,19 @@ def test_people_see_what_it_comes_to(tmp_path: Path) -> None:
         ],
         ["docker.io/library/alpine:3", "seed", "registry.example/seeded/library/alpine:3", "-"],
     ]
-    assert shown.line.startswith(f"dist: warning: {tmp_path}/mirror.yaml:13: seed.fastCheck: has no effect")
+    idle, schedule = shown.err.splitlines()
+    assert idle.startswith(f"dist: warning: {tmp_path}/mirror.yaml:13: seed.fastCheck: has no effect")
+    assert schedule == (
+        f"dist: warning: {tmp_path}/mirror.yaml:6: defaults.schedule: has no effect: Prefect starts runs, by the schedule of a "
+        "deployment; to make one: prefect deployment schedule create mirror/mirror --cron '0 3 * * *'"
+    )
 
 
 def test_programs_see_the_same(tmp_path: Path) -> None:
     found = config(tmp_path, FULL, "--output", "json").json
     assert [entry["source"] for entry in found["sync"]] == ["docker.io/library/redis", "ghcr.io/a/b:v1"]
     assert found["sync"][1]["at"] == f"{tmp_path}/mirror.yaml:10: sync[1]"
-    assert (found["concurrency"], found["schedules"], len(found["warnings"])) == (4, ["0 3 * * *"], 1)
+    assert (found["concurrency"], found["schedules"], len(found["warnings"])) == (4, ["0 3 * * *"], 2)
 
 
 @pytest.mark.parametrize("output", ["text", "json"])
@@ -94,6 +99,95 @@ def test_each_mistake_has_a_line(tmp_path: Path) -> None:
         f"dist: {tmp_path}/mirror.yaml:8: sync[0].rewriteIndx: unknown key; did you mean rewriteIndex",
         f"dist: {tmp_path}/mirror.yaml:11: sync[1].prune.most: expected greater than or equal to 1, got 0",
     ]
+
+
+def test_mistakes_of_all_kinds_are_reported_at_once(tmp_path: Path) -> None:
+    wrong = config(
+        tmp_path,
+        """\
+registries:
+  a.example: {user: u}
+  b.example: {pas: x}
+defaults: {schedule: daily, unknown: 1}
+sync:
+- {source: redis, target: 'r.example/{{.Ref.Tga}}', type: repository, backup: '{{nothing}}'}
+- {source: Redis, target: 'r.example/a:b:c', type: image}
+- {sorce: redis, target: r.example/x, type: image}
+- {source: 'redis:7', target: 'r.example/redis:7', type: image}
+- {source: 'valkey:7', target: 'r.example/redis:7', type: image}
+seed: {images: [ok, Bad], to: r.example}
+""",
+    )
+    assert (wrong.code, wrong.out) == (2, b"")
+    at = f"dist: {tmp_path}/mirror.yaml"
+    starts = [
+        f"{at}:3: registries.b.example.pas: unknown key",
+        f"{at}:4: defaults.unknown: unknown key",
+        f"{at}:8: sync[2].sorce: unknown key; did you mean source",
+        f"{at}:8: sync[2].source: missing",
+        f"{at}:2: registries.a.example: expected pass or token beside user",
+        f"{at}:6: sync[0].target: template 'r.example/{{{{.Ref.Tga}}}}': unknown .Ref.Tga; did you mean .Ref.Tag",
+        f"{at}:6: sync[0].backup: template '{{{{nothing}}}}': unknown 'nothing'",
+        f"{at}:4: defaults.schedule: expected minute, hour, day",
+        f"{at}:7: sync[1].source: reference 'docker.io/library/Redis:latest': bad path",
+        f"{at}:7: sync[1].target: 'r.example/a:b:c': reference",
+        f"{at}:11: seed.images[1]: reference 'docker.io/library/Bad:latest': bad path",
+        "dist: r.example/redis:7: expected one source for this target, got 2: ",
+    ]
+    lines = wrong.err.splitlines()
+    assert sorted(line for start in starts for line in lines if line.startswith(start)) == sorted(lines), lines
+    assert len(lines) == len(starts)
+
+
+def test_entries_that_claim_one_target_are_bad_input_with_both_places(tmp_path: Path) -> None:
+    wrong = config(
+        tmp_path,
+        """\
+sync:
+- {source: 'redis:7', target: 'r.example/redis:7', type: image}
+- {source: 'valkey:7', target: 'r.example/redis:7', type: image}
+- {source: 'alpine:3', target: 'r.example/alpine:3', type: image}
+- {source: alpine, target: r.example/alpine, type: repository, gate: {command: [check]}}
+- {source: quay.io/a/b, target: r.example/b, type: repository, tags: {allow: ['1.*']}}
+- {source: quay.io/a/b, target: r.example/b, type: repository, tags: {allow: ['1.*']}, platforms: [linux/amd64]}
+- {source: quay.io/a/b, target: r.example/b, type: repository, tags: {allow: ['2.*']}, referrers: true}
+""",
+    )
+    assert (wrong.code, wrong.out) == (2, b"")
+    at = f"{tmp_path}/mirror.yaml"
+    assert wrong.err.splitlines() == [
+        (
+            "dist: r.example/redis:7: expected one source for this target, got 2: docker.io/library/redis:7 "
+            f"({at}:2: sync[0]) and docker.io/library/valkey:7 ({at}:3: sync[1]); none of them is published"
+        ),
+        (
+            "dist: r.example/alpine:3: expected equal options for docker.io/library/alpine:3, which several entries bring to "
+            f"this target; gate differ in {at}:4: sync[2] and {at}:5: sync[3]; make them equal, or keep only one of these "
+            "entries"
+        ),
+        (
+            "dist: r.example/b: expected equal options for quay.io/a/b, which several entries bring to this target; "
+            f"platforms differ in {at}:6: sync[4] and {at}:7: sync[5]; make them equal, or keep only one of these entries"
+        ),
+    ]
+
+
+def test_a_schedule_has_a_warning_with_the_command_that_makes_one(tmp_path: Path) -> None:
+    shown = config(
+        tmp_path,
+        """\
+defaults: {interval: 60m}
+sync:
+- {source: 'redis:7', target: 'r.example/redis:7', type: image}
+- {source: 'alpine:3', target: 'r.example/alpine:3', type: image, schedule: '@daily'}
+""",
+    )
+    assert shown.code == 0
+    assert shown.line == (
+        f"dist: warning: {tmp_path}/mirror.yaml:1: defaults.interval and 1 more: have no effect: Prefect starts runs, by the "
+        "schedule of a deployment; to make one: prefect deployment schedule create mirror/mirror --interval 3600; likewise for "
+        "the others"
+    )
 
 
 def test_what_is_not_said_is_shown_as_it_will_be(tmp_path: Path) -> None:

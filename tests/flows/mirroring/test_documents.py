@@ -86,7 +86,7 @@ def test_examples_load(name: str) -> None:
     assert mirror.entries
     assert "topsecret" not in repr(mirror)
     assert [line.partition(": ")[2].partition(":")[0] for line in mirror.warnings] == (
-        ["defaults.ratelimit", "sync[1].fastCheck"] if name == "regsync.yaml" else []
+        ["defaults.ratelimit", "sync[1].fastCheck", "defaults.interval"] if name == "regsync.yaml" else []
     )
 
 
