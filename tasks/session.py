@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
-from ocispec import Descriptor, Reference
+from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import DistError
 from ocispec.handlers import Handler, chain, children_handler
 from ocispec.referrers import Referrer
@@ -41,6 +41,8 @@ from tasks.survey import Ask, Found, Reader
 from tasks.tally import Meter, Tally
 
 T = TypeVar("T")
+# Manifests of referrers that were read and are not fetched yet: what is kept of them at most.
+_READ_AHEAD_BYTES, _READ_AHEAD_DOCUMENTS = 64 * 1024, 1000
 Untold = Literal["image", "list"]
 
 
@@ -94,6 +96,7 @@ class Session:
             self.keeper, source=registries.itself, pusher=registries.pusher, received=self._received, sent=self._sent
         )
         self._found: dict[Ask, Found] = {}
+        self._read_before: dict[Digest, bytes] = {}
         self._tags: dict[Reference, tuple[str, ...]] = {}
         self._removers: dict[str, Remover] = {}  # by repository
         self.failing: set[str] = set()  # hosts to which some content could not be brought after all attempts; single steps
@@ -136,7 +139,15 @@ class Session:
     def referrers(self, subject: Descriptor, reference: Reference, related: frozenset[Related]) -> tuple[Referrer, ...]:
         """The manifests about `subject` in a repository, see `tasks.survey`."""
         with self._endable():
-            return related_to(subject, self._source(reference), related)
+            source = self._source(reference)
+            return related_to(subject, source, related, read=lambda one: self._read_ahead(one, reference))
+
+    def _read_ahead(self, descriptor: Descriptor, reference: Reference) -> bytes:
+        """Read a manifest that is going to be fetched; keep it until then if it is small, so that it is requested once."""
+        raw = self._reader(reference, keep=False).read(descriptor)
+        if len(raw) <= _READ_AHEAD_BYTES and len(self._read_before) < _READ_AHEAD_DOCUMENTS:
+            self._read_before[descriptor.digest] = raw
+        return raw
 
     def fetching(self, reference: Reference, receipts: list[transfer.Receipt]) -> Handler:
         """The handler that fetches a descriptor from a repository, then answers with its children."""
@@ -147,8 +158,9 @@ class Session:
         handler = chain(fetch, children_handler(self.store.manifest))
 
         def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
+            read = self._read_before.pop(descriptor.digest, None)
             with self._endable():
-                return handler(descriptor)
+                return handler(descriptor if read is None else replace(descriptor, data=read))
 
         return handle
 

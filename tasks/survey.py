@@ -34,6 +34,7 @@ class Ask:
         whole: the answer needs all content of the image.
         anew: the image has to be mirrored even where it is.
         settled: the digest that an immutable tag was mirrored with. If all targets have it, the source is not asked for it.
+        verified: the digests of referrers whose subject an earlier run compared.
     """
 
     source: Reference
@@ -42,6 +43,7 @@ class Ask:
     rewritten: bool = False
     single: Platform | None = None
     related: frozenset[Related] = frozenset()
+    verified: frozenset[Digest] = frozenset()
     unrecorded: frozenset[Reference] = frozenset()
     dated: bool = False
     whole: bool = False
@@ -145,7 +147,7 @@ def _known(
         return Known(root=root, goal=goal)
     children = filter_platforms(children_handler(reader.read), ask.platforms)
     content = _content(root, children)
-    referrers, trees = ({}, {}) if due else _all_related(ask, content, children, reader.source)
+    referrers, trees = ({}, {}) if due else _all_related(ask, content, children, reader)
     unknown = [target for target in ask.targets if target in ask.unrecorded] if referrers else []
     return Known(
         root=root,
@@ -159,7 +161,7 @@ def _known(
 
 
 def _all_related(
-    ask: Ask, content: Sequence[Descriptor], children: Handler, source: Source
+    ask: Ask, content: Sequence[Descriptor], children: Handler, reader: Reader
 ) -> tuple[dict[Digest, Referrer], dict[Digest, tuple[Descriptor, ...]]]:
     """Return the related manifests of an image at its source, and the manifests in the tree of each, both by digest."""
     trees: dict[Digest, tuple[Descriptor, ...]] = {}
@@ -168,9 +170,11 @@ def _all_related(
         tree = _content(root, children) if root.kind == "index" else (root,)
         return trees.setdefault(root.digest, tuple(one for one in tree if one.is_manifest))
 
+    def referrers_of(subject: Descriptor) -> tuple[Referrer, ...]:
+        return related_to(subject, reader.source, ask.related, read=reader.read, verified=ask.verified)
+
     subjects = [descriptor for descriptor in content if descriptor.is_manifest] if ask.related else []
-    found = find_all_related(subjects, lambda one: related_to(one, source, ask.related), manifests_of, at=str(ask.source))
-    return found, trees
+    return find_all_related(subjects, referrers_of, manifests_of, at=str(ask.source)), trees
 
 
 def _related_there(
@@ -180,7 +184,7 @@ def _related_there(
     subjects = [descriptor for descriptor in content if descriptor.is_manifest]
     found = find_all_related(
         subjects,
-        lambda one: related_to(one, target, ask.related),
+        lambda one: related_to(one, target, ask.related, read=None),
         lambda root: trees.get(root.digest, ()),
         at=str(ask.source),
     )

@@ -38,6 +38,7 @@ class Wish:
             rewritten=self.entry.rewrite_index,
             single=self.entry.single,
             related=self.related,
+            verified=frozenset(digest for target in self.targets for digest in _recorded_referrers(locked.get(target))),
             unrecorded=frozenset(target for target in self.targets if target not in locked),
             dated=self.entry.tags.created is not None,
             whole=self.is_judged_again,
@@ -83,6 +84,10 @@ class Wish:
         """What goes along with it."""
         wanted: dict[Related, bool] = {"listed": self.entry.referrers, "tagged": self.entry.digest_tags}
         return frozenset(related for related, is_wanted in wanted.items() if is_wanted)
+
+
+def _recorded_referrers(record: Locked | None) -> Iterable[Digest]:
+    return () if record is None else record.referrers.keys()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

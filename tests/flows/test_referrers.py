@@ -114,6 +114,33 @@ def test_all_that_refers_to_an_image_comes_along(fetch: Run, store: ContentStore
     assert noted(store.names.get(name)) == EXPECTED
 
 
+@pytest.mark.parametrize("forged", [images.image(720), images.artifact(721, subject=OTHER)], ids=["image", "artifact"])
+def test_a_forged_list_of_referrers_brings_nothing_unrelated(
+    fetch: Run, store: ContentStore, caplog: pytest.LogCaptureFixture, forged: BuiltImage
+) -> None:
+    lost = images.artifact(722, subject=ONE)
+    with FakeRegistry(referrers=False) as registry:
+        images.load(registry, "app", ONE, "v1")
+        for one in (BILL, forged, lost):
+            images.load(registry, "app", one)
+        images.load(registry, "app", images.index([BILL, forged, lost]), tag_of(Digest.parse(ONE.root.digest)))
+        registry.lose("app", lost.root.digest)
+        with caplog.at_level("WARNING", logger="tasks.related"):
+            report, _ = fetch(f"{registry.host}/app:v1")
+        manifests = [one.path.rpartition("/")[2] for one in registry.requests if one.method == "GET"]
+
+    assert not report.errors()
+    assert stored(store) == {digest for image in (ONE, BILL) for digest in image.descriptors}
+    assert noted(store.names.get(f"{registry.host}/app:v1")) == {(BILL.root.digest, None)}
+    assert manifests.count(BILL.root.digest) == 1
+    ignored = [message for message in caplog.messages if "and ignored: " in message]
+    assert [forged.root.digest in ignored[0], lost.root.digest in ignored[1], len(ignored)] == [True, True, 2]
+    assert (
+        f"is listed as a referrer of manifest {ONE.root.digest} and ignored: expected the subject {ONE.root.digest}"
+        in ignored[0]
+    )
+
+
 def test_without_being_asked_for_nothing_is_looked_for(fetch: Run, store: ContentStore) -> None:
     with FakeRegistry() as registry:
         name = load(registry)

@@ -104,6 +104,26 @@ def test_what_refers_to_an_image_that_is_there_is_asked_for_where_it_goes_along(
     assert known(found).referrers == {Digest.parse(signature.root.digest)}
 
 
+@pytest.mark.parametrize("is_known", [True, False])
+def test_the_subject_of_a_referrer_is_compared_once(
+    session: Session, source: FakeRegistry, target: FakeRegistry, *, is_known: bool
+) -> None:
+    signature, forged = images.artifact(820, subject=ONE), images.artifact(821, subject=OTHER)
+    for image in (signature, forged):
+        images.load(source, "app", image)
+    listing = images.index([signature, forged])
+    path = f"/v2/app/referrers/{ONE.root.digest}"
+    headers = (("Content-Type", images.OCI_INDEX),)
+    source.inject(Fault(method="GET", path=path, action=Answer(200, headers, listing.manifests[-1].raw)))
+    images.load(target, "copy", ONE, "one")
+    verified = frozenset({Digest.parse(signature.root.digest)} if is_known else ())
+    ask = Ask(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=EVERYTHING, verified=verified)
+    (found,) = session.find([ask], keep=False, workers=1)
+    assert known(found).referrers == {Digest.parse(signature.root.digest)}
+    assert (f"GET /v2/app/manifests/{signature.root.digest}" in asked(source)) is not is_known
+    assert f"GET /v2/app/manifests/{forged.root.digest}" in asked(source)
+
+
 @pytest.mark.parametrize("is_recorded", [True, False])
 def test_referrers_of_referrers_are_found_at_the_source_and_at_an_unrecorded_target(
     session: Session, source: FakeRegistry, target: FakeRegistry, *, is_recorded: bool
@@ -131,7 +151,8 @@ def test_referrers_of_referrers_are_found_at_the_source_and_at_an_unrecorded_tar
 def test_referrers_that_refer_to_each_other_in_a_circle_are_each_asked_about_once(
     session: Session, target: FakeRegistry
 ) -> None:
-    first, second = images.artifact(824), images.artifact(825)
+    first = images.artifact(824, subject=ONE)
+    second = images.artifact(825, subject=first)
     with FakeRegistry(referrers=False) as source:
         images.load(source, "app", ONE, "one")
         for subject, referrer in ((ONE, first), (first, second), (second, first)):
@@ -148,16 +169,23 @@ def test_referrers_that_refer_to_each_other_in_a_circle_are_each_asked_about_onc
 
 
 def test_an_image_with_too_many_referrers_is_an_error_that_names_it(session: Session, target: FakeRegistry) -> None:
+    verified = set[Digest]()
     with FakeRegistry(referrers=False) as source:
         images.load(source, "app", INDEX, "all")
         for number, subject in enumerate((ONE, OTHER)):
-            digests = (images.digest_of(f"{number}/{one}".encode()) for one in range(6_000))
+            digests = [images.digest_of(f"{number}/{one}".encode()) for one in range(6_000)]
+            verified |= {Digest.parse(digest) for digest in digests}
             entries = [{"mediaType": images.OCI_MANIFEST, "digest": digest, "size": 1} for digest in digests]
             listing = {"schemaVersion": 2, "mediaType": images.OCI_INDEX, "manifests": entries}
             tag = tag_of(Digest.parse(subject.root.digest))
             source.put_manifest("app", json.dumps(listing).encode(), images.OCI_INDEX, tag=tag)
         images.load(target, "copy", INDEX, "all")
-        ask = Ask(source=at(source, "app:all"), targets=(at(target, "copy:all"),), related=frozenset({"listed"}))
+        ask = Ask(
+            source=at(source, "app:all"),
+            targets=(at(target, "copy:all"),),
+            related=frozenset({"listed"}),
+            verified=frozenset(verified),
+        )
 
         (found,) = session.find([ask], keep=True, workers=1)
 
@@ -165,6 +193,21 @@ def test_an_image_with_too_many_referrers_is_an_error_that_names_it(session: Ses
             f"{source.host}/app:all: expected at most 10000 referrers, there are more"
         ]
         assert len(asked(source)) < 20
+
+
+def test_a_list_of_many_unrelated_manifests_is_refused(session: Session, source: FakeRegistry, target: FakeRegistry) -> None:
+    digests = [images.digest_of(str(one).encode()) for one in range(1000)]
+    entries = [{"mediaType": images.OCI_MANIFEST, "digest": digest, "size": 1} for digest in digests]
+    listing = json.dumps({"schemaVersion": 2, "mediaType": images.OCI_INDEX, "manifests": entries}).encode()
+    headers = (("Content-Type", images.OCI_INDEX),)
+    source.inject(Fault(method="GET", path="/v2/app/referrers/.*", action=Answer(200, headers, listing)))
+    images.load(target, "copy", ONE, "one")
+    ask = Ask(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=frozenset({"listed"}))
+    (found,) = session.find([ask], keep=False, workers=1)
+    assert [str(one) for one in found.errors] == [
+        f"manifest {ONE.root.digest}: more than 100 manifests are listed as its referrers and are not"
+    ]
+    assert len(asked(source)) < 210  # each is looked for among manifests, then among blobs
 
 
 def test_referrers_of_what_has_to_be_brought_are_left_to_those_who_bring_it(
