@@ -1,7 +1,7 @@
 """What every command is given: the options that are common to all."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 Output = Literal["text", "json"]
@@ -9,7 +9,10 @@ Output = Literal["text", "json"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The global options. Times are in seconds; `timeout_s` None is no limit. `store_is_default`: nobody said which."""
+    """The global options. Times are in seconds; `timeout_s` None is no limit. `store_is_default`: none was named.
+
+    `quiet` is an option of commands that are runs: no progress is shown, and of the result only the last line.
+    """
 
     store: str
     store_is_default: bool
@@ -18,6 +21,11 @@ class Context:
     connect_timeout_s: float
     output: Output
     debug: bool
+    quiet: bool = False
+
+    def quieted(self, *, quiet: bool) -> "Context":
+        """The same options with `quiet`."""
+        return replace(self, quiet=quiet)
 
 
 def chosen_store(option: str | None) -> str | None:

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from cli.context import Output
 from flows.progress import waiting_for
 from flows.report import Ended
 from ocispec import Descriptor
@@ -168,10 +169,14 @@ class LiveDisplay:
 
 
 class PlainLines:
-    """One line per image, and one per failure: for logs of other programs."""
+    """One line per image when it is finished, and one for whatever is waited for: for logs of other programs.
+
+    The causes of failures are printed once, with the report.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._done: dict[str, list[str]] = {}
 
     def note(self, text: str) -> None:
         """Say what is being waited for."""
@@ -188,8 +193,7 @@ class PlainLines:
         """Nothing to say yet."""
 
     def resolved(self, name: str, root: Descriptor) -> None:
-        """Say what a reference stands for."""
-        self._say(f"{name} is {root}")
+        """Nothing to say yet."""
 
     def waiting(self, descriptor: Descriptor) -> None:
         """Nothing to say yet."""
@@ -198,22 +202,17 @@ class PlainLines:
         """A log is no place for every piece."""
 
     def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:
-        """Say how content came to be there."""
-        if receipt.status == "existed":
-            self._say(f"{descriptor} exists")
-        else:
-            self._say(f"{descriptor} {receipt.status}, {size(receipt.transferred)} in {duration(receipt.seconds)}")
+        """The line of the image counts it."""
 
     def failed(self, descriptor: Descriptor, message: str) -> None:
-        """Say what went wrong."""
-        self._say(f"{descriptor} failed: {message}")
+        """The report says why."""
 
     def fell_short(self, message: str) -> None:
         """The report says why."""
 
     def did(self, name: str, what: str) -> None:
-        """Say what was done."""
-        self._say(f"{name} {what}")
+        """Keep it for the line of the image."""
+        self._done.setdefault(name, []).append(what)
 
     def left_alone(self, server: str, seconds: float) -> None:
         """Say for how long a server is not asked."""
@@ -221,7 +220,8 @@ class PlainLines:
 
     def finished(self, image: Ended) -> None:
         """Say how an image came out."""
-        self._say(f"{image.name} {image.status}: {image.told()}")
+        done = "".join(f", {what}" for what in self._done.pop(image.name, ()))
+        self._say(f"{image.name} {image.status}: {image.told()}{done}")
 
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
@@ -238,11 +238,11 @@ Display = LiveDisplay | PlainLines
 
 
 @contextlib.contextmanager
-def display(*, quiet: bool, doing: Doing = "downloading") -> Iterator[Display]:
-    """The display that fits standard error; `quiet` leaves out what is not for a terminal."""
+def display(output: Output, *, quiet: bool, doing: Doing = "downloading") -> Iterator[Display]:
+    """The display that fits standard error: a live table on a terminal, lines elsewhere, nothing with `quiet` or for JSON."""
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield Silence(console) if quiet else PlainLines(console)
+    if quiet or not console.is_terminal:
+        yield Silence(console) if quiet or output == "json" else PlainLines(console)
         return
     live = LiveDisplay(console, doing)
     gone = doing == "mirroring"  # its last rows say nothing that the table of all images, which follows, does not

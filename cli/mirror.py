@@ -115,15 +115,17 @@ def placed(context: Context, wanted: "Mirror", network: RunNetwork) -> dict[str,
 
 
 def _show(report: "MirrorReport") -> None:
-    _show_table(report.table())
+    rows = report.table()
+    _show_table([{**row, "note": ""} if "failed" in (row.get("result"), row.get("change")) else row for row in rows])
     for note in report.notes():
         tell(note)
 
 
 def _show_check(report: "CheckReport") -> None:
-    _show_table(report.table())
+    _show_table([row if row["result"] == "repaired" else {**row, "faults": ""} for row in report.table()])
 
 
 def _show_table(rows: Sequence[Mapping[str, str | int]]) -> None:
+    """Print rows, without the reasons of failures, which are printed once for each cause."""
     if rows:
         tables.columns([head.upper() for head in rows[0]], [[str(cell) for cell in row.values()] for row in rows])

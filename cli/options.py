@@ -28,6 +28,7 @@ To = Annotated[
 ]
 Retries = Annotated[int, Parameter(validator=validators.Number(gte=0), help="Attempts after the first, per descriptor.")]
 Referrers = Annotated[bool, Parameter(negative=(), help="Also signatures and whatever else refers to the image.")]
+Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative=(), help="Only the summary and failures.")]
 Platform = Annotated[str | None, Parameter(help="Which of an index's images. Default: this machine's.")]
 
 

@@ -11,6 +11,7 @@ from cli.options import (
     From,
     Login,
     Platform,
+    Quiet,
     Referrers,
     Retries,
     RunNetwork,
@@ -35,13 +36,14 @@ def fetch(
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
     login: Login = Login(),
+    quiet: Quiet = False,
     context: Shared,
 ) -> int:
     """Bring images into the content store, each descriptor by a Prefect task, and record their names."""
     from cli.fetch import fetch
 
     options = {"referrers": referrers, "concurrency": concurrency, "retries": retries}
-    return fetch(context, references, platform or [], network=network, login=login, **options)
+    return fetch(context.quieted(quiet=quiet), references, platform or [], network=network, login=login, **options)
 
 
 @app.command(group=RUNS)
@@ -55,12 +57,22 @@ def pull(
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
     login: Login = Login(),
+    quiet: Quiet = False,
     context: Shared,
 ) -> int:
     """Fetch one platform of an image, then unpack its layers: its root file system appears in DIR, whole and verified."""
     from cli.fetch import pull
 
-    return pull(context, reference, directory, platform, network=network, login=login, concurrency=concurrency, retries=retries)
+    return pull(
+        context.quieted(quiet=quiet),
+        reference,
+        directory,
+        platform,
+        network=network,
+        login=login,
+        concurrency=concurrency,
+        retries=retries,
+    )
 
 
 @app.command(group=RUNS)
@@ -74,13 +86,14 @@ def push(
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
     login: Login = Login(),
+    quiet: Quiet = False,
     context: Shared,
 ) -> int:
     """Bring an image from the content store to a registry: what is there is not sent, and the tag is set last."""
     from cli.push import push
 
     options = {"referrers": referrers, "concurrency": concurrency, "retries": retries}
-    return push(context, name, target, network=network, login=login, **options)
+    return push(context.quieted(quiet=quiet), name, target, network=network, login=login, **options)
 
 
 @app.command(group=RUNS)
@@ -94,13 +107,14 @@ def mirror(
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
+    quiet: Quiet = False,
     context: Shared,
 ) -> int:
     """Bring the images that a configuration names to its targets: what is there is not sent, and each tag is set last."""
     from cli.mirror import mirror
 
     numbers = {"concurrency": concurrency, "retries": retries}
-    return mirror(context, config, dialect, to or [], dry_run=dry_run, network=network, **numbers)
+    return mirror(context.quieted(quiet=quiet), config, dialect, to or [], dry_run=dry_run, network=network, **numbers)
 
 
 @app.command(group=RUNS)
@@ -129,6 +143,7 @@ def seed(
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
+    quiet: Quiet = False,
     context: Shared,
 ) -> int:
     """Bring many images to many registries, each under its own repository and tag; what is there is not sent again."""
@@ -136,7 +151,9 @@ def seed(
 
     choices = {"rewrite_index": rewrite_index, "referrers": referrers, "offline": offline, "dry_run": dry_run}
     numbers = {"concurrency": concurrency, "retries": retries}
-    return seed(context, images, to or [], platform or [], failed=failed, network=network, **choices, **numbers)
+    return seed(
+        context.quieted(quiet=quiet), images, to or [], platform or [], failed=failed, network=network, **choices, **numbers
+    )
 
 
 @app.command(group=RUNS)
@@ -148,12 +165,13 @@ def check(
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
+    quiet: Quiet = False,
     context: Shared,
 ) -> int:
     """See that targets have all that was mirrored: each tag as locked, and every manifest, blob and referrer below it."""
     from cli.mirror import check
 
-    return check(context, config, repair=repair, network=network, concurrency=concurrency, retries=retries)
+    return check(context.quieted(quiet=quiet), config, repair=repair, network=network, concurrency=concurrency, retries=retries)
 
 
 @app.command(group=RUNS)
@@ -161,12 +179,13 @@ def gc(
     *,
     grace: Annotated[str, Parameter(help="Remove only what nobody has touched for so long, such as 24h or 7d.")] = "24h",
     dry_run: Annotated[bool, Parameter(negative=(), help="Only tell what would be removed.")] = False,
+    quiet: Quiet = False,
     context: Shared,
 ) -> int:
     """Remove blobs that no name and no run under way needs, and what dead runs left behind."""
     from cli.upkeep import gc
 
-    return gc(context, grace=grace, dry_run=dry_run)
+    return gc(context.quieted(quiet=quiet), grace=grace, dry_run=dry_run)
 
 
 @app.command(group=RUNS)
@@ -180,9 +199,10 @@ def verify(
     ] = None,
     concurrency: Concurrency = 4,
     network: RunNetwork = RunNetwork(),
+    quiet: Quiet = False,
     context: Shared,
 ) -> int:
     """Hash every blob anew, put corrupt ones into quarantine, and see that every name is whole."""
     from cli.upkeep import verify
 
-    return verify(context, network, repair=repair or [], concurrency=concurrency)
+    return verify(context.quieted(quiet=quiet), network, repair=repair or [], concurrency=concurrency)

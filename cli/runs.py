@@ -1,6 +1,6 @@
 """Commands that are Prefect runs: a flow is run and shown here, and its report printed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
@@ -13,13 +13,14 @@ from cli.display import Display, Doing, display
 from cli.errors import tell
 from cli.options import RunNetwork
 from cli.prefect_api import PrefectApi, prefect_api
+from flows.causes import Cause
 from flows.progress import listening
 from flows.report import Outcome, Report
 from tasks import stopping
 
 R = TypeVar("R", bound=Report)
-_MOST_LINES = 20
-"""Of failures: what more there is would only push these off the screen."""
+_MOST_CAUSES, _MOST_OBJECTS = 20, 10
+"""Failures that are printed: more would only push these off the screen."""
 _EXIT_CODES: Mapping[Outcome, int] = {"complete": 0, "failed": 1, "stopped": 1, "vetoed": 3}
 
 
@@ -35,7 +36,7 @@ def run(
 
     Returns the exit code: 0 complete, 1 failed or stopped, 3 nothing failed but a gate vetoed an image.
     """
-    with display(quiet=context.output == "json", doing=doing) as shown:
+    with display(context.output, quiet=context.quiet, doing=doing) as shown:
         shown.note("starting Prefect")
         with prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=load) as api, listening(shown):
             report: R
@@ -47,15 +48,21 @@ def run(
             address = api.address(flow_run_id)
     if context.output == "json":
         tables.json(report.to_json(str(flow_run_id)))
+    elif context.quiet:
+        tables.lines([report.summary()])
     else:
         show(report)
         tables.lines([report.summary(), address])
-    errors = report.errors()
-    for line in errors[:_MOST_LINES]:
-        tell(line)
-    if len(errors) > _MOST_LINES:
-        tell(f"and {len(errors) - _MOST_LINES} more: --output json has them all, so have the run's artifacts")
+    _tell_failures(report.causes())
     return _EXIT_CODES[report.status]
+
+
+def _tell_failures(causes: Sequence[Cause]) -> None:
+    """Print each cause once, and below it what failed for it."""
+    for cause in causes[:_MOST_CAUSES]:
+        tell(cause.text, *cause.object_lines(_MOST_OBJECTS))
+    if len(causes) > _MOST_CAUSES:
+        tell(f"and {len(causes) - _MOST_CAUSES} more causes: --output json and the artifacts of the run list all failures")
 
 
 def store(context: Context) -> dict[str, Any]:

@@ -58,4 +58,6 @@ def _show_gc(report: "GcReport") -> None:
 
 def _show_verify(report: "VerifyReport") -> None:
     if rows := report.table():
+        # Why a name is not whole is printed with the failures.
+        rows = [{**row, "more": ""} if row["state"] == "not whole" else row for row in rows]
         tables.columns(("WHAT", "STATE", "MORE"), [tuple(map(str, row.values())) for row in rows])

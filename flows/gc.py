@@ -10,6 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from flows._flow import flow_of
+from flows.causes import Cause, grouped_lines
 from flows.conclusion import concluded
 from flows.parameters import Store, StoreOptions, labelled, session_spec
 from flows.progress import LogListener
@@ -50,6 +51,10 @@ class GcReport:
     def errors(self) -> list[str]:
         """None."""
         return []
+
+    def causes(self) -> list[Cause]:
+        """The failures, grouped by their cause."""
+        return grouped_lines(self.errors())
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""

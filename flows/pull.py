@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from flows._flow import flow_of
+from flows.causes import Cause, grouped_lines
 from flows.conclusion import concluded
 from flows.config import CONCURRENCY
 from flows.fetch import bring_in
@@ -52,6 +53,10 @@ class PullReport:
     def errors(self) -> list[str]:
         """One line per failure."""
         return [*self.fetched.errors(), *([self.failure] if self.failure else [])]
+
+    def causes(self) -> list[Cause]:
+        """The failures, grouped by their cause."""
+        return [*self.fetched.causes(), *grouped_lines([self.failure] if self.failure else [])]
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""

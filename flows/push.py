@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 
 from flows._flow import flow_of
 from flows.ascent import Ascent, Delivered
+from flows.causes import Cause, grouped_lines
 from flows.conclusion import concluded
 from flows.config import CONCURRENCY
 from flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
@@ -94,6 +95,10 @@ class PushReport:
     def errors(self) -> list[str]:
         """One line per failure."""
         return list(dict.fromkeys(failure.message for failure in self.failures))
+
+    def causes(self) -> list[Cause]:
+        """The failures, grouped by their cause."""
+        return grouped_lines(self.errors())
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""

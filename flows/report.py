@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
+from flows.causes import Cause, grouped
 from ocispec import Descriptor
 from ocispec.units import counted, duration, size
 from remotes import Quota
@@ -29,6 +30,9 @@ class Report(Protocol):
 
     def errors(self) -> list[str]:
         """One line per failure."""
+
+    def causes(self) -> list[Cause]:
+        """The same failures, grouped by their cause."""
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""
@@ -217,6 +221,10 @@ class RunReport:
     def errors(self) -> list[str]:
         """One line per failure, those that several images share once; each says what it is about."""
         return list(dict.fromkeys(failure.message for image in self.failed for failure in image.failures))
+
+    def causes(self) -> list[Cause]:
+        """The failures of all images, grouped by their cause."""
+        return grouped((image.name, failure.message) for image in self.failed for failure in image.failures)
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""

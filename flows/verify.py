@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 from prefect.utilities.annotations import quote
 
 from flows._flow import flow_of
+from flows.causes import Cause, grouped_lines
 from flows.conclusion import concluded
 from flows.fetch import bring_in
 from flows.parameters import Concurrency, Reached, Store, StoreOptions, labelled, session_spec
@@ -84,6 +85,10 @@ class VerifyReport:
             needed = "which name needs it, nobody knows" if self.extra is None else "no name needs it"
             lines += [f"blob {digest}: corrupt, now in quarantine; {needed}" for digest in self.verified.corrupt]
         return [*self.failures, *lines, *(error for run in self.repaired for error in run.errors())]
+
+    def causes(self) -> list[Cause]:
+        """The failures, grouped by their cause."""
+        return grouped_lines(self.errors())
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from flows.causes import Cause, grouped_lines
 from flows.mirroring.auditing import Audits
 from flows.report import Figures, Outcome, gathered, is_broken_off
 from ocispec import Reference
@@ -81,6 +82,10 @@ class CheckReport:
             if self.result(target) != "repaired":
                 lines.append(self._told(target, faults))
         return gathered(lines, self.stopped)
+
+    def causes(self) -> list[Cause]:
+        """The failures, grouped by their cause."""
+        return grouped_lines(self.errors())
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""

@@ -168,6 +168,11 @@ class Extra:
     since: datetime
     is_due: bool
 
+    @property
+    def note(self) -> str:
+        """The reason why it is extra."""
+        return f"no longer wanted since {self.since:%Y-%m-%d}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -447,5 +452,5 @@ def _extra_row(extra: Extra) -> dict[str, str | int]:
         "change": "remove" if extra.is_due else "extra",
         "from": extra.record.digest.short,
         "to": "",
-        "note": f"wanted no longer since {extra.since:%Y-%m-%d}",
+        "note": extra.note,
     }

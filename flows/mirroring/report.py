@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard, get_args
 
+from flows.causes import Cause, grouped_lines
 from flows.mirroring.course import Brought
 from flows.mirroring.plan import Extra, Plan, Step, Unnamed
 from flows.report import Figures, Outcome, gathered, is_broken_off, moved, pace
@@ -70,7 +71,7 @@ class MirrorReport:
         told += [f"{len(self.plan.problems)} cannot be told"] if self.plan.problems else []
         told += [f"{self._gone} of {len(self.removed)} removed"] if self.removed else []
         left = len(self.plan.extras) - len(self.removed)
-        told += [f"{left} wanted no longer"] if left else []
+        told += [f"{left} no longer wanted"] if left else []
         tally = self.tally
         passed = f"{size(tally.received)} fetched, {size(tally.sent)} sent"
         spared = f" ({tally.mounted} mounted, {tally.existed} there already)" if tally.mounted or tally.existed else ""
@@ -121,6 +122,10 @@ class MirrorReport:
         lines = dict.fromkeys((*self.plan.errors, *self.brought.failures.values(), *unremoved, *self.more))
         return gathered(lines, self.stopped)
 
+    def causes(self) -> list[Cause]:
+        """The failures, grouped by their cause."""
+        return grouped_lines(self.errors())
+
     def notes(self) -> list[str]:
         """What else a person has to know, a line each: entries for nothing, vetoes, and why reality differed from the plan."""
         kept = (f"{target}: not removed: {told.why}" for target, told in self.removed.items() if _is_kept(told))
@@ -152,13 +157,16 @@ class MirrorReport:
         }
 
     def table(self) -> list[dict[str, str | int]]:
-        """One row per target for people, failed ones first; what stayed, or was not reached before the end, is only counted."""
+        """One row per target, failed ones first, then per tag that is no longer wanted.
+
+        Unchanged targets, and those that were not reached before the run was ended, are only counted.
+        """
         if self.dry_run:
             return self.plan.table()
         told = (step for step in self.plan.steps if self.result(step) != "same")
         steps = [step for step in told if not is_broken_off(self.brought.failures.get(step.target, ""), self.stopped)]
         rows = [self._row(step) for step in sorted(steps, key=lambda one: self.result(one) != "failed")]
-        return [*map(_unnamed_row, self.plan.unnamed), *rows, *(self._removal(extra) for extra in self.plan.pruned)]
+        return [*map(_unnamed_row, self.plan.unnamed), *rows, *(self._extra(extra) for extra in self.plan.extras)]
 
     def _step_json(self, step: Step) -> dict[str, Any]:
         return {
@@ -179,15 +187,16 @@ class MirrorReport:
             "note": step.without_names(self._note(step) or ""),
         }
 
-    def _removal(self, extra: Extra) -> dict[str, str | int]:
-        told = self.removed[extra.target]
+    def _extra(self, extra: Extra) -> dict[str, str | int]:
+        told = self.removed.get(extra.target)
+        result = "unwanted" if told is None else "failed" if isinstance(told, str) else told.status
         return {
             "image": extra.record.source,
             "target": str(extra.target),
-            "result": "failed" if isinstance(told, str) else told.status,
+            "result": result,
             "from": extra.record.digest.short,
             "to": "",
-            "note": _told(told) or "",
+            "note": extra.note if told is None else _told(told) or "",
         }
 
     def _note(self, step: Step) -> str | None:

@@ -49,7 +49,7 @@ def test_a_tag_goes_some_time_after_it_was_last_wanted(mirrors: Mirrors, entry: 
     report = mirrors.run(without(patient, "v2"))
     assert [(str(extra.target), extra.is_due) for extra in report.plan.extras] == [(name, False)]
     assert (report.status, deleted(mirrors, target)) == ("complete", [])
-    assert "3 same, 1 wanted no longer; " in report.summary()
+    assert "3 same, 1 no longer wanted; " in report.summary()
     assert mirrors.locked()[name]["unwanted"]
 
     mirrors.run(patient)
