@@ -94,7 +94,7 @@ def _options(entry: "Entry") -> Iterator[str]:
         yield f"platforms {', '.join(map(str, entry.platforms))}" + (" in a new index" if entry.rewrite_index else "")
     if entry.single is not None:
         yield f"the image for {entry.single} in place of an index"
-    along = {"referrers": entry.referrers, "cosign's tags": entry.digest_tags}
+    along = {"referrers": entry.referrers, "digest tags": entry.digest_tags}
     if any(along.values()):
         yield f"with {' and '.join(what for what, is_wanted in along.items() if is_wanted)}"
     if entry.trust_lock:

@@ -27,7 +27,10 @@ To = Annotated[
     Parameter(negative=(), help="With --from skopeo: a registry, with or without a path, that images go to; repeatable."),
 ]
 Retries = Annotated[int, Parameter(validator=validators.Number(gte=0), help="Attempts after the first, per descriptor.")]
-Referrers = Annotated[bool, Parameter(negative=(), help="Also signatures and whatever else refers to the image.")]
+Referrers = Annotated[
+    bool,
+    Parameter(negative=(), help="Also signatures, bills of materials and attestations: referrers, and cosign's digest tags."),
+]
 Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative=(), help="Only the summary and failures.")]
 Platform = Annotated[str | None, Parameter(help="Which of an index's images. Default: this machine's.")]
 

@@ -38,7 +38,7 @@ PlatformNames = Annotated[
 ]
 Referrers = Annotated[
     bool,
-    labelled("Referrers", "Also what refers to images and their manifests: signatures, bills of materials, attestations"),
+    labelled("Referrers", "Also signatures, bills of materials and attestations: referrers, and cosign's digest tags"),
 ]
 Concurrency = Annotated[int, labelled("Concurrency", _ONCE, ge=1, le=MOST_WORKERS)]
 ConfiguredConcurrency = Annotated[

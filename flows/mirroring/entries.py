@@ -168,7 +168,7 @@ class _Options:
             "platforms": tuple(Platform.parse(one) for one in said.platforms) if said.platforms else None,
             "rewrite_index": said.rewrite_index,
             "referrers": said.referrers,
-            "digest_tags": said.digest_tags,
+            "digest_tags": said.referrers if said.digest_tags is None else said.digest_tags,
             "trust_lock": said.trust_lock,
             "gate": gate and _gate(gate),
             "prune": prune and Prune(grace_s=prune.after, most=prune.most),

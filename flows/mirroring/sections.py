@@ -142,11 +142,13 @@ class Options(LenientSection):
     schedule: Text | None = Field(
         default=None, description="When, as cron has it; starts no run: a warning shows how; goes before interval"
     )
-    digest_tags: Flag = Field(
-        default=False, description="Also tags that name a digest, as cosign makes: sha256-….sig, .att, .sbom"
+    digest_tags: Flag | None = Field(
+        default=None,
+        description="Also cosign's digest tags: sha256-….sig, .att, .sbom; included in referrers, unless this is false",
     )
     referrers: Flag = Field(
-        default=False, description="Also what refers to images and their manifests: signatures and the like"
+        default=False,
+        description="Also signatures, bills of materials and attestations: manifests that refer to the image, and digest tags",
     )
     platforms: list[PlatformName] | None = Field(
         default=None, description="These of an index alone, such as linux/arm64; otherwise all"

@@ -25,7 +25,7 @@ def seeding(
     Raises:
         InvalidInput: it cannot be meant so, or the file cannot be read.
     """
-    section: dict[str, Any] = {"images": list(images), "to": list(to), "referrers": referrers, "digestTags": referrers}
+    section: dict[str, Any] = {"images": list(images), "to": list(to), "referrers": referrers}
     section |= {"list": file} if file is not None else {}
     section |= {"platforms": list(platforms)} if platforms is not None else {}
     section |= {"rewriteIndex": True} if rewrite_index else {}

@@ -57,7 +57,7 @@ def test_people_see_what_it_comes_to(tmp_path: Path) -> None:
             "image",
             "registry.example/b:latest, other.example/b:latest",
             (
-                "the image for linux/arm64 in place of an index; with referrers and cosign's tags; backup old-{{.Ref.Tag}}; "
+                "the image for linux/arm64 in place of an index; with referrers and digest tags; backup old-{{.Ref.Tag}}; "
                 "gate cosign verify; prune after 7 days, at most 3 in a run"
             ),
         ],

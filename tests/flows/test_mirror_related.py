@@ -136,6 +136,40 @@ def test_referrers_that_are_there_are_known_to_be_without_a_lock_file(mirrors: M
         assert not lost(target)
 
 
+@pytest.mark.parametrize(
+    ("said", "is_listed", "is_tagged"),
+    [
+        ({"referrers": True}, True, True),
+        ({"referrers": True, "digestTags": True}, True, True),
+        ({"referrers": True, "digestTags": False}, True, False),
+        ({"digestTags": True}, False, True),
+        ({}, False, False),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("is_late", [False, True], ids=["at once", "later"])
+def test_referrers_include_digest_tags_unless_these_are_excluded(
+    mirrors: Mirrors,
+    source: FakeRegistry,
+    target: FakeRegistry,
+    *,
+    said: dict[str, bool],
+    is_listed: bool,
+    is_tagged: bool,
+    is_late: bool,
+) -> None:
+    wanted = {"type": "image", "source": f"{source.host}/app:v1", "target": f"{target.host}/app:v1", **said}
+    if is_late:
+        images.load(source, "app", INDEX, "v1")
+        mirrors.run(wanted)
+    load(source)
+
+    mirrors.run(wanted)
+
+    assert (target.manifest("app", BILL.root.digest) is not None) is is_listed
+    assert (target.manifest("app", SIGNATURE_TAG) is not None) is is_tagged
+
+
 def test_nothing_is_asked_about_referrers_that_nobody_wants(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:

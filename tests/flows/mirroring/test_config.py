@@ -149,6 +149,31 @@ def test_what_is_done_with_them(full: Mirror) -> None:
     assert ghcr.prune == Prune(grace_s=2 * 86400, most=20)
 
 
+@pytest.mark.parametrize(
+    ("defaults", "said", "along"),
+    [
+        ("", "", (False, False)),
+        ("", "referrers: true", (True, True)),
+        ("", "referrers: true, digestTags: false", (True, False)),
+        ("", "digestTags: true", (False, True)),
+        ("referrers: true", "", (True, True)),
+        ("referrers: true", "digestTags: false", (True, False)),
+        ("digestTags: false", "referrers: true", (True, False)),
+        ("referrers: true", "referrers: false", (False, False)),
+    ],
+)
+def test_referrers_include_digest_tags_unless_these_are_excluded(
+    tmp_path: Path, defaults: str, said: str, along: tuple[bool, bool]
+) -> None:
+    text = f"""\
+        defaults: {{{defaults}}}
+        sync: [{{source: redis, target: a.example/b, type: repository, {said}}}]
+        seed: {{images: [redis], to: a.example, {said}}}
+        """
+    found = load(write(tmp_path, text))
+    assert {(entry.referrers, entry.digest_tags) for entry in (*found.entries, *found.seed)} == {along}
+
+
 def test_a_seed_is_an_entry_for_each_image(full: Mirror, tmp_path: Path) -> None:
     path, listed = tmp_path / "mirror.yaml", tmp_path / "images.txt"
     assert [(entry.at, entry.source) for entry in full.seed] == [
