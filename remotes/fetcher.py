@@ -116,7 +116,8 @@ class Fetcher:
         if "range" in self._repository.avoid:
             own: Iterator[bytes] = body.read(send, descriptor, offset=offset, subject=subject, ranges=False)
         else:
-            own = self._ranges.read(send, descriptor, offset=offset, subject=subject)
+            server = self._repository.locator.partition("/")[0]
+            own = self._ranges.read(send, descriptor, offset=offset, subject=subject, server=server)
         if self._foreign is None or not descriptor.urls or descriptor.is_manifest:
             return own
         return self._or_at_urls(self._foreign, own, descriptor, offset)

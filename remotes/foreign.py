@@ -46,7 +46,8 @@ class Foreign:
             try:
                 url = parse(text)
                 send = partial(_send, repository, url)
-                for piece in self._ranges.read(send, descriptor, offset=offset, subject=_server(url)):
+                server = _server(url)
+                for piece in self._ranges.read(send, descriptor, offset=offset, subject=server, server=server):
                     self._gave[descriptor.digest] = text
                     offset += len(piece)
                     yield piece

@@ -1,45 +1,64 @@
-"""One blob over several connections, where one alone is slow.
+"""Reads one blob over several connections where one connection is slow.
 
-Some servers give each connection only so much. Whether one does is seen, not guessed: a transfer begins on one connection and
-is divided when it turns out that it would take long. Then parts are fetched ahead, so many at once, and handed on in order. The
-first connection is left when parts are seen to come; a server that does not send parts goes on with what it began.
+Some servers limit the speed of each connection. A transfer starts on one connection. If it turns out to take long, parts of the
+rest are fetched ahead over further connections, and handed on in order. The first connection is left as soon as the server is
+seen to send parts. A server that does not send parts continues with the first connection.
 """
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 
 from ocispec import Descriptor
 from ocispec.errors import Unavailable
 from remotes import body
 from remotes.body import NoRanges, Send
 
-# What a connection beside the first fetches at once. Small enough to be held in memory, large enough that asking for it costs
-# little of its time: at 8 MB/s it takes half a second.
+# Small enough to be held in memory, large enough that a request costs little of its time: at 8 MB/s a part takes half a second.
 PART_BYTES = 4 * 1024 * 1024
 # A transfer that has gone on for so long, and would for so much longer, is divided.
 _WATCHED_S = 1.0
 _WORTHWHILE_S = 2.0
-# The connections of all transfers of a run beside their first, and the parts that these may hold: 64 MiB of memory at most.
-_CONNECTIONS = 8
+# Parts in flight or held at once: from one server, and of a run. The latter take 64 MiB of memory at most.
+_PARTS_PER_SERVER = 8
 _MOST_PARTS = 16
+# A part without progress for this long is given up. It is longer than the time-outs and repetitions of its own requests.
+_PATIENCE_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Transfer:
+    """One blob that is read from one server."""
+
+    send: Send
+    descriptor: Descriptor
+    subject: str
+    server: str
+
+    def read_part(self, start: int, end: int) -> Iterator[bytes]:
+        """The bytes from `start` to `end`, read in this thread."""
+        return body.read_part(self.send, self.descriptor, offset=start, end=end, subject=self.subject)
 
 
 class Ranges:
-    """Reads blobs over as many connections as help. Thread-safe; whoever made it closes it."""
+    """Reads blobs over as many connections as help. Thread-safe; the owner closes it."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="ranges")
-        self._room = threading.BoundedSemaphore(_MOST_PARTS)
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic, patience_s: float = _PATIENCE_S) -> None:
+        self._clock, self._patience_s = clock, patience_s
+        self._pool = _PartPool()
 
-    def read(self, send: Send, descriptor: Descriptor, *, offset: int, subject: str) -> Iterator[bytes]:
-        """The bytes of `descriptor` from `offset` to its size, as `remotes.body.read` gives them, and with its errors."""
+    def read(self, send: Send, descriptor: Descriptor, *, offset: int, subject: str, server: str) -> Iterator[bytes]:
+        """The bytes of `descriptor` from `offset` to its size, as `remotes.body.read` gives them, and with its errors.
+
+        All transfers from the same `server` share the parts that are allowed for it.
+        """
         began, position = self._clock(), offset
-        with closing(_Ahead(self._threads, self._room, send, descriptor, subject)) as ahead:
+        transfer = _Transfer(send=send, descriptor=descriptor, subject=subject, server=server)
+        with closing(_PartsAhead(self._pool, transfer, self._patience_s)) as ahead:
             for piece in (first := body.read(send, descriptor, offset=offset, subject=subject)):
                 yield piece
                 position += len(piece)
@@ -51,34 +70,105 @@ class Ranges:
             yield from ahead.rest(position)
 
     def close(self) -> None:
-        """Wait for what is under way, which is to be broken off before."""
-        self._threads.shutdown(cancel_futures=True)
+        """Wait for the parts in flight. The caller has to abort their requests first."""
+        self._pool.close()
 
     @staticmethod
     def _is_worth_it(seconds: float, got: int, left: int) -> bool:
         return seconds >= _WATCHED_S and left > 2 * PART_BYTES and left * seconds >= got * _WORTHWHILE_S
 
 
-class _Part:
-    """Bytes on their way: `opened` once the server was seen to send just these."""
+class _PartPool:
+    """Threads that fetch parts, with a limit for each server and one for all. Thread-safe.
 
-    def __init__(self, start: int, end: int) -> None:
-        self.start, self.end = start, end
+    There is a thread for each part that is allowed, so no part waits for a thread behind the parts of a slow server.
+    """
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_MOST_PARTS, thread_name_prefix="ranges")
+        self._held: Counter[str] = Counter()
+        self._guard = threading.Lock()
+
+    @property
+    def held(self) -> int:
+        """The parts that are in flight, or fetched and not yet released."""
+        with self._guard:
+            return self._held.total()
+
+    def start(self, part: "_Part") -> bool:
+        """Fetch a part in a thread; False if too many parts are held. A started part has to be released."""
+        server = part.transfer.server
+        with self._guard:
+            if self._held[server] >= _PARTS_PER_SERVER or self._held.total() >= _MOST_PARTS:
+                return False
+            self._held[server] += 1
+        part.pieces = self._threads.submit(part.fetch)
+        return True
+
+    def release(self, part: "_Part") -> None:
+        """Give up a part. It counts until its thread is free."""
+        part.is_abandoned = True
+        part.pieces.cancel()
+        part.pieces.add_done_callback(lambda _: self._forget(part.transfer.server))
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+
+    def _forget(self, server: str) -> None:
+        with self._guard:
+            self._held[server] -= 1
+
+
+class _Part:
+    """A part of a blob. `opened` is set once the server was seen to send these bytes."""
+
+    def __init__(self, transfer: _Transfer, start: int, end: int) -> None:
+        self.transfer, self.start, self.end = transfer, start, end
         self.opened = threading.Event()
+        self.is_abandoned = False
+        self.received = 0
         self.pieces: Future[list[bytes]]
 
+    def fetch(self) -> list[bytes]:
+        """Fetch the bytes; stop early if the part is abandoned."""
+        pieces = []
+        for piece in self.transfer.read_part(self.start, self.end):
+            if self.is_abandoned:
+                break
+            pieces.append(piece)
+            self.received += len(piece)
+            self.opened.set()
+        return pieces
 
-class _Ahead:
+    def wait(self, patience_s: float) -> list[bytes]:
+        """The bytes, once all of them are here.
+
+        Raises:
+            Unavailable: the server stopped sending parts, nothing arrived for `patience_s`, or the run ends.
+            DistError: what the server says.
+        """
+        subject, before = self.transfer.subject, -1
+        while before < self.received:
+            before = self.received
+            try:
+                return self.pieces.result(timeout=patience_s)
+            except NoRanges:
+                raise Unavailable(f"{subject}: the server no longer sends parts; will resume") from None
+            except CancelledError:
+                raise Unavailable(f"{subject}: interrupted; will resume") from None
+            except TimeoutError:
+                continue
+        raise Unavailable(f"{subject}: nothing arrived for {patience_s:g} s; will resume")
+
+
+class _PartsAhead:
     """The parts of one blob that are fetched ahead of the one that is being handed on."""
 
-    def __init__(
-        self, threads: ThreadPoolExecutor, room: threading.BoundedSemaphore, send: Send, descriptor: Descriptor, subject: str
-    ) -> None:
-        self._threads, self._room = threads, room
-        self._send, self._descriptor, self._subject = send, descriptor, subject
+    def __init__(self, pool: _PartPool, transfer: _Transfer, patience_s: float) -> None:
+        self._pool, self._transfer, self._patience_s = pool, transfer, patience_s
+        self._size = transfer.descriptor.size
         self._parts: deque[_Part] = deque()
         self._next: int | None = None
-        self._closed = False
 
     def begin(self, start: int) -> None:
         """Fetch from `start` on; once."""
@@ -87,38 +177,34 @@ class _Ahead:
             self._fill()
 
     def has_come_to(self, position: int) -> bool:
-        """Whether what follows `position` is on its way here."""
+        """Whether the bytes after `position` are arriving here."""
         return bool(self._parts) and position >= self._parts[0].start and self._parts[0].opened.is_set()
 
     def rest(self, position: int) -> Iterator[bytes]:
         """The bytes from `position` to the end."""
-        while position < self._descriptor.size:
+        while position < self._size:
             for piece in self._pieces(position):
                 yield piece
                 position += len(piece)
 
     def close(self) -> None:
-        """Let all go that was not handed on."""
-        self._closed = True
+        """Release all parts that were not handed on."""
         while self._parts:
-            self._parts.popleft().pieces.cancel()
-            self._room.release()
+            self._pool.release(self._parts.popleft())
 
     def _pieces(self, position: int) -> Iterator[bytes]:
-        """The bytes of the first part from `position` on; those of one that is not on its way are fetched here."""
+        """The bytes of the first part from `position` on. Without a part in flight they are read in this thread."""
         if not self._parts:
-            end = min(position + PART_BYTES, self._descriptor.size)
+            end = min(position + PART_BYTES, self._size)
             self._next = end
             self._fill()
-            yield from self._read(position, end)
+            yield from self._transfer.read_part(position, end)
             return
         part = self._parts.popleft()
         try:
-            pieces = part.pieces.result()
-        except NoRanges:
-            raise Unavailable(f"{self._subject}: the server has ceased to send it in parts; will resume") from None
+            pieces = part.wait(self._patience_s)
         finally:
-            self._room.release()
+            self._pool.release(part)
         self._fill()
         passed = position - part.start  # the first connection may have been faster
         for piece in pieces:
@@ -127,24 +213,10 @@ class _Ahead:
                 yield kept
 
     def _fill(self) -> None:
-        """Have as many parts on their way as there is room for."""
-        size = self._descriptor.size
-        while self._next is not None and self._next < size and len(self._parts) < _CONNECTIONS:
-            if not self._room.acquire(blocking=False):
+        """Start as many parts as the pool allows."""
+        while self._next is not None and self._next < self._size:
+            part = _Part(self._transfer, self._next, min(self._next + PART_BYTES, self._size))
+            if not self._pool.start(part):
                 return
-            part = _Part(self._next, min(self._next + PART_BYTES, size))
-            part.pieces = self._threads.submit(self._fetch, part)
             self._parts.append(part)
             self._next = part.end
-
-    def _fetch(self, part: _Part) -> list[bytes]:
-        pieces = []
-        for piece in self._read(part.start, part.end):
-            if self._closed:
-                break
-            pieces.append(piece)
-            part.opened.set()
-        return pieces
-
-    def _read(self, start: int, end: int) -> Iterator[bytes]:
-        return body.read_part(self._send, self._descriptor, offset=start, end=end, subject=self._subject)

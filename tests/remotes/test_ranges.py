@@ -4,6 +4,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from ocispec.errors import Corrupt, DistError, Unavailable
 from remotes import Hosts, HostSettings, Registries, RegistrySettings
 from remotes.ranges import PART_BYTES, Ranges
-from tests.fakes.faults import Answer, Cut, Fault, IgnoreRange, Redirect, Reset, ShiftRange
+from tests.fakes.faults import Answer, Cut, Fault, IgnoreRange, Redirect, Reset, ShiftRange, Stall
 from tests.fakes.registry import FakeRegistry
 from tests.remotes.asking import REPOSITORY, anonymous, check_told, descriptor, fetcher, read, read_until_error
 
@@ -49,7 +50,7 @@ def registry() -> Iterator[FakeRegistry]:
 def registries(registry: FakeRegistry) -> Iterator[Registries]:
     with opened(registry) as found:
         yield found
-        assert found._ranges._room._value == found._ranges._room._initial_value  # type: ignore[attr-defined] # all given back
+    assert found._ranges._pool.held == 0
 
 
 def parts(registry: FakeRegistry) -> list[tuple[int, int]]:
@@ -160,8 +161,35 @@ def test_who_stops_reading_leaves_nothing_under_way(registry: FakeRegistry) -> N
         while read_so_far < 3 * PART_BYTES:
             read_so_far += len(next(pieces))
         pieces.close()  # type: ignore[attr-defined] # it is a generator
-        assert registries._ranges._room._value == registries._ranges._room._initial_value  # type: ignore[attr-defined]
-    assert registries._ranges._threads._shutdown  # and nobody hangs there
+    assert registries._ranges._pool.held == 0
+
+
+def test_a_slow_server_does_not_starve_transfers_from_others(registry: FakeRegistry, other: FakeRegistry) -> None:
+    big = bytes(range(256)) * (16 * PART_BYTES // 256)
+    registry.put_blob(REPOSITORY, big)
+    other.put_blob(REPOSITORY, big)
+    registry.inject(Fault(path=BLOBS, nth=2, times=1000, action=Stall(0)))  # its parts begin, and no byte of them comes
+    with opened(registry) as found, ThreadPoolExecutor(1) as threads:
+        pieces = fetcher(found, other).fetch(descriptor(big))
+        arrived = [next(pieces) for _ in range(12)]  # from here on it comes in parts
+        assert read(fetcher(found, registry), descriptor(big)) == big  # over its first connection
+        rest = threads.submit(b"".join, pieces)  # while the parts of the slow server are in flight
+        try:
+            assert b"".join(arrived) + rest.result(timeout=5) == big  # less than a time-out
+        finally:
+            found.abort()
+    assert found._ranges._pool.held == 0
+
+
+def test_a_part_without_progress_is_given_up(registry: FakeRegistry) -> None:
+    registry.inject(Fault(path=BLOBS, nth=3, times=1000, action=Stall(100_000)))
+    with opened(registry) as found:
+        found._ranges = Ranges(clock=SlowClock(), patience_s=0.2)
+        arrived, error = read_until_error(fetcher(found, registry), WANTED)
+        assert isinstance(error, Unavailable)
+        check_told(error, "nothing arrived for 0.2 s; will resume", str(WANTED.digest))
+        assert BIG.startswith(arrived)
+        found.abort()
 
 
 def test_an_abort_ends_all_parts(registry: FakeRegistry) -> None:
