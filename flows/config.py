@@ -21,6 +21,8 @@ from remotes.hosts import Capability, readable
 
 CONCURRENCY = 8
 """How many things a run does at once, if nobody says."""
+BLOB_CHUNK = "Bytes in a request of a chunked upload; 64 MiB, if nothing is said"
+BLOB_MAX = "Bytes of a blob that is uploaded in one request; as blobChunk, if nothing is said; -1 for any number"
 # As a repository's name is built (distribution-spec, "Pulling manifests"), slashes around it allowed.
 _PREFIX = r"^/?([a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*/?)?$"
 # token ::= 1*tchar  (RFC 9110, 5.6.2)
@@ -48,6 +50,8 @@ class Registry(Section):
     private_hosts: list[Host] = Field(
         default=[], description="Servers at private addresses that it may redirect to: host or host:port"
     )
+    blob_chunk: int | None = Field(default=None, ge=1, description=BLOB_CHUNK)
+    blob_max: int | None = Field(default=None, ge=-1, description=BLOB_MAX)
 
     def settings(self, document: Document, place: Place) -> HostSettings:
         """The same, as `remotes` takes it; secrets are looked up. Relative paths in the document begin where that is.
@@ -72,6 +76,8 @@ class Registry(Section):
             per_second=self.req_per_sec,
             avoid=frozenset(self.avoid),
             private_hosts=frozenset(server.lower() for server in self.private_hosts),
+            chunk_bytes=self.blob_chunk,
+            whole_bytes=self.blob_max,
         )
         _check(settings.tls, document, place)
         return settings

@@ -76,7 +76,8 @@ class HostSettings:
     `path_prefix` comes between `/v2/` and a repository's name. `headers` go with every request to it, and may be
     secret. `in_flight` bounds requests under way at once, `per_second` those that are begun; None does not. `avoid` is what it
     cannot do, although it does not say so. `private_hosts` are servers, `host` or `host:port`, that it may name in redirects
-    and elsewhere although they are at private addresses, see `remotes.guard`.
+    and elsewhere although they are at private addresses, see `remotes.guard`. `chunk_bytes` and `whole_bytes` are the sizes of
+    uploads, see `remotes.sizes`.
     """
 
     scheme: Literal["http", "https"] | None = None
@@ -89,6 +90,8 @@ class HostSettings:
     per_second: float | None = None
     avoid: frozenset[Capability] = frozenset()
     private_hosts: frozenset[str] = frozenset()
+    chunk_bytes: int | None = None
+    whole_bytes: int | None = None
 
     def without_secrets(self) -> Self:
         """The same for somebody who is to be known to nobody: without headers and a certificate of our own."""

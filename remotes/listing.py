@@ -16,14 +16,15 @@ from remotes.errors import RegistryRefused
 from remotes.headers import next_page
 from remotes.paging import Trail
 from remotes.repository import Repository
+from remotes.sizes import SMALL_PAGE_NAMES
 
-# So many are asked for at once, which registries take for more or less: the CNCF registry 2.8 sends all tags there are.
-PAGE_NAMES = 1000
 # More than any list is known to have; whoever goes on sends something else than a list.
 MAX_NAMES, MAX_PAGES, MAX_BYTES = 1_000_000, 20_000, 64 * 1024 * 1024
 # Of one page, which is read as a whole: if it has nothing but empty lists in it, Python's take forty times its size.
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 _SHOWN_CHARS = 140
+# The answers to a number of names that is too high: 400 by CNCF distribution (maxentries), 413 by Quay.
+_TOO_MANY_NAMES = frozenset({400, 413})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,16 +52,18 @@ def names(repository: Repository, kind: Kind, *, at: str) -> Iterator[str]:
     trail = Trail(repository, at, accept="application/json", max_pages=MAX_PAGES)
     seen: set[str] = set()
     taken = 0
-    number: int | None = PAGE_NAMES
+    number = repository.sizes.page_names
     url = _page(repository, kind, number)
     while True:
         response = trail.ask(url)
         try:
             raw = document.answered(response, at, limit=MAX_PAGE_BYTES)
         except RegistryRefused:
-            if number is None or seen or response.status_code != httpx.codes.BAD_REQUEST:
+            if number is None or seen or response.status_code not in _TOO_MANY_NAMES:
                 raise
-            number, url = None, _page(repository, kind, None)  # it was too high a number (CNCF distribution: maxentries)
+            is_quay = response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE
+            repository.sizes.page_names = number = SMALL_PAGE_NAMES if is_quay and number > SMALL_PAGE_NAMES else None
+            url = _page(repository, kind, number)
             continue
         taken += len(raw)
         page = read(raw, kind, at=at)

@@ -4,6 +4,7 @@ And taking away from it, a tag or a manifest ("Content Management"): what is to 
 elsewhere. What goes on in one upload is `remotes.upload`'s.
 """
 
+import logging
 import threading
 from urllib.parse import urlencode
 
@@ -16,11 +17,10 @@ from remotes import document, referrers
 from remotes.errors import Exchange, RegistryRefused, RegistryUnavailable
 from remotes.headers import MEDIA_TYPE, check_digest, digest_in, length
 from remotes.repository import Repository
+from remotes.sizes import RegistrySizes
 from remotes.upload import DONE, Content, Observer, Read, Session
 
-# What one request carries, and what an interruption costs at most. Proxies refuse requests of more than some size (Cloudflare
-# 100 MB), and each chunk costs a round trip.
-CHUNK_BYTES = 64 * 1024 * 1024
+_log = logging.getLogger(__name__)
 # HEAD is answered so where it does not exist, or (403) where only the body of a GET says why.
 _ASK_BY_GET = frozenset({403, 405, 501})
 # How often an index of referrers is written anew when others write it at the same time.
@@ -29,6 +29,7 @@ _OK, _CREATED, _NOT_FOUND, _TOO_LARGE = 200, 201, 404, 413
 # "If tag deletion is disabled, the registry MUST respond with either a 400 Bad Request or a 405 Method Not Allowed", and the
 # same of manifests (distribution-spec 1.1, "Deleting tags", "Deleting Manifests").
 _NOT_DELETED = frozenset({400, 405})
+_SIZE = "SIZE_INVALID"
 _TORN = ("DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN")
 
 
@@ -37,11 +38,10 @@ def _nobody(_offset: int, _gained: int) -> None:
 
 
 class Pusher:
-    """Brings content into one repository. Thread-safe."""
+    """Brings content into one repository. Thread-safe. `sizes` are those of its registry."""
 
-    def __init__(self, repository: Repository, *, chunk_bytes: int = CHUNK_BYTES) -> None:
-        self._repository = repository
-        self._chunk_bytes = None if "chunked" in repository.avoid else chunk_bytes
+    def __init__(self, repository: Repository, sizes: RegistrySizes) -> None:
+        self._repository, self._sizes = repository, sizes
         # Sessions that are open and that nobody is at: a blob's next upload goes on there. Taken and left in single steps.
         self._sessions: dict[Digest, Session] = {}
         self._turns: dict[str, threading.Lock] = {}  # of who writes an index of referrers, by its tag
@@ -109,27 +109,37 @@ class Pusher:
             Corrupt: the registry or `read` have other content than the descriptor says.
             DistError: what the registry says, or `read` raises.
         """
-        try:
-            self._bring(descriptor, Content(descriptor=descriptor, read=read, observer=observer))
-        except RegistryRefused as exc:
-            if exc.exchange.status != _TOO_LARGE or exc.exchange.codes:  # which a proxy does not know
-                raise
-            bound = size(self._chunk_bytes or descriptor.size)  # the next blob may be bigger
-            told = f"if a proxy before the registry does, have it take requests of {bound} (nginx: client_max_body_size)"
-            raise RegistryRefused(f"{exc}; {told}", exc.exchange) from exc
+        content = Content(descriptor=descriptor, read=read, observer=observer)
+        while True:
+            largest = min(self._sizes.upload.chunk_bytes or descriptor.size, descriptor.size)
+            if (self._sizes.upload.whole_bytes or descriptor.size) >= descriptor.size:
+                largest = descriptor.size
+            try:
+                self._bring(descriptor, content)
+            except RegistryRefused as exc:
+                if not _is_too_large(exc):
+                    raise
+                if not self._sizes.lower(largest):
+                    raise _with_advice(exc, self._sizes.smallest_chunk_bytes or descriptor.size) from exc
+                chunk = size(self._sizes.upload.chunk_bytes or 0)
+                _log.info("%s: a request of %s is too large; continuing in chunks of %s", descriptor, size(largest), chunk)
+            else:
+                return
 
     def _bring(self, descriptor: Descriptor, content: Content) -> None:
         session = self._sessions.pop(descriptor.digest, None) or self._open(descriptor)
         try:
             self._send(session, content)
         except DistError as exc:
-            if not session.is_lost:
+            if not session.is_lost or _is_too_large(exc):
                 raise
             chunks_refused = isinstance(exc, RegistryRefused) and session.offset == 0
         else:
             return
         if not self.has(descriptor):  # a session is also lost when it was closed, and the answer did not arrive
             self._send(self._open(descriptor), content, whole=chunks_refused)
+            if chunks_refused:
+                self._sizes.avoid_chunks()
 
     def put(self, raw: bytes, descriptor: Descriptor, *, tag: str | None = None) -> Digest | None:
         """Store a manifest, byte for byte, under its digest and under `tag` if there is one. Its children have to be there.
@@ -244,9 +254,10 @@ class Pusher:
         return Session(self._repository, descriptor, answer)
 
     def _send(self, session: Session, content: Content, *, whole: bool = False) -> None:
-        total = content.descriptor.size
-        chunk_bytes = max(self._chunk_bytes or total, session.min_chunk_bytes)
-        if whole or (total <= chunk_bytes and session.offset == 0):
+        total, upload = content.descriptor.size, self._sizes.upload
+        chunk_bytes = max(upload.chunk_bytes or total, session.min_chunk_bytes)
+        is_small = total <= max(total if upload.whole_bytes is None else upload.whole_bytes, session.min_chunk_bytes)
+        if whole or (is_small and session.offset == 0):
             session.send_whole(content)
             return
         try:
@@ -258,6 +269,18 @@ class Pusher:
 
     def _subject(self, descriptor: Descriptor) -> str:
         return f"{descriptor} to {self._repository.locator}"
+
+
+def _is_too_large(error: DistError) -> bool:
+    """Whether a request was too large for a proxy, which knows no error codes, or for the registry, which names the size."""
+    if not isinstance(error, RegistryRefused) or error.exchange.status != _TOO_LARGE:
+        return False
+    return all(code.startswith(_SIZE) for code in error.exchange.codes)
+
+
+def _with_advice(error: RegistryRefused, needed: int) -> RegistryRefused:
+    advice = f"if a proxy before the registry does, have it take requests of {size(needed)} (nginx: client_max_body_size)"
+    return RegistryRefused(f"{error}; {advice}", error.exchange)
 
 
 def _is_torn(exchange: Exchange) -> bool:

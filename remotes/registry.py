@@ -26,6 +26,7 @@ from remotes.mirrors import Mirrored
 from remotes.pusher import Pusher
 from remotes.ranges import Ranges
 from remotes.repository import Repository
+from remotes.sizes import RegistrySizes
 from remotes.throttled import LeftAlone, Quota, ThrottledTransport, nobody
 from remotes.transport import Urllib3Transport
 
@@ -82,6 +83,7 @@ class Registries:
         self._foreign = Foreign(self._ranges)
         self._repositories: dict[tuple[str, str], Repository] = {}
         self._pushers: dict[tuple[str, str], Pusher] = {}
+        self._sizes: dict[str, RegistrySizes] = {}  # by host
         self._auth: dict[tuple[str, Credentials | None], HostAuth] = {}
         self._origins: dict[str, Origin] = {}
         self._distrusted: set[Digest] = set()
@@ -124,7 +126,8 @@ class Registries:
     def pusher(self, reference: Reference) -> Pusher:
         """Access to the reference's repository for who writes; one for all who do, for it knows uploads that broke off."""
         key = (reference.host, reference.repository)
-        return self._pushers.get(key) or self._pushers.setdefault(key, Pusher(self._repository(reference.host, reference)))
+        repository = self._repository(reference.host, reference)
+        return self._pushers.get(key) or self._pushers.setdefault(key, Pusher(repository, repository.sizes))
 
     def repositories(self, host: str) -> Iterator[str]:
         """The repositories of a registry, `host[:port]`, each once, in its order; asked for as they are taken.
@@ -151,8 +154,25 @@ class Registries:
         name = f"{settings.path_prefix}{reference.repository}"
         auth = self._auth_of(host, name)
         url, locator = f"{hosts.url(host)}/v2/{name}", f"{host}/{name}"
-        origin = self._origin(host)
-        return Repository(self._client, auth, url=url, name=name, locator=locator, avoid=settings.avoid, origin=origin)
+        return Repository(
+            self._client,
+            auth,
+            url=url,
+            name=name,
+            locator=locator,
+            avoid=settings.avoid,
+            origin=self._origin(host),
+            sizes=self._sizes_of(host),
+        )
+
+    def _sizes_of(self, host: str) -> RegistrySizes:
+        settings = self._settings.hosts.of(host)
+        made = RegistrySizes(
+            chunk_bytes=settings.chunk_bytes,
+            whole_bytes=settings.whole_bytes,
+            has_chunks="chunked" not in settings.avoid and not _has_no_chunks(host),
+        )
+        return self._sizes.setdefault(host, made)
 
     def _origin(self, host: str) -> Origin:
         hosts = self._settings.hosts
@@ -184,6 +204,11 @@ class Registries:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+
+def _has_no_chunks(host: str) -> bool:
+    """Whether a host is one of Google's registries, which document that they accept no chunked uploads."""
+    return host == "gcr.io" or host.endswith((".gcr.io", "-docker.pkg.dev"))
 
 
 def _log_response(response: httpx.Response) -> None:

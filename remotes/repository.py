@@ -11,6 +11,7 @@ from remotes.auth import HostAuth, RegistryAuth, is_same_server
 from remotes.errors import ADVICE, from_response, from_transport, one_line, redact
 from remotes.guard import GUARD, Guard, Origin
 from remotes.hosts import Capability
+from remotes.sizes import RegistrySizes
 from remotes.token import to_delete, to_pull, to_push
 
 _NONE: Mapping[str, str] = MappingProxyType({})
@@ -23,7 +24,7 @@ class Repository:
 
     `url` is its own, such as `https://ghcr.io/v2/a/b`; `locator` is what people call it: `ghcr.io/a/b`. `avoid` is what the
     registry cannot do. `scope` is what reading it takes, if not to pull from a repository of its name. `origin` is the registry
-    as the source of redirects, shared by its repositories.
+    as the source of redirects, and `sizes` are what it accepts; both are shared by its repositories.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class Repository:
         avoid: frozenset[Capability] = frozenset(),
         scope: str | None = None,
         origin: Origin | None = None,
+        sizes: RegistrySizes | None = None,
     ) -> None:
+        self.sizes = sizes or RegistrySizes()
         self.url, self.name, self.locator, self.avoid = url, name, locator, avoid
         self._client, self._host = client, host
         self._own = httpx.URL(url)

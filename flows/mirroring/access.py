@@ -121,6 +121,8 @@ def _settings(creds: Creds, name: str, place: Place, document: Document, priorit
         in_flight=creds.req_concurrent or None,
         per_second=creds.req_per_sec or None,
         avoid=frozenset({"head"} if head else ()),
+        chunk_bytes=creds.blob_chunk or None,
+        whole_bytes=creds.blob_max or None,
     )
 
 

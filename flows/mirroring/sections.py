@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from flows.config import CONCURRENCY, Registry
+from flows.config import BLOB_CHUNK, BLOB_MAX, CONCURRENCY, Registry
 from flows.mirroring.naming import Rename
 from flows.mirroring.selection import compiled
 from flows.mirroring.semver import Range
@@ -38,7 +38,6 @@ def _one_or_more(value: object) -> object:
 
 
 _REFERRED = 'may be {{env "NAME"}} or {{file "PATH"}}'
-_CHUNKS = "blobs of more than 64 MiB go in chunks of so much, and whole where a registry refuses chunks"
 
 Regex = Annotated[Text, passing(compiled)]
 PlatformName = Annotated[Text, passing(Platform.parse)]
@@ -259,12 +258,13 @@ class Creds(LenientSection):
     req_concurrent: int = Field(default=0, ge=0, description="Requests under way at once; 0 is no limit")
     api_opts: dict[str, Any] = Field(default={}, description='Of these, disableHead: "true" has an effect')
 
+    blob_chunk: int = Field(default=0, ge=0, description=f"{BLOB_CHUNK}, or with 0")
+    blob_max: int = Field(default=0, ge=-1, description=f"{BLOB_MAX}; 0 is as nothing")
+
     cred_helper: Text | None = no_effect("name it under credHelpers in docker's config.json")
     cred_expire: Text | None = no_effect("helpers are named in docker's config.json")
     cred_host: Text | None = no_effect("helpers are named in docker's config.json")
     repo_auth: Flag | None = no_effect("tokens are asked for by repository")
-    blob_chunk: int | None = no_effect(_CHUNKS)
-    blob_max: int | None = no_effect(_CHUNKS)
     api: Text | None = no_effect("there is one API")
     scheme: Text | None = no_effect("tls says it")
 

@@ -49,7 +49,8 @@ class FakeRegistry:
     leaves subjects to the client and has no API for them, ``filters=False`` has one that ignores filters, and ``page_entries``
     is what one of its pages has at most. ``sparse`` takes indexes of which manifests are missing. ``deletes`` says what is
     deleted: tags and manifests, manifests alone as by CNCF distribution 2.8, or nothing. ``uploads`` are the sessions, which
-    may be limited.
+    may be limited. ``max_request_bytes`` is what a proxy before it lets pass, and ``max_names`` the number of names that a list
+    may be asked for at once: both answer 413 to more, as Azure's proxy and Quay do.
     """
 
     def __init__(
@@ -65,6 +66,8 @@ class FakeRegistry:
         sparse: bool = False,
         deletes: Literal["all", "manifests", "nothing"] = "all",
         uploads: Uploads | None = None,
+        max_request_bytes: int | None = None,
+        max_names: int | None = None,
         address: str = "127.0.0.1",
     ) -> None:
         """Bind a free port of a loopback address."""
@@ -78,6 +81,7 @@ class FakeRegistry:
         self._sparse = sparse
         self._deletes = deletes
         self.uploads = uploads or Uploads()
+        self._max_request_bytes, self._max_names = max_request_bytes, max_names
         self._blobs: dict[tuple[str, str], bytes] = {}  # (repository, digest)
         self._manifests: dict[tuple[str, str], tuple[str, bytes]] = {}  # (repository, digest) -> media type, content
         self._tags: dict[tuple[str, str], str] = {}  # (repository, tag) -> digest
@@ -160,7 +164,7 @@ class FakeRegistry:
 
     def _respond(self, request: Request, incoming: Incoming) -> Response | None:
         """Prepare the answer, None for none; faults strike only what has passed the door."""
-        if refusal := self._refusal(request):
+        if refusal := self._refusal(request) or self._too_large(request):
             return refusal
         actions = [fault.action for fault in self._due(request)]
         early = next((action for action in actions if isinstance(action, Drop | Refuse)), None)
@@ -194,6 +198,14 @@ class FakeRegistry:
         if self._auth is None or request.path == TOKEN_PATH:
             return None
         return self._auth.refusal(request)
+
+    def _too_large(self, request: Request) -> Response | None:
+        if self._max_request_bytes is not None and int(request.headers.get("content-length", 0)) > self._max_request_bytes:
+            return Response.of(413, b"<html>413 Request Entity Too Large</html>", (("Connection", "close"),))
+        names = parse_qs(request.query).get("n", ["0"])[0]
+        if self._max_names is not None and names.isdecimal() and int(names) > self._max_names:
+            return Response.of_json(413, {"error": "the page is too large"})
+        return None
 
     def _answer(self, request: Request, body: bytes) -> Response:
         if above := self._above_repositories(request):

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from remotes import Registries
-from remotes.pusher import CHUNK_BYTES, Pusher
+from remotes.pusher import Pusher
+from remotes.sizes import CHUNK_BYTES, RegistrySizes
 from tests.fakes.registry import FakeRegistry
 from tests.remotes.asking import REPOSITORY, reference
 
@@ -14,8 +15,7 @@ _PIECE = 7_000  # divides neither chunk nor blob
 def pusher(registries: Registries, host: str | FakeRegistry, *, chunked: bool = True, chunk_bytes: int = CHUNK_BYTES) -> Pusher:
     named = reference(host, "")
     repository = registries._repository(named.host, named)
-    repository.avoid = frozenset() if chunked else frozenset({"chunked"})
-    return Pusher(repository, chunk_bytes=chunk_bytes)
+    return Pusher(repository, RegistrySizes(chunk_bytes=chunk_bytes, has_chunks=chunked))
 
 
 class Reader:

@@ -67,7 +67,7 @@ def test_pages_are_asked_for_as_they_are_taken(registries: Registries, paged: Fa
 
 
 def test_pages_that_are_not_named(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("remotes.listing.PAGE_NAMES", 3)
+    monkeypatch.setattr("remotes.sizes.PAGE_NAMES", 3)
     fill(registry)
     registry.inject(Fault(nth=None, action=WithoutHeaders(("Link",))))
     assert list(registries.repositories(registry.host)) == NAMES

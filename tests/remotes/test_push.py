@@ -8,14 +8,15 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from ocispec import Descriptor, Digest
+from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
 from ocispec.units import size
-from remotes import Registries
+from remotes import Hosts, HostSettings, Registries, RegistrySettings
 from remotes.auth import HostAuth
 from remotes.login import Login
 from remotes.pusher import Pusher
 from remotes.repository import Repository
+from remotes.sizes import RegistrySizes
 from remotes.transport import Urllib3Transport
 from tests import images
 from tests.fakes.access import Basic, Bearer
@@ -32,7 +33,7 @@ from tests.fakes.faults import (
 )
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.uploads import Uploads
-from tests.remotes.asking import BLOB, HASTY, REPOSITORY, anonymous, asked, check_told, descriptor, user
+from tests.remotes.asking import BLOB, HASTY, REPOSITORY, anonymous, asked, check_told, descriptor, reference, user
 from tests.remotes.pushing import CHUNK, Reader, pusher, sent_ranges, shape
 
 SIZE = len(BLOB)
@@ -240,6 +241,68 @@ def test_a_proxy_that_takes_no_request_of_this_size(registries: Registries, regi
     assert isinstance(error, InvalidInput)
 
 
+MIB = 2**20
+BIG = bytes(range(256)) * (36 * MIB // 256)
+
+
+@pytest.mark.parametrize(
+    ("limit", "sent"),
+    [
+        (20_000_000, ["0", str(36 * MIB), "0", *[str(16 * MIB)] * 2, str(4 * MIB), "0"]),
+        (5_000_000, ["0", str(36 * MIB), "0", str(16 * MIB), "0", *[str(4 * MIB)] * 9, "0"]),
+    ],
+)
+def test_requests_that_are_too_large_become_smaller_for_the_whole_run(
+    registries: Registries, limit: int, sent: list[str]
+) -> None:
+    other = BIG[1:]
+    with FakeRegistry(max_request_bytes=limit) as registry:
+        registries.pusher(reference(registry, "")).upload(descriptor(BIG), Reader(BIG))
+        assert registry.blob(REPOSITORY, str(descriptor(BIG).digest)) == BIG
+        lengths = [one.headers["content-length"] for one in registry.requests]
+        assert lengths == sent
+        elsewhere = registries.pusher(Reference.parse(f"{registry.host}/other/app:1"))
+        elsewhere.upload(descriptor(other), Reader(other))
+        assert registry.blob("other/app", str(descriptor(other).digest)) == other
+        more = [one.headers["content-length"] for one in registry.requests][len(lengths) :]
+        assert (more[0], max(map(int, more)) <= limit, more.count("0")) == ("0", True, 2)
+
+
+def test_a_limit_below_the_smallest_chunk_is_reported(registries: Registries) -> None:
+    with FakeRegistry(max_request_bytes=1_000_000) as registry:
+        target = registries.pusher(reference(registry, ""))
+        told = f"have it take requests of {size(4 * MIB)} (nginx: client_max_body_size)"
+        refusal(lambda: target.upload(descriptor(BIG), Reader(BIG)), "413", told)
+
+
+@pytest.mark.parametrize(
+    ("settings", "methods"),
+    [
+        (HostSettings(chunk_bytes=150_000), ["POST", "PATCH", "PATCH", "PUT"]),
+        (HostSettings(chunk_bytes=150_000, whole_bytes=SIZE), ["POST", "PUT"]),
+        (HostSettings(chunk_bytes=150_000, whole_bytes=SIZE - 1), ["POST", "PATCH", "PATCH", "PUT"]),
+        (HostSettings(chunk_bytes=150_000, whole_bytes=-1), ["POST", "PUT"]),
+        (HostSettings(whole_bytes=1000), ["POST", "PATCH", "PUT"]),
+    ],
+)
+def test_the_sizes_of_uploads_can_be_set(registry: FakeRegistry, settings: HostSettings, methods: list[str]) -> None:
+    hosts = Hosts(named={registry.host: settings})
+    with Registries(RegistrySettings(hosts=hosts), credentials=anonymous) as registries:
+        registries.pusher(reference(registry, "")).upload(WANTED, Reader(BLOB))
+    assert shape(registry) == methods
+    assert stored(registry) == BLOB
+
+
+@pytest.mark.parametrize("host", ["europe-west1-docker.pkg.dev", "gcr.io", "eu.gcr.io"])
+def test_googles_registries_get_no_chunks(registry: FakeRegistry, host: str) -> None:
+    registry.names.add(host)
+    strike(registry, "PATCH", Refuse(404), nth=None)
+    settings = HostSettings(hostname=registry.host, chunk_bytes=CHUNK)
+    with Registries(RegistrySettings(hosts=Hosts(named={host: settings})), credentials=anonymous) as registries:
+        registries.pusher(Reference.parse(f"{host}/{REPOSITORY}:1")).upload(WANTED, Reader(BLOB))
+    assert shape(registry) == ["POST", "PUT"]
+
+
 def test_wrong_content_is_told(registries: Registries, registry: FakeRegistry) -> None:
     error = refusal(lambda: upload(registries, registry, WANTED, bytes(SIZE)), str(WANTED.digest), "DIGEST_INVALID")
     assert isinstance(error, InvalidInput)
@@ -312,7 +375,15 @@ def test_chunks_that_are_too_big_are_no_chunks(registries: Registries) -> None:
         assert shape(registry) == ["POST", "PATCH", "HEAD", "POST", "PUT"]
 
 
-@pytest.mark.parametrize("status", [400, 404, 405, 413, 416])
+def test_a_registry_that_refused_a_chunk_is_sent_no_other(registries: Registries) -> None:
+    with FakeRegistry(uploads=Uploads(max_chunk_bytes=1000)) as registry:
+        target = pusher(registries, registry, chunk_bytes=CHUNK)
+        target.upload(WANTED, Reader(BLOB))
+        target.upload(descriptor(BLOB[1:]), Reader(BLOB[1:]))
+        assert shape(registry) == ["POST", "PATCH", "HEAD", "POST", "PUT", "POST", "PUT"]
+
+
+@pytest.mark.parametrize("status", [400, 404, 405, 416])
 def test_a_registry_without_chunks(registries: Registries, registry: FakeRegistry, status: int) -> None:
     strike(registry, "PATCH", Refuse(status), nth=None)
     if status == 404:  # may be a session that is gone: so chunks are tried once more
@@ -380,7 +451,7 @@ def test_who_asks_to_wait_is_left_alone_and_gone_on_with_later(registry: FakeReg
         locator = f"{registry.host}/{REPOSITORY}"
         url = f"http://{registry.host}/v2/{REPOSITORY}"
         own = Repository(client, HostAuth(Login(host=registry.host)), url=url, name=REPOSITORY, locator=locator)
-        target = Pusher(own, chunk_bytes=CHUNK)
+        target = Pusher(own, RegistrySizes(chunk_bytes=CHUNK))
         assert isinstance(refusal(lambda: target.upload(WANTED, Reader(BLOB))), Unavailable)
         assert shape(registry) == ["POST", "PATCH", "PATCH"]
         target.upload(WANTED, Reader(BLOB))

@@ -11,6 +11,7 @@ from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import Denied
 from remotes import Credentials, Registries
 from remotes.pusher import Pusher
+from remotes.sizes import RegistrySizes
 from tests import images
 from tests.peers import skopeo
 from tests.peers.registry import LOGIN, CncfRegistry, cncf_registry
@@ -54,7 +55,7 @@ def push(target: Pusher, image: images.BuiltImage, tag: str) -> None:
 def test_an_image_is_read_back(registries: Registries, cncf: CncfRegistry, tmp_path: Path, tag: str, chunk_bytes: int) -> None:
     image = IMAGES[tag]
     named = Reference.parse(f"{cncf.host}/team/{tag}-{chunk_bytes}:{tag}")
-    target = Pusher(registries._repository(named.host, named), chunk_bytes=chunk_bytes)
+    target = Pusher(registries._repository(named.host, named), RegistrySizes(chunk_bytes=chunk_bytes))
     push(target, image, tag)
     skopeo.copy(f"docker://{named}", f"dir:{tmp_path}/copy")
     copied = {path.read_bytes() for path in (tmp_path / "copy").iterdir() if path.name != "version"}
@@ -73,12 +74,12 @@ def test_a_second_push_uploads_nothing(registries: Registries, cncf: CncfRegistr
 def test_a_mount(registries: Registries, cncf: CncfRegistry) -> None:
     pusher(registries, cncf.host).upload(WANTED, Reader(BLOB))
     named = Reference.parse(f"{cncf.host}/mounted/here")
-    target = Pusher(registries._repository(named.host, named))
+    target = registries.pusher(named)
     before = len(cncf.requests())
     assert target.mount(WANTED, source="team/app")
     assert read(registries.fetcher(named), WANTED) == BLOB
     elsewhere = Reference.parse(f"{cncf.host}/mounted/not")
-    refused = Pusher(registries._repository(named.host, elsewhere))
+    refused = registries.pusher(elsewhere)
     assert not refused.mount(WANTED, source="no/such")
     refused.upload(WANTED, Reader(BLOB))
     requests = cncf.requests(at_least=before + 4)[before:]

@@ -91,6 +91,17 @@ def test_pages_are_asked_for_as_they_are_taken(registries: Registries, paged: Fa
         assert len(paged.requests) == 2
 
 
+def test_a_page_that_is_too_large_is_asked_for_with_fewer_names_in_the_whole_run(registries: Registries) -> None:
+    tags = sorted(f"v{number}" for number in range(250))
+    with FakeRegistry(max_names=100) as registry:
+        fill(registry, tags)
+        images.load(registry, "other/app", IMAGE, "v1")
+        assert listed(registries, registry) == tags
+        assert list(registries.fetcher(Reference.parse(f"{registry.host}/other/app:1")).tags()) == ["v1"]
+        numbers = [parse_qs(one.query)["n"] for one in registry.requests]
+        assert numbers == [["1000"], ["100"], ["100"], ["100"], ["100"]]
+
+
 @pytest.mark.parametrize(
     ("count", "lasts"), [(5, [None, "v1", "v3"]), (4, [None, "v1", "v3"]), (3, [None, "v1"])], ids=["odd", "even", "short"]
 )
@@ -98,7 +109,7 @@ def test_pages_that_are_not_named(
     registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, count: int, lasts: list[str | None]
 ) -> None:
     # "A Link header MAY be included": who sends as many as were asked for may have more
-    monkeypatch.setattr("remotes.listing.PAGE_NAMES", 2)
+    monkeypatch.setattr("remotes.sizes.PAGE_NAMES", 2)
     fill(registry, TAGS[:count])
     registry.inject(Fault(nth=None, action=WithoutHeaders(("Link",))))
     assert listed(registries, registry) == TAGS[:count]
@@ -109,7 +120,7 @@ def test_pages_that_are_not_named(
 def test_a_registry_that_sends_all_whatever_it_is_asked(
     registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
-    monkeypatch.setattr("remotes.listing.PAGE_NAMES", page)
+    monkeypatch.setattr("remotes.sizes.PAGE_NAMES", page)
     fill(registry)
     registry.inject(Fault(nth=None, action=Answer(200, (), json.dumps({"tags": TAGS}).encode())))
     assert listed(registries, registry) == TAGS

@@ -41,8 +41,6 @@ def backup(mirror: Mirror, number: int, target: str) -> str:
 
 WARNINGS = """\
 everything.yaml:11: creds[0].repoAuth: has no effect: tokens are asked for by repository
-everything.yaml:12: creds[0].blobChunk: has no effect: blobs of more than 64 MiB go in chunks of so much, and whole where a registry refuses chunks
-everything.yaml:13: creds[0].blobMax: has no effect: blobs of more than 64 MiB go in chunks of so much, and whole where a registry refuses chunks
 everything.yaml:31: creds[4].credHelper: has no effect: name it under credHelpers in docker's config.json
 everything.yaml:32: creds[4].credExpire: has no effect: helpers are named in docker's config.json
 everything.yaml:33: creds[4].credHost: has no effect: helpers are named in docker's config.json
@@ -75,7 +73,7 @@ def test_what_has_no_effect_is_named(everything: Mirror) -> None:
 
 def test_registries(everything: Mirror) -> None:
     assert everything.hosts.named == {
-        "registry.example:5000": HostSettings(scheme="http", in_flight=4, per_second=10),
+        "registry.example:5000": HostSettings(scheme="http", in_flight=4, per_second=10, chunk_bytes=1048576, whole_bytes=-1),
         "docker.io": HostSettings(mirrors=("high.example", "low.example")),
         "low.example": HostSettings(path_prefix="hub/"),
         "high.example": HostSettings(scheme="https", tls=Tls(verify=False), avoid=frozenset({"head"})),

@@ -1,0 +1,67 @@
+"""Sizes that one registry accepts, learned while a run asks it: of upload requests, and of pages of a list."""
+
+import threading
+from dataclasses import dataclass
+
+_MIB = 1024 * 1024
+# An interruption costs at most one chunk, and each chunk costs a round trip. Proxies refuse larger requests than they are set
+# for: Cloudflare 100 MB, Azure Container Registry about 20 MB.
+CHUNK_BYTES = 64 * _MIB
+_SMALLER_CHUNKS = (16 * _MIB, 4 * _MIB)
+# Registries send more or fewer: the CNCF registry 2.8 sends all tags there are.
+PAGE_NAMES = 1000
+# Quay answers 413 to more, without saying how many it accepts.
+SMALL_PAGE_NAMES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class UploadSize:
+    """How a blob is uploaded: in one request up to `whole_bytes`, and above that in chunks of `chunk_bytes`.
+
+    None: any blob is uploaded in one request.
+    """
+
+    chunk_bytes: int | None
+    whole_bytes: int | None
+
+
+class RegistrySizes:
+    """The sizes of one registry. Thread-safe, shared by all that ask the registry in a run.
+
+    `chunk_bytes` and `whole_bytes` are what the user set: the size of a chunk, and the size up to which a blob is uploaded in
+    one request (-1: always). `has_chunks` is False for a registry that accepts no chunks.
+    """
+
+    def __init__(self, *, chunk_bytes: int | None = None, whole_bytes: int | None = None, has_chunks: bool = True) -> None:
+        chunk = chunk_bytes or CHUNK_BYTES
+        whole = None if whole_bytes == -1 else whole_bytes or chunk
+        self._upload = UploadSize(chunk, whole) if has_chunks else UploadSize(None, None)
+        self._guard = threading.Lock()
+        self.page_names: int | None = PAGE_NAMES
+        """How many names a list is asked for at once; None: the registry decides. Only ever lowered."""
+
+    @property
+    def upload(self) -> UploadSize:
+        """How blobs are uploaded now."""
+        return self._upload
+
+    @property
+    def smallest_chunk_bytes(self) -> int | None:
+        """The smallest chunk that is tried; None if no chunks are sent."""
+        chunk = self._upload.chunk_bytes
+        return None if chunk is None else min(chunk, *_SMALLER_CHUNKS)
+
+    def lower(self, refused: int) -> bool:
+        """Use smaller requests after one of `refused` bytes was too large; False if there is no smaller size."""
+        with self._guard:
+            chunk = self._upload.chunk_bytes
+            smaller = [] if chunk is None else [size for size in (chunk, *_SMALLER_CHUNKS) if size < refused and size <= chunk]
+            if not smaller:
+                return False
+            self._upload = UploadSize(max(smaller), max(smaller))
+            return True
+
+    def avoid_chunks(self) -> None:
+        """Upload every blob in one request: the registry refused a chunk, and accepted the whole."""
+        with self._guard:
+            self._upload = UploadSize(None, None)
