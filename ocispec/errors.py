@@ -8,6 +8,7 @@
     ├── Unavailable     the other side did not answer as it should: try again retryable
     ├── Corrupt         bytes are not what their digest or size says          retryable
     ├── Denied          credentials or permissions do not suffice
+    ├── Conflict        the other side changed since it was read: start again from what is there now
     └── Unsupported     a form that this program refuses by name
 
 A message is one line without a full stop: what, on what, expected, got, what to do. The class alone decides whether an
@@ -76,6 +77,10 @@ class Corrupt(DistError):
 
 class Denied(DistError):
     """Credentials, permissions or policy refuse the operation."""
+
+
+class Conflict(DistError):
+    """Something was changed by others since it was read, so that writing it now would undo their change."""
 
 
 class Unsupported(DistError):

@@ -27,30 +27,40 @@ class Expected:
     referrers: Mapping[Digest, str | None] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class Finding:
+    """The result of an audit of one tag: its faults, a line each, and what it resolves to, None for no such tag."""
+
+    faults: tuple[str, ...]
+    root: Descriptor | None
+
+
 class Auditor:
-    """Looks into one repository. What was seen there once is not asked for again."""
+    """Audits tags of one repository. Each piece of content is looked up once."""
 
     def __init__(self, source: Source, pusher: Pusher) -> None:
         self._source, self._pusher = source, pusher
         self._seen: dict[object, str | None] = {}
         self._documents: dict[Digest, bytes] = {}
 
-    def faults(self, expected: Expected) -> tuple[str, ...]:
-        """What is wrong, a line each; nothing if all is right.
+    def audit(self, expected: Expected) -> Finding:
+        """Return what is wrong with a tag, and what it resolves to.
 
         Raises:
-            DistError: it cannot be told.
+            DistError: the registry does not answer as it should.
         """
-        return tuple(dict.fromkeys(self._faults(expected)))
+        root = self._standing(expected.target)
+        return Finding(faults=tuple(dict.fromkeys(self._faults(expected, root))), root=root)
 
-    def _faults(self, expected: Expected) -> Iterator[str]:
-        yield from self._image(expected.target, expected.digest, expected.platforms, missing=str(expected.digest))
+    def _faults(self, expected: Expected, root: Descriptor | None) -> Iterator[str]:
+        yield from self._image(expected.target, root, expected.digest, expected.platforms, missing=str(expected.digest))
         for digest, tag in expected.referrers.items():
             yield from self._referrer(expected.target, digest, tag)
 
-    def _image(self, target: Reference, digest: Digest, platforms: Platforms, *, missing: str) -> Iterator[str]:
-        """What is wrong with a tag and what it should stand for."""
-        there = self._standing(target)
+    def _image(
+        self, target: Reference, there: Descriptor | None, digest: Digest, platforms: Platforms, *, missing: str
+    ) -> Iterator[str]:
+        """Return what is wrong with a tag, which resolves to `there`, and with the image that it should resolve to."""
         if there is None:
             yield f"{target.tag or target} is not there"
         elif there.digest != digest:
@@ -109,7 +119,7 @@ class Auditor:
     def _referrer(self, target: Reference, digest: Digest, tag: str | None) -> Iterator[str]:
         if tag is not None:
             place = Reference.parse(f"{target.locator}:{tag}")
-            yield from self._image(place, digest, None, missing=f"referrer {digest}")
+            yield from self._image(place, self._standing(place), digest, None, missing=f"referrer {digest}")
             return
         root = self._manifest(target, digest)
         if root is None:

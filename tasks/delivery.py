@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from threading import Lock
 
 from ocispec import Descriptor, Digest, Platform, Reference
-from ocispec.errors import NotFound
+from ocispec.errors import Conflict, NotFound
 from ocispec.handlers import Handler, children_handler, visit, without_foreign
 from ocispec.platform import Platforms
 from ocispec.referrers import Referrer
@@ -35,14 +35,16 @@ _NO_SPARSE = (
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Publication:
-    """An image of the store that a tag is to stand for.
+    """An image of the store, and the tag to publish it under.
 
-    `platforms` are those that are wanted of an index, None is all; with `rewritten` an index of these alone is made.
-    `referrers` go along. What the tag stands for until then is kept as `backup`.
+    `replaces` is the digest that the tag had when this was planned, None if there was no such tag. `platforms` are the wanted
+    platforms of an index, None for all; with `rewritten`, an index of only these is made. `referrers` are published, too. The
+    manifest that the tag had before is kept under the name `backup`.
     """
 
     root: Descriptor
     target: Reference
+    replaces: Digest | None = None
     platforms: Platforms = None
     rewritten: bool = False
     referrers: tuple[Referrer, ...] = ()
@@ -84,19 +86,21 @@ class Delivery:
             self._whereabouts.note(place, blob.digest)
 
     def publish(self, wanted: Publication) -> None:
-        """Bring what is missing of an image to the repository of its target, in order, and set its tag last.
+        """Push what the repository lacks of an image, in order, and set its tag last.
 
         Raises:
-            NotFound: something of it is not in the store.
-            DistError: see `tasks.transfer`; what is there already need not be sent again.
+            NotFound: content of the image is not in the store.
+            Conflict: the tag resolves to something else than when this was planned. It is left as it is.
+            DistError: see `tasks.transfer`; content that was pushed before need not be sent again.
         """
         root, platforms = wanted.root, wanted.platforms
         if wanted.rewritten and platforms is not None:
             root, platforms = self._selected(wanted, platforms), None
         if wanted.backup is not None:
-            self._back_up(wanted.target, root, wanted.backup)
+            self._back_up(self._unmoved(wanted, root), wanted.target, root, wanted.backup)
+        children = self._keeper.children(platforms)
         try:
-            self._bring_all(root, wanted.target, self._keeper.children(platforms), wanted.referrers)
+            self._bring_all(root, wanted.target, children, wanted.referrers, before_tag=lambda: self._unmoved(wanted, root))
         except RegistryError as exc:
             is_incomplete = not exc.retryable and any(code.startswith(_INCOMPLETE) for code in exc.exchange.codes)
             if platforms is None or not is_incomplete:
@@ -122,12 +126,20 @@ class Delivery:
             transfer.fetch(self._store, nobody, index, observer=self._received)  # which has its bytes in it
         return replace(selected.root, data=None)
 
-    def _back_up(self, target: Reference, new: Descriptor, backup: Reference) -> None:
-        """Have the backup stand for what the target stands for, if that is about to be overwritten.
+    def _unmoved(self, wanted: Publication, root: Descriptor) -> Descriptor | None:
+        """Return what the target tag resolves to now: what it did when this was planned, `root`, or nothing.
 
-        What that is is asked anew: other runs may have changed it since the plan.
+        Raises:
+            Conflict: it resolves to something else.
         """
-        old = self.standing(target)
+        found = self.standing(wanted.target)
+        if found is not None and found.digest not in (wanted.replaces, root.digest):
+            before = wanted.replaces or "no manifest"
+            raise Conflict(f"{wanted.target}: target tag moved from {before} to {found.digest} since it was planned; run again")
+        return found
+
+    def _back_up(self, old: Descriptor | None, target: Reference, new: Descriptor, backup: Reference) -> None:
+        """Set the tag `backup` to `old`, to which the target tag resolves, unless that is about to stay as it is."""
         if old is None or old.digest == new.digest or self._pusher(backup).has(old, tag=backup.tag):
             return
         self._keeper.keep(old)
@@ -154,13 +166,24 @@ class Delivery:
             below = visit(children, descriptor)
             pending += [(child, descriptor.kind == "index" and child.is_manifest) for child in below]
 
-    def _bring_all(self, root: Descriptor, target: Reference, children: Handler, referrers: Sequence[Referrer]) -> None:
+    def _bring_all(
+        self,
+        root: Descriptor,
+        target: Reference,
+        children: Handler,
+        referrers: Sequence[Referrer],
+        *,
+        before_tag: Callable[[], object] | None = None,
+    ) -> None:
+        """Push a tree and its referrers. `before_tag` is called right before the request that sets the target tag."""
         wanted = without_foreign(children)
         roots = (root, *(referrer.descriptor for referrer in referrers))
         content = completeness.require(self._store, *roots, children=wanted, name=str(target))
         order = Order(self._store, content, wanted)
-        order.tag(root, target.tag, after=order.refer(referrers))
+        tagged = order.tag(root, target.tag, after=order.refer(referrers))
         for node in order.in_turn():
+            if node is tagged and before_tag is not None:
+                before_tag()
             self._bring(node.descriptor, target, node.tag)
 
     def _bring(self, descriptor: Descriptor, target: Reference, tag: str | None) -> None:

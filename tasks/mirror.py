@@ -11,7 +11,7 @@ from ocispec.referrers import Referrer
 from ocispec.units import counted
 from tasks import events, session
 from tasks._task import argument, comes_again, task_of
-from tasks.audit import Expected
+from tasks.audit import Expected, Finding
 from tasks.delivery import Publication
 from tasks.fetch import Fetched
 from tasks.gate import Gate
@@ -44,9 +44,9 @@ class Surveyed:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Audited:
-    """What is wrong with each of some tags of a repository, or why that cannot be told."""
+    """The result for each of some tags of a repository, or why its audit failed."""
 
-    faults: tuple[tuple[str, ...] | DistError, ...]
+    findings: tuple[Finding | DistError, ...]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -181,10 +181,10 @@ def remove(target: Reference, unwanted: tuple[UnwantedTag, ...], *, workers: int
 
 @task_of("audit", run_name=_audit_name)
 def audit(expected: tuple[Expected, ...]) -> Audited:
-    """See whether what some tags of one repository should stand for is there, all of it."""
-    faults = session.current().audit(expected)
-    _settle("image", ((str(one.target), found) for one, found in zip(expected, faults, strict=True)))
-    return Audited(tuple(faults))
+    """Audit some tags of one repository: each should resolve to its digest, with all content below and all referrers."""
+    findings = session.current().audit(expected)
+    _settle("image", ((str(one.target), found) for one, found in zip(expected, findings, strict=True)))
+    return Audited(tuple(findings))
 
 
 @task_of("locate", run_name=_locate_name)

@@ -29,7 +29,7 @@ from remotes import (
 from storage import ContentStore, open_store
 from storage.leases import Lease
 from tasks import gate, locating, stopping, survey, transfer
-from tasks.audit import Auditor, Expected
+from tasks.audit import Auditor, Expected, Finding
 from tasks.delivery import Delivery, Publication
 from tasks.gate import Candidate, Gate
 from tasks.keeping import Keeper
@@ -221,11 +221,11 @@ class Session:
             workers=workers,
         )
 
-    def audit(self, expected: Sequence[Expected]) -> list[tuple[str, ...] | DistError]:
-        """What is wrong with each of some tags of one repository, see `tasks.audit`; or why that cannot be told."""
+    def audit(self, expected: Sequence[Expected]) -> list[Finding | DistError]:
+        """Return the result of an audit of each of some tags of one repository, or why it failed; see `tasks.audit`."""
         place = expected[0].target
         auditor = Auditor(self.registries.itself(place), self.registries.pusher(place))
-        return [self._told(partial(auditor.faults, one)) for one in expected]
+        return [self._told(partial(auditor.audit, one)) for one in expected]
 
     def locate(self, origin: Reference, expected: Expected, *, rewritten: bool) -> tuple[Descriptor, tuple[Referrer, ...]]:
         """The root of what should stand at a target, and what should be about it, see `tasks.locating`."""

@@ -17,7 +17,7 @@ from flows.runner import message, outcome
 from ocispec import Descriptor, Reference
 from ocispec.frontier import Frontier
 from tasks import mirror as tasks
-from tasks.audit import Expected
+from tasks.audit import Expected, Finding
 from tasks.session import Session
 
 if TYPE_CHECKING:
@@ -29,13 +29,14 @@ _MOST_TAGS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audits:
-    """What was found: how many targets are right, what is wrong with others, of which nothing can be told and why.
+    """The results: how many targets are right, the faults of the damaged ones, and why others could not be audited.
 
-    `unlooked` are those that no entry wants any more.
+    `roots` has what the tags of damaged targets resolve to. `unlooked` are those that no entry wants any more.
     """
 
     right: int = 0
     damaged: Mapping[Reference, tuple[str, ...]] = field(default_factory=dict)
+    roots: Mapping[Reference, Descriptor | None] = field(default_factory=dict)
     untold: Mapping[Reference, str] = field(default_factory=dict)
     unlooked: int = 0
 
@@ -59,20 +60,25 @@ class Auditing:
 
         frontier: Frontier[tuple[Expected, ...], PrefectFuture[Any]] = Frontier(start, window=self._workers)
         frontier.add(chunks)
-        damaged, untold, looked_into = dict[Reference, tuple[str, ...]](), dict[Reference, str](), 0
+        damaged, untold, looked_into = dict[Reference, Finding](), dict[Reference, str](), 0
         for chunk, future in frontier:
             self.tasks += 1
             looked_into += len(chunk)
             self._listener.planned(looked_into, len(wanted))
             result = outcome(future)
-            faults = result.faults if isinstance(result, tasks.Audited) else [result] * len(chunk)
-            for expected, found in zip(chunk, faults, strict=True):
-                if not isinstance(found, tuple):
+            findings = result.findings if isinstance(result, tasks.Audited) else [result] * len(chunk)
+            for expected, found in zip(chunk, findings, strict=True):
+                if not isinstance(found, Finding):
                     untold[expected.target] = f"{expected.target}: {message(found)}"
-                elif found:
+                elif found.faults:
                     damaged[expected.target] = found
-        right = len(wanted) - len(damaged) - len(untold)
-        return Audits(right=right, damaged=damaged, untold=untold, unlooked=len(locked) - len(wanted))
+        return Audits(
+            right=len(wanted) - len(damaged) - len(untold),
+            damaged={target: found.faults for target, found in damaged.items()},
+            roots={target: found.root for target, found in damaged.items()},
+            untold=untold,
+            unlooked=len(locked) - len(wanted),
+        )
 
     def located(self, found: Audits, locked: Records) -> tuple[dict[Image, tasks.Located], dict[Reference, str]]:
         """What has to be brought to damaged targets, with what was found of where it is; and why some cannot be had."""
@@ -92,19 +98,19 @@ class Auditing:
             if not isinstance(result, tasks.Located):
                 lost[target] = f"{target}: {message(result)}"
                 continue
-            image = self._image(target, locked[target], result.root)
+            image = self._image(target, locked[target], found.roots[target], result.root)
             if image.due:
                 images[image] = result
             else:
                 lost[target] = image.steps[0].note or f"{target}: cannot be repaired"
         return images, lost
 
-    def _image(self, target: Reference, record: Locked, root: Descriptor) -> Image:
+    def _image(self, target: Reference, record: Locked, old: Descriptor | None, root: Descriptor) -> Image:
         entry = self._origins.of(target, record)
         if entry is None:
             raise ValueError(f"{target}: only what an entry wants is looked into")
         wish = Wish(entry=entry, source=Reference.parse(record.source), targets=(target,))
-        step = with_backup(Step(wish=wish, target=target, change="repair", new=root))
+        step = with_backup(Step(wish=wish, target=target, change="repair", old=old, new=root))
         return Image(wish=wish, root=root, content=(), sent=(), steps=(step,))
 
     def _is_wanted(self, target: Reference, record: Locked) -> bool:

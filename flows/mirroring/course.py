@@ -136,6 +136,7 @@ class Mirroring:
         wanted = Publication(
             root=image.root,
             target=step.target,
+            replaces=None if step.old is None else step.old.digest,
             platforms=image.platforms,
             rewritten=entry.rewrite_index,
             referrers=tuple(image.referrers),

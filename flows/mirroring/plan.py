@@ -235,11 +235,13 @@ class Plan:
 
     @cached_property
     def requests(self) -> int:
-        """How many requests carrying it out takes, about: one for what is fetched; for what is sent, a look and two more.
+        """Return about how many requests the run takes.
 
-        Nobody knows before whether a target has it, or mounts it.
+        These are one for each fetched descriptor and pushed manifest, one before each tag is set, three for each pushed blob.
+        A target may have a blob already, or mount it, which takes fewer.
         """
         published = sum(descriptor.is_manifest for image in self.due for _ in image.due for descriptor in image.sent)
+        published += sum(len(image.due) for image in self.due)
         blobs = {(step.target, d.digest) for image in self.due for step in image.due for d in image.sent if not d.is_manifest}
         sent = sum(not descriptor.is_manifest for descriptor in self.to_send.values())
         return len(self.to_fetch) + published + len(blobs) + 2 * sent + 2 * len(self.pruned)

@@ -9,7 +9,7 @@ The wire itself belongs to ``wire.py``; nothing here does I/O.
 import json
 import re
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
@@ -166,6 +166,17 @@ class Silence:
 
     def apply(self, response: Response) -> Response:
         return replace(response, status=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Call ``act`` before the answer, which stays as it is: something else happens at this moment."""
+
+    act: Callable[[], object]
+
+    def apply(self, response: Response) -> Response:
+        self.act()
+        return response
 
 
 # The request fails.

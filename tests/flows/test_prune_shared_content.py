@@ -2,15 +2,13 @@
 
 import json
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ocispec import Digest
 from ocispec.referrers import cosign_tags
 from tests import images
-from tests.fakes.faults import Answer, Fault, Response
+from tests.fakes.faults import Answer, Call, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, lacking, repository, results
 from tests.peers import skopeo
@@ -19,17 +17,6 @@ from tests.peers.registry import cncf_registry
 AMD, ARM = images.image(1970, layers=1), images.image(1971, layers=1, platform="linux/arm64")
 INDEX, LIST = images.index([AMD, ARM]), images.index([AMD, ARM], docker=True)
 AT_ONCE = {"after": "0s", "most": 20}
-
-
-@dataclass(frozen=True, slots=True)
-class Doing:
-    """A fault that calls a function when it strikes, and leaves the answer as it is."""
-
-    act: Callable[[], object]
-
-    def apply(self, response: Response) -> Response:
-        self.act()
-        return response
 
 
 def deleted(mirrors: Mirrors, registry: FakeRegistry) -> list[str]:
@@ -139,7 +126,7 @@ def test_a_tag_that_moves_while_the_others_are_read_is_kept(mirrors: Mirrors, so
         mirrors.run(entry)
         theirs = images.image(1991)
         mirrors.asked(target)
-        target.inject(Fault(path=".*/tags/list", action=Doing(lambda: images.load(target, "copy", theirs, "v1"))))
+        target.inject(Fault(path=".*/tags/list", action=Call(lambda: images.load(target, "copy", theirs, "v1"))))
 
         report = mirrors.run(denying(entry, "v1"))
 

@@ -11,6 +11,7 @@ from ocispec import errors
 from ocispec.errors import (
     AlreadyExists,
     Busy,
+    Conflict,
     Corrupt,
     Denied,
     DistError,
@@ -44,6 +45,7 @@ CLASSES: list[tuple[type[DistError], bool, tuple[type[Exception], ...]]] = [
     (Unavailable, True, ()),
     (Corrupt, True, ()),
     (Denied, False, ()),
+    (Conflict, False, ()),
     (Unsupported, False, ()),
     (StoreFull, False, (Unavailable,)),
     (RegistryError, False, ()),

@@ -5,13 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from ocispec import Descriptor, Digest, Platform, Reference
-from ocispec.errors import DistError, NotFound
+from ocispec.errors import Conflict, DistError, NotFound
 from ocispec.selected import select
 from tasks.delivery import Publication
 from tasks.session import Session
 from tasks.tally import Tally
 from tests import images
-from tests.fakes.faults import Answer, Fault
+from tests.fakes.faults import Answer, Call, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.images import BuiltImage
 from tests.peers.registry import CncfRegistry
@@ -39,7 +39,7 @@ def test_what_was_delivered_is_not_asked_for_when_the_image_is_published(session
         session.deliver(blob, at(target, "copy:v1"))
     before = len(target.requests)
     assert publish(session, root, at(target, "copy:v1")) == (MANIFEST, 0)
-    assert asked(target)[before:] == ["PUT /v2/copy/manifests/v1"]
+    assert asked(target)[before:] == ["HEAD /v2/copy/manifests/v1", "PUT /v2/copy/manifests/v1"]
 
 
 def test_what_one_repository_of_a_registry_has_is_mounted_into_its_others(session: Session, target: FakeRegistry) -> None:
@@ -62,9 +62,10 @@ def test_a_mount_that_is_refused_becomes_an_upload(session: Session) -> None:
 
 def test_manifests_come_after_what_they_name_and_the_tag_last(session: Session, target: FakeRegistry) -> None:
     publish(session, put(session, INDEX), at(target, "copy:v1"))
-    manifests = [one.path.rpartition("/")[2] for one in target.requests if "/manifests/" in one.path]
-    assert manifests[-1] == "v1"
-    assert set(manifests[:-1]) == {ONE.root.digest, OTHER.root.digest}
+    manifests = [one for one in asked(target) if "/manifests/" in one]
+    *children, checked, tagged = [one.replace("/v2/copy/manifests/", "") for one in manifests]
+    assert set(children) == {f"PUT {ONE.root.digest}", f"PUT {OTHER.root.digest}"}
+    assert (checked, tagged) == ("HEAD v1", "PUT v1")
 
 
 def test_a_publication_that_broke_off_goes_on(session: Session, target: FakeRegistry) -> None:
@@ -74,7 +75,7 @@ def test_a_publication_that_broke_off_goes_on(session: Session, target: FakeRegi
         publish(session, root, at(target, "copy:v1"))
     before = len(target.requests)
     assert publish(session, root, at(target, "copy:v1")) == (MANIFEST, 0)
-    assert len(target.requests) == before + 1
+    assert asked(target)[before:] == ["HEAD /v2/copy/manifests/v1", "PUT /v2/copy/manifests/v1"]
 
 
 def test_what_the_store_lacks_is_not_published(session: Session, target: FakeRegistry) -> None:
@@ -132,8 +133,9 @@ def old(target: FakeRegistry) -> BuiltImage:
 
 
 def overwrite(session: Session, target: FakeRegistry, backup: Reference) -> None:
-    wanted = Publication(root=put(session, ONE), target=at(target, "copy:v1"), backup=backup)
-    session.publish(wanted)
+    there = target.manifest("copy", "v1")
+    replaces = Digest.of(there[1]) if there else None
+    session.publish(Publication(root=put(session, ONE), target=at(target, "copy:v1"), replaces=replaces, backup=backup))
 
 
 def test_what_is_overwritten_is_kept_under_another_tag_before(session: Session, target: FakeRegistry, old: BuiltImage) -> None:
@@ -221,3 +223,53 @@ def test_what_the_same_registry_has_is_mounted_from_where_it_was_read(session: S
         session.deliver(blob, at(target, "copy:v1"), origin=at(target, "source:v1"))
     assert session.tally == Tally(mounted=len(ONE.blobs), mounted_bytes=SIZE)
     assert {one.query.split("from=")[1] for one in target.requests if one.method == "POST"} == {"source"}
+
+
+# The tag may have been moved since the publication was planned.
+
+NEWER = images.image(815, layers=1)
+
+
+@pytest.mark.parametrize("planned", ["an image", "no tag"])
+@pytest.mark.parametrize("backup", [False, True])
+def test_a_tag_that_was_moved_since_the_plan_is_not_overwritten(
+    session: Session, target: FakeRegistry, old: BuiltImage, planned: str, *, backup: bool
+) -> None:
+    replaces = Digest.parse(old.root.digest) if planned == "an image" else None
+    images.load(target, "copy", NEWER, "v1")
+    wanted = Publication(
+        root=put(session, ONE),
+        target=at(target, "copy:v1"),
+        replaces=replaces,
+        backup=at(target, "copy:v1-old") if backup else None,
+    )
+    moved = (
+        f"{target.host}/copy:v1: target tag moved from {replaces or 'no manifest'} to {NEWER.root.digest} since it was planned"
+    )
+    with pytest.raises(Conflict, match=f"^{moved}; run again$"):
+        session.publish(wanted)
+    assert target.manifest("copy", "v1") == (images.OCI_MANIFEST, NEWER.manifests[-1].raw)
+    assert target.manifest("copy", "v1-old") is None
+    assert not [one for one in asked(target) if one.startswith("PUT") and "/manifests/v1" in one]
+
+
+def test_a_tag_that_is_moved_while_content_is_pushed_is_not_overwritten(
+    session: Session, target: FakeRegistry, old: BuiltImage
+) -> None:
+    target.inject(Fault(method="POST", path=".*/uploads/", action=Call(lambda: images.load(target, "copy", NEWER, "v1"))))
+    with pytest.raises(Conflict, match=f"from {old.root.digest} to {NEWER.root.digest} "):
+        session.publish(
+            Publication(root=put(session, ONE), target=at(target, "copy:v1"), replaces=Digest.parse(old.root.digest))
+        )
+    assert target.manifest("copy", "v1") == (images.OCI_MANIFEST, NEWER.manifests[-1].raw)
+
+
+@pytest.mark.parametrize("now", ["the new image", "nothing"])
+def test_a_tag_that_has_the_new_image_already_or_is_gone_is_set(
+    session: Session, target: FakeRegistry, old: BuiltImage, now: str
+) -> None:
+    target.untag("copy", "v1")
+    if now == "the new image":
+        images.load(target, "copy", ONE, "v1")
+    session.publish(Publication(root=put(session, ONE), target=at(target, "copy:v1"), replaces=Digest.parse(old.root.digest)))
+    assert target.manifest("copy", "v1") == (images.OCI_MANIFEST, ONE.manifests[-1].raw)
