@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 
 from cli import content_app, run_app
-from cli.context import Context, Output, chosen_store, default_store
+from cli.context import Context, Output, choose_store
 from cli.options import COMMON, HAND, POSITIVE, From, Login, Network, Shared, To
 
 HELP = """Fetch, verify and store OCI and Docker images: by hand, or as Prefect runs with one task per content descriptor.
@@ -158,7 +158,8 @@ def push_object(
 def launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     store: Annotated[
-        str | None, Parameter(help="Content store: a path or fsspec URL. Default: $DIST_STORE, or user data.")
+        str | None,
+        Parameter(help="Content store: a path or fsspec URL. Default: the configuration's, $DIST_STORE, or user data."),
     ] = None,
     store_option: Annotated[
         list[str] | None,
@@ -173,10 +174,10 @@ def launch(
     from cli.ending import endable
 
     command, bound, shared = app.parse_args(tokens, exit_on_error=False, print_error=False)
-    chosen = chosen_store(store)
+    chosen, origin = choose_store(store)
     context = Context(
-        store=default_store() if chosen is None else chosen,
-        store_is_default=chosen is None,
+        store=chosen,
+        store_from=origin,
         store_options=_store_options(store_option),
         timeout_s=timeout,
         connect_timeout_s=connect_timeout,

@@ -26,33 +26,34 @@ def config(context: Context, path: str, dialect: Dialect, to: Sequence[str]) -> 
     wanted = inputs.mirror(path, dialect, to)
     if conflicts := [*known_conflicts(wanted.entries), *known_conflicts(wanted.seed)]:
         raise BadInput(*conflicts)
+    warnings = inputs.warnings(context, wanted)
     if context.output == "json":
-        tables.json(_described(wanted))
+        tables.json(_described(wanted, inputs.store_of(context, wanted), warnings))
     else:
-        _show(wanted)
-    for warning in wanted.warnings:
+        _show(wanted, inputs.store_of(context, wanted))
+    for warning in warnings:
         tell(f"warning: {warning}")
     return 0
 
 
-def _described(wanted: "Mirror") -> dict[str, Any]:
+def _described(wanted: "Mirror", store: str, warnings: Sequence[str]) -> dict[str, Any]:
     return {
         "name": wanted.name,
-        "store": wanted.store,
+        "store": store,
         "lock": wanted.lock,
         "concurrency": wanted.concurrency,
         "registries": [{"host": host, "settings": _settings(wanted, host)} for host in _hosts(wanted)],
         "schedules": [_schedule(schedule) for schedule in wanted.schedules],
         "sync": list(map(_entry, wanted.entries)),
         "seed": list(map(_entry, wanted.seed)),
-        "warnings": list(wanted.warnings),
+        "warnings": list(warnings),
     }
 
 
-def _show(wanted: "Mirror") -> None:
+def _show(wanted: "Mirror", store: str) -> None:
     schedules = ", ".join(map(_schedule, wanted.schedules)) or "none"
     heads = ("NAME", "STORE", "LOCK FILE", "CONCURRENCY", "SCHEDULES")
-    row = (wanted.name, wanted.store or "-", wanted.lock or "-", str(wanted.concurrency), schedules)
+    row = (wanted.name, store, wanted.lock or "-", str(wanted.concurrency), schedules)
     tables.columns(heads, [row])
     if hosts := _hosts(wanted):
         tables.lines([""])

@@ -157,6 +157,19 @@ def store_of_run(context: Context) -> ContentStore | None:
     return None if context.store.startswith(_BLOCK) else store(context)
 
 
+def store_of(context: Context, wanted: "Mirror") -> str:
+    """The store for a configuration: that of `--store`, else the file's, else `$DIST_STORE`'s or the default."""
+    return wanted.store if wanted.store is not None and context.store_from != "option" else lasting(context.store)
+
+
+def warnings(context: Context, wanted: "Mirror") -> list[str]:
+    """The warnings of a configuration, and one if its images would silently be kept in the default store."""
+    if wanted.store is not None or context.store_from != "default":
+        return list(wanted.warnings)
+    place = f"images are kept in {lasting(context.store)}; set store in the file, DIST_STORE or --store"
+    return [*wanted.warnings, f"{wanted.path}: no store is set, so {place}"]
+
+
 def writable(context: Context) -> None:
     """See that a run will be able to write to the store."""
     if opened := store_of_run(context):

@@ -27,30 +27,29 @@ def mirror(
 ) -> int:
     """Mirror the images of a configuration, or only plan that, and return the exit code of `runs.run`."""
     wanted = inputs.mirror(path, dialect, to)
-    for warning in wanted.warnings:
-        tell(f"warning: {warning}")
     said = {"config": inputs.lasting(path), "dialect": dialect, "to": list(to), "dry_run": dry_run}
-    parameters = {**said, **placed(context, wanted, network), **options}
+    parameters = {**said, **placed(context, wanted, network, writes=not dry_run), **options}
 
     def load() -> Any:
         from flows.mirror import mirror
 
         return mirror
 
-    return runs.run(context, load, parameters, _show, doing="mirroring")
+    return runs.run(context, load, parameters, _show, store=inputs.store_of(context, wanted), doing="mirroring")
 
 
 def check(context: Context, path: str, *, repair: bool, network: RunNetwork, **options: Any) -> int:
     """See whether what was mirrored is still there; 1 if not all of it is, or could be repaired."""
     wanted = inputs.mirror(path)
-    parameters = {"config": inputs.lasting(path), "repair": repair, **placed(context, wanted, network), **options}
+    parameters = {"config": inputs.lasting(path), "repair": repair}
+    parameters |= {**placed(context, wanted, network, writes=repair), **options}
 
     def load() -> Any:
         from flows.check import check
 
         return check
 
-    return runs.run(context, load, parameters, _show_check, doing="mirroring")
+    return runs.run(context, load, parameters, _show_check, store=inputs.store_of(context, wanted), doing="mirroring")
 
 
 def seed(
@@ -64,10 +63,15 @@ def seed(
     **options: Any,
 ) -> int:
     """Seed many images to many registries and return the exit code of `runs.run`. `options` are parameters of the flow."""
+    store = None
     if path.endswith((".yaml", ".yml")):
-        parameters = _configured(context, path, (*to, *platforms), network)
+        wanted = _seed_configuration(path, (*to, *platforms))
+        store = inputs.store_of(context, wanted)
+        parameters = {"config": inputs.lasting(path), **placed(context, wanted, network, writes=not options["dry_run"])}
     else:
         parameters = _listed(context, path, to, platforms, network, rewrite_index=options["rewrite_index"])
+        if not options["dry_run"]:
+            inputs.writable(context)
     if failed is not None:
         parameters["failed"] = inputs.lasting(failed)
 
@@ -76,17 +80,17 @@ def seed(
 
         return seed
 
-    return runs.run(context, load, {**parameters, **options}, _show, doing="mirroring")
+    return runs.run(context, load, {**parameters, **options}, _show, store=store, doing="mirroring")
 
 
-def _configured(context: Context, path: str, said: Sequence[str], network: RunNetwork) -> dict[str, Any]:
-    """The parameters of a seed whose configuration says all."""
+def _seed_configuration(path: str, said: Sequence[str]) -> "Mirror":
+    """The configuration of a seed. `said` are options that contradict it."""
     if said:
         raise BadInput(f"{path}: a configuration says itself where images go and for which platforms; leave out {said[0]}")
     wanted = inputs.mirror(path)
     if not wanted.seed:
         raise BadInput(f"{path}: expected a section seed, there is none")
-    return {"config": inputs.lasting(path), **placed(context, wanted, network)}
+    return wanted
 
 
 def _listed(
@@ -101,16 +105,23 @@ def _listed(
     file = None if path == "-" else inputs.lasting(path)
     images = inputs.images(sys.stdin) if path == "-" else []
     inputs.seeding(to, images=images, file=file)  # refused before anything is started
-    inputs.writable(context)
     return {"to": list(to), "images": images, "file": file, "platforms": chosen or "all", **runs.common(context, network)}
 
 
-def placed(context: Context, wanted: "Mirror", network: RunNetwork) -> dict[str, Any]:
-    """The parameters that runs of a configuration have in common: its own store, unless another one was chosen."""
+def placed(context: Context, wanted: "Mirror", network: RunNetwork, *, writes: bool) -> dict[str, Any]:
+    """The parameters that runs of a configuration have in common: store, options and network; warnings are printed.
+
+    A store that is not the file's is checked, and made if the run `writes`. The file's own is left to the flow.
+    """
+    for warning in inputs.warnings(context, wanted):
+        tell(f"warning: {warning}")
     parameters = runs.common(context, network)
-    if context.store_is_default and wanted.store is not None:
-        return {key: value for key, value in parameters.items() if key not in runs.store(context)}
-    inputs.writable(context)
+    if inputs.store_of(context, wanted) == wanted.store:
+        del parameters["store"]
+    elif writes:
+        inputs.writable(context)
+    else:
+        inputs.store_of_run(context)
     return parameters
 
 

@@ -30,12 +30,14 @@ def run(
     parameters: Mapping[str, Any],
     show: Callable[[R], None],
     *,
+    store: str | None = None,
     doing: Doing = "downloading",
 ) -> int:
-    """Run the flow that `load` imports, and print its report with `show`.
+    """Run the flow that `load` imports, and print its report with `show`; `store` is its store if no parameter names it.
 
     Returns the exit code: 0 complete, 1 failed or stopped, 3 nothing failed but a gate vetoed an image.
     """
+    place = store or parameters["store"]
     with display(context.output, quiet=context.quiet, doing=doing) as shown:
         shown.note("starting Prefect")
         with prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=load) as api, listening(shown):
@@ -47,12 +49,12 @@ def run(
                 return 1
             address = api.address(flow_run_id)
     if context.output == "json":
-        tables.json(report.to_json(str(flow_run_id)))
+        tables.json({**report.to_json(str(flow_run_id)), "store": place})
     elif context.quiet:
         tables.lines([report.summary()])
     else:
         show(report)
-        tables.lines([report.summary(), address])
+        tables.lines([report.summary(), f"store: {place}", address])
     _tell_failures(report.causes())
     return _EXIT_CODES[report.status]
 
@@ -65,7 +67,7 @@ def _tell_failures(causes: Sequence[Cause]) -> None:
         tell(f"and {len(causes) - _MOST_CAUSES} more causes: --output json and the artifacts of the run list all failures")
 
 
-def store(context: Context) -> dict[str, Any]:
+def store_parameters(context: Context) -> dict[str, Any]:
     """The parameters by which every flow knows the store."""
     return {"store": inputs.lasting(context.store), "store_options": context.store_options}
 
@@ -81,7 +83,7 @@ def common(context: Context, network: RunNetwork) -> dict[str, Any]:
         "credentials": list(network.credentials),
     }
     files = {key: inputs.lasting(path) for key in ("hosts", "ca_file") if (path := getattr(network, key)) is not None}
-    return {**store(context), "network": told | files}
+    return {**store_parameters(context), "network": told | files}
 
 
 def _run(api: PrefectApi, flow: Callable[[], Any], shown: Display) -> tuple[Any, UUID]:

@@ -28,7 +28,7 @@ def gc(context: Context, *, grace: str, dry_run: bool) -> int:
 
         return gc
 
-    parameters = {**runs.store(context), "grace": grace, "dry_run": dry_run}
+    parameters = {**runs.store_parameters(context), "grace": grace, "dry_run": dry_run}
     return runs.run(context, load, parameters, _show_gc)
 
 

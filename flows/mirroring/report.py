@@ -28,6 +28,7 @@ class MirrorReport:
     """
 
     name: str
+    store: str
     plan: Plan
     dry_run: bool
     tasks: int
@@ -93,6 +94,7 @@ class MirrorReport:
         return {
             **{result: count for result, count in counts.items() if count or result in _ALWAYS},
             "tags removed": self._gone,
+            "store": self.store,
             "bytes fetched": size(tally.received),
             "bytes sent": size(tally.sent),
             "in the store already": moved(len(held), sum(held)),

@@ -54,7 +54,7 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
         planning = Planning(session, listener, locked, keep=not job.dry_run, workers=job.concurrency, retries=job.retries)
         plan = planning.plan(job.entries)
         tabulate(plan.table(), key="plan", description=plan.summary())
-        report = MirrorReport(name=job.name, plan=plan, dry_run=job.dry_run, tasks=planning.tasks)
+        report = MirrorReport(name=job.name, store=spec.store, plan=plan, dry_run=job.dry_run, tasks=planning.tasks)
         if not job.dry_run:
             telling.failed_in(plan)
             lock.update(partial(intended, plan))

@@ -176,6 +176,7 @@ def test_a_schedule_has_a_warning_with_the_command_that_makes_one(tmp_path: Path
     shown = config(
         tmp_path,
         """\
+store: s3://bucket/cache
 defaults: {interval: 60m}
 sync:
 - {source: 'redis:7', target: 'r.example/redis:7', type: image}
@@ -184,7 +185,7 @@ sync:
     )
     assert shown.code == 0
     assert shown.line == (
-        f"dist: warning: {tmp_path}/mirror.yaml:1: defaults.interval and 1 more: have no effect: Prefect starts runs, by the "
+        f"dist: warning: {tmp_path}/mirror.yaml:2: defaults.interval and 1 more: have no effect: Prefect starts runs, by the "
         "schedule of a deployment; to make one: prefect deployment schedule create mirror/mirror --interval 3600; likewise for "
         "the others"
     )

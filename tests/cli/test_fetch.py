@@ -79,7 +79,10 @@ def test_a_stalled_run_that_is_told_to_end_reports_what_it_has(
     process.send_signal(number)
     out, err = process.communicate(timeout=30)  # the stall alone would hold it for 60 s
 
-    assert (process.returncode, err.decode()) == (code, f"dist: {reason}; what is whole is kept, run again to go on\n")
+    assert (process.returncode, err.decode()) == (
+        code,
+        f"dist: {stalling.host}/app:v1: {reason}; what is whole is kept, run again to go on\n",
+    )
     (ingest,) = open_store(str(tmp_path)).active()
     assert ingest.offset == STALL_AT
     report = json.loads(out)
@@ -99,7 +102,7 @@ def test_a_command_that_takes_too_long_reports_what_it_has(
     result = dist(*arguments, f"{stalling.host}/app:v1")
 
     assert result.code == 1
-    assert result.line == "dist: not done within 8 s; what is whole is kept, run again to go on"
+    assert result.line == f"dist: {stalling.host}/app:v1: not done within 8 s; what is whole is kept, run again to go on"
     assert result.json["status"] == "stopped"
 
 
@@ -209,13 +212,13 @@ def test_lines_for_a_log_and_a_table_at_the_end(registry: CncfRegistry, prefect:
     result = dist("--store", tmp_path, "fetch", name)
 
     assert result.code == 0
-    assert result.err.splitlines()[:2] == ["starting Prefect", f"{name} is manifest {image.root.digest}"]
-    assert result.err.splitlines()[-1] == f"{name} complete: 3 fetched, 0 existed"
-    head, row, summary, address = result.out.decode().splitlines()
+    assert result.err.splitlines() == ["starting Prefect", f"{name} complete: 3 fetched, 0 existed"]
+    head, row, summary, store, address = result.out.decode().splitlines()
     assert head.split() == ["IMAGE", "STATUS", "FETCHED", "EXISTED", "FAILED", "BYTES", "DIGEST"]
     assert row.split()[:5] == [name, "complete", "3", "0", "0"]
     assert row.endswith(image.root.digest)
     assert summary.startswith("1 image complete: 3 fetched, 0 existed; ")
+    assert store == f"store: {tmp_path}"
     assert address.startswith(f"run: {prefect.ui}/runs/flow-run/")
 
 

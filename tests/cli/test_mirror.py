@@ -35,7 +35,7 @@ def test_a_plan_then_its_run(prefect: PrefectServer, tmp_path: Path) -> None:
         dry = dist("mirror", "--dry-run", path, TARGET_PASSWORD=SECRET)
 
         assert dry.code == 1
-        heads, none, row, told, _ = dry.lines
+        heads, none, row, told, _, _ = dry.lines
         assert heads.split() == ["IMAGE", "TARGET", "CHANGE", "FROM", "TO", "NOTE"]
         assert none.split()[:3] == [lost["source"], lost["target"], "failed"]
         assert row.split() == [entry["source"], entry["target"], "add", ONE.root.digest[:19]]
@@ -106,7 +106,7 @@ def test_a_veto_has_an_exit_code_of_its_own_unless_something_failed(prefect: Pre
 
         assert (vetoed.code, vetoed.json["status"], vetoed.json["errors"]) == (3, "vetoed", [])
         assert [one["result"] for one in vetoed.json["images"]] == ["added", "vetoed"]
-        assert (said.code, said.lines[-2].split(":")[0]) == (3, "mirror mirror vetoed"), said.err
+        assert (said.code, said.lines[-3].split(":")[0]) == (3, "mirror mirror vetoed"), said.err
         assert f"dist: {bad['source']} to {bad['target']}: vetoed by sh: 3 critical findings (exit status 1)\n" in said.err
         assert (failed.code, failed.json["status"], len(failed.json["errors"])) == (1, "failed", 1)
         assert [one["result"] for one in failed.json["images"]] == ["same", "vetoed", "failed"]
