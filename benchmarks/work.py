@@ -94,10 +94,11 @@ def mirror(config: str, store: str, workers: str) -> float:
 
 def _recorded(state: Any, tasks: int) -> float:
     from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_API_URL
 
     from cli.prefect_api import PrefectApi
 
-    recorder = PrefectApi(None)
+    recorder = PrefectApi(None, PREFECT_API_URL.value() or "")
     with recorder.recording():
         pass
     recorder.settle(state.state_details.flow_run_id, ended=tasks)

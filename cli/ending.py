@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType
@@ -21,6 +22,7 @@ _TERMINATED = 143
 _TOO_LATE = 1
 # What a run that was asked to end in time may take for it: a task that waits for a registry's Retry-After does not hear.
 _GRACE_S = 10
+_ABANDONED = threading.Event()
 _SHOW_CURSOR = "\x1b[?25h"
 
 
@@ -57,13 +59,27 @@ def endable(command: Callable[[], int | None], *, timeout_s: float | None) -> in
         ending = endings[signal.Signals(number)]
         asked.append(ending)
         if len(asked) > 1:
-            _leave(ending)
+            _leave_at_once(ending)
         if not stopping.request(ending.reason):
             raise Ended(ending.code, ending.reason)
 
     with _handled(dict.fromkeys(endings, end)), _alarm(timeout_s), stopped_by(stopping):
         code = command() or 0
     return asked[0].code if asked and code else code
+
+
+def abandon_threads() -> None:
+    """Have `leave` wait for no thread: some wait for a server that does not answer."""
+    _ABANDONED.set()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with an exit code."""
+    if _ABANDONED.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @contextlib.contextmanager
@@ -85,7 +101,7 @@ def _alarm(seconds: float | None) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _leave(ending: _Ending) -> NoReturn:
+def _leave_at_once(ending: _Ending) -> NoReturn:
     """End this process at once: an exception would wait for the threads of the run, which may not hear anything any more."""
     cursor = _SHOW_CURSOR if sys.stderr.isatty() else ""  # a live display hides it
     os.write(2, f"{cursor}\ndist: {ending.reason}, left before the run could end in order\n".encode())

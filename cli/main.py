@@ -12,7 +12,7 @@ import traceback
 from cyclopts import CycloptsError, UnknownCommandError
 
 from cli.app import app, unknown
-from cli.ending import INTERRUPTED, Ended
+from cli.ending import INTERRUPTED, Ended, leave
 from cli.errors import BadInput, tell
 from ocispec.errors import DistError, Mistakes
 
@@ -48,7 +48,7 @@ def main() -> None:
         code = _say(f"{exc.filename or 'standard output'}: {exc.strerror or exc}", _FAILED, trace=debug)
     except Exception as exc:  # noqa: BLE001 - a person gets one line, whatever happens; --debug shows the rest
         code = _say(f"unexpected {type(exc).__name__}: {exc}; run again with --debug and report it", _FAILED, trace=debug)
-    sys.exit(code or 0)
+    leave(code or 0)
 
 
 def _log_to_stderr(level: int) -> None:

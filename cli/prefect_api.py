@@ -1,24 +1,28 @@
-"""The Prefect API that a run uses, the configured one or an embedded server's, and seeing to it that it records the run."""
+"""The Prefect API that a run uses, the configured one or an embedded server's: waits until the API has recorded the run."""
 
 import contextlib
+import logging
 import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TypeVar, cast
 from uuid import UUID
 
-from cli import embedded
+from cli import embedded, ending
 from ocispec.errors import DistError, Unavailable
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+R = TypeVar("R")
 
 _ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
 _LOOK_AGAIN_S = 0.05
 _RECORDED_S = 120
+_PROBE_S = 1.0
+# How long the API may be silent after the work of the run is done, while the user waits.
+_SILENT_S = 5.0
 _ENVIRONMENT = {
     # We say ourselves what happens; the API still gets every line.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -29,11 +33,16 @@ _ENVIRONMENT = {
 }
 
 
+class Unrecorded(Unavailable):
+    """The work of a run is done, but Prefect's API does not record how the run ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class PrefectApi:
-    """The API that flows started in the block use. `url` is None for an embedded server, which ends with the command."""
+    """The API at `endpoint` that flows started in the block use. `url` is None for an embedded server."""
 
     url: str | None
+    endpoint: str
 
     def address(self, flow_run_id: UUID) -> str:
         """One line that says where the run can be seen."""
@@ -45,10 +54,10 @@ class PrefectApi:
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Have what a run told Prefect arrive there, also when it is interrupted.
+        """Have the events of a run arrive at the API, also when the run is interrupted; given up if the API does not answer.
 
         Raises:
-            Unavailable: the API refuses to take the run.
+            Unavailable: the API does not record the run.
         """
         from prefect.events.worker import EventsWorker
 
@@ -57,12 +66,50 @@ class PrefectApi:
         except DistError:
             raise
         except Exception as exc:
-            # What a run itself raises is in its state. This is Prefect's own trouble, most likely with its API.
+            # A failure of the run itself is in its state. This is Prefect's own trouble, most likely with its API.
             raise Unavailable(
                 f"Prefect API {self.url or '(embedded)'}: {exc}; is it a Prefect server, and does it run?"
             ) from exc
         finally:
-            EventsWorker.drain_all(timeout=_RECORDED_S)
+            deadline = time.monotonic() + _RECORDED_S
+            drained = cast("tuple[set[Future[bool]], set[Future[bool]]]", EventsWorker.drain_all(timeout=_PROBE_S))
+            pending = drained[1]
+            while pending and time.monotonic() < deadline and self.silence() is None:
+                pending = wait(pending, timeout=_PROBE_S).not_done
+            if pending:
+                ending.abandon_threads()
+
+    def outcome(self, run: Future[R], *, is_done: Callable[[], bool], is_urgent: Callable[[], bool]) -> R:
+        """Wait for a flow run, and return its final state.
+
+        `is_done` says that the work is done, so that only Prefect has to record it. From then on the API has to answer:
+        within some seconds, or at once if it `is_urgent` to end.
+
+        Raises:
+            Unrecorded: the work is done, but the API does not answer.
+        """
+        silent_since: float | None = None
+        while not wait([run], timeout=_PROBE_S).done:
+            reason = self.silence() if is_done() else None
+            if reason is None:
+                silent_since = None
+                continue
+            silent_since = silent_since or time.monotonic()
+            if is_urgent() or time.monotonic() - silent_since > _SILENT_S:
+                raise Unrecorded(self._lost(reason))
+        try:
+            return run.result()
+        except Exception as exc:
+            if is_done() and not isinstance(exc, DistError):
+                raise Unrecorded(self._lost(str(exc))) from exc
+            raise
+
+    def silence(self) -> str | None:
+        """Return why the API does not answer; None if it does."""
+        return _silence(self.endpoint, _PROBE_S)
+
+    def _lost(self, reason: str) -> str:
+        return f"Prefect API {self.endpoint} does not answer: {reason}; it does not show how this run ended"
 
     def settle(self, flow_run_id: UUID, *, ended: int) -> None:
         """Wait until `ended` task runs of a run and of its parts are recorded as ended; a lasting server does so by itself.
@@ -88,12 +135,13 @@ class PrefectApi:
 
 
 @contextlib.contextmanager
-def prefect_api(*, connect_timeout_s: float, debug: bool, load: "Callable[[], object]") -> Iterator[PrefectApi]:
+def prefect_api(*, connect_timeout_s: float, debug: bool, load: Callable[[], object]) -> Iterator[PrefectApi]:
     """Prefect as this user has it configured, ready for runs. `load` imports what the run needs, while a server starts.
 
     Raises:
         Unavailable: the configured API does not answer, or the embedded server does not start.
     """
+    logging.raiseExceptions = debug  # or Prefect writes to standard error for each batch of log lines that it cannot send
     os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in os.environ and not debug})
     _spare_loopback()
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
@@ -102,7 +150,7 @@ def prefect_api(*, connect_timeout_s: float, debug: bool, load: "Callable[[], ob
     if url:
         _check(url, connect_timeout_s)
         load()
-        yield PrefectApi(url)
+        yield PrefectApi(url, url)
         return
     with (
         embedded.running(PREFECT_HOME.value()) as server,
@@ -111,7 +159,7 @@ def prefect_api(*, connect_timeout_s: float, debug: bool, load: "Callable[[], ob
     ):
         load()
         server.ready()
-        yield PrefectApi(None)
+        yield PrefectApi(None, server.url)
 
 
 def _spare_loopback() -> None:
@@ -122,6 +170,13 @@ def _spare_loopback() -> None:
 
 
 def _check(url: str, timeout_s: float) -> None:
+    if (reason := _silence(url, timeout_s)) is not None:
+        raise Unavailable(
+            f"Prefect API {url} does not answer: {reason}; start it with 'prefect server start', or unset PREFECT_API_URL"
+        )
+
+
+def _silence(url: str, timeout_s: float) -> str | None:
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=timeout_s):  # noqa: S310 - the user's own setting
             pass
@@ -130,7 +185,6 @@ def _check(url: str, timeout_s: float) -> None:
     except (urllib.error.URLError, OSError, ValueError) as exc:
         reason = getattr(exc, "reason", exc)
         if isinstance(reason, TimeoutError):
-            reason = f"nothing came within the connect time-out of {timeout_s:g} s"
-        raise Unavailable(
-            f"Prefect API {url} does not answer: {reason}; start it with 'prefect server start', or unset PREFECT_API_URL"
-        ) from exc
+            return f"nothing came within {timeout_s:g} s"
+        return str(reason)
+    return None

@@ -1,24 +1,27 @@
 """Commands that are Prefect runs: a flow is run and shown here, and its report printed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
+from threading import Thread
 from typing import Any, TypeVar
 from uuid import UUID
 
 from cli import inputs, tables
 from cli.context import Context
 from cli.display import Display, Doing, display
+from cli.ending import abandon_threads
 from cli.errors import tell
 from cli.options import RunNetwork
-from cli.prefect_api import PrefectApi, prefect_api
+from cli.prefect_api import PrefectApi, Unrecorded, prefect_api
 from flows.causes import Cause
-from flows.progress import listening
+from flows.progress import collected_reports, listening
 from flows.report import Outcome, Report
 from tasks import stopping
 
 R = TypeVar("R", bound=Report)
+T = TypeVar("T")
 _MOST_CAUSES, _MOST_OBJECTS = 20, 10
 """Failures that are printed: more would only push these off the screen."""
 _EXIT_CODES: Mapping[Outcome, int] = {"complete": 0, "failed": 1, "stopped": 1, "vetoed": 3}
@@ -43,7 +46,7 @@ def run(
         with prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=load) as api, listening(shown):
             report: R
             try:
-                report, flow_run_id = _run(api, partial(load(), **parameters, return_state=True), shown)
+                report, flow_run_id, unrecorded = _run(api, partial(load(), **parameters, return_state=True), shown)
             except stopping.Stopped as exc:  # before it had begun anything that it could report
                 tell(str(exc))
                 return 1
@@ -56,6 +59,9 @@ def run(
         show(report)
         tables.lines([report.summary(), f"store: {place}", address])
     _tell_failures(report.causes())
+    if unrecorded is not None:
+        tell(unrecorded)
+        return _EXIT_CODES[report.status] or 1
     return _EXIT_CODES[report.status]
 
 
@@ -86,17 +92,42 @@ def common(context: Context, network: RunNetwork) -> dict[str, Any]:
     return {**store_parameters(context), "network": told | files}
 
 
-def _run(api: PrefectApi, flow: Callable[[], Any], shown: Display) -> tuple[Any, UUID]:
-    """The report of the run, once Prefect has recorded it.
+def _run(api: PrefectApi, flow: Callable[[], Any], shown: Display) -> tuple[Any, UUID, str | None]:
+    """Run a flow, and return its report and id, and why Prefect has not recorded it (None if it has).
 
     Raises:
         Exception: what ended the run before it could report.
     """
-    ending = stopping.current().heard(lambda: shown.note("ending; once more leaves at once"))
-    with api.recording(), ending, ThreadPoolExecutor(1) as elsewhere:  # in the main thread Prefect takes SIGTERM for itself
-        state = elsewhere.submit(copy_context().run, flow).result()
+    stop = stopping.current()
+    heard = stop.heard(lambda: shown.note("ending; once more leaves at once"))
+    with collected_reports() as reports, heard:
+        try:
+            with api.recording():
+                run = _in_thread(flow)
+                state = api.outcome(run, is_done=lambda: bool(reports), is_urgent=lambda: stop.reason is not None)
+        except Unrecorded as exc:
+            abandon_threads()
+            flow_run_id, report = reports[-1]
+            return report, flow_run_id, str(exc)
     report = state.result(raise_on_failure=False)
     if isinstance(report, BaseException):
         raise report
     api.settle(state.state_details.flow_run_id, ended=report.tasks)
-    return report, state.state_details.flow_run_id
+    return report, state.state_details.flow_run_id, None
+
+
+def _in_thread(flow: Callable[[], T]) -> Future[T]:
+    """Run a flow in a thread of its own: in the main thread Prefect would take over SIGTERM.
+
+    A daemon thread, which a process that has to end does not wait for.
+    """
+    run, context = Future[T](), copy_context()
+
+    def work() -> None:
+        try:
+            run.set_result(context.run(flow))
+        except BaseException as exc:  # noqa: BLE001 - raised again where the result is wanted
+            run.set_exception(exc)
+
+    Thread(target=work, name="flow", daemon=True).start()
+    return run

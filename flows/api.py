@@ -1,7 +1,31 @@
-"""Prefect's API for what runs in a flow: through the client that the run has. Another would cost more than what it is asked."""
+"""Prefect's API for code that runs in a flow, through the client of the run: opening another one costs more than most calls."""
 
+import time
+from contextlib import AbstractContextManager
+
+import httpx
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.context import FlowRunContext
+from prefect.exceptions import PrefectException, PrefectHTTPStatusError
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from ocispec.errors import Unavailable
+from tasks.stopping import Stopping
+
+# Prefect's own client retries for a minute, and hears no stop meanwhile.
+_PATIENCE_S = 10.0
+_PAUSE_S = 1.0
+_ANSWER_S = 5.0
+_RETRIES = 2
+
+
+# What calls to Prefect's API raise if it cannot be reached or refuses them; other modules do not know its HTTP client.
+UNREACHABLE = (httpx.TransportError,)
+CALL_ERRORS = (httpx.HTTPError, PrefectException)
+
+
+class ApiUnavailable(Unavailable):
+    """Prefect's API does not answer."""
 
 
 def client() -> SyncPrefectClient:
@@ -10,3 +34,34 @@ def client() -> SyncPrefectClient:
     if context is None or not isinstance(context.client, SyncPrefectClient):
         raise RuntimeError("expected to be called in a run of a synchronous flow")
     return context.client
+
+
+def require_api(stopping: Stopping) -> None:
+    """Return once Prefect's API answers.
+
+    Raises:
+        ApiUnavailable: it did not answer for ten seconds.
+        Stopped: the run was asked to end meanwhile.
+    """
+    api, deadline = client(), time.monotonic() + _PATIENCE_S
+    while (reason := _silence(api)) is not None:
+        if time.monotonic() > deadline:
+            raise ApiUnavailable(f"Prefect API {api.api_url} does not answer: {reason}")
+        stopping.pause(_PAUSE_S)
+
+
+def brief() -> AbstractContextManager[object]:
+    """Have calls of this block to Prefect's API retried for some seconds, not for a minute."""
+    return temporary_settings({PREFECT_CLIENT_MAX_RETRIES: _RETRIES})
+
+
+def _silence(api: SyncPrefectClient) -> str | None:
+    """Return why the API does not answer, None if it does."""
+    try:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
+            api.request("GET", "/health", timeout=_ANSWER_S)
+    except PrefectHTTPStatusError as exc:
+        return str(exc) if exc.response.is_server_error else None
+    except UNREACHABLE as exc:
+        return str(exc) or type(exc).__name__
+    return None

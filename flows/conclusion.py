@@ -11,6 +11,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
 from flows.meanwhile import meanwhile
+from flows.progress import collect
 from flows.report import Outcome, Report, in_one_line
 from ocispec.units import counted
 
@@ -46,7 +47,10 @@ def concluded(key: str, report: Report) -> State[Any]:
         told = f"{counted(len(errors), 'failure')}. {then}"
         _show(MarkdownArtifact(markdown=_failures(errors), key="failures", description=told))
     context = FlowRunContext.get()
-    is_read = context is None or context.flow_run is None or context.flow_run.deployment_id is None
+    run = None if context is None else context.flow_run
+    if run:
+        collect(run.id, report)
+    is_read = run is None or run.deployment_id is None
     return _STATES[report.status](message=message, data=report if is_read else None)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from prefect import Task
 from prefect.exceptions import ObjectNotFound
 
-from flows.api import client
+from flows.api import brief, client
 
 
 class Limits:
@@ -35,7 +35,8 @@ def _tags(host: str) -> frozenset[str]:
     """The tags of tasks that talk to the registry of `host`: `registry:<host>` if there is a limit on it, else none."""
     tag = f"registry:{host}"
     try:
-        client().read_concurrency_limit_by_tag(tag)
+        with brief():
+            client().read_concurrency_limit_by_tag(tag)
     except ObjectNotFound:
         return frozenset()
     return frozenset({tag})

@@ -1,7 +1,7 @@
-"""What Prefect is told while a run goes on, such as its artifacts: nothing in the run waits for that, but its end does.
+"""Calls to Prefect that run beside the work, such as those that write artifacts: the work does not wait for them, its end does.
 
-A server that has much to take in answers late, and a run that told it one thing after the other would wait each time
-(docs/performance.md). That it cannot be told is a warning, and no reason for a run to fail.
+A busy server answers late, and a run that made one call after the other would wait each time (docs/performance.md). A call that
+fails is a warning, and no reason for a run to fail.
 """
 
 import logging
@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
+
+from flows.api import UNREACHABLE
 
 _MOST_AT_ONCE = 8
 _EXECUTOR: ContextVar[ThreadPoolExecutor] = ContextVar("executor")
@@ -38,8 +40,12 @@ def meanwhile(what: str, tell: Callable[[], object]) -> None:
 
 @contextmanager
 def tolerated(what: str) -> Iterator[None]:
-    """Warn if something cannot be told."""
+    """Log a failed call to Prefect.
+
+    A warning, unless the API cannot be reached: then the end of the run says so, once.
+    """
     try:
         yield
-    except Exception as exc:  # noqa: BLE001 - whatever Prefect's client raises
-        _log.warning("%s cannot be shown: %s", what, exc)
+    except Exception as exc:  # noqa: BLE001 - Prefect's client raises many kinds
+        level = logging.DEBUG if isinstance(exc, UNREACHABLE) else logging.WARNING
+        _log.log(level, "%s cannot be shown: %s", what, exc)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Lock
 from typing import Literal, Protocol
+from uuid import UUID
 
-from flows.report import Ended, Failure
+from flows.report import Ended, Failure, Report
 from ocispec import Descriptor
 from ocispec.units import counted, duration, size
 from tasks.session import Observer, Untold
@@ -345,3 +346,27 @@ def listening(to: Listener) -> Iterator[None]:
         yield
     finally:
         _LISTENER.reset(token)
+
+
+_REPORTS: ContextVar[list[tuple[UUID, Report]] | None] = ContextVar("reports", default=None)
+
+
+@contextmanager
+def collected_reports() -> Iterator[list[tuple[UUID, Report]]]:
+    """Collect the id and the report of each run that is started in this block, as soon as its work is done.
+
+    So a caller has the report even if Prefect's API does not take the final state of the run.
+    """
+    reports = list[tuple[UUID, Report]]()
+    token = _REPORTS.set(reports)
+    try:
+        yield reports
+    finally:
+        _REPORTS.reset(token)
+
+
+def collect(flow_run_id: UUID, report: Report) -> None:
+    """Give a report to `collected_reports`, if a caller collects them."""
+    reports = _REPORTS.get()
+    if reports is not None:
+        reports.append((flow_run_id, report))

@@ -9,6 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
+from flows.api import CALL_ERRORS, ApiUnavailable, brief, client, require_api
 from flows.limits import Limits
 from flows.mirroring.course import Brought, Mirroring
 from flows.mirroring.plan import Extra, Image
@@ -22,6 +23,7 @@ from ocispec.units import counted
 from tasks import mirror as tasks
 from tasks.removal import Removed, UnwantedTag
 from tasks.session import Session
+from tasks.stopping import Stopped, ending
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
@@ -40,17 +42,34 @@ class Applying:
         self._workers, self._retries = workers, retries
 
     def bring(self, due: Sequence[Image], origins: Mapping[Image, Parent]) -> Brought:
-        """Bring images to where they have to be brought; `origins` are the results that told of them."""
-        shards = list(_sharded(due))
-        if len(shards) == 1:
-            return self._walk(shards[0], origins)
-        brought = Brought()
+        """Bring images to their targets; `origins` are the results of the tasks that found them.
+
+        If Prefect's API stops answering, the parts that have not begun are not begun, and the run ends as one that was stopped.
+        """
+        shards, brought = list(_sharded(due)), Brought()
         for number, shard in enumerate(shards, 1):
-            brought = brought.plus(self._apart(shard, origins, f"{self._name}, part {number} of {len(shards)}"))
+            label = f"{self._name}, part {number} of {len(shards)}"
+            try:
+                self._session.stopping.check()
+                require_api(self._session.stopping)
+                part = self._walk(shard, origins) if len(shards) == 1 else self._apart(shard, origins, label)
+            except (ApiUnavailable, Stopped) as exc:
+                part = self._not_begun(shard, str(exc))
+            except CALL_ERRORS as exc:
+                part = self._not_begun(shard, f"Prefect API {client().api_url}: {exc}")
+            brought = brought.plus(part)
         return brought
+
+    def _not_begun(self, shard: Iterable[Image], reason: str) -> Brought:
+        """Have the run end, and return the result of images that nothing was done for."""
+        self._session.stopping.set(reason)
+        why = ending(str(self._session.stopping.reason))
+        return Brought(failures={step.target: f"{step.target}: {why}" for image in shard for step in image.due})
 
     def remove(self, pruned: Sequence[Extra]) -> dict[Reference, Removed | str]:
         """Remove tags, one after the other. Return the outcome for each, or why it could not be removed."""
+        if (reason := self._session.stopping.reason) is not None:
+            return {extra.target: f"{extra.target}: {ending(reason)}" for extra in pruned}
         limits, unwanted = Limits(retries=self._retries), defaultdict[str, list[UnwantedTag]](list)
         for extra in pruned:
             referrers = frozenset(extra.record.referrers)
@@ -87,7 +106,14 @@ class Applying:
                 return Completed(name="Vetoed", message=f"{len(brought.vetoes)} vetoed of {counted(len(shard), 'image')}")
             return Completed(message=counted(len(shard), "image"))
 
-        state = part(return_state=True)
+        try:
+            with brief():
+                state = part(return_state=True)
+        except CALL_ERRORS as exc:  # the API does not record the part
+            if not ended:
+                raise
+            self._session.stopping.set(f"Prefect API {client().api_url}: {exc}")
+            return ended[0]
         self.tasks += 1  # Prefect records the part as a task run, too
         if not ended:
             state.result()  # raises what broke it

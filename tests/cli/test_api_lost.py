@@ -1,0 +1,121 @@
+"""Prefect's API becomes unreachable during a run: results are recorded in the lock file, and the command ends soon."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from flows.mirroring.applying import MOST_TASKS
+from tests import images
+from tests.cli.dist import command
+from tests.fakes.faults import Fault, Stall
+from tests.fakes.registry import FakeRegistry
+from tests.fakes.relay import Relay
+from tests.peers.prefect import PrefectServer
+from tests.peers.processes import poll_until
+
+IMAGE = images.image(6600, layers=1)
+TAGS = MOST_TASKS + 1
+_ENDS_S = 30
+_HEARD_S = 10
+_TIMEOUT_S = 60
+
+
+@pytest.fixture
+def api(prefect: PrefectServer) -> Iterator[Relay]:
+    """The way to Prefect's API, which a test can cut."""
+    with Relay(prefect.url) as relay:
+        yield relay
+
+
+@contextmanager
+def started(directory: Path, api: Relay, source: FakeRegistry, target: FakeRegistry) -> Iterator[subprocess.Popen[bytes]]:
+    """A mirror of all tags of the repository `app`, killed at the end of the block if it still runs."""
+    config = directory / "mirror.yaml"
+    entry = f"{{source: {source.host}/app, target: {target.host}/copy, type: repository}}"
+    config.write_text(f"lock: {directory}/lock.json\nsync: [{entry}]\n")
+    argv = command("--store", directory / "store", "--output", "json", "mirror", "--concurrency", "4", config)
+    env = os.environ | {"PREFECT_API_URL": api.url}
+    with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
+        process = subprocess.Popen(argv, stdout=out, stderr=err, env=env)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def published(target: FakeRegistry) -> set[str]:
+    """The tags that the target has."""
+    puts = (one.path for one in target.requests if one.method == "PUT" and "/manifests/v" in one.path)
+    return {path.rpartition("/")[2] for path in puts}
+
+
+def recorded(directory: Path) -> set[str]:
+    """The tags that the lock file says were mirrored."""
+    records = json.loads((directory / "lock.json").read_text())["images"]
+    return {name.rpartition(":")[2] for name, record in records.items() if record["mirrored"]}
+
+
+def test_what_was_mirrored_is_recorded_and_the_command_ends(api: Relay, tmp_path: Path) -> None:
+    with FakeRegistry() as source, FakeRegistry() as target:
+        images.load(source, "app", IMAGE)
+        for number in range(TAGS):
+            source.put_manifest("app", IMAGE.manifests[-1].raw, IMAGE.root.media_type, tag=f"v{number}")
+        with started(tmp_path, api, source, target) as process:
+            assert poll_until(lambda: len(published(target)) > 50 or process.poll() is not None, timeout_s=50)
+            api.cut()
+            silence = _silence_until_end(process, target)
+        there = published(target)
+
+    out, err = (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
+    assert process.returncode == 1, err
+    assert silence < _ENDS_S, err
+    assert 50 < len(there) < TAGS  # the first part went on without the API, the second was not begun
+    assert recorded(tmp_path) == there
+    report = json.loads(out)
+    assert sum(image["result"] == "added" for image in report["images"]) == len(there)
+    lines = err.splitlines()
+    assert all(line.startswith("dist: ") for line in lines), err
+    assert api.url in lines[-1]
+    assert len(lines) <= 2
+
+
+def test_a_signal_ends_the_command_at_once(api: Relay, tmp_path: Path) -> None:
+    with FakeRegistry() as source, FakeRegistry() as target:
+        images.load(source, "app", IMAGE, "v1")
+        source.inject(Fault(path=f"/v2/app/blobs/{list(IMAGE.blobs)[-1]}", nth=None, action=Stall(0)))
+        with started(tmp_path, api, source, target) as process:
+            assert poll_until(lambda: _asks_for_content(source) or process.poll() is not None, timeout_s=50)
+            api.cut()
+            began = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            process.wait(timeout=_TIMEOUT_S)
+            took = time.monotonic() - began
+
+    out, err = (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
+    assert process.returncode == 143, err
+    assert took < _HEARD_S
+    assert json.loads(out)["status"] == "stopped"
+    assert api.url in err.splitlines()[-1]
+
+
+def _asks_for_content(source: FakeRegistry) -> bool:
+    return any("/blobs/" in one.path for one in source.requests)
+
+
+def _silence_until_end(process: subprocess.Popen[bytes], target: FakeRegistry) -> float:
+    """Wait for the command to end; the seconds since the last tag was published before that."""
+    count, last, began = 0, time.monotonic(), time.monotonic()
+    while process.poll() is None:
+        assert time.monotonic() - began < _TIMEOUT_S
+        if len(published(target)) > count:
+            count, last = len(published(target)), time.monotonic()
+        time.sleep(0.1)
+    return time.monotonic() - last
