@@ -26,6 +26,7 @@ _MAX_TAG = 128  # distribution-spec 1.1, "Pulling manifests", <reference>
 _LISTING = re.compile(r"sha(?:256|512)-[0-9a-f]{64}")
 # What cosign appends to a digest (sigstore/cosign, pkg/oci/remote/options.go).
 _COSIGN = ("sig", "att", "sbom")
+_DIGEST_TAG = re.compile(rf"sha(?:256|512)-[0-9a-f]+\.(?:{'|'.join(_COSIGN)})")
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -67,6 +68,11 @@ def cosign_tags(subject: Digest) -> tuple[str, ...]:
     """
     tags = (f"{subject.algorithm}-{subject.hex}.{suffix}" for suffix in _COSIGN)
     return tuple(tag for tag in tags if len(tag) <= _MAX_TAG)
+
+
+def is_cosign_tag(tag: str) -> bool:
+    """Return whether a tag is one of `cosign_tags` of some digest."""
+    return _DIGEST_TAG.fullmatch(tag) is not None
 
 
 def is_index(raw: bytes) -> bool:

@@ -4,7 +4,7 @@ A registry is trusted for one thing: which digest a tag stands for, at the momen
 wins over whatever the registry says.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -52,8 +52,8 @@ class Source(Protocol):
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
         """The manifests about `descriptor`, each once, with artifact type and annotations; asked for as they are taken."""
 
-    def signatures(self, descriptor: Descriptor) -> Iterator[tuple[str, Descriptor]]:
-        """What cosign keeps about `descriptor` under tags of its own: each tag that is there, and what it stands for."""
+    def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
+        """Cosign's digest tags of `descriptor` that exist, resolved. With known `tags`, no others are requested."""
 
 
 class Fetcher:
@@ -145,9 +145,9 @@ class Fetcher:
         """
         return referrers.listed(self._repository, descriptor.digest, artifact_type=artifact_type, unlisted=self._unlisted)
 
-    def signatures(self, descriptor: Descriptor) -> Iterator[tuple[str, Descriptor]]:
-        """What cosign keeps about `descriptor` under tags of its own: each tag that is there, and what it stands for."""
-        return referrers.signatures(self, self.locator, descriptor.digest)
+    def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
+        """Cosign's digest tags of `descriptor` that exist, resolved. With known `tags`, no others are requested."""
+        return referrers.signatures(self, self.locator, descriptor.digest, tags=tags)
 
     def _or_at_urls(self, foreign: Foreign, own: Iterator[bytes], descriptor: Descriptor, offset: int) -> Iterator[bytes]:
         """What the registry gives; from where it answers that it has nothing, what the urls give."""

@@ -1,7 +1,7 @@
 """A repository that several registries have: mirrors are asked in their order, the registry itself last."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 
@@ -87,9 +87,9 @@ class Mirrored:
                     return
         raise _nowhere(self._fetchers, errors)
 
-    def signatures(self, descriptor: Descriptor) -> Iterator[tuple[str, Descriptor]]:
-        """What cosign keeps about `descriptor` under its own tags, each of the first registry that has it."""
-        return referrers.signatures(self, self._fetchers[-1].locator, descriptor.digest)
+    def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
+        """Cosign's digest tags of `descriptor` that exist, resolved. With known `tags`, no others are requested."""
+        return referrers.signatures(self, self._fetchers[-1].locator, descriptor.digest, tags=tags)
 
 
 def _listed_instead(mirrors: Sequence[Fetcher], absent: DistError) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """What refers to a manifest: the referrers API and its stand-in tags (distribution-spec 1.1, "Listing Referrers")."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Protocol
 from urllib.parse import urlencode
 
@@ -54,9 +54,13 @@ def tagged(repository: Repository, subject: Digest) -> bytes | None:
     return raw
 
 
-def signatures(source: _Resolver, locator: str, subject: Digest) -> Iterator[tuple[str, Descriptor]]:
-    """The tags of cosign that there are, and what they stand for."""
+def signatures(
+    source: _Resolver, locator: str, subject: Digest, *, tags: Container[str] | None
+) -> Iterator[tuple[str, Descriptor]]:
+    """Resolve cosign's digest tags of `subject`: those that exist, of all or of the known `tags`."""
     for tag in cosign_tags(subject):
+        if tags is not None and tag not in tags:
+            continue
         try:
             found = source.resolve(Reference.parse(f"{locator}:{tag}"))
         except RegistryNotFound:

@@ -1,6 +1,6 @@
 """The store as the one place that images come from, where no other is to be asked. No Prefect here."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 from ocispec import Descriptor, Reference, manifest
 from ocispec.errors import NotFound
@@ -54,11 +54,11 @@ class Stored:
             if artifact_type is None or referrer.descriptor.artifact_type == artifact_type:
                 yield referrer.descriptor
 
-    def signatures(self, descriptor: Descriptor) -> Iterator[tuple[str, Descriptor]]:
-        """Of that, what cosign's tags find, which need not say what it is about."""
-        tags = cosign_tags(descriptor.digest)
+    def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
+        """Cosign's digest tags of `descriptor` that came along with the name. With known `tags`, no others count."""
+        own = cosign_tags(descriptor.digest)
         for referrer in self._store.names.get(self._name).referrers:
-            if referrer.tag in tags:
+            if referrer.tag in own and (tags is None or referrer.tag in tags):
                 yield referrer.tag, referrer.descriptor
 
     def _about(self, descriptor: Descriptor) -> Iterator[Referrer]:

@@ -5,14 +5,19 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Literal
 
-from ocispec import Descriptor, Digest, manifest
-from ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
-from ocispec.referrers import MAX_REFERRERS, Referrer
+from ocispec import Descriptor, Digest, Reference, manifest
+from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
+from ocispec.referrers import MAX_REFERRERS, Referrer, is_cosign_tag
 from remotes import Source
+from tasks.shared import SharedAnswers
 
 _log = logging.getLogger(__name__)
 # A list with more entries that are not about its subject is forged as a whole; each costs a request.
 _MAX_UNRELATED = 100
+# Of a list with more tags, requesting digest tags one by one costs less.
+_MAX_LISTED = 20_000
+# Source or target, the repository there, and the subject.
+_Key = tuple[str, str, Digest]
 # Reads the manifest of a descriptor, verified.
 Read = Callable[[Descriptor], bytes]
 # How related manifests are found: in the registry's list of referrers (or the fallback tag), or under cosign's digest tags.
@@ -20,32 +25,108 @@ Related = Literal["listed", "tagged"]
 EVERYTHING: frozenset[Related] = frozenset({"listed", "tagged"})
 
 
-def related_to(
-    subject: Descriptor,
-    source: Source,
-    related: frozenset[Related],
-    *,
-    read: Read | None,
-    verified: frozenset[Digest] = frozenset(),
-) -> tuple[Referrer, ...]:
-    """Return the manifests in a repository that refer to `subject`: listed ones, those under digest tags, or both.
+class RelatedLookup:
+    """Looks up related manifests at sources and targets: once per subject and repository of a run. Thread-safe.
 
-    A list can be forged: anyone who may push to the repository can write its fallback index. A listed manifest counts only if
-    its own `subject` is the one asked for; all others are ignored with a warning. `read` is None where that does not matter,
-    and `verified` has the digests of manifests that need not be read again. Cosign's manifests have no subject: there the name
-    of the tag is the only link.
-
-    Raises:
-        Unsupported: a list with more than a hundred manifests that do not refer to the subject.
-        DistError: an error of the source.
+    `source` and `target` give access to the repository of a reference. `tags` lists the tags of a repository as its registry
+    does, not as a mirror of that registry does: a mirror may list only the tags that somebody requested there. An `offline`
+    source is the store, which has its own related manifests for each name.
     """
-    tagged = [Referrer(one, tag) for tag, one in source.signatures(subject)] if "tagged" in related else []
+
+    def __init__(
+        self,
+        source: Callable[[Reference], Source],
+        target: Callable[[Reference], Source],
+        tags: Callable[[Reference], Iterable[str]],
+        *,
+        offline: bool,
+    ) -> None:
+        self._source, self._target, self._tags, self._offline = source, target, tags, offline
+        self._listed: SharedAnswers[_Key, tuple[Descriptor, ...]] = SharedAnswers()
+        self._tagged: SharedAnswers[_Key, tuple[Referrer, ...]] = SharedAnswers()
+        self._digest_tags: SharedAnswers[str, frozenset[str] | None] = SharedAnswers()
+
+    def at_source(
+        self,
+        subject: Descriptor,
+        place: Reference,
+        related: frozenset[Related],
+        *,
+        read: Read,
+        verified: frozenset[Digest] = frozenset(),
+    ) -> tuple[Referrer, ...]:
+        """Return the manifests in a source repository that refer to `subject`: listed ones, those under digest tags, or both.
+
+        A list can be forged: anyone who may push to the repository can write its fallback index. A listed manifest counts
+        only if its own `subject` is the one asked for; all others are ignored with a warning. `read` reads a manifest, and
+        `verified` has the digests of manifests that need not be read again. Cosign's manifests have no subject: there the
+        name of the tag is the only link.
+
+        Raises:
+            Unsupported: a list with more than a hundred manifests that do not refer to the subject.
+            DistError: an error of the source.
+        """
+        source = self._source(place)
+
+        def list_verified() -> tuple[Descriptor, ...]:
+            listed = tuple(source.referrers(subject))
+            ignored = _unrelated([one for one in listed if one.digest not in verified], subject, read)
+            return tuple(one for one in listed if one.digest not in ignored)
+
+        key = "source", str(place) if self._offline else place.locator, subject.digest
+        listed = self._listed.get(key, list_verified) if "listed" in related else ()
+        tags = None if self._offline else self._digest_tags_of
+        return _joined(listed, self._find_tagged(key, subject, source, place, tags) if "tagged" in related else ())
+
+    def at_target(self, subject: Descriptor, place: Reference, related: frozenset[Related]) -> tuple[Referrer, ...]:
+        """Return the same at a target, where listed manifests are not read.
+
+        Raises:
+            DistError: an error of the target.
+        """
+        target, key = self._target(place), ("target", place.locator, subject.digest)
+        listed = self._listed.get(key, lambda: tuple(target.referrers(subject))) if "listed" in related else ()
+        tagged = self._find_tagged(key, subject, target, place, self._digest_tags_of) if "tagged" in related else ()
+        return _joined(listed, tagged)
+
+    def _find_tagged(
+        self,
+        key: "_Key",
+        subject: Descriptor,
+        source: Source,
+        place: Reference,
+        tags_of: Callable[[Reference], frozenset[str] | None] | None,
+    ) -> tuple[Referrer, ...]:
+        """Return the manifests under digest tags of `subject`."""
+
+        def find() -> tuple[Referrer, ...]:
+            tags = None if tags_of is None else tags_of(place)
+            return tuple(Referrer(one, tag) for tag, one in source.signatures(subject, tags=tags))
+
+        return self._tagged.get(key, find)
+
+    def _digest_tags_of(self, place: Reference) -> frozenset[str] | None:
+        """Return the digest tags of a repository. None: they have to be requested one by one, which finds them, too."""
+
+        def select() -> frozenset[str] | None:
+            found = set[str]()
+            try:
+                for number, tag in enumerate(self._tags(place)):
+                    if number == _MAX_LISTED:
+                        return None
+                    if is_cosign_tag(tag):
+                        found.add(tag)
+            except DistError as exc:
+                _log.info("%s: digest tags are requested one by one, the list of tags failed: %s", place.locator, exc)
+                return None
+            return frozenset(found)
+
+        return self._digest_tags.get(place.locator, select)
+
+
+def _joined(listed: Iterable[Descriptor], tagged: tuple[Referrer, ...]) -> tuple[Referrer, ...]:
     known = {referrer.descriptor.digest for referrer in tagged}
-    listed = [one for one in source.referrers(subject) if one.digest not in known] if "listed" in related else []
-    ignored = set[Digest]()
-    if read is not None:
-        ignored = _unrelated([one for one in listed if one.digest not in verified], subject, read)
-    return (*(Referrer(one) for one in listed if one.digest not in ignored), *tagged)
+    return (*(Referrer(one) for one in listed if one.digest not in known), *tagged)
 
 
 def _unrelated(listed: Iterable[Descriptor], subject: Descriptor, read: Read) -> set[Digest]:

@@ -4,7 +4,7 @@ A run opens its session from a small, picklable specification and closes it; tas
 ever a task's parameter: Prefect would walk through it, hash it and show it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -34,7 +34,7 @@ from tasks.delivery import Delivery, Publication
 from tasks.gate import Candidate, Gate
 from tasks.keeping import Keeper
 from tasks.offline import Stored
-from tasks.related import Related, related_to
+from tasks.related import Related, RelatedLookup
 from tasks.removal import Removed, Remover, UnwantedTag
 from tasks.stopping import Stopped, Stopping
 from tasks.survey import Ask, Found, Reader
@@ -98,6 +98,7 @@ class Session:
         self._found: dict[Ask, Found] = {}
         self._read_before: dict[Digest, bytes] = {}
         self._tags: dict[Reference, tuple[str, ...]] = {}
+        self._related = RelatedLookup(self._source, registries.itself, self._own_tags, offline=spec.offline)
         self._removers: dict[str, Remover] = {}  # by repository
         self.failing: set[str] = set()  # hosts to which some content could not be brought after all attempts; single steps
 
@@ -137,10 +138,16 @@ class Session:
             return tuple(self.registries.repositories(host))
 
     def referrers(self, subject: Descriptor, reference: Reference, related: frozenset[Related]) -> tuple[Referrer, ...]:
-        """The manifests about `subject` in a repository, see `tasks.survey`."""
+        """Return the manifests in a source repository that refer to `subject`, see `tasks.related`."""
         with self._endable():
-            source = self._source(reference)
-            return related_to(subject, source, related, read=lambda one: self._read_ahead(one, reference))
+            return self._related.at_source(subject, reference, related, read=lambda one: self._read_ahead(one, reference))
+
+    def _own_tags(self, place: Reference) -> Iterable[str]:
+        """The tags of a repository as its registry lists them, whatever mirrors of that list."""
+        known = self._tags.get(Reference.parse(place.locator))
+        if known is not None and not self.spec.registries.hosts.of(place.host).mirrors:
+            return known
+        return self.registries.itself(place).tags()
 
     def _read_ahead(self, descriptor: Descriptor, reference: Reference) -> bytes:
         """Read a manifest that is going to be fetched; keep it until then if it is small, so that it is requested once."""
@@ -170,9 +177,7 @@ class Session:
         def find_one(ask: Ask) -> Found:
             try:
                 with self._endable():
-                    found = survey.find(
-                        ask, self._reader(ask.source, keep=keep), self._delivery.standing, self.registries.itself
-                    )
+                    found = survey.find(ask, self._reader(ask.source, keep=keep), self._delivery.standing, self._related)
                     if found.errors:  # which a stop may have caused
                         self.stopping.check()
                     return found

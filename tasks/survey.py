@@ -14,7 +14,7 @@ from ocispec.selected import Selected, image_for, select
 from remotes import Source
 from storage import ContentStore
 from tasks import transfer
-from tasks.related import Related, find_all_related, related_to
+from tasks.related import Related, RelatedLookup, find_all_related
 from tasks.transfer import Observer
 
 T = TypeVar("T")
@@ -112,18 +112,16 @@ class Reader:
         return _verified(self.source, descriptor)
 
 
-def find(
-    ask: Ask, reader: Reader, standing: Callable[[Reference], Descriptor | None], source: Callable[[Reference], Source]
-) -> Found:
+def find(ask: Ask, reader: Reader, standing: Callable[[Reference], Descriptor | None], related: RelatedLookup) -> Found:
     """Resolve an image at its source and at its targets: one HEAD each. `standing` resolves a target.
 
-    More is read if the image has to be mirrored to a target, or if the question needs it. `source` gives access to a target.
+    More is read if the image has to be mirrored to a target, or if the question needs it.
     """
     there = tuple(_or_error(lambda target=target: standing(target)) for target in ask.targets)  # type: ignore[misc]
     settled = _settled_root(ask, there)
     if settled is not None and not (ask.related or ask.dated or ask.whole):
         return Found(ask=ask, image=Known(root=settled, goal=settled), standing=there)
-    image = _or_error(lambda: _known(ask, settled or reader.source.resolve(ask.source), there, reader, source))
+    image = _or_error(lambda: _known(ask, settled or reader.source.resolve(ask.source), there, reader, related))
     return Found(ask=ask, image=image, standing=there)
 
 
@@ -133,9 +131,7 @@ def _settled_root(ask: Ask, there: Sequence[Descriptor | DistError | None]) -> D
     return roots[0] if roots and len(roots) == len(there) else None
 
 
-def _known(
-    ask: Ask, found: Descriptor, standing: Sequence[object], reader: Reader, source: Callable[[Reference], Source]
-) -> Known:
+def _known(ask: Ask, found: Descriptor, standing: Sequence[object], reader: Reader, related: RelatedLookup) -> Known:
     root = found if ask.single is None else image_for(found, ask.single, reader.read)
     is_rewritten = ask.rewritten and ask.platforms is not None
     selected = select(root, ask.platforms or (), reader.read) if is_rewritten else Selected(root=root)
@@ -147,7 +143,7 @@ def _known(
         return Known(root=root, goal=goal)
     children = filter_platforms(children_handler(reader.read), ask.platforms)
     content = _content(root, children)
-    referrers, trees = ({}, {}) if due else _all_related(ask, content, children, reader)
+    referrers, trees = ({}, {}) if due else _all_related(ask, content, children, reader, related)
     unknown = [target for target in ask.targets if target in ask.unrecorded] if referrers else []
     return Known(
         root=root,
@@ -155,13 +151,13 @@ def _known(
         content=content,
         sent=_written(selected, reader) if selected.indexes else content,
         referrers=frozenset(referrers),
-        beside={target: _related_there(ask, content, trees, source(target)) for target in unknown},
+        beside={target: _related_there(ask, content, trees, target, related) for target in unknown},
         created=_created(content, reader) if ask.dated else None,
     )
 
 
 def _all_related(
-    ask: Ask, content: Sequence[Descriptor], children: Handler, reader: Reader
+    ask: Ask, content: Sequence[Descriptor], children: Handler, reader: Reader, related: RelatedLookup
 ) -> tuple[dict[Digest, Referrer], dict[Digest, tuple[Descriptor, ...]]]:
     """Return the related manifests of an image at its source, and the manifests in the tree of each, both by digest."""
     trees: dict[Digest, tuple[Descriptor, ...]] = {}
@@ -171,20 +167,24 @@ def _all_related(
         return trees.setdefault(root.digest, tuple(one for one in tree if one.is_manifest))
 
     def referrers_of(subject: Descriptor) -> tuple[Referrer, ...]:
-        return related_to(subject, reader.source, ask.related, read=reader.read, verified=ask.verified)
+        return related.at_source(subject, ask.source, ask.related, read=reader.read, verified=ask.verified)
 
     subjects = [descriptor for descriptor in content if descriptor.is_manifest] if ask.related else []
     return find_all_related(subjects, referrers_of, manifests_of, at=str(ask.source)), trees
 
 
 def _related_there(
-    ask: Ask, content: Sequence[Descriptor], trees: Mapping[Digest, tuple[Descriptor, ...]], target: Source
+    ask: Ask,
+    content: Sequence[Descriptor],
+    trees: Mapping[Digest, tuple[Descriptor, ...]],
+    target: Reference,
+    related: RelatedLookup,
 ) -> dict[Digest, str | None]:
     """Return the digests and tags of related manifests at a target; of manifests unknown at the source, no referrers."""
     subjects = [descriptor for descriptor in content if descriptor.is_manifest]
     found = find_all_related(
         subjects,
-        lambda one: related_to(one, target, ask.related, read=None),
+        lambda one: related.at_target(one, target, ask.related),
         lambda root: trees.get(root.digest, ()),
         at=str(ask.source),
     )

@@ -110,6 +110,24 @@ def test_a_late_signature_of_a_bill_of_materials_is_mirrored(
     assert results(mirrors.run(wanted)) == {"app:v1": "same"}
 
 
+def test_related_manifests_of_one_index_under_several_tags_are_requested_once(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    load(source)
+    for tag in ("v2", "v3"):
+        images.load(source, "app", INDEX, tag)
+    wanted = entry(source, target, type_="repository", tags={"deny": ["sha256-.*"]})
+    mirrors.run(wanted)
+    mirrors.asked(source, target)
+
+    report = mirrors.run(wanted)
+
+    assert set(results(report).values()) == {"same"}
+    # Three tags and one digest tag; the index, its two images and four related manifests are subjects.
+    assert summed(mirrors.asked(source)) == {"GET tags": 1, "HEAD manifests": 3 + 1, "GET referrers": 7}
+    assert summed(mirrors.asked(target)) == {"HEAD manifests": 3}
+
+
 @pytest.mark.parametrize("apis", [(True, True), (True, False), (False, True)], ids=str)
 def test_referrers_that_are_there_are_known_to_be_without_a_lock_file(mirrors: Mirrors, apis: tuple[bool, bool]) -> None:
     with FakeRegistry(referrers=apis[0]) as source, FakeRegistry(referrers=apis[1]) as target:

@@ -1,6 +1,7 @@
 """What stands for what: how little is asked, what is read, what is part of the answer."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -208,6 +209,72 @@ def test_a_list_of_many_unrelated_manifests_is_refused(session: Session, source:
         f"manifest {ONE.root.digest}: more than 100 manifests are listed as its referrers and are not"
     ]
     assert len(asked(source)) < 210  # each is looked for among manifests, then among blobs
+
+
+def signed(source: FakeRegistry, target: FakeRegistry, *, tags: int) -> list[Ask]:
+    """One question for each of some equal tags at an unrecorded target. Their index has a referrer and a signature."""
+    bill, signature = images.artifact(830, subject=INDEX), images.artifact(831)
+    for registry, repository in ((source, "app"), (target, "copy")):
+        images.load(registry, repository, bill)
+        images.load(registry, repository, signature, cosign_tags(Digest.parse(INDEX.root.digest))[0])
+        for number in range(tags):
+            images.load(registry, repository, INDEX, f"v{number}")
+    places = [at(target, f"copy:v{number}") for number in range(tags)]
+    return [
+        Ask(source=at(source, f"app:v{n}"), targets=(place,), related=EVERYTHING, unrecorded=frozenset({place}))
+        for n, place in enumerate(places)
+    ]
+
+
+def test_related_manifests_of_a_subject_are_requested_once_in_a_repository(
+    session: Session, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    asks = signed(source, target, tags=6)
+
+    found = [one for part in (asks[:3], asks[3:]) for one in session.find(part, keep=True, workers=3)]
+
+    assert {len(known(one).referrers) for one in found} == {2}
+    assert {len(known(one).beside[one.ask.targets[0]]) for one in found} == {2}
+    for registry, repository in ((source, "app"), (target, "copy")):
+        requests = Counter(asked(registry))
+        digests = [root.digest for root in (INDEX.root, ONE.root, OTHER.root)]
+        assert [requests[f"GET /v2/{repository}/referrers/{digest}"] for digest in digests] == [1, 1, 1]
+        assert {requests[one] for one in requests if "/referrers/" in one} == {1}
+        assert requests[f"GET /v2/{repository}/tags/list"] == 1
+        tagged = [one for one in requests.elements() if "/manifests/sha256-" in one]
+        assert tagged == [f"HEAD /v2/{repository}/manifests/{cosign_tags(Digest.parse(INDEX.root.digest))[0]}"]
+
+
+def test_digest_tags_are_looked_up_one_by_one_where_the_list_of_tags_cannot_be_had(
+    session: Session, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    asks = signed(source, target, tags=2)
+    for registry in (source, target):
+        registry.inject(Fault(path=".*/tags/list", nth=None, action=Answer(405, (), b"")))
+
+    found = session.find(asks, keep=True, workers=2)
+
+    assert {len(known(one).referrers) for one in found} == {2}
+    assert {len(known(one).beside[one.ask.targets[0]]) for one in found} == {2}
+    for registry in (source, target):
+        requests = Counter(asked(registry))
+        assert sum(requests[one] for one in requests if "/tags/list" in one) == 1
+        probed = [one for one in requests if "/manifests/sha256-" in one]
+        # The index, its two images and two related manifests, with three tags each.
+        assert (len(probed), {requests[one] for one in probed}) == (15, {1})
+
+
+def test_a_list_of_referrers_that_failed_is_requested_again(
+    session: Session, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    (ask,) = signed(source, target, tags=1)
+    source.inject(Fault(path=f"/v2/app/referrers/{ONE.root.digest}", action=Answer(403, (), b"")))
+
+    (failed,) = session.find([ask], keep=True, workers=1)
+    (found,) = session.find([ask], keep=True, workers=1)
+
+    assert f"referrers of {ONE.root.digest}" in str(failed.errors[0])
+    assert len(known(found).referrers) == 2
 
 
 def test_referrers_of_what_has_to_be_brought_are_left_to_those_who_bring_it(
