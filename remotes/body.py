@@ -2,7 +2,8 @@
 
 A transfer that breaks off is gone on with by a closed range (`bytes=N-M`, which works everywhere; some registries answer 416
 to open ones). A range is only asked for when needed, Accept-Ranges is not consulted: most registries honour ranges without
-saying so. The answer decides: see `_skip`.
+saying so. The answer decides: see `_skip`. A server may answer with less than the range (RFC 9110, 15.3.7); the next request then
+continues where its Content-Range ended.
 """
 
 import re
@@ -17,6 +18,8 @@ from remotes.errors import from_transport, one_line, refuse_coding
 
 # Re-opening without any byte gained in between: more is a case for the caller's retries, which wait.
 _MAX_FRUITLESS = 3
+# So many ranges of fewer bytes in a row end a transfer: a server could otherwise cause a request for each byte.
+_SMALL_BYTES, _MAX_SMALL = 64 * 1024, 16
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
 # The statuses of answers that are content, or of a range that there is not.
@@ -63,7 +66,7 @@ class _Reader:
         self._offset, self._ranges = offset, ranges
         self._send, self._size, self._subject = send, descriptor.size, subject
         self._is_part, self._end = end is not None, descriptor.size if end is None else end
-        self._fruitless = 0
+        self._fruitless = self._small = 0
 
     def all(self) -> Iterator[bytes]:
         """What all connections give that it takes."""
@@ -83,8 +86,10 @@ class _Reader:
             if not self._goes_on(started):
                 raise error from exc
         else:
-            if self._offset < self._end and not self._goes_on(started):
-                raise Unavailable(f"{self._subject}: expected {self._end} bytes, got {self._offset}")
+            if self._offset < self._end:
+                self._check_gain(self._offset - started)
+                if not self._goes_on(started):
+                    raise Unavailable(f"{self._subject}: expected {self._end} bytes, got {self._offset}")
 
     def _open(self) -> httpx.Response:
         if not (self._is_part or (self._offset and self._ranges)):
@@ -98,7 +103,7 @@ class _Reader:
 
     def _pieces(self, response: httpx.Response) -> Iterator[bytes]:
         refuse_coding(self._subject, response)
-        skip, left = self._skip(response), self._end - self._offset
+        skip, left = self._skip(response), self._end_of(response) - self._offset
         self._check_length(response, skip + left)
         for piece in response.iter_raw():
             kept, skip = piece[skip:], max(0, skip - len(piece))
@@ -111,23 +116,37 @@ class _Reader:
     def _skip(self, response: httpx.Response) -> int:
         """How many bytes of the body come before our offset: none in a 206, all of them in a 200."""
         if response.status_code == httpx.codes.PARTIAL_CONTENT:
-            self._check_range(response)
             return 0
         if self._is_part or self._offset:  # at 0 no range was asked for, so nothing is known yet about this server
             self._give_up_ranges()
         return self._offset
 
+    def _end_of(self, response: httpx.Response) -> int:
+        """Where the content of a response ends: a 206 may have less than the range that was requested.
+
+        Raises:
+            Corrupt: a 206 that starts elsewhere, or has more.
+        """
+        if response.status_code != httpx.codes.PARTIAL_CONTENT:
+            return self._end
+        text = response.headers.get("content-range", "")
+        match = _CONTENT_RANGE.fullmatch(text)
+        end = int(match[2]) + 1 if match and int(match[1]) == self._offset and match[3] in (str(self._size), "*") else 0
+        if not self._offset < end <= self._end:
+            wanted = f"bytes {self._offset}-{self._end - 1}/{self._size}"
+            raise Corrupt(f"{self._subject}: expected {wanted}, the server answers with {one_line(text) or 'no Content-Range'}")
+        return end
+
+    def _check_gain(self, gained: int) -> None:
+        """Raise Unavailable after many small answers in a row."""
+        self._small = 0 if gained >= _SMALL_BYTES else self._small + 1
+        if self._small >= _MAX_SMALL:
+            raise Unavailable(f"{self._subject}: the server sends less than {_SMALL_BYTES} bytes of each range; will resume")
+
     def _give_up_ranges(self) -> None:
         if self._is_part:
             raise NoRanges
         self._ranges = False
-
-    def _check_range(self, response: httpx.Response) -> None:
-        text = response.headers.get("content-range", "")
-        match = _CONTENT_RANGE.fullmatch(text)
-        if match is None or int(match[1]) != self._offset or match[3] not in (str(self._size), "*"):
-            wanted = f"bytes {self._offset}-{self._end - 1}/{self._size}"
-            raise Corrupt(f"{self._subject}: expected {wanted}, the server answers with {one_line(text) or 'no Content-Range'}")
 
     def _check_length(self, response: httpx.Response, expected: int) -> None:
         announced = response.headers.get("content-length")

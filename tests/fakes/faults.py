@@ -327,6 +327,22 @@ class ShiftRange:
 
 
 @dataclass(frozen=True, slots=True)
+class ShortRange:
+    """206 with at most ``most`` bytes of the range, and a Content-Range that says so (RFC 9110, 15.3.7)."""
+
+    most: int
+
+    def apply(self, response: Response) -> Response:
+        span = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", response.header("Content-Range") or "")
+        if span is None:
+            return response
+        first, last, size = (int(number) for number in span.groups())
+        last = min(last, first + self.most - 1)
+        short = response.with_body(response.body[: self.most])
+        return short.with_headers((("Content-Range", f"bytes {first}-{last}/{size}"),))
+
+
+@dataclass(frozen=True, slots=True)
 class NoContentRange:
     """206 that does not say which range it carries."""
 

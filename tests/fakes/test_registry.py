@@ -35,6 +35,7 @@ from tests.fakes.faults import (
     Reset,
     ShiftRange,
     Shorten,
+    ShortRange,
     Silence,
     Stall,
     WithHeaders,
@@ -315,6 +316,7 @@ def test_wrong_answer(registry: FakeRegistry, blob: str) -> None:
         (IgnoreRange(), "bytes=10-19", (200, None, BLOB)),
         (IgnoreRange(), "bytes=10-", (200, None, BLOB)),
         (ShiftRange(-3), "bytes=10-19", (206, "bytes 7-16/256000", BLOB[7:17])),
+        (ShortRange(3), "bytes=10-19", (206, "bytes 10-12/256000", BLOB[10:13])),
         (NoContentRange(), "bytes=10-19", (206, None, BLOB[10:20])),
     ],
 )

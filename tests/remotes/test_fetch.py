@@ -29,6 +29,7 @@ from tests.fakes.faults import (
     Reset,
     ShiftRange,
     Shorten,
+    ShortRange,
     Stall,
     WithHeaders,
     WithoutHeaders,
@@ -292,6 +293,36 @@ def test_another_range_than_asked_for_is_corrupt(registries: Registries, registr
 def test_a_range_of_an_unsaid_total_will_do(registries: Registries, registry: FakeRegistry) -> None:
     strike(registry, WithHeaders((("Content-Range", f"bytes 1000-{SIZE - 1}/*"),)))
     assert read(fetcher(registries, registry), WANTED, offset=1000) == BLOB[1000:]
+
+
+@pytest.mark.parametrize("most", [20_000, 100_000, SIZE - 1001])
+def test_a_shorter_range_than_requested_is_continued_where_it_ended(
+    registries: Registries, registry: FakeRegistry, most: int
+) -> None:
+    registry.inject(Fault(path=".*/blobs/.*", nth=None, action=ShortRange(most)))
+    assert read(fetcher(registries, registry), WANTED, offset=1000) == BLOB[1000:]
+    assert ranges(registry) == [from_byte(start) for start in range(1000, SIZE, most)]
+    assert sum(one.sent for one in registry.requests) == SIZE - 1000
+
+
+def test_a_shorter_range_that_breaks_off_is_continued_where_it_broke_off(
+    registries: Registries, registry: FakeRegistry
+) -> None:
+    registry.inject(Fault(path=".*/blobs/.*", nth=None, action=ShortRange(100_000)))
+    registry.inject(Fault(path=".*/blobs/.*", nth=2, action=Cut(30_000)))
+    assert read(fetcher(registries, registry), WANTED, offset=1000) == BLOB[1000:]
+    assert ranges(registry) == [from_byte(start) for start in (1000, 101_000, 131_000, 231_000)]
+
+
+def test_a_server_that_sends_ranges_of_a_few_bytes_is_not_asked_for_each_of_them(
+    registries: Registries, registry: FakeRegistry
+) -> None:
+    registry.inject(Fault(path=".*/blobs/.*", nth=None, action=ShortRange(1)))
+    arrived, error = read_until_error(fetcher(registries, registry), WANTED, offset=1000)
+    assert isinstance(error, Unavailable)
+    check_told(error, str(WANTED.digest), "sends less than 65536 bytes of each range; will resume")
+    assert arrived == BLOB[1000:1016]
+    assert len(registry.requests) == 16
 
 
 def test_a_refused_range_is_followed_by_one_request_without(registries: Registries, registry: FakeRegistry) -> None:

@@ -12,7 +12,7 @@ import pytest
 from ocispec.errors import Corrupt, DistError, Unavailable
 from remotes import Hosts, HostSettings, Registries, RegistrySettings
 from remotes.ranges import PART_BYTES, Ranges
-from tests.fakes.faults import Answer, Cut, Fault, IgnoreRange, Redirect, Reset, ShiftRange, Stall
+from tests.fakes.faults import Answer, Cut, Fault, IgnoreRange, Redirect, Reset, ShiftRange, ShortRange, Stall
 from tests.fakes.registry import FakeRegistry
 from tests.remotes.asking import REPOSITORY, anonymous, check_told, descriptor, fetcher, read, read_until_error
 
@@ -147,6 +147,12 @@ def test_a_part_with_another_range_is_refused(registries: Registries, registry: 
     assert isinstance(error, Corrupt)
     check_told(error, "expected bytes")
     assert BIG.startswith(arrived)
+
+
+def test_parts_that_are_shorter_than_requested_are_continued(registries: Registries, registry: FakeRegistry) -> None:
+    registry.inject(Fault(path=BLOBS, nth=None, action=ShortRange(PART_BYTES // 4)))
+    assert read(fetcher(registries, registry), WANTED) == BIG
+    assert max(one.sent for one in registry.requests if "range" in one.headers) == PART_BYTES // 4
 
 
 def test_one_request_at_once_is_enough(registry: FakeRegistry) -> None:
