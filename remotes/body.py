@@ -2,8 +2,8 @@
 
 A transfer that breaks off is gone on with by a closed range (`bytes=N-M`, which works everywhere; some registries answer 416
 to open ones). A range is only asked for when needed, Accept-Ranges is not consulted: most registries honour ranges without
-saying so. The answer decides: see `_skip`. A server may answer with less than the range (RFC 9110, 15.3.7); the next request then
-continues where its Content-Range ended.
+saying so. The answer decides: see `_skip`. A server may answer with less than the range (RFC 9110, 15.3.7); the next request
+then continues where its Content-Range ended.
 """
 
 import re
