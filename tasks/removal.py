@@ -40,7 +40,7 @@ class Remover:
 
     def __init__(
         self,
-        unwanted: Iterable[UnwantedTag],
+        repository: Reference,
         *,
         source: TagSource,
         pusher: Pusher,
@@ -48,22 +48,22 @@ class Remover:
         read: Callable[[Descriptor], bytes],
         workers: int,
     ) -> None:
-        self._unwanted = {str(one.target.tag): one for one in unwanted}
+        self._unwanted: dict[str, UnwantedTag] = {}
         self._pusher, self._resolve = pusher, resolve
         self._outcomes: dict[str, Removed] = {}
         self._can_delete_tags = True
-        self._graph = TagGraph(
-            next(iter(self._unwanted.values())).target,
-            source,
-            resolve=resolve,
-            read=read,
-            expendable={tag: one.digest for tag, one in self._unwanted.items()},
-            own_referrers=frozenset(digest for one in self._unwanted.values() for digest in one.referrers),
-            workers=workers,
-        )
+        self._graph = TagGraph(repository, source, resolve=resolve, read=read, workers=workers)
+
+    def allow(self, unwanted: Iterable[UnwantedTag]) -> None:
+        """Allow the removal of some tags. Only these may be removed together with a manifest."""
+        for one in unwanted:
+            tag = str(one.target.tag)
+            if tag not in self._unwanted:
+                self._unwanted[tag] = one
+                self._graph.allow(tag, one.digest, one.referrers)
 
     def remove(self, tag: str) -> Removed:
-        """Remove a tag if it resolves to the digest that the mirror published under it.
+        """Remove an allowed tag if it resolves to the digest that the mirror published under it.
 
         Raises:
             Unsupported: the registry deletes neither tags nor manifests.
@@ -71,6 +71,8 @@ class Remover:
         """
         if tag not in self._outcomes:
             self._outcomes[tag] = self._remove(tag)
+            if self._outcomes[tag].status == "shared":
+                self._graph.disallow(tag)  # it is reported as kept, so it must not go with another tag later
         return self._outcomes[tag]
 
     def _remove(self, tag: str) -> Removed:

@@ -209,16 +209,16 @@ class Session:
     def remove(self, target: Reference, unwanted: Sequence[UnwantedTag], *, workers: int) -> Removed:
         """Remove one of the `unwanted` tags of its repository, see `tasks.removal`."""
         with self._endable():
-            remover = self._removers.get(target.locator)
-            if remover is None:
-                remover = self._removers[target.locator] = self._remover(unwanted, workers=workers)
+            if target.locator not in self._removers:
+                self._removers[target.locator] = self._remover(target, workers=workers)
+            remover = self._removers[target.locator]
+            remover.allow(unwanted)
             return remover.remove(str(target.tag))
 
-    def _remover(self, unwanted: Sequence[UnwantedTag], *, workers: int) -> Remover:
-        place = unwanted[0].target
+    def _remover(self, place: Reference, *, workers: int) -> Remover:
         source = self.registries.itself(place)
         return Remover(
-            unwanted,
+            place,
             source=source,
             pusher=self.registries.pusher(place),
             resolve=self._delivery.standing,

@@ -4,7 +4,7 @@ A registry that cannot delete a tag deletes manifests, and with a manifest every
 content by that. Each tag is resolved once and each manifest is read once.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -45,8 +45,8 @@ class _Links:
 class TagGraph:
     """The tags of a repository and the manifests that are reachable from them.
 
-    `expendable` maps each tag that may be removed to the digest that it must have for that. `own_referrers` are the digests of
-    referrers that exist only for the sake of expendable tags: a fallback tag or cosign tag for one of those does not keep it.
+    A tag is expendable if it may be removed, which is so only while it has one digest. Its referrers that the mirror copied
+    together with it are its own: a fallback tag or cosign tag that has only such referrers does not keep their subject.
     """
 
     def __init__(
@@ -56,18 +56,28 @@ class TagGraph:
         *,
         resolve: Callable[[Reference], Descriptor | None],
         read: Callable[[Descriptor], bytes],
-        expendable: Mapping[str, Digest],
-        own_referrers: Collection[Digest],
         workers: int,
     ) -> None:
         self._repository, self._source, self._resolve, self._read = repository, source, resolve, read
-        self._expendable, self._workers = expendable, workers
-        self._own_referrers = {*own_referrers, *expendable.values()}
+        self._workers = workers
+        self._expendable: dict[str, Digest] = {}
+        self._own_referrers: set[Digest] = set()
         self._tags: dict[str, Descriptor] = {}
         self._listed: tuple[str, ...] | None = None
         self._resolved: set[str] = set()
         self._links: dict[Digest, _Links] = {}
         self._is_loaded = False
+
+    def allow(self, tag: str, digest: Digest, own_referrers: Iterable[Digest]) -> None:
+        """Make a tag expendable while it resolves to `digest`."""
+        self._expendable[tag] = digest
+        self._own_referrers |= {digest, *own_referrers}
+        self.__dict__.pop("_kept", None)
+
+    def disallow(self, tag: str) -> None:
+        """Make a tag one that stays."""
+        del self._expendable[tag]
+        self.__dict__.pop("_kept", None)
 
     def load(self) -> None:
         """Resolve all tags and read all manifests that are reachable from them. A call after a failure continues the work.

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
@@ -18,15 +18,11 @@ from flows.runner import RUNNER, message, outcome
 from flows.walk import Walk
 from flows.wanted import Parent
 from ocispec import Reference
-from ocispec.frontier import Frontier
 from ocispec.units import counted
 from tasks import mirror as tasks
 from tasks.removal import Removed, UnwantedTag
 from tasks.session import Session
 from tasks.stopping import Stopped, ending
-
-if TYPE_CHECKING:
-    from prefect.futures import PrefectFuture
 
 # What one flow run brings, counted in tasks: people can still read its graph, and Prefect draws none of more than 10,000.
 # Smaller parts cost: before one begins, its calls wait behind all events that the server has not digested yet.
@@ -40,6 +36,7 @@ class Applying:
         self.tasks = 0
         self._session, self._listener, self._name = session, listener, name
         self._workers, self._retries = workers, retries
+        self._limits = Limits(retries=retries)
 
     def bring(self, due: Sequence[Image], origins: Mapping[Image, Parent]) -> Brought:
         """Bring images to their targets; `origins` are the results of the tasks that found them.
@@ -66,32 +63,38 @@ class Applying:
         why = ending(str(self._session.stopping.reason))
         return Brought(failures={step.target: f"{step.target}: {why}" for image in shard for step in image.due})
 
-    def remove(self, pruned: Sequence[Extra]) -> dict[Reference, Removed | str]:
-        """Remove tags, one after the other. Return the outcome for each, or why it could not be removed."""
+    def remove(self, extras: Sequence[Extra]) -> dict[Reference, Removed | str]:
+        """Remove the tags that are due, one after the other. Return the outcome for each, or why it could not be removed.
+
+        A tag that turns out to be needed, or to be someone else's, does not count towards the limit per run: one that was held
+        back takes its place. Otherwise a number of such tags would keep all others for ever.
+        """
         if (reason := self._session.stopping.reason) is not None:
-            return {extra.target: f"{extra.target}: {ending(reason)}" for extra in pruned}
-        limits, unwanted = Limits(retries=self._retries), defaultdict[str, list[UnwantedTag]](list)
-        for extra in pruned:
-            referrers = frozenset(extra.record.referrers)
-            one = UnwantedTag(target=extra.target, digest=extra.record.digest, referrers=referrers)
-            unwanted[extra.target.locator].append(one)
-
-        def start(target: Reference) -> "PrefectFuture[Any]":
-            ready = limits.ready(tasks.remove, target.host)
-            return ready.submit(quote(target), quote(tuple(unwanted[target.locator])), workers=self._workers)
-
-        frontier: Frontier[Reference, PrefectFuture[Any]] = Frontier(start, window=1)
-        frontier.add([extra.target for extra in pruned])
-        removed = dict[Reference, Removed | str]()
-        for target, future in frontier:
-            self.tasks += 1
-            result = outcome(future)
-            if isinstance(result, Removed):
-                removed[target] = result
-            else:
-                removed[target] = failed = f"{target}: not removed: {message(result)}"
-                self._listener.fell_short(failed)
+            return {extra.target: f"{extra.target}: {ending(reason)}" for extra in extras if extra.is_due}
+        removed, count = dict[Reference, Removed | str](), 0
+        allowed = defaultdict[str, list[UnwantedTag]](list)
+        for extra in (one for one in extras if one.is_due):
+            allowed[extra.target.locator].append(_unwanted_tag(extra))
+        for extra in sorted((one for one in extras if one.most is not None), key=lambda one: one.is_held):
+            if extra.is_held:
+                if count >= (extra.most or 0):
+                    continue
+                allowed[extra.target.locator].append(_unwanted_tag(extra))
+            result = self._removal(extra.target, allowed[extra.target.locator])
+            count += isinstance(result, str) or result.status == "removed"
+            removed[extra.target] = result
         return removed
+
+    def _removal(self, target: Reference, allowed: Sequence[UnwantedTag]) -> Removed | str:
+        ready = self._limits.ready(tasks.remove, target.host)
+        future = ready.submit(quote(target), quote(tuple(allowed)), workers=self._workers)
+        result = outcome(future)
+        self.tasks += 1
+        if isinstance(result, Removed):
+            return result
+        failure = f"{target}: not removed: {message(result)}"
+        self._listener.fell_short(failure)
+        return failure
 
     def _apart(self, shard: Sequence[Image], origins: Mapping[Image, Parent], label: str) -> Brought:
         """Bring some images in a flow run of their own."""
@@ -132,6 +135,10 @@ class Applying:
         ended = walk.run(course.images)
         self.tasks += walk.tasks
         return course.result(ended, tasks=walk.tasks)
+
+
+def _unwanted_tag(extra: Extra) -> UnwantedTag:
+    return UnwantedTag(target=extra.target, digest=extra.record.digest, referrers=frozenset(extra.record.referrers))
 
 
 def _sharded(images: Iterable[Image]) -> Iterator[list[Image]]:

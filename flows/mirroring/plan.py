@@ -161,17 +161,28 @@ class Unnamed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extra:
-    """A tag that the mirror made and that is wanted no longer: since when, and whether it is to be removed in this run."""
+    """A tag that the mirror created and that no entry wants any more, `since` when.
+
+    `most` is the limit on removals per run of a tag whose grace period is over, None for any other tag. `is_due` says that the
+    tag is within this limit, if each removal before it succeeds.
+    """
 
     target: Reference
     record: Locked
     since: datetime
+    most: int | None
     is_due: bool
 
     @property
+    def is_held(self) -> bool:
+        """Whether only the limit keeps the tag in this run."""
+        return self.most is not None and not self.is_due
+
+    @property
     def note(self) -> str:
-        """The reason why it is extra."""
-        return f"no longer wanted since {self.since:%Y-%m-%d}"
+        """The reason why it is extra, and why it stays."""
+        held = f"; held back in this run by prune.most ({self.most})" if self.is_held else ""
+        return f"no longer wanted since {self.since:%Y-%m-%d}{held}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,8 +225,13 @@ class Plan:
 
     @property
     def pruned(self) -> tuple[Extra, ...]:
-        """What is to be removed."""
+        """The tags that this run is going to remove, the longest unwanted first."""
         return tuple(extra for extra in self.extras if extra.is_due)
+
+    @property
+    def held(self) -> tuple[Extra, ...]:
+        """The tags that only the limit per run keeps."""
+        return tuple(extra for extra in self.extras if extra.is_held)
 
     @cached_property
     def to_fetch(self) -> dict[Digest, Descriptor]:
@@ -256,6 +272,7 @@ class Plan:
         parts = [f"{self.count('add')} to add, {self.count('change')} to change, {self.count('same')} same"]
         parts += [f"{failed} cannot be told"] if (failed := self.count("failed") + len(self.problems)) else []
         parts += [f"{len(self.extras)} extra, {len(self.pruned)} to remove"] if self.extras else []
+        parts += [f"{len(self.held)} held back by prune.most"] if self.held else []
         fetched, sent = _bytes(self.to_fetch.values()), _bytes(self.to_send.values())
         moved = f"{size(fetched)} to fetch, at most {size(sent)} to send, about {counted(self.requests, 'request')}"
         moved += ", beside referrers" if any(image.wish.related for image in self.due) else ""
@@ -271,6 +288,7 @@ class Plan:
                     "digest": str(extra.record.digest),
                     "since": extra.since.isoformat(),
                     "remove": extra.is_due,
+                    "held": extra.is_held,
                 }
                 for extra in self.extras
             ],
@@ -346,24 +364,27 @@ def decided(wish: Wish, found: Found, locked: Records) -> Image | None:
 def extras(
     wanted: Iterable[Reference], entries: Sequence[Entry], locked: Records, *, held: Container[str] = ()
 ) -> tuple[Extra, ...]:
-    """The tags that the mirror made and that no entry wants any more, the longest unwanted first.
+    """Return the tags that the mirror created and that no entry wants any more, the longest unwanted first.
 
-    Lists of referrers are none: what else a target lists there is its own. Entries that are `held`, by where they stand, want
-    all that they ever had. Without an entry that a tag is from, nobody says when it is to be removed: it stays.
+    Fallback tags of referrers are not among them: a target may list referrers of its own there. Entries in `held`, by where
+    they stand, want all that they ever had. A tag that no entry can have created stays.
+
+    The limit is one for the run: a tag is due if fewer tags than its entry allows are due before it, whichever entries these
+    are from.
     """
     now, still, origins = datetime.now(UTC), frozenset(wanted), Origins(entries)
-    left = {entry.at: entry.prune.most for entry in entries if entry.prune is not None}
     made = ((target, record) for target, record in locked.items() if record.own and not is_listing(target.tag or ""))
     unwanted = [(target, record) for target, record in made if target not in still]
-    found = []
+    found, due = list[Extra](), 0
     for target, record in sorted(unwanted, key=lambda item: (item[1].unwanted or now, str(item[0]))):
         since, entry = record.unwanted or now, origins.of(target, record)
         if entry is not None and entry.at in held:
             continue
-        is_due = entry is not None and entry.prune is not None and entry.prune.is_over(since, now=now) and left[entry.at] > 0
-        if is_due and entry is not None:
-            left[entry.at] -= 1
-        found.append(Extra(target=target, record=record, since=since, is_due=is_due))
+        prune = None if entry is None else entry.prune
+        most = prune.most if prune is not None and prune.is_over(since, now=now) else None
+        is_due = most is not None and due < most
+        due += is_due
+        found.append(Extra(target=target, record=record, since=since, most=most, is_due=is_due))
     return tuple(found)
 
 

@@ -72,7 +72,8 @@ class MirrorReport:
         told += [f"{len(self.plan.problems)} cannot be told"] if self.plan.problems else []
         told += [f"{self._gone} of {len(self.removed)} removed"] if self.removed else []
         left = len(self.plan.extras) - len(self.removed)
-        told += [f"{left} no longer wanted"] if left else []
+        held = sum(extra.target not in self.removed for extra in self.plan.held)
+        told += [f"{left} no longer wanted" + (f" ({held} held back by prune.most)" if held else "")] if left else []
         tally = self.tally
         passed = f"{size(tally.received)} fetched, {size(tally.sent)} sent"
         spared = f" ({tally.mounted} mounted, {tally.existed} there already)" if tally.mounted or tally.existed else ""

@@ -59,7 +59,7 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
             telling.failed_in(plan)
             lock.update(partial(intended, plan))
             applying = Applying(session, listener, name=job.name, workers=job.concurrency, retries=job.retries)
-            report = replace(report, brought=applying.bring(plan.due, planning.origins), removed=applying.remove(plan.pruned))
+            report = replace(report, brought=applying.bring(plan.due, planning.origins), removed=applying.remove(plan.extras))
             report = replace(report, tasks=planning.tasks + applying.tasks)
             lock.update(partial(concluded, report, locked))
             report = _listed(session, report, listener)

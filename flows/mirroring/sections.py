@@ -118,10 +118,14 @@ class GateSection(LenientSection):
 
 
 class PruneSection(LenientSection):
-    """When tags that the mirror made, and that are wanted no longer, are removed."""
+    """When tags are removed that the mirror created and that are not wanted any more."""
 
     after: Seconds = Field(default=7 * 86400, description="So long after it was first seen")
-    most: int = Field(default=20, ge=1, description="At most so many in one run, the longest unwanted first")
+    most: int = Field(
+        default=20,
+        ge=1,
+        description="Only while fewer are removed in the run, by all entries together; the longest unwanted first",
+    )
 
 
 class RateLimit(LenientSection):

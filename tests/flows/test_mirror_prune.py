@@ -251,3 +251,62 @@ def test_a_run_that_is_killed_has_already_recorded_that_a_tag_is_wanted_again(
     target.inject(Fault(method="PUT", path=".*/manifests/late", action=Looking()))
     mirrors.run(patient)
     assert seen == [None]
+
+
+def test_the_limit_holds_for_a_run_over_all_entries(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+    entries = []
+    for number in range(3):
+        for tag in ("kept", "unwanted"):
+            images.load(source, f"app{number}", images.image(7300 + number, layers=1), tag)
+        where = {"source": f"{source.host}/app{number}", "target": f"{target.host}/copy{number}"}
+        entries.append({"type": "repository", **where, "prune": {"after": "0s", "most": 1}})
+    mirrors.run(*entries)
+    mirrors.asked(target)
+    denying = [{**entry, "tags": {"deny": ["unwanted"]}} for entry in entries]
+
+    dry = mirrors.run(*denying, dry_run=True)
+
+    first, *others = [f"{target.host}/copy{number}:unwanted" for number in range(3)]
+    assert [(one["target"], one["remove"], one["held"]) for one in dry.plan.to_json()["extra"]] == [
+        (first, True, False),
+        *((other, False, True) for other in others),
+    ]
+    assert "3 extra, 1 to remove, 2 held back by prune.most; " in dry.summary()
+    assert [str(row["note"]).partition("; ")[2] for row in dry.table()] == [
+        "",
+        *["held back in this run by prune.most (1)"] * 2,
+    ]
+    for number in range(3):
+        report = mirrors.run(*denying)
+        assert [one.path for one in mirrors.asked(target) if one.method == "DELETE"] == [f"/v2/copy{number}/manifests/unwanted"]
+        left = 2 - number
+        assert f"{left} no longer wanted ({left} held back by prune.most)" in report.summary() or not left
+
+
+def test_tags_that_have_to_stay_do_not_use_up_the_limit(mirrors: Mirrors, source: FakeRegistry) -> None:
+    one, two = images.image(7310, layers=1), images.image(7311, layers=1)
+    loaded = (("a1", one), ("a2", two), ("b", images.image(7312, layers=1)), ("c", images.image(7313, layers=1)))
+    for tag, built in (*loaded, ("index", images.index([one, two]))):
+        images.load(source, "app", built, tag)
+    with FakeRegistry(deletes="manifests") as target:
+        entry = repository(source, target, prune={"after": "0s", "most": 1})
+        mirrors.run(entry, retries=3)
+        for kept in ({"a1", "a2", "c"}, {"a1", "a2"}):
+            report = mirrors.run(without(entry, "a.", "b", "c"))
+            assert report.status == "complete", report.errors()
+            assert {name.rpartition(":")[2] for name in mirrors.locked()} == kept | {"index"}
+        assert not lacking(target, "copy", images.index([one, two]), "index")
+
+
+def test_the_limit_holds_where_tags_go_with_their_manifest(mirrors: Mirrors, source: FakeRegistry) -> None:
+    for tag, seed in (("a", 7320), ("b", 7320), ("kept", 7321)):
+        images.load(source, "app", images.image(seed, layers=1), tag)
+    with FakeRegistry(deletes="manifests") as target:
+        entry = repository(source, target, prune={"after": "0s", "most": 1})
+        mirrors.run(entry)
+        mirrors.asked(target)
+        report = mirrors.run(without(entry, "a", "b"))
+        assert [one["result"] for one in report.to_json("")["removed"]] == ["shared", "shared"]
+        assert not [name for name in deleted(mirrors, target) if ":" in name]
+        report = mirrors.run(without(entry, "a", "b", prune={"after": "0s", "most": 2}))
+        assert [one["result"] for one in report.to_json("")["removed"]] == ["removed", "removed"]
