@@ -20,7 +20,7 @@ _HUNG_UP = 129
 INTERRUPTED = 130
 _TERMINATED = 143
 _TOO_LATE = 1
-# What a run that was asked to end in time may take for it: a task that waits for a registry's Retry-After does not hear.
+# How long a run that was asked to end may take for it.
 _GRACE_S = 10
 _ABANDONED = threading.Event()
 _SHOW_CURSOR = "\x1b[?25h"

@@ -4,6 +4,7 @@ Each setting survives a failure of its own:
 
 - retries with growing, spread delays: a registry or a line that fails for a while. The error's class decides (`is_worth_it`).
 - `AwaitingRetry` for a Retry-After: a registry that says when it wants to be asked again. The state's message has that time.
+  The task itself then waits, in Prefect's state `Retrying`: Prefect's own sleep would not hear that the run is to stop.
 - no cache, no persisted results: what is done is the content store's to say, not a copy of an answer (a blob may be gone).
 - the tag `registry:<host>`: lets an operator limit what reaches one registry, over all runs, with a Prefect concurrency limit.
 
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
 
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
@@ -26,6 +28,7 @@ from prefect.utilities.annotations import quote
 
 from ocispec.errors import Corrupt, DistError
 from remotes import RegistryError
+from tasks import stopping
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -35,10 +38,8 @@ RETRIES = 3
 _RETRIES_CORRUPT = 1
 # Prefect does not count AwaitingRetry states as retries, so they need an end of their own: a day, if the run has none before.
 _LONGEST_WAIT = timedelta(days=1)
-# Prefect sleeps through such a state and hears nothing. So a longer one is taken in turns, shorter than a command waits for a
-# run to end: between them a run that is to stop does, and the registry is not asked, for whoever knows that it wants to be left
-# alone says so (`remotes.throttled`).
-_TURN_S = 5.0
+# When waiting task runs go on, by their ids.
+_WAITS: dict[UUID, datetime] = {}
 
 
 def is_worth_it(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
@@ -84,18 +85,22 @@ def argument(name: str) -> Any:
 
 
 def _waiting(function: Callable[P, R]) -> Callable[P, R]:
-    """The same function, but a Retry-After becomes Prefect's own waiting state."""
+    """Wrap a function so that a Retry-After becomes one state `AwaitingRetry` and one wait."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> Any:
+        context = TaskRunContext.get()
+        if context is not None and (until := _WAITS.pop(context.task_run.id, None)) is not None:
+            stopping.current().pause((until - datetime.now(UTC)).total_seconds())
         try:
             return function(*args, **kwargs)
         except RegistryError as exc:
             seconds, now = exc.exchange.retry_after_s, datetime.now(UTC)
-            if not exc.retryable or seconds is None or _began(now) < now - _LONGEST_WAIT:
+            if context is None or not exc.retryable or seconds is None or _began(now) < now - _LONGEST_WAIT:
                 raise
-            until = now + timedelta(seconds=min(seconds, _TURN_S))
-            return AwaitingRetry(scheduled_time=until, message=f"{exc}; until {now + timedelta(seconds=seconds):%H:%M:%S} UTC")
+            until = now + min(timedelta(seconds=seconds), _LONGEST_WAIT)
+            _WAITS[context.task_run.id] = until
+            return AwaitingRetry(scheduled_time=now, message=f"{exc}; until {until:%H:%M:%S} UTC")
 
     return run
 

@@ -1,5 +1,6 @@
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -309,14 +310,16 @@ def test_a_registry_that_fails_for_a_while_is_asked_again_by_prefect(prefect: Pr
     assert [task["name"] for task in retried] == [short("layer", layer)]
 
 
-def test_retry_after_is_waited_for_in_prefects_own_state(prefect: PrefectServer, fetch: Fetch) -> None:
+def test_a_long_retry_after_is_waited_for_in_one_state(prefect: PrefectServer, fetch: Fetch) -> None:
     image = images.image(190, layers=1)
     layer = list(image.blobs)[-1]
     with FakeRegistry() as registry:
         images.load(registry, "app", image, "v1")
-        registry.inject(Fault(path=f"/v2/app/blobs/{layer}", action=Answer(429, (("Retry-After", "1"),))))
+        registry.inject(Fault(path=f"/v2/app/blobs/{layer}", action=Answer(429, (("Retry-After", "12"),))))
 
+        began = time.monotonic()
         report, run = fetch(f"{registry.host}/app:v1", retries=0)
+        assert time.monotonic() - began > 12
 
         assert [r.status for r in registry.asked("GET", f"/v2/app/blobs/{layer}")] == [429, 200]
     assert not report.failed
