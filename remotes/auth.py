@@ -8,14 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import httpx
 
 from ocispec.errors import Denied
 from remotes.challenge import Challenge, parse
 from remotes.credentials import Credentials
-from remotes.errors import RegistryDenied, from_response, redact
+from remotes.errors import CredentialsRefused, RegistryDenied, from_response, redact
 from remotes.guard import GUARD
 from remotes.login import Login
 from remotes.token import Tokens, TokenServer, merge
@@ -53,7 +53,8 @@ class HostAuth:
         self._clock = clock
         self._grants: dict[str, _Grant] = {}
         self._asking: dict[str, threading.Lock] = {}
-        self._guard = threading.Lock()
+        self._guard, self._renewing = threading.Lock(), threading.Lock()
+        self._may_renew = True
 
     def grant(self, scopes: str) -> str | None:
         """The Authorization header for a list of scopes, as long as it is good."""
@@ -72,6 +73,33 @@ class HostAuth:
     def drop(self, scopes: str) -> None:
         """Forget a header that the registry refuses."""
         self._grants.pop(scopes, None)
+
+    def renew(self, refused: Credentials | None) -> bool:
+        """Replace credentials that were refused, if their source has others now: one call for all threads.
+
+        Credentials that replaced others are not replaced before they were accepted once. A helper may make a new secret for
+        each call, and some registries lock accounts after several failures.
+
+        Raises:
+            Denied: the credential helper fails.
+        """
+        with self._renewing:
+            if self.login.credentials != refused:
+                return True  # another thread was faster
+            if refused is None or refused.renew is None or not self._may_renew:
+                return False
+            renewed = refused.renew()
+            if renewed is None or renewed == refused:
+                return False
+            self._may_renew = False
+            self.login = replace(self.login, credentials=renewed)
+            self.tokens = Tokens(self.login)
+            self.password_is_good, self.refused = False, None
+            return True
+
+    def note_accepted(self) -> None:
+        """Remember that the present credentials were accepted."""
+        self._may_renew = True
 
     def asking(self, scopes: str) -> threading.Lock:
         """Held while a token for `scopes` is fetched: whoever else needs it waits for that one token."""
@@ -136,37 +164,64 @@ class RegistryAuth(httpx.Auth):
                     scopes = merge(self._scopes, challenge.params.get("scope", ""))
                     return (yield from self._token(_Source(server, scopes), request))
                 if challenge.scheme == "basic" and credentials is not None and credentials.has_password:
-                    return (yield from self._basic(credentials, request))
+                    return (yield from self._basic(request))
         return None
 
-    def _basic(self, credentials: Credentials, request: httpx.Request) -> _Flow:
-        """The header with a password that was accepted before; or None once it was tried with this request.
+    def _basic(self, request: httpx.Request) -> _Flow:
+        """The header with a password that was accepted before, or that replaces one; None if this request tried it.
 
-        It is tried by one request alone, while others wait: who sends a wrong one often is locked out by some registries.
+        Only one request tries the password while others wait: some registries lock accounts after several failures. A password
+        from a credential helper may have expired, so the helper is asked for another one.
 
         Raises:
-            Denied: it is refused, or was before; all requests are told the same.
+            Denied: the password is refused now, or was before; all requests get the same error.
         """
-        header = credentials.basic()
+        sent, is_tried = request.headers.get("Authorization"), False
         with self._host.asking("basic"):
-            if self._host.refused is not None:
-                raise copy(self._host.refused)
-            if not self._host.password_is_good:
-                request.headers["Authorization"] = header
-                response = yield request
-                if response.status_code == httpx.codes.UNAUTHORIZED and is_same_server(response.request.url, request.url):
-                    exchange = from_response(self._host.host, response).exchange
-                    self._host.refused = self._host.login.refused(credentials, exchange)
-                    raise self._host.refused
-                self._host.password_is_good = True
+            credentials = self._host.login.credentials
+            if self._host.password_is_good and credentials is not None and sent == credentials.basic():
+                self._host.renew(credentials)
+            while not self._host.password_is_good:
+                is_tried = True
+                yield from self._try_password(request)
+            credentials = self._host.login.credentials
+            if credentials is None or not credentials.has_password:
+                return None
+            header = credentials.basic()
             self._host.keep(self._scopes, header)
-        return header if "Authorization" not in request.headers else None
+        return None if is_tried else header
+
+    def _try_password(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Send the request with the password. A refused one is replaced, if its source has another."""
+        credentials = self._host.login.credentials
+        if self._host.refused is not None:
+            raise copy(self._host.refused)
+        if credentials is None:
+            raise Denied(f"{self._host.host}: expected credentials, there are none")
+        request.headers["Authorization"] = credentials.basic()
+        response = yield request
+        if response.status_code != httpx.codes.UNAUTHORIZED or not is_same_server(response.request.url, request.url):
+            self._host.password_is_good = True
+            self._host.note_accepted()
+            return
+        response.read()
+        if not self._host.renew(credentials):
+            exchange = from_response(self._host.host, response).exchange
+            self._host.refused = self._host.login.refused(credentials, exchange)
+            raise self._host.refused
 
     def _token(self, source: _Source, request: httpx.Request) -> _Flow:
         realm = source.server.realm
         if request.url.scheme == "https" and realm.scheme != "https":
             raise Denied(f"{self._host.host}: its token server {redact(realm)} is not https, nothing is sent there")
-        token = yield from self._host.tokens.ask(source.server, source.scopes, guard=request.extensions.get(GUARD))
+        guard, tokens = request.extensions.get(GUARD), self._host.tokens
+        try:
+            token = yield from tokens.ask(source.server, source.scopes, guard=guard)
+        except CredentialsRefused:
+            if not self._host.renew(tokens.credentials):
+                raise
+            token = yield from self._host.tokens.ask(source.server, source.scopes, guard=guard)
+        self._host.note_accepted()
         header = f"Bearer {token.bearer}"
         self._host.keep(self._scopes, header, life_s=max(token.life_s - _MARGIN_S, 1), source=source)
         return header

@@ -9,6 +9,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeAlias, TypeVar
 
@@ -16,7 +17,7 @@ import orjson
 
 from ocispec.errors import Denied, InvalidInput
 from remotes.errors import one_line
-from remotes.helpers import HelperName, Helpers, is_name
+from remotes.helpers import Answer, HelperName, Helpers, is_name
 
 _log = logging.getLogger(__name__)
 # Docker Hub has one account under many names: the one in references, and the one that `docker login` writes.
@@ -48,6 +49,7 @@ class Credentials:
     """A user and a password or access token, an identity token, or both. No secret shows in any representation.
 
     An identity token is an OAuth2 refresh token: a token server takes it in place of user and password, a registry does not.
+    `renew` gives other credentials once these were refused, or None; it exists where a program made them, for a limited time.
     Credentials are equal wherever they are from.
     """
 
@@ -55,6 +57,7 @@ class Credentials:
     password: str = field(repr=False)
     identity_token: str | None = field(default=None, repr=False)
     origin: Origin = field(default=_CALLER, compare=False)
+    renew: "Callable[[], Credentials | None] | None" = field(default=None, repr=False, compare=False)
 
     @property
     def told(self) -> str:
@@ -138,12 +141,22 @@ class DockerConfig:
     def _resolved(self, found: "Credentials | _Helper | None") -> Credentials | None:
         if not isinstance(found, _Helper):
             return found
-        answer = self._helpers.get(found.name, found.server)
+        return self._answered(found, self._helpers.get(found.name, found.server))
+
+    def _answered(self, helper: "_Helper", answer: Answer | None) -> Credentials | None:
         if answer is None:
             return None
-        if answer.username == _TOKEN_USER:
-            return Credentials("", "", identity_token=answer.secret, origin=found.origin)
-        return Credentials(answer.username, answer.secret, origin=found.origin)
+        is_token = answer.username == _TOKEN_USER
+        return Credentials(
+            "" if is_token else answer.username,
+            "" if is_token else answer.secret,
+            identity_token=answer.secret if is_token else None,
+            origin=helper.origin,
+            renew=partial(self._renewed, helper, answer),
+        )
+
+    def _renewed(self, helper: "_Helper", refused: Answer) -> Credentials | None:
+        return self._answered(helper, self._helpers.get_another(helper.name, helper.server, refused))
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)

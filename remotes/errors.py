@@ -74,6 +74,10 @@ class RegistryDenied(RegistryError, Denied):
     """401 or 403: not with these credentials."""
 
 
+class CredentialsRefused(RegistryDenied):
+    """The credentials themselves are wrong or have expired."""
+
+
 class RegistryUnavailable(RegistryError, Unavailable):
     """408, 429 or 5xx: later perhaps."""
 

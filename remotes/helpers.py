@@ -62,11 +62,12 @@ class _Question:
 
 
 class Helpers:
-    """Credential helpers, each asked at most once for each server, whatever it answers. Thread-safe."""
+    """Credential helpers. Each is run once for each server, and once more for each secret that is refused. Thread-safe."""
 
     def __init__(self, *, timeout_s: float = 30) -> None:
         self._timeout_s = timeout_s
         self._answers: dict[_Question, Answer | Denied | None] = {}
+        self._refused: set[tuple[_Question, Answer]] = set()
         self._asking: dict[_Question, threading.Lock] = {}
         self._guard = threading.Lock()
 
@@ -77,15 +78,39 @@ class Helpers:
             Denied: there is no such program, it fails, takes too long, or answers with something else. It is not run again.
         """
         question = _Question(helper=helper, server=server)
-        with self._guard:
-            asking = self._asking.setdefault(question, threading.Lock())
-        with asking:  # whoever has the same question waits for this answer; nobody else does
+        with self._lock(question):  # threads with the same question wait for one answer
             if question not in self._answers:
                 self._answers[question] = self._ask(question)
             answer = self._answers[question]
         if isinstance(answer, Denied):
             raise Denied(str(answer))  # a new one: threads that raised the same would write into one traceback
         return answer
+
+    def get_another(self, helper: HelperName, server: str, refused: Answer) -> Answer | None:
+        """Another answer than the one that was `refused`; None if the helper has no other. Runs it once for each refused one.
+
+        Raises:
+            Denied: the helper fails, see `get`.
+        """
+        question = _Question(helper=helper, server=server)
+        with self._lock(question):
+            known = self._answers.get(question)
+            if isinstance(known, Answer) and known != refused:
+                return known  # another thread was faster
+            if (question, refused) in self._refused:
+                return None
+            self._refused.add((question, refused))
+            answer = self._ask(question)
+            if isinstance(answer, Denied):
+                raise answer
+            if answer is None or (question, answer) in self._refused:
+                return None
+            self._answers[question] = answer
+            return answer
+
+    def _lock(self, question: _Question) -> threading.Lock:
+        with self._guard:
+            return self._asking.setdefault(question, threading.Lock())
 
     def _ask(self, question: _Question) -> Answer | Denied | None:
         _log.debug("asking docker-credential-%s for %s", question.helper, question.server)

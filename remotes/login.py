@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from remotes.credentials import Credentials, log_in
-from remotes.errors import Exchange, RegistryDenied
+from remotes.errors import CredentialsRefused, Exchange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +27,8 @@ class Login:
         *most, last = (*self.ways, f"log in with {log_in(self.host)}")
         return f"{', '.join(most)}, or {last}" if most else last
 
-    def refused(self, credentials: Credentials, exchange: Exchange, *, by: str = "") -> RegistryDenied:
+    def refused(self, credentials: Credentials, exchange: Exchange, *, by: str = "") -> CredentialsRefused:
         """The error for credentials that are wrong; `by` names who says so, if it is not the registry."""
         answer = f"{by}: {exchange.answer}" if by else exchange.answer
         told = f"{self.host}: {credentials.told} is refused; {credentials.origin.remedy} ({answer})"
-        return RegistryDenied(told, exchange)
+        return CredentialsRefused(told, exchange)

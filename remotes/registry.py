@@ -182,8 +182,11 @@ class Registries:
     def _auth_of(self, host: str, name: str) -> HostAuth:
         credentials = self._credentials(host, name)  # which may run a program, so no lock is held
         with self._guard:
-            login = Login(host=host, credentials=credentials, ways=self._ways)
-            return self._auth.setdefault((host, credentials), HostAuth(login))
+            for (known_host, _), known in self._auth.items():
+                if known_host == host and known.login.credentials == credentials:
+                    return known  # renewed ones, too
+            made = HostAuth(Login(host=host, credentials=credentials, ways=self._ways))
+            return self._auth.setdefault((host, credentials), made)
 
     def abort(self) -> None:
         """Break off whatever is under way: it fails with Unavailable, and so does all that follows."""

@@ -98,7 +98,7 @@ class Tokens:
     """The tokens of one registry, as they are asked for. Thread-safe: what it remembers is set in single steps."""
 
     def __init__(self, login: Login) -> None:
-        self._login, self._credentials = login, login.credentials
+        self._login, self.credentials = login, login.credentials
         self._refresh: dict[TokenServer, str] = {}
         self._knows_get_only: set[TokenServer] = set()
         self._refused: dict[tuple[TokenServer, str], RegistryError] = {}
@@ -137,7 +137,7 @@ class Tokens:
         return found
 
     def _attempts(self, server: TokenServer, scopes: str) -> list[httpx.Request]:
-        has = self._credentials
+        has = self.credentials
         if has is None or server in self._knows_get_only:
             return [_by_get(server, scopes, has)]
         refresh_tokens = dict.fromkeys((self._refresh.get(server), has.identity_token))
@@ -149,21 +149,22 @@ class Tokens:
         return [*posts, _by_get(server, scopes, has)] if has.has_password else posts
 
     def _token(self, response: httpx.Response, server: TokenServer, scopes: str) -> Token:
+        # The client reads an answer once more before it sends what comes next, so this has to be httpx's own reading.
+        response.stream = Bounded(cast("httpx.SyncByteStream", response.stream), _MAX_ANSWER_BYTES)
+        raw = response.read()
         if not response.is_success:
             error = self._refusal(response)
             if isinstance(error, RegistryDenied):
                 self._refused[server, scopes] = error
             raise error
-        # The client reads an answer once more before it sends what comes next, so this has to be httpx's own reading.
-        response.stream = Bounded(cast("httpx.SyncByteStream", response.stream), _MAX_ANSWER_BYTES)
-        token = _read(response.read(), redact(server.realm))
+        token = _read(raw, redact(server.realm))
         if token.refresh:
             self._refresh[server] = token.refresh
         return token
 
     def _refusal(self, response: httpx.Response) -> RegistryError:
         error = from_response(f"token for {self._login.host}", response)
-        has, exchange = self._credentials, error.exchange
+        has, exchange = self.credentials, error.exchange
         if has is None or exchange.status not in (_REFUSES_POST if exchange.method == "POST" else {401}):
             return error
         return self._login.refused(has, exchange, by=f"{exchange.method} {exchange.url}")

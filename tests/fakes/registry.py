@@ -140,6 +140,11 @@ class FakeRegistry:
         with self._faults_lock:
             self._faults.append((fault, itertools.count(1)))
 
+    def change_auth(self, auth: Basic | Bearer) -> None:
+        """Take other credentials from now on."""
+        self._auth = auth
+        self._bearer = auth if isinstance(auth, Bearer) else None
+
     def revoke_tokens(self) -> None:
         """Forget every token: the next request with one gets 401 ``invalid_token``."""
         if self._bearer:

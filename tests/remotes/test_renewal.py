@@ -1,0 +1,139 @@
+"""Secrets of credential helpers that expire during a run: the helper is run again after a 401, once for each secret."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ocispec import Reference
+from ocispec.errors import Denied
+from remotes import DockerConfig, Registries
+from remotes.credentials import Credentials
+from tests.fakes.access import Basic, Bearer
+from tests.fakes.registry import FakeRegistry
+from tests.remotes.asking import BLOB, REPOSITORY, SETTINGS, check_told, descriptor, fetcher, read, read_until_error
+from tests.remotes.test_helpers import Programs
+
+WANTED = descriptor(BLOB)
+THREADS = 8
+Auth = Callable[[str], Basic | Bearer]
+
+
+class Helper:
+    """A credential helper that gives the present content of a file; `asked` are its calls."""
+
+    def __init__(self, directory: Path, programs: Programs) -> None:
+        self._secret, self._programs = directory / "secret", programs
+        self.config = directory / "config.json"
+
+    def give(self, secret: str) -> None:
+        self._secret.write_text(f'{{"Username": "me", "Secret": "{secret}"}}')
+        self._programs.install("cloud", f"cat {self._secret}")
+
+    def give_a_new_one_each_time(self) -> None:
+        self._programs.install("cloud", """printf '{"Username": "me", "Secret": "secret-%s"}' "$$" """)
+
+    @property
+    def calls(self) -> int:
+        return len(self._programs.asked)
+
+
+@pytest.fixture
+def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Helper:
+    programs = Programs(tmp_path / "bin")
+    programs.directory.mkdir()
+    monkeypatch.setenv("PATH", str(programs.directory), prepend=":")
+    return Helper(tmp_path, programs)
+
+
+@pytest.fixture
+def registry() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as registry:
+        registry.put_blob(REPOSITORY, BLOB)
+        registry.put_blob("team/other", BLOB)
+        yield registry
+
+
+@pytest.fixture(params=["basic", "bearer"])
+def auth(request: pytest.FixtureRequest) -> Auth:
+    """How the registry takes a password: itself, or at a token server."""
+    if request.param == "basic":
+        return lambda password: Basic("me", password)
+    return lambda password: Bearer(user="me", password=password, refuse_anonymous=True)
+
+
+@pytest.fixture
+def registries(helper: Helper, registry: FakeRegistry) -> Iterator[Registries]:
+    helper.config.write_text(f'{{"credHelpers": {{"{registry.host}": "cloud"}}}}')
+    config = DockerConfig.load({"REGISTRY_AUTH_FILE": str(helper.config)})
+    with Registries(SETTINGS, credentials=config.get) as registries:
+        yield registries
+
+
+def test_a_secret_that_expired_is_replaced(registries: Registries, registry: FakeRegistry, helper: Helper, auth: Auth) -> None:
+    for number, secret in enumerate(("first", "second", "third"), start=1):
+        helper.give(secret)
+        registry.change_auth(auth(secret))
+        for _ in range(2):
+            assert read(fetcher(registries, registry), WANTED) == BLOB
+        assert helper.calls == number
+
+
+def test_threads_whose_secret_expired_share_one_call(
+    registries: Registries, registry: FakeRegistry, helper: Helper, auth: Auth
+) -> None:
+    helper.give("first")
+    registry.change_auth(auth("first"))
+    source = fetcher(registries, registry)
+    assert read(source, WANTED) == BLOB
+    helper.give("second")
+    registry.change_auth(auth("second"))
+    with ThreadPoolExecutor(THREADS) as threads:
+        assert list(threads.map(lambda _: read(source, WANTED) == BLOB, range(THREADS))) == [True] * THREADS
+    assert helper.calls == 2
+
+
+def test_a_helper_without_another_secret_is_run_once_more(
+    registries: Registries, registry: FakeRegistry, helper: Helper, auth: Auth
+) -> None:
+    helper.give("wrong-secret")
+    registry.change_auth(auth("right"))
+    for repository in (REPOSITORY, REPOSITORY, "team/other"):
+        source = registries.fetcher(Reference.parse(f"{registry.host}/{repository}"))
+        _, error = read_until_error(source, WANTED)
+        assert isinstance(error, Denied)
+        check_told(error, "docker-credential-cloud", "is refused; log in anew", hides=["wrong-secret"])
+    assert helper.calls == 2
+
+
+def test_secrets_that_are_all_refused_are_not_tried_one_after_the_other(
+    registries: Registries, registry: FakeRegistry, helper: Helper, auth: Auth
+) -> None:
+    helper.give_a_new_one_each_time()
+    registry.change_auth(auth("right"))
+    for _ in range(5):
+        _, error = read_until_error(fetcher(registries, registry), WANTED)
+        assert isinstance(error, Denied)
+    assert helper.calls == 2
+    tried = {one.headers["authorization"] for one in registry.requests if "authorization" in one.headers}
+    assert len(tried) == 2
+
+
+def test_a_secret_that_replaced_another_is_used_for_other_repositories(
+    registries: Registries, registry: FakeRegistry, helper: Helper, auth: Auth
+) -> None:
+    helper.give("first")
+    registry.change_auth(auth("second"))
+    registries.fetcher(Reference.parse(f"{registry.host}/{REPOSITORY}"))  # looks the first one up
+    helper.give("second")
+    for repository in (REPOSITORY, "team/other"):
+        assert read(registries.fetcher(Reference.parse(f"{registry.host}/{repository}")), WANTED) == BLOB
+    assert helper.calls == 2
+
+
+def test_renewal_is_no_part_of_what_credentials_are() -> None:
+    renewed = Credentials("me", "secret", renew=lambda: None)
+    assert renewed == Credentials("me", "secret")
+    assert hash(renewed) == hash(Credentials("me", "secret"))
+    assert "renew" not in repr(renewed)
