@@ -4,6 +4,7 @@ Follows distribution's "Token Authentication Specification" (asked by GET), "OAu
 Scope Documentation". When a token is needed, and how long one is kept, is `remotes.auth`'s.
 """
 
+from collections import Counter
 from collections.abc import Generator
 from copy import copy
 from dataclasses import dataclass, field
@@ -26,7 +27,10 @@ _CLIENT_ID = "prefect-dist"
 # Docker Hub 405. A wrong secret has the same answers, and GET then says so.
 _REFUSES_POST = frozenset({400, 401, 404, 405})
 # "If omitted, this defaults to 60 seconds" (token specification, expires_in).
-_DEFAULT_LIFE_S = 60
+_DEFAULT_LIFE_S = 60.0
+# A 403 may be transient, as behind a load balancer: the server is asked again, but not for each of thousands of requests.
+_MAX_FORBIDDEN = 3
+_MAX_LIFE_DIGITS = 12
 _MAX_ANSWER_BYTES = 1024 * 1024
 
 
@@ -102,16 +106,18 @@ class Tokens:
         self._refresh: dict[TokenServer, str] = {}
         self._knows_get_only: set[TokenServer] = set()
         self._refused: dict[tuple[TokenServer, str], RegistryError] = {}
+        self._forbidden: Counter[tuple[TokenServer, str]] = Counter()
 
     def ask(
         self, server: TokenServer, scopes: str, *, guard: Guard | None = None
     ) -> Generator[httpx.Request, httpx.Response, Token]:
-        """A token for a list of scopes: by POST with each secret there is, last by GET. What failed for good stays failed.
+        """A token for a list of scopes: by POST with each secret there is, last by GET. A repeated refusal is remembered.
 
         `guard` is that of the request which needs the token: the registry names the server.
 
         Raises:
-            Denied: the server refuses the credentials, or refuses who has none. It is not asked this again.
+            Denied: the server refuses the credentials, or refuses access without any. After a 401, or several times a 403, it is
+                not asked this again.
             Unavailable, InvalidInput, NotFound: it cannot answer, or not with a token.
         """
         if refused := self._refused.get((server, scopes)):
@@ -154,13 +160,21 @@ class Tokens:
         raw = response.read()
         if not response.is_success:
             error = self._refusal(response)
-            if isinstance(error, RegistryDenied):
-                self._refused[server, scopes] = error
+            self._remember(error, server, scopes)
             raise error
         token = _read(raw, redact(server.realm))
         if token.refresh:
             self._refresh[server] = token.refresh
         return token
+
+    def _remember(self, error: RegistryError, server: TokenServer, scopes: str) -> None:
+        """Remember a refusal: a 401 at once, a 403 when it was repeated."""
+        if not isinstance(error, RegistryDenied):
+            return
+        is_forbidden = error.exchange.status == httpx.codes.FORBIDDEN
+        self._forbidden[server, scopes] += is_forbidden
+        if not is_forbidden or self._forbidden[server, scopes] >= _MAX_FORBIDDEN:
+            self._refused[server, scopes] = error
 
     def _refusal(self, response: httpx.Response) -> RegistryError:
         error = from_response(f"token for {self._login.host}", response)
@@ -201,6 +215,15 @@ def _read(raw: bytes, url: str) -> Token:
         raise Unavailable(f"{at}: expected a token of printable ASCII characters")
     return Token(
         bearer=token,
-        life_s=float(fields.optional(answer, "expires_in", int, at=at) or _DEFAULT_LIFE_S),
+        life_s=_life_s(answer.get("expires_in")),
         refresh=fields.optional(answer, "refresh_token", str, at=at),
     )
+
+
+def _life_s(value: object) -> float:
+    """The seconds in `expires_in`, a number or, from some servers, a string with one; the default for anything else."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _MAX_LIFE_DIGITS:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        return _DEFAULT_LIFE_S
+    return float(value)

@@ -183,13 +183,28 @@ def test_a_token_is_used_until_shortly_before_its_end(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "life_s"), [({}, 55), ({"expires_in": 3}, 1), ({"expires_in": -1}, 1), ({"expires_in": 900}, 895)]
+    ("expires_in", "life_s"),
+    [
+        (3, 1),
+        (900, 895),
+        (900.5, 895.5),
+        ("3600", 3595),
+        (None, 55),
+        (-1, 55),
+        (0, 55),
+        (True, 55),
+        ("", 55),
+        ("soon", 55),
+        ("-5", 55),
+        ("9" * 5000, 55),
+        (["3600"], 55),
+    ],
 )
-def test_the_life_of_a_token(clock: Clock, answer: dict[str, Any], life_s: float) -> None:
+def test_the_life_of_a_token(clock: Clock, expires_in: object, life_s: float) -> None:
     host = HostAuth(Login(host="registry.example"), clock=clock)
     flow = RegistryAuth(host, SCOPE).sync_auth_flow(request())
     challenged(flow, BEARER)
-    flow.send(httpx.Response(200, json={"token": "abc", **answer}))
+    flow.send(httpx.Response(200, json={"token": "abc", "expires_in": expires_in}))
     clock.now += life_s - 0.01
     assert host.grant(SCOPE) == "Bearer abc"
     clock.now += 0.02
@@ -339,7 +354,6 @@ def test_an_endless_refusal_is_not_read() -> None:
         b'{"token": ["' + SECRET.encode() + b'"]}',
         json.dumps({"token": SECRET + "\r\nX-Evil: 1"}).encode(),
         json.dumps({"token": SECRET + "\xe9"}).encode(),
-        b'{"token": "' + SECRET.encode() + b'", "expires_in": "soon"}',
         b'{"token": "' + SECRET.encode() + b'", "expires_in": 1e400}',
     ],
 )
@@ -349,6 +363,30 @@ def test_an_answer_without_a_usable_token(registries: Registries, body: bytes) -
         error = refusal(registries, registry)
         assert isinstance(error, Unavailable | InvalidInput)
         assert asked(registry) == [BLOB_GET, TOKEN_GET]
+
+
+def test_a_token_whose_life_is_a_string_is_used(registries: Registries) -> None:
+    with serve(Bearer(expires_in="3600")) as registry:  # type: ignore[arg-type]
+        for _ in range(2):
+            assert read(fetcher(registries, registry), WANTED) == BLOB
+        assert asked(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET, BLOB_GET]
+
+
+def test_a_single_403_of_a_token_server_is_not_remembered(registries: Registries) -> None:
+    with serve(Bearer()) as registry:
+        registry.inject(Fault(path="/token", times=2, action=Answer(403)))
+        for _ in range(2):
+            assert isinstance(refusal(registries, registry), Denied)
+        assert read(fetcher(registries, registry), WANTED) == BLOB
+        assert asked(registry).count(TOKEN_GET) == 3
+
+
+def test_a_token_server_that_keeps_answering_403_is_asked_three_times(registries: Registries) -> None:
+    with serve(Bearer()) as registry:
+        registry.inject(Fault(path="/token", nth=None, action=Answer(403)))
+        errors = {str(refusal(registries, registry)) for _ in range(6)}
+        assert len(errors) == 1
+        assert asked(registry).count(TOKEN_GET) == 3
 
 
 def test_an_access_token_is_preferred(registries: Registries) -> None:

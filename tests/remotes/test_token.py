@@ -228,7 +228,7 @@ def test_an_identity_token_that_is_refused(status: int) -> None:
 
 def test_a_refusal_of_some_scopes_is_none_of_others() -> None:
     tokens = Tokens(Login(host=HOST))
-    assert isinstance(refusal(tokens, (403, {})), Denied)
+    assert isinstance(refusal(tokens, (401, {})), Denied)
     next(tokens.ask(SERVER, "repository:another:pull"))
 
 
