@@ -116,8 +116,8 @@ class Tokens:
         `guard` is that of the request which needs the token: the registry names the server.
 
         Raises:
-            Denied: the server refuses the credentials, or refuses access without any. After a 401, or several times a 403, it is
-                not asked this again.
+            Denied: the server refuses the credentials, or refuses access without any. After one 401, or several 403, it is not
+                asked this again.
             Unavailable, InvalidInput, NotFound: it cannot answer, or not with a token.
         """
         if refused := self._refused.get((server, scopes)):
