@@ -1,5 +1,7 @@
 """What refers to a manifest: the referrers API and its stand-in tags (distribution-spec 1.1, "Listing Referrers")."""
 
+import contextlib
+import logging
 from collections.abc import Container, Iterator
 from typing import Protocol
 from urllib.parse import urlencode
@@ -10,11 +12,12 @@ from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from ocispec.errors import InvalidInput, Unavailable, Unsupported
 from ocispec.referrers import MAX_REFERRERS, cosign_tags, is_index, tag_of
 from remotes import document
-from remotes.errors import RegistryError, RegistryNotFound
+from remotes.errors import RegistryError, RegistryNotFound, redact
 from remotes.headers import MEDIA_TYPE, next_page
 from remotes.paging import Trail
 from remotes.repository import Repository
 
+_log = logging.getLogger(__name__)
 # What a list of them may have; more is a mistake or an attack, and is told.
 MAX_PAGES = 100
 # By other types than an index, something else under the tag is found, and seen to be something else.
@@ -76,7 +79,10 @@ def _all(repository: Repository, subject: Digest, artifact_type: str | None, unl
     if host not in unlisted and "referrers" not in repository.avoid:
         query = "" if artifact_type is None else f"?{urlencode({'artifactType': artifact_type})}"
         response = trail.ask(repository.at(f"referrers/{subject}{query}"))
-        page = _first_page(response, at=at, artifact_type=artifact_type, host=host, unlisted=unlisted)
+        if response.is_success or repository.owns(response.request.url):
+            page = _first_page(response, at=at, artifact_type=artifact_type, host=host, unlisted=unlisted)
+        else:
+            _report_refusal_elsewhere(response, at)
     if page is None:
         yield from _under_tag(repository, subject, artifact_type)
         return
@@ -84,6 +90,16 @@ def _all(repository: Repository, subject: Digest, artifact_type: str | None, unl
     while page.following is not None:
         page = _later_page(trail.ask(page.following), at=at, artifact_type=artifact_type)
         yield from page.entries
+
+
+def _report_refusal_elsewhere(response: httpx.Response, at: str) -> None:
+    """Log that a redirected query failed. GHCR redirects some to a rate-limited interface of GitHub, which is no registry.
+
+    A registry that does so has no API of its own, so its clients keep referrers under the tag.
+    """
+    with contextlib.closing(response):
+        url, status = redact(response.request.url), response.status_code
+    _log.warning("%s: the registry redirects the query to %s, which answers %d; only the tag is read", at, url, status)
 
 
 class _Page:

@@ -16,7 +16,7 @@ from ocispec.referrers import cosign_tags, entry, tag_of
 from remotes import Hosts, HostSettings, Pusher, Registries, RegistrySettings
 from remotes.headers import next_page
 from tests import images
-from tests.fakes.faults import Answer, Fault, Replace, WithHeaders
+from tests.fakes.faults import Answer, Fault, Redirect, Replace, WithHeaders
 from tests.fakes.registry import FakeRegistry
 from tests.peers import skopeo
 from tests.peers.registry import cncf_registry
@@ -143,6 +143,30 @@ def test_that_there_is_no_api_is_asked_once(registries: Registries, registry: Fa
     registry.inject(Fault(path=API, nth=None, action=action))
     assert listed(registries, registry) == listed(registries, registry) == []
     assert asked(registry) == [f"GET {API}", f"GET {TAG}", f"GET {TAG}"]
+
+
+@pytest.mark.parametrize("status", [429, 403, 503])
+def test_a_query_that_is_redirected_to_another_host_and_refused_there_falls_back_to_the_tag(
+    bare: FakeRegistry, other: FakeRegistry, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    # GHCR answers some queries with 303 to a web interface that limits requests
+    for artifact in ARTIFACTS:
+        with Registries(RegistrySettings(connect_timeout_s=10), credentials=anonymous) as pushing:
+            put(pusher(pushing, bare), artifact)
+    asked_before = len(bare.requests)
+    bare.inject(Fault(path=API, nth=None, action=Redirect(f"http://{other.host}/-/v2/packages?sig=topsecret", 303)))
+    other.inject(Fault(path="/-/v2/packages", nth=None, action=Answer(status, (("Retry-After", "3600"),))))
+    told: list[tuple[str, float]] = []
+    with Registries(
+        RegistrySettings(connect_timeout_s=10), credentials=anonymous, left_alone=lambda *what: told.append(what)
+    ) as found:
+        for _ in range(2):
+            assert digests(listed(found, bare)) == DIGESTS
+        assert found.resolve(reference(bare, f"@{SUBJECT.digest}")).descriptor == SUBJECT  # the registry is asked at once
+    assert told == ([] if status == 403 else [(other.host, 3600)])
+    assert {one.status for one in bare.requests[asked_before:]} == {303, 200}
+    assert f"redirects the query to http://{other.host}/-/v2/packages?sig=…, which answers {status}" in caplog.text
+    assert "topsecret" not in caplog.text
 
 
 def test_a_missing_repository_says_nothing_of_the_api(registries: Registries, registry: FakeRegistry) -> None:
