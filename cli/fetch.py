@@ -60,7 +60,7 @@ def pull(
     parameters = {
         "reference": str(image),
         "directory": inputs.unused_directory(directory),
-        "platform": str(inputs.platform(platform)),
+        "platform": None if platform is None else str(inputs.platform(platform)),
         **runs.common(context, network),
         **options,
     }

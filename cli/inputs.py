@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from platform import machine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cli.context import Context
@@ -80,8 +79,8 @@ def platforms(texts: Sequence[str]) -> tuple[Platform, ...] | None:
 
 
 def platform(text: str | None) -> Platform:
-    """The platform that is asked for; None for that of this machine."""
-    return _read(lambda: Platform.parse(text or f"linux/{machine()}"))
+    """The platform of that name, or that of this machine."""
+    return Platform.local() if text is None else _read(lambda: Platform.parse(text))
 
 
 def seconds(text: str) -> float:
@@ -111,11 +110,11 @@ def mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mir
     return _read(lambda: config.load(path, dialect, to=to))
 
 
-def seeding(to: Sequence[str], **said: Any) -> None:
-    """Images that are to be brought to registries in bulk, and these registries: see `flows.mirroring.seeding`."""
+def seeding(to: Sequence[str], **said: Any) -> "Mirror":
+    """What `flows.mirroring.seeding` makes of images and registries."""
     from flows.mirroring import seeding
 
-    _read(lambda: seeding.seeding(to, **said))
+    return _read(lambda: seeding.seeding(to, **said))
 
 
 def images(lines: Iterable[str]) -> list[str]:

@@ -1,7 +1,7 @@
 """Who we are to the registry of the images that a command names: user and password by hand, never on the command line."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from cli.errors import BadInput
 from cli.options import Login
@@ -16,15 +16,31 @@ def given(login: Login, registries: Iterable[str]) -> CredentialSource:
     username = login.username if login.username is not None else os.environ.get("DIST_USERNAME")
     if not username:
         if login.password_stdin:
-            raise BadInput("--password-stdin: whose? give --username, too")
+            raise BadInput("--password-stdin requires --username")
         return Given({}).get
     hosts = sorted(set(registries))
-    if len(hosts) > 1:
-        raise BadInput(f"user {username}: expected images of one registry, got {', '.join(hosts)}; use docker login")
+    if len(hosts) != 1:
+        found = ", ".join(hosts) or "none that is known before the run"
+        raise BadInput(
+            f"user {username}: expected one registry to log in to, got {found}; use docker login or the configuration"
+        )
     user = "$DIST_USERNAME" if login.username is None else "--username"
     password = "--password-stdin" if login.password_stdin else "$DIST_PASSWORD"
     origin = Origin(f"{user} and {password}", "give the right ones")
     return Given(dict.fromkeys(hosts, Credentials(username, _password(username, login), origin=origin))).get
+
+
+def given_for_targets(login: Login, registries: Iterable[str], *, configured: Container[str]) -> CredentialSource:
+    """The credentials that were given by hand for the one registry that a command writes to.
+
+    Those of the environment are used only where the configuration has none: it has credentials for `configured` registries.
+    """
+    hosts = set(registries)
+    if login.username is None and not login.password_stdin:
+        hosts = {host for host in hosts if host not in configured}
+        if len(hosts) != 1:
+            return Given({}).get
+    return given(login, hosts)
 
 
 def _password(username: str, login: Login) -> str:

@@ -2,16 +2,20 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from cli import inputs, runs, tables
 from cli.context import Context
 from cli.errors import BadInput, tell
-from cli.options import Dialect, RunNetwork
+from cli.login import WAY, given_for_targets
+from cli.options import Dialect, Login, RunNetwork
+from tasks.session import known
 
 if TYPE_CHECKING:
     from flows.mirroring.checked import CheckReport
     from flows.mirroring.config import Mirror
+    from flows.mirroring.entry import Entry
     from flows.mirroring.report import MirrorReport
 
 
@@ -23,6 +27,7 @@ def mirror(
     *,
     dry_run: bool,
     network: RunNetwork,
+    login: Login,
     **options: int | None,
 ) -> int:
     """Mirror the images of a configuration, or only plan that, and return the exit code of `runs.run`."""
@@ -35,10 +40,11 @@ def mirror(
 
         return mirror
 
-    return runs.run(context, load, parameters, _show, store=inputs.store_of(context, wanted), doing="mirroring")
+    with _logged_in(login, wanted, wanted.entries):
+        return runs.run(context, load, parameters, _show, store=inputs.store_of(context, wanted), doing="mirroring")
 
 
-def check(context: Context, path: str, *, repair: bool, network: RunNetwork, **options: Any) -> int:
+def check(context: Context, path: str, *, repair: bool, network: RunNetwork, login: Login, **options: Any) -> int:
     """See whether what was mirrored is still there; 1 if not all of it is, or could be repaired."""
     wanted = inputs.mirror(path)
     parameters = {"config": inputs.lasting(path), "repair": repair}
@@ -49,7 +55,8 @@ def check(context: Context, path: str, *, repair: bool, network: RunNetwork, **o
 
         return check
 
-    return runs.run(context, load, parameters, _show_check, store=inputs.store_of(context, wanted), doing="mirroring")
+    with _logged_in(login, wanted, (*wanted.entries, *wanted.seed)):
+        return runs.run(context, load, parameters, _show_check, store=inputs.store_of(context, wanted), doing="mirroring")
 
 
 def seed(
@@ -60,16 +67,17 @@ def seed(
     *,
     failed: str | None,
     network: RunNetwork,
+    login: Login,
     **options: Any,
 ) -> int:
     """Seed many images to many registries and return the exit code of `runs.run`. `options` are parameters of the flow."""
-    store = None
-    if path.endswith((".yaml", ".yml")):
+    store, is_configured = None, path.endswith((".yaml", ".yml"))
+    if is_configured:
         wanted = _seed_configuration(path, (*to, *platforms))
         store = inputs.store_of(context, wanted)
         parameters = {"config": inputs.lasting(path), **placed(context, wanted, network, writes=not options["dry_run"])}
     else:
-        parameters = _listed(context, path, to, platforms, network, rewrite_index=options["rewrite_index"])
+        parameters, wanted = _listed(context, path, to, platforms, network, rewrite_index=options["rewrite_index"])
         if not options["dry_run"]:
             inputs.writable(context)
     if failed is not None:
@@ -80,7 +88,8 @@ def seed(
 
         return seed
 
-    return runs.run(context, load, {**parameters, **options}, _show, store=store, doing="mirroring")
+    with _logged_in(login, wanted, wanted.seed, way=None if is_configured else WAY):
+        return runs.run(context, load, {**parameters, **options}, _show, store=store, doing="mirroring")
 
 
 def _seed_configuration(path: str, said: Sequence[str]) -> "Mirror":
@@ -95,17 +104,29 @@ def _seed_configuration(path: str, said: Sequence[str]) -> "Mirror":
 
 def _listed(
     context: Context, path: str, to: Sequence[str], platforms: Sequence[str], network: RunNetwork, *, rewrite_index: bool
-) -> dict[str, Any]:
-    """The parameters of a seed of the images in a list."""
+) -> tuple[dict[str, Any], "Mirror"]:
+    """The parameters of a seed of the images in a list, and what it comes to."""
     if not to:
         raise BadInput("seed: expected --to REGISTRY, at least once")
     chosen = [str(platform) for platform in inputs.platforms(platforms) or ()]
     if rewrite_index and not chosen:
-        raise BadInput("--rewrite-index: of which platforms? give --platform, too")
+        raise BadInput("--rewrite-index requires --platform")
     file = None if path == "-" else inputs.lasting(path)
     images = inputs.images(sys.stdin) if path == "-" else []
-    inputs.seeding(to, images=images, file=file)  # refused before anything is started
-    return {"to": list(to), "images": images, "file": file, "platforms": chosen or "all", **runs.common(context, network)}
+    wanted = inputs.seeding(to, images=images, file=file)  # refused before anything is started
+    parameters = {"to": list(to), "images": images, "file": file, "platforms": chosen or "all"}
+    return {**parameters, **runs.common(context, network)}, wanted
+
+
+def _logged_in(
+    login: Login, wanted: "Mirror", entries: Sequence["Entry"], *, way: str | None = None
+) -> AbstractContextManager[None]:
+    """Have the run use the credentials that were given by hand, for the one registry that these entries write to.
+
+    Messages mention them as a `way` to log in only where there is no configuration, whose keys they name.
+    """
+    targets = {host for entry in entries for host in entry.target_hosts}
+    return known(given_for_targets(login, targets, configured=wanted.credentials), way=way)
 
 
 def placed(context: Context, wanted: "Mirror", network: RunNetwork, *, writes: bool) -> dict[str, Any]:

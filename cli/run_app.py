@@ -53,6 +53,7 @@ def pull(
     /,
     *,
     platform: Platform = None,
+    referrers: Referrers = False,
     concurrency: Concurrency = 8,
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
@@ -63,16 +64,8 @@ def pull(
     """Fetch one platform of an image, then unpack its layers: its root file system appears in DIR, whole and verified."""
     from cli.fetch import pull
 
-    return pull(
-        context.quieted(quiet=quiet),
-        reference,
-        directory,
-        platform,
-        network=network,
-        login=login,
-        concurrency=concurrency,
-        retries=retries,
-    )
+    options = {"referrers": referrers, "concurrency": concurrency, "retries": retries}
+    return pull(context.quieted(quiet=quiet), reference, directory, platform, network=network, login=login, **options)
 
 
 @app.command(group=RUNS)
@@ -107,6 +100,7 @@ def mirror(
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
+    login: Login = Login(),
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -114,7 +108,9 @@ def mirror(
     from cli.mirror import mirror
 
     numbers = {"concurrency": concurrency, "retries": retries}
-    return mirror(context.quieted(quiet=quiet), config, dialect, to or [], dry_run=dry_run, network=network, **numbers)
+    return mirror(
+        context.quieted(quiet=quiet), config, dialect, to or [], dry_run=dry_run, network=network, login=login, **numbers
+    )
 
 
 @app.command(group=RUNS)
@@ -143,6 +139,7 @@ def seed(
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
+    login: Login = Login(),
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -152,7 +149,15 @@ def seed(
     choices = {"rewrite_index": rewrite_index, "referrers": referrers, "offline": offline, "dry_run": dry_run}
     numbers = {"concurrency": concurrency, "retries": retries}
     return seed(
-        context.quieted(quiet=quiet), images, to or [], platform or [], failed=failed, network=network, **choices, **numbers
+        context.quieted(quiet=quiet),
+        images,
+        to or [],
+        platform or [],
+        failed=failed,
+        network=network,
+        login=login,
+        **choices,
+        **numbers,
     )
 
 
@@ -165,13 +170,15 @@ def check(
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
+    login: Login = Login(),
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
     """See that targets have all that was mirrored: each tag as locked, and every manifest, blob and referrer below it."""
     from cli.mirror import check
 
-    return check(context.quieted(quiet=quiet), config, repair=repair, network=network, concurrency=concurrency, retries=retries)
+    numbers = {"concurrency": concurrency, "retries": retries}
+    return check(context.quieted(quiet=quiet), config, repair=repair, network=network, login=login, **numbers)
 
 
 @app.command(group=RUNS)
@@ -199,10 +206,11 @@ def verify(
     ] = None,
     concurrency: Concurrency = 4,
     network: RunNetwork = RunNetwork(),
+    login: Login = Login(),
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
     """Hash every blob anew, put corrupt ones into quarantine, and see that every name is whole."""
     from cli.upkeep import verify
 
-    return verify(context.quieted(quiet=quiet), network, repair=repair or [], concurrency=concurrency)
+    return verify(context.quieted(quiet=quiet), network, login, repair=repair or [], concurrency=concurrency)

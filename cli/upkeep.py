@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from cli import inputs, runs, tables
 from cli.context import Context
 from cli.errors import tell
+from cli.login import WAY, given_for_targets
 from cli.names import recorded
-from cli.options import RunNetwork
+from cli.options import Login, RunNetwork
 from ocispec.units import size
 from storage.gc import hazard
+from tasks.session import known
 
 if TYPE_CHECKING:
     from flows.gc import GcReport
@@ -32,10 +34,11 @@ def gc(context: Context, *, grace: str, dry_run: bool) -> int:
     return runs.run(context, load, parameters, _show_gc)
 
 
-def verify(context: Context, network: RunNetwork, *, repair: Sequence[str], concurrency: int) -> int:
-    """Hash all blobs anew; 1 if something is wrong and was not repaired."""
-    inputs.store_of_run(context)  # refused before anything is started
-    names = [recorded(inputs.store(context), name).name for name in repair if name != "all"]
+def verify(context: Context, network: RunNetwork, login: Login, *, repair: Sequence[str], concurrency: int) -> int:
+    """Hash all blobs again; 1 if something is wrong and was not repaired. The login is for the registry of repaired images."""
+    store = inputs.store_of_run(context)  # refused before anything is started
+    named = [recorded(inputs.store(context), name) for name in repair if name != "all"]
+    repaired = store.names.read()[0] if store is not None and "all" in repair else named
 
     def load() -> Any:
         from flows.verify import verify
@@ -44,10 +47,12 @@ def verify(context: Context, network: RunNetwork, *, repair: Sequence[str], conc
 
     parameters = {
         **runs.common(context, network),
-        "repair": "all" if "all" in repair else names,
+        "repair": "all" if "all" in repair else [name.name for name in named],
         "concurrency": concurrency,
     }
-    return runs.run(context, load, parameters, _show_verify)
+    sources = {inputs.reference(name.name).host for name in repaired}
+    with known(given_for_targets(login, sources, configured=()), way=WAY):
+        return runs.run(context, load, parameters, _show_verify)
 
 
 def _show_gc(report: "GcReport") -> None:

@@ -19,6 +19,7 @@ from ocispec.errors import InvalidInput
 from remotes import Hosts, HostSettings, Tls
 from remotes.hosts import Capability, readable
 
+MAX_CONCURRENCY = 64
 CONCURRENCY = 8
 """How many things a run does at once, if nobody says."""
 BLOB_CHUNK = "Bytes in a request of a chunked upload; 64 MiB, if nothing is said"

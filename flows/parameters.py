@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.blocks import credentials_in, located
-from flows.config import CONCURRENCY, hosts
-from flows.runner import MOST_WORKERS
+from flows.config import CONCURRENCY, MAX_CONCURRENCY, hosts
 from remotes import RegistrySettings
 from tasks.session import SessionSpec
 
@@ -40,10 +39,10 @@ Referrers = Annotated[
     bool,
     labelled("Referrers", "Also signatures, bills of materials and attestations: referrers, and cosign's digest tags"),
 ]
-Concurrency = Annotated[int, labelled("Concurrency", _ONCE, ge=1, le=MOST_WORKERS)]
+Concurrency = Annotated[int, labelled("Concurrency", _ONCE, ge=1, le=MAX_CONCURRENCY)]
 ConfiguredConcurrency = Annotated[
     int | None,
-    labelled("Concurrency", f"{_ONCE}; without it as the configuration says, or {CONCURRENCY}", ge=1, le=MOST_WORKERS),
+    labelled("Concurrency", f"{_ONCE}; without it as the configuration says, or {CONCURRENCY}", ge=1, le=MAX_CONCURRENCY),
 ]
 Retries = Annotated[int, labelled("Retries", "Attempts after the first, for each task", ge=0)]
 StoreOptions = Annotated[

@@ -13,7 +13,7 @@ from flows.causes import Cause, grouped_lines
 from flows.conclusion import concluded
 from flows.config import CONCURRENCY
 from flows.fetch import bring_in
-from flows.parameters import Concurrency, Reached, Retries, Store, StoreOptions, labelled, session_spec
+from flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
 from flows.progress import LogListener
 from flows.report import Outcome, RunReport
 from ocispec import Platform
@@ -97,8 +97,12 @@ def pull(
         labelled("Directory", "For its root file system, where the run is: an empty directory, or one that is not there"),
     ],
     store: Store,
-    platform: Annotated[str, labelled("Platform", "Which of an index's images, such as linux/arm64")] = "linux/amd64",
+    platform: Annotated[
+        str | None,
+        labelled("Platform", "Which of an index's images, such as linux/arm64; without it, that of the run's machine"),
+    ] = None,
     *,
+    referrers: Referrers = False,
     concurrency: Concurrency = CONCURRENCY,
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
@@ -106,9 +110,10 @@ def pull(
 ) -> State[Any]:
     """Bring one platform of an image into the content store, then make a directory its root file system."""
     started = time.monotonic()
-    wanted = Platform.parse(platform)
+    wanted = Platform.local() if platform is None else Platform.parse(platform)
     spec = session_spec(store, store_options, network)
-    fetched = bring_in(spec, [reference], platforms=(wanted,), concurrency=concurrency, retries=retries)
+    options = {"concurrency": concurrency, "retries": retries}
+    fetched = bring_in(spec, [reference], platforms=(wanted,), referrers=referrers, **options)
     unpacked = failure = None
     if fetched.status == "complete":
         unpacked, failure = _unpacked(spec, fetched.images[0].name, directory, wanted)

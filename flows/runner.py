@@ -4,14 +4,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
+from flows.config import MAX_CONCURRENCY
 from ocispec.errors import DistError
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
 # Threads are made as they are needed; how many work at once is the flow's parameter `concurrency`.
-MOST_WORKERS = 64
-RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=MOST_WORKERS))
+RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=MAX_CONCURRENCY))
 
 
 def outcome(future: Any) -> object:

@@ -7,6 +7,7 @@ manifests that serve a wish the way container engines do: the wanted variant fir
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from platform import machine
 from typing import Any, Protocol, Self, TypeVar
 
 from ocispec import fields
@@ -40,6 +41,11 @@ class Platform:
     variant: str | None = None
     os_version: str | None = None
     os_features: tuple[str, ...] = ()
+
+    @classmethod
+    def local(cls) -> Self:
+        """The platform of Linux images for this machine."""
+        return cls.parse(f"linux/{machine()}")
 
     @classmethod
     def parse(cls, text: str) -> Self:

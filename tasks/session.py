@@ -288,7 +288,7 @@ class Session:
 
 
 _CURRENT: ContextVar[Session] = ContextVar("session")
-_GIVEN: ContextVar[tuple[tuple[CredentialSource, str], ...]] = ContextVar("given", default=())
+_GIVEN: ContextVar[tuple[tuple[CredentialSource, str | None], ...]] = ContextVar("given", default=())
 
 
 def current() -> Session:
@@ -297,10 +297,10 @@ def current() -> Session:
 
 
 @contextmanager
-def known(credentials: CredentialSource, *, way: str) -> Iterator[None]:
-    """Have sessions that are opened in this block ask here first for credentials: what is typed is nobody's parameter.
+def known(credentials: CredentialSource, *, way: str | None) -> Iterator[None]:
+    """Have sessions that are opened in this block ask here first for credentials, which are no parameters of runs.
 
-    `way` says how the user gives them, see `remotes.login`.
+    `way` says how the user gives them, see `remotes.login`; None is not mentioned in messages.
     """
     token = _GIVEN.set(((credentials, way),))
     try:
@@ -318,7 +318,7 @@ def open_session(spec: SessionSpec, *, observer: Observer) -> Iterator[Session]:
     """
     given = _GIVEN.get()
     sources = (*(source for source, _ in given), Given(spec.credentials).get, DockerConfig.load().get)
-    ways = (*(way for _, way in given), *spec.ways)
+    ways = (*(way for _, way in given if way is not None), *spec.ways)
     stop = stopping.current()
     with (
         open_store(spec.store, options=spec.store_options) as store,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows import yamlfile
-from flows.config import CONCURRENCY
+from flows.config import CONCURRENCY, MAX_CONCURRENCY
 from flows.mirroring.access import access
 from flows.mirroring.claims import known_conflicts
 from flows.mirroring.entries import Entries
@@ -111,7 +111,7 @@ def configured(document: Document, *, is_remembered: bool = True) -> Mirror:
         entries=tuple(sync),
         seed=tuple(seed),
         lock=lock_place,
-        concurrency=file.concurrency or file.defaults.parallel or CONCURRENCY,
+        concurrency=file.concurrency or min(file.defaults.parallel or CONCURRENCY, MAX_CONCURRENCY),
         schedules=tuple(entries.schedules),
         warnings=(
             *without_effect(file, document, entries.idle),

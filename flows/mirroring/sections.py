@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from flows.config import BLOB_CHUNK, BLOB_MAX, CONCURRENCY, Registry
+from flows.config import BLOB_CHUNK, BLOB_MAX, CONCURRENCY, MAX_CONCURRENCY, Registry
 from flows.mirroring.naming import Rename
 from flows.mirroring.selection import compiled
 from flows.mirroring.semver import Range
@@ -191,7 +191,7 @@ class Options(LenientSection):
 class Defaults(Options):
     """What holds for all entries that do not say otherwise, and what is regsync's for the whole run."""
 
-    parallel: int | None = Field(default=None, ge=0, description="regsync's name for concurrency")
+    parallel: int | None = Field(default=None, ge=0, description="regsync's name for concurrency; more than 64 counts as 64")
     blob_limit: int | None = no_effect("manifests have one bound, blobs none")
     cache_count: int | None = no_effect("a run keeps what it was told")
     cache_time: Text | None = no_effect("a run keeps what it was told")
@@ -296,7 +296,7 @@ class MirrorFile(LenientSection):
     )
     lock: Text | None = Field(default=None, description="The lock file; beside this file, NAME.lock.json, if nothing is said")
     concurrency: int | None = Field(
-        default=None, ge=1, description=f"How many things at once; {CONCURRENCY}, if nothing is said"
+        default=None, ge=1, le=MAX_CONCURRENCY, description=f"How many things are done at once, {CONCURRENCY} by default"
     )
     registries: dict[str, MirrorRegistry] = Field(
         default={}, description="By host[:port], or host[:port]/namespace for credentials alone"

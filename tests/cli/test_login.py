@@ -110,7 +110,7 @@ def test_a_terminal_without_a_password(typed: str, code: int, says: str) -> None
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--password-stdin",), "--password-stdin: whose? give --username, too"),
+        (("--password-stdin",), "--password-stdin requires --username"),
         (("--username", "me"), "user me: no password"),
         (("--ca-file", "/none.pem"), "/none.pem: No such file or directory, expected a file in PEM"),
         (("--hosts", "/none.yaml"), "/none.yaml: No such file"),
@@ -125,7 +125,7 @@ def test_what_cannot_be_right(arguments: tuple[str, ...], says: str) -> None:
 def test_a_password_is_for_one_registry(tmp_path: Path) -> None:
     result = dist("--store", tmp_path, "fetch", "a.invalid/x", "b.invalid/x", DIST_USERNAME="me", DIST_PASSWORD=SECRET)
     assert result.code == 2
-    assert "expected images of one registry, got a.invalid, b.invalid" in result.line
+    assert "expected one registry to log in to, got a.invalid, b.invalid" in result.line
     assert SECRET not in result.err
 
 

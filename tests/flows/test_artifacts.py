@@ -78,7 +78,7 @@ def test_a_mirror_shows_plan_progress_and_what_was_spared(
     again = mirrors.run(*sync)
     assert again.tally.received == 0
     shown = artifacts(mirrors.flow_run)
-    assert facts(shown["summary"]) == {"same": "3", "bytes fetched": "0 B", "bytes sent": "0 B"}
+    assert facts(shown["summary"]) == {"same": "3", "bytes fetched": "0 B", "bytes sent": "0 B", "store": str(mirrors.store)}
     assert shown["progress"]["data"] == 100
 
 
