@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Build a small real image for two platforms: `python examples/image.py DIR [TAG]` writes an OCI layout.
+"""Build a small real image for two platforms.
+
+`python examples/image.py DIR [TAG] [--seed TEXT]` writes an OCI layout.
 
 Each platform has three layers: BusyBox, a few files in /etc and /tmp, and the deletion of one of them (a whiteout).
 The last two layers are the same blobs on both platforms. The archives of the layers are packed here; the real `umoci`
@@ -9,7 +11,7 @@ writes archives without an end). The index over both platforms is written here a
 linux/amd64 has the binary of Debian's busybox-static: the installed one, or else one fetched by `apt-get download`
 and unpacked into a temporary folder. Debian machines know only their own architecture until somebody reconfigures
 dpkg, and an example should not, so linux/arm64/v8 is a stand-in: a text file where the binary would be. (On an arm64
-machine it is the other way round.) The same package gives the same digests every time.
+machine it is the other way round.) The same package and seed give the same digests every time, another seed others.
 
 Needs Debian's umoci, and apt's lists if busybox-static is not installed. Prints the digest of the index; push it with
 
@@ -49,8 +51,10 @@ class Member(NamedTuple):
     target: str = ""
 
 
-def build(directory: Path, tag: str) -> str:
+def build(directory: Path, tag: str, *, seed: str = "") -> str:
     """Write an OCI layout to `directory`, which must not exist yet, with one index named `tag`; return its digest.
+
+    The text `seed` is the content of a file in the image, so that images with other seeds have other digests.
 
     Raises:
         SystemExit: a program failed or is missing; stderr says why.
@@ -60,7 +64,7 @@ def build(directory: Path, tag: str) -> str:
     binary = _read_busybox()
     for architecture in PLATFORMS:
         busybox = binary if architecture == real else _STAND_IN
-        _build_platform(directory, architecture, (_busybox_layer(busybox), _settings_layer(), _deletion_layer()))
+        _build_platform(directory, architecture, (_busybox_layer(busybox), _settings_layer(seed), _deletion_layer()))
     _run("umoci", "gc", "--layout", str(directory))  # drops the manifests of the steps in between
     return _join(directory, tag)
 
@@ -83,11 +87,13 @@ def _busybox_layer(busybox: bytes) -> list[Member]:
     return [Member("bin", tarfile.DIRTYPE, 0o755), Member("bin/busybox", tarfile.REGTYPE, 0o755, busybox), *links]
 
 
-def _settings_layer() -> list[Member]:
+def _settings_layer(seed: str) -> list[Member]:
+    seeded = [Member("etc/seed", tarfile.REGTYPE, 0o644, f"{seed}\n".encode())] if seed else []
     return [
         Member("etc", tarfile.DIRTYPE, 0o755),
         Member("etc/hostname", tarfile.REGTYPE, 0o644, b"demo\n"),
         Member("etc/passwd", tarfile.REGTYPE, 0o644, b"root:x:0:0:root:/:/bin/sh\n"),
+        *seeded,
         Member("tmp", tarfile.DIRTYPE, 0o1777),
         Member("tmp/build.log", tarfile.REGTYPE, 0o644, b"built\n"),
     ]
@@ -158,5 +164,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Build a small real image for two platforms as an OCI layout.")
     parser.add_argument("directory", metavar="DIR", type=Path, help="folder of the layout; must not exist yet")
     parser.add_argument("tag", metavar="TAG", nargs="?", default="latest", help="name in the layout (latest)")
+    parser.add_argument("--seed", metavar="TEXT", default="", help="content of /etc/seed: another seed gives another digest")
     arguments = parser.parse_args()
-    print(build(arguments.directory, arguments.tag))
+    print(build(arguments.directory, arguments.tag, seed=arguments.seed))

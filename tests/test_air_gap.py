@@ -29,11 +29,10 @@ LISTING_TAG = tag_of(Digest.parse(APP.root.digest))
 
 
 def commands(document: str) -> str:
-    """What a reader would type of the blocks: lines that begin with $, and those after > that go on with them."""
-    blocks = re.findall(r"^```console\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
-    assert all(line.startswith(("$ ", "> ")) for line in lines), lines
-    return "\n".join(line[2:] for line in lines)
+    """The blocks of commands, as a reader pastes them."""
+    blocks = re.findall(r"^```bash\n(.*?)^```$", document, re.MULTILINE | re.DOTALL)
+    assert blocks
+    return "".join(blocks)
 
 
 def fill(outside: CncfRegistry) -> None:

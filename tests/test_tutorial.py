@@ -27,3 +27,4 @@ def test_the_tutorial(tmp_path: Path) -> None:
     assert taken == ["run", "form", "deployment"]
     assert {path.stem for path in IMAGES.glob("*.png")} == set(taken)
     assert not (tmp_path / "dist-tutorial").exists()
+    assert not (tmp_path / ".prefect").exists()

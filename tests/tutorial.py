@@ -34,11 +34,13 @@ def run(home: Path, take: Callable[[str, str], None]) -> None:
     ports = dict(zip(_PORTS, map(str, free_ports(len(_PORTS))), strict=True))
     ui = f"http://{LOOPBACK}:{ports['4200']}"
     with _shell(home, ports["4200"]) as shell:
+        _follow(shell, "sleep 3600 & readers_own=$!")
         for step in _STEP.finditer(DOCUMENT.read_text()):
             if step["picture"]:
                 take(ui, step["picture"])
             else:
                 _follow(shell, re.sub("|".join(_PORTS), lambda port: ports[port[0]], step["commands"]))
+        _follow(shell, "kill $readers_own  # fails if the tutorial ended a job that it did not start")
 
 
 @contextmanager

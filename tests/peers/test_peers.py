@@ -135,3 +135,15 @@ def test_the_example_image_is_an_index_of_two_platforms(registry: CncfRegistry, 
     platforms = [entry["platform"]["architecture"] for entry in skopeo.inspect(target, raw=True)["manifests"]]
     assert platforms == ["amd64", "arm64"]
     assert len(skopeo.inspect(f"docker://{registry.host}/demo/busybox@{digest}")["Layers"]) == 3
+
+
+def test_another_seed_gives_another_example_image_and_the_same_seed_the_same(tmp_path: Path) -> None:
+    processes.require("umoci", "umoci")
+
+    def build(layout: str, *options: str) -> str:
+        argv = [sys.executable, str(ROOT / "examples/image.py"), str(tmp_path / layout), "v1", *options]
+        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+
+    bare, one, again, other = build("0"), build("1", "--seed", "a"), build("2", "--seed", "a"), build("3", "--seed", "b")
+    assert one == again
+    assert len({bare, one, other}) == 3
