@@ -5,7 +5,7 @@ import re
 import httpx
 
 from ocispec import Descriptor, Digest
-from ocispec.errors import Corrupt, DistError, Unavailable
+from ocispec.errors import Corrupt, DistError, Unavailable, Unsupported
 from remotes.errors import one_line
 
 # range ::= [ "bytes=" ] "0-" end  (distribution-spec 1.1, "Pushing a blob in chunks"; with a unit in the API of Docker)
@@ -59,6 +59,7 @@ def location(response: httpx.Response, subject: str) -> httpx.URL | None:
 
     Raises:
         Unavailable: it is no URL that HTTP can ask.
+        Unsupported: the registry speaks https, and names itself by http.
     """
     text: str | None = response.headers.get("location")
     return None if text is None else _joined(response, text, "Location", subject)
@@ -69,6 +70,7 @@ def next_page(response: httpx.Response, subject: str) -> httpx.URL | None:
 
     Raises:
         Unavailable: it is no URL that HTTP can ask.
+        Unsupported: the registry speaks https, and names itself by http.
     """
     text = response.links.get("next", {}).get("url")
     return None if text is None else _joined(response, text, "Link", subject)
@@ -81,4 +83,16 @@ def _joined(response: httpx.Response, text: str, header: str, subject: str) -> h
         raise Unavailable(f"{subject}: the registry names a bad {header} ({one_line(str(exc))})") from exc
     if url.scheme not in ("http", "https") or not url.host:
         raise Unavailable(f"{subject}: the registry names a bad {header}, expected a URL of http or https")
+    _refuse_downgrade(response.request.url, url, header, subject)
     return url
+
+
+def _refuse_downgrade(asked: httpx.URL, named: httpx.URL, header: str, subject: str) -> None:
+    """Raise Unsupported if a registry names itself by http although it speaks https: it does not know of the proxy with TLS."""
+    if asked.scheme != "https" or named.scheme != "http" or named.host != asked.host or named.port not in (None, asked.port):
+        return
+    here = f"https://{asked.netloc.decode('ascii')}"
+    raise Unsupported(
+        f"{subject}: the registry at {here} names itself by http in {header}, nothing is sent there; have the proxy in front of"
+        f" it set X-Forwarded-Proto to https, or set the registry's own address (http.host of the CNCF registry) to {here}"
+    )

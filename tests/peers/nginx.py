@@ -1,6 +1,6 @@
-"""nginx as a registry that does nothing but send files: as cheaply as can be, or no faster than it is told to.
+"""nginx: as a registry that only sends files, with or without limits, and as a proxy with TLS in front of a registry.
 
-Its access log is the list of what was asked: "METHOD path status" lines.
+The access log of the first has a line "METHOD path status" for each request.
 """
 
 from collections.abc import Iterator
@@ -40,6 +40,34 @@ http {{
         location @alone {{ add_header Retry-After 1 always; return 429; }}
         location = /v2/ {{ return 200; }}
         location ~ /manifests/ {{ default_type application/vnd.oci.image.manifest.v1+json; }}
+    }}
+}}
+"""
+
+_PROXY = """
+user root;
+daemon off;
+worker_processes 1;
+pid {directory}/nginx.pid;
+error_log {directory}/error.log;
+events {{ worker_connections 64; }}
+http {{
+    access_log off;
+    client_max_body_size 0;
+    client_body_temp_path {directory}/body;
+    proxy_temp_path {directory}/proxy;
+    fastcgi_temp_path {directory}/fastcgi;
+    uwsgi_temp_path {directory}/uwsgi;
+    scgi_temp_path {directory}/scgi;
+    server {{
+        listen {address} ssl;
+        ssl_certificate {directory}/cert.pem;
+        ssl_certificate_key {directory}/key.pem;
+        location / {{
+            proxy_pass http://{upstream};
+            proxy_set_header Host $http_host;
+            {forwarded}
+        }}
     }}
 }}
 """
@@ -84,6 +112,27 @@ def static_registry(
     argv = [require("nginx", "nginx"), "-p", str(directory.absolute()), "-c", str(config.absolute())]
     with running(argv, ready=listening(port), log=directory / "nginx.log"):
         yield StaticRegistry(f"{LOOPBACK}:{port}", log)
+
+
+@contextmanager
+def tls_proxy(directory: Path, upstream: str, *, says_https: bool) -> Iterator[str]:
+    """A proxy with TLS in front of a registry; its "127.0.0.1:PORT". `directory` has its certificate and key.
+
+    Without `says_https` the registry does not learn that clients speak https.
+    """
+    port = free_port()
+    config = directory / "nginx.conf"
+    config.write_text(
+        _PROXY.format(
+            directory=directory.absolute(),
+            address=f"{LOOPBACK}:{port}",
+            upstream=upstream,
+            forwarded="proxy_set_header X-Forwarded-Proto $scheme;" if says_https else "",
+        )
+    )
+    argv = [require("nginx", "nginx"), "-p", str(directory.absolute()), "-c", str(config.absolute())]
+    with running(argv, ready=listening(port), log=directory / "nginx.log"):
+        yield f"{LOOPBACK}:{port}"
 
 
 def put(directory: Path, repository: str, image: BuiltImage, tag: str) -> None:

@@ -2,19 +2,22 @@
 
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from ocispec import Descriptor, Digest, Reference
-from ocispec.errors import Denied
-from remotes import Credentials, Registries
+from ocispec.errors import Denied, Unsupported
+from remotes import Credentials, Hosts, HostSettings, Registries, Tls
 from remotes.pusher import Pusher
 from remotes.sizes import RegistrySizes
 from tests import images
 from tests.peers import skopeo
+from tests.peers.nginx import tls_proxy
 from tests.peers.registry import LOGIN, CncfRegistry, cncf_registry
+from tests.peers.tls import self_signed
 from tests.remotes.asking import BLOB, SETTINGS, anonymous, check_told, descriptor, read, reference
 from tests.remotes.pushing import Reader, pusher
 
@@ -60,6 +63,28 @@ def test_an_image_is_read_back(registries: Registries, cncf: CncfRegistry, tmp_p
     skopeo.copy(f"docker://{named}", f"dir:{tmp_path}/copy")
     copied = {path.read_bytes() for path in (tmp_path / "copy").iterdir() if path.name != "version"}
     assert copied == {*image.blobs.values(), *(one.raw for one in image.manifests)}
+
+
+@pytest.mark.parametrize("says_https", [True, False])
+def test_a_proxy_with_tls_has_to_say_that_clients_speak_https(
+    guarded: CncfRegistry, tmp_path: Path, *, says_https: bool
+) -> None:
+    self_signed(tmp_path)
+    with tls_proxy(tmp_path, guarded.host, says_https=says_https) as host:
+        hosts = Hosts(named={host: HostSettings(scheme="https", tls=Tls(ca_file=str(tmp_path / "cert.pem")))})
+        settings = replace(SETTINGS, hosts=hosts)
+        content = b"behind a proxy" + str(says_https).encode()
+        with Registries(settings, credentials=lambda *_: Credentials(*LOGIN)) as registries:
+            target, wanted = pusher(registries, host), descriptor(content)
+            if says_https:
+                target.upload(wanted, Reader(content))
+                assert read(registries.fetcher(reference(host)), wanted) == content
+                return
+            with pytest.raises(Unsupported) as caught:
+                target.upload(wanted, Reader(content))
+    check_told(caught.value, str(wanted.digest), f"the registry at https://{host} names itself by http in Location")
+    check_told(caught.value, "have the proxy in front of it set X-Forwarded-Proto to https", "http.host", hides=[LOGIN[1]])
+    assert "credentials" not in str(caught.value)
 
 
 def test_a_second_push_uploads_nothing(registries: Registries, cncf: CncfRegistry) -> None:
