@@ -3,7 +3,9 @@
 What they have in common: how pages are asked for, and what a registry cannot do with them to whoever reads.
 """
 
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlencode
 
@@ -18,8 +20,10 @@ from remotes.paging import Trail
 from remotes.repository import Repository
 from remotes.sizes import SMALL_PAGE_NAMES
 
-# More than any list is known to have; whoever goes on sends something else than a list.
-MAX_NAMES, MAX_PAGES, MAX_BYTES = 1_000_000, 20_000, 64 * 1024 * 1024
+# More than any known list has.
+MAX_NAMES, MAX_PAGES, MAX_BYTES = 1_000_000, 10_000, 64 * 1024 * 1024
+# The time for all requests of one list, and the pages in a row without a new name.
+MAX_SECONDS, MAX_EMPTY_PAGES = 300.0, 100
 # Of one page, which is read as a whole: if it has nothing but empty lists in it, Python's take forty times its size.
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 _SHOWN_CHARS = 140
@@ -50,27 +54,23 @@ def names(repository: Repository, kind: Kind, *, at: str) -> Iterator[str]:
         DistError: what the registry says.
     """
     trail = Trail(repository, at, accept="application/json", max_pages=MAX_PAGES)
-    seen: set[str] = set()
-    taken = 0
+    progress = _Progress(at)
     number = repository.sizes.page_names
     url = _page(repository, kind, number)
     while True:
-        response = trail.ask(url)
-        try:
-            raw = document.answered(response, at, limit=MAX_PAGE_BYTES)
-        except RegistryRefused:
-            if number is None or seen or response.status_code not in _TOO_MANY_NAMES:
-                raise
-            is_quay = response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE
-            repository.sizes.page_names = number = SMALL_PAGE_NAMES if is_quay and number > SMALL_PAGE_NAMES else None
-            url = _page(repository, kind, number)
-            continue
-        taken += len(raw)
+        with progress.timed():
+            response = trail.ask(url)
+            try:
+                raw = document.answered(response, at, limit=MAX_PAGE_BYTES)
+            except RegistryRefused:
+                if number is None or progress.seen or response.status_code not in _TOO_MANY_NAMES:
+                    raise
+                is_quay = response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE
+                repository.sizes.page_names = number = SMALL_PAGE_NAMES if is_quay and number > SMALL_PAGE_NAMES else None
+                url = _page(repository, kind, number)
+                continue
         page = read(raw, kind, at=at)
-        new = [name for name in dict.fromkeys(page) if name not in seen]
-        seen.update(new)
-        if len(seen) > MAX_NAMES or taken > MAX_BYTES:
-            raise Unsupported(f"{at}: expected at most {MAX_NAMES} in {MAX_BYTES} bytes, there are more")
+        new = progress.add(page, len(raw))
         yield from new
         following = next_page(response, at)
         if following is None and new and len(page) == number:
@@ -79,7 +79,56 @@ def names(repository: Repository, kind: Kind, *, at: str) -> Iterator[str]:
             return
         if page and not new:
             raise Unsupported(f"{at}: a page has nothing but what came before it, and is said not to be the last")
+        progress.check()
         url = following
+
+
+class _Progress:
+    """What was received of one list, and its limits."""
+
+    def __init__(self, at: str) -> None:
+        self.seen: set[str] = set()
+        self._at = at
+        self._bytes = self._pages = self._empty_pages = 0
+        self._seconds = 0.0
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count the time of a request. The time of the reader between pages does not count."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._seconds += time.monotonic() - began
+
+    def add(self, page: tuple[str, ...], size: int) -> list[str]:
+        """The names of a page that are new.
+
+        Raises:
+            Unsupported: the list is too long.
+        """
+        new = [name for name in dict.fromkeys(page) if name not in self.seen]
+        self.seen.update(new)
+        self._bytes += size
+        self._pages += 1
+        self._empty_pages = 0 if new else self._empty_pages + 1
+        if len(self.seen) > MAX_NAMES or self._bytes > MAX_BYTES:
+            raise Unsupported(f"{self._at}: expected at most {MAX_NAMES} in {MAX_BYTES} bytes, there are more")
+        return new
+
+    def check(self) -> None:
+        """See whether another page may be requested.
+
+        Raises:
+            Unsupported: the requests took too long, or brought nothing.
+        """
+        if self._empty_pages >= MAX_EMPTY_PAGES:
+            raise Unsupported(f"{self._at}: {MAX_EMPTY_PAGES} pages in a row are empty, and the last is said not to be the end")
+        if self._seconds > MAX_SECONDS:
+            so_far = f"{len(self.seen)} names in {self._pages} pages so far"
+            raise Unsupported(
+                f"{self._at}: expected the whole list within {MAX_SECONDS:g} s, got {so_far}; name what is wanted"
+            )
 
 
 def read(raw: bytes, kind: Kind, *, at: str) -> tuple[str, ...]:

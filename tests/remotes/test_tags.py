@@ -1,5 +1,6 @@
 """Lists of tags: in pages that are named or not, of registries that mean well or not."""
 
+import itertools
 import json
 import logging
 from collections.abc import Iterator
@@ -53,6 +54,18 @@ class _Instead:
 
 def _page(body: bytes, following: str) -> Action:
     return Answer(200, (("Link", f'<{following}>; rel="next"'),), body)
+
+
+class _Endless:
+    """Pages that each name another one; each has a new tag, or none."""
+
+    def __init__(self, *, has_tags: bool) -> None:
+        self._has_tags, self._numbers = has_tags, itertools.count()
+
+    def apply(self, response: Response) -> Response:
+        number = next(self._numbers)
+        body = json.dumps({"tags": [f"v{number}"] if self._has_tags else []}).encode()
+        return _page(body, f"{LIST}?page={number}").apply(response)
 
 
 def _link(to: str) -> Action:
@@ -248,6 +261,25 @@ def test_pages_of_nothing_without_end(registries: Registries, registry: FakeRegi
     fill(registry)
     assert " in 3000 bytes, there are more" in refusal(registries, registry, Unsupported)
     assert len(registry.requests) == 4
+
+
+def test_empty_pages_without_end_are_given_up_soon(registries: Registries, registry: FakeRegistry) -> None:
+    fill(registry)
+    registry.inject(Fault(nth=None, action=_Endless(has_tags=False)))
+    assert "100 pages in a row are empty" in refusal(registries, registry, Unsupported)
+    assert len(registry.requests) == 100
+
+
+def test_a_list_that_takes_too_long_is_given_up(
+    registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remotes.listing.MAX_SECONDS", 0.2)
+    fill(registry)
+    registry.inject(Fault(nth=None, action=_Endless(has_tags=True)))
+    told = refusal(registries, registry, Unsupported)
+    count = len(registry.requests)
+    assert f"expected the whole list within 0.2 s, got {count} names in {count} pages so far; name what is wanted" in told
+    assert 1 < count < 10_000
 
 
 def test_a_page_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
