@@ -70,7 +70,7 @@ class Delivery:
         self._whereabouts = Whereabouts()
 
     def deliver(self, blob: Descriptor, place: Reference, *, origin: Reference | None = None) -> None:
-        """Bring a blob to the repository of `place`, mounted if the registry is known to have it: `origin` does.
+        """Put a blob into the repository of `place`. It is mounted from `origin` or elsewhere, if the registry has it.
 
         Raises:
             DistError: see `tasks.transfer.push`.
@@ -78,10 +78,10 @@ class Delivery:
         with self._turn(place, blob):
             if self._whereabouts.has(place, blob.digest):
                 return
-            beside = self._whereabouts.beside(place, blob.digest)
-            if beside is None and origin is not None and origin.host == place.host and origin.locator != place.locator:
-                beside = origin.repository
-            receipt = transfer.push(self._store, self._pusher(place), blob, source=beside, observer=self._sent)
+            mounted_from = self._whereabouts.mount_candidate(place, blob.digest)
+            if mounted_from is None and origin is not None and origin.host == place.host and origin.locator != place.locator:
+                mounted_from = origin.repository
+            receipt = transfer.push(self._store, self._pusher(place), blob, source=mounted_from, observer=self._sent)
             self.counter.count(blob, receipt)
             self._whereabouts.note(place, blob.digest)
 

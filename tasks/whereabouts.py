@@ -1,28 +1,39 @@
-"""Which repositories are known to have which content, because this run brought it there or saw it there. No Prefect here.
+"""Repositories that are known to have some content, because this run uploaded it there or found it there. No Prefect here.
 
-Content goes once to a registry; its other repositories get it from the one that has it.
+Content is uploaded once to a registry. Its other repositories mount it from one that has it.
 """
 
 from collections import defaultdict
 
 from ocispec import Digest, Reference
 
+# Enough to have one that is not the repository itself.
+_CANDIDATES = 2
+
 
 class Whereabouts:
-    """What was learned in one run. Thread-safe: single steps on sets."""
+    """The knowledge of one run. Thread-safe: its state is changed in single steps.
+
+    A base layer may be in tens of thousands of repositories, so no method looks at all repositories of some content.
+    """
 
     def __init__(self) -> None:
         self._repositories: defaultdict[tuple[str, Digest], set[str]] = defaultdict(set)
+        self._candidates: dict[tuple[str, Digest], tuple[str, ...]] = {}
 
     def note(self, place: Reference, digest: Digest) -> None:
-        """The repository of `place` has this content."""
-        self._repositories[place.host, digest].add(place.repository)
+        """Remember that the repository of `place` has this content."""
+        key = place.host, digest
+        self._repositories[key].add(place.repository)
+        known = self._candidates.get(key, ())
+        if len(known) < _CANDIDATES and place.repository not in known:
+            self._candidates[key] = (*known, place.repository)
 
     def has(self, place: Reference, digest: Digest) -> bool:
         """Whether the repository of `place` is known to have it."""
         return place.repository in self._repositories.get((place.host, digest), ())
 
-    def beside(self, place: Reference, digest: Digest) -> str | None:
-        """Another repository of the same registry that is known to have it."""
-        others = self._repositories.get((place.host, digest), ())
-        return min((repository for repository in tuple(others) if repository != place.repository), default=None)
+    def mount_candidate(self, place: Reference, digest: Digest) -> str | None:
+        """Another repository of the same registry that is known to have it: one of the first that were noted."""
+        known = self._candidates.get((place.host, digest), ())
+        return next((repository for repository in known if repository != place.repository), None)
