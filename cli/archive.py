@@ -13,13 +13,14 @@ from cli.context import Context
 from cli.errors import BadInput, tell
 from cli.names import recorded
 from ocispec.errors import Unavailable
+from ocispec.units import counted
 from storage.archive import Imported, export_images, import_images
 
 _STREAM = "-"
 
 
 def export(context: Context, arguments: Sequence[str]) -> int:
-    """Write images to an archive, which appears whole or not at all; then list them, unless it is standard output."""
+    """Write images and their referrers to an archive, which appears whole or not at all; list them if it is a file."""
     *wanted, file = arguments
     if not wanted:
         raise BadInput(f"export: expected NAME... FILE, got {file!r} alone (the file comes last, - is standard output)")
@@ -27,7 +28,10 @@ def export(context: Context, arguments: Sequence[str]) -> int:
     with _output(file) as stream:
         exported = export_images(store, [recorded(store, text).name for text in wanted], stream)
     if file != _STREAM:
-        _show(context, [Imported(name=name.name, descriptor=name.descriptor) for name in exported])
+        done = [Imported(name=one.name, descriptor=one.descriptor, referrers=len(one.referrers)) for one in exported]
+        _show(context, done)
+    if count := sum(len(name.referrers) for name in exported):
+        tell(f"with {counted(count, 'referrer')}, for readers of OCI layouts; docker load does not read them")
     return 0
 
 
@@ -53,10 +57,11 @@ def _show(context: Context, outcomes: Sequence[Imported]) -> None:
         tables.columns(("NAME", "DIGEST"), done)
 
 
-def _described(outcome: Imported) -> dict[str, str | None]:
+def _described(outcome: Imported) -> dict[str, str | int | None]:
     return {
         "name": outcome.name,
         "digest": None if outcome.descriptor is None else str(outcome.descriptor.digest),
+        "referrers": outcome.referrers,
         "error": None if outcome.error is None else str(outcome.error),
     }
 

@@ -58,9 +58,10 @@ def update(backend: Backend, layout: Layout, names: Names) -> None:
             listed, written = names.listing(), listed
 
 
-def document(names: Iterable[Name], *, under: tuple[str, ...]) -> bytes:
-    """An `index.json` that lists `names`, each in these annotations."""
-    return _document([_entry(name, under) for name in names])
+def document(names: Iterable[Name], *, under: tuple[str, ...], tagged: Iterable[tuple[str, Descriptor]] = ()) -> bytes:
+    """Return an `index.json` that lists `names`, each in these annotations, and `tagged` manifests by reference name."""
+    others = [_listed(descriptor, {REF_NAME: name}) for name, descriptor in tagged]
+    return _document([*(_entry(name, under) for name in names), *others])
 
 
 def _document(manifests: Sequence[Mapping[str, Any]], **more: object) -> bytes:
@@ -99,7 +100,7 @@ def _referrers(names: Sequence[Name]) -> list[dict[str, Any]]:
     entries = list[dict[str, Any]]()
     for name in names:
         for referrer in name.referrers:
-            called = None if referrer.tag is None else f"{name.source}:{referrer.tag}"
+            called = None if referrer.tag is None else f"{name.repository}:{referrer.tag}"
             key = called or referrer.descriptor.digest
             if key not in taken:
                 taken.add(key)

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import orjson
 
-from ocispec import Descriptor, Platform, fields
+from ocispec import Descriptor, Platform, Reference, fields
 from ocispec.errors import InvalidInput, NotFound, Unsupported
 from ocispec.referrers import Referrer
 from storage import times
@@ -41,6 +41,14 @@ class Name:
     def roots(self) -> tuple[Descriptor, ...]:
         """What is at the top of all that the name needs."""
         return (self.descriptor, *(referrer.descriptor for referrer in self.referrers))
+
+    @property
+    def repository(self) -> str:
+        """The repository in which the tags of its referrers are."""
+        try:
+            return Reference.parse(self.name).locator
+        except InvalidInput:
+            return self.source
 
     def to_json(self) -> bytes:
         """The record as it is kept."""

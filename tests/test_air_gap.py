@@ -86,7 +86,7 @@ def test_the_guide_brings_images_across(prefect: PrefectServer, s3: S3Server, tm
             for name, built in (("team/app:1.0", APP), ("team/tools:3", TOOLS)):
                 skopeo.copy(f"docker://{inside.host}/{below}/{name}", f"dir:{tmp_path}/{below}-{built.root.digest}")
                 assert skopeo.raw(f"docker://{inside.host}/{below}/{name}") == built.manifests[-1].raw
-        for below in ("mirror", "from-bucket"):
+        for below in ("mirror", "from-archive", "from-bucket"):
             about = f"docker://{inside.host}/{below}/team/app"
             assert skopeo.raw(f"{about}:{SIGNATURE_TAG}") == SIGNATURE.manifests[-1].raw
             assert BILL.root.digest.encode() in skopeo.raw(f"{about}:{LISTING_TAG}")

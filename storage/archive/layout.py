@@ -58,6 +58,15 @@ def name_of(descriptor: Descriptor) -> str | None:
     return None
 
 
+def place_of(descriptor: Descriptor) -> tuple[str | None, str | None]:
+    """The repository and tag that an index gives a manifest. A mere tag has no repository; other texts are neither."""
+    if (name := name_of(descriptor)) is not None:
+        reference = Reference.parse(name)
+        return reference.locator, reference.tag
+    annotations = dict(descriptor.annotations)
+    return None, annotations.get(REF_NAME) or annotations.get(CONTAINERD_NAME) or None
+
+
 def whole(text: str) -> str:
     """What Docker means by a name.
 

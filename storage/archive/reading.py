@@ -7,34 +7,39 @@ from typing import IO
 
 from ocispec import Descriptor, fields, manifest, mediatypes
 from ocispec.errors import DistError, InvalidInput
+from ocispec.referrers import Referrer
 from storage import completeness
 from storage.archive import docker, layout
 from storage.archive.received import Received, receive
+from storage.archive.related import RelatedManifests, merged
 from storage.store import ContentStore
-
-_Taken = dict[str, Descriptor]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Imported:
-    """What became of an image: its name is recorded, or `error` says why not; `name` is None where it has none."""
+    """The result of one image: its name is recorded, or `error` says why not; `name` is None where it has none."""
 
     name: str | None
     descriptor: Descriptor | None
+    referrers: int = 0
     error: DistError | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Listed:
-    """An image as the archive lists it; `root` gives its manifest, which may have to be made first."""
+    """An image as the archive lists it; `root` gives its manifest, which may have to be made first.
+
+    `entry` is its descriptor in `index.json`, None in Docker's list.
+    """
 
     at: str
     names: tuple[str, ...]
     root: Callable[[], Descriptor]
+    entry: Descriptor | None = None
 
 
 def import_images(store: ContentStore, file: IO[bytes], *, source: str, name: str | None = None) -> tuple[Imported, ...]:
-    """Bring the images of an archive into the store, and record the names of those that are whole.
+    """Bring the images of an archive into the store, and record the names of those that are whole, with their referrers.
 
     `file` need not seek; `source` says in records and errors where it is from. `name` is for an image to which the archive
     gives no whole name. What counts as whole is said by `storage.completeness.held_children`. One image's error is no
@@ -48,11 +53,14 @@ def import_images(store: ContentStore, file: IO[bytes], *, source: str, name: st
     fallback = () if name is None else (layout.whole(name),)
     archive = f"archive {source}"
     received = receive(store, file, source=archive)
-    taken: _Taken = {}
-    outcomes: list[Imported] = []
-    for image in _listed(store, received):
-        outcomes += _import(store, image, image.names or fallback, source=archive, taken=taken)
-    if taken:
+    importer = _Importer(store, archive, fallback)
+    images = _listed(store, received)
+    related = importer.related = RelatedManifests.of(store, [image.entry for image in images if image.entry is not None])
+    later = [image for image in images if image.entry is not None and related.may_refer(image.entry)]
+    outcomes = [outcome for image in images if image not in later for outcome in importer.import_image(image)]
+    unclaimed = [image for image in later if image.entry is not None and not related.is_claimed(image.entry)]
+    outcomes += [outcome for image in unclaimed for outcome in importer.import_image(image)]
+    if importer.has_recorded:
         store.update_index()
     return tuple(outcomes)
 
@@ -77,7 +85,7 @@ def _of_index(root: Descriptor, *, at: str) -> _Listed:
     name = layout.name_of(root)
     others = tuple((key, value) for key, value in root.annotations if key not in layout.NAMES)
     bare = replace(root, annotations=others)
-    return _Listed(at=at, names=() if name is None else (name,), root=lambda: bare)
+    return _Listed(at=at, names=() if name is None else (name,), root=lambda: bare, entry=root)
 
 
 def _of_docker(store: ContentStore, received: Received, item: fields.Json, *, at: str) -> _Listed:
@@ -85,26 +93,52 @@ def _of_docker(store: ContentStore, received: Received, item: fields.Json, *, at
     return _Listed(at=at, names=names, root=partial(docker.build, store, received, item, at=at))
 
 
-def _import(store: ContentStore, image: _Listed, names: tuple[str, ...], *, source: str, taken: _Taken) -> list[Imported]:
-    children = completeness.held_children(store)
-    try:
-        root = image.root()
-        completeness.require(store, root, children=children, name=", ".join(names) or image.at)
-        if not names:
-            raise InvalidInput(f"{image.at}: the archive gives {root} no whole name; say what to call it")
-    except DistError as exc:
-        return [Imported(name=name, descriptor=None, error=exc) for name in names or (None,)]
-    return [_record(store, name, root, source=source, taken=taken) for name in names]
+class _Importer:
+    """Records the names of images whose content has been received."""
 
+    def __init__(self, store: ContentStore, source: str, fallback: tuple[str, ...]) -> None:
+        self.related = RelatedManifests.of(store, ())
+        self._store, self._source, self._fallback = store, source, fallback
+        self._taken: dict[str, Descriptor] = {}
 
-def _record(store: ContentStore, name: str, root: Descriptor, *, source: str, taken: _Taken) -> Imported:
-    first = taken.setdefault(name, root)
-    try:
-        if first.content != root.content:
-            raise InvalidInput(f"{name}: {source} has it as {first} and as {root}; only the first was taken")
-        with store.unswept():
-            completeness.require(store, root, children=completeness.held_children(store), name=name)
-            store.names.put(name, root, source=source, platforms=completeness.held_platforms(store, root))
-    except DistError as exc:
-        return Imported(name=name, descriptor=root, error=exc)
-    return Imported(name=name, descriptor=root)
+    @property
+    def has_recorded(self) -> bool:
+        """Whether there is an image with a name."""
+        return bool(self._taken)
+
+    def import_image(self, image: _Listed) -> list[Imported]:
+        """Record an image under its names; of an image that is not whole, return the error."""
+        children = completeness.held_children(self._store)
+        names = image.names or self._fallback
+        try:
+            root = image.root()
+            completeness.require(self._store, root, children=children, name=", ".join(names) or image.at)
+            if not names:
+                raise InvalidInput(f"{image.at}: the archive gives {root} no whole name; say what to call it")
+        except DistError as exc:
+            return [Imported(name=name, descriptor=None, error=exc) for name in names or (None,)]
+        return [self._record(name, root) for name in names]
+
+    def _record(self, name: str, root: Descriptor) -> Imported:
+        first = self._taken.setdefault(name, root)
+        store = self._store
+        try:
+            if first.content != root.content:
+                raise InvalidInput(f"{name}: {self._source} has it as {first} and as {root}; only the first was taken")
+            claimed = self.related.claim(root, name=name)
+            roots = (root, *(referrer.descriptor for referrer in claimed))
+            referrers = merged(self._known(name, root), claimed)
+            platforms = completeness.held_platforms(store, root)
+            with store.unswept():
+                completeness.require(store, *roots, children=completeness.held_children(store), name=name)
+                store.names.put(name, root, source=self._source, platforms=platforms, referrers=referrers)
+        except DistError as exc:
+            return Imported(name=name, descriptor=root, error=exc)
+        return Imported(name=name, descriptor=root, referrers=len(referrers))
+
+    def _known(self, name: str, root: Descriptor) -> tuple[Referrer, ...]:
+        """The referrers that the store has recorded with the same image."""
+        if name not in self._store.names:
+            return ()
+        known = self._store.names.get(name)
+        return known.referrers if known.descriptor.content == root.content else ()

@@ -1,7 +1,8 @@
 """Export: images of a store as one tar stream, an image layout that other tools read (image-spec 1.1, image-layout.md).
 
 Its `index.json` has each image under its name, for skopeo's `oci-archive:FILE:NAME` and for containerd. Images of one platform
-are also listed as `docker save` does, for `docker load` and skopeo's `docker-archive:FILE:NAME`.
+are also listed as `docker save` does, for `docker load` and skopeo's `docker-archive:FILE:NAME`; that list has no place for
+referrers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,7 +11,8 @@ from typing import IO
 from ocispec import Descriptor, manifest
 from ocispec.errors import InvalidInput
 from storage import completeness, index
-from storage.archive import docker, layout, tar
+from storage.archive import docker, layout, related, tar
+from storage.archive.related import TaggedManifest
 from storage.names import Name
 from storage.store import ContentStore
 
@@ -18,13 +20,14 @@ _Image = tuple[Name, Sequence[Descriptor]]
 
 
 def export_images(store: ContentStore, names: Iterable[str], file: IO[bytes]) -> tuple[Name, ...]:
-    """Write images to `file`, which need not seek, and answer with their names. The same content gives the same bytes.
+    """Write images and their referrers to `file`, which need not seek, and return their names.
 
-    Exactly the blobs that the images consist of are written, each once and verified on its way. What counts as whole is
-    said by `storage.completeness.held_children`: of an index, manifests that are not in the store are left out.
+    The same content gives the same bytes. Exactly the blobs that the images consist of are written, each once and verified on
+    its way, and the fallback indexes by which referrers are found. `storage.completeness.held_children` says what counts as
+    whole: of an index, manifests that are not in the store are left out.
 
     Raises:
-        NotFound: no such name, or an image lacks something; nothing has been written.
+        NotFound: no such name, or an image or referrer lacks something; nothing has been written.
         InvalidInput: names whose list no importer would read, for its size; nothing has been written.
         Corrupt: a blob is not what its digest says; what has been written is of no use.
         OSError: what `file` raises.
@@ -32,19 +35,31 @@ def export_images(store: ContentStore, names: Iterable[str], file: IO[bytes]) ->
     children = completeness.held_children(store)
     wanted = tuple(store.names.get(name) for name in sorted(set(names)))
     images = [(name, completeness.require(store, name.descriptor, children=children, name=name.name)) for name in wanted]
-    sizes = {descriptor.digest: descriptor.size for _, found in images for descriptor in found}
-    for path, document in _documents(store, images).items():
+    referrers = [completeness.require(store, *name.roots[1:], children=children, name=name.name) for name in wanted]
+    tagged = _unnamed(related.tagged_manifests(store, wanted), wanted)
+    sizes = {one.digest: one.size for found in (*(found for _, found in images), *referrers) for one in found}
+    indexes = {one.descriptor.digest: one.raw for one in tagged if one.raw is not None}
+    for path, document in _documents(store, images, tagged).items():
         tar.write(file, path, size=len(document), pieces=(document,))
-    for digest in sorted(sizes):
-        tar.write(file, layout.blob_entry(digest), size=sizes[digest], pieces=store.chunks(digest))
+    for digest in sorted(sizes.keys() | indexes.keys()):
+        raw = indexes.get(digest)
+        size, pieces = (sizes[digest], store.chunks(digest)) if raw is None else (len(raw), iter((raw,)))
+        tar.write(file, layout.blob_entry(digest), size=size, pieces=pieces)
     file.write(tar.END)
     return wanted
 
 
-def _documents(store: ContentStore, images: Sequence[_Image]) -> dict[str, bytes]:
+def _unnamed(tagged: Iterable[TaggedManifest], names: Iterable[Name]) -> list[TaggedManifest]:
+    """Without those that have a name of their own."""
+    named = {name.name for name in names}
+    return [one for one in tagged if one.name not in named]
+
+
+def _documents(store: ContentStore, images: Sequence[_Image], tagged: Iterable[TaggedManifest]) -> dict[str, bytes]:
+    entries = [(one.name, one.descriptor) for one in tagged]
     documents = {
         layout.MARKER: index.MARKER,
-        layout.INDEX: index.document((name for name, _ in images), under=layout.NAMES),
+        layout.INDEX: index.document((name for name, _ in images), under=layout.NAMES, tagged=entries),
         layout.DOCKER_LIST: docker.listed(store, images),
     }
     for path, document in documents.items():

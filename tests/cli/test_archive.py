@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ocispec.referrers import Referrer
 from storage import ContentStore, open_store
 from tests import images
 from tests.cli.dist import command, dist
@@ -56,10 +57,26 @@ def test_what_skopeo_wrote_is_imported(store: ContentStore, target: ContentStore
 
     result = dist("--store", target.url, "--output", "json", "import", archive)
 
-    assert (result.code, result.json) == (0, [{"name": ONE, "digest": FIRST.root.digest, "error": None}])
+    assert (result.code, result.json) == (0, [{"name": ONE, "digest": FIRST.root.digest, "referrers": 0, "error": None}])
     assert set(content(target)) == set(FIRST.descriptors)
     (name,) = target.names
     assert name.source == f"archive {archive}"
+
+
+def test_referrers_go_along_and_the_limit_of_docker_is_named(store: ContentStore, target: ContentStore, tmp_path: Path) -> None:
+    bill = images.artifact(62, subject=FIRST)
+    referrer = Referrer(put(store, bill, "ghcr.io/a/bill:1"))
+    store.names.put(ONE, store.names.get(ONE).descriptor, source="tests", referrers=(referrer,))
+    archive = tmp_path / "a.tar"
+
+    written = dist("--store", store.url, "--output", "json", "export", ONE, archive)
+    read = dist("--store", target.url, "--output", "json", "import", archive)
+
+    line = "dist: with 1 referrer, for readers of OCI layouts; docker load does not read them"
+    assert (written.code, written.line, written.json[0]["referrers"]) == (0, line, 1)
+    assert (read.code, read.err, read.json[0]["referrers"]) == (0, "", 1)
+    (name,) = target.names
+    assert [str(one.descriptor.digest) for one in name.referrers] == [bill.root.digest]
 
 
 def test_from_store_to_store_through_a_pipe(store: ContentStore, target: ContentStore) -> None:

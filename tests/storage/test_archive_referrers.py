@@ -1,0 +1,193 @@
+"""Referrers and digest tags of images go into archives and come out of them, in the forms that other tools use."""
+
+import json
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ocispec import Descriptor, Digest
+from ocispec.errors import NotFound
+from ocispec.referrers import Referrer, cosign_tags, tag_of
+from storage import ContentStore, Name, gc, open_store
+from tests import images
+from tests.peers import skopeo
+from tests.storage.archives import (
+    Entry,
+    content,
+    descriptor,
+    document,
+    entries_of,
+    exported,
+    imported,
+    memory_store,
+    put,
+    tar_of,
+)
+from tests.storage.conformance import ingest
+
+REPOSITORY = "registry.example/team/app"
+NAME = f"{REPOSITORY}:1"
+REF_NAME = "org.opencontainers.image.ref.name"
+ONE, ARM = images.image(880), images.image(881, platform="linux/arm64")
+IMAGE = images.index([ONE, ARM])
+BILL = images.artifact(882, subject=ONE)
+SIGNED_BILL = images.artifact(883, subject=BILL)
+ATTESTED = images.artifact(884, subject=IMAGE)
+SIGNATURE = images.artifact(885)  # without a subject, as cosign signs
+SIGNATURE_TAG = cosign_tags(Digest.parse(IMAGE.root.digest))[0]
+LISTED = (BILL, SIGNED_BILL, ATTESTED)
+LISTINGS = [tag_of(Digest.parse(one.root.digest)) for one in (ONE, BILL, IMAGE)]
+
+
+def about(image: images.BuiltImage) -> Descriptor:
+    """How a registry lists a referrer."""
+    return Descriptor.from_json({**descriptor(image).to_json(), "artifactType": images.ARTIFACT}, at="test")
+
+
+def fill(store: ContentStore, image: images.BuiltImage) -> None:
+    content = image.blobs | {manifest.digest: manifest.raw for manifest in image.manifests}
+    for digest in content.keys() - {str(info.digest) for info in store.walk()}:
+        ingest(store, content[digest])
+
+
+def filled() -> ContentStore:
+    store = memory_store()
+    put(store, IMAGE, NAME)
+    referrers = [Referrer(about(one)) for one in LISTED] + [Referrer(descriptor(SIGNATURE), SIGNATURE_TAG)]
+    for one in (*LISTED, SIGNATURE):
+        fill(store, one)
+    ordered = tuple(sorted(referrers, key=lambda one: str(one.descriptor.digest)))
+    store.names.put(NAME, descriptor(IMAGE), source=REPOSITORY, referrers=ordered)
+    return store
+
+
+def noted(name: Name) -> set[tuple[str, str | None]]:
+    return {(str(referrer.descriptor.digest), referrer.tag) for referrer in name.referrers}
+
+
+ALL: set[tuple[str, str | None]] = {(one.root.digest, None) for one in LISTED} | {(SIGNATURE.root.digest, SIGNATURE_TAG)}
+
+
+def archive(*listed: tuple[images.BuiltImage, str | None], more: Sequence[images.BuiltImage] = ()) -> bytes:
+    """An image layout whose index.json has these under these reference names; `more` content is not in the index."""
+    files: dict[str, bytes] = {}
+    for image in (*(image for image, _ in listed), *more):
+        for digest, data in (image.blobs | {manifest.digest: manifest.raw for manifest in image.manifests}).items():
+            files[f"blobs/{digest.replace(':', '/')}"] = data
+    manifests: list[dict[str, Any]] = [
+        {**descriptor(image).to_json(), **({"annotations": {REF_NAME: tag}} if tag else {})} for image, tag in listed
+    ]
+    entries: list[Entry] = list(files.items())
+    return tar_of([*entries, ("index.json", document({"schemaVersion": 2, "manifests": manifests}))])
+
+
+def test_what_is_exported_and_imported_has_the_same_referrers() -> None:
+    store, target = filled(), memory_store()
+    data = exported(store, NAME)
+    (outcome,) = imported(target, data)
+    assert (outcome.name, outcome.error, outcome.referrers) == (NAME, None, 4)
+    assert target.names.get(NAME).referrers == store.names.get(NAME).referrers
+    assert [name.name for name in target.names] == [NAME]
+    assert content(store).items() <= content(target).items()
+    assert exported(target, NAME) == data
+
+
+def test_an_archive_lists_referrers_under_the_tags_that_other_tools_look_for() -> None:
+    files = entries_of(exported(filled(), NAME))
+    tagged = {one["annotations"][REF_NAME]: one["digest"] for one in json.loads(files["index.json"])["manifests"]}
+    assert set(tagged) == {NAME, *(f"{REPOSITORY}:{tag}" for tag in (*LISTINGS, SIGNATURE_TAG))}
+    assert tagged[f"{REPOSITORY}:{SIGNATURE_TAG}"] == SIGNATURE.root.digest
+    listing = json.loads(files[f"blobs/{tagged[f'{REPOSITORY}:{LISTINGS[0]}'].replace(':', '/')}"])
+    assert listing["manifests"] == [about(BILL).to_json()]
+    (item,) = json.loads(files["manifest.json"]) or [None]
+    assert item is None
+
+
+def test_skopeo_reads_the_referrers_of_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "a.tar").write_bytes(exported(filled(), NAME))
+    for tag, expected in ((SIGNATURE_TAG, SIGNATURE), (LISTINGS[2], None)):
+        raw = skopeo.raw(f"oci-archive:{tmp_path / 'a.tar'}:{REPOSITORY}:{tag}")
+        assert raw == expected.manifests[-1].raw if expected else ATTESTED.root.digest.encode() in raw
+
+
+def test_digest_tags_that_skopeo_copied_are_imported(tmp_path: Path) -> None:
+    source = open_store(str(tmp_path / "source"))
+    for image in (IMAGE, SIGNATURE):
+        put(source, image, f"{REPOSITORY}:{'1' if image is IMAGE else SIGNATURE_TAG}")
+    source.update_index()
+    for tag in ("1", SIGNATURE_TAG):
+        skopeo.copy(f"oci:{tmp_path / 'source'}:{REPOSITORY}:{tag}", f"oci:{tmp_path / 'copy'}:{REPOSITORY}:{tag}")
+    files: list[Entry] = [
+        (str(path.relative_to(tmp_path / "copy")), path.read_bytes())
+        for path in (tmp_path / "copy").rglob("*")
+        if path.is_file()
+    ]
+    target = memory_store()
+    (outcome,) = imported(target, tar_of(files))
+    assert (outcome.name, outcome.error) == (NAME, None)
+    assert noted(target.names.get(NAME)) == {(SIGNATURE.root.digest, SIGNATURE_TAG)}
+
+
+@pytest.mark.parametrize("form", ["untagged", "bare tags"])
+def test_referrers_in_the_forms_of_other_tools_are_imported(form: str) -> None:
+    if form == "untagged":  # oras lists each manifest that refers to another one
+        data = archive((IMAGE, NAME), *((one, None) for one in LISTED))
+        expected = {pair for pair in ALL if pair[1] is None}
+    else:  # regclient keeps fallback tags
+        listings = [(images.index([one]), tag) for one, tag in zip(LISTED, LISTINGS, strict=True)]
+        data = archive((IMAGE, NAME), (SIGNATURE, SIGNATURE_TAG), *listings)
+        expected = ALL
+    store = memory_store()
+    (outcome,) = imported(store, data)
+    assert (outcome.name, outcome.error, noted(store.names.get(NAME))) == (NAME, None, expected)
+    gc.collect(store, grace=timedelta(0), dry_run=False)
+    assert {digest for digest, _ in expected} <= set(content(store))
+
+
+def test_a_listing_does_not_make_an_unrelated_manifest_a_referrer() -> None:
+    data = archive((IMAGE, NAME), (images.index([SIGNATURE, BILL]), LISTINGS[2]))
+    store = memory_store()
+    outcomes = imported(store, data)
+    assert noted(store.names.get(NAME)) == {(BILL.root.digest, None)}  # it says itself that it refers to a part of the image
+    assert [outcome.error for outcome in outcomes] == [None]
+
+
+def test_a_signature_without_its_image_is_an_image() -> None:
+    store = memory_store()
+    (outcome,) = imported(store, archive((SIGNATURE, f"{REPOSITORY}:{SIGNATURE_TAG}")))
+    assert (outcome.name, outcome.error) == (f"{REPOSITORY}:{SIGNATURE_TAG}", None)
+
+
+def test_a_digest_tag_of_another_repository_is_no_referrer() -> None:
+    store, other = memory_store(), f"registry.example/other:{SIGNATURE_TAG}"
+    assert {one.name for one in imported(store, archive((IMAGE, NAME), (SIGNATURE, other)))} == {NAME, other}
+    assert store.names.get(NAME).referrers == ()
+
+
+def test_an_import_without_referrers_keeps_those_that_are_known() -> None:
+    store = filled()
+    (outcome,) = imported(store, archive((IMAGE, NAME)))
+    assert (outcome.error, outcome.referrers, noted(store.names.get(NAME))) == (None, 4, ALL)
+
+
+def test_a_referrer_that_is_not_whole_is_an_error_and_its_image_is_not(caplog: pytest.LogCaptureFixture) -> None:
+    files = entries_of(exported(filled(), NAME))
+    for digest in BILL.blobs.keys() - SIGNATURE.blobs.keys() - ATTESTED.blobs.keys():
+        files.pop(f"blobs/{digest.replace(':', '/')}", None)
+    store = memory_store()
+    outcome, *others = imported(store, tar_of(list(files.items())))
+    assert (outcome.name, outcome.error) == (NAME, None)
+    assert noted(store.names.get(NAME)) == ALL - {(one.root.digest, None) for one in (BILL, SIGNED_BILL)}
+    assert [type(one.error) for one in others if one.name == f"{REPOSITORY}:{LISTINGS[0]}"] == [NotFound]
+    assert [message.startswith(f"{NAME}: a referrer is left out: ") for message in caplog.messages] == [True]
+
+
+def test_an_export_without_all_of_a_referrer_is_refused() -> None:
+    store = filled()
+    gone = (SIGNATURE.blobs.keys() - BILL.blobs.keys()).pop()
+    store.delete(Digest.parse(gone))
+    with pytest.raises(NotFound, match=gone):
+        exported(store, NAME)
