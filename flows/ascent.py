@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.utilities.annotations import opaque, quote
 
+from flows.confirming import Confirming
 from flows.limits import Limits
 from flows.progress import Listener
 from flows.report import Failure
@@ -49,7 +50,7 @@ class Ascent:
         host, _, repository = image.source.partition("/")
         self._source = repository if host == target.host and repository != target.repository else None
         self._children = without_foreign(children_handler(session.store.manifest))
-        limits = Limits(retries=retries)
+        self._limits = limits = Limits(retries=retries)
         self._resolve, self._push = limits.ready(tasks.resolve, target.host), limits.ready(tasks.push, target.host)
         self._receipts: dict[object, tuple[Descriptor, Receipt]] = {}
         self._failures: list[Failure] = []
@@ -77,7 +78,16 @@ class Ascent:
         referrers = order.refer(self._referrers)
         if not asked.stands:
             order.tag(self._image.descriptor, self._target.tag, after=referrers)
-        return self._delivered(waiting=self._lift(order.nodes, asked, window=window))
+        waiting = self._lift(order.nodes, asked, window=window)
+        self._confirm_referrers(window=window)
+        return self._delivered(waiting=waiting)
+
+    def _confirm_referrers(self, *, window: int) -> None:
+        """Check that the referrers are still listed; what is not is a failure."""
+        if self._session.stopping.reason is None:
+            confirming = Confirming(self._session, self._limits, workers=window)
+            self._failures += [Failure(descriptor=None, message=one.error) for one in confirming.run()]
+            self._tasks += confirming.tasks
 
     def _held(self, *roots: Descriptor) -> dict[object, Descriptor]:
         found = completeness.check(self._session.store, *roots, children=self._children)

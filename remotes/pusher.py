@@ -6,6 +6,7 @@ elsewhere. What goes on in one upload is `remotes.upload`'s.
 
 import logging
 import threading
+from collections.abc import Sequence
 from urllib.parse import urlencode
 
 from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
@@ -45,6 +46,7 @@ class Pusher:
         # Sessions that are open and that nobody is at: a blob's next upload goes on there. Taken and left in single steps.
         self._sessions: dict[Digest, Session] = {}
         self._turns: dict[str, threading.Lock] = {}  # of who writes an index of referrers, by its tag
+        self._referred: dict[Digest, dict[Digest, Descriptor]] = {}  # by subject: the entries that were added to its index
 
     def has(self, descriptor: Descriptor, *, tag: str | None = None) -> bool:
         """Whether the repository has this content, be it as a manifest or as a blob, as its type says; under `tag`, if given.
@@ -176,30 +178,53 @@ class Pusher:
         return digest_in(answer, subject, "oci-subject")
 
     def refer(self, subject: Digest, referrer: Descriptor) -> None:
-        """See to it that `referrer`, as of `ocispec.referrers.entry`, is listed under the tag of the referrers of `subject`.
+        """List `referrer`, as of `ocispec.referrers.entry`, under the fallback tag of the referrers of `subject`.
 
-        For a registry that does not list it by itself: `put` has returned None for a manifest with a subject. Writers of this
-        object take turns. Others are noticed when they were faster, since what was written is read again; who is slower
-        has to notice by himself.
+        This is for a registry that does not list it by itself: `put` has returned None for a manifest with a subject. The index
+        is read again after each write, and written again if the entry is missing. Threads that use this object take turns.
 
         Raises:
-            Unsupported: there is something else under this tag, or the index becomes bigger than manifests may be.
-            Busy: others were faster each time.
+            Unsupported: there is something else under this tag, or the index becomes larger than manifests may be.
+            Busy: others overwrote the entry each time.
             DistError: what the registry says.
         """
+        self._list(subject, (referrer,))
+        self._referred.setdefault(subject, {})[referrer.digest] = referrer
+
+    @property
+    def referred(self) -> dict[Digest, frozenset[Digest]]:
+        """The referrers that were listed under fallback tags, by subject."""
+        return {subject: frozenset(entries) for subject, entries in list(self._referred.items())}
+
+    def confirm_referrers(self, subject: Digest) -> None:
+        """List those referrers of `subject` again that `refer` has listed and that someone else has overwritten since.
+
+        Another client that read the index before such a write replaces it without notice: registries offer no conditional
+        writes.
+
+        Raises:
+            DistError: as `refer`.
+        """
+        self._list(subject, tuple(self._referred[subject].values()))
+
+    def _list(self, subject: Digest, entries: Sequence[Descriptor]) -> None:
         tag = tag_of(subject)
         at = f"{self._repository.locator}:{tag}"
         with self._turns.setdefault(tag, threading.Lock()):
             for writes in range(_WRITES + 1):
-                index = with_entry(referrers.tagged(self._repository, subject), referrer, at=at)
-                if index is None:
+                index, missing = referrers.tagged(self._repository, subject), list[Descriptor]()
+                for entry in entries:
+                    if (extended := with_entry(index, entry, at=at)) is not None:
+                        index = extended
+                        missing.append(entry)
+                if index is None or not missing:
                     return
                 if len(index) > manifest.MAX_BYTES:
                     raise document.too_big(at, str(len(index)))
                 if writes < _WRITES:
                     described = Descriptor(media_type=mediatypes.OCI_INDEX, digest=Digest.of(index), size=len(index))
                     self.put(index, described, tag=tag)
-        raise Busy(f"{at}: expected {referrer} to be listed, others overwrote it {_WRITES} times; try again")
+        raise Busy(f"{at}: expected {missing[0]} to be listed, others overwrote it {_WRITES} times; try again")
 
     def untag(self, tag: str) -> bool:
         """Delete a tag, and nothing else. Return False if this registry cannot delete tags, as the CNCF registry 2.8.

@@ -129,6 +129,11 @@ class Registries:
         repository = self._repository(reference.host, reference)
         return self._pushers.get(key) or self._pushers.setdefault(key, Pusher(repository, repository.sizes))
 
+    def with_fallback_referrers(self) -> list[Reference]:
+        """Return the repositories in which a pusher listed referrers under fallback tags."""
+        pushers = list(self._pushers.items())
+        return [Reference.parse(f"{host}/{repository}") for (host, repository), pusher in pushers if pusher.referred]
+
     def repositories(self, host: str) -> Iterator[str]:
         """The repositories of a registry, `host[:port]`, each once, in its order; asked for as they are taken.
 

@@ -226,6 +226,18 @@ class Session:
             workers=workers,
         )
 
+    def confirm_referrers(self, repository: Reference) -> list[tuple[frozenset[Digest], DistError]]:
+        """List referrers again that this run listed under fallback tags and that others have overwritten since.
+
+        Return the referrers that are still not listed, or for which that is not known, with the error.
+        """
+        pusher, failed = self.registries.pusher(repository), list[tuple[frozenset[Digest], DistError]]()
+        for subject, referrers in pusher.referred.items():
+            error = self._told(partial(pusher.confirm_referrers, subject))
+            if error is not None:
+                failed.append((referrers, error))
+        return failed
+
     def audit(self, expected: Sequence[Expected]) -> list[Finding | DistError]:
         """Return the result of an audit of each of some tags of one repository, or why it failed; see `tasks.audit`."""
         place = expected[0].target

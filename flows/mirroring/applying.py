@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from prefect import flow
@@ -10,6 +11,7 @@ from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
 from flows.api import CALL_ERRORS, ApiUnavailable, brief, client, require_api
+from flows.confirming import Confirming
 from flows.limits import Limits
 from flows.mirroring.course import Brought, Mirroring
 from flows.mirroring.plan import Extra, Image
@@ -55,7 +57,31 @@ class Applying:
             except CALL_ERRORS as exc:
                 part = self._not_begun(shard, f"Prefect API {client().api_url}: {exc}")
             brought = brought.plus(part)
-        return brought
+        return self._confirmed(brought, due)
+
+    def _confirmed(self, brought: Brought, due: Sequence[Image]) -> Brought:
+        """Return the result after a last look at the referrers that were listed under fallback tags.
+
+        An image whose referrer is not listed in the end has failed, so that the next run pushes the referrer again.
+        """
+        if self._session.stopping.reason is not None:
+            return brought
+        confirming = Confirming(self._session, self._limits, workers=self._workers)
+        try:
+            unconfirmed = confirming.run()
+        except CALL_ERRORS as exc:
+            self._session.stopping.set(f"Prefect API {client().api_url}: {exc}")
+            return brought
+        self.tasks += confirming.tasks
+        sources = {step.target: step.wish.source for image in due for step in image.due}
+        failures, referrers = dict(brought.failures), dict(brought.referrers)
+        for one in unconfirmed:
+            for target, pushed in referrers.items():
+                if target.locator == one.repository.locator and one.referrers & pushed.keys():
+                    failures[target] = f"{sources[target]} to {target}: {one.error}"
+                    referrers[target] = {digest: tag for digest, tag in pushed.items() if digest not in one.referrers}
+                    self._listener.fell_short(failures[target])
+        return replace(brought, failures=failures, referrers=referrers)
 
     def _not_begun(self, shard: Iterable[Image], reason: str) -> Brought:
         """Have the run end, and return the result of images that nothing was done for."""

@@ -28,7 +28,7 @@ def concluded(report: MirrorReport, before: Records, locked: Records) -> Records
     records, now, brought = dict(locked), datetime.now(UTC), report.brought
     for step in report.plan.steps:
         result, known = report.result(step), before.get(step.target)
-        if result in ("added", "changed", "same"):
+        if result in ("added", "changed", "same") or step.target in brought.referrers:
             referrers = {**step.beside, **brought.referrers.get(step.target, {})}
             records[step.target] = _record(step, locked, mirrored=now, referrers=referrers)
         elif step.is_due and locked.get(step.target) == _intention(step, before):

@@ -20,7 +20,8 @@ from tasks.delivery import Publication
 class Brought:
     """What came of images. `failures` say why targets do not have what was planned, `vetoes` why gates kept it from them.
 
-    `referrers` are those that came along, with their tags, by target. `tasks` counts the task runs that ended.
+    `referrers` are those that came along, with their tags, for each target that was published. A published target has failed
+    if some of its referrers are not listed. `tasks` counts the task runs that ended.
     """
 
     failures: Mapping[Reference, str] = field(default_factory=dict)

@@ -1,0 +1,138 @@
+"""Referrers at registries without a referrers API, where another client overwrites the index under the fallback tag."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.push import PushReport
+from ocispec import Digest
+from ocispec.referrers import tag_of
+from tests import images
+from tests.fakes.faults import Call, Fault
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, image, results
+from tests.peers.prefect import PrefectServer
+
+IMAGE = images.image(8300, layers=1)
+OURS, THEIRS = images.artifact(8301, subject=IMAGE), images.artifact(8302, subject=IMAGE)
+FALLBACK = tag_of(Digest.parse(IMAGE.root.digest))
+
+
+def load(registry: FakeRegistry) -> None:
+    images.load(registry, "app", IMAGE, "v1")
+    images.load(registry, "app", OURS)
+
+
+def overwriting(registry: FakeRegistry, repository: str) -> Callable[[], None]:
+    """Do what a client does that has read the index before ours was written."""
+
+    def overwrite() -> None:
+        images.load(registry, repository, THEIRS)
+        images.load(registry, repository, images.index([THEIRS]), FALLBACK)
+
+    return overwrite
+
+
+def listed(registry: FakeRegistry, repository: str) -> set[str]:
+    found = registry.manifest(repository, FALLBACK)
+    assert found is not None
+    return {one["digest"] for one in json.loads(found[1])["manifests"]}
+
+
+def test_a_mirror_lists_a_referrer_again_that_another_client_overwrote(mirrors: Mirrors, source: FakeRegistry) -> None:
+    load(source)
+    with FakeRegistry(referrers=False) as target:
+        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(overwriting(target, "app"))))
+
+        report = mirrors.run(image(source, target, "app:v1", referrers=True))
+
+        assert report.status == "complete", report.errors()
+        assert listed(target, "app") == {OURS.root.digest, THEIRS.root.digest}
+        assert list(mirrors.locked()[f"{target.host}/app:v1"]["referrers"]) == [OURS.root.digest]
+
+
+def test_a_repair_lists_a_referrer_again_that_another_client_overwrote(mirrors: Mirrors, source: FakeRegistry) -> None:
+    load(source)
+    with FakeRegistry(referrers=False) as target:
+        mirrors.run(image(source, target, "app:v1", referrers=True))
+        target.untag("app", FALLBACK)
+        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(overwriting(target, "app"))))
+
+        report = mirrors.check(repair=True)
+
+        assert report.status == "complete", report.errors()
+        assert listed(target, "app") == {OURS.root.digest, THEIRS.root.digest}
+
+
+def test_a_mirror_reports_a_referrer_that_others_overwrite_each_time_and_the_next_run_lists_it(
+    mirrors: Mirrors, source: FakeRegistry
+) -> None:
+    load(source)
+    with FakeRegistry(referrers=False) as target:
+        overwrite, is_struck = overwriting(target, "app"), [False]
+
+        def strike() -> None:
+            is_struck[0] = True
+            overwrite()
+
+        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(strike)))
+        each_time = Call(lambda: overwrite() if is_struck[0] else None)
+        target.inject(Fault(method="PUT", path=f".*/manifests/{FALLBACK}", nth=None, action=each_time))
+        entry = image(source, target, "app:v1", referrers=True)
+        mirrors.asked(target)
+
+        report = mirrors.run(entry)
+
+        assert (report.status, results(report)) == ("failed", {"app:v1": "failed"})
+        (error,) = report.errors()
+        lost = f"{target.host}/app:{FALLBACK}: expected manifest {OURS.root.digest} to be listed, others overwrote it 5 times"
+        assert error == f"{source.host}/app:v1 to {target.host}/app:v1: {lost}; try again"
+        writes = [one for one in mirrors.asked(target) if one.method == "PUT" and one.path.endswith(FALLBACK)]
+        assert len(writes) == 1 + 5
+        record = mirrors.locked()[f"{target.host}/app:v1"]
+        assert (record["own"], record["digest"], record["referrers"]) == (True, IMAGE.root.digest, {})
+
+        is_struck[0] = False
+        report = mirrors.run(entry)
+
+        assert results(report) == {"app:v1": "changed"}
+        assert listed(target, "app") == {OURS.root.digest, THEIRS.root.digest}
+
+
+def test_a_push_lists_a_referrer_again_that_another_client_overwrote(
+    prefect: PrefectServer, source: FakeRegistry, tmp_path: Path
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.fetch import fetch
+    from flows.push import push
+
+    load(source)
+    store, name = str(tmp_path / "store"), f"{source.host}/app:v1"
+    with FakeRegistry(referrers=False) as target, temporary_settings({PREFECT_API_URL: prefect.url}):
+        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(overwriting(target, "copy"))))
+        fetch([name], store, referrers=True)
+        report: Any = push(name, f"{target.host}/copy:v1", store, referrers=True, return_state=True).result()
+        assert isinstance(report, PushReport)
+        assert report.status == "complete", report.errors()
+        assert listed(target, "copy") == {OURS.root.digest, THEIRS.root.digest}
+
+
+@pytest.mark.parametrize("has_api", [True, False])
+def test_the_last_look_costs_one_request_per_subject_and_none_with_a_referrers_api(
+    mirrors: Mirrors, source: FakeRegistry, *, has_api: bool
+) -> None:
+    load(source)
+    others = [images.artifact(8303 + number, subject=IMAGE) for number in range(3)]
+    for one in others:
+        images.load(source, "app", one)
+    with FakeRegistry(referrers=has_api) as target:
+        report = mirrors.run(image(source, target, "app:v1", referrers=True))
+
+        assert report.status == "complete", report.errors()
+        paths = [f"{one.method} {one.path.rpartition('/')[2]}" for one in mirrors.asked(target)]
+        last = paths[paths.index("PUT v1") + 1 :]
+        assert last == ([] if has_api else [f"GET {FALLBACK}"])
