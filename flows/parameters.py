@@ -1,12 +1,15 @@
 """Parameters that several flows have, as their forms show them."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
+from prefect.context import FlowRunContext
 from pydantic import BaseModel, ConfigDict, Field
 
 from flows.blocks import credentials_in, located
 from flows.config import CONCURRENCY, MAX_CONCURRENCY, hosts
 from remotes import RegistrySettings
+from remotes.advice import PARAMETERS
 from tasks.session import SessionSpec
 
 
@@ -16,6 +19,7 @@ def labelled(title: str, description: str, **constraints: Any) -> Any:
 
 
 _WAY = "give the run a credentials block (--credentials)"
+_WAY_DEPLOYED = "name a credentials block in the run's parameter network"
 _STORE = "a path, an fsspec URL such as s3://bucket/prefix, or block:NAME"
 _ONCE = "How many things are done at once"
 
@@ -96,10 +100,19 @@ def session_spec(store: str, store_options: dict[str, Any], network: Network | N
     """
     url, options = located(store, store_options)
     reached = network or Network()
+    registries, is_deployed = reached.settings(), _is_deployed()
+    if is_deployed:
+        registries = replace(registries, hosts=replace(registries.hosts, advice=PARAMETERS))
     return SessionSpec(
         store=url,
         store_options=options,
-        registries=reached.settings(),
+        registries=registries,
         credentials=credentials_in(reached.credentials) if reached.credentials else {},
-        ways=(_WAY,),
+        ways=(_WAY_DEPLOYED if is_deployed else _WAY,),
     )
+
+
+def _is_deployed() -> bool:
+    """Whether the current flow run is that of a deployment, for which there is no command line."""
+    context = FlowRunContext.get()
+    return context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None

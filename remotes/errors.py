@@ -14,6 +14,7 @@ import httpx
 import orjson
 
 from ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+from remotes.advice import OPTIONS, TLS_ADVICE, TlsAdvice
 from remotes.guard import GUARD
 from remotes.public import AddressRefused
 
@@ -28,7 +29,6 @@ _ABOUT_OUR_CERTIFICATE = re.compile(
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
 # X509_V_ERR_ of OpenSSL (openssl-verify(1)): issuer or its certificate not found, self-signed alone and in a chain, only one.
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
-_SET_TLS = "set tls: {} for it in a file of hosts"
 ADVICE = "dist.advice"
 """Extension of a request: what there is to do for who is not let in, a text that is no secret."""
 _BODY_BYTES = 4096
@@ -110,7 +110,7 @@ def from_response(subject: str, response: httpx.Response) -> RegistryError:
         meaning = f"{meaning}; {advice}"
     elif status == httpx.codes.BAD_REQUEST and response.request.url.scheme == "http" and not codes:
         # So servers answer that speak TLS (Go's, nginx), and perhaps others: a HEAD has no words.
-        meaning = f"{meaning}; it was asked in http: {_SET_TLS.format('enabled')}, if it speaks https"
+        meaning = f"{meaning}; it was asked in http: {_tls_advice(response.request).https}, if it speaks https"
     exchange = Exchange(
         method=response.request.method,
         url=redact(response.request.url),
@@ -147,24 +147,31 @@ def from_transport(subject: str, exc: httpx.RequestError) -> DistError:
     if any(isinstance(c, AddressRefused) for c in causes):
         return Denied(f"{subject}: {_told(exc)}; {request.extensions[GUARD].remedy(request.url)} ({where})")
     for cause in causes:
-        if isinstance(cause, ssl.SSLError) and (known := _about_tls(cause, request.url)) is not None:
+        if isinstance(cause, ssl.SSLError) and (known := _about_tls(cause, request)) is not None:
             kind, why = known
             return kind(f"{subject}: {why} ({_told(exc)}; {where})")
     return Unavailable(f"{subject}: {_told(exc)} ({where})")
 
 
-def _about_tls(error: ssl.SSLError, url: httpx.URL) -> tuple[type[DistError], str] | None:
+def _tls_advice(request: httpx.Request) -> TlsAdvice:
+    advice = request.extensions.get(TLS_ADVICE, OPTIONS)
+    if not isinstance(advice, TlsAdvice):
+        raise TypeError(f"{TLS_ADVICE}: expected a TlsAdvice, got {advice!r}")
+    return advice.for_server(request.url.netloc.decode("ascii"))
+
+
+def _about_tls(error: ssl.SSLError, request: httpx.Request) -> tuple[type[DistError], str] | None:
     """What a failure of TLS means and what to do about it; None for those of which nothing is known."""
+    url, advice = request.url, _tls_advice(request)
     server, reason = url.netloc.decode("ascii"), getattr(error, "reason", None) or ""
     if isinstance(error, ssl.SSLCertVerificationError):
         is_unknown = getattr(error, "verify_code", None) in _UNKNOWN_AUTHORITY  # else another authority is of no help
-        good = "trust who signed it with --ca-file" if is_unknown else "have the server show a good one"
-        return Denied, f"the certificate of {url.host} is not trusted; {good}, or take any with --insecure {server}"
+        good = advice.authority if is_unknown else "have the server show a good one"
+        return Denied, f"the certificate of {url.host} is not trusted; {good}, or {advice.any_certificate}"
     if _ABOUT_OUR_CERTIFICATE.fullmatch(reason):
-        return Denied, f"{url.host} wants a client certificate, or another one; set certFile in the file of hosts"
+        return Denied, f"{url.host} wants a client certificate, or another one; {advice.certificate}"
     if reason in _NO_TLS:
-        plain = f"give --plain-http, or {_SET_TLS.format('disabled')}"
-        return Unavailable, f"{server} does not speak TLS; {plain}, if it speaks http"
+        return Unavailable, f"{server} does not speak TLS; {advice.http}, if it speaks http"
     return None
 
 

@@ -15,6 +15,7 @@ from typing import Literal, Self
 import httpx
 
 from ocispec.errors import InvalidInput, shown
+from remotes.advice import OPTIONS, TlsAdvice
 
 # Docker Hub's name in references is not the name of its registry.
 _ALIASES = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
@@ -77,7 +78,7 @@ class HostSettings:
     secret. `in_flight` bounds requests under way at once, `per_second` those that are begun; None does not. `avoid` is what it
     cannot do, although it does not say so. `private_hosts` are servers, `host` or `host:port`, that it may name in redirects
     and elsewhere although they are at private addresses, see `remotes.guard`. `chunk_bytes` and `whole_bytes` are the sizes of
-    uploads, see `remotes.sizes`.
+    uploads, see `remotes.sizes`. `advice` says where people change these settings, None as for hosts that are not named.
     """
 
     scheme: Literal["http", "https"] | None = None
@@ -92,6 +93,7 @@ class HostSettings:
     private_hosts: frozenset[str] = frozenset()
     chunk_bytes: int | None = None
     whole_bytes: int | None = None
+    advice: TlsAdvice | None = field(default=None, compare=False)
 
     def without_secrets(self) -> Self:
         """The same for somebody who is to be known to nobody: without headers and a certificate of our own."""
@@ -111,6 +113,7 @@ class Hosts:
     plain_http: bool = False
     ca_file: str | None = None
     slots: Mapping[str, int] = field(default_factory=dict)
+    advice: TlsAdvice | None = None
 
     def of(self, host: str) -> HostSettings:
         """The settings of a registry."""
@@ -136,6 +139,10 @@ class Hosts:
         What was set for a registry is for that registry alone.
         """
         return self._complete(self._by_server.get(_server(url)))
+
+    def advice_at(self, url: httpx.URL) -> TlsAdvice:
+        """What people can do about failures of TLS with the server that a URL leads to."""
+        return self.at(url).advice or self.advice or OPTIONS
 
     def in_flight(self, url: httpx.URL) -> int | None:
         """How many requests may be under way at once to the server that a URL leads to; None for any number."""

@@ -29,6 +29,7 @@ from urllib3.exceptions import (
     SSLError,
 )
 
+from remotes.advice import TLS_ADVICE
 from remotes.bounded import Bounded
 from remotes.guard import GUARD, Guard
 from remotes.hosts import Hosts, HostSettings, Tls
@@ -72,6 +73,7 @@ class Urllib3Transport(httpx.BaseTransport):
         if guard is not None and guard.is_for_document:
             settings = settings.without_secrets()
         pools = self._pools_for(settings.tls, proxy, allowed if proxy is None else None)
+        request.extensions[TLS_ADVICE] = self._hosts.advice_at(request.url)
         with self._as_httpx(request):
             if allowed is not None and proxy is not None:  # the proxy resolves names and connects
                 refuse_literal(request.url.host, allowed)

@@ -1,7 +1,7 @@
 """How a mirror's registries are reached, and who it is there: `registries`, and regsync's `creds`. No Prefect here."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from flows.mirroring.sections import Creds, MirrorFile, MirrorRegistry
@@ -11,6 +11,7 @@ from flows.yamlfile import Document, Place
 from ocispec import Reference
 from ocispec.errors import InvalidInput
 from remotes import Credentials, HostSettings, Origin, Tls
+from remotes.advice import TlsAdvice
 
 _HUB = "docker.io"
 _HUB_NAMES = ("index.docker.io", "registry-1.docker.io")
@@ -61,7 +62,7 @@ def _registry_settings(registry: MirrorRegistry, key: str, document: Document) -
     """The settings of a host; none for a namespace, which has only credentials."""
     place: Place = ("registries", key)
     if "/" not in _checked(key, document.where(place)):
-        return {key: registry.settings(document, place)}
+        return {key: replace(registry.settings(document, place), advice=TlsAdvice.of_file(document.where(place)))}
     if registry.model_fields_set - _WHO:
         raise InvalidInput(f"{document.where(place)}: expected user, pass, token or block alone for a namespace")
     return {}
@@ -123,7 +124,13 @@ def _settings(creds: Creds, name: str, place: Place, document: Document, priorit
         avoid=frozenset({"head"} if head else ()),
         chunk_bytes=creds.blob_chunk or None,
         whole_bytes=creds.blob_max or None,
+        advice=of_regsync(document.where(place)),
     )
+
+
+def of_regsync(at: str) -> TlsAdvice:
+    """The advice to set keys of regsync's at a place in a file."""
+    return TlsAdvice.of_file(at, authority="regcert", certificate="clientCert and clientKey")
 
 
 def _tls(creds: Creds, place: Place, document: Document) -> Tls:

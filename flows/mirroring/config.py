@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from flows import yamlfile
 from flows.config import CONCURRENCY, MAX_CONCURRENCY
-from flows.mirroring.access import access
+from flows.mirroring.access import access, of_regsync
 from flows.mirroring.claims import known_conflicts
 from flows.mirroring.entries import Entries
 from flows.mirroring.entry import Entry
@@ -22,6 +22,7 @@ from flows.templates import resolved
 from flows.yamlfile import Document
 from ocispec.errors import InvalidInput, Mistakes
 from remotes import Credentials, Hosts
+from remotes.advice import TlsAdvice
 from storage.options import refuse_secrets, refuse_userinfo
 
 _BLOCK = "block:"
@@ -41,7 +42,7 @@ class Mirror:
     """
 
     path: str
-    way: str
+    way: str | None
     name: str
     store: str | None
     store_options: Mapping[str, Any]
@@ -101,11 +102,11 @@ def configured(document: Document, *, is_remembered: bool = True) -> Mirror:
     mistakes.refuse()
     return Mirror(
         path=document.path,
-        way=f"say user and pass, or block, in registries of {document.path}",
+        way=f"set user and pass{'' if file.creds else ', or block,'} in {_access_section(file, document)}",
         name=file.name or stem,
         store=store,
         store_options=options,
-        hosts=Hosts(named=reached.hosts),
+        hosts=Hosts(named=reached.hosts, advice=_tls_advice(file, document)),
         credentials=reached.credentials,
         credential_blocks=reached.blocks,
         entries=tuple(sync),
@@ -150,6 +151,17 @@ def _skopeos(document: Document, to: Sequence[str]) -> Mirror:
         schedules=(),
         warnings=(),
     )
+
+
+def _access_section(file: MirrorFile, document: Document) -> str:
+    """The section in which the file says how registries are reached: regsync's if that is used, otherwise ours."""
+    return f"{'creds' if file.creds else 'registries'} of {document.path}"
+
+
+def _tls_advice(file: MirrorFile, document: Document) -> TlsAdvice:
+    """The advice for registries that the file does not name."""
+    at = f"an entry for {{server}} in {_access_section(file, document)}"
+    return of_regsync(at) if file.creds else TlsAdvice.of_file(at)
 
 
 def _store(section: StoreSection | None, document: Document) -> tuple[str | None, dict[str, Any]]:

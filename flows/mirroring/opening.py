@@ -80,11 +80,11 @@ def specified(wanted: Mirror, store: str | None, store_options: Mapping[str, Any
     options = dict(store_options) if store is not None else {**wanted.store_options, **store_options}
     spec = session_spec(place, options, network)
     given = spec.registries.hosts
-    hosts = replace(given, named={**wanted.hosts.named, **given.named})
+    hosts = replace(given, named={**wanted.hosts.named, **given.named}, advice=wanted.hosts.advice or given.advice)
     blocks = credentials_in(wanted.credential_blocks) if wanted.credential_blocks else {}
     return replace(
         spec,
         registries=replace(spec.registries, hosts=hosts),
         credentials={**wanted.credentials, **blocks, **spec.credentials},
-        ways=(wanted.way, *spec.ways),
+        ways=(*([] if wanted.way is None else [wanted.way]), *spec.ways),
     )

@@ -1,6 +1,7 @@
 """Images that are to be brought to registries in bulk, said without a file of configuration. No Prefect here."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from flows.mirroring.config import Mirror, configured
@@ -29,4 +30,5 @@ def seeding(
     section |= {"list": file} if file is not None else {}
     section |= {"platforms": list(platforms)} if platforms is not None else {}
     section |= {"rewriteIndex": True} if rewrite_index else {}
-    return configured(Document(path=_NAME, data={"name": _NAME, "seed": section}, lines={}), is_remembered=False)
+    found = configured(Document(path=_NAME, data={"name": _NAME, "seed": section}, lines={}), is_remembered=False)
+    return replace(found, way=None, hosts=replace(found.hosts, advice=None))  # there is no file to set anything in

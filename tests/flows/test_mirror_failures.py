@@ -50,7 +50,7 @@ def test_who_mirrors_without_credentials_is_told_the_ways_of_a_mirror(mirrors: M
     with FakeRegistry(auth=Basic("me", "right")) as shut:
         (error,) = mirrors.run(image(source, shut, "app:v1")).errors()
     assert (
-        f"; say user and pass, or block, in registries of {mirrors.config}, give the run a credentials block (--credentials), "
+        f"; set user and pass, or block, in registries of {mirrors.config}, give the run a credentials block (--credentials), "
         f"or log in with 'docker login {shut.host}' or 'podman login {shut.host}' (" in error
     )
 

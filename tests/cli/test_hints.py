@@ -1,0 +1,78 @@
+"""What messages propose where a registry refuses a login or its certificate is not trusted: what the user can set there."""
+
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows.mirroring.config import load
+from tests import images
+from tests.cli.dist import dist
+from tests.fakes.access import Basic
+from tests.fakes.registry import FakeRegistry
+from tests.peers.prefect import PrefectServer
+from tests.peers.tls import self_signed
+
+IMAGE = images.image(1280, layers=1)
+
+
+@pytest.fixture(autouse=True)
+def _api(prefect: PrefectServer) -> None:
+    assert prefect.url
+
+
+def failure(tmp_path: Path, source: FakeRegistry, **said: object) -> str:
+    """The error of a mirror run whose file says this."""
+    entry = {"type": "image", "source": f"{source.host}/app:v1", "target": "127.0.0.1:1/app:v1"}
+    path = tmp_path / "mirror.yaml"
+    lines = [f'"{key}": {json.dumps(value)}' for key, value in {**said, "store": "store", "sync": [entry]}.items()]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    result = dist("mirror", "--quiet", "--dry-run", "--retries", "0", path)
+    assert result.code == 1
+    assert " --" not in result.err
+    return result.err.replace(str(path), "FILE")
+
+
+def test_an_unknown_authority_is_set_in_the_file_of_the_mirror(tmp_path: Path) -> None:
+    with FakeRegistry(tls=self_signed(tmp_path)) as source:
+        images.load(source, "app", IMAGE, "v1")
+        ours = failure(tmp_path, source, registries={source.host: {"tls": "enabled"}})
+        regsync = failure(tmp_path, source, creds=[{"registry": source.host, "tls": "enabled"}])
+    assert f"is not trusted; set caFile, or take any with tls: insecure, in FILE:2: registries.{source.host} (" in ours
+    assert "is not trusted; set regcert, or take any with tls: insecure, in FILE:2: creds[0] (" in regsync
+
+
+def test_a_registry_that_the_file_does_not_name_is_to_be_added_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "mirror.yaml"
+    path.write_text('{"sync": [{"type": "image", "source": "a.example/x", "target": "b.example/x"}]}')
+    advice = load(str(path)).hosts.advice_at(httpx.URL("https://a.example/v2/")).for_server("a.example")
+    assert advice.https == f"set tls: enabled in an entry for a.example in registries of {path}"
+
+
+def test_a_registry_that_speaks_http_is_set_so_in_the_file_of_the_mirror(tmp_path: Path) -> None:
+    with FakeRegistry() as source:
+        told = failure(tmp_path, source, registries={source.host: {"tls": "enabled"}})
+    assert f"does not speak TLS; set tls: disabled in FILE:2: registries.{source.host}, if it speaks http" in told
+
+
+def test_missing_credentials_are_set_in_the_file_of_the_mirror(tmp_path: Path) -> None:
+    with FakeRegistry(auth=Basic("me", "secret")) as source:
+        path = tmp_path / "mirror.yaml"
+        entry = {"type": "image", "source": f"{source.host}/app:v1", "target": "127.0.0.1:1/app:v1"}
+        for said, way in (
+            ({}, "set user and pass, or block, in registries of"),
+            ({"creds": [{"registry": "a.example"}]}, "set user and pass in creds of"),
+        ):
+            path.write_text(json.dumps({"store": "store", "sync": [entry], **said}))
+            assert f"; {way} {path}, " in dist("mirror", "--dry-run", "--retries", "0", path).err
+
+
+def test_a_list_of_images_has_no_file_to_set_anything_in_so_options_are_named(tmp_path: Path) -> None:
+    with FakeRegistry(tls=self_signed(tmp_path)) as source:
+        hosts, listed = tmp_path / "hosts.yaml", tmp_path / "all.txt"
+        hosts.write_text(f"registries: {{{source.host}: {{tls: enabled}}}}\n")
+        listed.write_text(f"{source.host}/app:v1\n")
+        seed = "--store", tmp_path / "store", "seed", listed, "--to", "127.0.0.1:1", "--hosts", hosts, "--dry-run"
+        told = dist(*seed, "--retries", "0").err
+    assert f"trust who signed it with --ca-file, or take any with --insecure {source.host}" in told
