@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from ocispec import manifest, mediatypes
+from ocispec.attestations import attested
 from ocispec.descriptor import Descriptor
 from ocispec.errors import NotFound, shown
 from ocispec.frontier import Frontier
@@ -103,7 +104,9 @@ def filter_platforms(handler: Handler, platforms: Iterable[Platform] | None) -> 
 def serving(
     platforms: Sequence[Platform] | None, descriptor: Descriptor, children: Sequence[Descriptor]
 ) -> Sequence[Descriptor]:
-    """Of the children of an index those that serve `platforms` best; None is all, and so are the children of all else.
+    """Return the children of an index that serve `platforms` best, and the attestation manifests of these.
+
+    All children are returned if `platforms` is None, or if the parent is no index.
 
     Raises:
         NotFound: nothing in the index serves any of them; the message lists what it has.
@@ -115,7 +118,17 @@ def serving(
         has = sorted({shown(str(child.platform)) for child in children})
         listed = ", ".join(has[:_LISTED]) + (f" and {len(has) - _LISTED} more" if len(has) > _LISTED else "")
         raise NotFound(f"{descriptor}: no manifest for {', '.join(map(str, platforms))}; it has {listed}")
-    return chosen
+    keys, digests = {id(child) for child in chosen}, {str(child.digest) for child in chosen}
+    return tuple(child for child in children if id(child) in keys or attested(child) in digests)
+
+
+def without_missing_attestations(handler: Handler, is_missing: Callable[[Descriptor], bool]) -> Handler:
+    """Return a handler that passes on all but attestation manifests that are missing."""
+
+    def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
+        return [child for child in handler(descriptor) if attested(child) is None or not is_missing(child)]
+
+    return handle
 
 
 def limit_manifests(handler: Handler, limit: int) -> Handler:

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from ocispec import fields, manifest
+from ocispec.attestations import attested
 from ocispec.descriptor import Descriptor
 from ocispec.digest import Digest
 from ocispec.errors import NotFound, Unsupported
@@ -29,10 +30,18 @@ class Selected:
     indexes: tuple[Descriptor, ...] = ()
 
 
-def select(root: Descriptor, platforms: Sequence[Platform], read: Callable[[Descriptor], bytes], *, depth: int = 0) -> Selected:
-    """The tree below `root` with nothing for other platforms; the same root where there is nothing to be left out.
+def select(
+    root: Descriptor,
+    platforms: Sequence[Platform],
+    read: Callable[[Descriptor], bytes],
+    *,
+    is_missing: Callable[[Descriptor], bool] | None = None,
+    depth: int = 0,
+) -> Selected:
+    """Return the tree below `root` without other platforms; `root` itself if nothing is left out.
 
-    What an index says beside its manifests is kept, in its order, so that equal input gives equal bytes.
+    Other fields of an index are kept in their order, so that equal input gives equal bytes. Attestation manifests for which
+    `is_missing` is true are left out.
 
     Raises:
         NotFound: an index has nothing for any of `platforms`.
@@ -45,11 +54,12 @@ def select(root: Descriptor, platforms: Sequence[Platform], read: Callable[[Desc
     raw, at = read(root), str(root)
     children = manifest.children(raw, root.media_type, at=at)
     document = fields.parse_object(raw, at=at)
-    chosen = {child.content for child in serving(platforms, root, children)}
+    wanted = serving(platforms, root, children)
+    chosen = {one.content for one in wanted if is_missing is None or attested(one) is None or not is_missing(one)}
     entries, indexes = list[dict[str, Any]](), list[Descriptor]()
     for child, (_, entry) in zip(children, fields.objects(document, "manifests", at=at), strict=True):
         if child.content in chosen:
-            below = select(child, platforms, read, depth=depth + 1)
+            below = select(child, platforms, read, is_missing=is_missing, depth=depth + 1)
             entries.append(dict(entry) if below.root is child else _entry(entry, below.root))
             indexes += below.indexes
     if len(entries) == len(children) and not indexes:
@@ -60,7 +70,7 @@ def select(root: Descriptor, platforms: Sequence[Platform], read: Callable[[Desc
 
 
 def image_for(root: Descriptor, platform: Platform, read: Callable[[Descriptor], bytes]) -> Descriptor:
-    """The image for a platform that is found below `root`: in an index, or in an index in that. What is no index is it itself.
+    """Return the image for a platform below `root`: in an index, or in a nested index. Return `root` if it is no index.
 
     Raises:
         NotFound: there is none.
@@ -72,7 +82,8 @@ def image_for(root: Descriptor, platform: Platform, read: Callable[[Descriptor],
         children = manifest.children(read(root), root.media_type, at=str(root))
         if not children:
             raise NotFound(f"{root}: no manifest for {platform}; it has none")
-        root = serving((platform,), root, children)[0]
+        chosen = serving((platform,), root, children)
+        root = next((one for one in chosen if attested(one) is None), chosen[0])
     raise Unsupported(f"{root}: expected at most {_DEEPEST} indexes in one another")
 
 

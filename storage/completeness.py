@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from ocispec import Descriptor, Platform, config
+from ocispec.attestations import attested
 from ocispec.errors import NotFound, shown
-from ocispec.handlers import Handler, children_handler, filter_platforms, visit
+from ocispec.handlers import Handler, children_handler, filter_platforms, visit, without_missing_attestations
 from ocispec.units import counted
 from storage.names import Name
 from storage.store import ContentStore
@@ -59,12 +60,15 @@ def check(store: ContentStore, *roots: Descriptor, children: Handler) -> Complet
 
 
 def of_name(store: ContentStore, name: Name) -> Completeness:
-    """What the store has of what a name stands for, as far as it was wanted.
+    """Return the content of a name that is in the store or missing; content that was not wanted does not count.
 
     Raises:
         Corrupt, InvalidInput, Unsupported, NotFound: as `check`.
     """
-    children = filter_platforms(children_handler(store.manifest), name.platforms)
+    children = children_handler(store.manifest)
+    if name.lacks_attestations:
+        children = without_missing_attestations(children, lambda descriptor: not store.holds(descriptor))
+    children = filter_platforms(children, name.platforms)
     return check(store, *name.roots, children=children)
 
 
@@ -105,14 +109,22 @@ def held_children(store: ContentStore) -> Handler:
     return handle
 
 
-def held_platforms(store: ContentStore, root: Descriptor) -> tuple[Platform, ...] | None:
-    """The platforms that the store has of an index, of which it lacks others; None where it lacks none."""
+def held_platforms(store: ContentStore, root: Descriptor) -> tuple[tuple[Platform, ...] | None, bool]:
+    """Return the platforms of an index that are in the store, and whether an attestation manifest of theirs is missing.
+
+    The platforms are None if no manifest is missing.
+    """
     if root.kind != "index":
-        return None
+        return None, False
     listed = [child for child in children_handler(store.manifest)(root) if child.is_manifest]
-    held = [child for child in listed if store.holds(child)]
-    platforms = dict.fromkeys(child.platform for child in held if child.platform is not None)
-    return None if len(held) == len(listed) else tuple(platforms)
+    held = {child.digest for child in listed if store.holds(child)}
+    if len(held) == len({child.digest for child in listed}):
+        return None, False
+    images = [child for child in listed if attested(child) is None]
+    platforms = dict.fromkeys(child.platform for child in images if child.digest in held and child.platform is not None)
+    subjects = {str(digest) for digest in held}
+    is_lacking = any(attested(child) in subjects and child.digest not in held for child in listed)
+    return tuple(platforms), is_lacking
 
 
 def refuse_other_platforms(store: ContentStore, root: Descriptor, wanted: Sequence[Platform]) -> None:

@@ -27,6 +27,7 @@ class Name:
     """A name, what it stands for, where that came from and when it was recorded.
 
     `platforms` are those that were wanted of an index, whose other manifests need not be there; None is all of them.
+    With `lacks_attestations`, attestation manifests of these platforms need not be there, either: an archive has none.
     `referrers` came along with it: manifests about it, about manifests below it, or about one another.
     """
 
@@ -34,6 +35,7 @@ class Name:
     descriptor: Descriptor
     source: str
     platforms: tuple[Platform, ...] | None
+    lacks_attestations: bool = False
     referrers: tuple[Referrer, ...] = ()
     recorded: datetime
 
@@ -58,6 +60,7 @@ class Name:
                 "descriptor": self.descriptor.to_json(),
                 "source": self.source,
                 "platforms": None if self.platforms is None else list(map(str, self.platforms)),
+                "lacks_attestations": self.lacks_attestations,
                 "referrers": [referrer.to_json() for referrer in self.referrers],
                 "recorded": self.recorded,
             },
@@ -81,6 +84,7 @@ class Name:
             descriptor=Descriptor.from_json(descriptor, at=f"{at}.descriptor"),
             source=fields.require(document, "source", str, at=at),
             platforms=tuple(map(Platform.parse, platforms)) or None,
+            lacks_attestations=document.get("lacks_attestations") is True,
             referrers=tuple(Referrer.from_json(item, at=path) for path, item in referrers),
             recorded=times.require(document, "recorded", at=at),
         )
@@ -99,6 +103,7 @@ class Names:
         *,
         source: str,
         platforms: tuple[Platform, ...] | None = None,
+        lacks_attestations: bool = False,
         referrers: tuple[Referrer, ...] = (),
     ) -> Name:
         """Record that `name` stands for `descriptor`, which came from `source`; an older record is replaced.
@@ -116,6 +121,7 @@ class Names:
             descriptor=descriptor,
             source=source,
             platforms=platforms,
+            lacks_attestations=lacks_attestations,
             referrers=referrers,
             recorded=datetime.now(UTC),
         )

@@ -119,11 +119,12 @@ class Delivery:
             return None
 
     def _selected(self, wanted: Publication, platforms: tuple[Platform, ...]) -> Descriptor:
-        """The root of a tree for some platforms alone, whose new indexes are in the store until the run ends."""
-        selected, nobody = select(wanted.root, platforms, self._store.manifest), self._source(wanted.target)
+        """Return the root of a tree with these platforms only. Its new indexes are in the store until the run ends."""
+        selected = select(wanted.root, platforms, self._store.manifest, is_missing=self._keeper.is_missing)
+        unused = self._source(wanted.target)  # the descriptors of new indexes contain their bytes
         self._keeper.keep(selected.root)
         for index in selected.indexes:
-            transfer.fetch(self._store, nobody, index, observer=self._received)  # which has its bytes in it
+            transfer.fetch(self._store, unused, index, observer=self._received)
         return replace(selected.root, data=None)
 
     def _unmoved(self, wanted: Publication, root: Descriptor) -> Descriptor | None:

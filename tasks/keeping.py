@@ -1,8 +1,10 @@
 """What the store has of images, and the names that are recorded for those that are whole. No Prefect here."""
 
+from collections.abc import Callable
+
 from ocispec import Descriptor, Reference
 from ocispec.errors import InvalidInput, NotFound
-from ocispec.handlers import Handler, children_handler, filter_platforms
+from ocispec.handlers import Handler, children_handler, filter_platforms, without_missing_attestations
 from ocispec.platform import Platforms
 from ocispec.referrers import Referrer
 from storage import ContentStore, Name, completeness
@@ -11,10 +13,13 @@ from storage.leases import Lease
 
 
 class Keeper:
-    """Keeps images in a store: gc is kept from what the `lease` has taken until the run ends. Thread-safe."""
+    """Keeps images in a store: the `lease` protects them from gc until the run ends. Thread-safe.
 
-    def __init__(self, store: ContentStore, lease: Lease) -> None:
-        self.store, self._lease = store, lease
+    `offline` runs take images as the store has them: with platforms selected, missing attestation manifests are left out.
+    """
+
+    def __init__(self, store: ContentStore, lease: Lease, *, offline: bool = False) -> None:
+        self.store, self._lease, self._offline = store, lease, offline
 
     def keep(self, root: Descriptor) -> None:
         """Keep gc from all that is below a root, be it there or still to come, until the run ends."""
@@ -69,11 +74,20 @@ class Keeper:
     ) -> None:
         if platforms is not None:
             completeness.refuse_other_platforms(self.store, root, platforms)
-        known = self._known(str(reference), root)
+        known, is_lacking = self._known(str(reference), root), False
         if known is not None:
+            is_complete = not self._offline and _joined(known.platforms, platforms) == platforms
+            is_lacking = known.lacks_attestations and not is_complete
             platforms = _joined(known.platforms, platforms)
             referrers = known.referrers if referrers is None else referrers
-        self.store.names.put(str(reference), root, source=reference.locator, platforms=platforms, referrers=referrers or ())
+        self.store.names.put(
+            str(reference),
+            root,
+            source=reference.locator,
+            platforms=platforms,
+            lacks_attestations=is_lacking,
+            referrers=referrers or (),
+        )
 
     def _known(self, name: str, root: Descriptor) -> Name | None:
         """The record of a name, if it stands for this content already."""
@@ -84,8 +98,16 @@ class Keeper:
         return known if known.descriptor.digest == root.digest else None
 
     def children(self, platforms: Platforms) -> Handler:
-        """The handler that answers with what manifests name, of an index with what is wanted of it."""
-        return filter_platforms(children_handler(self.store.manifest), platforms)
+        """Return a handler for the children of manifests: of an index, the manifests for `platforms`."""
+        children = children_handler(self.store.manifest)
+        if self.is_missing is not None and platforms is not None:
+            children = without_missing_attestations(children, self.is_missing)
+        return filter_platforms(children, platforms)
+
+    @property
+    def is_missing(self) -> Callable[[Descriptor], bool] | None:
+        """Tell which attestation manifests are left out; None if all are needed."""
+        return (lambda descriptor: not self.store.holds(descriptor)) if self._offline else None
 
 
 def _joined(one: Platforms, other: Platforms) -> Platforms:

@@ -63,7 +63,7 @@ def _gives(root: Descriptor, expected: Expected, reader: Reader, *, rewritten: b
     if not rewritten or expected.platforms is None:
         return root.digest == expected.digest
     try:
-        return select(root, expected.platforms, reader.read).root.digest == expected.digest
+        return select(root, expected.platforms, reader.read, is_missing=reader.is_missing).root.digest == expected.digest
     except NotFound:  # it has nothing for these platforms any more
         return False
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import DistError
-from ocispec.handlers import Handler, chain, children_handler
+from ocispec.handlers import Handler, chain, children_handler, without_missing_attestations
 from ocispec.referrers import Referrer
 from remotes import (
     Credentials,
@@ -89,7 +89,7 @@ class Session:
         self.store = store
         self.registries = registries
         self.stopping = stopping
-        self.keeper = Keeper(store, lease)
+        self.keeper = Keeper(store, lease, offline=spec.offline)
         # Mirrors of a target are not asked: what counts is what it has itself.
         self._observer, self._received, self._sent = observer, Meter(self), Meter(self)
         self._delivery = Delivery(
@@ -162,7 +162,10 @@ class Session:
         fetch = transfer.fetch_handler(
             self.store, source, observer=self._received, pause=self.stopping.pause, receipts=receipts
         )
-        handler = chain(fetch, children_handler(self.store.manifest))
+        children = children_handler(self.store.manifest)
+        if self.spec.offline:
+            children = without_missing_attestations(children, lambda child: not self.store.holds(child))
+        handler = chain(fetch, children)
 
         def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
             read = self._read_before.pop(descriptor.digest, None)
@@ -282,7 +285,8 @@ class Session:
         self._observer.untold(name, what)
 
     def _reader(self, reference: Reference, *, keep: bool) -> Reader:
-        return Reader(store=self.store, source=self._source(reference), keep=keep, observer=self._received)
+        source, offline = self._source(reference), self.spec.offline
+        return Reader(store=self.store, source=source, keep=keep, observer=self._received, is_offline=offline)
 
     def _source(self, reference: Reference) -> Source:
         """Where an image comes from."""

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from ocispec import Descriptor, Digest, Platform, Reference, config, manifest
 from ocispec.errors import Corrupt, DistError, InvalidInput
-from ocispec.handlers import Handler, children_handler, filter_platforms, visit
+from ocispec.handlers import Handler, children_handler, filter_platforms, visit, without_missing_attestations
 from ocispec.platform import Platforms
 from ocispec.referrers import Referrer
 from ocispec.selected import Selected, image_for, select
@@ -87,12 +87,28 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reader:
-    """Reads manifests and configs of one source: those that the store has there; with `keep` it takes up the others."""
+    """Reads manifests and configs of one source: from the store if it has them. With `keep` the others are stored.
+
+    If the source `is_offline`, it is the store: attestation manifests that are missing there are left out.
+    """
 
     store: ContentStore
     source: Source
     keep: bool
     observer: Observer
+    is_offline: bool = False
+
+    @property
+    def is_missing(self) -> Callable[[Descriptor], bool] | None:
+        """Tell which attestation manifests are left out; None if all are needed."""
+        return (lambda descriptor: not self.store.holds(descriptor)) if self.is_offline else None
+
+    def children(self, platforms: Platforms) -> Handler:
+        """Return a handler for the children of manifests: of an index, the manifests for `platforms`."""
+        children = children_handler(self.read)
+        if self.is_missing is not None and platforms is not None:
+            children = without_missing_attestations(children, self.is_missing)
+        return filter_platforms(children, platforms)
 
     def read(self, descriptor: Descriptor) -> bytes:
         """The content of a descriptor, verified.
@@ -134,14 +150,16 @@ def _settled_root(ask: Ask, there: Sequence[Descriptor | DistError | None]) -> D
 def _known(ask: Ask, found: Descriptor, standing: Sequence[object], reader: Reader, related: RelatedLookup) -> Known:
     root = found if ask.single is None else image_for(found, ask.single, reader.read)
     is_rewritten = ask.rewritten and ask.platforms is not None
-    selected = select(root, ask.platforms or (), reader.read) if is_rewritten else Selected(root=root)
+    selected = (
+        select(root, ask.platforms or (), reader.read, is_missing=reader.is_missing) if is_rewritten else Selected(root=root)
+    )
     goal = selected.root
     due = ask.anew or any(
         there is None or (isinstance(there, Descriptor) and there.digest != goal.digest) for there in standing
     )
     if not (due or ask.related or ask.dated or ask.whole):
         return Known(root=root, goal=goal)
-    children = filter_platforms(children_handler(reader.read), ask.platforms)
+    children = reader.children(ask.platforms)
     content = _content(root, children)
     referrers, trees = ({}, {}) if due else _all_related(ask, content, children, reader, related)
     unknown = [target for target in ask.targets if target in ask.unrecorded] if referrers else []

@@ -55,11 +55,13 @@ class BuiltImage:
         blobs: configs and layers by digest, each after those that precede it in its manifest.
         manifests: manifests and indexes, children before parents, the root last.
         platform: "os/architecture[/variant]" of an image; None for an index or an artifact.
+        annotations: annotations that an index has for it.
     """
 
     blobs: dict[str, bytes]
     manifests: tuple[Manifest, ...]
     platform: str | None = None
+    annotations: tuple[tuple[str, str], ...] = ()
 
     @property
     def root(self) -> Root:
@@ -152,6 +154,18 @@ def artifact(seed: int, *, subject: BuiltImage | None = None) -> BuiltImage:
     if subject:
         body["subject"] = _child(subject)
     return BuiltImage(blobs=_by_digest((empty, payload)), manifests=(_manifest(body),))
+
+
+def attestation(seed: int, about: BuiltImage) -> BuiltImage:
+    """Build an attestation manifest as BuildKit puts it beside an image into an index."""
+
+    def name_statements(document: dict[str, Any]) -> None:
+        document["layers"][0]["mediaType"] = "application/vnd.in-toto+json"
+
+    plain = image(seed, layers=1, platform="unknown/unknown")
+    built = with_manifest(plain, name_statements, blobs=plain.blobs)
+    pairs = (("vnd.docker.reference.digest", about.root.digest), ("vnd.docker.reference.type", "attestation-manifest"))
+    return replace(built, annotations=pairs)
 
 
 def with_manifest(image: BuiltImage, change: Callable[[dict[str, Any]], object], *, blobs: dict[str, bytes]) -> BuiltImage:
@@ -249,7 +263,8 @@ def _descriptor(media_type: str, data: bytes) -> dict[str, Any]:
 def _child(child: BuiltImage) -> dict[str, Any]:
     digest, media_type, size = child.root
     platform = {"platform": _platform(child.platform)} if child.platform else {}
-    return {"mediaType": media_type, "digest": digest, "size": size, **platform}
+    annotations = {"annotations": dict(child.annotations)} if child.annotations else {}
+    return {"mediaType": media_type, "digest": digest, "size": size, **platform, **annotations}
 
 
 def _manifest(body: dict[str, Any]) -> Manifest:

@@ -128,10 +128,17 @@ class _Importer:
             claimed = self.related.claim(root, name=name)
             roots = (root, *(referrer.descriptor for referrer in claimed))
             referrers = merged(self._known(name, root), claimed)
-            platforms = completeness.held_platforms(store, root)
+            platforms, is_lacking = completeness.held_platforms(store, root)
             with store.unswept():
                 completeness.require(store, *roots, children=completeness.held_children(store), name=name)
-                store.names.put(name, root, source=self._source, platforms=platforms, referrers=referrers)
+                store.names.put(
+                    name,
+                    root,
+                    source=self._source,
+                    platforms=platforms,
+                    lacks_attestations=is_lacking,
+                    referrers=referrers,
+                )
         except DistError as exc:
             return Imported(name=name, descriptor=root, error=exc)
         return Imported(name=name, descriptor=root, referrers=len(referrers))

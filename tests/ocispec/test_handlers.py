@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -256,6 +257,31 @@ def test_filter_platforms(platforms: list[Platform] | None, chosen: list[Descrip
     handler = filter_platforms(answering(*LISTED), platforms)
     assert list(handler(INDEX)) == chosen
     assert list(handler(INDEX)) == chosen
+
+
+def attesting(about: Descriptor, *, platform: str = "unknown/unknown", kind: str = "attestation-manifest") -> Descriptor:
+    pairs = (("vnd.docker.reference.digest", str(about.digest)), ("vnd.docker.reference.type", kind))
+    return replace(described(mediatypes.OCI_MANIFEST, f"{about} {platform} {kind}", platform=platform), annotations=pairs)
+
+
+def test_attestations_of_selected_platforms_are_kept_in_the_order_of_the_index() -> None:
+    first, second = attesting(AMD64), attesting(ARM64)
+    handler = filter_platforms(answering(second, AMD64, ARM64, first), wishes("linux/arm64"))
+    assert list(handler(INDEX)) == [second, ARM64]
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [attesting(AMD64), attesting(ARM64, kind="other"), attesting(ARM64, platform="linux/amd64"), ATTESTATION],
+    ids=["another platform", "another type", "a platform of its own", "no annotations"],
+)
+def test_what_is_no_attestation_of_a_selected_platform_is_left_out(odd: Descriptor) -> None:
+    assert list(filter_platforms(answering(odd, AMD64, ARM64), wishes("linux/arm64"))(INDEX)) == [ARM64]
+
+
+def test_an_attestation_does_not_stand_in_for_a_missing_platform() -> None:
+    with pytest.raises(NotFound):
+        filter_platforms(answering(attesting(AMD64)), wishes("linux/amd64"))(INDEX)
 
 
 def test_wishes_from_a_generator_serve_every_index() -> None:
