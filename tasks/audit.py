@@ -42,6 +42,8 @@ class Auditor:
         self._source, self._pusher = source, pusher
         self._seen: dict[object, str | None] = {}
         self._documents: dict[Digest, bytes] = {}
+        self._resolved: dict[Reference, Descriptor | None] = {}
+        self._listed: dict[Digest, frozenset[Digest]] = {}
 
     def audit(self, expected: Expected) -> Finding:
         """Return what is wrong with a tag, and what it resolves to.
@@ -75,10 +77,13 @@ class Auditor:
         return self._standing(Reference.parse(f"{target.locator}@{digest}"))
 
     def _standing(self, reference: Reference) -> Descriptor | None:
-        try:
-            return self._source.resolve(reference)
-        except NotFound:
-            return None
+        """Return what a reference resolves to, None for nothing; it is resolved once."""
+        if reference not in self._resolved:
+            try:
+                self._resolved[reference] = self._source.resolve(reference)
+            except NotFound:
+                self._resolved[reference] = None
+        return self._resolved[reference]
 
     def _tree(self, root: Descriptor, platforms: Platforms) -> Iterator[str]:
         children = without_foreign(filter_platforms(children_handler(self._read), platforms))
@@ -131,4 +136,8 @@ class Auditor:
 
     def _is_listed(self, referrer: Descriptor) -> bool:
         about = manifest.subject(self._read(referrer), referrer.media_type, at=str(referrer))
-        return about is None or any(one.digest == referrer.digest for one in self._source.referrers(about))
+        if about is None:
+            return True
+        if about.digest not in self._listed:
+            self._listed[about.digest] = frozenset(one.digest for one in self._source.referrers(about))
+        return referrer.digest in self._listed[about.digest]

@@ -193,6 +193,19 @@ def test_what_tags_of_a_repository_share_is_asked_for_once(session: Session, tar
     assert [one for one in requests if "/referrers/" in one] == [f"GET /v2/copy/referrers/{ONE.root.digest}"]
 
 
+def test_referrers_of_several_tags_of_one_index_are_requested_once(session: Session, target: FakeRegistry) -> None:
+    load(target)
+    images.load(target, "copy", INDEX, "v2")
+
+    found = session.audit([expected(target), expected(target, "v2")])
+
+    assert [faults_of(one) for one in found] == [(), ()]
+    requests = Counter(asked(target))
+    listed = f"GET /v2/copy/referrers/{ONE.root.digest}"
+    resolved = [f"HEAD /v2/copy/manifests/{key}" for key in ("v1", "v2", SIGNATURE_TAG, BILL.root.digest)]
+    assert {one: requests[one] for one in (listed, *resolved)} == dict.fromkeys((listed, *resolved), 1)
+
+
 def test_what_is_missing_is_told_of_each_tag_that_has_it_and_asked_for_once(session: Session, target: FakeRegistry) -> None:
     load(target)
     images.load(target, "copy", ONE, "v3")
