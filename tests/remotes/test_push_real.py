@@ -66,11 +66,12 @@ def test_an_image_is_read_back(registries: Registries, cncf: CncfRegistry, tmp_p
 
 
 @pytest.mark.parametrize("says_https", [True, False])
-def test_a_proxy_with_tls_has_to_say_that_clients_speak_https(
-    guarded: CncfRegistry, tmp_path: Path, *, says_https: bool
-) -> None:
+def test_a_proxy_with_tls_has_to_say_that_clients_speak_https(tmp_path: Path, *, says_https: bool) -> None:
     self_signed(tmp_path)
-    with tls_proxy(tmp_path, guarded.host, says_https=says_https) as host:
+    with (
+        cncf_registry(tmp_path / "registry", basic_auth=True) as behind,
+        tls_proxy(tmp_path, behind.host, says_https=says_https) as host,
+    ):
         hosts = Hosts(named={host: HostSettings(scheme="https", tls=Tls(ca_file=str(tmp_path / "cert.pem")))})
         settings = replace(SETTINGS, hosts=hosts)
         content = b"behind a proxy" + str(says_https).encode()
