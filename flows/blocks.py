@@ -1,6 +1,7 @@
 """Blocks: what Prefect keeps for flows by name, secrets encrypted; `prefect block register -m flows.blocks` shows them."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 from prefect.blocks.core import Block
@@ -11,7 +12,7 @@ from pydantic import Field, SecretStr
 
 from ocispec.errors import InvalidInput
 from remotes import Credentials, Origin
-from storage.options import refuse_secrets
+from storage.options import merged, refuse_secrets
 
 _PREFIX = "block:"
 # prefect-aws's, and what its fields are called by s3fs.
@@ -115,40 +116,52 @@ def _credentials(data: Mapping[str, Any], block: str) -> tuple[str, Credentials]
     return registry, Credentials(data.get("username") or "", data.get("password") or "", data.get("identity_token"), origin)
 
 
-def located(store: str, options: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Where a flow's parameter `store` leads, with all options: a path or URL itself, or what the block in `block:NAME` says.
+def located(
+    store: str, options: dict[str, Any], *, configured: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[str, dict[str, Any]]:
+    """Return the path or URL of a flow's parameter `store`, and all options of its file system.
+
+    `store` is a path or URL itself, or `block:NAME`. `options` are a parameter, so they may hold no secrets; the
+    `configured` ones may, and are used below them.
 
     Raises:
-        InvalidInput: a secret among the plain options, no such block, or one with what cannot be used.
+        InvalidInput: a secret in `options`, no such block, or a block with options that cannot be used.
     """
     refuse_secrets(options)
+    chosen = merged(configured, options)
     if not store.startswith(_PREFIX):
-        return store, options
+        return store, chosen
     try:
         block = cast("ContentStore", ContentStore.load(store.removeprefix(_PREFIX)))
     except ValueError as exc:
         raise InvalidInput(f"store {store}: there is no such block of type Content Store") from exc
-    known = _merged(_aws_options(block.credentials) if block.credentials else {}, block.options)
-    return block.url, _merged(known, options) | block.secrets.get_secret_value()
+    known = merged(_aws_options(block.credentials) if block.credentials else {}, block.options)
+    return block.url, merged(known, chosen) | block.secrets.get_secret_value()
 
 
 def _aws_options(block: str) -> dict[str, Any]:
-    """What s3fs is to be told of the credentials in a block of prefect-aws."""
+    """Return s3fs's options for the credentials in a block of prefect-aws."""
     with get_client(sync_client=True) as client:
         data = _data(client, block, _AWS)
     if data.get("assume_role_arn"):
-        raise InvalidInput(f"credentials {block}: a role to be assumed cannot be used; expected keys or a profile")
+        raise InvalidInput(
+            f"credentials {block}: assume_role_arn cannot be used; expected keys, or a profile with role_arn in ~/.aws/config"
+        )
     options = {name: data[key] for name, key in _AWS_OPTIONS.items() if data.get(key)}
     if not options:
         raise InvalidInput(f"credentials {block}: expected a block with keys or a profile, such as AWS Credentials")
-    if endpoint := (data.get("aws_client_parameters") or {}).get("endpoint_url"):
-        options["endpoint_url"] = endpoint
-    if region := data.get("region_name"):
-        options["client_kwargs"] = {"region_name": region}
-    return options
+    return options | _aws_client_options(data.get("aws_client_parameters") or {}, data.get("region_name"))
 
 
-def _merged(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Options, of which those in `more` count; what has options of its own, such as `client_kwargs`, has those of both."""
-    both = (key for key in known.keys() & more.keys() if isinstance(known[key], Mapping) and isinstance(more[key], Mapping))
-    return {**known, **more, **{key: {**known[key], **more[key]} for key in both}}
+def _aws_client_options(parameters: Mapping[str, Any], region: str | None) -> dict[str, Any]:
+    """Return s3fs's options for the client parameters of a block of prefect-aws."""
+    # With verify False, prefect-aws ignores the path, too.
+    verify = False if parameters.get("verify") is False else parameters.get("verify_cert_path") or parameters.get("verify")
+    client = {"region_name": region, "api_version": parameters.get("api_version"), "verify": verify}
+    options: dict[str, Any] = {
+        "endpoint_url": parameters.get("endpoint_url"),
+        "use_ssl": False if parameters.get("use_ssl") is False else None,
+        "client_kwargs": {name: value for name, value in client.items() if value is not None},
+        "config_kwargs": parameters.get("config"),
+    }
+    return {name: value for name, value in options.items() if value not in (None, {})}

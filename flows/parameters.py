@@ -1,6 +1,8 @@
 """Parameters that several flows have, as their forms show them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from prefect.context import FlowRunContext
@@ -92,13 +94,19 @@ Reached = Annotated[
 ]
 
 
-def session_spec(store: str, store_options: dict[str, Any], network: Network | None = None) -> SessionSpec:
-    """What a run's session is opened from.
+def session_spec(
+    store: str,
+    store_options: dict[str, Any],
+    network: Network | None = None,
+    *,
+    configured: Mapping[str, Any] = MappingProxyType({}),
+) -> SessionSpec:
+    """Return the specification of a run's session. `configured` are the store options of a configuration, secrets among them.
 
     Raises:
         InvalidInput: a secret among the plain options, no such block, or a wrong file of hosts.
     """
-    url, options = located(store, store_options)
+    url, options = located(store, store_options, configured=configured)
     reached = network or Network()
     registries, is_deployed = reached.settings(), _is_deployed()
     if is_deployed:

@@ -3,7 +3,8 @@
 fsspec reads, lists and deletes everywhere in one way. Making bytes durable, keeping a second writer out and making content
 visible at once is done in one of two ways: on a disk by locks, fsync and rename (`storage.disk`, `storage.files`), on an
 object store by uploads that are completed or not (`storage.objects`, `storage.uploads`). Which one it is, is written in the
-table `_KINDS`, not found out by exception. What fsspec knows beyond it is one line away.
+table `_KINDS`. Other file systems of fsspec are refused: a store needs that a file appears whole or not at all, and fsspec does
+not say which file systems promise that.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ from storage.files import FileIngests
 from storage.ingest import Ingests
 from storage.layout import Layout
 from storage.objects import Objects
-from storage.options import refuse_flat, refuse_userinfo
+from storage.options import merged, refuse_flat, refuse_userinfo
 from storage.uploads import UploadIngests
 
 T = TypeVar("T")
@@ -107,11 +108,19 @@ _KINDS = {
 }
 
 
+# The extras of this distribution that install the drivers of a protocol.
+_EXTRAS = {
+    **dict.fromkeys(("s3", "s3a"), "s3"),
+    **dict.fromkeys(("gs", "gcs"), "gcs"),
+    **dict.fromkeys(("az", "abfs", "abfss", "adl"), "azure"),
+}
+
+
 def open_backend(url: str, options: Mapping[str, Any]) -> tuple[Backend, Ingests, Layout]:
     """The backend for an fsspec URL or local path, with its ingests, and where things are in it.
 
     Raises:
-        InvalidInput: an empty URL, a protocol that fsspec does not know, or options that cannot be right.
+        InvalidInput: an empty URL, a protocol that fsspec does not know or whose driver is not installed, or wrong options.
         Unsupported: a file system that lacks what a store needs.
     """
     if not url:
@@ -132,7 +141,7 @@ def _opened(kind: _Kind, url: str, options: Mapping[str, Any]) -> tuple[Backend,
     on_disk = kind is _KINDS["file"]
     if on_disk and options:
         raise InvalidInput(f"store {url}: a local disk has no store options, got {', '.join(options)}; leave them out")
-    fs, root = url_to_fs(url, **(kind.options() | dict(options)))
+    fs, root = url_to_fs(url, **merged(kind.options(), options))
     if on_disk and not os.path.isabs(root):
         raise InvalidInput(f"store {url}: expected an absolute path, got {root} (is there such a user?)")
     layout = Layout(root.rstrip("/"), "" if on_disk else f"{get_protocol(url)}://")
@@ -141,8 +150,19 @@ def _opened(kind: _Kind, url: str, options: Mapping[str, Any]) -> tuple[Backend,
 
 def _kind_of(url: str) -> _Kind:
     protocol = get_protocol(url)
-    known = get_filesystem_class(protocol).protocol
+    try:
+        known = get_filesystem_class(protocol).protocol
+    except ImportError as exc:
+        if (extra := _EXTRAS.get(protocol)) is None:
+            raise _unsupported(url) from exc
+        advice = f"run pip install 'prefect-dist[{extra}]'"
+        raise InvalidInput(f"store {url}: the driver for {protocol}:// is not installed; {advice}") from exc
     for name in (protocol, *((known,) if isinstance(known, str) else known)):
         if name in _KINDS:
             return _KINDS[name]
-    raise Unsupported(f"store {url}: {protocol} is not supported, use one of {', '.join(sorted(_KINDS))}")
+    raise _unsupported(url)
+
+
+def _unsupported(url: str) -> Unsupported:
+    reason = f"{get_protocol(url)}:// does not promise that a file appears whole or not at all, as a store needs"
+    return Unsupported(f"store {url}: {reason}; use one of {', '.join(sorted(_KINDS))}")

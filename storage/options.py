@@ -14,6 +14,8 @@ from ocispec.errors import InvalidInput
 
 # By their names: `key`, `account_key`, `sas_token`, `aws_secret_access_key` and the like; not `SSEKMSKeyId`, which is a name.
 _SECRET = re.compile(r".*(?:key|secret.*|token.*|password.*|credential.*|connection_string)", re.IGNORECASE)
+# gcsfs takes the way to log in for its `token`, too.
+_NO_SECRETS = {"token": frozenset({"google_default", "cache", "anon", "browser", "cloud"})}
 _USERINFO = re.compile(r"[a-z0-9+.-]+://[^/]*@", re.IGNORECASE)
 
 
@@ -40,17 +42,35 @@ def parse(texts: Iterable[str]) -> dict[str, Any]:
 
 
 def refuse_secrets(options: Mapping[str, Any], *, at: str = "") -> None:
-    """See that no option is a secret, by its name.
+    """Refuse options that may be secrets.
 
     Raises:
         InvalidInput: one is; the message names it and not its value.
     """
     for name, value in options.items():
-        if _SECRET.fullmatch(str(name)) or (isinstance(value, str) and _USERINFO.match(value)):
+        if is_secret(name, value):
             where = "the environment, the files of the service's own tools, or a block of Prefect's"
             raise InvalidInput(f"store option {at}{name}: a secret does not belong here; use {where}")
         if isinstance(value, Mapping):
             refuse_secrets(value, at=f"{at}{name}.")
+
+
+def is_secret(name: str, value: object) -> bool:
+    """Whether an option may be a secret: by its name, or as a URL with a password."""
+    if has_userinfo(value):
+        return True
+    return _SECRET.fullmatch(str(name)) is not None and not (isinstance(value, str) and value in _NO_SECRETS.get(name, ()))
+
+
+def has_userinfo(value: object) -> bool:
+    """Whether a value is a URL with a user or password."""
+    return isinstance(value, str) and _USERINFO.match(value) is not None
+
+
+def merged(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of both; those in `more` win, also inside of options that have options, such as `client_kwargs`."""
+    both = (key for key in known.keys() & more.keys() if isinstance(known[key], Mapping) and isinstance(more[key], Mapping))
+    return {**known, **more, **{key: {**known[key], **more[key]} for key in both}}
 
 
 def refuse_flat(options: Mapping[str, Any]) -> None:

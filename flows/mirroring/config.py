@@ -19,11 +19,11 @@ from flows.mirroring.sections import MirrorFile, StoreSection
 from flows.mirroring.skopeo import SkopeoFile, sources
 from flows.sections import Checked, MistakeLog, checked, checked_in_parts, without_effect
 from flows.templates import resolved
-from flows.yamlfile import Document
+from flows.yamlfile import Document, Place
 from ocispec.errors import InvalidInput, Mistakes
 from remotes import Credentials, Hosts
 from remotes.advice import TlsAdvice
-from storage.options import refuse_secrets, refuse_userinfo
+from storage.options import has_userinfo, is_secret, refuse_userinfo
 
 _BLOCK = "block:"
 _PLATFORMS = ("defaults", "platforms")
@@ -45,7 +45,7 @@ class Mirror:
     way: str | None
     name: str
     store: str | None
-    store_options: Mapping[str, Any]
+    store_options: Mapping[str, Any] = field(repr=False)
     hosts: Hosts
     credentials: Mapping[str, Credentials] = field(repr=False)
     credential_blocks: tuple[str, ...]
@@ -165,18 +165,40 @@ def _tls_advice(file: MirrorFile, document: Document) -> TlsAdvice:
 
 
 def _store(section: StoreSection | None, document: Document) -> tuple[str | None, dict[str, Any]]:
-    """Where images are kept on their way, and what its file system is told."""
+    """Return the URL of the store and the options of its file system, those that templates name in their place.
+
+    Raises:
+        InvalidInput: a URL with a password, or a template with nothing to put in its place; in a text that Prefect keeps, also
+            a secret itself.
+    """
     if section is None:
         return None, {}
     at = document.where(("store",))
     url = resolved(section.url, at=at)
     try:
         refuse_userinfo(url)
-        refuse_secrets(section.options)
     except InvalidInput as exc:
         raise InvalidInput(f"{at}: {exc}") from None
     place = url if url.startswith(_BLOCK) else document.beside(url, ("store",))
-    return place, yamlfile.plain(section.options)
+    return place, _store_options(section.options, document, ("store", "options"))
+
+
+def _store_options(options: Mapping[str, Any], document: Document, place: Place) -> dict[str, Any]:
+    return {name: _store_option(name, value, document, (*place, name)) for name, value in options.items()}
+
+
+def _store_option(name: str, value: object, document: Document, place: Place) -> object:
+    at = document.where(place)
+    if isinstance(value, dict):
+        return _store_options(value, document, place)
+    if not isinstance(value, str):
+        return yamlfile.plain(value)
+    text = resolved(value, at=at)
+    if has_userinfo(text):
+        raise InvalidInput(f"{at}: user and password do not belong in a URL; use options such as key and secret")
+    if is_secret(name, text):
+        document.refuse_secret(value, place)
+    return text
 
 
 def _stem(document: Document) -> str:

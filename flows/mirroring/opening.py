@@ -76,9 +76,8 @@ def specified(wanted: Mirror, store: str | None, store_options: Mapping[str, Any
     place = store or wanted.store
     if place is None:
         raise InvalidInput(f"{wanted.path}: store: missing, and the run was given none; say where images are kept on their way")
-    # Options in the file are those of its own store.
-    options = dict(store_options) if store is not None else {**wanted.store_options, **store_options}
-    spec = session_spec(place, options, network)
+    configured = wanted.store_options if store is None else {}  # options in the file are those of its own store
+    spec = session_spec(place, dict(store_options), network, configured=configured)
     given = spec.registries.hosts
     hosts = replace(given, named={**wanted.hosts.named, **given.named}, advice=wanted.hosts.advice or given.advice)
     blocks = credentials_in(wanted.credential_blocks) if wanted.credential_blocks else {}

@@ -277,7 +277,9 @@ class StoreSection(LenientSection):
     """Where images are kept on their way."""
 
     url: Text = Field(description="A path, an fsspec URL such as s3://bucket/prefix, or block:NAME")
-    options: dict[str, Any] = Field(default={}, description="Options of its file system that are no secrets")
+    options: dict[str, Any] = Field(
+        default={}, description='Options of its file system; secrets may be {{env "NAME"}} or {{file "PATH"}}'
+    )
 
 
 def _store(value: object) -> object:

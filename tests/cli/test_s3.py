@@ -1,5 +1,13 @@
 """The whole command on a store in S3: credentials from the environment, the rest from an option."""
 
+from pathlib import Path
+
+import pytest
+
+from flows.mirroring.config import understood
+from flows.yamlfile import parsed
+from ocispec.errors import InvalidInput
+from storage import open_store
 from tests import images
 from tests.cli.dist import Result, dist
 from tests.fakes.registry import FakeRegistry
@@ -51,3 +59,41 @@ def test_wrong_credentials_are_told_before_prefect_starts(s3: S3Server) -> None:
     assert result.code == 1
     assert result.line == f"dist: store {s3.url}/x: Forbidden; check the credentials and what they permit"
     assert "wrong-secret" not in result.err
+
+
+def test_a_configuration_has_the_credentials_of_its_store(s3: S3Server, prefect: PrefectServer, tmp_path: Path) -> None:
+    built = images.image(803, layers=1)
+    with FakeRegistry() as source, FakeRegistry() as target:
+        images.load(source, "app", built, "v1")
+        (tmp_path / "mirror.yaml").write_text(f"""\
+store:
+  url: {s3.url}/configured
+  options:
+    endpoint_url: {s3.endpoint}
+    key: '{{{{env "STORE_KEY"}}}}'
+    secret: '{{{{env "STORE_SECRET"}}}}'
+    client_kwargs: {{region_name: {s3.region}}}
+sync: [{{source: "{source.host}/app:v1", target: "{target.host}/copy:v1", type: image}}]
+""")
+
+        def run(*arguments: str) -> Result:
+            return dist(*arguments, str(tmp_path / "mirror.yaml"), STORE_KEY=s3.key, STORE_SECRET=s3.secret, DIST_STORE=None)
+
+        result = run("--debug", "mirror")
+        assert target.manifest("copy", "v1") is not None
+        shown = run("--output", "json", "config")
+
+    assert (result.code, shown.code) == (0, 0), result.err
+    store = open_store(f"{s3.url}/configured", options=s3.storage_options)
+    assert {str(info.digest) for info in store.walk()} == set(built.descriptors)
+    runs = str(prefect.post("/flow_runs/filter", {}))
+    assert not [text for text in (result.out, result.err, shown.out, shown.err, runs) if s3.secret in text]
+
+
+def test_a_configuration_that_prefect_keeps_may_not_hold_a_secret_itself() -> None:
+    text = (
+        "store: {url: 's3://x', options: {secret: topsecret}}\nsync: [{source: redis:1, target: 'a.example/b:1', type: image}]"
+    )
+    with pytest.raises(InvalidInput, match=r"store\.options\.secret: expected \{\{env") as caught:
+        understood(parsed(text.encode(), "block:x", is_file=False))
+    assert "topsecret" not in str(caught.value)

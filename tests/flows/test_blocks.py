@@ -4,11 +4,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, SecretStr
+from pydantic import SecretStr
 
 from ocispec.errors import InvalidInput
 from remotes import Credentials
@@ -42,20 +41,10 @@ def test_credentials_of_our_own_block() -> None:
     assert "secret" not in repr(found)
 
 
-def test_credentials_of_another_blocks_type() -> None:
-    """prefect-docker's, made here as it makes it: its class is not needed to read it."""
-    from prefect.blocks.core import Block
-    from pydantic import Field
+def test_credentials_of_prefect_dockers_block() -> None:
+    from prefect_docker import DockerRegistryCredentials
 
     from flows.blocks import credentials_in
-
-    class DockerRegistryCredentials(Block):
-        _block_type_name = "Docker Registry Credentials"
-        _block_type_slug = "docker-registry-credentials"
-        username: str
-        password: SecretStr
-        registry_url: str
-        reauth: bool = Field(default=True)
 
     block = DockerRegistryCredentials(username="me", password=SecretStr("secret"), registry_url="https://index.docker.io/v1/")
     block.save("hub", overwrite=True)
@@ -90,32 +79,18 @@ def test_one_command_registers_them(prefect: PrefectServer) -> None:
         assert any(secret in schema["fields"]["secret_fields"] for schema in found)
 
 
-@cache
-def aws() -> type[Any]:
-    """The type of block that prefect-aws has, made here as it makes it: its class is not needed to read it."""
-    from prefect.blocks.core import Block
+def aws(**fields: Any) -> Any:
+    """A block of prefect-aws."""
+    from prefect_aws import AwsCredentials
 
-    class AwsClientParameters(BaseModel):
-        endpoint_url: str | None = None
-
-    class AwsCredentials(Block):
-        _block_type_name = "AWS Credentials"
-        aws_access_key_id: str | None = None
-        aws_secret_access_key: SecretStr | None = None
-        aws_session_token: str | None = None
-        profile_name: str | None = None
-        region_name: str | None = None
-        aws_client_parameters: AwsClientParameters = AwsClientParameters()
-        assume_role_arn: str | None = None
-
-    return AwsCredentials
+    return AwsCredentials(**fields)
 
 
 def test_a_store_in_s3_with_the_credentials_of_another_block(prefect: PrefectServer, s3: S3Server) -> None:
     from flows.blocks import ContentStore
     from flows.fetch import fetch
 
-    block = aws()(
+    block = aws(
         aws_access_key_id=s3.key,
         aws_secret_access_key=s3.secret,
         region_name=s3.region,
@@ -140,7 +115,7 @@ def test_what_is_said_nearer_counts() -> None:
     from flows.blocks import ContentStore, located
 
     keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "aws_session_token": "c"}
-    block = aws()(**keys, region_name="eu-west-1", aws_client_parameters={"endpoint_url": "http://a"})
+    block = aws(**keys, region_name="eu-west-1", aws_client_parameters={"endpoint_url": "http://a"})
     block.save("layers", overwrite=True)
     ContentStore(
         url="s3://bucket",
@@ -161,10 +136,39 @@ def test_what_is_said_nearer_counts() -> None:
 
 
 @pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        ({}, {}),
+        ({"use_ssl": False}, {"use_ssl": False}),
+        ({"verify": True}, {"client_kwargs": {"verify": True}}),
+        ({"verify": False}, {"client_kwargs": {"verify": False}}),
+        ({"verify_cert_path": __file__}, {"client_kwargs": {"verify": __file__}}),
+        ({"api_version": "2006-03-01"}, {"client_kwargs": {"api_version": "2006-03-01"}}),
+        ({"config": {"s3": {"addressing_style": "path"}}}, {"config_kwargs": {"s3": {"addressing_style": "path"}}}),
+    ],
+)
+def test_the_client_parameters_of_aws_are_used(parameters: dict[str, Any], expected: dict[str, Any]) -> None:
+    from flows.blocks import ContentStore, located
+
+    aws(aws_access_key_id="a", aws_secret_access_key="b", aws_client_parameters=parameters).save("client", overwrite=True)
+    ContentStore(url="s3://bucket", credentials="client").save("client", overwrite=True)
+    assert located("block:client", {}) == ("s3://bucket", {"key": "a", "secret": "b", **expected})
+
+
+def test_the_options_of_a_block_reach_the_client_beside_our_own(s3: S3Server) -> None:
+    options = s3.storage_options | {"config_kwargs": {"s3": {"addressing_style": "path"}}}
+    config = open_store(f"{s3.url}/config", options=options)._backend.fs.s3.meta.config
+    assert (config.s3, config.retries["total_max_attempts"]) == ({"addressing_style": "path"}, 4)
+
+
+@pytest.mark.parametrize(
     ("fields", "told"),
     [
         ({}, "expected a block with keys or a profile"),
-        ({"assume_role_arn": "arn:aws:iam::1:role/x"}, "a role to be assumed cannot be used"),
+        (
+            {"assume_role_arn": "arn:aws:iam::1:role/x"},
+            "assume_role_arn cannot be used; expected keys, or a profile with role_arn",
+        ),
         (None, "there is no such block"),
     ],
 )
@@ -173,7 +177,7 @@ def test_credentials_of_aws_that_cannot_be_used(fields: dict[str, str] | None, t
 
     name = "none" if fields is None else "odd"
     if fields is not None:
-        aws()(**fields).save(name, overwrite=True)
+        aws(**fields).save(name, overwrite=True)
     ContentStore(url="s3://bucket", credentials=name).save("odd", overwrite=True)
     with pytest.raises(InvalidInput, match=f"credentials {name}: {told}"):
         located("block:odd", {})

@@ -1,9 +1,12 @@
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
-from ocispec.errors import InvalidInput
-from storage import open_store
+from ocispec.errors import InvalidInput, Unsupported
+from storage import backend, open_store
 from storage.options import parse
 
 
@@ -36,6 +39,40 @@ def test_a_secret_is_refused_and_not_repeated(name: str) -> None:
 
 def test_a_name_that_only_sounds_like_a_secret_is_none() -> None:
     assert parse(["s3_additional_kwargs.SSEKMSKeyId=alias/mine"])
+
+
+@pytest.mark.parametrize("way", ["google_default", "cloud", "anon"])
+def test_the_way_to_log_in_to_google_is_no_secret(way: str) -> None:
+    assert parse([f"token={way}"]) == {"token": way}
+
+
+@pytest.mark.parametrize(
+    ("url", "driver", "extra"),
+    [
+        ("s3://bucket/x", "s3fs", "s3"),
+        ("gs://bucket/x", "gcsfs", "gcs"),
+        ("gcs://bucket/x", "gcsfs", "gcs"),
+        ("az://container/x", "adlfs", "azure"),
+        ("abfs://container/x", "adlfs", "azure"),
+    ],
+)
+def test_a_driver_that_is_not_installed_is_named_by_its_extra(url: str, driver: str, extra: str) -> None:
+    script = f"import sys; sys.modules[{driver!r}] = None; from storage import open_store; open_store({url!r})"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+    protocol = url.partition(":")[0]
+    expected = f"store {url}: the driver for {protocol}:// is not installed; run pip install 'prefect-dist[{extra}]'"
+    assert done.stderr.splitlines()[-1] == f"ocispec.errors.InvalidInput: {expected}"
+
+
+def test_every_extra_that_a_message_names_exists() -> None:
+    declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(backend._EXTRAS.values()) <= declared.keys()
+
+
+@pytest.mark.parametrize("url", ["sftp://host/x", "hdfs://host/x", "zip://x"])
+def test_a_file_system_that_may_show_files_in_part_is_refused(url: str) -> None:
+    with pytest.raises(Unsupported, match=rf"^store {url}: .* appears whole or not at all.*use one of abfs, az, file"):
+        open_store(url)
 
 
 @pytest.mark.parametrize("url", ["", "file://"])

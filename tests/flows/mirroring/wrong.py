@@ -105,5 +105,6 @@ WRONG = [
     ("store: {}\n" + SYNC, ":1: store.url: missing"),
     ("store: [a]\n" + SYNC, ":1: store: expected keys and values (url, options), got a list"),
     ("store: 's3://u:topsecret@host/x'\n" + SYNC, ":1: store: store s3://…@host/x: user and password do not belong here; use the environment or a block of Prefect's"),
-    ("store: {url: 's3://x', options: {secret: topsecret}}\n" + SYNC, ":1: store: store option secret: a secret does not belong here; use the environment, the files of the service's own tools, or a block of Prefect's"),
+    ("store: {url: 's3://x', options: {endpoint_url: 'http://u:topsecret@host'}}\n" + SYNC, ":1: store.options.endpoint_url: user and password do not belong in a URL; use options such as key and secret"),
+    ("store: {url: 's3://x', options: {secret: '{{env \"NOT_SET\"}}'}}\n" + SYNC, ":1: store.options.secret: expected NOT_SET in the environment, it is not set"),
 ]  # fmt: skip
