@@ -87,7 +87,7 @@ sync: [{{source: "{source.host}/app:v1", target: "{target.host}/copy:v1", type: 
     store = open_store(f"{s3.url}/configured", options=s3.storage_options)
     assert {str(info.digest) for info in store.walk()} == set(built.descriptors)
     runs = str(prefect.post("/flow_runs/filter", {}))
-    assert not [text for text in (result.out, result.err, shown.out, shown.err, runs) if s3.secret in text]
+    assert not [text for text in (str(result.out), result.err, str(shown.out), shown.err, runs) if s3.secret in text]
 
 
 def test_a_configuration_that_prefect_keeps_may_not_hold_a_secret_itself() -> None:
