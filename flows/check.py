@@ -71,7 +71,8 @@ def check(
         if repair and first.damaged:
             located, lost = auditing.located(first, locked)
             applying = Applying(session, listener, name=f"repair of {wanted.name}", workers=workers, retries=retries)
-            brought = applying.bring(tuple(located), located)
+            applying.add(tuple(located), located)
+            brought = applying.run()
             again = auditing.look({target: locked[target] for target in first.damaged if target not in lost})
             failures = {**lost, **brought.failures, **brought.vetoes}
             report = replace(report, again=again, failures=failures)

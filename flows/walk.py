@@ -10,18 +10,19 @@ How content is brought, and what else is done for an image that is whole, is sai
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 from prefect import Task
 from prefect.futures import PrefectFuture
 from prefect.utilities.annotations import opaque, quote
 
+from flows.api import CALL_ERRORS, ApiUnavailable, client
 from flows.limits import Limits
 from flows.progress import Listener
 from flows.report import Failure, ImageReport
-from flows.runner import message, outcome
-from flows.wanted import Errand, Image, Listing, Node, Parent
+from flows.runner import Unsubmitted, message, outcome
+from flows.wanted import Errand, Image, Inquiry, Listing, Node, Parent, Scope
 from ocispec import Descriptor, Reference
 from ocispec.errors import DistError, Unsupported
 from ocispec.frontier import Frontier
@@ -29,11 +30,11 @@ from ocispec.platform import Platforms
 from ocispec.referrers import MAX_REFERRERS, Referrer
 from storage.completeness import Completeness
 from tasks import fetch as tasks
-from tasks.stopping import Stopped, Stopping
+from tasks.stopping import Stopped, Stopping, ending
 from tasks.transfer import Receipt
 
 Future = PrefectFuture[Any]
-Item = Image | Node | Listing | Errand
+Item = Image | Node | Listing | Errand | Inquiry
 
 
 class Keeper(Protocol):
@@ -75,30 +76,48 @@ class Walk:
     ) -> None:
         self.tasks = 0
         self._keeper, self._course, self._listener, self._stopping = keeper, course, listener, stopping
-        self._frontier: Frontier[Item, Future] = Frontier(self._start, window=window)
+        self._frontier: Frontier[Item, Future | Unsubmitted] = Frontier(self._start, window=window, lane=_lane)
         self._nodes: dict[object, Node] = {}
         self._listings: dict[object, Listing] = {}
         self._known: deque[tuple[Image, tasks.Listed]] = deque()
         self._reports: dict[Image, ImageReport] = {}
         self._limits = Limits(retries=retries)
 
-    def run(self, images: Sequence[Image]) -> tuple[ImageReport, ...]:
-        """Bring in all images; the reports in their order."""
+    def add(self, images: Iterable[Image]) -> None:
+        """Add images, before `run` or from a function that it calls."""
         for image in images:
             if image.root is None:
                 self._frontier.add((image,))
             else:
                 self._resolved(image, image.root, image.origin or image.root)
+
+    def ask(self, inquiries: Iterable[Inquiry]) -> None:
+        """Add inquiries, before `run` or from a function that it calls."""
+        self._frontier.add(inquiries)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Have `run` call a function. May be called from any thread."""
+        self._frontier.call(function)
+
+    def run(self, images: Sequence[Image] = ()) -> tuple[ImageReport, ...]:
+        """Bring in all images that were added and these, and return the reports of these in their order."""
+        self.add(images)
         for item, future in self._frontier:
             self.tasks += 1
             self._ended(item, outcome(future))
             while self._known:  # from here, so that a chain of referrers is no chain of calls
                 self._follow(*self._known.popleft())
             self._heed_stop()
+        return self.reports(images)
+
+    def reports(self, images: Iterable[Image]) -> tuple[ImageReport, ...]:
+        """The reports of images that ended, in their order."""
         return tuple(self._reports[image] for image in images)
 
     def _ended(self, item: Item, result: object) -> None:
-        if isinstance(item, Errand):
+        if isinstance(item, Inquiry):
+            item.take(result)
+        elif isinstance(item, Errand):
             self._done(item, result)
         elif isinstance(item, Image) and isinstance(result, Descriptor):
             self._resolved(item, result, result)
@@ -120,7 +139,18 @@ class Walk:
                         item.sources.clear()
                     self._ended(item, exc)
 
-    def _start(self, item: Item) -> Future:
+    def _start(self, item: Item) -> Future | Unsubmitted:
+        """Submit the task of an item; the run is to stop if Prefect's API cannot be reached for that."""
+        try:
+            return self._submitted(item)
+        except (ApiUnavailable, *CALL_ERRORS) as exc:
+            told = str(exc) if isinstance(exc, ApiUnavailable) else f"Prefect API {client().api_url}: {exc}"
+            self._stopping.set(told)
+            return Unsubmitted(Stopped(ending(str(self._stopping.reason))))
+        except Stopped as exc:
+            return Unsubmitted(exc)
+
+    def _submitted(self, item: Item) -> Future:
         """Submit the task of an item.
 
         Its arguments are quoted, or Prefect would draw arrows from whichever task returned equal strings in their fields. It is
@@ -129,13 +159,19 @@ class Walk:
         """
         if isinstance(item, Image):
             self._listener.resolving(str(item.reference))
-            return self._submit(tasks.resolve, (item.reference,), (item.reference,), ())
+            return self._submit(tasks.resolve, (item.reference,), (item.reference,), (), item.scope)
+        if isinstance(item, Inquiry):
+            ready = self._limits.ready(item.task, *item.hosts)
+            future: Future = ready.submit(quote(item.argument), **item.options)
+            return future
         if isinstance(item, Errand):
-            return self._submit(item.task, item.talks_to, item.arguments, item.parents)
+            return self._submit(item.task, item.talks_to, item.arguments, item.parents, item.image.scope)
         if isinstance(item, Listing):
-            return self._submit(tasks.referrers, (item.source,), (item.subject, item.source, item.related), (item.parent,))
-        source, parent = item.sources.popleft()
-        return self._submit(*self._course.bring(item, source), (parent,))
+            return self._submit(
+                tasks.referrers, (item.source,), (item.subject, item.source, item.related), (item.parent,), item.scope
+            )
+        source, parent, scope = item.sources.popleft()
+        return self._submit(*self._course.bring(item, source), (parent,), scope)
 
     def _submit(
         self,
@@ -143,10 +179,15 @@ class Walk:
         talks_to: Sequence[Reference],
         arguments: Sequence[object],
         parents: Sequence[object],
+        scope: Scope | None,
     ) -> Future:
         ready = self._limits.ready(task, *(reference.host for reference in talks_to))
-        future: Future = ready.submit(*map(quote, arguments), wait_for=[opaque(parent) for parent in parents])
-        return future
+
+        def submit() -> Future:
+            future: Future = ready.submit(*map(quote, arguments), wait_for=[opaque(parent) for parent in parents])
+            return future
+
+        return submit() if scope is None else scope.run(submit)
 
     def _resolved(self, image: Image, root: Descriptor, parent: Parent) -> None:
         image.root = root
@@ -247,7 +288,7 @@ class Walk:
         """Have a node fetched from the image's repository too, should it not come from another one."""
         if image.reference.locator not in node.asked:
             node.asked.add(image.reference.locator)
-            node.sources.append((image.reference, parent))
+            node.sources.append((image.reference, parent, image.scope))
         if node.failure is not None and not node.sources:
             image.failures.append(node.failure)
             return
@@ -264,7 +305,7 @@ class Walk:
         if not image.related or not subject.is_manifest:
             return
         key = image.reference.locator, subject.content, image.related
-        listing = self._listings.setdefault(key, Listing(subject, image.reference, image.related, parent))
+        listing = self._listings.setdefault(key, Listing(subject, image.reference, image.related, parent, image.scope))
         listing.images.append(image)
         if listing.failure is not None:
             image.failures.append(listing.failure)
@@ -306,3 +347,7 @@ class Walk:
             image.fail(str(exc))
         else:
             image.recorded = True
+
+
+def _lane(item: Item) -> str | None:
+    return item.lane if isinstance(item, Inquiry) else None

@@ -2,9 +2,9 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from prefect import Task
 
@@ -19,8 +19,16 @@ from tasks.mirror import Located, Surveyed
 from tasks.related import Related
 from tasks.transfer import Receipt
 
+T = TypeVar("T")
 # The result that a parent's task returned, that very object: what Prefect draws an arrow from.
 Parent = Descriptor | Fetched | Listed | Surveyed | Located
+
+
+class Scope(Protocol):
+    """A flow run of its own for the tasks of some images."""
+
+    def run(self, submit: Callable[[], T], /) -> T:
+        """Call `submit`, so that the tasks that it submits belong to that flow run."""
 
 
 @dataclass(eq=False, slots=True)
@@ -29,6 +37,8 @@ class Image:
 
     `related` is what is wanted beside it. `root` may be known from the start, with the result that told it, its `origin`, and
     so may `referrers`.
+
+    Its tasks are submitted in its `scope`, None is the current flow run.
 
     `met` is the content that it is known to want; `open` counts what of that has not ended. `referrers` are the
     manifests about it and about its content, each once, in the order in which they were found. `leaves` are the results that
@@ -46,6 +56,7 @@ class Image:
     met: set[object] = field(default_factory=set)
     referrers: dict[Referrer, None] = field(default_factory=dict)
     leaves: list[Fetched] = field(default_factory=list)
+    scope: "Scope | None" = None
     fetched: int = 0
     existed: int = 0
     existed_bytes: int = 0
@@ -99,7 +110,7 @@ class Node:
 
     descriptor: Descriptor
     images: list[Image] = field(default_factory=list)
-    sources: deque[tuple[Reference, Parent]] = field(default_factory=deque)
+    sources: deque[tuple[Reference, Parent, "Scope | None"]] = field(default_factory=deque)
     asked: set[str] = field(default_factory=set)
     fetched: Fetched | None = None
     failure: Failure | None = None
@@ -113,9 +124,25 @@ class Listing:
     source: Reference
     related: frozenset[Related]
     parent: Parent
+    scope: "Scope | None" = None
     images: list[Image] = field(default_factory=list)
     listed: Listed | None = None
     failure: Failure | None = None
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class Inquiry:
+    """A question to a registry that is not about one image on its way: a task, its arguments, and the hosts that it talks to.
+
+    One inquiry of each `lane` is in flight at a time. `take` is called with what the task returned, or with its error.
+    """
+
+    lane: str
+    task: Task[..., Any]
+    hosts: frozenset[str]
+    argument: object
+    options: Mapping[str, Any]
+    take: Callable[[object], None]
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ listens to that future. So one walk serves an executor (`ocispec.handlers.dispat
 """
 
 import queue
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -24,7 +24,10 @@ F = TypeVar("F", bound=Listened)
 
 
 class Frontier(Generic[Item, F]):
-    """Items to be worked on, each started once, with at most `window` under way.
+    """Items to be worked on, each started once, with at most `window` in flight.
+
+    Items for which `lane` returns a name do not count: of each lane one is in flight at a time. So items that wait for one
+    server do not delay items for others.
 
     Iterating yields every item with its ended future, in the order of ending; the body of that loop adds what it found:
 
@@ -34,38 +37,50 @@ class Frontier(Generic[Item, F]):
     Not for use by several threads; the futures may end in any.
     """
 
-    def __init__(self, start: Callable[[Item], F], *, window: int) -> None:
-        self._start = start
+    def __init__(
+        self, start: Callable[[Item], F], *, window: int, lane: Callable[[Item], str | None] = lambda _item: None
+    ) -> None:
+        self._start, self._lane = start, lane
         self._window = window
         self._seen: set[Item] = set()
-        self._waiting: deque[Item] = deque()
-        self._under_way = 0
-        self._ended: queue.SimpleQueue[tuple[Item, F]] = queue.SimpleQueue()
+        self._waiting: dict[str | None, deque[Item]] = {None: deque()}
+        self._in_flight: Counter[str | None] = Counter()
+        self._ended: queue.SimpleQueue[tuple[Item, F] | Callable[[], None]] = queue.SimpleQueue()
 
     def add(self, items: Iterable[Item]) -> None:
         """Take up those items that were never added before, after all that waits."""
-        self._waiting.extend(self._new(items))
+        for item in self._new(items):
+            self.again(item)
 
     def add_first(self, items: Iterable[Item]) -> None:
         """Take up those items that were never added before, before all that waits."""
-        self._waiting.extendleft(reversed(self._new(items)))
+        for item in reversed(self._new(items)):
+            self._queue_of(item).appendleft(item)
 
     def again(self, item: Item) -> None:
         """Take up an item once more, although it has ended."""
-        self._waiting.append(item)
+        self._queue_of(item).append(item)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call a function between two items, in the thread that iterates. May be called from any thread."""
+        self._ended.put(function)
 
     def drop(self) -> list[Item]:
         """Give up the items that were not started; those under way still end."""
-        dropped = list(self._waiting)
-        self._waiting.clear()
+        dropped = [item for waiting in self._waiting.values() for item in waiting]
+        for waiting in self._waiting.values():
+            waiting.clear()
         return dropped
 
     def __iter__(self) -> Iterator[tuple[Item, F]]:
-        while self._waiting or self._under_way:
+        while any(self._waiting.values()) or self._in_flight.total():
             self._fill()
-            item, future = self._ended.get()
-            self._under_way -= 1
-            yield item, future
+            ended = self._ended.get()
+            if callable(ended):
+                ended()
+                continue
+            self._in_flight[self._lane(ended[0])] -= 1
+            yield ended
 
     def _new(self, items: Iterable[Item]) -> list[Item]:
         new = [item for item in dict.fromkeys(items) if item not in self._seen]
@@ -73,11 +88,16 @@ class Frontier(Generic[Item, F]):
         return new
 
     def _fill(self) -> None:
-        while self._waiting and self._under_way < self._window:
-            item = self._waiting.popleft()
-            future = self._start(item)
-            self._under_way += 1
-            future.add_done_callback(partial(self._end, item))
+        for lane, waiting in self._waiting.items():
+            window = self._window if lane is None else 1
+            while waiting and self._in_flight[lane] < window:
+                item = waiting.popleft()
+                future = self._start(item)
+                self._in_flight[lane] += 1
+                future.add_done_callback(partial(self._end, item))
+
+    def _queue_of(self, item: Item) -> deque[Item]:
+        return self._waiting.setdefault(self._lane(item), deque())
 
     def _end(self, item: Item, future: F) -> None:
         self._ended.put((item, future))

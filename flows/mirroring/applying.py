@@ -1,65 +1,69 @@
-"""Carrying out the plan of a mirror run. Many images are brought in several flow runs, whose graphs people can still read."""
+"""Carries out the plan of a mirror run."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-from prefect import flow
-from prefect.client.schemas.objects import State
-from prefect.states import Completed, Failed
 from prefect.utilities.annotations import quote
 
-from flows.api import CALL_ERRORS, ApiUnavailable, brief, client, require_api
+from flows.api import CALL_ERRORS, ApiUnavailable, client, require_api
 from flows.confirming import Confirming
 from flows.limits import Limits
 from flows.mirroring.course import Brought, Mirroring
+from flows.mirroring.parts import Parts
 from flows.mirroring.plan import Extra, Image
 from flows.progress import Listener
-from flows.runner import RUNNER, message, outcome
+from flows.runner import message, outcome
 from flows.walk import Walk
 from flows.wanted import Parent
 from ocispec import Reference
-from ocispec.units import counted
 from tasks import mirror as tasks
 from tasks.removal import Removed, UnwantedTag
 from tasks.session import Session
 from tasks.stopping import Stopped, ending
 
-# What one flow run brings, counted in tasks: people can still read its graph, and Prefect draws none of more than 10,000.
-# Smaller parts cost: before one begins, its calls wait behind all events that the server has not digested yet.
-MOST_TASKS = 1000
-
 
 class Applying:
-    """One run's plan, carried out. `tasks` counts the task runs that ended."""
+    """Carries out the plan of one run. `tasks` counts the task runs that ended.
+
+    Images are added as they are planned, and inquiries of the planning run beside them: `walk` is for both.
+    """
 
     def __init__(self, session: Session, listener: Listener, *, name: str, workers: int, retries: int) -> None:
-        self.tasks = 0
-        self._session, self._listener, self._name = session, listener, name
-        self._workers, self._retries = workers, retries
+        self._session, self._listener, self._workers = session, listener, workers
         self._limits = Limits(retries=retries)
+        self._further_tasks = 0
+        self._parts = Parts(name, session.stopping)
+        self._course = Mirroring(self._parts.ended)
+        self.walk = Walk(
+            session.keeper, self._course, listener=listener, stopping=session.stopping, retries=retries, window=workers
+        )
 
-    def bring(self, due: Sequence[Image], origins: Mapping[Image, Parent]) -> Brought:
-        """Bring images to their targets; `origins` are the results of the tasks that found them.
+    @property
+    def tasks(self) -> int:
+        """The task runs that ended."""
+        return self.walk.tasks + self._parts.count + self._further_tasks
 
-        If Prefect's API stops answering, the parts that have not begun are not begun, and the run ends as one that was stopped.
+    def add(self, planned: Sequence[Image], origins: Mapping[Image, Parent]) -> None:
+        """Add images that have to be brought to targets; `origins` are the results that they were planned by.
+
+        If Prefect's API does not answer, nothing of them is begun, and the run ends as one that was stopped.
         """
-        shards, brought = list(_sharded(due)), Brought()
-        for number, shard in enumerate(shards, 1):
-            label = f"{self._name}, part {number} of {len(shards)}"
-            try:
-                self._session.stopping.check()
-                require_api(self._session.stopping)
-                part = self._walk(shard, origins) if len(shards) == 1 else self._apart(shard, origins, label)
-            except (ApiUnavailable, Stopped) as exc:
-                part = self._not_begun(shard, str(exc))
-            except CALL_ERRORS as exc:
-                part = self._not_begun(shard, f"Prefect API {client().api_url}: {exc}")
-            brought = brought.plus(part)
-        return self._confirmed(brought, due)
+        try:
+            require_api(self._session.stopping)
+        except (ApiUnavailable, Stopped) as exc:
+            self._session.stopping.set(str(exc))
+        images = [self._course.take(one, origins[one]) for one in planned]
+        self._parts.divide(list(zip(images, planned, strict=True)))
+        self.walk.add(images)
 
-    def _confirmed(self, brought: Brought, due: Sequence[Image]) -> Brought:
+    def run(self) -> Brought:
+        """Bring all images that were added, and those that are added meanwhile."""
+        with self._parts:
+            self.walk.run()
+        return self._confirmed(self._course.result(self.walk))
+
+    def _confirmed(self, brought: Brought) -> Brought:
         """Return the result after a last look at the referrers that were listed under fallback tags.
 
         An image whose referrer is not listed in the end has failed, so that the next run pushes the referrer again.
@@ -72,8 +76,8 @@ class Applying:
         except CALL_ERRORS as exc:
             self._session.stopping.set(f"Prefect API {client().api_url}: {exc}")
             return brought
-        self.tasks += confirming.tasks
-        sources = {step.target: step.wish.source for image in due for step in image.due}
+        self._further_tasks += confirming.tasks
+        sources = {step.target: step.wish.source for image in self._course.planned for step in image.due}
         failures, referrers = dict(brought.failures), dict(brought.referrers)
         for one in unconfirmed:
             for target, pushed in referrers.items():
@@ -82,12 +86,6 @@ class Applying:
                     referrers[target] = {digest: tag for digest, tag in pushed.items() if digest not in one.referrers}
                     self._listener.fell_short(failures[target])
         return replace(brought, failures=failures, referrers=referrers)
-
-    def _not_begun(self, shard: Iterable[Image], reason: str) -> Brought:
-        """Have the run end, and return the result of images that nothing was done for."""
-        self._session.stopping.set(reason)
-        why = ending(str(self._session.stopping.reason))
-        return Brought(failures={step.target: f"{step.target}: {why}" for image in shard for step in image.due})
 
     def remove(self, extras: Sequence[Extra]) -> dict[Reference, Removed | str]:
         """Remove the tags that are due, one after the other. Return the outcome for each, or why it could not be removed.
@@ -115,67 +113,13 @@ class Applying:
         ready = self._limits.ready(tasks.remove, target.host)
         future = ready.submit(quote(target), quote(tuple(allowed)), workers=self._workers)
         result = outcome(future)
-        self.tasks += 1
+        self._further_tasks += 1
         if isinstance(result, Removed):
             return result
         failure = f"{target}: not removed: {message(result)}"
         self._listener.fell_short(failure)
         return failure
 
-    def _apart(self, shard: Sequence[Image], origins: Mapping[Image, Parent], label: str) -> Brought:
-        """Bring some images in a flow run of their own."""
-        ended = list[Brought]()  # a way past Prefect, which would take a flow's result apart
-
-        @flow(name="mirror-part", flow_run_name=label, task_runner=RUNNER, persist_result=False)
-        def part() -> State[Any]:
-            ended.append(brought := self._walk(shard, origins))
-            if brought.failures:
-                return Failed(message=f"{counted(len(brought.failures), 'failure')} with {counted(len(shard), 'image')}")
-            if brought.vetoes:
-                return Completed(name="Vetoed", message=f"{len(brought.vetoes)} vetoed of {counted(len(shard), 'image')}")
-            return Completed(message=counted(len(shard), "image"))
-
-        try:
-            with brief():
-                state = part(return_state=True)
-        except CALL_ERRORS as exc:  # the API does not record the part
-            if not ended:
-                raise
-            self._session.stopping.set(f"Prefect API {client().api_url}: {exc}")
-            return ended[0]
-        self.tasks += 1  # Prefect records the part as a task run, too
-        if not ended:
-            state.result()  # raises what broke it
-        return ended[0]
-
-    def _walk(self, shard: Sequence[Image], origins: Mapping[Image, Parent]) -> Brought:
-        course = Mirroring(shard, origins)
-        walk = Walk(
-            self._session.keeper,
-            course,
-            listener=self._listener,
-            stopping=self._session.stopping,
-            retries=self._retries,
-            window=self._workers,
-        )
-        ended = walk.run(course.images)
-        self.tasks += walk.tasks
-        return course.result(ended, tasks=walk.tasks)
-
 
 def _unwanted_tag(extra: Extra) -> UnwantedTag:
     return UnwantedTag(target=extra.target, digest=extra.record.digest, referrers=frozenset(extra.record.referrers))
-
-
-def _sharded(images: Iterable[Image]) -> Iterator[list[Image]]:
-    """Images in their order, so many together as one flow run may have."""
-    shard, content, publications = list[Image](), set[object](), 0
-    for image in images:
-        shard.append(image)
-        content.update(descriptor.digest for descriptor in image.content)
-        publications += len(image.due)
-        if len(content) + publications >= MOST_TASKS:
-            yield shard
-            shard, content, publications = [], set(), 0
-    if shard:
-        yield shard

@@ -68,7 +68,7 @@ def _conflict(claims: Sequence[Claim]) -> str | None:
     sources = list({claim.source: claim for claim in claims}.values())
     if len(sources) > 1:
         named = [f"{claim.source} ({claim.entry.at})" for claim in sources]
-        return f"expected one source for this target, got {len(named)}: {_joined(named)}; none of them is published"
+        return f"expected one source for this target, got {len(named)}: {_joined(named)}"
     return _differing([claim.entry for claim in claims], str(claims[0].source), claims[0].source.tag)
 
 

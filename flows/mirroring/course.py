@@ -2,18 +2,21 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prefect import Task
 
 from flows.mirroring import telling
 from flows.mirroring.plan import Image as Planned
 from flows.mirroring.plan import Step
-from flows.report import Failure, ImageReport
+from flows.report import Failure
 from flows.wanted import Errand, Image, Node, Parent
 from ocispec import Digest, Reference
 from tasks import mirror as tasks
 from tasks.delivery import Publication
+
+if TYPE_CHECKING:
+    from flows.walk import Walk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,22 +24,19 @@ class Brought:
     """What came of images. `failures` say why targets do not have what was planned, `vetoes` why gates kept it from them.
 
     `referrers` are those that came along, with their tags, for each target that was published. A published target has failed
-    if some of its referrers are not listed. `tasks` counts the task runs that ended.
+    if some of its referrers are not listed.
     """
 
     failures: Mapping[Reference, str] = field(default_factory=dict)
     vetoes: Mapping[Reference, str] = field(default_factory=dict)
     referrers: Mapping[Reference, Mapping[Digest, str | None]] = field(default_factory=dict)
-    tasks: int = 0
 
-    def plus(self, other: "Brought") -> "Brought":
-        """What came of both."""
-        return Brought(
-            failures={**self.failures, **other.failures},
-            vetoes={**self.vetoes, **other.vetoes},
-            referrers={**self.referrers, **other.referrers},
-            tasks=self.tasks + other.tasks,
-        )
+
+class EndOfImage(Protocol):
+    """Called when an image ended."""
+
+    def __call__(self, image: Image, /, *, is_vetoed: bool) -> None:
+        """Count it."""
 
 
 class Mirroring:
@@ -44,11 +44,22 @@ class Mirroring:
 
     misses_nothing = True
 
-    def __init__(self, planned: Sequence[Planned], origins: Mapping[Planned, Parent]) -> None:
-        self.images = [_image(one, origins[one]) for one in planned]
-        self._planned = dict(zip(self.images, planned, strict=True))
+    def __init__(self, when_ended: EndOfImage) -> None:
+        self._when_ended = when_ended
+        self._planned: dict[Image, Planned] = {}
         self._judgements: dict[Image, Errand] = {}
         self._publications: dict[Image, dict[Step, Errand]] = {}
+
+    @property
+    def planned(self) -> tuple[Planned, ...]:
+        """The planned images that were taken."""
+        return tuple(self._planned.values())
+
+    def take(self, planned: Planned, origin: Parent) -> Image:
+        """Return the image for the walk of one that is planned; `origin` is the result that it was planned by."""
+        image = _image(planned, origin)
+        self._planned[image] = planned
+        return image
 
     def bring(self, node: Node, source: Reference) -> tuple[Task[..., Any], Sequence[Reference], Sequence[object]]:
         """Fetch it, and deliver it to one repository of each registry that wants it: the others mount it from there.
@@ -78,7 +89,8 @@ class Mirroring:
         return tuple(self._publications[image].values())
 
     def ended(self, image: Image, /) -> None:
-        """Have what came of it at each target told as events."""
+        """Emit events about the result at each target."""
+        self._when_ended(image, is_vetoed=self._veto(image) is not None)
         planned, veto = self._planned[image], self._veto(image)
         for step in planned.due:
             if self._is_published(image, step):
@@ -89,12 +101,13 @@ class Mirroring:
             if step.is_judged and image.failures:
                 telling.failed(step, _told(image.failures))
 
-    def result(self, ended: Sequence[ImageReport], *, tasks: int) -> Brought:
-        """What came of all images, which the walk reported on in their order."""
+    def result(self, walk: "Walk") -> Brought:
+        """The result of a walk that ended, for all images."""
         failures, vetoes = dict[Reference, str](), dict[Reference, str]()
         referrers = dict[Reference, dict[Digest, str | None]]()
-        for image, report in zip(self.images, ended, strict=True):
-            planned, veto = self._planned[image], self._veto(image)
+        reports = walk.reports(self._planned)
+        for (image, planned), report in zip(self._planned.items(), reports, strict=True):
+            veto = self._veto(image)
             for step in planned.due:
                 if self._is_published(image, step):
                     referrers[step.target] = {referrer.descriptor.digest: referrer.tag for referrer in image.referrers}
@@ -109,7 +122,7 @@ class Mirroring:
                     )
                 elif step.is_judged and report.failures:
                     failures[step.target] = f"{planned.wish.source} to {step.target}: {_told(report.failures)}"
-        return Brought(failures=failures, vetoes=vetoes, referrers=referrers, tasks=tasks)
+        return Brought(failures=failures, vetoes=vetoes, referrers=referrers)
 
     def _veto(self, image: Image) -> str | None:
         judgement = self._judgements.get(image)

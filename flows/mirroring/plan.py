@@ -325,11 +325,11 @@ def wishes(entry: Entry, sources: Iterable[Reference]) -> tuple[list[Wish], list
     return wanted, unnamed
 
 
-def distinct(wanted: Sequence[Wish]) -> tuple[list[Wish], list[Image]]:
-    """Wishes without repeated ones; and images that fail at targets which are claimed by contradicting wishes."""
-    claims = Claims()
-    for wish in wanted:
-        claims.add(wish.entry, wish.source, wish.targets)
+def distinct(wanted: Sequence[Wish], claims: Claims) -> tuple[list[Wish], list[Image]]:
+    """Wishes without repeated ones; and images that fail at targets which are claimed by contradicting wishes.
+
+    `claims` has the claims of these wishes and of all others that are known.
+    """
     conflicts, seen = claims.conflicts(), set[tuple[Reference, Reference]]()
     kept, failed = list[Wish](), list[Image]()
     for wish in wanted:

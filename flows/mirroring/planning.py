@@ -1,162 +1,267 @@
-"""Making the plan of a mirror run: what the entries want, what stands for it now."""
+"""Makes the plan of a mirror run: the images that the entries want, and what their tags stand for now.
 
+Each source registry is listed and surveyed by itself, one task at a time, and registries side by side. As soon as all images of
+one are surveyed, they are handed over to be brought to their targets: a registry that makes the run wait delays no other.
+"""
+
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from prefect import Task
-from prefect.utilities.annotations import quote
 
-from flows.limits import Limits
+from flows.mirroring.claims import Claims
 from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Records
 from flows.mirroring.plan import Image, Plan, Unnamed, Wish, decided, distinct, extras, is_trusted, wishes
 from flows.progress import Listener
-from flows.runner import message, outcome
-from ocispec import Reference
+from flows.runner import message
+from flows.wanted import Inquiry
+from ocispec import Digest, Reference
 from ocispec.errors import DistError
-from ocispec.frontier import Frontier
 from tasks import mirror as tasks
 from tasks.session import Session
-from tasks.survey import Ask
-
-if TYPE_CHECKING:
-    from prefect.futures import PrefectFuture
+from tasks.survey import Ask, Found
 
 T = TypeVar("T")
 # What one task asks about: a run that has nothing to do makes next to no tasks.
 _MOST_ASKS = 100
+# Images are compared with those of other registries, which may claim the same target. So all are listed first; but a registry
+# that cannot be listed in this time delays the others no longer.
+_LISTING_S = 5.0
+
+
+class Asking(Protocol):
+    """The loop that inquiries run in."""
+
+    def ask(self, inquiries: Iterable[Inquiry], /) -> None:
+        """Add inquiries."""
+
+    def call(self, function: Callable[[], None], /) -> None:
+        """Call a function from the loop. May be called from any thread."""
+
+
+class Receiver(Protocol):
+    """Takes what is planned, from the loop that inquiries run in."""
+
+    def planned(self, images: Sequence[Image], origins: Mapping[Image, tasks.Surveyed], /) -> None:
+        """All images of a registry are planned; `origins` are the results that they were planned by."""
+
+    def completed(self, plan: Plan, /) -> None:
+        """All registries are planned."""
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Host:
+    """A source registry: its entries, what is known of it, and how many answers are awaited."""
+
+    name: str
+    entries: list[Entry]
+    repositories: dict[str, list[str]] = field(default_factory=dict)
+    tags: dict[str, tuple[str, ...] | str] = field(default_factory=dict)
+    wishes: list[Wish] = field(default_factory=list)
+    images: list[Image] = field(default_factory=list)
+    origins: dict[Image, tasks.Surveyed] = field(default_factory=dict)
+    awaited: int = 0
 
 
 class Planning:
-    """One run's plan in the making. `tasks` counts the task runs that ended, `origins` are what images were found out by."""
+    """One run's plan in the making."""
 
     def __init__(
-        self, session: Session, listener: Listener, locked: Records, *, keep: bool, workers: int, retries: int
+        self,
+        session: Session,
+        listener: Listener,
+        locked: Records,
+        *,
+        asking: Asking,
+        receiver: Receiver,
+        keep: bool,
+        workers: int,
     ) -> None:
-        self.tasks = 0
-        self.origins: dict[Image, tasks.Surveyed] = {}
         self._session, self._listener, self._locked = session, listener, locked
+        self._asking, self._receiver = asking, receiver
         self._keep, self._workers = keep, workers
-        self._limits = Limits(retries=retries)
+        self._entries: Sequence[Entry] = ()
+        self._claims = Claims()
+        self._unlisted, self._held, self._open = set[_Host](), list[_Host](), set[_Host]()
+        self._is_released = False
+        self._images, self._trusted, self._missing = list[Image](), list[Wish](), set[Digest]()
+        self._wanted = self._looked_into = 0
         self._problems: dict[str, str] = {}
         self._idle: dict[str, str] = {}
         self._unnamed: list[Unnamed] = []
 
-    def plan(self, entries: Sequence[Entry]) -> Plan:
-        """The plan for the entries. Images and entries that cannot be planned are part of it, with the reason."""
-        wanted, refused = distinct(self._wanted(entries))
-        settled = [wish for wish in wanted if is_trusted(wish, self._locked)]
-        known = frozenset(map(id, settled))
-        images = (*self._surveyed([wish for wish in wanted if id(wish) not in known]), *refused)
-        content = {d.digest: d for image in images if image.is_needed for d in image.content}
-        held = self._session.store.each(self._session.store.holds, content.values())
-        still = [*(step.target for image in images for step in image.steps), *(t for wish in settled for t in wish.targets)]
-        return Plan(
-            images=images,
-            # That nothing at all is chosen is a mistake, or an upstream that was emptied: no reason to remove everything.
-            extras=extras(still, entries, self._locked, held=self._problems.keys() | self._idle.keys()),
-            problems=self._problems,
-            unnamed=tuple(self._unnamed),
-            idle=tuple(self._idle.values()),
-            settled=sum(len(wish.targets) for wish in settled),
-            missing=frozenset(digest for digest, there in zip(content, held, strict=True) if not there),
-            quotas=self._session.registries.quotas(),
-        )
-
-    def _wanted(self, entries: Sequence[Entry]) -> list[Wish]:
-        repositories = self._repositories(entries)
-        tags = self._tags({locator for locators in repositories.values() for locator in locators})
-        wanted = list[Wish]()
+    def begin(self, entries: Sequence[Entry]) -> None:
+        """Begin to plan the entries. Images and entries that cannot be planned are part of the plan, with the reason."""
+        self._entries = entries
+        hosts = dict[str, _Host]()
         for entry in entries:
-            chosen = list(self._chosen(entry, repositories.get(entry.at, ()), tags))
+            hosts.setdefault(entry.source_host, _Host(name=entry.source_host, entries=[])).entries.append(entry)
+        self._unlisted, self._open = set(hosts.values()), set(hosts.values())
+        for host in hosts.values():
+            host.repositories = {entry.at: [entry.source] for entry in host.entries if entry.type == "repository"}
+            if any(entry.type == "registry" for entry in host.entries):
+                self._ask(host, tasks.repositories, host.name, {host.name}, self._take_catalog)
+            else:
+                self._list_tags(host)
+        if self._unlisted:
+            timer = threading.Timer(_LISTING_S, self._asking.call, [self._release])
+            timer.daemon = True
+            timer.start()
+
+    def _take_catalog(self, host: _Host, _: str, result: object) -> None:
+        for entry in host.entries:
+            if entry.type == "registry" and isinstance(result, tasks.Repositories):
+                host.repositories[entry.at] = [f"{entry.source}/{name}" for name in entry.repositories.choose(result.names)]
+            elif entry.type == "registry":
+                self._fail(entry, message(result))
+        self._list_tags(host)
+
+    def _list_tags(self, host: _Host) -> None:
+        locators = sorted({locator for found in host.repositories.values() for locator in found})
+        for chunk in _chunked([Reference.parse(locator) for locator in locators]):
+            self._ask(host, tasks.tags, chunk, {host.name}, self._take_tags, workers=self._workers)
+        if not locators:
+            self._select(host)
+
+    def _take_tags(self, host: _Host, chunk: tuple[Reference, ...], result: object) -> None:
+        tags = result.found if isinstance(result, tasks.Tags) else [result] * len(chunk)
+        for repository, one in zip(chunk, tags, strict=True):
+            host.tags[repository.locator] = one if isinstance(one, tuple) else message(one)
+        if not host.awaited:
+            self._select(host)
+
+    def _select(self, host: _Host) -> None:
+        """Select the images of a registry that is listed."""
+        for entry in host.entries:
+            chosen = list(self._chosen(entry, host))
             named, unnamed = wishes(entry, chosen)
-            wanted += named
+            host.wishes += named
             self._unnamed += unnamed
+            for wish in named:
+                self._claims.add(entry, wish.source, wish.targets)
             if not chosen and entry.at not in self._problems:
                 held = ", so nothing that it brought is pruned" if entry.prune is not None else ""
                 self._idle[entry.at] = f"{entry.at}: nothing of {entry.source} is chosen{held}"
-        return wanted
+        self._unlisted.discard(host)
+        self._held.append(host)
+        if self._is_released or not self._unlisted:
+            self._release()
 
-    def _chosen(self, entry: Entry, locators: Iterable[str], tags: Mapping[str, tuple[str, ...] | str]) -> Iterator[Reference]:
-        """The images that an entry chooses of its repositories, whose tags are known or why they cannot be had."""
+    def _chosen(self, entry: Entry, host: _Host) -> Iterator[Reference]:
+        """The images that an entry selects of its repositories, whose tags are known or why they cannot be had."""
         if entry.type == "image":
             yield Reference.parse(entry.source)
-        for locator in locators:
-            found = tags[locator]
+        for locator in host.repositories.get(entry.at, ()):
+            found = host.tags[locator]
             if isinstance(found, str):
                 self._fail(entry, found)
             else:
                 yield from (Reference.parse(f"{locator}:{tag}") for tag in entry.chosen(found))
 
-    def _repositories(self, entries: Iterable[Entry]) -> Mapping[str, Sequence[str]]:
-        """The repositories that entries take from, by where the entries stand."""
-        asked = [entry for entry in entries if entry.type == "registry"]
-        hosts = dict.fromkeys(entry.source for entry in asked)
-        catalogs = dict(self._answers(tasks.repositories, hosts, lambda host: (host,), window=self._workers))
-        found = {entry.at: [entry.source] for entry in entries if entry.type == "repository"}
-        for entry in asked:
-            listed = catalogs[entry.source]
-            if isinstance(listed, tasks.Repositories):
-                found[entry.at] = [f"{entry.source}/{name}" for name in entry.repositories.choose(listed.names)]
-            else:
-                self._fail(entry, message(listed))
-        return found
-
-    def _tags(self, locators: Iterable[str]) -> dict[str, tuple[str, ...] | str]:
-        """The tags of repositories, or why they cannot be had."""
-        chunks = _chunked([Reference.parse(locator) for locator in sorted(locators)])
-        found = dict[str, tuple[str, ...] | str]()
-        for chunk, result in self._answers(tasks.tags, chunks, _hosts, window=1, workers=self._workers):
-            tags = result.found if isinstance(result, tasks.Tags) else [result] * len(chunk)
-            for repository, one in zip(chunk, tags, strict=True):
-                found[repository.locator] = one if isinstance(one, tuple) else message(one)
-        return found
-
     def _fail(self, entry: Entry, told: str) -> None:
-        """Take note of what an entry's images cannot be told for; with the first reason, if there are several."""
+        """Keep the reason why an entry's images are not known; the first one, if there are several."""
         self._problems.setdefault(entry.at, f"{entry.at}: {told}")
 
-    def _surveyed(self, wanted: Sequence[Wish]) -> tuple[Image, ...]:
-        asks = {wish.ask(self._locked): wish for wish in wanted}
-        images, looked_into = list[Image](), 0
-        for chunk, result in self._answers(
-            tasks.survey, _chunked(list(asks)), _places, window=1, keep=self._keep, workers=self._workers
-        ):
-            looked_into += len(chunk)
-            self._listener.planned(looked_into, len(wanted))
-            if not isinstance(result, tasks.Surveyed):
-                raise result if isinstance(result, DistError) else RuntimeError(message(result))
-            for found in result.found:
-                if (image := decided(asks[found.ask], found, self._locked)) is not None:
-                    self.origins[image] = result
-                    images.append(image)
-        return tuple(images)
+    def _release(self) -> None:
+        """Survey the registries that are listed."""
+        self._is_released = True
+        held, self._held = self._held, []
+        for host in held:
+            self._survey(host)
 
-    def _answers(
-        self, task: Task[..., Any], asks: Iterable[T], hosts: Callable[[T], Iterable[str]], *, window: int, **options: Any
-    ) -> Iterator[tuple[T, Any]]:
-        """What a task answers to each of some questions, or the error that it ended with, as these come.
+    def _survey(self, host: _Host) -> None:
+        wanted, host.images = distinct(host.wishes, self._claims)
+        trusted = [wish for wish in wanted if is_trusted(wish, self._locked)]
+        self._trusted += trusted
+        known = frozenset(map(id, trusted))
+        asks = {wish.ask(self._locked): wish for wish in wanted if id(wish) not in known}
+        self._wanted += len(asks)
+        for chunk in _chunked(list(asks)):
+            take = partial(self._take_survey, wishes={ask: asks[ask] for ask in chunk})
+            self._ask(host, tasks.survey, chunk, _places(chunk), take, keep=self._keep, workers=self._workers)
+        if not asks:
+            self._hand_over(host)
 
-        A task that works on several things by itself is given to one worker at a time.
-        """
+    def _take_survey(self, host: _Host, chunk: tuple[Ask, ...], result: object, *, wishes: Mapping[Ask, Wish]) -> None:
+        self._looked_into += len(chunk)
+        self._listener.planned(self._looked_into, self._wanted)
+        for found in _found(chunk, result):
+            if (image := decided(wishes[found.ask], found, self._locked)) is not None:
+                host.images.append(image)
+                if isinstance(result, tasks.Surveyed):
+                    host.origins[image] = result
+        if not host.awaited:
+            self._hand_over(host)
 
-        def start(ask: T) -> "PrefectFuture[Any]":
-            future: PrefectFuture[Any] = self._limits.ready(task, *hosts(ask)).submit(quote(ask), **options)
-            return future
+    def _hand_over(self, host: _Host) -> None:
+        """Hand over the images of a registry, all of which are surveyed."""
+        self._images += host.images
+        needed = [image for image in host.images if image.is_needed]
+        content = {descriptor.digest: descriptor for image in needed for descriptor in image.content}
+        held = self._session.store.each(self._session.store.holds, content.values())
+        self._missing.update(digest for digest, there in zip(content, held, strict=True) if not there)
+        self._open.discard(host)
+        plan = None if self._open else self._plan()  # before anything of this registry is brought
+        if needed:
+            self._receiver.planned(needed, host.origins)
+        if plan is not None:
+            self._receiver.completed(plan)
 
-        frontier: Frontier[T, PrefectFuture[Any]] = Frontier(start, window=window)
-        frontier.add(asks)
-        for ask, future in frontier:
-            self.tasks += 1
-            yield ask, outcome(future)
+    def _plan(self) -> Plan:
+        order = {id(entry): number for number, entry in enumerate(self._entries)}
+        images = tuple(sorted(self._images, key=lambda image: order[id(image.wish.entry)]))
+        still = [*(step.target for image in images for step in image.steps), *(t for one in self._trusted for t in one.targets)]
+        return Plan(
+            images=images,
+            # That nothing at all is chosen is a mistake, or an upstream that was emptied: no reason to remove everything.
+            extras=extras(still, self._entries, self._locked, held=self._problems.keys() | self._idle.keys()),
+            problems=self._in_order(self._problems),
+            unnamed=tuple(self._unnamed),
+            idle=tuple(self._in_order(self._idle).values()),
+            settled=sum(len(wish.targets) for wish in self._trusted),
+            missing=frozenset(self._missing),
+            quotas=self._session.registries.quotas(),
+        )
+
+    def _in_order(self, told: Mapping[str, str]) -> dict[str, str]:
+        return {entry.at: told[entry.at] for entry in self._entries if entry.at in told}
+
+    def _ask(
+        self,
+        host: _Host,
+        task: Task[..., Any],
+        argument: T,
+        hosts: Iterable[str],
+        take: Callable[[_Host, T, object], None],
+        **options: Any,
+    ) -> None:
+        """Ask a question about a registry. `take` gets the answer, once the host awaits one less."""
+
+        def answered(result: object) -> None:
+            host.awaited -= 1
+            take(host, argument, result)
+
+        host.awaited += 1
+        self._asking.ask(
+            [Inquiry(lane=host.name, task=task, hosts=frozenset(hosts), argument=argument, options=options, take=answered)]
+        )
+
+
+def _found(chunk: tuple[Ask, ...], result: object) -> Sequence[Found]:
+    """What a survey found out; if it did not take place, its error is the answer for each image."""
+    if isinstance(result, tasks.Surveyed):
+        return result.found
+    if not isinstance(result, DistError):
+        raise RuntimeError(message(result))  # noqa: TRY004 - a defect of ours, whatever it is
+    return [Found(ask=ask, image=result, standing=(result,) * len(ask.targets)) for ask in chunk]
 
 
 def _chunked(things: Sequence[T]) -> list[tuple[T, ...]]:
     return [tuple(things[first : first + _MOST_ASKS]) for first in range(0, len(things), _MOST_ASKS)]
-
-
-def _hosts(repositories: Iterable[Reference]) -> set[str]:
-    return {repository.host for repository in repositories}
 
 
 def _places(asks: Iterable[Ask]) -> set[str]:

@@ -1,7 +1,7 @@
 """A run that brings images to targets: what is wanted is looked into, planned, brought, and written into the lock file."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -11,6 +11,7 @@ from flows.mirroring.applying import Applying
 from flows.mirroring.bookkeeping import concluded, intended
 from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Lock
+from flows.mirroring.plan import Image, Plan
 from flows.mirroring.planning import Planning
 from flows.mirroring.report import MirrorReport
 from flows.progress import Listener
@@ -18,6 +19,7 @@ from flows.results import keep_no_results
 from flows.slots import leased
 from flows.watching import watched
 from ocispec.errors import DistError
+from tasks.mirror import Surveyed
 from tasks.session import Session, SessionSpec, open_session
 
 
@@ -51,19 +53,47 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
     ):
         lock = Lock(job.lock)
         locked = lock.read()
-        planning = Planning(session, listener, locked, keep=not job.dry_run, workers=job.concurrency, retries=job.retries)
-        plan = planning.plan(job.entries)
-        tabulate(plan.table(), key="plan", description=plan.summary())
-        report = MirrorReport(name=job.name, store=spec.store, plan=plan, dry_run=job.dry_run, tasks=planning.tasks)
+        applying = Applying(session, listener, name=job.name, workers=job.concurrency, retries=job.retries)
+        carried = _Carried(job, lock, applying)
+        Planning(
+            session,
+            listener,
+            locked,
+            asking=applying.walk,
+            receiver=carried,
+            keep=not job.dry_run,
+            workers=job.concurrency,
+        ).begin(job.entries)
+        brought = applying.run()
+        plan = carried.plan
+        report = MirrorReport(name=job.name, store=spec.store, plan=plan, dry_run=job.dry_run, tasks=applying.tasks)
         if not job.dry_run:
-            telling.failed_in(plan)
-            lock.update(partial(intended, plan))
-            applying = Applying(session, listener, name=job.name, workers=job.concurrency, retries=job.retries)
-            report = replace(report, brought=applying.bring(plan.due, planning.origins), removed=applying.remove(plan.extras))
-            report = replace(report, tasks=planning.tasks + applying.tasks)
+            report = replace(report, brought=brought, removed=applying.remove(plan.extras))
+            report = replace(report, tasks=applying.tasks)
             lock.update(partial(concluded, report, locked))
             report = _listed(session, report, listener)
         return replace(report, tally=session.tally, seconds=time.monotonic() - started, stopped=session.stopping.reason)
+
+
+class _Carried:
+    """Takes the plan as it is made, and has it carried out, unless the run is dry."""
+
+    def __init__(self, job: Job, lock: Lock, applying: Applying) -> None:
+        self._job, self._lock, self._applying = job, lock, applying
+        self.plan = Plan(images=())
+
+    def planned(self, images: Sequence[Image], origins: Mapping[Image, Surveyed], /) -> None:
+        """Have images brought; the lock file names them before."""
+        if not self._job.dry_run:
+            self._lock.update(partial(intended, Plan(images=tuple(images))))
+            self._applying.add(images, origins)
+
+    def completed(self, plan: Plan, /) -> None:
+        """Show the whole plan."""
+        self.plan = plan
+        tabulate(plan.table(), key="plan", description=plan.summary())
+        if not self._job.dry_run:
+            telling.failed_in(plan)
 
 
 def _listed(session: Session, report: MirrorReport, listener: Listener) -> MirrorReport:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.mirroring.applying import MOST_TASKS
+from flows.mirroring.parts import MOST_TASKS
 from tests import images
 from tests.cli.dist import command
 from tests.fakes.faults import Fault, Stall
@@ -77,7 +77,7 @@ def test_what_was_mirrored_is_recorded_and_the_command_ends(api: Relay, tmp_path
     out, err = (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
     assert process.returncode == 1, err
     assert silence < _ENDS_S, err
-    assert 50 < len(there) < TAGS  # the first part went on without the API, the second was not begun
+    assert len(there) > 50  # parts that have begun go on without the API
     assert recorded(tmp_path) == there
     report = json.loads(out)
     assert sum(image["result"] == "added" for image in report["images"]) == len(there)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flows.mirroring import applying
+from flows.mirroring import parts
 from storage import open_store
 from tests import images
 from tests.fakes.registry import FakeRegistry
@@ -304,7 +304,7 @@ def test_as_much_is_done_at_once_as_the_configuration_says(
 def test_more_than_one_graph_can_show_is_brought_in_runs_of_their_own(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(applying, "MOST_TASKS", 100)
+    monkeypatch.setattr(parts, "MOST_TASKS", 100)
     built = images.image(930, layers=1)
     images.load(source, "app", built)
     for number in range(101):
@@ -318,7 +318,7 @@ def test_more_than_one_graph_can_show_is_brought_in_runs_of_their_own(
     tasks = Counter(run["name"].split()[0] for run in prefect.task_runs(mirrors.flow_run, at_least=5))
     assert tasks == {"tags": 1, "survey": 2, "mirror-part-0": 1, "mirror-part-1": 1}  # the parts are drawn, too
     found = prefect.post("/flow_runs/filter", {"flow_runs": {"name": {"like_": "part"}}, "sort": "START_TIME_DESC", "limit": 2})
-    assert {run["name"] for run in found} == {"mirror mirror, part 1 of 2", "mirror mirror, part 2 of 2"}
+    assert {run["name"] for run in found} == {"mirror mirror, part 1", "mirror mirror, part 2"}
     assert {run["state_type"] for run in found} == {"COMPLETED"}
     assert uploaded(mirrors.asked(target)) == Counter(built.blobs.keys())
     mirrors.asked(source)

@@ -169,3 +169,23 @@ def test_everything_reachable_is_worked_on_exactly_once(graph: list[list[int]], 
         reachable |= new
         waiting.extend(new)
     assert sorted(seen) == sorted(reachable)
+
+
+def test_an_item_of_a_lane_waits_only_for_that_lane() -> None:
+    def finish_pairs(now: Started) -> None:
+        if len(now.open) == 2:
+            for item in list(now.open):
+                now.finish(item)
+
+    started = Started(finish_pairs)
+    frontier = Frontier(started, window=1, lane=lambda item: "tens" if item >= 10 else None)
+    frontier.add([10, 11, 1, 2])
+    assert {item for item, _ in frontier} == {10, 11, 1, 2}
+    assert [set(started.items[:2]), set(started.items[2:])] == [{1, 10}, {2, 11}]
+
+
+def test_a_function_is_called_between_items() -> None:
+    frontier = Frontier(ended, window=1)
+    frontier.add([1])
+    frontier.call(lambda: frontier.add([2]))
+    assert [item for item, _ in frontier] == [1, 2]

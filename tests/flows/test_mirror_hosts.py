@@ -1,0 +1,139 @@
+"""Mirrors from several registries: a registry that makes the run wait delays no image of another one."""
+
+import logging
+from collections.abc import Callable, Iterator
+from threading import Event
+
+import pytest
+
+from flows.mirroring import parts
+from flows.progress import LogListener, listening
+from tasks.stopping import Stopping, stopped_by
+from tests import images
+from tests.fakes.faults import Answer, Fault, Stall
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, image, lacking, repository, results
+from tests.peers.prefect import PrefectServer
+
+ONE, TWO = images.image(1040, layers=1), images.image(1041, layers=1)
+LONG_S = 75
+
+
+@pytest.fixture
+def source() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as source:
+        images.load(source, "app", ONE, "v1")
+        images.load(source, "app", TWO, "v2")
+        yield source
+
+
+@pytest.fixture
+def busy() -> Iterator[FakeRegistry]:
+    with FakeRegistry() as busy:
+        images.load(busy, "more", TWO, "v1")
+        yield busy
+
+
+class Publications(LogListener):
+    """Calls a function when an image is published."""
+
+    def __init__(self, then: Callable[[str], None]) -> None:
+        super().__init__(logging.getLogger("test"))
+        self._then = then
+
+    def did(self, name: str, what: str) -> None:
+        if what.startswith("published"):
+            self._then(name)
+
+
+@pytest.mark.parametrize(
+    ("throttled", "concurrency"),
+    [(("HEAD", ".*/manifests/.*"), 1), (("GET", ".*/tags/list"), 4)],
+    ids=["survey", "list of tags"],
+)
+def test_images_are_published_while_another_registry_makes_the_run_wait(  # noqa: PLR0917 - fixtures
+    mirrors: Mirrors,
+    source: FakeRegistry,
+    busy: FakeRegistry,
+    target: FakeRegistry,
+    throttled: tuple[str, str],
+    concurrency: int,
+) -> None:
+    method, path = throttled
+    busy.inject(Fault(method=method, path=path, nth=None, action=Answer(429, (("Retry-After", str(LONG_S)),), b"")))
+    first = {**repository(busy, target), "source": f"{busy.host}/more", "targets": [f"{target.host}/more"]}
+    stopping = Stopping()
+    published = list[str]()
+
+    def stop(name: str) -> None:
+        published.append(name)
+        if len(published) == 2:
+            stopping.request("all others are published")
+
+    with stopped_by(stopping), listening(Publications(stop)):
+        report = mirrors.run(first, repository(source, target), concurrency=concurrency)
+
+    assert report.status == "stopped"
+    assert sorted(published) == [f"{source.host}/app:v1", f"{source.host}/app:v2"]
+    assert not lacking(target, "copy", ONE, "v1")
+    assert not lacking(target, "copy", TWO, "v2")
+    assert mirrors.locked()[f"{target.host}/copy:v1"]["mirrored"]
+    assert report.seconds < LONG_S
+    assert [one.status for one in busy.asked(method, path)] == [429]
+
+
+def test_the_plan_is_whole_although_registries_are_planned_by_themselves(
+    mirrors: Mirrors, source: FakeRegistry, busy: FakeRegistry, target: FakeRegistry, prefect: PrefectServer
+) -> None:
+    entries = image(busy, target, "more:v1"), repository(source, target), image(busy, target, "more:none")
+    dry = mirrors.run(*entries, dry_run=True)
+    assert [str(step.wish.source).partition("/")[2] for step in dry.plan.steps] == ["more:v1", "app:v1", "app:v2", "more:none"]
+    assert target.asked("PUT", ".*") == []
+    report = mirrors.run(*entries)
+    assert results(report) == {"more:v1": "added", "copy:v1": "added", "copy:v2": "added", "more:none": "failed"}
+    again = mirrors.run(*entries[:2])
+    assert (again.status, again.tasks) == ("complete", 1 + 2)  # a list of tags, a survey for each registry
+    prefect.task_runs(mirrors.flow_run, at_least=3)
+
+
+def test_two_registries_that_claim_one_target_are_told_apart_before_anything_is_published(
+    mirrors: Mirrors, source: FakeRegistry, busy: FakeRegistry, target: FakeRegistry
+) -> None:
+    claim = {**image(busy, target, "more:v1"), "target": f"{target.host}/copy:v1"}
+    report = mirrors.run(claim, repository(source, target))
+    assert results(report) == {"copy:v1": "failed", "copy:v2": "added"}
+    assert target.manifest("copy", "v1") is None
+    assert len(report.errors()) == 2
+
+
+def test_a_slow_blob_of_one_part_does_not_delay_the_next_part(
+    mirrors: Mirrors,
+    source: FakeRegistry,
+    target: FakeRegistry,
+    prefect: PrefectServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(parts, "MOST_TASKS", 3)
+    release, layer = Event(), list(ONE.blobs)[-1]
+    source.inject(Fault(path=f".*/blobs/{layer}", action=Stall(10, release)))
+    published = list[str]()
+
+    def note(name: str) -> None:
+        published.append(name)
+        release.set()
+
+    with listening(Publications(note)):
+        report = mirrors.run(repository(source, target), concurrency=2)
+
+    assert report.status == "complete", report.errors()
+    assert published == [f"{source.host}/app:v2", f"{source.host}/app:v1"]
+    found = prefect.post(
+        "/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [mirrors.flow_run]}}, "sort": "START_TIME_DESC"}
+    )
+    assert sorted((run["name"], run["state_type"]) for run in found) == [
+        ("mirror mirror, part 1", "COMPLETED"),
+        ("mirror mirror, part 2", "COMPLETED"),
+    ]
+    for run in found:
+        names = {task["name"].split()[0] for task in prefect.task_runs(run["id"], at_least=4)}
+        assert names == {"mirror", "publish"}
