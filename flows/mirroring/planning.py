@@ -200,14 +200,12 @@ class Planning:
     def _hand_over(self, host: _Host) -> None:
         """Hand over the images of a registry, all of which are surveyed."""
         self._images += host.images
-        needed = [image for image in host.images if image.is_needed]
-        content = {descriptor.digest: descriptor for image in needed for descriptor in image.content}
+        content = {descriptor.digest: descriptor for image in host.images if image.is_needed for descriptor in image.content}
         held = self._session.store.each(self._session.store.holds, content.values())
         self._missing.update(digest for digest, there in zip(content, held, strict=True) if not there)
         self._open.discard(host)
         plan = None if self._open else self._plan()  # before anything of this registry is brought
-        if needed:
-            self._receiver.planned(needed, host.origins)
+        self._receiver.planned(host.images, host.origins)
         if plan is not None:
             self._receiver.completed(plan)
 

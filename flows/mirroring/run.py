@@ -10,8 +10,8 @@ from flows.mirroring import telling
 from flows.mirroring.applying import Applying
 from flows.mirroring.bookkeeping import concluded, intended
 from flows.mirroring.entry import Entry
-from flows.mirroring.lock import Lock
-from flows.mirroring.plan import Image, Plan
+from flows.mirroring.lock import Lock, Records
+from flows.mirroring.plan import Image, Plan, Step
 from flows.mirroring.planning import Planning
 from flows.mirroring.report import MirrorReport
 from flows.progress import Listener
@@ -54,7 +54,7 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
         lock = Lock(job.lock)
         locked = lock.read()
         applying = Applying(session, listener, name=job.name, workers=job.concurrency, retries=job.retries)
-        carried = _Carried(job, lock, applying)
+        carried = _Carried(job, lock, locked, applying)
         Planning(
             session,
             listener,
@@ -78,15 +78,22 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
 class _Carried:
     """Takes the plan as it is made, and has it carried out, unless the run is dry."""
 
-    def __init__(self, job: Job, lock: Lock, applying: Applying) -> None:
-        self._job, self._lock, self._applying = job, lock, applying
+    def __init__(self, job: Job, lock: Lock, locked: Records, applying: Applying) -> None:
+        self._job, self._lock, self._locked, self._applying = job, lock, locked, applying
         self.plan = Plan(images=())
 
     def planned(self, images: Sequence[Image], origins: Mapping[Image, Surveyed], /) -> None:
         """Have images brought; the lock file names them before."""
-        if not self._job.dry_run:
+        if self._job.dry_run:
+            return
+        if any(step.is_due or self._is_wanted_again(step) for image in images for step in image.steps):
             self._lock.update(partial(intended, Plan(images=tuple(images))))
-            self._applying.add(images, origins)
+        if needed := [image for image in images if image.is_needed]:
+            self._applying.add(needed, origins)
+
+    def _is_wanted_again(self, step: Step) -> bool:
+        record = self._locked.get(step.target)
+        return record is not None and record.unwanted is not None
 
     def completed(self, plan: Plan, /) -> None:
         """Show the whole plan."""
