@@ -44,10 +44,20 @@ def mirror(
         return runs.run(context, load, parameters, _show, store=inputs.store_of(context, wanted), doing="mirroring")
 
 
-def check(context: Context, path: str, *, repair: bool, network: RunNetwork, login: Login, **options: Any) -> int:
-    """See whether what was mirrored is still there; 1 if not all of it is, or could be repaired."""
-    wanted = inputs.mirror(path)
-    parameters = {"config": inputs.lasting(path), "repair": repair}
+def check(
+    context: Context,
+    path: str,
+    dialect: Dialect,
+    to: Sequence[str],
+    *,
+    repair: bool,
+    network: RunNetwork,
+    login: Login,
+    **options: int | None,
+) -> int:
+    """Check the targets of a mirror against its lock file, and return the exit code of `runs.run`."""
+    wanted = inputs.mirror(path, dialect, to)
+    parameters = {"config": inputs.lasting(path), "dialect": dialect, "to": list(to), "repair": repair}
     parameters |= {**placed(context, wanted, network, writes=repair), **options}
 
     def load() -> Any:

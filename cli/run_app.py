@@ -167,6 +167,8 @@ def check(
     /,
     *,
     repair: Annotated[bool, Parameter(negative=(), help="Send again what is missing.")] = False,
+    dialect: From = "dist",
+    to: To = None,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
     network: RunNetwork = RunNetwork(),
@@ -178,7 +180,9 @@ def check(
     from cli.mirror import check
 
     numbers = {"concurrency": concurrency, "retries": retries}
-    return check(context.quieted(quiet=quiet), config, repair=repair, network=network, login=login, **numbers)
+    return check(
+        context.quieted(quiet=quiet), config, dialect, to or [], repair=repair, network=network, login=login, **numbers
+    )
 
 
 @app.command(group=RUNS)

@@ -14,6 +14,7 @@ from flows.conclusion import concluded
 from flows.mirroring.applying import Applying
 from flows.mirroring.auditing import Auditing
 from flows.mirroring.checked import CheckReport
+from flows.mirroring.config import Dialect
 from flows.mirroring.lock import Lock
 from flows.mirroring.opening import called, opened
 from flows.parameters import (
@@ -47,12 +48,16 @@ def check(
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
+    dialect: Annotated[Dialect, labelled("Form", "Whose form the configuration has: ours and regsync's, or skopeo's")] = "dist",
+    to: Annotated[
+        list[str], labelled("Destinations", "With skopeo's form: where images went, registries or paths in them")
+    ] = [],  # noqa: B006
     network: Reached = None,
 ) -> State[Any]:
     """See that every tag of a mirror stands for what its lock file says, and that all below and about it is there."""
     started = time.monotonic()
     keep_no_results()
-    wanted, spec = opened(config, store, store_options, network)
+    wanted, spec = opened(config, store, store_options, network, dialect=dialect, to=to)
     workers, entries = concurrency or wanted.concurrency, (*wanted.entries, *wanted.seed)
     hosts = {host for entry in entries for host in entry.target_hosts}
     hosts |= {entry.source_host for entry in entries} if repair else set()

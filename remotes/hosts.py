@@ -123,6 +123,11 @@ class Hosts:
         """Where a registry is: `https://host`, or `http://` if set so or on a loopback address, as container engines do."""
         return f"{self._scheme(host)}://{self._server_of(host)}"
 
+    def name(self, server: str) -> str:
+        """The registry, as references name it, that is at a server, `host[:port]`."""
+        names = (*self.named, *_ALIASES)
+        return next((host for host in names if self._server_of(host) == server), server)
+
     def _server_of(self, host: str) -> str:
         return self.named.get(host, HostSettings()).hostname or _ALIASES.get(host, host)
 

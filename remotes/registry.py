@@ -199,8 +199,8 @@ class Registries:
         self._transport.abort()
 
     def quotas(self) -> dict[str, Quota]:
-        """What registries last said of the requests that they still allow, by host name."""
-        return self._throttled.quotas()
+        """The requests that registries last said they still allow, by their host as references have it."""
+        return {self._settings.hosts.name(server): quota for server, quota in self._throttled.quotas().items()}
 
     def close(self) -> None:
         """Close all connections. What is under way is to be broken off before, or it is waited for."""

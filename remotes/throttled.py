@@ -69,7 +69,7 @@ class ThrottledTransport(httpx.BaseTransport):
         return response
 
     def quotas(self) -> dict[str, Quota]:
-        """What servers last said of their quotas, by host name."""
+        """What servers last said of their quotas, by server, `host[:port]`."""
         with self._guard:
             return dict(self._quotas)
 
@@ -104,7 +104,7 @@ class ThrottledTransport(httpx.BaseTransport):
             throttle.accepted()
         if (quota := read_quota(response.headers)) is not None:
             with self._guard:
-                self._quotas[url.host] = quota
+                self._quotas[url.netloc.decode("ascii")] = quota
 
 
 class _Watched(httpx.SyncByteStream):

@@ -263,8 +263,9 @@ class Plan:
         return len(self.to_fetch) + published + len(blobs) + 2 * sent + 2 * len(self.pruned)
 
     def needed(self, host: str) -> int:
-        """How many manifests have to be fetched from a registry, which is what quotas count."""
-        sources = {d.digest: image.wish.source.host for image in self.due for d in image.content if d.is_manifest}
+        """The number of pulls from a registry, as Docker Hub counts them: one for each image, one per platform of an index."""
+        pulled = ((image, one) for image in self.due for one in image.content if one.is_manifest and one.kind != "index")
+        sources = {one.digest: image.wish.source.host for image, one in pulled}
         return sum(sources.get(digest) == host for digest in self.to_fetch)
 
     def summary(self) -> str:
@@ -311,7 +312,7 @@ class Plan:
     def _quota(self, host: str) -> str:
         quota, needed = self.quotas[host], self.needed(host)
         short = "; too few" if needed > quota.remaining else ""
-        return f"{host}: {needed} of the {counted(quota.remaining, 'manifest')} that it still allows{short}"
+        return f"{host}: {needed} of the {counted(quota.remaining, 'pull')} that it still allows{short}"
 
 
 def wishes(entry: Entry, sources: Iterable[Reference]) -> tuple[list[Wish], list[Unnamed]]:

@@ -1,7 +1,7 @@
 """What a mirror run has to say when it ends: what was planned, and what came of it at each target. No Prefect here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeGuard, get_args
 
 from flows.causes import Cause, grouped_lines
@@ -10,6 +10,7 @@ from flows.mirroring.plan import Extra, Plan, Step, Unnamed
 from flows.report import Figures, Outcome, gathered, is_broken_off, moved, pace
 from ocispec import Reference
 from ocispec.units import duration, size
+from remotes import Quota
 from tasks.removal import Removed
 from tasks.tally import Tally
 
@@ -38,6 +39,7 @@ class MirrorReport:
     more: tuple[str, ...] = ()
     seconds: float = 0
     stopped: str | None = None
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
 
     @property
     def status(self) -> Outcome:
@@ -77,7 +79,8 @@ class MirrorReport:
         tally = self.tally
         passed = f"{size(tally.received)} fetched, {size(tally.sent)} sent"
         spared = f" ({tally.mounted} mounted, {tally.existed} there already)" if tally.mounted or tally.existed else ""
-        return f"{self.name} {self.status}: {', '.join(told)}; {passed}{spared} in {duration(self.seconds)}"
+        left_of_quotas = "".join(f"; {host} allows {one.remaining} of {one.limit} more" for host, one in self.quotas.items())
+        return f"{self.name} {self.status}: {', '.join(told)}; {passed}{spared} in {duration(self.seconds)}{left_of_quotas}"
 
     def counts(self) -> dict[Result, int]:
         """How many targets there are of each result."""
@@ -153,6 +156,7 @@ class MirrorReport:
             ],
             "fetched_bytes": tally.received,
             "sent_bytes": tally.sent,
+            "quotas": {host: asdict(quota) for host, quota in self.quotas.items()},
             "mounted": tally.mounted,
             "existed": tally.existed,
             "notes": self.notes(),

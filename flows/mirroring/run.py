@@ -72,7 +72,13 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
             report = replace(report, tasks=applying.tasks)
             lock.update(partial(concluded, report, locked))
             report = _listed(session, report, listener)
-        return replace(report, tally=session.tally, seconds=time.monotonic() - started, stopped=session.stopping.reason)
+        return replace(
+            report,
+            tally=session.tally,
+            seconds=time.monotonic() - started,
+            stopped=session.stopping.reason,
+            quotas=session.registries.quotas(),
+        )
 
 
 class _Carried:

@@ -113,3 +113,16 @@ def test_a_veto_has_an_exit_code_of_its_own_unless_something_failed(prefect: Pre
         assert passed.code == 0, passed.err
         assert lacking(target, "app", ONE, "v1") == []
         assert target.manifest("bad", "v1") is None
+
+
+def test_what_was_mirrored_from_a_file_of_skopeo_can_be_checked(prefect: PrefectServer, tmp_path: Path) -> None:
+    assert prefect.url
+    with FakeRegistry() as source, FakeRegistry() as target:
+        images.load(source, "app", ONE, "v1")
+        path = tmp_path / "sync.yaml"
+        path.write_text(json.dumps({source.host: {"images": {"app": ["v1"]}}}))
+        form = ("--from", "skopeo", "--to", target.host)
+        done = dist("--store", tmp_path / "store", "mirror", path, *form)
+        assert done.code == 0, done.err
+        found = dist("--store", tmp_path / "store", "--output", "json", "check", path, *form)
+    assert (found.code, found.json["status"], found.json["right"]) == (0, "complete", 1)

@@ -10,7 +10,7 @@ from flows.mirroring import parts
 from flows.progress import LogListener, listening
 from tasks.stopping import Stopping, stopped_by
 from tests import images
-from tests.fakes.faults import Answer, Fault, Stall
+from tests.fakes.faults import Answer, Fault, Stall, WithHeaders
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, lacking, repository, results
 from tests.peers.prefect import PrefectServer
@@ -137,3 +137,19 @@ def test_a_slow_blob_of_one_part_does_not_delay_the_next_part(
     for run in found:
         names = {task["name"].split()[0] for task in prefect.task_runs(run["id"], at_least=4)}
         assert names == {"mirror", "publish"}
+
+
+def test_a_plan_counts_the_pulls_that_it_needs_of_a_quota(mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry) -> None:
+    index = images.index([images.image(1045, layers=1), images.image(1046, layers=1)])
+    images.load(source, "app", index, "v3")
+    said = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "42;w=21600"))
+    source.inject(Fault(method="HEAD", nth=None, action=WithHeaders(said)))
+    pulls = 2 + sum(manifest.media_type != index.root.media_type for manifest in index.manifests)
+
+    dry = mirrors.run(repository(source, target), dry_run=True)
+
+    assert f"; {source.host}: {pulls} of the 42 pulls that it still allows" in dry.summary()
+    assert dry.to_json("")["plan"]["quotas"] == {source.host: {"needed": pulls, "remaining": 42, "limit": 100}}
+    report = mirrors.run(repository(source, target))
+    assert report.summary().endswith(f"; {source.host} allows 42 of 100 more")
+    assert report.to_json("")["quotas"] == {source.host: {"limit": 100, "remaining": 42, "window_s": 21600}}

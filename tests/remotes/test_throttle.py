@@ -269,7 +269,7 @@ def test_quotas_are_remembered(found: Registries, registry: FakeRegistry) -> Non
     registry.inject(Fault(method="HEAD", action=Answer(429, said)))
     with pytest.raises(Unavailable):
         found.resolve(reference(registry))
-    assert found.quotas() == {"127.0.0.1": Quota(limit=100, remaining=7, window_s=21600)}
+    assert found.quotas() == {registry.host: Quota(limit=100, remaining=7, window_s=21600)}
 
 
 @pytest.mark.parametrize(
