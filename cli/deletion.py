@@ -16,13 +16,14 @@ def delete(context: Context, digests: Sequence[str], *, force: bool) -> int:
     """Delete blobs; without `force` none that a name needs."""
     wanted = {inputs.digest(text) for text in digests}
     store = inputs.store(context)
-    with store.sweeping():  # no run may come to rely on them meanwhile
+    with store.sweeping() as sweep:  # no run may come to rely on them meanwhile
         needed = {} if force else _needed(store, wanted)
 
         def delete_one(text: str) -> None:
             digest = Digest.parse(text)
             if digest in needed:
                 raise InvalidInput(f"blob {digest}: {needed[digest]}; delete it all the same with --force")
+            sweep.require()
             store.delete(digest)
 
         return delete_each(context, digests, delete_one, called="digest")
@@ -59,8 +60,12 @@ def _needed(store: ContentStore, wanted: Iterable[Digest]) -> Mapping[Digest, st
 
 
 def _roots(store: ContentStore) -> Iterator[tuple[str, Descriptor]]:
-    """Who holds on to content, and what is at the top of it."""
+    """Return each name or run that needs content, with the root of that content.
+
+    Leases are read first: a run records its names before it releases its leases.
+    """
+    leased = list(store.leases.roots())
     for name in store.names:
         yield from ((name.name, root) for root in name.roots)
-    for root in store.leases.roots():
+    for root in leased:
         yield f"a run that is bringing in {root}", root

@@ -33,8 +33,8 @@ class GcReport:
 
     @property
     def status(self) -> Outcome:
-        """Always `complete`: what cannot be removed ends the run before."""
-        return "complete"
+        """Return `failed` if a name was recorded meanwhile whose content is not all there."""
+        return "failed" if self.swept.lost else "complete"
 
     def summary(self) -> str:
         """One line that counts."""
@@ -49,8 +49,8 @@ class GcReport:
         return self.swept.kept - len(self.swept.blobs) if self.dry_run else self.swept.kept
 
     def errors(self) -> list[str]:
-        """None."""
-        return []
+        """Return a line for each name that lacks content."""
+        return list(self.swept.lost)
 
     def causes(self) -> list[Cause]:
         """The failures, grouped by their cause."""
@@ -67,6 +67,7 @@ class GcReport:
             "kept": self.kept,
             "blobs": [{"digest": str(info.digest), "size": info.size} for info in self.swept.blobs],
             "leftovers": list(self.swept.leftovers),
+            "lost": list(self.swept.lost),
         }
 
     def facts(self) -> dict[str, str | int]:
@@ -76,6 +77,7 @@ class GcReport:
             would: moved(len(self.swept.blobs), self.swept.size),
             f"leftovers {would}": len(self.swept.leftovers),
             "blobs kept": self.kept,
+            "names that lack content": len(self.swept.lost),
             "took": duration(self.seconds),
         }
 

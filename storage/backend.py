@@ -23,6 +23,7 @@ from storage.disk import Disk
 from storage.files import FileIngests
 from storage.ingest import Ingests
 from storage.layout import Layout
+from storage.memory import MemoryConditionalWrites
 from storage.objects import Objects
 from storage.options import merged, refuse_flat, refuse_userinfo
 from storage.uploads import UploadIngests
@@ -36,7 +37,9 @@ class Backend(Protocol):
 
     fs: Any
     locks: bool
-    """Whether `locked` keeps anybody out."""
+    """Whether `locked` keeps out the processes of all machines."""
+    guards: bool
+    """Whether gc and runs can be kept apart at all: by locks, or since each process sees at once what others wrote."""
 
     def translated(self, what: str) -> contextlib.AbstractContextManager[None]:
         """Have what the file system raises in this block be errors of ours: see `storage.errors.translated`."""
@@ -50,8 +53,21 @@ class Backend(Protocol):
     def move(self, path: str, target: str) -> None:
         """Take a file out of sight, to where it can be looked at."""
 
-    def locked(self, path: str, *, shared: bool) -> contextlib.AbstractContextManager[None]:
-        """Hold a named lock against whoever asks for it exclusively or, if not shared, at all; object stores have none."""
+    def locked(self, path: str, *, shared: bool, make: bool = False) -> contextlib.AbstractContextManager[None]:
+        """Hold a named lock against all who ask for it exclusively or, if not shared, at all; object stores have none.
+
+        Its directory is made only if `make` says so; without one nothing is locked.
+        """
+
+    def versioned(self, path: str) -> tuple[bytes | None, str | None]:
+        """Return the content of a small file and its version, for `replace`; no content if there is no file."""
+
+    def replace(self, path: str, data: bytes, version: str | None) -> bool:
+        """Replace a small file if it still has this version, or make it if it has none; return whether that was done.
+
+        On a disk the caller holds a lock instead. An object store without conditional writes replaces it in any case.
+        Content that is there already counts as written: an answer may have been lost.
+        """
 
     def alive(self, path: str) -> contextlib.AbstractContextManager[bool]:
         """Hold a lock that shows to others that this process lives; yields False where no lock can do that."""
@@ -80,12 +96,18 @@ def _on_disk(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
 
 
 def _on_s3(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
-    objects = Objects(s3.connected(fs), layout.url, s3.S3Api(fs))
+    fs = s3.connected(fs)
+    objects = Objects(fs, layout.url, s3.S3Api(fs), s3.S3ConditionalWrites(fs, layout.url))
     return objects, UploadIngests(objects, layout)
 
 
 def _on_objects(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
     objects = Objects(fs, layout.url)
+    return objects, UploadIngests(objects, layout)
+
+
+def _in_memory(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
+    objects = Objects(fs, layout.url, conditional=MemoryConditionalWrites(fs))
     return objects, UploadIngests(objects, layout)
 
 
@@ -104,7 +126,7 @@ _KINDS = {
     "gs": _Kind(open=_on_objects, options=_uncached),
     "az": _Kind(open=_on_objects, options=_uncached),
     "abfs": _Kind(open=_on_objects, options=_uncached),
-    "memory": _Kind(open=_on_objects),  # of this process: for tests and trials
+    "memory": _Kind(open=_in_memory),  # of this process: for tests and trials
 }
 
 

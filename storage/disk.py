@@ -33,7 +33,7 @@ class Disk:
 
     def __init__(self, fs: Any, root: str) -> None:
         self.fs = fs
-        self.locks = shares_locks(root)
+        self.locks = self.guards = shares_locks(root)
 
     def translated(self, what: str) -> AbstractContextManager[None]:
         """Have what this disk raises be errors of ours."""
@@ -59,6 +59,18 @@ class Disk:
             with contextlib.suppress(OSError):  # the error that is on its way says more
                 self.fs.rm_file(temporary)
             raise
+
+    def versioned(self, path: str) -> tuple[bytes | None, str | None]:
+        """Return the content of a small file, None if there is none; a lock is what keeps other writers out."""
+        try:
+            return self.fs.cat_file(path), None
+        except FileNotFoundError:
+            return None, None
+
+    def replace(self, path: str, data: bytes, version: str | None) -> bool:  # noqa: ARG002
+        """Replace a small file whose lock the caller holds."""
+        self.put(path, data)
+        return True
 
     def append(self, path: str) -> Held:
         """The file at `path`, made if need be, for this writer alone to append to until it is closed.
@@ -111,11 +123,13 @@ class Disk:
         _sync_directory(os.path.dirname(path))
 
     @contextmanager
-    def locked(self, path: str, *, shared: bool) -> Iterator[None]:
+    def locked(self, path: str, *, shared: bool, make: bool = False) -> Iterator[None]:
         """Hold a named lock, against every process that asks for it exclusively or, if not shared, at all.
 
-        Without a directory for the lock there is nothing to protect, and none is taken.
+        Without a directory for the lock there is nothing to protect, and none is taken, unless it is to be made.
         """
+        if make:
+            self._make_parent(path)
         try:
             lock = _locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         except FileNotFoundError:

@@ -44,6 +44,9 @@ def _translate(exc: OSError, what: str, service: str | None) -> DistError:
         return NotFound(f"{what}: not there")
     if isinstance(exc, NotADirectoryError | IsADirectoryError | FileExistsError):
         return InvalidInput(f"{what}: {cause} ({exc.filename})")
+    if exc.errno == errno.EXDEV:
+        places = f"{exc.filename} and {exc.filename2} are on different file systems"
+        return InvalidInput(f"{what}: {places}; content becomes visible by a rename, so keep the whole store on one")
     if exc.errno in _FULL:
         return StoreFull(f"{what}: {cause}; make room and run again, what was fetched is kept")
     if exc.errno in _REFUSED or isinstance(exc, PermissionError):

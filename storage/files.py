@@ -8,6 +8,7 @@ goes on with: the data is hashed anew and written at its end, so that the digest
 
 import contextlib
 import logging
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from types import TracebackType
@@ -174,7 +175,7 @@ class FileIngests:
         if not ref:
             raise InvalidInput("ingest: the ref is empty")
         self._refuse_existing(ref, expected)
-        path = self._layout.ingest(ref)
+        path = self._path(ref)
         with translated(f"{ref}: opening {path}"):
             try:
                 held = self._disk.append(path)
@@ -188,7 +189,7 @@ class FileIngests:
 
     def status(self, ref: str) -> Status:
         """How far an ingest is; one of at most 1 MiB is not known while its writer is at work."""
-        path = self._layout.ingest(ref)
+        path = self._path(ref)
         with translated(f"ingest {ref}"):
             return self._status(path, self._disk.fs.info(path))
 
@@ -214,6 +215,10 @@ class FileIngests:
 
     def close(self) -> None:
         """Nothing to give up: what is on the disk outlives this process."""
+
+    def _path(self, ref: str) -> str:
+        """Return the data file of an ingest; each machine has one of its own where locks are not shared with others."""
+        return self._layout.ingest(ref if self._disk.locks else f"{ref} on {socket.gethostname()}")
 
     def _entries(self) -> list[dict[str, Any]]:
         try:

@@ -1,32 +1,39 @@
 """Garbage collection: blobs that nothing needs, and what dead runs left behind.
 
-What names and leases reach is needed (`storage.reachable`). The order makes it safe beside runs: first the candidates are
-listed, then names and leases are read, then candidates that nothing reaches are removed, all under a lock that
-`ContentStore.unswept` shares; nothing else removes a blob without it. Whoever relies on content that is there looks for it
-under that lock, with a lease on its root and with the manifest above it in the store: so either gc sees that it is needed, or
-the look comes after the removal and finds nothing. Object stores have no locks; there the grace period has to be longer than a
-run (docs/guarantees.md), and `hazard` says so to whoever gives a short one.
+Whatever names and leases reach is needed. The candidates are listed first. They are removed in batches; for each batch leases
+and names are read again, in that order, since a run records its names before it releases its leases. `storage.sweeps` keeps
+runs from relying on the content of a batch meanwhile. So a run either is seen by gc, or looks after the removal and finds what
+is left.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from ocispec.errors import NotFound
+from ocispec import Descriptor, Digest
+from ocispec.errors import Unavailable
+from ocispec.handlers import children_handler
 from ocispec.units import duration
-from storage.reachable import reachable
+from storage import completeness
 from storage.store import ContentStore, Info
 
-# Where there are no locks: longer than runs take, as far as anybody can guess.
+# Where runs are not kept apart from gc: longer than they usually take.
 _LONGER_THAN_A_RUN = timedelta(hours=24)
+_BATCH = 1000
+_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Swept:
-    """What was, or in a dry run would be, removed: blobs, and the paths of ingests and leftovers."""
+    """The blobs and the paths of leftovers that were, or in a dry run would be, removed.
+
+    `lost` says of names that were recorded meanwhile which content they lack, and how to get it again.
+    """
 
     blobs: tuple[Info, ...]
     leftovers: tuple[str, ...]
     kept: int
+    lost: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -35,44 +42,110 @@ class Swept:
 
 
 def hazard(store: ContentStore, *, grace: timedelta) -> str | None:
-    """What to tell, in one line, before a sweep with such a grace period; None where it endangers no run under way."""
-    if store.locks or grace >= _LONGER_THAN_A_RUN:
+    """Return a warning, in one line, if a sweep with this grace period may remove what a run in progress needs."""
+    if store.guards or grace >= _LONGER_THAN_A_RUN:
         return None
     given = duration(grace.total_seconds())
     return (
-        f"gc of {store.url}: no locks there, and a grace of {given}; what runs under way need may go, see that there are none"
+        f"gc of {store.url}: its locks are not shared with other machines, and the grace period is {given}; "
+        "make sure that no run is in progress on another machine"
     )
 
 
 def collect(store: ContentStore, *, grace: timedelta, dry_run: bool) -> Swept:
-    """Remove what nothing needs and nobody has touched for `grace`.
+    """Remove what nothing needs and what was not touched for `grace`.
+
+    Times are compared by the clock of the store; a dry run, which writes nothing, takes that of this machine.
 
     Raises:
-        Corrupt, InvalidInput, Unsupported: a manifest or a name cannot be read; nothing is removed, for what it needs would be.
+        Corrupt, InvalidInput, Unsupported: a manifest, name or lease cannot be read, so that it is unknown what it needs.
         Denied, Unavailable: the store.
     """
-    before = datetime.now(UTC) - grace
-    if dry_run:
-        return Swept(blobs=_unneeded(store, before), leftovers=tuple(store.leftovers(before, dry_run=True)), kept=_count(store))
-    with store.sweeping():
-        blobs = tuple(info for info in _unneeded(store, before) if _remove(store, info))
-    return Swept(blobs=blobs, leftovers=tuple(store.leftovers(before, dry_run=False)), kept=_count(store))
-
-
-def _unneeded(store: ContentStore, before: datetime) -> tuple[Info, ...]:
+    now = datetime.now(UTC) if dry_run else store.clock()
+    before = now - grace
     candidates = [info for info in store.walk() if info.committed < before]
-    if not candidates:
-        return ()
-    needed = reachable(store, [*(root for name in store.names for root in name.roots), *store.leases.roots()])
-    return tuple(info for info in candidates if info.digest not in needed)
+    needed = _Needed(store, now)
+    if candidates:
+        needed.update()
+    unneeded = [info for info in candidates if info.digest not in needed]
+    if dry_run:
+        leftovers = tuple(store.leftovers(now, before, dry_run=True))
+        return Swept(blobs=tuple(unneeded), leftovers=leftovers, kept=_count(store))
+    removed = [info for batch in _batches(unneeded) for info in _remove(store, batch, needed)]
+    lost = tuple(needed.lost()) if removed else ()
+    leftovers = tuple(store.leftovers(now, before, dry_run=False))
+    return Swept(blobs=tuple(removed), leftovers=leftovers, kept=_count(store), lost=lost)
 
 
-def _remove(store: ContentStore, info: Info) -> bool:
-    try:
-        store.delete(info.digest)
-    except NotFound:
-        return False  # somebody else was faster
-    return True
+class _Needed:
+    """The digests that names and leases need. The set only grows: so each `update` reads what is new."""
+
+    def __init__(self, store: ContentStore, now: datetime) -> None:
+        self._store, self._now = store, now
+        self._digests: set[Digest] = set()
+        self._leased: set[object] = set()
+        self._named: set[object] = set()
+        self._awaited: dict[object, Descriptor] = {}  # manifests below leases that have not arrived yet
+        self._first: dict[str, object] | None = None
+
+    def __contains__(self, digest: Digest) -> bool:
+        return digest in self._digests
+
+    def update(self) -> None:
+        """Read leases and names again."""
+        leased = _new(self._store.leases.roots(now=self._now), self._leased)
+        names = list(self._store.names)
+        if self._first is None:
+            self._first = {name.name: name for name in names}
+        self._walk(_new((root for name in names for root in name.roots), self._named))
+        for missing in (*self._walk(leased), *self._walk(self._arrived())):
+            if missing.is_manifest:
+                self._awaited[missing.content] = missing
+
+    def lost(self) -> Iterator[str]:
+        """Return a line for each name that was recorded since the first update and lacks content."""
+        first = self._first or {}
+        for name in self._store.names:
+            if first.get(name.name) != name and not (found := completeness.of_name(self._store, name)).whole:
+                yield f"{name.name}: recorded while gc ran, {found.shortage}; fetch it again"
+
+    def _arrived(self) -> list[Descriptor]:
+        """Return the manifests that arrived since they were found to be missing."""
+        awaited = list(self._awaited.values())
+        there = self._store.each(self._store.holds, awaited) if awaited else []
+        arrived = [manifest for manifest, is_there in zip(awaited, there, strict=True) if is_there]
+        for manifest in arrived:
+            del self._awaited[manifest.content]
+        return arrived
+
+    def _walk(self, roots: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
+        """Add what is below roots, and return what is missing of it."""
+        found = completeness.check(self._store, *roots, children=children_handler(self._store.manifest))
+        self._digests |= {descriptor.digest for descriptor in (*found.present, *found.missing)}
+        return found.missing
+
+
+def _new(roots: Iterator[Descriptor], known: set[object]) -> list[Descriptor]:
+    """Return the roots that are not known yet, and note them as known."""
+    fresh = {root.content: root for root in roots if root.content not in known}
+    known |= fresh.keys()
+    return list(fresh.values())
+
+
+def _remove(store: ContentStore, batch: Sequence[Info], needed: _Needed) -> list[Info]:
+    """Remove those blobs of a batch that are still not needed."""
+    for _ in range(_ATTEMPTS):
+        with store.sweeping() as sweep:
+            needed.update()
+            doomed = [info for info in batch if info.digest not in needed]
+            if sweep.is_current:  # else so much was new that reading it took too long; it is known now
+                store.delete_all(info.digest for info in doomed)
+                return doomed
+    raise Unavailable(f"gc of {store.url}: names and leases cannot be read fast enough; run it when fewer runs are in progress")
+
+
+def _batches(infos: Sequence[Info]) -> Iterator[Sequence[Info]]:
+    return (infos[start : start + _BATCH] for start in range(0, len(infos), _BATCH))
 
 
 def _count(store: ContentStore) -> int:

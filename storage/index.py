@@ -14,6 +14,7 @@ import orjson
 
 from ocispec import Descriptor, Digest, fields, mediatypes
 from ocispec.errors import InvalidInput
+from storage import shared
 from storage.backend import Backend
 from storage.layout import Layout
 from storage.names import Name, Names
@@ -42,20 +43,33 @@ def mark(backend: Backend, layout: Layout) -> None:
 
 
 def update(backend: Backend, layout: Layout, names: Names) -> None:
-    """Write `index.json` anew from the names, until it has all of them; where it has, it is left as it is and no name is read.
+    """Write `index.json` again if the names have changed since; only records that changed are read.
 
-    Many processes may do this at once, without a lock. Each looks once more after it wrote: so whichever is the last to write
-    has seen every name that was recorded before, since a name is recorded before its process comes here.
+    Many processes may do this at once, see `storage.shared`. Each lists the names again after it wrote, for stores that have
+    neither locks nor conditional writes: a name is recorded before its process comes here, so the last writer has seen it.
 
-    A damaged name is left out with a warning. Other tools are no worse off without it, and no other image is to fail for it.
+    A damaged name is left out with a warning: other tools are no worse off without it, and no other image fails for it.
     """
-    with backend.translated(f"store {layout.url}: index.json"):
-        listed, written = names.listing(), None
-        if _is_of(backend, layout, listed):
+    what, written = f"store {layout.url}: index.json", dict[str, str]()
+
+    def changed(raw: bytes | None) -> bytes:
+        nonlocal written
+        with backend.translated(what):
+            written = names.listing()
+            return raw if raw is not None and _is_of(raw, written) else _sealed(names, written)
+
+    with backend.translated(what):
+        if _is_of(_content(backend, layout), names.listing()):
             return
-        while listed != written:
-            backend.put(layout.index, _sealed(names, listed))
-            listed, written = names.listing(), listed
+        names.recall()
+    while True:
+        shared.change(backend, layout.index, changed, what=what)
+        with backend.translated(what):
+            if names.listing() == written:
+                break
+    if written:
+        with backend.translated(what):
+            names.remember()
 
 
 def document(names: Iterable[Name], *, under: tuple[str, ...], tagged: Iterable[tuple[str, Descriptor]] = ()) -> bytes:
@@ -68,7 +82,7 @@ def _document(manifests: Sequence[Mapping[str, Any]], **more: object) -> bytes:
     return orjson.dumps({"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": manifests, **more})
 
 
-def _sealed(names: Names, listed: Mapping[str, object]) -> bytes:
+def _sealed(names: Names, listed: Mapping[str, str]) -> bytes:
     known, damaged = names.read()
     for error in damaged:
         _log.warning("index.json leaves out: %s", error)
@@ -76,17 +90,25 @@ def _sealed(names: Names, listed: Mapping[str, object]) -> bytes:
     return _document(manifests, annotations={_SEAL: _seal(manifests, listed)})
 
 
-def _is_of(backend: Backend, layout: Layout, listed: Mapping[str, object]) -> bool:
-    """Whether the `index.json` that is there was derived from these names, and nobody has changed it since."""
+def _content(backend: Backend, layout: Layout) -> bytes:
     try:
-        found = fields.parse_object(backend.fs.cat_file(layout.index), at="index.json")
+        content: bytes = backend.fs.cat_file(layout.index)
+    except FileNotFoundError:
+        return b""
+    return content
+
+
+def _is_of(raw: bytes, listed: Mapping[str, str]) -> bool:
+    """Return whether an `index.json` was made from these names, and was not changed since."""
+    try:
+        found = fields.parse_object(raw, at="index.json")
         annotations = dict(fields.pairs(found, "annotations", at="index.json"))
-    except (FileNotFoundError, InvalidInput):
+    except InvalidInput:
         return False
     return annotations.get(_SEAL) == _seal(found.get("manifests"), listed)
 
 
-def _seal(manifests: object, listed: Mapping[str, object]) -> str:
+def _seal(manifests: object, listed: Mapping[str, str]) -> str:
     return str(Digest.of(orjson.dumps(manifests) + ascii(sorted(listed.items())).encode()))
 
 

@@ -1,9 +1,9 @@
 """Where things are in a store: an OCI image layout (image-spec 1.1, image-layout.md), and ours beside it.
 
-oci-layout  index.json  blobs/<algorithm>/<hex>
+oci-layout  index.json  index.names.json  blobs/<algorithm>/<hex>
 ingest/<sha256 of the ref>  ingest/<sha256 of the ref>.json
 names/<readable part>-<sha256 of the name>.json
-leases/<run>.<number>.json  leases/<run>.lock  quarantine/<algorithm>/<hex>
+leases/<run>.<number>.json  leases/<run>.lock  sweeps/<batch>.gc  quarantine/<algorithm>/<hex>
 """
 
 import hashlib
@@ -51,6 +51,11 @@ class Layout:
         return f"{self.root}/index.json"
 
     @property
+    def index_names(self) -> str:
+        """The names that the index was made from, each with the version of its record."""
+        return f"{self.root}/index.names.json"
+
+    @property
     def blobs(self) -> str:
         """All blobs, by algorithm."""
         return f"{self.root}/blobs"
@@ -69,6 +74,11 @@ class Layout:
     def leases(self) -> str:
         """What runs under way hold on to."""
         return f"{self.root}/leases"
+
+    @property
+    def sweeps(self) -> str:
+        """The markers of batches that gc is removing, where there are no locks."""
+        return f"{self.root}/sweeps"
 
     @property
     def quarantine(self) -> str:

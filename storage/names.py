@@ -69,13 +69,21 @@ class Name:
 
     @classmethod
     def from_json(cls, raw: bytes) -> Self:
-        """The record in `raw`.
+        """Return the name whose record is `raw`.
+
+        Raises:
+            InvalidInput, Unsupported: it is damaged.
+        """
+        return cls.from_document(fields.parse_object(raw, at="record"))
+
+    @classmethod
+    def from_document(cls, document: fields.Json) -> Self:
+        """Return the name whose record was parsed to `document`.
 
         Raises:
             InvalidInput, Unsupported: it is damaged.
         """
         at = "record"
-        document = fields.parse_object(raw, at=at)
         descriptor = fields.require(document, "descriptor", dict, at=at)
         platforms = fields.strings(document, "platforms", at=at)
         referrers = fields.objects(document, "referrers", at=at)
@@ -95,6 +103,7 @@ class Names:
 
     def __init__(self, backend: Backend, layout: Layout) -> None:
         self._backend, self._layout = backend, layout
+        self._read: dict[str, tuple[str, Name]] = {}  # by path: the version that was read, and what it says
 
     def put(
         self,
@@ -174,13 +183,40 @@ class Names:
     def read(self) -> tuple[list[Name], list[InvalidInput]]:
         """All names, sorted, and for each whose record is damaged the error that says what to do."""
         with self._backend.translated("names"):
-            found = self._backend.each(self._found, self.listing())
+            listed, read = self.listing(), self._read
+            self._read = {path: read[path] for path, version in listed.items() if path in read and read[path][0] == version}
+            changed = [(path, version) for path, version in listed.items() if path not in self._read]
+            found = [*(name for _, name in self._read.values()), *self._backend.each(self._found, changed)]
         known = [record for record in found if isinstance(record, Name)]
         damaged = [record for record in found if isinstance(record, InvalidInput)]
         return sorted(known, key=lambda record: record.name), sorted(damaged, key=str)
 
-    def listing(self) -> dict[str, object]:
-        """What tells whether any name was recorded, replaced or deleted since: each record's path, with its version."""
+    def recall(self) -> None:
+        """Have `read` know what the last process that called `remember` had read: then it reads only newer records."""
+        try:
+            document = fields.parse_object(self._backend.fs.cat_file(self._layout.index_names), at="names")
+            found = {
+                f"{self._layout.names}/{file}": (
+                    fields.require(one, "version", str, at=file),
+                    Name.from_document(fields.require(one, "record", dict, at=file)),
+                )
+                for file, one in document.items()
+                if isinstance(one, dict)
+            }
+        except (FileNotFoundError, InvalidInput, Unsupported):
+            return  # every record is read
+        self._read = found | self._read
+
+    def remember(self) -> None:
+        """Keep what was read for `recall`, with the version of each record."""
+        known = {
+            path.rpartition("/")[2]: {"version": version, "record": orjson.Fragment(name.to_json())}
+            for path, (version, name) in sorted(self._read.items())
+        }
+        self._backend.put(self._layout.index_names, orjson.dumps(known))
+
+    def listing(self) -> dict[str, str]:
+        """Return the path of each record with its version, by which any change of names can be seen."""
         return {entry["name"]: _version(entry) for entry in self._entries()}
 
     def _entries(self) -> list[dict[str, Any]]:
@@ -196,13 +232,16 @@ class Names:
         except (NotFound, InvalidInput):
             return None
 
-    def _found(self, path: str) -> Name | InvalidInput | None:
+    def _found(self, record: tuple[str, str]) -> Name | InvalidInput | None:
+        path, version = record
         try:
-            return self._parsed(self._backend.fs.cat_file(path), path, self._layout.named(path))
+            name = self._parsed(self._backend.fs.cat_file(path), path, self._layout.named(path))
         except FileNotFoundError:
             return None
         except InvalidInput as exc:
             return exc
+        self._read[path] = version, name
+        return name
 
     def _parsed(self, raw: bytes, path: str, name: str | None) -> Name:
         try:
@@ -213,11 +252,11 @@ class Names:
             raise InvalidInput(f"{called}: damaged in {self._layout.shown(path)} ({exc}); {remedy}") from exc
 
 
-def _version(entry: dict[str, Any]) -> object:
-    """What changes when a file is replaced, as fsspec shows it: on an object store its tag or time.
+def _version(entry: dict[str, Any]) -> str:
+    """Return what changes when a file is replaced, as fsspec shows it: on an object store its tag or time.
 
-    On a disk that is inode and time: the inode of a file that was replaced is soon another's, but not at the same time.
+    On a disk that is inode, time and size: the inode of a file that was replaced is soon another's, but not at the same time.
     """
     if "ino" in entry:
-        return entry["ino"], entry["mtime"]
-    return entry.get("ETag") or entry.get("etag") or modified(entry)
+        return f"{entry['ino']} {entry['mtime']!r} {entry['size']}"
+    return str(entry.get("ETag") or entry.get("etag") or modified(entry))

@@ -1,15 +1,19 @@
 """An object store as a store's ground: objects become visible whole and at once; nothing can be appended to or locked."""
 
 import io
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Protocol, TypeVar
 
 from ocispec.errors import NotFound
 from storage.errors import translated
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 # What is smaller is sent at once. Every transfer under way holds one part in memory.
@@ -18,8 +22,26 @@ MIN_PART_BYTES = 8 * 1024 * 1024
 _AT_ONCE = 10
 
 
+class UploadAbortedError(OSError):
+    """The upload was aborted by another process, such as gc or a lifecycle rule; what was sent of it is lost."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """An upload of any process that was begun and did not end: `size` bytes of it have arrived."""
+
+    path: str
+    upload: str
+    size: int
+    started: datetime
+    updated: datetime
+
+
 class Upload(Protocol):
-    """Content on its way to a path: seen there after `commit`, all at once, or never."""
+    """Content on its way to a path: seen there after `commit`, all at once, or never.
+
+    All methods but `discard` raise UploadAbortedError if another process aborted it.
+    """
 
     def take(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`. If this fails, nobody knows how much was taken."""
@@ -40,27 +62,50 @@ class ObjectApi(Protocol):
     def upload(self, path: str, size: int | None) -> Upload:
         """Begin to write `size` bytes, None if that is not known."""
 
-    def unfinished(self, prefix: str, before: datetime) -> Iterator[tuple[str, str]]:
-        """The uploads below `prefix`, of whatever process, that began before a time and did not end: path and id."""
+    def unfinished(self, prefix: str, *, before: datetime | None = None) -> Iterator[Unfinished]:
+        """Return the uploads below `prefix`; with `before` only those to which nothing was sent since then."""
 
     def abort(self, path: str, upload: str, /) -> None:
-        """Give up an upload."""
+        """Give up an upload, whatever process began it."""
 
     def remove(self, paths: Sequence[str], /) -> None:
         """Remove objects, many by one request; those that are not there are skipped."""
 
 
+class ConditionalWrites(Protocol):
+    """How an object is written only if no other process has changed it."""
+
+    def read(self, path: str) -> tuple[bytes, str]:
+        """Return the content of an object and its version.
+
+        Raises:
+            FileNotFoundError: no such object.
+        """
+
+    def write(self, path: str, data: bytes, version: str | None, /) -> bool:
+        """Write an object if it still has this version, or with None only if there is none; return whether it was written.
+
+        Raises:
+            NoConditionsError: the service has no conditional writes.
+        """
+
+
+class NoConditionsError(OSError):
+    """The service has no conditional writes."""
+
+
 class Objects:
     """An object store that fsspec knows, with the store at `url` in it.
 
-    Without an `api`, what is big goes to a place aside and is copied into sight there.
+    Without an `api`, what is big goes to a place aside and is copied into sight there. Without `conditional` writes, the last
+    writer of a small object wins.
     """
 
-    locks = False
+    locks, guards = False, True
 
-    def __init__(self, fs: Any, url: str, api: ObjectApi | None = None) -> None:
+    def __init__(self, fs: Any, url: str, api: ObjectApi | None = None, conditional: ConditionalWrites | None = None) -> None:
         self.fs = fs
-        self._url, self._api = url, api
+        self._url, self._api, self._conditional = url, api, conditional
 
     def translated(self, what: str) -> AbstractContextManager[None]:
         """Have what this object store raises be errors of ours, which name it and say what to check."""
@@ -73,9 +118,15 @@ class Objects:
 
     def put(self, path: str, data: bytes) -> None:
         """Replace a small object: readers see the old or the new bytes."""
-        try:
+        with self._in_bucket():
             self.fs.pipe_file(path, data)
-        except FileNotFoundError as exc:  # an object need not be there to be written
+
+    @contextmanager
+    def _in_bucket(self) -> Iterator[None]:
+        """Have the error of a write say what it means: an object need not be there to be written, its bucket does."""
+        try:
+            yield
+        except FileNotFoundError as exc:
             raise NotFound(f"store {self._url}: its bucket is not there; check the location, or make the bucket") from exc
 
     def move(self, path: str, target: str) -> None:
@@ -84,9 +135,26 @@ class Objects:
         self.fs.rm_file(path)
 
     @contextmanager
-    def locked(self, path: str, *, shared: bool) -> Iterator[None]:  # noqa: ARG002
-        """Nothing: object stores have no locks. What that means is in docs/guarantees.md."""
+    def locked(self, path: str, *, shared: bool, make: bool = False) -> Iterator[None]:  # noqa: ARG002
+        """Do nothing: object stores have no locks. Conditional writes and markers (`storage.sweeps`) take their place."""
         yield
+
+    def versioned(self, path: str) -> tuple[bytes | None, str | None]:
+        """Return the content of a small object and its version, None for both if there is none."""
+        try:
+            return self._conditional.read(path) if self._conditional else (self.fs.cat_file(path), None)
+        except FileNotFoundError:
+            return None, None
+
+    def replace(self, path: str, data: bytes, version: str | None) -> bool:
+        """Replace a small object if it still has this version; see `storage.backend.Backend`."""
+        if self._conditional:
+            with suppress(NoConditionsError), self._in_bucket():
+                return self._conditional.write(path, data, version) or self.versioned(path)[0] == data
+            self._conditional = None
+        warn_of_lost_changes(self._url)
+        self.put(path, data)
+        return True
 
     @contextmanager
     def alive(self, path: str) -> Iterator[bool]:  # noqa: ARG002
@@ -115,12 +183,22 @@ class Objects:
             return _Whole(self.fs, path)
         return self._api.upload(path, size) if self._api else _Aside(self, aside, path)
 
+    def unfinished(self, prefix: str) -> Iterator[Unfinished]:
+        """Return the uploads of all processes below `prefix`, where the service lists them."""
+        return self._api.unfinished(prefix) if self._api else iter(())
+
     def sweep(self, prefix: str, before: datetime, *, dry_run: bool) -> Iterator[str]:
-        """Give up what was begun to be uploaded below `prefix` before a time, and never ended; answers with the paths."""
-        for path, upload in self._api.unfinished(prefix, before) if self._api else ():
+        """Abort the uploads below `prefix` to which nothing was sent since `before`, and return their paths."""
+        for found in self._api.unfinished(prefix, before=before) if self._api else ():
             if self._api and not dry_run:
-                self._api.abort(path, upload)
-            yield path
+                self._api.abort(found.path, found.upload)
+            yield found.path
+
+
+@cache
+def warn_of_lost_changes(url: str) -> None:
+    """Log once per process that a store has no conditional writes."""
+    _log.warning("%s: no conditional writes there: of two runs that change one file at once, the last one wins", url)
 
 
 class _Whole:

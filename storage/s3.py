@@ -5,16 +5,29 @@ took is sent twice or not at all (docs/adr/0005). Here bytes are taken first and
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
-from storage.objects import MIN_PART_BYTES, Upload
+from fsspec.asyn import sync
+
+from storage.objects import (
+    MIN_PART_BYTES,
+    NoConditionsError,
+    Unfinished,
+    Upload,
+    UploadAbortedError,
+    warn_of_lost_changes,
+)
 from storage.presence import is_there
 
 # S3's limit for one object.
 _MAX_PARTS = 10_000
 # S3's limit for one request to delete objects.
 _MAX_DELETED = 1_000
+# The codes of a write whose condition does not hold, and of services that know no conditions.
+_CHANGED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
+_UNSUPPORTED = {"NotImplemented"}
 # Where the size is not known before: room for 640 GB.
 _PART_BYTES_UNKNOWN = 64 * 1024 * 1024
 
@@ -54,23 +67,48 @@ class S3Api:
         """Begin an upload; S3 is told with its first part."""
         return _Multipart(self._fs, path, part_bytes(size))
 
-    def unfinished(self, prefix: str, before: datetime) -> Iterator[tuple[str, str]]:
-        """The uploads below `prefix` that began before a time and did not end: path and id."""
+    def unfinished(self, prefix: str, *, before: datetime | None = None) -> Iterator[Unfinished]:
+        """Return the uploads below `prefix`; with `before` only those to which nothing was sent since then."""
+        for path, upload, started in self._uploads(prefix):
+            if before is not None and started >= before:
+                continue
+            try:
+                size, updated = self._arrived(path, upload, started)
+            except FileNotFoundError:
+                continue  # it ended meanwhile
+            if before is None or updated < before:
+                yield Unfinished(path=path, upload=upload, size=size, started=started, updated=updated)
+
+    def abort(self, path: str, upload: str) -> None:
+        """Give up an upload, whatever process began it."""
+        bucket, _, key = path.partition("/")
+        with suppress(FileNotFoundError):
+            self._fs.abort_mpu(bucket, key, upload)
+
+    def _uploads(self, prefix: str) -> Iterator[tuple[str, str, datetime]]:
+        """Return path, id and start of each upload below `prefix`."""
         bucket, _, key = prefix.partition("/")
         asked = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
         while True:
             answer = self._fs.call_s3("list_multipart_uploads", **asked)
             for upload in answer.get("Uploads", ()):
-                if upload["Initiated"] < before:
-                    yield f"{bucket}/{upload['Key']}", upload["UploadId"]
+                yield f"{bucket}/{upload['Key']}", upload["UploadId"], upload["Initiated"]
             if not answer.get("NextKeyMarker"):
                 return
             asked |= {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer.get("NextUploadIdMarker", "")}
 
-    def abort(self, path: str, upload: str) -> None:
-        """Give up an upload, whoever began it."""
+    def _arrived(self, path: str, upload: str, started: datetime) -> tuple[int, datetime]:
+        """Return how many bytes of an upload have arrived, and when the last of them did."""
         bucket, _, key = path.partition("/")
-        self._fs.abort_mpu(bucket, key, upload)
+        asked: dict[str, Any] = {"Bucket": bucket, "Key": key, "UploadId": upload}
+        size, updated = 0, started
+        while True:
+            answer = self._fs.call_s3("list_parts", **asked)
+            for part in answer.get("Parts", ()):
+                size, updated = size + part["Size"], max(updated, part["LastModified"])
+            if not answer.get("IsTruncated"):
+                return size, updated
+            asked["PartNumberMarker"] = answer["NextPartNumberMarker"]
 
     def remove(self, paths: Sequence[str]) -> None:
         """Remove objects of one bucket, a thousand per request; those that are not there are skipped.
@@ -87,6 +125,63 @@ class S3Api:
                 if error.get("Code") != "NoSuchKey":
                     kind = PermissionError if error.get("Code") == "AccessDenied" else OSError
                     raise kind(f"{error.get('Key')}: {error.get('Message') or error.get('Code')}")
+
+
+class S3ConditionalWrites:
+    """Conditional writes by If-Match and If-None-Match; see `storage.objects.ConditionalWrites`."""
+
+    def __init__(self, fs: Any, url: str) -> None:
+        self._fs, self._url = fs, url
+        self._is_checked = False
+
+    def read(self, path: str) -> tuple[bytes, str]:
+        """Return the content of an object and its ETag."""
+        bucket, _, key = path.partition("/")
+        content: tuple[bytes, str] = sync(self._fs.loop, _get, self._fs, bucket, key)
+        return content
+
+    def write(self, path: str, data: bytes, version: str | None) -> bool:
+        """Write an object if its ETag is still this one, or with None only if there is no object.
+
+        Some services take the condition and ignore it, so the first write is sent again: it has to be refused.
+        """
+        if not self._put(path, data, version):
+            return False
+        if not self._is_checked:
+            self._is_checked = True
+            if self._put(path, data, version):
+                warn_of_lost_changes(self._url)
+        return True
+
+    def _put(self, path: str, data: bytes, version: str | None) -> bool:
+        bucket, _, key = path.partition("/")
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        try:
+            self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
+        except OSError as exc:
+            code = _code(exc)
+            if code in _UNSUPPORTED:
+                raise NoConditionsError(str(exc)) from exc
+            if code not in _CHANGED:
+                raise
+            return False
+        return True
+
+
+async def _get(fs: Any, bucket: str, key: str) -> tuple[bytes, str]:
+    answer = await fs._call_s3("get_object", Bucket=bucket, Key=key)  # noqa: SLF001 - the only way to content with its ETag
+    try:
+        return await answer["Body"].read(), answer["ETag"]
+    finally:
+        answer["Body"].close()
+
+
+def _code(exc: OSError) -> str | None:
+    """Return S3's code of an error that s3fs made an OSError of."""
+    cause = exc.__cause__ or exc.__context__
+    response = getattr(cause, "response", None) or {}
+    code: str | None = response.get("Error", {}).get("Code")
+    return code
 
 
 class _Multipart:
@@ -114,22 +209,37 @@ class _Multipart:
             self._send_part()
         try:
             self._fs.call_s3("complete_multipart_upload", **self._to, MultipartUpload={"Parts": self._sent})
-        except FileNotFoundError:  # completed by an earlier attempt, whose answer was lost
-            if not is_there(self._fs, self._path):
+        except FileNotFoundError as exc:  # completed by an earlier attempt, whose answer was lost, or aborted
+            if is_there(self._fs, self._path):
+                return
+            if _code(exc) != "NoSuchUpload":
                 raise
+            raise self._aborted() from exc
 
     def discard(self) -> None:
         self._buffer.clear()
         self._sent.clear()
         if upload := self._to.get("UploadId"):
-            self._fs.abort_mpu(self._to["Bucket"], self._to["Key"], upload)
+            with suppress(FileNotFoundError):  # another process was faster
+                self._fs.abort_mpu(self._to["Bucket"], self._to["Key"], upload)
             del self._to["UploadId"]
+
+    def _aborted(self) -> UploadAbortedError:
+        """Forget an upload that is no longer there, and return the error that says so."""
+        self._to.pop("UploadId", None)
+        self.discard()
+        return UploadAbortedError("it was aborted by another process")
 
     def _send_part(self) -> None:
         if "UploadId" not in self._to:
             self._to["UploadId"] = self._fs.call_s3("create_multipart_upload", **self._to)["UploadId"]
         with memoryview(self._buffer) as view:
             part, number = bytes(view[: self._part]), len(self._sent) + 1
-        answer = self._fs.call_s3("upload_part", **self._to, PartNumber=number, Body=part)
+        try:
+            answer = self._fs.call_s3("upload_part", **self._to, PartNumber=number, Body=part)
+        except FileNotFoundError as exc:
+            if _code(exc) != "NoSuchUpload":
+                raise
+            raise self._aborted() from exc
         self._sent.append({"PartNumber": number, "ETag": answer["ETag"]})
         del self._buffer[: len(part)]

@@ -3,9 +3,9 @@
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -18,6 +18,7 @@ from storage.layout import TEMPORARY, Layout
 from storage.leases import Leases
 from storage.names import Names
 from storage.presence import is_there, modified
+from storage.sweeps import Sweep, Sweeps
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,11 +47,17 @@ class ContentStore:
         self._created = False
         self.names = Names(backend, layout)
         self.leases = Leases(backend, layout)
+        self._sweeps = Sweeps(backend, layout)
 
     @property
     def locks(self) -> bool:
-        """Whether `unswept` keeps gc out."""
+        """Whether `unswept` keeps gc out by a lock; without locks, runs record a lease before each look at content."""
         return self._backend.locks
+
+    @property
+    def guards(self) -> bool:
+        """Whether gc and runs are kept apart: not on a disk whose locks are seen by one machine only."""
+        return self._backend.guards
 
     def each(self, look: Callable[[T], R], things: Iterable[T]) -> list[R]:
         """What a look into this store gives for each of these, in their order.
@@ -198,26 +205,41 @@ class ContentStore:
             self._backend.move(path, self._layout.quarantined(info.digest))
         return True
 
+    def delete_all(self, digests: Iterable[Digest]) -> None:
+        """Remove blobs by as few requests as the store allows; those that are not there are skipped."""
+        with self._backend.translated(f"blobs of {self.url}"):
+            self._backend.remove([self._layout.blob(digest) for digest in digests])
+
     def unswept(self) -> AbstractContextManager[None]:
-        """Nothing is removed by gc during this block. For short looks: gc waits for it. Object stores do not keep this."""
-        return self._locked(shared=True)
+        """Begin a short look at content: what a name or lease that is on record needs is not removed from now on.
 
-    def sweeping(self) -> AbstractContextManager[None]:
-        """Nobody is in `unswept` during this block."""
-        return self._locked(shared=False)
+        See `storage.sweeps`. On a disk gc waits until the block ends.
+        """
+        return self._sweeps.unswept()
 
-    def leftovers(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
-        """Remove what nobody has touched since `before`: ingests, and what a killed process left of small files; its paths."""
+    def sweeping(self) -> AbstractContextManager[Sweep]:
+        """Have runs wait with their looks at content during this block, in which content is removed."""
+        return self._sweeps.sweeping()
+
+    def clock(self) -> datetime:
+        """Return the present time by the clock that stamps the files of this store."""
+        return self._sweeps.clock()
+
+    def leftovers(self, now: datetime, before: datetime, *, dry_run: bool) -> Iterator[str]:
+        """Remove what was not touched since `before`: ingests, and small files of dead processes; return the paths."""
         yield from self._ingests.sweep(before, dry_run=dry_run)
-        yield from self.leases.sweep(now=datetime.now(UTC), dry_run=dry_run)
-        before = min(before, datetime.now(UTC) - _TEMPORARY_LIFE)
-        for directory in (self._layout.root, self._layout.names, self._layout.leases):
-            for entry in self._list(directory):
-                if entry["name"].endswith(TEMPORARY) and modified(entry) < before:
-                    if not dry_run:
-                        with suppress(NotFound), self._backend.translated(self._layout.shown(entry["name"])):
-                            self._backend.fs.rm_file(entry["name"])
-                    yield entry["name"]
+        yield from self.leases.sweep(now=now, dry_run=dry_run)
+        before = min(before, now - _TEMPORARY_LIFE)
+        for path in (*self._temporary(before), *self._sweeps.leftovers(before)):
+            if not dry_run:
+                with suppress(NotFound), self._backend.translated(self._layout.shown(path)):
+                    self._backend.remove([path])
+            yield path
+
+    def _temporary(self, before: datetime) -> list[str]:
+        directories = (self._layout.root, self._layout.names, self._layout.leases)
+        entries = [entry for directory in directories for entry in self._list(directory)]
+        return [entry["name"] for entry in entries if entry["name"].endswith(TEMPORARY) and modified(entry) < before]
 
     def update_index(self) -> None:
         """Bring `index.json`, which other tools read, up to date with the names."""
@@ -233,13 +255,6 @@ class ContentStore:
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-    @contextmanager
-    def _locked(self, *, shared: bool) -> Iterator[None]:
-        with ExitStack() as held:
-            with self._backend.translated(f"store {self.url}"):
-                held.enter_context(self._backend.locked(self._layout.lock, shared=shared))
-            yield
 
     def _create(self) -> None:
         if not self._created:

@@ -12,17 +12,17 @@ import logging
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import Self
 
 from ocispec import Digest
-from ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound
+from ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound, Unavailable
 from storage.ingest import Declared, Measured, Status, leave
 from storage.layout import Layout
-from storage.objects import Objects, Upload
+from storage.objects import Objects, Unfinished, Upload, UploadAbortedError
 from storage.presence import is_there, modified
 
 _log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class UploadWriter:
             ingest.upload.take(data)
             ingest.measured.add(data)
         ingest.updated = datetime.now(UTC)
-        with self._ingests.translated(ingest, "sending to"):
+        with self._sending("sending to"):
             ingest.upload.send()
 
     def truncate(self) -> None:
@@ -92,7 +92,7 @@ class UploadWriter:
         """Make the blob visible."""
         self._refuse_broken()
         digest = self._ingest.measured.checked(size, expected)
-        with self._ingests.translated(self._ingest, "committing"):
+        with self._sending("committing"):
             self._ingests.publish(self._ingest, digest)
         self._open = False
         return digest
@@ -109,6 +109,19 @@ class UploadWriter:
             self._open = False
             with self._ingests.translated(self._ingest, "closing"):
                 self._ingests.park(self._ingest)
+
+    @contextmanager
+    def _sending(self, doing: str) -> Iterator[None]:
+        """Have an upload that another process aborted start over with the next writer: what was sent of it is lost."""
+        with self._ingests.translated(self._ingest, doing):
+            try:
+                yield
+            except UploadAbortedError as exc:
+                self._ingest.broken = True
+                at = self._ingests.shown(self._ingest)
+                raise Unavailable(
+                    f"{self.declared.ref}: the upload to {at} was aborted by another process; it starts over"
+                ) from exc
 
     @contextmanager
     def _sound(self, doing: str) -> Iterator[None]:
@@ -167,14 +180,19 @@ class UploadIngests:
         return ingest.declared.status(ingest.measured.offset, ingest.updated)
 
     def active(self) -> Iterator[Status]:
-        """All ingests of this store."""
+        """Return the ingests of this store, and the uploads of other processes where the service lists them.
+
+        An upload has no ref: it is listed under its path in the store.
+        """
         with self._guard:
-            refs = list(self._ingests)
-        for ref in refs:
-            try:
+            own = {ingest.path: ref for ref, ingest in self._ingests.items()}
+        for ref in own.values():
+            with suppress(NotFound):
                 yield self.status(ref)
-            except NotFound:
-                continue
+        with self._objects.translated("ingests"):
+            for found in self._objects.unfinished(self._layout.root):
+                if found.path not in own:
+                    yield self._status(found)
 
     def sweep(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
         """Drop what other processes began before a time and did not end."""
@@ -226,6 +244,16 @@ class UploadIngests:
         if ingest.broken:
             self.drop(ingest)
         ingest.held = False
+
+    def _status(self, found: Unfinished) -> Status:
+        return Status(
+            ref=found.path.removeprefix(f"{self._layout.root}/"),
+            offset=found.size,
+            total=None,
+            expected=self._layout.digest(found.path),
+            started=found.started,
+            updated=found.updated,
+        )
 
     def _sweep_aside(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
         try:

@@ -26,13 +26,14 @@ class Keeper:
         self._lease.take(root)
 
     def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms = None) -> Completeness:
-        """What the store has of an image: if that is all, its name is recorded; if not, gc is kept from it meanwhile.
+        """Return the content of an image that is present and missing; a whole image gets its name, any other a lease.
 
         `platforms` are those that are wanted of an index; None is all of them.
 
         Raises:
             NotFound: it is all there but for other platforms.
         """
+        self._protect(root)
         with self.store.unswept():
             found = completeness.check(self.store, root, children=self.children(platforms))
             if found.whole:
@@ -63,11 +64,17 @@ class Keeper:
             NotFound: something is, or it is all there but for other platforms; the name is not recorded.
         """
         roots = (root, *(referrer.descriptor for referrer in referrers or ()))
+        self._protect(*roots)
         with self.store.unswept():
             completeness.require(self.store, *roots, children=self.children(platforms), name=str(reference))
             # In an order of their own: they are found in another one each time, which would make it another record.
             ordered = None if referrers is None else tuple(sorted(referrers, key=lambda one: str(one.descriptor.digest)))
             self._name(reference, root, platforms=platforms, referrers=ordered)
+
+    def _protect(self, *roots: Descriptor) -> None:
+        """Record leases where no lock keeps gc out during a look: there they have to be on record before it."""
+        if not self.store.locks:
+            self._lease.take(*roots)
 
     def _name(
         self, reference: Reference, root: Descriptor, *, platforms: Platforms, referrers: tuple[Referrer, ...] | None = None

@@ -177,12 +177,11 @@ def _open_writer(store: ContentStore, descriptor: Descriptor, pause: Callable[[f
 
 
 def _is_there(store: ContentStore, descriptor: Descriptor) -> bool:
-    """Whether the content is there, and stays: gc keeps what is looked for under its lock. What is not there needs none."""
-    is_there = store.holds(descriptor)
-    if is_there and store.locks:
-        with store.unswept():
-            return store.holds(descriptor)
-    return is_there
+    """Return whether the content is there and stays: its root is leased, so gc keeps what is found in `unswept`."""
+    if not store.holds(descriptor):
+        return False
+    with store.unswept():
+        return store.holds(descriptor)
 
 
 def _fill(writer: Writer, source: Source, descriptor: Descriptor, observer: Observer) -> int:

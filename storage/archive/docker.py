@@ -6,13 +6,12 @@ image-spec 1.1, config.md). So on import a manifest is made, and on export the l
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 import orjson
 
 from ocispec import Descriptor, Digest, Hasher, Reference, config, fields, manifest, mediatypes
-from ocispec.errors import AlreadyExists, Corrupt, InvalidInput
+from ocispec.errors import Corrupt, InvalidInput
 from storage.archive import layout
 from storage.archive.received import Received, ingest
 from storage.names import Name
@@ -117,6 +116,5 @@ def _inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 def _put(store: ContentStore, received: Received, raw: bytes) -> Descriptor:
     made = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=Digest.of(raw), size=len(raw))
-    with suppress(AlreadyExists):
-        ingest(store, (raw,), ref=received.ref(str(made)), size=made.size, expected=made.digest)
+    ingest(store, (raw,), ref=received.ref(str(made)), size=made.size, expected=made.digest, lease=received.lease)
     return made

@@ -12,6 +12,7 @@ from storage import completeness
 from storage.archive import docker, layout
 from storage.archive.received import Received, receive
 from storage.archive.related import RelatedManifests, merged
+from storage.leases import Lease
 from storage.store import ContentStore
 
 
@@ -52,14 +53,15 @@ def import_images(store: ContentStore, file: IO[bytes], *, source: str, name: st
     """
     fallback = () if name is None else (layout.whole(name),)
     archive = f"archive {source}"
-    received = receive(store, file, source=archive)
-    importer = _Importer(store, archive, fallback)
-    images = _listed(store, received)
-    related = importer.related = RelatedManifests.of(store, [image.entry for image in images if image.entry is not None])
-    later = [image for image in images if image.entry is not None and related.may_refer(image.entry)]
-    outcomes = [outcome for image in images if image not in later for outcome in importer.import_image(image)]
-    unclaimed = [image for image in later if image.entry is not None and not related.is_claimed(image.entry)]
-    outcomes += [outcome for image in unclaimed for outcome in importer.import_image(image)]
+    with store.leases.hold() as lease:
+        received = receive(store, file, source=archive, lease=lease)
+        importer = _Importer(store, lease, archive, fallback)
+        images = _listed(store, received)
+        related = importer.related = RelatedManifests.of(store, [image.entry for image in images if image.entry is not None])
+        later = [image for image in images if image.entry is not None and related.may_refer(image.entry)]
+        outcomes = [outcome for image in images if image not in later for outcome in importer.import_image(image)]
+        unclaimed = [image for image in later if image.entry is not None and not related.is_claimed(image.entry)]
+        outcomes += [outcome for image in unclaimed for outcome in importer.import_image(image)]
     if importer.has_recorded:
         store.update_index()
     return tuple(outcomes)
@@ -96,9 +98,9 @@ def _of_docker(store: ContentStore, received: Received, item: fields.Json, *, at
 class _Importer:
     """Records the names of images whose content has been received."""
 
-    def __init__(self, store: ContentStore, source: str, fallback: tuple[str, ...]) -> None:
+    def __init__(self, store: ContentStore, lease: Lease, source: str, fallback: tuple[str, ...]) -> None:
         self.related = RelatedManifests.of(store, ())
-        self._store, self._source, self._fallback = store, source, fallback
+        self._store, self._lease, self._source, self._fallback = store, lease, source, fallback
         self._taken: dict[str, Descriptor] = {}
 
     @property
@@ -112,7 +114,9 @@ class _Importer:
         names = image.names or self._fallback
         try:
             root = image.root()
-            completeness.require(self._store, root, children=children, name=", ".join(names) or image.at)
+            self._lease.take(root)
+            with self._store.unswept():
+                completeness.require(self._store, root, children=children, name=", ".join(names) or image.at)
             if not names:
                 raise InvalidInput(f"{image.at}: the archive gives {root} no whole name; say what to call it")
         except DistError as exc:
@@ -129,6 +133,7 @@ class _Importer:
             roots = (root, *(referrer.descriptor for referrer in claimed))
             referrers = merged(self._known(name, root), claimed)
             platforms, is_lacking = completeness.held_platforms(store, root)
+            self._lease.take(*roots)
             with store.unswept():
                 completeness.require(store, *roots, children=completeness.held_children(store), name=name)
                 store.names.put(

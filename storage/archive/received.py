@@ -11,6 +11,7 @@ from ocispec import Descriptor, Digest, mediatypes
 from ocispec.errors import AlreadyExists, DistError, InvalidInput, NotFound
 from ocispec.manifest import MAX_BYTES
 from storage.archive import layout, tar
+from storage.leases import Lease
 from storage.store import ContentStore
 
 _log = logging.getLogger(__name__)
@@ -23,9 +24,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """What came from `source`: the lists of images, and by name the other files and the targets of links."""
+    """What came from `source`: the lists of images, and by name the other files and the targets of links.
+
+    `lease` protects all content that came, until names do.
+    """
 
     source: str
+    lease: Lease
     lists: dict[str, bytes] = field(default_factory=dict)
     entries: dict[str, Descriptor | str] = field(default_factory=dict)
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
@@ -53,7 +58,7 @@ class Received:
         raise NotFound(f"{self.source}: expected {name!r}, which its {layout.DOCKER_LIST} names; the archive lacks it")
 
 
-def receive(store: ContentStore, file: IO[bytes], *, source: str) -> Received:
+def receive(store: ContentStore, file: IO[bytes], *, source: str, lease: Lease) -> Received:
     """Read a stream to its end and put what may belong to images into the store, verified as far as names promise digests.
 
     Raises:
@@ -61,7 +66,7 @@ def receive(store: ContentStore, file: IO[bytes], *, source: str) -> Received:
         Corrupt: a damaged stream, or content that is not what its name promises.
         StoreFull, Denied, Unavailable: the store or the stream. Whole blobs are kept, nothing else.
     """
-    received = Received(source=source)
+    received = Received(source=source, lease=lease)
     for entry in tar.read(file, source=source):
         if entry.name in (layout.INDEX, layout.DOCKER_LIST):
             _remember(received.lists, entry.name, _whole(entry, source), source=source)
@@ -74,19 +79,39 @@ def receive(store: ContentStore, file: IO[bytes], *, source: str) -> Received:
     return received
 
 
-def ingest(store: ContentStore, pieces: Iterable[bytes], *, ref: str, size: int, expected: Digest | None) -> Digest:
-    """Bring content into the store. If that fails, nothing of it stays: what comes again comes from the beginning.
+def ingest(
+    store: ContentStore, pieces: Iterable[bytes], *, ref: str, size: int, expected: Digest | None, lease: Lease
+) -> Digest:
+    """Write content to the store, protected by a lease. If that fails, nothing of it stays: the next attempt starts over.
+
+    Content that is in the store already is not read.
 
     Raises:
-        AlreadyExists: the expected blob is there; nothing has been read.
         Corrupt: size or digest are wrong.
         StoreFull, Denied, Unavailable: the store.
     """
+    while True:
+        try:
+            return _write(store, pieces, ref=ref, size=size, expected=expected, lease=lease)
+        except AlreadyExists:
+            if expected is None:
+                raise
+            with suppress(NotFound):  # gc removed it meanwhile
+                lease.take(_untyped(expected, store.info(expected).size))
+                with store.unswept():
+                    return store.info(expected).digest
+
+
+def _write(
+    store: ContentStore, pieces: Iterable[bytes], *, ref: str, size: int, expected: Digest | None, lease: Lease
+) -> Digest:
     with store.writer(ref, expected=expected, total=size) as writer:
         try:
             for piece in pieces:
                 writer.write(piece)
-            return writer.commit()
+            lease.take(_untyped(writer.digest, writer.offset))
+            with store.unswept():  # gc may be about to remove an older copy that nothing needed
+                return writer.commit()
         except BaseException:
             with suppress(DistError):  # the error that is on its way says more
                 writer.abort()
@@ -95,10 +120,10 @@ def ingest(store: ContentStore, pieces: Iterable[bytes], *, ref: str, size: int,
 
 def _keep(store: ContentStore, entry: tar.Entry, received: Received) -> None:
     expected = layout.digest_of(entry.name)
-    with suppress(AlreadyExists):
-        digest = ingest(store, entry.pieces, ref=received.ref(entry.name), size=entry.size, expected=expected)
-        if expected is None:
-            _remember(received.entries, entry.name, _untyped(digest, entry.size), source=received.source)
+    ref, lease = received.ref(entry.name), received.lease
+    digest = ingest(store, entry.pieces, ref=ref, size=entry.size, expected=expected, lease=lease)
+    if expected is None:
+        _remember(received.entries, entry.name, _untyped(digest, entry.size), source=received.source)
 
 
 def _whole(entry: tar.Entry, source: str) -> bytes:

@@ -467,6 +467,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield disk
 
 
+def test_a_store_on_two_file_systems_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    with mounted(tmp_path / "store" / "blobs", 2_000_000) as blobs:
+        ingests = tmp_path / "store" / "ingest"
+        with pytest.raises(InvalidInput, match=rf": {ingests}/.* and {blobs}/.* are on different file systems; .* on one$"):
+            ingest(open_store(str(tmp_path / "store")), b"data")
+
+
 ROOM = "make room and run again, what was fetched is kept"
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ocispec import Digest
 from ocispec.errors import AlreadyExists, Busy, Corrupt, NotFound, Unavailable
-from storage import ContentStore, StoreFull, Writer
+from storage import ContentStore, StoreFull, Writer, open_store
 from storage.files import FileWriter
 from tests.storage.conformance import Place, ingest, ingest_path, noise
 from tests.storage.test_disk import disk_of
@@ -269,3 +269,22 @@ def test_a_locked_ref_is_busy_for_other_stores_too(place: Place, store: ContentS
         writer.write(BIG[:50_000])
         with pytest.raises(Busy, match=r"is at byte 50000$"):
             place.open().writer("ref", total=len(BIG))
+
+
+def test_where_locks_are_not_shared_each_machine_has_ingests_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = noise(2_000_000)
+    one, other = open_store(str(tmp_path)), open_store(str(tmp_path))
+    for store in (one, other):
+        store._backend.locks = False  # as on an NFS mount with local_lock=all
+    monkeypatch.setattr("socket.gethostname", lambda: "one")
+    with one.writer("ref", expected=Digest.of(data), total=len(data)) as first:
+        first.write(data[:1000])
+        monkeypatch.setattr("socket.gethostname", lambda: "other")
+        with other.writer("ref", expected=Digest.of(data), total=len(data)) as second:
+            second.write(data)
+            second.commit()
+        first.write(data[1000:])
+        first.commit()
+    assert one.read(Digest.of(data)) == data

@@ -1,6 +1,7 @@
 """What an object store is asked, and how much of it at once: a real S3 server, and s3fs's one way to it."""
 
 import asyncio
+import json
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -81,6 +82,25 @@ def test_names_are_read_at_once_by_one_request_each(store: ContentStore, monkeyp
     asked = Asked(monkeypatch, store, together=[store._layout.name(f"name-{n}").rpartition("/")[2] for n in (0, 1)])
     assert [name.name for name in store.names] == ["name-0", "name-1"]
     assert sorted(asked.methods) == ["get_object", "get_object", "list_objects_v2"]
+
+
+def test_an_index_is_brought_up_to_date_by_reading_the_names_that_changed(
+    store: ContentStore, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = put(store, INDEX, "name")
+    for number in range(20):
+        store.names.put(f"name-{number}", root, source="x")
+    store.update_index()
+    changed = [store.names.put(name, root, source="y").name for name in ("name-3", "new")]
+    records = {store._layout.name(name).rpartition("/")[2] for name in changed}
+
+    with open_store(store.url, options=s3.storage_options) as other:
+        asked = Asked(monkeypatch, other)
+        other.update_index()
+        listed = [entry["annotations"] for entry in json.loads(other._backend.fs.cat_file(other._layout.index))["manifests"]]
+
+    assert {key for method, key in asked.seen if method == "get_object"} == {"index.json", "index.names.json", *records}
+    assert len(listed) == 22
 
 
 def test_an_index_that_is_up_to_date_costs_two_requests_however_many_names_there_are(

@@ -3,11 +3,15 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from ocispec.errors import Denied
 from storage.statefile import StateFile
+from tests.peers.seaweedfs import S3Server
+from tests.storage.conformance import Place
 from tests.storage.layered import NOBODY
 
 
@@ -29,16 +33,90 @@ def test_who_is_alone_with_it_writes_it_and_leaves_nothing_else(tmp_path: Path, 
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"list.txt"}
 
 
-def test_no_change_is_lost(tmp_path: Path) -> None:
-    path = tmp_path / "lock.json"
-    path.write_bytes(b"")
+def test_no_change_is_lost(place: Place) -> None:
+    url = f"{place.url.rstrip('/')}/new/lock.json"
 
     def change(number: int) -> None:
-        StateFile(str(path)).change(lambda raw: (raw or b"") + bytes([number]))
+        StateFile(url, options=place.options).change(lambda raw: (raw or b"") + bytes([number]))
 
     with ThreadPoolExecutor(8) as executor:
         list(executor.map(change, range(64)))
-    assert sorted(path.read_bytes()) == list(range(64))
+    assert sorted(StateFile(url, options=place.options).read() or b"") == list(range(64))
+
+
+def test_a_change_that_changes_nothing_is_not_written(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = StateFile(f"{s3.url}/unchanged/lock.json", options=s3.storage_options)
+    file.change(lambda _: b"content")
+    called = record_calls(monkeypatch, file._backend.fs)
+    file.change(lambda raw: raw or b"")
+    assert called == []
+    file.change(lambda _: b"other")
+    assert [(method, "IfMatch" in arguments) for method, arguments in called] == [("put_object", True)]
+
+
+def test_the_first_change_of_a_process_checks_that_the_service_honours_conditions(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = StateFile(f"{s3.url}/honoured/lock.json", options=s3.storage_options)
+    called = record_calls(monkeypatch, file._backend.fs)
+    for content in (b"1", b"2", b"3"):
+        file.change(lambda _, new=content: new)  # type: ignore[misc]
+    assert [sorted({"IfMatch", "IfNoneMatch"} & arguments.keys()) for _, arguments in called] == [
+        ["IfNoneMatch"],
+        ["IfNoneMatch"],  # refused
+        ["IfMatch"],
+        ["IfMatch"],
+    ]
+    assert file.read() == b"3"
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("answer", ["ignored", "NotImplemented"])
+def test_a_service_without_conditional_writes_is_warned_of_once(
+    s3: S3Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answer: str
+) -> None:
+    file = StateFile(f"{s3.url}/{answer}/lock.json", options=s3.storage_options)
+    record_calls(monkeypatch, file._backend.fs, conditions=answer)
+    for content in (b"1", b"2", b"3"):
+        file.change(lambda _, new=content: new)  # type: ignore[misc]
+        assert file.read() == content
+    (message,) = caplog.messages
+    assert message.startswith(f"{s3.url}/{answer}: no conditional writes there: of two runs that change one file at once,")
+
+
+def test_a_write_whose_answer_was_lost_counts_as_written(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = StateFile(f"{s3.url}/lost-answer/lock.json", options=s3.storage_options)
+    file.change(lambda _: b"first")
+    record_calls(monkeypatch, file._backend.fs, twice=True)  # as botocore does that had no answer
+    seen = list[bytes | None]()
+
+    def change(raw: bytes | None) -> bytes:
+        seen.append(raw)
+        return b"second"
+
+    file.change(change)
+    assert (seen, file.read()) == ([b"first"], b"second")
+
+
+def record_calls(
+    patch: pytest.MonkeyPatch, fs: Any, *, conditions: str = "honoured", twice: bool = False
+) -> list[tuple[str, dict[str, Any]]]:
+    """Record S3 calls; have the service ignore or refuse conditions, or send each call twice and return the last answer."""
+    call, called = fs.call_s3, list[tuple[str, dict[str, Any]]]()
+
+    def recorded(method: str, **arguments: Any) -> Any:
+        called.append((method, arguments))
+        plain = {name: value for name, value in arguments.items() if name not in ("IfMatch", "IfNoneMatch")}
+        if conditions == "NotImplemented" and plain != arguments:
+            error = OSError("A header you provided implies functionality that is not implemented")
+            error.__cause__ = ClientError({"Error": {"Code": "NotImplemented"}}, method)
+            raise error
+        if twice:
+            call(method, **arguments)
+        return call(method, **(plain if conditions == "ignored" else arguments))
+
+    patch.setattr(fs, "call_s3", recorded)
+    return called
 
 
 def test_what_fails_leaves_it_as_it_was(tmp_path: Path) -> None:

@@ -91,6 +91,59 @@ def test_the_next_attempt_goes_on_with_the_parts_that_are_up(
     assert b"".join(store.chunks(DIGEST)) == DATA
 
 
+def abort_elsewhere(store: ContentStore) -> None:
+    """Abort all uploads of a store, as a lifecycle rule or the gc of another machine does."""
+    fs = store._backend.fs
+    bucket, _, prefix = store._layout.root.partition("/")
+    for upload in fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)["Uploads"]:
+        fs.abort_mpu(bucket, upload["Key"], upload["UploadId"])
+
+
+@pytest.mark.parametrize("when", ["before the next part", "before the commit", "before the next writer"])
+def test_an_upload_that_was_aborted_elsewhere_costs_one_attempt_and_starts_over(store: ContentStore, when: str) -> None:
+    def write_until_aborted() -> None:
+        with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
+            if not writer.offset:
+                writer.write(DATA[: len(DATA) if when == "before the commit" else MIN_PART_BYTES + PIECE])
+                abort_elsewhere(store)
+            if when != "before the next writer" or not first:
+                writer.write(DATA[writer.offset :])
+                writer.commit()
+
+    first = True
+    if when == "before the next writer":
+        write_until_aborted()
+        first = False
+    with pytest.raises(Unavailable, match=r"^ref: the upload to s3://.* was aborted by another process; it starts over$"):
+        write_until_aborted()
+
+    write(store)
+    assert b"".join(store.chunks(DIGEST)) == DATA
+    assert not under_way(store)
+
+
+def test_an_upload_that_was_aborted_elsewhere_can_be_dropped(store: ContentStore) -> None:
+    with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
+        writer.write(DATA)
+        abort_elsewhere(store)
+        writer.abort()
+    write(store)
+    assert b"".join(store.chunks(DIGEST)) == DATA
+
+
+def test_the_uploads_of_another_process_are_listed_with_what_has_arrived(s3: S3Server, store: ContentStore) -> None:
+    other = open_store(store.url, options=s3.storage_options)
+    with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
+        writer.write(DATA[: MIN_PART_BYTES + PIECE])
+        (own,), (seen,) = store.active(), other.active()
+        assert (own.ref, own.offset, own.total) == ("ref", MIN_PART_BYTES + PIECE, len(DATA))
+        assert (seen.ref, seen.offset, seen.total) == (blob_path(DIGEST), MIN_PART_BYTES, None)
+        assert seen.expected == DIGEST
+        assert seen.started <= seen.updated
+        writer.abort()
+    assert not list(other.active())
+
+
 def test_nothing_is_visible_before_the_commit_and_nothing_left_after_an_abort(store: ContentStore) -> None:
     with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
         writer.write(DATA)

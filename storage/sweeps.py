@@ -1,0 +1,134 @@
+"""Keeps gc and runs apart: no content is removed that a run has just found.
+
+On a disk a lock does that: runs share it while they look for content, gc holds it while it removes a batch. Object stores have
+no locks, but each process sees at once what others wrote. There gc writes a marker, then reads names and leases, removes one
+batch of what nothing needs, and removes the marker. A run records a lease, then waits until the markers that it sees are gone,
+and only then looks for content. So gc either sees the lease, or the run looks after the removal and finds what is left.
+
+A marker counts for six minutes, by the clock of the store; gc removes nothing later than one minute after it wrote one.
+"""
+
+import logging
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ocispec.errors import Unavailable
+from storage.backend import Backend
+from storage.layout import TEMPORARY, Layout
+from storage.presence import modified
+
+_log = logging.getLogger(__name__)
+_MARKER = ".gc"  # an empty directory is listed as an object, too, by some services
+# A batch is sent within a minute after its marker, and the last attempt of a request ends within five minutes.
+_LIFE = timedelta(minutes=6)
+_BATCH_S = 60.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
+_LONG_S = 3.0
+# A clock that goes on while the machine is suspended, where there is one.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The right to remove content that nothing needs; `until` is the end of that right, None if it has none."""
+
+    until: float | None = None
+
+    @property
+    def is_current(self) -> bool:
+        """Return whether content may still be removed by what was read since this sweep began."""
+        return self.until is None or time.clock_gettime(_CLOCK) < self.until
+
+    def require(self) -> None:
+        """Refuse to remove anything too late.
+
+        Raises:
+            Unavailable: what was read since this sweep began may no longer be all that is needed.
+        """
+        if not self.is_current:
+            raise Unavailable(f"reading names and leases took longer than {_BATCH_S:.0f} s; nothing was removed, run again")
+
+
+class Sweeps:
+    """The sweeps of a store and the runs that wait for them. Thread-safe."""
+
+    def __init__(self, backend: Backend, layout: Layout) -> None:
+        self._backend, self._layout = backend, layout
+        self._ended: set[str] = set()  # markers that dead processes left
+
+    @contextmanager
+    def unswept(self) -> Iterator[None]:
+        """Begin a look at content when no batch is being removed that was chosen before; on a disk, keep gc out meanwhile."""
+        with ExitStack() as held:
+            with self._backend.translated(f"store {self._layout.url}"):
+                if self._backend.locks:
+                    held.enter_context(self._backend.locked(self._layout.lock, shared=True))
+                else:
+                    self._wait()
+            yield
+
+    @contextmanager
+    def sweeping(self) -> Iterator[Sweep]:
+        """Have runs wait with their looks at content during this block."""
+        with ExitStack() as held:
+            with self._backend.translated(f"store {self._layout.url}"):
+                if self._backend.locks:
+                    held.enter_context(self._backend.locked(self._layout.lock, shared=False))
+                    sweep = Sweep()
+                else:
+                    sweep = Sweep(until=time.clock_gettime(_CLOCK) + _BATCH_S)
+                    held.enter_context(self._marked())
+            yield sweep
+
+    def clock(self) -> datetime:
+        """Return the present time by the clock that stamps the files of this store."""
+        path = f"{self._layout.root}/clock.{uuid.uuid4().hex}{TEMPORARY}"
+        with self._backend.translated(f"store {self._layout.url}"):
+            self._backend.put(path, b"")
+            try:
+                return modified(self._backend.fs.info(path))
+            finally:
+                self._backend.remove([path])
+
+    def leftovers(self, before: datetime) -> list[str]:
+        """Return the markers that dead processes left before a time."""
+        with self._backend.translated(f"store {self._layout.url}"):
+            return [path for path, written in self._markers().items() if written < before - _LIFE]
+
+    @contextmanager
+    def _marked(self) -> Iterator[None]:
+        marker = f"{self._layout.sweeps}/{uuid.uuid4().hex}{_MARKER}"
+        self._backend.put(marker, b"gc\n")
+        try:
+            yield
+        finally:
+            with suppress(Exception):  # the error that is on its way says more, and the marker ends by itself
+                self._backend.remove([marker])
+
+    def _wait(self) -> None:
+        """Wait until the markers that are there now are gone or have ended."""
+        awaited, started, pause = self._markers().keys() - self._ended, time.monotonic(), _FIRST_PAUSE_S
+        is_long = False
+        while awaited:
+            time.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+            markers = self._markers()
+            awaited &= markers.keys()
+            if awaited and time.monotonic() - started > _LONG_S:
+                now = self.clock()  # asked for only now: most batches are over by then
+                self._ended |= {path for path in awaited if now - markers[path] > _LIFE}
+                awaited -= self._ended
+                if awaited and not is_long:
+                    _log.warning("waiting for gc: if none is running, remove %s", self._layout.shown(min(awaited)))
+                is_long = True
+
+    def _markers(self) -> dict[str, datetime]:
+        try:
+            entries = self._backend.fs.ls(self._layout.sweeps, detail=True)
+        except FileNotFoundError:
+            return {}
+        return {entry["name"]: modified(entry) for entry in entries if entry["name"].endswith(_MARKER)}

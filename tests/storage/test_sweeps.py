@@ -1,0 +1,217 @@
+"""Runs and gc at once: a name that is recorded while gc removes content has its content, or is not recorded."""
+
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from ocispec.errors import DistError
+from ocispec.reference import Reference
+from storage import ContentStore, completeness, gc, open_store
+from tasks.keeping import Keeper
+from tests import images
+from tests.peers.seaweedfs import S3Server
+from tests.storage.archives import descriptor
+from tests.storage.conformance import Place, ingest, noise
+from tests.storage.test_gc import NOW, blobs, put
+from tests.storage.test_round_trips import Asked
+
+IMAGE = images.image(81, layers=3)
+REFERENCE = Reference.parse("registry.example/app:v1")
+OBJECT_STORES = ["memory", "s3"]
+
+
+def record_name(place: Place, *, when: threading.Event, outcome: list[str]) -> None:
+    """Do as a run does that finds all content of an image."""
+    when.wait(60)
+    store = place.open()
+    with store.leases.hold() as lease:
+        try:
+            is_whole = Keeper(store, lease).look(REFERENCE, descriptor(IMAGE)).whole
+        except DistError as exc:
+            outcome.append(str(exc))
+        else:
+            outcome.append("recorded" if is_whole else "missing")
+
+
+def before_the_first_removal(patch: pytest.MonkeyPatch, store: ContentStore, act: Callable[[], None]) -> None:
+    """Have something happen when gc is about to remove its first blob: on S3 by one request for many or for one."""
+    fs, done = store._backend.fs, threading.Event()
+
+    def hooked(name: str, is_removal: Callable[..., bool]) -> None:
+        call = getattr(fs, name)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if is_removal(*args, **kwargs) and not done.is_set():
+                done.set()
+                act()
+            return call(*args, **kwargs)
+
+        patch.setattr(fs, name, run)
+
+    hooked("rm_file", lambda path, **_: "/blobs/" in path)
+    if hasattr(fs, "call_s3"):
+        hooked("call_s3", lambda method, **more: method == "delete_objects" and "/blobs/" in str(more))
+
+
+@pytest.mark.parametrize("others", [0, 1200])
+def test_a_name_that_is_recorded_while_gc_removes_content_is_never_left_without_it(
+    place: Place, store: ContentStore, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    if others and not place.url.startswith("memory"):
+        pytest.skip("many blobs take long to write there")
+    for number in range(others):
+        ingest(store, noise(10, seed=number))
+    put(store, IMAGE)
+    when, outcome = threading.Event(), list[str]()
+    recorder = threading.Thread(target=record_name, args=(place,), kwargs={"when": when, "outcome": outcome}, daemon=True)
+    recorder.start()
+
+    def let_it_go_on() -> None:
+        when.set()
+        recorder.join(3)  # it ends, or waits for gc
+
+    before_the_first_removal(monkeypatch, store, let_it_go_on)
+    swept = gc.collect(store, grace=NOW, dry_run=False)
+    recorder.join(60)
+
+    names = list(place.open().names)
+    assert outcome == (["recorded"] if names else ["missing"])
+    assert all(completeness.of_name(store, name).whole for name in names)
+    assert swept.blobs
+    assert swept.lost == ()
+
+
+def test_a_name_that_is_recorded_before_a_later_batch_keeps_its_content(
+    store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gc, "_BATCH", 1)
+    root = put(store, IMAGE)
+    listed = sorted(IMAGE.descriptors)
+    first = store.walk
+    monkeypatch.setattr(store, "walk", lambda: sorted(first(), key=lambda info: str(info.digest) == listed[0], reverse=True))
+    done: list[bool] = []
+
+    def record() -> None:
+        if not done:
+            done.append(True)
+            store.names.put("late", root, source="x")
+
+    with monkeypatch.context() as patch:
+        before_the_first_removal(patch, store, record)
+        swept = gc.collect(store, grace=NOW, dry_run=False)
+
+    assert [str(info.digest) for info in swept.blobs] == [listed[0]]
+    assert blobs(store) == set(listed[1:])
+    (says,) = swept.lost  # a writer that knows nothing of leases; what can be done is reported
+    assert says.startswith("late: recorded while gc ran, 1 descriptor missing in the store (")
+    assert says.endswith("; fetch it again")
+
+
+def test_a_run_waits_for_a_batch_that_is_being_removed_and_for_no_later_one(
+    request: pytest.FixtureRequest, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(url=f"{s3.url}/{request.node.name}", outlives=False, options=s3.storage_options)
+    store, other = place.open(), place.open()
+    listed, looked = threading.Event(), threading.Event()
+    ls = other._backend.fs.ls
+
+    def list_and_tell(*args: Any, **kwargs: Any) -> Any:
+        entries = ls(*args, **kwargs)
+        listed.set()
+        return entries
+
+    monkeypatch.setattr(other._backend.fs, "ls", list_and_tell)
+
+    def look() -> None:
+        with other.unswept():
+            looked.set()
+
+    with store.sweeping():
+        threading.Thread(target=look, daemon=True).start()
+        assert listed.wait(60)
+        later = store.sweeping()
+        later.__enter__()
+        assert not looked.is_set()
+    assert looked.wait(60)
+    later.__exit__(None, None, None)
+    assert not [path for path in place.files() if path.endswith(".gc")]
+
+
+def test_a_run_lists_once_and_does_not_wait_when_no_batch_is_being_removed(
+    request: pytest.FixtureRequest, s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(f"{s3.url}/{request.node.name}", options=s3.storage_options)
+    with store.sweeping():
+        pass
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits"))
+    asked = Asked(monkeypatch, store)
+    with store.unswept():
+        assert asked.methods == ["list_objects_v2"]
+
+
+@pytest.mark.parametrize("place", OBJECT_STORES, indirect=True)
+def test_a_marker_that_a_dead_gc_left_ends_and_is_removed(
+    place: Place, store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.plant("sweeps/dead.gc", b"gc\n")
+    monkeypatch.setattr("storage.sweeps._LIFE", timedelta(seconds=2))
+    with store.unswept():
+        pass
+    assert "sweeps/dead.gc" in place.files()
+    later = store.clock() + timedelta(hours=2)
+    assert [path.rpartition("/")[2] for path in store.leftovers(later, later, dry_run=False)] == ["dead.gc"]
+    assert "sweeps/dead.gc" not in place.files()
+
+
+@pytest.mark.parametrize("place", OBJECT_STORES, indirect=True)
+def test_nothing_is_removed_by_what_was_read_long_ago(
+    place: Place, store: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(store, IMAGE)
+    monkeypatch.setattr("storage.sweeps._BATCH_S", -1.0)
+    with pytest.raises(DistError, match="names and leases cannot be read fast enough"):
+        gc.collect(store, grace=NOW, dry_run=False)
+    assert blobs(store) == set(IMAGE.descriptors)
+    assert not [path for path in place.files() if path.startswith("sweeps/")]
+
+
+def test_gc_on_a_machine_whose_clock_is_wrong_keeps_what_is_young(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ahead(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(days=400)
+
+    put(store, IMAGE)
+    with store.leases.hold() as lease:
+        lease.take(put(store, images.image(82)))
+        for module in ("storage.gc", "storage.leases"):
+            monkeypatch.setattr(f"{module}.datetime", Ahead)
+        assert not gc.collect(store, grace=timedelta(hours=1), dry_run=False).blobs
+        swept = gc.collect(store, grace=NOW, dry_run=False)
+    assert {str(info.digest) for info in swept.blobs} == set(IMAGE.descriptors) - set(images.image(82).descriptors)
+
+
+def test_the_clock_of_a_store_leaves_nothing_behind(place: Place, store: ContentStore) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=2)
+    assert before < store.clock() < datetime.now(UTC) + timedelta(seconds=2)
+    assert not place.files()
+
+
+def test_many_blobs_are_removed_by_few_requests(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Place(url=f"{s3.url}/few-requests", outlives=False, options=s3.storage_options)
+    store = place.open()
+    for number in range(30):
+        ingest(store, noise(10, seed=number))
+    fs, called = store._backend.fs, list[str]()
+    call = fs.call_s3
+
+    def recorded(method: str, **arguments: Any) -> Any:
+        called.extend(["delete_objects blobs"] if method == "delete_objects" and "/blobs/" in str(arguments) else [])
+        return call(method, **arguments)
+
+    monkeypatch.setattr(fs, "call_s3", recorded)
+    assert len(gc.collect(store, grace=NOW, dry_run=False).blobs) == 30
+    assert called == ["delete_objects blobs"]
