@@ -110,6 +110,16 @@ def mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mir
     return _read(lambda: config.load(path, dialect, to=to))
 
 
+def audited(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mirror":
+    """What a check audits: the configuration of a mirror, or a lock file without one."""
+    from flows import yamlfile
+    from flows.mirroring import locked
+
+    if dialect == "dist" and not to and _read(lambda: locked.is_lock(yamlfile.read(path))):
+        return _read(lambda: locked.from_lock(path))
+    return mirror(path, dialect, to)
+
+
 def seeding(to: Sequence[str], **said: Any) -> "Mirror":
     """What `flows.mirroring.seeding` makes of images and registries."""
     from flows.mirroring import seeding

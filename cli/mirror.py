@@ -56,7 +56,7 @@ def check(
     **options: int | None,
 ) -> int:
     """Check the targets of a mirror against its lock file, and return the exit code of `runs.run`."""
-    wanted = inputs.mirror(path, dialect, to)
+    wanted = inputs.audited(path, dialect, to)
     parameters = {"config": inputs.lasting(path), "dialect": dialect, "to": list(to), "repair": repair}
     parameters |= {**placed(context, wanted, network, writes=repair), **options}
 
@@ -76,6 +76,7 @@ def seed(
     platforms: Sequence[str],
     *,
     failed: str | None,
+    lock: str | None,
     network: RunNetwork,
     login: Login,
     **options: Any,
@@ -83,13 +84,15 @@ def seed(
     """Seed many images to many registries and return the exit code of `runs.run`. `options` are parameters of the flow."""
     store, is_configured = None, path.endswith((".yaml", ".yml"))
     if is_configured:
-        wanted = _seed_configuration(path, (*to, *platforms))
+        wanted = _seed_configuration(path, (*to, *platforms, *([] if lock is None else ["--lock"])))
         store = inputs.store_of(context, wanted)
         parameters = {"config": inputs.lasting(path), **placed(context, wanted, network, writes=not options["dry_run"])}
     else:
         parameters, wanted = _listed(context, path, to, platforms, network, rewrite_index=options["rewrite_index"])
         if not options["dry_run"]:
             inputs.writable(context)
+    if lock is not None:
+        parameters["lock"] = inputs.lasting(lock)
     if failed is not None:
         parameters["failed"] = inputs.lasting(failed)
 

@@ -135,6 +135,7 @@ def seed(
     referrers: Referrers = False,
     offline: Annotated[bool, Parameter(negative=(), help="From the store alone: nobody is asked for images.")] = False,
     failed: Annotated[str | None, Parameter(help="Write the images that failed to this file.")] = None,
+    lock: Annotated[str | None, Parameter(help="Lock file for dist check. A configuration names its own.")] = None,
     dry_run: Annotated[bool, Parameter(negative=(), help="Only tell what would be done.")] = False,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
@@ -154,6 +155,7 @@ def seed(
         to or [],
         platform or [],
         failed=failed,
+        lock=lock,
         network=network,
         login=login,
         **choices,
@@ -163,7 +165,7 @@ def seed(
 
 @app.command(group=RUNS)
 def check(
-    config: Annotated[str, Parameter(name="FILE", help="The mirror's configuration (YAML).")],
+    config: Annotated[str, Parameter(name="FILE", help="The mirror's configuration (YAML), or a lock file.")],
     /,
     *,
     repair: Annotated[bool, Parameter(negative=(), help="Send again what is missing.")] = False,

@@ -57,7 +57,7 @@ def check(
     """See that every tag of a mirror stands for what its lock file says, and that all below and about it is there."""
     started = time.monotonic()
     keep_no_results()
-    wanted, spec = opened(config, store, store_options, network, dialect=dialect, to=to)
+    wanted, spec = opened(config, store, store_options, network, dialect=dialect, to=to, may_be_lock=True)
     workers, entries = concurrency or wanted.concurrency, (*wanted.entries, *wanted.seed)
     hosts = {host for entry in entries for host in entry.target_hosts}
     hosts |= {entry.source_host for entry in entries} if repair else set()

@@ -69,6 +69,9 @@ def seed(
         str | None,
         labelled("Failed", "File for the list of images that failed, as input for the next run; vetoed images are not listed"),
     ] = None,
+    lock: Annotated[
+        str | None, labelled("Lock file", "Without a configuration: where the result is recorded, so that a check can audit it")
+    ] = None,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},
@@ -85,6 +88,7 @@ def seed(
             platforms=None if platforms == "all" else platforms,
             rewrite_index=rewrite_index,
             referrers=referrers,
+            lock=lock,
         )
         spec = specified(wanted, store, store_options, network)
     if not wanted.seed:

@@ -11,6 +11,7 @@ from prefect import get_run_logger
 from flows import yamlfile
 from flows.blocks import configuration, credentials_in
 from flows.mirroring.config import Dialect, Mirror, understood
+from flows.mirroring.locked import from_lock, is_lock
 from flows.parameters import Network, session_spec
 from ocispec.errors import InvalidInput
 from tasks.session import SessionSpec
@@ -20,8 +21,8 @@ _TEXT = "configuration"
 _NAME = re.compile(r"^name:[ \t]*([A-Za-z0-9][A-Za-z0-9._-]*)[ \t]*(?:#.*)?$", re.MULTILINE)
 
 
-def read(config: str, dialect: Dialect = "dist", *, to: Sequence[str] = ()) -> Mirror:
-    """A configuration: `block:NAME`, a path or URL, or the text of one itself.
+def read(config: str, dialect: Dialect = "dist", *, to: Sequence[str] = (), may_be_lock: bool = False) -> Mirror:
+    """A configuration: `block:NAME`, a path or URL, or the text of one itself; a lock file, if it may be one.
 
     Raises:
         InvalidInput: it is wrong, or not there.
@@ -31,6 +32,8 @@ def read(config: str, dialect: Dialect = "dist", *, to: Sequence[str] = ()) -> M
         return understood(yamlfile.parsed(config.encode(), _TEXT, is_file=False), dialect, to=to)
     text = configuration(config)
     document = yamlfile.read(config) if text is None else yamlfile.parsed(text.encode(), config, is_file=False)
+    if may_be_lock and text is None and is_lock(document):
+        return from_lock(config)
     return understood(document, dialect, to=to)
 
 
@@ -42,6 +45,7 @@ def opened(
     *,
     dialect: Dialect = "dist",
     to: Sequence[str] = (),
+    may_be_lock: bool = False,
 ) -> tuple[Mirror, SessionSpec]:
     """A configuration, whose warnings go to the run's log, and what the run's session is opened from.
 
@@ -49,7 +53,7 @@ def opened(
         InvalidInput: it is wrong, or nobody says which store.
         Denied, Unavailable: see `read`.
     """
-    wanted = read(config, dialect, to=to)
+    wanted = read(config, dialect, to=to, may_be_lock=may_be_lock)
     for warning in wanted.warnings:
         get_run_logger().warning("%s", warning)
     return wanted, specified(wanted, store, store_options, network)

@@ -1,10 +1,10 @@
 """Images that are to be brought to registries in bulk, said without a file of configuration. No Prefect here."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from flows.mirroring.config import Mirror, configured
+from flows.mirroring.locked import without_file
 from flows.yamlfile import Document
 
 _NAME = "seed"
@@ -18,8 +18,9 @@ def seeding(
     platforms: Sequence[str] | None = None,
     rewrite_index: bool = False,
     referrers: bool = False,
+    lock: str | None = None,
 ) -> Mirror:
-    """What a configuration with nothing but such a `seed` section says; nothing is remembered of what comes of it.
+    """A configuration with only such a `seed` section; its results go to the lock file, if one is named.
 
     `to` are registries, each with or without a path that comes before the repositories; `file` has more images, one in a line.
 
@@ -30,5 +31,5 @@ def seeding(
     section |= {"list": file} if file is not None else {}
     section |= {"platforms": list(platforms)} if platforms is not None else {}
     section |= {"rewriteIndex": True} if rewrite_index else {}
-    found = configured(Document(path=_NAME, data={"name": _NAME, "seed": section}, lines={}), is_remembered=False)
-    return replace(found, way=None, hosts=replace(found.hosts, advice=None))  # there is no file to set anything in
+    data = {"name": _NAME, "seed": section} | ({} if lock is None else {"lock": lock})
+    return without_file(configured(Document(path=_NAME, data=data, lines={}), is_remembered=lock is not None))

@@ -165,3 +165,24 @@ def test_registries_are_told_by_which_of_them_is_wrong(tmp_path: Path) -> None:
     for place in ("http://r.example", "UPPER/", "r.example/path:tag"):
         result = dist("--store", tmp_path / "store", "seed", "-", "--to", PLACE, "--to", place, stdin=b"redis\n")
         assert (result.code, f"seed.to[1]: {place!r}: " in result.line) == (2, True), result.err
+
+
+def test_a_list_with_a_lock_file_can_be_checked_and_repaired(
+    prefect: PrefectServer, source: FakeRegistry, tmp_path: Path
+) -> None:
+    assert prefect.url
+    listed, lock, store = tmp_path / "all.txt", tmp_path / "site.lock.json", ("--store", tmp_path / "store")
+    listed.write_text(f"{source.host}/team/one:v1\n{source.host}/two:v1\n")
+    layer = list(ONE.blobs)[-1]
+    with FakeRegistry() as target:
+        seeded = dist(*store, "seed", listed, "--to", target.host, "--lock", lock)
+        right = dist(*store, "--output", "json", "check", lock)
+        target.lose("team/one", layer)
+        damaged = dist(*store, "check", lock)
+        repaired = dist(*store, "check", lock, "--repair")
+        assert lacking(target, "team/one", ONE, "v1") == []
+
+    assert [result.code for result in (seeded, right, damaged, repaired)] == [0, 0, 1, 0], repaired.err
+    assert (right.json["right"], right.json["unlooked"]) == (2, 0)
+    assert f"layer {layer} is missing" in damaged.err
+    assert dist("mirror", lock).code == 2  # a check alone takes a lock file

@@ -1,0 +1,45 @@
+"""A lock file in place of a configuration: what a check needs is in it. No Prefect here."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flows.mirroring.config import Mirror, configured
+from flows.mirroring.lock import Lock, Locked
+from flows.yamlfile import Document
+from ocispec import Reference
+
+_KEYS = {"version", "images"}
+
+
+def is_lock(document: Document) -> bool:
+    """Return True for the document of a lock file."""
+    return isinstance(document.data, Mapping) and document.data.keys() == _KEYS
+
+
+def from_lock(path: str) -> Mirror:
+    """A configuration with one entry for each image in a lock file, which says nothing of stores and registries.
+
+    Raises:
+        InvalidInput, Unsupported: the lock file is damaged, or of another version.
+    """
+    lock = str(Path(path).absolute()) if "://" not in path else path
+    sync = [_entry(target, record) for target, record in Lock(lock).read().items()]
+    name = Path(path).name.removesuffix(".json").removesuffix(".lock")
+    found = configured(Document(path=path, data={"name": name, "lock": lock, "sync": sync}, lines={}))
+    return without_file(found)
+
+
+def without_file(found: Mirror) -> Mirror:
+    """The same configuration for messages that name options, because there is no file to set anything in."""
+    return replace(found, way=None, hosts=replace(found.hosts, advice=None))
+
+
+def _entry(target: Reference, record: Locked) -> dict[str, Any]:
+    entry: dict[str, Any] = {"type": "image", "source": record.source, "target": str(target)}
+    if record.single is not None:
+        return {**entry, "platform": str(record.single)}
+    if record.platforms is not None:
+        return {**entry, "platforms": list(map(str, record.platforms)), "rewriteIndex": record.rewritten}
+    return entry
