@@ -10,8 +10,11 @@ from datetime import UTC, datetime
 from flows.mirroring.lock import Locked, Records
 from flows.mirroring.plan import Plan, Step
 from flows.mirroring.report import MirrorReport
-from ocispec import Digest
+from ocispec import Digest, Reference
 from tasks.removal import Removed
+
+# The tag of each referrer, None if the registry lists it.
+Referrers = Mapping[Digest, str | None]
 
 
 def intended(plan: Plan, locked: Records) -> Records:
@@ -29,7 +32,7 @@ def concluded(report: MirrorReport, before: Records, locked: Records) -> Records
     for step in report.plan.steps:
         result, known = report.result(step), before.get(step.target)
         if result in ("added", "changed", "same") or step.target in brought.referrers:
-            referrers = {**step.beside, **brought.referrers.get(step.target, {})}
+            referrers = _merged(step.beside, brought.referrers.get(step.target, {}))
             records[step.target] = _record(step, locked, mirrored=now, referrers=referrers)
         elif step.is_due and locked.get(step.target) == _intention(step, before):
             if known is not None:
@@ -44,7 +47,8 @@ def concluded(report: MirrorReport, before: Records, locked: Records) -> Records
             del records[extra.target]
         else:
             records[extra.target] = replace(extra.record, unwanted=extra.since)
-    return _wanted_again(report.plan, records)
+    _follow_moved_tags(records, brought.referrers)
+    return _with_wanted_referrers(_wanted_again(report.plan, records), report.plan)
 
 
 def _wanted_again(plan: Plan, records: Records) -> Records:
@@ -53,11 +57,55 @@ def _wanted_again(plan: Plan, records: Records) -> Records:
     return {**records, **{target: replace(records[target], unwanted=None) for target in wanted}}
 
 
+def _follow_moved_tags(records: dict[Reference, Locked], referrers: Mapping[Reference, Referrers]) -> None:
+    """Correct the records in which a digest tag that this run pushed has another digest.
+
+    The own record of such a tag gets the new digest. From records of images the old referrer is dropped: the next run that
+    wants the image with its referrers finds the new one.
+    """
+    tagged = {
+        (target.locator, tag): digest
+        for target, pushed in referrers.items()
+        for digest, tag in pushed.items()
+        if tag is not None
+    }
+    locators = {locator for locator, _ in tagged}
+    for target, record in records.items():
+        if target.locator not in locators:
+            continue
+        digest = tagged.get((target.locator, target.tag or ""), record.digest)
+        current = {
+            one: tag for one, tag in record.referrers.items() if tag is None or tagged.get((target.locator, tag), one) == one
+        }
+        if digest != record.digest or len(current) != len(record.referrers):
+            records[target] = replace(record, digest=digest, referrers=current)
+
+
+def _with_wanted_referrers(records: Records, plan: Plan) -> Records:
+    """Return the records without the times since when digest tags were unwanted that are referrers of wanted images."""
+    extra = {one.target for one in plan.extras}
+    wanted = {
+        f"{target.locator}:{tag}"
+        for target, record in records.items()
+        if record.unwanted is None and target not in extra
+        for tag in record.referrers.values()
+        if tag is not None
+    }
+    again = {target: replace(record, unwanted=None) for target, record in records.items() if str(target) in wanted}
+    return {**records, **again}
+
+
+def _merged(known: Referrers, new: Referrers) -> dict[Digest, str | None]:
+    """Return the known referrers and the new ones. A tag has only its new digest."""
+    tags = set(new.values()) - {None}
+    return {**{digest: tag for digest, tag in known.items() if tag not in tags}, **new}
+
+
 def _intention(step: Step, locked: Records) -> Locked:
     return _record(step, locked, mirrored=None, referrers={})
 
 
-def _record(step: Step, locked: Records, *, mirrored: datetime | None, referrers: Mapping[Digest, str | None]) -> Locked:
+def _record(step: Step, locked: Records, *, mirrored: datetime | None, referrers: Referrers) -> Locked:
     """What is known of a step's target; `referrers` are those that came along beside those that were known."""
     if step.new is None:
         raise ValueError(f"{step.target}: a step that failed has no record")
@@ -71,5 +119,5 @@ def _record(step: Step, locked: Records, *, mirrored: datetime | None, referrers
         platforms=step.wish.entry.platforms,
         rewritten=step.wish.entry.rewrite_index,
         single=step.wish.entry.single,
-        referrers={**(known.referrers if known is not None and same else {}), **referrers},
+        referrers=_merged(known.referrers if known is not None and same else {}, referrers),
     )

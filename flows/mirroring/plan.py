@@ -12,7 +12,7 @@ from flows.mirroring.lock import Locked, Records
 from flows.mirroring.origins import Origins
 from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import DistError, InvalidInput
-from ocispec.referrers import is_listing
+from ocispec.referrers import cosign_tags, is_listing
 from ocispec.units import counted, size
 from remotes import Quota
 from tasks.related import Related
@@ -127,7 +127,7 @@ class Image:
     """One image, and what is to be done with it where.
 
     `root` is what it stands for at its source, None where that could not be told; `content` is what that consists of, `sent`
-    what is to be at its targets.
+    what is to be at its targets. `referrers` are those that were found at the source before the plan was made.
     """
 
     wish: Wish
@@ -135,6 +135,7 @@ class Image:
     content: tuple[Descriptor, ...]
     sent: tuple[Descriptor, ...]
     steps: tuple[Step, ...]
+    referrers: frozenset[Digest] = frozenset()
 
     @property
     def due(self) -> tuple[Step, ...]:
@@ -232,6 +233,11 @@ class Plan:
     def held(self) -> tuple[Extra, ...]:
         """The tags that only the limit per run keeps."""
         return tuple(extra for extra in self.extras if extra.is_held)
+
+    def keeping(self, referrers: Mapping[Reference, Mapping[Digest, str | None]]) -> "Plan":
+        """Return the plan without those extra tags that are among the `referrers` which the run pushed, by target."""
+        tags = {f"{target.locator}:{tag}" for target, pushed in referrers.items() for tag in pushed.values()}
+        return replace(self, extras=tuple(extra for extra in self.extras if str(extra.target) not in tags))
 
     @cached_property
     def to_fetch(self) -> dict[Digest, Descriptor]:
@@ -359,23 +365,29 @@ def decided(wish: Wish, found: Found, locked: Records) -> Image | None:
         return None
     standing = zip(wish.targets, found.standing, strict=True)
     steps = tuple(_step(wish, target, image, there, locked.get(target)) for target, there in standing)
-    return Image(wish=wish, root=image.root, content=image.content, sent=image.sent, steps=steps)
+    return Image(wish=wish, root=image.root, content=image.content, sent=image.sent, steps=steps, referrers=image.referrers)
 
 
 def extras(
-    wanted: Iterable[Reference], entries: Sequence[Entry], locked: Records, *, held: Container[str] = ()
+    images: Iterable[Image],
+    trusted: Iterable[Reference],
+    entries: Sequence[Entry],
+    locked: Records,
+    *,
+    held: Container[str] = (),
 ) -> tuple[Extra, ...]:
     """Return the tags that the mirror created and that no entry wants any more, the longest unwanted first.
 
-    Fallback tags of referrers are not among them: a target may list referrers of its own there. Entries in `held`, by where
-    they stand, want all that they ever had. A tag that no entry can have created stays.
+    The entries want the targets of `images`, the `trusted` targets, and the digest tags that belong to these. Fallback tags of
+    referrers are not extra either: a target may list referrers of its own there. Entries in `held`, by where they stand, want
+    all that they ever had. A tag that no entry can have created stays.
 
     The limit is one for the run: a tag is due if fewer tags than its entry allows are due before it, whichever entries these
     are from.
     """
-    now, still, origins = datetime.now(UTC), frozenset(wanted), Origins(entries)
+    now, wanted, origins = datetime.now(UTC), _Wanted(images, trusted, locked), Origins(entries)
     made = ((target, record) for target, record in locked.items() if record.own and not is_listing(target.tag or ""))
-    unwanted = [(target, record) for target, record in made if target not in still]
+    unwanted = [(target, record) for target, record in made if not wanted.has(target)]
     found, due = list[Extra](), 0
     for target, record in sorted(unwanted, key=lambda item: (item[1].unwanted or now, str(item[0]))):
         since, entry = record.unwanted or now, origins.of(target, record)
@@ -387,6 +399,31 @@ def extras(
         due += is_due
         found.append(Extra(target=target, record=record, since=since, most=most, is_due=is_due))
     return tuple(found)
+
+
+class _Wanted:
+    """The targets that a run wants: those of its images, and the digest tags of their referrers."""
+
+    def __init__(self, images: Iterable[Image], trusted: Iterable[Reference], locked: Records) -> None:
+        self._targets, self._digest_tags = set(trusted), set[str]()
+        for image in images:
+            self._targets.update(step.target for step in image.steps)
+            if "tagged" in image.wish.related:
+                self._add_digest_tags(image)
+        for target in self._targets:
+            if (record := locked.get(target)) is not None:
+                self._digest_tags.update(f"{target.locator}:{tag}" for tag in record.referrers.values() if tag is not None)
+
+    def has(self, target: Reference) -> bool:
+        """Return whether the run wants a target."""
+        return target in self._targets or str(target) in self._digest_tags
+
+    def _add_digest_tags(self, image: Image) -> None:
+        """Add all digest tags that the manifests of an image can have."""
+        known = {one.digest for one in (*image.content, *image.sent) if one.is_manifest}
+        for step in image.steps:
+            digests = known | image.referrers | ({step.new.digest} if step.new is not None else set())
+            self._digest_tags.update(f"{step.target.locator}:{tag}" for digest in digests for tag in cosign_tags(digest))
 
 
 def with_backup(step: Step) -> Step:

@@ -212,11 +212,11 @@ class Planning:
     def _plan(self) -> Plan:
         order = {id(entry): number for number, entry in enumerate(self._entries)}
         images = tuple(sorted(self._images, key=lambda image: order[id(image.wish.entry)]))
-        still = [*(step.target for image in images for step in image.steps), *(t for one in self._trusted for t in one.targets)]
+        trusted = [target for wish in self._trusted for target in wish.targets]
         return Plan(
             images=images,
             # That nothing at all is chosen is a mistake, or an upstream that was emptied: no reason to remove everything.
-            extras=extras(still, self._entries, self._locked, held=self._problems.keys() | self._idle.keys()),
+            extras=extras(images, trusted, self._entries, self._locked, held=self._problems.keys() | self._idle.keys()),
             problems=self._in_order(self._problems),
             unnamed=tuple(self._unnamed),
             idle=tuple(self._in_order(self._idle).values()),

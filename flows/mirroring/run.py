@@ -68,7 +68,8 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
         plan = carried.plan
         report = MirrorReport(name=job.name, store=spec.store, plan=plan, dry_run=job.dry_run, tasks=applying.tasks)
         if not job.dry_run:
-            report = replace(report, brought=brought, removed=applying.remove(plan.extras))
+            plan = plan.keeping(brought.referrers)
+            report = replace(report, plan=plan, brought=brought, removed=applying.remove(plan.extras))
             report = replace(report, tasks=applying.tasks)
             lock.update(partial(concluded, report, locked))
             report = _listed(session, report, listener)

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 import pytest
 
+from ocispec import Digest
+from ocispec.referrers import cosign_tags
 from tests import images
 from tests.fakes.faults import Answer, Fault, Response
 from tests.fakes.registry import FakeRegistry
@@ -128,6 +130,24 @@ def test_an_entry_that_chooses_nothing_at_all_prunes_nothing(
     told = f"{mirrors.config}:1: sync[0]: nothing of {entry['source']} is chosen, so nothing that it brought is pruned"
     assert report.notes() == [told]
     assert not any(record["unwanted"] for record in mirrors.locked().values())
+
+
+def test_a_signature_that_was_mirrored_as_a_tag_stays_as_a_referrer_of_a_wanted_image(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    built, signature = images.image(980, layers=1), images.artifact(981)
+    tag = cosign_tags(Digest.parse(built.root.digest))[0]
+    images.load(source, "app", built, "v1")
+    images.load(source, "app", signature, tag)
+    entry = repository(source, target, prune=AT_ONCE)
+    mirrors.run(entry)
+
+    for _ in range(2):
+        report = mirrors.run({**entry, "referrers": True, "tags": {"allow": ["v.*"]}})
+
+        assert (report.status, report.plan.extras, deleted(mirrors, target)) == ("complete", (), [])
+        assert not lacking(target, "copy", signature, tag)
+    assert {name.rpartition(":")[2]: record["unwanted"] for name, record in mirrors.locked().items()} == {"v1": None, tag: None}
 
 
 @pytest.mark.parametrize("deletes", ["all", "manifests", "nothing"])

@@ -1,0 +1,98 @@
+"""The records of a lock file, without a run: which tags are extra, and how a run changes the records."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flows.mirroring.bookkeeping import concluded, intended
+from flows.mirroring.config import Mirror, configured
+from flows.mirroring.course import Brought
+from flows.mirroring.lock import Locked, Records
+from flows.mirroring.plan import Image, Plan, Step, Wish, extras
+from flows.mirroring.report import MirrorReport
+from flows.yamlfile import Document
+from ocispec import Descriptor, Digest, Reference, mediatypes
+from ocispec.referrers import cosign_tags
+
+OLD = datetime.now(UTC) - timedelta(days=9)
+IMAGE, OTHER, FIRST, SECOND, LISTED = (Digest.parse(f"sha256:{digit * 64}") for digit in "12345")
+SIG = cosign_tags(IMAGE)[0]
+V1, V2, SIGNATURE = (Reference.parse(f"target.example/copy:{tag}") for tag in ("v1", "v2", SIG))
+
+
+def mirror(**said: Any) -> Mirror:
+    entry = {"source": "source.example/app", "target": "target.example/copy", "type": "repository"}
+    document = {"sync": [{**entry, "prune": {"after": "0s"}, **said}]}
+    return configured(Document(path="mirror.yaml", data=document, lines={}))
+
+
+REFERRERS = mirror(referrers=True, tags={"allow": ["v.*"]})
+
+
+def record(target: Reference, digest: Digest, **said: Any) -> Locked:
+    return replace(Locked(source=f"source.example/app:{target.tag}", digest=digest, mirrored=OLD, own=True), **said)
+
+
+def image(target: Reference = V1, **said: Any) -> Image:
+    root = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=IMAGE, size=5)
+    wish = Wish(entry=REFERRERS.entries[0], source=Reference.parse(f"source.example/app:{target.tag}"), targets=(target,))
+    step = Step(**{"wish": wish, "target": target, "change": "change", "old": root, "new": root, **said})
+    return Image(wish=wish, root=root, content=(root,), sent=(root,), steps=(step,))
+
+
+def report(*images: Image, brought: Brought) -> MirrorReport:
+    return MirrorReport(name="m", store="store", plan=Plan(images=images), dry_run=False, tasks=0, brought=brought)
+
+
+def after_run(records: Records, *images: Image, brought: Brought) -> Records:
+    """Return the records after a run that no other run overlaps."""
+    said = report(*images, brought=brought)
+    return concluded(said, records, intended(said.plan, records))
+
+
+def pushed(*targets: Reference, referrers: Mapping[Digest, str | None]) -> Brought:
+    return Brought(referrers=dict.fromkeys(targets, referrers))
+
+
+def test_a_digest_tag_that_a_wanted_image_has_as_a_referrer_is_not_extra() -> None:
+    tag = record(SIGNATURE, FIRST, unwanted=OLD)
+
+    kept = extras([image()], (), REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag})
+    trusted = extras([], [V1], REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag})
+    with_its_image = extras([], [V2], REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag})
+
+    assert (kept, trusted) == ((), ())
+    assert {extra.target for extra in with_its_image} == {V1, SIGNATURE}
+
+
+def test_a_digest_tag_of_a_wanted_image_is_not_extra_before_its_record_lists_it() -> None:
+    records = {V1: record(V1, IMAGE), SIGNATURE: record(SIGNATURE, FIRST, unwanted=OLD)}
+    without_referrers = mirror(tags={"allow": ["v.*"]})
+    unrelated = replace(image(), wish=replace(image().wish, entry=without_referrers.entries[0]))
+
+    assert extras([image()], (), REFERRERS.entries, records) == ()
+    assert [extra.is_due for extra in extras([unrelated], (), without_referrers.entries, records)] == [True]
+
+
+def test_a_digest_tag_is_wanted_again_once_it_is_a_referrer() -> None:
+    records = {V1: record(V1, IMAGE), SIGNATURE: record(SIGNATURE, FIRST, unwanted=OLD)}
+
+    found = after_run(records, image(), brought=pushed(V1, referrers={FIRST: SIG}))
+
+    assert found[SIGNATURE].unwanted is None
+
+
+def test_a_digest_tag_that_moves_has_one_digest_in_all_records() -> None:
+    old = {FIRST: SIG, LISTED: None}
+    records = {
+        V1: record(V1, IMAGE, referrers=old),
+        V2: record(V2, IMAGE, referrers=old),
+        SIGNATURE: record(SIGNATURE, FIRST),
+    }
+
+    found = after_run(records, image(beside={FIRST: SIG}), brought=pushed(V1, referrers={SECOND: SIG}))
+
+    assert found[V1].referrers == {SECOND: SIG, LISTED: None}
+    assert found[V2].referrers == {LISTED: None}, "the next run pushes the new signature for it, too"
+    assert (found[SIGNATURE].digest, found[SIGNATURE].own) == (SECOND, True)
