@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from prefect import get_run_logger
 from prefect.artifacts import Artifact, MarkdownArtifact, TableArtifact
 from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
@@ -17,6 +18,7 @@ from ocispec.units import counted
 
 # What a page of Prefect's can show.
 _MOST_ROWS = 500
+_MOST_LOGGED = 20
 # What could be more than text in a line of Markdown; an underscore within a word is not.
 _MARKS = re.compile(r"[\\`*\[\]<>|~]")
 _STATES: Mapping[Outcome, Callable[..., State[Any]]] = {
@@ -44,6 +46,7 @@ def concluded(key: str, report: Report) -> State[Any]:
     _show(MarkdownArtifact(markdown=_summary(key, report), key="summary", description=report.summary()))
     if errors:
         then = _ON if report.status == "stopped" else _NEXT.get(key, _AGAIN)
+        _log_failures(report)
         told = f"{counted(len(errors), 'failure')}. {then}"
         _show(MarkdownArtifact(markdown=_failures(errors), key="failures", description=told))
     context = FlowRunContext.get()
@@ -52,6 +55,16 @@ def concluded(key: str, report: Report) -> State[Any]:
         collect(run.id, report)
     is_read = run is None or run.deployment_id is None
     return _STATES[report.status](message=message, data=report if is_read else None)
+
+
+def _log_failures(report: Report) -> None:
+    """Have the end of the run's log begin with its failures, grouped by their cause."""
+    log, causes = get_run_logger(), report.causes()
+    log.error("%s; %s:", report.summary(), counted(len(causes), "cause"))
+    for cause in causes[:_MOST_LOGGED]:
+        log.error("%s", "\n".join((cause.text, *(f"  {line}" for line in cause.object_lines(_MOST_LOGGED)))))
+    if len(causes) > _MOST_LOGGED:
+        log.error("and %s: the artifact failures has them all", counted(len(causes) - _MOST_LOGGED, "more cause"))
 
 
 def tabulate(rows: Sequence[Mapping[str, str | int]], *, key: str, description: str) -> None:

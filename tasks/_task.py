@@ -11,10 +11,10 @@ Each setting survives a failure of its own:
 Tasks are plain functions for `ThreadPoolTaskRunner`; a coroutine submitted there would get an event loop of its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 
 from prefect import Task, task
@@ -22,7 +22,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.runtime import task_run
-from prefect.states import AwaitingRetry
+from prefect.states import AwaitingRetry, Failed
 from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 
@@ -76,6 +76,17 @@ def comes_again(error: DistError) -> bool:
     now = datetime.now(UTC)
     waits = isinstance(error, RegistryError) and error.exchange.retry_after_s is not None
     return (waits and _began(now) >= now - _LONGEST_WAIT) or context.task_run.run_count <= context.task.retries
+
+
+def failed_if(failures: Sequence[str], result: R) -> R:
+    """Return the result of a task run that handles several objects; the run's state is Failed if some of these failed.
+
+    The state has the result as its data, and its message names the first failure and how many more there are.
+    """
+    if not failures or TaskRunContext.get() is None:
+        return result
+    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+    return cast("R", Failed(message=f"{failures[0]}{more}", data=result))
 
 
 def argument(name: str) -> Any:

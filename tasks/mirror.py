@@ -10,7 +10,7 @@ from ocispec.handlers import visit
 from ocispec.referrers import Referrer
 from ocispec.units import counted
 from tasks import events, session
-from tasks._task import argument, comes_again, task_of
+from tasks._task import argument, comes_again, failed_if, task_of
 from tasks.audit import Expected, Finding
 from tasks.delivery import Publication
 from tasks.fetch import Fetched
@@ -122,7 +122,7 @@ def tags(repositories: tuple[Reference, ...], *, workers: int) -> Tags:
     """The tags of some repositories, `workers` at once, each in its registry's order."""
     found = session.current().tags(repositories, workers=workers)
     _settle("list", ((place.locator, one) for place, one in zip(repositories, found, strict=True)))
-    return Tags(tuple(found))
+    return failed_if([str(one) for one in found if isinstance(one, DistError)], Tags(tuple(found)))
 
 
 @task_of("survey", run_name=_survey_name)
@@ -130,7 +130,7 @@ def survey(asks: tuple[Ask, ...], *, keep: bool, workers: int) -> Surveyed:
     """See what stands for some images, `workers` at once. What cannot be told is part of the answer."""
     found = session.current().find(asks, keep=keep, workers=workers)
     _settle("image", ((str(one.ask.source), error) for one in found for error in one.errors))
-    return Surveyed(tuple(found))
+    return failed_if([str(error) for one in found for error in one.errors], Surveyed(tuple(found)))
 
 
 @task_of("mirror", run_name=_carry_name)
@@ -184,7 +184,12 @@ def audit(expected: tuple[Expected, ...]) -> Audited:
     """Audit some tags of one repository: each should resolve to its digest, with all content below and all referrers."""
     findings = session.current().audit(expected)
     _settle("image", ((str(one.target), found) for one, found in zip(expected, findings, strict=True)))
-    return Audited(tuple(findings))
+    faults = [
+        str(one) if isinstance(one, DistError) else one.faults[0]
+        for one in findings
+        if isinstance(one, DistError) or one.faults
+    ]
+    return failed_if(faults, Audited(tuple(findings)))
 
 
 @task_of("locate", run_name=_locate_name)
