@@ -11,6 +11,7 @@ from prefect.runtime import flow_run
 from flows import metrics
 from flows._flow import flow_of
 from flows.conclusion import concluded
+from flows.exclusive import only_run
 from flows.mirroring.applying import Applying
 from flows.mirroring.auditing import Auditing
 from flows.mirroring.checked import CheckReport
@@ -62,6 +63,7 @@ def check(
     hosts = {host for entry in entries for host in entry.target_hosts}
     hosts |= {entry.source_host for entry in entries} if repair else set()
     with (
+        only_run("check", config, label=wanted.name),
         watched(planning=0.5 if repair else 1) as listener,
         leased(spec, hosts, workers=workers, listener=listener) as bounded,
         open_session(bounded, observer=listener) as session,

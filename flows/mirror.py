@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 from flows import metrics
 from flows._flow import flow_of
 from flows.conclusion import concluded
+from flows.exclusive import only_run
 from flows.mirroring.config import Dialect
 from flows.mirroring.opening import called, opened
 from flows.mirroring.run import Job, run
@@ -53,7 +54,8 @@ def mirror(
         concurrency=concurrency or wanted.concurrency,
         retries=retries,
     )
-    report = run(job, spec)
+    with only_run("mirror", config, label=wanted.name):
+        report = run(job, spec)
     if not dry_run:
         metrics.push(report, flow="mirror", mirror=wanted.name, log=get_run_logger())
     return concluded("mirror", report)

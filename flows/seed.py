@@ -1,6 +1,7 @@
 """The flow `seed`: many images to many registries at once, from where they are or from the store alone."""
 # ruff: noqa: B006 - Prefect shows defaults in the form and copies them
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from prefect.runtime import flow_run
 from flows import metrics
 from flows._flow import flow_of
 from flows.conclusion import concluded
+from flows.exclusive import only_run
 from flows.mirroring.opening import called, opened, specified
 from flows.mirroring.report import MirrorReport
 from flows.mirroring.run import Job, run
@@ -101,7 +103,9 @@ def seed(
         concurrency=concurrency or wanted.concurrency,
         retries=retries,
     )
-    report = run(job, replace(spec, offline=offline))
+    alone = nullcontext() if config is None else only_run("seed", config, label=wanted.name)
+    with alone:
+        report = run(job, replace(spec, offline=offline))
     if failed is not None:
         report = _listed(report, failed)
     if not dry_run and config is not None:

@@ -48,22 +48,22 @@ def leased(spec: SessionSpec, hosts: Iterable[str], *, workers: int, listener: L
 
 def _taken(name: str, slots: int, limit: int, listener: Listener) -> ExitStack:
     """A lease that has begun; it ends with its block."""
-    taken = _lease(name, slots)
+    taken = lease(name, slots)
     if taken is None:
         listener.note(f"waits for {counted(slots, 'slot')} of the {limit} of Prefect's limit {name}, which other runs have")
     while taken is None:
         current().pause(_PAUSE_S)
-        taken = _lease(name, slots)
+        taken = lease(name, slots)
     listener.note(f"has {counted(slots, 'slot')} of {name}")
     return taken
 
 
-def _lease(name: str, slots: int) -> ExitStack | None:
-    """A lease that has begun; None where there are not enough slots."""
+def lease(name: str, slots: int, *, duration_s: float = 300) -> ExitStack | None:
+    """Begin a lease on slots of a limit, None if there are not enough. Without renewal it expires after `duration_s`."""
     holder = ConcurrencyLeaseHolder(type="flow_run", id=UUID(flow_run.id))  # whom Prefect's page of the limit shows
     taken = ExitStack()
     try:
-        taken.enter_context(concurrency(name, occupy=slots, max_retries=0, holder=holder))
+        taken.enter_context(concurrency(name, occupy=slots, max_retries=0, holder=holder, lease_duration=duration_s))
     except ConcurrencySlotAcquisitionError as exc:
         if isinstance(exc.__cause__, PrefectHTTPStatusError) and exc.__cause__.response.status_code == HTTPStatus.LOCKED:
             return None

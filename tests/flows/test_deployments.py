@@ -53,7 +53,7 @@ def test_every_flow_is_deployed(server: PrefectServer) -> None:
         assert schedules == ([(SCHEDULES[name], False)] if name in SCHEDULES else [])
         assert found["parameters"] == ({"config": "block:mirror"} if name in ("mirror", "check") else {"store": "block:dist"})
         limit = (found["global_concurrency_limit"] or {}).get("limit")
-        assert limit == (1 if name in ("mirror", "verify") else None)
+        assert limit == (1 if name == "verify" else None)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_cancelled_run_ends_in_order_and_the_next_one_goes_on(
         state = server.ended(run)
 
         assert overlapping["type"] == "CANCELLED"
-        assert "concurrency limit" in overlapping["message"]
+        assert f"({run}) of this configuration is active" in overlapping["message"]
         assert state["type"] == "CANCELLED"
         # The worker puts a message of Prefect's own over this one, in a while.
         told = [one["message"] for one in server.get(f"/flow_run_states/?flow_run_id={run}") if one["type"] == "CANCELLED"]
@@ -183,6 +183,23 @@ def test_a_cancelled_run_ends_in_order_and_the_next_one_goes_on(
         assert not lacking(target, "app", built, "v1")
     asked = [one for one in source.requests if one.method == "GET" and one.path.endswith(layer)]
     assert [one.headers.get("range") for one in asked] == [None, f"bytes=1500000-{len(built.blobs[layer]) - 1}"]
+
+
+def test_a_run_of_another_configuration_is_not_cancelled(
+    server: PrefectServer, stalled: tuple[FakeRegistry, BuiltImage, str], tmp_path: Path
+) -> None:
+    source, _, _ = stalled
+    with FakeRegistry() as target:
+        run = server.start("mirror", {"config": configuration(f"{source.host}/app:v1", f"{target.host}/app:v1", tmp_path)})
+        assert poll_until(lambda: _arrives(tmp_path), timeout_s=_BEGINS_S)
+
+        text = configuration(f"{source.host}/none:v1", f"{target.host}/none:v1", tmp_path)
+        other = server.ended(server.start("mirror", {"config": text}))
+
+        server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+        assert server.ended(run)["type"] == "CANCELLED"
+    assert other["type"] == "FAILED"
+    assert f"{source.host}/none:v1" in other["message"]  # it ran, and found no such image
 
 
 def test_a_run_that_fails_says_why_in_one_line(server: PrefectServer, tmp_path: Path) -> None:
