@@ -23,6 +23,7 @@ from flows.parameters import (
     labelled,
     session_spec,
 )
+from flows.parts import Parts
 from flows.progress import Listener
 from flows.report import Failure, ImageReport, RunReport
 from flows.results import keep_no_results
@@ -39,6 +40,9 @@ from tasks import fetch as tasks
 from tasks._task import RETRIES
 from tasks.related import EVERYTHING
 from tasks.session import Session, SessionSpec, open_session
+
+# Images of one flow run. The number of their descriptors is not known before; an image for many platforms has about a hundred.
+MOST_IMAGES = 50
 
 
 def _run_name() -> str:
@@ -83,20 +87,24 @@ def bring_in(
         leased(spec, (one.host for one in named), workers=concurrency, listener=listener) as bounded,
         open_session(bounded, observer=listener) as session,
     ):
-        walk = Walk(
-            session.keeper,
-            _Fetching(),
-            listener=listener,
-            stopping=session.stopping,
-            retries=retries,
-            window=concurrency,
-        )
         related = EVERYTHING if referrers else frozenset()
-        ended = walk.run([Image(one, platforms=platforms, related=related) for one in named])
+        wanted = [Image(one, platforms=platforms, related=related) for one in named]
+        with Parts("fetch-part", "fetch", session.stopping) as parts:
+            walk = Walk(
+                session.keeper,
+                _Fetching(parts),
+                listener=listener,
+                stopping=session.stopping,
+                retries=retries,
+                window=concurrency,
+            )
+            for start in range(0, len(wanted) if len(wanted) > MOST_IMAGES else 0, MOST_IMAGES):
+                parts.add(wanted[start : start + MOST_IMAGES])
+            ended = walk.run(wanted)
         images = _listed(session, ended, listener)
         return RunReport(
             images=images,
-            tasks=walk.tasks,
+            tasks=walk.tasks + parts.count,
             seconds=time.monotonic() - started,
             stopped=session.stopping.reason,
             quotas=session.registries.quotas(),
@@ -108,12 +116,16 @@ class _Fetching:
 
     misses_nothing = False
 
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
     def bring(self, node: Node, source: Reference) -> tuple[Task[..., Any], Sequence[Reference], Sequence[object]]:
         """Fetch it."""
         return tasks.fetch, (source,), (node.descriptor, source)
 
-    def ended(self, _image: Image) -> None:
-        """Its report says all."""
+    def ended(self, image: Image) -> None:
+        """Count it for its part."""
+        self._parts.ended(image)
 
     def onward(self, _image: Image) -> tuple[()]:
         """Nothing else."""

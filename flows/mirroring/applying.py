@@ -10,7 +10,7 @@ from flows.api import CALL_ERRORS, ApiUnavailable, client, require_api
 from flows.confirming import Confirming
 from flows.limits import Limits
 from flows.mirroring.course import Brought, Mirroring
-from flows.mirroring.parts import Parts
+from flows.mirroring.parts import MirrorParts
 from flows.mirroring.plan import Extra, Image
 from flows.progress import Listener
 from flows.runner import message, outcome
@@ -33,7 +33,7 @@ class Applying:
         self._session, self._listener, self._workers = session, listener, workers
         self._limits = Limits(retries=retries)
         self._further_tasks = 0
-        self._parts = Parts(name, session.stopping)
+        self._parts = MirrorParts(name, session.stopping)
         self._course = Mirroring(self._parts.ended)
         self.walk = Walk(
             session.keeper, self._course, listener=listener, stopping=session.stopping, retries=retries, window=workers

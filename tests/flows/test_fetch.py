@@ -310,6 +310,31 @@ def test_a_registry_that_fails_for_a_while_is_asked_again_by_prefect(prefect: Pr
     assert [task["name"] for task in retried] == [short("layer", layer)]
 
 
+def test_many_images_are_fetched_in_flow_runs_of_their_own(prefect: PrefectServer, fetch: Fetch, store: ContentStore) -> None:
+    from flows.fetch import MOST_IMAGES
+
+    image, tags = images.image(195, layers=1), [f"v{number}" for number in range(MOST_IMAGES + 1)]
+    with FakeRegistry() as registry:
+        images.load(registry, "app", image)
+        for tag in tags:
+            registry.put_manifest("app", image.manifests[-1].raw, image.root.media_type, tag=tag)
+
+        report, run = fetch(*(f"{registry.host}/app:{tag}" for tag in tags))
+
+        for blob in image.blobs:
+            assert len(registry.asked("GET", f"/v2/app/blobs/{blob}")) == 1
+    assert [one.name.rpartition(":")[2] for one in report.images] == tags
+    assert len(list(store.names)) == len(tags)
+    parts = prefect.post("/flow_runs/filter", {"flow_runs": {"parent_flow_run_id": {"any_": [run]}}})
+    assert {part["name"]: part["state_type"] for part in parts} == {
+        "fetch, part 1": "COMPLETED",
+        "fetch, part 2": "COMPLETED",
+    }
+    assert len(prefect.task_runs(run)) == len(parts)
+    recorded = sum(len(prefect.task_runs(part["id"], at_least=1)) for part in parts)
+    assert recorded + len(parts) == report.tasks
+
+
 def test_a_long_retry_after_is_waited_for_in_one_state(prefect: PrefectServer, fetch: Fetch) -> None:
     image = images.image(190, layers=1)
     layer = list(image.blobs)[-1]

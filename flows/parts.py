@@ -1,0 +1,130 @@
+"""Parts of a run with many images: flow runs for the tasks of some images.
+
+People can read the graph of a part, and Prefect draws none of more than 10,000 nodes. A part is open from its first task until
+its last image ends. Parts overlap: a slow blob of one does not delay the next one.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import Context, copy_context
+from typing import Any, Self, TypeVar
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from flows.api import CALL_ERRORS, brief, client, require_api
+from flows.runner import RUNNER
+from flows.wanted import Image
+from ocispec.units import counted
+from tasks.stopping import Stopping
+
+T = TypeVar("T")
+# A part needs a thread while it is open.
+_MOST_OPEN = 1000
+
+
+class Part:
+    """One run of a flow, `label`, for `count` images. Used by the thread of the walk only."""
+
+    def __init__(self, flow_name: str, label: str, count: int, *, threads: ThreadPoolExecutor, stopping: Stopping) -> None:
+        self._flow_name, self._label, self._count, self._left = flow_name, label, count, count
+        self._threads, self._stopping = threads, stopping
+        self._failed = self._vetoed = 0
+        self._context: Context | None = None
+        self._begun, self._over = threading.Event(), threading.Event()
+        self._flow: Future[None] | None = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a flow run."""
+        return self._flow is not None
+
+    def run(self, submit: Callable[[], T], /) -> T:
+        """Call `submit` in the context of the flow run, which begins with the first call.
+
+        Raises:
+            ApiUnavailable, Stopped: it could not begin.
+        """
+        if self._flow is None:
+            require_api(self._stopping)
+            self._flow = self._threads.submit(copy_context().run, self._run)
+        self._begun.wait()
+        if self._context is None:
+            self._flow.result()  # raises what broke the flow run, other than a lost API
+            self._stopping.check()
+            raise RuntimeError(f"{self._label}: the flow run ended before its tasks")
+        return self._context.run(submit)
+
+    def ended(self, *, has_failed: bool, is_vetoed: bool) -> None:
+        """Count an image that ended. The flow run ends with the last one."""
+        self._left -= 1
+        self._failed += has_failed
+        self._vetoed += is_vetoed
+        if not self._left:
+            self.close()
+
+    def close(self) -> None:
+        """End the flow run."""
+        self._over.set()
+
+    def _run(self) -> None:
+        @flow(name=self._flow_name, flow_run_name=self._label, task_runner=RUNNER, persist_result=False)
+        def part() -> State[Any]:
+            self._context = copy_context()
+            self._begun.set()
+            self._over.wait()
+            return self._state()
+
+        try:
+            with brief():
+                part(return_state=True)
+        except CALL_ERRORS as exc:  # the API does not record the part
+            self._stopping.set(f"Prefect API {client().api_url}: {exc}")
+        finally:
+            self._begun.set()
+
+    def _state(self) -> State[Any]:
+        images = counted(self._count, "image")
+        if self._failed:
+            return Failed(message=f"{self._failed} of {images} failed")
+        if self._vetoed:
+            return Completed(name="Vetoed", message=f"{self._vetoed} of {images} vetoed")
+        return Completed(message=images)
+
+
+class Parts:
+    """The parts of a run, `name`. Leaving the block waits until Prefect has ended all flow runs."""
+
+    def __init__(self, flow_name: str, name: str, stopping: Stopping) -> None:
+        self._flow_name, self._name, self._stopping = flow_name, name, stopping
+        self._threads = ThreadPoolExecutor(_MOST_OPEN)
+        self._parts: list[Part] = []
+        self._of: dict[Image, Part] = {}
+
+    @property
+    def count(self) -> int:
+        """The number of flow runs, each of which Prefect records as a task run, too."""
+        return sum(part.is_begun for part in self._parts)
+
+    def add(self, images: Sequence[Image]) -> None:
+        """Make a part of some images."""
+        label = f"{self._name}, part {len(self._parts) + 1}"
+        part = Part(self._flow_name, label, len(images), threads=self._threads, stopping=self._stopping)
+        self._parts.append(part)
+        for image in images:
+            image.scope = self._of[image] = part
+
+    def ended(self, image: Image, *, is_vetoed: bool = False) -> None:
+        """Count an image that ended."""
+        if (part := self._of.get(image)) is not None:
+            part.ended(has_failed=bool(image.failures), is_vetoed=is_vetoed)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for part in self._parts:
+            part.close()
+        self._threads.shutdown()
