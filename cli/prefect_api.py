@@ -23,6 +23,10 @@ _RECORDED_S = 120
 _PROBE_S = 1.0
 # How long the API may be silent after the work of the run is done, while the user waits.
 _SILENT_S = 5.0
+_ONE_BY_ONE = (
+    "hint: this Prefect server records task runs one by one; start it with "
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=200 (docs/operations.md)"
+)
 _ENVIRONMENT = {
     # We say ourselves what happens; the API still gets every line.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
@@ -103,6 +107,20 @@ class PrefectApi:
             if is_done() and not isinstance(exc, DistError):
                 raise Unrecorded(self._lost(str(exc))) from exc
             raise
+
+    def settings_hint(self) -> str | None:
+        """Return a hint for a server that records task runs one by one, which costs it much more; None for any other."""
+        from prefect.client.orchestration import get_client
+
+        if self.url is None:
+            return None
+        try:
+            with get_client(sync_client=True) as client:
+                settings = client.request("GET", "/admin/settings").json()
+            size = settings["server"]["services"]["task_run_recorder"]["batch_size"]
+        except Exception:  # noqa: BLE001 - a server that does not show its settings, such as Prefect Cloud
+            return None
+        return _ONE_BY_ONE if size == 1 else None
 
     def silence(self) -> str | None:
         """Return why the API does not answer; None if it does."""

@@ -24,6 +24,8 @@ R = TypeVar("R", bound=Report)
 T = TypeVar("T")
 _MOST_CAUSES, _MOST_OBJECTS = 20, 10
 """Failures that are printed: more would only push these off the screen."""
+# From so many task runs on, the settings of the Prefect server matter.
+_MANY_TASKS = 100
 _EXIT_CODES: Mapping[Outcome, int] = {"complete": 0, "failed": 1, "stopped": 1, "vetoed": 3}
 
 
@@ -51,6 +53,8 @@ def run(
                 tell(str(exc))
                 return 1
             address = api.address(flow_run_id)
+            if unrecorded is None and report.tasks >= _MANY_TASKS and (hint := api.settings_hint()):
+                shown.note(hint)
     if context.output == "json":
         tables.json({**report.to_json(str(flow_run_id)), "store": place})
     elif context.quiet:

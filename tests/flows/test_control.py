@@ -1,6 +1,9 @@
 """What an operator controls from Prefect, counted at the registry: limits, retries, suspension, time limits."""
 
+import os
 import re
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -206,6 +209,50 @@ def test_a_run_that_takes_too_long_is_cancelled_in_order_and_the_next_one_goes_o
     assert progress(server, second)[0] == 100
     assert Counter(before) == dict.fromkeys(MANY.blobs, 1)
     assert read(source)[len(before) :] == [stalling]
+
+
+# A process of its own, with the tag that runs of deployments have.
+_TAGGED = """
+import sys
+from prefect import tags
+from flows.fetch import fetch
+
+with tags("dist"):
+    fetch([sys.argv[1]], sys.argv[2])
+"""
+
+
+@pytest.fixture
+def silence(prefect: PrefectServer, tmp_path: Path) -> Iterator[None]:
+    """The automation that marks silent runs as crashed, after the ten seconds that are Prefect's least."""
+    shipped = (TOP / "automations" / "silent.yaml").read_text()
+    short = tmp_path / "silent.yaml"
+    short.write_text(shipped.replace("within: 600", "within: 10"))
+    said = command(prefect, "automation", "create", "--from-file", str(short), home=tmp_path)
+    (made,) = re.findall(r"with id\s+([0-9a-f-]{36})", said)
+    yield
+    prefect.delete(f"/automations/{made}")
+
+
+@pytest.mark.usefixtures("silence")
+def test_a_run_whose_process_is_killed_is_marked_as_crashed(
+    prefect: PrefectServer, source: FakeRegistry, tmp_path: Path
+) -> None:
+    images.load(source, "silent", MANY, "v1")
+    source.inject(Fault(path="/v2/silent/blobs/.*", nth=None, action=Stall(0)))
+    argv = [sys.executable, "-c", _TAGGED, f"{source.host}/silent:v1", str(tmp_path / "store")]
+    process = subprocess.Popen(argv, env={**os.environ, "PREFECT_API_URL": prefect.url})
+    wanted = {"flow_runs": {"name": {"any_": [f"fetch {source.host}/silent:v1"]}, "state": {"type": {"any_": ["RUNNING"]}}}}
+    assert poll_until(lambda: bool(prefect.post("/flow_runs/filter", wanted)), timeout_s=60)
+    (run,) = prefect.post("/flow_runs/filter", wanted)
+    heartbeat = {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [f"prefect.flow-run.{run['id']}"]}}
+    assert poll_until(lambda: bool(prefect.post("/events/filter", {"filter": heartbeat})["events"]), timeout_s=30)
+
+    process.kill()
+    process.wait()
+
+    state = prefect.ended(run["id"])
+    assert (state["type"], state["message"].partition(";")[0]) == ("CRASHED", "No heartbeat for ten minutes")
 
 
 def read(source: FakeRegistry) -> list[str]:
