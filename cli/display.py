@@ -133,9 +133,9 @@ class LiveDisplay:
             self._waits[server] = (time.monotonic() + seconds, waiting_for(server, seconds))
 
     def finished(self, image: Ended) -> None:
-        """Show an image that could not be had, or of which all was there."""
+        """Show how an image ended. One that was interrupted before it started has no row yet."""
         with self._guard:
-            row = self._rows[image.name]
+            row = self._rows.setdefault(image.name, _Row(image.name, ""))
             if image.failures:
                 row.state = _bad([failure.message for failure in image.failures])
             else:

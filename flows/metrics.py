@@ -39,7 +39,7 @@ def push(report: Measured, *, flow: str, mirror: str, log: Log) -> None:
     """Push the metrics of a run. The time of the last success is only replaced if nothing failed."""
     if not (url := os.environ.get(_URL)):
         return
-    if "@" in urlsplit(url).netloc:
+    if _has_userinfo(url):
         log.warning("%s: expected a URL without user and password; no metrics are pushed", _URL)
         return
     try:
@@ -47,6 +47,13 @@ def push(report: Measured, *, flow: str, mirror: str, log: Log) -> None:
         pushadd_to_gateway(url, job=_JOB, registry=_gauges(report), grouping_key=key, timeout=_TIMEOUT_S)
     except (OSError, ValueError) as exc:  # ValueError: no URL of http
         log.warning("metrics could not be pushed to %s, which %s names: %s", url, _URL, exc)
+
+
+def _has_userinfo(url: str) -> bool:
+    try:
+        return "@" in urlsplit(url).netloc
+    except ValueError:  # no URL; its text may have a password all the same
+        return "@" in url
 
 
 def _gauges(report: Measured) -> CollectorRegistry:

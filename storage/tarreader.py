@@ -30,6 +30,7 @@ _NAME, _TYPE, _MAGIC, _SPARSE_MORE = slice(0, 100), slice(156, 157), slice(257, 
 _SPARSE_MAP, _SPARSE_REAL_SIZE = slice(386, 482), slice(483, 495)
 _MAP_BLOCK, _MAP_BLOCK_MORE = slice(0, 504), 504
 _NUMBER_BYTES = 12
+_NUMBERS = 2**63
 _NUMBER = re.compile(r"-?[0-9]{1,20}")
 _RECORD_LENGTH = re.compile(rb"[0-9]{1,9} ")
 _SPARSE_OFFSET, _SPARSE_BYTES = "GNU.sparse.offset", "GNU.sparse.numbytes"
@@ -176,12 +177,14 @@ class _Reader:
         """Apply the extensions to the header that they precede, and find where its content ends."""
         records = extensions.records
         header.pax_headers = records
-        header.name = extensions.name or records.get("GNU.sparse.name") or records.get("path") or header.name
+        name = extensions.name or records.get("GNU.sparse.name") or records.get("path")
         header.linkname = extensions.target or records.get("linkpath") or header.linkname
         header.uid, header.gid = _numeric(records, "uid", header.uid), _numeric(records, "gid", header.gid)
-        if block[_TYPE] == tarfile.AREGTYPE:  # the old format has no type for directories
-            header.type = tarfile.DIRTYPE if header.name.endswith("/") else tarfile.REGTYPE
-        stored = 0 if header.type in _WITHOUT_CONTENT else _numeric(records, "size", header.size)
+        if block[_TYPE] == tarfile.AREGTYPE:  # the old format has no type for directories, their names end with a slash
+            is_directory = (name or _raw_name(block)).endswith("/")
+            header.type = tarfile.DIRTYPE if is_directory else tarfile.REGTYPE
+        header.name = name or header.name
+        stored = 0 if header.type in _WITHOUT_CONTENT else _numeric(records, "size", _bounded(header.size))
         if stored < 0:
             raise ReadError(f"a header says {stored} bytes")
         header.size, end = stored, self._stream.offset + _padded(stored)
@@ -237,8 +240,13 @@ def _parse_block(block: bytes) -> tarfile.TarInfo:
     header = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     if block[_MAGIC] == tarfile.GNU_MAGIC and header.type not in tarfile.GNU_TYPES:
         # GNU keeps two times where POSIX keeps the beginning of a long name.
-        header.name = _decode(block[_NAME].partition(b"\0")[0])
+        header.name = _raw_name(block)
     return header
+
+
+def _raw_name(block: bytes) -> str:
+    """Return the name in a header as it is there. The library removes a slash at the end of a directory's name."""
+    return _decode(block[_NAME].partition(b"\0")[0])
 
 
 def _fields(data: bytes) -> list[int]:
@@ -253,9 +261,9 @@ def _fields(data: bytes) -> list[int]:
 
 
 def _field(data: bytes) -> int:
-    """A number in a header: octal digits, or GNU's binary form."""
+    """Return the number in a field of a header: octal digits, or GNU's binary form."""
     if data[0] & 0x80:
-        return int.from_bytes(bytes((data[0] & 0x7F,)) + data[1:], "big")
+        return _bounded(int.from_bytes(bytes((data[0] & 0x7F,)) + data[1:], "big"))
     return int(data.strip(b" \0") or b"0", 8)
 
 
@@ -273,7 +281,14 @@ def _numeric(records: dict[str, str], key: str, default: int) -> int:
 def _number(text: str) -> int:
     if not _NUMBER.fullmatch(text):
         raise ReadError(f"expected a decimal number, got {text[:40]!r}")
-    return int(text)
+    return _bounded(int(text))
+
+
+def _bounded(number: int) -> int:
+    """Return a number that Linux's file offsets can have; refuse a larger one."""
+    if not -_NUMBERS < number < _NUMBERS:
+        raise ReadError(f"expected a number below 2^63, got {number}")
+    return number
 
 
 def _decode(raw: bytes) -> str:

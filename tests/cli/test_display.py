@@ -140,6 +140,15 @@ def test_what_is_only_broken_off_is_no_failure() -> None:
     assert footer.startswith("0/4 images done, 1 failed, 1 interrupted  ")
 
 
+def test_an_image_that_had_not_started_can_be_interrupted() -> None:
+    shown = display(images=1)
+    failure = Failure(descriptor=None, message=ending("interrupted"))
+    shown.finished(ImageReport(name="registry.example/app:v9", root=None, failures=(failure,)))
+    *rows, footer = lines(shown)
+    assert ["registry.example/app:v9", "interrupted"] in [row.split() for row in rows]
+    assert footer.startswith("0/2 images done, 1 interrupted  ")
+
+
 def test_a_manifest_that_was_there_can_fail_for_what_refers_to_it() -> None:
     shown = display(images=2)
     shown.failed(LAYERS[9], "gone")

@@ -103,6 +103,8 @@ def logged(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     [
         (f"http://127.0.0.1:{free_port()}", "metrics could not be pushed to http://127.0.0.1:"),
         ("http://me:secret-4711@127.0.0.1", "expected a URL without user and password"),
+        ("http://me:secret-4711@[::1", "expected a URL without user and password"),
+        ("http://[::1", "metrics could not be pushed to http://[::1"),
         ("nonsense", "metrics could not be pushed to nonsense"),
     ],
 )

@@ -168,6 +168,22 @@ def test_aufs_metadata_is_left_out(store: ContentStore, place: Path) -> None:
     assert set(tree(place / "rootfs")) == {".", "x"}
 
 
+def old_directory(magic: bytes) -> bytes:
+    """A directory as tar wrote it before it had a type for directories: an ordinary file whose name ends with a slash."""
+    info = tarfile.TarInfo("foo")
+    info.type, info.mode = tarfile.AREGTYPE, 0o755
+    raw = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
+    raw[:4], raw[257:265], raw[148:156] = b"foo/", magic, b" " * 8
+    raw[148:156] = b"%06o\0 " % sum(raw)
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("magic", [bytes(8), b"ustar\x0000", b"ustar  \0"], ids=["v7", "ustar", "gnu"])
+def test_directories_in_the_old_format_are_directories(store: ContentStore, place: Path, magic: bytes) -> None:
+    unpack(store, image(store, old_directory(magic) + tar(file("foo/x", b"x"))), place, platform=AMD64)
+    assert (place / "foo/x").read_bytes() == b"x"
+
+
 def test_old_headers_keep_times_where_newer_ones_keep_names(store: ContentStore, place: Path) -> None:
     raw = bytearray(tar(file("x"), layout=tarfile.GNU_FORMAT))
     raw[345:357], raw[148:156] = b"14371741000\0", b" " * 8

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ocispec.errors import DistError, InvalidInput, Unsupported
+from ocispec.errors import Corrupt, DistError, InvalidInput, Unsupported
 from storage import ContentStore, open_store
 from storage.unpack import unpack
 from tests.storage.layered import (
@@ -172,6 +172,13 @@ def test_a_chain_of_forty_links_is_followed(store: ContentStore, victim: Path) -
 def test_a_device_in_place_of_a_link_is_made_inside(store: ContentStore, victim: Path) -> None:
     unpacked(store, victim, [symlink("x", str(victim / "secret"))], [device("x", tarfile.CHRTYPE, 1, 3, mode=0o666)])
     assert (victim.parent / "rootfs/x").is_char_device()
+
+
+@pytest.mark.parametrize("key", ["GNU.sparse.size", "GNU.sparse.realsize"])
+def test_a_sparse_size_beyond_64_bits_is_refused(store: ContentStore, victim: Path, key: str) -> None:
+    sparse = {"GNU.sparse.map": "0,0", "GNU.sparse.size": "1", key: "9" * 20}
+    message = refused(store, victim, [file("x", pax_headers=sparse)], error=Corrupt)
+    assert "expected a number below 2^63, got 99999999999999999999" in message
 
 
 def test_trees_deeper_than_pythons_stack_are_removed(store: ContentStore, victim: Path) -> None:
