@@ -86,15 +86,19 @@ class Remover:
         return self._remove_manifest(tag)
 
     def _remove_manifest(self, tag: str) -> Removed:
-        """Delete the manifest of a tag, after the other unwanted tags that need this manifest."""
+        """Delete the manifest of a tag, after the other unwanted tags that need this manifest.
+
+        A tag that is not unwanted keeps the manifest, also a cosign tag of which every other referrer may go.
+        """
         one = self._unwanted[tag]
         self._graph.load()
         while (holder := self._graph.holder_of(one.digest)) is not None:
             if holder not in self._unwanted or self.remove(holder).status not in ("removed", "gone"):
-                needed_by = f"{one.target.locator}:{holder}"
-                return Removed(status="shared", why=f"{needed_by} needs {one.digest}, and {_ONLY_MANIFESTS}")
+                return _shared(one, holder)
             self._graph.load()
         sharing = [other for other in self._graph.tags_of(one.digest) if other != tag]
+        if (wanted := next((other for other in sharing if other not in self._unwanted), None)) is not None:
+            return _shared(one, wanted)
         if any(self._obstacle(other) is not None for other in sharing):
             return self._remove_manifest(tag)  # a tag was moved meanwhile, and may need this manifest in another way
         if (obstacle := self._obstacle(tag)) is not None:  # checked last: the next request deletes
@@ -116,3 +120,9 @@ class Remover:
             why = f"it resolves to {found.digest} now, not to {one.digest} as this mirror left it; it is someone else's tag"
             return Removed(status="changed", why=why)
         return None
+
+
+def _shared(unwanted: UnwantedTag, holder: str) -> Removed:
+    """Return the outcome for a tag whose manifest another tag, `holder`, needs."""
+    needed_by = f"{unwanted.target.locator}:{holder}"
+    return Removed(status="shared", why=f"{needed_by} needs {unwanted.digest}, and {_ONLY_MANIFESTS}")
