@@ -95,7 +95,8 @@ def _options(entry: "Entry") -> Iterator[str]:
         yield f"platforms {', '.join(map(str, entry.platforms))}" + (" in a new index" if entry.rewrite_index else "")
     if entry.single is not None:
         yield f"the image for {entry.single} in place of an index"
-    along = {"referrers": entry.referrers, "digest tags": entry.digest_tags}
+    filters = f" ({', or '.join(sorted(map(str, entry.referrer_filters)))})" if entry.referrer_filters else ""
+    along = {f"referrers{filters}": entry.referrers, "digest tags": entry.digest_tags}
     if any(along.values()):
         yield f"with {' and '.join(what for what, is_wanted in along.items() if is_wanted)}"
     if entry.trust_lock:

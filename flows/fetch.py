@@ -38,7 +38,7 @@ from ocispec.reference import expand
 from ocispec.units import counted
 from tasks import fetch as tasks
 from tasks._task import RETRIES
-from tasks.related import EVERYTHING
+from tasks.related import EVERYTHING, NOTHING
 from tasks.session import Session, SessionSpec, open_session
 
 # Images of one flow run. The number of their descriptors is not known before; an image for many platforms has about a hundred.
@@ -87,7 +87,7 @@ def bring_in(
         leased(spec, (one.host for one in named), workers=concurrency, listener=listener) as bounded,
         open_session(bounded, observer=listener) as session,
     ):
-        related = EVERYTHING if referrers else frozenset()
+        related = EVERYTHING if referrers else NOTHING
         wanted = [Image(one, platforms=platforms, related=related) for one in named]
         with Parts("fetch-part", "fetch", session.stopping) as parts:
             walk = Walk(

@@ -16,7 +16,7 @@ from ocispec.platform import Platforms
 from ocispec.referrers import Referrer
 from tasks.fetch import Fetched, Listed
 from tasks.mirror import Located, Surveyed
-from tasks.related import Related
+from tasks.related import NOTHING, Related
 from tasks.transfer import Receipt
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class Image:
 
     reference: Reference
     platforms: Platforms = None
-    related: frozenset[Related] = frozenset()
+    related: Related = NOTHING
     root: Descriptor | None = None
     origin: Parent | None = None
     started: float = field(default_factory=time.monotonic)
@@ -122,7 +122,7 @@ class Listing:
 
     subject: Descriptor
     source: Reference
-    related: frozenset[Related]
+    related: Related
     parent: Parent
     scope: "Scope | None" = None
     images: list[Image] = field(default_factory=list)

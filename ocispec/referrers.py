@@ -29,6 +29,31 @@ _COSIGN = ("sig", "att", "sbom")
 _DIGEST_TAG = re.compile(rf"sha(?:256|512)-[0-9a-f]+\.(?:{'|'.join(_COSIGN)})")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferrerFilter:
+    """A condition on the descriptor with which a referrer is listed.
+
+    Attributes:
+        artifact_type: the artifact type of the descriptor; None accepts any.
+        annotations: annotations that the descriptor has; an empty value accepts any value.
+    """
+
+    artifact_type: str | None = None
+    annotations: frozenset[tuple[str, str]] = frozenset()
+
+    def __str__(self) -> str:
+        """Return the condition for people."""
+        pairs = [f"{key}={value or '*'}" for key, value in sorted(self.annotations)]
+        return " ".join([*([self.artifact_type] if self.artifact_type is not None else []), *pairs]) or "any"
+
+    def matches(self, listed: Descriptor) -> bool:
+        """Return whether a listed descriptor meets all of the condition."""
+        if self.artifact_type is not None and listed.artifact_type != self.artifact_type:
+            return False
+        found = dict(listed.annotations)
+        return all(key in found and value in ("", found[key]) for key, value in self.annotations)
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Referrer:
     """A manifest about another one. `tag` is what finds one that nothing lists, such as cosign's; None where it is listed."""

@@ -56,6 +56,6 @@ def fetch(descriptor: Descriptor, source: Reference) -> Fetched:
 
 
 @task_of("referrers", run_name=_referrers_name)
-def referrers(subject: Descriptor, source: Reference, related: frozenset[Related]) -> Listed:
+def referrers(subject: Descriptor, source: Reference, related: Related) -> Listed:
     """The manifests about `subject` in a repository."""
     return Listed(session.current().referrers(subject, source, related))

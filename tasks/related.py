@@ -3,11 +3,11 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Literal
+from dataclasses import dataclass
 
 from ocispec import Descriptor, Digest, Reference, manifest
 from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
-from ocispec.referrers import MAX_REFERRERS, Referrer, is_cosign_tag
+from ocispec.referrers import MAX_REFERRERS, Referrer, ReferrerFilter, is_cosign_tag
 from remotes import Source
 from tasks.shared import SharedAnswers
 
@@ -16,13 +16,37 @@ _log = logging.getLogger(__name__)
 _MAX_UNRELATED = 100
 # Of a list with more tags, requesting digest tags one by one costs less.
 _MAX_LISTED = 20_000
+_Filters = frozenset[ReferrerFilter]
 # Source or target, the repository there, and the subject.
 _Key = tuple[str, str, Digest]
 # Reads the manifest of a descriptor, verified.
 Read = Callable[[Descriptor], bytes]
-# How related manifests are found: in the registry's list of referrers (or the fallback tag), or under cosign's digest tags.
-Related = Literal["listed", "tagged"]
-EVERYTHING: frozenset[Related] = frozenset({"listed", "tagged"})
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class Related:
+    """The related manifests that are wanted with an image. It is false if none are wanted.
+
+    Attributes:
+        listed: those in the registry's list of referrers, or under the fallback tag.
+        tagged: those under cosign's digest tags.
+        filters: conditions, one of which a listed manifest has to meet, at each level of referrers; empty accepts all.
+    """
+
+    listed: bool = False
+    tagged: bool = False
+    filters: _Filters = frozenset()
+
+    def __bool__(self) -> bool:
+        """Return whether any are wanted."""
+        return self.listed or self.tagged
+
+    def accepts(self, listed: Descriptor) -> bool:
+        """Return whether a listed manifest is wanted."""
+        return not self.filters or any(one.matches(listed) for one in self.filters)
+
+
+NOTHING, EVERYTHING = Related(), Related(listed=True, tagged=True)
 
 
 class RelatedLookup:
@@ -42,7 +66,7 @@ class RelatedLookup:
         offline: bool,
     ) -> None:
         self._source, self._target, self._tags, self._offline = source, target, tags, offline
-        self._listed: SharedAnswers[_Key, tuple[Descriptor, ...]] = SharedAnswers()
+        self._listed: SharedAnswers[tuple[_Key, _Filters], tuple[Descriptor, ...]] = SharedAnswers()
         self._tagged: SharedAnswers[_Key, tuple[Referrer, ...]] = SharedAnswers()
         self._digest_tags: SharedAnswers[str, frozenset[str] | None] = SharedAnswers()
 
@@ -50,12 +74,12 @@ class RelatedLookup:
         self,
         subject: Descriptor,
         place: Reference,
-        related: frozenset[Related],
+        related: Related,
         *,
         read: Read,
         verified: frozenset[Digest] = frozenset(),
     ) -> tuple[Referrer, ...]:
-        """Return the manifests in a source repository that refer to `subject`: listed ones, those under digest tags, or both.
+        """Return the wanted manifests in a source repository that refer to `subject`.
 
         A list can be forged: anyone who may push to the repository can write its fallback index. A listed manifest counts
         only if its own `subject` is the one asked for; all others are ignored with a warning. `read` reads a manifest, and
@@ -69,24 +93,28 @@ class RelatedLookup:
         source = self._source(place)
 
         def list_verified() -> tuple[Descriptor, ...]:
-            listed = tuple(source.referrers(subject))
+            listed = tuple(filter(related.accepts, source.referrers(subject)))
             ignored = _unrelated([one for one in listed if one.digest not in verified], subject, read)
             return tuple(one for one in listed if one.digest not in ignored)
 
         key = "source", str(place) if self._offline else place.locator, subject.digest
-        listed = self._listed.get(key, list_verified) if "listed" in related else ()
+        listed = self._listed.get((key, related.filters), list_verified) if related.listed else ()
         tags = None if self._offline else self._digest_tags_of
-        return _joined(listed, self._find_tagged(key, subject, source, place, tags) if "tagged" in related else ())
+        return _joined(listed, self._find_tagged(key, subject, source, place, tags) if related.tagged else ())
 
-    def at_target(self, subject: Descriptor, place: Reference, related: frozenset[Related]) -> tuple[Referrer, ...]:
+    def at_target(self, subject: Descriptor, place: Reference, related: Related) -> tuple[Referrer, ...]:
         """Return the same at a target, where listed manifests are not read.
 
         Raises:
             DistError: an error of the target.
         """
         target, key = self._target(place), ("target", place.locator, subject.digest)
-        listed = self._listed.get(key, lambda: tuple(target.referrers(subject))) if "listed" in related else ()
-        tagged = self._find_tagged(key, subject, target, place, self._digest_tags_of) if "tagged" in related else ()
+
+        def list_accepted() -> tuple[Descriptor, ...]:
+            return tuple(filter(related.accepts, target.referrers(subject)))
+
+        listed = self._listed.get((key, related.filters), list_accepted) if related.listed else ()
+        tagged = self._find_tagged(key, subject, target, place, self._digest_tags_of) if related.tagged else ()
         return _joined(listed, tagged)
 
     def _find_tagged(

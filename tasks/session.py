@@ -137,7 +137,7 @@ class Session:
         with self._endable():
             return tuple(self.registries.repositories(host))
 
-    def referrers(self, subject: Descriptor, reference: Reference, related: frozenset[Related]) -> tuple[Referrer, ...]:
+    def referrers(self, subject: Descriptor, reference: Reference, related: Related) -> tuple[Referrer, ...]:
         """Return the manifests in a source repository that refer to `subject`, see `tasks.related`."""
         with self._endable():
             return self._related.at_source(subject, reference, related, read=lambda one: self._read_ahead(one, reference))

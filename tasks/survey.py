@@ -14,7 +14,7 @@ from ocispec.selected import Selected, image_for, select
 from remotes import Source
 from storage import ContentStore
 from tasks import transfer
-from tasks.related import Related, RelatedLookup, find_all_related
+from tasks.related import NOTHING, Related, RelatedLookup, find_all_related
 from tasks.transfer import Observer
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Ask:
     platforms: Platforms = None
     rewritten: bool = False
     single: Platform | None = None
-    related: frozenset[Related] = frozenset()
+    related: Related = NOTHING
     verified: frozenset[Digest] = frozenset()
     unrecorded: frozenset[Reference] = frozenset()
     dated: bool = False

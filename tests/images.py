@@ -12,7 +12,7 @@ import json
 import random
 import tarfile
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -141,18 +141,26 @@ def index(images: Iterable[BuiltImage], *, nested: bool = False, docker: bool = 
     return BuiltImage(blobs=blobs, manifests=(*below, _manifest(body)))
 
 
-def artifact(seed: int, *, subject: BuiltImage | None = None) -> BuiltImage:
+def artifact(
+    seed: int,
+    *,
+    subject: BuiltImage | None = None,
+    artifact_type: str = ARTIFACT,
+    annotations: Mapping[str, str] | None = None,
+) -> BuiltImage:
     """Build an OCI 1.1 artifact: an empty config and one random blob, perhaps about a `subject` (not part of it)."""
     empty, payload = b"{}", random.Random(f"{seed}/artifact").randbytes(100)
     body: dict[str, Any] = {
         "schemaVersion": 2,
         "mediaType": OCI_MANIFEST,
-        "artifactType": ARTIFACT,
+        "artifactType": artifact_type,
         "config": _descriptor(OCI_EMPTY, empty),
         "layers": [_descriptor("application/octet-stream", payload)],
     }
     if subject:
         body["subject"] = _child(subject)
+    if annotations:
+        body["annotations"] = dict(annotations)
     return BuiltImage(blobs=_by_digest((empty, payload)), manifests=(_manifest(body),))
 
 

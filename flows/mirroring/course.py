@@ -14,6 +14,7 @@ from flows.wanted import Errand, Image, Node, Parent
 from ocispec import Digest, Reference
 from tasks import mirror as tasks
 from tasks.delivery import Publication
+from tasks.related import NOTHING
 
 if TYPE_CHECKING:
     from flows.walk import Walk
@@ -179,5 +180,5 @@ def _image(planned: Planned, origin: Parent) -> Image:
     wish = planned.wish
     image = Image(wish.source, platforms=wish.entry.platforms, related=wish.related, root=planned.root, origin=origin)
     if isinstance(origin, tasks.Located):
-        image.related, image.referrers = frozenset(), dict.fromkeys(origin.referrers)
+        image.related, image.referrers = NOTHING, dict.fromkeys(origin.referrers)
     return image

@@ -10,7 +10,7 @@ from flows.golang import duration
 from flows.mirroring.entry import Entry, Prune
 from flows.mirroring.naming import Naming, Rename, What
 from flows.mirroring.schedule import Schedule
-from flows.mirroring.sections import Defaults, GateSection, Options, SeedSection, SyncEntry, TagFilter
+from flows.mirroring.sections import Defaults, GateSection, Options, ReferrerFilterSection, SeedSection, SyncEntry, TagFilter
 from flows.mirroring.selection import NOTHING, Latest, Patterns, Selection, TagSet, Window
 from flows.mirroring.semver import Range
 from flows.sections import MistakeLog, is_host
@@ -20,6 +20,7 @@ from ocispec import Reference
 from ocispec.errors import InvalidInput, shown
 from ocispec.platform import Platform
 from ocispec.reference import expand
+from ocispec.referrers import ReferrerFilter
 from tasks.gate import Gate
 
 
@@ -49,7 +50,7 @@ class Entries:
         self._look_for_idle(section, place)
         options = _Options(section, place, self._defaults, self._document, self._mistakes)
         targets, backup, rest = options.targets(named, section.type, sync), options.backup(sync), attempt(options.rest)
-        self._schedule(options)
+        self._take_note(options)
         if len(self._mistakes) > known or source is None or rest is None:
             return None
         return Entry(
@@ -68,7 +69,7 @@ class Entries:
         """The entries of `seed` that have no mistakes: one for each image, all with the same targets."""
         attempt = self._mistakes.attempt
         options = _Options(section, place, self._defaults, self._document, self._mistakes)
-        self._schedule(options)
+        self._take_note(options)
         named: list[tuple[str, Place]] = [(text, (*place, "to", number)) for number, text in enumerate(section.to)]
         targets, rest = options.targets(named, "registry", {"Type": "image"}), attempt(options.rest)
         for text, at in attempt(lambda: self._images(section, place)) or ():
@@ -109,7 +110,9 @@ class Entries:
         if section.type != "registry" and section.repos:
             self.idle.append(((*place, "repos"), "type is not registry"))
 
-    def _schedule(self, options: "_Options") -> None:
+    def _take_note(self, options: "_Options") -> None:
+        """Keep the schedule of an entry, and the places of options that have no effect in it."""
+        self.idle += options.idle()
         if (schedule := options.schedule()) is not None:
             self.schedules.setdefault(schedule)
 
@@ -149,6 +152,11 @@ class _Options:
         known = {"Target": "", **sync, **self._known()}
         return self._mistakes.attempt(lambda: Naming.read(text, at=self._where("backup"), what="backup", sync=known))
 
+    def idle(self) -> list[tuple[Place, str]]:
+        """Return the places of options in the section that have no effect together with its other options, and why."""
+        is_idle = "referrer_filters" in self._said and self._all.referrer_filters and not self._all.referrers
+        return [((*self._place, "referrerFilters"), "referrers is not true")] if is_idle else []
+
     def schedule(self) -> Schedule | None:
         """When it is to be mirrored."""
         text = self._all.schedule
@@ -168,6 +176,7 @@ class _Options:
             "platforms": tuple(Platform.parse(one) for one in said.platforms) if said.platforms else None,
             "rewrite_index": said.rewrite_index,
             "referrers": said.referrers,
+            "referrer_filters": frozenset(map(_referrer_filter, said.referrer_filters)) if said.referrers else frozenset(),
             "digest_tags": said.referrers if said.digest_tags is None else said.digest_tags,
             "trust_lock": said.trust_lock,
             "gate": gate and _gate(gate),
@@ -196,6 +205,11 @@ def listed(path: Path, *, at: str) -> list[tuple[str, str]]:
         raise InvalidInput(f"{at}: {name}: {getattr(exc, 'strerror', None) or 'expected a file of text'}") from exc
     texts = [(line.partition("#")[0].strip(), f"{path}:{number}") for number, line in enumerate(lines, start=1)]
     return [(text, place) for text, place in texts if text]
+
+
+def _referrer_filter(section: ReferrerFilterSection) -> ReferrerFilter:
+    """Return the filter of a section. An empty artifact type is none, as with regsync."""
+    return ReferrerFilter(artifact_type=section.artifact_type or None, annotations=frozenset(section.annotations.items()))
 
 
 def _gate(section: GateSection) -> Gate:

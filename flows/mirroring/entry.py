@@ -10,7 +10,7 @@ from flows.mirroring.selection import Patterns, Selection
 from ocispec import Reference
 from ocispec.errors import InvalidInput
 from ocispec.platform import Platform, Platforms
-from ocispec.referrers import is_listing
+from ocispec.referrers import ReferrerFilter, is_listing
 from tasks.gate import Gate
 
 
@@ -34,7 +34,7 @@ class Entry:
     those of a registry, `tags` among those of a repository. `platforms` are those that are wanted of an index; None is all.
     With `rewrite_index` an index of these alone is made, otherwise the index stays as it is. With a `single` platform, an
     index's image for it takes the place of the index. With `trust_lock` no request is sent for tags that never
-    change and that the lock file has.
+    change and that the lock file has. With `referrer_filters`, a listed referrer has to meet one of these.
     """
 
     at: str
@@ -48,6 +48,7 @@ class Entry:
     single: Platform | None
     trust_lock: bool
     referrers: bool
+    referrer_filters: frozenset[ReferrerFilter]
     digest_tags: bool
     backup: Naming | None
     gate: Gate | None
@@ -117,6 +118,7 @@ class Entry:
             "platform": (self.single, other.single),
             "rewriteIndex": (self.rewrite_index, other.rewrite_index),
             "referrers": (self.referrers, other.referrers),
+            "referrerFilters": (self.referrer_filters, other.referrer_filters),
             "digestTags": (self.digest_tags, other.digest_tags),
             "backup": (_text(self.backup), _text(other.backup)),
             "gate": (self.gate, other.gate),

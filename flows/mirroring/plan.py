@@ -80,10 +80,10 @@ class Wish:
         return self.entry.platforms is None or not set(self.entry.platforms) <= set(record.platforms)
 
     @property
-    def related(self) -> frozenset[Related]:
-        """What goes along with it."""
-        wanted: dict[Related, bool] = {"listed": self.entry.referrers, "tagged": self.entry.digest_tags}
-        return frozenset(related for related, is_wanted in wanted.items() if is_wanted)
+    def related(self) -> Related:
+        """The related manifests that are mirrored with the image."""
+        entry = self.entry
+        return Related(listed=entry.referrers, tagged=entry.digest_tags, filters=entry.referrer_filters)
 
 
 def _recorded_referrers(record: Locked | None) -> Iterable[Digest]:
@@ -408,7 +408,7 @@ class _Wanted:
         self._targets, self._digest_tags = set(trusted), set[str]()
         for image in images:
             self._targets.update(step.target for step in image.steps)
-            if "tagged" in image.wish.related:
+            if image.wish.related.tagged:
                 self._add_digest_tags(image)
         for target in self._targets:
             if (record := locked.get(target)) is not None:

@@ -33,6 +33,10 @@ def _entry_point(value: str) -> str:
     raise ValueError("expected a callable, as module:function")
 
 
+def _text_or_nothing(value: object) -> object:
+    return "" if value is None else value
+
+
 def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -42,6 +46,9 @@ _REFERRED = 'may be {{env "NAME"}} or {{file "PATH"}}'
 Regex = Annotated[Text, passing(compiled)]
 PlatformName = Annotated[Text, passing(Platform.parse)]
 Date = Annotated[datetime, BeforeValidator(_date, json_schema_input_type=str)]
+
+
+TextOrNothing = Annotated[Text, BeforeValidator(_text_or_nothing, json_schema_input_type=str | float | None)]
 
 
 class Created(LenientSection):
@@ -128,6 +135,15 @@ class PruneSection(LenientSection):
     )
 
 
+class ReferrerFilterSection(LenientSection):
+    """A condition that a listed referrer has to meet."""
+
+    artifact_type: Text | None = Field(default=None, description="The artifact type of the referrer; any without this")
+    annotations: dict[str, TextOrNothing] = Field(
+        default={}, description="Annotations that the referrer has, all of them; an empty value matches any value"
+    )
+
+
 class RateLimit(LenientSection):
     """regsync's pause before a quota is used up."""
 
@@ -152,6 +168,10 @@ class Options(LenientSection):
     referrers: Flag = Field(
         default=False,
         description="Also signatures, bills of materials and attestations: manifests that refer to the image, and digest tags",
+    )
+    referrer_filters: list[ReferrerFilterSection] = Field(
+        default=[],
+        description="With referrers, only listed referrers that match one of these; digest tags are not filtered",
     )
     platforms: list[PlatformName] | None = Field(
         default=None, description="These of an index alone, such as linux/arm64; otherwise all"
@@ -182,7 +202,6 @@ class Options(LenientSection):
     include_external: Flag | None = no_effect("layers that are not to be distributed stay where their urls lead")
     media_types: list[Text] | None = no_effect("images of all media types are mirrored")
     hooks: dict[str, Any] | None = no_effect("nor has it with regsync; `gate` asks before an image is published")
-    referrer_filters: list[Any] | None = no_effect("all referrers are mirrored")
     referrer_source: Text | None = no_effect("referrers are taken from the repository of their image")
     referrer_target: Text | None = no_effect("referrers go to the repository of their image")
     referrer_slow: Flag | None = no_effect("the referrers API is asked, or the fallback tag")

@@ -142,6 +142,7 @@ class _Making:
             single=None,
             trust_lock=False,
             referrers=False,
+            referrer_filters=frozenset(),
             digest_tags=False,
             backup=None,
             gate=None,

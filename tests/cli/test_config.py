@@ -71,6 +71,22 @@ def test_people_see_what_it_comes_to(tmp_path: Path) -> None:
     )
 
 
+def test_filters_of_referrers_are_shown_and_named_where_referrers_are_not_mirrored(tmp_path: Path) -> None:
+    filters = (
+        "referrerFilters: [{artifactType: a/b, annotations: {org.example.key:, org.example.level: 1}}, {artifactType: c/d}]"
+    )
+    text = (
+        f"sync:\n- {{source: redis, target: x.example/redis, type: image, referrers: true, digestTags: false, {filters}}}\n"
+        f"- {{source: alpine, target: x.example/alpine, type: image, digestTags: true,\n   {filters}}}\n"
+    )
+    shown = config(tmp_path, text, "--output", "json")
+    assert [entry["settings"] for entry in shown.json["sync"]] == [
+        ["with referrers (a/b org.example.key=* org.example.level=1, or c/d)"],
+        ["with digest tags"],
+    ]
+    assert f"{tmp_path}/mirror.yaml:4: sync[1].referrerFilters: has no effect: referrers is not true" in shown.json["warnings"]
+
+
 def test_programs_see_the_same(tmp_path: Path) -> None:
     found = config(tmp_path, FULL, "--output", "json").json
     assert [entry["source"] for entry in found["sync"]] == ["docker.io/library/redis", "ghcr.io/a/b:v1"]

@@ -12,7 +12,7 @@ from ocispec import Digest, Platform
 from ocispec.errors import DistError
 from ocispec.referrers import cosign_tags, tag_of
 from ocispec.selected import select
-from tasks.related import EVERYTHING
+from tasks.related import EVERYTHING, Related
 from tasks.session import Session
 from tasks.survey import Ask, Found, Known
 from tests import images
@@ -160,7 +160,7 @@ def test_referrers_that_refer_to_each_other_in_a_circle_are_each_asked_about_onc
             images.load(source, "app", referrer)
             images.load(source, "app", images.index([referrer]), tag_of(Digest.parse(subject.root.digest)))
         images.load(target, "copy", ONE, "one")
-        ask = Ask(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=frozenset({"listed"}))
+        ask = Ask(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=Related(listed=True))
 
         (found,) = session.find([ask], keep=True, workers=1)
 
@@ -184,7 +184,7 @@ def test_an_image_with_too_many_referrers_is_an_error_that_names_it(session: Ses
         ask = Ask(
             source=at(source, "app:all"),
             targets=(at(target, "copy:all"),),
-            related=frozenset({"listed"}),
+            related=Related(listed=True),
             verified=frozenset(verified),
         )
 
@@ -203,7 +203,7 @@ def test_a_list_of_many_unrelated_manifests_is_refused(session: Session, source:
     headers = (("Content-Type", images.OCI_INDEX),)
     source.inject(Fault(method="GET", path="/v2/app/referrers/.*", action=Answer(200, headers, listing)))
     images.load(target, "copy", ONE, "one")
-    ask = Ask(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=frozenset({"listed"}))
+    ask = Ask(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=Related(listed=True))
     (found,) = session.find([ask], keep=False, workers=1)
     assert [str(one) for one in found.errors] == [
         f"manifest {ONE.root.digest}: more than 100 manifests are listed as its referrers and are not"

@@ -8,6 +8,7 @@ from flows.mirroring.config import Mirror, load
 from flows.mirroring.selection import Patterns
 from ocispec import Reference
 from ocispec.platform import Platform
+from ocispec.referrers import ReferrerFilter
 from remotes import Credentials, HostSettings, Tls
 from tests.peers.tls import self_signed
 
@@ -47,7 +48,6 @@ everything.yaml:33: creds[4].credHost: has no effect: helpers are named in docke
 everything.yaml:38: creds[4].api: has no effect: there is one API
 everything.yaml:39: creds[4].scheme: has no effect: tls says it
 everything.yaml:46: defaults.ratelimit: has no effect: a plan says what it needs of a quota, and requests wait as long as a registry wants
-everything.yaml:52: defaults.referrerFilters: has no effect: all referrers are mirrored
 everything.yaml:56: defaults.referrerSource: has no effect: referrers are taken from the repository of their image
 everything.yaml:57: defaults.referrerTarget: has no effect: referrers go to the repository of their image
 everything.yaml:58: defaults.referrerSlow: has no effect: the referrers API is asked, or the fallback tag
@@ -115,6 +115,15 @@ def test_entries(everything: Mirror) -> None:
     assert [one.platforms for one in (image, registry)] == [None, None]
     assert [one.digest_tags for one in everything.entries] == [True, False, True]
     assert [one.referrers for one in everything.entries] == [True, True, True]
+    assert {one.referrer_filters for one in everything.entries} == {
+        frozenset(
+            {
+                ReferrerFilter(
+                    artifact_type="application/vnd.example.sbom", annotations=frozenset({("org.example.key", "value")})
+                )
+            }
+        )
+    }
     assert not any(one.rewrite_index or one.gate or one.prune or one.tags.created for one in everything.entries)
     assert not any(one.tags.immutable.holds("v1.0.0") for one in everything.entries)
 

@@ -1,0 +1,166 @@
+"""Mirrors with `referrerFilters`: which of the listed referrers go along with an image."""
+
+import json
+from typing import Any
+
+import pytest
+
+from ocispec import Digest
+from ocispec.referrers import cosign_tags, tag_of
+from tests import images
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, lacking, results
+
+BILLS, NOTES, SCANS = "application/vnd.example.bill", "application/vnd.example.note", "application/vnd.example.scan"
+KEY, LEVEL = "org.example.key", "org.example.level"
+FILTERS = [{"artifactType": BILLS}, {"artifactType": NOTES, "annotations": {KEY: None, LEVEL: "high"}}]
+
+ONE = images.image(1060, layers=1)
+INDEX = images.index([ONE])
+BILL = images.artifact(1061, subject=INDEX, artifact_type=BILLS)
+BILL_OF_IMAGE = images.artifact(1062, subject=ONE, artifact_type=BILLS)
+BILL_OF_BILL = images.artifact(1063, subject=BILL, artifact_type=BILLS)
+NOTE = images.artifact(1064, subject=INDEX, artifact_type=NOTES, annotations={KEY: "any", LEVEL: "high"})
+SIGNATURE = images.artifact(1065)
+SIGNATURE_TAG = cosign_tags(Digest.parse(INDEX.root.digest))[0]
+WANTED = (BILL, BILL_OF_IMAGE, BILL_OF_BILL, NOTE)
+
+SCAN = images.artifact(1066, subject=INDEX, artifact_type=SCANS)
+OTHERS = (
+    SCAN,
+    images.artifact(1067, subject=BILL, artifact_type=SCANS),
+    images.artifact(1068, subject=SCAN, artifact_type=BILLS),
+    images.artifact(1069, subject=INDEX, artifact_type=NOTES, annotations={KEY: "any", LEVEL: "low"}),
+    images.artifact(1070, subject=INDEX, artifact_type=NOTES, annotations={LEVEL: "high"}),
+    images.artifact(1071, subject=INDEX, artifact_type=SCANS, annotations={KEY: "any", LEVEL: "high"}),
+)
+
+
+def load(source: FakeRegistry, *, api: bool = True) -> None:
+    images.load(source, "app", INDEX, "v1")
+    images.load(source, "app", SIGNATURE, SIGNATURE_TAG)
+    lists: dict[str, list[dict[str, Any]]] = {}
+    for artifact in (*WANTED, *OTHERS):
+        images.load(source, "app", artifact)
+        document = json.loads(artifact.manifests[-1].raw)
+        said = {key: document[key] for key in ("artifactType", "annotations") if key in document}
+        listed = {"mediaType": artifact.root.media_type, "digest": artifact.root.digest, "size": artifact.root.size, **said}
+        lists.setdefault(document["subject"]["digest"], []).append(listed)
+    for subject, entries in () if api else lists.items():
+        index = {"schemaVersion": 2, "mediaType": images.OCI_INDEX, "manifests": entries}
+        source.put_manifest("app", json.dumps(index).encode(), images.OCI_INDEX, tag=tag_of(Digest.parse(subject)))
+
+
+def entry(source: FakeRegistry, target: FakeRegistry, filters: Any = FILTERS, **said: Any) -> dict[str, Any]:
+    names = {"source": f"{source.host}/app:v1", "target": f"{target.host}/copy:v1"}
+    return {"type": "image", **names, "referrers": True, "referrerFilters": filters, **said}
+
+
+def unwanted(target: FakeRegistry) -> list[str]:
+    return [one.root.digest for one in OTHERS if target.manifest("copy", one.root.digest) is not None]
+
+
+def recorded(mirrors: Mirrors, target: FakeRegistry) -> set[str]:
+    return set(mirrors.locked()[f"{target.host}/copy:v1"]["referrers"])
+
+
+@pytest.mark.parametrize("api", [True, False], ids=["referrers API", "fallback tag"])
+def test_only_listed_referrers_that_match_a_filter_go_along_and_all_digest_tags(
+    mirrors: Mirrors, target: FakeRegistry, *, api: bool
+) -> None:
+    with FakeRegistry(referrers=api) as source:
+        load(source, api=api)
+
+        report = mirrors.run(entry(source, target))
+
+        assert report.status == "complete", report.errors()
+        assert not lacking(target, "copy", INDEX, "v1") + lacking(target, "copy", SIGNATURE, SIGNATURE_TAG)
+        assert not [digest for one in WANTED for digest in lacking(target, "copy", one)]
+        assert unwanted(target) == []
+        assert recorded(mirrors, target) == {one.root.digest for one in (*WANTED, SIGNATURE)}
+        read = {one.path.rpartition("/")[2] for one in source.requests if "/referrers/" not in one.path}
+        assert not read & {one.root.digest for one in OTHERS}
+        subjects = {one.path.rpartition("/")[2] for one in source.asked("GET", ".*/referrers/.*")}
+        assert not subjects & {one.root.digest for one in OTHERS}
+
+
+@pytest.mark.parametrize("said", [{}, {"immutableTags": ["v.*"]}], ids=["tag that may change", "immutable tag"])
+def test_a_filtered_image_is_unchanged_in_the_next_run_and_changes_with_its_filters(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, said: dict[str, Any]
+) -> None:
+    load(source)
+    mirrors.run(entry(source, target, **said))
+    mirrors.asked(source, target)
+
+    again = mirrors.run(entry(source, target, **said))
+
+    assert results(again) == {"copy:v1": "same"}
+    assert {one.method for one in mirrors.asked(target)} == {"HEAD"}
+    report = mirrors.run(entry(source, target, filters=[*FILTERS, {"artifactType": SCANS}], **said))
+    (step,) = report.plan.steps
+    assert (results(report), step.note) == ({"copy:v1": "changed"}, "4 referrers not known to be there")
+    assert not lacking(target, "copy", SCAN)
+
+
+def test_an_empty_list_of_filters_and_an_empty_filter_accept_all_referrers(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    load(source)
+    every = {one.root.digest for one in (*WANTED, *OTHERS, SIGNATURE)}
+    accepting: list[list[dict[str, Any]]] = [[], [{}]]
+    for filters in accepting:
+        wanted = entry(source, target, filters)
+        report = mirrors.run(wanted, defaults={"referrerFilters": FILTERS})
+        assert report.status == "complete", report.errors()
+        assert recorded(mirrors, target) == every
+        mirrors.lock.unlink()
+
+
+def test_referrers_at_a_target_that_no_record_lists_are_compared_by_the_same_filters(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    load(source)
+    mirrors.run(entry(source, target))
+    mirrors.lock.unlink()
+    images.load(target, "copy", SCAN)
+
+    report = mirrors.run(entry(source, target))
+
+    assert results(report) == {"copy:v1": "same"}
+    assert recorded(mirrors, target) == {one.root.digest for one in (*WANTED, SIGNATURE)}
+
+
+def test_a_check_expects_and_repairs_the_referrers_that_match_a_filter(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    load(source)
+    mirrors.run(entry(source, target))
+    assert mirrors.check().status == "complete"
+    target.lose("copy", NOTE.root.digest)
+
+    report = mirrors.check(repair=True)
+
+    assert report.status == "complete", report.errors()
+    assert not lacking(target, "copy", NOTE)
+    assert unwanted(target) == []
+
+
+def test_two_entries_with_different_filters_for_one_target_are_a_failure(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    load(source)
+
+    report = mirrors.run(entry(source, target), entry(source, target, FILTERS[:1]))
+
+    assert results(report) == {"copy:v1": "failed"}
+    (error,) = report.errors()
+    assert "; referrerFilters differ in " in error
+    assert target.manifest("copy", "v1") is None
+
+
+def test_two_entries_with_the_same_filters_in_another_order_are_equal(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    load(source)
+    report = mirrors.run(entry(source, target), entry(source, target, FILTERS[::-1]))
+    assert (report.status, results(report)) == ("complete", {"copy:v1": "added"})
