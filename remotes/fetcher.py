@@ -15,13 +15,9 @@ from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupport
 from remotes import body, document, referrers, tags
 from remotes.errors import RegistryNotFound, from_response
 from remotes.foreign import Foreign
-from remotes.headers import MEDIA_TYPE, digest_in, length
+from remotes.headers import ANY_MANIFEST, ASK_BY_GET, MEDIA_TYPE, digest_in, length
 from remotes.ranges import Ranges
 from remotes.repository import Repository
-
-_ACCEPT = ", ".join((*mediatypes.MANIFESTS, "*/*"))
-# HEAD is answered so where it does not exist, or (403) where only the body of a GET says why.
-_ASK_BY_GET = frozenset({403, 405, 501})
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +82,7 @@ class Fetcher:
             raise InvalidInput(f"{reference}: bad media type {media_type!r}, expected type/subtype")
         if pinned is not None and media_type is not None and not mediatypes.is_manifest(media_type):
             return self._blob(pinned, str(reference))
-        ask = _Question(f"manifests/{target}", media_type or _ACCEPT, pinned, str(reference))
+        ask = _Question(f"manifests/{target}", media_type or ANY_MANIFEST, pinned, str(reference))
         try:
             found = self._by_head(ask) or self._by_get(ask)
         except RegistryNotFound:
@@ -167,7 +163,7 @@ class Fetcher:
             return None
         response = self._repository.ask("HEAD", ask.path, subject=ask.subject, headers={"Accept": ask.accept})
         response.close()
-        if response.status_code in _ASK_BY_GET:
+        if response.status_code in ASK_BY_GET:
             return None
         if response.status_code != httpx.codes.OK:
             raise from_response(ask.subject, response)

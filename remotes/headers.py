@@ -1,10 +1,10 @@
-"""What registries say in headers, read with suspicion: lengths, digests, where an upload goes on (distribution-spec 1.1)."""
+"""Headers of requests, and those of answers, which are checked: lengths, digests, locations (distribution-spec 1.1)."""
 
 import re
 
 import httpx
 
-from ocispec import Descriptor, Digest
+from ocispec import Descriptor, Digest, mediatypes
 from ocispec.errors import Corrupt, DistError, Unavailable, Unsupported
 from remotes.errors import one_line
 
@@ -12,6 +12,10 @@ from remotes.errors import one_line
 _UPLOADED = re.compile(r"(?:bytes[= ])?0-(\d{1,18})")
 # media-type ::= restricted-name "/" restricted-name, each of at most 127 characters  (RFC 6838, 4.2)
 MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
+# The Accept header for a manifest of any type, and for whatever else is there.
+ANY_MANIFEST = ", ".join((*mediatypes.MANIFESTS, "*/*"))
+# The answers to a HEAD that may hide something: HEAD does not exist, or (403) only the body of a GET says why.
+ASK_BY_GET = frozenset({403, 405, 501})
 _MAX_LENGTH_DIGITS = 19
 _DIGEST_CHARS = 160  # more than any digest has: what a message shows of a bad one
 

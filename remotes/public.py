@@ -1,13 +1,15 @@
-"""Kinds of addresses, and connections to some kinds only: for URLs that a stranger may have written.
+"""Kinds of addresses, and connections to some kinds only: for URLs that the user did not write.
 
-A name is resolved once, the kind of each address is checked, and a checked address is connected to. A name that changes its
-meaning a moment later (DNS rebinding) gains nothing.
+For each new connection a name is resolved once. The kind of each address is checked, and the connection is made to a checked
+address. So a name that resolves to another address a moment later (DNS rebinding) gains nothing. `remotes.guard` decides which
+kinds are allowed; only the first connection to a registry that the user names may go to any address.
 """
 
 import contextlib
 import socket
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseError, NameResolutionError, NewConnectionError
@@ -23,7 +25,25 @@ _METADATA = frozenset(map(ip_address, ("168.63.129.16", "192.0.0.192", "100.100.
 
 
 class AddressRefused(HTTPError):
-    """An address of a kind that is not allowed. No connection was made, and nothing was sent."""
+    """A server, or an address of a kind, that is not allowed. No connection was made, and nothing was sent."""
+
+
+class AddressRule(Protocol):
+    """The kinds of addresses to which connections may be made."""
+
+    def kinds(self) -> frozenset[Kind] | None:
+        """Return the kinds that are allowed at this moment; None for any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Only:
+    """The rule that allows the same kinds all the time."""
+
+    allowed: frozenset[Kind]
+
+    def kinds(self) -> frozenset[Kind]:
+        """Return these kinds."""
+        return self.allowed
 
 
 def kind_of(address: str) -> Kind:
@@ -46,7 +66,16 @@ def kind_of(address: str) -> Kind:
     return "public" if found.is_global and is_handed_out else "private"
 
 
-def refuse_literal(host: str, allowed: frozenset[Kind]) -> None:
+def kind_of_literal(host: str) -> Kind | None:
+    """Return the kind of an address that is written in a URL; None for a name, which is not resolved."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    except (socket.gaierror, UnicodeError):
+        return None
+    return kind_of(str(found[0][4][0]))
+
+
+def refuse_literal(host: str, allowed: frozenset[Kind] | None) -> None:
     """Refuse an address that is written in a URL. A name is not resolved: the proxy that connects does that.
 
     Raises:
@@ -61,12 +90,12 @@ def refuse_literal(host: str, allowed: frozenset[Kind]) -> None:
 class _GuardedConnection(HTTPConnection):
     """Connects to the addresses of its host that are of allowed kinds, in their order, until one answers."""
 
-    allowed: ClassVar[frozenset[Kind]] = PUBLIC_ONLY
+    rule: ClassVar[AddressRule] = Only(PUBLIC_ONLY)
 
     def _new_conn(self) -> socket.socket:
         host = self.host
         try:
-            addresses = _allowed_addresses(host, self.allowed)
+            addresses = _allowed_addresses(host, self.rule.kinds())
         except socket.gaierror as exc:
             raise NameResolutionError(host, self, exc) from exc
         except UnicodeError as exc:
@@ -91,11 +120,15 @@ class GuardedHTTPSConnection(_GuardedConnection, HTTPSConnection):
     """https to addresses of allowed kinds only."""
 
 
-def _allowed_addresses(host: str, allowed: frozenset[Kind], *, flags: int = 0) -> list[str]:
-    """The addresses of a host that are of allowed kinds: at least one."""
+def _allowed_addresses(host: str, allowed: frozenset[Kind] | None, *, flags: int = 0) -> list[str]:
+    """Return the addresses of a host that are of allowed kinds, or all if any kind is allowed: at least one.
+
+    Raises:
+        AddressRefused: there is none.
+    """
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=flags)
     addresses = list(dict.fromkeys(str(where[0]) for *_, where in found))
-    good = [address for address in addresses if kind_of(address) in allowed]
+    good = [address for address in addresses if allowed is None or kind_of(address) in allowed]
     if not good:
         what = host if host == addresses[0] else f"{host}, which is at {addresses[0]},"
         raise AddressRefused(f"{what} is a {kind_of(addresses[0])} address")

@@ -16,14 +16,12 @@ from ocispec.referrers import tag_of, with_entry
 from ocispec.units import size
 from remotes import document, referrers
 from remotes.errors import Exchange, RegistryRefused, RegistryUnavailable
-from remotes.headers import MEDIA_TYPE, check_digest, digest_in, length
+from remotes.headers import ANY_MANIFEST, ASK_BY_GET, MEDIA_TYPE, check_digest, digest_in, length
 from remotes.repository import Repository
 from remotes.sizes import RegistrySizes
 from remotes.upload import DONE, Content, Observer, Read, Session
 
 _log = logging.getLogger(__name__)
-# HEAD is answered so where it does not exist, or (403) where only the body of a GET says why.
-_ASK_BY_GET = frozenset({403, 405, 501})
 # How often an index of referrers is written anew when others write it at the same time.
 _WRITES = 5
 _OK, _CREATED, _NOT_FOUND, _TOO_LARGE = 200, 201, 404, 413
@@ -62,9 +60,9 @@ class Pusher:
         headers = {"Accept": f"{descriptor.media_type}, */*" if descriptor.is_manifest else "*/*"}
         answer = None
         if "head" not in self._repository.avoid:
-            expected = {_OK, _NOT_FOUND, *_ASK_BY_GET}
+            expected = {_OK, _NOT_FOUND, *ASK_BY_GET}
             answer = self._repository.tell("HEAD", path, expected=expected, subject=subject, headers=headers)
-        if answer is None or answer.status_code in _ASK_BY_GET:
+        if answer is None or answer.status_code in ASK_BY_GET:
             answer = self._repository.tell("GET", path, expected={_OK, _NOT_FOUND}, subject=subject, headers=headers)
         if answer.status_code == _NOT_FOUND:
             return False
@@ -247,7 +245,7 @@ class Pusher:
         return status != _NOT_FOUND or not self._has_tag(tag, subject)
 
     def _has_tag(self, tag: str, subject: str) -> bool:
-        headers = {"Accept": ", ".join((*mediatypes.MANIFESTS, "*/*"))}
+        headers = {"Accept": ANY_MANIFEST}
         answer = self._repository.tell("GET", f"manifests/{tag}", expected={_OK, _NOT_FOUND}, subject=subject, headers=headers)
         return answer.status_code == _OK
 

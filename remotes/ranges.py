@@ -40,8 +40,16 @@ class _Transfer:
     server: str
 
     def read_part(self, start: int, end: int) -> Iterator[bytes]:
-        """The bytes from `start` to `end`, read in this thread."""
-        return body.read_part(self.send, self.descriptor, offset=start, end=end, subject=self.subject)
+        """Read the bytes from `start` to `end` in this thread.
+
+        Raises:
+            Unavailable: the server does not send parts.
+            DistError: as `remotes.body.read_part`.
+        """
+        try:
+            yield from body.read_part(self.send, self.descriptor, offset=start, end=end, subject=self.subject)
+        except NoRanges:
+            raise Unavailable(f"{self.subject}: the server no longer sends parts; will resume") from None
 
 
 class Ranges:
@@ -96,13 +104,21 @@ class _PartPool:
             return self._held.total()
 
     def start(self, part: "_Part") -> bool:
-        """Fetch a part in a thread; False if too many parts are held. A started part has to be released."""
+        """Fetch a part in a thread; return False if too many parts are held. A started part has to be released.
+
+        Raises:
+            Unavailable: the pool is closed, since the run ends.
+        """
         server = part.transfer.server
         with self._guard:
             if self._held[server] >= _PARTS_PER_SERVER or self._held.total() >= _MOST_PARTS:
                 return False
             self._held[server] += 1
-        part.pieces = self._threads.submit(part.fetch)
+        try:
+            part.pieces = self._threads.submit(part.fetch)
+        except RuntimeError:  # after the shutdown
+            self._forget(server)
+            raise Unavailable(f"{part.transfer.subject}: interrupted; will resume") from None
         return True
 
     def release(self, part: "_Part") -> None:
@@ -152,8 +168,6 @@ class _Part:
             before = self.received
             try:
                 return self.pieces.result(timeout=patience_s)
-            except NoRanges:
-                raise Unavailable(f"{subject}: the server no longer sends parts; will resume") from None
             except CancelledError:
                 raise Unavailable(f"{subject}: interrupted; will resume") from None
             except TimeoutError:

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import re
 from collections.abc import Container, Iterator
 from typing import Protocol
 from urllib.parse import urlencode
@@ -12,19 +13,20 @@ from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from ocispec.errors import InvalidInput, Unavailable, Unsupported
 from ocispec.referrers import MAX_REFERRERS, cosign_tags, is_index, tag_of
 from remotes import document
-from remotes.errors import RegistryError, RegistryNotFound, redact
-from remotes.headers import MEDIA_TYPE, next_page
+from remotes.errors import RegistryError, RegistryNotFound, from_response, redact
+from remotes.headers import ANY_MANIFEST, MEDIA_TYPE, next_page
 from remotes.paging import Trail
 from remotes.repository import Repository
 
 _log = logging.getLogger(__name__)
 # What a list of them may have; more is a mistake or an attack, and is told.
 MAX_PAGES = 100
-# By other types than an index, something else under the tag is found, and seen to be something else.
-_ACCEPT = ", ".join((*mediatypes.MANIFESTS, "*/*"))
 # The specification knows 404; registries without such an endpoint say the others, too (go-containerregistry takes 400 and 406).
 _NO_API = frozenset({400, 404, 405, 406, 501})
 _SAYS_NOTHING = frozenset({400, 406})  # of other subjects
+_NOT_FOR_US = frozenset({401, 403})
+# The endpoint of a registry, at which a redirect may arrive.
+_REFERRERS_PATH = re.compile(r"/v2/.+/referrers/[^/]+")
 _UNKNOWN_REPOSITORY = "NAME_UNKNOWN"
 
 
@@ -75,16 +77,19 @@ def _all(repository: Repository, subject: Digest, artifact_type: str | None, unl
     host = repository.locator.partition("/")[0]
     at = f"referrers of {subject} at {repository.locator}"
     trail = Trail(repository, at, accept=mediatypes.OCI_INDEX, max_pages=MAX_PAGES)
-    page = None
+    page = refusal = None
     if host not in unlisted and "referrers" not in repository.avoid:
         query = "" if artifact_type is None else f"?{urlencode({'artifactType': artifact_type})}"
         response = trail.ask(repository.at(f"referrers/{subject}{query}"))
         if response.is_success or repository.owns(response.request.url):
             page = _first_page(response, at=at, artifact_type=artifact_type, host=host, unlisted=unlisted)
         else:
-            _report_refusal_elsewhere(response, at)
+            refusal = _refusal_elsewhere(response, at)
     if page is None:
-        yield from _under_tag(repository, subject, artifact_type)
+        found = _under_tag(repository, subject, artifact_type)
+        if refusal is not None and not found:
+            raise refusal
+        yield from found
         return
     yield from page.entries
     while page.following is not None:
@@ -92,14 +97,26 @@ def _all(repository: Repository, subject: Digest, artifact_type: str | None, unl
         yield from page.entries
 
 
-def _report_refusal_elsewhere(response: httpx.Response, at: str) -> None:
-    """Log that a redirected query failed. GHCR redirects some to a rate-limited interface of GitHub, which is no registry.
+def _refusal_elsewhere(response: httpx.Response, at: str) -> RegistryError | None:
+    """Return the error of a query that failed at another server, to be raised unless the tag lists referrers.
 
-    A registry that does so has no API of its own, so its clients keep referrers under the tag.
+    None means that the tag is all there is. Another registry that is busy or fails may have referrers (registry.k8s.io
+    redirects to such registries), so its error counts. GHCR redirects some queries to a rate-limited interface of GitHub,
+    which is no registry: GHCR has no API of its own, and its clients keep referrers under the tag.
+
+    Raises:
+        RegistryError: another registry answers with an error from which neither follows.
     """
     with contextlib.closing(response):
-        url, status = redact(response.request.url), response.status_code
-    _log.warning("%s: the registry redirects the query to %s, which answers %d; only the tag is read", at, url, status)
+        error = from_response(at, response)
+        url, status = response.request.url, response.status_code
+    if _REFERRERS_PATH.fullmatch(url.path):
+        if error.retryable:
+            return error
+        if status not in _NO_API | _NOT_FOR_US:
+            raise error
+    _log.warning("%s: the registry redirects the query to %s, which answers %d; only the tag is read", at, redact(url), status)
+    return None
 
 
 class _Page:
@@ -145,7 +162,8 @@ def _under_tag(repository: Repository, subject: Digest, artifact_type: str | Non
 def _at_tag(repository: Repository, subject: Digest) -> bytes | None:
     """Whatever is under the tag of the referrers; None where there is no such tag."""
     at = _tag_name(repository, subject)
-    response = repository.ask("GET", f"manifests/{tag_of(subject)}", subject=at, headers={"Accept": _ACCEPT})
+    # Any type is accepted: another document than an index is then found, and recognized as such.
+    response = repository.ask("GET", f"manifests/{tag_of(subject)}", subject=at, headers={"Accept": ANY_MANIFEST})
     if response.status_code == httpx.codes.NOT_FOUND:
         response.close()
         return None

@@ -101,6 +101,7 @@ class Repository:
         Raises:
             RegistryError: the registry answers with another status, see `remotes.errors.from_response`.
             Unsupported: a redirect of a kind that only reading can follow.
+            Denied: a redirect to an address that the registry may not name, or of a deletion or manifest to another server.
             DistError: there is no answer, see `remotes.errors.from_transport`; or what iterating `body` raises.
         """
         url = target if isinstance(target, httpx.URL) else self.at(target)
@@ -108,7 +109,10 @@ class Repository:
         if source:
             auth = RegistryAuth(self._host, to_push(self.name), to_pull(source))
         # What a registry names may be anywhere: its credentials are for it alone.
-        response = self._send(method, url, auth if self.owns(url) else None, subject=subject, headers=headers, body=body)
+        # A registry has no reason to send deletions and manifests elsewhere, where they would change another registry.
+        guard = Guard(self._origin, stays=method == "DELETE" or (method == "PUT" and not isinstance(target, httpx.URL)))
+        own_auth = auth if self.owns(url) else None
+        response = self._send(method, url, own_auth, subject=subject, headers=headers, body=body, guard=guard)
         try:
             if response.request.method != method:  # RFC 9110, 15.4: the answer says nothing of what was to be done
                 raise Unsupported(

@@ -124,11 +124,11 @@ class Tokens:
             raise copy(refused)
         *first, last = self._requests(server, scopes, guard)
         for request in first:
-            response = yield request
+            response = _bounded((yield request))
             if response.request is request and response.status_code not in _REFUSES_POST:
                 return self._token(response, server, scopes)
             self._refresh.pop(server, None)
-        token = self._token((yield last), server, scopes)
+        token = self._token(_bounded((yield last)), server, scopes)
         if first and last.method == "GET":
             self._knows_get_only.add(server)
         return token
@@ -155,8 +155,6 @@ class Tokens:
         return [*posts, _by_get(server, scopes, has)] if has.has_password else posts
 
     def _token(self, response: httpx.Response, server: TokenServer, scopes: str) -> Token:
-        # The client reads an answer once more before it sends what comes next, so this has to be httpx's own reading.
-        response.stream = Bounded(cast("httpx.SyncByteStream", response.stream), _MAX_ANSWER_BYTES)
         raw = response.read()
         if not response.is_success:
             error = self._refusal(response)
@@ -182,6 +180,12 @@ class Tokens:
         if has is None or exchange.status not in (_REFUSES_POST if exchange.method == "POST" else {401}):
             return error
         return self._login.refused(has, exchange, by=f"{exchange.method} {exchange.url}")
+
+
+def _bounded(response: httpx.Response) -> httpx.Response:
+    """Limit how much of an answer is read. The client reads each answer to its end before it sends the next request."""
+    response.stream = Bounded(cast("httpx.SyncByteStream", response.stream), _MAX_ANSWER_BYTES)
+    return response
 
 
 def _by_get(server: TokenServer, scopes: str, credentials: Credentials | None) -> httpx.Request:

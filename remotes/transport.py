@@ -6,6 +6,7 @@ httpx's own transport hands every 64 KiB through several layers of Python; for g
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -34,7 +35,16 @@ from remotes.bounded import Bounded
 from remotes.guard import GUARD, Guard
 from remotes.hosts import Hosts, HostSettings, Tls
 from remotes.proxies import Proxies
-from remotes.public import AddressRefused, GuardedHTTPConnection, GuardedHTTPSConnection, Kind, kind_of, refuse_literal
+from remotes.public import (
+    AddressRefused,
+    AddressRule,
+    GuardedHTTPConnection,
+    GuardedHTTPSConnection,
+    Kind,
+    kind_of,
+    kind_of_literal,
+    refuse_literal,
+)
 
 # Large enough that per-piece costs vanish, small enough that many transfers at once need little memory.
 PIECE_BYTES = 1024 * 1024
@@ -56,7 +66,8 @@ class Urllib3Transport(httpx.BaseTransport):
         self._hosts = hosts or Hosts()
         self._connect_timeout_s, self._read_timeout_s = connect_timeout_s, read_timeout_s
         self._proxies = Proxies()
-        self._pools: dict[tuple[Tls, httpx.URL | None, frozenset[Kind] | None], urllib3.PoolManager] = {}
+        self._pools: dict[tuple[Tls, httpx.URL | None, AddressRule | None], urllib3.PoolManager] = {}
+        self._tls_contexts: dict[Tls, ssl.SSLContext] = {}
         self._guard = threading.Lock()
         self._connections = _Connections(read_timeout_s)
 
@@ -70,13 +81,15 @@ class Urllib3Transport(httpx.BaseTransport):
         settings, proxy = self._hosts.at(request.url), self._proxies.of(request.url)
         guard: Guard | None = request.extensions.get(GUARD)
         allowed = guard.allowed(request.url, is_named=self._hosts.names(request.url)) if guard is not None else None
-        if guard is not None and guard.is_for_document:
+        if guard is not None and not guard.may_have_secrets(request.url):
             settings = settings.without_secrets()
         pools = self._pools_for(settings.tls, proxy, allowed if proxy is None else None)
         request.extensions[TLS_ADVICE] = self._hosts.advice_at(request.url)
         with self._as_httpx(request):
+            if guard is not None:
+                guard.check(request.url)
             if allowed is not None and proxy is not None:  # the proxy resolves names and connects
-                refuse_literal(request.url.host, allowed)
+                refuse_literal(request.url.host, allowed.kinds())
             answer = pools.urlopen(
                 request.method,
                 str(request.url),
@@ -87,7 +100,8 @@ class Urllib3Transport(httpx.BaseTransport):
                 decode_content=False,
             )
         if guard is not None:
-            guard.note_answer(request.url, _kind_of_server(answer) if proxy is None else "public")
+            kind = _kind_of_server(answer) if proxy is None else kind_of_literal(request.url.host) or "public"
+            guard.note_answer(request.url, kind)
         body = _Body(answer, partial(self._as_httpx, request))
         is_content = httpx.codes.is_success(answer.status)
         return httpx.Response(
@@ -133,7 +147,7 @@ class Urllib3Transport(httpx.BaseTransport):
                 raise httpx.WriteTimeout(told, request=request) from exc
             raise httpx.RemoteProtocolError(str(exc), request=request) from exc
 
-    def _pools_for(self, tls: Tls, proxy: httpx.URL | None, allowed: frozenset[Kind] | None) -> urllib3.PoolManager:
+    def _pools_for(self, tls: Tls, proxy: httpx.URL | None, allowed: AddressRule | None) -> urllib3.PoolManager:
         """The connections that are made in one way. A request never uses a connection that it may not make."""
         way = (tls, proxy, allowed)
         with self._guard:
@@ -141,7 +155,7 @@ class Urllib3Transport(httpx.BaseTransport):
                 self._pools[way] = self._new_pools(tls, proxy, allowed)
             return self._pools[way]
 
-    def _new_pools(self, tls: Tls, proxy: httpx.URL | None, allowed: frozenset[Kind] | None) -> urllib3.PoolManager:
+    def _new_pools(self, tls: Tls, proxy: httpx.URL | None, allowed: AddressRule | None) -> urllib3.PoolManager:
         if not tls.verify:
             urllib3.disable_warnings(InsecureRequestWarning)  # whoever set this for a host need not be told at each connection
         how: dict[str, Any] = {
@@ -149,7 +163,7 @@ class Urllib3Transport(httpx.BaseTransport):
             "maxsize": _KEPT_PER_HOST,
             "retries": False,
             "timeout": urllib3.Timeout(connect=self._connect_timeout_s, read=self._read_timeout_s),
-            "ssl_context": tls.context(),
+            "ssl_context": self._tls_context(tls),
         }
         if proxy is None:
             pools = urllib3.PoolManager(**how)
@@ -159,6 +173,12 @@ class Urllib3Transport(httpx.BaseTransport):
             pools = urllib3.ProxyManager(bare, proxy_headers=urllib3.make_headers(proxy_basic_auth=login), **how)
         pools.pool_classes_by_scheme = self._connections.pool_classes(allowed)
         return pools
+
+    def _tls_context(self, tls: Tls) -> ssl.SSLContext:
+        """Return the context for these settings, which all pools share: reading all authorities takes 0.1 s."""
+        if tls not in self._tls_contexts:
+            self._tls_contexts[tls] = tls.context()
+        return self._tls_contexts[tls]
 
 
 class _Connections:
@@ -180,14 +200,14 @@ class _Connections:
                     # Not SSLSocket's own: that takes away what a reading thread still uses.
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
-    def pool_classes(self, allowed: frozenset[Kind] | None) -> dict[str, type[HTTPConnectionPool]]:
-        """The pool classes by scheme. Their connections are known here. They go to `allowed` kinds of addresses, or any."""
+    def pool_classes(self, allowed: AddressRule | None) -> dict[str, type[HTTPConnectionPool]]:
+        """Return the pool classes by scheme. Their connections are known here, and go to `allowed` addresses, or any."""
         if allowed is None:
             return {
                 "http": self._watched(HTTPConnectionPool, HTTPConnection),
                 "https": self._watched(HTTPSConnectionPool, HTTPSConnection),
             }
-        only = {"allowed": allowed}
+        only = {"rule": allowed}
         return {
             "http": self._watched(HTTPConnectionPool, type("Guarded", (GuardedHTTPConnection,), only)),
             "https": self._watched(HTTPSConnectionPool, type("Guarded", (GuardedHTTPSConnection,), only)),

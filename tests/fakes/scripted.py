@@ -18,10 +18,12 @@ class Scripted:
     answers, a request is never answered. ``heads`` are the requests as they came, ``sent`` the bytes of each answer.
     """
 
-    def __init__(self, *answers: bytes | Iterable[bytes], keep: bool = False, address: str = "127.0.0.1") -> None:
-        """Bind a free port."""
+    def __init__(
+        self, *answers: bytes | Iterable[bytes], keep: bool = False, address: str = "127.0.0.1", port: int = 0
+    ) -> None:
+        """Bind a port, a free one if none is given."""
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        self._listener = socket.create_server((address, 0), family=family)
+        self._listener = socket.create_server((address, port), family=family)
         port = self._listener.getsockname()[1]
         self.host = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         self.heads: list[str] = []

@@ -342,6 +342,18 @@ def test_an_endless_refusal_is_not_read() -> None:
     assert len(endless.heads) == 2
 
 
+def test_an_endless_answer_behind_a_redirect_of_the_token_server_is_not_read(other: FakeRegistry) -> None:
+    pieces = (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", *[b"x" * 65536] * 1000)
+    realm = f"http://{other.host}/v2/{REPOSITORY}/blobs/uploads/"  # a path at which this server takes a POST
+    with Scripted(pieces) as endless, serve(Bearer(user="me", password=SECRET, realm=realm)) as registry:
+        other.inject(Fault(method="POST", path=".*", nth=None, action=Redirect(f"http://{endless.host}/token", 303)))
+        with log_in("me", SECRET) as registries:
+            refusal(registries, registry)
+    assert [one.method for one in other.requests] == ["POST", "GET"]
+    assert [head.split()[0] for head in endless.heads] == ["GET"]
+    assert endless.sent[0] < 500 * 65536
+
+
 @pytest.mark.parametrize(
     "body",
     [

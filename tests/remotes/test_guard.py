@@ -3,6 +3,7 @@
 The registries of these tests are on loopback addresses, some of which the tests take for public or private ones.
 """
 
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -12,12 +13,25 @@ import httpx
 import pytest
 
 from ocispec.errors import Denied
-from remotes import Hosts, HostSettings, Registries, public
-from remotes.guard import Origin
+from remotes import Hosts, HostSettings, Pusher, Registries, guard, public
+from remotes.guard import Guard, Origin
+from tests import images
 from tests.fakes.access import Bearer
 from tests.fakes.faults import Fault, Redirect, WithHeaders
 from tests.fakes.registry import FakeRegistry
-from tests.remotes.asking import BLOB, REPOSITORY, SETTINGS, check_told, descriptor, fetcher, read, read_until_error, user
+from tests.fakes.scripted import Scripted
+from tests.remotes.asking import (
+    BLOB,
+    REPOSITORY,
+    SETTINGS,
+    check_told,
+    descriptor,
+    fetcher,
+    read,
+    read_until_error,
+    reference,
+    user,
+)
 from tests.remotes.pushing import Reader, pusher
 
 if TYPE_CHECKING:
@@ -26,6 +40,7 @@ if TYPE_CHECKING:
 WANTED = descriptor(BLOB)
 BLOBS = ".*/blobs/.*"
 METADATA = "169.254.169.254"
+EMPTY = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 KINDS = {"public": "127.0.0.2", "other public": "127.0.0.3", "private": "127.0.0.4", "other private": "127.0.0.5"}
 
 
@@ -57,6 +72,11 @@ def opened(*allowed: FakeRegistry | str, by: FakeRegistry) -> Registries:
     names = frozenset(one if isinstance(one, str) else one.host for one in allowed)
     hosts = Hosts(named={by.host: HostSettings(private_hosts=names)} if names else {}, plain_http=True)
     return Registries(replace(SETTINGS, hosts=hosts), credentials=lambda *_: user("me", "topsecret"))
+
+
+def plain() -> Registries:
+    """All registries, by http and without credentials."""
+    return Registries(replace(SETTINGS, hosts=Hosts(plain_http=True)), credentials=lambda *_: None)
 
 
 def redirect(registry: FakeRegistry, to: FakeRegistry | str) -> None:
@@ -142,17 +162,156 @@ def test_a_public_server_cannot_redirect_back_into_the_private_network(at: Place
 
 
 def test_a_registry_that_answers_from_a_public_and_a_private_address_counts_as_public() -> None:
-    url = httpx.URL("https://registry.example/v2/")
-    origin = Origin(url, name="registry.example")
-    origin.note_answer(url, "private")
+    origin = Origin(httpx.URL("https://registry.example/v2/"), name="registry.example")
+    origin.note_answer("private")
     assert origin.reachable() == {"public", "private"}
-    origin.note_answer(url, "public")
-    origin.note_answer(url, "private")
+    origin.note_answer("public")
+    origin.note_answer("private")
     assert origin.reachable() == {"public"}
 
 
 def test_a_registry_whose_address_is_not_known_counts_as_public() -> None:
     assert Origin(httpx.URL("https://registry.example"), name="registry.example").reachable() == {"public"}
+
+
+def test_threads_may_note_answers_while_another_one_asks_for_the_reachable_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    origin = Origin(httpx.URL("https://registry.example"), name="registry.example")
+    origin.note_answer("private")
+    reachable = guard._REACHABLE
+
+    class Noting(dict["Kind", "frozenset[Kind]"]):
+        """Notes an answer of another thread in the middle of the look-up."""
+
+        def __getitem__(self, kind: "Kind") -> "frozenset[Kind]":
+            origin.note_answer("public")
+            return reachable[kind]
+
+    monkeypatch.setattr(guard, "_REACHABLE", Noting())
+    assert origin.reachable() == {"public", "private"}
+    assert origin.reachable() == {"public"}
+
+
+class Names:
+    """Resolves `registry.test` to an address that may change, as its owner decides."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+        self.address = address
+        real = socket.getaddrinfo
+        monkeypatch.setattr(
+            socket,
+            "getaddrinfo",
+            lambda host, *how, **more: real(self.address if host == "registry.test" else host, *how, **more),
+        )
+
+
+@pytest.mark.parametrize("has_same_port", [True, False])
+@pytest.mark.usefixtures("at")
+def test_a_public_registry_that_changes_its_address_and_redirects_to_itself_reaches_nothing_private(
+    monkeypatch: pytest.MonkeyPatch, *, has_same_port: bool
+) -> None:
+    names = Names(monkeypatch, KINDS["public"])
+    targets: list[str] = []
+
+    def change_and_redirect() -> Iterator[bytes]:
+        names.address = KINDS["private"]
+        yield f"HTTP/1.1 307 Moved\r\nLocation: {targets[0]}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".encode()
+
+    with Scripted(change_and_redirect(), address=KINDS["public"]) as registry:
+        number = int(registry.host.partition(":")[2])
+        with Scripted(EMPTY, address=KINDS["private"], port=number if has_same_port else 0) as metadata, plain() as registries:
+            targets.append(f"http://registry.test:{metadata.host.partition(':')[2]}/latest/meta-data/iam")
+            arrived, error = read_until_error(registries.fetcher(reference(f"registry.test:{number}", "")), WANTED)
+    assert arrived == b""
+    assert isinstance(error, Denied), error
+    check_told(error, f"registry.test, which is at {KINDS['private']}, is a private address")
+    assert (len(registry.heads), metadata.heads) == (1, [])
+
+
+@pytest.mark.usefixtures("at")
+def test_a_registry_that_changes_its_address_before_a_later_request_reaches_nothing_private(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = Names(monkeypatch, KINDS["public"])
+    content = f"HTTP/1.1 200 OK\r\nContent-Length: {len(BLOB)}\r\nConnection: close\r\n\r\n".encode() + BLOB
+    with (
+        Scripted(content, content, address=KINDS["public"]) as registry,
+        Scripted(content, address=KINDS["private"], port=int(registry.host.partition(":")[2])) as metadata,
+        plain() as registries,
+    ):
+        source = registries.fetcher(reference(f"registry.test:{registry.host.partition(':')[2]}", ""))
+        for _ in range(2):
+            assert read(source, WANTED) == BLOB
+        names.address = KINDS["private"]
+        _, error = read_until_error(source, WANTED)
+    assert isinstance(error, Denied), error
+    assert (len(registry.heads), metadata.heads) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("url", "is_itself"),
+    [
+        ("https://registry.example/x", True),
+        ("https://registry.example:443/x", True),
+        ("http://registry.example/x", False),
+        ("https://registry.example:80/x", False),
+        ("https://other.example/x", False),
+    ],
+)
+def test_the_scheme_and_the_port_are_part_of_the_registry_itself(url: str, *, is_itself: bool) -> None:
+    origin = Origin(httpx.URL("https://registry.example"), name="registry.example")
+    assert origin.is_itself(httpx.URL(url)) == is_itself
+    origin.note_answer("public")
+    assert (Guard(origin).allowed(httpx.URL(url), is_named=True) is origin) == is_itself
+
+
+def test_headers_of_another_registry_go_along_only_if_the_redirecting_one_may_name_it(at: Places) -> None:
+    registry, target = at["public"], at["other public"]
+    redirect(registry, target)
+    secret = HostSettings(headers=(("X-Api-Key", "topsecret"),))
+    for private_hosts, sent in ((frozenset[str](), None), (frozenset({target.host}), "topsecret")):
+        named = {target.host: secret, registry.host: HostSettings(private_hosts=private_hosts)}
+        with Registries(
+            replace(SETTINGS, hosts=Hosts(named=named, plain_http=True)), credentials=lambda *_: None
+        ) as registries:
+            assert read(fetcher(registries, registry), WANTED) == BLOB
+            assert target.requests[-1].headers.get("x-api-key") == sent
+            assert read(fetcher(registries, target), WANTED) == BLOB
+            assert target.requests[-1].headers.get("x-api-key") == "topsecret"
+
+
+def change(target: Pusher, image: images.BuiltImage, method: str) -> None:
+    """Put or delete the manifest of an image."""
+    root = descriptor(image.manifests[-1].raw, image.root.media_type)
+    if method == "DELETE":
+        target.delete(root.digest)
+    else:
+        target.put(image.manifests[-1].raw, root)
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_a_manifest_or_a_deletion_is_not_redirected_to_another_registry(
+    registry: FakeRegistry, other: FakeRegistry, method: str
+) -> None:
+    registry.inject(Fault(method=method, path=".*/manifests/.*", nth=None, action=Redirect(f"http://{other.host}{{path}}")))
+    image = images.image(seed=1)
+    images.load(other, REPOSITORY, image, "v1")
+    for content in image.blobs.values():
+        registry.put_blob(REPOSITORY, content)
+    with opened(by=registry) as registries, pytest.raises(Denied) as caught:
+        change(pusher(registries, registry), image, method)
+    check_told(caught.value, f"{method} http://{other.host}/v2/", "not redirected to another server", hides=["topsecret"])
+    assert (other.requests, other.connections) == ([], 0)
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE"])
+def test_a_manifest_or_a_deletion_is_redirected_within_its_registry(registry: FakeRegistry, method: str) -> None:
+    image = images.image(seed=1)
+    images.load(registry, REPOSITORY, image, "v1")
+    action = Redirect(f"http://{registry.host}{{path}}")
+    registry.inject(Fault(method=method, path=".*/manifests/.*", nth=1, action=action))
+    with opened(by=registry) as registries:
+        change(pusher(registries, registry), image, method)
+    assert [one.method for one in registry.requests] == [method] * 2
 
 
 @pytest.mark.parametrize("is_allowed", [True, False])

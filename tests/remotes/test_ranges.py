@@ -2,6 +2,7 @@
 
 import random
 import re
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -196,6 +197,38 @@ def test_a_part_without_progress_is_given_up(registry: FakeRegistry) -> None:
         check_told(error, "nothing arrived for 0.2 s; will resume", str(WANTED.digest))
         assert BIG.startswith(arrived)
         found.abort()
+
+
+def test_a_server_that_stops_sending_parts_while_no_part_is_in_flight_is_an_error_to_resume(registry: FakeRegistry) -> None:
+    with opened(registry) as found:
+        held = found._ranges._pool._held
+        held[registry.host] = 7  # by other transfers: there is room for one part
+        pieces = fetcher(found, registry).fetch(WANTED)
+        arrived = next(pieces) + next(pieces)
+        held[registry.host] += 100  # the part is in flight now; all others are read in this thread
+        deadline = time.monotonic() + 30
+        while not parts(registry) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        while len(arrived) <= 3 * PART_BYTES:
+            arrived += next(pieces)
+        registry.inject(Fault(path=BLOBS, nth=None, action=IgnoreRange()))
+        with pytest.raises(Unavailable) as caught:
+            b"".join(pieces)
+        held[registry.host] -= 107
+        assert found._ranges._pool.held == 0
+    check_told(caught.value, "the server no longer sends parts; will resume", str(WANTED.digest))
+    assert BIG.startswith(arrived)
+
+
+def test_a_transfer_that_is_read_after_the_close_is_interrupted(registry: FakeRegistry) -> None:
+    with opened(registry) as found:
+        pieces = fetcher(found, registry).fetch(WANTED)
+        first = next(pieces)
+        found._ranges.close()
+        with pytest.raises(Unavailable, match="interrupted; will resume"):
+            b"".join(pieces)
+    assert BIG.startswith(first)
+    assert found._ranges._pool.held == 0
 
 
 def test_an_abort_ends_all_parts(registry: FakeRegistry) -> None:

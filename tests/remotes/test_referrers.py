@@ -169,6 +169,51 @@ def test_a_query_that_is_redirected_to_another_host_and_refused_there_falls_back
     assert "topsecret" not in caplog.text
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_query_that_another_registry_cannot_answer_now_is_an_error_to_retry(
+    registries: Registries, registry: FakeRegistry, other: FakeRegistry, status: int
+) -> None:
+    # registry.k8s.io redirects all queries to the registries that have its content
+    fill(other)
+    registry.inject(Fault(path=API, nth=None, action=Redirect(f"http://{other.host}{{path}}")))
+    other.inject(Fault(path=API, action=Answer(status)))
+    with pytest.raises(Unavailable) as caught:
+        listed(registries, registry)
+    check_told(caught.value, str(SUBJECT.digest), f"GET http://{other.host}{API}: {status}")
+    assert asked(registry) == [f"GET {API}", f"GET {TAG}"]
+    assert digests(listed(registries, registry)) == DIGESTS
+
+
+def test_a_query_that_another_registry_cannot_answer_now_is_answered_by_the_tag(
+    registries: Registries, bare: FakeRegistry, other: FakeRegistry
+) -> None:
+    put(pusher(registries, bare), ARTIFACTS[0])
+    bare.inject(Fault(path=API, nth=None, action=Redirect(f"http://{other.host}{{path}}")))
+    other.inject(Fault(path=API, action=Answer(503)))
+    assert digests(listed(registries, bare)) == {ARTIFACTS[0].root.digest}
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 405])
+def test_a_query_that_another_registry_does_not_answer_is_answered_by_the_tag(
+    registries: Registries, registry: FakeRegistry, other: FakeRegistry, status: int
+) -> None:
+    registry.inject(Fault(path=API, nth=None, action=Redirect(f"http://{other.host}{{path}}")))
+    other.inject(Fault(path=API, nth=None, action=Answer(status)))
+    assert listed(registries, registry) == []
+    again = [f"GET {API}"] if status == 403 else []  # the URL may have expired
+    assert asked(registry) == [f"GET {API}", *again, f"GET {TAG}"]
+
+
+def test_a_query_that_a_web_interface_keeps_refusing_does_not_fail(
+    registries: Registries, registry: FakeRegistry, other: FakeRegistry, caplog: pytest.LogCaptureFixture
+) -> None:
+    # GHCR; the image has no referrers under the tag
+    registry.inject(Fault(path=API, nth=None, action=Redirect(f"http://{other.host}/-/v2/packages", 303)))
+    other.inject(Fault(path="/-/v2/packages", nth=None, action=Answer(429)))
+    assert listed(registries, registry) == listed(registries, registry) == []
+    assert "which answers 429; only the tag is read" in caplog.text
+
+
 def test_a_missing_repository_says_nothing_of_the_api(registries: Registries, registry: FakeRegistry) -> None:
     registry.inject(Fault(path=API, action=Answer(404, (), b'{"errors": [{"code": "NAME_UNKNOWN"}]}')))
     assert listed(registries, registry) == listed(registries, registry) == []
