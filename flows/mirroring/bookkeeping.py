@@ -23,21 +23,22 @@ def intended(plan: Plan, locked: Records) -> Records:
     return _wanted_again(plan, {**locked, **intentions})
 
 
-def concluded(report: MirrorReport, before: Records, locked: Records) -> Records:
+def concluded(report: MirrorReport, replaced: Records, locked: Records) -> Records:
     """Return the records after a run: of each target that has its image, and of tags that are not wanted any more.
 
-    `before` are the records at the start of the run. A target that did not get its image has its record from then.
+    `replaced` are the records in place of which this run wrote its intentions. A target that did not get its image has that
+    record again. If there was none, the intention stays where the tag may have been set, so that the tag can be pruned later.
     """
     records, now, brought = dict(locked), datetime.now(UTC), report.brought
     for step in report.plan.steps:
-        result, known = report.result(step), before.get(step.target)
+        result, known = report.result(step), replaced.get(step.target)
         if result in ("added", "changed", "same") or step.target in brought.referrers:
             referrers = _merged(step.beside, brought.referrers.get(step.target, {}))
             records[step.target] = _record(step, locked, mirrored=now, referrers=referrers)
-        elif step.is_due and locked.get(step.target) == _intention(step, before):
+        elif step.is_due and locked.get(step.target) == _intention(step, replaced):
             if known is not None:
                 records[step.target] = known
-            elif result in ("failed", "vetoed"):
+            elif step.target not in brought.begun:
                 del records[step.target]
     for extra in report.plan.extras:
         told = report.removed.get(extra.target)

@@ -12,6 +12,7 @@ from flows.mirroring.plan import Step
 from flows.report import Failure
 from flows.wanted import Errand, Image, Node, Parent
 from ocispec import Digest, Reference
+from ocispec.errors import Conflict
 from tasks import mirror as tasks
 from tasks.delivery import Publication
 from tasks.related import NOTHING
@@ -25,12 +26,14 @@ class Brought:
     """What came of images. `failures` say why targets do not have what was planned, `vetoes` why gates kept it from them.
 
     `referrers` are those that came along, with their tags, for each target that was published. A published target has failed
-    if some of its referrers are not listed.
+    if some of its referrers are not listed. `begun` are targets whose publication was begun and did not succeed: the tag may
+    have been set.
     """
 
     failures: Mapping[Reference, str] = field(default_factory=dict)
     vetoes: Mapping[Reference, str] = field(default_factory=dict)
     referrers: Mapping[Reference, Mapping[Digest, str | None]] = field(default_factory=dict)
+    begun: frozenset[Reference] = frozenset()
 
 
 class EndOfImage(Protocol):
@@ -103,7 +106,7 @@ class Mirroring:
                 telling.failed(step, _told(image.failures))
 
     def result(self, walk: "Walk") -> Brought:
-        """The result of a walk that ended, for all images."""
+        """Return the result of a walk that ended, for all images."""
         failures, vetoes = dict[Reference, str](), dict[Reference, str]()
         referrers = dict[Reference, dict[Digest, str | None]]()
         reports = walk.reports(self._planned)
@@ -123,7 +126,19 @@ class Mirroring:
                     )
                 elif step.is_judged and report.failures:
                     failures[step.target] = f"{planned.wish.source} to {step.target}: {_told(report.failures)}"
-        return Brought(failures=failures, vetoes=vetoes, referrers=referrers)
+        return Brought(failures=failures, vetoes=vetoes, referrers=referrers, begun=self._begun())
+
+    def _begun(self) -> frozenset[Reference]:
+        """Return the targets whose tag may have been set although their publication did not succeed.
+
+        A publication that found that the target tag had moved did not set it.
+        """
+        return frozenset(
+            step.target
+            for publications in self._publications.values()
+            for step, errand in publications.items()
+            if not isinstance(errand.result, tasks.Published | Conflict)
+        )
 
     def _veto(self, image: Image) -> str | None:
         judgement = self._judgements.get(image)

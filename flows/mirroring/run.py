@@ -10,7 +10,7 @@ from flows.mirroring import telling
 from flows.mirroring.applying import Applying
 from flows.mirroring.bookkeeping import concluded, intended
 from flows.mirroring.entry import Entry
-from flows.mirroring.lock import Lock, Records
+from flows.mirroring.lock import Lock, Locked, Records
 from flows.mirroring.plan import Image, Plan, Step
 from flows.mirroring.planning import Planning
 from flows.mirroring.report import MirrorReport
@@ -18,6 +18,7 @@ from flows.progress import Listener
 from flows.results import keep_no_results
 from flows.slots import leased
 from flows.watching import watched
+from ocispec import Reference
 from ocispec.errors import DistError
 from tasks.mirror import Surveyed
 from tasks.session import Session, SessionSpec, open_session
@@ -71,7 +72,7 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
             plan = plan.keeping(brought.referrers)
             report = replace(report, plan=plan, brought=brought, removed=applying.remove(plan.extras))
             report = replace(report, tasks=applying.tasks)
-            lock.update(partial(concluded, report, locked))
+            lock.update(partial(concluded, report, carried.replaced))
             report = _listed(session, report, listener)
         return replace(
             report,
@@ -83,20 +84,36 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
 
 
 class _Carried:
-    """Takes the plan as it is made, and has it carried out, unless the run is dry."""
+    """Takes the plan as it is made, and has it carried out, unless the run is dry.
+
+    `replaced` are the records in the lock file in place of which the run wrote its intentions.
+    """
 
     def __init__(self, job: Job, lock: Lock, locked: Records, applying: Applying) -> None:
         self._job, self._lock, self._locked, self._applying = job, lock, locked, applying
         self.plan = Plan(images=())
+        self.replaced = dict[Reference, Locked]()
 
     def planned(self, images: Sequence[Image], origins: Mapping[Image, Surveyed], /) -> None:
         """Have images brought; the lock file names them before."""
         if self._job.dry_run:
             return
         if any(step.is_due or self._is_wanted_again(step) for image in images for step in image.steps):
-            self._lock.update(partial(intended, Plan(images=tuple(images))))
+            self._lock.update(partial(self._intended, Plan(images=tuple(images))))
         if needed := [image for image in images if image.is_needed]:
             self._applying.add(needed, origins)
+
+    def _intended(self, plan: Plan, locked: Records) -> Records:
+        """Return the records with the intentions of a plan, and keep those that they replace.
+
+        This may be called again for one plan, if another run changed the file meanwhile.
+        """
+        for step in plan.steps:
+            if step.target in locked:
+                self.replaced[step.target] = locked[step.target]
+            else:
+                self.replaced.pop(step.target, None)
+        return intended(plan, locked)
 
     def _is_wanted_again(self, step: Step) -> bool:
         record = self._locked.get(step.target)

@@ -96,3 +96,21 @@ def test_a_digest_tag_that_moves_has_one_digest_in_all_records() -> None:
     assert found[V1].referrers == {SECOND: SIG, LISTED: None}
     assert found[V2].referrers == {LISTED: None}, "the next run pushes the new signature for it, too"
     assert (found[SIGNATURE].digest, found[SIGNATURE].own) == (SECOND, True)
+
+
+def test_a_failed_target_has_the_record_again_that_the_run_replaced() -> None:
+    theirs = {V1: record(V1, OTHER)}
+    said = report(image(change="add", old=None), brought=Brought(failures={V1: "the target tag moved"}))
+
+    assert concluded(said, theirs, intended(said.plan, theirs)) == theirs
+
+
+def test_a_record_stays_where_a_failed_publication_may_have_set_the_tag() -> None:
+    added = image(change="add", old=None)
+
+    begun = after_run({}, added, brought=Brought(failures={V1: "timed out"}, begun=frozenset({V1})))
+    failed = after_run({}, added, brought=Brought(failures={V1: "no such layer"}))
+    vetoed = after_run({}, added, brought=Brought(vetoes={V1: "too old"}))
+
+    assert (begun[V1].digest, begun[V1].own, begun[V1].mirrored) == (IMAGE, True, None)
+    assert (failed, vetoed) == ({}, {})

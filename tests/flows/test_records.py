@@ -1,0 +1,39 @@
+"""The lock file after a run in which images were not published: records of other runs, and of tags that may have been set."""
+
+import json
+from typing import Any
+
+from tests import images
+from tests.fakes.faults import Answer, Call, Fault
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import Mirrors, image, results
+
+VETOED, FAILED, OTHER = (images.image(seed, layers=1) for seed in (8400, 8401, 8402))
+
+
+def test_a_run_restores_the_record_of_another_run_and_keeps_that_of_a_tag_that_it_may_have_set(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    images.load(source, "app", VETOED, "vetoed")
+    images.load(source, "app", FAILED, "failed")
+    vetoed, failed = (f"{target.host}/app:{tag}" for tag in ("vetoed", "failed"))
+    theirs: dict[str, Any] = {
+        "source": f"{source.host}/app:vetoed",
+        "digest": OTHER.root.digest,
+        "mirrored": "2026-02-03T04:05:06Z",
+        "own": True,
+    }
+
+    def record() -> None:
+        mirrors.lock.write_text(json.dumps({"version": 1, "images": {vetoed: theirs}}))
+
+    source.inject(Fault(method="HEAD", path=".*/manifests/vetoed", action=Call(record)))
+    target.inject(Fault(method="PUT", path=".*/manifests/failed", nth=None, action=Answer(500)))
+
+    report = mirrors.run(image(source, target, "app:vetoed", gate={"command": ["false"]}), image(source, target, "app:failed"))
+
+    assert results(report) == {"app:vetoed": "vetoed", "app:failed": "failed"}
+    locked = mirrors.locked()
+    assert {name: locked[vetoed][name] for name in ("digest", "own")} == {"digest": OTHER.root.digest, "own": True}
+    assert locked[vetoed]["mirrored"].startswith("2026-02-03T04:05:06")
+    assert (locked[failed]["digest"], locked[failed]["own"], locked[failed]["mirrored"]) == (FAILED.root.digest, True, None)
