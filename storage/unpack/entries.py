@@ -13,7 +13,7 @@ from typing import Literal, cast
 from ocispec.errors import Corrupt, InvalidInput, Unsupported
 from storage.tarreader import read_headers
 from storage.unpack.layers import LayerStream
-from storage.unpack.tree import PATH_BYTES, TreePath
+from storage.unpack.tree import PATH_BYTES, PATH_NAMES, TreePath
 
 Kind = Literal["file", "directory", "symlink", "link", "fifo", "character", "block"]
 
@@ -112,7 +112,11 @@ def _entry(header: tarfile.TarInfo, *, at: str) -> Entry:
 
 
 def _path(name: str, *, at: str) -> TreePath:
-    """The names from the root down, `.` and `..` resolved as text, the way Go's engines do; a `..` too many is refused."""
+    """Return the names from the root down. `.` and `..` are resolved as text, as Go's engines do.
+
+    Raises:
+        InvalidInput: a `..` too many, or a path or name that is too long or too deep.
+    """
     path: list[bytes] = []
     raw = _raw(name, at=at)
     for part in raw.split(b"/"):
@@ -124,6 +128,8 @@ def _path(name: str, *, at: str) -> TreePath:
             path.pop()
         elif part not in (b"", b"."):
             path.append(part)
+    if len(path) > PATH_NAMES:
+        raise InvalidInput(f"{at}: its path has {len(path)} names, expected at most {PATH_NAMES}")
     return tuple(path)
 
 

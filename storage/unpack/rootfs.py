@@ -16,6 +16,7 @@ from storage.errors import translated
 from storage.unpack.entries import Attributes, Entry, Kind, read_entries
 from storage.unpack.inodes import Restorer
 from storage.unpack.layers import LayerStream
+from storage.unpack.nametree import NameNode
 from storage.unpack.tree import Cursor, TreePath, remove, unchanged_times
 
 _log = logging.getLogger(__name__)
@@ -26,6 +27,8 @@ _OWNER_MAY_ALL = 0o700
 _NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ROOT: TreePath = ()
+# Directories on the way to entries that no entry describes. Each costs an inode, and an entry may name 255 of them.
+_UNDESCRIBED, _UNDESCRIBED_EARNED = 100_000, 4
 
 
 class Rootfs:
@@ -39,10 +42,10 @@ class Rootfs:
         self._privileged = os.geteuid() == 0
         self._inodes = Restorer(privileged=self._privileged)
         # Paths, without links, that the layer in work has made or passed on the way: no whiteout of the same layer hides them.
-        self._upper: set[TreePath] = set()
-        # The modes that directories get in the end because they cannot have them yet. A path that is no directory any more
-        # may stay here: looking for all paths below each directory that is removed would take quadratic time.
-        self._modes: dict[TreePath, int] = {}
+        self._upper = NameNode()
+        # The modes that directories get in the end because they cannot have them yet.
+        self._modes = NameNode()
+        self._undescribed_left = _UNDESCRIBED
         self._restore(root, Attributes(), "directory", path=_ROOT)
 
     def apply(self, layer: LayerStream) -> None:
@@ -52,28 +55,41 @@ class Rootfs:
             Corrupt, InvalidInput, Unsupported: the layer, see `read_entries`; a link that leads nowhere or in circles.
             StoreFull, Denied, Unavailable: the disk.
         """
-        self._upper.clear()
+        self._upper = NameNode()
         for entry in read_entries(layer):
             with _named(f"{layer}: {entry}"):
                 self._apply(entry, layer)
 
     def finish(self) -> None:
         """Give directories their modes."""
-        with translated("modes of directories"):
-            for path in sorted(self._modes, key=len, reverse=True):  # a parent may bar the way to its children
-                self._set_mode(path)
+        with translated("modes of directories"), Cursor(self._root) as here:
+            pending = [list(self._modes.children.items())]
+            while pending:
+                if pending[-1]:
+                    name, node = pending[-1].pop()
+                    with suppress(FileNotFoundError, NotADirectoryError):
+                        here.enter(name)
+                        pending.append(list(node.children.items()))
+                    continue
+                pending.pop()
+                self._leave_with_mode(here)
 
-    def _set_mode(self, path: TreePath) -> None:
-        """Give a directory its mode. A path with a link in it, or to anything else, is of a directory that was removed."""
-        with Cursor(self._root) as here, suppress(FileNotFoundError, NotADirectoryError):
-            for name in path:
-                here.enter(name)
-            os.chmod(here.handle, self._modes[path])  # noqa: PTH101 - a handle
+    def _leave_with_mode(self, here: Cursor) -> None:
+        """Leave a directory, then give it its mode: the mode may bar the way out of it, and to what is in it."""
+        node = self._modes.find(here.path)
+        if not here.path:
+            os.chmod(self._root, _OWNER_MAY_ALL if node is None or node.mode is None else node.mode)  # noqa: PTH101 - a handle
+            return
+        name = here.path[-1]
+        here.leave()
+        if node is not None and node.mode is not None:
+            os.chmod(name, node.mode, dir_fd=here.handle)
 
     def _apply(self, entry: Entry, content: LayerStream) -> None:
         if not entry.path:
             self._restore(self._root, entry.attributes, "directory", path=_ROOT)
             return
+        self._undescribed_left += _UNDESCRIBED_EARNED
         *parents, name = entry.path
         if _is_aufs_metadata(name, parents):
             return
@@ -84,14 +100,14 @@ class Rootfs:
                 here.follow(tuple(parents), make=self._make_parent)
                 with unchanged_times(here.handle):
                     self._put(here, name, entry, content)
-                self._remember((*here.path, name))
+                self._upper.add((*here.path, name))
 
     def _put(self, here: Cursor, name: bytes, entry: Entry, content: LayerStream) -> None:
         """Make what the entry says; only a directory stays where one is."""
         there = here.status(name)
         stays = there is not None and stat.S_ISDIR(there.st_mode) and entry.kind == "directory"
         if there and not stays:
-            remove(name, within=here.handle)
+            self._remove(here, name)
         if entry.kind == "link":
             self._link(here, name, entry.source)
             return
@@ -123,6 +139,11 @@ class Rootfs:
         os.close(os.open(name, _NEW_FILE, 0o600, dir_fd=here.handle))
 
     def _make_parent(self, here: Cursor, name: bytes) -> None:
+        """Make a directory that no entry has described so far."""
+        self._undescribed_left -= 1
+        if self._undescribed_left < 0:
+            limit = f"{_UNDESCRIBED} of them, and {_UNDESCRIBED_EARNED} for each entry"
+            raise InvalidInput(f"too many directories that no entry describes; expected at most {limit}")
         with unchanged_times(here.handle):
             os.mkdir(name, _OWNER_MAY_ALL, dir_fd=here.handle)
             self._restore_named(here, name, Attributes(), "directory")
@@ -141,39 +162,62 @@ class Rootfs:
                 raise InvalidInput(f"expected a file to link to, {os.fsdecode(b'/'.join(source))!r} is {what}")
             os.link(last, name, src_dir_fd=there.handle, dst_dir_fd=here.handle, follow_symlinks=False)
 
-    def _remember(self, path: TreePath) -> None:
-        while path and path not in self._upper:
-            self._upper.add(path)
-            path = path[:-1]
-
     def _hide(self, here: Cursor, parents: TreePath, whiteout: bytes) -> None:
+        """Remove what a whiteout hides: one name, or with an opaque whiteout all that lower layers have in a directory."""
         try:
             here.follow(parents)
         except (FileNotFoundError, NotADirectoryError):
             return  # nothing there to hide
         if whiteout == _OPAQUE:
-            pending = [here.path]
-        elif (name := whiteout.removeprefix(_WHITEOUT)) in _NO_NAMES:
+            self._clear(here, self._upper.find(here.path))
+            return
+        if (name := whiteout.removeprefix(_WHITEOUT)) in _NO_NAMES:
             raise InvalidInput("a whiteout without a name to hide")
-        else:
+        if (there := here.status(name)) is None:
+            return
+        if (node := self._upper.find((*here.path, name))) is None:
             with unchanged_times(here.handle):
-                pending = self._hide_lower(here, name)
-        while pending:
-            with Cursor(self._root) as inner:
-                inner.follow(pending.pop())
-                with unchanged_times(inner.handle):
-                    for child in inner.children():
-                        pending += self._hide_lower(inner, child)
+                self._remove(here, name)
+        elif stat.S_ISDIR(there.st_mode):
+            here.enter(name)
+            self._clear(here, node)
 
-    def _hide_lower(self, here: Cursor, name: bytes) -> list[TreePath]:
-        """Remove what lower layers have by this name. If the layer in work has it, too: the directory still to look into."""
-        path, there = (*here.path, name), here.status(name)
-        if there is None:
-            return []
-        if path in self._upper:
-            return [path] if stat.S_ISDIR(there.st_mode) else []
+    def _clear(self, here: Cursor, node: NameNode | None) -> None:
+        """Remove what lower layers have below a directory, but not what the layer in work has made."""
+        pending = [self._clear_directory(here, node)]
+        while pending:
+            if pending[-1]:
+                name, inner = pending[-1].pop()
+                here.enter(name)
+                pending.append(self._clear_directory(here, inner))
+            else:
+                pending.pop()
+                if pending:
+                    here.leave()
+
+    def _clear_directory(self, here: Cursor, node: NameNode | None) -> list[tuple[bytes, NameNode]]:
+        """Remove what lower layers have in one directory, and return its directories that are still to be cleared.
+
+        A directory of the layer in work is cleared once: nothing of lower layers can appear there later.
+        """
+        uncleared: list[tuple[bytes, NameNode]] = []
+        if node is not None and node.is_cleared:
+            return uncleared
+        with unchanged_times(here.handle):
+            for name in here.children():
+                inner = node.children.get(name) if node is not None else None
+                if inner is None:
+                    self._remove(here, name)
+                elif not inner.is_cleared and (there := here.status(name)) and stat.S_ISDIR(there.st_mode):
+                    uncleared.append((name, inner))
+        if node is not None:
+            node.is_cleared = True
+        return uncleared
+
+    def _remove(self, here: Cursor, name: bytes) -> None:
+        """Remove what has a name in a directory, and what is known of modes below it."""
         remove(name, within=here.handle)
-        return []
+        self._modes.drop((*here.path, name))
 
     def _restore_named(self, here: Cursor, name: bytes, attributes: Attributes, kind: Kind) -> None:
         handle = os.open(name, _NODE, dir_fd=here.handle)
@@ -187,11 +231,12 @@ class Rootfs:
         self._inodes.restore(handle, attributes, mode=None if kind == "symlink" else mode)
 
     def _passable(self, mode: int, *, path: TreePath) -> int:
-        """The mode that a directory has until `finish`."""
-        self._modes.pop(path, None)
+        """Return the mode that a directory has until `finish`."""
         if path and mode & _OWNER_MAY_ALL == _OWNER_MAY_ALL:
+            if (node := self._modes.find(path)) is not None:
+                node.mode = None
             return mode
-        self._modes[path] = mode
+        self._modes.add(path).mode = mode
         return mode | _OWNER_MAY_ALL if path else _OWNER_MAY_ALL
 
 

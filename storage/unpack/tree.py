@@ -18,7 +18,10 @@ from ocispec.errors import InvalidInput
 TreePath = tuple[bytes, ...]
 """Names from the root down; the root itself has none."""
 
-PATH_BYTES = 4095  # Linux's limit; it also bounds how deep a tree gets
+PATH_BYTES = 4095  # Linux's limit
+PATH_NAMES = 256
+"""How many names a path may have. Linux has no limit, but the work for each entry grows with them."""
+_MAX_STEPS = 2 * PATH_NAMES  # on one way, with those that its links add
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_LINKS = 40  # as Linux
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -54,16 +57,17 @@ class Cursor:
         Raises:
             FileNotFoundError: a directory is missing and `make` is None.
             NotADirectoryError: something in the path is neither a directory nor a link.
-            InvalidInput: too many links, or a path longer than Linux takes.
+            InvalidInput: too many links or steps, or a path that is too long or too deep.
         """
-        pending, links = [*reversed(path)], 0
+        pending, links, steps = [*reversed(path)], 0, 0
         while pending:
             name = pending.pop()
-            if self._path_bytes + len(name) > PATH_BYTES:
-                raise InvalidInput(f"directory {os.fsdecode(name)!r}: its path has more than {PATH_BYTES} bytes")
+            if (steps := steps + 1) > _MAX_STEPS:
+                raise InvalidInput(f"link on the way to {os.fsdecode(name)!r}: more than {_MAX_STEPS} names in one path")
             if name == b"..":
                 self.leave()
                 continue
+            self._check_length(name)
             try:
                 self.enter(name)
             except FileNotFoundError:
@@ -91,6 +95,12 @@ class Cursor:
         """The names in this directory."""
         with os.scandir(self.handle) as children:
             return [os.fsencode(child.name) for child in children]
+
+    def _check_length(self, name: bytes) -> None:
+        if len(self.path) == PATH_NAMES:
+            raise InvalidInput(f"directory {os.fsdecode(name)!r}: its path has more than {PATH_NAMES} names")
+        if self._path_bytes + len(name) > PATH_BYTES:
+            raise InvalidInput(f"directory {os.fsdecode(name)!r}: its path has more than {PATH_BYTES} bytes")
 
     def _read_link(self, name: bytes) -> bytes:
         try:

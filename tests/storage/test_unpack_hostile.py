@@ -181,13 +181,33 @@ def test_a_sparse_size_beyond_64_bits_is_refused(store: ContentStore, victim: Pa
     assert "expected a number below 2^63, got 99999999999999999999" in message
 
 
-def test_trees_deeper_than_pythons_stack_are_removed(store: ContentStore, victim: Path) -> None:
-    assert unpacked(store, victim, [file("a/" * 2000 + "x")], [whiteout("a")]) == {}
+def test_trees_of_256_directories_are_made_and_removed(store: ContentStore, victim: Path) -> None:
+    assert unpacked(store, victim, [file("a/" * 255 + "x")], [whiteout("a")]) == {}
+
+
+def test_deeper_trees_are_refused(store: ContentStore, victim: Path) -> None:
+    assert "has 257 names, expected at most 256" in refused(store, victim, [file("a/" * 256 + "x")])
+    through_link = [directory("a/" * 200), symlink("s", "a/" * 200), directory("s/" + "b/" * 58)]
+    assert "its path has more than 256 names" in refused(store, victim, through_link)
 
 
 def test_trees_deeper_than_linux_names_are_refused(store: ContentStore, victim: Path) -> None:
-    deep = [directory("a/" * 1500), symlink("s", "a/" * 1500), directory("s/" + "b/" * 1500)]
+    long = f"{'n' * 250}/"
+    deep = [directory(long * 10), symlink("s", long * 10), directory("s/" + long * 10)]
     assert "more than 4095 bytes" in refused(store, victim, deep)
+
+
+def test_links_of_very_many_names_are_not_followed(store: ContentStore, victim: Path) -> None:
+    chain = [directory("a/"), *(symlink(f"l{number}", f"{'a/../' * 150}l{number + 1}") for number in range(39))]
+    assert "more than 512 names in one path" in refused(store, victim, [*chain, directory("l39/"), file("l0/x")])
+
+
+def test_directories_that_no_entry_describes_are_limited(
+    store: ContentStore, victim: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.unpack.rootfs._UNDESCRIBED", 10)
+    assert "expected at most 10 of them, and 4 for each entry" in refused(store, victim, [file("a/" * 15 + "x")])
+    assert "a/x" in unpacked(store, victim, [file("a/" * 14 + "x"), file("a/x")])
 
 
 @pytest.mark.parametrize(
@@ -351,6 +371,19 @@ def test_read_only_directories_that_are_replaced_take_no_quadratic_time(store: C
     closed = (directory(f"d{number}/", mode=0o555) for number in range(count))
     files = (file(f"d{number}") for number in range(count))
     assert explode(store, tar(*closed, *files)) == ""
+
+
+def test_opaque_directories_are_looked_through_once(store: ContentStore, victim: Path) -> None:
+    deep = "a/" * 250
+    assert explode(store, tar(file(f"{deep}x"), *[opaque("")] * 1000, *[opaque("a/a")] * 1000)) == ""
+    upper = [file(f"{deep}new"), *[opaque("")] * 1000, file("a/b/new"), opaque("a")]
+    found = unpacked(store, victim, [file(f"{deep}x"), file("a/b/x"), file("y")], upper)
+    assert {name for name in found if name.endswith(("x", "y", "new"))} == {f"{deep}new", "a/b/new"}
+
+
+def test_deep_paths_share_memory(store: ContentStore) -> None:
+    closed = (directory(f"{'aa/' * 250}{number}/", mode=0) for number in range(3000))
+    assert explode(store, tar(*closed)) == ""
 
 
 def test_modes_of_directories_that_are_gone_reach_nothing_else(store: ContentStore, victim: Path) -> None:
