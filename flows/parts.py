@@ -5,6 +5,7 @@ its last image ends. Parts overlap: a slow blob of one does not delay the next o
 """
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import Context, copy_context
@@ -14,23 +15,24 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.api import CALL_ERRORS, brief, client, require_api
+from flows.api import CALL_ERRORS, ApiUnavailable, brief, client, require_api
 from flows.runner import RUNNER
 from flows.wanted import Image
 from ocispec.units import counted
 from tasks.stopping import Stopping
 
 T = TypeVar("T")
-# A part needs a thread while it is open.
-_MOST_OPEN = 1000
+# A busy server creates a flow run late; a server that hangs must not hold the walk.
+_BEGINS_S = 60.0
+_PAUSE_S = 1.0
 
 
 class Part:
     """One run of a flow, `label`, for `count` images. Used by the thread of the walk only."""
 
-    def __init__(self, flow_name: str, label: str, count: int, *, threads: ThreadPoolExecutor, stopping: Stopping) -> None:
+    def __init__(self, flow_name: str, label: str, count: int, stopping: Stopping) -> None:
         self._flow_name, self._label, self._count, self._left = flow_name, label, count, count
-        self._threads, self._stopping = threads, stopping
+        self._thread, self._stopping = ThreadPoolExecutor(1), stopping
         self._failed = self._vetoed = 0
         self._context: Context | None = None
         self._begun, self._over = threading.Event(), threading.Event()
@@ -41,16 +43,22 @@ class Part:
         """Whether there is a flow run."""
         return self._flow is not None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all images ended."""
+        return not self._left
+
     def run(self, submit: Callable[[], T], /) -> T:
         """Call `submit` in the context of the flow run, which begins with the first call.
 
         Raises:
-            ApiUnavailable, Stopped: it could not begin.
+            ApiUnavailable: Prefect did not create the flow run in time.
+            Stopped: the run was asked to end meanwhile.
         """
         if self._flow is None:
             require_api(self._stopping)
-            self._flow = self._threads.submit(copy_context().run, self._run)
-        self._begun.wait()
+            self._flow = self._thread.submit(copy_context().run, self._run)
+        self._await_begin()
         if self._context is None:
             self._flow.result()  # raises what broke the flow run, other than a lost API
             self._stopping.check()
@@ -66,8 +74,19 @@ class Part:
             self.close()
 
     def close(self) -> None:
-        """End the flow run."""
+        """End the flow run. Do not wait until Prefect has recorded that."""
         self._over.set()
+
+    def wait(self) -> None:
+        """Return once Prefect has ended the flow run."""
+        self._thread.shutdown()
+
+    def _await_begin(self) -> None:
+        deadline = time.monotonic() + _BEGINS_S
+        while not self._begun.wait(_PAUSE_S):
+            self._stopping.check()
+            if time.monotonic() > deadline:
+                raise ApiUnavailable(f"Prefect API {client().api_url} did not create {self._label} in {_BEGINS_S:.0f} s")
 
     def _run(self) -> None:
         @flow(name=self._flow_name, flow_run_name=self._label, task_runner=RUNNER, persist_result=False)
@@ -87,6 +106,8 @@ class Part:
 
     def _state(self) -> State[Any]:
         images = counted(self._count, "image")
+        if self._left:
+            return Failed(message=f"{self._left} of {images} did not end")
         if self._failed:
             return Failed(message=f"{self._failed} of {images} failed")
         if self._vetoed:
@@ -99,7 +120,6 @@ class Parts:
 
     def __init__(self, flow_name: str, name: str, stopping: Stopping) -> None:
         self._flow_name, self._name, self._stopping = flow_name, name, stopping
-        self._threads = ThreadPoolExecutor(_MOST_OPEN)
         self._parts: list[Part] = []
         self._of: dict[Image, Part] = {}
 
@@ -108,13 +128,14 @@ class Parts:
         """The number of flow runs, each of which Prefect records as a task run, too."""
         return sum(part.is_begun for part in self._parts)
 
-    def add(self, images: Sequence[Image]) -> None:
-        """Make a part of some images."""
+    def add(self, images: Sequence[Image]) -> Part:
+        """Make a part of some images. Return it."""
         label = f"{self._name}, part {len(self._parts) + 1}"
-        part = Part(self._flow_name, label, len(images), threads=self._threads, stopping=self._stopping)
+        part = Part(self._flow_name, label, len(images), self._stopping)
         self._parts.append(part)
         for image in images:
             image.scope = self._of[image] = part
+        return part
 
     def ended(self, image: Image, *, is_vetoed: bool = False) -> None:
         """Count an image that ended."""
@@ -124,7 +145,10 @@ class Parts:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:  # tasks that wait for a registry hear that the run ends
+            self._stopping.set(f"the run failed: {error}")
         for part in self._parts:
             part.close()
-        self._threads.shutdown()
+        for part in self._parts:
+            part.wait()

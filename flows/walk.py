@@ -80,16 +80,16 @@ class Walk:
         self._nodes: dict[object, Node] = {}
         self._listings: dict[object, Listing] = {}
         self._known: deque[tuple[Image, tasks.Listed]] = deque()
+        self._added: deque[Image] = deque()
+        self._is_busy = False
         self._reports: dict[Image, ImageReport] = {}
         self._limits = Limits(retries=retries)
 
     def add(self, images: Iterable[Image]) -> None:
-        """Add images, before `run` or from a function that it calls."""
-        for image in images:
-            if image.root is None:
-                self._frontier.add((image,))
-            else:
-                self._resolved(image, image.root, image.origin or image.root)
+        """Add images, before `run` or from a function that it calls, also from the end of another image."""
+        self._added.extend(images)
+        if not self._is_busy:
+            self._go_on()
 
     def ask(self, inquiries: Iterable[Inquiry]) -> None:
         """Add inquiries, before `run` or from a function that it calls."""
@@ -104,15 +104,39 @@ class Walk:
         self.add(images)
         for item, future in self._frontier:
             self.tasks += 1
-            self._ended(item, outcome(future))
-            while self._known:  # from here, so that a chain of referrers is no chain of calls
-                self._follow(*self._known.popleft())
+            self._handle(item, outcome(future))
             self._heed_stop()
         return self.reports(images)
 
     def reports(self, images: Iterable[Image]) -> tuple[ImageReport, ...]:
         """The reports of images that ended, in their order."""
         return tuple(self._reports[image] for image in images)
+
+    def _handle(self, item: Item, result: object) -> None:
+        """Handle the result of an item, and then what that led to."""
+        self._is_busy = True
+        self._ended(item, result)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin images that were added, and follow lists of referrers.
+
+        No result is being handled then, so nodes do not get images while the images that they have are informed. A chain of
+        referrers, or of images that end at once, is no chain of calls.
+        """
+        self._is_busy = True
+        while self._known or self._added:
+            if self._known:
+                self._follow(*self._known.popleft())
+            else:
+                self._begin(self._added.popleft())
+        self._is_busy = False
+
+    def _begin(self, image: Image) -> None:
+        if image.root is None:
+            self._frontier.add((image,))
+        else:
+            self._resolved(image, image.root, image.origin or image.root)
 
     def _ended(self, item: Item, result: object) -> None:
         if isinstance(item, Inquiry):
@@ -137,11 +161,12 @@ class Walk:
                 for item in dropped:
                     if isinstance(item, Node):
                         item.sources.clear()
-                    self._ended(item, exc)
+                    self._handle(item, exc)
 
     def _start(self, item: Item) -> Future | Unsubmitted:
-        """Submit the task of an item; the run is to stop if Prefect's API cannot be reached for that."""
+        """Submit the task of an item, unless the run is to stop. It is to stop if Prefect's API cannot be reached for that."""
         try:
+            self._stopping.check()
             return self._submitted(item)
         except (ApiUnavailable, *CALL_ERRORS) as exc:
             told = str(exc) if isinstance(exc, ApiUnavailable) else f"Prefect API {client().api_url}: {exc}"

@@ -15,6 +15,7 @@ from flows.mirroring.plan import Extra, Image
 from flows.progress import Listener
 from flows.runner import message, outcome
 from flows.walk import Walk
+from flows.wanted import Image as Wanted
 from flows.wanted import Parent
 from ocispec import Reference
 from tasks import mirror as tasks
@@ -33,7 +34,7 @@ class Applying:
         self._session, self._listener, self._workers = session, listener, workers
         self._limits = Limits(retries=retries)
         self._further_tasks = 0
-        self._parts = MirrorParts(name, session.stopping)
+        self._parts = MirrorParts(name, session.stopping, self._admit)
         self._course = Mirroring(self._parts.ended)
         self.walk = Walk(
             session.keeper, self._course, listener=listener, stopping=session.stopping, retries=retries, window=workers
@@ -50,18 +51,25 @@ class Applying:
         If Prefect's API does not answer, nothing of them is begun, and the run ends as one that was stopped.
         """
         try:
+            self._session.stopping.check()
             require_api(self._session.stopping)
         except (ApiUnavailable, Stopped) as exc:
             self._session.stopping.set(str(exc))
         images = [self._course.take(one, origins[one]) for one in planned]
         self._parts.divide(list(zip(images, planned, strict=True)))
-        self.walk.add(images)
+
+    def stop(self, reason: str) -> None:
+        """Begin nothing more, and have what is in flight end early."""
+        self._session.stopping.set(reason)
 
     def run(self) -> Brought:
         """Bring all images that were added, and those that are added meanwhile."""
         with self._parts:
             self.walk.run()
         return self._confirmed(self._course.result(self.walk))
+
+    def _admit(self, images: Sequence[Wanted]) -> None:
+        self.walk.add(images)
 
     def _confirmed(self, brought: Brought) -> Brought:
         """Return the result after a last look at the referrers that were listed under fallback tags.
@@ -90,6 +98,8 @@ class Applying:
     def remove(self, extras: Sequence[Extra]) -> dict[Reference, Removed | str]:
         """Remove the tags that are due, one after the other. Return the outcome for each, or why it could not be removed.
 
+        If Prefect's API is lost meanwhile, the run stops, and the other tags that are due are not removed.
+
         A tag that turns out to be needed, or to be someone else's, does not count towards the limit per run: one that was held
         back takes its place. Otherwise a number of such tags would keep all others for ever.
         """
@@ -101,7 +111,7 @@ class Applying:
             allowed[extra.target.locator].append(_unwanted_tag(extra))
         for extra in sorted((one for one in extras if one.most is not None), key=lambda one: one.is_held):
             if extra.is_held:
-                if count >= (extra.most or 0):
+                if count >= (extra.most or 0) or self._session.stopping.reason is not None:
                     continue
                 allowed[extra.target.locator].append(_unwanted_tag(extra))
             result = self._removal(extra.target, allowed[extra.target.locator])
@@ -110,9 +120,14 @@ class Applying:
         return removed
 
     def _removal(self, target: Reference, allowed: Sequence[UnwantedTag]) -> Removed | str:
-        ready = self._limits.ready(tasks.remove, target.host)
-        future = ready.submit(quote(target), quote(tuple(allowed)), workers=self._workers)
-        result = outcome(future)
+        if (reason := self._session.stopping.reason) is not None:
+            return f"{target}: {ending(reason)}"
+        try:
+            ready = self._limits.ready(tasks.remove, target.host)
+            result = outcome(ready.submit(quote(target), quote(tuple(allowed)), workers=self._workers))
+        except CALL_ERRORS as exc:
+            self._session.stopping.set(f"Prefect API {client().api_url}: {exc}")
+            return f"{target}: {ending(str(self._session.stopping.reason))}"
         self._further_tasks += 1
         if isinstance(result, Removed):
             return result

@@ -1,32 +1,55 @@
-"""Divides the images of a mirror run into parts, by the number of their tasks."""
+"""Divides the images of a mirror run into parts, by the number of their tasks.
 
-from collections.abc import Iterable, Iterator, Sequence
+Of the images that are handed over together, some parts are open at a time: a slow blob of one part does not delay the next one,
+and the next part begins only when one ends.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from flows.mirroring.plan import Image as Planned
-from flows.parts import Parts
+from flows.parts import Part, Parts
 from flows.wanted import Image
 from tasks.stopping import Stopping
 
 # Task runs of one flow run. Smaller parts cost: before one begins, its calls wait behind all events that the server has not
 # recorded yet.
 MOST_TASKS = 1000
+# The parts that are open at a time, of the images that are handed over together.
+MOST_OPEN = 4
 
 
 class MirrorParts(Parts):
-    """The parts of a mirror run, `name`."""
+    """The parts of a mirror run, `name`. `admit` adds images to the walk."""
 
-    def __init__(self, name: str, stopping: Stopping) -> None:
+    def __init__(self, name: str, stopping: Stopping, admit: Callable[[Sequence[Image]], None]) -> None:
         super().__init__("mirror-part", name, stopping)
+        self._admit = admit
+        self._waiting: dict[Part, deque[list[Image]]] = {}
         self._unparted = 0
 
     def divide(self, images: Sequence[tuple[Image, Planned]]) -> None:
-        """Give images that are to be brought their scope. Few images stay in the flow run of the mirror itself."""
+        """Admit images part by part. Few images stay in the flow run of the mirror itself, and are admitted at once."""
         shards = list(_sharded(images))
         if len(shards) == 1 and self._unparted < MOST_TASKS:
             self._unparted += sum(len(planned.content) + len(planned.due) for _, planned in shards[0])
+            self._admit([image for image, _ in shards[0]])
             return
-        for shard in shards:
-            self.add([image for image, _ in shard])
+        waiting = deque([image for image, _ in shard] for shard in shards)
+        for shard in tuple(waiting):
+            self._waiting[self.add(shard)] = waiting
+        for _ in range(MOST_OPEN):
+            self._admit_next(waiting)
+
+    def ended(self, image: Image, *, is_vetoed: bool = False) -> None:
+        """Count an image that ended. Once it is the last one of its part, the next part is admitted."""
+        super().ended(image, is_vetoed=is_vetoed)
+        if (part := self._of.get(image)) is not None and part.is_over:
+            self._admit_next(self._waiting[part])
+
+    def _admit_next(self, waiting: deque[list[Image]]) -> None:
+        if waiting:
+            self._admit(waiting.popleft())
 
 
 def _sharded(images: Iterable[tuple[Image, Planned]]) -> Iterator[list[tuple[Image, Planned]]]:

@@ -338,7 +338,7 @@ def distinct(wanted: Sequence[Wish], claims: Claims) -> tuple[list[Wish], list[I
     `claims` has the claims of these wishes and of all others that are known.
     """
     conflicts, seen = claims.conflicts(), set[tuple[Reference, Reference]]()
-    kept, failed = list[Wish](), list[Image]()
+    kept, images = list[Wish](), list[Image]()
     for wish in wanted:
         new = tuple(target for target in wish.targets if (wish.source, target) not in seen)
         seen.update((wish.source, target) for target in new)
@@ -346,8 +346,8 @@ def distinct(wanted: Sequence[Wish], claims: Claims) -> tuple[list[Wish], list[I
             kept.append(wish if clear == wish.targets else replace(wish, targets=clear))
         if refused := tuple(target for target in new if target in conflicts):
             steps = tuple(_failed(wish, target, conflicts[target]) for target in refused)
-            failed.append(Image(wish=replace(wish, targets=refused), root=None, content=(), sent=(), steps=steps))
-    return kept, failed
+            images.append(Image(wish=replace(wish, targets=refused), root=None, content=(), sent=(), steps=steps))
+    return kept, images
 
 
 def is_trusted(wish: Wish, locked: Records) -> bool:
@@ -359,13 +359,19 @@ def decided(wish: Wish, found: Found, locked: Records) -> Image | None:
     """What is to be done with an image, by what was found out about it; None where it was made at another time than wanted."""
     image, window = found.image, wish.entry.tags.created
     if isinstance(image, DistError):
-        steps = tuple(_failed(wish, target, image) for target in wish.targets)
-        return Image(wish=wish, root=None, content=(), sent=(), steps=steps)
+        return failed(wish, image)
     if window is not None and not window.holds(image.created, now=datetime.now(UTC)):
         return None
     standing = zip(wish.targets, found.standing, strict=True)
     steps = tuple(_step(wish, target, image, there, locked.get(target)) for target, there in standing)
     return Image(wish=wish, root=image.root, content=image.content, sent=image.sent, steps=steps, referrers=image.referrers)
+
+
+def failed(wish: Wish, error: DistError) -> Image:
+    """Return the image of a wish that fails at all targets."""
+    return Image(
+        wish=wish, root=None, content=(), sent=(), steps=tuple(_failed(wish, target, error) for target in wish.targets)
+    )
 
 
 def extras(

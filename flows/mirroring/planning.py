@@ -15,7 +15,7 @@ from prefect import Task
 from flows.mirroring.claims import Claims
 from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Records
-from flows.mirroring.plan import Image, Plan, Unnamed, Wish, decided, distinct, extras, is_trusted, wishes
+from flows.mirroring.plan import Image, Plan, Unnamed, Wish, decided, distinct, extras, failed, is_trusted, wishes
 from flows.progress import Listener
 from flows.runner import message
 from flows.wanted import Inquiry
@@ -198,11 +198,15 @@ class Planning:
             self._hand_over(host)
 
     def _hand_over(self, host: _Host) -> None:
-        """Hand over the images of a registry, all of which are surveyed."""
-        self._images += host.images
+        """Hand over the images of a registry, all of which are surveyed. They fail if the store cannot be read."""
         content = {descriptor.digest: descriptor for image in host.images if image.is_needed for descriptor in image.content}
-        held = self._session.store.each(self._session.store.holds, content.values())
-        self._missing.update(digest for digest, there in zip(content, held, strict=True) if not there)
+        try:
+            held = list(self._session.store.each(self._session.store.holds, content.values()))
+        except DistError as exc:
+            host.images = [failed(image.wish, exc) if image.is_needed else image for image in host.images]
+        else:
+            self._missing.update(digest for digest, there in zip(content, held, strict=True) if not there)
+        self._images += host.images
         self._open.discard(host)
         plan = None if self._open else self._plan()  # before anything of this registry is brought
         self._receiver.planned(host.images, host.origins)
@@ -250,12 +254,14 @@ class Planning:
 
 
 def _found(chunk: tuple[Ask, ...], result: object) -> Sequence[Found]:
-    """What a survey found out; if it did not take place, its error is the answer for each image."""
+    """Return what a survey found; if it did not take place, its error is the answer for each image.
+
+    An error that no one expects is an answer, too: it must not end the walk, which brings images of other registries.
+    """
     if isinstance(result, tasks.Surveyed):
         return result.found
-    if not isinstance(result, DistError):
-        raise RuntimeError(message(result))  # noqa: TRY004 - a defect of ours, whatever it is
-    return [Found(ask=ask, image=result, standing=(result,) * len(ask.targets)) for ask in chunk]
+    error = result if isinstance(result, DistError) else DistError(f"unexpected {message(result)}; report it")
+    return [Found(ask=ask, image=error, standing=(error,) * len(ask.targets)) for ask in chunk]
 
 
 def _chunked(things: Sequence[T]) -> list[tuple[T, ...]]:

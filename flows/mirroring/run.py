@@ -41,7 +41,7 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
 
     Raises:
         InvalidInput: the lock file is damaged.
-        DistError: store or lock file cannot be used.
+        DistError: the store cannot be used, or the lock file cannot be read.
     """
     started = time.monotonic()
     keep_no_results()
@@ -72,7 +72,7 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
             plan = plan.keeping(brought.referrers)
             report = replace(report, plan=plan, brought=brought, removed=applying.remove(plan.extras))
             report = replace(report, tasks=applying.tasks)
-            lock.update(partial(concluded, report, carried.replaced))
+            report = _recorded(lock, report, carried.replaced, listener)
             report = _listed(session, report, listener)
         return replace(
             report,
@@ -95,11 +95,14 @@ class _Carried:
         self.replaced = dict[Reference, Locked]()
 
     def planned(self, images: Sequence[Image], origins: Mapping[Image, Surveyed], /) -> None:
-        """Have images brought; the lock file names them before."""
+        """Have images brought; the lock file names them before. If it cannot, the run stops and publishes none of them."""
         if self._job.dry_run:
             return
         if any(step.is_due or self._is_wanted_again(step) for image in images for step in image.steps):
-            self._lock.update(partial(self._intended, Plan(images=tuple(images))))
+            try:
+                self._lock.update(partial(self._intended, Plan(images=tuple(images))))
+            except DistError as exc:
+                self._applying.stop(str(exc))
         if needed := [image for image in images if image.is_needed]:
             self._applying.add(needed, origins)
 
@@ -125,6 +128,16 @@ class _Carried:
         tabulate(plan.table(), key="plan", description=plan.summary())
         if not self._job.dry_run:
             telling.failed_in(plan)
+
+
+def _recorded(lock: Lock, report: MirrorReport, before: Records, listener: Listener) -> MirrorReport:
+    """Return the report, once the lock file has its results."""
+    try:
+        lock.update(partial(concluded, report, before))
+    except DistError as exc:
+        listener.fell_short(str(exc))
+        return replace(report, more=(*report.more, f"results are not in the lock file: {exc}"))
+    return report
 
 
 def _listed(session: Session, report: MirrorReport, listener: Listener) -> MirrorReport:
