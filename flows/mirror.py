@@ -49,6 +49,7 @@ def mirror(
     job = Job(
         name=f"mirror {wanted.name}",
         entries=wanted.entries,
+        others=wanted.seed,
         lock=wanted.lock,
         dry_run=dry_run,
         concurrency=concurrency or wanted.concurrency,

@@ -98,6 +98,7 @@ def seed(
     job = Job(
         name="seed" if config is None else f"seed {wanted.name}",
         entries=wanted.seed,
+        others=wanted.entries,
         lock=wanted.lock,
         dry_run=dry_run,
         concurrency=concurrency or wanted.concurrency,

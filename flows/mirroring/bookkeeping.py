@@ -42,7 +42,7 @@ def concluded(report: MirrorReport, replaced: Records, locked: Records) -> Recor
                 del records[step.target]
     for extra in report.plan.extras:
         told = report.removed.get(extra.target)
-        if locked.get(extra.target) != extra.record:
+        if extra.since is None or locked.get(extra.target) != extra.record:
             continue
         if isinstance(told, Removed) and told.status != "shared":  # removed, or someone else's tag
             del records[extra.target]

@@ -52,7 +52,7 @@ class CheckReport:
         if self.again is not None:
             parts += [f"{sum(self.result(target) == 'repaired' for target in found.damaged)} repaired"]
             parts += [f"{size(self.tally.sent)} sent"]
-        left = f"; {counted(found.unlooked, 'tag')} no longer wanted not looked into" if found.unlooked else ""
+        left = f"; {counted(found.unlooked, 'tag')} that no entry wants not looked into" if found.unlooked else ""
         return f"check of {self.name} {self.status}: {', '.join(parts)} in {duration(self.seconds)}{left}"
 
     def facts(self) -> dict[str, str | int]:
@@ -63,7 +63,7 @@ class CheckReport:
             "damaged": len(found.damaged),
             "repaired": sum(self.result(target) == "repaired" for target in found.damaged),
             "cannot be told": len(found.untold),
-            "no longer wanted, not looked into": found.unlooked,
+            "wanted by no entry, not looked into": found.unlooked,
             "bytes fetched": size(self.tally.received),
             "bytes sent": size(self.tally.sent),
             "took": duration(self.seconds),

@@ -164,13 +164,14 @@ class Unnamed:
 class Extra:
     """A tag that the mirror created and that no entry wants any more, `since` when.
 
+    `since` is None if no entry of this run can have created the tag. Another run with the same lock file may want it.
     `most` is the limit on removals per run of a tag whose grace period is over, None for any other tag. `is_due` says that the
     tag is within this limit, if each removal before it succeeds.
     """
 
     target: Reference
     record: Locked
-    since: datetime
+    since: datetime | None
     most: int | None
     is_due: bool
 
@@ -181,7 +182,9 @@ class Extra:
 
     @property
     def note(self) -> str:
-        """The reason why it is extra, and why it stays."""
+        """Return the reason why it is extra, and why it stays."""
+        if self.since is None:
+            return "no entry of this run has this tag"
         held = f"; held back in this run by prune.most ({self.most})" if self.is_held else ""
         return f"no longer wanted since {self.since:%Y-%m-%d}{held}"
 
@@ -228,6 +231,11 @@ class Plan:
     def pruned(self) -> tuple[Extra, ...]:
         """The tags that this run is going to remove, the longest unwanted first."""
         return tuple(extra for extra in self.extras if extra.is_due)
+
+    @property
+    def unowned(self) -> tuple[Extra, ...]:
+        """The tags that no entry of this run can have created."""
+        return tuple(extra for extra in self.extras if extra.since is None)
 
     @property
     def held(self) -> tuple[Extra, ...]:
@@ -278,7 +286,9 @@ class Plan:
         """One line that counts."""
         parts = [f"{self.count('add')} to add, {self.count('change')} to change, {self.count('same')} same"]
         parts += [f"{failed} cannot be told"] if (failed := self.count("failed") + len(self.problems)) else []
-        parts += [f"{len(self.extras)} extra, {len(self.pruned)} to remove"] if self.extras else []
+        extra, unowned = len(self.extras) - len(self.unowned), len(self.unowned)
+        parts += [f"{extra} extra, {len(self.pruned)} to remove"] if extra else []
+        parts += [f"{unowned} of no entry"] if unowned else []
         parts += [f"{len(self.held)} held back by prune.most"] if self.held else []
         fetched, sent = _bytes(self.to_fetch.values()), _bytes(self.to_send.values())
         moved = f"{size(fetched)} to fetch, at most {size(sent)} to send, about {counted(self.requests, 'request')}"
@@ -293,7 +303,7 @@ class Plan:
                 {
                     "target": str(extra.target),
                     "digest": str(extra.record.digest),
-                    "since": extra.since.isoformat(),
+                    "since": extra.since and extra.since.isoformat(),
                     "remove": extra.is_due,
                     "held": extra.is_held,
                 }
@@ -386,7 +396,7 @@ def extras(
 
     The entries want the targets of `images`, the `trusted` targets, and the digest tags that belong to these. Fallback tags of
     referrers are not extra either: a target may list referrers of its own there. Entries in `held`, by where they stand, want
-    all that they ever had. A tag that no entry can have created stays.
+    all that they ever had. A tag that no entry can have created stays: other entries may share the lock file.
 
     The limit is one for the run: a tag is due if fewer tags than its entry allows are due before it, whichever entries these
     are from.
@@ -396,11 +406,13 @@ def extras(
     unwanted = [(target, record) for target, record in made if not wanted.has(target)]
     found, due = list[Extra](), 0
     for target, record in sorted(unwanted, key=lambda item: (item[1].unwanted or now, str(item[0]))):
-        since, entry = record.unwanted or now, origins.of(target, record)
-        if entry is not None and entry.at in held:
+        entry, since = origins.of(target, record), record.unwanted or now
+        if entry is None:
+            found.append(Extra(target=target, record=record, since=None, most=None, is_due=False))
             continue
-        prune = None if entry is None else entry.prune
-        most = prune.most if prune is not None and prune.is_over(since, now=now) else None
+        if entry.at in held:
+            continue
+        most = entry.prune.most if entry.prune is not None and entry.prune.is_over(since, now=now) else None
         is_due = most is not None and due < most
         due += is_due
         found.append(Extra(target=target, record=record, since=since, most=most, is_due=is_due))
@@ -516,7 +528,7 @@ def _extra_row(extra: Extra) -> dict[str, str | int]:
     return {
         "image": extra.record.source,
         "target": str(extra.target),
-        "change": "remove" if extra.is_due else "extra",
+        "change": "remove" if extra.is_due else "extra" if extra.since is not None else "not owned",
         "from": extra.record.digest.short,
         "to": "",
         "note": extra.note,

@@ -85,6 +85,7 @@ class Planning:
         self._asking, self._receiver = asking, receiver
         self._keep, self._workers = keep, workers
         self._entries: Sequence[Entry] = ()
+        self._others: Sequence[Entry] = ()
         self._claims = Claims()
         self._unlisted, self._held, self._open = set[_Host](), list[_Host](), set[_Host]()
         self._is_released = False
@@ -94,9 +95,12 @@ class Planning:
         self._idle: dict[str, str] = {}
         self._unnamed: list[Unnamed] = []
 
-    def begin(self, entries: Sequence[Entry]) -> None:
-        """Begin to plan the entries. Images and entries that cannot be planned are part of the plan, with the reason."""
-        self._entries = entries
+    def begin(self, entries: Sequence[Entry], others: Sequence[Entry] = ()) -> None:
+        """Begin to plan the entries. Images and entries that cannot be planned are part of the plan, with the reason.
+
+        `others` are entries that share the lock file and that another run carries out: they want all that they ever had.
+        """
+        self._entries, self._others = entries, others
         hosts = dict[str, _Host]()
         for entry in entries:
             hosts.setdefault(entry.source_host, _Host(name=entry.source_host, entries=[])).entries.append(entry)
@@ -217,10 +221,11 @@ class Planning:
         order = {id(entry): number for number, entry in enumerate(self._entries)}
         images = tuple(sorted(self._images, key=lambda image: order[id(image.wish.entry)]))
         trusted = [target for wish in self._trusted for target in wish.targets]
+        # That nothing at all is chosen is a mistake, or an upstream that was emptied: no reason to remove everything.
+        held = self._problems.keys() | self._idle.keys() | {entry.at for entry in self._others}
         return Plan(
             images=images,
-            # That nothing at all is chosen is a mistake, or an upstream that was emptied: no reason to remove everything.
-            extras=extras(images, trusted, self._entries, self._locked, held=self._problems.keys() | self._idle.keys()),
+            extras=extras(images, trusted, (*self._entries, *self._others), self._locked, held=held),
             problems=self._in_order(self._problems),
             unnamed=tuple(self._unnamed),
             idle=tuple(self._in_order(self._idle).values()),

@@ -73,9 +73,11 @@ class MirrorReport:
         told = [f"{counts[result]} {result}" for result in _SHOWN if counts[result] or result in _ALWAYS]
         told += [f"{len(self.plan.problems)} cannot be told"] if self.plan.problems else []
         told += [f"{self._gone} of {len(self.removed)} removed"] if self.removed else []
-        left = len(self.plan.extras) - len(self.removed)
+        unowned = len(self.plan.unowned)
+        left = len(self.plan.extras) - unowned - len(self.removed)
         held = sum(extra.target not in self.removed for extra in self.plan.held)
         told += [f"{left} no longer wanted" + (f" ({held} held back by prune.most)" if held else "")] if left else []
+        told += [f"{unowned} of no entry"] if unowned else []
         tally = self.tally
         passed = f"{size(tally.received)} fetched, {size(tally.sent)} sent"
         spared = f" ({tally.mounted} mounted, {tally.existed} there already)" if tally.mounted or tally.existed else ""
@@ -196,7 +198,8 @@ class MirrorReport:
 
     def _extra(self, extra: Extra) -> dict[str, str | int]:
         told = self.removed.get(extra.target)
-        result = "unwanted" if told is None else "failed" if isinstance(told, str) else told.status
+        unwanted = "unwanted" if extra.since is not None else "not owned"
+        result = unwanted if told is None else "failed" if isinstance(told, str) else told.status
         return {
             "image": extra.record.source,
             "target": str(extra.target),

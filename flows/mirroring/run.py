@@ -26,7 +26,10 @@ from tasks.session import Session, SessionSpec, open_session
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What is to be brought, and how. `name` is what people call it; without a `lock` nothing is remembered."""
+    """What is to be brought, and how. `name` is what people call it; without a `lock` nothing is remembered.
+
+    `others` are further entries of the configuration, which share the lock file and which another flow carries out.
+    """
 
     name: str
     entries: Sequence[Entry]
@@ -34,6 +37,7 @@ class Job:
     dry_run: bool
     concurrency: int
     retries: int
+    others: Sequence[Entry] = ()
 
 
 def run(job: Job, spec: SessionSpec) -> MirrorReport:
@@ -64,7 +68,7 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
             receiver=carried,
             keep=not job.dry_run,
             workers=job.concurrency,
-        ).begin(job.entries)
+        ).begin(job.entries, job.others)
         brought = applying.run()
         plan = carried.plan
         report = MirrorReport(name=job.name, store=spec.store, plan=plan, dry_run=job.dry_run, tasks=applying.tasks)

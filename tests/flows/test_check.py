@@ -333,7 +333,7 @@ def test_tags_that_are_wanted_no_longer_are_counted_and_not_asked_for(
     report = mirrors.check()
 
     assert (report.status, report.first.right, report.first.unlooked) == ("complete", 1, 1)
-    assert report.summary().endswith("; 1 tag no longer wanted not looked into")
+    assert report.summary().endswith("; 1 tag that no entry wants not looked into")
     assert not [one for one in mirrors.asked(target) if one.path.endswith("/v2")]
 
 

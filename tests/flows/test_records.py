@@ -37,3 +37,26 @@ def test_a_run_restores_the_record_of_another_run_and_keeps_that_of_a_tag_that_i
     assert {name: locked[vetoed][name] for name in ("digest", "own")} == {"digest": OTHER.root.digest, "own": True}
     assert locked[vetoed]["mirrored"].startswith("2026-02-03T04:05:06")
     assert (locked[failed]["digest"], locked[failed]["own"], locked[failed]["mirrored"]) == (FAILED.root.digest, True, None)
+
+
+def test_a_mirror_and_a_seed_of_one_configuration_leave_each_others_tags_alone(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    for repository, built in (("app", VETOED), ("tool", FAILED)):
+        images.load(source, repository, built, "v1")
+    at_once = {"after": "0s"}
+    sync = {**image(source, target, "app:v1"), "type": "repository", "prune": at_once}
+    sync |= {"source": f"{source.host}/app", "target": f"{target.host}/app"}
+    section: dict[str, Any] = {"seed": {"images": [f"{source.host}/tool:v1"], "to": target.host}}
+    mirrors.run(sync, **section)
+
+    seeded = mirrors.seed(to=(), config=str(mirrors.config))
+    checked = mirrors.check()
+    mirrored = mirrors.run(sync, **section)
+
+    assert (seeded.plan.extras, mirrored.plan.extras) == ((), ())
+    assert (checked.first.right, checked.first.unlooked) == (2, 0)
+    assert {name: record["unwanted"] for name, record in mirrors.locked().items()} == {
+        f"{target.host}/app:v1": None,
+        f"{target.host}/tool:v1": None,
+    }

@@ -114,3 +114,17 @@ def test_a_record_stays_where_a_failed_publication_may_have_set_the_tag() -> Non
 
     assert (begun[V1].digest, begun[V1].own, begun[V1].mirrored) == (IMAGE, True, None)
     assert (failed, vetoed) == ({}, {})
+
+
+def test_a_record_of_other_entries_never_becomes_unwanted() -> None:
+    other = Reference.parse("target.example/elsewhere:v1")
+    records = {V1: record(V1, IMAGE), other: replace(record(other, OTHER), source="source.example/elsewhere:v1")}
+    found = extras([], [V1], mirror().entries, records)
+    plan = Plan(images=(), extras=found)
+
+    after = concluded(replace(report(brought=Brought()), plan=plan), {}, records)
+
+    assert [(extra.target, extra.since, extra.is_due) for extra in found] == [(other, None, False)]
+    assert after == records
+    assert ", 1 of no entry; " in plan.summary()
+    assert plan.to_json()["extra"][0]["since"] is None
