@@ -58,10 +58,15 @@ def import_images(store: ContentStore, file: IO[bytes], *, source: str, name: st
         importer = _Importer(store, lease, archive, fallback)
         images = _listed(store, received)
         related = importer.related = RelatedManifests.of(store, [image.entry for image in images if image.entry is not None])
-        later = [image for image in images if image.entry is not None and related.may_refer(image.entry)]
-        outcomes = [outcome for image in images if image not in later for outcome in importer.import_image(image)]
-        unclaimed = [image for image in later if image.entry is not None and not related.is_claimed(image.entry)]
-        outcomes += [outcome for image in unclaimed for outcome in importer.import_image(image)]
+        outcomes, later = list[Imported](), list[_Listed]()
+        for image in images:
+            if image.entry is not None and related.may_refer(image.entry):
+                later.append(image)
+            else:
+                outcomes += importer.import_image(image)
+        for image in later:
+            if image.entry is not None and not related.is_claimed(image.entry):
+                outcomes += importer.import_image(image)
     if importer.has_recorded:
         store.update_index()
     return tuple(outcomes)

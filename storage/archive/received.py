@@ -1,11 +1,12 @@
 """The first half of an import: what comes with the stream goes into the store, while nobody knows yet what is an image."""
 
 import logging
+import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import IO, TypeVar
+from typing import IO
 
 from ocispec import Descriptor, Digest, mediatypes
 from ocispec.errors import AlreadyExists, DistError, InvalidInput, NotFound
@@ -17,12 +18,11 @@ from storage.store import ContentStore
 _log = logging.getLogger(__name__)
 # Each takes some memory. Blobs of an image layout need none, so that there may be any number of those.
 _MAX_REMEMBERED = 100_000
+_MAX_REMEMBERED_BYTES = 16 * 1024 * 1024  # of their names and the targets of links
 _MAX_LINKS = 8  # on the way to one file
 
-T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Received:
     """What came from `source`: the lists of images, and by name the other files and the targets of links.
 
@@ -33,6 +33,7 @@ class Received:
     lease: Lease
     lists: dict[str, bytes] = field(default_factory=dict)
     entries: dict[str, Descriptor | str] = field(default_factory=dict)
+    remembered_bytes: int = 0
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     def ref(self, name: str) -> str:
@@ -69,11 +70,12 @@ def receive(store: ContentStore, file: IO[bytes], *, source: str, lease: Lease) 
     received = Received(source=source, lease=lease)
     for entry in tar.read(file, source=source):
         if entry.name in (layout.INDEX, layout.DOCKER_LIST):
-            _remember(received.lists, entry.name, _whole(entry, source), source=source)
+            _refuse_second(received.lists, entry.name, source=source)
+            received.lists[entry.name] = _whole(entry, source)
         elif not layout.is_content(entry.name):
             _log.debug("%s: %r passed over", source, entry.name)
         elif entry.target is not None:
-            _remember(received.entries, entry.name, entry.target, source=source)
+            _remember(received, entry.name, entry.target)
         else:
             _keep(store, entry, received)
     return received
@@ -123,7 +125,7 @@ def _keep(store: ContentStore, entry: tar.Entry, received: Received) -> None:
     ref, lease = received.ref(entry.name), received.lease
     digest = ingest(store, entry.pieces, ref=ref, size=entry.size, expected=expected, lease=lease)
     if expected is None:
-        _remember(received.entries, entry.name, _untyped(digest, entry.size), source=received.source)
+        _remember(received, entry.name, _untyped(digest, entry.size))
 
 
 def _whole(entry: tar.Entry, source: str) -> bytes:
@@ -132,12 +134,24 @@ def _whole(entry: tar.Entry, source: str) -> bytes:
     return b"".join(entry.pieces)
 
 
-def _remember(known: dict[str, T], name: str, value: T, *, source: str) -> None:
+def _remember(received: Received, name: str, value: Descriptor | str) -> None:
+    """Add a file or the target of a link to what was received, within the limits of an archive."""
+    _refuse_second(received.entries, name, source=received.source)
+    if len(received.entries) >= _MAX_REMEMBERED:
+        raise InvalidInput(
+            f"{received.source}: more than {_MAX_REMEMBERED} files that are no blobs of an image layout; refused"
+        )
+    received.remembered_bytes += sum(len(os.fsencode(text)) for text in (name, value) if isinstance(text, str))
+    if received.remembered_bytes > _MAX_REMEMBERED_BYTES:
+        raise InvalidInput(
+            f"{received.source}: more than {_MAX_REMEMBERED_BYTES} bytes of names that are no blobs of an image layout; refused"
+        )
+    received.entries[name] = value
+
+
+def _refuse_second(known: Container[str], name: str, *, source: str) -> None:
     if name in known:
         raise InvalidInput(f"{source}: {name} is there twice; readers would disagree about it")
-    if len(known) >= _MAX_REMEMBERED:
-        raise InvalidInput(f"{source}: more than {_MAX_REMEMBERED} files that are no blobs of an image layout; refused")
-    known[name] = value
 
 
 def _untyped(digest: Digest, size: int) -> Descriptor:

@@ -7,7 +7,7 @@ name the subject with this digest (distribution-spec 1.1, "Referrers Tag Schema"
 import logging
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 import orjson
@@ -22,6 +22,9 @@ from storage.names import Name
 from storage.store import ContentStore
 
 _log = logging.getLogger(__name__)
+# An archive may list one manifest again and again, so that what is kept has to be limited in all.
+_MAX_CANDIDATES, _MAX_CLAIMS = 100_000, 100_000
+_MAX_BYTES = 64 * 1024 * 1024  # of manifests that refer to others
 # cosign-tag ::= algorithm "-" hex "." ( "sig" | "att" | "sbom" )
 _COSIGN_TAG = re.compile(r"(sha256|sha512)-([0-9a-f]+)\.[a-z]+")
 
@@ -71,11 +74,19 @@ def _fallback_index(called: str, entries: dict[Digest, Descriptor]) -> TaggedMan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Candidate:
-    """A manifest that may refer to an image; `root` is its entry in `index.json`, `repository` None for any."""
+    """A manifest that may refer to an image.
+
+    `root` is the digest of its entries in `index.json`. `repositories` are those in which they are; all such candidates of one
+    entry share them. None in it means any.
+    """
 
     referrer: Referrer
-    root: Descriptor
-    repository: str | None
+    root: Digest
+    repositories: set[str | None]
+
+
+class ReferrersBeyondLimits(InvalidInput):
+    """An archive has more manifests that refer to others than are kept in memory."""
 
 
 @dataclass(slots=True)
@@ -87,19 +98,31 @@ class RelatedManifests:
     _by_subject: dict[Digest, list[_Candidate]] = field(default_factory=dict)
     _roots: set[Descriptor] = field(default_factory=set)
     _claimed: set[Digest] = field(default_factory=set)
+    # By the digest of an entry and the kind of its tag: the repositories of the entries that have both; None without referrers.
+    _repositories: dict[tuple[Digest, str], set[str | None] | None] = field(default_factory=dict)
+    _described: dict[object, tuple[Digest, Descriptor] | None] = field(default_factory=dict)
+    _is_whole_by_content: dict[object, bool] = field(default_factory=dict)
+    _candidates_left: int = field(default_factory=lambda: _MAX_CANDIDATES)
+    _bytes_left: int = field(default_factory=lambda: _MAX_BYTES)
+    _claims_left: int = field(default_factory=lambda: _MAX_CLAIMS)
 
     @classmethod
     def of(cls, store: ContentStore, roots: Iterable[Descriptor]) -> "RelatedManifests":
-        """Find the manifests that refer to others among the entries of an `index.json`."""
+        """Find the manifests that refer to others among the entries of an `index.json`.
+
+        Raises:
+            ReferrersBeyondLimits: there are too many.
+        """
         related = cls(store, completeness.held_children(store))
         for root in roots:
             try:
-                found = list(related._candidates(root))
+                has_candidates = related._add(root)
+            except ReferrersBeyondLimits:
+                raise
             except DistError as exc:  # it is reported when it is imported as an image
                 _log.debug("%s: no referrer (%s)", root, exc)
                 continue
-            for subject, candidate in found:
-                related._by_subject.setdefault(subject, []).append(candidate)
+            if has_candidates:
                 related._roots.add(root)
         return related
 
@@ -117,7 +140,7 @@ class RelatedManifests:
         A referrer that is not whole is left out with a warning.
 
         Raises:
-            Unsupported: too many of them.
+            Unsupported: too many of them, or of all images together.
             DistError: a manifest of the image cannot be read.
         """
         repository = Reference.parse(name).locator
@@ -128,43 +151,84 @@ class RelatedManifests:
             for candidate in self._by_subject.get(pending.popleft(), ()):
                 digest = candidate.referrer.descriptor.digest
                 is_better = digest not in found or candidate.referrer.tag is not None
-                if candidate.repository not in (None, repository) or not is_better or not self._is_whole(candidate, name):
+                is_elsewhere = candidate.repositories.isdisjoint((None, repository))
+                if is_elsewhere or not is_better or not self._is_whole(candidate, name):
                     continue
                 if len(found) == MAX_REFERRERS:
                     raise Unsupported(f"{name}: expected at most {MAX_REFERRERS} referrers, there are more")
+                self._claims_left -= 1
+                if self._claims_left < 0:
+                    raise Unsupported(
+                        f"{name}: expected at most {_MAX_CLAIMS} referrers of all images together, there are more"
+                    )
                 found[digest] = candidate.referrer
-                self._claimed.add(candidate.root.digest)
+                self._claimed.add(candidate.root)
                 more = [one for one in self._manifests(candidate.referrer.descriptor) if one not in met]
                 met.update(more)
                 pending.extend(more)
         return tuple(found[digest] for digest in sorted(found, key=str))
 
-    def _candidates(self, root: Descriptor) -> Iterator[tuple[Digest, _Candidate]]:
+    def _add(self, root: Descriptor) -> bool:
+        """Add the candidates that an entry of `index.json` leads to, and return whether there are any."""
         repository, tag = layout.place_of(root)
+        is_cosign = tag is not None and _cosign_subject(tag) is not None
+        kind = tag if tag is not None and is_cosign else "listing" if tag is not None and is_listing(tag) else "manifest"
+        if kind == "manifest" and (tag is not None or not root.is_manifest):
+            return False
+        key = root.digest, kind
+        if key not in self._repositories:
+            self._repositories[key] = None
+            repositories = set[str | None]()
+            found = self._read(root, tag, kind)
+            self._candidates_left -= len(found)
+            if self._candidates_left < 0:
+                raise ReferrersBeyondLimits(
+                    f"archive: expected at most {_MAX_CANDIDATES} referrers, its {layout.INDEX} has more"
+                )
+            for subject, referrer in found:
+                candidate = _Candidate(referrer=referrer, root=root.digest, repositories=repositories)
+                self._by_subject.setdefault(subject, []).append(candidate)
+            if found:
+                self._repositories[key] = repositories
+        if (known := self._repositories[key]) is None:
+            return False
+        known.add(None if kind == "manifest" else repository)
+        return True
+
+    def _read(self, root: Descriptor, tag: str | None, kind: str) -> list[tuple[Digest, Referrer]]:
+        """Return the referrers that an entry of `index.json` leads to, each with the digest of its subject."""
         bare = replace(root, annotations=tuple(pair for pair in root.annotations if pair[0] not in layout.NAMES))
         if tag is not None and (subject := _cosign_subject(tag)) is not None:
-            yield subject, _Candidate(referrer=Referrer(bare, tag), root=root, repository=repository)
-        elif tag is not None and is_listing(tag):
-            for listed in self._children(bare):
-                yield from self._listed(listed, root, repository)
-        elif tag is None and bare.is_manifest:
-            yield from self._listed(bare, root, None)
+            return [(subject, Referrer(bare, tag))]
+        listed = self._children(bare) if kind == "listing" else (bare,)
+        distinct = {one.content: one for one in listed if one.is_manifest}
+        described = [self._describe(one) for one in distinct.values()]
+        return [(one[0], Referrer(one[1])) for one in described if one is not None]
 
-    def _listed(self, listed: Descriptor, root: Descriptor, repository: str | None) -> Iterator[tuple[Digest, _Candidate]]:
-        if not listed.is_manifest:
-            return
-        raw = self._store.manifest(listed)
-        subject = manifest.subject(raw, listed.media_type, at=str(listed))
-        if subject is not None:
-            described = entry(raw, listed, at=str(listed))
-            yield subject.digest, _Candidate(referrer=Referrer(described), root=root, repository=repository)
+    def _describe(self, listed: Descriptor) -> tuple[Digest, Descriptor] | None:
+        """Return the subject of a manifest and how the manifest is listed; None without a subject. Each is read once."""
+        if listed.content not in self._described:
+            raw = self._store.manifest(listed)
+            subject = manifest.subject(raw, listed.media_type, at=str(listed))
+            if subject is not None:
+                self._bytes_left -= len(raw)
+                if self._bytes_left < 0:
+                    raise ReferrersBeyondLimits(f"archive: expected at most {_MAX_BYTES} bytes of referrers, it has more")
+            self._described[listed.content] = (subject.digest, entry(raw, listed, at=str(listed))) if subject else None
+        return self._described[listed.content]
 
     def _manifests(self, root: Descriptor) -> list[Digest]:
         present = completeness.check(self._store, root, children=self._children).present
         return [one.digest for one in present if one.is_manifest]
 
     def _is_whole(self, candidate: _Candidate, name: str) -> bool:
+        """Return whether the store has all of a referrer; look and warn once for each."""
         descriptor = candidate.referrer.descriptor
+        if descriptor.content not in self._is_whole_by_content:
+            self._is_whole_by_content[descriptor.content] = self._find_whole(descriptor, name)
+        return self._is_whole_by_content[descriptor.content]
+
+    def _find_whole(self, descriptor: Descriptor, name: str) -> bool:
         try:
             completeness.require(self._store, descriptor, children=self._children, name=str(descriptor))
         except DistError as exc:

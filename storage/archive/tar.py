@@ -4,6 +4,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import posixpath
 import tarfile
 import zlib
@@ -19,6 +20,7 @@ END = bytes(2 * tarfile.BLOCKSIZE)
 """What ends a tar stream. Without it a stream is cut short."""
 
 _PIECE_BYTES = 1024 * 1024
+_NAME_BYTES = 4095  # Linux's limit for a path
 # The window of an xz stream, which its header chooses, is memory: `xz -9` needs 65 MiB, other settings up to 4 GiB.
 _XZ_BYTES = 128 * 1024 * 1024
 _Buffered: TypeAlias = "io.BufferedReader[Any]"
@@ -59,6 +61,7 @@ def read(file: IO[bytes], *, source: str) -> Iterator[Entry]:
     while (header := _next_header(headers, source, has_begun=has_begun)) is not None:
         has_begun = True
         if (header.isreg() and header.sparse is None) or header.issym() or header.islnk():
+            _check_length(header, source)
             yield _entry(stream, header, source)
 
 
@@ -81,6 +84,17 @@ def _entry(stream: "_TarStream", header: tarfile.TarInfo, source: str) -> Entry:
         target = posixpath.normpath(posixpath.join(posixpath.dirname(header.name), header.linkname))
     pieces = _pieces(stream, header.size if header.isreg() else 0, source)
     return Entry(name=posixpath.normpath(header.name), size=header.size, target=target, pieces=pieces)
+
+
+def _check_length(header: tarfile.TarInfo, source: str) -> None:
+    """Refuse names and targets that no system has. They are kept until the end of the archive.
+
+    Raises:
+        InvalidInput: one of them is too long.
+    """
+    longest = max(len(os.fsencode(text)) for text in (header.name, header.linkname))
+    if longest > _NAME_BYTES:
+        raise InvalidInput(f"{source}: expected names and link targets of at most {_NAME_BYTES} bytes, got {longest}")
 
 
 def _pieces(stream: "_TarStream", size: int, source: str) -> Iterator[bytes]:
@@ -132,24 +146,37 @@ class _Input(io.RawIOBase):
 
 
 class _Xz(io.RawIOBase):
-    """The uncompressed bytes of one xz stream, with bounded memory."""
+    """The uncompressed bytes of xz streams that follow one another, with bounded memory."""
 
     def __init__(self, compressed: _Buffered) -> None:
         self._compressed = compressed
         self._decompressor = lzma.LZMADecompressor(memlimit=_XZ_BYTES)
+        self._next = b""
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         data = b""
-        while not data and not self._decompressor.eof:
-            compressed = self._compressed.read1() if self._decompressor.needs_input else b""
+        while not data and (not self._decompressor.eof or self._starts_next()):
+            compressed, self._next = self._next, b""
             if not compressed and self._decompressor.needs_input:
-                raise EOFError("compressed data ended before the end of its stream")
+                compressed = self._compressed.read1()
+                if not compressed:
+                    raise EOFError("compressed data ended before the end of its stream")
             data = self._decompressor.decompress(compressed, len(buffer))
         buffer[: len(data)] = data
         return len(data)
+
+    def _starts_next(self) -> bool:
+        """Start with the next stream, if there is one. Zeros between streams are padding."""
+        rest = self._decompressor.unused_data.lstrip(b"\0")
+        while not rest:
+            if not (compressed := self._compressed.read1()):
+                return False
+            rest = compressed.lstrip(b"\0")
+        self._decompressor, self._next = lzma.LZMADecompressor(memlimit=_XZ_BYTES), rest
+        return True
 
 
 # Each gives as many uncompressed bytes as it is asked for, however far the archive is compressed.

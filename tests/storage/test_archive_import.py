@@ -393,6 +393,35 @@ def test_content_that_compresses_well_does_not_fill_memory(tmp_path: Path, mode:
     assert explode(tmp_path / "a.tar", tar_of([("passed over", bytes(250_000_000)), *ENTRIES], mode=mode)) == ""
 
 
+def test_names_that_no_system_has_are_refused(tmp_path: Path) -> None:
+    long = "a" * 1_900_000
+    header = tarfile.TarInfo(f"{long}.json")
+    header.type, header.linkname = tarfile.SYMTYPE, long
+    links = header.tobuf(tarfile.PAX_FORMAT) * 30
+    said = explode(tmp_path / "a.tar", gzip.compress(links + tar_of(ENTRIES)))
+    assert "expected names and link targets of at most 4095 bytes, got 1900005" in said
+
+
+def test_names_that_are_kept_are_limited_together(tmp_path: Path) -> None:
+    links = [link(f"{number}{'a' * 3000}.json", "b" * 3000) for number in range(8000)]
+    data = gzip.compress(tar_of([*links, *ENTRIES]), 1)
+    assert "more than 16777216 bytes of names that are no blobs" in explode(tmp_path / "a.tar", data)
+
+
+@pytest.mark.parametrize("padding", [0, 4, 3_000_000])
+def test_an_xz_archive_may_have_several_streams(padding: int) -> None:
+    data, store = tar_of(ENTRIES), memory_store()
+    parts = (data[:700], data[700:-9000], data[-9000:])
+    imported(store, bytes(padding).join(lzma.compress(part) for part in parts))
+    assert_whole(store)
+
+
+def test_an_xz_archive_without_its_last_stream_is_cut_short() -> None:
+    data = tar_of(ENTRIES).rstrip(b"\0")
+    with pytest.raises(Corrupt, match="damaged or cut short"):
+        imported(memory_store(), lzma.compress(data[:700]) + lzma.compress(data[700:-10]))
+
+
 def test_an_xz_stream_with_a_huge_window_is_refused() -> None:
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**30}]
     with pytest.raises(InvalidInput, match="Memory usage limit"):

@@ -1,6 +1,8 @@
 """Referrers and digest tags of images go into archives and come out of them, in the forms that other tools use."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from ocispec import Descriptor, Digest
-from ocispec.errors import NotFound
+from ocispec.errors import InvalidInput, NotFound
 from ocispec.referrers import Referrer, cosign_tags, tag_of
 from storage import ContentStore, Name, gc, open_store
 from tests import images
@@ -153,6 +155,55 @@ def test_a_listing_does_not_make_an_unrelated_manifest_a_referrer() -> None:
     outcomes = imported(store, data)
     assert noted(store.names.get(NAME)) == {(BILL.root.digest, None)}  # it says itself that it refers to a part of the image
     assert [outcome.error for outcome in outcomes] == [None]
+
+
+BOMB = """
+import resource, sys, threading
+threading.stack_size(256 * 1024)
+resource.setrlimit(resource.RLIMIT_DATA, (120_000_000,) * 2)
+resource.setrlimit(resource.RLIMIT_CPU, (12,) * 2)
+from storage import open_store
+from storage.archive import import_images
+with open(sys.argv[1], "rb") as file:
+    store = open_store("memory://bomb")
+    import_images(store, file, source="a.tar")
+print({name.name: len(name.referrers) for name in store.names})
+"""
+
+
+def test_a_listing_that_many_repositories_have_is_kept_once(tmp_path: Path) -> None:
+    empty, kind = b"{}", "application/vnd.oci.image.manifest.v1+json"
+    config = {"mediaType": "application/vnd.oci.empty.v1+json", "digest": str(Digest.of(empty)), "size": len(empty)}
+    kid = {"schemaVersion": 2, "mediaType": kind, "config": config, "layers": [], "subject": descriptor(IMAGE).to_json()}
+    kids = [document({**kid, "annotations": {"number": str(number)}}) for number in range(300)]
+    listed = [{"mediaType": kind, "digest": str(Digest.of(raw)), "size": len(raw)} for raw in kids]
+    listing = document({"schemaVersion": 2, "mediaType": images.OCI_INDEX, "manifests": listed})
+    root = {"mediaType": images.OCI_INDEX, "digest": str(Digest.of(listing)), "size": len(listing)}
+    roots: list[dict[str, Any]] = [
+        {**root, "annotations": {REF_NAME: f"registry.example/r{number}:{LISTINGS[2]}"}} for number in range(4000)
+    ]
+    named = {**descriptor(IMAGE).to_json(), "annotations": {REF_NAME: "registry.example/r3999:1"}}
+    blobs = [*kids, listing, empty, *IMAGE.blobs.values(), *(one.raw for one in IMAGE.manifests)]
+    entries: list[Entry] = [(f"blobs/{str(Digest.of(raw)).replace(':', '/')}", raw) for raw in {*blobs}]
+    index = document({"schemaVersion": 2, "manifests": [named, *roots]})
+    (tmp_path / "a.tar").write_bytes(tar_of([*entries, ("index.json", index)]))
+    argv = [sys.executable, "-c", BOMB, str(tmp_path / "a.tar")]
+    done = subprocess.run(argv, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False, timeout=100)
+    assert done.stdout == "{'registry.example/r3999:1': 300}\n", done.stderr[-300:]
+
+
+def test_more_referrers_than_are_kept_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.archive.related._MAX_CANDIDATES", 1)
+    with pytest.raises(InvalidInput, match=r"expected at most 1 referrers, its index\.json has more"):
+        imported(memory_store(), archive((IMAGE, NAME), (BILL, None), (ATTESTED, None)))
+
+
+def test_images_of_an_archive_are_not_compared_with_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[object] = []
+    monkeypatch.setattr("storage.archive.reading._Listed.__eq__", lambda _, other: compared.append(other))
+    listed = [(IMAGE, f"{REPOSITORY}:{number}") for number in range(5)] + [(BILL, LISTINGS[0]), (ATTESTED, LISTINGS[2])]
+    imported(memory_store(), archive(*listed, (BILL, None)))
+    assert compared == []
 
 
 def test_a_signature_without_its_image_is_an_image() -> None:
