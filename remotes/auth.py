@@ -15,13 +15,19 @@ import httpx
 from ocispec.errors import Denied
 from remotes.challenge import Challenge, parse
 from remotes.credentials import Credentials
-from remotes.errors import CredentialsRefused, RegistryDenied, from_response, redact
+from remotes.errors import CredentialsRefused, RegistryDenied, RegistryError, from_response, redact
 from remotes.guard import GUARD
 from remotes.login import Login
 from remotes.token import Tokens, TokenServer, merge
 
 # A token is not used in its last seconds: it would expire on the way.
 _MARGIN_S = 5
+# The answers to an expired password that have no challenge: Amazon ECR 403, its public registry perhaps 400. They may have
+# another reason.
+_MAY_BE_EXPIRED = frozenset({400, 403})
+# The time for which a helper is not called again because of such answers to the same secret.
+_DOUBT_S = 300.0
+_BASIC = "Basic "
 
 _Flow = Generator[httpx.Request, httpx.Response, str | None]
 
@@ -53,8 +59,10 @@ class HostAuth:
         self._clock = clock
         self._grants: dict[str, _Grant] = {}
         self._asking: dict[str, threading.Lock] = {}
-        self._guard, self._renewing = threading.Lock(), threading.Lock()
+        self._guard, self._renewing = threading.Lock(), threading.RLock()
         self._may_renew = True
+        self._doubted: Credentials | None = None
+        self._doubted_until = float("-inf")
 
     def grant(self, scopes: str) -> str | None:
         """The Authorization header for a list of scopes, as long as it is good."""
@@ -97,9 +105,34 @@ class HostAuth:
             self.password_is_good, self.refused = False, None
             return True
 
+    def renew_doubted(self, doubted: Credentials) -> bool:
+        """Replace credentials after an answer that may be about them, or about something else, such as a missing right.
+
+        For each secret the helper is called once in five minutes for this reason.
+
+        Raises:
+            Denied: the credential helper fails.
+        """
+        with self._renewing:
+            if self.login.credentials != doubted:
+                return True  # another thread was faster
+            if not self._may_renew or (doubted == self._doubted and self._clock() < self._doubted_until):
+                return False
+            self._doubted, self._doubted_until = doubted, self._clock() + _DOUBT_S
+            return self.renew(doubted)
+
     def note_accepted(self) -> None:
         """Remember that the present credentials were accepted."""
         self._may_renew = True
+
+    def note_password(self, header: str | None, response: httpx.Response) -> None:
+        """Remember that the present password was accepted, if the answer to a request with this header shows that."""
+        if header is None or not header.startswith(_BASIC) or not _shows_acceptance(response):
+            return
+        credentials = self.login.credentials
+        if credentials is not None and credentials.has_password and credentials.basic() == header:
+            self.password_is_good = True
+            self.note_accepted()
 
     def asking(self, scopes: str) -> threading.Lock:
         """Held while a token for `scopes` is fetched: whoever else needs it waits for that one token."""
@@ -118,7 +151,7 @@ class RegistryAuth(httpx.Auth):
         self._scopes = merge(*scopes)
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Send the request with the known header; answer the challenge of a 401 once.
+        """Send the request with the known header; answer the challenge of a 401 once, and replace an expired password once.
 
         The body of the 401 is read first. An unread response occupies one of the server's slots, and the thread that fetches
         the token may need that slot. A 401 from another host, where a redirect led, is not answered: these credentials are not
@@ -131,13 +164,39 @@ class RegistryAuth(httpx.Auth):
         if sent is not None:
             request.headers["Authorization"] = sent
         response = yield request
-        if response.status_code != httpx.codes.UNAUTHORIZED or not is_same_server(response.request.url, request.url):
+        if not is_same_server(response.request.url, request.url):
             return
-        response.read()
-        header = yield from self._answer(parse(response.headers.get_list("www-authenticate")), request, sent)
+        if response.status_code == httpx.codes.UNAUTHORIZED:
+            response.read()
+            header = yield from self._answer(parse(response.headers.get_list("www-authenticate")), request, sent)
+        else:
+            header = self._replacement(response, sent)
         if header is not None and header != sent:
             request.headers["Authorization"] = header
-            yield request
+            response = yield request
+            if is_same_server(response.request.url, request.url):
+                self._host.note_password(header, response)
+
+    def _replacement(self, response: httpx.Response, sent: str | None) -> str | None:
+        """Return the header with another password if the one that was sent may have expired; None if there is no other."""
+        if not _may_be_expired(response):
+            self._host.note_password(sent, response)
+            return None
+        credentials = self._host.login.credentials
+        if sent is None or not sent.startswith(_BASIC) or credentials is None or not credentials.has_password:
+            return None
+        if sent == credentials.basic() and not self._host.renew_doubted(credentials):
+            return None
+        return self._keep_password()
+
+    def _keep_password(self) -> str | None:
+        """Return the header with the present password, and use it from now on; None if there is no password."""
+        credentials = self._host.login.credentials
+        if credentials is None or not credentials.has_password:
+            return None
+        header = credentials.basic()
+        self._host.keep(self._scopes, header)
+        return header
 
     def _known(self, request: httpx.Request) -> _Flow:
         """The header to begin with. A token that has ended is replaced now: a 401 could come after a whole body was sent."""
@@ -181,18 +240,21 @@ class RegistryAuth(httpx.Auth):
             credentials = self._host.login.credentials
             if self._host.password_is_good and credentials is not None and sent == credentials.basic():
                 self._host.renew(credentials)
-            while not self._host.password_is_good:
+            goes_on = True
+            while goes_on and not self._host.password_is_good:
                 is_tried = True
-                yield from self._try_password(request)
-            credentials = self._host.login.credentials
-            if credentials is None or not credentials.has_password:
-                return None
-            header = credentials.basic()
-            self._host.keep(self._scopes, header)
+                goes_on = yield from self._try_password(request)
+            header = self._keep_password()
         return None if is_tried else header
 
-    def _try_password(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Send the request with the password. A refused one is replaced, if its source has another."""
+    def _try_password(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, bool]:
+        """Send the request with the password. A refused one is replaced, if its source has another.
+
+        Return False if the answer does not show whether the password is good.
+
+        Raises:
+            Denied: the password is refused, or there is none.
+        """
         credentials = self._host.login.credentials
         if self._host.refused is not None:
             raise copy(self._host.refused)
@@ -200,15 +262,19 @@ class RegistryAuth(httpx.Auth):
             raise Denied(f"{self._host.host}: expected credentials, there are none")
         request.headers["Authorization"] = credentials.basic()
         response = yield request
-        if response.status_code != httpx.codes.UNAUTHORIZED or not is_same_server(response.request.url, request.url):
+        is_elsewhere = not is_same_server(response.request.url, request.url)
+        if is_elsewhere or _shows_acceptance(response):
             self._host.password_is_good = True
             self._host.note_accepted()
-            return
+            return True
         response.read()
+        if _may_be_expired(response):
+            return self._host.renew_doubted(credentials)
         if not self._host.renew(credentials):
             exchange = from_response(self._host.host, response).exchange
             self._host.refused = self._host.login.refused(credentials, exchange)
             raise self._host.refused
+        return True
 
     def _token(self, source: _Source, request: httpx.Request) -> _Flow:
         realm = source.server.realm
@@ -217,14 +283,30 @@ class RegistryAuth(httpx.Auth):
         guard, tokens = request.extensions.get(GUARD), self._host.tokens
         try:
             token = yield from tokens.ask(source.server, source.scopes, guard=guard)
-        except CredentialsRefused:
-            if not self._host.renew(tokens.credentials):
+        except RegistryError as exc:
+            if not self._renew_for_token(exc, tokens.credentials):
                 raise
             token = yield from self._host.tokens.ask(source.server, source.scopes, guard=guard)
         self._host.note_accepted()
         header = f"Bearer {token.bearer}"
         self._host.keep(self._scopes, header, life_s=max(token.life_s - _MARGIN_S, 1), source=source)
         return header
+
+    def _renew_for_token(self, refusal: RegistryError, credentials: Credentials | None) -> bool:
+        """Replace credentials that a token server refused, if their source has others now."""
+        if isinstance(refusal, CredentialsRefused):
+            return self._host.renew(credentials)
+        return refusal.exchange.status in _MAY_BE_EXPIRED and credentials is not None and self._host.renew_doubted(credentials)
+
+
+def _may_be_expired(response: httpx.Response) -> bool:
+    """Return whether an answer without a challenge may mean that the password has expired."""
+    return response.status_code in _MAY_BE_EXPIRED and "www-authenticate" not in response.headers
+
+
+def _shows_acceptance(response: httpx.Response) -> bool:
+    """Return whether an answer shows that the registry accepted the password of the request."""
+    return response.status_code != httpx.codes.UNAUTHORIZED and response.status_code not in _MAY_BE_EXPIRED
 
 
 def is_same_server(answered: httpx.URL, asked: httpx.URL) -> bool:

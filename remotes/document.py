@@ -1,5 +1,7 @@
 """A document as an answer's body, such as a manifest: small, whole, and never in a coding."""
 
+from collections.abc import Callable
+
 import httpx
 
 from ocispec import manifest
@@ -8,8 +10,12 @@ from remotes.errors import from_response, from_transport, refuse_coding
 from remotes.headers import length
 
 
-def answered(response: httpx.Response, subject: str, *, limit: int = manifest.MAX_BYTES) -> bytes:
-    """The body of an open answer, which has to be a 200; it is closed.
+def answered(
+    response: httpx.Response, subject: str, *, limit: int = manifest.MAX_BYTES, check: Callable[[], None] | None = None
+) -> bytes:
+    """Return the body of an open answer, which has to be a 200, and close the answer.
+
+    `check` is called after each piece of the body; its errors end the reading.
 
     Raises:
         RegistryError: it is not, see `remotes.errors.from_response`.
@@ -19,7 +25,7 @@ def answered(response: httpx.Response, subject: str, *, limit: int = manifest.MA
     try:
         if response.status_code != httpx.codes.OK:
             raise from_response(subject, response)
-        return _read(response, subject, limit)
+        return _read(response, subject, limit, check)
     except httpx.RequestError as exc:
         raise from_transport(subject, exc) from exc
     finally:
@@ -31,7 +37,7 @@ def too_big(subject: str, size: str) -> Unsupported:
     return Unsupported(f"{subject}: expected a manifest of at most {manifest.MAX_BYTES} bytes, it has {size}")
 
 
-def _read(response: httpx.Response, subject: str, limit: int) -> bytes:
+def _read(response: httpx.Response, subject: str, limit: int, check: Callable[[], None] | None) -> bytes:
     refuse_coding(subject, response)
     announced = length(response)
     if announced is not None and announced > limit:
@@ -41,4 +47,6 @@ def _read(response: httpx.Response, subject: str, limit: int) -> bytes:
         raw += piece
         if len(raw) > limit:
             raise Unsupported(f"{subject}: expected at most {limit} bytes, the registry sends more")
+        if check is not None:
+            check()
     return bytes(raw)

@@ -12,17 +12,18 @@ from urllib.parse import urlencode
 import httpx
 
 from ocispec import fields
-from ocispec.errors import InvalidInput, Unsupported
+from ocispec.errors import InvalidInput, Unavailable, Unsupported
 from remotes import document
 from remotes.errors import RegistryRefused
 from remotes.headers import next_page
 from remotes.paging import Trail
 from remotes.repository import Repository
 from remotes.sizes import SMALL_PAGE_NAMES
+from remotes.throttled import waited_s
 
 # More than any known list has.
 MAX_NAMES, MAX_PAGES, MAX_BYTES = 1_000_000, 10_000, 64 * 1024 * 1024
-# The time for all requests of one list, and the pages in a row without a new name.
+# The time for all requests of one list without the waits for turns, and the pages in a row without a new name.
 MAX_SECONDS, MAX_EMPTY_PAGES = 300.0, 100
 # Of one page, which is read as a whole: if it has nothing but empty lists in it, Python's take forty times its size.
 MAX_PAGE_BYTES = 8 * 1024 * 1024
@@ -51,6 +52,7 @@ def names(repository: Repository, kind: Kind, *, at: str) -> Iterator[str]:
         RegistryNotFound: there is no such list.
         InvalidInput: what the registry sends is no list of such names.
         Unsupported: a list without end, that repeats itself, or that leads away from the registry.
+        Unavailable: the requests take too long.
         DistError: what the registry says.
     """
     trail = Trail(repository, at, accept="application/json", max_pages=MAX_PAGES)
@@ -60,8 +62,9 @@ def names(repository: Repository, kind: Kind, *, at: str) -> Iterator[str]:
     while True:
         with progress.timed():
             response = trail.ask(url)
+            progress.exclude(waited_s(response))
             try:
-                raw = document.answered(response, at, limit=MAX_PAGE_BYTES)
+                raw = document.answered(response, at, limit=MAX_PAGE_BYTES, check=progress.check_time)
             except RegistryRefused:
                 if number is None or progress.seen or response.status_code not in _TOO_MANY_NAMES:
                     raise
@@ -90,16 +93,35 @@ class _Progress:
         self.seen: set[str] = set()
         self._at = at
         self._bytes = self._pages = self._empty_pages = 0
-        self._seconds = 0.0
+        self._seconds = 0.0  # of the requests that ended, less the waits that are excluded
+        self._began: float | None = None  # the present request
 
     @contextmanager
     def timed(self) -> Iterator[None]:
         """Count the time of a request. The time of the reader between pages does not count."""
-        began = time.monotonic()
+        self._began = time.monotonic()
         try:
             yield
         finally:
-            self._seconds += time.monotonic() - began
+            self._seconds += time.monotonic() - self._began
+            self._began = None
+
+    def exclude(self, seconds: float) -> None:
+        """Do not count the time for which our own throttle held a request back."""
+        self._seconds -= seconds
+
+    def check_time(self) -> None:
+        """Check the time of all requests so far, also while a page is read.
+
+        Raises:
+            Unavailable: the requests took too long. The registry may be faster later.
+        """
+        seconds = self._seconds + (0.0 if self._began is None else time.monotonic() - self._began)
+        if seconds > MAX_SECONDS:
+            so_far = f"{len(self.seen)} names in {self._pages} pages so far"
+            raise Unavailable(
+                f"{self._at}: expected the whole list within {MAX_SECONDS:g} s, got {so_far}; try again, or name what is wanted"
+            )
 
     def add(self, page: tuple[str, ...], size: int) -> list[str]:
         """The names of a page that are new.
@@ -120,15 +142,12 @@ class _Progress:
         """See whether another page may be requested.
 
         Raises:
-            Unsupported: the requests took too long, or brought nothing.
+            Unsupported: the requests brought nothing.
+            Unavailable: the requests took too long.
         """
         if self._empty_pages >= MAX_EMPTY_PAGES:
             raise Unsupported(f"{self._at}: {MAX_EMPTY_PAGES} pages in a row are empty, and the last is said not to be the end")
-        if self._seconds > MAX_SECONDS:
-            so_far = f"{len(self.seen)} names in {self._pages} pages so far"
-            raise Unsupported(
-                f"{self._at}: expected the whole list within {MAX_SECONDS:g} s, got {so_far}; name what is wanted"
-            )
+        self.check_time()
 
 
 def read(raw: bytes, kind: Kind, *, at: str) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -15,6 +16,9 @@ from remotes.throttle import Aborted, Throttle
 _TOO_MANY = httpx.codes.TOO_MANY_REQUESTS
 _UNAVAILABLE = httpx.codes.SERVICE_UNAVAILABLE
 
+
+WAITED_S = "dist.waited_s"
+"""Extension of a response: the seconds that its request waited here before it was sent."""
 
 LeftAlone = Callable[[str, float], None]
 """Told of a server that is not asked for so many seconds, since it wants that; once, or again if it wants more. Thread-safe."""
@@ -52,11 +56,12 @@ class ThrottledTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Wait for a turn, then send one request."""
-        throttle = self._throttle(request.url)
+        throttle, began = self._throttle(request.url), time.monotonic()
         try:
             alone_s = throttle.begin()
         except Aborted:
             raise httpx.ConnectError("the transport was aborted", request=request) from None
+        waited_s = time.monotonic() - began
         if alone_s:
             return _not_asked(alone_s)
         try:
@@ -64,6 +69,7 @@ class ThrottledTransport(httpx.BaseTransport):
         except BaseException:
             throttle.end()
             raise
+        response.extensions[WAITED_S] = waited_s
         self._heed(throttle, request.url, response)
         response.stream = _Watched(cast("httpx.SyncByteStream", response.stream), throttle.end)
         return response
@@ -124,6 +130,11 @@ class _Watched(httpx.SyncByteStream):
             if self._open:
                 self._open = False
                 self._closed()
+
+
+def waited_s(response: httpx.Response) -> float:
+    """Return the seconds for which the requests that led to a response waited here, redirects and token requests included."""
+    return sum(float(one.extensions.get(WAITED_S, 0.0)) for one in (*response.history, response))
 
 
 def read_quota(headers: httpx.Headers) -> Quota | None:

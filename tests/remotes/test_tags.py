@@ -3,9 +3,11 @@
 import itertools
 import json
 import logging
+import re
+import time
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qs
 
 import pytest
@@ -17,6 +19,7 @@ from tests import images
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Action, Answer, Cut, Fault, Redirect, Replace, Response, WithHeaders, WithoutHeaders
 from tests.fakes.registry import FakeRegistry
+from tests.fakes.scripted import Scripted
 from tests.peers.processes import free_port
 from tests.peers.registry import LOGIN, CncfRegistry, cncf_registry
 from tests.remotes.asking import REPOSITORY, SETTINGS, anonymous, asked, check_told, fetcher, user
@@ -276,10 +279,37 @@ def test_a_list_that_takes_too_long_is_given_up(
     monkeypatch.setattr("remotes.listing.MAX_SECONDS", 0.2)
     fill(registry)
     registry.inject(Fault(nth=None, action=_Endless(has_tags=True)))
-    told = refusal(registries, registry, Unsupported)
-    count = len(registry.requests)
-    assert f"expected the whole list within 0.2 s, got {count} names in {count} pages so far; name what is wanted" in told
-    assert 1 < count < 10_000
+    told = refusal(registries, registry, Unavailable)
+    assert re.search(r"expected the whole list within 0.2 s, got (\d+) names in \1 pages so far; try again, or name what", told)
+    assert 1 < len(registry.requests) < 10_000
+
+
+def test_a_page_that_arrives_too_slowly_is_given_up(registries: Registries, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("remotes.listing.MAX_SECONDS", 0.3)
+
+    def trickle() -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+        for _ in range(500):
+            yield b" "
+            time.sleep(0.01)
+
+    with Scripted(trickle()) as slow:
+        with pytest.raises(Unavailable, match=r"expected the whole list within 0\.3 s, got 0 names in 0 pages so far"):
+            list(fetcher(registries, slow.host).tags())
+        assert slow.sent[0] < 500
+
+
+def test_the_time_for_which_requests_are_held_back_does_not_count(
+    registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("remotes.listing.MAX_SECONDS", 1.0)
+    fill(registry)
+    registry.inject(Fault(times=8, action=_Endless(has_tags=True)))
+    hosts = Hosts(named={registry.host: HostSettings(per_second=4)})
+    with Registries(replace(SETTINGS, hosts=hosts), credentials=anonymous) as registries:
+        began = time.monotonic()
+        assert listed(registries, registry) == [f"v{number}" for number in range(8)]
+        assert time.monotonic() - began > 1.5
 
 
 def test_a_page_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
