@@ -342,12 +342,13 @@ def wishes(entry: Entry, sources: Iterable[Reference]) -> tuple[list[Wish], list
     return wanted, unnamed
 
 
-def distinct(wanted: Sequence[Wish], claims: Claims) -> tuple[list[Wish], list[Image]]:
+def distinct(wanted: Sequence[Wish], claims: Claims, seen: set[tuple[Reference, Reference]]) -> tuple[list[Wish], list[Image]]:
     """Wishes without repeated ones; and images that fail at targets which are claimed by contradicting wishes.
 
-    `claims` has the claims of these wishes and of all others that are known.
+    `claims` has the claims of these wishes and of all others that are known. `seen` has the pairs of source and target of
+    wishes before these, to which the pairs of these are added.
     """
-    conflicts, seen = claims.conflicts(), set[tuple[Reference, Reference]]()
+    conflicts = claims.conflicts()
     kept, images = list[Wish](), list[Image]()
     for wish in wanted:
         new = tuple(target for target in wish.targets if (wish.source, target) not in seen)

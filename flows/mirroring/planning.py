@@ -1,13 +1,13 @@
 """Makes the plan of a mirror run: the images that the entries want, and what their tags stand for now.
 
-Each source registry is listed and surveyed by itself, one task at a time, and registries side by side. As soon as all images of
-one are surveyed, they are handed over to be brought to their targets: a registry that makes the run wait delays no other.
+Each source registry is listed and surveyed by itself, one task at a time, and registries side by side. As soon as the images of
+one are surveyed, they are handed over to be brought to their targets. A registry that makes the run wait delays no image of
+another one, except for images at whose targets it may have images of its own: these wait until it is listed.
 """
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol, TypeVar
 
 from prefect import Task
@@ -16,6 +16,7 @@ from flows.mirroring.claims import Claims
 from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Records
 from flows.mirroring.plan import Image, Plan, Unnamed, Wish, decided, distinct, extras, failed, is_trusted, wishes
+from flows.mirroring.reach import reach
 from flows.progress import Listener
 from flows.runner import message
 from flows.wanted import Inquiry
@@ -28,9 +29,6 @@ from tasks.survey import Ask, Found
 T = TypeVar("T")
 # What one task asks about: a run that has nothing to do makes next to no tasks.
 _MOST_ASKS = 100
-# Images are compared with those of other registries, which may claim the same target. So all are listed first; but a registry
-# that cannot be listed in this time delays the others no longer.
-_LISTING_S = 5.0
 
 
 class Asking(Protocol):
@@ -39,15 +37,12 @@ class Asking(Protocol):
     def ask(self, inquiries: Iterable[Inquiry], /) -> None:
         """Add inquiries."""
 
-    def call(self, function: Callable[[], None], /) -> None:
-        """Call a function from the loop. May be called from any thread."""
-
 
 class Receiver(Protocol):
     """Takes what is planned, from the loop that inquiries run in."""
 
     def planned(self, images: Sequence[Image], origins: Mapping[Image, tasks.Surveyed], /) -> None:
-        """All images of a registry are planned; `origins` are the results that they were planned by."""
+        """Some images of a registry are planned; `origins` are the results that they were planned by."""
 
     def completed(self, plan: Plan, /) -> None:
         """All registries are planned."""
@@ -55,16 +50,30 @@ class Receiver(Protocol):
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Host:
-    """A source registry: its entries, what is known of it, and how many answers are awaited."""
+    """A source registry: its entries, what is known of it, and how many answers are awaited.
+
+    `held` are its images that wait for other registries to be listed.
+    """
 
     name: str
     entries: list[Entry]
     repositories: dict[str, list[str]] = field(default_factory=dict)
     tags: dict[str, tuple[str, ...] | str] = field(default_factory=dict)
-    wishes: list[Wish] = field(default_factory=list)
+    held: list[Wish] = field(default_factory=list)
+    awaited: int = 0
+
+
+@dataclass(eq=False, slots=True, kw_only=True)
+class _Batch:
+    """Images of a source registry that are surveyed and handed over together, and how many answers are awaited."""
+
+    name: str
     images: list[Image] = field(default_factory=list)
     origins: dict[Image, tasks.Surveyed] = field(default_factory=dict)
     awaited: int = 0
+
+
+Asker = TypeVar("Asker", _Host, _Batch)
 
 
 class Planning:
@@ -87,8 +96,9 @@ class Planning:
         self._entries: Sequence[Entry] = ()
         self._others: Sequence[Entry] = ()
         self._claims = Claims()
-        self._unlisted, self._held, self._open = set[_Host](), list[_Host](), set[_Host]()
-        self._is_released = False
+        self._unlisted, self._listed, self._open = dict[_Host, None](), list[_Host](), set[_Host | _Batch]()
+        self._reach = cache(lambda host: reach(host.entries))
+        self._seen = set[tuple[Reference, Reference]]()
         self._images, self._trusted, self._missing = list[Image](), list[Wish](), set[Digest]()
         self._wanted = self._looked_into = 0
         self._problems: dict[str, str] = {}
@@ -104,17 +114,13 @@ class Planning:
         hosts = dict[str, _Host]()
         for entry in entries:
             hosts.setdefault(entry.source_host, _Host(name=entry.source_host, entries=[])).entries.append(entry)
-        self._unlisted, self._open = set(hosts.values()), set(hosts.values())
+        self._unlisted, self._open = dict.fromkeys(hosts.values()), set(hosts.values())
         for host in hosts.values():
             host.repositories = {entry.at: [entry.source] for entry in host.entries if entry.type == "repository"}
             if any(entry.type == "registry" for entry in host.entries):
                 self._ask(host, tasks.repositories, host.name, {host.name}, self._take_catalog)
             else:
                 self._list_tags(host)
-        if self._unlisted:
-            timer = threading.Timer(_LISTING_S, self._asking.call, [self._release])
-            timer.daemon = True
-            timer.start()
 
     def _take_catalog(self, host: _Host, _: str, result: object) -> None:
         for entry in host.entries:
@@ -143,17 +149,16 @@ class Planning:
         for entry in host.entries:
             chosen = list(self._chosen(entry, host))
             named, unnamed = wishes(entry, chosen)
-            host.wishes += named
+            host.held += named
             self._unnamed += unnamed
             for wish in named:
                 self._claims.add(entry, wish.source, wish.targets)
             if not chosen and entry.at not in self._problems:
                 held = ", so nothing that it brought is pruned" if entry.prune is not None else ""
                 self._idle[entry.at] = f"{entry.at}: nothing of {entry.source} is chosen{held}"
-        self._unlisted.discard(host)
-        self._held.append(host)
-        if self._is_released or not self._unlisted:
-            self._release()
+        del self._unlisted[host]
+        self._listed.append(host)
+        self._release()
 
     def _chosen(self, entry: Entry, host: _Host) -> Iterator[Reference]:
         """The images that an entry selects of its repositories, whose tags are known or why they cannot be had."""
@@ -171,14 +176,23 @@ class Planning:
         self._problems.setdefault(entry.at, f"{entry.at}: {told}")
 
     def _release(self) -> None:
-        """Survey the registries that are listed."""
-        self._is_released = True
-        held, self._held = self._held, []
-        for host in held:
-            self._survey(host)
+        """Survey the images of listed registries, except at targets where an unlisted registry may have images of its own."""
+        unlisted = [self._reach(host) for host in self._unlisted]
+        for host in tuple(self._listed):
+            held = [wish for wish in host.held if any(one.has(target) for one in unlisted for target in wish.targets)]
+            waiting = frozenset(map(id, held))
+            clear = [wish for wish in host.held if id(wish) not in waiting]
+            if held and not clear:
+                continue
+            batch, host.held = _Batch(name=host.name), held
+            self._open.add(batch)
+            if not held:
+                self._listed.remove(host)
+                self._open.remove(host)
+            self._survey(batch, clear)
 
-    def _survey(self, host: _Host) -> None:
-        wanted, host.images = distinct(host.wishes, self._claims)
+    def _survey(self, batch: _Batch, wishes: Sequence[Wish]) -> None:
+        wanted, batch.images = distinct(wishes, self._claims, self._seen)
         trusted = [wish for wish in wanted if is_trusted(wish, self._locked)]
         self._trusted += trusted
         known = frozenset(map(id, trusted))
@@ -186,34 +200,34 @@ class Planning:
         self._wanted += len(asks)
         for chunk in _chunked(list(asks)):
             take = partial(self._take_survey, wishes={ask: asks[ask] for ask in chunk})
-            self._ask(host, tasks.survey, chunk, _places(chunk), take, keep=self._keep, workers=self._workers)
+            self._ask(batch, tasks.survey, chunk, _places(chunk), take, keep=self._keep, workers=self._workers)
         if not asks:
-            self._hand_over(host)
+            self._hand_over(batch)
 
-    def _take_survey(self, host: _Host, chunk: tuple[Ask, ...], result: object, *, wishes: Mapping[Ask, Wish]) -> None:
+    def _take_survey(self, batch: _Batch, chunk: tuple[Ask, ...], result: object, *, wishes: Mapping[Ask, Wish]) -> None:
         self._looked_into += len(chunk)
         self._listener.planned(self._looked_into, self._wanted)
         for found in _found(chunk, result):
             if (image := decided(wishes[found.ask], found, self._locked)) is not None:
-                host.images.append(image)
+                batch.images.append(image)
                 if isinstance(result, tasks.Surveyed):
-                    host.origins[image] = result
-        if not host.awaited:
-            self._hand_over(host)
+                    batch.origins[image] = result
+        if not batch.awaited:
+            self._hand_over(batch)
 
-    def _hand_over(self, host: _Host) -> None:
-        """Hand over the images of a registry, all of which are surveyed. They fail if the store cannot be read."""
-        content = {descriptor.digest: descriptor for image in host.images if image.is_needed for descriptor in image.content}
+    def _hand_over(self, batch: _Batch) -> None:
+        """Hand over images, all of which are surveyed. They fail if the store cannot be read."""
+        content = {descriptor.digest: descriptor for image in batch.images if image.is_needed for descriptor in image.content}
         try:
             held = list(self._session.store.each(self._session.store.holds, content.values()))
         except DistError as exc:
-            host.images = [failed(image.wish, exc) if image.is_needed else image for image in host.images]
+            batch.images = [failed(image.wish, exc) if image.is_needed else image for image in batch.images]
         else:
             self._missing.update(digest for digest, there in zip(content, held, strict=True) if not there)
-        self._images += host.images
-        self._open.discard(host)
+        self._images += batch.images
+        self._open.discard(batch)
         plan = None if self._open else self._plan()  # before anything of this registry is brought
-        self._receiver.planned(host.images, host.origins)
+        self._receiver.planned(batch.images, batch.origins)
         if plan is not None:
             self._receiver.completed(plan)
 
@@ -239,22 +253,22 @@ class Planning:
 
     def _ask(
         self,
-        host: _Host,
+        asker: Asker,
         task: Task[..., Any],
         argument: T,
         hosts: Iterable[str],
-        take: Callable[[_Host, T, object], None],
+        take: Callable[[Asker, T, object], None],
         **options: Any,
     ) -> None:
-        """Ask a question about a registry. `take` gets the answer, once the host awaits one less."""
+        """Ask a question about a registry. `take` gets the answer, once the asker awaits one less."""
 
         def answered(result: object) -> None:
-            host.awaited -= 1
-            take(host, argument, result)
+            asker.awaited -= 1
+            take(asker, argument, result)
 
-        host.awaited += 1
+        asker.awaited += 1
         self._asking.ask(
-            [Inquiry(lane=host.name, task=task, hosts=frozenset(hosts), argument=argument, options=options, take=answered)]
+            [Inquiry(lane=asker.name, task=task, hosts=frozenset(hosts), argument=argument, options=options, take=answered)]
         )
 
 
