@@ -99,6 +99,7 @@ class Session:
         self._read_before: dict[Digest, bytes] = {}
         self._tags: dict[Reference, tuple[str, ...]] = {}
         self._related = RelatedLookup(self._source, registries.itself, self._own_tags, offline=spec.offline)
+        self._auditors: dict[tuple[Expected, ...], Auditor] = {}
         self._removers: dict[str, Remover] = {}  # by repository
         self.failing: set[str] = set()  # hosts to which some content could not be brought after all attempts; single steps
 
@@ -242,10 +243,16 @@ class Session:
         return failed
 
     def audit(self, expected: Sequence[Expected]) -> list[Finding | DistError]:
-        """Return the result of an audit of each of some tags of one repository, or why it failed; see `tasks.audit`."""
-        place = expected[0].target
-        auditor = Auditor(self.registries.itself(place), self.registries.pusher(place))
-        return [self._told(partial(auditor.audit, one)) for one in expected]
+        """Return the result of an audit of each of some tags of one repository, or why it failed; see `tasks.audit`.
+
+        After a failure, what is known is kept until these very tags are audited again without one.
+        """
+        place, key = expected[0].target, tuple(expected)
+        auditor = self._auditors.pop(key, None) or Auditor(self.registries.itself(place), self.registries.pusher(place))
+        findings = [self._told(partial(auditor.audit, one)) for one in expected]
+        if any(isinstance(one, DistError) for one in findings):
+            self._auditors[key] = auditor
+        return findings
 
     def locate(self, origin: Reference, expected: Expected, *, rewritten: bool) -> tuple[Descriptor, tuple[Referrer, ...]]:
         """The root of what should stand at a target, and what should be about it, see `tasks.locating`."""

@@ -247,3 +247,22 @@ def test_of_a_registry_that_is_down_nothing_can_be_told(session: Session) -> Non
     found = session.audit([expected(gone), expected(gone, "v3", OTHER)])
     assert len(found) == 2
     assert all(isinstance(one, DistError) and str(one).startswith(f"{gone.host}/copy:v") for one in found)
+
+
+def test_another_attempt_asks_only_for_what_is_not_known(session: Session, target: FakeRegistry) -> None:
+    load(target)
+    images.load(target, "copy", OTHER, "v2")
+    target.inject(Fault(method="HEAD", path=".*/manifests/v2", action=Answer(401)))
+    wanted = (expected(target), expected(target, "v2", OTHER))
+    found, untold = session.audit(wanted)
+    assert (faults_of(found), isinstance(untold, DistError)) == ((), True)
+
+    before = len(asked(target))
+    assert [faults_of(one) for one in session.audit(wanted)] == [(), ()]
+    again = asked(target)[before:]
+    assert again
+    assert not [request for request in again if "/manifests/v1" in request or f"/blobs/{LAYER}" in request]
+
+    before = len(asked(target))
+    session.audit(wanted)
+    assert f"HEAD /v2/copy/blobs/{LAYER}" in asked(target)[before:]  # what was there may be lost by now
