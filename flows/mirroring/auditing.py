@@ -5,20 +5,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from prefect import Task
 from prefect.utilities.annotations import quote
 
+from flows.api import CALL_ERRORS, client
 from flows.limits import Limits
 from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Locked, Records
 from flows.mirroring.origins import Origins
 from flows.mirroring.plan import Image, Step, Wish, with_backup
 from flows.progress import Listener
-from flows.runner import message, outcome
+from flows.runner import Unsubmitted, message, outcome
 from ocispec import Descriptor, Reference
 from ocispec.frontier import Frontier
 from tasks import mirror as tasks
 from tasks.audit import Expected, Finding
 from tasks.session import Session
+from tasks.stopping import Stopped, ending
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
@@ -55,10 +58,10 @@ class Auditing:
         wanted = {target: record for target, record in locked.items() if self._is_wanted(target, record)}
         chunks = list(_chunked(_expected(target, record) for target, record in wanted.items()))
 
-        def start(chunk: tuple[Expected, ...]) -> "PrefectFuture[Any]":
-            return self._limits.ready(tasks.audit, chunk[0].target.host).submit(quote(chunk))
+        def start(chunk: tuple[Expected, ...]) -> "PrefectFuture[Any] | Unsubmitted":
+            return self._begin(tasks.audit, chunk[0].target.host, chunk)
 
-        frontier: Frontier[tuple[Expected, ...], PrefectFuture[Any]] = Frontier(start, window=self._workers)
+        frontier: Frontier[tuple[Expected, ...], PrefectFuture[Any] | Unsubmitted] = Frontier(start, window=self._workers)
         frontier.add(chunks)
         damaged, untold, looked_into = dict[Reference, Finding](), dict[Reference, str](), 0
         for chunk, future in frontier:
@@ -83,13 +86,13 @@ class Auditing:
     def located(self, found: Audits, locked: Records) -> tuple[dict[Image, tasks.Located], dict[Reference, str]]:
         """What has to be brought to damaged targets, with what was found of where it is; and why some cannot be had."""
 
-        def start(target: Reference) -> "PrefectFuture[Any]":
+        def start(target: Reference) -> "PrefectFuture[Any] | Unsubmitted":
             record, entry = locked[target], self._origins.of(target, locked[target])
             origin, expected = Reference.parse(record.source), _expected(target, record)
-            ready = self._limits.ready(tasks.locate, origin.host)
-            return ready.submit(quote(origin), quote(expected), rewritten=entry is not None and entry.rewrite_index)
+            is_rewritten = entry is not None and entry.rewrite_index
+            return self._begin(tasks.locate, origin.host, origin, expected, rewritten=is_rewritten)
 
-        frontier: Frontier[Reference, PrefectFuture[Any]] = Frontier(start, window=self._workers)
+        frontier: Frontier[Reference, PrefectFuture[Any] | Unsubmitted] = Frontier(start, window=self._workers)
         frontier.add(found.damaged)
         images, lost = dict[Image, tasks.Located](), dict[Reference, str]()
         for target, future in frontier:
@@ -104,6 +107,21 @@ class Auditing:
             else:
                 lost[target] = image.steps[0].note or f"{target}: cannot be repaired"
         return images, lost
+
+    def _begin(
+        self, task: Task[..., Any], host: str, *arguments: object, **options: object
+    ) -> "PrefectFuture[Any] | Unsubmitted":
+        """Submit a task, unless the run is to stop. It is to stop if Prefect's API cannot be reached for that."""
+        stopping = self._session.stopping
+        try:
+            stopping.check()
+            future: PrefectFuture[Any] = self._limits.ready(task, host).submit(*map(quote, arguments), **options)
+        except Stopped as exc:
+            return Unsubmitted(exc)
+        except CALL_ERRORS as exc:
+            stopping.set(f"Prefect API {client().api_url}: {exc}")
+            return Unsubmitted(Stopped(ending(str(stopping.reason))))
+        return future
 
     def _image(self, target: Reference, record: Locked, old: Descriptor | None, root: Descriptor) -> Image:
         entry = self._origins.of(target, record)

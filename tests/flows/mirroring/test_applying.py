@@ -1,4 +1,4 @@
-"""The end of a mirror run that something broke, without Prefect: what is known is recorded and reported."""
+"""The end of a mirror run or a check that something broke, without Prefect: what is known is recorded and reported."""
 
 import logging
 import socket
@@ -13,6 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient
 
 from flows import limits
 from flows.mirroring import applying as module
+from flows.mirroring import auditing
 from flows.mirroring.applying import Applying
 from flows.mirroring.lock import Lock, Locked
 from flows.mirroring.plan import Extra, Image, Step, Wish
@@ -47,6 +48,7 @@ def lost_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     with SyncPrefectClient(api=url) as client:
         monkeypatch.setattr(limits, "client", lambda: client)
         monkeypatch.setattr(module, "client", lambda: client)
+        monkeypatch.setattr(auditing, "client", lambda: client)
         yield url
 
 
@@ -80,3 +82,12 @@ def test_images_that_the_lock_file_cannot_name_are_not_published(applying: Apply
 
     assert str(lock) in str(session.stopping.reason)
     assert list(brought.failures) == [TARGET]
+
+
+def test_a_check_ends_in_order_when_the_api_is_lost(session: Session, lost_api: str) -> None:
+    record = Locked(source="one.example/app:v1", digest=manifest("v1").digest, mirrored=datetime.now(UTC), own=True)
+    looking = auditing.Auditing(session, LISTENER, entries(ENTRY), workers=1, retries=0)
+    found = looking.look({TARGET: record})
+    assert lost_api in str(session.stopping.reason)
+    assert (found.right, list(found.untold)) == (0, [TARGET])
+    assert found.untold[TARGET].endswith("what is whole is kept, run again to go on")
