@@ -17,7 +17,7 @@ from flows.runner import message, outcome
 from flows.walk import Walk
 from flows.wanted import Image as Wanted
 from flows.wanted import Parent
-from ocispec import Reference
+from ocispec import Digest, Reference
 from tasks import mirror as tasks
 from tasks.removal import Removed, UnwantedTag
 from tasks.session import Session
@@ -74,16 +74,17 @@ class Applying:
     def _confirmed(self, brought: Brought) -> Brought:
         """Return the result after a last look at the referrers that were listed under fallback tags.
 
-        An image whose referrer is not listed in the end has failed, so that the next run pushes the referrer again.
+        An image whose referrer is not listed in the end has failed, so that the next run pushes the referrer again. A run that
+        was stopped does not look: it does not count these referrers as pushed, so that the next run looks for them.
         """
         if self._session.stopping.reason is not None:
-            return brought
+            return self._without_fallback_referrers(brought)
         confirming = Confirming(self._session, self._limits, workers=self._workers)
         try:
             unconfirmed = confirming.run()
         except CALL_ERRORS as exc:
             self._session.stopping.set(f"Prefect API {client().api_url}: {exc}")
-            return brought
+            return self._without_fallback_referrers(brought)
         self._further_tasks += confirming.tasks
         sources = {step.target: step.wish.source for image in self._course.planned for step in image.due}
         failures, referrers = dict(brought.failures), dict(brought.referrers)
@@ -94,6 +95,19 @@ class Applying:
                     referrers[target] = {digest: tag for digest, tag in pushed.items() if digest not in one.referrers}
                     self._listener.fell_short(failures[target])
         return replace(brought, failures=failures, referrers=referrers)
+
+    def _without_fallback_referrers(self, brought: Brought) -> Brought:
+        """Return the result without the referrers that were listed under fallback tags."""
+        registries = self._session.registries
+        listed = {
+            repository.locator: frozenset[Digest]().union(*registries.pusher(repository).referred.values())
+            for repository in registries.with_fallback_referrers()
+        }
+        referrers = {
+            target: {digest: tag for digest, tag in pushed.items() if digest not in listed.get(target.locator, ())}
+            for target, pushed in brought.referrers.items()
+        }
+        return replace(brought, referrers=referrers)
 
     def remove(self, extras: Sequence[Extra]) -> dict[Reference, Removed | str]:
         """Remove the tags that are due, one after the other. Return the outcome for each, or why it could not be removed.

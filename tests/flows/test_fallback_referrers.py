@@ -1,15 +1,18 @@
 """Referrers at registries without a referrers API, where another client overwrites the index under the fallback tag."""
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows.progress import LogListener, listening
 from flows.push import PushReport
 from ocispec import Digest
 from ocispec.referrers import tag_of
+from tasks.stopping import Stopping, stopped_by
 from tests import images
 from tests.fakes.faults import Call, Fault
 from tests.fakes.registry import FakeRegistry
@@ -64,6 +67,28 @@ def test_a_repair_lists_a_referrer_again_that_another_client_overwrote(mirrors: 
         report = mirrors.check(repair=True)
 
         assert report.status == "complete", report.errors()
+        assert listed(target, "app") == {OURS.root.digest, THEIRS.root.digest}
+
+
+def test_the_next_run_lists_a_referrer_for_which_a_stopped_run_did_not_look(mirrors: Mirrors, source: FakeRegistry) -> None:
+    load(source)
+    stopping = Stopping()
+    with FakeRegistry(referrers=False) as target:
+        target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(overwriting(target, "app"))))
+        entry = image(source, target, "app:v1", referrers=True)
+
+        class Impatient(LogListener):
+            def did(self, name: str, what: str) -> None:  # noqa: ARG002 - it is published
+                stopping.request("asked to end")
+
+        with stopped_by(stopping), listening(Impatient(logging.getLogger("test"))):
+            stopped = mirrors.run(entry)
+
+        assert (stopped.status, results(stopped)) == ("stopped", {"app:v1": "added"})
+        assert listed(target, "app") == {THEIRS.root.digest}
+        assert mirrors.locked()[f"{target.host}/app:v1"]["referrers"] == {}
+
+        assert results(mirrors.run(entry)) == {"app:v1": "changed"}
         assert listed(target, "app") == {OURS.root.digest, THEIRS.root.digest}
 
 
