@@ -175,6 +175,10 @@ def _exceptions(settings: "HostSettings") -> Iterator[str]:
         yield f"without {', '.join(sorted(settings.avoid))}"
     if settings.private_hosts:
         yield f"may redirect to {', '.join(sorted(settings.private_hosts))}"
+    if settings.chunk_bytes is not None:
+        yield f"blobChunk {settings.chunk_bytes}"
+    if settings.whole_bytes is not None:
+        yield f"blobMax {settings.whole_bytes}"
 
 
 def _schedule(schedule: "Schedule") -> str:

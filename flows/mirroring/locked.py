@@ -9,6 +9,7 @@ from flows.mirroring.config import Mirror, configured
 from flows.mirroring.lock import Lock, Locked
 from flows.yamlfile import Document
 from ocispec import Reference
+from ocispec.errors import InvalidInput
 
 _KEYS = {"version", "images"}
 
@@ -22,10 +23,12 @@ def from_lock(path: str) -> Mirror:
     """A configuration with one entry for each image in a lock file, which says nothing of stores and registries.
 
     Raises:
-        InvalidInput, Unsupported: the lock file is damaged, or of another version.
+        InvalidInput, Unsupported: the lock file is damaged, of another version, or names no image.
     """
     lock = str(Path(path).absolute()) if "://" not in path else path
     sync = [_entry(target, record) for target, record in Lock(lock).read().items()]
+    if not sync:
+        raise InvalidInput(f"{path}: nothing to check: the lock file names no image; mirror or seed it first")
     name = Path(path).name.removesuffix(".json").removesuffix(".lock")
     found = configured(Document(path=path, data={"name": name, "lock": lock, "sync": sync}, lines={}))
     return without_file(found)

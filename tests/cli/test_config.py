@@ -87,6 +87,20 @@ def test_filters_of_referrers_are_shown_and_named_where_referrers_are_not_mirror
     assert f"{tmp_path}/mirror.yaml:4: sync[1].referrerFilters: has no effect: referrers is not true" in shown.json["warnings"]
 
 
+def test_the_sizes_of_uploads_are_shown(tmp_path: Path) -> None:
+    file = tmp_path / "mirror.yaml"
+    registries = {"r.example": {"blobChunk": 1048576, "blobMax": -1}}
+    file.write_text(
+        json.dumps(
+            {"registries": registries, "sync": [{"type": "image", "source": "a.example/b:1", "target": "r.example/b:1"}]}
+        )
+    )
+
+    shown = dist("--output", "json", "config", file)
+
+    assert shown.json["registries"] == [{"host": "r.example", "settings": ["blobChunk 1048576", "blobMax -1"]}]
+
+
 def test_programs_see_the_same(tmp_path: Path) -> None:
     found = config(tmp_path, FULL, "--output", "json").json
     assert [entry["source"] for entry in found["sync"]] == ["docker.io/library/redis", "ghcr.io/a/b:v1"]
