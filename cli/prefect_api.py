@@ -9,6 +9,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TypeVar, cast
 from uuid import UUID
 
@@ -195,11 +196,13 @@ def _check(url: str, timeout_s: float) -> None:
 
 
 def _silence(url: str, timeout_s: float) -> str | None:
+    """Return why an API does not answer; None if it does. A server error is no answer, as in `flows.api`."""
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=timeout_s):  # noqa: S310 - the user's own setting
             pass
-    except urllib.error.HTTPError:
-        pass  # it answers: whether this is allowed is for the run to find out
+    except urllib.error.HTTPError as exc:
+        # Any other status is an answer: the run finds out whether its requests are allowed.
+        return f"HTTP {exc.code} {exc.reason}" if exc.code >= HTTPStatus.INTERNAL_SERVER_ERROR else None
     except (urllib.error.URLError, OSError, ValueError) as exc:
         reason = getattr(exc, "reason", exc)
         if isinstance(reason, TimeoutError):

@@ -136,11 +136,14 @@ def located(
     except ValueError as exc:
         raise InvalidInput(f"store {store}: there is no such block of type Content Store") from exc
     known = merged(_aws_options(block.credentials) if block.credentials else {}, block.options)
-    return block.url, merged(known, chosen) | block.secrets.get_secret_value()
+    return block.url, merged(merged(known, chosen), block.secrets.get_secret_value())
 
 
 def _aws_options(block: str) -> dict[str, Any]:
-    """Return s3fs's options for the credentials in a block of prefect-aws."""
+    """Return s3fs's options for the credentials in a block of prefect-aws.
+
+    A block without keys leaves credentials to the environment, such as the role of an instance.
+    """
     with get_client(sync_client=True) as client:
         data = _data(client, block, _AWS)
     if data.get("assume_role_arn"):
@@ -148,7 +151,7 @@ def _aws_options(block: str) -> dict[str, Any]:
             f"credentials {block}: assume_role_arn cannot be used; expected keys, or a profile with role_arn in ~/.aws/config"
         )
     options = {name: data[key] for name, key in _AWS_OPTIONS.items() if data.get(key)}
-    if not options:
+    if not options and block.rpartition("/")[0] not in ("", _AWS):
         raise InvalidInput(f"credentials {block}: expected a block with keys or a profile, such as AWS Credentials")
     return options | _aws_client_options(data.get("aws_client_parameters") or {}, data.get("region_name"))
 

@@ -13,7 +13,14 @@ import orjson
 from ocispec.errors import InvalidInput
 
 # By their names: `key`, `account_key`, `sas_token`, `aws_secret_access_key` and the like; not `SSEKMSKeyId`, which is a name.
-_SECRET = re.compile(r".*(?:key|secret.*|token.*|password.*|credential.*|connection_string)", re.IGNORECASE)
+_SECRET = re.compile(
+    r".*(?:key|secret.*|token.*|password.*|passphrase.*|passwd|credential.*|connection_string|authorization|cookies?)"
+    r"|(?:.*[_.-])?(?:pass|pwd|sas|auth)",
+    re.IGNORECASE,
+)
+# By their values, as headers have them.
+_SECRET_VALUE = re.compile(r"(?:basic|bearer)\s+\S", re.IGNORECASE)
+_PAIR = 2
 # gcsfs takes the way to log in for its `token`, too.
 _NO_SECRETS = {"token": frozenset({"google_default", "cache", "anon", "browser", "cloud"})}
 _USERINFO = re.compile(r"[a-z0-9+.-]+://[^/]*@", re.IGNORECASE)
@@ -48,7 +55,7 @@ def refuse_secrets(options: Mapping[str, Any], *, at: str = "") -> None:
         InvalidInput: one is; the message names it and not its value.
     """
     for name, value in options.items():
-        if is_secret(name, value):
+        if is_secret(name, value) or (isinstance(value, list) and _has_secret(value)):
             where = "the environment, the files of the service's own tools, or a block of Prefect's"
             raise InvalidInput(f"store option {at}{name}: a secret does not belong here; use {where}")
         if isinstance(value, Mapping):
@@ -56,10 +63,20 @@ def refuse_secrets(options: Mapping[str, Any], *, at: str = "") -> None:
 
 
 def is_secret(name: str, value: object) -> bool:
-    """Whether an option may be a secret: by its name, or as a URL with a password."""
-    if has_userinfo(value):
+    """Return whether an option may be a secret: by its name, as a URL with a password, or as the value of a header."""
+    if isinstance(value, str) and (has_userinfo(value) or _SECRET_VALUE.match(value)):
         return True
     return _SECRET.fullmatch(str(name)) is not None and not (isinstance(value, str) and value in _NO_SECRETS.get(name, ()))
+
+
+def _has_secret(value: object) -> bool:
+    """Return whether a list has a secret in it, at any depth: in an item, or as a pair of name and value."""
+    if isinstance(value, Mapping):
+        return any(is_secret(name, inner) or _has_secret(inner) for name, inner in value.items())
+    if not isinstance(value, list):
+        return is_secret("", value)
+    is_pair = len(value) == _PAIR and isinstance(value[0], str)
+    return (is_pair and is_secret(value[0], value[1])) or any(_has_secret(item) for item in value)
 
 
 def has_userinfo(value: object) -> bool:
@@ -68,9 +85,9 @@ def has_userinfo(value: object) -> bool:
 
 
 def merged(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of both; those in `more` win, also inside of options that have options, such as `client_kwargs`."""
+    """Return the options of both. Those in `more` win, also in options that have options, such as `client_kwargs`."""
     both = (key for key in known.keys() & more.keys() if isinstance(known[key], Mapping) and isinstance(more[key], Mapping))
-    return {**known, **more, **{key: {**known[key], **more[key]} for key in both}}
+    return {**known, **more, **{key: merged(known[key], more[key]) for key in both}}
 
 
 def refuse_flat(options: Mapping[str, Any]) -> None:

@@ -1,7 +1,9 @@
 import re
 import socket
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -283,6 +285,28 @@ def test_the_api_of_prefect_does_not_answer(fake: FakeRegistry, tmp_path: Path) 
     result = dist("--store", tmp_path, "--output", "json", "fetch", f"{fake.host}/app:v1", PREFECT_API_URL=api)
 
     is_one_line(result, code=1, says=f"Prefect API {api} does not answer")
+    assert not fake.requests
+
+
+class _Broken(BaseHTTPRequestHandler):
+    """A server whose every answer is an error, such as a proxy without its upstream."""
+
+    def do_GET(self) -> None:
+        self.send_error(503)
+
+    def log_message(self, *_: object) -> None:
+        """Print nothing."""
+
+
+def test_a_server_error_is_no_answer_of_the_api_of_prefect(fake: FakeRegistry, tmp_path: Path) -> None:
+    with HTTPServer(("127.0.0.1", 0), _Broken) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        api = f"http://127.0.0.1:{server.server_port}/api"
+        result = dist("--store", tmp_path, "--output", "json", "fetch", f"{fake.host}/app:v1", PREFECT_API_URL=api)
+        server.shutdown()
+
+    says = f"Prefect API {api} does not answer: HTTP 503 Service Unavailable; start it with"
+    is_one_line(result, code=1, says=says)
     assert not fake.requests
 
 

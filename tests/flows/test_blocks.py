@@ -135,6 +135,36 @@ def test_what_is_said_nearer_counts() -> None:
     )
 
 
+def test_secret_options_are_merged_with_those_that_are_no_secrets() -> None:
+    from prefect.types import SecretDict
+
+    from flows.blocks import ContentStore, located
+
+    ContentStore(
+        url="s3://bucket",
+        options={"client_kwargs": {"region_name": "eu-west-1", "verify": False}},
+        secrets=SecretDict({"client_kwargs": {"aws_session_token": "a"}}),
+    ).save("nested", overwrite=True)
+    client = {"region_name": "eu-west-1", "verify": False, "aws_session_token": "a"}
+    assert located("block:nested", {}) == ("s3://bucket", {"client_kwargs": client})
+
+
+def test_a_block_of_aws_without_keys_leaves_them_to_the_environment() -> None:
+    from flows.blocks import ContentStore, located
+
+    aws(region_name="eu-west-1").save("role", overwrite=True)
+    ContentStore(url="s3://bucket", credentials="role").save("role", overwrite=True)
+    assert located("block:role", {}) == ("s3://bucket", {"client_kwargs": {"region_name": "eu-west-1"}})
+
+
+def test_a_block_of_another_type_without_keys_is_refused() -> None:
+    from flows.blocks import ContentStore, located
+
+    ContentStore(url="s3://bucket", credentials="content-store/other").save("other", overwrite=True)
+    with pytest.raises(InvalidInput, match="credentials content-store/other: expected a block with keys or a profile"):
+        located("block:other", {})
+
+
 @pytest.mark.parametrize(
     ("parameters", "expected"),
     [
@@ -164,7 +194,6 @@ def test_the_options_of_a_block_reach_the_client_beside_our_own(s3: S3Server) ->
 @pytest.mark.parametrize(
     ("fields", "told"),
     [
-        ({}, "expected a block with keys or a profile"),
         (
             {"assume_role_arn": "arn:aws:iam::1:role/x"},
             "assume_role_arn cannot be used; expected keys, or a profile with role_arn",

@@ -7,7 +7,7 @@ import pytest
 
 from ocispec.errors import InvalidInput, Unsupported
 from storage import backend, open_store
-from storage.options import parse
+from storage.options import merged, parse
 
 
 def test_options_nest_and_have_the_types_of_json() -> None:
@@ -35,6 +35,40 @@ def test_a_secret_is_refused_and_not_repeated(name: str) -> None:
         parse([f"{name}=hunter2"])
     assert name.rpartition(".")[2] in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "client_kwargs.headers.Authorization=Bearer hunter2",
+        "client_kwargs.headers.X-Custom=Bearer hunter2",
+        'client_kwargs.headers=[["Authorization", "hunter2"]]',
+        "client_kwargs.headers.Cookie=a=hunter2",
+        "cookies=hunter2",
+        "passphrase=hunter2",
+        "passwd=hunter2",
+        "client_kwargs.auth.pass=hunter2",
+        "sas=hunter2",
+        'auth=["u", "hunter2"]',
+        'config_kwargs.x=["http://u:hunter2@proxy"]',
+        'config_kwargs.x=[{"proxies": [["http://u:hunter2@proxy"]]}]',
+        "config_kwargs.proxies.https=http://u:hunter2@proxy",
+    ],
+)
+def test_secrets_in_any_place_are_refused_and_not_repeated(option: str) -> None:
+    with pytest.raises(InvalidInput, match="a secret does not belong here") as caught:
+        parse([option])
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["bypass", "author", "unauthenticated", "passive", "signature_version"])
+def test_other_names_with_the_same_letters_are_no_secrets(name: str) -> None:
+    assert parse([f'{name}=["x", "https://proxy"]']) == {name: ["x", "https://proxy"]}
+
+
+def test_options_are_merged_at_every_depth() -> None:
+    known = {"a": {"b": {"c": 1, "d": 2}, "e": 3}, "f": 4}
+    assert merged(known, {"a": {"b": {"d": 5}}, "g": 6}) == {"a": {"b": {"c": 1, "d": 5}, "e": 3}, "f": 4, "g": 6}
 
 
 def test_a_name_that_only_sounds_like_a_secret_is_none() -> None:
