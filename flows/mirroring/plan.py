@@ -205,6 +205,7 @@ class Plan:
     missing: frozenset[Digest] = frozenset()
     unnamed: tuple[Unnamed, ...] = ()
     quotas: Mapping[str, Quota] = field(default_factory=dict)
+    is_dry: bool = True
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
@@ -276,8 +277,13 @@ class Plan:
         sent = sum(not descriptor.is_manifest for descriptor in self.to_send.values())
         return len(self.to_fetch) + published + len(blobs) + 2 * sent + 2 * len(self.pruned)
 
-    def needed(self, host: str) -> int:
-        """The number of pulls from a registry, as Docker Hub counts them: one for each image, one per platform of an index."""
+    def needed(self, host: str) -> int | None:
+        """Return the number of pulls from a registry, as Docker Hub counts them: one per image, and per platform of an index.
+
+        None for the plan of a run that is not dry: it has pulled the manifests before the plan was made.
+        """
+        if not self.is_dry:
+            return None
         pulled = ((image, one) for image in self.due for one in image.content if one.is_manifest and one.kind != "index")
         sources = {one.digest: image.wish.source.host for image, one in pulled}
         return sum(sources.get(digest) == host for digest in self.to_fetch)
@@ -327,6 +333,8 @@ class Plan:
 
     def _quota(self, host: str) -> str:
         quota, needed = self.quotas[host], self.needed(host)
+        if needed is None:
+            return f"{host}: still allows {counted(quota.remaining, 'pull')}"
         short = "; too few" if needed > quota.remaining else ""
         return f"{host}: {needed} of the {counted(quota.remaining, 'pull')} that it still allows{short}"
 

@@ -246,6 +246,7 @@ class Planning:
             settled=sum(len(wish.targets) for wish in self._trusted),
             missing=frozenset(self._missing),
             quotas=self._session.registries.quotas(),
+            is_dry=not self._keep,
         )
 
     def _in_order(self, told: Mapping[str, str]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from flows.mirroring.report import MirrorReport
 from flows.yamlfile import Document
 from ocispec import Descriptor, Digest, Reference, mediatypes
 from ocispec.referrers import cosign_tags
+from remotes import Quota
 
 OLD = datetime.now(UTC) - timedelta(days=9)
 IMAGE, OTHER, FIRST, SECOND, LISTED = (Digest.parse(f"sha256:{digit * 64}") for digit in "12345")
@@ -128,3 +129,13 @@ def test_a_record_of_other_entries_never_becomes_unwanted() -> None:
     assert after == records
     assert ", 1 of no entry; " in plan.summary()
     assert plan.to_json()["extra"][0]["since"] is None
+
+
+def test_only_the_plan_of_a_dry_run_counts_the_pulls_that_it_needs() -> None:
+    quotas = {"source.example": Quota(limit=100, remaining=42, window_s=21600)}
+    dry = Plan(images=(image(),), missing=frozenset({IMAGE}), quotas=quotas)
+    real = Plan(images=(image(),), quotas=quotas, is_dry=False)
+
+    assert dry.to_json()["quotas"]["source.example"]["needed"] == 1
+    assert real.to_json()["quotas"]["source.example"]["needed"] is None
+    assert real.summary().endswith("; source.example: still allows 42 pulls")
