@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.mirroring.parts import MOST_TASKS
+from flows.mirroring.parts import MOST_OPEN, MOST_TASKS
 from tests import images
 from tests.cli.dist import command
 from tests.fakes.faults import Fault, Stall
@@ -35,13 +35,19 @@ def api(prefect: PrefectServer) -> Iterator[Relay]:
 
 
 @contextmanager
-def started(directory: Path, api: Relay, source: FakeRegistry, target: FakeRegistry) -> Iterator[subprocess.Popen[bytes]]:
-    """A mirror of all tags of the repository `app`, killed at the end of the block if it still runs."""
+def started(
+    directory: Path, api: Relay, source: FakeRegistry, target: FakeRegistry, *, most_tasks: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A mirror of all tags of `app` in parts of so many tasks, killed at the end of the block if it still runs."""
     config = directory / "mirror.yaml"
     entry = f"{{source: {source.host}/app, target: {target.host}/copy, type: repository}}"
     config.write_text(f"lock: {directory}/lock.json\nsync: [{entry}]\n")
     argv = command("--store", directory / "store", "--output", "json", "mirror", "--concurrency", "4", config)
-    env = os.environ | {"PREFECT_API_URL": api.url}
+    if most_tasks is not None:
+        setting = f"from flows.mirroring import parts; parts.MOST_TASKS = {most_tasks}"
+        argv[1:3] = ["-c", f"from cli.main import main; {setting}; main()"]
+    quiet = {f"PREFECT_LOGGING_HANDLERS_{name}_LEVEL": "CRITICAL" for name in ("CONSOLE", "DEBUG")}
+    env = os.environ | quiet | {"PREFECT_API_URL": api.url, "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "CRITICAL"}
     with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
         process = subprocess.Popen(argv, stdout=out, stderr=err, env=env)
     try:
@@ -85,6 +91,26 @@ def test_what_was_mirrored_is_recorded_and_the_command_ends(api: Relay, tmp_path
     assert all(line.startswith("dist: ") for line in lines), err
     assert api.url in lines[-1]
     assert len(lines) <= 2
+
+
+def test_a_part_that_has_not_begun_is_not_begun(api: Relay, tmp_path: Path) -> None:
+    size, count = 40, 12
+    with FakeRegistry() as source, FakeRegistry() as target:
+        images.load(source, "app", IMAGE)
+        for number in range(size * count):
+            source.put_manifest("app", IMAGE.manifests[-1].raw, IMAGE.root.media_type, tag=f"v{number}")
+        with started(tmp_path, api, source, target, most_tasks=size) as process:
+            assert poll_until(lambda: len(published(target)) > 20 or process.poll() is not None, timeout_s=50)
+            api.cut()
+            _silence_until_end(process, target)
+        there = published(target)
+
+    out, err = (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
+    assert process.returncode == 1, err
+    assert 20 < len(there) < 2 * MOST_OPEN * size
+    assert recorded(tmp_path) == there
+    assert json.loads(out)["status"] == "stopped"
+    assert api.url in err.splitlines()[-1]
 
 
 def test_a_signal_ends_the_command_at_once(api: Relay, tmp_path: Path) -> None:
