@@ -318,7 +318,7 @@ def test_the_api_of_prefect_is_silent(fake: FakeRegistry, tmp_path: Path) -> Non
         result = dist(*fetch, PREFECT_API_URL=api)
 
     assert result.code == 1
-    told = f"dist: Prefect API {api} does not answer: nothing came within the connect time-out of 0.5 s; start it with"
+    told = f"dist: Prefect API {api} does not answer: nothing came within 0.5 s; start it with"
     assert result.err.splitlines()[-1].startswith(told)
     assert not fake.requests
 
