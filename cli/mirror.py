@@ -41,7 +41,9 @@ def mirror(
         return mirror
 
     with _logged_in(login, wanted, wanted.entries):
-        return runs.run(context, load, parameters, _show, store=inputs.store_of(context, wanted), doing="mirroring")
+        return runs.run(
+            context, load, parameters, _show, notes=_notes, store=inputs.store_of(context, wanted), doing="mirroring"
+        )
 
 
 def check(
@@ -102,7 +104,7 @@ def seed(
         return seed
 
     with _logged_in(login, wanted, wanted.seed, way=None if is_configured else WAY):
-        return runs.run(context, load, {**parameters, **options}, _show, store=store, doing="mirroring")
+        return runs.run(context, load, {**parameters, **options}, _show, notes=_notes, store=store, doing="mirroring")
 
 
 def _seed_configuration(path: str, said: Sequence[str]) -> "Mirror":
@@ -162,12 +164,19 @@ def placed(context: Context, wanted: "Mirror", network: RunNetwork, *, writes: b
 def _show(report: "MirrorReport") -> None:
     rows = report.table()
     _show_table([{**row, "note": ""} if "failed" in (row.get("result"), row.get("change")) else row for row in rows])
-    for note in report.notes():
-        tell(note)
+
+
+def _notes(report: "MirrorReport") -> Sequence[str]:
+    return report.notes()
 
 
 def _show_check(report: "CheckReport") -> None:
-    _show_table([row if row["result"] == "repaired" else {**row, "faults": ""} for row in report.table()])
+    """Print a row per target. The faults of those that are still damaged are printed with the failures, once for each cause."""
+    rows = report.table()
+    if not any(row["result"] == "repaired" for row in rows):
+        _show_table([{key: cell for key, cell in row.items() if key != "faults"} for row in rows])
+        return
+    _show_table([row if row["result"] == "repaired" else {**row, "faults": ""} for row in rows])
 
 
 def _show_table(rows: Sequence[Mapping[str, str | int]]) -> None:

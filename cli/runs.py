@@ -35,10 +35,13 @@ def run(
     parameters: Mapping[str, Any],
     show: Callable[[R], None],
     *,
+    notes: Callable[[R], Sequence[str]] = lambda _report: (),
     store: str | None = None,
     doing: Doing = "downloading",
 ) -> int:
     """Run the flow that `load` imports, and print its report with `show`; `store` is its store if no parameter names it.
+
+    `notes` are lines about the report that a person reads also with `--quiet`.
 
     Returns the exit code: 0 complete, 1 failed or stopped, 3 nothing failed but a gate vetoed an image.
     """
@@ -62,6 +65,9 @@ def run(
     else:
         show(report)
         tables.lines([report.summary(), f"store: {place}", address])
+    if context.output == "text":
+        for note in notes(report):
+            tell(note)
     _tell_failures(report.causes())
     if unrecorded is not None:
         tell(unrecorded)

@@ -22,13 +22,19 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def laid_out(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
     """The lines of rows, each column as wide as its widest cell.
 
-    Where that is more than `width`, a row goes on in further lines, which are indented: with its last cell alone, if the others
-    find room beside each other in every row, or else with whatever does not.
+    Where that is more than `width`, a row continues in further, indented lines: with its last cell, if the other columns have
+    room, or else with each cell that has none. Columns are not aligned then, so that `-` marks an empty cell before others.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     is_aligned = width is None or sum(widths[:-1]) + len(_GAP) * (len(widths) - 2) <= width
     for row in rows:
-        yield from _folded(map(str.ljust, row, widths) if is_aligned else filter(None, row), width)
+        yield from _folded(map(str.ljust, row, widths) if is_aligned else _marked(row), width)
+
+
+def _marked(row: Sequence[str]) -> Iterator[str]:
+    """The cells of a row up to the last one that is not empty, with `-` for empty ones."""
+    last = max((index for index, cell in enumerate(row) if cell), default=-1)
+    return (cell or "-" for cell in row[: last + 1])
 
 
 def _folded(cells: Iterable[str], width: int | None) -> Iterator[str]:

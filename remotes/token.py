@@ -116,8 +116,8 @@ class Tokens:
         `guard` is that of the request which needs the token: the registry names the server.
 
         Raises:
-            Denied: the server refuses the credentials, or refuses access without any. After one 401, or several 403, it is not
-                asked this again.
+            Denied: the server refuses the credentials, or refuses access without any. After one 401, or several 403
+                in a row, it is not asked this again.
             Unavailable, InvalidInput, NotFound: it cannot answer, or not with a token.
         """
         if refused := self._refused.get((server, scopes)):
@@ -161,12 +161,13 @@ class Tokens:
             self._remember(error, server, scopes)
             raise error
         token = _read(raw, redact(server.realm))
+        self._forbidden.pop((server, scopes), None)
         if token.refresh:
             self._refresh[server] = token.refresh
         return token
 
     def _remember(self, error: RegistryError, server: TokenServer, scopes: str) -> None:
-        """Remember a refusal: a 401 at once, a 403 when it was repeated."""
+        """Remember a refusal: a 401 at once, a 403 when several came without a token in between."""
         if not isinstance(error, RegistryDenied):
             return
         is_forbidden = error.exchange.status == httpx.codes.FORBIDDEN

@@ -79,8 +79,8 @@ def _differing(entries: Sequence[Entry], source: str, tag: str | None) -> str | 
         return None
     places = _joined(list(dict.fromkeys(entry.at for entry in entries)))
     return (
-        f"expected equal options for {source}, which several entries bring to this target; {', '.join(sorted(differing))} "
-        f"differ in {places}; make them equal, or keep only one of these entries"
+        f"expected equal options for {source}, which several entries publish to this target; different: "
+        f"{', '.join(sorted(differing))} in {places}; make them equal, or keep only one of these entries"
     )
 
 

@@ -191,13 +191,13 @@ sync:
             f"({at}:2: sync[0]) and docker.io/library/valkey:7 ({at}:3: sync[1])"
         ),
         (
-            "dist: r.example/alpine:3: expected equal options for docker.io/library/alpine:3, which several entries bring to "
-            f"this target; gate differ in {at}:4: sync[2] and {at}:5: sync[3]; make them equal, or keep only one of these "
+            "dist: r.example/alpine:3: expected equal options for docker.io/library/alpine:3, which several entries publish to "
+            f"this target; different: gate in {at}:4: sync[2] and {at}:5: sync[3]; make them equal, or keep only one of these "
             "entries"
         ),
         (
-            "dist: r.example/b: expected equal options for quay.io/a/b, which several entries bring to this target; "
-            f"platforms differ in {at}:6: sync[4] and {at}:7: sync[5]; make them equal, or keep only one of these entries"
+            "dist: r.example/b: expected equal options for quay.io/a/b, which several entries publish to this target; "
+            f"different: platforms in {at}:6: sync[4] and {at}:7: sync[5]; make them equal, or keep only one of these entries"
         ),
     ]
 

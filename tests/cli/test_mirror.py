@@ -101,13 +101,16 @@ def test_a_veto_has_an_exit_code_of_its_own_unless_something_failed(prefect: Pre
 
         vetoed = dist("--output", "json", "mirror", config(tmp_path, app, bad))
         said = dist("mirror", config(tmp_path, app, bad))
+        quiet = dist("mirror", "--quiet", config(tmp_path, app, bad))
         failed = dist("--output", "json", "mirror", "--retries", "0", config(tmp_path, app, bad, none))
         passed = dist("mirror", config(tmp_path, app))
 
         assert (vetoed.code, vetoed.json["status"], vetoed.json["errors"]) == (3, "vetoed", [])
         assert [one["result"] for one in vetoed.json["images"]] == ["added", "vetoed"]
         assert (said.code, said.lines[-3].split(":")[0]) == (3, "mirror mirror vetoed"), said.err
-        assert f"dist: {bad['source']} to {bad['target']}: vetoed by sh: 3 critical findings (exit status 1)\n" in said.err
+        why = f"dist: {bad['source']} to {bad['target']}: vetoed by sh: 3 critical findings (exit status 1)\n"
+        assert why in said.err
+        assert (quiet.code, quiet.err.count(why)) == (3, 1)
         assert (failed.code, failed.json["status"], len(failed.json["errors"])) == (1, "failed", 1)
         assert [one["result"] for one in failed.json["images"]] == ["same", "vetoed", "failed"]
         assert passed.code == 0, passed.err

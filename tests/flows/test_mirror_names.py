@@ -81,8 +81,8 @@ def test_a_second_entry_with_other_options_is_a_failure_and_skips_no_gate(
     (error,) = report.errors()
     assert error == (
         f"{source.host}/app:v1 to {target.host}/copy:v1: expected equal options for {source.host}/app:v1, which several "
-        f"entries bring to this target; {named} differ in {at}: sync[0] and {at}: sync[1]; make them equal, or keep only one "
-        "of these entries"
+        f"entries publish to this target; different: {named} in {at}: sync[0] and {at}: sync[1]; make them equal, or keep "
+        "only one of these entries"
     )
 
 

@@ -154,7 +154,7 @@ def test_two_entries_with_different_filters_for_one_target_are_a_failure(
 
     assert results(report) == {"copy:v1": "failed"}
     (error,) = report.errors()
-    assert "; referrerFilters differ in " in error
+    assert "; different: referrerFilters in " in error
     assert target.manifest("copy", "v1") is None
 
 

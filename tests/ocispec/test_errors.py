@@ -21,7 +21,16 @@ from ocispec.errors import (
     Unavailable,
     Unsupported,
 )
-from remotes.errors import Exchange, RegistryDenied, RegistryError, RegistryNotFound, RegistryRefused, RegistryUnavailable
+from remotes.errors import (
+    CredentialsRefused,
+    Exchange,
+    RegistryDenied,
+    RegistryError,
+    RegistryNotFound,
+    RegistryRefused,
+    RegistryUnavailable,
+)
+from storage.archive.related import ReferrersBeyondLimits
 from storage.errors import StoreFull
 from tasks.gate import GateFailed
 from tasks.stopping import Stopped
@@ -51,8 +60,10 @@ CLASSES: list[tuple[type[DistError], bool, tuple[type[Exception], ...]]] = [
     (RegistryError, False, ()),
     (RegistryNotFound, False, (RegistryError, NotFound, LookupError)),
     (RegistryDenied, False, (RegistryError, Denied)),
+    (CredentialsRefused, False, (RegistryDenied, Denied)),
     (RegistryUnavailable, True, (RegistryError, Unavailable)),
     (RegistryRefused, False, (RegistryError, InvalidInput, ValueError)),
+    (ReferrersBeyondLimits, False, (InvalidInput,)),
     (Stopped, False, ()),
     (GateFailed, False, ()),
 ]
