@@ -1,7 +1,7 @@
 """From which entry of a configuration what is at a target came. No Prefect here."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Locked
@@ -17,8 +17,12 @@ class Origins:
             self._by_source[entry.source].append(entry)
 
     def of(self, target: Reference, record: Locked) -> Entry | None:
-        """The first entry whose source has the image, chosen or not, and whose names for it include the target."""
+        """Return the first entry that can have mirrored the image to the target, None if there is none."""
+        return next(self.each(target, record), None)
+
+    def each(self, target: Reference, record: Locked) -> Iterator[Entry]:
+        """Return all entries whose source has the image, chosen or not, and whose names for it include the target."""
         source = Reference.parse(record.source)
         places = {"image": str(source), "repository": source.locator, "registry": source.host}
         found = (entry for type_, place in places.items() for entry in self._by_source.get(place, ()) if entry.type == type_)
-        return next((entry for entry in found if target in entry.valid_targets(source)), None)
+        return (entry for entry in found if target in entry.valid_targets(source))

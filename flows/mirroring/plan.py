@@ -1,6 +1,6 @@
 """What a mirror run is going to do: each image at each of its targets, and what that costs. No Prefect here."""
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -10,6 +10,7 @@ from flows.mirroring.claims import Claims
 from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Locked, Records
 from flows.mirroring.origins import Origins
+from flows.mirroring.retention import Retention
 from ocispec import Descriptor, Digest, Reference
 from ocispec.errors import DistError, InvalidInput
 from ocispec.referrers import cosign_tags, is_listing
@@ -193,8 +194,9 @@ class Extra:
 class Plan:
     """What a run is going to do. `problems` say of which entries nothing can be told, and why, by where they stand.
 
-    `idle` says of which entries nothing is chosen, a line each. `settled` counts steps that the lock file answers without a
-    request. `missing` is what the store lacks. `unnamed` are images for which the name of a target is invalid.
+    `idle` has a line for each entry of which nothing is chosen, or nothing of some source repositories. `settled` counts steps
+    that the lock file answers without a request. `missing` is what the store lacks. `unnamed` are images for which the name of
+    a target is invalid.
     """
 
     images: tuple[Image, ...]
@@ -399,13 +401,13 @@ def extras(
     entries: Sequence[Entry],
     locked: Records,
     *,
-    held: Container[str] = (),
+    retention: Retention | None = None,
 ) -> tuple[Extra, ...]:
     """Return the tags that the mirror created and that no entry wants any more, the longest unwanted first.
 
     The entries want the targets of `images`, the `trusted` targets, and the digest tags that belong to these. Fallback tags of
-    referrers are not extra either: a target may list referrers of its own there. Entries in `held`, by where they stand, want
-    all that they ever had. A tag that no entry can have created stays: other entries may share the lock file.
+    referrers are not extra either: a target may list referrers of its own there. Tags that `retention` keeps are not extra.
+    A tag that no entry can have created stays: other entries may share the lock file.
 
     The limit is one for the run: a tag is due if fewer tags than its entry allows are due before it, whichever entries these
     are from.
@@ -413,15 +415,17 @@ def extras(
     now, wanted, origins = datetime.now(UTC), _Wanted(images, trusted, locked), Origins(entries)
     made = ((target, record) for target, record in locked.items() if record.own and not is_listing(target.tag or ""))
     unwanted = [(target, record) for target, record in made if not wanted.has(target)]
+    retention = retention or Retention()
     found, due = list[Extra](), 0
     for target, record in sorted(unwanted, key=lambda item: (item[1].unwanted or now, str(item[0]))):
-        entry, since = origins.of(target, record), record.unwanted or now
-        if entry is None:
+        made_by, since = list(origins.each(target, record)), record.unwanted or now
+        if not made_by:
             found.append(Extra(target=target, record=record, since=None, most=None, is_due=False))
             continue
-        if entry.at in held:
+        if retention.keeps(made_by, Reference.parse(record.source)):
             continue
-        most = entry.prune.most if entry.prune is not None and entry.prune.is_over(since, now=now) else None
+        prune = made_by[0].prune
+        most = prune.most if prune is not None and prune.is_over(since, now=now) else None
         is_due = most is not None and due < most
         due += is_due
         found.append(Extra(target=target, record=record, since=since, most=most, is_due=is_due))

@@ -17,6 +17,7 @@ from flows.mirroring.entry import Entry
 from flows.mirroring.lock import Records
 from flows.mirroring.plan import Image, Plan, Unnamed, Wish, decided, distinct, extras, failed, is_trusted, wishes
 from flows.mirroring.reach import reach
+from flows.mirroring.retention import Retention
 from flows.progress import Listener
 from flows.runner import message
 from flows.wanted import Inquiry
@@ -103,6 +104,7 @@ class Planning:
         self._wanted = self._looked_into = 0
         self._problems: dict[str, str] = {}
         self._idle: dict[str, str] = {}
+        self._selected = set[tuple[str, str]]()
         self._unnamed: list[Unnamed] = []
 
     def begin(self, entries: Sequence[Entry], others: Sequence[Entry] = ()) -> None:
@@ -148,6 +150,7 @@ class Planning:
         """Select the images of a registry that is listed."""
         for entry in host.entries:
             chosen = list(self._chosen(entry, host))
+            self._selected.update((entry.at, source.locator) for source in chosen)
             named, unnamed = wishes(entry, chosen)
             host.held += named
             self._unnamed += unnamed
@@ -235,14 +238,16 @@ class Planning:
         order = {id(entry): number for number, entry in enumerate(self._entries)}
         images = tuple(sorted(self._images, key=lambda image: order[id(image.wish.entry)]))
         trusted = [target for wish in self._trusted for target in wish.targets]
-        # That nothing at all is chosen is a mistake, or an upstream that was emptied: no reason to remove everything.
+        # That nothing is chosen is a mistake, or an upstream that was emptied: no reason to remove everything.
         held = self._problems.keys() | self._idle.keys() | {entry.at for entry in self._others}
+        retention = Retention(held, self._selected)
+        extra = extras(images, trusted, (*self._entries, *self._others), self._locked, retention=retention)
         return Plan(
             images=images,
-            extras=extras(images, trusted, (*self._entries, *self._others), self._locked, held=held),
+            extras=extra,
             problems=self._in_order(self._problems),
             unnamed=tuple(self._unnamed),
-            idle=tuple(self._in_order(self._idle).values()),
+            idle=tuple(self._in_order({**retention.notes, **self._idle}).values()),
             settled=sum(len(wish.targets) for wish in self._trusted),
             missing=frozenset(self._missing),
             quotas=self._session.registries.quotas(),

@@ -132,6 +132,29 @@ def test_an_entry_that_chooses_nothing_at_all_prunes_nothing(
     assert not any(record["unwanted"] for record in mirrors.locked().values())
 
 
+def test_a_repository_that_a_registry_lists_no_tags_of_or_does_not_list_is_not_pruned(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    for number, name in enumerate(("a", "b")):
+        images.load(source, name, images.image(990 + number, layers=1), "v1")
+    entry = {"source": source.host, "target": target.host, "type": "registry", "prune": AT_ONCE}
+    mirrors.run(entry)
+    mirrors.asked(target)
+    told = f"{mirrors.config}:1: sync[0]: nothing of {source.host}/b is chosen any more, so nothing of that is pruned; "
+    for path, lost in (("/v2/b/tags/list", b'{"name":"b","tags":[]}'), ("/v2/_catalog", b'{"repositories":["a"]}')):
+        source.inject(Fault(path=path, action=Answer(200, (("Content-Type", "application/json"),), lost)))
+
+        report = mirrors.run(entry)
+
+        assert (report.status, report.plan.extras, deleted(mirrors, target)) == ("complete", (), [])
+        assert report.notes() == [f"{told}to have it pruned, exclude it with repos.deny"]
+        assert not any(record["unwanted"] for record in mirrors.locked().values())
+    report = mirrors.run({**entry, "repos": {"deny": ["b"]}})
+
+    assert (report.notes(), deleted(mirrors, target)) == ([], ["v1"])
+    assert {name.removeprefix(f"{target.host}/") for name in mirrors.locked()} == {"a:v1"}
+
+
 def test_a_signature_that_was_mirrored_as_a_tag_stays_as_a_referrer_of_a_wanted_image(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:

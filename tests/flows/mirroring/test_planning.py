@@ -1,19 +1,21 @@
 """Plans of several source registries, without Prefect: each is planned by itself, and errors of one concern no other."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from flows.mirroring.lock import Locked
 from flows.mirroring.planning import Planning
 from flows.progress import LogListener
 from ocispec import Descriptor, Reference
 from ocispec.errors import Unavailable
-from tasks.mirror import Tags
+from tasks.mirror import Repositories, Tags
 from tasks.session import Session, SessionSpec, open_session
-from tests.flows.mirroring.planned import Inquiries, Plans, entries, surveyed
+from tests.flows.mirroring.planned import Inquiries, Plans, entries, manifest, surveyed
 
 if TYPE_CHECKING:
     from tasks.survey import Ask
@@ -114,3 +116,82 @@ def test_images_are_planned_once_their_target_turns_out_to_be_free(
     assert plans.changes == {"registry.example/app:v1": "add", "registry.example/app:v2": "add"}
     assert plans.plan is not None
     assert plans.plan.errors == []
+
+
+REGISTRY: dict[str, Any] = {"source": "one.example", "target": "registry.example", "type": "registry", "prune": {"after": "0s"}}
+MIRRORED = [f"{name}:v1" for name in ("a", "b", "c")]
+
+
+def tagged(repositories: Mapping[str, Sequence[str]]) -> Callable[[object], object]:
+    """Answers a catalog with these repositories, lists of tags with theirs, and surveys with images that are nowhere else."""
+
+    def reply(argument: object) -> object:
+        if isinstance(argument, str):
+            return Repositories(tuple(repositories))
+        found = cast("tuple[Reference | Ask, ...]", argument)
+        names = [one.repository for one in found if isinstance(one, Reference)]
+        return Tags(tuple(tuple(repositories[name]) for name in names)) if names else surveyed(cast("Sequence[Ask]", found))
+
+    return reply
+
+
+def replanned(
+    session: Session, inquiries: Inquiries, plans: Plans, repositories: Mapping[str, Sequence[str]], *sync: dict[str, Any]
+) -> tuple[list[str], tuple[str, ...]]:
+    """Return the tags to remove and the notes of a run after one that mirrored the tag v1 of three repositories."""
+    locked = {
+        Reference.parse(f"registry.example/{name}"): Locked(
+            source=f"one.example/{name}", digest=manifest(name).digest, mirrored=datetime.now(UTC) - timedelta(days=9), own=True
+        )
+        for name in MIRRORED
+    }
+    planning = Planning(session, LISTENER, locked, asking=inquiries, receiver=plans, keep=True, workers=1)
+    planning.begin(entries(*sync))
+    inquiries.answer("one.example", tagged(repositories))
+    assert plans.plan is not None
+    return [str(extra.target) for extra in plans.plan.pruned], plans.plan.idle
+
+
+@pytest.mark.parametrize("lost", [{"b": []}, {}], ids=["it lists no tag", "the catalog lacks it"])
+def test_a_repository_of_a_registry_that_was_emptied_is_not_pruned(
+    session: Session, inquiries: Inquiries, plans: Plans, lost: dict[str, list[str]]
+) -> None:
+    pruned, idle = replanned(session, inquiries, plans, {"a": ["v2"], **lost, "c": ["v1"]}, REGISTRY)
+
+    assert pruned == ["registry.example/a:v1"]
+    (note,) = idle
+    assert note == (
+        "mirror.yaml: sync[0]: nothing of one.example/b is chosen any more, so nothing of that is pruned; "
+        "to have it pruned, exclude it with repos.deny"
+    )
+
+
+def test_repositories_that_the_configuration_excludes_are_pruned(session: Session, inquiries: Inquiries, plans: Plans) -> None:
+    found = {"a": ["v1"], "b": ["v1"]}
+
+    pruned, idle = replanned(session, inquiries, plans, found, {**REGISTRY, "repos": {"deny": ["b", "c"]}})
+
+    assert (pruned, idle) == (["registry.example/b:v1", "registry.example/c:v1"], ())
+
+
+def test_a_repository_is_not_taken_for_emptied_if_another_entry_chooses_of_it(
+    session: Session, inquiries: Inquiries, plans: Plans
+) -> None:
+    filtered = {**REGISTRY, "tags": {"allow": ["v1"]}}
+    special = {"source": "one.example/b", "target": "registry.example/b", "type": "repository", "tags": {"allow": ["w.*"]}}
+    found = {"a": ["v1"], "b": ["w1"], "c": ["v1"]}
+
+    pruned, idle = replanned(session, inquiries, plans, found, filtered, {**special, "prune": {"after": "0s"}})
+
+    assert (pruned, idle) == (["registry.example/b:v1"], ())
+
+
+def test_a_repository_of_several_entries_is_not_pruned_if_the_one_that_takes_it_finds_it_emptied(
+    session: Session, inquiries: Inquiries, plans: Plans
+) -> None:
+    sync = [{**REGISTRY, "repos": {"allow": [name]}} for name in ("a", "b|c")]
+
+    pruned, idle = replanned(session, inquiries, plans, {"a": ["v1"], "b": [], "c": ["v1"]}, *sync)
+
+    assert pruned == []
+    assert [line.partition(": nothing")[0] for line in idle] == ["mirror.yaml: sync[1]"]
