@@ -174,9 +174,13 @@ def publish(wanted: Publication) -> Published:
 
 
 @task_of("remove", run_name=_remove_name)
-def remove(target: Reference, unwanted: tuple[UnwantedTag, ...], *, workers: int) -> Removed:
-    """Remove a tag. It is one of those that are `unwanted` in its repository; `workers` requests read in parallel."""
-    return session.current().remove(target, unwanted, workers=workers)
+def remove(target: Reference, unwanted: tuple[UnwantedTag, ...], known: frozenset[str], *, workers: int) -> Removed:
+    """Remove a tag, which is one of the `unwanted` tags of its repository.
+
+    `known` are the tags of the repository that the run wants or that the lock file has. At most `workers` requests are made in
+    parallel.
+    """
+    return session.current().remove(target, unwanted, known=known, workers=workers)
 
 
 @task_of("audit", run_name=_audit_name)

@@ -62,11 +62,16 @@ class Remover:
                 self._unwanted[tag] = one
                 self._graph.allow(tag, one.digest, one.referrers)
 
+    def add_known(self, tags: Iterable[str]) -> None:
+        """Add tags that the mirror knows in this repository. What they need stays, even if the registry does not list them."""
+        self._graph.add_known(tags)
+
     def remove(self, tag: str) -> Removed:
         """Remove an allowed tag if it resolves to the digest that the mirror published under it.
 
         Raises:
             Unsupported: the registry deletes neither tags nor manifests.
+            Conflict: the registry deletes only manifests, and its list of tags lacks a tag that exists.
             DistError: the tag, or anything that other tags need, cannot be read or deleted. Nothing was deleted then.
         """
         if tag not in self._outcomes:

@@ -210,13 +210,14 @@ class Session:
         with self._endable():
             self._delivery.publish(wanted)
 
-    def remove(self, target: Reference, unwanted: Sequence[UnwantedTag], *, workers: int) -> Removed:
-        """Remove one of the `unwanted` tags of its repository, see `tasks.removal`."""
+    def remove(self, target: Reference, unwanted: Sequence[UnwantedTag], *, known: Iterable[str] = (), workers: int) -> Removed:
+        """Remove one of the `unwanted` tags of its repository. `known` are tags that may exist there, see `tasks.removal`."""
         with self._endable():
             if target.locator not in self._removers:
                 self._removers[target.locator] = self._remover(target, workers=workers)
             remover = self._removers[target.locator]
             remover.allow(unwanted)
+            remover.add_known(known)
             return remover.remove(str(target.tag))
 
     def _remover(self, place: Reference, *, workers: int) -> Remover:

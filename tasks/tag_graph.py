@@ -2,6 +2,9 @@
 
 A registry that cannot delete a tag deletes manifests, and with a manifest every tag of it. The graph shows which tag would lose
 content by that. Each tag is resolved once and each manifest is read once.
+
+A registry's list of tags may lack some. So the tags that the mirror knows are resolved, too. If the list lacks a tag that
+exists, other tags may be missing as well, and nothing is known of what those need.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -11,8 +14,9 @@ from functools import cached_property
 from typing import Protocol
 
 from ocispec import Descriptor, Digest, Reference, manifest
-from ocispec.errors import NotFound
+from ocispec.errors import Conflict, NotFound
 from ocispec.referrers import cosign_tags, tag_of
+from ocispec.units import counted
 
 
 class TagSource(Protocol):
@@ -63,7 +67,8 @@ class TagGraph:
         self._expendable: dict[str, Digest] = {}
         self._own_referrers: set[Digest] = set()
         self._tags: dict[str, Descriptor] = {}
-        self._listed: tuple[str, ...] | None = None
+        self._known: set[str] = set()
+        self._listed: frozenset[str] | None = None
         self._resolved: set[str] = set()
         self._links: dict[Digest, _Links] = {}
         self._is_loaded = False
@@ -79,22 +84,40 @@ class TagGraph:
         del self._expendable[tag]
         self.__dict__.pop("_kept", None)
 
+    def add_known(self, tags: Iterable[str]) -> None:
+        """Add tags that the mirror knows. `load` resolves them, even if the registry does not list them."""
+        new = {*tags} - self._known
+        self._known |= new
+        self._is_loaded = self._is_loaded and not new
+
     def load(self) -> None:
         """Resolve all tags and read all manifests that are reachable from them. A call after a failure continues the work.
 
         Raises:
+            Conflict: the registry's list of tags lacks a tag that exists.
             DistError: a tag list, tag, manifest or list of referrers cannot be read.
         """
         if self._is_loaded:
             return
         if self._listed is None:
-            self._listed = tuple(self._source.tags())
-        missing = [tag for tag in self._listed if tag not in self._resolved]
+            self._listed = frozenset(self._source.tags())
+        missing = sorted((self._listed | self._known) - self._resolved)
         with ThreadPoolExecutor(self._workers) as executor:
             for tag, found in zip(missing, executor.map(self._resolve_tag, missing), strict=True):
                 self.set_tag(tag, found)
+            self._check_list(self._listed)
             self._read_all(executor)
         self._is_loaded = True
+
+    def _check_list(self, listed: frozenset[str]) -> None:
+        """Raise an error if the registry's list of tags lacks a tag that exists."""
+        if unlisted := sorted(self._tags.keys() - listed):
+            lacked = f"{unlisted[0]}, which resolves to {self._tags[unlisted[0]].digest}"
+            more = f", and {counted(len(unlisted) - 1, 'other tag')}" if len(unlisted) > 1 else ""
+            raise Conflict(
+                f"{self._repository.locator}: the list of tags lacks {lacked}{more}; no manifest is deleted, because tags that "
+                "are not listed may need it; run again once the registry lists all tags"
+            )
 
     def set_tag(self, tag: str, descriptor: Descriptor | None) -> None:
         """Record what a tag resolves to now; None is a tag that does not exist. `load` reads what is new."""

@@ -1,7 +1,7 @@
 """Carries out the plan of a mirror run."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from prefect.utilities.annotations import quote
@@ -109,8 +109,10 @@ class Applying:
         }
         return replace(brought, referrers=referrers)
 
-    def remove(self, extras: Sequence[Extra]) -> dict[Reference, Removed | str]:
+    def remove(self, extras: Sequence[Extra], known: Iterable[Reference]) -> dict[Reference, Removed | str]:
         """Remove the tags that are due, one after the other. Return the outcome for each, or why it could not be removed.
+
+        `known` are the tags that the run wants or that the lock file has. No manifest that one of them needs is deleted.
 
         If Prefect's API is lost meanwhile, the run stops, and the other tags that are due are not removed.
 
@@ -121,6 +123,7 @@ class Applying:
             return {extra.target: f"{extra.target}: {ending(reason)}" for extra in extras if extra.is_due}
         removed, count = dict[Reference, Removed | str](), 0
         allowed = defaultdict[str, list[UnwantedTag]](list)
+        known_tags = _tags_by_repository(known)
         for extra in (one for one in extras if one.is_due):
             allowed[extra.target.locator].append(_unwanted_tag(extra))
         for extra in sorted((one for one in extras if one.most is not None), key=lambda one: one.is_held):
@@ -128,17 +131,18 @@ class Applying:
                 if count >= (extra.most or 0) or self._session.stopping.reason is not None:
                     continue
                 allowed[extra.target.locator].append(_unwanted_tag(extra))
-            result = self._removal(extra.target, allowed[extra.target.locator])
+            repository = extra.target.locator
+            result = self._removal(extra.target, allowed[repository], known_tags.get(repository, frozenset()))
             count += isinstance(result, str) or result.status == "removed"
             removed[extra.target] = result
         return removed
 
-    def _removal(self, target: Reference, allowed: Sequence[UnwantedTag]) -> Removed | str:
+    def _removal(self, target: Reference, allowed: Sequence[UnwantedTag], known: frozenset[str]) -> Removed | str:
         if (reason := self._session.stopping.reason) is not None:
             return f"{target}: {ending(reason)}"
         try:
             ready = self._limits.ready(tasks.remove, target.host)
-            result = outcome(ready.submit(quote(target), quote(tuple(allowed)), workers=self._workers))
+            result = outcome(ready.submit(quote(target), quote(tuple(allowed)), quote(known), workers=self._workers))
         except CALL_ERRORS as exc:
             self._session.stopping.set(f"Prefect API {client().api_url}: {exc}")
             return f"{target}: {ending(str(self._session.stopping.reason))}"
@@ -148,6 +152,14 @@ class Applying:
         failure = f"{target}: not removed: {message(result)}"
         self._listener.fell_short(failure)
         return failure
+
+
+def _tags_by_repository(targets: Iterable[Reference]) -> dict[str, frozenset[str]]:
+    tags = defaultdict[str, set[str]](set)
+    for target in targets:
+        if target.tag is not None:
+            tags[target.locator].add(target.tag)
+    return {locator: frozenset(names) for locator, names in tags.items()}
 
 
 def _unwanted_tag(extra: Extra) -> UnwantedTag:

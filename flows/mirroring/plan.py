@@ -250,6 +250,17 @@ class Plan:
         tags = {f"{target.locator}:{tag}" for target, pushed in referrers.items() for tag in pushed.values()}
         return replace(self, extras=tuple(extra for extra in self.extras if str(extra.target) not in tags))
 
+    def known_tags(self, locked: Records, referrers: Mapping[Reference, Mapping[Digest, str | None]]) -> set[Reference]:
+        """Return the tags that the run wants or that the lock file has, with backups and digest tags. Not every tag exists.
+
+        `referrers` are those that the run pushed, by target.
+        """
+        backups = (step.backup for step in self.steps if step.backup is not None)
+        related = [*referrers.items(), *((step.target, step.beside) for step in self.steps)]
+        related += ((target, record.referrers) for target, record in locked.items())
+        names = {f"{target.locator}:{tag}" for target, tags in related for tag in tags.values() if tag is not None}
+        return {*locked, *(step.target for step in self.steps), *backups, *map(Reference.parse, names)}
+
     @cached_property
     def to_fetch(self) -> dict[Digest, Descriptor]:
         """The distinct content that has to be fetched."""

@@ -74,7 +74,8 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
         report = MirrorReport(name=job.name, store=spec.store, plan=plan, dry_run=job.dry_run, tasks=applying.tasks)
         if not job.dry_run:
             plan = plan.keeping(brought.referrers)
-            report = replace(report, plan=plan, brought=brought, removed=applying.remove(plan.extras))
+            known = plan.known_tags(locked, brought.referrers)
+            report = replace(report, plan=plan, brought=brought, removed=applying.remove(plan.extras, known))
             report = replace(report, tasks=applying.tasks)
             report = _recorded(lock, report, carried.replaced, listener)
             report = _listed(session, report, listener)

@@ -5,6 +5,8 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ocispec import Digest
 from ocispec.referrers import cosign_tags
 from tests import images
@@ -211,3 +213,32 @@ def test_a_referrer_of_a_remaining_image_is_kept_when_its_own_tag_is_pruned(mirr
         assert outcome(report, "v1-bill")[0] == "shared"
         assert f"{target.host}/copy:v1 needs {bill.root.digest}" in outcome(report, "v1-bill")[1]
         assert deleted(mirrors, target) == []
+
+
+@pytest.mark.parametrize("tags", [None, ["1.0-amd64", "1.0-arm64", "x1"], ["1.0", "1.0-amd64", "1.0-arm64", "x1"]])
+def test_nothing_is_deleted_if_the_list_of_tags_lacks_a_tag_that_exists(
+    mirrors: Mirrors, source: FakeRegistry, tags: list[str] | None
+) -> None:
+    other = images.image(1999, layers=1)
+    for tag, built in (("1.0", INDEX), ("1.0-amd64", AMD), ("1.0-arm64", ARM), ("x1", other), ("x2", other)):
+        images.load(source, "app", built, tag)
+    with FakeRegistry(deletes="manifests") as target:
+        entry = repository(source, target, prune=AT_ONCE)
+        mirrors.run(entry)
+        mirrors.asked(target)
+        body = json.dumps({"name": "copy", "tags": tags}).encode()
+        short = Answer(200, (("Content-Type", "application/json"),), body)
+        target.inject(Fault(path="/v2/copy/tags/list", nth=None, action=short))
+
+        report = mirrors.run(denying(entry, "1.0-.*", "x1"))
+
+        assert deleted(mirrors, target) == []
+        assert not lacking(target, "copy", INDEX, "1.0")
+        assert not lacking(target, "copy", other, "x2")
+        errors = report.errors()
+        assert [one.partition(": not removed: ")[0] for one in errors] == [
+            f"{target.host}/copy:{tag}" for tag in ("1.0-amd64", "1.0-arm64", "x1")
+        ]
+        lacked = min({"1.0", "1.0-amd64", "1.0-arm64", "x1", "x2"} - {*(tags or ())})
+        assert all(f"{target.host}/copy: the list of tags lacks {lacked}, which resolves to sha256:" in one for one in errors)
+        assert {name.rpartition(":")[2] for name in mirrors.locked()} == {"1.0", "1.0-amd64", "1.0-arm64", "x1", "x2"}
