@@ -12,8 +12,10 @@ from ocispec.errors import DistError
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
-# Threads are made as they are needed; how many work at once is the flow's parameter `concurrency`.
-RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=MAX_CONCURRENCY))
+# Threads are made as they are needed. The parameter `concurrency` of a flow bounds how many of them work at once.
+# The others are for tasks that wait for a Retry-After: such a task holds a thread, and does not count.
+_MAX_THREADS = 4 * MAX_CONCURRENCY
+RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=_MAX_THREADS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ How content is brought, and what else is done for an image that is whole, is sai
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol
+from uuid import UUID
 
 from prefect import Task
 from prefect.futures import PrefectFuture
@@ -25,13 +26,14 @@ from flows.runner import Unsubmitted, message, outcome
 from flows.wanted import Errand, Image, Inquiry, Listing, Node, Parent, Scope
 from ocispec import Descriptor, Reference
 from ocispec.errors import DistError, Unsupported
-from ocispec.frontier import Frontier
+from ocispec.frontier import Frontier, Lane
 from ocispec.platform import Platforms
 from ocispec.referrers import MAX_REFERRERS, Referrer
 from storage.completeness import Completeness
 from tasks import fetch as tasks
 from tasks.stopping import Stopped, Stopping, ending
 from tasks.transfer import Receipt
+from tasks.waiting import WAITING
 
 Future = PrefectFuture[Any]
 Item = Image | Node | Listing | Errand | Inquiry
@@ -76,7 +78,10 @@ class Walk:
     ) -> None:
         self.tasks = 0
         self._keeper, self._course, self._listener, self._stopping = keeper, course, listener, stopping
-        self._frontier: Frontier[Item, Future | Unsubmitted] = Frontier(self._start, window=window, lane=_lane)
+        self._frontier: Frontier[Item, Future | Unsubmitted] = Frontier(
+            self._start_counted, window=window, lane=self._lane, idle=self._count_waiting
+        )
+        self._in_flight = set[UUID]()
         self._nodes: dict[object, Node] = {}
         self._listings: dict[object, Listing] = {}
         self._known: deque[tuple[Image, tasks.Listed]] = deque()
@@ -102,10 +107,12 @@ class Walk:
     def run(self, images: Sequence[Image] = ()) -> tuple[ImageReport, ...]:
         """Bring in all images that were added and these, and return the reports of these in their order."""
         self.add(images)
-        for item, future in self._frontier:
-            self.tasks += 1
-            self._handle(item, outcome(future))
-            self._heed_stop()
+        with WAITING.heard(lambda: self.call(_start_more)):
+            for item, future in self._frontier:
+                self.tasks += 1
+                self._note_end(future)
+                self._handle(item, outcome(future))
+                self._heed_stop()
         return self.reports(images)
 
     def reports(self, images: Iterable[Image]) -> tuple[ImageReport, ...]:
@@ -163,6 +170,13 @@ class Walk:
                         item.sources.clear()
                     self._handle(item, exc)
 
+    def _start_counted(self, item: Item) -> Future | Unsubmitted:
+        """Submit the task of an item, and note that it is in flight. Inquiries do not count."""
+        future = self._start(item)
+        if not isinstance(future, Unsubmitted) and not isinstance(item, Inquiry):
+            self._in_flight.add(future.task_run_id)
+        return future
+
     def _start(self, item: Item) -> Future | Unsubmitted:
         """Submit the task of an item, unless the run is to stop. It is to stop if Prefect's API cannot be reached for that."""
         try:
@@ -174,6 +188,28 @@ class Walk:
             return Unsubmitted(Stopped(ending(str(self._stopping.reason))))
         except Stopped as exc:
             return Unsubmitted(exc)
+
+    def _note_end(self, future: Future | Unsubmitted) -> None:
+        if not isinstance(future, Unsubmitted):
+            self._in_flight.discard(future.task_run_id)
+
+    def _count_waiting(self) -> int:
+        """Return the number of tasks in flight, inquiries apart, that wait for as long as a registry wants."""
+        return len(self._in_flight & WAITING.ids)
+
+    def _lane(self, item: Item) -> Lane:
+        """Return the lane of an item: the registries that its task talks to. Inquiries have lanes of their own."""
+        if isinstance(item, Inquiry):
+            return Lane(item.lane, is_single=True)
+        if isinstance(item, Image):
+            talks_to: Sequence[Reference] = (item.reference,)
+        elif isinstance(item, Errand):
+            talks_to = item.talks_to
+        elif isinstance(item, Listing):
+            talks_to = (item.source,)
+        else:
+            _, talks_to, _ = self._course.bring(item, item.sources[0][0])
+        return Lane(frozenset(place.host for place in talks_to))
 
     def _submitted(self, item: Item) -> Future:
         """Submit the task of an item.
@@ -374,5 +410,5 @@ class Walk:
             image.recorded = True
 
 
-def _lane(item: Item) -> str | None:
-    return item.lane if isinstance(item, Inquiry) else None
+def _start_more() -> None:
+    """Do nothing: the walk starts more once a task waits."""

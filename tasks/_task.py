@@ -29,6 +29,7 @@ from prefect.utilities.annotations import quote
 from ocispec.errors import Corrupt, DistError
 from remotes import RegistryError
 from tasks import stopping
+from tasks.waiting import WAITING
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -102,7 +103,8 @@ def _waiting(function: Callable[P, R]) -> Callable[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> Any:
         context = TaskRunContext.get()
         if context is not None and (until := _WAITS.pop(context.task_run.id, None)) is not None:
-            stopping.current().pause((until - datetime.now(UTC)).total_seconds())
+            with WAITING.including(context.task_run.id):
+                stopping.current().pause((until - datetime.now(UTC)).total_seconds())
         try:
             return function(*args, **kwargs)
         except RegistryError as exc:

@@ -15,6 +15,7 @@ from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, lacking, repository, results
 from tests.peers.prefect import PrefectServer
 
+MANY = images.image(1042, layers=12)
 ONE, TWO = images.image(1040, layers=1), images.image(1041, layers=1)
 LONG_S = 75
 
@@ -35,11 +36,15 @@ def busy() -> Iterator[FakeRegistry]:
 
 
 class Publications(LogListener):
-    """Calls a function when an image is published."""
+    """Calls a function when an image is published, and one when a registry is not to be asked."""
 
-    def __init__(self, then: Callable[[str], None]) -> None:
+    def __init__(self, then: Callable[[str], None], left_alone: Callable[[], None] = lambda: None) -> None:
         super().__init__(logging.getLogger("test"))
-        self._then = then
+        self._then, self._left_alone = then, left_alone
+
+    def left_alone(self, server: str, seconds: float) -> None:
+        super().left_alone(server, seconds)
+        self._left_alone()
 
     def did(self, name: str, what: str) -> None:
         if what.startswith("published"):
@@ -80,6 +85,31 @@ def test_images_are_published_while_another_registry_makes_the_run_wait(  # noqa
     assert mirrors.locked()[f"{target.host}/copy:v1"]["mirrored"]
     assert report.seconds < LONG_S
     assert [one.status for one in busy.asked(method, path)] == [429]
+
+
+@pytest.mark.parametrize("is_target", [False, True], ids=["source", "target"])
+def test_blobs_that_wait_for_one_registry_take_no_turn_from_the_images_of_another(
+    mirrors: Mirrors, source: FakeRegistry, busy: FakeRegistry, other: FakeRegistry, target: FakeRegistry, *, is_target: bool
+) -> None:
+    images.load(other if is_target else busy, "many", MANY, "v1")
+    first = image(other, busy, "many:v1") if is_target else image(busy, target, "many:v1")
+    method, path = ("HEAD" if is_target else "GET"), ".*/blobs/.*"
+    busy.inject(Fault(method=method, path=path, times=4, action=Answer(429, (("Retry-After", str(30)),), b"")))
+    waiting, stopping, published = Event(), Stopping(), list[str]()
+    source.inject(Fault(method="GET", path=".*/tags/list", action=Stall(0, waiting)))
+
+    def stop(name: str) -> None:
+        published.append(name)
+        if len(published) == 2:
+            stopping.request("all others are published")
+
+    with stopped_by(stopping), listening(Publications(stop, waiting.set)):
+        report = mirrors.run(first, repository(source, target), concurrency=4)
+
+    assert sorted(published) == [f"{source.host}/app:v1", f"{source.host}/app:v2"]
+    assert report.status == "stopped"
+    assert not lacking(target, "copy", ONE, "v1")
+    assert {one.status for one in busy.asked(method, path)} == {429}
 
 
 def test_the_plan_is_whole_although_registries_are_planned_by_themselves(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocispec.frontier import Frontier
+from ocispec.frontier import Frontier, Lane
 
 Outcome = Future[list[int]]
 
@@ -178,10 +178,49 @@ def test_an_item_of_a_lane_waits_only_for_that_lane() -> None:
                 now.finish(item)
 
     started = Started(finish_pairs)
-    frontier = Frontier(started, window=1, lane=lambda item: "tens" if item >= 10 else None)
+    frontier = Frontier(started, window=1, lane=lambda item: Lane("tens", is_single=True) if item >= 10 else Lane(None))
     frontier.add([10, 11, 1, 2])
     assert {item for item, _ in frontier} == {10, 11, 1, 2}
     assert [set(started.items[:2]), set(started.items[2:])] == [{1, 10}, {2, 11}]
+
+
+def test_items_of_one_lane_use_the_whole_window_and_leave_free_slots_to_a_lane_with_fewer() -> None:
+    def finish_when_full(now: Started) -> None:
+        if len(now.open) == 4:
+            for item in list(now.open)[: 4 if len(now.items) == 8 else 1]:
+                now.finish(item)
+
+    started = Started(finish_when_full)
+    frontier = Frontier(started, window=4, lane=lambda item: Lane(item // 10))
+    frontier.add([10, 11, 12, 13, 14, 15])
+    iterated = iter(frontier)
+    assert next(iterated)[0] == 10
+    assert started.items == [10, 11, 12, 13]
+    frontier.add([20, 21])
+    assert len(list(iterated)) == 7
+    assert started.items == [10, 11, 12, 13, 20, 21, 14, 15]
+
+
+def test_idle_items_do_not_count_and_no_lane_has_more_than_the_window_in_flight() -> None:
+    idle: list[int] = []
+
+    def go_idle() -> None:
+        idle.extend((10, 11))
+        frontier.add([20, 21, 22])
+
+    def finish_all_when_full(now: Started) -> None:
+        if len(now.items) >= 4:
+            idle.clear()
+            for item in list(now.open):
+                now.finish(item)
+
+    started = Started(finish_all_when_full)
+    frontier = Frontier(started, window=2, lane=lambda item: Lane(item // 10), idle=lambda: len(idle))
+    frontier.add([10, 11, 12])
+    frontier.call(go_idle)
+    assert len([item for item, _ in frontier]) == 6
+    assert started.items[:4] == [10, 11, 20, 21]
+    assert started.most == 4
 
 
 def test_a_function_is_called_between_items() -> None:
