@@ -19,8 +19,10 @@ _ANSWER_S = 5.0
 _RETRIES = 2
 
 
-# What calls to Prefect's API raise if it cannot be reached or refuses them; other modules do not know its HTTP client.
+# Errors of calls to Prefect's API: it cannot be reached, it answers too late, or one of these or a refusal. Other modules do not know
+# its HTTP client.
 UNREACHABLE = (httpx.TransportError,)
+SLOW = (httpx.ReadTimeout,)
 CALL_ERRORS = (httpx.HTTPError, PrefectException)
 
 

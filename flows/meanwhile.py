@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 
-from flows.api import UNREACHABLE
+from flows.api import SLOW, UNREACHABLE
 
 _MOST_AT_ONCE = 8
 _EXECUTOR: ContextVar[ThreadPoolExecutor] = ContextVar("executor")
@@ -47,5 +47,6 @@ def tolerated(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as exc:  # noqa: BLE001 - Prefect's client raises many kinds
-        level = logging.DEBUG if isinstance(exc, UNREACHABLE) else logging.WARNING
+        is_lost = isinstance(exc, UNREACHABLE) and not isinstance(exc, SLOW)
+        level = logging.DEBUG if is_lost else logging.WARNING
         _log.log(level, "%s cannot be shown: %s", what, exc)
