@@ -19,8 +19,8 @@ _ANSWER_S = 5.0
 _RETRIES = 2
 
 
-# Errors of calls to Prefect's API: it cannot be reached, it answers too late, or one of these or a refusal. Other modules do not know
-# its HTTP client.
+# Errors of calls to Prefect's API, whose HTTP client other modules do not know: it cannot be reached, it answers late, or any
+# of these and refusals.
 UNREACHABLE = (httpx.TransportError,)
 SLOW = (httpx.ReadTimeout,)
 CALL_ERRORS = (httpx.HTTPError, PrefectException)
