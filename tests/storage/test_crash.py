@@ -101,6 +101,7 @@ def clears_away(place: Place, store: ContentStore) -> None:
     assert {path for path in place.files() if path.startswith("ingest/")} == set()
 
 
+@pytest.mark.timeout(600)  # hundreds of stores, each with its own requests
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # who is gone closes nothing
 @pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("data", [SMALL, BIG], ids=["small", "big"])
