@@ -5,7 +5,7 @@ manifest is deleted only if no remaining tag of the repository needs it (`tasks.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ocispec import Descriptor, Digest, Reference
@@ -17,10 +17,14 @@ _ONLY_MANIFESTS = "this registry deletes only whole manifests, not tags"
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class UnwantedTag:
-    """A tag to remove: the digest that the mirror published under it, and the referrers that it copied with that."""
+    """A tag to remove: the digest that the mirror published under it, and the referrers that it copied with that.
+
+    `replaces` is the digest that the mirror published before, if it is not known whether `digest` was published.
+    """
 
     target: Reference
     digest: Digest
+    replaces: Digest | None = None
     referrers: frozenset[Digest] = field(default_factory=frozenset)
 
 
@@ -118,6 +122,10 @@ class Remover:
         """Return why a tag is not to be removed, None if it is."""
         one = self._unwanted[tag]
         found = self._resolve(one.target)
+        if found is not None and one.replaces is not None:  # only the first look decides which of both digests it is
+            digest = found.digest if found.digest == one.replaces else one.digest
+            one = self._unwanted[tag] = replace(one, digest=digest, replaces=None)
+            self._graph.allow(tag, one.digest, one.referrers)
         self._graph.set_tag(tag, found)
         if found is None:
             return Removed(status="gone", why="the tag does not exist any more")

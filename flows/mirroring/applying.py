@@ -163,4 +163,6 @@ def _tags_by_repository(targets: Iterable[Reference]) -> dict[str, frozenset[str
 
 
 def _unwanted_tag(extra: Extra) -> UnwantedTag:
-    return UnwantedTag(target=extra.target, digest=extra.record.digest, referrers=frozenset(extra.record.referrers))
+    record = extra.record
+    referrers = frozenset(record.referrers)
+    return UnwantedTag(target=extra.target, digest=record.digest, replaces=record.replaces, referrers=referrers)

@@ -103,7 +103,16 @@ def _merged(known: Referrers, new: Referrers) -> dict[Digest, str | None]:
 
 
 def _intention(step: Step, locked: Records) -> Locked:
-    return _record(step, locked, mirrored=None, referrers={})
+    """Return the record of a target before the image is published; it keeps the digest that the mirror published before."""
+    record = _record(step, locked, mirrored=None, referrers={})
+    return replace(record, replaces=_replaced_digest(step, locked.get(step.target))) if record.mirrored is None else record
+
+
+def _replaced_digest(step: Step, known: Locked | None) -> Digest | None:
+    """Return the digest that the target has, None if this mirror did not publish it or it stays."""
+    if known is None or step.old is None or step.new is None or step.old.digest == step.new.digest:
+        return None
+    return step.old.digest if step.old.digest in (known.digest, known.replaces) else None
 
 
 def _record(step: Step, locked: Records, *, mirrored: datetime | None, referrers: Referrers) -> Locked:

@@ -21,12 +21,13 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Locked:
-    """One target: what it stands for since when, and where that is from.
+    """One target: the digest that it has, since when, and the source of that.
 
-    `mirrored` is None where a run meant to bring it there and has not said yet that it did. `own` says that no tag was there
-    before the mirror made it. `platforms` are those that were wanted of an index, None is all. With `rewritten` an index of
-    these was made; a `single` platform replaced the index by its image. `referrers` came along, under a tag or listed by the
-    registry, None. `unwanted` is when the configuration was first seen to want it no longer.
+    `mirrored` is None if a run was about to publish the digest and has not recorded yet that it did. In such a record
+    `replaces` is the digest that the mirror published there before: a killed run may not have set the tag. `own` is true if no
+    tag was there before the mirror made it. `platforms` are those that were wanted of an index, None is all. With `rewritten`
+    an index of these was made; a `single` platform replaced the index by its image. `referrers` were mirrored with the image,
+    each with its tag, or None if the registry lists it. `unwanted` is when a run first found that no entry wants the tag.
     """
 
     source: str
@@ -38,9 +39,10 @@ class Locked:
     single: Platform | None = None
     referrers: Mapping[Digest, str | None] = field(default_factory=dict)
     unwanted: datetime | None = None
+    replaces: Digest | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The record as it is kept."""
+        """Return the record as it is stored."""
         return {
             "source": self.source,
             "digest": str(self.digest),
@@ -51,11 +53,12 @@ class Locked:
             "platform": None if self.single is None else str(self.single),
             "referrers": {str(digest): tag for digest, tag in self.referrers.items()},
             "unwanted": self.unwanted,
+            **({} if self.replaces is None else {"replaces": str(self.replaces)}),
         }
 
     @classmethod
     def from_json(cls, document: fields.Json, *, at: str) -> Self:
-        """The record in a parsed document.
+        """Return the record in a parsed document.
 
         Raises:
             InvalidInput, Unsupported: it is damaged.
@@ -70,6 +73,7 @@ class Locked:
             single=_platform(document, at=at),
             referrers=_referrers(document, at=at),
             unwanted=times.optional(document, "unwanted", at=at),
+            replaces=_digest(document, "replaces", at=at),
         )
 
 
@@ -122,6 +126,11 @@ def _records(raw: bytes, *, at: str) -> dict[Reference, Locked]:
 def _document(records: Records) -> bytes:
     images = {str(target): record.to_json() for target, record in sorted(records.items(), key=lambda item: str(item[0]))}
     return orjson.dumps({"version": _VERSION, "images": images}, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _digest(document: fields.Json, key: str, *, at: str) -> Digest | None:
+    text = fields.optional(document, key, str, at=at)
+    return None if text is None else Digest.parse(text)
 
 
 def _platforms(document: fields.Json, *, at: str) -> tuple[Platform, ...] | None:

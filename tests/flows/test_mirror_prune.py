@@ -353,3 +353,30 @@ def test_the_limit_holds_where_tags_go_with_their_manifest(mirrors: Mirrors, sou
         assert not [name for name in deleted(mirrors, target) if ":" in name]
         report = mirrors.run(without(entry, "a", "b", prune={"after": "0s", "most": 2}))
         assert [one["result"] for one in report.to_json("")["removed"]] == ["removed", "removed"]
+
+
+@pytest.mark.parametrize("deletes", ["all", "manifests"])
+def test_a_tag_that_a_killed_run_was_about_to_change_is_still_the_mirrors_own(
+    mirrors: Mirrors, source: FakeRegistry, tmp_path: Path, deletes: Literal["all", "manifests"]
+) -> None:
+    for tag, seed in (("v1", 7330), ("kept", 7331)):
+        images.load(source, "app", images.image(seed, layers=1), tag)
+    with FakeRegistry(deletes=deletes) as target:
+        entry = repository(source, target, prune=AT_ONCE)
+        mirrors.run(entry)
+        before = target.manifest("copy", "v1")
+        images.load(source, "app", images.image(7332, layers=1), "v1")
+        at_the_kill = tmp_path / "lock.json"
+        vetoing = {"command": ["sh", "-c", f"cp {mirrors.lock} {at_the_kill}; exit 1"]}
+        mirrors.run({**entry, "gate": vetoing})
+        assert target.manifest("copy", "v1") == before
+        at_the_kill.replace(mirrors.lock)
+        mirrors.asked(target)
+
+        report = mirrors.run(without(entry, "v1"))
+
+        assert [one["result"] for one in report.to_json("")["removed"]] == ["removed"]
+        assert len(deleted(mirrors, target)) >= 1
+        assert target.manifest("copy", "v1") is None
+        assert target.manifest("copy", "kept") is not None
+        assert {name.rpartition(":")[2] for name in mirrors.locked()} == {"kept"}

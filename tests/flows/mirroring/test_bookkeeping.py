@@ -1,9 +1,12 @@
 """The records of a lock file, without a run: which tags are extra, and how a run changes the records."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import orjson
 
 from flows.mirroring.bookkeeping import concluded, intended
 from flows.mirroring.config import Mirror, configured
@@ -115,6 +118,25 @@ def test_a_record_stays_where_a_failed_publication_may_have_set_the_tag() -> Non
 
     assert (begun[V1].digest, begun[V1].own, begun[V1].mirrored) == (IMAGE, True, None)
     assert (failed, vetoed) == ({}, {})
+
+
+def test_an_intention_keeps_the_digest_that_the_tag_has_until_the_image_is_published() -> None:
+    before = {V1: record(V1, OTHER)}
+    old = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=OTHER, size=5)
+    changed, added = image(old=old), image(change="add", old=None)
+
+    killed = intended(Plan(images=(changed,)), before)
+    killed_again = intended(Plan(images=(changed,)), killed)
+    moved_by_others = intended(Plan(images=(changed,)), {V1: record(V1, FIRST)})
+    published = after_run(killed, changed, brought=Brought())
+
+    assert (killed[V1].digest, killed[V1].mirrored, killed[V1].replaces) == (IMAGE, None, OTHER)
+    assert killed_again == killed
+    assert Locked.from_json(json.loads(orjson.dumps(killed[V1].to_json())), at="lock") == killed[V1]
+    assert moved_by_others[V1].replaces is None
+    assert intended(Plan(images=(added,)), before)[V1].replaces is None
+    assert (published[V1].digest, published[V1].replaces) == (IMAGE, None)
+    assert "replaces" not in published[V1].to_json()
 
 
 def test_a_record_of_other_entries_never_becomes_unwanted() -> None:
