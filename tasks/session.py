@@ -152,7 +152,10 @@ class Session:
 
     def _read_ahead(self, descriptor: Descriptor, reference: Reference) -> bytes:
         """Read a manifest that is going to be fetched; keep it until then if it is small, so that it is requested once."""
+        is_requested = descriptor.data is None and not self.store.holds(descriptor)
         raw = self._reader(reference, keep=False).read(descriptor)
+        if is_requested:
+            self._received.count(len(raw))
         if len(raw) <= _READ_AHEAD_BYTES and len(self._read_before) < _READ_AHEAD_DOCUMENTS:
             self._read_before[descriptor.digest] = raw
         return raw
