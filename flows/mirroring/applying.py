@@ -1,7 +1,7 @@
 """Carries out the plan of a mirror run."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from prefect.utilities.annotations import quote
@@ -109,10 +109,11 @@ class Applying:
         }
         return replace(brought, referrers=referrers)
 
-    def remove(self, extras: Sequence[Extra], known: Iterable[Reference]) -> dict[Reference, Removed | str]:
+    def remove(self, extras: Sequence[Extra], known: Mapping[str, frozenset[str]]) -> dict[Reference, Removed | str]:
         """Remove the tags that are due, one after the other. Return the outcome for each, or why it could not be removed.
 
-        `known` are the tags that the run wants or that the lock file has. No manifest that one of them needs is deleted.
+        `known` are the tags that the run wants or that the lock file has, by repository. No manifest that one of them needs is
+        deleted.
 
         If Prefect's API is lost meanwhile, the run stops, and the other tags that are due are not removed.
 
@@ -123,7 +124,6 @@ class Applying:
             return {extra.target: f"{extra.target}: {ending(reason)}" for extra in extras if extra.is_due}
         removed, count = dict[Reference, Removed | str](), 0
         allowed = defaultdict[str, list[UnwantedTag]](list)
-        known_tags = _tags_by_repository(known)
         for extra in (one for one in extras if one.is_due):
             allowed[extra.target.locator].append(_unwanted_tag(extra))
         for extra in sorted((one for one in extras if one.most is not None), key=lambda one: one.is_held):
@@ -132,7 +132,7 @@ class Applying:
                     continue
                 allowed[extra.target.locator].append(_unwanted_tag(extra))
             repository = extra.target.locator
-            result = self._removal(extra.target, allowed[repository], known_tags.get(repository, frozenset()))
+            result = self._removal(extra.target, allowed[repository], known.get(repository, frozenset()))
             count += isinstance(result, str) or result.status == "removed"
             removed[extra.target] = result
         return removed
@@ -152,14 +152,6 @@ class Applying:
         failure = f"{target}: not removed: {message(result)}"
         self._listener.fell_short(failure)
         return failure
-
-
-def _tags_by_repository(targets: Iterable[Reference]) -> dict[str, frozenset[str]]:
-    tags = defaultdict[str, set[str]](set)
-    for target in targets:
-        if target.tag is not None:
-            tags[target.locator].add(target.tag)
-    return {locator: frozenset(names) for locator, names in tags.items()}
 
 
 def _unwanted_tag(extra: Extra) -> UnwantedTag:

@@ -1,5 +1,6 @@
 """What a mirror run is going to do: each image at each of its targets, and what that costs. No Prefect here."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -250,16 +251,22 @@ class Plan:
         tags = {f"{target.locator}:{tag}" for target, pushed in referrers.items() for tag in pushed.values()}
         return replace(self, extras=tuple(extra for extra in self.extras if str(extra.target) not in tags))
 
-    def known_tags(self, locked: Records, referrers: Mapping[Reference, Mapping[Digest, str | None]]) -> set[Reference]:
-        """Return the tags that the run wants or that the lock file has, with backups and digest tags. Not every tag exists.
+    def known_tags(
+        self, locked: Records, referrers: Mapping[Reference, Mapping[Digest, str | None]]
+    ) -> dict[str, frozenset[str]]:
+        """Return the tags that the run wants or that the lock file has, with backups and digest tags, by repository.
 
-        `referrers` are those that the run pushed, by target.
+        `referrers` are those that the run pushed, by target. Not every tag exists.
         """
+        found = defaultdict[str, set[str | None]](set)
         backups = (step.backup for step in self.steps if step.backup is not None)
+        for target in (*locked, *(step.target for step in self.steps), *backups):
+            found[target.locator].add(target.tag)
         related = [*referrers.items(), *((step.target, step.beside) for step in self.steps)]
         related += ((target, record.referrers) for target, record in locked.items())
-        names = {f"{target.locator}:{tag}" for target, tags in related for tag in tags.values() if tag is not None}
-        return {*locked, *(step.target for step in self.steps), *backups, *map(Reference.parse, names)}
+        for target, tags in related:
+            found[target.locator].update(tags.values())
+        return {locator: frozenset(tag for tag in tags if tag is not None) for locator, tags in found.items()}
 
     @cached_property
     def to_fetch(self) -> dict[Digest, Descriptor]:

@@ -60,7 +60,7 @@ def extra(number: int) -> Extra:
 
 
 def test_removals_end_in_order_when_the_api_is_lost(applying: Applying, session: Session, lost_api: str) -> None:
-    removed = applying.remove([extra(1), extra(2)], ())
+    removed = applying.remove([extra(1), extra(2)], {})
     assert session.stopping.reason is not None
     assert lost_api in session.stopping.reason
     assert [str(target) for target in removed] == ["registry.example/app:v1", "registry.example/app:v2"]
