@@ -224,10 +224,11 @@ class Pusher:
                     self.put(index, described, tag=tag)
         raise Busy(f"{at}: expected {missing[0]} to be listed, others overwrote it {_WRITES} times; try again")
 
-    def untag(self, tag: str) -> bool:
-        """Delete a tag, and nothing else. Return False if this registry cannot delete tags, as the CNCF registry 2.8.
+    def untag(self, tag: str) -> int | None:
+        """Delete a tag, and nothing else. Return the status of the answer, None if this registry cannot delete tags.
 
-        Success is returned for a tag that does not exist. A registry that answers 404 while the tag exists cannot delete tags.
+        The CNCF registry 2.8 cannot. The status is 404 for a tag that does not exist. A registry that answers 404 while the tag
+        exists cannot delete tags.
 
         Raises:
             InvalidInput: a bad tag.
@@ -241,26 +242,25 @@ class Pusher:
         except RegistryRefused as exc:
             if exc.exchange.status not in _NOT_DELETED:
                 raise
-            return False
-        return status != _NOT_FOUND or not self._has_tag(tag, subject)
+            return None
+        return None if status == _NOT_FOUND and self._has_tag(tag, subject) else status
 
     def _has_tag(self, tag: str, subject: str) -> bool:
         headers = {"Accept": ANY_MANIFEST}
         answer = self._repository.tell("GET", f"manifests/{tag}", expected={_OK, _NOT_FOUND}, subject=subject, headers=headers)
         return answer.status_code == _OK
 
-    def delete(self, digest: Digest) -> None:
-        """Remove a manifest, and with it every tag that stands for it. One that is not there is removed already.
+    def delete(self, digest: Digest) -> int:
+        """Delete a manifest with every tag that resolves to it. Return the status of the answer, 404 for no such manifest.
 
-        Neither what it names is removed nor what names it: an index of which a manifest is deleted is no longer whole. Blobs
-        are the registry's to collect.
+        Manifests and blobs that the manifest names are not deleted. An index that names the manifest stays and is incomplete.
 
         Raises:
-            Unsupported: this registry removes no manifests.
+            Unsupported: this registry deletes no manifests.
             DistError: what the registry says.
         """
         try:
-            self._remove(str(digest), f"{self._repository.locator}@{digest}")
+            return self._remove(str(digest), f"{self._repository.locator}@{digest}")
         except RegistryRefused as exc:
             if exc.exchange.status not in _NOT_DELETED:
                 raise

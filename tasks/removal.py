@@ -2,6 +2,9 @@
 
 A tag is deleted by its name where the registry can do that. Other registries delete manifests, with every tag of them. Then a
 manifest is deleted only if no remaining tag of the repository needs it (`tasks.tag_graph`).
+
+The answer to a deletion proves nothing: some registries accept the request and do not carry it out. A tag is reported as
+removed only once it does not resolve to its digest any more.
 """
 
 from collections.abc import Callable, Iterable
@@ -9,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ocispec import Descriptor, Digest, Reference
+from ocispec.errors import Unavailable
 from remotes import Pusher
 from tasks.tag_graph import TagGraph, TagSource
 
@@ -56,6 +60,7 @@ class Remover:
         self._pusher, self._resolve = pusher, resolve
         self._outcomes: dict[str, Removed] = {}
         self._can_delete_tags = True
+        self._accepted: set[str] = set()  # tags of which a deletion was answered as if they did not exist any more
         self._graph = TagGraph(repository, source, resolve=resolve, read=read, workers=workers)
 
     def allow(self, unwanted: Iterable[UnwantedTag]) -> None:
@@ -76,7 +81,8 @@ class Remover:
         Raises:
             Unsupported: the registry deletes neither tags nor manifests.
             Conflict: the registry deletes only manifests, and its list of tags lacks a tag that exists.
-            DistError: the tag, or anything that other tags need, cannot be read or deleted. Nothing was deleted then.
+            Unavailable: the tag still resolves to its digest after the registry answered to its deletion.
+            DistError: the tag, or anything that other tags need, cannot be read or deleted.
         """
         if tag not in self._outcomes:
             self._outcomes[tag] = self._remove(tag)
@@ -89,9 +95,12 @@ class Remover:
         if obstacle is not None:
             return obstacle
         if self._can_delete_tags:
-            self._can_delete_tags = self._pusher.untag(tag)
-        if self._can_delete_tags:
-            return Removed(status="removed")
+            status = self._pusher.untag(tag)
+            if status is not None:
+                self._accepted.add(tag)
+                self._check_deleted(tag, status)
+                return Removed(status="removed")
+            self._can_delete_tags = False
         return self._remove_manifest(tag)
 
     def _remove_manifest(self, tag: str) -> Removed:
@@ -112,11 +121,21 @@ class Remover:
             return self._remove_manifest(tag)  # a tag was moved meanwhile, and may need this manifest in another way
         if (obstacle := self._obstacle(tag)) is not None:  # checked last: the next request deletes
             return obstacle
-        self._pusher.delete(one.digest)
-        for other in (tag, *sharing):
-            self._graph.set_tag(other, None)
+        status = self._pusher.delete(one.digest)
+        self._accepted.update((tag, *sharing))
+        self._check_deleted(tag, status)
+        for other in sharing:
+            self._check_deleted(other, status)
             self._outcomes[other] = Removed(status="removed", why=f"removed with {one.target}, which had the same manifest")
         return Removed(status="removed")
+
+    def _check_deleted(self, tag: str, status: int) -> None:
+        """Raise an error if a tag still resolves to its digest after its deletion was answered with `status`."""
+        one = self._unwanted[tag]
+        found = self._resolve(one.target)
+        self._graph.set_tag(tag, found)
+        if found is not None and found.digest == one.digest:
+            raise Unavailable(f"{one.target} still resolves to {one.digest} after DELETE was answered with {status}")
 
     def _obstacle(self, tag: str) -> Removed | None:
         """Return why a tag is not to be removed, None if it is."""
@@ -127,6 +146,8 @@ class Remover:
             one = self._unwanted[tag] = replace(one, digest=digest, replaces=None)
             self._graph.allow(tag, one.digest, one.referrers)
         self._graph.set_tag(tag, found)
+        if found is None and tag in self._accepted:
+            return Removed(status="removed")
         if found is None:
             return Removed(status="gone", why="the tag does not exist any more")
         if found.digest != one.digest:

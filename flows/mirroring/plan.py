@@ -288,14 +288,15 @@ class Plan:
     def requests(self) -> int:
         """Return about how many requests the run takes.
 
-        These are one for each fetched descriptor and pushed manifest, one before each tag is set, three for each pushed blob.
+        These are one for each fetched descriptor and pushed manifest, one before each tag is set, three for each pushed blob
+        and for each tag to remove.
         A target may have a blob already, or mount it, which takes fewer.
         """
         published = sum(descriptor.is_manifest for image in self.due for _ in image.due for descriptor in image.sent)
         published += sum(len(image.due) for image in self.due)
         blobs = {(step.target, d.digest) for image in self.due for step in image.due for d in image.sent if not d.is_manifest}
         sent = sum(not descriptor.is_manifest for descriptor in self.to_send.values())
-        return len(self.to_fetch) + published + len(blobs) + 2 * sent + 2 * len(self.pruned)
+        return len(self.to_fetch) + published + len(blobs) + 2 * sent + 3 * len(self.pruned)
 
     def needed(self, host: str) -> int | None:
         """Return the number of pulls from a registry, as Docker Hub counts them: one per image, and per platform of an index.

@@ -10,7 +10,7 @@ import pytest
 from ocispec import Digest
 from ocispec.referrers import cosign_tags
 from tests import images
-from tests.fakes.faults import Answer, Fault, Response
+from tests.fakes.faults import Answer, Fault, Refuse, Response
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, lacking, repository, results
 
@@ -380,3 +380,46 @@ def test_a_tag_that_a_killed_run_was_about_to_change_is_still_the_mirrors_own(
         assert target.manifest("copy", "v1") is None
         assert target.manifest("copy", "kept") is not None
         assert {name.rpartition(":")[2] for name in mirrors.locked()} == {"kept"}
+
+
+@pytest.mark.parametrize(("by_tag", "by_digest"), [(202, 202), (404, 404), (405, 202)])
+def test_a_tag_that_still_exists_after_its_deletion_has_failed_and_the_next_run_tries_again(
+    mirrors: Mirrors, entry: dict[str, Any], target: FakeRegistry, by_tag: int, by_digest: int
+) -> None:
+    mirrors.run(entry)
+    name, digest = f"{target.host}/copy:v1", BUILT["v1"].root.digest
+    target.inject(Fault(method="DELETE", path=".*/manifests/v.*", action=Refuse(by_tag)))
+    target.inject(Fault(method="DELETE", path=".*/manifests/sha256:.*", action=Refuse(by_digest)))
+    mirrors.asked(target)
+
+    report = mirrors.run(without(entry, "v1"))
+
+    failure = f"{name}: not removed: {name} still resolves to {digest} after DELETE was answered with {by_digest}"
+    assert (report.status, report.errors()) == ("failed", [failure])
+    assert [one["result"] for one in report.to_json("")["removed"]] == ["failed"]
+    assert deleted(mirrors, target) == (["v1"] if by_tag == 202 else ["v1", digest])
+    assert mirrors.locked()[name]["digest"] == digest
+
+    again = mirrors.run(without(entry, "v1"))
+
+    assert [one["result"] for one in again.to_json("")["removed"]] == ["removed"]
+    assert target.manifest("copy", "v1") is None
+    assert name not in mirrors.locked()
+
+
+def test_a_tag_that_a_registry_takes_a_moment_to_delete_is_removed(
+    mirrors: Mirrors, entry: dict[str, Any], target: FakeRegistry
+) -> None:
+    mirrors.run(entry)
+    root = BUILT["v1"].root
+    headers = (("Content-Type", root.media_type), ("Docker-Content-Digest", root.digest), ("Content-Length", str(root.size)))
+    # The first HEAD is before the DELETE, and the second one directly after it.
+    target.inject(Fault(method="HEAD", path=".*/manifests/v1", nth=2, action=Answer(200, headers)))
+    mirrors.asked(target)
+
+    report = mirrors.run(without(entry, "v1"), retries=1)
+
+    assert [(one["result"], one["note"]) for one in report.to_json("")["removed"]] == [("removed", None)]
+    assert report.status == "complete"
+    assert deleted(mirrors, target) == ["v1"]
+    assert f"{target.host}/copy:v1" not in mirrors.locked()

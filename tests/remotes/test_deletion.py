@@ -1,6 +1,6 @@
 """Deleting tags and manifests: what goes with what, where that cannot be done, and with which tokens."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import parse_qs
 
@@ -101,7 +101,8 @@ def test_a_refusal_of_another_kind_is_told(
 ) -> None:
     registry.inject(Fault(method="DELETE", nth=None, action=Answer(status)))
     target = pusher(registries, registry)
-    for attempt in (lambda: target.untag("v1"), lambda: target.delete(DIGEST)):
+    attempts: list[Callable[[], object]] = [lambda: target.untag("v1"), lambda: target.delete(DIGEST)]
+    for attempt in attempts:
         with pytest.raises(kind) as caught:
             attempt()
         check_told(caught.value, f"{registry.host}/{REPOSITORY}", str(status))
