@@ -394,11 +394,12 @@ def test_a_single_403_of_a_token_server_is_not_remembered(registries: Registries
 
 
 def test_a_token_server_that_answers_403_now_and_then_is_asked_as_long_as_it_also_gives_tokens(registries: Registries) -> None:
-    with serve(Bearer(expires_in=0)) as registry:
+    with serve(Bearer()) as registry:
         for _ in range(4):
             registry.inject(Fault(path="/token", action=Answer(403)))
             assert isinstance(refusal(registries, registry), Denied)
             assert read(fetcher(registries, registry), WANTED) == BLOB
+            registry.revoke_tokens()
 
 
 def test_a_token_server_that_keeps_answering_403_is_asked_three_times(registries: Registries) -> None:
