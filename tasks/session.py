@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
@@ -41,8 +41,6 @@ from tasks.survey import Ask, Found, Reader
 from tasks.tally import Meter, Tally
 
 T = TypeVar("T")
-# Manifests of referrers that were read and are not fetched yet: what is kept of them at most.
-_READ_AHEAD_BYTES, _READ_AHEAD_DOCUMENTS = 64 * 1024, 1000
 Untold = Literal["image", "list"]
 
 
@@ -96,7 +94,6 @@ class Session:
             self.keeper, source=registries.itself, pusher=registries.pusher, received=self._received, sent=self._sent
         )
         self._found: dict[Ask, Found] = {}
-        self._read_before: dict[Digest, bytes] = {}
         self._tags: dict[Reference, tuple[str, ...]] = {}
         self._related = RelatedLookup(self._source, registries.itself, self._own_tags, offline=spec.offline)
         self._auditors: dict[tuple[Expected, ...], Auditor] = {}
@@ -141,7 +138,7 @@ class Session:
     def referrers(self, subject: Descriptor, reference: Reference, related: Related) -> tuple[Referrer, ...]:
         """Return the manifests in a source repository that refer to `subject`, see `tasks.related`."""
         with self._endable():
-            return self._related.at_source(subject, reference, related, read=lambda one: self._read_ahead(one, reference))
+            return self._related.at_source(subject, reference, related, read=self._reader(reference, keep=True).read)
 
     def _own_tags(self, place: Reference) -> Iterable[str]:
         """The tags of a repository as its registry lists them, whatever mirrors of that list."""
@@ -149,16 +146,6 @@ class Session:
         if known is not None and not self.spec.registries.hosts.of(place.host).mirrors:
             return known
         return self.registries.itself(place).tags()
-
-    def _read_ahead(self, descriptor: Descriptor, reference: Reference) -> bytes:
-        """Read a manifest that is going to be fetched; keep it until then if it is small, so that it is requested once."""
-        is_requested = descriptor.data is None and not self.store.holds(descriptor)
-        raw = self._reader(reference, keep=False).read(descriptor)
-        if is_requested:
-            self._received.count(len(raw))
-        if len(raw) <= _READ_AHEAD_BYTES and len(self._read_before) < _READ_AHEAD_DOCUMENTS:
-            self._read_before[descriptor.digest] = raw
-        return raw
 
     def fetching(self, reference: Reference, receipts: list[transfer.Receipt]) -> Handler:
         """The handler that fetches a descriptor from a repository, then answers with its children."""
@@ -172,9 +159,8 @@ class Session:
         handler = chain(fetch, children)
 
         def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
-            read = self._read_before.pop(descriptor.digest, None)
             with self._endable():
-                return handler(descriptor if read is None else replace(descriptor, data=read))
+                return handler(descriptor)
 
         return handle
 

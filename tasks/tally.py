@@ -28,13 +28,9 @@ class Meter:
 
     def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
         """Count, and pass it on."""
-        self.count(gained)
-        self._observer.advanced(descriptor, offset, gained)
-
-    def count(self, gained: int) -> None:
-        """Count bytes that belong to no transfer, such as those of a manifest that is read before it is fetched."""
         with self._guard:
             self.total += gained
+        self._observer.advanced(descriptor, offset, gained)
 
 
 class Counter:

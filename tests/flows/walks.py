@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
+from uuid import uuid4
 
 from prefect import Task
 from prefect.states import Completed
@@ -25,6 +26,7 @@ class Job:
     """A task run: the future that `flows.runner.outcome` reads."""
 
     def __init__(self) -> None:
+        self.task_run_id = uuid4()
         self.wrapped_future: Future[Any] = Future()
 
     def add_done_callback(self, fn: Callable[[Any], None], /) -> None:

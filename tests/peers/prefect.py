@@ -65,12 +65,12 @@ class PrefectServer:
             raise TimeoutError(f"{path} is still there")
 
     def task_runs(self, flow_run_id: str, *, at_least: int = 0) -> list[dict[str, Any]]:
-        """All task runs of a flow run; waits until `at_least` are recorded and none of them is still under way."""
+        """Return all task runs of a flow run, once `at_least` are recorded and the last state of each is recorded, too."""
         found: list[dict[str, Any]] = []
 
         def settled() -> bool:
             found[:] = self._task_runs(flow_run_id)
-            return len(found) >= at_least and all(run["end_time"] for run in found)
+            return len(found) >= at_least and all(run["end_time"] and run["state"] for run in found)
 
         poll_until(settled, timeout_s=_RECORDED_S)
         return found
