@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ocispec.units import size
+from prefect_dist.ocispec.units import size
 from tests import images
 from tests.images import BuiltImage
 from tests.peers.nginx import put, static_registry

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.fetch import Case, judge, repository
-from ocispec import Reference
-from ocispec.handlers import dispatch
-from remotes import Hosts, HostSettings, RegistrySettings
-from tasks.session import SessionSpec, open_session
+from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.handlers import dispatch
+from prefect_dist.remotes import Hosts, HostSettings, RegistrySettings
+from prefect_dist.transfer.session import SessionSpec, open_session
 from tests.peers.nginx import put, static_registry
 from tests.peers.processes import require
 

@@ -72,7 +72,7 @@ def noop(count: str, workers: str) -> float:
 
 def fetch(reference: str, store: str, workers: str) -> float:
     """Seconds of the flow of `dist fetch`."""
-    from flows.fetch import fetch as flow
+    from prefect_dist.flows.fetch import fetch as flow
 
     state = flow([reference], store, concurrency=int(workers), return_state=True)
     if not state.is_completed():
@@ -83,7 +83,7 @@ def fetch(reference: str, store: str, workers: str) -> float:
 
 def mirror(config: str, store: str, workers: str) -> float:
     """Seconds of the flow of `dist mirror`."""
-    from flows.mirror import mirror as flow
+    from prefect_dist.flows.mirror import mirror as flow
 
     state = flow(config, store, concurrency=int(workers), return_state=True)
     if not state.is_completed():
@@ -96,7 +96,7 @@ def _recorded(state: Any, tasks: int) -> float:
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_API_URL
 
-    from cli.prefect_api import PrefectApi
+    from prefect_dist.cli.prefect_api import PrefectApi
 
     recorder = PrefectApi(None, PREFECT_API_URL.value() or "")
     with recorder.recording():

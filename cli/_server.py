@@ -1,7 +1,6 @@
-"""The embedded server's process: `python -P .../cli/_server.py FD`. See `cli.embedded`.
+"""The embedded server's process: `python -P -m prefect_dist.cli._server FD`. See `cli.embedded`.
 
-It imports none of our packages, so that it starts in any directory. It serves Prefect's API on the listening socket FD until
-its standard input ends. That happens also when its parent is killed.
+It serves Prefect's API on the listening socket FD until its standard input ends. That happens also when its parent is killed.
 """
 
 import asyncio

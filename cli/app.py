@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from cli import content_app, run_app
-from cli.context import Context, Output, choose_store
-from cli.options import COMMON, HAND, POSITIVE, From, Login, Network, Shared, To
+from prefect_dist.cli import content_app, run_app
+from prefect_dist.cli.context import Context, Output, choose_store
+from prefect_dist.cli.options import COMMON, HAND, POSITIVE, From, Login, Network, Shared, To
 
 HELP = """Fetch, verify and store OCI and Docker images: by hand, or as Prefect runs with one task per content descriptor.
 
@@ -59,7 +59,7 @@ def resolve(
     context: Shared,
 ) -> int:
     """Show what a reference stands for now: its digest, media type and size."""
-    from cli.remote import resolve
+    from prefect_dist.cli.remote import resolve
 
     return resolve(context, reference, network, login)
 
@@ -77,7 +77,7 @@ def catalog(
     context: Shared,
 ) -> int:
     """List the repositories of a registry, in its order, if it shows them."""
-    from cli.remote import catalog
+    from prefect_dist.cli.remote import catalog
 
     return catalog(context, registry, network, login, pattern=filter)
 
@@ -92,7 +92,7 @@ def config(
     context: Shared,
 ) -> int:
     """Check the configuration of a mirror, and show what it comes to. No registry is asked."""
-    from cli.config import config
+    from prefect_dist.cli.config import config
 
     return config(context, file, dialect, to or [])
 
@@ -110,7 +110,7 @@ def tags(
     context: Shared,
 ) -> int:
     """List the tags of a repository, in the registry's order."""
-    from cli.remote import tags
+    from prefect_dist.cli.remote import tags
 
     return tags(context, repository, network, login, pattern=filter)
 
@@ -132,7 +132,7 @@ def fetch_object(
 
     Given as REF, or as locator, object and hints apart: docker.io/library/redis sha256:…
     """
-    from cli.remote import fetch_object
+    from prefect_dist.cli.remote import fetch_object
 
     return fetch_object(context, locator, object_and_hints or [], network, login)
 
@@ -149,7 +149,7 @@ def push_object(
     context: Shared,
 ) -> int:
     """Bring one object from the content store to a registry: a layer, a config, a manifest or an index."""
-    from cli.push import push_object
+    from prefect_dist.cli.push import push_object
 
     return push_object(context, target, digest, media_type, network=network, login=login)
 
@@ -171,7 +171,7 @@ def launch(
     debug: Annotated[bool, Parameter(negative=(), help="Logs and tracebacks on standard error.")] = False,
 ) -> int:
     """Take the common options and hand the rest to a command; its exit code."""
-    from cli.ending import endable
+    from prefect_dist.cli.ending import endable
 
     command, bound, shared = app.parse_args(tokens, exit_on_error=False, print_error=False)
     chosen, origin = choose_store(store)
@@ -191,6 +191,6 @@ def launch(
 def _store_options(texts: list[str] | None) -> dict[str, Any]:
     if not texts:
         return {}
-    from cli.inputs import store_options
+    from prefect_dist.cli.inputs import store_options
 
     return store_options(texts)

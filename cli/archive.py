@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from cli import inputs, tables
-from cli.context import Context
-from cli.errors import BadInput, tell
-from cli.names import recorded
-from ocispec.errors import Unavailable
-from ocispec.units import counted
-from storage.archive import Imported, export_images, import_images
+from prefect_dist.cli import inputs, tables
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.errors import BadInput, tell
+from prefect_dist.cli.names import recorded
+from prefect_dist.ocispec.errors import Unavailable
+from prefect_dist.ocispec.units import counted
+from prefect_dist.storage.archive import Imported, export_images, import_images
 
 _STREAM = "-"
 

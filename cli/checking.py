@@ -4,14 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from cli import tables
-from cli.context import Context
-from cli.errors import tell
-from ocispec import Descriptor
-from ocispec.errors import DistError
-from ocispec.units import size
-from storage import ContentStore, Name
-from storage.completeness import Completeness, of_name
+from prefect_dist.cli import tables
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.errors import tell
+from prefect_dist.ocispec import Descriptor
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.ocispec.units import size
+from prefect_dist.storage import ContentStore, Name
+from prefect_dist.storage.completeness import Completeness, of_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

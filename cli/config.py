@@ -3,25 +3,25 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from cli import inputs, tables
-from cli.context import Context
-from cli.errors import BadInput, tell
-from cli.options import Dialect
-from ocispec import Reference
-from ocispec.errors import InvalidInput
-from ocispec.units import age
+from prefect_dist.cli import inputs, tables
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.errors import BadInput, tell
+from prefect_dist.cli.options import Dialect
+from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.units import age
 
 if TYPE_CHECKING:
-    from flows.mirroring.config import Mirror
-    from flows.mirroring.entry import Entry
-    from flows.mirroring.schedule import Schedule
-    from flows.mirroring.selection import Patterns, Selection, TagSet
-    from remotes import HostSettings
+    from prefect_dist.mirror.config import Mirror
+    from prefect_dist.mirror.entry import Entry
+    from prefect_dist.mirror.schedule import Schedule
+    from prefect_dist.mirror.selection import Patterns, Selection, TagSet
+    from prefect_dist.remotes import HostSettings
 
 
 def config(context: Context, path: str, dialect: Dialect, to: Sequence[str]) -> int:
     """Show what a configuration comes to; mistakes and conflicts in it are bad input."""
-    from flows.mirroring.claims import known_conflicts  # and with it pydantic
+    from prefect_dist.mirror.claims import known_conflicts  # and with it pydantic
 
     wanted = inputs.mirror(path, dialect, to)
     if conflicts := [*known_conflicts(wanted.entries), *known_conflicts(wanted.seed)]:

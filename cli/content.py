@@ -4,11 +4,11 @@ import re
 import sys
 from collections.abc import Sequence
 
-from cli import inputs, tables
-from cli.context import Context
-from cli.errors import BadInput
-from ocispec import Digest
-from ocispec.units import size
+from prefect_dist.cli import inputs, tables
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.errors import BadInput
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.units import size
 
 # prefix ::= algorithm ":" hex* | hex+
 _PREFIX = re.compile(r"(?:sha256|sha512):[a-f0-9]*|[a-f0-9]+")

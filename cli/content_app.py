@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter, validators
 
-from cli.options import HAND, Platform, Shared
+from prefect_dist.cli.options import HAND, Platform, Shared
 
 app = App(group_commands=HAND)
 
@@ -37,7 +37,7 @@ def ls(
     context: Shared,
 ) -> int:
     """List the blobs in the content store."""
-    from cli.content import ls
+    from prefect_dist.cli.content import ls
 
     return ls(context, prefixes or [], quiet=quiet)
 
@@ -45,7 +45,7 @@ def ls(
 @app.command
 def get(digest: _Digest, /, *, context: Shared) -> int:
     """Write a blob from the content store to standard output, verified."""
-    from cli.content import get
+    from prefect_dist.cli.content import get
 
     return get(context, digest)
 
@@ -53,7 +53,7 @@ def get(digest: _Digest, /, *, context: Shared) -> int:
 @app.command
 def active(*, quiet: Annotated[bool, _quiet("Keys")] = False, context: Shared) -> int:
     """List the ingests that are under way or were interrupted."""
-    from cli.content import active
+    from prefect_dist.cli.content import active
 
     return active(context, quiet=quiet)
 
@@ -74,7 +74,7 @@ def ingest(
 
     With --resume too, standard input is the whole content: what is there already is read over, and compared by its digest.
     """
-    from cli.ingest import ingest
+    from prefect_dist.cli.ingest import ingest
 
     return ingest(context, key, expected_size=expected_size, expected_digest=expected_digest, resume=resume)
 
@@ -88,7 +88,7 @@ def delete(
     context: Shared,
 ) -> int:
     """Delete blobs that no name needs."""
-    from cli.deletion import delete
+    from prefect_dist.cli.deletion import delete
 
     return delete(context, digests, force=force)
 
@@ -103,7 +103,7 @@ def edit(
     context: Shared,
 ) -> int:
     """Edit a copy of a blob, put it into the content store as a new one and print its digest."""
-    from cli.edit import edit
+    from prefect_dist.cli.edit import edit
 
     return edit(context, digest, editor=editor, validate=validate)
 
@@ -118,7 +118,7 @@ def names(
     context: Shared,
 ) -> int:
     """List the names in the content store and what they stand for."""
-    from cli.names import names
+    from prefect_dist.cli.names import names
 
     return names(context, wanted or [], check=check, quiet=quiet)
 
@@ -131,7 +131,7 @@ def rm(
     context: Shared,
 ) -> int:
     """Forget names; their content stays until it is collected."""
-    from cli.deletion import rm
+    from prefect_dist.cli.deletion import rm
 
     return rm(context, wanted)
 
@@ -144,7 +144,7 @@ def export(
     context: Shared,
 ) -> int:
     """Write images to a tar archive that skopeo, docker load and others read."""
-    from cli.archive import export
+    from prefect_dist.cli.archive import export
 
     return export(context, names_and_file)
 
@@ -158,7 +158,7 @@ def import_(
     context: Shared,
 ) -> int:
     """Bring the images of an archive into the content store: an OCI layout, or what docker save writes."""
-    from cli.archive import import_
+    from prefect_dist.cli.archive import import_
 
     return import_(context, file, name=name)
 
@@ -173,6 +173,6 @@ def unpack(
     context: Shared,
 ) -> int:
     """Unpack an image from the content store, verified, and show its chain ID."""
-    from cli.fetch import unpack
+    from prefect_dist.cli.fetch import unpack
 
     return unpack(context, name, directory, platform)

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from cli import inputs
-from cli.context import Context
-from cli.names import known
-from cli.outcomes import delete_each
-from ocispec import Descriptor, Digest
-from ocispec.errors import DistError, InvalidInput
-from storage import ContentStore
-from storage.reachable import reachable
+from prefect_dist.cli import inputs
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.names import known
+from prefect_dist.cli.outcomes import delete_each
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.ocispec.errors import DistError, InvalidInput
+from prefect_dist.storage import ContentStore
+from prefect_dist.storage.reachable import reachable
 
 
 def delete(context: Context, digests: Sequence[str], *, force: bool) -> int:

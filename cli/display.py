@@ -13,14 +13,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from cli.context import Output
-from flows.progress import waiting_for
-from flows.report import Ended
-from ocispec import Descriptor
-from ocispec.units import counted, duration, size
-from tasks.session import Untold
-from tasks.stopping import is_ending
-from tasks.transfer import Receipt
+from prefect_dist.cli.context import Output
+from prefect_dist.mirror.progress import waiting_for
+from prefect_dist.mirror.run_report import Ended
+from prefect_dist.ocispec import Descriptor
+from prefect_dist.ocispec.units import counted, duration, size
+from prefect_dist.transfer.cancellation import is_ending
+from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.session import Untold
 
 _FRAMES_PER_S = 8
 # A bar is no wider, and with less room there is none.

@@ -12,12 +12,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cli import inputs, tables
-from cli.context import Context
-from cli.errors import BadInput, tell
-from ocispec import Digest, manifest
-from ocispec.errors import AlreadyExists, DistError, InvalidInput
-from storage import ContentStore
+from prefect_dist.cli import inputs, tables
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.errors import BadInput, tell
+from prefect_dist.ocispec import Digest, manifest
+from prefect_dist.ocispec.errors import AlreadyExists, DistError, InvalidInput
+from prefect_dist.storage import ContentStore
 
 _PIECE_BYTES = 1024 * 1024
 

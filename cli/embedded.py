@@ -22,13 +22,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from ocispec.errors import Unavailable
+from prefect_dist.ocispec.errors import Unavailable
 
 # Migrating a new database takes some 15 s on a slow machine.
 _START_S = 120
 _STOP_S = 10
-# By its path, and with `-P`: the current directory may hold other packages that are called `cli`, `flows` or `storage`.
-_COMMAND = (sys.executable, "-P", str(Path(__file__).with_name("_server.py")))
+# With `-P`, files in the current directory cannot take the places of modules that Prefect imports.
+_COMMAND = (sys.executable, "-P", "-m", "prefect_dist.cli._server")
 _SETTINGS = {
     # One database transaction per task state is several times slower than runs that find everything in place.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-from tasks.stopping import Stopping, stopped_by
+from prefect_dist.transfer.cancellation import Stopping, stopped_by
 
 _HUNG_UP = 129
 INTERRUPTED = 130

@@ -2,7 +2,7 @@
 
 import sys
 
-from ocispec.errors import Mistakes
+from prefect_dist.ocispec.errors import Mistakes
 
 
 class BadInput(Mistakes):

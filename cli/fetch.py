@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli import inputs, runs, tables
-from cli.context import Context
-from cli.login import WAY, given
-from cli.names import recorded
-from cli.options import Login, RunNetwork
-from ocispec.units import size
-from tasks.session import known
+from prefect_dist.cli import inputs, runs, tables
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.login import WAY, given
+from prefect_dist.cli.names import recorded
+from prefect_dist.cli.options import Login, RunNetwork
+from prefect_dist.ocispec.units import size
+from prefect_dist.transfer.session import known
 
 if TYPE_CHECKING:
-    from flows.pull import PullReport
-    from flows.report import ImageReport, RunReport
+    from prefect_dist.flows.pull import PullReport
+    from prefect_dist.mirror.run_report import ImageReport, RunReport
 
 
 def fetch(
@@ -37,7 +37,7 @@ def fetch(
     inputs.writable(context)  # refused before anything is started
 
     def load() -> Any:
-        from flows.fetch import fetch
+        from prefect_dist.flows.fetch import fetch
 
         return fetch
 
@@ -67,7 +67,7 @@ def pull(
     inputs.writable(context)
 
     def load() -> Any:
-        from flows.pull import pull
+        from prefect_dist.flows.pull import pull
 
         return pull
 
@@ -77,7 +77,7 @@ def pull(
 
 def unpack(context: Context, name: str, directory: str, platform: str | None) -> int:
     """Unpack an image of the store, without Prefect."""
-    from storage.unpack import unpack
+    from prefect_dist.storage.unpack import unpack
 
     store, target = inputs.store(context), inputs.unused_directory(directory)
     root = recorded(store, name).descriptor

@@ -5,12 +5,12 @@ import select
 import sys
 from collections.abc import Iterator
 
-from cli import inputs, tables
-from cli.context import Context
-from ocispec import Digest, Hasher
-from ocispec.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
-from ocispec.units import counted
-from storage import ContentStore, Status, Writer
+from prefect_dist.cli import inputs, tables
+from prefect_dist.cli.context import Context
+from prefect_dist.ocispec import Digest, Hasher
+from prefect_dist.ocispec.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
+from prefect_dist.ocispec.units import counted
+from prefect_dist.storage import ContentStore, Status, Writer
 
 _PIECE_BYTES = 1024 * 1024
 # A signal that comes just before a read begins does not end it: it is heard when Python has its turn again.

@@ -5,17 +5,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cli.context import Context
-from cli.errors import BadInput
-from cli.options import Dialect, Network
-from ocispec import Digest, Platform, Reference, units
-from ocispec.errors import InvalidInput, Mistakes, Unsupported
-from ocispec.reference import expand
-from storage import ContentStore, open_store, options
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.errors import BadInput
+from prefect_dist.cli.options import Dialect, Network
+from prefect_dist.ocispec import Digest, Platform, Reference, units
+from prefect_dist.ocispec.errors import InvalidInput, Mistakes, Unsupported
+from prefect_dist.ocispec.reference import expand
+from prefect_dist.storage import ContentStore, open_store, options
 
 if TYPE_CHECKING:
-    from flows.mirroring.config import Mirror
-    from remotes import Hosts
+    from prefect_dist.mirror.config import Mirror
+    from prefect_dist.remotes import Hosts
 
 T = TypeVar("T")
 _BLOCK = "block:"
@@ -90,11 +90,11 @@ def seconds(text: str) -> float:
 
 def hosts(network: Network) -> "Hosts":
     """How registries are reached; the files that say so are there and can be used."""
-    from remotes import Hosts  # and with it the HTTP client, which most commands do without
+    from prefect_dist.remotes import Hosts  # and with it the HTTP client, which most commands do without
 
     if network.hosts is None and network.ca_file is None and not network.insecure:
         return Hosts(plain_http=network.plain_http)  # and pydantic, a tenth of a second, is not needed
-    from flows import config
+    from prefect_dist.mirror import hosts_file as config
 
     return _read(
         lambda: config.hosts(network.hosts, plain_http=network.plain_http, ca_file=network.ca_file, insecure=network.insecure)
@@ -103,7 +103,7 @@ def hosts(network: Network) -> "Hosts":
 
 def mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mirror":
     """The configuration of a mirror, in our form or in one of another program's."""
-    from flows.mirroring import config
+    from prefect_dist.mirror import config
 
     if bool(to) != (dialect == "skopeo"):
         raise BadInput("expected --from skopeo and --to together: our own files say where images go")
@@ -112,8 +112,7 @@ def mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mir
 
 def audited(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mirror":
     """What a check audits: the configuration of a mirror, or a lock file without one."""
-    from flows import yamlfile
-    from flows.mirroring import locked
+    from prefect_dist.mirror import locked, yamlfile
 
     if dialect == "dist" and not to and _read(lambda: locked.is_lock(yamlfile.read(path))):
         return _read(lambda: locked.from_lock(path))
@@ -121,8 +120,8 @@ def audited(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mi
 
 
 def seeding(to: Sequence[str], **said: Any) -> "Mirror":
-    """What `flows.mirroring.seeding` makes of images and registries."""
-    from flows.mirroring import seeding
+    """What `mirror.seeding` makes of images and registries."""
+    from prefect_dist.mirror import seeding
 
     return _read(lambda: seeding.seeding(to, **said))
 

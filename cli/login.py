@@ -3,9 +3,9 @@
 import os
 from collections.abc import Container, Iterable
 
-from cli.errors import BadInput
-from cli.options import Login
-from remotes import Credentials, CredentialSource, Given, Origin
+from prefect_dist.cli.errors import BadInput
+from prefect_dist.cli.options import Login
+from prefect_dist.remotes import Credentials, CredentialSource, Given, Origin
 
 WAY = "give --username and --password-stdin"
 _LONGEST_BYTES = 64 * 1024  # some tokens are long; nobody types more

@@ -11,10 +11,10 @@ import traceback
 
 from cyclopts import CycloptsError, UnknownCommandError
 
-from cli.app import app, unknown
-from cli.ending import INTERRUPTED, Ended, leave
-from cli.errors import BadInput, tell
-from ocispec.errors import DistError, Mistakes
+from prefect_dist.cli.app import app, unknown
+from prefect_dist.cli.ending import INTERRUPTED, Ended, leave
+from prefect_dist.cli.errors import BadInput, tell
+from prefect_dist.ocispec.errors import DistError, Mistakes
 
 _PACKAGES = ("ocispec", "storage", "remotes", "tasks", "flows", "cli")
 _FAILED, _BAD_INPUT = 1, 2

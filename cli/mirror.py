@@ -5,18 +5,18 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from cli import inputs, runs, tables
-from cli.context import Context
-from cli.errors import BadInput, tell
-from cli.login import WAY, given_for_targets
-from cli.options import Dialect, Login, RunNetwork
-from tasks.session import known
+from prefect_dist.cli import inputs, runs, tables
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.errors import BadInput, tell
+from prefect_dist.cli.login import WAY, given_for_targets
+from prefect_dist.cli.options import Dialect, Login, RunNetwork
+from prefect_dist.transfer.session import known
 
 if TYPE_CHECKING:
-    from flows.mirroring.checked import CheckReport
-    from flows.mirroring.config import Mirror
-    from flows.mirroring.entry import Entry
-    from flows.mirroring.report import MirrorReport
+    from prefect_dist.mirror.check_report import CheckReport
+    from prefect_dist.mirror.config import Mirror
+    from prefect_dist.mirror.entry import Entry
+    from prefect_dist.mirror.mirror_report import MirrorReport
 
 
 def mirror(
@@ -36,7 +36,7 @@ def mirror(
     parameters = {**said, **placed(context, wanted, network, writes=not dry_run), **options}
 
     def load() -> Any:
-        from flows.mirror import mirror
+        from prefect_dist.flows.mirror import mirror
 
         return mirror
 
@@ -63,7 +63,7 @@ def check(
     parameters |= {**placed(context, wanted, network, writes=repair), **options}
 
     def load() -> Any:
-        from flows.check import check
+        from prefect_dist.flows.check import check
 
         return check
 
@@ -99,7 +99,7 @@ def seed(
         parameters["failed"] = inputs.lasting(failed)
 
     def load() -> Any:
-        from flows.seed import seed
+        from prefect_dist.flows.seed import seed
 
         return seed
 

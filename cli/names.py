@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cli import inputs, tables
-from cli.context import Context
-from cli.errors import BadInput, tell
-from ocispec.errors import DistError, InvalidInput, NotFound
-from storage import ContentStore, Name
+from prefect_dist.cli import inputs, tables
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.errors import BadInput, tell
+from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
+from prefect_dist.storage import ContentStore, Name
 
 
 def names(context: Context, wanted: Sequence[str], *, check: bool, quiet: bool) -> int:
@@ -16,7 +16,7 @@ def names(context: Context, wanted: Sequence[str], *, check: bool, quiet: bool) 
     chosen, errors = _chosen(store, wanted)
     if check:
         store.require()
-        from cli.checking import check_names
+        from prefect_dist.cli.checking import check_names
 
         code = check_names(context, store, chosen, quiet=quiet)
     else:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Group, Parameter, validators
 
-from cli.context import Context
+from prefect_dist.cli.context import Context
 
 RUNS = Group("As Prefect runs", sort_key=1)
 HAND = Group("By hand, without Prefect", sort_key=2)

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterable
 
-from cli import tables
-from cli.context import Context
-from cli.errors import tell
-from ocispec.errors import DistError
+from prefect_dist.cli import tables
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.errors import tell
+from prefect_dist.ocispec.errors import DistError
 
 
 def delete_each(context: Context, wanted: Iterable[str], delete: Callable[[str], None], *, called: str) -> int:

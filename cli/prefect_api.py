@@ -13,8 +13,8 @@ from http import HTTPStatus
 from typing import TypeVar, cast
 from uuid import UUID
 
-from cli import embedded, ending
-from ocispec.errors import DistError, Unavailable
+from prefect_dist.cli import embedded, ending
+from prefect_dist.ocispec.errors import DistError, Unavailable
 
 R = TypeVar("R")
 

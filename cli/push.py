@@ -2,21 +2,21 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cli import inputs, runs, tables
-from cli.context import Context
-from cli.errors import BadInput
-from cli.login import WAY, given
-from cli.names import recorded
-from cli.options import Login, Network, RunNetwork
-from cli.remote import opened
-from ocispec import Descriptor
-from ocispec.mediatypes import OCI_MANIFEST, OCTET_STREAM
-from remotes.headers import MEDIA_TYPE
-from tasks import transfer
-from tasks.session import known
+from prefect_dist.cli import inputs, runs, tables
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.errors import BadInput
+from prefect_dist.cli.login import WAY, given
+from prefect_dist.cli.names import recorded
+from prefect_dist.cli.options import Login, Network, RunNetwork
+from prefect_dist.cli.remote import opened
+from prefect_dist.ocispec import Descriptor
+from prefect_dist.ocispec.mediatypes import OCI_MANIFEST, OCTET_STREAM
+from prefect_dist.remotes.headers import MEDIA_TYPE
+from prefect_dist.transfer import content as transfer
+from prefect_dist.transfer.session import known
 
 if TYPE_CHECKING:
-    from flows.push import PushReport
+    from prefect_dist.flows.push import PushReport
 
 
 def push(context: Context, name: str, target: str, *, network: RunNetwork, login: Login, **options: int) -> int:
@@ -30,7 +30,7 @@ def push(context: Context, name: str, target: str, *, network: RunNetwork, login
     }
 
     def load() -> Any:
-        from flows.push import push
+        from prefect_dist.flows.push import push
 
         return push
 

@@ -3,15 +3,15 @@
 import sys
 from collections.abc import Sequence
 
-from cli import inputs, tables
-from cli.context import Context
-from cli.errors import BadInput
-from cli.login import WAY, given
-from cli.options import Login, Network
-from ocispec import Descriptor, Digest, Hasher, Reference
-from ocispec.errors import Corrupt, Unavailable
-from ocispec.mediatypes import OCTET_STREAM
-from remotes import DockerConfig, Registries, RegistrySettings, first_of
+from prefect_dist.cli import inputs, tables
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.errors import BadInput
+from prefect_dist.cli.login import WAY, given
+from prefect_dist.cli.options import Login, Network
+from prefect_dist.ocispec import Descriptor, Digest, Hasher, Reference
+from prefect_dist.ocispec.errors import Corrupt, Unavailable
+from prefect_dist.ocispec.mediatypes import OCTET_STREAM
+from prefect_dist.remotes import DockerConfig, Registries, RegistrySettings, first_of
 
 _HINTS = ("mediatype", "size")
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from cli.options import (
+from prefect_dist.cli.options import (
     RUNS,
     Concurrency,
     ConfiguredConcurrency,
@@ -40,7 +40,7 @@ def fetch(
     context: Shared,
 ) -> int:
     """Bring images into the content store, each descriptor by a Prefect task, and record their names."""
-    from cli.fetch import fetch
+    from prefect_dist.cli.fetch import fetch
 
     options = {"referrers": referrers, "concurrency": concurrency, "retries": retries}
     return fetch(context.quieted(quiet=quiet), references, platform or [], network=network, login=login, **options)
@@ -62,7 +62,7 @@ def pull(
     context: Shared,
 ) -> int:
     """Fetch one platform of an image, then unpack its layers: its root file system appears in DIR, whole and verified."""
-    from cli.fetch import pull
+    from prefect_dist.cli.fetch import pull
 
     options = {"referrers": referrers, "concurrency": concurrency, "retries": retries}
     return pull(context.quieted(quiet=quiet), reference, directory, platform, network=network, login=login, **options)
@@ -83,7 +83,7 @@ def push(
     context: Shared,
 ) -> int:
     """Bring an image from the content store to a registry: what is there is not sent, and the tag is set last."""
-    from cli.push import push
+    from prefect_dist.cli.push import push
 
     options = {"referrers": referrers, "concurrency": concurrency, "retries": retries}
     return push(context.quieted(quiet=quiet), name, target, network=network, login=login, **options)
@@ -105,7 +105,7 @@ def mirror(
     context: Shared,
 ) -> int:
     """Bring the images that a configuration names to its targets: what is there is not sent, and each tag is set last."""
-    from cli.mirror import mirror
+    from prefect_dist.cli.mirror import mirror
 
     numbers = {"concurrency": concurrency, "retries": retries}
     return mirror(
@@ -145,7 +145,7 @@ def seed(
     context: Shared,
 ) -> int:
     """Bring many images to many registries, each under its own repository and tag; what is there is not sent again."""
-    from cli.mirror import seed
+    from prefect_dist.cli.mirror import seed
 
     choices = {"rewrite_index": rewrite_index, "referrers": referrers, "offline": offline, "dry_run": dry_run}
     numbers = {"concurrency": concurrency, "retries": retries}
@@ -179,7 +179,7 @@ def check(
     context: Shared,
 ) -> int:
     """See that targets have all that was mirrored: each tag as locked, and every manifest, blob and referrer below it."""
-    from cli.mirror import check
+    from prefect_dist.cli.mirror import check
 
     numbers = {"concurrency": concurrency, "retries": retries}
     return check(
@@ -196,7 +196,7 @@ def gc(
     context: Shared,
 ) -> int:
     """Remove blobs that no name and no run under way needs, and what dead runs left behind."""
-    from cli.upkeep import gc
+    from prefect_dist.cli.upkeep import gc
 
     return gc(context.quieted(quiet=quiet), grace=grace, dry_run=dry_run)
 
@@ -217,6 +217,6 @@ def verify(
     context: Shared,
 ) -> int:
     """Hash every blob anew, put corrupt ones into quarantine, and see that every name is whole."""
-    from cli.upkeep import verify
+    from prefect_dist.cli.upkeep import verify
 
     return verify(context.quieted(quiet=quiet), network, login, repair=repair or [], concurrency=concurrency)

@@ -8,17 +8,17 @@ from threading import Thread
 from typing import Any, TypeVar
 from uuid import UUID
 
-from cli import inputs, tables
-from cli.context import Context
-from cli.display import Display, Doing, display
-from cli.ending import abandon_threads
-from cli.errors import tell
-from cli.options import RunNetwork
-from cli.prefect_api import PrefectApi, Unrecorded, prefect_api
-from flows.causes import Cause
-from flows.progress import collected_reports, listening
-from flows.report import Outcome, Report
-from tasks import stopping
+from prefect_dist.cli import inputs, tables
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.display import Display, Doing, display
+from prefect_dist.cli.ending import abandon_threads
+from prefect_dist.cli.errors import tell
+from prefect_dist.cli.options import RunNetwork
+from prefect_dist.cli.prefect_api import PrefectApi, Unrecorded, prefect_api
+from prefect_dist.mirror.causes import Cause
+from prefect_dist.mirror.progress import collected_reports, listening
+from prefect_dist.mirror.run_report import Outcome, Report
+from prefect_dist.transfer import cancellation as stopping
 
 R = TypeVar("R", bound=Report)
 T = TypeVar("T")

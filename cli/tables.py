@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from ocispec import units
+from prefect_dist.ocispec import units
 
 _GAP, _INDENT = "  ", "    "
 

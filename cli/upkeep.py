@@ -4,19 +4,19 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from cli import inputs, runs, tables
-from cli.context import Context
-from cli.errors import tell
-from cli.login import WAY, given_for_targets
-from cli.names import recorded
-from cli.options import Login, RunNetwork
-from ocispec.units import size
-from storage.gc import hazard
-from tasks.session import known
+from prefect_dist.cli import inputs, runs, tables
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.errors import tell
+from prefect_dist.cli.login import WAY, given_for_targets
+from prefect_dist.cli.names import recorded
+from prefect_dist.cli.options import Login, RunNetwork
+from prefect_dist.ocispec.units import size
+from prefect_dist.storage.gc import hazard
+from prefect_dist.transfer.session import known
 
 if TYPE_CHECKING:
-    from flows.gc import GcReport
-    from flows.verify import VerifyReport
+    from prefect_dist.flows.gc import GcReport
+    from prefect_dist.flows.verify import VerifyReport
 
 
 def gc(context: Context, *, grace: str, dry_run: bool) -> int:
@@ -26,7 +26,7 @@ def gc(context: Context, *, grace: str, dry_run: bool) -> int:
         tell(warning)
 
     def load() -> Any:
-        from flows.gc import gc
+        from prefect_dist.flows.gc import gc
 
         return gc
 
@@ -41,7 +41,7 @@ def verify(context: Context, network: RunNetwork, login: Login, *, repair: Seque
     repaired = store.names.read()[0] if store is not None and "all" in repair else named
 
     def load() -> Any:
-        from flows.verify import verify
+        from prefect_dist.flows.verify import verify
 
         return verify
 

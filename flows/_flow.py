@@ -26,10 +26,10 @@ from prefect.exceptions import CancelledRun, FailedRun
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Failed
 
-from flows.meanwhile import awaited
-from flows.runner import RUNNER
-from ocispec.errors import DistError
-from tasks.stopping import Stopped, current, stopped_by
+from prefect_dist.flows.background import awaited
+from prefect_dist.flows.runner import RUNNER
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.transfer.cancellation import Stopped, current, stopped_by
 
 P = ParamSpec("P")
 

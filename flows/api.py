@@ -9,8 +9,8 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectException, PrefectHTTPStatusError
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-from ocispec.errors import Unavailable
-from tasks.stopping import Stopping
+from prefect_dist.ocispec.errors import Unavailable
+from prefect_dist.transfer.cancellation import Stopping
 
 # Prefect's own client retries for a minute, and hears no stop meanwhile.
 _PATIENCE_S = 10.0

@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.utilities.annotations import opaque, quote
 
-from flows.confirming import Confirming
-from flows.limits import Limits
-from flows.progress import Listener
-from flows.report import Failure
-from flows.runner import message, outcome
-from ocispec import Descriptor, Reference
-from ocispec.errors import NotFound
-from ocispec.frontier import Frontier
-from ocispec.handlers import children_handler, without_foreign
-from storage import Name, completeness
-from tasks import push as tasks
-from tasks.precedence import Node, Order
-from tasks.session import Session
-from tasks.stopping import Stopped
-from tasks.transfer import Receipt
+from prefect_dist.flows.confirming import Confirming
+from prefect_dist.flows.limits import Limits
+from prefect_dist.flows.runner import message, outcome
+from prefect_dist.mirror.progress import Listener
+from prefect_dist.mirror.run_report import Failure
+from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.errors import NotFound
+from prefect_dist.ocispec.frontier import Frontier
+from prefect_dist.ocispec.handlers import children_handler, without_foreign
+from prefect_dist.storage import Name, completeness
+from prefect_dist.tasks import push as tasks
+from prefect_dist.transfer.cancellation import Stopped
+from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.push_graph import Node, Order
+from prefect_dist.transfer.session import Session
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture

@@ -1,4 +1,4 @@
-"""Blocks: what Prefect keeps for flows by name, secrets encrypted; `prefect block register -m flows.blocks` shows them."""
+"""Blocks: what Prefect keeps for flows by name, secrets encrypted. `prefect block register -m prefect_dist.flows.blocks`."""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
@@ -10,9 +10,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.types import SecretDict
 from pydantic import Field, SecretStr
 
-from ocispec.errors import InvalidInput
-from remotes import Credentials, Origin
-from storage.options import merged, refuse_secrets
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.remotes import Credentials, Origin
+from prefect_dist.storage.options import merged, refuse_secrets
 
 _PREFIX = "block:"
 # prefect-aws's, and what its fields are called by s3fs.

@@ -8,17 +8,14 @@ from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from flows import metrics
-from flows._flow import flow_of
-from flows.conclusion import concluded
-from flows.exclusive import only_run
-from flows.mirroring.applying import Applying
-from flows.mirroring.auditing import Auditing
-from flows.mirroring.checked import CheckReport
-from flows.mirroring.config import Dialect
-from flows.mirroring.lock import Lock
-from flows.mirroring.opening import called, opened
-from flows.parameters import (
+from prefect_dist.flows import metrics
+from prefect_dist.flows._flow import flow_of
+from prefect_dist.flows.applying import Applying
+from prefect_dist.flows.auditing import Auditing
+from prefect_dist.flows.exclusive import only_run
+from prefect_dist.flows.final_state import concluded
+from prefect_dist.flows.loading import called, opened
+from prefect_dist.flows.parameters import (
     Configuration,
     ConfiguredConcurrency,
     ConfiguredStore,
@@ -27,12 +24,15 @@ from flows.parameters import (
     StoreOptions,
     labelled,
 )
-from flows.results import keep_no_results
-from flows.slots import leased
-from flows.watching import watched
-from ocispec.errors import InvalidInput
-from tasks._task import RETRIES
-from tasks.session import open_session
+from prefect_dist.flows.progress_artifact import watched
+from prefect_dist.flows.results import keep_no_results
+from prefect_dist.flows.slots import leased
+from prefect_dist.mirror.check_report import CheckReport
+from prefect_dist.mirror.config import Dialect
+from prefect_dist.mirror.lock import Lock
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.tasks._task import RETRIES
+from prefect_dist.transfer.session import open_session
 
 
 def _run_name() -> str:

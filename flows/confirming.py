@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.utilities.annotations import quote
 
-from flows.limits import Limits
-from flows.runner import message, outcome
-from ocispec import Digest, Reference
-from ocispec.frontier import Frontier
-from tasks import confirmation as tasks
-from tasks.session import Session
+from prefect_dist.flows.limits import Limits
+from prefect_dist.flows.runner import message, outcome
+from prefect_dist.ocispec import Digest, Reference
+from prefect_dist.ocispec.frontier import Frontier
+from prefect_dist.tasks import confirmation as tasks
+from prefect_dist.transfer.session import Session
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture

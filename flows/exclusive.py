@@ -18,9 +18,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from flows.api import client
-from flows.slots import lease
-from tasks.stopping import Stopped, current
+from prefect_dist.flows.api import client
+from prefect_dist.flows.slots import lease
+from prefect_dist.transfer.cancellation import Stopped, current
 
 _LEASE_S = 60
 _ACTIVE = ["RUNNING", "CANCELLING"]

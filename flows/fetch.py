@@ -9,10 +9,9 @@ from prefect import Task
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from flows._flow import flow_of
-from flows.conclusion import concluded
-from flows.config import CONCURRENCY
-from flows.parameters import (
+from prefect_dist.flows._flow import flow_of
+from prefect_dist.flows.final_state import concluded
+from prefect_dist.flows.parameters import (
     Concurrency,
     PlatformNames,
     Reached,
@@ -23,23 +22,24 @@ from flows.parameters import (
     labelled,
     session_spec,
 )
-from flows.parts import Parts
-from flows.progress import Listener
-from flows.report import Failure, ImageReport, RunReport
-from flows.results import keep_no_results
-from flows.slots import leased
-from flows.walk import Walk
-from flows.wanted import Image, Node
-from flows.watching import watched
-from ocispec import Platform, Reference
-from ocispec.errors import DistError
-from ocispec.platform import Platforms
-from ocispec.reference import expand
-from ocispec.units import counted
-from tasks import fetch as tasks
-from tasks._task import RETRIES
-from tasks.related import EVERYTHING, NOTHING
-from tasks.session import Session, SessionSpec, open_session
+from prefect_dist.flows.parts import Parts
+from prefect_dist.flows.progress_artifact import watched
+from prefect_dist.flows.results import keep_no_results
+from prefect_dist.flows.slots import leased
+from prefect_dist.flows.walk import Walk
+from prefect_dist.flows.wanted import Image, Node
+from prefect_dist.mirror.hosts_file import CONCURRENCY
+from prefect_dist.mirror.progress import Listener
+from prefect_dist.mirror.run_report import Failure, ImageReport, RunReport
+from prefect_dist.ocispec import Platform, Reference
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.ocispec.platform import Platforms
+from prefect_dist.ocispec.reference import expand
+from prefect_dist.ocispec.units import counted
+from prefect_dist.tasks import fetch as tasks
+from prefect_dist.tasks._task import RETRIES
+from prefect_dist.transfer.related import EVERYTHING, NOTHING
+from prefect_dist.transfer.session import Session, SessionSpec, open_session
 
 # Images of one flow run. The number of their descriptors is not known before; an image for many platforms has about a hundred.
 MOST_IMAGES = 50

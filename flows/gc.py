@@ -9,17 +9,17 @@ from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from flows._flow import flow_of
-from flows.causes import Cause, grouped_lines
-from flows.conclusion import concluded
-from flows.parameters import Store, StoreOptions, labelled, session_spec
-from flows.progress import LogListener
-from flows.report import Outcome, moved
-from flows.results import keep_no_results
-from ocispec.units import counted, duration, seconds, size
-from storage.gc import Swept, hazard
-from tasks import upkeep
-from tasks.session import open_session
+from prefect_dist.flows._flow import flow_of
+from prefect_dist.flows.final_state import concluded
+from prefect_dist.flows.parameters import Store, StoreOptions, labelled, session_spec
+from prefect_dist.flows.results import keep_no_results
+from prefect_dist.mirror.causes import Cause, grouped_lines
+from prefect_dist.mirror.progress import LogListener
+from prefect_dist.mirror.run_report import Outcome, moved
+from prefect_dist.ocispec.units import counted, duration, seconds, size
+from prefect_dist.storage.gc import Swept, hazard
+from prefect_dist.tasks import upkeep
+from prefect_dist.transfer.session import open_session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 from prefect import Task
 from prefect.exceptions import ObjectNotFound
 
-from flows.api import brief, client
+from prefect_dist.flows.api import brief, client
 
 
 class Limits:

@@ -1,6 +1,6 @@
 """What a run of a mirror leaves for Prometheus: pushed to the Pushgateway at `$DIST_METRICS`; docs/metrics.md says why pushed.
 
-No Prefect here. What cannot be pushed is a warning: the images are where they should be all the same.
+Figures that cannot be pushed are a warning: the images are at their targets all the same.
 """
 
 import logging
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Gauge, pushadd_to_gateway
 
-from flows.report import Figures, Outcome
+from prefect_dist.mirror.run_report import Figures, Outcome
 
 _URL = "DIST_METRICS"
 _JOB = "prefect-dist"

@@ -6,14 +6,13 @@ from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from flows import metrics
-from flows._flow import flow_of
-from flows.conclusion import concluded
-from flows.exclusive import only_run
-from flows.mirroring.config import Dialect
-from flows.mirroring.opening import called, opened
-from flows.mirroring.run import Job, run
-from flows.parameters import (
+from prefect_dist.flows import metrics
+from prefect_dist.flows._flow import flow_of
+from prefect_dist.flows.exclusive import only_run
+from prefect_dist.flows.final_state import concluded
+from prefect_dist.flows.loading import called, opened
+from prefect_dist.flows.mirror_run import Job, run
+from prefect_dist.flows.parameters import (
     Configuration,
     ConfiguredConcurrency,
     ConfiguredStore,
@@ -23,7 +22,8 @@ from flows.parameters import (
     StoreOptions,
     labelled,
 )
-from tasks._task import RETRIES
+from prefect_dist.mirror.config import Dialect
+from prefect_dist.tasks._task import RETRIES
 
 
 def _run_name() -> str:

@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 from prefect.context import FlowRunContext
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.blocks import credentials_in, located
-from flows.config import CONCURRENCY, MAX_CONCURRENCY, hosts
-from remotes import RegistrySettings
-from remotes.advice import PARAMETERS
-from tasks.session import SessionSpec
+from prefect_dist.flows.blocks import credentials_in, located
+from prefect_dist.mirror.hosts_file import CONCURRENCY, MAX_CONCURRENCY, hosts
+from prefect_dist.remotes import RegistrySettings
+from prefect_dist.remotes.advice import PARAMETERS
+from prefect_dist.transfer.session import SessionSpec
 
 
 def labelled(title: str, description: str, **constraints: Any) -> Any:

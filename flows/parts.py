@@ -15,11 +15,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from flows.api import CALL_ERRORS, ApiUnavailable, brief, client, require_api
-from flows.runner import RUNNER
-from flows.wanted import Image
-from ocispec.units import counted
-from tasks.stopping import Stopping
+from prefect_dist.flows.api import CALL_ERRORS, ApiUnavailable, brief, client, require_api
+from prefect_dist.flows.runner import RUNNER
+from prefect_dist.flows.wanted import Image
+from prefect_dist.ocispec.units import counted
+from prefect_dist.transfer.cancellation import Stopping
 
 T = TypeVar("T")
 # A busy server creates a flow run late; a server that hangs must not hold the walk.

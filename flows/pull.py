@@ -8,20 +8,20 @@ from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from flows._flow import flow_of
-from flows.causes import Cause, grouped_lines
-from flows.conclusion import concluded
-from flows.config import CONCURRENCY
-from flows.fetch import bring_in
-from flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
-from flows.progress import LogListener
-from flows.report import Outcome, RunReport
-from ocispec import Platform
-from ocispec.errors import DistError
-from storage.unpack import Unpacked
-from tasks import upkeep
-from tasks._task import RETRIES
-from tasks.session import SessionSpec, open_session
+from prefect_dist.flows._flow import flow_of
+from prefect_dist.flows.fetch import bring_in
+from prefect_dist.flows.final_state import concluded
+from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
+from prefect_dist.mirror.causes import Cause, grouped_lines
+from prefect_dist.mirror.hosts_file import CONCURRENCY
+from prefect_dist.mirror.progress import LogListener
+from prefect_dist.mirror.run_report import Outcome, RunReport
+from prefect_dist.ocispec import Platform
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.storage.unpack import Unpacked
+from prefect_dist.tasks import upkeep
+from prefect_dist.tasks._task import RETRIES
+from prefect_dist.transfer.session import SessionSpec, open_session
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,23 +7,23 @@ from typing import Annotated, Any
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from flows._flow import flow_of
-from flows.ascent import Ascent, Delivered
-from flows.causes import Cause, grouped_lines
-from flows.conclusion import concluded
-from flows.config import CONCURRENCY
-from flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
-from flows.report import Failure, Outcome, moved, pace
-from flows.results import keep_no_results
-from flows.slots import leased
-from flows.watching import watched
-from ocispec import Descriptor, Reference
-from ocispec.errors import InvalidInput
-from ocispec.reference import expand
-from ocispec.units import duration, size
-from storage import Name
-from tasks._task import RETRIES
-from tasks.session import Session, open_session
+from prefect_dist.flows._flow import flow_of
+from prefect_dist.flows.ascent import Ascent, Delivered
+from prefect_dist.flows.final_state import concluded
+from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
+from prefect_dist.flows.progress_artifact import watched
+from prefect_dist.flows.results import keep_no_results
+from prefect_dist.flows.slots import leased
+from prefect_dist.mirror.causes import Cause, grouped_lines
+from prefect_dist.mirror.hosts_file import CONCURRENCY
+from prefect_dist.mirror.run_report import Failure, Outcome, moved, pace
+from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.reference import expand
+from prefect_dist.ocispec.units import duration, size
+from prefect_dist.storage import Name
+from prefect_dist.tasks._task import RETRIES
+from prefect_dist.transfer.session import Session, open_session
 
 _STATUSES = ("pushed", "mounted", "existed")
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
-from flows.config import MAX_CONCURRENCY
-from ocispec.errors import DistError
+from prefect_dist.mirror.hosts_file import MAX_CONCURRENCY
+from prefect_dist.ocispec.errors import DistError
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture

@@ -10,15 +10,13 @@ from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
-from flows import metrics
-from flows._flow import flow_of
-from flows.conclusion import concluded
-from flows.exclusive import only_run
-from flows.mirroring.opening import called, opened, specified
-from flows.mirroring.report import MirrorReport
-from flows.mirroring.run import Job, run
-from flows.mirroring.seeding import seeding
-from flows.parameters import (
+from prefect_dist.flows import metrics
+from prefect_dist.flows._flow import flow_of
+from prefect_dist.flows.exclusive import only_run
+from prefect_dist.flows.final_state import concluded
+from prefect_dist.flows.loading import called, opened, specified
+from prefect_dist.flows.mirror_run import Job, run
+from prefect_dist.flows.parameters import (
     ConfiguredConcurrency,
     ConfiguredStore,
     DryRun,
@@ -29,10 +27,12 @@ from flows.parameters import (
     StoreOptions,
     labelled,
 )
-from ocispec.errors import DistError, InvalidInput
-from ocispec.units import counted
-from storage.statefile import StateFile
-from tasks._task import RETRIES
+from prefect_dist.mirror.mirror_report import MirrorReport
+from prefect_dist.mirror.seeding import seeding
+from prefect_dist.ocispec.errors import DistError, InvalidInput
+from prefect_dist.ocispec.units import counted
+from prefect_dist.storage.statefile import StateFile
+from prefect_dist.tasks._task import RETRIES
 
 
 def _run_name() -> str:

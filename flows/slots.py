@@ -17,11 +17,11 @@ from prefect.concurrency.sync import concurrency
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import flow_run
 
-from flows.api import client
-from flows.progress import Listener
-from ocispec.units import counted
-from tasks.session import SessionSpec
-from tasks.stopping import current
+from prefect_dist.flows.api import client
+from prefect_dist.mirror.progress import Listener
+from prefect_dist.ocispec.units import counted
+from prefect_dist.transfer.cancellation import current
+from prefect_dist.transfer.session import SessionSpec
 
 # Between two questions for slots. Prefect would wait for them by itself, but hear nothing of a run that is to end.
 _PAUSE_S = 2.0

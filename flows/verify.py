@@ -10,26 +10,27 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.utilities.annotations import quote
 
-from flows._flow import flow_of
-from flows.causes import Cause, grouped_lines
-from flows.conclusion import concluded
-from flows.fetch import bring_in
-from flows.parameters import Concurrency, Reached, Store, StoreOptions, labelled, session_spec
-from flows.progress import LogListener
-from flows.report import Outcome, RunReport, moved, pace
-from flows.results import keep_no_results
-from flows.runner import outcome
-from flows.watching import shown
-from ocispec import Platform
-from ocispec.errors import DistError, InvalidInput
-from ocispec.frontier import Frontier
-from ocispec.units import counted, duration, size
-from storage import ContentStore, Info, Name, completeness
-from storage.reachable import reachable
-from storage.verify import Verified
-from tasks import session, upkeep
-from tasks._task import RETRIES
-from tasks.session import open_session
+from prefect_dist.flows._flow import flow_of
+from prefect_dist.flows.fetch import bring_in
+from prefect_dist.flows.final_state import concluded
+from prefect_dist.flows.parameters import Concurrency, Reached, Store, StoreOptions, labelled, session_spec
+from prefect_dist.flows.progress_artifact import shown
+from prefect_dist.flows.results import keep_no_results
+from prefect_dist.flows.runner import outcome
+from prefect_dist.mirror.causes import Cause, grouped_lines
+from prefect_dist.mirror.progress import LogListener
+from prefect_dist.mirror.run_report import Outcome, RunReport, moved, pace
+from prefect_dist.ocispec import Platform
+from prefect_dist.ocispec.errors import DistError, InvalidInput
+from prefect_dist.ocispec.frontier import Frontier
+from prefect_dist.ocispec.units import counted, duration, size
+from prefect_dist.storage import ContentStore, Info, Name, completeness
+from prefect_dist.storage.reachable import reachable
+from prefect_dist.storage.verify import Verified
+from prefect_dist.tasks import upkeep
+from prefect_dist.tasks._task import RETRIES
+from prefect_dist.transfer import session
+from prefect_dist.transfer.session import open_session
 
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture

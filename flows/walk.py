@@ -18,22 +18,22 @@ from prefect import Task
 from prefect.futures import PrefectFuture
 from prefect.utilities.annotations import opaque, quote
 
-from flows.api import CALL_ERRORS, ApiUnavailable, client
-from flows.limits import Limits
-from flows.progress import Listener
-from flows.report import Failure, ImageReport
-from flows.runner import Unsubmitted, message, outcome
-from flows.wanted import Errand, Image, Inquiry, Listing, Node, Parent, Scope
-from ocispec import Descriptor, Reference
-from ocispec.errors import DistError, Unsupported
-from ocispec.frontier import Frontier, Lane
-from ocispec.platform import Platforms
-from ocispec.referrers import MAX_REFERRERS, Referrer
-from storage.completeness import Completeness
-from tasks import fetch as tasks
-from tasks.stopping import Stopped, Stopping, ending
-from tasks.transfer import Receipt
-from tasks.waiting import WAITING
+from prefect_dist.flows.api import CALL_ERRORS, ApiUnavailable, client
+from prefect_dist.flows.limits import Limits
+from prefect_dist.flows.runner import Unsubmitted, message, outcome
+from prefect_dist.flows.wanted import Errand, Image, Inquiry, Listing, Node, Parent, Scope
+from prefect_dist.mirror.progress import Listener
+from prefect_dist.mirror.run_report import Failure, ImageReport
+from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.errors import DistError, Unsupported
+from prefect_dist.ocispec.frontier import Frontier, Lane
+from prefect_dist.ocispec.platform import Platforms
+from prefect_dist.ocispec.referrers import MAX_REFERRERS, Referrer
+from prefect_dist.storage.completeness import Completeness
+from prefect_dist.tasks import fetch as tasks
+from prefect_dist.tasks.waiting import WAITING
+from prefect_dist.transfer.cancellation import Stopped, Stopping, ending
+from prefect_dist.transfer.content import Receipt
 
 Future = PrefectFuture[Any]
 Item = Image | Node | Listing | Errand | Inquiry

@@ -8,16 +8,16 @@ from typing import Any, Protocol, TypeVar
 
 from prefect import Task
 
-from flows.report import Failure, ImageReport
-from ocispec import Descriptor, Reference
-from ocispec.errors import NotFound
-from ocispec.handlers import serving
-from ocispec.platform import Platforms
-from ocispec.referrers import Referrer
-from tasks.fetch import Fetched, Listed
-from tasks.mirror import Located, Surveyed
-from tasks.related import NOTHING, Related
-from tasks.transfer import Receipt
+from prefect_dist.mirror.run_report import Failure, ImageReport
+from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.errors import NotFound
+from prefect_dist.ocispec.handlers import serving
+from prefect_dist.ocispec.platform import Platforms
+from prefect_dist.ocispec.referrers import Referrer
+from prefect_dist.tasks.fetch import Fetched, Listed
+from prefect_dist.tasks.mirror import Located, Surveyed
+from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.related import NOTHING, Related
 
 T = TypeVar("T")
 # The result that a parent's task returned, that very object: what Prefect draws an arrow from.

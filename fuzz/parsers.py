@@ -15,16 +15,16 @@ import atheris
 with atheris.instrument_imports(include=["ocispec", "remotes", "flows"]):
     import httpx
 
-    from flows import templates
-    from flows.mirroring.config import load
-    from ocispec import Descriptor, Digest, Platform, Reference, config, fields, manifest, referrers
-    from ocispec.errors import DistError
-    from ocispec.mediatypes import MANIFESTS
-    from ocispec.reference import expand
-    from remotes import catalog, challenge, errors, foreign, headers, listing, tags
-    from remotes.login import Login
-    from remotes.throttled import read_quota
-    from remotes.token import Tokens, TokenServer
+    from prefect_dist.mirror import templates
+    from prefect_dist.mirror.config import load
+    from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference, config, fields, manifest, referrers
+    from prefect_dist.ocispec.errors import DistError
+    from prefect_dist.ocispec.mediatypes import MANIFESTS
+    from prefect_dist.ocispec.reference import expand
+    from prefect_dist.remotes import catalog, challenge, errors, foreign, headers, listing, tags
+    from prefect_dist.remotes.login import Login
+    from prefect_dist.remotes.throttled import read_quota
+    from prefect_dist.remotes.token import Tokens, TokenServer
 
 _SECONDS = 60
 _TOP = Path(__file__).parents[1]

@@ -3,9 +3,9 @@
 No I/O and no Prefect: everything here can be read and tested alone. Follows image-spec 1.1 and distribution-spec 1.1.
 """
 
-from ocispec.descriptor import Descriptor
-from ocispec.digest import Digest, Hasher
-from ocispec.platform import Platform
-from ocispec.reference import Reference
+from prefect_dist.ocispec.descriptor import Descriptor
+from prefect_dist.ocispec.digest import Digest, Hasher
+from prefect_dist.ocispec.platform import Platform
+from prefect_dist.ocispec.reference import Reference
 
 __all__ = ["Descriptor", "Digest", "Hasher", "Platform", "Reference"]

@@ -3,7 +3,7 @@
 An index lists them with the platform unknown/unknown and two annotations (moby/buildkit, attestation-storage.md).
 """
 
-from ocispec.descriptor import Descriptor
+from prefect_dist.ocispec.descriptor import Descriptor
 
 _TYPE, _SUBJECT = "vnd.docker.reference.type", "vnd.docker.reference.digest"
 

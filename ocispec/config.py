@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from ocispec import fields
-from ocispec.digest import Digest
-from ocispec.errors import InvalidInput, Unsupported, shown
-from ocispec.platform import Platform
+from prefect_dist.ocispec import fields
+from prefect_dist.ocispec.digest import Digest
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported, shown
+from prefect_dist.ocispec.platform import Platform
 
 # Docker's first release; 1970, 1980 and the year 1 stand for "not told".
 _FIRST_YEAR = 2013

@@ -4,10 +4,10 @@ import base64
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ocispec import fields, mediatypes
-from ocispec.digest import Digest
-from ocispec.errors import InvalidInput, Unsupported
-from ocispec.platform import Platform
+from prefect_dist.ocispec import fields, mediatypes
+from prefect_dist.ocispec.digest import Digest
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported
+from prefect_dist.ocispec.platform import Platform
 
 _MAX_SIZE = 2**63 - 1  # the specification's int64
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from ocispec.errors import InvalidInput, Unsupported, shown
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported, shown
 
 # digest ::= algorithm ":" encoded; the two registered algorithms fix the length of their lower-case hex.
 _HEX_LENGTHS = {"sha256": 64, "sha512": 128}

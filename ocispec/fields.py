@@ -5,7 +5,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from ocispec.errors import InvalidInput, shown
+from prefect_dist.ocispec.errors import InvalidInput, shown
 
 T = TypeVar("T")
 Json = Mapping[str, Any]

@@ -12,12 +12,12 @@ and `StopChain` (later handlers of a chain do not see this descriptor; what earl
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from ocispec import manifest, mediatypes
-from ocispec.attestations import attested
-from ocispec.descriptor import Descriptor
-from ocispec.errors import NotFound, shown
-from ocispec.frontier import Frontier
-from ocispec.platform import Platform, best
+from prefect_dist.ocispec import manifest, mediatypes
+from prefect_dist.ocispec.attestations import attested
+from prefect_dist.ocispec.descriptor import Descriptor
+from prefect_dist.ocispec.errors import NotFound, shown
+from prefect_dist.ocispec.frontier import Frontier
+from prefect_dist.ocispec.platform import Platform, best
 
 Handler = Callable[[Descriptor], Sequence[Descriptor]]
 

@@ -3,9 +3,9 @@
 A manifest is its bytes. They are read here and never written, so unknown fields survive and digests stay true.
 """
 
-from ocispec import fields, mediatypes
-from ocispec.descriptor import Descriptor
-from ocispec.errors import InvalidInput, Unsupported, shown
+from prefect_dist.ocispec import fields, mediatypes
+from prefect_dist.ocispec.descriptor import Descriptor
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported, shown
 
 # Registries accept up to 4 MiB (distribution-spec 1.1, "Pushing Manifests"); more is refused before it is read.
 MAX_BYTES = 4 * 1024 * 1024

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from platform import machine
 from typing import Any, Protocol, Self, TypeVar
 
-from ocispec import fields
-from ocispec.errors import InvalidInput
+from prefect_dist.ocispec import fields
+from prefect_dist.ocispec.errors import InvalidInput
 
 # platform ::= os [ "(" os-version ")" ] "/" architecture [ "/" variant ]
 _GRAMMAR = re.compile(

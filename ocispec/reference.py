@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from ocispec.digest import Digest
-from ocispec.errors import InvalidInput, Unsupported
+from prefect_dist.ocispec.digest import Digest
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported
 
 # reference ::= locator [ ":" tag ] [ "@" digest ] [ "?" query ]; a query or fragment is dropped, as in the original
 # locator   ::= host [ ":" port ] "/" path

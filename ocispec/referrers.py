@@ -10,11 +10,11 @@ from typing import Any, Self
 
 import orjson
 
-from ocispec import fields, mediatypes
-from ocispec.descriptor import Descriptor
-from ocispec.digest import Digest
-from ocispec.errors import InvalidInput, Unsupported
-from ocispec.manifest import media_type_of
+from prefect_dist.ocispec import fields, mediatypes
+from prefect_dist.ocispec.descriptor import Descriptor
+from prefect_dist.ocispec.digest import Digest
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported
+from prefect_dist.ocispec.manifest import media_type_of
 
 # What one subject, or one image in all, may have; more is a mistake or an attack, and is told.
 MAX_REFERRERS = 10_000

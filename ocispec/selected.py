@@ -10,13 +10,13 @@ from typing import Any
 
 import orjson
 
-from ocispec import fields, manifest
-from ocispec.attestations import attested
-from ocispec.descriptor import Descriptor
-from ocispec.digest import Digest
-from ocispec.errors import NotFound, Unsupported
-from ocispec.handlers import serving
-from ocispec.platform import Platform
+from prefect_dist.ocispec import fields, manifest
+from prefect_dist.ocispec.attestations import attested
+from prefect_dist.ocispec.descriptor import Descriptor
+from prefect_dist.ocispec.digest import Digest
+from prefect_dist.ocispec.errors import NotFound, Unsupported
+from prefect_dist.ocispec.handlers import serving
+from prefect_dist.ocispec.platform import Platform
 
 # No index is known that goes deeper than three.
 _DEEPEST = 16

@@ -2,7 +2,7 @@
 
 import re
 
-from ocispec.errors import InvalidInput
+from prefect_dist.ocispec.errors import InvalidInput
 
 _STEP = 1024
 _MINUTE_S = 60

@@ -3,13 +3,13 @@
 Registries speak the OCI distribution-spec 1.1 and Docker's registry protocol v2.
 """
 
-from remotes.credentials import Credentials, CredentialSource, DockerConfig, Given, Origin, first_of
-from remotes.errors import Exchange, RegistryError
-from remotes.fetcher import Source
-from remotes.hosts import Hosts, HostSettings, Tls
-from remotes.pusher import Pusher
-from remotes.registry import Registries, RegistrySettings, Resolved
-from remotes.throttled import Quota
+from prefect_dist.remotes.credentials import Credentials, CredentialSource, DockerConfig, Given, Origin, first_of
+from prefect_dist.remotes.errors import Exchange, RegistryError
+from prefect_dist.remotes.fetcher import Source
+from prefect_dist.remotes.hosts import Hosts, HostSettings, Tls
+from prefect_dist.remotes.pusher import Pusher
+from prefect_dist.remotes.registry import Registries, RegistrySettings, Resolved
+from prefect_dist.remotes.throttled import Quota
 
 __all__ = [
     "CredentialSource",

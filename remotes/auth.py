@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 
 import httpx
 
-from ocispec.errors import Denied
-from remotes.challenge import Challenge, parse
-from remotes.credentials import Credentials
-from remotes.errors import CredentialsRefused, RegistryDenied, RegistryError, from_response, redact
-from remotes.guard import GUARD
-from remotes.login import Login
-from remotes.token import Tokens, TokenServer, merge
+from prefect_dist.ocispec.errors import Denied
+from prefect_dist.remotes.challenge import Challenge, parse
+from prefect_dist.remotes.credentials import Credentials
+from prefect_dist.remotes.errors import CredentialsRefused, RegistryDenied, RegistryError, from_response, redact
+from prefect_dist.remotes.guard import GUARD
+from prefect_dist.remotes.login import Login
+from prefect_dist.remotes.token import Tokens, TokenServer, merge
 
 # A token is not used in its last seconds: it would expire on the way.
 _MARGIN_S = 5

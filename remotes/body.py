@@ -12,9 +12,9 @@ from contextlib import closing
 
 import httpx
 
-from ocispec import Descriptor
-from ocispec.errors import Corrupt, Unavailable
-from remotes.errors import from_transport, one_line, refuse_coding
+from prefect_dist.ocispec import Descriptor
+from prefect_dist.ocispec.errors import Corrupt, Unavailable
+from prefect_dist.remotes.errors import from_transport, one_line, refuse_coding
 
 # Re-opening without any byte gained in between: more is a case for the caller's retries, which wait.
 _MAX_FRUITLESS = 3

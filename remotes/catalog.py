@@ -5,10 +5,10 @@ Many registries have none either, or show it to administrators alone.
 
 from collections.abc import Iterator
 
-from ocispec.reference import is_repository
-from remotes import listing
-from remotes.errors import RegistryDenied, RegistryNotFound, RegistryRefused
-from remotes.repository import Repository
+from prefect_dist.ocispec.reference import is_repository
+from prefect_dist.remotes import listing
+from prefect_dist.remotes.errors import RegistryDenied, RegistryNotFound, RegistryRefused
+from prefect_dist.remotes.repository import Repository
 
 # "registry" is the type and "catalog" the name of the resource ("Token Scope Documentation" of distribution).
 SCOPE = "registry:catalog:*"

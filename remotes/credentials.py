@@ -15,9 +15,9 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 import orjson
 
-from ocispec.errors import Denied, InvalidInput
-from remotes.errors import one_line
-from remotes.helpers import Answer, HelperName, Helpers, is_name
+from prefect_dist.ocispec.errors import Denied, InvalidInput
+from prefect_dist.remotes.errors import one_line
+from prefect_dist.remotes.helpers import Answer, HelperName, Helpers, is_name
 
 _log = logging.getLogger(__name__)
 # Docker Hub has one account under many names: the one in references, and the one that `docker login` writes.

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import httpx
 
-from ocispec import manifest
-from ocispec.errors import Unsupported
-from remotes.errors import from_response, from_transport, refuse_coding
-from remotes.headers import length
+from prefect_dist.ocispec import manifest
+from prefect_dist.ocispec.errors import Unsupported
+from prefect_dist.remotes.errors import from_response, from_transport, refuse_coding
+from prefect_dist.remotes.headers import length
 
 
 def answered(

@@ -13,10 +13,10 @@ from urllib.parse import quote
 import httpx
 import orjson
 
-from ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
-from remotes.advice import OPTIONS, TLS_ADVICE, TlsAdvice
-from remotes.guard import GUARD
-from remotes.public import AddressRefused
+from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+from prefect_dist.remotes.advice import OPTIONS, TLS_ADVICE, TlsAdvice
+from prefect_dist.remotes.guard import GUARD
+from prefect_dist.remotes.public import AddressRefused
 
 # Query keys whose values say where, not who; every other value may be a signature or a token.
 _SHOWN = frozenset({"n", "last", "ns", "digest", "mount", "from", "artifactType", "scope", "service"})

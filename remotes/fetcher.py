@@ -10,14 +10,14 @@ from typing import Protocol
 
 import httpx
 
-from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
-from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
-from remotes import body, document, referrers, tags
-from remotes.errors import RegistryNotFound, from_response
-from remotes.foreign import Foreign
-from remotes.headers import ANY_MANIFEST, ASK_BY_GET, MEDIA_TYPE, digest_in, length
-from remotes.ranges import Ranges
-from remotes.repository import Repository
+from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
+from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
+from prefect_dist.remotes import body, document, referrers, tags
+from prefect_dist.remotes.errors import RegistryNotFound, from_response
+from prefect_dist.remotes.foreign import Foreign
+from prefect_dist.remotes.headers import ANY_MANIFEST, ASK_BY_GET, MEDIA_TYPE, digest_in, length
+from prefect_dist.remotes.ranges import Ranges
+from prefect_dist.remotes.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)

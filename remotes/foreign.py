@@ -9,12 +9,12 @@ from functools import partial
 
 import httpx
 
-from ocispec import Descriptor, Digest
-from ocispec.errors import Denied, DistError, InvalidInput
-from remotes.body import ANSWERS, ANSWERS_RANGED
-from remotes.errors import RegistryError, from_response, one_line, redact
-from remotes.ranges import Ranges
-from remotes.repository import Repository
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput
+from prefect_dist.remotes.body import ANSWERS, ANSWERS_RANGED
+from prefect_dist.remotes.errors import RegistryError, from_response, one_line, redact
+from prefect_dist.remotes.ranges import Ranges
+from prefect_dist.remotes.repository import Repository
 
 # Of a descriptor's urls so many are asked: who writes thousands wants others to be asked, not content to be found.
 MAX_URLS = 5

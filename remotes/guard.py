@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import httpx
 
-from remotes.public import PUBLIC_ONLY, AddressRefused, AddressRule, Kind, Only
+from prefect_dist.remotes.public import PUBLIC_ONLY, AddressRefused, AddressRule, Kind, Only
 
 GUARD = "dist.guard"
 """Extension of a request: its `Guard`. httpx copies it to the requests that follow redirects."""

@@ -4,9 +4,9 @@ import re
 
 import httpx
 
-from ocispec import Descriptor, Digest, mediatypes
-from ocispec.errors import Corrupt, DistError, Unavailable, Unsupported
-from remotes.errors import one_line
+from prefect_dist.ocispec import Descriptor, Digest, mediatypes
+from prefect_dist.ocispec.errors import Corrupt, DistError, Unavailable, Unsupported
+from prefect_dist.remotes.errors import one_line
 
 # range ::= [ "bytes=" ] "0-" end  (distribution-spec 1.1, "Pushing a blob in chunks"; with a unit in the API of Docker)
 _UPLOADED = re.compile(r"(?:bytes[= ])?0-(\d{1,18})")

@@ -19,7 +19,7 @@ from typing import IO, NewType, cast
 
 import orjson
 
-from ocispec.errors import Denied
+from prefect_dist.ocispec.errors import Denied
 
 HelperName = NewType("HelperName", str)
 """The NAME of a program `docker-credential-NAME`, checked by `is_name`."""

@@ -14,8 +14,8 @@ from typing import Literal, Self
 
 import httpx
 
-from ocispec.errors import InvalidInput, shown
-from remotes.advice import OPTIONS, TlsAdvice
+from prefect_dist.ocispec.errors import InvalidInput, shown
+from prefect_dist.remotes.advice import OPTIONS, TlsAdvice
 
 # Docker Hub's name in references is not the name of its registry.
 _ALIASES = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}

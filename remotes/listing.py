@@ -11,15 +11,15 @@ from urllib.parse import urlencode
 
 import httpx
 
-from ocispec import fields
-from ocispec.errors import InvalidInput, Unavailable, Unsupported
-from remotes import document
-from remotes.errors import RegistryRefused
-from remotes.headers import next_page
-from remotes.paging import Trail
-from remotes.repository import Repository
-from remotes.sizes import SMALL_PAGE_NAMES
-from remotes.throttled import waited_s
+from prefect_dist.ocispec import fields
+from prefect_dist.ocispec.errors import InvalidInput, Unavailable, Unsupported
+from prefect_dist.remotes import document
+from prefect_dist.remotes.errors import RegistryRefused
+from prefect_dist.remotes.headers import next_page
+from prefect_dist.remotes.paging import Trail
+from prefect_dist.remotes.repository import Repository
+from prefect_dist.remotes.sizes import SMALL_PAGE_NAMES
+from prefect_dist.remotes.throttled import waited_s
 
 # More than any known list has.
 MAX_NAMES, MAX_PAGES, MAX_BYTES = 1_000_000, 10_000, 64 * 1024 * 1024

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from remotes.credentials import Credentials, log_in
-from remotes.errors import CredentialsRefused, Exchange
+from prefect_dist.remotes.credentials import Credentials, log_in
+from prefect_dist.remotes.errors import CredentialsRefused, Exchange
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,11 +5,11 @@ from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 
-from ocispec import Descriptor, Digest, Reference
-from ocispec.errors import DistError, NotFound, Unavailable
-from remotes import referrers
-from remotes.errors import RegistryError
-from remotes.fetcher import Fetcher
+from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec.errors import DistError, NotFound, Unavailable
+from prefect_dist.remotes import referrers
+from prefect_dist.remotes.errors import RegistryError
+from prefect_dist.remotes.fetcher import Fetcher
 
 _log = logging.getLogger(__name__)
 _ANSWER_CHARS = 320

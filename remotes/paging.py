@@ -2,8 +2,8 @@
 
 import httpx
 
-from ocispec.errors import Unsupported
-from remotes.repository import Repository
+from prefect_dist.ocispec.errors import Unsupported
+from prefect_dist.remotes.repository import Repository
 
 
 class Trail:

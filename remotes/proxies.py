@@ -6,7 +6,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
-from ocispec.errors import InvalidInput
+from prefect_dist.ocispec.errors import InvalidInput
 
 _SCHEMES = ("http", "https")
 

@@ -9,17 +9,27 @@ import threading
 from collections.abc import Sequence
 from urllib.parse import urlencode
 
-from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
-from ocispec.errors import Busy, Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported, shown
-from ocispec.reference import is_tag
-from ocispec.referrers import tag_of, with_entry
-from ocispec.units import size
-from remotes import document, referrers
-from remotes.errors import Exchange, RegistryRefused, RegistryUnavailable
-from remotes.headers import ANY_MANIFEST, ASK_BY_GET, MEDIA_TYPE, check_digest, digest_in, length
-from remotes.repository import Repository
-from remotes.sizes import RegistrySizes
-from remotes.upload import DONE, Content, Observer, Read, Session
+from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
+from prefect_dist.ocispec.errors import (
+    Busy,
+    Corrupt,
+    Denied,
+    DistError,
+    InvalidInput,
+    NotFound,
+    Unavailable,
+    Unsupported,
+    shown,
+)
+from prefect_dist.ocispec.reference import is_tag
+from prefect_dist.ocispec.referrers import tag_of, with_entry
+from prefect_dist.ocispec.units import size
+from prefect_dist.remotes import document, referrers
+from prefect_dist.remotes.errors import Exchange, RegistryRefused, RegistryUnavailable
+from prefect_dist.remotes.headers import ANY_MANIFEST, ASK_BY_GET, MEDIA_TYPE, check_digest, digest_in, length
+from prefect_dist.remotes.repository import Repository
+from prefect_dist.remotes.sizes import RegistrySizes
+from prefect_dist.remotes.upload import DONE, Content, Observer, Read, Session
 
 _log = logging.getLogger(__name__)
 # How often an index of referrers is written anew when others write it at the same time.

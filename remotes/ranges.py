@@ -13,10 +13,10 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 
-from ocispec import Descriptor
-from ocispec.errors import Unavailable
-from remotes import body
-from remotes.body import NoRanges, Send
+from prefect_dist.ocispec import Descriptor
+from prefect_dist.ocispec.errors import Unavailable
+from prefect_dist.remotes import body
+from prefect_dist.remotes.body import NoRanges, Send
 
 # Small enough to be held in memory, large enough that a request costs little of its time: at 8 MB/s a part takes half a second.
 PART_BYTES = 4 * 1024 * 1024

@@ -9,14 +9,14 @@ from urllib.parse import urlencode
 
 import httpx
 
-from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
-from ocispec.errors import InvalidInput, Unavailable, Unsupported
-from ocispec.referrers import MAX_REFERRERS, cosign_tags, is_index, tag_of
-from remotes import document
-from remotes.errors import RegistryError, RegistryNotFound, from_response, redact
-from remotes.headers import ANY_MANIFEST, MEDIA_TYPE, next_page
-from remotes.paging import Trail
-from remotes.repository import Repository
+from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
+from prefect_dist.ocispec.errors import InvalidInput, Unavailable, Unsupported
+from prefect_dist.ocispec.referrers import MAX_REFERRERS, cosign_tags, is_index, tag_of
+from prefect_dist.remotes import document
+from prefect_dist.remotes.errors import RegistryError, RegistryNotFound, from_response, redact
+from prefect_dist.remotes.headers import ANY_MANIFEST, MEDIA_TYPE, next_page
+from prefect_dist.remotes.paging import Trail
+from prefect_dist.remotes.repository import Repository
 
 _log = logging.getLogger(__name__)
 # What a list of them may have; more is a mistake or an attack, and is told.

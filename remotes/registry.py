@@ -12,23 +12,23 @@ from typing import Self
 
 import httpx
 
-from ocispec import Descriptor, Digest, Reference
-from remotes import catalog
-from remotes.auth import HostAuth
-from remotes.credentials import Credentials, CredentialSource
-from remotes.errors import redact
-from remotes.fetcher import Fetcher, Source
-from remotes.foreign import Foreign
-from remotes.guard import Origin
-from remotes.hosts import Hosts
-from remotes.login import Login
-from remotes.mirrors import Mirrored
-from remotes.pusher import Pusher
-from remotes.ranges import Ranges
-from remotes.repository import Repository
-from remotes.sizes import RegistrySizes
-from remotes.throttled import LeftAlone, Quota, ThrottledTransport, nobody
-from remotes.transport import Urllib3Transport
+from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.remotes import catalog
+from prefect_dist.remotes.auth import HostAuth
+from prefect_dist.remotes.credentials import Credentials, CredentialSource
+from prefect_dist.remotes.errors import redact
+from prefect_dist.remotes.fetcher import Fetcher, Source
+from prefect_dist.remotes.foreign import Foreign
+from prefect_dist.remotes.guard import Origin
+from prefect_dist.remotes.hosts import Hosts
+from prefect_dist.remotes.login import Login
+from prefect_dist.remotes.mirrors import Mirrored
+from prefect_dist.remotes.pusher import Pusher
+from prefect_dist.remotes.ranges import Ranges
+from prefect_dist.remotes.repository import Repository
+from prefect_dist.remotes.sizes import RegistrySizes
+from prefect_dist.remotes.throttled import LeftAlone, Quota, ThrottledTransport, nobody
+from prefect_dist.remotes.transport import Urllib3Transport
 
 _log = logging.getLogger(__name__)
 

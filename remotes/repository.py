@@ -6,13 +6,13 @@ from typing import Any
 
 import httpx
 
-from ocispec.errors import Unavailable, Unsupported
-from remotes.auth import HostAuth, RegistryAuth, is_same_server
-from remotes.errors import ADVICE, from_response, from_transport, one_line, redact
-from remotes.guard import GUARD, Guard, Origin
-from remotes.hosts import Capability
-from remotes.sizes import RegistrySizes
-from remotes.token import to_delete, to_pull, to_push
+from prefect_dist.ocispec.errors import Unavailable, Unsupported
+from prefect_dist.remotes.auth import HostAuth, RegistryAuth, is_same_server
+from prefect_dist.remotes.errors import ADVICE, from_response, from_transport, one_line, redact
+from prefect_dist.remotes.guard import GUARD, Guard, Origin
+from prefect_dist.remotes.hosts import Capability
+from prefect_dist.remotes.sizes import RegistrySizes
+from prefect_dist.remotes.token import to_delete, to_pull, to_push
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 # So answer object stores when the time of a signed URL is up: Amazon's, Azure's and CloudFront 403, Google's 400.

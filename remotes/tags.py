@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from ocispec.reference import is_tag
-from remotes import listing
-from remotes.repository import Repository
+from prefect_dist.ocispec.reference import is_tag
+from prefect_dist.remotes import listing
+from prefect_dist.remotes.repository import Repository
 
 KIND = listing.Kind(path="tags/list", key="tags", one="tag", is_name=is_tag, grammar="1 to 128 letters, digits and . _ -")
 

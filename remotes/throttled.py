@@ -9,9 +9,9 @@ from typing import cast
 
 import httpx
 
-from remotes.errors import retry_after_s
-from remotes.hosts import Hosts
-from remotes.throttle import Aborted, Throttle
+from prefect_dist.remotes.errors import retry_after_s
+from prefect_dist.remotes.hosts import Hosts
+from prefect_dist.remotes.throttle import Aborted, Throttle
 
 _TOO_MANY = httpx.codes.TOO_MANY_REQUESTS
 _UNAVAILABLE = httpx.codes.SERVICE_UNAVAILABLE

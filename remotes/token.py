@@ -12,14 +12,14 @@ from typing import Self, cast
 
 import httpx
 
-from ocispec import fields
-from ocispec.errors import InvalidInput, Unavailable
-from remotes.bounded import Bounded
-from remotes.challenge import Challenge
-from remotes.credentials import Credentials
-from remotes.errors import ADVICE, RegistryDenied, RegistryError, from_response, redact
-from remotes.guard import GUARD, Guard
-from remotes.login import Login
+from prefect_dist.ocispec import fields
+from prefect_dist.ocispec.errors import InvalidInput, Unavailable
+from prefect_dist.remotes.bounded import Bounded
+from prefect_dist.remotes.challenge import Challenge
+from prefect_dist.remotes.credentials import Credentials
+from prefect_dist.remotes.errors import ADVICE, RegistryDenied, RegistryError, from_response, redact
+from prefect_dist.remotes.guard import GUARD, Guard
+from prefect_dist.remotes.login import Login
 
 # "This client_id does not need to be registered […] but should be set to a meaningful value" (OAuth2 specification).
 _CLIENT_ID = "prefect-dist"

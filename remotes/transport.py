@@ -30,12 +30,12 @@ from urllib3.exceptions import (
     SSLError,
 )
 
-from remotes.advice import TLS_ADVICE
-from remotes.bounded import Bounded
-from remotes.guard import GUARD, Guard
-from remotes.hosts import Hosts, HostSettings, Tls
-from remotes.proxies import Proxies
-from remotes.public import (
+from prefect_dist.remotes.advice import TLS_ADVICE
+from prefect_dist.remotes.bounded import Bounded
+from prefect_dist.remotes.guard import GUARD, Guard
+from prefect_dist.remotes.hosts import Hosts, HostSettings, Tls
+from prefect_dist.remotes.proxies import Proxies
+from prefect_dist.remotes.public import (
     AddressRefused,
     AddressRule,
     GuardedHTTPConnection,

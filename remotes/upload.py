@@ -9,11 +9,11 @@ from types import MappingProxyType
 
 import httpx
 
-from ocispec import Descriptor, mediatypes
-from ocispec.errors import Corrupt, DistError, Unavailable
-from remotes.errors import RegistryError, RegistryNotFound, RegistryRefused
-from remotes.headers import check_digest, length, location, uploaded
-from remotes.repository import Repository
+from prefect_dist.ocispec import Descriptor, mediatypes
+from prefect_dist.ocispec.errors import Corrupt, DistError, Unavailable
+from prefect_dist.remotes.errors import RegistryError, RegistryNotFound, RegistryRefused
+from prefect_dist.remotes.headers import check_digest, length, location, uploaded
+from prefect_dist.remotes.repository import Repository
 
 Read = Callable[[int], Iterator[bytes]]
 Observer = Callable[[int, int], None]

@@ -4,13 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows.mirroring.sections import MirrorFile
+from prefect_dist.mirror.sections import MirrorFile
 
 PATH = Path(__file__).parents[1] / "docs" / "mirror.schema.json"
 
 
 def schema() -> str:
-    """The schema of what `flows.mirroring.sections` checks, as the file has it."""
+    """The schema of what `mirror.sections` checks, as the file has it."""
     document = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **_plain(MirrorFile.model_json_schema()),

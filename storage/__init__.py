@@ -3,9 +3,9 @@
 Bytes become visible only whole, verified and durable (see `storage.ingest` and `storage.backend`).
 """
 
-from storage.errors import StoreFull
-from storage.ingest import Status, Writer
-from storage.names import Name
-from storage.store import ContentStore, Info, open_store
+from prefect_dist.storage.errors import StoreFull
+from prefect_dist.storage.ingest import Status, Writer
+from prefect_dist.storage.names import Name
+from prefect_dist.storage.store import ContentStore, Info, open_store
 
 __all__ = ["ContentStore", "Info", "Name", "Status", "StoreFull", "Writer", "open_store"]

@@ -17,16 +17,16 @@ from fsspec import get_filesystem_class
 from fsspec.core import url_to_fs
 from fsspec.utils import get_protocol
 
-from ocispec.errors import DistError, InvalidInput, Unsupported
-from storage import s3
-from storage.disk import Disk
-from storage.files import FileIngests
-from storage.ingest import Ingests
-from storage.layout import Layout
-from storage.memory import MemoryConditionalWrites
-from storage.objects import Objects
-from storage.options import merged, refuse_flat, refuse_userinfo
-from storage.uploads import UploadIngests
+from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
+from prefect_dist.storage import s3
+from prefect_dist.storage.disk import Disk
+from prefect_dist.storage.files import FileIngests
+from prefect_dist.storage.ingest import Ingests
+from prefect_dist.storage.layout import Layout
+from prefect_dist.storage.memory import MemoryConditionalWrites
+from prefect_dist.storage.objects import Objects
+from prefect_dist.storage.options import merged, refuse_flat, refuse_userinfo
+from prefect_dist.storage.uploads import UploadIngests
 
 T = TypeVar("T")
 R = TypeVar("R")

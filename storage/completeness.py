@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from ocispec import Descriptor, Platform, config
-from ocispec.attestations import attested
-from ocispec.errors import NotFound, shown
-from ocispec.handlers import Handler, children_handler, filter_platforms, visit, without_missing_attestations
-from ocispec.units import counted
-from storage.names import Name
-from storage.store import ContentStore
+from prefect_dist.ocispec import Descriptor, Platform, config
+from prefect_dist.ocispec.attestations import attested
+from prefect_dist.ocispec.errors import NotFound, shown
+from prefect_dist.ocispec.handlers import Handler, children_handler, filter_platforms, visit, without_missing_attestations
+from prefect_dist.ocispec.units import counted
+from prefect_dist.storage.names import Name
+from prefect_dist.storage.store import ContentStore
 
 _log = logging.getLogger(__name__)
 _NAMED = 3  # of many that are missing, so that a message stays one line

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
-from ocispec.errors import Busy
-from storage.errors import translated
-from storage.held import Held
-from storage.layout import TEMPORARY
-from storage.mounts import shares_locks
+from prefect_dist.ocispec.errors import Busy
+from prefect_dist.storage.errors import translated
+from prefect_dist.storage.held import Held
+from prefect_dist.storage.layout import TEMPORARY
+from prefect_dist.storage.mounts import shares_locks
 
 T = TypeVar("T")
 R = TypeVar("R")

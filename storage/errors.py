@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable
+from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _TEXT = 300

@@ -14,14 +14,14 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from ocispec import Digest
-from ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound, Unsupported
-from storage.disk import Disk
-from storage.errors import translated
-from storage.held import Held
-from storage.ingest import Declared, Measured, Status, leave
-from storage.layout import RECORD, Layout
-from storage.presence import is_there, modified
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound, Unsupported
+from prefect_dist.storage.disk import Disk
+from prefect_dist.storage.errors import translated
+from prefect_dist.storage.held import Held
+from prefect_dist.storage.ingest import Declared, Measured, Status, leave
+from prefect_dist.storage.layout import RECORD, Layout
+from prefect_dist.storage.presence import is_there, modified
 
 _log = logging.getLogger(__name__)
 _PIECE_BYTES = 4 * 1024 * 1024

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from ocispec import Descriptor, Digest
-from ocispec.errors import Unavailable
-from ocispec.handlers import children_handler
-from ocispec.units import duration
-from storage import completeness
-from storage.store import ContentStore, Info
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.ocispec.errors import Unavailable
+from prefect_dist.ocispec.handlers import children_handler
+from prefect_dist.ocispec.units import duration
+from prefect_dist.storage import completeness
+from prefect_dist.storage.store import ContentStore, Info
 
 # Where runs are not kept apart from gc: longer than they usually take.
 _LONGER_THAN_A_RUN = timedelta(hours=24)

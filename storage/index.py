@@ -12,13 +12,13 @@ from typing import Any
 
 import orjson
 
-from ocispec import Descriptor, Digest, fields, mediatypes
-from ocispec.errors import InvalidInput
-from storage import shared
-from storage.backend import Backend
-from storage.layout import Layout
-from storage.names import Name, Names
-from storage.presence import is_there
+from prefect_dist.ocispec import Descriptor, Digest, fields, mediatypes
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.storage import shared
+from prefect_dist.storage.backend import Backend
+from prefect_dist.storage.layout import Layout
+from prefect_dist.storage.names import Name, Names
+from prefect_dist.storage.presence import is_there
 
 _log = logging.getLogger(__name__)
 REF_NAME = "org.opencontainers.image.ref.name"

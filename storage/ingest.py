@@ -14,9 +14,9 @@ from typing import Protocol, Self
 
 import orjson
 
-from ocispec import Digest, Hasher, fields
-from ocispec.errors import Corrupt, DistError, InvalidInput
-from storage import times
+from prefect_dist.ocispec import Digest, Hasher, fields
+from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput
+from prefect_dist.storage import times
 
 _log = logging.getLogger(__name__)
 

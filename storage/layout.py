@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from ocispec import Digest
-from ocispec.errors import InvalidInput, Unsupported
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported
 
 # Beside the data of an ingest: its record.
 RECORD = ".json"

@@ -17,11 +17,11 @@ from typing import Any
 
 import orjson
 
-from ocispec import Descriptor, fields
-from ocispec.errors import DistError, InvalidInput, Unsupported
-from storage.backend import Backend
-from storage.layout import Layout
-from storage.presence import modified
+from prefect_dist.ocispec import Descriptor, fields
+from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
+from prefect_dist.storage.backend import Backend
+from prefect_dist.storage.layout import Layout
+from prefect_dist.storage.presence import modified
 
 # How long a record counts that no lock belongs to. A run that goes on for longer writes its records again.
 _LIFE = timedelta(days=7)

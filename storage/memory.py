@@ -3,7 +3,7 @@
 import threading
 from typing import Any
 
-from ocispec import Digest
+from prefect_dist.ocispec import Digest
 
 _GUARD = threading.Lock()
 

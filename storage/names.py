@@ -11,13 +11,13 @@ from typing import Any, Self
 
 import orjson
 
-from ocispec import Descriptor, Platform, Reference, fields
-from ocispec.errors import InvalidInput, NotFound, Unsupported
-from ocispec.referrers import Referrer
-from storage import times
-from storage.backend import Backend
-from storage.layout import Layout
-from storage.presence import is_there, modified
+from prefect_dist.ocispec import Descriptor, Platform, Reference, fields
+from prefect_dist.ocispec.errors import InvalidInput, NotFound, Unsupported
+from prefect_dist.ocispec.referrers import Referrer
+from prefect_dist.storage import times
+from prefect_dist.storage.backend import Backend
+from prefect_dist.storage.layout import Layout
+from prefect_dist.storage.presence import is_there, modified
 
 _SUFFIX = ".json"
 

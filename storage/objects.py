@@ -10,8 +10,8 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
-from ocispec.errors import NotFound
-from storage.errors import translated
+from prefect_dist.ocispec.errors import NotFound
+from prefect_dist.storage.errors import translated
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from ocispec.errors import InvalidInput
+from prefect_dist.ocispec.errors import InvalidInput
 
 # By their names: `key`, `account_key`, `sas_token`, `aws_secret_access_key` and the like; not `SSEKMSKeyId`, which is a name.
 _SECRET = re.compile(

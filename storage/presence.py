@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from ocispec.errors import Unsupported
+from prefect_dist.ocispec.errors import Unsupported
 
 
 def is_there(fs: Any, path: str) -> bool:

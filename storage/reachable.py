@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from ocispec import Descriptor, Digest
-from ocispec.handlers import children_handler
-from storage import completeness
-from storage.store import ContentStore
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.ocispec.handlers import children_handler
+from prefect_dist.storage import completeness
+from prefect_dist.storage.store import ContentStore
 
 
 def reachable(store: ContentStore, roots: Iterable[Descriptor]) -> set[Digest]:

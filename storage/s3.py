@@ -11,7 +11,7 @@ from typing import Any
 
 from fsspec.asyn import sync
 
-from storage.objects import (
+from prefect_dist.storage.objects import (
     MIN_PART_BYTES,
     NoConditionsError,
     Unfinished,
@@ -19,7 +19,7 @@ from storage.objects import (
     UploadAbortedError,
     warn_of_lost_changes,
 )
-from storage.presence import is_there
+from prefect_dist.storage.presence import is_there
 
 # S3's limit for one object.
 _MAX_PARTS = 10_000

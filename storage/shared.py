@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from ocispec.errors import Unavailable
-from storage.backend import Backend
+from prefect_dist.ocispec.errors import Unavailable
+from prefect_dist.storage.backend import Backend
 
 _PATIENCE_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from storage import shared
-from storage.backend import open_backend
+from prefect_dist.storage import shared
+from prefect_dist.storage.backend import open_backend
 
 
 class StateFile:

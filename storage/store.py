@@ -9,16 +9,16 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from ocispec import Descriptor, Digest, Hasher
-from ocispec.errors import Corrupt, InvalidInput, NotFound
-from storage import index
-from storage.backend import Backend, open_backend
-from storage.ingest import Ingests, Status, Writer
-from storage.layout import TEMPORARY, Layout
-from storage.leases import Leases
-from storage.names import Names
-from storage.presence import is_there, modified
-from storage.sweeps import Sweep, Sweeps
+from prefect_dist.ocispec import Descriptor, Digest, Hasher
+from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound
+from prefect_dist.storage import index
+from prefect_dist.storage.backend import Backend, open_backend
+from prefect_dist.storage.ingest import Ingests, Status, Writer
+from prefect_dist.storage.layout import TEMPORARY, Layout
+from prefect_dist.storage.leases import Leases
+from prefect_dist.storage.names import Names
+from prefect_dist.storage.presence import is_there, modified
+from prefect_dist.storage.sweeps import Sweep, Sweeps
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -16,10 +16,10 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ocispec.errors import Unavailable
-from storage.backend import Backend
-from storage.layout import TEMPORARY, Layout
-from storage.presence import modified
+from prefect_dist.ocispec.errors import Unavailable
+from prefect_dist.storage.backend import Backend
+from prefect_dist.storage.layout import TEMPORARY, Layout
+from prefect_dist.storage.presence import modified
 
 _log = logging.getLogger(__name__)
 _MARKER = ".gc"  # an empty directory is listed as an object, too, by some services

@@ -2,8 +2,8 @@
 
 from datetime import datetime
 
-from ocispec import fields
-from ocispec.errors import InvalidInput
+from prefect_dist.ocispec import fields
+from prefect_dist.ocispec.errors import InvalidInput
 
 
 def require(document: fields.Json, key: str, *, at: str) -> datetime:

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ocispec import Digest
-from ocispec.errors import Corrupt, NotFound
-from storage.store import ContentStore, Info
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import Corrupt, NotFound
+from prefect_dist.storage.store import ContentStore, Info
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)

@@ -1,4 +1,1 @@
-"""One unit of work on one descriptor, as Prefect tasks, and the plain code that they call.
-
-`transfer` and `session` know nothing of Prefect and can be used without it.
-"""
+"""Prefect tasks, one for each unit of work on content."""

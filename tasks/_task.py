@@ -26,10 +26,10 @@ from prefect.states import AwaitingRetry, Failed
 from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 
-from ocispec.errors import Corrupt, DistError
-from remotes import RegistryError
-from tasks import stopping
-from tasks.waiting import WAITING
+from prefect_dist.ocispec.errors import Corrupt, DistError
+from prefect_dist.remotes import RegistryError
+from prefect_dist.tasks.waiting import WAITING
+from prefect_dist.transfer import cancellation as stopping
 
 P = ParamSpec("P")
 R = TypeVar("R")

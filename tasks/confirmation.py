@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from ocispec import Digest, Reference
-from ocispec.errors import DistError
-from tasks import session
-from tasks._task import argument, comes_again, task_of
+from prefect_dist.ocispec import Digest, Reference
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.tasks._task import argument, comes_again, task_of
+from prefect_dist.transfer import session
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)

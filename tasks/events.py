@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 from prefect.events import emit_event
 
-from ocispec import Descriptor, Digest, Reference
-from ocispec.errors import Corrupt
+from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec.errors import Corrupt
 
 Reason = Literal["added", "changed", "referrers", "repaired"]
 _OURS = "prefect-dist"

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from ocispec import Descriptor, Reference
-from ocispec.handlers import visit
-from ocispec.referrers import Referrer
-from tasks import events, session
-from tasks._task import argument, task_of
-from tasks.related import Related
-from tasks.transfer import Receipt
+from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.handlers import visit
+from prefect_dist.ocispec.referrers import Referrer
+from prefect_dist.tasks import events
+from prefect_dist.tasks._task import argument, task_of
+from prefect_dist.transfer import session
+from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.related import Related
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)

@@ -4,21 +4,22 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ocispec import Descriptor, Reference
-from ocispec.errors import DistError
-from ocispec.handlers import visit
-from ocispec.referrers import Referrer
-from ocispec.units import counted
-from tasks import events, session
-from tasks._task import argument, comes_again, failed_if, task_of
-from tasks.audit import Expected, Finding
-from tasks.delivery import Publication
-from tasks.fetch import Fetched
-from tasks.gate import Gate
-from tasks.removal import Removed, UnwantedTag
-from tasks.session import Untold
-from tasks.survey import Ask, Found
-from tasks.transfer import Receipt
+from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.ocispec.handlers import visit
+from prefect_dist.ocispec.referrers import Referrer
+from prefect_dist.ocispec.units import counted
+from prefect_dist.tasks import events
+from prefect_dist.tasks._task import argument, comes_again, failed_if, task_of
+from prefect_dist.tasks.fetch import Fetched
+from prefect_dist.transfer import session
+from prefect_dist.transfer.audit import Expected, Finding
+from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.delivery import Publication
+from prefect_dist.transfer.gate import Gate
+from prefect_dist.transfer.removal import Removed, UnwantedTag
+from prefect_dist.transfer.session import Untold
+from prefect_dist.transfer.survey import Ask, Found
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)

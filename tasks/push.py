@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from ocispec import Descriptor, Reference
-from tasks import session
-from tasks._task import argument, task_of
-from tasks.transfer import Receipt
+from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.tasks._task import argument, task_of
+from prefect_dist.transfer import session
+from prefect_dist.transfer.content import Receipt
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)

@@ -3,16 +3,17 @@
 from datetime import timedelta
 from pathlib import Path
 
-from ocispec import Platform
-from ocispec.units import counted, size
-from storage import gc
-from storage.store import Info
-from storage.unpack import Unpacked
-from storage.unpack import unpack as unpack_image
-from storage.verify import Verified
-from storage.verify import verify as verify_blobs
-from tasks import events, session
-from tasks._task import argument, task_of
+from prefect_dist.ocispec import Platform
+from prefect_dist.ocispec.units import counted, size
+from prefect_dist.storage import gc
+from prefect_dist.storage.store import Info
+from prefect_dist.storage.unpack import Unpacked
+from prefect_dist.storage.unpack import unpack as unpack_image
+from prefect_dist.storage.verify import Verified
+from prefect_dist.storage.verify import verify as verify_blobs
+from prefect_dist.tasks import events
+from prefect_dist.tasks._task import argument, task_of
+from prefect_dist.transfer import session
 
 
 def _verify_name() -> str:

@@ -1,4 +1,4 @@
-"""The task runs that wait for as long as a registry's Retry-After says, and do nothing else. No Prefect here."""
+"""The task runs that wait for as long as a registry's Retry-After says, and do nothing else."""
 
 import threading
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What our own source files say, read without running them."""
+"""Our own source files, read without running them."""
 
 import ast
 from collections.abc import Iterator
@@ -6,29 +6,40 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("ocispec", "storage", "remotes", "tasks", "flows", "cli")
+TOP = "prefect_dist"
+LAYERS = ("ocispec", "storage", "remotes", "transfer", "mirror", "tasks", "flows", "cli")
 
 
 class Import(NamedTuple):
-    """One imported thing, such as `tasks._task.RETRIES`; `deferred` if only a function's call imports it."""
+    """One imported thing, such as `prefect_dist.tasks.fetch.fetch`; `deferred` if only a function's call imports it."""
 
     target: str
     deferred: bool
 
     @property
     def root(self) -> str:
-        """The package."""
+        """The top-level package."""
         return self.target.partition(".")[0]
+
+    @property
+    def layer(self) -> str | None:
+        """The layer of ours that it is in; None for foreign packages."""
+        return layer(self.target) if self.root == TOP else None
+
+
+def layer(module: str) -> str:
+    """Return the layer of a module of ours; of `prefect_dist` itself, that name."""
+    return module.split(".")[1] if module.startswith(f"{TOP}.") else module
 
 
 def read() -> dict[str, ast.Module]:
-    """Every module of the packages by its dotted name."""
-    paths = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    """Return every module of the layers by its dotted name."""
+    paths = [ROOT / TOP / "__init__.py", *sorted(path for name in LAYERS for path in (ROOT / name).rglob("*.py"))]
     return {_dotted(path): ast.parse(path.read_text(), str(path)) for path in paths}
 
 
 def imports(node: ast.AST, *, deferred: bool = False) -> Iterator[Import]:
-    """Every import below `node`."""
+    """Yield every import below `node`."""
     if isinstance(node, ast.Import):
         yield from (Import(alias.name, deferred) for alias in node.names)
     elif isinstance(node, ast.ImportFrom):
@@ -40,7 +51,7 @@ def imports(node: ast.AST, *, deferred: bool = False) -> Iterator[Import]:
 
 
 def subclasses(modules: dict[str, ast.Module], base: str) -> dict[str, str]:
-    """The classes that descend from the class `base`, by name, each with its module."""
+    """Return the classes that descend from the class `base`, by name, each with its module."""
     found = {base: ""}
     classes = [(name, node) for name, tree in modules.items() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     while new := {node.name: module for module, node in classes if node.name not in found and _bases(node) & found.keys()}:
@@ -54,4 +65,5 @@ def _bases(node: ast.ClassDef) -> set[str]:
 
 
 def _dotted(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts if parts[0] == TOP else (TOP, *parts)).removesuffix(".__init__")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ocispec import Digest
-from ocispec.referrers import cosign_tags, tag_of
-from storage import open_store
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.storage import open_store
 from tests import images
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer

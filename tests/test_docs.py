@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.app import app
+from prefect_dist.cli.app import app
 
 TOP = Path(__file__).parents[1]
 DOCUMENTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", *sorted((TOP / "docs").rglob("*.md"))]

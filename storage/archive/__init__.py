@@ -3,7 +3,7 @@
 Synchronous. Streams need not seek: standard output and input will do. No entry's name ever becomes a path.
 """
 
-from storage.archive.reading import Imported, import_images
-from storage.archive.writing import export_images
+from prefect_dist.storage.archive.reading import Imported, import_images
+from prefect_dist.storage.archive.writing import export_images
 
 __all__ = ["Imported", "export_images", "import_images"]

@@ -10,12 +10,12 @@ from dataclasses import replace
 
 import orjson
 
-from ocispec import Descriptor, Digest, Hasher, Reference, config, fields, manifest, mediatypes
-from ocispec.errors import Corrupt, InvalidInput
-from storage.archive import layout
-from storage.archive.received import Received, ingest
-from storage.names import Name
-from storage.store import ContentStore
+from prefect_dist.ocispec import Descriptor, Digest, Hasher, Reference, config, fields, manifest, mediatypes
+from prefect_dist.ocispec.errors import Corrupt, InvalidInput
+from prefect_dist.storage.archive import layout
+from prefect_dist.storage.archive.received import Received, ingest
+from prefect_dist.storage.names import Name
+from prefect_dist.storage.store import ContentStore
 
 _GZIP = b"\x1f\x8b"
 _GZIP_WINDOW = 31  # zlib's number for gzip

@@ -7,10 +7,10 @@ alone, `manifest.json` as `docker save` writes it: a list of {Config, RepoTags, 
 import re
 from contextlib import suppress
 
-from ocispec import Descriptor, Digest, Reference
-from ocispec.errors import InvalidInput, Unsupported
-from ocispec.reference import expand
-from storage.index import REF_NAME
+from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported
+from prefect_dist.ocispec.reference import expand
+from prefect_dist.storage.index import REF_NAME
 
 MARKER = "oci-layout"
 INDEX = "index.json"

@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import IO
 
-from ocispec import Descriptor, fields, manifest, mediatypes
-from ocispec.errors import DistError, InvalidInput
-from ocispec.referrers import Referrer
-from storage import completeness
-from storage.archive import docker, layout
-from storage.archive.received import Received, receive
-from storage.archive.related import RelatedManifests, merged
-from storage.leases import Lease
-from storage.store import ContentStore
+from prefect_dist.ocispec import Descriptor, fields, manifest, mediatypes
+from prefect_dist.ocispec.errors import DistError, InvalidInput
+from prefect_dist.ocispec.referrers import Referrer
+from prefect_dist.storage import completeness
+from prefect_dist.storage.archive import docker, layout
+from prefect_dist.storage.archive.received import Received, receive
+from prefect_dist.storage.archive.related import RelatedManifests, merged
+from prefect_dist.storage.leases import Lease
+from prefect_dist.storage.store import ContentStore
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)

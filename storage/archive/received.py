@@ -8,12 +8,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO
 
-from ocispec import Descriptor, Digest, mediatypes
-from ocispec.errors import AlreadyExists, DistError, InvalidInput, NotFound
-from ocispec.manifest import MAX_BYTES
-from storage.archive import layout, tar
-from storage.leases import Lease
-from storage.store import ContentStore
+from prefect_dist.ocispec import Descriptor, Digest, mediatypes
+from prefect_dist.ocispec.errors import AlreadyExists, DistError, InvalidInput, NotFound
+from prefect_dist.ocispec.manifest import MAX_BYTES
+from prefect_dist.storage.archive import layout, tar
+from prefect_dist.storage.leases import Lease
+from prefect_dist.storage.store import ContentStore
 
 _log = logging.getLogger(__name__)
 # Each takes some memory. Blobs of an image layout need none, so that there may be any number of those.

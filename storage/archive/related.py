@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
-from ocispec import Descriptor, Digest, Reference, manifest, mediatypes
-from ocispec.errors import DistError, InvalidInput, Unsupported
-from ocispec.handlers import Handler
-from ocispec.referrers import MAX_REFERRERS, Referrer, cosign_tags, entry, is_listing, tag_of
-from storage import completeness
-from storage.archive import layout
-from storage.names import Name
-from storage.store import ContentStore
+from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
+from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
+from prefect_dist.ocispec.handlers import Handler
+from prefect_dist.ocispec.referrers import MAX_REFERRERS, Referrer, cosign_tags, entry, is_listing, tag_of
+from prefect_dist.storage import completeness
+from prefect_dist.storage.archive import layout
+from prefect_dist.storage.names import Name
+from prefect_dist.storage.store import ContentStore
 
 _log = logging.getLogger(__name__)
 # An archive may list one manifest again and again, so that what is kept has to be limited in all.

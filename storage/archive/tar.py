@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, TypeAlias, cast
 
-from ocispec.errors import Corrupt, DistError, InvalidInput
-from storage.errors import translated
-from storage.tarreader import read_headers
+from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput
+from prefect_dist.storage.errors import translated
+from prefect_dist.storage.tarreader import read_headers
 
 END = bytes(2 * tarfile.BLOCKSIZE)
 """What ends a tar stream. Without it a stream is cut short."""

@@ -8,13 +8,13 @@ referrers.
 from collections.abc import Iterable, Sequence
 from typing import IO
 
-from ocispec import Descriptor, manifest
-from ocispec.errors import InvalidInput
-from storage import completeness, index
-from storage.archive import docker, layout, related, tar
-from storage.archive.related import TaggedManifest
-from storage.names import Name
-from storage.store import ContentStore
+from prefect_dist.ocispec import Descriptor, manifest
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.storage import completeness, index
+from prefect_dist.storage.archive import docker, layout, related, tar
+from prefect_dist.storage.archive.related import TaggedManifest
+from prefect_dist.storage.names import Name
+from prefect_dist.storage.store import ContentStore
 
 _Image = tuple[Name, Sequence[Descriptor]]
 

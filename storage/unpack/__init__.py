@@ -5,6 +5,6 @@ ContentStore, root → image: which manifest, what is checked first, when the re
 → rootfs: what that does to a directory  → tree, inodes: by handles, never outside of it
 """
 
-from storage.unpack.image import Unpacked, unpack
+from prefect_dist.storage.unpack.image import Unpacked, unpack
 
 __all__ = ["Unpacked", "unpack"]

@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from ocispec.errors import Corrupt, InvalidInput, Unsupported
-from storage.tarreader import read_headers
-from storage.unpack.layers import LayerStream
-from storage.unpack.tree import PATH_BYTES, PATH_NAMES, TreePath
+from prefect_dist.ocispec.errors import Corrupt, InvalidInput, Unsupported
+from prefect_dist.storage.tarreader import read_headers
+from prefect_dist.storage.unpack.layers import LayerStream
+from prefect_dist.storage.unpack.tree import PATH_BYTES, PATH_NAMES, TreePath
 
 Kind = Literal["file", "directory", "symlink", "link", "fifo", "character", "block"]
 

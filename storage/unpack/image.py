@@ -14,15 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ocispec import Descriptor, Digest, Platform, config
-from ocispec import manifest as documents
-from ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
-from ocispec.platform import best
-from storage.errors import translated
-from storage.store import ContentStore
-from storage.unpack import layers
-from storage.unpack.rootfs import Rootfs
-from storage.unpack.tree import opened, remove, sync
+from prefect_dist.ocispec import Descriptor, Digest, Platform, config
+from prefect_dist.ocispec import manifest as documents
+from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
+from prefect_dist.ocispec.platform import best
+from prefect_dist.storage.errors import translated
+from prefect_dist.storage.store import ContentStore
+from prefect_dist.storage.unpack import layers
+from prefect_dist.storage.unpack.rootfs import Rootfs
+from prefect_dist.storage.unpack.tree import opened, remove, sync
 
 _log = logging.getLogger(__name__)
 # Builders list what they attest as manifests for this platform, which no machine has.

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from storage.unpack.entries import Attributes
+from prefect_dist.storage.unpack.entries import Attributes
 
 _log = logging.getLogger(__name__)
 # They belong to the machine, or tell overlayfs where else to look: neither is an image's to say.

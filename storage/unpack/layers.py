@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import zstandard
 
-from ocispec import Descriptor, Digest, Hasher
-from ocispec.errors import Corrupt, DistError, NotFound, Unsupported
-from storage.store import ContentStore
+from prefect_dist.ocispec import Descriptor, Digest, Hasher
+from prefect_dist.ocispec.errors import Corrupt, DistError, NotFound, Unsupported
+from prefect_dist.storage.store import ContentStore
 
 _PIECE_BYTES = 1024 * 1024
 # layer ::= ( OCI's prefix | Docker's prefix ) "tar" [ ( "+" | "." ) compression ]

@@ -11,13 +11,13 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
-from ocispec.errors import InvalidInput
-from storage.errors import translated
-from storage.unpack.entries import Attributes, Entry, Kind, read_entries
-from storage.unpack.inodes import Restorer
-from storage.unpack.layers import LayerStream
-from storage.unpack.nametree import NameNode
-from storage.unpack.tree import Cursor, TreePath, remove, unchanged_times
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.storage.errors import translated
+from prefect_dist.storage.unpack.entries import Attributes, Entry, Kind, read_entries
+from prefect_dist.storage.unpack.inodes import Restorer
+from prefect_dist.storage.unpack.layers import LayerStream
+from prefect_dist.storage.unpack.nametree import NameNode
+from prefect_dist.storage.unpack.tree import Cursor, TreePath, remove, unchanged_times
 
 _log = logging.getLogger(__name__)
 _WHITEOUT, _METADATA, _OPAQUE = b".wh.", b".wh..wh.", b".wh..wh..opq"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from ocispec.errors import InvalidInput
+from prefect_dist.ocispec.errors import InvalidInput
 
 TreePath = tuple[bytes, ...]
 """Names from the root down; the root itself has none."""

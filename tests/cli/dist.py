@@ -38,7 +38,7 @@ class Result:
 
 def command(*arguments: str | Path) -> list[str]:
     """The command line that starts `dist` with these arguments."""
-    return [sys.executable, "-m", "cli.main", *map(str, arguments)]
+    return [sys.executable, "-m", "prefect_dist.cli.main", *map(str, arguments)]
 
 
 def dist(*arguments: str | Path, stdin: bytes = b"", file_limit_bytes: int | None = None, **environment: str | None) -> Result:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.mirroring.parts import MOST_OPEN, MOST_TASKS
+from prefect_dist.flows.mirror_parts import MOST_OPEN, MOST_TASKS
 from tests import images
 from tests.cli.dist import command
 from tests.fakes.faults import Fault, Stall
@@ -44,8 +44,8 @@ def started(
     config.write_text(f"lock: {directory}/lock.json\nsync: [{entry}]\n")
     argv = command("--store", directory / "store", "--output", "json", "mirror", "--concurrency", "4", config)
     if most_tasks is not None:
-        setting = f"from flows.mirroring import parts; parts.MOST_TASKS = {most_tasks}"
-        argv[1:3] = ["-c", f"from cli.main import main; {setting}; main()"]
+        setting = f"from prefect_dist.mirror import parts; parts.MOST_TASKS = {most_tasks}"
+        argv[1:3] = ["-c", f"from prefect_dist.cli.main import main; {setting}; main()"]
     quiet = {f"PREFECT_LOGGING_HANDLERS_{name}_LEVEL": "CRITICAL" for name in ("CONSOLE", "DEBUG")}
     env = os.environ | quiet | {"PREFECT_API_URL": api.url, "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "CRITICAL"}
     with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:

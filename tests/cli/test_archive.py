@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from ocispec.referrers import Referrer
-from storage import ContentStore, open_store
+from prefect_dist.ocispec.referrers import Referrer
+from prefect_dist.storage import ContentStore, open_store
 from tests import images
 from tests.cli.dist import command, dist
 from tests.peers import skopeo

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import open_store
+from prefect_dist.storage import open_store
 from tests import images
 from tests.cli.dist import Result, command, dist
 from tests.fakes.access import Basic, Bearer

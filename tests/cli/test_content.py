@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ocispec import Digest
-from storage import open_store
+from prefect_dist.ocispec import Digest
+from prefect_dist.storage import open_store
 from tests import images
 from tests.cli.dist import command, dist
 from tests.fakes.access import Basic
@@ -273,7 +273,7 @@ def imported(arguments: tuple[str, ...], store: Path) -> set[str]:
         "import atexit, json, sys\n"
         "atexit.register(lambda: print(json.dumps(sorted({m.partition('.')[0] for m in sys.modules})), file=sys.stderr))\n"
         f"sys.argv = ['dist', *{list(arguments)}]\n"
-        "from cli.main import main\n"
+        "from prefect_dist.cli.main import main\n"
         "main()\n"
     )
 

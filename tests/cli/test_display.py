@@ -5,11 +5,11 @@ import io
 import pytest
 from rich.console import Console
 
-from cli.display import Doing, LiveDisplay
-from flows.report import Failure, ImageReport
-from ocispec import Descriptor, Digest
-from tasks.stopping import ending
-from tasks.transfer import Receipt
+from prefect_dist.cli.display import Doing, LiveDisplay
+from prefect_dist.mirror.run_report import Failure, ImageReport
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.transfer.cancellation import ending
+from prefect_dist.transfer.content import Receipt
 
 _HEIGHT, _MARGIN = 14, 4
 LAYERS = [

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ocispec import Digest
-from storage import ContentStore, open_store
+from prefect_dist.ocispec import Digest
+from prefect_dist.storage import ContentStore, open_store
 from tests import images
 from tests.cli.dist import dist
 from tests.storage.archives import content, put

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import open_store
+from prefect_dist.storage import open_store
 from tests import images
 from tests.fakes.registry import FakeRegistry
 

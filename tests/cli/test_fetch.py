@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import open_store
+from prefect_dist.storage import open_store
 from tests import images
 from tests.cli.dist import command, dist
 from tests.fakes.faults import Answer, Fault, Stall

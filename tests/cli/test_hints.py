@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.mirroring.config import load
+from prefect_dist.mirror.config import load
 from tests import images
 from tests.cli.dist import dist
 from tests.fakes.access import Basic

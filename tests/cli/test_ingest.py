@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ocispec import Digest
-from storage import open_store
+from prefect_dist.ocispec import Digest
+from prefect_dist.storage import open_store
 from tests.cli.dist import Result, command, dist
 from tests.storage.archives import content
 from tests.storage.conformance import ingest, noise
@@ -178,8 +178,8 @@ def test_an_interrupt_just_before_a_read_is_heard(tmp_path: Path) -> None:
     """Such a signal is known to Python and does not end the read: as if another thread had made Python know of it."""
     program = f"""
 import _thread, sys, threading
-from cli.main import main
-from storage import open_store
+from prefect_dist.cli.main import main
+from prefect_dist.storage import open_store
 from tests.peers.processes import poll_until
 
 def interrupt(store):

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cli.app import app
-from storage import open_store
+from prefect_dist.cli.app import app
+from prefect_dist.storage import open_store
 from tests import images
 from tests.cli.dist import dist
 from tests.fakes.faults import Answer, Fault, WithHeaders

@@ -183,7 +183,7 @@ def test_credentials_from_a_block(private: FakeRegistry, prefect: PrefectServer,
     from prefect.settings import PREFECT_API_URL, temporary_settings
     from pydantic import SecretStr
 
-    from flows.blocks import RegistryCredentials
+    from prefect_dist.flows.blocks import RegistryCredentials
 
     with temporary_settings({PREFECT_API_URL: prefect.url}):
         block = RegistryCredentials(registry=private.host, username="me", password=SecretStr(SECRET))

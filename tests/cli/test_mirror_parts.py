@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flows.mirroring.parts import MOST_TASKS
+from prefect_dist.flows.mirror_parts import MOST_TASKS
 from tests import images
 from tests.cli.dist import dist
 from tests.fakes.registry import FakeRegistry

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from ocispec import Digest, Platform
-from ocispec.units import size
-from storage import ContentStore, open_store
+from prefect_dist.ocispec import Digest, Platform
+from prefect_dist.ocispec.units import size
+from prefect_dist.storage import ContentStore, open_store
 from tests import images
 from tests.cli.dist import dist
 from tests.storage.archives import descriptor, put

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import open_store
+from prefect_dist.storage import open_store
 from tests import images
 from tests.cli.dist import dist
 from tests.peers import skopeo

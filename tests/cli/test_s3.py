@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.mirroring.config import understood
-from flows.yamlfile import parsed
-from ocispec.errors import InvalidInput
-from storage import open_store
+from prefect_dist.mirror.config import understood
+from prefect_dist.mirror.yamlfile import parsed
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.storage import open_store
 from tests import images
 from tests.cli.dist import Result, dist
 from tests.fakes.registry import FakeRegistry

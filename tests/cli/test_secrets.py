@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from ocispec import Descriptor, Digest
-from storage import open_store
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.storage import open_store
 from tests import images
 from tests.cli.dist import Result, dist
 from tests.fakes.faults import Fault, Redirect

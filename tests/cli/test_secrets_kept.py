@@ -20,6 +20,7 @@ from urllib.parse import quote, unquote
 import pytest
 from cryptography.fernet import Fernet
 
+from prefect_dist.flows import blocks
 from tests import images
 from tests.cli.dist import dist
 from tests.fakes.access import Basic
@@ -130,11 +131,9 @@ def block(shared: Shared, slug: str, name: str, data: dict[str, Any], secrets: l
         from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
         from pydantic import SecretStr
 
-        import flows.blocks
-
         settings = {PREFECT_API_URL: shared.prefect.url, PREFECT_API_AUTH_STRING: SecretStr(shared.auth)}
         with temporary_settings(settings):
-            getattr(flows.blocks, types[slug]).model_validate(data).save(name, overwrite=True)
+            getattr(blocks, types[slug]).model_validate(data).save(name, overwrite=True)
         return
     post = shared.prefect.post
     try:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ocispec import Digest, Platform
-from storage import open_store
+from prefect_dist.ocispec import Digest, Platform
+from prefect_dist.storage import open_store
 from tests import images
 from tests.cli.dist import Result, dist
 from tests.fakes.access import Basic

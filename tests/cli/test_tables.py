@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cli.tables import laid_out
-from ocispec import Descriptor, Digest
-from storage import open_store
+from prefect_dist.cli.tables import laid_out
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.storage import open_store
 from tests.cli.dist import dist
 from tests.cli.terminal import at_terminal
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import ContentStore, open_store
+from prefect_dist.storage import ContentStore, open_store
 from tests import images
 from tests.cli.dist import Result, dist
 from tests.peers.prefect import PrefectServer

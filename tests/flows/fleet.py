@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ocispec import Digest
-from ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.referrers import cosign_tags, tag_of
 from tests import images
 from tests.images import BuiltImage
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from flows.mirroring.checked import CheckReport
-from flows.mirroring.report import MirrorReport
-from flows.report import in_one_line
-from ocispec.errors import DistError
+from prefect_dist.mirror.check_report import CheckReport
+from prefect_dist.mirror.mirror_report import MirrorReport
+from prefect_dist.mirror.run_report import in_one_line
+from prefect_dist.ocispec.errors import DistError
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.request import Recorded
 from tests.images import BuiltImage
@@ -42,7 +42,7 @@ class Mirrors:
         Raises:
             DistError: what ended the run before it could report.
         """
-        from flows.mirror import mirror
+        from prefect_dist.flows.mirror import mirror
 
         self.config.write_text(json.dumps({"sync": sync, **said}))  # JSON is YAML
         report = self._ended(partial(mirror, str(self.config), str(self.store), dry_run=dry_run, retries=retries))
@@ -55,7 +55,7 @@ class Mirrors:
         Raises:
             DistError: what ended the check before it could report.
         """
-        from flows.check import check
+        from prefect_dist.flows.check import check
 
         report = self._ended(partial(check, str(self.config), str(self.store), repair=repair, retries=retries))
         assert isinstance(report, CheckReport), report
@@ -67,7 +67,7 @@ class Mirrors:
         Raises:
             DistError: what ended the run before it could report.
         """
-        from flows.seed import seed
+        from prefect_dist.flows.seed import seed
 
         places = [place.host for place in to]
         report = self._ended(partial(seed, images=list(images), to=places, store=str(self.store), retries=retries, **said))

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from prefect.client.schemas.objects import State
 
-from flows.progress import Advance, LogListener, listening
-from flows.report import Failure, ImageReport
-from ocispec import Descriptor, Digest, Reference
-from storage import open_store
-from tasks.stopping import Stopping, stopped_by
-from tasks.transfer import Receipt
+from prefect_dist.mirror.progress import Advance, LogListener, listening
+from prefect_dist.mirror.run_report import Failure, ImageReport
+from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.storage import open_store
+from prefect_dist.transfer.cancellation import Stopping, stopped_by
+from prefect_dist.transfer.content import Receipt
 from tests import images
 from tests.fakes.faults import Fault, Refuse, Stall
 from tests.fakes.registry import FakeRegistry
@@ -165,7 +165,7 @@ def test_a_check_of_what_cannot_be_told_is_not_done(
 def test_a_run_that_was_ended_says_how_far_it_came_and_that_the_next_one_goes_on(
     tmp_path: Path, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
 ) -> None:
-    from flows.fetch import fetch
+    from prefect_dist.flows.fetch import fetch
 
     config, *_, layer = ONE.blobs
     size = len(ONE.blobs[layer])
@@ -202,7 +202,7 @@ def test_a_run_with_nothing_to_do_is_done(
 @pytest.fixture
 def kept(tmp_path: Path) -> Place:
     """A store with an image."""
-    from flows.fetch import fetch
+    from prefect_dist.flows.fetch import fetch
 
     place = Place(url=str(tmp_path / "store"))
     with FakeRegistry() as registry:
@@ -213,7 +213,7 @@ def kept(tmp_path: Path) -> Place:
 
 def test_blobs_that_cannot_be_verified_are_not_done(kept: Place, artifacts: Callable[[Any], dict[str, dict[str, Any]]]) -> None:
     """One is corrupt, and where it has to go is no directory."""
-    from flows.verify import verify
+    from prefect_dist.flows.verify import verify
 
     kept.plant(blob_path(Digest.parse(list(ONE.blobs)[-1])), b"wrong")
     kept.plant("quarantine", b"")
@@ -225,7 +225,7 @@ def test_blobs_that_cannot_be_verified_are_not_done(kept: Place, artifacts: Call
 def test_a_run_that_was_ended_is_not_done_whatever_it_did(
     kept: Place, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
 ) -> None:
-    from flows.verify import verify
+    from prefect_dist.flows.verify import verify
 
     stopping = Stopping()
     stopping.set("asked to end")
@@ -238,7 +238,7 @@ def test_a_run_that_was_ended_is_not_done_whatever_it_did(
 def test_a_check_shows_what_is_damaged_and_how_it_is_mended(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
 ) -> None:
-    from flows.check import check
+    from prefect_dist.flows.check import check
 
     images.load(source, "app", ONE, "v1")
     mirrors.run(image(source, target, "app:v1"))
@@ -261,10 +261,10 @@ def test_a_check_shows_what_is_damaged_and_how_it_is_mended(
 def test_fetch_push_and_what_keeps_a_store_show_the_same(
     tmp_path: Path, artifacts: Callable[[Any], dict[str, dict[str, Any]]]
 ) -> None:
-    from flows.fetch import fetch
-    from flows.gc import gc
-    from flows.push import push
-    from flows.verify import verify
+    from prefect_dist.flows.fetch import fetch
+    from prefect_dist.flows.gc import gc
+    from prefect_dist.flows.push import push
+    from prefect_dist.flows.verify import verify
 
     place = Place(url=str(tmp_path / "store"))
     with FakeRegistry() as registry, FakeRegistry() as target:
@@ -306,8 +306,8 @@ def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
     """One update a second at most, from one thread, whatever happens meanwhile."""
     from prefect.states import Completed
 
-    from flows._flow import flow_of
-    from flows.watching import shown
+    from prefect_dist.flows._flow import flow_of
+    from prefect_dist.flows.progress_artifact import shown
 
     layers = [Descriptor(media_type=images.OCI_LAYER, digest=Digest.of(bytes([n])), size=1024**2) for n in range(4)]
     seen, asked = list[float](), list[str]()

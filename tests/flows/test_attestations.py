@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from flows.report import RunReport
-from ocispec import Platform
-from storage import open_store
-from storage.archive import import_images
-from storage.completeness import of_name
+from prefect_dist.mirror.run_report import RunReport
+from prefect_dist.ocispec import Platform
+from prefect_dist.storage import open_store
+from prefect_dist.storage.archive import import_images
+from prefect_dist.storage.completeness import of_name
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, lacking, results
@@ -50,7 +50,7 @@ def children(registry: FakeRegistry, tag: str) -> list[str]:
 
 
 def test_fetch_keeps_the_attestation_of_the_selected_platform(prefect: PrefectServer, tmp_path: Path, name: str) -> None:
-    from flows.fetch import fetch
+    from prefect_dist.flows.fetch import fetch
 
     report = run(prefect, fetch, [name], str(tmp_path / "store"), platforms=["linux/arm64"])
 
@@ -64,7 +64,7 @@ def test_fetch_keeps_the_attestation_of_the_selected_platform(prefect: PrefectSe
 
 
 def test_pull_keeps_it_and_unpacks_the_image(prefect: PrefectServer, tmp_path: Path, name: str) -> None:
-    from flows.pull import pull
+    from prefect_dist.flows.pull import pull
 
     report = run(prefect, pull, name, str(tmp_path / "root"), str(tmp_path / "store"), "linux/arm64")
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from ocispec.errors import InvalidInput
-from remotes import Credentials
-from storage import open_store
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.remotes import Credentials
+from prefect_dist.storage import open_store
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import PrefectServer
@@ -27,7 +27,7 @@ def _api(prefect: PrefectServer) -> Iterator[None]:
 
 
 def test_credentials_of_our_own_block() -> None:
-    from flows.blocks import RegistryCredentials, credentials_in
+    from prefect_dist.flows.blocks import RegistryCredentials, credentials_in
 
     by_password = RegistryCredentials(registry="ghcr.io/team", username="me", password=SecretStr("secret"))
     by_password.save("team", overwrite=True)
@@ -44,7 +44,7 @@ def test_credentials_of_our_own_block() -> None:
 def test_credentials_of_prefect_dockers_block() -> None:
     from prefect_docker import DockerRegistryCredentials
 
-    from flows.blocks import credentials_in
+    from prefect_dist.flows.blocks import credentials_in
 
     block = DockerRegistryCredentials(username="me", password=SecretStr("secret"), registry_url="https://index.docker.io/v1/")
     block.save("hub", overwrite=True)
@@ -53,14 +53,14 @@ def test_credentials_of_prefect_dockers_block() -> None:
 
 @pytest.mark.parametrize("name", ["none", "no-type/none"])
 def test_a_block_that_is_not_there(name: str) -> None:
-    from flows.blocks import credentials_in
+    from prefect_dist.flows.blocks import credentials_in
 
     with pytest.raises(InvalidInput, match=f"credentials {name}: there is no such block"):
         credentials_in([name])
 
 
 def test_a_block_without_credentials() -> None:
-    from flows.blocks import ContentStore, credentials_in
+    from prefect_dist.flows.blocks import ContentStore, credentials_in
 
     ContentStore(url="memory://x").save("a-store", overwrite=True)
     with pytest.raises(InvalidInput, match="expected a block with a registry"):
@@ -68,7 +68,7 @@ def test_a_block_without_credentials() -> None:
 
 
 def test_one_command_registers_them(prefect: PrefectServer) -> None:
-    argv = [sys.executable, "-m", "prefect", "block", "register", "-m", "flows.blocks"]
+    argv = [sys.executable, "-m", "prefect", "block", "register", "-m", "prefect_dist.flows.blocks"]
     environment = {**os.environ, "PREFECT_API_URL": prefect.url}
     done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=90, env=environment)
     assert done.returncode == 0, done.stderr
@@ -87,8 +87,8 @@ def aws(**fields: Any) -> Any:
 
 
 def test_a_store_in_s3_with_the_credentials_of_another_block(prefect: PrefectServer, s3: S3Server) -> None:
-    from flows.blocks import ContentStore
-    from flows.fetch import fetch
+    from prefect_dist.flows.blocks import ContentStore
+    from prefect_dist.flows.fetch import fetch
 
     block = aws(
         aws_access_key_id=s3.key,
@@ -112,7 +112,7 @@ def test_a_store_in_s3_with_the_credentials_of_another_block(prefect: PrefectSer
 def test_what_is_said_nearer_counts() -> None:
     from prefect.types import SecretDict
 
-    from flows.blocks import ContentStore, located
+    from prefect_dist.flows.blocks import ContentStore, located
 
     keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "aws_session_token": "c"}
     block = aws(**keys, region_name="eu-west-1", aws_client_parameters={"endpoint_url": "http://a"})
@@ -138,7 +138,7 @@ def test_what_is_said_nearer_counts() -> None:
 def test_secret_options_are_merged_with_those_that_are_no_secrets() -> None:
     from prefect.types import SecretDict
 
-    from flows.blocks import ContentStore, located
+    from prefect_dist.flows.blocks import ContentStore, located
 
     ContentStore(
         url="s3://bucket",
@@ -150,7 +150,7 @@ def test_secret_options_are_merged_with_those_that_are_no_secrets() -> None:
 
 
 def test_a_block_of_aws_without_keys_leaves_them_to_the_environment() -> None:
-    from flows.blocks import ContentStore, located
+    from prefect_dist.flows.blocks import ContentStore, located
 
     aws(region_name="eu-west-1").save("role", overwrite=True)
     ContentStore(url="s3://bucket", credentials="role").save("role", overwrite=True)
@@ -158,7 +158,7 @@ def test_a_block_of_aws_without_keys_leaves_them_to_the_environment() -> None:
 
 
 def test_a_block_of_another_type_without_keys_is_refused() -> None:
-    from flows.blocks import ContentStore, located
+    from prefect_dist.flows.blocks import ContentStore, located
 
     ContentStore(url="s3://bucket", credentials="content-store/other").save("other", overwrite=True)
     with pytest.raises(InvalidInput, match="credentials content-store/other: expected a block with keys or a profile"):
@@ -178,7 +178,7 @@ def test_a_block_of_another_type_without_keys_is_refused() -> None:
     ],
 )
 def test_the_client_parameters_of_aws_are_used(parameters: dict[str, Any], expected: dict[str, Any]) -> None:
-    from flows.blocks import ContentStore, located
+    from prefect_dist.flows.blocks import ContentStore, located
 
     aws(aws_access_key_id="a", aws_secret_access_key="b", aws_client_parameters=parameters).save("client", overwrite=True)
     ContentStore(url="s3://bucket", credentials="client").save("client", overwrite=True)
@@ -202,7 +202,7 @@ def test_the_options_of_a_block_reach_the_client_beside_our_own(s3: S3Server) ->
     ],
 )
 def test_credentials_of_aws_that_cannot_be_used(fields: dict[str, str] | None, told: str) -> None:
-    from flows.blocks import ContentStore, located
+    from prefect_dist.flows.blocks import ContentStore, located
 
     name = "none" if fields is None else "odd"
     if fields is not None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from ocispec import Digest
-from ocispec.errors import InvalidInput
-from ocispec.referrers import cosign_tags, tag_of
-from ocispec.units import counted
-from tasks.stopping import Stopping, ending, stopped_by
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.ocispec.units import counted
+from prefect_dist.transfer.cancellation import Stopping, ending, stopped_by
 from tests import images
 from tests.fakes.faults import Answer, Fault, Flip, Response
 from tests.fakes.registry import FakeRegistry
@@ -369,7 +369,7 @@ def test_without_a_lock_file_there_is_nothing_to_check(mirrors: Mirrors, source:
 def test_a_configuration_without_a_lock_file_says_that_it_has_none(prefect: PrefectServer, tmp_path: Path) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.check import check
+    from prefect_dist.flows.check import check
 
     wanted = {"sync": [{"type": "image", "source": "a.example/app:v1", "target": "b.example/app:v1"}]}
     with temporary_settings({PREFECT_API_URL: prefect.url}):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import open_store
+from prefect_dist.storage import open_store
 from tests import images
 from tests.fakes.faults import Answer, Fault, Response, Stall, Wire
 from tests.fakes.registry import FakeRegistry
@@ -215,7 +215,7 @@ def test_a_run_that_takes_too_long_is_cancelled_in_order_and_the_next_one_goes_o
 _TAGGED = """
 import sys
 from prefect import tags
-from flows.fetch import fetch
+from prefect_dist.flows.fetch import fetch
 
 with tags("dist"):
     fetch([sys.argv[1]], sys.argv[2])

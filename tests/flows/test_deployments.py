@@ -80,7 +80,7 @@ def test_a_run_from_the_command_line_of_prefects(
     """Also: where images are kept and what is mirrored are in blocks, as the deployments have it."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.blocks import ContentStore, MirrorConfiguration
+    from prefect_dist.flows.blocks import ContentStore, MirrorConfiguration
 
     built = images.image(7000, layers=2)
     images.push(registry.host, "deployed/cli", built, "v1")

@@ -12,10 +12,10 @@ from uuid import uuid4
 
 import pytest
 
-from flows.progress import LogListener, listening
-from ocispec import Digest
-from storage import open_store
-from tasks.stopping import Stopping, stopped_by
+from prefect_dist.mirror.progress import LogListener, listening
+from prefect_dist.ocispec import Digest
+from prefect_dist.storage import open_store
+from prefect_dist.transfer.cancellation import Stopping, stopped_by
 from tests import images
 from tests.fakes.faults import Fault, Flip, Refuse
 from tests.fakes.registry import FakeRegistry
@@ -147,8 +147,8 @@ def test_corrupt_content_is_told_where_it_was_met(
     prefect: PrefectServer, tmp_path: Path, told: Callable[[str], list[dict[str, Any]]]
 ) -> None:
     assert prefect.url
-    from flows.fetch import fetch
-    from flows.verify import verify
+    from prefect_dist.flows.fetch import fetch
+    from prefect_dist.flows.verify import verify
 
     place = Place(url=str(tmp_path / "store"))
     layer = list(NEW.blobs)[-1]
@@ -174,8 +174,8 @@ def test_corrupt_content_is_told_where_it_was_met(
 def test_thousands_of_events_are_told_and_none_is_lost(prefect: PrefectServer) -> None:
     from prefect import flow
 
-    from ocispec import Reference
-    from tasks import events
+    from prefect_dist.ocispec import Reference
+    from prefect_dist.tasks import events
 
     many = 3000
 

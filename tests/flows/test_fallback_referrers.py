@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from flows.progress import LogListener, listening
-from flows.push import PushReport
-from ocispec import Digest
-from ocispec.referrers import tag_of
-from tasks.stopping import Stopping, stopped_by
+from prefect_dist.flows.push import PushReport
+from prefect_dist.mirror.progress import LogListener, listening
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.referrers import tag_of
+from prefect_dist.transfer.cancellation import Stopping, stopped_by
 from tests import images
 from tests.fakes.faults import Call, Fault
 from tests.fakes.registry import FakeRegistry
@@ -132,8 +132,8 @@ def test_a_push_lists_a_referrer_again_that_another_client_overwrote(
 ) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.fetch import fetch
-    from flows.push import push
+    from prefect_dist.flows.fetch import fetch
+    from prefect_dist.flows.push import push
 
     load(source)
     store, name = str(tmp_path / "store"), f"{source.host}/app:v1"

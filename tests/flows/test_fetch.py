@@ -8,12 +8,12 @@ from uuid import UUID
 
 import pytest
 
-from flows.progress import LogListener, listening
-from flows.report import RunReport, in_one_line
-from ocispec import Descriptor, Digest, Platform, Reference
-from ocispec.errors import NotFound
-from storage import ContentStore, open_store
-from tasks.stopping import Stopping, stopped_by
+from prefect_dist.mirror.progress import LogListener, listening
+from prefect_dist.mirror.run_report import RunReport, in_one_line
+from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
+from prefect_dist.ocispec.errors import NotFound
+from prefect_dist.storage import ContentStore, open_store
+from prefect_dist.transfer.cancellation import Stopping, stopped_by
 from tests import images
 from tests.fakes.faults import Answer, Cut, Fault, Flip, WithHeaders
 from tests.fakes.registry import FakeRegistry
@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> ContentStore:
 def fetch(prefect: PrefectServer, store: ContentStore) -> Fetch:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.fetch import fetch as flow
+    from prefect_dist.flows.fetch import fetch as flow
 
     def run(*references: str, ends: str | None = None, **parameters: Any) -> Fetched:
         with temporary_settings({PREFECT_API_URL: prefect.url}):
@@ -311,7 +311,7 @@ def test_a_registry_that_fails_for_a_while_is_asked_again_by_prefect(prefect: Pr
 
 
 def test_many_images_are_fetched_in_flow_runs_of_their_own(prefect: PrefectServer, fetch: Fetch, store: ContentStore) -> None:
-    from flows.fetch import MOST_IMAGES
+    from prefect_dist.flows.fetch import MOST_IMAGES
 
     image, tags = images.image(195, layers=1), [f"v{number}" for number in range(MOST_IMAGES + 1)]
     with FakeRegistry() as registry:
@@ -418,9 +418,9 @@ def test_the_table_of_images_is_an_artifact_of_the_run(prefect: PrefectServer, f
 
 
 def test_no_name_is_recorded_for_an_image_of_which_something_is_missing(store: ContentStore) -> None:
-    from ocispec.handlers import chain, children_handler, dispatch
-    from tasks.session import SessionSpec, open_session
-    from tasks.transfer import fetch_handler
+    from prefect_dist.ocispec.handlers import chain, children_handler, dispatch
+    from prefect_dist.transfer.content import fetch_handler
+    from prefect_dist.transfer.session import SessionSpec, open_session
 
     image = images.image(220)
     with (

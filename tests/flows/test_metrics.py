@@ -78,8 +78,8 @@ def test_each_run_of_a_mirror_replaces_what_is_known_of_the_last_one(
 def test_seeds_and_checks_have_metrics_of_their_own(
     tmp_path: Path, mirrors: Mirrors, entry: dict[str, Any], gateway: Pushgateway
 ) -> None:
-    from flows.check import check
-    from flows.seed import seed
+    from prefect_dist.flows.check import check
+    from prefect_dist.flows.seed import seed
 
     mirrors.run(entry)
     seeding = tmp_path / "seeding.yaml"

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from flows.mirroring import parts
-from storage import open_store
+from prefect_dist.flows import mirror_parts as parts
+from prefect_dist.storage import open_store
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, bytes_of, fetched, image, lacking, repository, results, summed, uploaded

@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
-from flows.progress import LogListener, listening
-from ocispec import Descriptor
-from ocispec.errors import InvalidInput
-from tasks.stopping import Stopping, ending, stopped_by
+from prefect_dist.mirror.progress import LogListener, listening
+from prefect_dist.ocispec import Descriptor
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.transfer.cancellation import Stopping, ending, stopped_by
 from tests import images
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Answer, Fault, Flip, Refuse

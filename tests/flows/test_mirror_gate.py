@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tasks.gate import Candidate, Veto
+from prefect_dist.transfer.gate import Candidate, Veto
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, lacking, repository, results, uploaded

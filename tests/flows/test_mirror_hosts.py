@@ -6,9 +6,9 @@ from threading import Event
 
 import pytest
 
-from flows.mirroring import parts
-from flows.progress import LogListener, listening
-from tasks.stopping import Stopping, stopped_by
+from prefect_dist.flows import mirror_parts as parts
+from prefect_dist.mirror.progress import LogListener, listening
+from prefect_dist.transfer.cancellation import Stopping, stopped_by
 from tests import images
 from tests.fakes.faults import Answer, Fault, Stall, WithHeaders
 from tests.fakes.registry import FakeRegistry

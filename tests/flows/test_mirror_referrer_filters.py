@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from ocispec import Digest
-from ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.referrers import cosign_tags, tag_of
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, lacking, results

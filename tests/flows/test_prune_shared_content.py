@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from ocispec import Digest
-from ocispec.referrers import cosign_tags
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.referrers import cosign_tags
 from tests import images
 from tests.fakes.faults import Answer, Call, Fault
 from tests.fakes.registry import FakeRegistry

@@ -9,10 +9,10 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from flows.push import PushReport
-from ocispec import Descriptor, Digest
-from ocispec.errors import DistError, InvalidInput, NotFound
-from storage import ContentStore, open_store
+from prefect_dist.flows.push import PushReport
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
+from prefect_dist.storage import ContentStore, open_store
 from tests import images
 from tests.fakes.faults import Answer, Cut, Drop, Fault, WithoutHeaders
 from tests.fakes.registry import FakeRegistry
@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> ContentStore:
 def push(prefect: PrefectServer, store: ContentStore) -> Push:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.push import push as flow
+    from prefect_dist.flows.push import push as flow
 
     def run(name: str, target: str, **parameters: Any) -> tuple[PushReport, str]:
         with temporary_settings({PREFECT_API_URL: prefect.url}):

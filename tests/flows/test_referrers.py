@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from flows.push import PushReport
-from flows.report import RunReport
-from ocispec import Digest
-from ocispec.referrers import Referrer, cosign_tags, tag_of
-from storage import ContentStore, Name, completeness, gc, open_store
+from prefect_dist.flows.push import PushReport
+from prefect_dist.mirror.run_report import RunReport
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.referrers import Referrer, cosign_tags, tag_of
+from prefect_dist.storage import ContentStore, Name, completeness, gc, open_store
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
@@ -46,7 +46,7 @@ def at(server: PrefectServer) -> Iterator[None]:
 
 @pytest.fixture
 def fetch(prefect: PrefectServer, store: ContentStore) -> Run:
-    from flows.fetch import fetch as flow
+    from prefect_dist.flows.fetch import fetch as flow
 
     def run(*references: str, referrers: bool = True, **parameters: Any) -> tuple[RunReport, str]:
         with at(prefect):
@@ -60,7 +60,7 @@ def fetch(prefect: PrefectServer, store: ContentStore) -> Run:
 
 @pytest.fixture
 def push(prefect: PrefectServer, store: ContentStore) -> Run:
-    from flows.push import push as flow
+    from prefect_dist.flows.push import push as flow
 
     def run(name: str, target: str, *, referrers: bool = True, **parameters: Any) -> tuple[PushReport, str]:
         with at(prefect):
@@ -125,7 +125,7 @@ def test_a_forged_list_of_referrers_brings_nothing_unrelated(
             images.load(registry, "app", one)
         images.load(registry, "app", images.index([BILL, forged, lost]), tag_of(Digest.parse(ONE.root.digest)))
         registry.lose("app", lost.root.digest)
-        with caplog.at_level("WARNING", logger="tasks.related"):
+        with caplog.at_level("WARNING", logger="prefect_dist.transfer.related"):
             report, _ = fetch(f"{registry.host}/app:v1")
         manifests = [one.path.rpartition("/")[2] for one in registry.requests if one.method == "GET"]
 
@@ -240,7 +240,7 @@ def test_a_referrer_that_cannot_be_had_keeps_the_name_back(fetch: Run, store: Co
 
 
 def test_referrers_without_end_are_told(fetch: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.walk.MAX_REFERRERS", 2)
+    monkeypatch.setattr("prefect_dist.flows.walk.MAX_REFERRERS", 2)
     with FakeRegistry() as registry:
         name = load(registry)
         report, _ = fetch(name)
@@ -280,7 +280,7 @@ def test_gc_keeps_what_refers_to_a_name_and_the_check_of_names_counts_it(fetch: 
 
 
 def test_a_repair_brings_back_what_refers_to_an_image(fetch: Run, prefect: PrefectServer, store: ContentStore) -> None:
-    from flows.verify import VerifyReport, verify
+    from prefect_dist.flows.verify import VerifyReport, verify
 
     with FakeRegistry() as registry:
         name = load(registry)

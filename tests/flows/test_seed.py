@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from flows.mirroring.seeding import seeding
-from ocispec import Digest
-from ocispec.errors import InvalidInput
-from ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.mirror.seeding import seeding
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.referrers import cosign_tags, tag_of
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry

@@ -3,8 +3,8 @@
 import itertools
 from pathlib import Path
 
-from flows.report import RunReport
-from storage import open_store
+from prefect_dist.mirror.run_report import RunReport
+from prefect_dist.storage import open_store
 from tests import images
 from tests.peers.nginx import put, static_registry
 from tests.peers.prefect import PrefectServer
@@ -15,7 +15,7 @@ IMAGES = [images.image(seed, layers=1, layer_bytes=1000) for seed in range(5000,
 def test_200_images_at_20_requests_a_second(prefect: PrefectServer, tmp_path: Path) -> None:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.fetch import fetch
+    from prefect_dist.flows.fetch import fetch
 
     with static_registry(tmp_path / "registry", per_second=20) as registry:
         for number, image in enumerate(IMAGES):

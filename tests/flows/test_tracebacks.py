@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ocispec.errors import InvalidInput
+from prefect_dist.ocispec.errors import InvalidInput
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.peers.prefect import PrefectServer
@@ -15,7 +15,7 @@ def test_another_flow_of_the_same_process_keeps_its_traceback(
     from prefect import flow
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
-    from flows.fetch import fetch
+    from prefect_dist.flows.fetch import fetch
 
     @flow
     def of_a_user() -> None:

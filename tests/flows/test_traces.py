@@ -26,7 +26,7 @@ provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(exporter))
 trace.set_tracer_provider(provider)
 
-from flows.fetch import fetch
+from prefect_dist.flows.fetch import fetch
 
 fetch([sys.argv[1]], sys.argv[2], retries=0, return_state=True)
 print(json.dumps([json.loads(span.to_json()) for span in exporter.get_finished_spans()]))

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from ocispec import Digest
-from ocispec.errors import InvalidInput, NotFound
-from storage import ContentStore, open_store
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import InvalidInput, NotFound
+from prefect_dist.storage import ContentStore, open_store
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
@@ -50,8 +50,8 @@ def task_names(prefect: PrefectServer, run: str) -> list[str]:
 
 
 def test_gc_is_one_task_and_tells_what_it_removed(prefect: PrefectServer, run: Run, store: ContentStore) -> None:
-    from flows.fetch import fetch
-    from flows.gc import gc
+    from prefect_dist.flows.fetch import fetch
+    from prefect_dist.flows.gc import gc
 
     with FakeRegistry() as registry:
         images.load(registry, "app", images.image(600), "v1")
@@ -71,8 +71,8 @@ def test_gc_is_one_task_and_tells_what_it_removed(prefect: PrefectServer, run: R
 
 
 def test_verify_hashes_all_and_finds_nothing_wrong(prefect: PrefectServer, run: Run, store: ContentStore) -> None:
-    from flows.fetch import fetch
-    from flows.verify import verify
+    from prefect_dist.flows.fetch import fetch
+    from prefect_dist.flows.verify import verify
 
     image = images.image(610)
     with FakeRegistry() as registry:
@@ -87,8 +87,8 @@ def test_verify_hashes_all_and_finds_nothing_wrong(prefect: PrefectServer, run: 
 
 
 def test_what_is_corrupt_is_quarantined_told_and_repaired_on_request(run: Run, place: Place, store: ContentStore) -> None:
-    from flows.fetch import fetch
-    from flows.verify import verify
+    from prefect_dist.flows.fetch import fetch
+    from prefect_dist.flows.verify import verify
 
     index = images.index([images.image(620), images.image(621, platform="linux/arm64")])
     layer = list(index.blobs)[1]
@@ -115,8 +115,8 @@ def test_what_is_corrupt_is_quarantined_told_and_repaired_on_request(run: Run, p
 
 
 def test_a_repair_that_fails_says_why(run: Run, place: Place, store: ContentStore) -> None:
-    from flows.fetch import fetch
-    from flows.verify import verify
+    from prefect_dist.flows.fetch import fetch
+    from prefect_dist.flows.verify import verify
 
     image = images.image(630, layers=1)
     layer = list(image.blobs)[-1]
@@ -134,7 +134,7 @@ def test_a_repair_that_fails_says_why(run: Run, place: Place, store: ContentStor
 
 
 def test_pull_brings_an_image_to_a_directory(prefect: PrefectServer, run: Run, store: ContentStore, tmp_path: Path) -> None:
-    from flows.pull import pull
+    from prefect_dist.flows.pull import pull
 
     arm = images.image(640, layers=2, platform="linux/arm64")
     index = images.index([images.image(641), arm])
@@ -150,7 +150,7 @@ def test_pull_brings_an_image_to_a_directory(prefect: PrefectServer, run: Run, s
 
 
 def test_a_pull_that_cannot_unpack_keeps_the_image_and_says_why(run: Run, store: ContentStore, tmp_path: Path) -> None:
-    from flows.pull import pull
+    from prefect_dist.flows.pull import pull
 
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").touch()
@@ -167,8 +167,8 @@ def test_a_store_can_be_named_by_a_block_that_keeps_its_secrets(prefect: Prefect
     from prefect.settings import PREFECT_API_URL, temporary_settings
     from prefect.types import SecretDict
 
-    from flows import blocks
-    from flows.fetch import fetch
+    from prefect_dist.flows import blocks
+    from prefect_dist.flows.fetch import fetch
 
     image = images.image(660)
     with temporary_settings({PREFECT_API_URL: prefect.url}):
@@ -188,15 +188,15 @@ def test_a_store_can_be_named_by_a_block_that_keeps_its_secrets(prefect: Prefect
 
 
 def test_a_block_that_is_not_there_is_told_by_name(run: Run) -> None:
-    from flows.fetch import fetch
+    from prefect_dist.flows.fetch import fetch
 
     with pytest.raises(InvalidInput, match="block:none: there is no such block"):
         run(fetch, ["redis"], "block:none")
 
 
 def test_a_store_that_is_not_there_is_no_sound_one(run: Run, tmp_path: Path) -> None:
-    from flows.gc import gc
-    from flows.verify import verify
+    from prefect_dist.flows.gc import gc
+    from prefect_dist.flows.verify import verify
 
     for flow in (gc, verify):
         with pytest.raises(NotFound, match="there is none"):

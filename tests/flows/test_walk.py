@@ -2,12 +2,12 @@
 
 import logging
 
-from flows.progress import LogListener
-from flows.walk import Walk
-from flows.wanted import Image
-from ocispec import Descriptor, Digest, Reference
-from ocispec.errors import Unavailable
-from tasks.stopping import Stopping
+from prefect_dist.flows.walk import Walk
+from prefect_dist.flows.wanted import Image
+from prefect_dist.mirror.progress import LogListener
+from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec.errors import Unavailable
+from prefect_dist.transfer.cancellation import Stopping
 from tests.flows.walks import Bringing, Job, Nothing, fetched
 
 ROOT = Descriptor(media_type="application/vnd.oci.image.layer.v1.tar", digest=Digest.of(b"root"), size=4)

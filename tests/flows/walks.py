@@ -10,13 +10,13 @@ from uuid import uuid4
 from prefect import Task
 from prefect.states import Completed
 
-from flows.wanted import Errand, Image, Node
-from ocispec import Descriptor, Reference
-from ocispec.platform import Platforms
-from ocispec.referrers import Referrer
-from storage.completeness import Completeness
-from tasks.fetch import Fetched
-from tasks.transfer import Receipt
+from prefect_dist.flows.wanted import Errand, Image, Node
+from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.platform import Platforms
+from prefect_dist.ocispec.referrers import Referrer
+from prefect_dist.storage.completeness import Completeness
+from prefect_dist.tasks.fetch import Fetched
+from prefect_dist.transfer.content import Receipt
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State

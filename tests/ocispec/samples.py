@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
-from ocispec import Descriptor, Digest, Platform, mediatypes
-from ocispec.errors import DistError
+from prefect_dist.ocispec import Descriptor, Digest, Platform, mediatypes
+from prefect_dist.ocispec.errors import DistError
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ocispec import Digest, Platform, config
-from ocispec.errors import DistError, InvalidInput, Unsupported
+from prefect_dist.ocispec import Digest, Platform, config
+from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
 
 IDS = [Digest.of(bytes([number])) for number in range(4)]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from ocispec import Descriptor, Digest, Platform, fields, mediatypes
-from ocispec.errors import DistError, InvalidInput, Unsupported
+from prefect_dist.ocispec import Descriptor, Digest, Platform, fields, mediatypes
+from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
 from tests.ocispec.samples import DIGEST, JSON, WRONG, described, descriptors, outcome, raw, written
 
 FULL = written(

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocispec import Digest, Hasher
-from ocispec.errors import InvalidInput, Unsupported
+from prefect_dist.ocispec import Digest, Hasher
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported
 from tests.ocispec.samples import DIGEST, HEX, digests
 
 EMPTY = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from ocispec import errors
-from ocispec.errors import (
+from prefect_dist.ocispec import errors
+from prefect_dist.ocispec.errors import (
     AlreadyExists,
     Busy,
     Conflict,
@@ -21,7 +21,7 @@ from ocispec.errors import (
     Unavailable,
     Unsupported,
 )
-from remotes.errors import (
+from prefect_dist.remotes.errors import (
     CredentialsRefused,
     Exchange,
     RegistryDenied,
@@ -30,10 +30,10 @@ from remotes.errors import (
     RegistryRefused,
     RegistryUnavailable,
 )
-from storage.archive.related import ReferrersBeyondLimits
-from storage.errors import StoreFull
-from tasks.gate import GateFailed
-from tasks.stopping import Stopped
+from prefect_dist.storage.archive.related import ReferrersBeyondLimits
+from prefect_dist.storage.errors import StoreFull
+from prefect_dist.transfer.cancellation import Stopped
+from prefect_dist.transfer.gate import GateFailed
 from tests import source
 
 DECLARED = source.subclasses(source.read(), "DistError")
@@ -71,7 +71,7 @@ CLASSES: list[tuple[type[DistError], bool, tuple[type[Exception], ...]]] = [
 
 def family(kind: type[DistError]) -> Iterator[type[DistError]]:
     """A class and what descends from it in our packages, however often it is reached."""
-    if kind.__module__.partition(".")[0] in source.PACKAGES:
+    if kind.__module__.partition(".")[0] == source.TOP:
         yield kind
     for child in kind.__subclasses__():
         yield from family(child)
@@ -127,7 +127,7 @@ def test_the_tree_at_the_top_of_the_module_is_complete_and_true() -> None:
     lines = {
         words[1]: line for line in (errors.__doc__ or "").splitlines() if (words := line.split())[:1] in (["├──"], ["└──"])
     }
-    direct = {kind for kind in DistError.__subclasses__() if kind.__module__ == "ocispec.errors"}
+    direct = {kind for kind in DistError.__subclasses__() if kind.__module__ == "prefect_dist.ocispec.errors"}
     assert lines.keys() == {kind.__name__ for kind in direct}
     assert {name for name, line in lines.items() if line.endswith(" retryable")} == {
         kind.__name__ for kind in direct if kind.retryable

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ocispec import fields
-from ocispec.errors import InvalidInput
+from prefect_dist.ocispec import fields
+from prefect_dist.ocispec.errors import InvalidInput
 
 DEEP: list[object] = []
 for _ in range(5000):  # deeper than repr() goes

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocispec.frontier import Frontier, Lane
+from prefect_dist.ocispec.frontier import Frontier, Lane
 
 Outcome = Future[list[int]]
 

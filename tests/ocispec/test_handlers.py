@@ -7,9 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from ocispec import Descriptor, Digest, Platform, mediatypes
-from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
-from ocispec.handlers import (
+from prefect_dist.ocispec import Descriptor, Digest, Platform, mediatypes
+from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
+from prefect_dist.ocispec.handlers import (
     Handler,
     SkipChildren,
     StopChain,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocispec import Descriptor, mediatypes
-from ocispec.errors import DistError, InvalidInput, Unsupported
-from ocispec.manifest import MAX_BYTES, children, media_type_of
+from prefect_dist.ocispec import Descriptor, mediatypes
+from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
+from prefect_dist.ocispec.manifest import MAX_BYTES, children, media_type_of
 from tests import images
 from tests.ocispec.samples import DIGEST, JSON, WRONG, artifact, index, manifest, outcome, raw, written
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ocispec import mediatypes
+from prefect_dist.ocispec import mediatypes
 from tests import images
 
 KINDS = [

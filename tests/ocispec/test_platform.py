@@ -7,9 +7,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ocispec import Platform
-from ocispec.errors import InvalidInput
-from ocispec.platform import best
+from prefect_dist.ocispec import Platform
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.platform import best
 from tests.ocispec.samples import platforms, words
 
 PARSED = [

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from ocispec import Digest, Reference
-from ocispec.errors import InvalidInput, Unsupported
-from ocispec.reference import expand, is_repository
+from prefect_dist.ocispec import Digest, Reference
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported
+from prefect_dist.ocispec.reference import expand, is_repository
 from tests.ocispec.samples import DIGEST
 
 # containerd's reference package: text, locator, object, host, digest, text again

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from ocispec import Descriptor, Digest, mediatypes
-from ocispec.errors import DistError, InvalidInput, Unsupported
-from ocispec.manifest import children, subject
-from ocispec.referrers import cosign_tags, entry, is_index, is_listing, tag_of, with_entry
+from prefect_dist.ocispec import Descriptor, Digest, mediatypes
+from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
+from prefect_dist.ocispec.manifest import children, subject
+from prefect_dist.ocispec.referrers import cosign_tags, entry, is_index, is_listing, tag_of, with_entry
 from tests.ocispec.samples import DIGEST, JSON, artifact, described, descriptors, index, manifest, outcome, raw, written
 
 LONG = (  # the specification's own example

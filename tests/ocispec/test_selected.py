@@ -6,9 +6,9 @@ from collections.abc import Callable
 import orjson
 import pytest
 
-from ocispec import Descriptor, Digest, Platform, manifest
-from ocispec.errors import NotFound, Unsupported
-from ocispec.selected import Selected, select
+from prefect_dist.ocispec import Descriptor, Digest, Platform, manifest
+from prefect_dist.ocispec.errors import NotFound, Unsupported
+from prefect_dist.ocispec.selected import Selected, select
 from tests import images
 from tests.images import BuiltImage
 

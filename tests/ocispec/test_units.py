@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocispec import units
+from prefect_dist.ocispec import units
 
 SIZES = [
     (0, "0 B"),

@@ -4,9 +4,9 @@ import traceback
 from collections.abc import Collection
 from contextlib import closing
 
-from ocispec import Descriptor, Digest, Reference
-from ocispec.errors import DistError
-from remotes import Credentials, Registries, RegistrySettings, Source
+from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.remotes import Credentials, Registries, RegistrySettings, Source
 from tests.fakes.registry import FakeRegistry
 from tests.images import OCI_LAYER
 

@@ -3,7 +3,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from remotes import Registries
+from prefect_dist.remotes import Registries
 from tests.fakes.registry import FakeRegistry
 from tests.remotes.asking import SETTINGS, anonymous
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from remotes import Registries
-from remotes.pusher import Pusher
-from remotes.sizes import CHUNK_BYTES, RegistrySizes
+from prefect_dist.remotes import Registries
+from prefect_dist.remotes.pusher import Pusher
+from prefect_dist.remotes.sizes import CHUNK_BYTES, RegistrySizes
 from tests.fakes.registry import FakeRegistry
 from tests.remotes.asking import REPOSITORY, reference
 

@@ -10,13 +10,13 @@ from urllib.parse import parse_qsl
 import httpx
 import pytest
 
-from ocispec import Reference
-from ocispec.errors import Denied, DistError, InvalidInput, Unavailable
-from remotes import Credentials, Origin, Registries, Source
-from remotes.auth import HostAuth, RegistryAuth, is_same_server
-from remotes.login import Login
-from remotes.token import to_pull, to_push
-from remotes.transport import Urllib3Transport
+from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, Unavailable
+from prefect_dist.remotes import Credentials, Origin, Registries, Source
+from prefect_dist.remotes.auth import HostAuth, RegistryAuth, is_same_server
+from prefect_dist.remotes.login import Login
+from prefect_dist.remotes.token import to_pull, to_push
+from prefect_dist.remotes.transport import Urllib3Transport
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Answer, Fault, Redirect, WithHeaders
 from tests.fakes.registry import FakeRegistry

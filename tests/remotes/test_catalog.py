@@ -7,8 +7,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
-from remotes import Credentials, Hosts, HostSettings, Registries, RegistrySettings
+from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+from prefect_dist.remotes import Credentials, Hosts, HostSettings, Registries, RegistrySettings
 from tests import images
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Action, Answer, Fault, Replace, WithHeaders, WithoutHeaders
@@ -67,7 +67,7 @@ def test_pages_are_asked_for_as_they_are_taken(registries: Registries, paged: Fa
 
 
 def test_pages_that_are_not_named(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("remotes.sizes.PAGE_NAMES", 3)
+    monkeypatch.setattr("prefect_dist.remotes.sizes.PAGE_NAMES", 3)
     fill(registry)
     registry.inject(Fault(nth=None, action=WithoutHeaders(("Link",))))
     assert list(registries.repositories(registry.host)) == NAMES

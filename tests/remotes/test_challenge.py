@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remotes.challenge import Challenge, parse
+from prefect_dist.remotes.challenge import Challenge, parse
 
 BEARER = {"realm": "https://auth.example/token", "service": "registry.example", "scope": "repository:a/b:pull,push"}
 

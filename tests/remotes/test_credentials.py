@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocispec.errors import Denied, InvalidInput
-from remotes import credentials
-from remotes.credentials import Credentials, DockerConfig, Given, Origin, first_of
+from prefect_dist.ocispec.errors import Denied, InvalidInput
+from prefect_dist.remotes import credentials
+from prefect_dist.remotes.credentials import Credentials, DockerConfig, Given, Origin, first_of
 from tests.peers.processes import require
 from tests.peers.registry import LOGIN, cncf_registry
 from tests.remotes.asking import check_told, user

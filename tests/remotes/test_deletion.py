@@ -6,9 +6,9 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from ocispec import Digest
-from ocispec.errors import Denied, DistError, InvalidInput, Unavailable, Unsupported
-from remotes import Credentials, Registries
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, Unavailable, Unsupported
+from prefect_dist.remotes import Credentials, Registries
 from tests import images
 from tests.fakes.access import Bearer
 from tests.fakes.faults import Answer, Fault, Refuse

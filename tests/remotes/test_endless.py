@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
-from remotes import Registries
+from prefect_dist.ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+from prefect_dist.remotes import Registries
 from tests import images
 from tests.fakes.access import Bearer
 from tests.fakes.faults import Action, Answer, Fault, Headers, Lengthen, WithHeaders, WithoutHeaders

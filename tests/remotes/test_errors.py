@@ -9,9 +9,9 @@ from email.utils import format_datetime
 import httpx
 import pytest
 
-from ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable
-from remotes import Exchange, RegistryError
-from remotes.errors import (
+from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable
+from prefect_dist.remotes import Exchange, RegistryError
+from prefect_dist.remotes.errors import (
     ADVICE,
     RegistryDenied,
     RegistryNotFound,

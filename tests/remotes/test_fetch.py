@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ocispec import Descriptor
-from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unavailable, Unsupported
-from remotes import Hosts, HostSettings, Registries, RegistrySettings
-from storage import ContentStore, open_store
-from tasks import transfer
+from prefect_dist.ocispec import Descriptor
+from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+from prefect_dist.remotes import Hosts, HostSettings, Registries, RegistrySettings
+from prefect_dist.storage import ContentStore, open_store
+from prefect_dist.transfer import content as transfer
 from tests import images
 from tests.fakes.faults import (
     Action,

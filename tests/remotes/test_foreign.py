@@ -10,12 +10,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ocispec import Descriptor
-from ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable
-from remotes import Hosts, HostSettings, Registries, RegistrySettings, Tls, foreign
-from remotes.errors import RegistryError, RegistryUnavailable
-from storage import open_store
-from tasks import transfer
+from prefect_dist.ocispec import Descriptor
+from prefect_dist.ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable
+from prefect_dist.remotes import Hosts, HostSettings, Registries, RegistrySettings, Tls, foreign
+from prefect_dist.remotes.errors import RegistryError, RegistryUnavailable
+from prefect_dist.storage import open_store
+from prefect_dist.transfer import content as transfer
 from tests import images
 from tests.fakes.access import Basic
 from tests.fakes.faults import Action, Answer, Cut, Fault, Flip, Redirect, Stall, WithHeaders

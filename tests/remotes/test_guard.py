@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, cast
 import httpx
 import pytest
 
-from ocispec.errors import Denied
-from remotes import Hosts, HostSettings, Pusher, Registries, guard, public
-from remotes.guard import Guard, Origin
+from prefect_dist.ocispec.errors import Denied
+from prefect_dist.remotes import Hosts, HostSettings, Pusher, Registries, guard, public
+from prefect_dist.remotes.guard import Guard, Origin
 from tests import images
 from tests.fakes.access import Bearer
 from tests.fakes.faults import Fault, Redirect, WithHeaders
@@ -35,7 +35,7 @@ from tests.remotes.asking import (
 from tests.remotes.pushing import Reader, pusher
 
 if TYPE_CHECKING:
-    from remotes.public import Kind
+    from prefect_dist.remotes.public import Kind
 
 WANTED = descriptor(BLOB)
 BLOBS = ".*/blobs/.*"
@@ -49,7 +49,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Iterator["Places"]:
     """Registries at addresses that count as public or private."""
     real = public.kind_of
     kinds = {address: cast("Kind", name.split()[-1]) for name, address in KINDS.items()}
-    for module in ("remotes.public", "remotes.transport"):
+    for module in ("prefect_dist.remotes.public", "prefect_dist.remotes.transport"):
         monkeypatch.setattr(f"{module}.kind_of", lambda address: kinds.get(address) or real(address))
     with ExitStack() as stack:
         yield Places(stack)

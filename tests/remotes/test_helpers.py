@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocispec.errors import Denied
-from remotes import helpers
-from remotes.helpers import Answer, HelperName, Helpers, is_name
+from prefect_dist.ocispec.errors import Denied
+from prefect_dist.remotes import helpers
+from prefect_dist.remotes.helpers import Answer, HelperName, Helpers, is_name
 from tests.peers.processes import poll_until
 from tests.remotes.asking import check_told
 

@@ -1,7 +1,7 @@
 import httpx
 import pytest
 
-from remotes import Hosts, HostSettings, Tls
+from prefect_dist.remotes import Hosts, HostSettings, Tls
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from ocispec.errors import Corrupt, Denied, DistError, NotFound, Unavailable
-from remotes import Exchange, Hosts, HostSettings, Registries, RegistrySettings
-from remotes.errors import RegistryDenied, RegistryNotFound, RegistryUnavailable
-from remotes.mirrors import most_telling
-from storage import open_store
-from tasks import transfer
+from prefect_dist.ocispec.errors import Corrupt, Denied, DistError, NotFound, Unavailable
+from prefect_dist.remotes import Exchange, Hosts, HostSettings, Registries, RegistrySettings
+from prefect_dist.remotes.errors import RegistryDenied, RegistryNotFound, RegistryUnavailable
+from prefect_dist.remotes.mirrors import most_telling
+from prefect_dist.storage import open_store
+from prefect_dist.transfer import content as transfer
 from tests import images
 from tests.fakes.faults import Answer, Cut, Fault, Flip
 from tests.fakes.registry import FakeRegistry

@@ -7,9 +7,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ocispec.errors import InvalidInput, Unavailable
-from remotes import Hosts, HostSettings, Registries, RegistrySettings, Tls
-from remotes.proxies import Proxies
+from prefect_dist.ocispec.errors import InvalidInput, Unavailable
+from prefect_dist.remotes import Hosts, HostSettings, Registries, RegistrySettings, Tls
+from prefect_dist.remotes.proxies import Proxies
 from tests import images
 from tests.fakes.proxy import FakeProxy
 from tests.fakes.registry import FakeRegistry

@@ -8,16 +8,16 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from ocispec import Descriptor, Digest, Reference
-from ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
-from ocispec.units import size
-from remotes import Hosts, HostSettings, Registries, RegistrySettings
-from remotes.auth import HostAuth
-from remotes.login import Login
-from remotes.pusher import Pusher
-from remotes.repository import Repository
-from remotes.sizes import RegistrySizes
-from remotes.transport import Urllib3Transport
+from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+from prefect_dist.ocispec.units import size
+from prefect_dist.remotes import Hosts, HostSettings, Registries, RegistrySettings
+from prefect_dist.remotes.auth import HostAuth
+from prefect_dist.remotes.login import Login
+from prefect_dist.remotes.pusher import Pusher
+from prefect_dist.remotes.repository import Repository
+from prefect_dist.remotes.sizes import RegistrySizes
+from prefect_dist.remotes.transport import Urllib3Transport
 from tests import images
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import (

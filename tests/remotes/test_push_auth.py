@@ -5,9 +5,9 @@ from collections import Counter
 import httpx
 import pytest
 
-from ocispec.errors import Denied
-from remotes import Registries
-from remotes.pusher import Pusher
+from prefect_dist.ocispec.errors import Denied
+from prefect_dist.remotes import Registries
+from prefect_dist.remotes.pusher import Pusher
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Fault, Refuse
 from tests.fakes.registry import FakeRegistry

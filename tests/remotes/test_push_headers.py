@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocispec.errors import InvalidInput, Unavailable, Unsupported
-from remotes.headers import check_digest, digest_in, length, location, uploaded
+from prefect_dist.ocispec.errors import InvalidInput, Unavailable, Unsupported
+from prefect_dist.remotes.headers import check_digest, digest_in, length, location, uploaded
 from tests.remotes.asking import BLOB, check_told, descriptor
 
 ASKED = httpx.URL("https://registry.example:8443/v2/a/b/blobs/uploads/?mount=x")

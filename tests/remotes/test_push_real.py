@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ocispec import Descriptor, Digest, Reference
-from ocispec.errors import Denied, Unsupported
-from remotes import Credentials, Hosts, HostSettings, Registries, Tls
-from remotes.pusher import Pusher
-from remotes.sizes import RegistrySizes
+from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec.errors import Denied, Unsupported
+from prefect_dist.remotes import Credentials, Hosts, HostSettings, Registries, Tls
+from prefect_dist.remotes.pusher import Pusher
+from prefect_dist.remotes.sizes import RegistrySizes
 from tests import images
 from tests.peers import skopeo
 from tests.peers.nginx import tls_proxy

@@ -10,9 +10,9 @@ from itertools import pairwise
 
 import pytest
 
-from ocispec.errors import Corrupt, DistError, Unavailable
-from remotes import Hosts, HostSettings, Registries, RegistrySettings
-from remotes.ranges import PART_BYTES, Ranges
+from prefect_dist.ocispec.errors import Corrupt, DistError, Unavailable
+from prefect_dist.remotes import Hosts, HostSettings, Registries, RegistrySettings
+from prefect_dist.remotes.ranges import PART_BYTES, Ranges
 from tests.fakes.faults import Answer, Cut, Fault, IgnoreRange, Redirect, Reset, ShiftRange, ShortRange, Stall
 from tests.fakes.registry import FakeRegistry
 from tests.remotes.asking import REPOSITORY, anonymous, check_told, descriptor, fetcher, read, read_until_error

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from ocispec import Digest, Reference, manifest
-from ocispec.errors import Denied, NotFound
-from remotes import Credentials, Registries
+from prefect_dist.ocispec import Digest, Reference, manifest
+from prefect_dist.ocispec.errors import Denied, NotFound
+from prefect_dist.remotes import Credentials, Registries
 from tests import images
 from tests.peers.registry import LOGIN, CncfRegistry, cncf_registry
 from tests.remotes.asking import SETTINGS, check_told, read, reference

@@ -6,8 +6,8 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from ocispec.errors import Denied, DistError, Unavailable
-from remotes import Registries
+from prefect_dist.ocispec.errors import Denied, DistError, Unavailable
+from prefect_dist.remotes import Registries
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import (
     Action,

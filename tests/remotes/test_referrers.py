@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocispec import Descriptor, Digest, manifest
-from ocispec.errors import Busy, Denied, DistError, InvalidInput, Unavailable, Unsupported
-from ocispec.referrers import cosign_tags, entry, tag_of
-from remotes import Hosts, HostSettings, Pusher, Registries, RegistrySettings
-from remotes.headers import next_page
+from prefect_dist.ocispec import Descriptor, Digest, manifest
+from prefect_dist.ocispec.errors import Busy, Denied, DistError, InvalidInput, Unavailable, Unsupported
+from prefect_dist.ocispec.referrers import cosign_tags, entry, tag_of
+from prefect_dist.remotes import Hosts, HostSettings, Pusher, Registries, RegistrySettings
+from prefect_dist.remotes.headers import next_page
 from tests import images
 from tests.fakes.faults import Answer, Fault, Redirect, Replace, WithHeaders
 from tests.fakes.registry import FakeRegistry
@@ -117,7 +117,7 @@ def test_links_that_lead_nowhere(registries: Registries, registry: FakeRegistry,
 
 def test_pages_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(registry)
-    monkeypatch.setattr("remotes.referrers.MAX_PAGES", 3)
+    monkeypatch.setattr("prefect_dist.remotes.referrers.MAX_PAGES", 3)
     for number in range(5):
         registry.inject(Fault(nth=number + 1, action=WithHeaders((("Link", f"<?last={number}>; rel=next"),))))
     with pytest.raises(Unsupported, match="at most 3 pages"):
@@ -127,7 +127,7 @@ def test_pages_without_end(registries: Registries, registry: FakeRegistry, monke
 
 def test_entries_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(registry)
-    monkeypatch.setattr("remotes.referrers.MAX_REFERRERS", 4)
+    monkeypatch.setattr("prefect_dist.remotes.referrers.MAX_REFERRERS", 4)
     with pytest.raises(Unsupported, match="at most 4"):
         listed(registries, registry)
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ocispec import Reference
-from ocispec.errors import Denied, InvalidInput
-from remotes import DockerConfig, Registries
-from remotes.credentials import Credentials
+from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.errors import Denied, InvalidInput
+from prefect_dist.remotes import DockerConfig, Registries
+from prefect_dist.remotes.credentials import Credentials
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Answer, Call, Fault, Redirect
 from tests.fakes.registry import FakeRegistry

@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from ocispec import Digest
-from ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
-from remotes import Registries, RegistryError
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+from prefect_dist.remotes import Registries, RegistryError
 from tests import images
 from tests.fakes.faults import (
     Action,

@@ -12,9 +12,9 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from ocispec import Reference
-from ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
-from remotes import Hosts, HostSettings, Registries, RegistrySettings
+from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, NotFound, Unavailable, Unsupported
+from prefect_dist.remotes import Hosts, HostSettings, Registries, RegistrySettings
 from tests import images
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Action, Answer, Cut, Fault, Redirect, Replace, Response, WithHeaders, WithoutHeaders
@@ -125,7 +125,7 @@ def test_pages_that_are_not_named(
     registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, count: int, lasts: list[str | None]
 ) -> None:
     # "A Link header MAY be included": who sends as many as were asked for may have more
-    monkeypatch.setattr("remotes.sizes.PAGE_NAMES", 2)
+    monkeypatch.setattr("prefect_dist.remotes.sizes.PAGE_NAMES", 2)
     fill(registry, TAGS[:count])
     registry.inject(Fault(nth=None, action=WithoutHeaders(("Link",))))
     assert listed(registries, registry) == TAGS[:count]
@@ -136,7 +136,7 @@ def test_pages_that_are_not_named(
 def test_a_registry_that_sends_all_whatever_it_is_asked(
     registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
-    monkeypatch.setattr("remotes.sizes.PAGE_NAMES", page)
+    monkeypatch.setattr("prefect_dist.remotes.sizes.PAGE_NAMES", page)
     fill(registry)
     registry.inject(Fault(nth=None, action=Answer(200, (), json.dumps({"tags": TAGS}).encode())))
     assert listed(registries, registry) == TAGS
@@ -247,7 +247,7 @@ def test_a_page_that_repeats_itself_under_ever_new_links(registries: Registries,
 def test_pages_without_end(
     registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, limit: str, says: str
 ) -> None:
-    monkeypatch.setattr(f"remotes.listing.{limit}", 3)
+    monkeypatch.setattr(f"prefect_dist.remotes.listing.{limit}", 3)
     for number in range(10):
         page = _page(b'{"tags": ["v%d"]}' % number, f"{LIST}?page={number}")
         registry.inject(Fault(nth=number + 1, action=page))
@@ -257,7 +257,7 @@ def test_pages_without_end(
 
 
 def test_pages_of_nothing_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("remotes.listing.MAX_BYTES", 3000)
+    monkeypatch.setattr("prefect_dist.remotes.listing.MAX_BYTES", 3000)
     for number in range(10):
         page = _page(b'{"tags": []' + b" " * 988 + b"}", f"{LIST}?page={number}")
         registry.inject(Fault(nth=number + 1, action=page))
@@ -276,7 +276,7 @@ def test_empty_pages_without_end_are_given_up_soon(registries: Registries, regis
 def test_a_list_that_takes_too_long_is_given_up(
     registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("remotes.listing.MAX_SECONDS", 0.2)
+    monkeypatch.setattr("prefect_dist.remotes.listing.MAX_SECONDS", 0.2)
     fill(registry)
     registry.inject(Fault(nth=None, action=_Endless(has_tags=True)))
     told = refusal(registries, registry, Unavailable)
@@ -285,7 +285,7 @@ def test_a_list_that_takes_too_long_is_given_up(
 
 
 def test_a_page_that_arrives_too_slowly_is_given_up(registries: Registries, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("remotes.listing.MAX_SECONDS", 0.3)
+    monkeypatch.setattr("prefect_dist.remotes.listing.MAX_SECONDS", 0.3)
 
     def trickle() -> Iterator[bytes]:
         yield b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
@@ -302,7 +302,7 @@ def test_a_page_that_arrives_too_slowly_is_given_up(registries: Registries, monk
 def test_the_time_for_which_requests_are_held_back_does_not_count(
     registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("remotes.listing.MAX_SECONDS", 1.0)
+    monkeypatch.setattr("prefect_dist.remotes.listing.MAX_SECONDS", 1.0)
     fill(registry)
     registry.inject(Fault(times=8, action=_Endless(has_tags=True)))
     hosts = Hosts(named={registry.host: HostSettings(per_second=4)})
@@ -313,7 +313,7 @@ def test_the_time_for_which_requests_are_held_back_does_not_count(
 
 
 def test_a_page_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("remotes.listing.MAX_PAGE_BYTES", 1000)
+    monkeypatch.setattr("prefect_dist.remotes.listing.MAX_PAGE_BYTES", 1000)
     registry.inject(Fault(action=WithoutHeaders(("Content-Length",))))
     registry.inject(Fault(action=Replace(b'{"tags": []' + b" " * 1_000_000 + b"}")))
     assert "at most 1000 bytes" in refusal(registries, registry, Unsupported)

@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from ocispec.errors import NotFound, Unavailable
-from remotes import Hosts, HostSettings, Quota, Registries, RegistryError, RegistrySettings
-from remotes.throttle import Aborted, Throttle
-from remotes.throttled import read_quota
-from remotes.token import to_pull
+from prefect_dist.ocispec.errors import NotFound, Unavailable
+from prefect_dist.remotes import Hosts, HostSettings, Quota, Registries, RegistryError, RegistrySettings
+from prefect_dist.remotes.throttle import Aborted, Throttle
+from prefect_dist.remotes.throttled import read_quota
+from prefect_dist.remotes.token import to_pull
 from tests import images
 from tests.fakes.access import Bearer
 from tests.fakes.faults import Answer, Fault

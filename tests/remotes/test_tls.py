@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ocispec.errors import Denied, InvalidInput, Unavailable
-from remotes import Hosts, HostSettings, Registries, RegistrySettings, Tls
+from prefect_dist.ocispec.errors import Denied, InvalidInput, Unavailable
+from prefect_dist.remotes import Hosts, HostSettings, Registries, RegistrySettings, Tls
 from tests import images
 from tests.fakes.faults import Fault, Redirect
 from tests.fakes.registry import FakeRegistry

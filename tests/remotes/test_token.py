@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocispec.errors import Denied, DistError, InvalidInput, Unavailable
-from remotes import Credentials, Origin
-from remotes.login import Login
-from remotes.token import Token, Tokens, TokenServer, merge, to_pull, to_push
+from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, Unavailable
+from prefect_dist.remotes import Credentials, Origin
+from prefect_dist.remotes.login import Login
+from prefect_dist.remotes.token import Token, Tokens, TokenServer, merge, to_pull, to_push
 from tests.remotes.asking import check_told, user
 
 SECRET, IDENTITY = "hunter2hunter2", "identity-identity"

@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from ocispec import Reference
-from ocispec.errors import Denied
-from remotes import Credentials, Registries
-from remotes.auth import HostAuth, RegistryAuth
-from remotes.login import Login
-from remotes.token import to_pull, to_push
-from remotes.transport import Urllib3Transport
+from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.errors import Denied
+from prefect_dist.remotes import Credentials, Registries
+from prefect_dist.remotes.auth import HostAuth, RegistryAuth
+from prefect_dist.remotes.login import Login
+from prefect_dist.remotes.token import to_pull, to_push
+from prefect_dist.remotes.transport import Urllib3Transport
 from tests import images
 from tests.peers import skopeo
 from tests.peers.registry import CncfRegistry, cncf_registry

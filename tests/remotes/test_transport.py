@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ocispec.errors import Denied, Unavailable
-from remotes import Hosts, Registries
-from remotes.transport import PIECE_BYTES, Urllib3Transport
+from prefect_dist.ocispec.errors import Denied, Unavailable
+from prefect_dist.remotes import Hosts, Registries
+from prefect_dist.remotes.transport import PIECE_BYTES, Urllib3Transport
 from tests import images
 from tests.fakes.access import Bearer
 from tests.fakes.faults import Answer, Cut, Fault, Redirect, Refuse, Reset, Stall

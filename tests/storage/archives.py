@@ -7,9 +7,9 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ocispec import Descriptor, Digest
-from storage import ContentStore, open_store
-from storage.archive import Imported, export_images, import_images
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.storage import ContentStore, open_store
+from prefect_dist.storage.archive import Imported, export_images, import_images
 from tests import images
 from tests.storage.conformance import ingest
 

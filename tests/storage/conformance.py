@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from fsspec.core import url_to_fs
 
-from ocispec import Digest
-from storage import ContentStore, open_store
+from prefect_dist.ocispec import Digest
+from prefect_dist.storage import ContentStore, open_store
 
 EMPTY = Digest.of(b"")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from storage import ContentStore
+from prefect_dist.storage import ContentStore
 from tests.storage.conformance import BACKENDS, Place
 from tests.storage.layered import NOBODY
 

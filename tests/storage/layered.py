@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, TypeVar
 
 import zstandard
 
-from ocispec import Descriptor, Digest, Platform
-from storage import ContentStore, open_store
+from prefect_dist.ocispec import Descriptor, Digest, Platform
+from prefect_dist.storage import ContentStore, open_store
 from tests import images
 from tests.peers.processes import require
 from tests.storage.conformance import ingest

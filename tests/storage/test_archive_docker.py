@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from ocispec import Digest
-from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound
-from storage import ContentStore, open_store
-from storage.archive import import_images
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound
+from prefect_dist.storage import ContentStore, open_store
+from prefect_dist.storage.archive import import_images
 from tests import images
 from tests.peers import skopeo
 from tests.storage.archives import Entry, content, document, exported, imported, link, memory_store, names, put, tar_of
@@ -228,7 +228,7 @@ def test_a_list_of_another_form_is_refused(listed: bytes, message: str) -> None:
 
 
 def test_more_files_than_can_be_remembered_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.archive.received._MAX_REMEMBERED", 2)
+    monkeypatch.setattr("prefect_dist.storage.archive.received._MAX_REMEMBERED", 2)
     with pytest.raises(InvalidInput, match="more than 2 files that are no blobs"):
         imported(memory_store(), saved(files={"cc.tar": b"", "dd.tar": b""}))
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ocispec import Descriptor, Digest
-from ocispec.errors import Corrupt, InvalidInput, NotFound
-from storage import ContentStore, open_store
-from storage.archive import export_images, import_images
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound
+from prefect_dist.storage import ContentStore, open_store
+from prefect_dist.storage.archive import export_images, import_images
 from tests import images
 from tests.peers import skopeo
 from tests.peers.processes import require

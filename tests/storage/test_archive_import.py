@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ocispec import Digest
-from ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unavailable
-from storage import ContentStore, archive, open_store
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unavailable
+from prefect_dist.storage import ContentStore, archive, open_store
 from tests import images
 from tests.peers import skopeo
 from tests.storage.archives import (
@@ -340,8 +340,8 @@ IMPORT = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_DATA, (80_000_000,) * 2)
 resource.setrlimit(resource.RLIMIT_CPU, (8,) * 2)
-from storage import open_store
-from storage.archive import import_images
+from prefect_dist.storage import open_store
+from prefect_dist.storage.archive import import_images
 with open(sys.argv[1], "rb") as file:
     import_images(open_store("memory://bomb"), file, source="a.tar")
 """

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from ocispec import Descriptor, Digest
-from ocispec.errors import InvalidInput, NotFound
-from ocispec.referrers import Referrer, cosign_tags, tag_of
-from storage import ContentStore, Name, gc, open_store
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.ocispec.errors import InvalidInput, NotFound
+from prefect_dist.ocispec.referrers import Referrer, cosign_tags, tag_of
+from prefect_dist.storage import ContentStore, Name, gc, open_store
 from tests import images
 from tests.peers import skopeo
 from tests.storage.archives import (
@@ -162,8 +162,8 @@ import resource, sys, threading
 threading.stack_size(256 * 1024)
 resource.setrlimit(resource.RLIMIT_DATA, (120_000_000,) * 2)
 resource.setrlimit(resource.RLIMIT_CPU, (12,) * 2)
-from storage import open_store
-from storage.archive import import_images
+from prefect_dist.storage import open_store
+from prefect_dist.storage.archive import import_images
 with open(sys.argv[1], "rb") as file:
     store = open_store("memory://bomb")
     import_images(store, file, source="a.tar")
@@ -193,14 +193,14 @@ def test_a_listing_that_many_repositories_have_is_kept_once(tmp_path: Path) -> N
 
 
 def test_more_referrers_than_are_kept_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.archive.related._MAX_CANDIDATES", 1)
+    monkeypatch.setattr("prefect_dist.storage.archive.related._MAX_CANDIDATES", 1)
     with pytest.raises(InvalidInput, match=r"expected at most 1 referrers, its index\.json has more"):
         imported(memory_store(), archive((IMAGE, NAME), (BILL, None), (ATTESTED, None)))
 
 
 def test_images_of_an_archive_are_not_compared_with_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[object] = []
-    monkeypatch.setattr("storage.archive.reading._Listed.__eq__", lambda _, other: compared.append(other))
+    monkeypatch.setattr("prefect_dist.storage.archive.reading._Listed.__eq__", lambda _, other: compared.append(other))
     listed = [(IMAGE, f"{REPOSITORY}:{number}") for number in range(5)] + [(BILL, LISTINGS[0]), (ATTESTED, LISTINGS[2])]
     imported(memory_store(), archive(*listed, (BILL, None)))
     assert compared == []

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ocispec import Descriptor, Digest
-from ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound, Unavailable
-from storage import ContentStore, Writer
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound, Unavailable
+from prefect_dist.storage import ContentStore, Writer
 from tests.storage.conformance import EMPTY, Place, assert_resumes, blob_path, ingest, noise
 
 DATA = noise(100_000)  # more than a file object keeps back

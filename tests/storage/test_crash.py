@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ocispec import Digest
-from storage import ContentStore, gc
-from storage.objects import MIN_PART_BYTES, Objects
+from prefect_dist.ocispec import Digest
+from prefect_dist.storage import ContentStore, gc
+from prefect_dist.storage.objects import MIN_PART_BYTES, Objects
 from tests.storage.conformance import Place, blob_path, noise
 
 # What is sent at once, and what is sent in parts.
@@ -71,7 +71,7 @@ def ends(place: Place, data: bytes, *, declared: bool, operations: int) -> bool:
 
 
 def descriptor_of(digest: Digest, data: bytes) -> Any:
-    from ocispec import Descriptor
+    from prefect_dist.ocispec import Descriptor
 
     return Descriptor(media_type="application/octet-stream", digest=digest, size=len(data))
 

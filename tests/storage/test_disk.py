@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from ocispec import Descriptor, Digest
-from ocispec.errors import Busy, Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable
-from storage import ContentStore, StoreFull, open_store
-from storage.disk import Disk
-from storage.files import FileWriter
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.ocispec.errors import Busy, Corrupt, Denied, DistError, InvalidInput, NotFound, Unavailable
+from prefect_dist.storage import ContentStore, StoreFull, open_store
+from prefect_dist.storage.disk import Disk
+from prefect_dist.storage.files import FileWriter
 from tests.storage.conformance import Place, assert_resumes, blob_path, ingest, ingest_path, noise
 from tests.storage.steps import Steps
 
@@ -65,7 +65,7 @@ def test_a_big_ingest_is_resumed_where_another_store_stopped(root: Path, percent
 
 HOLD = """
 import sys
-from storage import open_store
+from prefect_dist.storage import open_store
 with open_store(sys.argv[1]).writer("ref", total=int(sys.argv[2])) as writer:
     writer.write(b"x" * 60_000)
     print("held", flush=True)
@@ -123,8 +123,8 @@ def test_what_a_killed_holder_of_a_small_ingest_left_is_no_other_ingest(
 
 UPDATE = """
 import sys
-from ocispec import Descriptor, Digest
-from storage import open_store
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.storage import open_store
 store, sender = open_store(sys.argv[1]), sys.argv[2]
 descriptor = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=Digest.of(b"data"), size=4)
 print("ready", flush=True)
@@ -324,7 +324,7 @@ def test_an_abort_of_a_small_ingest_drops_its_data(root: Path, store: ContentSto
 CRASH = """
 import itertools, os, signal, sys
 from pathlib import Path
-from storage import open_store
+from prefect_dist.storage import open_store
 from tests.storage.conformance import noise
 from tests.storage.steps import Steps
 
@@ -553,8 +553,8 @@ def test_a_name_that_finds_no_room_leaves_the_old_one_and_no_litter(small_disk: 
 
 LIMITED = """
 import resource, sys
-from ocispec.errors import DistError
-from storage import open_store
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.storage import open_store
 from tests.storage.conformance import noise
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 try:

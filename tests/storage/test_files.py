@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ocispec import Digest
-from ocispec.errors import AlreadyExists, Busy, Corrupt, NotFound, Unavailable
-from storage import ContentStore, StoreFull, Writer, open_store
-from storage.files import FileWriter
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, NotFound, Unavailable
+from prefect_dist.storage import ContentStore, StoreFull, Writer, open_store
+from prefect_dist.storage.files import FileWriter
 from tests.storage.conformance import Place, ingest, ingest_path, noise
 from tests.storage.test_disk import disk_of
 

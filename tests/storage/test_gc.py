@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ocispec import Descriptor, Digest, mediatypes
-from ocispec.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
-from storage import ContentStore, gc, open_store
-from storage.reachable import reachable
-from storage.verify import verify
+from prefect_dist.ocispec import Descriptor, Digest, mediatypes
+from prefect_dist.ocispec.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
+from prefect_dist.storage import ContentStore, gc, open_store
+from prefect_dist.storage.reachable import reachable
+from prefect_dist.storage.verify import verify
 from tests import images
 from tests.images import BuiltImage
 from tests.peers.seaweedfs import S3Server

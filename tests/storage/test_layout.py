@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from ocispec import Descriptor, Digest
-from ocispec.errors import InvalidInput, Unsupported
-from storage import ContentStore, open_store
-from storage.layout import Layout
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported
+from prefect_dist.storage import ContentStore, open_store
+from prefect_dist.storage.layout import Layout
 from tests import images
 from tests.peers import skopeo
 from tests.storage.conformance import ingest

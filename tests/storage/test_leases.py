@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from ocispec import Descriptor, Digest
-from ocispec.errors import InvalidInput
-from storage import ContentStore, gc, open_store
-from storage.leases import Lease
-from storage.mounts import shares_locks_by
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.storage import ContentStore, gc, open_store
+from prefect_dist.storage.leases import Lease
+from prefect_dist.storage.mounts import shares_locks_by
 from tests import images
 from tests.peers.seaweedfs import S3Server
 from tests.storage.conformance import Place
@@ -29,8 +29,8 @@ NOW = timedelta(seconds=-60)
 # A process that takes its first roots from several threads at once, reports what is on record, and ends when asked to.
 HOLD = """
 import sys, threading
-from ocispec import Descriptor, Digest
-from storage import open_store
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.storage import open_store
 store = open_store(sys.argv[1])
 start = threading.Barrier(8)
 def take(number):

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from ocispec import Descriptor, Digest, Platform
-from ocispec.errors import InvalidInput, NotFound
-from storage import ContentStore, Name
+from prefect_dist.ocispec import Descriptor, Digest, Platform
+from prefect_dist.ocispec.errors import InvalidInput, NotFound
+from prefect_dist.storage import ContentStore, Name
 from tests.storage.conformance import Place, ingest, noise
 
 FULL = Descriptor(
@@ -314,7 +314,7 @@ def test_a_damaged_name_keeps_no_other_from_the_index(
     (path,) = place.files()
     place.plant(path, b"damaged")
     store.names.put("name", descriptor(2), source="x")
-    with caplog.at_level(logging.WARNING, "storage.index"):
+    with caplog.at_level(logging.WARNING, "prefect_dist.storage.index"):
         store.update_index()
     assert index_of(place) == {"name": str(descriptor(2).digest)}
     assert [path in message for message in caplog.messages] == [True]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from ocispec.errors import InvalidInput, Unsupported
-from storage import backend, open_store
-from storage.options import merged, parse
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported
+from prefect_dist.storage import backend, open_store
+from prefect_dist.storage.options import merged, parse
 
 
 def test_options_nest_and_have_the_types_of_json() -> None:
@@ -95,7 +95,7 @@ def test_a_driver_that_is_not_installed_is_named_by_its_extra(url: str, driver: 
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     protocol = url.partition(":")[0]
     expected = f"store {url}: the driver for {protocol}:// is not installed; run pip install 'prefect-dist[{extra}]'"
-    assert done.stderr.splitlines()[-1] == f"ocispec.errors.InvalidInput: {expected}"
+    assert done.stderr.splitlines()[-1] == f"prefect_dist.ocispec.errors.InvalidInput: {expected}"
 
 
 def test_every_extra_that_a_message_names_exists() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from ocispec.handlers import children_handler
-from storage import ContentStore, completeness, open_store
-from storage.reachable import reachable
+from prefect_dist.ocispec.handlers import children_handler
+from prefect_dist.storage import ContentStore, completeness, open_store
+from prefect_dist.storage.reachable import reachable
 from tests import images
 from tests.peers.seaweedfs import S3Server
 from tests.storage.archives import put

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ocispec.errors import Denied
-from storage import gc, open_store
+from prefect_dist.ocispec.errors import Denied
+from prefect_dist.storage import gc, open_store
 from tests import images
 from tests.storage.test_gc import put
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from ocispec.errors import Denied
-from storage.statefile import StateFile
+from prefect_dist.ocispec.errors import Denied
+from prefect_dist.storage.statefile import StateFile
 from tests.peers.seaweedfs import S3Server
 from tests.storage.conformance import Place
 from tests.storage.layered import NOBODY

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from ocispec.errors import DistError
-from ocispec.reference import Reference
-from storage import ContentStore, completeness, gc, open_store
-from tasks.keeping import Keeper
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.ocispec.reference import Reference
+from prefect_dist.storage import ContentStore, completeness, gc, open_store
+from prefect_dist.transfer.recorder import Keeper
 from tests import images
 from tests.peers.seaweedfs import S3Server
 from tests.storage.archives import descriptor
@@ -157,7 +157,7 @@ def test_a_marker_that_a_dead_gc_left_ends_and_is_removed(
     place: Place, store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.plant("sweeps/dead.gc", b"gc\n")
-    monkeypatch.setattr("storage.sweeps._LIFE", timedelta(seconds=2))
+    monkeypatch.setattr("prefect_dist.storage.sweeps._LIFE", timedelta(seconds=2))
     with store.unswept():
         pass
     assert "sweeps/dead.gc" in place.files()
@@ -171,7 +171,7 @@ def test_nothing_is_removed_by_what_was_read_long_ago(
     place: Place, store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(store, IMAGE)
-    monkeypatch.setattr("storage.sweeps._BATCH_S", -1.0)
+    monkeypatch.setattr("prefect_dist.storage.sweeps._BATCH_S", -1.0)
     with pytest.raises(DistError, match="names and leases cannot be read fast enough"):
         gc.collect(store, grace=NOW, dry_run=False)
     assert blobs(store) == set(IMAGE.descriptors)
@@ -187,7 +187,7 @@ def test_gc_on_a_machine_whose_clock_is_wrong_keeps_what_is_young(store: Content
     put(store, IMAGE)
     with store.leases.hold() as lease:
         lease.take(put(store, images.image(82)))
-        for module in ("storage.gc", "storage.leases"):
+        for module in ("prefect_dist.storage.gc", "prefect_dist.storage.leases"):
             monkeypatch.setattr(f"{module}.datetime", Ahead)
         assert not gc.collect(store, grace=timedelta(hours=1), dry_run=False).blobs
         swept = gc.collect(store, grace=NOW, dry_run=False)

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from ocispec import Descriptor, Digest, Platform
-from ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
-from storage import ContentStore, StoreFull, open_store
-from storage.unpack import image as image_module
-from storage.unpack import unpack
-from storage.unpack.tree import sync
+from prefect_dist.ocispec import Descriptor, Digest, Platform
+from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
+from prefect_dist.storage import ContentStore, StoreFull, open_store
+from prefect_dist.storage.unpack import image as image_module
+from prefect_dist.storage.unpack import unpack
+from prefect_dist.storage.unpack.tree import sync
 from tests import images
 from tests.storage.conformance import Place, blob_path, noise
 from tests.storage.layered import (

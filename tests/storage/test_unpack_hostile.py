@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ocispec.errors import Corrupt, DistError, InvalidInput, Unsupported
-from storage import ContentStore, open_store
-from storage.unpack import unpack
+from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, Unsupported
+from prefect_dist.storage import ContentStore, open_store
+from prefect_dist.storage.unpack import unpack
 from tests.storage.layered import (
     AMD64,
     Member,
@@ -205,7 +205,7 @@ def test_links_of_very_many_names_are_not_followed(store: ContentStore, victim: 
 def test_directories_that_no_entry_describes_are_limited(
     store: ContentStore, victim: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.unpack.rootfs._UNDESCRIBED", 10)
+    monkeypatch.setattr("prefect_dist.storage.unpack.rootfs._UNDESCRIBED", 10)
     assert "expected at most 10 of them, and 4 for each entry" in refused(store, victim, [file("a/" * 15 + "x")])
     assert "a/x" in unpacked(store, victim, [file("a/" * 14 + "x"), file("a/x")])
 
@@ -265,9 +265,9 @@ CPU_SECONDS = 14
 UNPACK = """
 import resource, sys
 from pathlib import Path
-from ocispec import Descriptor, Digest, Platform
-from storage import open_store
-from storage.unpack import unpack
+from prefect_dist.ocispec import Descriptor, Digest, Platform
+from prefect_dist.storage import open_store
+from prefect_dist.storage.unpack import unpack
 
 store, digest, size, memory_bytes, cpu_seconds = sys.argv[1:]
 resource.setrlimit(resource.RLIMIT_DATA, (int(memory_bytes),) * 2)

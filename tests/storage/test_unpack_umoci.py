@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies
 
-from ocispec.errors import InvalidInput
-from storage import ContentStore, open_store
-from storage.unpack import unpack
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.storage import ContentStore, open_store
+from prefect_dist.storage.unpack import unpack
 from tests.storage.conformance import noise
 from tests.storage.layered import (
     AMD64,

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from ocispec import Digest
-from ocispec.errors import AlreadyExists, Denied, InvalidInput, NotFound, Unavailable
-from storage import ContentStore, open_store
-from storage.objects import MIN_PART_BYTES
-from storage.s3 import part_bytes
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import AlreadyExists, Denied, InvalidInput, NotFound, Unavailable
+from prefect_dist.storage import ContentStore, open_store
+from prefect_dist.storage.objects import MIN_PART_BYTES
+from prefect_dist.storage.s3 import part_bytes
 from tests.peers.seaweedfs import S3Server
 from tests.storage.conformance import blob_path, noise
 

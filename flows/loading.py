@@ -1,0 +1,93 @@
+"""What a run of a mirror is opened from: its configuration, and beside it what the run was told, which wins."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger
+
+from prefect_dist.flows.blocks import configuration, credentials_in
+from prefect_dist.flows.parameters import Network, session_spec
+from prefect_dist.mirror import yamlfile
+from prefect_dist.mirror.config import Dialect, Mirror, understood
+from prefect_dist.mirror.locked import from_lock, is_lock
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.transfer.session import SessionSpec
+
+# What messages call a configuration that is the parameter itself, unless it has a name.
+_TEXT = "configuration"
+_NAME = re.compile(r"^name:[ \t]*([A-Za-z0-9][A-Za-z0-9._-]*)[ \t]*(?:#.*)?$", re.MULTILINE)
+
+
+def read(config: str, dialect: Dialect = "dist", *, to: Sequence[str] = (), may_be_lock: bool = False) -> Mirror:
+    """A configuration: `block:NAME`, a path or URL, or the text of one itself; a lock file, if it may be one.
+
+    Raises:
+        InvalidInput: it is wrong, or not there.
+        Denied, Unavailable: the file system of a URL.
+    """
+    if _is_text(config):
+        return understood(yamlfile.parsed(config.encode(), _TEXT, is_file=False), dialect, to=to)
+    text = configuration(config)
+    document = yamlfile.read(config) if text is None else yamlfile.parsed(text.encode(), config, is_file=False)
+    if may_be_lock and text is None and is_lock(document):
+        return from_lock(config)
+    return understood(document, dialect, to=to)
+
+
+def opened(
+    config: str,
+    store: str | None,
+    store_options: Mapping[str, Any],
+    network: Network | None,
+    *,
+    dialect: Dialect = "dist",
+    to: Sequence[str] = (),
+    may_be_lock: bool = False,
+) -> tuple[Mirror, SessionSpec]:
+    """A configuration, whose warnings go to the run's log, and what the run's session is opened from.
+
+    Raises:
+        InvalidInput: it is wrong, or nobody says which store.
+        Denied, Unavailable: see `read`.
+    """
+    wanted = read(config, dialect, to=to, may_be_lock=may_be_lock)
+    for warning in wanted.warnings:
+        get_run_logger().warning("%s", warning)
+    return wanted, specified(wanted, store, store_options, network)
+
+
+def called(config: str) -> str:
+    """What to call a configuration, before it is read."""
+    if not _is_text(config):
+        return Path(config.removeprefix("block:")).stem
+    said = _NAME.search(config)
+    return said[1] if said else _TEXT
+
+
+def _is_text(config: str) -> bool:
+    return "\n" in config or config.lstrip().startswith("{")
+
+
+def specified(wanted: Mirror, store: str | None, store_options: Mapping[str, Any], network: Network | None) -> SessionSpec:
+    """What the session of a run is opened from.
+
+    Raises:
+        InvalidInput: nobody says which store; or see `flows.parameters.session_spec`.
+    """
+    place = store or wanted.store
+    if place is None:
+        raise InvalidInput(f"{wanted.path}: store: missing, and the run was given none; say where images are kept on their way")
+    configured = wanted.store_options if store is None else {}  # options in the file are those of its own store
+    spec = session_spec(place, dict(store_options), network, configured=configured)
+    given = spec.registries.hosts
+    hosts = replace(given, named={**wanted.hosts.named, **given.named}, advice=wanted.hosts.advice or given.advice)
+    blocks = credentials_in(wanted.credential_blocks) if wanted.credential_blocks else {}
+    return replace(
+        spec,
+        registries=replace(spec.registries, hosts=hosts),
+        credentials={**wanted.credentials, **blocks, **spec.credentials},
+        ways=(*([] if wanted.way is None else [wanted.way]), *spec.ways),
+    )

@@ -1,1 +1,0 @@
-"""Mirrors: what is configured, what a run plans, does and reports. The flow itself is `flows.mirror`."""

@@ -1,0 +1,1 @@
+"""Mirrors: configuration, selection, plan, lock file and reports."""

@@ -1,0 +1,133 @@
+"""What a mirror run writes into its lock file: before it changes anything, and once it is known what came of it.
+
+Other runs may have the file, too: what they wrote since this one read it stays.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from prefect_dist.mirror.lock import Locked, Records
+from prefect_dist.mirror.mirror_report import MirrorReport
+from prefect_dist.mirror.plan import Plan, Step
+from prefect_dist.ocispec import Digest, Reference
+from prefect_dist.transfer.removal import Removed
+
+# The tag of each referrer, None if the registry lists it.
+Referrers = Mapping[Digest, str | None]
+
+
+def intended(plan: Plan, locked: Records) -> Records:
+    """Return the records plus those of all images that are about to be published: a killed run leaves no tag without one."""
+    intentions = {step.target: _intention(step, locked) for step in plan.steps if step.is_due}
+    return _wanted_again(plan, {**locked, **intentions})
+
+
+def concluded(report: MirrorReport, replaced: Records, locked: Records) -> Records:
+    """Return the records after a run: of each target that has its image, and of tags that are not wanted any more.
+
+    `replaced` are the records in place of which this run wrote its intentions. A target that did not get its image has that
+    record again. If there was none, the intention stays where the tag may have been set, so that the tag can be pruned later.
+    """
+    records, now, brought = dict(locked), datetime.now(UTC), report.brought
+    for step in report.plan.steps:
+        result, known = report.result(step), replaced.get(step.target)
+        if result in ("added", "changed", "same") or step.target in brought.referrers:
+            referrers = _merged(step.beside, brought.referrers.get(step.target, {}))
+            records[step.target] = _record(step, locked, mirrored=now, referrers=referrers)
+        elif step.is_due and locked.get(step.target) == _intention(step, replaced):
+            if known is not None:
+                records[step.target] = known
+            elif step.target not in brought.begun:
+                del records[step.target]
+    for extra in report.plan.extras:
+        told = report.removed.get(extra.target)
+        if extra.since is None or locked.get(extra.target) != extra.record:
+            continue
+        if isinstance(told, Removed) and told.status != "shared":  # removed, or someone else's tag
+            del records[extra.target]
+        else:
+            records[extra.target] = replace(extra.record, unwanted=extra.since)
+    _follow_moved_tags(records, brought.referrers)
+    return _with_wanted_referrers(_wanted_again(report.plan, records), report.plan)
+
+
+def _wanted_again(plan: Plan, records: Records) -> Records:
+    """Return the records without the times since when tags were unwanted that this run wants, whether or not it succeeds."""
+    wanted = {step.target for step in plan.steps if step.target in records}
+    return {**records, **{target: replace(records[target], unwanted=None) for target in wanted}}
+
+
+def _follow_moved_tags(records: dict[Reference, Locked], referrers: Mapping[Reference, Referrers]) -> None:
+    """Correct the records in which a digest tag that this run pushed has another digest.
+
+    The own record of such a tag gets the new digest. From records of images the old referrer is dropped: the next run that
+    wants the image with its referrers finds the new one.
+    """
+    tagged = {
+        (target.locator, tag): digest
+        for target, pushed in referrers.items()
+        for digest, tag in pushed.items()
+        if tag is not None
+    }
+    locators = {locator for locator, _ in tagged}
+    for target, record in records.items():
+        if target.locator not in locators:
+            continue
+        digest = tagged.get((target.locator, target.tag or ""), record.digest)
+        current = {
+            one: tag for one, tag in record.referrers.items() if tag is None or tagged.get((target.locator, tag), one) == one
+        }
+        if digest != record.digest or len(current) != len(record.referrers):
+            records[target] = replace(record, digest=digest, referrers=current)
+
+
+def _with_wanted_referrers(records: Records, plan: Plan) -> Records:
+    """Return the records without the times since when digest tags were unwanted that are referrers of wanted images."""
+    extra = {one.target for one in plan.extras}
+    wanted = {
+        f"{target.locator}:{tag}"
+        for target, record in records.items()
+        if record.unwanted is None and target not in extra
+        for tag in record.referrers.values()
+        if tag is not None
+    }
+    again = {target: replace(record, unwanted=None) for target, record in records.items() if str(target) in wanted}
+    return {**records, **again}
+
+
+def _merged(known: Referrers, new: Referrers) -> dict[Digest, str | None]:
+    """Return the known referrers and the new ones. A tag has only its new digest."""
+    tags = set(new.values()) - {None}
+    return {**{digest: tag for digest, tag in known.items() if tag not in tags}, **new}
+
+
+def _intention(step: Step, locked: Records) -> Locked:
+    """Return the record of a target before the image is published; it keeps the digest that the mirror published before."""
+    record = _record(step, locked, mirrored=None, referrers={})
+    return replace(record, replaces=_replaced_digest(step, locked.get(step.target))) if record.mirrored is None else record
+
+
+def _replaced_digest(step: Step, known: Locked | None) -> Digest | None:
+    """Return the digest that the target has, None if this mirror did not publish it or it stays."""
+    if known is None or step.old is None or step.new is None or step.old.digest == step.new.digest:
+        return None
+    return step.old.digest if step.old.digest in (known.digest, known.replaces) else None
+
+
+def _record(step: Step, locked: Records, *, mirrored: datetime | None, referrers: Referrers) -> Locked:
+    """What is known of a step's target; `referrers` are those that came along beside those that were known."""
+    if step.new is None:
+        raise ValueError(f"{step.target}: a step that failed has no record")
+    known = locked.get(step.target)
+    same = known is not None and known.digest == step.new.digest
+    return Locked(
+        source=str(step.wish.source),
+        digest=step.new.digest,
+        mirrored=known.mirrored if known is not None and same and known.mirrored is not None else mirrored,
+        own=step.change == "add" or (known is not None and known.own),
+        platforms=step.wish.entry.platforms,
+        rewritten=step.wish.entry.rewrite_index,
+        single=step.wish.entry.single,
+        referrers=_merged(known.referrers if known is not None and same else {}, referrers),
+    )

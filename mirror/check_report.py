@@ -1,0 +1,141 @@
+"""What a check of a mirror has to say when it ends."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from prefect_dist.mirror.causes import Cause, grouped_lines
+from prefect_dist.mirror.run_report import Figures, Outcome, gathered, is_broken_off
+from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.units import counted, duration, size
+from prefect_dist.transfer.stats import Tally
+
+Result = Literal["damaged", "repaired", "failed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audits:
+    """The results: how many targets are right, the faults of the damaged ones, and why others could not be audited.
+
+    `roots` has what the tags of damaged targets resolve to. `unlooked` are those that no entry wants any more.
+    """
+
+    right: int = 0
+    damaged: Mapping[Reference, tuple[str, ...]] = field(default_factory=dict)
+    roots: Mapping[Reference, Descriptor | None] = field(default_factory=dict)
+    untold: Mapping[Reference, str] = field(default_factory=dict)
+    unlooked: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckReport:
+    """How a check came out: what was found at `first`, and `again` after repairs; None if there were none.
+
+    `failures` say why targets could not be repaired. `stopped` says why the run was ended early.
+    """
+
+    name: str
+    first: Audits
+    again: Audits | None = None
+    failures: Mapping[Reference, str] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+    tasks: int = 0
+    seconds: float = 0
+    stopped: str | None = None
+
+    @property
+    def status(self) -> Outcome:
+        """`complete` if all is right now."""
+        if self.stopped:
+            return "stopped"
+        return "failed" if self.errors() else "complete"
+
+    def result(self, target: Reference) -> Result:
+        """What became of a target that was damaged, or of which nothing could be told."""
+        if self.again is None or target in self.first.untold:
+            return "damaged" if target in self.first.damaged else "failed"
+        is_still = target in self.failures or target in self.again.damaged or target in self.again.untold
+        return "failed" if is_still else "repaired"
+
+    def summary(self) -> str:
+        """One line that counts."""
+        found = self.first
+        parts = [f"{found.right} right", f"{len(found.damaged)} damaged"]
+        parts += [f"{len(found.untold)} cannot be told"] if found.untold else []
+        if self.again is not None:
+            parts += [f"{sum(self.result(target) == 'repaired' for target in found.damaged)} repaired"]
+            parts += [f"{size(self.tally.sent)} sent"]
+        left = f"; {counted(found.unlooked, 'tag')} that no entry wants not looked into" if found.unlooked else ""
+        return f"check of {self.name} {self.status}: {', '.join(parts)} in {duration(self.seconds)}{left}"
+
+    def facts(self) -> dict[str, str | int]:
+        """What was done."""
+        found = self.first
+        return {
+            "targets right": found.right,
+            "damaged": len(found.damaged),
+            "repaired": sum(self.result(target) == "repaired" for target in found.damaged),
+            "cannot be told": len(found.untold),
+            "wanted by no entry, not looked into": found.unlooked,
+            "bytes fetched": size(self.tally.received),
+            "bytes sent": size(self.tally.sent),
+            "took": duration(self.seconds),
+        }
+
+    def figures(self) -> Figures:
+        """What it came to."""
+        unrepaired = sum(self.result(target) != "repaired" for target in self.first.damaged)
+        wrong = unrepaired + len(self.first.untold)
+        return Figures(pending=wrong, failed=wrong, received=self.tally.received, sent=self.tally.sent)
+
+    def errors(self) -> list[str]:
+        """One line per failure; one for all of which nothing can be told only because the run was ended."""
+        lines = list(self.first.untold.values())
+        for target, faults in self.first.damaged.items():
+            if self.result(target) != "repaired":
+                lines.append(self._told(target, faults))
+        return gathered(lines, self.stopped)
+
+    def causes(self) -> list[Cause]:
+        """The failures, grouped by their cause."""
+        return grouped_lines(self.errors())
+
+    def to_json(self, flow_run_id: str) -> dict[str, Any]:
+        """The command line's JSON output."""
+        return {
+            "flow_run_id": flow_run_id,
+            "status": self.status,
+            "seconds": round(self.seconds, 3),
+            "right": self.first.right,
+            "targets": [
+                {"target": str(target), "result": self.result(target), "faults": list(faults), "error": self._error(target)}
+                for target, faults in self.first.damaged.items()
+            ],
+            "untold": {str(target): why for target, why in self.first.untold.items()},
+            "unlooked": self.first.unlooked,
+            "fetched_bytes": self.tally.received,
+            "sent_bytes": self.tally.sent,
+            "errors": self.errors(),
+        }
+
+    def table(self) -> list[dict[str, str | int]]:
+        """One row per target that is or was not right."""
+        found = [(target, "; ".join(faults)) for target, faults in self.first.damaged.items()]
+        untold = ((target, why) for target, why in self.first.untold.items() if not is_broken_off(why, self.stopped))
+        rows = [*found, *((target, why.removeprefix(f"{target}: ")) for target, why in untold)]
+        return [{"target": str(target), "result": self.result(target), "faults": told} for target, told in rows]
+
+    def _told(self, target: Reference, faults: tuple[str, ...]) -> str:
+        error = self._error(target)
+        return error or f"{target}: {'; '.join(faults)}"
+
+    def _error(self, target: Reference) -> str | None:
+        """Why a target could not be repaired."""
+        if self.again is None:
+            return None
+        if target in self.failures:
+            return self.failures[target]
+        if target in self.again.untold:
+            return self.again.untold[target]
+        faults = self.again.damaged.get(target)
+        return None if faults is None else f"{target}: after it was repaired: {'; '.join(faults)}"

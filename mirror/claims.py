@@ -1,0 +1,110 @@
+"""Conflicts between entries of a mirror: one target that is claimed more than once.
+
+A target may be claimed twice only for the same source and with the same options. Otherwise nothing is published there: to pick
+one claim would skip the gate, the platforms or the referrers of the other one.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from prefect_dist.mirror.entry import Entry
+from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.errors import InvalidInput
+
+# A message names so many claims of one target.
+_MOST_NAMED = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """An entry that wants an image at a target."""
+
+    entry: Entry
+    source: Reference
+
+
+class Claims:
+    """All claims, by target."""
+
+    def __init__(self) -> None:
+        self._by_target = defaultdict[Reference, list[Claim]](list)
+
+    def add(self, entry: Entry, source: Reference, targets: Iterable[Reference]) -> None:
+        """Add the claims of an entry for one image."""
+        for target in targets:
+            self._by_target[target].append(Claim(entry=entry, source=source))
+
+    def conflicts(self) -> dict[Reference, InvalidInput]:
+        """The targets at which nothing can be published, each with the claims that contradict each other."""
+        found = ((target, _conflict(claims)) for target, claims in self._by_target.items() if len(claims) > 1)
+        return {target: InvalidInput(why) for target, why in found if why is not None}
+
+
+def known_conflicts(entries: Sequence[Entry]) -> list[str]:
+    """The conflicts that are certain before a registry is asked, one line each.
+
+    Entries for single images are compared with each other, and with entries for the repository of their image. Other entries
+    are compared if they select the same images.
+    """
+    single = [entry for entry in entries if entry.type == "image"]
+    several = [entry for entry in entries if entry.type != "image"]
+    by_source = defaultdict[str, list[Entry]](list)
+    for entry in several:
+        by_source[entry.source].append(entry)
+    claims = Claims()
+    for entry in single:
+        source = Reference.parse(entry.source)
+        claims.add(entry, source, entry.valid_targets(source))
+        for other in (*by_source[source.locator], *by_source[source.host]):
+            if _certainly_selects(other, source):
+                claims.add(other, source, other.valid_targets(source))
+    lines = [f"{target}: {why}" for target, why in claims.conflicts().items()]
+    return [*lines, *_equal_selections(several)]
+
+
+def _conflict(claims: Sequence[Claim]) -> str | None:
+    """Return why the claims of one target contradict each other, or None if they agree."""
+    sources = list({claim.source: claim for claim in claims}.values())
+    if len(sources) > 1:
+        named = [f"{claim.source} ({claim.entry.at})" for claim in sources]
+        return f"expected one source for this target, got {len(named)}: {_joined(named)}"
+    return _differing([claim.entry for claim in claims], str(claims[0].source), claims[0].source.tag)
+
+
+def _differing(entries: Sequence[Entry], source: str, tag: str | None) -> str | None:
+    """Return which options of entries with one source and one target differ, or None if they agree."""
+    differing = {name for entry in entries for name in entries[0].differing_options(entry, tag)}
+    if not differing:
+        return None
+    places = _joined(list(dict.fromkeys(entry.at for entry in entries)))
+    return (
+        f"expected equal options for {source}, which several entries publish to this target; different: "
+        f"{', '.join(sorted(differing))} in {places}; make them equal, or keep only one of these entries"
+    )
+
+
+def _certainly_selects(entry: Entry, source: Reference) -> bool:
+    """Return whether an entry selects an image, if that exists, whatever other tags there are."""
+    if source.tag is None or source.digest is not None or entry.tags.is_relative:
+        return False
+    return entry.repositories.holds(source.repository) and bool(entry.chosen([source.tag]))
+
+
+def _equal_selections(entries: Sequence[Entry]) -> Iterator[str]:
+    """The conflicts between entries that select the same images of one registry or repository."""
+    groups = defaultdict[object, list[tuple[str, Entry]]](list)
+    for entry in entries:
+        for naming in entry.targets:
+            selected = entry.source, entry.type, entry.repositories, entry.tags.sets
+            groups[(*selected, naming.template.text, naming.renames)].append((naming.template.text, entry))
+    for found in groups.values():
+        target, first = found[0]
+        if why := _differing([entry for _, entry in found], first.source, None):
+            yield f"{target}: {why}"
+
+
+def _joined(texts: Sequence[str]) -> str:
+    shown = list(texts[:_MOST_NAMED])
+    shown += [f"{len(texts) - _MOST_NAMED} more"] if len(texts) > _MOST_NAMED else []
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]

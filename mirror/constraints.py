@@ -1,0 +1,95 @@
+"""Constraints on versions as `skopeo sync` has them, in Masterminds' syntax (semver 3.5 of Go), as sets of tags.
+
+They differ from regsync's ranges: `,` and blanks join, `||` separates, a partial version stands for all that it begins, and
+versions with a prerelease are meant only where one is named.
+"""
+
+import re
+
+from prefect_dist.mirror.selection import Patterns, TagSet
+from prefect_dist.mirror.semver import Operator, Range, Version
+from prefect_dist.ocispec.errors import InvalidInput
+
+# constraints ::= group { "||" group };  group ::= term { ["," ] term };  term ::= version " - " version | [ operator ] version
+# version     ::= ["v"] part [ "." part [ "." part ] ] [ "-" prerelease ] [ "+" build ];  part ::= number | "x" | "X" | "*"
+_PART = r"(?:[0-9]+|[xX*])"
+_VERSION = rf"v?{_PART}(?:\.{_PART}){{0,2}}(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?"
+_TERM = re.compile(rf"\s*(?:({_VERSION})\s+-\s+({_VERSION})|(=>|>=|=<|<=|~>|!=|[=<>~^])?\s*({_VERSION}))\s*(?:,|(?=\s|$))")
+_SAME = {"=>": ">=", "=<": "<=", "~>": "~", "": "="}
+_MOST_NUMBERS = 3
+# What its NewVersion takes for one.
+_TAG = r"v?[0-9]+(\.[0-9]+){0,2}"
+_PRERELEASE = r"(-[0-9A-Za-z.-]+)?"
+
+_Comparison = tuple[Operator, Version]
+
+
+def parse(text: str) -> tuple[TagSet, ...]:
+    """The tags that a constraint is about: those of any of the sets.
+
+    Raises:
+        InvalidInput: it is none, or has `!=` before a partial version.
+    """
+    return tuple(_group(group, text) for group in text.split("||"))
+
+
+def _group(group: str, text: str) -> TagSet:
+    comparisons: list[_Comparison] = []
+    place, prerelease = 0, False
+    while place == 0 or group[place:].strip():
+        match = _TERM.match(group, place)
+        if match is None:
+            raise InvalidInput(f"constraint {text!r}: expected versions after = != > < >= <= ~ ^, joined by , and ||")
+        first, last, operator, version = match.groups()
+        terms = [(">=", first), ("<=", last)] if first else [(operator or "", version)]
+        for symbol, bound in terms:
+            comparisons += _compared(_SAME.get(symbol, symbol), bound, text)
+            prerelease |= "-" in bound
+        place = match.end()
+    ranges = (Range(comparisons=tuple(comparisons)),) if comparisons else ()
+    patterns = Patterns(allow=(f"{_TAG}{_PRERELEASE}" if prerelease else _TAG,))
+    return TagSet(patterns=patterns, ranges=ranges, written=f"of versions {group.strip()}")
+
+
+def _compared(operator: str, bound: str, text: str) -> list[_Comparison]:
+    """What one term asks for. Of a partial version only what is written is compared."""
+    written = re.split(r"[-+]", bound.removeprefix("v"), maxsplit=1)[0].split(".")
+    numbers = tuple(int(part) for part in written if part.isdigit())[: _first_wildcard(written)]
+    version = Version(numbers=numbers, prerelease=bound.partition("+")[0].partition("-")[2])
+    count = len(numbers)
+    whole = count == _MOST_NUMBERS
+    found: list[_Comparison]
+    match operator:
+        case "=" | "!=" | ">" | "<=" if whole:
+            found = [(operator, version)]
+        case ">=" | "<":
+            found = [(operator, version)]
+        case "=":
+            found = _between(version, count)
+        case "<=":
+            found = _between(version, count)[1:]
+        case ">" if numbers:
+            found = [(">=", _after(numbers))]
+        case "~" if whole and not any(numbers):  # that library's exception
+            found = [(">=", version)]
+        case "~":
+            found = _between(version, min(count, 2))
+        case "^":
+            found = _between(version, next((place for place, number in enumerate(numbers, start=1) if number), count))
+        case _:
+            raise InvalidInput(f"constraint {text!r}: expected all three numbers after {operator}, got {bound}")
+    return found
+
+
+def _between(version: Version, length: int) -> list[_Comparison]:
+    """From a version on to before the next that differs in its first `length` numbers; all if that is none."""
+    return [(">=", version), ("<", _after(version.numbers[:length]))] if length else []
+
+
+def _after(numbers: tuple[int, ...]) -> Version:
+    """The least version with the next number in the last place, which is a prerelease."""
+    return Version(numbers=(*numbers[:-1], numbers[-1] + 1), prerelease="0")
+
+
+def _first_wildcard(parts: list[str]) -> int:
+    return next((place for place, part in enumerate(parts) if not part.isdigit()), len(parts))

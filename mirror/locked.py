@@ -1,0 +1,48 @@
+"""A lock file in place of a configuration: what a check needs is in it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from prefect_dist.mirror.config import Mirror, configured
+from prefect_dist.mirror.lock import Lock, Locked
+from prefect_dist.mirror.yamlfile import Document
+from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.errors import InvalidInput
+
+_KEYS = {"version", "images"}
+
+
+def is_lock(document: Document) -> bool:
+    """Return True for the document of a lock file."""
+    return isinstance(document.data, Mapping) and document.data.keys() == _KEYS
+
+
+def from_lock(path: str) -> Mirror:
+    """A configuration with one entry for each image in a lock file, which says nothing of stores and registries.
+
+    Raises:
+        InvalidInput, Unsupported: the lock file is damaged, of another version, or names no image.
+    """
+    lock = str(Path(path).absolute()) if "://" not in path else path
+    sync = [_entry(target, record) for target, record in Lock(lock).read().items()]
+    if not sync:
+        raise InvalidInput(f"{path}: nothing to check: the lock file names no image; mirror or seed it first")
+    name = Path(path).name.removesuffix(".json").removesuffix(".lock")
+    found = configured(Document(path=path, data={"name": name, "lock": lock, "sync": sync}, lines={}))
+    return without_file(found)
+
+
+def without_file(found: Mirror) -> Mirror:
+    """The same configuration for messages that name options, because there is no file to set anything in."""
+    return replace(found, way=None, hosts=replace(found.hosts, advice=None))
+
+
+def _entry(target: Reference, record: Locked) -> dict[str, Any]:
+    entry: dict[str, Any] = {"type": "image", "source": record.source, "target": str(target)}
+    if record.single is not None:
+        return {**entry, "platform": str(record.single)}
+    if record.platforms is not None:
+        return {**entry, "platforms": list(map(str, record.platforms)), "rewriteIndex": record.rewritten}
+    return entry

@@ -1,0 +1,244 @@
+"""What a mirror run has to say when it ends: what was planned, and what came of it at each target."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeGuard, get_args
+
+from prefect_dist.mirror.causes import Cause, grouped_lines
+from prefect_dist.mirror.plan import Extra, Plan, Step, Unnamed
+from prefect_dist.mirror.run_report import Figures, Outcome, gathered, is_broken_off, moved, pace
+from prefect_dist.ocispec import Digest, Reference
+from prefect_dist.ocispec.units import duration, size
+from prefect_dist.remotes import Quota
+from prefect_dist.transfer.removal import Removed
+from prefect_dist.transfer.stats import Tally
+
+Result = Literal["added", "changed", "same", "vetoed", "failed", "planned"]
+_SHOWN: tuple[Result, ...] = get_args(Result)
+_ALWAYS = ("added", "changed", "same")
+_DONE: Mapping[str, Result] = {"add": "added", "change": "changed"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Brought:
+    """What came of images. `failures` say why targets do not have what was planned, `vetoes` why gates kept it from them.
+
+    `referrers` are those that came along, with their tags, for each target that was published. A published target has failed
+    if some of its referrers are not listed. `begun` are targets whose publication was begun and did not succeed: the tag may
+    have been set.
+    """
+
+    failures: Mapping[Reference, str] = field(default_factory=dict)
+    vetoes: Mapping[Reference, str] = field(default_factory=dict)
+    referrers: Mapping[Reference, Mapping[Digest, str | None]] = field(default_factory=dict)
+    begun: frozenset[Reference] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorReport:
+    """How a mirror run came out: what was planned, what was `brought`, what was `removed`.
+
+    `name` is what people call the run. A dry run has done nothing. `more` are failures of no target; `stopped` says why the run
+    was ended early.
+    """
+
+    name: str
+    store: str
+    plan: Plan
+    dry_run: bool
+    tasks: int
+    brought: Brought = field(default_factory=Brought)
+    removed: Mapping[Reference, Removed | str] = field(default_factory=dict)
+    tally: Tally = field(default_factory=Tally)
+    more: tuple[str, ...] = ()
+    seconds: float = 0
+    stopped: str | None = None
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
+
+    @property
+    def status(self) -> Outcome:
+        """`complete` if every target has its image, or in a dry run if the plan has no errors."""
+        if self.stopped:
+            return "stopped"
+        if self.errors():
+            return "failed"
+        return "vetoed" if self.brought.vetoes else "complete"
+
+    def result(self, step: Step) -> Result:
+        """What came of a step."""
+        if step.change == "failed" or step.target in self.brought.failures:
+            return "failed"
+        if step.target in self.brought.vetoes:
+            return "vetoed"
+        if step.change == "same":
+            return "same"
+        return "planned" if self.dry_run else _DONE[step.change]
+
+    def unfinished(self) -> list[str]:
+        """Images that failed for at least one target. A vetoed image is not among them: its gate would veto it again."""
+        failed = (step.wish.source for step in self.plan.steps if self.result(step) == "failed")
+        return list(dict.fromkeys(map(str, (*failed, *(one.source for one in self.plan.unnamed)))))
+
+    def summary(self) -> str:
+        """One line that counts."""
+        if self.dry_run:
+            return f"plan of {self.name}: {self.plan.summary()}"
+        counts = self.counts()
+        told = [f"{counts[result]} {result}" for result in _SHOWN if counts[result] or result in _ALWAYS]
+        told += [f"{len(self.plan.problems)} cannot be told"] if self.plan.problems else []
+        told += [f"{self._gone} of {len(self.removed)} removed"] if self.removed else []
+        unowned = len(self.plan.unowned)
+        left = len(self.plan.extras) - unowned - len(self.removed)
+        held = sum(extra.target not in self.removed for extra in self.plan.held)
+        told += [f"{left} no longer wanted" + (f" ({held} held back by prune.most)" if held else "")] if left else []
+        told += [f"{unowned} of no entry"] if unowned else []
+        tally = self.tally
+        passed = f"{size(tally.received)} fetched, {size(tally.sent)} sent"
+        spared = f" ({tally.mounted} mounted, {tally.existed} there already)" if tally.mounted or tally.existed else ""
+        left_of_quotas = "".join(f"; {host} allows {one.remaining} of {one.limit} more" for host, one in self.quotas.items())
+        return f"{self.name} {self.status}: {', '.join(told)}; {passed}{spared} in {duration(self.seconds)}{left_of_quotas}"
+
+    def counts(self) -> dict[Result, int]:
+        """How many targets there are of each result."""
+        counts = dict.fromkeys(_SHOWN, 0) | {"same": self.plan.settled, "failed": len(self.plan.unnamed)}
+        for step in self.plan.steps:
+            counts[self.result(step)] += 1
+        return counts
+
+    def facts(self) -> dict[str, str | int]:
+        """What was done; of a dry run, what would be."""
+        tally, counts = self.tally, self.counts()
+        # Manifests are in the store because the plan was made with them.
+        content = {d.digest: d.size for image in self.plan.due for d in image.content if not d.is_manifest}
+        held = [count for digest, count in content.items() if digest not in self.plan.to_fetch]
+        return {
+            **{result: count for result, count in counts.items() if count or result in _ALWAYS},
+            "tags removed": self._gone,
+            "store": self.store,
+            "bytes fetched": size(tally.received),
+            "bytes sent": size(tally.sent),
+            "in the store already": moved(len(held), sum(held)),
+            "at a target already": moved(tally.existed, tally.existed_bytes),
+            "mounted from elsewhere in a registry": moved(tally.mounted, tally.mounted_bytes),
+            **pace(tally.received + tally.sent, self.seconds),
+        }
+
+    def figures(self) -> Figures:
+        """Totals of the run, for metrics."""
+        counts, tally = self.counts(), self.tally
+        return Figures(
+            pending=sum(counts[result] for result in ("vetoed", "failed", "planned")),
+            failed=counts["failed"],
+            vetoed=counts["vetoed"],
+            received=tally.received,
+            sent=tally.sent,
+        )
+
+    @property
+    def _gone(self) -> int:
+        return sum(isinstance(told, Removed) and told.status == "removed" for told in self.removed.values())
+
+    def errors(self) -> list[str]:
+        """One line per failure; one for all that is missing only because the run was ended."""
+        unremoved = (told for told in self.removed.values() if isinstance(told, str))
+        lines = dict.fromkeys((*self.plan.errors, *self.brought.failures.values(), *unremoved, *self.more))
+        return gathered(lines, self.stopped)
+
+    def causes(self) -> list[Cause]:
+        """The failures, grouped by their cause."""
+        return grouped_lines(self.errors())
+
+    def notes(self) -> list[str]:
+        """What else a person has to know, a line each: entries for nothing, vetoes, and why reality differed from the plan."""
+        kept = (f"{target}: not removed: {told.why}" for target, told in self.removed.items() if _is_kept(told))
+        return [*self.plan.idle, *self.brought.vetoes.values(), *kept]
+
+    def to_json(self, flow_run_id: str) -> dict[str, Any]:
+        """The command line's JSON output."""
+        tally = self.tally
+        return {
+            "flow_run_id": flow_run_id,
+            "status": self.status,
+            "seconds": round(self.seconds, 3),
+            "dry_run": self.dry_run,
+            "plan": self.plan.to_json(),
+            "images": [
+                *map(self._step_json, self.plan.steps),
+                *map(_unnamed_json, self.plan.unnamed),
+            ],
+            "removed": [
+                {"target": str(target), "result": "failed" if isinstance(told, str) else told.status, "note": _told(told)}
+                for target, told in self.removed.items()
+            ],
+            "fetched_bytes": tally.received,
+            "sent_bytes": tally.sent,
+            "quotas": {host: asdict(quota) for host, quota in self.quotas.items()},
+            "mounted": tally.mounted,
+            "existed": tally.existed,
+            "notes": self.notes(),
+            "errors": self.errors(),
+        }
+
+    def table(self) -> list[dict[str, str | int]]:
+        """One row per target, failed ones first, then per tag that is no longer wanted.
+
+        Unchanged targets, and those that were not reached before the run was ended, are only counted.
+        """
+        if self.dry_run:
+            return self.plan.table()
+        told = (step for step in self.plan.steps if self.result(step) != "same")
+        steps = [step for step in told if not is_broken_off(self.brought.failures.get(step.target, ""), self.stopped)]
+        rows = [self._row(step) for step in sorted(steps, key=lambda one: self.result(one) != "failed")]
+        return [*map(_unnamed_row, self.plan.unnamed), *rows, *(self._extra(extra) for extra in self.plan.extras)]
+
+    def _step_json(self, step: Step) -> dict[str, Any]:
+        return {
+            "source": str(step.wish.source),
+            "target": str(step.target),
+            "digest": step.new and str(step.new.digest),
+            "result": self.result(step),
+            "note": self._note(step),
+        }
+
+    def _row(self, step: Step) -> dict[str, str | int]:
+        return {
+            "image": str(step.wish.source),
+            "target": str(step.target),
+            "result": self.result(step),
+            "from": step.old.digest.short if step.old else "",
+            "to": step.new.digest.short if step.new else "",
+            "note": step.without_names(self._note(step) or ""),
+        }
+
+    def _extra(self, extra: Extra) -> dict[str, str | int]:
+        told = self.removed.get(extra.target)
+        unwanted = "unwanted" if extra.since is not None else "not owned"
+        result = unwanted if told is None else "failed" if isinstance(told, str) else told.status
+        return {
+            "image": extra.record.source,
+            "target": str(extra.target),
+            "result": result,
+            "from": extra.record.digest.short,
+            "to": "",
+            "note": extra.note if told is None else _told(told) or "",
+        }
+
+    def _note(self, step: Step) -> str | None:
+        return self.brought.failures.get(step.target) or self.brought.vetoes.get(step.target) or step.note
+
+
+def _unnamed_json(unnamed: Unnamed) -> dict[str, Any]:
+    return {"source": str(unnamed.source), "target": None, "digest": None, "result": "failed", "note": str(unnamed.error)}
+
+
+def _unnamed_row(unnamed: Unnamed) -> dict[str, str | int]:
+    note = str(unnamed.error)
+    return {"image": str(unnamed.source), "target": "", "result": "failed", "from": "", "to": "", "note": note}
+
+
+def _is_kept(told: Removed | str) -> TypeGuard[Removed]:
+    return isinstance(told, Removed) and told.status != "removed"
+
+
+def _told(told: Removed | str) -> str | None:
+    return told if isinstance(told, str) else told.why

@@ -1,0 +1,67 @@
+"""The names at targets that entries can claim, as far as that is known before their registry is listed.
+
+The answer errs on one side: a name that is out of reach is never claimed, a name within reach may be.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from prefect_dist.mirror.entry import Entry
+from prefect_dist.mirror.naming import Naming
+from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.reference import expand
+
+# The sample has two components, because `library/` is added to a single one on Docker Hub.
+_REPOSITORY, _TAG = "name/name", "tag"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """All names in `names`, and all that begin with one of `prefixes`."""
+
+    names: frozenset[Reference]
+    prefixes: tuple[str, ...]
+
+    def has(self, target: Reference) -> bool:
+        """Return whether the name is within reach."""
+        return target in self.names or str(target).startswith(self.prefixes)
+
+
+def reach(entries: Iterable[Entry]) -> Reach:
+    """Return the reach of all entries together."""
+    names, prefixes = set[Reference](), dict[str, None]()
+    for entry in entries:
+        if entry.type == "image":
+            names.update(entry.valid_targets(Reference.parse(entry.source)))
+        else:
+            prefixes.update(dict.fromkeys(_prefixes(entry)))
+    return Reach(names=frozenset(names), prefixes=tuple(prefixes))
+
+
+def _prefixes(entry: Entry) -> Iterator[str]:
+    for naming in entry.targets:
+        if naming.template.names("Ref"):
+            yield _literal(naming)
+        else:
+            yield _prefix(naming, entry.source, f"/{_REPOSITORY}:{_TAG}" if entry.type == "registry" else f":{_TAG}")
+
+
+def _prefix(naming: Naming, source: str, varying: str) -> str:
+    """Return how all names begin to which the source's repository or tag is appended."""
+    try:
+        target = naming.of(Reference.parse(f"{source}{varying}"))
+    except InvalidInput:  # as a rename may make it of this sample
+        return ""
+    is_kept = not naming.renames and str(target).endswith(varying)
+    return str(target)[: 1 - len(varying)] if is_kept else f"{target.host}/"
+
+
+def _literal(naming: Naming) -> str:
+    """Return how all names begin that a template makes of an image: its text before the first action, if that has a host."""
+    host, slash, path = naming.template.text.partition("{{")[0].lstrip().partition("/")
+    if not slash:
+        return ""
+    known = expand(f"{host}/{_REPOSITORY}:{_TAG}")
+    is_kept = known.startswith(f"{host}/") and host != "docker.io" and not naming.renames
+    return f"{known.partition('/')[0]}/{path if is_kept else ''}"

@@ -1,0 +1,272 @@
+"""What a run has to say when it ends: per image, and in one line for all."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
+
+from prefect_dist.mirror.causes import Cause, grouped
+from prefect_dist.ocispec import Descriptor
+from prefect_dist.ocispec.units import counted, duration, size
+from prefect_dist.remotes import Quota
+from prefect_dist.transfer.cancellation import ending
+
+Outcome = Literal["complete", "failed", "stopped", "vetoed"]
+"""How a run ended. `vetoed`: nothing failed, and a gate kept at least one image from its targets."""
+
+
+class Report(Protocol):
+    """What every run answers with."""
+
+    @property
+    def tasks(self) -> int:
+        """The number of task runs that it took."""
+
+    @property
+    def status(self) -> Outcome:
+        """The outcome of the run."""
+
+    def summary(self) -> str:
+        """One line that counts."""
+
+    def errors(self) -> list[str]:
+        """One line per failure."""
+
+    def causes(self) -> list[Cause]:
+        """The same failures, grouped by their cause."""
+
+    def to_json(self, flow_run_id: str) -> dict[str, Any]:
+        """The command line's JSON output."""
+
+    def table(self) -> list[dict[str, str | int]]:
+        """Rows for people, as the run's artifact shows them."""
+
+    def facts(self) -> dict[str, str | int]:
+        """What was done, a figure or some words for each thing, as the run's summary shows it."""
+
+
+class Ended(Protocol):
+    """An image of which nothing is under way any more."""
+
+    @property
+    def name(self) -> str:
+        """The image."""
+
+    @property
+    def status(self) -> str:
+        """How it came out."""
+
+    @property
+    def failures(self) -> "tuple[Failure, ...]":
+        """What went wrong."""
+
+    @property
+    def moved(self) -> bool:
+        """Whether anything had to be done."""
+
+    def told(self) -> str:
+        """What was done, counted."""
+
+
+def in_one_line(report: Report) -> str:
+    """The summary, with the first failure."""
+    errors = report.errors()
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return f"{report.summary()}; {errors[0]}{more}" if errors else report.summary()
+
+
+def moved(pieces: int, count: int) -> str:
+    """Some pieces of content and their bytes."""
+    return f"{counted(pieces, 'piece')}, {size(count)}" if pieces else "nothing"
+
+
+def pace(count: int, seconds: float) -> dict[str, str | int]:
+    """How long a run took, and how fast bytes moved in it."""
+    return {"took": duration(seconds), "rate": f"{size(count / max(seconds, 0.001))}/s"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """Totals of a run: `pending` targets lack the wanted image, of which some `failed` and some were `vetoed`; bytes."""
+
+    pending: int
+    failed: int
+    vetoed: int = 0
+    received: int
+    sent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """What went wrong; `descriptor` is None where the image as a whole failed."""
+
+    descriptor: Descriptor | None
+    message: str
+
+    def to_json(self) -> dict[str, Any]:
+        """The form of the command line's JSON output."""
+        return {"descriptor": self.descriptor and str(self.descriptor.digest), "message": self.message}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageReport:
+    """One image of a run, what refers to it included: `referrers` counts those manifests.
+
+    Distinct descriptors are counted; `transferred` counts the bytes of this run, `existed_bytes` those that were there before.
+    """
+
+    name: str
+    root: Descriptor | None
+    fetched: int = 0
+    existed: int = 0
+    existed_bytes: int = 0
+    referrers: int = 0
+    failures: tuple[Failure, ...] = ()
+    transferred: int = 0
+    seconds: float = 0.0
+
+    @property
+    def status(self) -> Literal["complete", "failed"]:
+        """`complete` is an image whose every wanted descriptor is in the store and whose name is recorded."""
+        return "failed" if self.failures else "complete"
+
+    @property
+    def failed(self) -> int:
+        """The number of descriptors that failed."""
+        return sum(failure.descriptor is not None for failure in self.failures)
+
+    @property
+    def moved(self) -> bool:
+        """Whether anything had to be fetched."""
+        return self.fetched > 0
+
+    def told(self) -> str:
+        """What was done, counted."""
+        along = f", with {counted(self.referrers, 'referrer')}" if self.referrers else ""
+        return f"{self.fetched} fetched, {self.existed} existed{along}"
+
+    @property
+    def descriptors(self) -> int:
+        """The number of descriptors that were met."""
+        return self.fetched + self.existed + self.failed
+
+    def to_json(self) -> dict[str, Any]:
+        """The form of the command line's JSON output."""
+        return {
+            "name": self.name,
+            "digest": self.root and str(self.root.digest),
+            "status": self.status,
+            "descriptors": self.descriptors,
+            "fetched": self.fetched,
+            "existed": self.existed,
+            "failed": self.failed,
+            "referrers": self.referrers,
+            "bytes": self.transferred,
+            "seconds": round(self.seconds, 3),
+            "errors": [failure.to_json() for failure in self.failures],
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """All images of a run, in the order in which they were asked for; `tasks` counts the task runs that it took.
+
+    `stopped` says why the run was ended before all of them were done; None where it was not. `quotas` are what registries said
+    last of the requests that they still allow, by host.
+    """
+
+    images: tuple[ImageReport, ...]
+    tasks: int
+    seconds: float
+    stopped: str | None = None
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> tuple[ImageReport, ...]:
+        """The images that are not complete."""
+        return tuple(image for image in self.images if image.failures)
+
+    @property
+    def status(self) -> Outcome:
+        """`complete` if all images are; a run that was stopped too late to miss anything is complete."""
+        if not self.failed:
+            return "complete"
+        return "stopped" if self.stopped else "failed"
+
+    def summary(self) -> str:
+        """One line that counts."""
+        done = len(self.images) - len(self.failed)
+        of = f" of {len(self.images)}" if self.failed else ""
+        counts = {key: self._sum(key) for key in ("fetched", "existed", "failed")}
+        told = ", ".join(f"{count} {key}" for key, count in counts.items() if count or key != "failed")
+        along = self._sum("referrers")
+        told += f", with {counted(along, 'referrer')}" if along else ""
+        noun = "image" if len(self.images) == 1 else "images"
+        left = "".join(f"; {host} allows {quota.remaining} of {quota.limit} more" for host, quota in self.quotas.items())
+        return f"{done}{of} {noun} complete: {told}; {size(self._sum('transferred'))} in {duration(self.seconds)}{left}"
+
+    def facts(self) -> dict[str, str | int]:
+        """What was done."""
+        return {
+            "images complete": len(self.images) - len(self.failed),
+            "images failed": len(self.failed),
+            "referrers": sum(image.referrers for image in self.images),
+            "fetched": moved(self._sum("fetched"), self._sum("transferred")),
+            "in the store already": moved(self._sum("existed"), self._sum("existed_bytes")),
+            **pace(self._sum("transferred"), self.seconds),
+        }
+
+    def _sum(self, what: str) -> int:
+        return sum(getattr(image, what) for image in self.images)
+
+    def errors(self) -> list[str]:
+        """One line per failure, those that several images share once; each says what it is about."""
+        return list(dict.fromkeys(failure.message for image in self.failed for failure in image.failures))
+
+    def causes(self) -> list[Cause]:
+        """The failures of all images, grouped by their cause."""
+        return grouped((image.name, failure.message) for image in self.failed for failure in image.failures)
+
+    def to_json(self, flow_run_id: str) -> dict[str, Any]:
+        """The command line's JSON output."""
+        return {
+            "flow_run_id": flow_run_id,
+            "status": self.status,
+            "seconds": round(self.seconds, 3),
+            "images": [image.to_json() for image in self.images],
+            "quotas": {host: asdict(quota) for host, quota in self.quotas.items()},
+        }
+
+    def table(self) -> list[dict[str, str | int]]:
+        """One row per image for people, the failed ones first."""
+        images = (*self.failed, *(image for image in self.images if not image.failures))
+        return [_row(image) for image in images]
+
+
+def _row(image: ImageReport) -> dict[str, str | int]:
+    return {
+        "image": image.name,
+        "outcome": image.status,
+        "digest": str(image.root.digest) if image.root else "",
+        "fetched": image.fetched,
+        "existed": image.existed,
+        "failed": image.failed,
+        "bytes": size(image.transferred),
+        "seconds": f"{image.seconds:.1f}",
+        "error": image.failures[0].message if image.failures else "",
+    }
+
+
+def gathered(lines: Iterable[str], stopped: str | None) -> list[str]:
+    """Failures, a line each; of a run that was `stopped`, one line for all targets that were only not reached before that."""
+    told, unreached = list[str](), 0
+    for line in lines:
+        if is_broken_off(line, stopped):
+            unreached += 1
+        else:
+            told.append(line)
+    return [*told, f"{counted(unreached, 'target')} not reached: {ending(str(stopped))}"] if unreached else told
+
+
+def is_broken_off(line: str, stopped: str | None) -> bool:
+    """Whether a failure is none but that the run was ended."""
+    return stopped is not None and line.endswith(f": {ending(stopped)}")

@@ -1,0 +1,35 @@
+"""Images that are to be brought to registries in bulk, said without a file of configuration."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from prefect_dist.mirror.config import Mirror, configured
+from prefect_dist.mirror.locked import without_file
+from prefect_dist.mirror.yamlfile import Document
+
+_NAME = "seed"
+
+
+def seeding(
+    to: Sequence[str],
+    *,
+    images: Sequence[str] = (),
+    file: str | None = None,
+    platforms: Sequence[str] | None = None,
+    rewrite_index: bool = False,
+    referrers: bool = False,
+    lock: str | None = None,
+) -> Mirror:
+    """A configuration with only such a `seed` section; its results go to the lock file, if one is named.
+
+    `to` are registries, each with or without a path that comes before the repositories; `file` has more images, one in a line.
+
+    Raises:
+        InvalidInput: it cannot be meant so, or the file cannot be read.
+    """
+    section: dict[str, Any] = {"images": list(images), "to": list(to), "referrers": referrers}
+    section |= {"list": file} if file is not None else {}
+    section |= {"platforms": list(platforms)} if platforms is not None else {}
+    section |= {"rewriteIndex": True} if rewrite_index else {}
+    data = {"name": _NAME, "seed": section} | ({} if lock is None else {"lock": lock})
+    return without_file(configured(Document(path=_NAME, data=data, lines={}), is_remembered=lock is not None))

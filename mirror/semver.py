@@ -1,0 +1,150 @@
+"""Versions in tags, their order, and ranges of them (semver.org 2.0.0, section 11; ranges as regsync has them).
+
+Tags are looser than the specification: `v1.2.3`, `7`, `3.19` and `1.2.3.4` are versions, too, missing numbers count as zero.
+Numbers inside an identifier compare as numbers, so that `rc10` is newer than `rc9`. Own code, since libraries either hold
+tags to the letter of the specification or know other operators; what regsync chooses is to be chosen here.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from prefect_dist.ocispec.errors import InvalidInput
+
+# version ::= ["v"] number { "." number } [ "-" prerelease ] [ "+" build ]; a tag's prerelease may have "_" in it
+_VERSION = re.compile(r"v?(?P<numbers>[0-9]+(?:\.[0-9]+)*)(?:-(?P<prerelease>[0-9A-Za-z._-]+))?(?:\+[0-9A-Za-z.-]+)?")
+_PIECES = re.compile(r"[0-9]+|[^0-9]+")
+_NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)*")
+# range ::= comparison { blank comparison };  comparison ::= [ operator ] version
+_COMPARISON = re.compile(r"(?P<operator>[<>]=?|[=~^])?(?P<version>.+)")
+
+Operator = Literal["=", "!=", ">", "<", ">=", "<="]
+_LOWER, _UPPER = frozenset({"=", ">", ">="}), frozenset({"=", "<", "<="})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A version: its numbers as they were written, and what follows the first `-`."""
+
+    numbers: tuple[int, ...]
+    prerelease: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """The version that a tag spells; None if it spells none."""
+        match = _VERSION.fullmatch(text)
+        if match is None:
+            return None
+        numbers = tuple(int(number) for number in match["numbers"].split("."))
+        return cls(numbers=numbers, prerelease=match["prerelease"] or "")
+
+    def __str__(self) -> str:
+        return ".".join(map(str, self.numbers)) + (f"-{self.prerelease}" if self.prerelease else "")
+
+    @property
+    def variant(self) -> str:
+        """What kind of prerelease it is, numbers apart: `rc#` of `1.0-rc2`, `alpine#` of `7.2-alpine3.19`."""
+        return _NUMBERS.sub("#", self.prerelease)
+
+    def number(self, place: int) -> int:
+        """The number at a place, from 0; zero where none is written."""
+        return self.numbers[place] if place < len(self.numbers) else 0
+
+    def same(self, other: "Version") -> bool:
+        """Whether the order holds them for equal, such as 1.2 and 1.2.0."""
+        return self.key == other.key
+
+    def __lt__(self, other: "Version") -> bool:
+        return self.key < other.key
+
+    @property
+    def key(self) -> tuple[tuple[int, ...], bool, tuple[tuple[tuple[int, int, str], ...], ...]]:
+        """What the order goes by."""
+        numbers = list(self.numbers)
+        while numbers and numbers[-1] == 0:
+            numbers.pop()
+        identifiers = tuple(_identifier(one) for one in self.prerelease.split(".")) if self.prerelease else ()
+        return tuple(numbers), not self.prerelease, identifiers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Range:
+    """Comparisons that a version has to hold all of.
+
+    Raises:
+        InvalidInput: no version can.
+    """
+
+    comparisons: tuple[tuple[Operator, Version], ...]
+
+    def __post_init__(self) -> None:
+        for lower, least in self.comparisons:
+            for upper, most in self.comparisons:
+                is_at_most = most < least or (most.same(least) and {lower, upper} & {"<", ">"})
+                if lower in _LOWER and upper in _UPPER and is_at_most:
+                    told = f"nothing is both {lower}{least} and {upper}{most}"
+                    raise InvalidInput(f"version range '{self}': expected one that some version is in, {told}")
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The range in a text such as `>=1.2 <2.0`, `~1.4`, `^2.1.0` or `3.0.1`.
+
+        Raises:
+            InvalidInput: another form.
+        """
+        comparisons = tuple(one for part in text.split() for one in _comparisons(part, text))
+        if not comparisons:
+            raise InvalidInput(f"version range {text!r}: expected versions after = > < >= <= ~ ^, such as '>=1.2 <2.0'")
+        return cls(comparisons=comparisons)
+
+    def __str__(self) -> str:
+        return " ".join(f"{operator}{version}" for operator, version in self.comparisons)
+
+    def holds(self, version: Version) -> bool:
+        """Whether a version is in it."""
+        return all(_compared(version, operator, bound) for operator, bound in self.comparisons)
+
+
+def _identifier(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Numbers before text, as section 11.4 wants, and each compared as what it is."""
+    return tuple((0, int(piece), "") if piece.isdigit() else (1, 0, piece) for piece in _PIECES.findall(text))
+
+
+def _comparisons(part: str, text: str) -> tuple[tuple[Operator, Version], ...]:
+    match = _COMPARISON.fullmatch(part)
+    version = Version.parse(match["version"]) if match else None
+    if match is None or version is None:
+        raise InvalidInput(f"version range {text!r}: expected a version after = > < >= <= ~ ^, got {part!r}")
+    match match["operator"]:
+        case "~":
+            return (">=", version), ("<", Version(numbers=(version.number(0), version.number(1) + 1)))
+        case "^":
+            return (">=", version), ("<", _next_breaking(version))
+        case ">" | "<" | ">=" | "<=" as operator:
+            return ((operator, version),)
+        case _:
+            return (("=", version),)
+
+
+def _next_breaking(version: Version) -> Version:
+    """The first version that may break what relies on this one: the first number that is not zero, plus one."""
+    major, minor, patch = (version.number(place) for place in range(3))
+    if major:
+        return Version(numbers=(major + 1,))
+    return Version(numbers=(0, minor + 1) if minor else (0, 0, patch + 1))
+
+
+def _compared(version: Version, operator: Operator, bound: Version) -> bool:
+    match operator:
+        case "=":
+            return version.same(bound)
+        case "!=":
+            return not version.same(bound)
+        case ">":
+            return bound < version
+        case "<":
+            return version < bound
+        case ">=":
+            return not version < bound
+        case "<=":
+            return not bound < version

@@ -1,0 +1,1 @@
+"""Fetch, verify, store and mirror OCI and Docker images as Prefect runs."""

@@ -1,0 +1,92 @@
+"""The end of a mirror run or a check that something broke, without Prefect: what is known is recorded and reported."""
+
+import logging
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+
+from prefect_dist.flows import applying as module
+from prefect_dist.flows import auditing, limits
+from prefect_dist.flows.applying import Applying
+from prefect_dist.flows.mirror_run import Job, _Carried
+from prefect_dist.mirror.lock import Lock, Locked
+from prefect_dist.mirror.plan import Extra, Image, Step, Wish
+from prefect_dist.mirror.progress import LogListener
+from prefect_dist.ocispec import Reference
+from prefect_dist.tasks.mirror import Surveyed
+from prefect_dist.transfer.session import Session, SessionSpec, open_session
+from tests.mirror.planned import entries, manifest
+
+TARGET = Reference.parse("registry.example/app:v1")
+ENTRY = {"source": "one.example/app:v1", "target": str(TARGET), "type": "image"}
+LISTENER = LogListener(logging.getLogger("test"))
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    with open_session(SessionSpec(store=str(tmp_path / "store")), observer=LISTENER) as session:
+        yield session
+
+
+@pytest.fixture
+def applying(session: Session) -> Applying:
+    return Applying(session, LISTENER, name="mirror", workers=1, retries=0)
+
+
+@pytest.fixture
+def lost_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an API to which no connection can be made."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/api"
+    with SyncPrefectClient(api=url) as client:
+        monkeypatch.setattr(limits, "client", lambda: client)
+        monkeypatch.setattr(module, "client", lambda: client)
+        monkeypatch.setattr(auditing, "client", lambda: client)
+        yield url
+
+
+def extra(number: int) -> Extra:
+    """A tag that is to be removed."""
+    record = Locked(source="one.example/app:v1", digest=manifest("v1").digest, mirrored=datetime.now(UTC), own=True)
+    target = Reference.parse(f"registry.example/app:v{number}")
+    return Extra(target=target, record=record, since=datetime.now(UTC), most=5, is_due=True)
+
+
+def test_removals_end_in_order_when_the_api_is_lost(applying: Applying, session: Session, lost_api: str) -> None:
+    removed = applying.remove([extra(1), extra(2)], {})
+    assert session.stopping.reason is not None
+    assert lost_api in session.stopping.reason
+    assert [str(target) for target in removed] == ["registry.example/app:v1", "registry.example/app:v2"]
+    assert all(str(told).endswith("what is whole is kept, run again to go on") for told in removed.values())
+
+
+def test_images_that_the_lock_file_cannot_name_are_not_published(applying: Applying, session: Session, tmp_path: Path) -> None:
+    lock = tmp_path / "directory" / "lock.json"
+    lock.parent.write_text("this is a file")
+    (entry,) = entries(ENTRY)
+    wish = Wish(entry=entry, source=Reference.parse(entry.source), targets=(TARGET,))
+    root = manifest("v1")
+    step = Step(wish=wish, target=TARGET, change="add", new=root)
+    image = Image(wish=wish, root=root, content=(root,), sent=(root,), steps=(step,))
+    job = cast("Job", SimpleNamespace(dry_run=False))
+
+    _Carried(job, Lock(str(lock)), {}, applying).planned([image], {image: Surveyed(())})
+    brought = applying.run()
+
+    assert str(lock) in str(session.stopping.reason)
+    assert list(brought.failures) == [TARGET]
+
+
+def test_a_check_ends_in_order_when_the_api_is_lost(session: Session, lost_api: str) -> None:
+    record = Locked(source="one.example/app:v1", digest=manifest("v1").digest, mirrored=datetime.now(UTC), own=True)
+    looking = auditing.Auditing(session, LISTENER, entries(ENTRY), workers=1, retries=0)
+    found = looking.look({TARGET: record})
+    assert lost_api in str(session.stopping.reason)
+    assert (found.right, list(found.untold)) == (0, [TARGET])
+    assert found.untold[TARGET].endswith("what is whole is kept, run again to go on")

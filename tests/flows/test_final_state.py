@@ -1,0 +1,101 @@
+"""What the artifacts of a run show of very many images, and what its report keeps."""
+
+import gc
+from typing import Any
+
+import httpx
+import pytest
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.objects import State
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Completed
+
+from prefect_dist.flows._flow import flow_of
+from prefect_dist.flows.final_state import concluded
+from prefect_dist.mirror.run_report import Failure, ImageReport, RunReport
+from prefect_dist.ocispec import Descriptor, Digest
+from tests.peers.prefect import PrefectServer
+
+ROOT = Descriptor(media_type="a/b", digest=Digest.of(b""), size=0)
+REPORT = RunReport(images=tuple(ImageReport(name=f"a.example/app:{n}", root=ROOT) for n in range(502)), tasks=0, seconds=0)
+SAID = "the registry says '<b>|[x](http://a/b_c)`*\\'"
+
+
+def artifacts(prefect: PrefectServer, report: RunReport, *, key: str = "many") -> dict[str, dict[str, Any]]:
+    """What a run that ends with a report shows, by key."""
+
+    state = ended(prefect, report, key=key)
+    run = {"flow_runs": {"id": {"any_": [str(state.state_details.flow_run_id)]}}}
+    return {one["key"]: one for one in prefect.post("/artifacts/filter", run)}
+
+
+def ended(prefect: PrefectServer, report: RunReport, *, key: str) -> State[Any]:
+    """The state of a run that ends with a report."""
+
+    @flow_of("ends", run_name=lambda: "ends")
+    def ends() -> State[Any]:
+        return concluded(key, report)
+
+    with temporary_settings({PREFECT_API_URL: prefect.url}):
+        state: State[Any] = ends(return_state=True)
+    return state
+
+
+def test_an_artifact_shows_what_a_page_can_and_says_so(prefect: PrefectServer) -> None:
+    shown = artifacts(prefect, REPORT)
+    assert shown.keys() == {"many", "summary"}
+    assert shown["many"]["data"].count("a.example/app:") == 500
+    assert shown["many"]["description"] == f"{REPORT.summary()} (and 2 more rows, which are not shown)"
+    assert len(REPORT.table()) == 502
+
+
+def test_failures_are_shown_as_they_are_and_of_very_many_the_first(prefect: PrefectServer) -> None:
+    failures = tuple(Failure(descriptor=None, message=f"{SAID} {number}") for number in range(502))
+    image = ImageReport(name="a.example/app:v1", root=ROOT, failures=failures)
+
+    shown = artifacts(prefect, RunReport(images=(image,), tasks=0, seconds=0))["failures"]
+
+    lines = shown["data"].splitlines()
+    escaped = r"the registry says '\<b\>\|\[x\](http://a/b_c)\`\*\\'"
+    assert lines[0] == f"1. {escaped} 0"
+    assert lines[499:] == [f"500. {escaped} 499", "", "… and 2 more, which are not shown"]
+    assert shown["description"].startswith("502 failures. ")
+
+
+def test_a_run_that_was_ended_is_to_be_run_again_with_nothing_put_right(prefect: PrefectServer) -> None:
+    image = ImageReport(name="a.example/app:v1", root=ROOT, failures=(Failure(descriptor=ROOT, message="broken off"),))
+    told = (
+        "1 failure. The run was ended before it had done all. Run it again to go on with what is missing: what is done is kept."
+    )
+    for key in ("fetch", "verify"):
+        stopped = RunReport(images=(image,), tasks=0, seconds=0, stopped="asked to end")
+        assert artifacts(prefect, stopped, key=key)["failures"]["description"] == told
+    assert "put right" in artifacts(prefect, RunReport(images=(image,), tasks=0, seconds=0))["failures"]["description"].lower()
+
+
+def test_that_prefect_does_not_take_an_artifact_is_no_reason_to_fail(
+    prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise httpx.ReadTimeout("timed out")
+
+    monkeypatch.setattr(SyncPrefectClient, "create_artifact", refuse)
+    assert ended(prefect, REPORT, key="many").is_completed()
+    told = [record.message for record in caplog.records if record.name == "prefect_dist.flows.background"]
+    assert sorted(told) == [f"the artifact {key} cannot be shown: timed out" for key in ("many", "summary")]
+
+
+def test_the_garbage_collector_leaves_out_what_was_there_and_only_for_the_run(prefect: PrefectServer) -> None:
+    left_out = list[int]()
+
+    @flow_of("looks", run_name=lambda: "looks")
+    def looks() -> State[Any]:
+        left_out.append(gc.get_freeze_count())
+        return Completed()
+
+    with temporary_settings({PREFECT_API_URL: prefect.url}):
+        looks()
+    left_out.append(gc.get_freeze_count())
+
+    assert left_out[0] > 10_000
+    assert left_out[1] == 0

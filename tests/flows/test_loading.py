@@ -1,0 +1,144 @@
+"""Where the configuration of a run comes from: a block, a path, a URL, the parameter itself; and what Prefect may not keep."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from prefect_dist.mirror.config import Mirror
+from prefect_dist.ocispec.errors import InvalidInput
+from tests.peers.prefect import PrefectServer
+from tests.remotes.asking import check_told
+
+TEXT = """\
+name: nightly
+store: /var/lib/mirror
+lock: /var/lib/nightly.lock.json
+registries:
+  ghcr.io: {user: robot, pass: '{{env "ROBOT"}}'}
+sync:
+  - {source: redis, target: r.example/redis, type: repository}
+"""
+BARE = "\nsync:\n  - {source: redis, target: r.example/redis, type: repository}\n"
+
+
+@pytest.fixture(autouse=True)
+def _api(prefect: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    monkeypatch.setenv("ROBOT", "s3cret")
+    with temporary_settings({PREFECT_API_URL: prefect.url}):
+        yield
+
+
+def read(config: str) -> Mirror:
+    from prefect_dist.flows.loading import read
+
+    return read(config)
+
+
+def in_block(text: str, name: str) -> str:
+    from prefect_dist.flows.blocks import MirrorConfiguration
+
+    MirrorConfiguration(text=text).save(name, overwrite=True)
+    return f"block:{name}"
+
+
+@pytest.mark.parametrize("kind", ["path", "url", "block", "text", "json"])
+def test_the_same_configuration_from_anywhere(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "file.yaml").write_text(TEXT)
+    config = {
+        "path": lambda: str(tmp_path / "file.yaml"),
+        "url": lambda: f"file://{tmp_path}/file.yaml",
+        "block": lambda: in_block(TEXT, "nightly"),
+        "text": lambda: TEXT,
+        "json": lambda: json.dumps(
+            {
+                "name": "nightly",
+                "store": "/var/lib/mirror",
+                "lock": "/var/lib/nightly.lock.json",
+                "registries": {"ghcr.io": {"user": "robot", "pass": '{{env "ROBOT"}}'}},
+                "sync": [{"source": "redis", "target": "r.example/redis", "type": "repository"}],
+            }
+        ),
+    }[kind]()
+
+    mirror = read(config)
+
+    assert (mirror.name, mirror.store, mirror.lock) == ("nightly", "/var/lib/mirror", "/var/lib/nightly.lock.json")
+    assert mirror.credentials["ghcr.io"].password == "s3cret"
+    assert [entry.source for entry in mirror.entries] == ["docker.io/library/redis"]
+    assert mirror.warnings == ()
+
+
+def test_what_a_file_at_a_url_names_is_beside_it() -> None:
+    with fsspec.open("memory://conf/team.yaml", "w") as file:
+        file.write(f"store: cache\n{BARE}")
+    mirror = read("memory://conf/team.yaml")
+    assert (mirror.name, mirror.store) == ("team", "memory://conf/cache")
+    assert mirror.lock == "memory://conf/team.lock.json"
+
+
+def test_a_file_that_is_not_at_its_url() -> None:
+    with pytest.raises(InvalidInput, match=r"^memory://conf/none\.yaml: no such file$"):
+        read("memory://conf/none.yaml")
+
+
+def test_a_block_that_is_not_there() -> None:
+    with pytest.raises(InvalidInput, match=r"^configuration block:none: there is no such block of type Mirror Configuration"):
+        read("block:none")
+
+
+@pytest.mark.parametrize("kind", ["block", "text"])
+def test_without_a_file_nothing_is_remembered_unless_it_is_said_where(kind: str) -> None:
+    config = in_block(BARE, "bare") if kind == "block" else BARE
+    mirror = read(config)
+    assert mirror.lock is None
+    assert mirror.name == ("bare" if kind == "block" else "configuration")
+    (warning,) = mirror.warnings
+    assert "nothing is remembered of what is mirrored" in warning
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("store: cache", ":1: store: expected a URL or an absolute path, for there is no file to be beside: cache"),
+        ("lock: x.json", ":1: lock: expected a URL or an absolute path"),
+        ("registries: {a.example: {caFile: ca.pem}}", ":1: registries.a.example.caFile: expected a URL or an absolute path"),
+        ("registries: {a.example: {user: u, pass: topsecret}}", ":1: registries.a.example.pass: expected {{env"),
+        ("registries: {a.example: {token: topsecret}}", ":1: registries.a.example.token: expected {{env"),
+        ("registries: {a.example: {headers: {X-Key: topsecret}}}", ":1: registries.a.example.headers.X-Key: expected {{env"),
+        ("creds: [{registry: a.example, user: u, pass: topsecret}]", ":1: creds[0].pass: expected {{env"),
+        (
+            "creds: [{registry: a.example, clientCert: x, clientKey: topsecret}]",
+            ":1: creds[0].clientKey: expected {{env",
+        ),
+        ("store: s3://user:topsecret@bucket/x", "store s3://…@bucket/x: user and password do not belong here"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["block", "text"])
+def test_what_cannot_be_said_where_there_is_no_file(kind: str, said: str, told: str) -> None:
+    config = in_block(said + BARE, "wrong") if kind == "block" else said + BARE
+    with pytest.raises(InvalidInput) as caught:
+        read(config)
+    check_told(caught.value, "block:wrong" if kind == "block" else "configuration", told, hides=["topsecret"])
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ("/etc/dist/team.yaml", "team"),
+        ("s3://bucket/team.yaml", "team"),
+        ("block:team", "team"),
+        (TEXT, "nightly"),
+        (BARE, "configuration"),
+        ('{"sync": []}', "configuration"),
+        ("a: b\nname: it's me\n", "configuration"),
+    ],
+)
+def test_what_a_run_is_called(config: str, name: str) -> None:
+    from prefect_dist.flows.loading import called
+
+    assert called(config) == name

@@ -1,0 +1,49 @@
+"""The parts of a large mirror run: how many are open, and how they end."""
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from prefect_dist.flows import mirror_parts as module
+from prefect_dist.flows.mirror_parts import MOST_OPEN, MirrorParts
+from prefect_dist.flows.wanted import Image
+from prefect_dist.mirror.plan import Image as Planned
+from prefect_dist.ocispec import Reference
+from prefect_dist.transfer.cancellation import Stopping
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_TASKS", 2)
+
+
+def images(name: str, count: int) -> list[tuple[Image, Planned]]:
+    """Images of two publications each: every one fills a part."""
+    planned = cast("Planned", SimpleNamespace(content=(), due=(1, 2)))
+    return [(Image(Reference.parse(f"{name}.example/app:v{number}")), planned) for number in range(count)]
+
+
+def test_the_next_part_is_admitted_when_one_ends() -> None:
+    admitted = list[Image]()
+    with MirrorParts("run", Stopping(), admitted.extend) as parts:
+        parts.divide(images("a", 500))
+        assert len(admitted) == MOST_OPEN
+        for count in range(1, 500 - MOST_OPEN + 1):
+            parts.ended(admitted[count], is_vetoed=False)
+            assert len(admitted) == MOST_OPEN + count
+
+
+def test_parts_of_one_registry_do_not_keep_those_of_another_one_waiting() -> None:
+    admitted = list[Image]()
+    with MirrorParts("run", Stopping(), admitted.extend) as parts:
+        parts.divide(images("a", 9))
+        parts.divide(images("b", 9))
+    assert [image.reference.host for image in admitted] == ["a.example"] * MOST_OPEN + ["b.example"] * MOST_OPEN
+
+
+def test_an_error_in_the_block_asks_tasks_to_end() -> None:
+    stopping = Stopping()
+    with pytest.raises(LookupError), MirrorParts("run", stopping, lambda _: None):
+        raise LookupError("no such record")
+    assert stopping.reason == "the run failed: no such record"

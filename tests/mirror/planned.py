@@ -1,0 +1,83 @@
+"""Plans without Prefect: entries of a configuration, and the inquiries of their planning, which a test answers."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from prefect_dist.flows.wanted import Inquiry
+from prefect_dist.mirror.config import configured
+from prefect_dist.mirror.entry import Entry
+from prefect_dist.mirror.plan import Image, Plan
+from prefect_dist.mirror.yamlfile import Document
+from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.ocispec.errors import NotFound
+from prefect_dist.tasks.mirror import Surveyed
+from prefect_dist.transfer.survey import Ask, Found, Known
+
+
+def entries(*sync: dict[str, Any]) -> Sequence[Entry]:
+    """The entries of a section `sync`."""
+    return configured(Document(path="mirror.yaml", data={"sync": list(sync)}, lines={}), is_remembered=False).entries
+
+
+def manifest(name: str) -> Descriptor:
+    """A manifest; equal names give the same one."""
+    return Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=Digest.of(name.encode()), size=9)
+
+
+def found(ask: Ask) -> Found:
+    """The answer that an image is at its source, and nothing at its targets."""
+    root = manifest(str(ask.source))
+    return Found(ask=ask, image=Known(root=root, goal=root, content=(root,), sent=(root,)), standing=(None,) * len(ask.targets))
+
+
+class Inquiries:
+    """Keeps inquiries until the test answers them."""
+
+    def __init__(self) -> None:
+        self.open: list[Inquiry] = []
+        self.called: list[Callable[[], None]] = []
+
+    def ask(self, inquiries: Iterable[Inquiry], /) -> None:
+        """Keep them."""
+        self.open += inquiries
+
+    def call(self, function: Callable[[], None], /) -> None:
+        """Keep it. May be called from any thread."""
+        self.called.append(function)
+
+    def answer(self, host: str, reply: Callable[[Any], object]) -> None:
+        """Answer all open inquiries about a registry, also those that follow."""
+        while mine := [one for one in self.open if one.lane == host]:
+            self.open.remove(mine[0])
+            mine[0].take(reply(mine[0].argument))
+
+
+class Plans:
+    """Keeps what was planned."""
+
+    def __init__(self) -> None:
+        self.images: list[Image] = []
+        self.plan: Plan | None = None
+
+    def planned(self, images: Sequence[Image], _origins: Mapping[Image, Surveyed], /) -> None:
+        """Keep the images."""
+        self.images += images
+
+    def completed(self, plan: Plan, /) -> None:
+        """Keep the plan."""
+        self.plan = plan
+
+    @property
+    def changes(self) -> dict[str, str]:
+        """The change at each target that is planned."""
+        return {str(step.target): step.change for image in self.images for step in image.steps}
+
+
+def surveyed(asks: Sequence[Ask]) -> Surveyed:
+    """The answer that all images are at their source and nothing is at their targets."""
+    return Surveyed(tuple(map(found, asks)))
+
+
+def missing(asks: Sequence[Ask]) -> NotFound:
+    """The answer that the images are not there."""
+    return NotFound(f"{len(asks)} images are not there")

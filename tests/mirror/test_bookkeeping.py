@@ -1,0 +1,162 @@
+"""The records of a lock file, without a run: which tags are extra, and how a run changes the records."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import orjson
+
+from prefect_dist.mirror.bookkeeping import concluded, intended
+from prefect_dist.mirror.config import Mirror, configured
+from prefect_dist.mirror.lock import Locked, Records
+from prefect_dist.mirror.mirror_report import Brought, MirrorReport
+from prefect_dist.mirror.plan import Image, Plan, Step, Wish, extras
+from prefect_dist.mirror.yamlfile import Document
+from prefect_dist.ocispec import Descriptor, Digest, Reference, mediatypes
+from prefect_dist.ocispec.referrers import cosign_tags
+from prefect_dist.remotes import Quota
+
+OLD = datetime.now(UTC) - timedelta(days=9)
+IMAGE, OTHER, FIRST, SECOND, LISTED = (Digest.parse(f"sha256:{digit * 64}") for digit in "12345")
+SIG = cosign_tags(IMAGE)[0]
+V1, V2, SIGNATURE = (Reference.parse(f"target.example/copy:{tag}") for tag in ("v1", "v2", SIG))
+
+
+def mirror(**said: Any) -> Mirror:
+    entry = {"source": "source.example/app", "target": "target.example/copy", "type": "repository"}
+    document = {"sync": [{**entry, "prune": {"after": "0s"}, **said}]}
+    return configured(Document(path="mirror.yaml", data=document, lines={}))
+
+
+REFERRERS = mirror(referrers=True, tags={"allow": ["v.*"]})
+
+
+def record(target: Reference, digest: Digest, **said: Any) -> Locked:
+    return replace(Locked(source=f"source.example/app:{target.tag}", digest=digest, mirrored=OLD, own=True), **said)
+
+
+def image(target: Reference = V1, **said: Any) -> Image:
+    root = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=IMAGE, size=5)
+    wish = Wish(entry=REFERRERS.entries[0], source=Reference.parse(f"source.example/app:{target.tag}"), targets=(target,))
+    step = Step(**{"wish": wish, "target": target, "change": "change", "old": root, "new": root, **said})
+    return Image(wish=wish, root=root, content=(root,), sent=(root,), steps=(step,))
+
+
+def report(*images: Image, brought: Brought) -> MirrorReport:
+    return MirrorReport(name="m", store="store", plan=Plan(images=images), dry_run=False, tasks=0, brought=brought)
+
+
+def after_run(records: Records, *images: Image, brought: Brought) -> Records:
+    """Return the records after a run that no other run overlaps."""
+    said = report(*images, brought=brought)
+    return concluded(said, records, intended(said.plan, records))
+
+
+def pushed(*targets: Reference, referrers: Mapping[Digest, str | None]) -> Brought:
+    return Brought(referrers=dict.fromkeys(targets, referrers))
+
+
+def test_a_digest_tag_that_a_wanted_image_has_as_a_referrer_is_not_extra() -> None:
+    tag = record(SIGNATURE, FIRST, unwanted=OLD)
+
+    kept = extras([image()], (), REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag})
+    trusted = extras([], [V1], REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag})
+    with_its_image = extras([], [V2], REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag})
+
+    assert (kept, trusted) == ((), ())
+    assert {extra.target for extra in with_its_image} == {V1, SIGNATURE}
+
+
+def test_a_digest_tag_of_a_wanted_image_is_not_extra_before_its_record_lists_it() -> None:
+    records = {V1: record(V1, IMAGE), SIGNATURE: record(SIGNATURE, FIRST, unwanted=OLD)}
+    without_referrers = mirror(tags={"allow": ["v.*"]})
+    unrelated = replace(image(), wish=replace(image().wish, entry=without_referrers.entries[0]))
+
+    assert extras([image()], (), REFERRERS.entries, records) == ()
+    assert [extra.is_due for extra in extras([unrelated], (), without_referrers.entries, records)] == [True]
+
+
+def test_a_digest_tag_is_wanted_again_once_it_is_a_referrer() -> None:
+    records = {V1: record(V1, IMAGE), SIGNATURE: record(SIGNATURE, FIRST, unwanted=OLD)}
+
+    found = after_run(records, image(), brought=pushed(V1, referrers={FIRST: SIG}))
+
+    assert found[SIGNATURE].unwanted is None
+
+
+def test_a_digest_tag_that_moves_has_one_digest_in_all_records() -> None:
+    old = {FIRST: SIG, LISTED: None}
+    records = {
+        V1: record(V1, IMAGE, referrers=old),
+        V2: record(V2, IMAGE, referrers=old),
+        SIGNATURE: record(SIGNATURE, FIRST),
+    }
+
+    found = after_run(records, image(beside={FIRST: SIG}), brought=pushed(V1, referrers={SECOND: SIG}))
+
+    assert found[V1].referrers == {SECOND: SIG, LISTED: None}
+    assert found[V2].referrers == {LISTED: None}, "the next run pushes the new signature for it, too"
+    assert (found[SIGNATURE].digest, found[SIGNATURE].own) == (SECOND, True)
+
+
+def test_a_failed_target_has_the_record_again_that_the_run_replaced() -> None:
+    theirs = {V1: record(V1, OTHER)}
+    said = report(image(change="add", old=None), brought=Brought(failures={V1: "the target tag moved"}))
+
+    assert concluded(said, theirs, intended(said.plan, theirs)) == theirs
+
+
+def test_a_record_stays_where_a_failed_publication_may_have_set_the_tag() -> None:
+    added = image(change="add", old=None)
+
+    begun = after_run({}, added, brought=Brought(failures={V1: "timed out"}, begun=frozenset({V1})))
+    failed = after_run({}, added, brought=Brought(failures={V1: "no such layer"}))
+    vetoed = after_run({}, added, brought=Brought(vetoes={V1: "too old"}))
+
+    assert (begun[V1].digest, begun[V1].own, begun[V1].mirrored) == (IMAGE, True, None)
+    assert (failed, vetoed) == ({}, {})
+
+
+def test_an_intention_keeps_the_digest_that_the_tag_has_until_the_image_is_published() -> None:
+    before = {V1: record(V1, OTHER)}
+    old = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=OTHER, size=5)
+    changed, added = image(old=old), image(change="add", old=None)
+
+    killed = intended(Plan(images=(changed,)), before)
+    killed_again = intended(Plan(images=(changed,)), killed)
+    moved_by_others = intended(Plan(images=(changed,)), {V1: record(V1, FIRST)})
+    published = after_run(killed, changed, brought=Brought())
+
+    assert (killed[V1].digest, killed[V1].mirrored, killed[V1].replaces) == (IMAGE, None, OTHER)
+    assert killed_again == killed
+    assert Locked.from_json(json.loads(orjson.dumps(killed[V1].to_json())), at="lock") == killed[V1]
+    assert moved_by_others[V1].replaces is None
+    assert intended(Plan(images=(added,)), before)[V1].replaces is None
+    assert (published[V1].digest, published[V1].replaces) == (IMAGE, None)
+    assert "replaces" not in published[V1].to_json()
+
+
+def test_a_record_of_other_entries_never_becomes_unwanted() -> None:
+    other = Reference.parse("target.example/elsewhere:v1")
+    records = {V1: record(V1, IMAGE), other: replace(record(other, OTHER), source="source.example/elsewhere:v1")}
+    found = extras([], [V1], mirror().entries, records)
+    plan = Plan(images=(), extras=found)
+
+    after = concluded(replace(report(brought=Brought()), plan=plan), {}, records)
+
+    assert [(extra.target, extra.since, extra.is_due) for extra in found] == [(other, None, False)]
+    assert after == records
+    assert ", 1 of no entry; " in plan.summary()
+    assert plan.to_json()["extra"][0]["since"] is None
+
+
+def test_only_the_plan_of_a_dry_run_counts_the_pulls_that_it_needs() -> None:
+    quotas = {"source.example": Quota(limit=100, remaining=42, window_s=21600)}
+    dry = Plan(images=(image(),), missing=frozenset({IMAGE}), quotas=quotas)
+    real = Plan(images=(image(),), quotas=quotas, is_dry=False)
+
+    assert dry.to_json()["quotas"]["source.example"]["needed"] == 1
+    assert real.to_json()["quotas"]["source.example"]["needed"] is None
+    assert real.summary().endswith("; source.example: still allows 42 pulls")

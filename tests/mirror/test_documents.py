@@ -1,0 +1,118 @@
+"""What the documents, the schema and the examples say of a mirror's configuration is so."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from prefect_dist.mirror.config import load
+from prefect_dist.mirror.sections import Options
+from scripts import mirror_schema
+from tests.mirror.test_config import FULL
+
+TOP = Path(__file__).parents[2]
+DOCS = TOP / "docs"
+SCHEMA: dict[str, Any] = json.loads(mirror_schema.schema())
+SECTIONS = {
+    "The file": "",
+    "store": "StoreSection",
+    "registries": "MirrorRegistry",
+    "creds": "Creds",
+    "sync": "SyncEntry",
+    "tags": "Tags",
+    "rename": "RenameRule",
+    "gate": "GateSection",
+    "prune": "PruneSection",
+    "defaults": "Defaults",
+    "seed": "SeedSection",
+}
+OPTIONS = {field.alias for field in Options.model_fields.values()}
+EXAMPLES = ["mirror.yaml", "regsync.yaml"]
+
+
+@pytest.fixture(autouse=True)
+def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HUB_USER", "HUB_TOKEN", "MIRROR_PASSWORD", "SYNC_PASSWORD"):
+        monkeypatch.setenv(name, "topsecret")
+
+
+def chapter(document: str, title: str) -> str:
+    parts = re.split(r"^## (.+)$", (DOCS / document).read_text(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))[title]
+
+
+def keys(text: str) -> list[str]:
+    """What stands in the first column of the tables in a text."""
+    cells = re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE)
+    return [key for cell in cells for key in re.findall(r"`([^`]+)`", cell)]
+
+
+def properties(section: str) -> dict[str, Any]:
+    found: dict[str, Any] = (SCHEMA["$defs"][section] if section else SCHEMA)["properties"]
+    return found
+
+
+def test_the_schema_is_current() -> None:
+    assert mirror_schema.PATH.read_text() == mirror_schema.schema(), "make schema"
+
+
+def test_every_key_is_described_in_the_schema() -> None:
+    names = ["", *(name for name in SCHEMA["$defs"] if "properties" in SCHEMA["$defs"][name])]
+    missing = [(name, key) for name in names for key, said in properties(name).items() if "description" not in said]
+    assert [(name, key) for name, key in missing if "$ref" not in properties(name)[key]] == []
+
+
+@pytest.mark.parametrize(("title", "section"), SECTIONS.items())
+def test_the_manual_has_every_key_and_no_other(title: str, section: str) -> None:
+    told = [key for key in keys(chapter("configuration.md", title)) if re.fullmatch("[a-zA-Z]+", key)]
+    wanted = set(properties(section)) - (OPTIONS if title in ("defaults", "seed") else set())
+    assert sorted(told) == sorted(wanted)
+
+
+def test_what_has_no_effect_is_in_the_manual_with_its_reason() -> None:
+    idle = {
+        key for name in ("Defaults", "SyncEntry", "Creds") for key, said in properties(name).items() if said.get("deprecated")
+    }
+    assert sorted(keys(chapter("from-regsync.md", "What has no effect"))) == sorted(idle)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_load(name: str) -> None:
+    mirror = load(str(TOP / "examples" / name))
+    assert mirror.entries
+    assert "topsecret" not in repr(mirror)
+    assert [line.partition(": ")[2].partition(":")[0] for line in mirror.warnings] == (
+        ["defaults.ratelimit", "sync[1].fastCheck", "defaults.interval"] if name == "regsync.yaml" else []
+    )
+
+
+def test_the_example_of_skopeo_loads() -> None:
+    mirror = load(str(TOP / "examples" / "skopeo-sync.yaml"), "skopeo", to=["registry.example.org"])
+    assert len(mirror.entries) == 5
+
+
+@pytest.mark.parametrize("document", ["configuration.md", "from-regsync.md", "from-skopeo-sync.md"])
+def test_what_documents_show_loads(document: str, tmp_path: Path) -> None:
+    for text in re.findall(r"```yaml\n(.*?)```", (DOCS / document).read_text(), re.DOTALL):
+        path = tmp_path / "mirror.yaml"
+        path.write_text(re.sub(r"/run/secrets/\w+", str(tmp_path / "secret"), text))
+        (tmp_path / "secret").write_text("topsecret")
+        assert load(str(path)).entries
+
+
+@pytest.mark.parametrize("text", [FULL, *((TOP / "examples" / name).read_text() for name in EXAMPLES)])
+def test_what_loads_is_what_the_schema_allows(text: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    jsonschema.validate(json.loads(json.dumps(yaml.safe_load(text), default=str)), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "text", ["syncs: []", "sync: [{source: a, target: b, type: repo}]", "seed: {images: [a]}", "store: [a]"]
+)
+def test_what_is_wrong_the_schema_refuses(text: str) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(text), SCHEMA)

@@ -1,0 +1,111 @@
+"""What images are called at their targets."""
+
+import pytest
+
+from prefect_dist.mirror.naming import Naming, Rename, What
+from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.errors import InvalidInput
+from tests.remotes.asking import check_told
+
+REDIS = Reference.parse("docker.io/library/redis:7.2")
+PINNED = Reference.parse(f"quay.io/team/app@sha256:{'0' * 64}")
+BOTH = Reference.parse(f"quay.io/team/app:1@sha256:{'0' * 64}")
+
+
+def named(text: str, what: What, *renames: tuple[str, str]) -> Naming:
+    rules = [Rename(match=match, to=to) for match, to in renames]
+    return Naming.read(text, at="m.yaml:3: sync[0].target", what=what, sync={"Source": "redis", "Type": what}, renames=rules)
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "source", "target"),
+    [
+        ("reg.example/redis:mine", "image", REDIS, "reg.example/redis:mine"),
+        ("reg.example/redis", "image", REDIS, "reg.example/redis:latest"),
+        ("team/redis:1", "image", REDIS, "docker.io/team/redis:1"),
+        ("reg.example/{{.Ref.Repository}}:{{.Ref.Tag}}", "image", REDIS, "reg.example/library/redis:7.2"),
+        ("reg.example/{{.Sync.Source}}:x", "image", REDIS, "reg.example/redis:x"),
+        ("reg:5000/hub/redis", "repository", REDIS, "reg:5000/hub/redis:7.2"),
+        ("reg:5000/hub/{{.Sync.Source}}", "repository", REDIS, "reg:5000/hub/redis:7.2"),
+        ("reg:5000/x", "repository", PINNED, f"reg:5000/x@sha256:{'0' * 64}"),
+        ("reg:5000/x", "repository", BOTH, f"reg:5000/x:1@sha256:{'0' * 64}"),
+        ("reg.example", "registry", REDIS, "reg.example/library/redis:7.2"),
+        ("reg.example/hub/", "registry", REDIS, "reg.example/hub/library/redis:7.2"),
+        ("localhost", "registry", PINNED, f"localhost/team/app@sha256:{'0' * 64}"),
+        ("reg.example/{{.Ref.Registry}}/{{.Ref.Repository}}", "registry", REDIS, "reg.example/docker.io/library/redis:7.2"),
+        ("reg:5000/{{.Ref.Repository}}", "repository", REDIS, "reg:5000/library/redis:7.2"),
+        ("reg:5000/x:{{.Ref.Tag}}-copy", "repository", REDIS, "reg:5000/x:7.2-copy"),
+        ("reg:5000/{{.Ref.CommonName}}", "repository", REDIS, "reg:5000/docker.io/library/redis:7.2"),
+        (" reg:5000/x ", "repository", REDIS, "reg:5000/x:7.2"),
+    ],
+)
+def test_names_at_targets(text: str, what: What, source: Reference, target: str) -> None:
+    assert str(named(text, what).of(source)) == target
+
+
+@pytest.mark.parametrize(
+    ("text", "backup"),
+    [
+        ("backup-{{.Ref.Tag}}", "reg.example/app:backup-1"),
+        ("old", "reg.example/app:old"),
+        ("{{.Ref.Registry}}/backups/{{.Ref.Repository}}:{{.Ref.Tag}}", "reg.example/backups/app:1"),
+        ("other.example/app:{{.Ref.Tag}}", "other.example/app:1"),
+        ("team/app", "docker.io/team/app:latest"),
+    ],
+)
+def test_backups_are_named_for_what_is_overwritten(text: str, backup: str) -> None:
+    assert str(named(text, "backup").of(REDIS, Reference.parse("reg.example/app:1"))) == backup
+
+
+@pytest.mark.parametrize(
+    ("renames", "target"),
+    [
+        ([("library/(.*)", "$1")], "reg.example/redis:7.2"),
+        ([("library/(.*)", r"\1")], "reg.example/redis:7.2"),
+        ([("library/(?P<rest>.*)", "hub/${rest}")], "reg.example/hub/redis:7.2"),
+        ([("library/(?P<rest>.*)", r"hub/\g<rest>")], "reg.example/hub/redis:7.2"),
+        ([("(.*)/(.*):(.*)", "$1-$2:v$3")], "reg.example/library-redis:v7.2"),
+        ([("library/redis", "x")], "reg.example/library/redis:7.2"),
+        ([("none/(.*)", "x/$1"), ("library/(.*)", "y/$1"), ("(.*)", "z/$1")], "reg.example/y/redis:7.2"),
+        ([("library/(x)?(.*)", "a$1/$2")], "reg.example/a/redis:7.2"),
+        ([("(.*):7.2", "$1")], "reg.example/library/redis"),
+    ],
+)
+def test_renames(renames: list[tuple[str, str]], target: str) -> None:
+    assert str(named("reg.example", "registry", *renames).of(REDIS)) == target
+
+
+def test_a_digest_outlasts_a_rename() -> None:
+    assert str(named("reg.example", "registry", ("team/(.*)", "$1")).of(PINNED)) == f"reg.example/app@sha256:{'0' * 64}"
+
+
+@pytest.mark.parametrize(("match", "to", "told"), [("(a)", "$2", "'$2'"), ("a", "${x}", "'${x}'"), ("a", r"\1", r"'\\1'")])
+def test_a_rename_has_the_groups_of_its_pattern(match: str, to: str, told: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        Rename(match=match, to=to)
+    check_told(caught.value, "expected a group of", told)
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "told"),
+    [
+        ("reg.example/App", "repository", "'reg.example/App': reference 'reg.example/App:tag': bad path"),
+        ("reg.example/app:1", "repository", "bad tag '1:tag'"),
+        ("https://reg.example/app", "repository", "leave out the scheme https://"),
+        ("ocidir://path", "image", "leave out the scheme ocidir://"),
+        ("a b", "backup", "expected printable ASCII without spaces"),
+        ("{{.Sync.Source}} {{.Sync.Type}}", "image", "which gives 'redis image': reference"),
+        ("", "image", "''"),
+    ],
+)
+def test_a_name_that_is_none_is_told_before_there_are_images(text: str, what: What, told: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        named(text, what)
+    check_told(caught.value, "m.yaml:3: sync[0].target: ", told)
+
+
+def test_a_name_that_comes_out_wrong_is_told_with_its_image() -> None:
+    naming = named("reg.example/x:{{.Ref.Tag}}", "repository")
+    with pytest.raises(InvalidInput) as caught:
+        naming.of(PINNED)
+    check_told(caught.value, "m.yaml:3: sync[0].target", "'reg.example/x:'", f"for {PINNED}")

@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import pytest
+
+from prefect_dist.mirror import yamlfile
+from prefect_dist.ocispec.errors import InvalidInput
+from tests.remotes.asking import check_told
+
+TEXT = """\
+# a comment
+registries:
+  ghcr.io:
+    mirrors:
+      - one
+      - two
+  "a:5000": &common
+    tls: disabled
+  other: *common
+  merged:
+    <<: *common
+"""
+
+
+def write(tmp_path: Path, text: str | bytes) -> str:
+    path = tmp_path / "file.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "where"),
+    [
+        ((), "1"),
+        (("registries",), "2: registries"),
+        (("registries", "ghcr.io", "mirrors"), "4: registries.ghcr.io.mirrors"),
+        (("registries", "ghcr.io", "mirrors", 1), "6: registries.ghcr.io.mirrors[1]"),
+        (("registries", "ghcr.io", "mirrors", 7), "4: registries.ghcr.io.mirrors[7]"),
+        (("registries", "a:5000", "tls"), "8: registries.a:5000.tls"),
+        (("registries", "merged", "tls"), "10: registries.merged.tls"),
+        (("absent",), "1: absent"),
+    ],
+)
+def test_every_place_has_its_line(tmp_path: Path, place: tuple[str | int, ...], where: str) -> None:
+    document = yamlfile.read(path := write(tmp_path, TEXT))
+    assert document.where(place) == f"{path}:{where}"
+    assert document.data["registries"]["merged"] == document.data["registries"]["other"] == {"tls": "disabled"}
+
+
+def test_numbers_and_dates_are_known_as_they_were_written(tmp_path: Path) -> None:
+    read = yamlfile.read(write(tmp_path, "[3.10, 0x10, 017, 22:22, 2026-01-02, 2026-99-99]")).data
+    assert [one.written for one in read[:4]] == ["3.10", "0x10", "017", "22:22"]
+    assert read == [3.1, 16, 15, 1342, "2026-01-02", "2026-99-99"]
+
+
+def test_only_true_and_false_are_booleans(tmp_path: Path) -> None:
+    read = yamlfile.read(write(tmp_path, "[on, no, Yes, OFF, y, true, False, TRUE, trueish]")).data
+    assert read == ["on", "no", "Yes", "OFF", "y", True, False, True, "trueish"]
+
+
+def test_numbers_lose_how_they_were_written(tmp_path: Path) -> None:
+    read = yamlfile.plain(yamlfile.read(write(tmp_path, "{a: [1, 2.5], 3: {b: x}}")).data)
+    assert read == {"a": [1, 2.5], 3: {"b": "x"}}
+    assert [type(one) for one in read["a"]] == [int, float]
+
+
+def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+    assert yamlfile.read(write(tmp_path, "# nothing\n")).data is None
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("a: [", ":1: not YAML"),
+        ("a: 1\nb: 2\na: 3\n", ":3: a: expected once, it is there twice, first in line 1"),
+        ("a: {b: 1, b: 2}", ":1: a.b: expected once, it is there twice"),
+        ("a: !!python/object:os.system x", "not YAML"),
+        ("a: 1\n---\nb: 2\n", "not YAML"),
+        ("a: !!int x\n", "not YAML"),
+        ("a: !!int ''\n", "not YAML"),
+        ("a: !!bool x\n", "not YAML"),
+        ("a: !!float x\n", "not YAML"),
+        ("? [1, 2]\n: x\n", "not YAML"),
+        (b"\xff\xfe\xff", "expected UTF-8"),
+        ("a: \x07", "not YAML"),
+        ("&a [*a]", "aliases make more of it"),
+        ("\n".join(["a0: &a0 [x]", *(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]" for n in range(9))]), "aliases"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, text: str | bytes, told: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(InvalidInput) as caught:
+        yamlfile.read(path)
+    check_told(caught.value, path, told)
+    assert str(caught.value).count(path) == 1
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"none\.yaml: No such file"):
+        yamlfile.read(str(tmp_path / "none.yaml"))

@@ -1,0 +1,37 @@
+"""Images in a session's store, and what was asked of registries."""
+
+from contextlib import suppress
+
+from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec.errors import AlreadyExists
+from prefect_dist.transfer.session import Session
+from tests.fakes.registry import FakeRegistry
+from tests.images import BuiltImage
+
+
+def put(session: Session, image: BuiltImage) -> Descriptor:
+    """Put an image into the store, without a name; its root."""
+    for digest, data in (*image.blobs.items(), *((m.digest, m.raw) for m in image.manifests)):
+        with (
+            suppress(AlreadyExists),
+            session.store.writer(digest, expected=Digest.parse(digest), total=len(data)) as writer,
+        ):
+            writer.write(data)
+            writer.commit()
+    return root_of(image)
+
+
+def root_of(image: BuiltImage) -> Descriptor:
+    """The descriptor of an image."""
+    root = image.root
+    return Descriptor(media_type=root.media_type, digest=Digest.parse(root.digest), size=root.size)
+
+
+def at(registry: FakeRegistry, named: str) -> Reference:
+    """What is called so at a registry."""
+    return Reference.parse(f"{registry.host}/{named}")
+
+
+def asked(registry: FakeRegistry) -> list[str]:
+    """All requests so far, as METHOD PATH."""
+    return [f"{one.method} {one.path}" for one in registry.requests]

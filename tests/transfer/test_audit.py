@@ -1,0 +1,268 @@
+"""What an audit finds of each kind of damage below a tag and about it, and how little it asks for that."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from prefect_dist.ocispec import Digest, Platform
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.transfer.audit import Expected, Finding
+from prefect_dist.transfer.session import Session
+from tests import images
+from tests.fakes.faults import Action, Answer, Cut, Fault, Flip, Lengthen, WithHeaders
+from tests.fakes.registry import FakeRegistry
+from tests.images import BuiltImage
+from tests.transfer.content import asked, at
+
+ONE, OTHER = images.image(1100, layers=2), images.image(1101, layers=1, platform="linux/arm64/v8")
+DEEP = images.index([images.image(1102, layers=1, platform="linux/s390x")])
+INDEX = images.index([ONE, OTHER, DEEP])
+BILL, SIGNATURE = images.artifact(1103, subject=ONE), images.artifact(1104)
+SIGNATURE_TAG = cosign_tags(Digest.parse(INDEX.root.digest))[0]
+STRANGER = images.image(1105)
+
+CONFIG, LAYER, *_ = ONE.blobs
+NESTED_LAYER = list(DEEP.blobs)[1]
+
+
+def load(target: FakeRegistry) -> None:
+    images.load(target, "copy", INDEX, "v1")
+    images.load(target, "copy", BILL)
+    images.load(target, "copy", SIGNATURE, SIGNATURE_TAG)
+
+
+def expected(target: FakeRegistry, tag: str = "v1", built: BuiltImage = INDEX) -> Expected:
+    about = {Digest.parse(BILL.root.digest): None, Digest.parse(SIGNATURE.root.digest): SIGNATURE_TAG}
+    referrers = about if built is INDEX else {}
+    return Expected(target=at(target, f"copy:{tag}"), digest=Digest.parse(built.root.digest), referrers=referrers)
+
+
+def faults(session: Session, wanted: Expected) -> tuple[str, ...]:
+    (found,) = session.audit([wanted])
+    return faults_of(found)
+
+
+def faults_of(found: Finding | DistError) -> tuple[str, ...]:
+    assert not isinstance(found, DistError), found
+    return found.faults
+
+
+def lose(*digests: str) -> Callable[[FakeRegistry], None]:
+    def damaging(target: FakeRegistry) -> None:
+        for digest in digests:
+            target.lose("copy", digest)
+
+    return damaging
+
+
+def strike(method: str, kind: str, digest: str, action: Action) -> Callable[[FakeRegistry], None]:
+    fault = Fault(method=method, path=f"/v2/copy/{kind}/{digest}", nth=None, action=action)
+    return lambda target: target.inject(fault)
+
+
+DAMAGE: dict[str, tuple[Callable[[FakeRegistry], None], list[str]]] = {
+    "a layer is gone": (lose(LAYER), [f"layer {LAYER} is missing"]),
+    "a config is gone": (lose(CONFIG), [f"config {CONFIG} is missing"]),
+    "a child is gone below an index that is there": (
+        lose(OTHER.root.digest),
+        [f"manifest {OTHER.root.digest} is missing"],
+    ),
+    "an index in an index is gone": (lose(DEEP.root.digest), [f"index {DEEP.root.digest} is missing"]),
+    "a layer below an index in an index is gone": (lose(NESTED_LAYER), [f"layer {NESTED_LAYER} is missing"]),
+    "a tag is gone": (lambda target: target.untag("copy", "v1"), ["v1 is not there"]),
+    "a tag has moved": (
+        lambda target: images.load(target, "copy", STRANGER, "v1"),
+        [f"v1 stands for {STRANGER.root.digest}, expected {INDEX.root.digest}"],
+    ),
+    "a tag is left of what it stood for": (
+        lose(INDEX.root.digest),
+        ["v1 is not there", f"{INDEX.root.digest} is missing"],
+    ),
+    "a tag is answered for by a registry that has no longer what it stands for": (
+        strike("GET", "manifests", INDEX.root.digest, Answer(404)),
+        [f"index {INDEX.root.digest} is missing"],
+    ),
+    "a referrer is gone": (lose(BILL.root.digest), [f"referrer {BILL.root.digest} is missing"]),
+    "what a referrer consists of is gone": (
+        lose(list(BILL.blobs)[1]),
+        [f"blob {list(BILL.blobs)[1]} is missing"],
+    ),
+    "a referrer is listed no longer": (
+        strike("GET", "referrers", ONE.root.digest, Answer(200, (("Content-Type", images.OCI_INDEX),), b'{"manifests": []}')),
+        [f"referrer {BILL.root.digest} is not listed at what it is about"],
+    ),
+    "a signature's tag is gone": (lambda target: target.untag("copy", SIGNATURE_TAG), [f"{SIGNATURE_TAG} is not there"]),
+    "a signature's tag has moved": (
+        lambda target: images.load(target, "copy", STRANGER, SIGNATURE_TAG),
+        [f"{SIGNATURE_TAG} stands for {STRANGER.root.digest}, expected {SIGNATURE.root.digest}"],
+    ),
+    "a manifest has other bytes": (
+        strike("GET", "manifests", ONE.root.digest, Flip(7)),
+        [f"manifest {ONE.root.digest} is there as sha256:"],
+    ),
+    "a blob has another size": (
+        strike("HEAD", "blobs", LAYER, Lengthen(3)),
+        [f"layer {LAYER} to 127.0.0.1"],
+    ),
+    "a blob has another digest": (
+        strike("HEAD", "blobs", LAYER, WithHeaders((("Docker-Content-Digest", CONFIG),))),
+        [f"layer {LAYER} to 127.0.0.1"],
+    ),
+    "all is gone": (
+        lose(*INDEX.descriptors, *BILL.descriptors, *SIGNATURE.descriptors),
+        [
+            "v1 is not there",
+            f"{INDEX.root.digest} is missing",
+            f"referrer {BILL.root.digest} is missing",
+            f"{SIGNATURE_TAG} is not there",
+            f"referrer {SIGNATURE.root.digest} is missing",
+        ],
+    ),
+}
+
+
+def test_nothing_is_wrong_with_what_is_whole(session: Session, target: FakeRegistry) -> None:
+    load(target)
+    assert faults(session, expected(target)) == ()
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_each_damage_is_told_by_what_it_is(session: Session, target: FakeRegistry, damage: str) -> None:
+    load(target)
+    damaging, told = DAMAGE[damage]
+    damaging(target)
+    found = faults(session, expected(target))
+    assert [line[: len(start)] for line, start in zip(sorted(found), sorted(told), strict=True)] == sorted(told)
+
+
+def test_a_blob_of_another_size_is_told_with_both(session: Session, target: FakeRegistry) -> None:
+    load(target)
+    DAMAGE["a blob has another size"][0](target)
+    (line,) = faults(session, expected(target))
+    size = len(ONE.blobs[LAYER])
+    assert line.endswith(f": expected {size} bytes, the registry has it with {size + 3}")
+
+
+@pytest.mark.parametrize("wanted", ["linux/amd64", "linux/arm64"])
+def test_what_was_not_to_be_brought_of_an_index_is_not_missed(session: Session, target: FakeRegistry, wanted: str) -> None:
+    built = {"linux/amd64": ONE, "linux/arm64": OTHER}[wanted]
+    images.load(target, "copy", built)
+    flat = images.index([ONE, OTHER])
+    target.put_manifest("copy", flat.manifests[-1].raw, images.OCI_INDEX, tag="v1")
+    platforms = (Platform.parse(wanted),)
+    sparse = Expected(target=at(target, "copy:v1"), digest=Digest.parse(flat.root.digest), platforms=platforms)
+    assert faults(session, sparse) == ()
+    assert len(faults(session, Expected(target=sparse.target, digest=sparse.digest))) == 1
+
+    target.lose("copy", list(built.blobs)[1])
+
+    assert faults(session, sparse) == (f"layer {list(built.blobs)[1]} is missing",)
+
+
+def test_a_referrer_is_found_by_the_index_under_a_tag_where_there_is_no_api(session: Session) -> None:
+    with FakeRegistry(referrers=False) as target:
+        load(target)
+        wanted = expected(target)
+        assert faults(session, wanted) == (f"referrer {BILL.root.digest} is not listed at what it is about",)
+        images.load(target, "copy", images.index([BILL]), tag_of(Digest.parse(ONE.root.digest)))
+        assert faults(session, wanted) == ()
+
+
+def test_what_tags_of_a_repository_share_is_asked_for_once(session: Session, target: FakeRegistry) -> None:
+    load(target)
+    images.load(target, "copy", images.index([ONE]), "v2")
+    images.load(target, "copy", ONE, "v3")
+    wanted = [expected(target), expected(target, "v2", images.index([ONE])), expected(target, "v3", ONE)]
+
+    assert [faults_of(one) for one in session.audit(wanted)] == [(), (), ()]
+
+    requests = Counter(asked(target))
+    blobs = {*INDEX.blobs, *BILL.blobs, *SIGNATURE.blobs}
+    assert {one: times for one, times in requests.items() if "/blobs/" in one} == {
+        f"HEAD /v2/copy/blobs/{digest}": 1 for digest in blobs
+    }
+    manifests = {m.digest for built in (INDEX, images.index([ONE]), BILL, SIGNATURE) for m in built.manifests}
+    assert {one: times for one, times in requests.items() if one.startswith("GET") and "/manifests/" in one} == {
+        f"GET /v2/copy/manifests/{digest}": 1 for digest in manifests
+    }
+    heads = {one: times for one, times in requests.items() if one.startswith("HEAD") and "/manifests/" in one}
+    keys = "v1", "v2", "v3", SIGNATURE_TAG, BILL.root.digest  # which says the type of what has no tag
+    assert heads == {f"HEAD /v2/copy/manifests/{key}": 1 for key in keys}
+    assert [one for one in requests if "/referrers/" in one] == [f"GET /v2/copy/referrers/{ONE.root.digest}"]
+
+
+def test_referrers_of_several_tags_of_one_index_are_requested_once(session: Session, target: FakeRegistry) -> None:
+    load(target)
+    images.load(target, "copy", INDEX, "v2")
+
+    found = session.audit([expected(target), expected(target, "v2")])
+
+    assert [faults_of(one) for one in found] == [(), ()]
+    requests = Counter(asked(target))
+    listed = f"GET /v2/copy/referrers/{ONE.root.digest}"
+    resolved = [f"HEAD /v2/copy/manifests/{key}" for key in ("v1", "v2", SIGNATURE_TAG, BILL.root.digest)]
+    assert {one: requests[one] for one in (listed, *resolved)} == dict.fromkeys((listed, *resolved), 1)
+
+
+def test_what_is_missing_is_told_of_each_tag_that_has_it_and_asked_for_once(session: Session, target: FakeRegistry) -> None:
+    load(target)
+    images.load(target, "copy", ONE, "v3")
+    target.lose("copy", LAYER)
+
+    found = session.audit([expected(target), expected(target, "v3", ONE)])
+
+    assert [faults_of(one) for one in found] == [(f"layer {LAYER} is missing",)] * 2
+    assert asked(target).count(f"HEAD /v2/copy/blobs/{LAYER}") == 1
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(method="HEAD", path=".*/manifests/v1", nth=None, action=Answer(503)),
+        Fault(method="HEAD", path=".*/manifests/v1", nth=None, action=Answer(401)),
+        Fault(path=f".*/manifests/{ONE.root.digest}", nth=None, action=Cut(10)),
+        Fault(method="HEAD", path=f".*/blobs/{LAYER}", nth=None, action=Answer(500)),
+    ],
+    ids=["the tag", "the door", "a manifest", "a blob"],
+)
+def test_what_cannot_be_told_is_no_damage_and_keeps_nothing_from_other_tags(
+    session: Session, target: FakeRegistry, fault: Fault
+) -> None:
+    load(target)
+    images.load(target, "copy", OTHER, "v3")
+    target.inject(fault)
+
+    untold, right = session.audit([expected(target), expected(target, "v3", OTHER)])
+
+    assert isinstance(untold, DistError), untold
+    assert target.host in str(untold)
+    assert faults_of(right) == ()
+
+
+def test_of_a_registry_that_is_down_nothing_can_be_told(session: Session) -> None:
+    with FakeRegistry() as gone:
+        pass
+    found = session.audit([expected(gone), expected(gone, "v3", OTHER)])
+    assert len(found) == 2
+    assert all(isinstance(one, DistError) and str(one).startswith(f"{gone.host}/copy:v") for one in found)
+
+
+def test_another_attempt_asks_only_for_what_is_not_known(session: Session, target: FakeRegistry) -> None:
+    load(target)
+    images.load(target, "copy", OTHER, "v2")
+    target.inject(Fault(method="HEAD", path=".*/manifests/v2", action=Answer(401)))
+    wanted = (expected(target), expected(target, "v2", OTHER))
+    found, untold = session.audit(wanted)
+    assert (faults_of(found), isinstance(untold, DistError)) == ((), True)
+
+    before = len(asked(target))
+    assert [faults_of(one) for one in session.audit(wanted)] == [(), ()]
+    again = asked(target)[before:]
+    assert again
+    assert not [request for request in again if "/manifests/v1" in request or f"/blobs/{LAYER}" in request]
+
+    before = len(asked(target))
+    session.audit(wanted)
+    assert f"HEAD /v2/copy/blobs/{LAYER}" in asked(target)[before:]  # what was there may be lost by now

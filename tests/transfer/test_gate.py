@@ -1,0 +1,137 @@
+"""Gates: what they are told, what a veto is, what a gate that breaks is."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prefect_dist.ocispec import Digest, Reference
+from prefect_dist.transfer.cancellation import Stopped, Stopping
+from prefect_dist.transfer.gate import Candidate, Gate, GateFailed, Veto, ask
+from tests.peers.processes import poll_until
+
+CANDIDATE = Candidate(
+    reference=Reference.parse("registry.example/team/app:v1"), digest=Digest.of(b"a manifest"), store="/a/store"
+)
+SUBJECT = "registry.example/team/app:v1"
+
+
+def nothing() -> None:
+    """Go on."""
+
+
+def shell(script: str, *, timeout_s: float = 60, check: Callable[[], None] = nothing) -> str | None:
+    return ask(Gate(command=("sh", "-c", script), timeout_s=timeout_s), CANDIDATE, check=check)
+
+
+def test_a_program_that_ends_well_lets_an_image_pass() -> None:
+    assert shell("echo no matter what is said; exit 0") is None
+
+
+def test_a_program_finds_in_its_environment_what_it_is_asked_about(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    assert shell(f'printf "%s\\n" "$DIST_REFERENCE" "$DIST_DIGEST" "$DIST_PINNED" "$DIST_STORE" "$HOME" > {told}') is None
+    digest = CANDIDATE.digest
+    expected = [SUBJECT, str(digest), f"registry.example/team/app@{digest}", "/a/store", os.environ["HOME"]]
+    assert told.read_text().splitlines() == expected
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("echo first; echo 3 critical findings; exit 1", "3 critical findings (exit status 1)"),
+        ("echo on standard error >&2; exit 3", "on standard error (exit status 3)"),
+        ("printf 'a\\n\\n  \\n'; exit 2", "a (exit status 2)"),
+        ("printf 'red \\033[31m text'; exit 1", "red [31m text (exit status 1)"),
+        ("exit 7", "no reason given (exit status 7)"),
+        ("yes | head -c 10000000; echo; echo the end; exit 1", "the end (exit status 1)"),
+        ("cat; exit 4", "no reason given (exit status 4)"),
+    ],
+    ids=["last line", "standard error", "blank lines", "control characters", "silence", "much", "no input"],
+)
+def test_any_other_end_is_a_veto_with_the_last_line_for_its_reason(script: str, reason: str) -> None:
+    assert shell(script) == reason
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("no-such-scanner",), f"gate no-such-scanner: {SUBJECT}: cannot be started (No such file or directory)"),
+        (("/dev/null",), f"gate /dev/null: {SUBJECT}: cannot be started (Permission denied)"),
+        (("sh", "-c", "kill -9 $$"), f"gate sh: {SUBJECT}: was killed by SIGKILL"),
+        (("sh", "-c", "sleep 600 & wait"), f"gate sh: {SUBJECT}: gave no answer in 0.3 s"),
+    ],
+)
+def test_a_program_that_cannot_be_asked_has_failed(command: tuple[str, ...], message: str) -> None:
+    with pytest.raises(GateFailed) as caught:
+        ask(Gate(command=command, timeout_s=0.3), CANDIDATE, check=nothing)
+    assert str(caught.value) == message
+    assert not caught.value.retryable
+
+
+def test_a_run_that_is_ended_ends_its_gates_with_all_that_they_started(tmp_path: Path) -> None:
+    stopping, pid = Stopping(), tmp_path / "pid"
+
+    def check() -> None:
+        if pid.exists() and pid.read_text().strip():
+            stopping.set("interrupted")
+        stopping.check()
+
+    with pytest.raises(Stopped, match="interrupted"):
+        shell(f"sh -c 'echo $$ > {pid}; exec sleep 600'", check=check)
+    child = int(pid.read_text())
+    assert poll_until(lambda: not is_running(child), timeout_s=10)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "gates_of_a_test.py").write_text(
+        "from prefect_dist.transfer.gate import Veto\n"
+        "seen = []\n"
+        "def passing(candidate):\n    seen.append(candidate)\n"
+        "def refusing(candidate):\n    raise Veto(f'{candidate.pinned} is not signed')\n"
+        "def silent(candidate):\n    raise Veto\n"
+        "def broken(candidate):\n    raise KeyError('key\\nof two lines')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "gates_of_a_test", raising=False)
+    return "gates_of_a_test"
+
+
+def call(entry_point: str) -> str | None:
+    return ask(Gate(entry_point=entry_point), CANDIDATE, check=nothing)
+
+
+def test_a_function_is_given_the_candidate_and_passes_by_returning(module: str) -> None:
+    assert call(f"{module}:passing") is None
+    assert sys.modules[module].seen == [CANDIDATE]
+
+
+def test_a_function_vetoes_by_raising(module: str) -> None:
+    assert call(f"{module}:refusing") == f"{CANDIDATE.pinned} is not signed"
+    assert call(f"{module}:silent") == "no reason given"
+    assert issubclass(Veto, Exception)
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "message"),
+    [
+        ("no_such_module_here:gate", "cannot be imported (No module named 'no_such_module_here')"),
+        ("gates_of_a_test:missing", "cannot be imported (module 'gates_of_a_test' has no attribute 'missing')"),
+        ("gates_of_a_test:broken", f"{SUBJECT}: KeyError: 'key\\nof two lines'"),
+    ],
+)
+def test_a_function_that_cannot_be_asked_has_failed(module: str, entry_point: str, message: str) -> None:
+    assert module
+    with pytest.raises(GateFailed) as caught:
+        call(entry_point)
+    assert str(caught.value) == f"gate {entry_point}: {message}"

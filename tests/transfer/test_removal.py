@@ -1,0 +1,33 @@
+"""The removal of tags at a registry that deletes only whole manifests."""
+
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.referrers import cosign_tags
+from prefect_dist.transfer.removal import UnwantedTag
+from prefect_dist.transfer.session import Session
+from tests import images
+from tests.fakes.registry import FakeRegistry
+from tests.transfer.content import asked, at
+
+BUILT, SIGNATURE = images.image(1190, layers=1), images.artifact(1191)
+SIGNATURE_TAG = cosign_tags(Digest.parse(BUILT.root.digest))[0]
+
+
+def test_a_manifest_stays_while_a_tag_has_it_that_is_not_to_be_removed(session: Session) -> None:
+    with FakeRegistry(deletes="manifests") as registry:
+        images.load(registry, "copy", BUILT, "v1")
+        images.load(registry, "copy", SIGNATURE, SIGNATURE_TAG)
+        images.load(registry, "copy", SIGNATURE, "signature")
+        signature = Digest.parse(SIGNATURE.root.digest)
+        unwanted = (
+            UnwantedTag(
+                target=at(registry, "copy:v1"), digest=Digest.parse(BUILT.root.digest), referrers=frozenset({signature})
+            ),
+            UnwantedTag(target=at(registry, "copy:signature"), digest=signature),
+        )
+
+        removed = session.remove(at(registry, "copy:signature"), unwanted, workers=1)
+
+        assert removed.status == "shared"
+        assert (removed.why or "").startswith(f"{registry.host}/copy:{SIGNATURE_TAG} needs {signature}, and ")
+        assert f"DELETE /v2/copy/manifests/{signature}" not in asked(registry)
+        assert registry.manifest("copy", SIGNATURE_TAG) is not None

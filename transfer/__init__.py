@@ -1,0 +1,1 @@
+"""Units of work on content: fetch, deliver, publish, compare, audit and remove."""

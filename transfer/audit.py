@@ -1,0 +1,143 @@
+"""Whether what was brought to a repository is there, all of it: below what a tag stands for, and about it.
+
+That a tag stands for the right digest proves nothing of what this names: blobs and manifests can be missing below it, after a
+deletion, a collection of garbage that went wrong, or a copy that broke off.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest
+from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound
+from prefect_dist.ocispec.handlers import children_handler, filter_platforms, visit, without_foreign
+from prefect_dist.ocispec.platform import Platforms
+from prefect_dist.remotes import Pusher, Source
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True, eq=False)
+class Expected:
+    """What a tag should stand for; of an index the `platforms` that were brought, None is all.
+
+    `referrers` should be beside it, under a tag or listed at what they are about, None.
+    """
+
+    target: Reference
+    digest: Digest
+    platforms: Platforms = None
+    referrers: Mapping[Digest, str | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class Finding:
+    """The result of an audit of one tag: its faults, a line each, and what it resolves to, None for no such tag."""
+
+    faults: tuple[str, ...]
+    root: Descriptor | None
+
+
+class Auditor:
+    """Audits tags of one repository. Each piece of content is looked up once."""
+
+    def __init__(self, source: Source, pusher: Pusher) -> None:
+        self._source, self._pusher = source, pusher
+        self._seen: dict[object, str | None] = {}
+        self._documents: dict[Digest, bytes] = {}
+        self._resolved: dict[Reference, Descriptor | None] = {}
+        self._listed: dict[Digest, frozenset[Digest]] = {}
+
+    def audit(self, expected: Expected) -> Finding:
+        """Return what is wrong with a tag, and what it resolves to.
+
+        Raises:
+            DistError: the registry does not answer as it should.
+        """
+        root = self._standing(expected.target)
+        return Finding(faults=tuple(dict.fromkeys(self._faults(expected, root))), root=root)
+
+    def _faults(self, expected: Expected, root: Descriptor | None) -> Iterator[str]:
+        yield from self._image(expected.target, root, expected.digest, expected.platforms, missing=str(expected.digest))
+        for digest, tag in expected.referrers.items():
+            yield from self._referrer(expected.target, digest, tag)
+
+    def _image(
+        self, target: Reference, there: Descriptor | None, digest: Digest, platforms: Platforms, *, missing: str
+    ) -> Iterator[str]:
+        """Return what is wrong with a tag, which resolves to `there`, and with the image that it should resolve to."""
+        if there is None:
+            yield f"{target.tag or target} is not there"
+        elif there.digest != digest:
+            yield f"{target.tag or target} stands for {there.digest}, expected {digest}"
+        root = there if there is not None and there.digest == digest else self._manifest(target, digest)
+        if root is None:
+            yield f"{missing} is missing"
+        else:
+            yield from self._tree(root, platforms)
+
+    def _manifest(self, target: Reference, digest: Digest) -> Descriptor | None:
+        return self._standing(Reference.parse(f"{target.locator}@{digest}"))
+
+    def _standing(self, reference: Reference) -> Descriptor | None:
+        """Return what a reference resolves to, None for nothing; it is resolved once."""
+        if reference not in self._resolved:
+            try:
+                self._resolved[reference] = self._source.resolve(reference)
+            except NotFound:
+                self._resolved[reference] = None
+        return self._resolved[reference]
+
+    def _tree(self, root: Descriptor, platforms: Platforms) -> Iterator[str]:
+        children = without_foreign(filter_platforms(children_handler(self._read), platforms))
+        pending, met = [root], set[object]()
+        while pending:
+            descriptor = pending.pop()
+            if descriptor.content in met:
+                continue
+            met.add(descriptor.content)
+            fault = self._look(descriptor)
+            if fault is not None:
+                yield fault
+            elif descriptor.is_manifest:
+                pending += visit(children, descriptor)
+
+    def _look(self, descriptor: Descriptor) -> str | None:
+        """What is wrong with one piece of content. A manifest is read, a blob is asked for."""
+        if descriptor.content not in self._seen:
+            try:
+                there = bool(self._read(descriptor)) if descriptor.is_manifest else self._pusher.has(descriptor)
+                self._seen[descriptor.content] = None if there else f"{descriptor} is missing"
+            except NotFound:
+                self._seen[descriptor.content] = f"{descriptor} is missing"
+            except (Corrupt, InvalidInput) as exc:
+                self._seen[descriptor.content] = str(exc)
+        return self._seen[descriptor.content]
+
+    def _read(self, descriptor: Descriptor) -> bytes:
+        if descriptor.digest not in self._documents:
+            if descriptor.size > manifest.MAX_BYTES:
+                raise InvalidInput(f"{descriptor}: expected at most {manifest.MAX_BYTES} bytes, it has {descriptor.size}")
+            raw = b"".join(self._source.fetch(descriptor))
+            if (found := Digest.of(raw, algorithm=descriptor.digest.algorithm)) != descriptor.digest:
+                raise Corrupt(f"{descriptor} is there as {found}")
+            self._documents[descriptor.digest] = raw
+        return self._documents[descriptor.digest]
+
+    def _referrer(self, target: Reference, digest: Digest, tag: str | None) -> Iterator[str]:
+        if tag is not None:
+            place = Reference.parse(f"{target.locator}:{tag}")
+            yield from self._image(place, self._standing(place), digest, None, missing=f"referrer {digest}")
+            return
+        root = self._manifest(target, digest)
+        if root is None:
+            yield f"referrer {digest} is missing"
+            return
+        yield from self._tree(root, None)
+        if self._look(root) is None and not self._is_listed(root):
+            yield f"referrer {digest} is not listed at what it is about"
+
+    def _is_listed(self, referrer: Descriptor) -> bool:
+        about = manifest.subject(self._read(referrer), referrer.media_type, at=str(referrer))
+        if about is None:
+            return True
+        if about.digest not in self._listed:
+            self._listed[about.digest] = frozenset(one.digest for one in self._source.referrers(about))
+        return referrer.digest in self._listed[about.digest]

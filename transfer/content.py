@@ -1,0 +1,204 @@
+"""Joining a remote to a store: content moves from one to the other and is verified on the way.
+
+Whether anything has to be done is the store's to say: what exists is not asked for, what is partly there is gone on with.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from prefect_dist.ocispec import Descriptor, manifest, referrers
+from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, InvalidInput
+from prefect_dist.ocispec.handlers import Handler
+from prefect_dist.remotes import Pusher, Source
+from prefect_dist.storage import ContentStore, Writer
+
+# A second transfer of the same content waits for the first one: with a growing, random pause between looks (containerd's
+# OpenWriter does the same), since nothing tells it when a writer in another process ends.
+_FIRST_PAUSE_S = 0.016
+_LONGEST_PAUSE_S = 2.0
+
+
+class Observer(Protocol):
+    """Who wants to know how a transfer goes. Called from many threads; what it raises ends the transfer."""
+
+    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
+        """`offset` bytes are there, `gained` of them were just transferred."""
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Receipt:
+    """How content came to be where it was wanted; `transferred` counts the bytes of this attempt."""
+
+    status: Literal["fetched", "pushed", "mounted", "existed"]
+    transferred: int = 0
+    seconds: float = 0.0
+
+    def with_more(self, other: "Receipt") -> "Receipt":
+        """The same after more was done for the same content."""
+        status = self.status if other.status == "existed" else other.status
+        return Receipt(status, self.transferred + other.transferred, self.seconds + other.seconds)
+
+
+def fetch(
+    store: ContentStore,
+    source: Source,
+    descriptor: Descriptor,
+    *,
+    observer: Observer,
+    pause: Callable[[float], None] = time.sleep,
+) -> Receipt:
+    """Bring the content of `descriptor` into the store, verified.
+
+    Raises:
+        Corrupt: the bytes are not those announced; none of them are kept, the next attempt starts at 0.
+        DistError: whatever remote or store raise; what has arrived is kept and gone on with.
+    """
+    started = time.monotonic()
+    writer = _open_writer(store, descriptor, pause)
+    if writer is None:
+        return Receipt("existed", seconds=time.monotonic() - started)
+    with writer:
+        transferred = _fill(writer, source, descriptor, observer)
+        try:
+            writer.commit()
+        except Corrupt:
+            writer.truncate()  # which of the bytes are wrong is not known, so the next attempt needs all of them
+            source.distrust(descriptor)
+            raise
+    return Receipt("fetched", transferred, time.monotonic() - started)
+
+
+def push(
+    store: ContentStore,
+    target: Pusher,
+    descriptor: Descriptor,
+    *,
+    source: str | None = None,
+    tag: str | None = None,
+    observer: Observer,
+) -> Receipt:
+    """Bring the content of `descriptor` from the store to a repository, whose registry verifies it.
+
+    A blob is mounted from the `source` repository of the same registry, or from wherever that knows it, if it can be. A
+    manifest's children have to be there; with a `tag`, that is set where it stands for something else.
+
+    Raises:
+        NotFound: it is not in the store.
+        Corrupt: the registry says that these are other bytes.
+        DistError: whatever store or remote raise; an upload that broke off is gone on with by the next one of this run.
+    """
+    started = time.monotonic()
+    there = target.has(descriptor, tag=tag)
+    if descriptor.is_manifest:
+        raw = store.manifest(descriptor)
+        # With a subject it is put although it is there: only the answer says whether the registry lists it by itself, and a run
+        # that was ended between the one and the other has left it unlisted.
+        if there and _subject(raw, descriptor) is None:
+            return Receipt("existed", seconds=time.monotonic() - started)
+        _put(target, raw, descriptor, tag, observer)
+        return Receipt("existed" if there else "pushed", len(raw), time.monotonic() - started)
+    if there:
+        return Receipt("existed", seconds=time.monotonic() - started)
+    if target.mount(descriptor, source=source):
+        return Receipt("mounted", seconds=time.monotonic() - started)
+    sent = 0
+
+    def advanced(offset: int, gained: int) -> None:
+        nonlocal sent
+        sent += gained
+        observer.advanced(descriptor, offset, gained)
+
+    try:
+        target.upload(descriptor, lambda offset: store.chunks(descriptor.digest, offset=offset), observer=advanced)
+    except InvalidInput:
+        for _ in store.chunks(descriptor.digest):  # if the registry refuses what is not the blob at all, that is said instead
+            pass
+        raise
+    return Receipt("pushed", sent, time.monotonic() - started)
+
+
+def put(store: ContentStore, target: Pusher, descriptor: Descriptor, *, tag: str | None = None, observer: Observer) -> Receipt:
+    """Bring a manifest to a repository that has its children, whatever it has there already; with a `tag`, set that.
+
+    Raises:
+        DistError: whatever store or remote raise.
+    """
+    started = time.monotonic()
+    raw = store.manifest(descriptor)
+    _put(target, raw, descriptor, tag, observer)
+    return Receipt("pushed", len(raw), time.monotonic() - started)
+
+
+def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None, observer: Observer) -> None:
+    """Store a manifest, and see that the registry lists it at its subject, if it has one."""
+    listed_under = target.put(raw, descriptor, tag=tag)
+    observer.advanced(descriptor, len(raw), len(raw))
+    subject = _subject(raw, descriptor)
+    if subject is not None and listed_under is None:
+        target.refer(subject.digest, referrers.entry(raw, descriptor, at=str(descriptor)))
+
+
+def _subject(raw: bytes, descriptor: Descriptor) -> Descriptor | None:
+    return manifest.subject(raw, descriptor.media_type, at=str(descriptor))
+
+
+def fetch_handler(
+    store: ContentStore,
+    source: Source,
+    *,
+    observer: Observer,
+    pause: Callable[[float], None] = time.sleep,
+    receipts: list[Receipt],
+) -> Handler:
+    """The handler that fetches a descriptor and leaves a receipt for it; it finds no children."""
+
+    def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
+        receipts.append(fetch(store, source, descriptor, observer=observer, pause=pause))
+        return ()
+
+    return handle
+
+
+def _open_writer(store: ContentStore, descriptor: Descriptor, pause: Callable[[float], None]) -> Writer | None:
+    """A writer for the content; None where it is there, or came while another writer had it."""
+    longest = _FIRST_PAUSE_S
+    while not _is_there(store, descriptor):
+        try:
+            return store.writer(_ref(descriptor), expected=descriptor.digest, total=descriptor.size)
+        except AlreadyExists:
+            continue
+        except Busy:
+            pause(random.uniform(0, longest))  # noqa: S311 - spreads waiters, hides nothing
+            longest = min(2 * longest, _LONGEST_PAUSE_S)
+    return None
+
+
+def _is_there(store: ContentStore, descriptor: Descriptor) -> bool:
+    """Return whether the content is there and stays: its root is leased, so gc keeps what is found in `unswept`."""
+    if not store.holds(descriptor):
+        return False
+    with store.unswept():
+        return store.holds(descriptor)
+
+
+def _fill(writer: Writer, source: Source, descriptor: Descriptor, observer: Observer) -> int:
+    """Write what is missing; the number of bytes that were transferred for it."""
+    if descriptor.data is not None:
+        writer.truncate()
+        writer.write(descriptor.data)
+        return 0
+    started = writer.offset
+    observer.advanced(descriptor, started, 0)
+    if started < descriptor.size:
+        for piece in source.fetch(descriptor, offset=started):
+            writer.write(piece)
+            observer.advanced(descriptor, writer.offset, len(piece))
+    return writer.offset - started
+
+
+def _ref(descriptor: Descriptor) -> str:
+    """The ingest of a descriptor: keyed by content, so that every process that wants it meets at the same one."""
+    return f"{descriptor.kind}-{descriptor.digest}"

@@ -1,0 +1,162 @@
+"""Removal of tags that a mirror made and that are not wanted any more.
+
+A tag is deleted by its name where the registry can do that. Other registries delete manifests, with every tag of them. Then a
+manifest is deleted only if no remaining tag of the repository needs it (`transfer.tag_graph`).
+
+The answer to a deletion proves nothing: some registries accept the request and do not carry it out. A tag is reported as
+removed only once it does not resolve to its digest any more.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec.errors import Unavailable
+from prefect_dist.remotes import Pusher
+from prefect_dist.transfer.tag_graph import TagGraph, TagSource
+
+_ONLY_MANIFESTS = "this registry deletes only whole manifests, not tags"
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class UnwantedTag:
+    """A tag to remove: the digest that the mirror published under it, and the referrers that it copied with that.
+
+    `replaces` is the digest that the mirror published before, if it is not known whether `digest` was published.
+    """
+
+    target: Reference
+    digest: Digest
+    replaces: Digest | None = None
+    referrers: frozenset[Digest] = field(default_factory=frozenset)
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class Removed:
+    """The outcome for one tag: `removed`, `gone` before, `changed` by someone else, or `shared` with tags that stay; `why`."""
+
+    status: Literal["removed", "gone", "changed", "shared"]
+    why: str | None = None
+
+
+class Remover:
+    """Removes tags of one repository, one at a time. `resolve` returns what a tag resolves to now, None for no such tag.
+
+    Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        repository: Reference,
+        *,
+        source: TagSource,
+        pusher: Pusher,
+        resolve: Callable[[Reference], Descriptor | None],
+        read: Callable[[Descriptor], bytes],
+        workers: int,
+    ) -> None:
+        self._unwanted: dict[str, UnwantedTag] = {}
+        self._pusher, self._resolve = pusher, resolve
+        self._outcomes: dict[str, Removed] = {}
+        self._can_delete_tags = True
+        self._accepted: set[str] = set()  # tags of which a deletion was answered as if they did not exist any more
+        self._graph = TagGraph(repository, source, resolve=resolve, read=read, workers=workers)
+
+    def allow(self, unwanted: Iterable[UnwantedTag]) -> None:
+        """Allow the removal of some tags. Only these may be removed together with a manifest."""
+        for one in unwanted:
+            tag = str(one.target.tag)
+            if tag not in self._unwanted:
+                self._unwanted[tag] = one
+                self._graph.allow(tag, one.digest, one.referrers)
+
+    def add_known(self, tags: Iterable[str]) -> None:
+        """Add tags that the mirror knows in this repository. What they need stays, even if the registry does not list them."""
+        self._graph.add_known(tags)
+
+    def remove(self, tag: str) -> Removed:
+        """Remove an allowed tag if it resolves to the digest that the mirror published under it.
+
+        Raises:
+            Unsupported: the registry deletes neither tags nor manifests.
+            Conflict: the registry deletes only manifests, and its list of tags lacks a tag that exists.
+            Unavailable: the tag still resolves to its digest after the registry answered to its deletion.
+            DistError: the tag, or anything that other tags need, cannot be read or deleted.
+        """
+        if tag not in self._outcomes:
+            self._outcomes[tag] = self._remove(tag)
+            if self._outcomes[tag].status == "shared":
+                self._graph.disallow(tag)  # it is reported as kept, so it must not go with another tag later
+        return self._outcomes[tag]
+
+    def _remove(self, tag: str) -> Removed:
+        obstacle = self._obstacle(tag)
+        if obstacle is not None:
+            return obstacle
+        if self._can_delete_tags:
+            status = self._pusher.untag(tag)
+            if status is not None:
+                self._accepted.add(tag)
+                self._check_deleted(tag, status)
+                return Removed(status="removed")
+            self._can_delete_tags = False
+        return self._remove_manifest(tag)
+
+    def _remove_manifest(self, tag: str) -> Removed:
+        """Delete the manifest of a tag, after the other unwanted tags that need this manifest.
+
+        A tag that is not unwanted keeps the manifest, also a cosign tag of which every other referrer may go.
+        """
+        one = self._unwanted[tag]
+        self._graph.load()
+        while (holder := self._graph.holder_of(one.digest)) is not None:
+            if holder not in self._unwanted or self.remove(holder).status not in ("removed", "gone"):
+                return _shared(one, holder)
+            self._graph.load()
+        sharing = [other for other in self._graph.tags_of(one.digest) if other != tag]
+        if (wanted := next((other for other in sharing if other not in self._unwanted), None)) is not None:
+            return _shared(one, wanted)
+        if any(self._obstacle(other) is not None for other in sharing):
+            return self._remove_manifest(tag)  # a tag was moved meanwhile, and may need this manifest in another way
+        if (obstacle := self._obstacle(tag)) is not None:  # checked last: the next request deletes
+            return obstacle
+        status = self._pusher.delete(one.digest)
+        self._accepted.update((tag, *sharing))
+        self._check_deleted(tag, status)
+        for other in sharing:
+            self._check_deleted(other, status)
+            self._outcomes[other] = Removed(status="removed", why=f"removed with {one.target}, which had the same manifest")
+        return Removed(status="removed")
+
+    def _check_deleted(self, tag: str, status: int) -> None:
+        """Raise an error if a tag still resolves to its digest after its deletion was answered with `status`."""
+        one = self._unwanted[tag]
+        found = self._resolve(one.target)
+        self._graph.set_tag(tag, found)
+        if found is not None and found.digest == one.digest:
+            raise Unavailable(f"{one.target} still resolves to {one.digest} after DELETE was answered with {status}")
+
+    def _obstacle(self, tag: str) -> Removed | None:
+        """Return why a tag is not to be removed, None if it is."""
+        one = self._unwanted[tag]
+        found = self._resolve(one.target)
+        if found is not None and one.replaces is not None:  # only the first look decides which of both digests it is
+            digest = found.digest if found.digest == one.replaces else one.digest
+            one = self._unwanted[tag] = replace(one, digest=digest, replaces=None)
+            self._graph.allow(tag, one.digest, one.referrers)
+        self._graph.set_tag(tag, found)
+        if found is None and tag in self._accepted:
+            return Removed(status="removed")
+        if found is None:
+            return Removed(status="gone", why="the tag does not exist any more")
+        if found.digest != one.digest:
+            why = f"it resolves to {found.digest} now, not to {one.digest} as this mirror left it; it is someone else's tag"
+            return Removed(status="changed", why=why)
+        return None
+
+
+def _shared(unwanted: UnwantedTag, holder: str) -> Removed:
+    """Return the outcome for a tag whose manifest another tag, `holder`, needs."""
+    needed_by = f"{unwanted.target.locator}:{holder}"
+    return Removed(status="shared", why=f"{needed_by} needs {unwanted.digest}, and {_ONLY_MANIFESTS}")

@@ -1,0 +1,79 @@
+"""Where the content that a target was once brought can still be had."""
+
+from collections.abc import Iterator
+
+from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
+from prefect_dist.ocispec.referrers import Referrer
+from prefect_dist.ocispec.selected import select
+from prefect_dist.storage import ContentStore, Name
+from prefect_dist.transfer.audit import Expected
+from prefect_dist.transfer.survey import Reader
+
+
+def locate(origin: Reference, expected: Expected, reader: Reader, *, rewritten: bool) -> Descriptor:
+    """The root at its source of what should stand at a target: as the store knows it, or else as the source still has it.
+
+    An index that was `rewritten` has another root there, of which it is made again.
+
+    Raises:
+        NotFound: neither has it.
+        DistError: whatever the source raises.
+    """
+    named = _named(reader.store, str(origin))
+    if named is not None and _is_what_it_was(named.descriptor, expected, reader, rewritten=rewritten):
+        return named.descriptor
+    if not rewritten:
+        return reader.source.resolve(_pinned(origin, expected.digest))
+    root = reader.source.resolve(origin)
+    if not _gives(root, expected, reader, rewritten=rewritten):
+        raise NotFound(f"{origin}: no longer what {expected.target} was made of; mirror it anew")
+    return root
+
+
+def referrers(origin: Reference, expected: Expected, reader: Reader) -> tuple[Referrer, ...]:
+    """What should be about an image, likewise; what neither has any more is left out.
+
+    Raises:
+        DistError: whatever the source raises.
+    """
+    return tuple(_referrers(origin, expected, reader))
+
+
+def _referrers(origin: Reference, expected: Expected, reader: Reader) -> Iterator[Referrer]:
+    named = _named(reader.store, str(origin))
+    known = {one.descriptor.digest: one.descriptor for one in (named.referrers if named is not None else ())}
+    for digest, tag in expected.referrers.items():
+        try:
+            yield Referrer(known.get(digest) or reader.source.resolve(_pinned(origin, digest)), tag)
+        except NotFound:
+            continue
+
+
+def _is_what_it_was(named: Descriptor, expected: Expected, reader: Reader, *, rewritten: bool) -> bool:
+    """Whether what the store has named is it still; what cannot be read is asked of the source."""
+    try:
+        return _gives(named, expected, reader, rewritten=rewritten)
+    except DistError:
+        return False
+
+
+def _gives(root: Descriptor, expected: Expected, reader: Reader, *, rewritten: bool) -> bool:
+    """Whether a root is what a target was brought, or what that was made of."""
+    if not rewritten or expected.platforms is None:
+        return root.digest == expected.digest
+    try:
+        return select(root, expected.platforms, reader.read, is_missing=reader.is_missing).root.digest == expected.digest
+    except NotFound:  # it has nothing for these platforms any more
+        return False
+
+
+def _named(store: ContentStore, name: str) -> Name | None:
+    try:
+        return store.names.get(name)
+    except (NotFound, InvalidInput):
+        return None
+
+
+def _pinned(origin: Reference, digest: Digest) -> Reference:
+    return Reference.parse(f"{origin.locator}@{digest}")

@@ -1,0 +1,354 @@
+"""What the tasks of a run share: the store, the registries, and whether to stop.
+
+A run opens its session from a small, picklable specification and closes it; tasks find it through `current`. Nothing of it is
+ever a task's parameter: Prefect would walk through it, hash it and show it.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal, Protocol, TypeVar
+
+from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.ocispec.handlers import Handler, chain, children_handler, without_missing_attestations
+from prefect_dist.ocispec.referrers import Referrer
+from prefect_dist.remotes import (
+    Credentials,
+    CredentialSource,
+    DockerConfig,
+    Given,
+    Registries,
+    RegistrySettings,
+    Source,
+    first_of,
+)
+from prefect_dist.storage import ContentStore, open_store
+from prefect_dist.storage.leases import Lease
+from prefect_dist.transfer import cancellation as stopping
+from prefect_dist.transfer import content as transfer
+from prefect_dist.transfer import gate, survey
+from prefect_dist.transfer import repair_source as locating
+from prefect_dist.transfer.audit import Auditor, Expected, Finding
+from prefect_dist.transfer.cancellation import Stopped, Stopping
+from prefect_dist.transfer.delivery import Delivery, Publication
+from prefect_dist.transfer.gate import Candidate, Gate
+from prefect_dist.transfer.offline import Stored
+from prefect_dist.transfer.recorder import Keeper
+from prefect_dist.transfer.related import Related, RelatedLookup
+from prefect_dist.transfer.removal import Removed, Remover, UnwantedTag
+from prefect_dist.transfer.stats import Meter, Tally
+from prefect_dist.transfer.survey import Ask, Found, Reader
+
+T = TypeVar("T")
+Untold = Literal["image", "list"]
+
+
+class Observer(transfer.Observer, Protocol):
+    """Who wants to know how a run goes. Called from many threads."""
+
+    def left_alone(self, server: str, seconds: float) -> None:
+        """A server that has too many requests is not asked for so long, as it said."""
+
+    def untold(self, name: str, what: Untold) -> None:
+        """It cannot be told what an image stands for, or what a repository or a registry lists: no attempt is left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionSpec:
+    """What a session is opened from. `store` is a path or fsspec URL.
+
+    `store_options` are fsspec's, and may be secret. `credentials` are by registry, as `remotes.Given` takes them; `ways` say
+    where there could be more, see `remotes.login`. `offline` images come from the store alone, and no source is asked.
+    """
+
+    store: str
+    store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    registries: RegistrySettings = field(default_factory=RegistrySettings)
+    credentials: Mapping[str, Credentials] = field(default_factory=dict, repr=False)
+    ways: tuple[str, ...] = ()
+    offline: bool = False
+
+
+class Session:
+    """The resources of one run. Thread-safe."""
+
+    def __init__(
+        self,
+        spec: SessionSpec,
+        store: ContentStore,
+        lease: Lease,
+        registries: Registries,
+        *,
+        observer: Observer,
+        stopping: Stopping,
+    ) -> None:
+        self.spec = spec
+        self.store = store
+        self.registries = registries
+        self.stopping = stopping
+        self.keeper = Keeper(store, lease, offline=spec.offline)
+        # Mirrors of a target are not asked: what counts is what it has itself.
+        self._observer, self._received, self._sent = observer, Meter(self), Meter(self)
+        self._delivery = Delivery(
+            self.keeper, source=registries.itself, pusher=registries.pusher, received=self._received, sent=self._sent
+        )
+        self._found: dict[Ask, Found] = {}
+        self._tags: dict[Reference, tuple[str, ...]] = {}
+        self._related = RelatedLookup(self._source, registries.itself, self._own_tags, offline=spec.offline)
+        self._auditors: dict[tuple[Expected, ...], Auditor] = {}
+        self._removers: dict[str, Remover] = {}  # by repository
+        self.failing: set[str] = set()  # hosts to which some content could not be brought after all attempts; single steps
+
+    @property
+    def tally(self) -> Tally:
+        """What was moved so far."""
+        counter = self._delivery.counter
+        return Tally(
+            received=self._received.total,
+            sent=self._sent.total,
+            mounted=counter.mounted,
+            existed=counter.existed,
+            mounted_bytes=counter.mounted_bytes,
+            existed_bytes=counter.existed_bytes,
+        )
+
+    def resolve(self, reference: Reference) -> Descriptor:
+        """The descriptor that a reference stands for now."""
+        with self._endable():
+            return self._source(reference).resolve(reference)
+
+    def tags(self, repositories: Sequence[Reference], *, workers: int) -> list[tuple[str, ...] | DistError]:
+        """The tags of some repositories, or why they cannot be had; what was listed is not asked for again in this run."""
+
+        def list_one(repository: Reference) -> tuple[str, ...] | DistError:
+            return self._told(lambda: tuple(self._source(repository).tags()))
+
+        new = [repository for repository in repositories if repository not in self._tags]
+        with ThreadPoolExecutor(workers) as executor:
+            found = dict(zip(new, executor.map(list_one, new), strict=True))
+        self._tags |= {repository: tags for repository, tags in found.items() if isinstance(tags, tuple)}
+        return [found.get(repository) or self._tags[repository] for repository in repositories]
+
+    def repositories(self, host: str) -> tuple[str, ...]:
+        """The repositories of a registry."""
+        with self._endable():
+            return tuple(self.registries.repositories(host))
+
+    def referrers(self, subject: Descriptor, reference: Reference, related: Related) -> tuple[Referrer, ...]:
+        """Return the manifests in a source repository that refer to `subject`, see `transfer.related`."""
+        with self._endable():
+            return self._related.at_source(subject, reference, related, read=self._reader(reference, keep=True).read)
+
+    def _own_tags(self, place: Reference) -> Iterable[str]:
+        """The tags of a repository as its registry lists them, whatever mirrors of that list."""
+        known = self._tags.get(Reference.parse(place.locator))
+        if known is not None and not self.spec.registries.hosts.of(place.host).mirrors:
+            return known
+        return self.registries.itself(place).tags()
+
+    def fetching(self, reference: Reference, receipts: list[transfer.Receipt]) -> Handler:
+        """The handler that fetches a descriptor from a repository, then answers with its children."""
+        source = self._source(reference)
+        fetch = transfer.fetch_handler(
+            self.store, source, observer=self._received, pause=self.stopping.pause, receipts=receipts
+        )
+        children = children_handler(self.store.manifest)
+        if self.spec.offline:
+            children = without_missing_attestations(children, lambda child: not self.store.holds(child))
+        handler = chain(fetch, children)
+
+        def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
+            with self._endable():
+                return handler(descriptor)
+
+        return handle
+
+    def find(self, asks: Sequence[Ask], *, keep: bool, workers: int) -> list[Found]:
+        """What stands for what, see `transfer.survey`; what was found without an error is not asked again in this run."""
+
+        def find_one(ask: Ask) -> Found:
+            try:
+                with self._endable():
+                    found = survey.find(ask, self._reader(ask.source, keep=keep), self._delivery.standing, self._related)
+                    if found.errors:  # which a stop may have caused
+                        self.stopping.check()
+                    return found
+            except Stopped as exc:  # what is known of others is told all the same
+                return Found(ask=ask, image=exc, standing=(exc,) * len(ask.targets))
+
+        new = [ask for ask in asks if ask not in self._found]
+        with ThreadPoolExecutor(workers) as executor:
+            found = dict(zip(new, executor.map(find_one, new), strict=True))
+        self._found |= {ask: one for ask, one in found.items() if not one.errors}
+        return [found.get(ask) or self._found[ask] for ask in asks]
+
+    def deliver(self, blob: Descriptor, place: Reference, *, origin: Reference | None = None) -> None:
+        """Bring a blob to the repository of `place`, see `transfer.delivery`."""
+        with self._endable():
+            self._delivery.deliver(blob, place, origin=origin)
+
+    def judge(self, judge: Gate, reference: Reference, root: Descriptor) -> str | None:
+        """Why an image is not to be published, see `transfer.gate`."""
+        candidate = Candidate(reference=reference, digest=root.digest, store=self.store.url)
+        with self._endable():
+            return gate.ask(judge, candidate, check=self.stopping.check)
+
+    def publish(self, wanted: Publication) -> None:
+        """Bring all of an image to its target, and set its tag, see `transfer.delivery`."""
+        with self._endable():
+            self._delivery.publish(wanted)
+
+    def remove(self, target: Reference, unwanted: Sequence[UnwantedTag], *, known: Iterable[str] = (), workers: int) -> Removed:
+        """Remove one of the `unwanted` tags of its repository; `known` tags may exist there. See `transfer.removal`."""
+        with self._endable():
+            if target.locator not in self._removers:
+                self._removers[target.locator] = self._remover(target, workers=workers)
+            remover = self._removers[target.locator]
+            remover.allow(unwanted)
+            remover.add_known(known)
+            return remover.remove(str(target.tag))
+
+    def _remover(self, place: Reference, *, workers: int) -> Remover:
+        source = self.registries.itself(place)
+        return Remover(
+            place,
+            source=source,
+            pusher=self.registries.pusher(place),
+            resolve=self._delivery.standing,
+            read=Reader(store=self.store, source=source, keep=False, observer=self._received).read,
+            workers=workers,
+        )
+
+    def confirm_referrers(self, repository: Reference) -> list[tuple[frozenset[Digest], DistError]]:
+        """List referrers again that this run listed under fallback tags and that others have overwritten since.
+
+        Return the referrers that are still not listed, or for which that is not known, with the error.
+        """
+        pusher, failed = self.registries.pusher(repository), list[tuple[frozenset[Digest], DistError]]()
+        for subject, referrers in pusher.referred.items():
+            error = self._told(partial(pusher.confirm_referrers, subject))
+            if error is not None:
+                failed.append((referrers, error))
+        return failed
+
+    def audit(self, expected: Sequence[Expected]) -> list[Finding | DistError]:
+        """Return the result of an audit of each of some tags of one repository, or why it failed; see `transfer.audit`.
+
+        After a failure, what is known is kept until these very tags are audited again without one.
+        """
+        place, key = expected[0].target, tuple(expected)
+        auditor = self._auditors.pop(key, None) or Auditor(self.registries.itself(place), self.registries.pusher(place))
+        findings = [self._told(partial(auditor.audit, one)) for one in expected]
+        if any(isinstance(one, DistError) for one in findings):
+            self._auditors[key] = auditor
+        return findings
+
+    def locate(self, origin: Reference, expected: Expected, *, rewritten: bool) -> tuple[Descriptor, tuple[Referrer, ...]]:
+        """The root of what should stand at a target, and what should be about it, see `transfer.repair_source`."""
+        reader = self._reader(origin, keep=True)
+        with self._endable():
+            root = locating.locate(origin, expected, reader, rewritten=rewritten)
+            return root, locating.referrers(origin, expected, reader)
+
+    def _told(self, ask: Callable[[], T]) -> T | DistError:
+        try:
+            with self._endable():
+                return ask()
+        except Stopped:
+            raise
+        except DistError as exc:
+            return exc
+
+    def stands(self, target: Reference, descriptor: Descriptor) -> bool:
+        """Whether `target` stands for `descriptor` at its registry, whatever mirrors of that say."""
+        with self._endable():
+            return self.registries.pusher(target).has(descriptor, tag=target.tag)
+
+    def push(self, descriptor: Descriptor, target: Reference, *, source: str | None, tag: str | None) -> transfer.Receipt:
+        """Bring a descriptor's content to the repository of `target`, and set a tag there: see `transfer.content.push`."""
+        with self._endable():
+            return transfer.push(
+                self.store, self.registries.pusher(target), descriptor, source=source, tag=tag, observer=self._sent
+            )
+
+    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
+        """Pass on how a transfer goes, and end it if the run is to stop."""
+        self.stopping.check()
+        self._observer.advanced(descriptor, offset, gained)
+
+    def untold(self, name: str, what: Untold) -> None:
+        """Pass on of what nothing can be told."""
+        self._observer.untold(name, what)
+
+    def _reader(self, reference: Reference, *, keep: bool) -> Reader:
+        source, offline = self._source(reference), self.spec.offline
+        return Reader(store=self.store, source=source, keep=keep, observer=self._received, is_offline=offline)
+
+    def _source(self, reference: Reference) -> Source:
+        """Where an image comes from."""
+        return Stored(self.store, reference) if self.spec.offline else self.registries.fetcher(reference)
+
+    @contextmanager
+    def _endable(self) -> Iterator[None]:
+        """Work that a stop breaks off: what fails because connections were cut has `Stopped` for its reason."""
+        self.stopping.check()
+        try:
+            yield
+        except DistError:
+            self.stopping.check()
+            raise
+
+
+_CURRENT: ContextVar[Session] = ContextVar("session")
+_GIVEN: ContextVar[tuple[tuple[CredentialSource, str | None], ...]] = ContextVar("given", default=())
+
+
+def current() -> Session:
+    """The session of the run that this task belongs to. Prefect's thread runner carries it into its threads."""
+    return _CURRENT.get()
+
+
+@contextmanager
+def known(credentials: CredentialSource, *, way: str | None) -> Iterator[None]:
+    """Have sessions that are opened in this block ask here first for credentials, which are no parameters of runs.
+
+    `way` says how the user gives them, see `remotes.login`; None is not mentioned in messages.
+    """
+    token = _GIVEN.set(((credentials, way),))
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
+
+
+@contextmanager
+def open_session(spec: SessionSpec, *, observer: Observer) -> Iterator[Session]:
+    """A session for the length of a run; leaving it stops what is still under way.
+
+    Raises:
+        InvalidInput: an unusable store or a damaged Docker configuration file.
+    """
+    given = _GIVEN.get()
+    sources = (*(source for source, _ in given), Given(spec.credentials).get, DockerConfig.load().get)
+    ways = (*(way for _, way in given if way is not None), *spec.ways)
+    stop = stopping.current()
+    with (
+        open_store(spec.store, options=spec.store_options) as store,
+        store.leases.hold() as lease,
+        Registries(spec.registries, credentials=first_of(*sources), ways=ways, left_alone=observer.left_alone) as registries,
+        stop.heard(registries.abort),
+    ):
+        session = Session(spec, store, lease, registries, observer=observer, stopping=stop)
+        token = _CURRENT.set(session)
+        try:
+            yield session
+        except BaseException:
+            stop.set("the run was ended")
+            registries.abort()
+            raise
+        finally:
+            _CURRENT.reset(token)

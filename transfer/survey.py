@@ -1,0 +1,247 @@
+"""What stands for what, before a mirror begins: an image's tag at its source, and those at its targets."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TypeVar
+
+from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference, config, manifest
+from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput
+from prefect_dist.ocispec.handlers import Handler, children_handler, filter_platforms, visit, without_missing_attestations
+from prefect_dist.ocispec.platform import Platforms
+from prefect_dist.ocispec.referrers import Referrer
+from prefect_dist.ocispec.selected import Selected, image_for, select
+from prefect_dist.remotes import Source
+from prefect_dist.storage import ContentStore
+from prefect_dist.transfer import content as transfer
+from prefect_dist.transfer.content import Observer
+from prefect_dist.transfer.related import NOTHING, Related, RelatedLookup, find_all_related
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class Ask:
+    """A question about an image and the targets that it is mirrored to.
+
+    Attributes:
+        platforms: the platforms wanted of an index; None is all.
+        rewritten: the targets get an index of these platforms only.
+        single: the targets get the index's image for this platform instead of the index.
+        related: the related manifests that are mirrored, too; they may be new although the image is not.
+        unrecorded: the targets whose related manifests no record lists.
+        dated: the answer needs the date of the image.
+        whole: the answer needs all content of the image.
+        anew: the image has to be mirrored even where it is.
+        settled: the digest that an immutable tag was mirrored with. If all targets have it, the source is not asked for it.
+        verified: the digests of referrers whose subject an earlier run compared.
+    """
+
+    source: Reference
+    targets: tuple[Reference, ...]
+    platforms: Platforms = None
+    rewritten: bool = False
+    single: Platform | None = None
+    related: Related = NOTHING
+    verified: frozenset[Digest] = frozenset()
+    unrecorded: frozenset[Reference] = frozenset()
+    dated: bool = False
+    whole: bool = False
+    anew: bool = False
+    settled: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What an image is: its `root` at the source, and what is to stand for it elsewhere.
+
+    `content` is all that it consists of, as far as that had to be found out; `sent` is all that `goal` consists of. `referrers`
+    are those of an image that is at all its targets, `beside` those that are at unrecorded ones, with their tags.
+    """
+
+    root: Descriptor
+    goal: Descriptor
+    content: tuple[Descriptor, ...] = ()
+    sent: tuple[Descriptor, ...] = ()
+    referrers: frozenset[Digest] = frozenset()
+    beside: Mapping[Reference, Mapping[Digest, str | None]] = field(default_factory=dict)
+    created: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
+class Found:
+    """What was found out: the image, and what stands at its targets, in their order; None is nothing.
+
+    An error is what was said instead.
+    """
+
+    ask: Ask
+    image: Known | DistError
+    standing: tuple[Descriptor | DistError | None, ...]
+
+    @property
+    def errors(self) -> tuple[DistError, ...]:
+        """All that went wrong."""
+        return tuple(one for one in (self.image, *self.standing) if isinstance(one, DistError))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """Reads manifests and configs of one source: from the store if it has them. With `keep` the others are stored.
+
+    If the source `is_offline`, it is the store: attestation manifests that are missing there are left out.
+    """
+
+    store: ContentStore
+    source: Source
+    keep: bool
+    observer: Observer
+    is_offline: bool = False
+
+    @property
+    def is_missing(self) -> Callable[[Descriptor], bool] | None:
+        """Tell which attestation manifests are left out; None if all are needed."""
+        return (lambda descriptor: not self.store.holds(descriptor)) if self.is_offline else None
+
+    def children(self, platforms: Platforms) -> Handler:
+        """Return a handler for the children of manifests: of an index, the manifests for `platforms`."""
+        children = children_handler(self.read)
+        if self.is_missing is not None and platforms is not None:
+            children = without_missing_attestations(children, self.is_missing)
+        return filter_platforms(children, platforms)
+
+    def read(self, descriptor: Descriptor) -> bytes:
+        """The content of a descriptor, verified.
+
+        Raises:
+            InvalidInput: it is longer than a document may be.
+            DistError: whatever store or source raise.
+        """
+        if descriptor.size > manifest.MAX_BYTES:
+            raise InvalidInput(
+                f"{descriptor}: expected at most {manifest.MAX_BYTES} bytes, it is said to have {descriptor.size}"
+            )
+        if self.keep:
+            transfer.fetch(self.store, self.source, descriptor, observer=self.observer)
+        if self.keep or self.store.holds(descriptor):
+            return self.store.manifest(descriptor)
+        return _verified(self.source, descriptor)
+
+
+def find(ask: Ask, reader: Reader, standing: Callable[[Reference], Descriptor | None], related: RelatedLookup) -> Found:
+    """Resolve an image at its source and at its targets: one HEAD each. `standing` resolves a target.
+
+    More is read if the image has to be mirrored to a target, or if the question needs it.
+    """
+    there = tuple(_or_error(lambda target=target: standing(target)) for target in ask.targets)  # type: ignore[misc]
+    settled = _settled_root(ask, there)
+    if settled is not None and not (ask.related or ask.dated or ask.whole):
+        return Found(ask=ask, image=Known(root=settled, goal=settled), standing=there)
+    image = _or_error(lambda: _known(ask, settled or reader.source.resolve(ask.source), there, reader, related))
+    return Found(ask=ask, image=image, standing=there)
+
+
+def _settled_root(ask: Ask, there: Sequence[Descriptor | DistError | None]) -> Descriptor | None:
+    """Return the root of a settled tag, if all targets have it; otherwise None."""
+    roots = [one for one in there if isinstance(one, Descriptor) and one.digest == ask.settled]
+    return roots[0] if roots and len(roots) == len(there) else None
+
+
+def _known(ask: Ask, found: Descriptor, standing: Sequence[object], reader: Reader, related: RelatedLookup) -> Known:
+    root = found if ask.single is None else image_for(found, ask.single, reader.read)
+    is_rewritten = ask.rewritten and ask.platforms is not None
+    selected = (
+        select(root, ask.platforms or (), reader.read, is_missing=reader.is_missing) if is_rewritten else Selected(root=root)
+    )
+    goal = selected.root
+    due = ask.anew or any(
+        there is None or (isinstance(there, Descriptor) and there.digest != goal.digest) for there in standing
+    )
+    if not (due or ask.related or ask.dated or ask.whole):
+        return Known(root=root, goal=goal)
+    children = reader.children(ask.platforms)
+    content = _content(root, children)
+    referrers, trees = ({}, {}) if due else _all_related(ask, content, children, reader, related)
+    unknown = [target for target in ask.targets if target in ask.unrecorded] if referrers else []
+    return Known(
+        root=root,
+        goal=goal,
+        content=content,
+        sent=_written(selected, reader) if selected.indexes else content,
+        referrers=frozenset(referrers),
+        beside={target: _related_there(ask, content, trees, target, related) for target in unknown},
+        created=_created(content, reader) if ask.dated else None,
+    )
+
+
+def _all_related(
+    ask: Ask, content: Sequence[Descriptor], children: Handler, reader: Reader, related: RelatedLookup
+) -> tuple[dict[Digest, Referrer], dict[Digest, tuple[Descriptor, ...]]]:
+    """Return the related manifests of an image at its source, and the manifests in the tree of each, both by digest."""
+    trees: dict[Digest, tuple[Descriptor, ...]] = {}
+
+    def manifests_of(root: Descriptor) -> tuple[Descriptor, ...]:
+        tree = _content(root, children) if root.kind == "index" else (root,)
+        return trees.setdefault(root.digest, tuple(one for one in tree if one.is_manifest))
+
+    def referrers_of(subject: Descriptor) -> tuple[Referrer, ...]:
+        return related.at_source(subject, ask.source, ask.related, read=reader.read, verified=ask.verified)
+
+    subjects = [descriptor for descriptor in content if descriptor.is_manifest] if ask.related else []
+    return find_all_related(subjects, referrers_of, manifests_of, at=str(ask.source)), trees
+
+
+def _related_there(
+    ask: Ask,
+    content: Sequence[Descriptor],
+    trees: Mapping[Digest, tuple[Descriptor, ...]],
+    target: Reference,
+    related: RelatedLookup,
+) -> dict[Digest, str | None]:
+    """Return the digests and tags of related manifests at a target; of manifests unknown at the source, no referrers."""
+    subjects = [descriptor for descriptor in content if descriptor.is_manifest]
+    found = find_all_related(
+        subjects,
+        lambda one: related.at_target(one, target, ask.related),
+        lambda root: trees.get(root.digest, ()),
+        at=str(ask.source),
+    )
+    return {digest: referrer.tag for digest, referrer in found.items()}
+
+
+def _created(content: Sequence[Descriptor], reader: Reader) -> datetime | None:
+    """When the first of an image's platforms was made: they are made together."""
+    configured = next((descriptor for descriptor in content if descriptor.kind == "config"), None)
+    return None if configured is None else config.created(reader.read(configured), at=str(configured))
+
+
+def _content(root: Descriptor, children: Handler) -> tuple[Descriptor, ...]:
+    """The distinct content of a tree."""
+    found = {root.content: root}
+    pending = [root]
+    while pending:
+        new = {child.content: child for child in visit(children, pending.pop()) if child.content not in found}
+        found |= new
+        pending += new.values()
+    return tuple(found.values())
+
+
+def _written(selected: Selected, reader: Reader) -> tuple[Descriptor, ...]:
+    """The distinct content of a tree, some indexes of which were written anew."""
+    new = {index.digest: index.data for index in selected.indexes}
+    return _content(selected.root, children_handler(lambda descriptor: new.get(descriptor.digest) or reader.read(descriptor)))
+
+
+def _verified(source: Source, descriptor: Descriptor) -> bytes:
+    raw = descriptor.data if descriptor.data is not None else b"".join(source.fetch(descriptor))
+    found = Digest.of(raw, algorithm=descriptor.digest.algorithm)
+    if found != descriptor.digest:
+        raise Corrupt(f"{descriptor}: expected {descriptor.digest}, got {found}")
+    return raw
+
+
+def _or_error(ask: Callable[[], T]) -> T | DistError:
+    try:
+        return ask()
+    except DistError as exc:
+        return exc

@@ -1,0 +1,231 @@
+"""The tags of one repository and everything that they need.
+
+A registry that cannot delete a tag deletes manifests, and with a manifest every tag of it. The graph shows which tag would lose
+content by that. Each tag is resolved once and each manifest is read once.
+
+A registry's list of tags may lack some. So the tags that the mirror knows are resolved, too. If the list lacks a tag that
+exists, other tags may be missing as well, and nothing is known of what those need.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest
+from prefect_dist.ocispec.errors import Conflict, NotFound
+from prefect_dist.ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.ocispec.units import counted
+
+
+class TagSource(Protocol):
+    """Read access to the repository at its own registry, without mirrors."""
+
+    @property
+    def has_referrers_api(self) -> bool:
+        """False once the registry is known to have no referrers API."""
+
+    def tags(self) -> Iterator[str]:
+        """Return all tags."""
+
+    def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
+        """Return the manifests that refer to `descriptor`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Links:
+    """What one manifest names: its `children`; `about` is its subject, and its referrers according to the registry."""
+
+    children: tuple[Descriptor, ...] = ()
+    about: tuple[Descriptor, ...] = ()
+
+    @property
+    def all(self) -> tuple[Descriptor, ...]:
+        """Return all of it."""
+        return (*self.children, *self.about)
+
+
+class TagGraph:
+    """The tags of a repository and the manifests that are reachable from them.
+
+    A tag is expendable if it may be removed, which is so only while it has one digest. Its referrers that the mirror copied
+    together with it are its own: a fallback tag or cosign tag that has only such referrers does not keep their subject.
+    """
+
+    def __init__(
+        self,
+        repository: Reference,
+        source: TagSource,
+        *,
+        resolve: Callable[[Reference], Descriptor | None],
+        read: Callable[[Descriptor], bytes],
+        workers: int,
+    ) -> None:
+        self._repository, self._source, self._resolve, self._read = repository, source, resolve, read
+        self._workers = workers
+        self._expendable: dict[str, Digest] = {}
+        self._own_referrers: set[Digest] = set()
+        self._tags: dict[str, Descriptor] = {}
+        self._known: set[str] = set()
+        self._listed: frozenset[str] | None = None
+        self._resolved: set[str] = set()
+        self._links: dict[Digest, _Links] = {}
+        self._is_loaded = False
+
+    def allow(self, tag: str, digest: Digest, own_referrers: Iterable[Digest]) -> None:
+        """Make a tag expendable while it resolves to `digest`."""
+        self._expendable[tag] = digest
+        self._own_referrers |= {digest, *own_referrers}
+        self.__dict__.pop("_kept", None)
+
+    def disallow(self, tag: str) -> None:
+        """Make a tag one that stays."""
+        del self._expendable[tag]
+        self.__dict__.pop("_kept", None)
+
+    def add_known(self, tags: Iterable[str]) -> None:
+        """Add tags that the mirror knows. `load` resolves them, even if the registry does not list them."""
+        new = {*tags} - self._known
+        self._known |= new
+        self._is_loaded = self._is_loaded and not new
+
+    def load(self) -> None:
+        """Resolve all tags and read all manifests that are reachable from them. A call after a failure continues the work.
+
+        Raises:
+            Conflict: the registry's list of tags lacks a tag that exists.
+            DistError: a tag list, tag, manifest or list of referrers cannot be read.
+        """
+        if self._is_loaded:
+            return
+        if self._listed is None:
+            self._listed = frozenset(self._source.tags())
+        missing = sorted((self._listed | self._known) - self._resolved)
+        with ThreadPoolExecutor(self._workers) as executor:
+            for tag, found in zip(missing, executor.map(self._resolve_tag, missing), strict=True):
+                self.set_tag(tag, found)
+            self._check_list(self._listed)
+            self._read_all(executor)
+        self._is_loaded = True
+
+    def _check_list(self, listed: frozenset[str]) -> None:
+        """Raise an error if the registry's list of tags lacks a tag that exists."""
+        if unlisted := sorted(self._tags.keys() - listed):
+            lacked = f"{unlisted[0]}, which resolves to {self._tags[unlisted[0]].digest}"
+            more = f", and {counted(len(unlisted) - 1, 'other tag')}" if len(unlisted) > 1 else ""
+            raise Conflict(
+                f"{self._repository.locator}: the list of tags lacks {lacked}{more}; no manifest is deleted, because tags that "
+                "are not listed may need it; run again once the registry lists all tags"
+            )
+
+    def set_tag(self, tag: str, descriptor: Descriptor | None) -> None:
+        """Record what a tag resolves to now; None is a tag that does not exist. `load` reads what is new."""
+        self._resolved.add(tag)
+        if self._tags.get(tag) == descriptor:
+            return
+        if descriptor is None:
+            del self._tags[tag]
+        else:
+            self._tags[tag] = descriptor
+            self._is_loaded = False
+        self.__dict__.pop("_kept", None)
+
+    def tags_of(self, digest: Digest) -> list[str]:
+        """Return the tags that resolve to `digest`."""
+        return [tag for tag, descriptor in self._tags.items() if descriptor.digest == digest]
+
+    def holder_of(self, digest: Digest) -> str | None:
+        """Return a tag that needs `digest` and does not go with it; None if there is none.
+
+        An expendable tag is a holder as long as it exists and `digest` is below it.
+        """
+        if digest in self._kept:
+            return self._kept[digest]
+        others = ((tag, descriptor.digest) for tag, descriptor in self._tags.items() if descriptor.digest != digest)
+        return next((tag for tag, root in others if self._is_expendable(tag) and digest in self._below(root)), None)
+
+    @cached_property
+    def _kept(self) -> dict[Digest, str]:
+        """Everything that tags need which are not expendable, each with the first such tag."""
+        kept = dict[Digest, str]()
+        about = self._subjects_by_tag()
+        for tag, descriptor in self._tags.items():
+            if self._is_expendable(tag):
+                continue
+            subject = about.get(tag)
+            if subject is None:
+                self._keep(descriptor.digest, tag, kept)
+            elif self._has_foreign_content(tag, descriptor.digest):
+                self._keep(descriptor.digest, tag, kept)
+                self._keep(subject, tag, kept)
+        return kept
+
+    def _keep(self, root: Digest, tag: str, kept: dict[Digest, str]) -> None:
+        pending = [root]
+        while pending:
+            digest = pending.pop()
+            if digest in kept:
+                continue
+            kept[digest] = tag
+            links = self._links.get(digest, _Links())
+            named = (self._tags[name].digest for name in _referrer_tags(digest) if name in self._tags)
+            pending += [*(one.digest for one in links.all), *named]
+
+    def _below(self, root: Digest) -> set[Digest]:
+        """Return `root` and its children at any depth."""
+        found, pending = set[Digest](), [root]
+        while pending:
+            digest = pending.pop()
+            if digest not in found:
+                found.add(digest)
+                pending += (child.digest for child in self._links.get(digest, _Links()).children)
+        return found
+
+    def _is_expendable(self, tag: str) -> bool:
+        return tag in self._expendable and self._tags[tag].digest == self._expendable[tag]
+
+    def _subjects_by_tag(self) -> dict[str, Digest]:
+        """Return the fallback tags and cosign tags that exist, each with the manifest that it is about."""
+        known = {*self._links, *self._expendable.values()}
+        return {tag: digest for digest in known for tag in _referrer_tags(digest) if tag in self._tags}
+
+    def _has_foreign_content(self, tag: str, root: Digest) -> bool:
+        """Whether a fallback tag or cosign tag has a referrer that the mirror did not copy with an expendable tag."""
+        is_fallback = "." not in tag
+        referrers = {child.digest for child in self._links[root].children} if is_fallback else {root}
+        return not referrers <= self._own_referrers
+
+    def _resolve_tag(self, tag: str) -> Descriptor | None:
+        return self._resolve(Reference.parse(f"{self._repository.locator}:{tag}"))
+
+    def _read_all(self, executor: ThreadPoolExecutor) -> None:
+        """Read all manifests that are reachable from the tags, level by level."""
+        roots = {root.digest: root for root in self._tags.values()}
+        seen, level = set(roots), list(roots.values())
+        while level:
+            found = executor.map(lambda one: self._read_links(one, is_root=one.digest in roots), level)
+            below = {one.digest: one for links in list(found) for one in links.all if one.is_manifest}
+            level = [one for digest, one in below.items() if digest not in seen]
+            seen |= below.keys()
+
+    def _read_links(self, descriptor: Descriptor, *, is_root: bool) -> _Links:
+        """Return what a manifest names. It is read once."""
+        if descriptor.digest not in self._links:
+            try:
+                self._links[descriptor.digest] = self._links_in(descriptor, self._read(descriptor))
+            except NotFound:
+                if is_root:
+                    raise
+                return _Links()  # an index may name manifests that the repository lacks
+        return self._links[descriptor.digest]
+
+    def _links_in(self, descriptor: Descriptor, raw: bytes) -> _Links:
+        children = manifest.children(raw, descriptor.media_type, at=str(descriptor))
+        subject = manifest.subject(raw, descriptor.media_type, at=str(descriptor))
+        referrers = tuple(self._source.referrers(descriptor)) if self._source.has_referrers_api else ()
+        return _Links(children, (*(() if subject is None else (subject,)), *referrers))
+
+
+def _referrer_tags(subject: Digest) -> tuple[str, ...]:
+    return (tag_of(subject), *cosign_tags(subject))
