@@ -45,7 +45,7 @@ def configuration(source: str, target: str, directory: Path) -> str:
 def test_every_flow_is_deployed(server: PrefectServer) -> None:
     for name in FLOWS:
         found = server.deployment(name)
-        assert found["entrypoint"] == f"flows.{name}:{name}"
+        assert found["entrypoint"] == f"prefect_dist.flows.{name}:{name}"
         assert (found["work_pool_name"], found["tags"], found["pull_steps"]) == (POOL, ["dist"], [])
         assert found["enforce_parameter_schema"]
         assert found["description"]

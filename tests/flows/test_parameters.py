@@ -18,7 +18,7 @@ FIRST = {
 
 
 def schema(flow: str) -> dict[str, Any]:
-    document: dict[str, Any] = getattr(import_module(f"flows.{flow}"), flow).parameters.model_dump()
+    document: dict[str, Any] = getattr(import_module(f"prefect_dist.flows.{flow}"), flow).parameters.model_dump()
     return document
 
 
