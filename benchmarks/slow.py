@@ -14,11 +14,11 @@ from pathlib import Path
 
 from benchmarks.fetch import Case, judge, repository
 from prefect_dist.ocispec import Reference
-from prefect_dist.ocispec.handlers import dispatch
 from prefect_dist.remotes import Hosts, HostSettings, RegistrySettings
 from prefect_dist.transfer.session import SessionSpec, open_session
 from tests.peers.nginx import put, static_registry
 from tests.peers.processes import require
+from tests.transfer.content import fetch_tree
 
 ROUNDS = 3
 BAR = 4.0
@@ -61,7 +61,7 @@ def _fetch(name: str, store: Path, settings: HostSettings) -> None:
     reference = Reference.parse(name)
     hosts = Hosts(named={reference.host: settings})
     with open_session(SessionSpec(store=str(store), registries=RegistrySettings(hosts=hosts)), observer=_Nobody()) as session:
-        dispatch(session.fetching(reference, []), session.resolve(reference), workers=4)
+        fetch_tree(session, reference, session.resolve(reference), workers=4)
 
 
 def _skopeo(name: str, target: Path) -> None:

@@ -12,9 +12,9 @@ from prefect_dist.flows.runner import message, outcome
 from prefect_dist.mirror.progress import Listener
 from prefect_dist.mirror.run_report import Failure
 from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.children import children_reader, without_foreign
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.ocispec.frontier import Frontier
-from prefect_dist.ocispec.handlers import children_handler, without_foreign
 from prefect_dist.storage import Name, completeness
 from prefect_dist.tasks import push as tasks
 from prefect_dist.transfer.cancellation import Stopped
@@ -49,7 +49,7 @@ class Ascent:
         self._referrers = image.referrers if referrers else ()
         host, _, repository = image.source.partition("/")
         self._source = repository if host == target.host and repository != target.repository else None
-        self._children = without_foreign(children_handler(session.store.manifest))
+        self._children = without_foreign(children_reader(session.store.manifest))
         self._limits = limits = Limits(retries=retries)
         self._resolve, self._push = limits.ready(tasks.resolve, target.host), limits.ready(tasks.push, target.host)
         self._receipts: dict[object, tuple[Descriptor, Receipt]] = {}

@@ -10,8 +10,8 @@ from prefect import Task
 
 from prefect_dist.mirror.run_report import Failure, ImageReport
 from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.children import select_manifests
 from prefect_dist.ocispec.errors import NotFound
-from prefect_dist.ocispec.handlers import serving
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.tasks.fetch import Fetched, Listed
@@ -72,7 +72,7 @@ class Image:
     def chosen(self, descriptor: Descriptor, children: Sequence[Descriptor]) -> Sequence[Descriptor]:
         """Which children of its content it wants; none, which is a failure, where it cannot be had for its platforms."""
         try:
-            return serving(self.platforms, descriptor, children)
+            return select_manifests(self.platforms, descriptor, children)
         except NotFound as exc:
             self.fail(str(exc))
             return ()

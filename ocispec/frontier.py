@@ -1,7 +1,7 @@
 """The bounded worklist that every parallel walk over descriptors runs on.
 
 It knows neither threads nor Prefect: it is given a function that starts work on an item and answers with a future, and it
-listens to that future. So one walk serves an executor (`ocispec.handlers.dispatch`) and a task runner (`flows.walk`).
+listens to that future. So it serves an executor as well as a task runner (`flows.walk`).
 """
 
 import queue

@@ -3,12 +3,11 @@
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from prefect_dist.ocispec import Descriptor, Platform, config
 from prefect_dist.ocispec.attestations import attested
+from prefect_dist.ocispec.children import Children, children_reader, filter_platforms, without_missing_attestations
 from prefect_dist.ocispec.errors import NotFound, shown
-from prefect_dist.ocispec.handlers import Handler, children_handler, filter_platforms, visit, without_missing_attestations
 from prefect_dist.ocispec.units import counted
 from prefect_dist.storage.names import Name
 from prefect_dist.storage.store import ContentStore
@@ -36,7 +35,7 @@ class Completeness:
         return f"{counted(len(self.missing), 'descriptor')} missing in the store ({some})"
 
 
-def check(store: ContentStore, *roots: Descriptor, children: Handler) -> Completeness:
+def check(store: ContentStore, *roots: Descriptor, children: Children) -> Completeness:
     """What the store has of the trees that `children` spans below `roots`.
 
     Each level is looked at as a whole, which on an object store takes little longer than one look.
@@ -55,7 +54,7 @@ def check(store: ContentStore, *roots: Descriptor, children: Handler) -> Complet
         held = [descriptor for descriptor, there in looked_at if there]
         present += held
         missing += [descriptor for descriptor, there in looked_at if not there]
-        level = [child for below in store.each(partial(visit, children), held) for child in below]
+        level = [child for below in store.each(children, held) for child in below]
     return Completeness(tuple(present), tuple(missing))
 
 
@@ -65,14 +64,14 @@ def of_name(store: ContentStore, name: Name) -> Completeness:
     Raises:
         Corrupt, InvalidInput, Unsupported, NotFound: as `check`.
     """
-    children = children_handler(store.manifest)
+    children = children_reader(store.manifest)
     if name.lacks_attestations:
         children = without_missing_attestations(children, lambda descriptor: not store.holds(descriptor))
     children = filter_platforms(children, name.platforms)
     return check(store, *name.roots, children=children)
 
 
-def require(store: ContentStore, *roots: Descriptor, children: Handler, name: str) -> tuple[Descriptor, ...]:
+def require(store: ContentStore, *roots: Descriptor, children: Children, name: str) -> tuple[Descriptor, ...]:
     """The distinct descriptors below and with some roots, all of which are there; `name` is what errors call them.
 
     Raises:
@@ -85,7 +84,7 @@ def require(store: ContentStore, *roots: Descriptor, children: Handler, name: st
     return found.present
 
 
-def held_children(store: ContentStore) -> Handler:
+def held_children(store: ContentStore) -> Children:
     """Answers with the children of manifests, of an index those manifests that are in the store.
 
     An image that was fetched for some platforms lacks the manifests of the others. Other tools call that a sparse index, and
@@ -94,7 +93,7 @@ def held_children(store: ContentStore) -> Handler:
     The result raises:
         NotFound: an index none of whose manifests is there.
     """
-    children = children_handler(store.manifest)
+    children = children_reader(store.manifest)
 
     def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
         found = children(descriptor)
@@ -116,7 +115,7 @@ def held_platforms(store: ContentStore, root: Descriptor) -> tuple[tuple[Platfor
     """
     if root.kind != "index":
         return None, False
-    listed = [child for child in children_handler(store.manifest)(root) if child.is_manifest]
+    listed = [child for child in children_reader(store.manifest)(root) if child.is_manifest]
     held = {child.digest for child in listed if store.holds(child)}
     if len(held) == len({child.digest for child in listed}):
         return None, False
@@ -136,7 +135,7 @@ def refuse_other_platforms(store: ContentStore, root: Descriptor, wanted: Sequen
     """
     if root.kind != "manifest":
         return
-    configured = children_handler(store.manifest)(root)[0]
+    configured = children_reader(store.manifest)(root)[0]
     if configured.kind != "config":
         return
     offered = config.platform(store.manifest(configured), at=str(configured))

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.ocispec.children import children_reader
 from prefect_dist.ocispec.errors import Unavailable
-from prefect_dist.ocispec.handlers import children_handler
 from prefect_dist.ocispec.units import duration
 from prefect_dist.storage import completeness
 from prefect_dist.storage.store import ContentStore, Info
@@ -120,7 +120,7 @@ class _Needed:
 
     def _walk(self, roots: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
         """Add what is below roots, and return what is missing of it."""
-        found = completeness.check(self._store, *roots, children=children_handler(self._store.manifest))
+        found = completeness.check(self._store, *roots, children=children_reader(self._store.manifest))
         self._digests |= {descriptor.digest for descriptor in (*found.present, *found.missing)}
         return found.missing
 

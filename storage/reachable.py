@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from prefect_dist.ocispec import Descriptor, Digest
-from prefect_dist.ocispec.handlers import children_handler
+from prefect_dist.ocispec.children import children_reader
 from prefect_dist.storage import completeness
 from prefect_dist.storage.store import ContentStore
 
@@ -14,5 +14,5 @@ def reachable(store: ContentStore, roots: Iterable[Descriptor]) -> set[Digest]:
     Raises:
         Corrupt, InvalidInput, Unsupported: a manifest cannot be read, so that what it names would seem not to be needed.
     """
-    found = completeness.check(store, *roots, children=children_handler(store.manifest))
+    found = completeness.check(store, *roots, children=children_reader(store.manifest))
     return {descriptor.digest for descriptor in (*found.present, *found.missing)}

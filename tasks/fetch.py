@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from prefect_dist.ocispec import Descriptor, Reference
-from prefect_dist.ocispec.handlers import visit
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.tasks import events
 from prefect_dist.tasks._task import argument, task_of
@@ -14,7 +13,7 @@ from prefect_dist.transfer.related import Related
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Fetched:
-    """What became of one descriptor, and the children to visit next."""
+    """The receipt for one descriptor, and its children."""
 
     receipt: Receipt
     children: tuple[Descriptor, ...]
@@ -49,11 +48,9 @@ def resolve(reference: Reference) -> Descriptor:
 
 @task_of("fetch", run_name=_fetch_name)
 def fetch(descriptor: Descriptor, source: Reference) -> Fetched:
-    """Bring one descriptor's content into the store, and answer with its children."""
-    receipts: list[Receipt] = []
+    """Fetch one descriptor's content into the store, and return its children."""
     with events.telling_of_corruption(descriptor, source):
-        children = visit(session.current().fetching(source, receipts), descriptor)
-    return Fetched(receipts[0], tuple(children))
+        return Fetched(*session.current().fetch(descriptor, source))
 
 
 @task_of("referrers", run_name=_referrers_name)

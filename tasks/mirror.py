@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.errors import DistError
-from prefect_dist.ocispec.handlers import visit
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.ocispec.units import counted
 from prefect_dist.tasks import events
@@ -14,7 +13,6 @@ from prefect_dist.tasks._task import argument, comes_again, failed_if, task_of
 from prefect_dist.tasks.fetch import Fetched
 from prefect_dist.transfer import session
 from prefect_dist.transfer.audit import Expected, Finding
-from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.delivery import Publication
 from prefect_dist.transfer.gate import Gate
 from prefect_dist.transfer.removal import Removed, UnwantedTag
@@ -136,15 +134,15 @@ def survey(asks: tuple[Ask, ...], *, keep: bool, workers: int) -> Surveyed:
 
 @task_of("mirror", run_name=_carry_name)
 def carry(descriptor: Descriptor, source: Reference, places: tuple[Reference, ...]) -> Fetched:
-    """Bring one descriptor's content into the store and, if it is a blob, on to the repositories of `places`.
+    """Fetch one descriptor's content into the store, and upload a blob to the repositories of `places`.
 
-    A place that cannot be had after some attempts is left to `publish`, which says what is wrong: it is no reason to keep the
-    content from others. Where a registry failed so, it is tried once for other content, until that succeeds: a registry that is
-    full or down would cost every blob all attempts and the waiting between them.
+    A target that still fails after some attempts is left to `publish`, which reports the error; other targets get the content.
+    After such a failure, the registry gets one attempt per blob until one succeeds. A registry that is full or down would
+    otherwise cost every blob all attempts and the waits between them.
     """
-    current, receipts = session.current(), list[Receipt]()
+    current = session.current()
     with events.telling_of_corruption(descriptor, source):
-        children = visit(current.fetching(source, receipts), descriptor)
+        fetched = Fetched(*current.fetch(descriptor, source))
     again: DistError | None = None
     for place in () if descriptor.is_manifest else places:
         try:
@@ -158,7 +156,7 @@ def carry(descriptor: Descriptor, source: Reference, places: tuple[Reference, ..
             current.failing.discard(place.host)
     if again is not None:
         raise again
-    return Fetched(receipts[0], tuple(children))
+    return fetched
 
 
 @task_of("gate", run_name=_gate_name)

@@ -4,12 +4,12 @@ That a tag stands for the right digest proves nothing of what this names: blobs 
 deletion, a collection of garbage that went wrong, or a copy that broke off.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest
+from prefect_dist.ocispec.children import children_reader, filter_platforms, walk_tree, without_foreign
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound
-from prefect_dist.ocispec.handlers import children_handler, filter_platforms, visit, without_foreign
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.remotes import Pusher, Source
 
@@ -86,21 +86,18 @@ class Auditor:
         return self._resolved[reference]
 
     def _tree(self, root: Descriptor, platforms: Platforms) -> Iterator[str]:
-        children = without_foreign(filter_platforms(children_handler(self._read), platforms))
-        pending, met = [root], set[object]()
-        while pending:
-            descriptor = pending.pop()
-            if descriptor.content in met:
-                continue
-            met.add(descriptor.content)
-            fault = self._look(descriptor)
-            if fault is not None:
+        """Yield the faults of the content in a tree. Nothing below a faulty manifest is looked up."""
+        wanted = without_foreign(filter_platforms(children_reader(self._read), platforms))
+
+        def children(descriptor: Descriptor) -> Sequence[Descriptor]:
+            return wanted(descriptor) if descriptor.is_manifest and self._look(descriptor) is None else ()
+
+        for descriptor in walk_tree(children, root):
+            if (fault := self._look(descriptor)) is not None:
                 yield fault
-            elif descriptor.is_manifest:
-                pending += visit(children, descriptor)
 
     def _look(self, descriptor: Descriptor) -> str | None:
-        """What is wrong with one piece of content. A manifest is read, a blob is asked for."""
+        """Return the fault of one piece of content, None for none. Each is requested once: manifests by GET, blobs by HEAD."""
         if descriptor.content not in self._seen:
             try:
                 there = bool(self._read(descriptor)) if descriptor.is_manifest else self._pusher.has(descriptor)

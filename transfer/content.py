@@ -5,13 +5,12 @@ Whether anything has to be done is the store's to say: what exists is not asked 
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from prefect_dist.ocispec import Descriptor, manifest, referrers
 from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, InvalidInput
-from prefect_dist.ocispec.handlers import Handler
 from prefect_dist.remotes import Pusher, Source
 from prefect_dist.storage import ContentStore, Writer
 
@@ -143,23 +142,6 @@ def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None, ob
 
 def _subject(raw: bytes, descriptor: Descriptor) -> Descriptor | None:
     return manifest.subject(raw, descriptor.media_type, at=str(descriptor))
-
-
-def fetch_handler(
-    store: ContentStore,
-    source: Source,
-    *,
-    observer: Observer,
-    pause: Callable[[float], None] = time.sleep,
-    receipts: list[Receipt],
-) -> Handler:
-    """The handler that fetches a descriptor and leaves a receipt for it; it finds no children."""
-
-    def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
-        receipts.append(fetch(store, source, descriptor, observer=observer, pause=pause))
-        return ()
-
-    return handle
 
 
 def _open_writer(store: ContentStore, descriptor: Descriptor, pause: Callable[[float], None]) -> Writer | None:

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from threading import Lock
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
+from prefect_dist.ocispec.children import Children, children_reader, walk_tree, without_foreign
 from prefect_dist.ocispec.errors import Conflict, NotFound
-from prefect_dist.ocispec.handlers import Handler, children_handler, visit, without_foreign
+from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
-from prefect_dist.ocispec.selected import select
 from prefect_dist.remotes import Pusher, RegistryError, Source
 from prefect_dist.storage import completeness
 from prefect_dist.storage.completeness import held_children
@@ -120,7 +120,7 @@ class Delivery:
 
     def _selected(self, wanted: Publication, platforms: tuple[Platform, ...]) -> Descriptor:
         """Return the root of a tree with these platforms only. Its new indexes are in the store until the run ends."""
-        selected = select(wanted.root, platforms, self._store.manifest, is_missing=self._keeper.is_missing)
+        selected = filter_index(wanted.root, platforms, self._store.manifest, is_missing=self._keeper.is_missing)
         unused = self._source(wanted.target)  # the descriptors of new indexes contain their bytes
         self._keeper.keep(selected.root)
         for index in selected.indexes:
@@ -153,25 +153,25 @@ class Delivery:
         self._bring_all(old, backup, held_children(self._store), ())
 
     def _take(self, root: Descriptor, source: Source) -> None:
-        """Bring a tree into the store, as far as it is there: of an index, a target may have some platforms alone."""
-        children = children_handler(self._store.manifest)
-        pending = [(root, False)]
-        while pending:
-            descriptor, optional = pending.pop()
+        """Fetch a tree into the store. Manifests in an index may be missing: a target may have only some platforms."""
+        read, missing = children_reader(self._store.manifest), set[object]()
+
+        def children(descriptor: Descriptor) -> Sequence[Descriptor]:
+            return () if descriptor.content in missing else read(descriptor)
+
+        for descriptor in walk_tree(children, root):
             try:
                 transfer.fetch(self._store, source, descriptor, observer=self._received)
             except NotFound:
-                if not optional:
+                if descriptor is root or not descriptor.is_manifest:
                     raise
-                continue
-            below = visit(children, descriptor)
-            pending += [(child, descriptor.kind == "index" and child.is_manifest) for child in below]
+                missing.add(descriptor.content)
 
     def _bring_all(
         self,
         root: Descriptor,
         target: Reference,
-        children: Handler,
+        children: Children,
         referrers: Sequence[Referrer],
         *,
         before_tag: Callable[[], object] | None = None,

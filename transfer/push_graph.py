@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from prefect_dist.ocispec import Descriptor, Digest, manifest
-from prefect_dist.ocispec.handlers import Handler, visit
+from prefect_dist.ocispec.children import Children
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.storage import ContentStore
 from prefect_dist.transfer.content import Receipt
@@ -34,12 +34,12 @@ class Node:
 class Order:
     """The nodes of distinct content. What is not among it is there already, and nobody waits for it."""
 
-    def __init__(self, store: ContentStore, content: Iterable[Descriptor], children: Handler) -> None:
+    def __init__(self, store: ContentStore, content: Iterable[Descriptor], children: Children) -> None:
         self.nodes = [Node(descriptor) for descriptor in content]
         self._store = store
         self._by_content = {node.descriptor.content: node for node in self.nodes}
         for node in self.nodes:
-            below = {child.content for child in visit(children, node.descriptor)}
+            below = {child.content for child in children(node.descriptor)}
             node.follow(*(self._by_content[content] for content in below if content in self._by_content))
 
     def in_turn(self) -> Iterator[Node]:

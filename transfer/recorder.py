@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.children import Children, children_reader, filter_platforms, without_missing_attestations
 from prefect_dist.ocispec.errors import InvalidInput, NotFound
-from prefect_dist.ocispec.handlers import Handler, children_handler, filter_platforms, without_missing_attestations
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.storage import ContentStore, Name, completeness
@@ -104,9 +104,9 @@ class Keeper:
             return None
         return known if known.descriptor.digest == root.digest else None
 
-    def children(self, platforms: Platforms) -> Handler:
+    def children(self, platforms: Platforms) -> Children:
         """Return a handler for the children of manifests: of an index, the manifests for `platforms`."""
-        children = children_handler(self.store.manifest)
+        children = children_reader(self.store.manifest)
         if self.is_missing is not None and platforms is not None:
             children = without_missing_attestations(children, self.is_missing)
         return filter_platforms(children, platforms)

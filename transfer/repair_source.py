@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
+from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.ocispec.referrers import Referrer
-from prefect_dist.ocispec.selected import select
 from prefect_dist.storage import ContentStore, Name
 from prefect_dist.transfer.audit import Expected
 from prefect_dist.transfer.survey import Reader
@@ -63,7 +63,7 @@ def _gives(root: Descriptor, expected: Expected, reader: Reader, *, rewritten: b
     if not rewritten or expected.platforms is None:
         return root.digest == expected.digest
     try:
-        return select(root, expected.platforms, reader.read, is_missing=reader.is_missing).root.digest == expected.digest
+        return filter_index(root, expected.platforms, reader.read, is_missing=reader.is_missing).root.digest == expected.digest
     except NotFound:  # it has nothing for these platforms any more
         return False
 

@@ -13,8 +13,8 @@ from functools import partial
 from typing import Any, Literal, Protocol, TypeVar
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec.children import children_reader, without_missing_attestations
 from prefect_dist.ocispec.errors import DistError
-from prefect_dist.ocispec.handlers import Handler, chain, children_handler, without_missing_attestations
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.remotes import (
     Credentials,
@@ -150,22 +150,20 @@ class Session:
             return known
         return self.registries.itself(place).tags()
 
-    def fetching(self, reference: Reference, receipts: list[transfer.Receipt]) -> Handler:
-        """The handler that fetches a descriptor from a repository, then answers with its children."""
-        source = self._source(reference)
-        fetch = transfer.fetch_handler(
-            self.store, source, observer=self._received, pause=self.stopping.pause, receipts=receipts
-        )
-        children = children_handler(self.store.manifest)
+    def fetch(self, descriptor: Descriptor, reference: Reference) -> tuple[transfer.Receipt, tuple[Descriptor, ...]]:
+        """Fetch a descriptor's content from a repository into the store. Return the receipt and the children."""
+        children = children_reader(self.store.manifest)
         if self.spec.offline:
             children = without_missing_attestations(children, lambda child: not self.store.holds(child))
-        handler = chain(fetch, children)
-
-        def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
-            with self._endable():
-                return handler(descriptor)
-
-        return handle
+        with self._endable():
+            receipt = transfer.fetch(
+                self.store,
+                self._source(reference),
+                descriptor,
+                observer=self._received,
+                pause=self.stopping.pause,
+            )
+            return receipt, tuple(children(descriptor))
 
     def find(self, asks: Sequence[Ask], *, keep: bool, workers: int) -> list[Found]:
         """What stands for what, see `transfer.survey`; what was found without an error is not asked again in this run."""

@@ -6,11 +6,11 @@ from datetime import datetime
 from typing import TypeVar
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference, config, manifest
+from prefect_dist.ocispec.children import Children, children_reader, filter_platforms, walk_tree, without_missing_attestations
 from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput
-from prefect_dist.ocispec.handlers import Handler, children_handler, filter_platforms, visit, without_missing_attestations
+from prefect_dist.ocispec.index_filter import FilteredIndex, filter_index, image_for
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
-from prefect_dist.ocispec.selected import Selected, image_for, select
 from prefect_dist.remotes import Source
 from prefect_dist.storage import ContentStore
 from prefect_dist.transfer import content as transfer
@@ -103,9 +103,9 @@ class Reader:
         """Tell which attestation manifests are left out; None if all are needed."""
         return (lambda descriptor: not self.store.holds(descriptor)) if self.is_offline else None
 
-    def children(self, platforms: Platforms) -> Handler:
+    def children(self, platforms: Platforms) -> Children:
         """Return a handler for the children of manifests: of an index, the manifests for `platforms`."""
-        children = children_handler(self.read)
+        children = children_reader(self.read)
         if self.is_missing is not None and platforms is not None:
             children = without_missing_attestations(children, self.is_missing)
         return filter_platforms(children, platforms)
@@ -151,7 +151,9 @@ def _known(ask: Ask, found: Descriptor, standing: Sequence[object], reader: Read
     root = found if ask.single is None else image_for(found, ask.single, reader.read)
     is_rewritten = ask.rewritten and ask.platforms is not None
     selected = (
-        select(root, ask.platforms or (), reader.read, is_missing=reader.is_missing) if is_rewritten else Selected(root=root)
+        filter_index(root, ask.platforms or (), reader.read, is_missing=reader.is_missing)
+        if is_rewritten
+        else FilteredIndex(root=root)
     )
     goal = selected.root
     due = ask.anew or any(
@@ -160,7 +162,7 @@ def _known(ask: Ask, found: Descriptor, standing: Sequence[object], reader: Read
     if not (due or ask.related or ask.dated or ask.whole):
         return Known(root=root, goal=goal)
     children = reader.children(ask.platforms)
-    content = _content(root, children)
+    content = tuple(walk_tree(children, root))
     referrers, trees = ({}, {}) if due else _all_related(ask, content, children, reader, related)
     unknown = [target for target in ask.targets if target in ask.unrecorded] if referrers else []
     return Known(
@@ -175,13 +177,13 @@ def _known(ask: Ask, found: Descriptor, standing: Sequence[object], reader: Read
 
 
 def _all_related(
-    ask: Ask, content: Sequence[Descriptor], children: Handler, reader: Reader, related: RelatedLookup
+    ask: Ask, content: Sequence[Descriptor], children: Children, reader: Reader, related: RelatedLookup
 ) -> tuple[dict[Digest, Referrer], dict[Digest, tuple[Descriptor, ...]]]:
     """Return the related manifests of an image at its source, and the manifests in the tree of each, both by digest."""
     trees: dict[Digest, tuple[Descriptor, ...]] = {}
 
     def manifests_of(root: Descriptor) -> tuple[Descriptor, ...]:
-        tree = _content(root, children) if root.kind == "index" else (root,)
+        tree = walk_tree(children, root) if root.kind == "index" else (root,)
         return trees.setdefault(root.digest, tuple(one for one in tree if one.is_manifest))
 
     def referrers_of(subject: Descriptor) -> tuple[Referrer, ...]:
@@ -215,21 +217,11 @@ def _created(content: Sequence[Descriptor], reader: Reader) -> datetime | None:
     return None if configured is None else config.created(reader.read(configured), at=str(configured))
 
 
-def _content(root: Descriptor, children: Handler) -> tuple[Descriptor, ...]:
-    """The distinct content of a tree."""
-    found = {root.content: root}
-    pending = [root]
-    while pending:
-        new = {child.content: child for child in visit(children, pending.pop()) if child.content not in found}
-        found |= new
-        pending += new.values()
-    return tuple(found.values())
-
-
-def _written(selected: Selected, reader: Reader) -> tuple[Descriptor, ...]:
-    """The distinct content of a tree, some indexes of which were written anew."""
+def _written(selected: FilteredIndex, reader: Reader) -> tuple[Descriptor, ...]:
+    """Return the distinct content of a tree with rewritten indexes."""
     new = {index.digest: index.data for index in selected.indexes}
-    return _content(selected.root, children_handler(lambda descriptor: new.get(descriptor.digest) or reader.read(descriptor)))
+    children = children_reader(lambda descriptor: new.get(descriptor.digest) or reader.read(descriptor))
+    return tuple(walk_tree(children, selected.root))
 
 
 def _verified(source: Source, descriptor: Descriptor) -> bytes:

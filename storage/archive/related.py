@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
+from prefect_dist.ocispec.children import Children
 from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
-from prefect_dist.ocispec.handlers import Handler
 from prefect_dist.ocispec.referrers import MAX_REFERRERS, Referrer, cosign_tags, entry, is_listing, tag_of
 from prefect_dist.storage import completeness
 from prefect_dist.storage.archive import layout
@@ -94,7 +94,7 @@ class RelatedManifests:
     """The manifests of an archive that refer to others. Those that no image claims are images themselves."""
 
     _store: ContentStore
-    _children: Handler
+    _children: Children
     _by_subject: dict[Digest, list[_Candidate]] = field(default_factory=dict)
     _roots: set[Descriptor] = field(default_factory=set)
     _claimed: set[Digest] = field(default_factory=set)

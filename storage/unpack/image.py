@@ -9,13 +9,14 @@ import errno
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, config
 from prefect_dist.ocispec import manifest as documents
+from prefect_dist.ocispec.children import walk_tree
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
 from prefect_dist.ocispec.platform import best
 from prefect_dist.storage.errors import translated
@@ -95,17 +96,18 @@ def _choose(store: ContentStore, root: Descriptor, platform: Platform) -> Descri
 
 
 def _manifests(store: ContentStore, root: Descriptor, platform: Platform) -> Iterator[Descriptor]:
-    """The manifests below an index, in its order, equal ones once; none that attests, nor what is below a strange platform."""
-    pending, seen = [root], set()
-    while pending:
-        descriptor = pending.pop()
-        if descriptor.digest in seen or descriptor.platform == _NO_PLATFORM:
-            continue
-        seen.add(descriptor.digest)
-        if descriptor.kind == "manifest":
+    """Yield the distinct manifests in an index and in nested indexes, in order.
+
+    Attestation manifests and nested indexes for other platforms are left out.
+    """
+
+    def children(index: Descriptor) -> Sequence[Descriptor]:
+        is_wanted = index.platform is None or platform.rank(index.platform) is not None
+        return _children(store, index) if index.kind == "index" and is_wanted else ()
+
+    for descriptor in walk_tree(children, root):
+        if descriptor.kind == "manifest" and descriptor.platform != _NO_PLATFORM:
             yield descriptor
-        elif descriptor.kind == "index" and (descriptor.platform is None or platform.rank(descriptor.platform) is not None):
-            pending.extend(reversed(_children(store, descriptor)))
 
 
 def _with_platform(store: ContentStore, manifest: Descriptor) -> Descriptor:

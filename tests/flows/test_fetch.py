@@ -21,6 +21,7 @@ from tests.images import BuiltImage
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
 from tests.peers.registry import CncfRegistry
+from tests.transfer.content import fetch_tree
 
 Fetched = tuple[RunReport, str]
 Fetch = Callable[..., Fetched]
@@ -418,8 +419,6 @@ def test_the_table_of_images_is_an_artifact_of_the_run(prefect: PrefectServer, f
 
 
 def test_no_name_is_recorded_for_an_image_of_which_something_is_missing(store: ContentStore) -> None:
-    from prefect_dist.ocispec.handlers import chain, children_handler, dispatch
-    from prefect_dist.transfer.content import fetch_handler
     from prefect_dist.transfer.session import SessionSpec, open_session
 
     image = images.image(220)
@@ -429,14 +428,13 @@ def test_no_name_is_recorded_for_an_image_of_which_something_is_missing(store: C
     ):
         images.load(registry, "app", image, "v1")
         reference = Reference.parse(f"{registry.host}/app:v1")
-        resolved = session.registries.resolve(reference)
-        handler = chain(fetch_handler(store, resolved.fetcher, observer=session, receipts=[]), children_handler(store.manifest))
-        dispatch(handler, resolved.descriptor, workers=4)
+        root = session.resolve(reference)
+        fetch_tree(session, reference, root, workers=4)
         gone = Digest.parse(list(image.blobs)[-1])
         store.delete(gone)
 
         with pytest.raises(NotFound, match=f"1 descriptor missing in the store \\(layer {gone}\\)"):
-            session.keeper.record(reference, resolved.descriptor)
+            session.keeper.record(reference, root)
 
     assert not list(store.names)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from prefect_dist.ocispec.handlers import children_handler
+from prefect_dist.ocispec.children import children_reader
 from prefect_dist.storage import ContentStore, completeness, open_store
 from prefect_dist.storage.reachable import reachable
 from tests import images
@@ -61,7 +61,7 @@ def test_siblings_are_looked_at_at_once_and_each_once(store: ContentStore, monke
     root = put(store, INDEX, "name")
     asked = Asked(monkeypatch, store, together=[hex_of(manifest.digest) for manifest in INDEX.manifests[:2]])
 
-    found = completeness.check(store, root, children=children_handler(store.manifest))
+    found = completeness.check(store, root, children=children_reader(store.manifest))
 
     assert found.whole
     assert [d.kind for d in found.present[:3]] == ["index", "manifest", "manifest"]

@@ -1,5 +1,6 @@
-"""Images in a session's store, and what was asked of registries."""
+"""Images in a session's store, and the requests that registries received."""
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference
@@ -19,6 +20,16 @@ def put(session: Session, image: BuiltImage) -> Descriptor:
             writer.write(data)
             writer.commit()
     return root_of(image)
+
+
+def fetch_tree(session: Session, reference: Reference, root: Descriptor, *, workers: int) -> None:
+    """Fetch the content of a tree into the store, level by level, at most `workers` descriptors at a time."""
+    seen, level = set[Descriptor](), {root: None}
+    with ThreadPoolExecutor(workers) as executor:
+        while level:
+            seen.update(level)
+            fetched = executor.map(lambda one: session.fetch(one, reference), level)
+            level = {child: None for _, children in fetched for child in children if child not in seen}
 
 
 def root_of(image: BuiltImage) -> Descriptor:

@@ -18,16 +18,15 @@ import pytest
 
 from prefect_dist.mirror.progress import LogListener
 from prefect_dist.ocispec import Reference
-from prefect_dist.ocispec.handlers import dispatch
 from prefect_dist.storage import completeness
 from prefect_dist.storage.archive import import_images
 from prefect_dist.storage.verify import verify
-from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.storage.archives import exported, memory_store, put
 from tests.storage.conformance import Place
+from tests.transfer.content import fetch_tree
 
 REPOSITORY = Path(__file__).parents[2]
 ROUNDS = {"disk": 25, "s3": 2}
@@ -86,8 +85,7 @@ def going_on(script: str, place: Place) -> Iterator[list[int]]:
 def fetch(session: Session, reference: Reference) -> None:
     root = session.resolve(reference)
     if not session.keeper.look(reference, root).whole:
-        receipts = list[Receipt]()
-        dispatch(session.fetching(reference, receipts), root, workers=2)
+        fetch_tree(session, reference, root, workers=2)
         session.keeper.record(reference, root)
 
 

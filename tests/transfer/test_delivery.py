@@ -6,7 +6,7 @@ import pytest
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
 from prefect_dist.ocispec.errors import Conflict, DistError, NotFound
-from prefect_dist.ocispec.selected import select
+from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.transfer.delivery import Publication
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.stats import Tally
@@ -118,7 +118,7 @@ def test_a_registry_that_takes_whole_indexes_alone_is_told_of_with_what_to_do(se
 def test_an_index_that_is_written_anew_lists_what_is_there_alone(session: Session, target: FakeRegistry) -> None:
     root = put(session, INDEX)
     session.publish(Publication(root=root, target=at(target, "copy:v1"), platforms=SOME, rewritten=True))
-    expected = select(root, SOME, session.store.manifest)
+    expected = filter_index(root, SOME, session.store.manifest)
     assert target.manifest("copy", "v1") == (images.OCI_INDEX, expected.root.data)
     assert target.manifest("copy", OTHER.root.digest)
     assert target.manifest("copy", ONE.root.digest) is None

@@ -6,8 +6,8 @@ import pytest
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
 from prefect_dist.ocispec.errors import Corrupt, DistError, NotFound
+from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.ocispec.referrers import Referrer
-from prefect_dist.ocispec.selected import select
 from prefect_dist.transfer.audit import Expected
 from prefect_dist.transfer.session import Session
 from tests import images
@@ -41,7 +41,7 @@ def remember(session: Session, origin: Reference, built: BuiltImage) -> Descript
 def made_of(built: BuiltImage) -> str:
     """The digest of the index that is made of another one for what is wanted."""
     documents = {Digest.parse(one.digest): one.raw for one in built.manifests}
-    return str(select(root_of(built), WANTED, lambda descriptor: documents[descriptor.digest]).root.digest)
+    return str(filter_index(root_of(built), WANTED, lambda descriptor: documents[descriptor.digest]).root.digest)
 
 
 def test_what_the_store_has_under_its_name_is_asked_of_nobody(session: Session, source: FakeRegistry) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from prefect_dist.ocispec import Digest, Platform
 from prefect_dist.ocispec.errors import DistError
+from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.ocispec.referrers import cosign_tags, tag_of
-from prefect_dist.ocispec.selected import select
 from prefect_dist.transfer.related import EVERYTHING, Related
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.survey import Ask, Found, Known
@@ -81,7 +81,7 @@ def test_what_is_to_be_written_anew_is_compared_with_what_that_gives(
 ) -> None:
     platforms = (Platform.parse("linux/arm64"),)
     documents = {Digest.parse(one.digest): one.raw for one in INDEX.manifests}
-    goal = select(root_of(INDEX), platforms, lambda descriptor: documents[descriptor.digest]).root
+    goal = filter_index(root_of(INDEX), platforms, lambda descriptor: documents[descriptor.digest]).root
     assert goal.data is not None
     images.load(target, "copy", OTHER)
     target.put_manifest("copy", goal.data, images.OCI_INDEX, tag="all")

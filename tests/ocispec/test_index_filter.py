@@ -8,7 +8,7 @@ import pytest
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, manifest
 from prefect_dist.ocispec.errors import NotFound, Unsupported
-from prefect_dist.ocispec.selected import Selected, select
+from prefect_dist.ocispec.index_filter import FilteredIndex, filter_index
 from tests import images
 from tests.images import BuiltImage
 
@@ -25,8 +25,8 @@ def reader(image: BuiltImage) -> Callable[[Descriptor], bytes]:
     return lambda descriptor: documents[str(descriptor.digest)]
 
 
-def chosen(image: BuiltImage, *platforms: str) -> Selected:
-    return select(root(image), tuple(map(Platform.parse, platforms)), reader(image))
+def chosen(image: BuiltImage, *platforms: str) -> FilteredIndex:
+    return filter_index(root(image), tuple(map(Platform.parse, platforms)), reader(image))
 
 
 def data(descriptor: Descriptor) -> bytes:
@@ -54,7 +54,7 @@ def test_what_an_index_says_beside_its_manifests_is_kept_in_its_order() -> None:
     old = {"annotations": {"b": "1", "a": "2"}, **orjson.loads(ALL.manifests[-1].raw), "unknown": [1, {"x": None}]}
     raw = orjson.dumps(old)
     descriptor = Descriptor(media_type=images.OCI_INDEX, digest=Digest.of(raw), size=len(raw))
-    found = select(descriptor, (Platform.parse("linux/s390x"),), lambda _: raw)
+    found = filter_index(descriptor, (Platform.parse("linux/s390x"),), lambda _: raw)
     new = orjson.loads(data(found.root))
     assert list(new) == list(old)
     assert new["manifests"] == [entry for entry in old["manifests"] if entry["platform"]["architecture"] == "s390x"]
@@ -65,7 +65,7 @@ def test_what_an_index_says_beside_its_manifests_is_kept_in_its_order() -> None:
 
 @pytest.mark.parametrize("image", [AMD, images.index([AMD, ARM])], ids=["an image", "an index of nothing else"])
 def test_where_nothing_is_to_be_left_out_the_root_stays(image: BuiltImage) -> None:
-    assert chosen(image, "linux/amd64", "linux/arm64") == Selected(root=root(image))
+    assert chosen(image, "linux/amd64", "linux/arm64") == FilteredIndex(root=root(image))
 
 
 def test_an_index_in_an_index_is_written_anew_first() -> None:
@@ -84,7 +84,7 @@ def test_an_index_that_is_written_anew_is_not_inline_in_its_parent_as_it_was() -
     outer = orjson.dumps({"schemaVersion": 2, "mediaType": images.OCI_INDEX, "manifests": [entry]})
     documents = {images.digest_of(document): document for document in (raw, outer)}
     top = Descriptor(media_type=images.OCI_INDEX, digest=Digest.of(outer), size=len(outer))
-    found = select(top, (Platform.parse("linux/arm64"),), lambda descriptor: documents[str(descriptor.digest)])
+    found = filter_index(top, (Platform.parse("linux/arm64"),), lambda descriptor: documents[str(descriptor.digest)])
     assert "data" not in orjson.loads(data(found.root))["manifests"][0]
 
 

@@ -1,7 +1,7 @@
-"""A new index of some platforms of another one: the one document with a digest that this program writes itself.
+"""Filters an index to some platforms: the only document with a digest that this program writes itself.
 
-Who wants some platforms alone can have the index as it is, whose other manifests are then not there ("sparse"): that keeps its
-digest, and its signatures true. A registry that insists on all of them takes a new index only.
+A sparse index, some manifests of which are missing, keeps its digest and its signatures. Registries that reject a sparse index
+need a rewritten one.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,10 +12,10 @@ import orjson
 
 from prefect_dist.ocispec import fields, manifest
 from prefect_dist.ocispec.attestations import attested
+from prefect_dist.ocispec.children import select_manifests
 from prefect_dist.ocispec.descriptor import Descriptor
 from prefect_dist.ocispec.digest import Digest
 from prefect_dist.ocispec.errors import NotFound, Unsupported
-from prefect_dist.ocispec.handlers import serving
 from prefect_dist.ocispec.platform import Platform
 
 # No index is known that goes deeper than three.
@@ -23,58 +23,60 @@ _DEEPEST = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Selected:
-    """A root, and the indexes that were written anew for it, inner ones first: descriptors that carry them as `data`."""
+class FilteredIndex:
+    """The root of a filtered tree, and descriptors of its rewritten indexes with their bytes in `data`, inner indexes first."""
 
     root: Descriptor
     indexes: tuple[Descriptor, ...] = ()
 
 
-def select(
+def filter_index(
     root: Descriptor,
     platforms: Sequence[Platform],
     read: Callable[[Descriptor], bytes],
     *,
     is_missing: Callable[[Descriptor], bool] | None = None,
     depth: int = 0,
-) -> Selected:
-    """Return the tree below `root` without other platforms; `root` itself if nothing is left out.
+) -> FilteredIndex:
+    """Return the tree below `root` reduced to `platforms`. An index that needs no change is not rewritten.
 
-    Other fields of an index are kept in their order, so that equal input gives equal bytes. Attestation manifests for which
+    Other fields of an index keep their order, so that equal input gives equal bytes. Attestation manifests for which
     `is_missing` is true are left out.
 
     Raises:
         NotFound: an index has nothing for any of `platforms`.
-        InvalidInput, Unsupported: an index cannot be read, or has others in it to no end; and whatever `read` raises.
+        InvalidInput, Unsupported: an index cannot be read, or indexes are nested too deeply.
+        DistError: see `read`.
     """
     if root.kind != "index":
-        return Selected(root=root)
+        return FilteredIndex(root=root)
     if depth > _DEEPEST:
         raise Unsupported(f"{root}: expected at most {_DEEPEST} indexes in one another")
     raw, at = read(root), str(root)
     children = manifest.children(raw, root.media_type, at=at)
     document = fields.parse_object(raw, at=at)
-    wanted = serving(platforms, root, children)
+    wanted = select_manifests(platforms, root, children)
     chosen = {one.content for one in wanted if is_missing is None or attested(one) is None or not is_missing(one)}
     entries, indexes = list[dict[str, Any]](), list[Descriptor]()
     for child, (_, entry) in zip(children, fields.objects(document, "manifests", at=at), strict=True):
         if child.content in chosen:
-            below = select(child, platforms, read, is_missing=is_missing, depth=depth + 1)
+            below = filter_index(child, platforms, read, is_missing=is_missing, depth=depth + 1)
             entries.append(dict(entry) if below.root is child else _entry(entry, below.root))
             indexes += below.indexes
     if len(entries) == len(children) and not indexes:
-        return Selected(root=root)
+        return FilteredIndex(root=root)
     written = orjson.dumps({**document, "manifests": entries})
     new = replace(root, digest=Digest.of(written, algorithm=root.digest.algorithm), size=len(written), data=written)
-    return Selected(root=new, indexes=(*indexes, new))
+    return FilteredIndex(root=new, indexes=(*indexes, new))
 
 
 def image_for(root: Descriptor, platform: Platform, read: Callable[[Descriptor], bytes]) -> Descriptor:
-    """Return the image for a platform below `root`: in an index, or in a nested index. Return `root` if it is no index.
+    """Return the image for a platform in an index, or in a nested index. Return `root` unchanged if it is not an index.
 
     Raises:
-        NotFound: there is none.
-        InvalidInput, Unsupported: an index cannot be read, or has others in it to no end; and whatever `read` raises.
+        NotFound: the index has no image for the platform.
+        InvalidInput, Unsupported: an index cannot be read, or indexes are nested too deeply.
+        DistError: see `read`.
     """
     for _ in range(_DEEPEST):
         if root.kind != "index":
@@ -82,12 +84,12 @@ def image_for(root: Descriptor, platform: Platform, read: Callable[[Descriptor],
         children = manifest.children(read(root), root.media_type, at=str(root))
         if not children:
             raise NotFound(f"{root}: no manifest for {platform}; it has none")
-        chosen = serving((platform,), root, children)
+        chosen = select_manifests((platform,), root, children)
         root = next((one for one in chosen if attested(one) is None), chosen[0])
     raise Unsupported(f"{root}: expected at most {_DEEPEST} indexes in one another")
 
 
 def _entry(old: fields.Json, root: Descriptor) -> dict[str, Any]:
-    """The same place in an index, for what now stands there."""
+    """Return an entry of an index with the digest and size of its rewritten manifest."""
     kept = {key: value for key, value in old.items() if key != "data"}
     return {**kept, "digest": str(root.digest), "size": root.size}

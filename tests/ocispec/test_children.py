@@ -1,30 +1,17 @@
-"""Handlers: how they stack, what steers a walk, and how a parallel walk is bounded and ended."""
+"""The walk over a tree of descriptors, and the filters of children."""
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, mediatypes
-from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
-from prefect_dist.ocispec.handlers import (
-    Handler,
-    SkipChildren,
-    StopChain,
-    chain,
-    children_handler,
-    dispatch,
-    filter_platforms,
-    limit_manifests,
-    visit,
-    walk,
-)
+from prefect_dist.ocispec.children import Children, children_reader, filter_platforms, walk_tree
+from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
 from tests import images
 from tests.ocispec.samples import described
 
-WAIT_S = 30  # until a test fails that would hang
 ROOT, A, B, C, A1, A2, B1 = (described(name=name) for name in ("root", "a", "b", "c", "a1", "a2", "b1"))
 TREE = {ROOT: [A, B, C], A: [A1, A2], B: [B1]}
 
@@ -39,7 +26,7 @@ LISTED = [ATTESTATION, AMD64, ARM64, ARM_V6, ARM_V7]
 
 
 class Recorder:
-    """A handler that answers from a tree and remembers what it saw; `raising` says where it raises what."""
+    """A children function that reads from a tree and records the descriptors it was called for."""
 
     def __init__(self, tree: dict[Descriptor, list[Descriptor]], raising: dict[Descriptor, Exception] | None = None) -> None:
         self.seen: list[Descriptor] = []
@@ -53,156 +40,54 @@ class Recorder:
         return self._tree.get(descriptor, [])
 
 
-def answering(*found: Descriptor) -> Handler:
+def answering(*found: Descriptor) -> Children:
     return lambda _: found
-
-
-def raising(error: Exception) -> Handler:
-    def handle(_: Descriptor) -> Sequence[Descriptor]:
-        raise error
-
-    return handle
 
 
 def wishes(*texts: str) -> list[Platform]:
     return [Platform.parse(text) for text in texts]
 
 
-def in_sequence(handler: Handler, *roots: Descriptor) -> None:
-    walk(handler, *roots)
-
-
-def in_parallel(handler: Handler, *roots: Descriptor) -> None:
-    dispatch(handler, *roots, workers=1)
-
-
-WALKS = pytest.mark.parametrize("go", [in_sequence, in_parallel])
-Walk = Callable[..., None]
-
-
-def test_a_chain_answers_with_everything_in_order() -> None:
-    assert list(chain(answering(A, B), answering(), answering(A, C))(ROOT)) == [A, B, A, C]
-
-
-def test_an_empty_chain_finds_nothing() -> None:
-    assert list(chain()(ROOT)) == []
-
-
-def test_stop_chain_keeps_what_earlier_handlers_answered() -> None:
-    later = Recorder({})
-    assert list(chain(answering(A), raising(StopChain()), later)(ROOT)) == [A]
-    assert later.seen == []
-
-
-def test_stop_chain_ends_the_inner_chain_only() -> None:
-    inner = chain(answering(A), raising(StopChain()), answering(B))
-    assert list(chain(inner, answering(C))(ROOT)) == [A, C]
-
-
-def test_stop_chain_concerns_one_descriptor() -> None:
-    later = Recorder({})
-    walk(chain(Recorder(TREE), Recorder({}, {A: StopChain()}), later), ROOT)
-    assert later.seen == [ROOT, A1, A2, B, B1, C]
-
-
-def test_an_error_in_a_chain_ends_it() -> None:
-    later = Recorder({})
-    with pytest.raises(Corrupt, match="bad"):
-        chain(answering(A), raising(Corrupt("bad")), later)(ROOT)
-    assert later.seen == []
-
-
-def test_skip_children_in_a_chain_drops_what_earlier_handlers_answered() -> None:
-    assert list(visit(chain(answering(A), raising(SkipChildren())), ROOT)) == []
-
-
 def test_a_walk_is_depth_first_with_siblings_in_order() -> None:
-    handler = Recorder(TREE)
-    walk(handler, ROOT)
-    assert handler.seen == [ROOT, A, A1, A2, B, B1, C]
+    assert list(walk_tree(Recorder(TREE), ROOT)) == [ROOT, A, A1, A2, B, B1, C]
 
 
-def test_a_walk_takes_its_roots_in_order() -> None:
-    handler = Recorder(TREE)
-    walk(handler, B, A)
-    assert handler.seen == [B, B1, A, A1, A2]
+def test_a_walk_yields_its_roots_in_order() -> None:
+    assert list(walk_tree(Recorder(TREE), B, A)) == [B, B1, A, A1, A2]
 
 
-@WALKS
-def test_the_siblings_of_a_skipped_descriptor_are_visited(go: Walk) -> None:
-    handler = Recorder(TREE, {A: SkipChildren()})
-    go(handler, ROOT)
-    assert handler.seen == ([ROOT, A, B, B1, C] if go is in_sequence else [ROOT, A, B, C, B1])
+def test_a_walk_yields_shared_content_at_its_first_place_and_reads_it_once() -> None:
+    children = Recorder({ROOT: [A, A, B], A: [C], B: [C, B1, ROOT]})
+    assert list(walk_tree(children, ROOT, B, ROOT)) == [ROOT, A, C, B, B1]
+    assert children.seen == [ROOT, A, C, B, B1]
 
 
-@WALKS
-def test_the_first_error_ends_a_walk(go: Walk) -> None:
-    handler = Recorder(TREE, {B: Corrupt("first"), C: Corrupt("second")})
+def test_a_walk_yields_content_once_whatever_its_annotations() -> None:
+    annotated = replace(A, annotations=(("org.opencontainers.image.ref.name", "v1"),))
+    assert list(walk_tree(Recorder({ROOT: [A, annotated, B]}), ROOT)) == [ROOT, A, B]
+
+
+def test_a_walk_reads_children_only_after_the_caller_has_handled_their_parent() -> None:
+    children = Recorder(TREE)
+    walk = walk_tree(children, ROOT)
+    assert [next(walk), next(walk)] == [ROOT, A]
+    assert children.seen == [ROOT]
+
+
+def test_the_first_error_ends_a_walk() -> None:
+    children = Recorder(TREE, {B: Corrupt("first"), C: Corrupt("second")})
     with pytest.raises(Corrupt, match="first"):
-        go(handler, ROOT)
-    assert handler.seen == ([ROOT, A, A1, A2, B] if go is in_sequence else [ROOT, A, B])
+        list(walk_tree(children, ROOT))
+    assert children.seen == [ROOT, A, A1, A2, B]
 
 
-@WALKS
-def test_a_walk_without_roots_visits_nothing(go: Walk) -> None:
-    go(raising(Corrupt("called")))
+def test_a_walk_without_roots_yields_nothing() -> None:
+    assert list(walk_tree(Recorder({}))) == []
 
 
 def test_a_deep_walk_does_not_recurse() -> None:
     deep = [described(name=str(level)) for level in range(5000)]
-    handler = Recorder({parent: [child] for parent, child in pairwise(deep)})
-    walk(handler, deep[0])
-    assert handler.seen == deep
-
-
-def test_dispatch_visits_equal_descriptors_once() -> None:
-    handler = Recorder({ROOT: [A, A, B], A: [C], B: [C, ROOT]})
-    dispatch(handler, ROOT, ROOT, workers=3)
-    assert sorted(handler.seen, key=str) == sorted([ROOT, A, B, C], key=str)
-
-
-def test_dispatch_works_on_as_many_at_once_as_it_may_and_no_more() -> None:
-    workers = 3
-    together = threading.Barrier(workers)
-    lock = threading.Lock()
-    under_way = most = count = 0
-
-    def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
-        nonlocal under_way, most, count
-        if descriptor == ROOT:
-            return [described(name=str(number)) for number in range(4 * workers)]
-        with lock:
-            under_way, count = under_way + 1, count + 1
-            most = max(most, under_way)
-        together.wait(WAIT_S)  # passed only by exactly so many at once
-        with lock:
-            under_way -= 1
-        return ()
-
-    dispatch(handle, ROOT, workers=workers)
-    assert (most, count) == (workers, 4 * workers)
-
-
-def test_dispatch_waits_for_those_under_way_and_starts_none_after_an_error() -> None:
-    both = threading.Barrier(2)
-    failing = threading.Event()
-    seen: list[Descriptor] = []
-    left: list[Descriptor] = []
-
-    def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
-        seen.append(descriptor)
-        both.wait(WAIT_S)
-        if descriptor == A:
-            failing.set()
-            raise Corrupt("first")
-        failing.wait(WAIT_S)
-        left.append(descriptor)
-        raise Corrupt("also")
-
-    with pytest.raises(Corrupt):
-        dispatch(handle, A, B, C, workers=2)
-    assert sorted(seen, key=str) == sorted([A, B], key=str)
-    assert left == [B]
+    assert list(walk_tree(Recorder({parent: [child] for parent, child in pairwise(deep)}), deep[0])) == deep
 
 
 def test_children_come_from_what_is_read() -> None:
@@ -214,32 +99,25 @@ def test_children_come_from_what_is_read() -> None:
         read.append(str(descriptor.digest))
         return raws[str(descriptor.digest)]
 
-    seen: list[str] = []
-    children = children_handler(content)
-
-    def handle(descriptor: Descriptor) -> Sequence[Descriptor]:
-        seen.append(str(descriptor.digest))
-        return children(descriptor)
-
     root = Descriptor(media_type=built.root.media_type, digest=Digest.parse(built.root.digest), size=built.root.size)
-    walk(handle, root)
+    seen = [str(descriptor.digest) for descriptor in walk_tree(children_reader(content), root)]
     assert seen == [built.manifests[-1].digest, built.manifests[0].digest, *built.blobs]
     assert read == [built.manifests[-1].digest, built.manifests[0].digest]
 
 
 @pytest.mark.parametrize("media_type", [images.OCI_LAYER, images.OCI_CONFIG, "text/plain", "application/vnd.in-toto+json"])
 def test_leaves_are_not_read(media_type: str) -> None:
-    assert children_handler(lambda _: pytest.fail("read"))(described(media_type)) == ()
+    assert children_reader(lambda _: pytest.fail("read"))(described(media_type)) == ()
 
 
 def test_schema_1_is_refused_unread() -> None:
     with pytest.raises(Unsupported, match=r"^schema1 sha256:[0-9a-f]{64}: .*schema 1"):
-        children_handler(lambda _: pytest.fail("read"))(described(mediatypes.DOCKER_SCHEMA1_SIGNED))
+        children_reader(lambda _: pytest.fail("read"))(described(mediatypes.DOCKER_SCHEMA1_SIGNED))
 
 
 def test_a_bad_manifest_is_named() -> None:
     with pytest.raises(InvalidInput, match=r"^index sha256:[0-9a-f]{64}: not JSON"):
-        children_handler(lambda _: b"<html>")(INDEX)
+        children_reader(lambda _: b"<html>")(INDEX)
 
 
 @pytest.mark.parametrize(
@@ -330,22 +208,3 @@ def test_only_indexes_are_filtered(descriptor: Descriptor) -> None:
 
 def test_an_empty_index_passes_the_filter() -> None:
     assert list(filter_platforms(answering(), wishes("linux/amd64"))(INDEX)) == []
-
-
-@pytest.mark.parametrize(("limit", "chosen"), [(1, LISTED[:1]), (2, LISTED[:2]), (9, LISTED)])
-def test_limit_manifests(limit: int, chosen: list[Descriptor]) -> None:
-    assert list(limit_manifests(answering(*LISTED), limit)(INDEX)) == chosen
-
-
-def test_only_indexes_are_limited() -> None:
-    assert list(limit_manifests(answering(A, B), 1)(AMD64)) == [A, B]
-
-
-def test_an_index_without_manifests_cannot_be_limited() -> None:
-    with pytest.raises(NotFound, match=r"^index sha256:[0-9a-f]{64}: lists no manifests$"):
-        limit_manifests(answering(), 1)(INDEX)
-
-
-def test_the_signals_are_no_errors_of_the_tree() -> None:
-    assert not issubclass(SkipChildren, DistError)
-    assert not issubclass(StopChain, DistError)

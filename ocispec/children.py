@@ -1,0 +1,103 @@
+"""The graph of descriptors: the children of a manifest, filters of children, and the walk over a tree.
+
+A `Children` function returns the descriptors directly below a descriptor. Filters wrap one and return another:
+
+    children = filter_platforms(children_reader(store.manifest), platforms)
+    for descriptor in walk_tree(children, root): ...
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from prefect_dist.ocispec import manifest, mediatypes
+from prefect_dist.ocispec.attestations import attested
+from prefect_dist.ocispec.descriptor import Descriptor
+from prefect_dist.ocispec.errors import NotFound, shown
+from prefect_dist.ocispec.platform import Platform, best
+
+Children = Callable[[Descriptor], Sequence[Descriptor]]
+
+# An error message lists at most this many platforms of an index.
+_LISTED = 20
+
+
+def walk_tree(children: Children, *roots: Descriptor) -> Iterator[Descriptor]:
+    """Yield the roots and all descriptors below them, each distinct content once.
+
+    The order is depth first: a descriptor comes before its children, siblings and roots come in their order. Content with
+    several parents comes at its first place in this order, so possibly before some of its parents.
+
+    `children` is called once for each yielded descriptor, when the caller asks for the next one. Its errors end the walk.
+    """
+    seen = set[object]()
+    pending = list(reversed(roots))
+    while pending:
+        descriptor = pending.pop()
+        if descriptor.content not in seen:
+            seen.add(descriptor.content)
+            yield descriptor
+            pending.extend(reversed(children(descriptor)))
+
+
+def children_reader(read: Callable[[Descriptor], bytes]) -> Children:
+    """Return a function for the children of manifests, whose bytes come from `read`. All other content has no children.
+
+    The result raises:
+        InvalidInput, Unsupported: see `ocispec.manifest.children`; and the errors of `read`.
+    """
+
+    def read_children(descriptor: Descriptor) -> Sequence[Descriptor]:
+        raw = read(descriptor) if descriptor.is_manifest else b""
+        return manifest.children(raw, descriptor.media_type, at=str(descriptor))
+
+    return read_children
+
+
+def filter_platforms(children: Children, platforms: Iterable[Platform] | None) -> Children:
+    """Return a function that applies `select_manifests` to the children; None selects all.
+
+    The result raises:
+        NotFound: see `select_manifests`.
+    """
+    if platforms is None:
+        return children
+    wanted = tuple(platforms)
+    return lambda descriptor: select_manifests(wanted, descriptor, children(descriptor))
+
+
+def select_manifests(
+    platforms: Sequence[Platform] | None, descriptor: Descriptor, children: Sequence[Descriptor]
+) -> Sequence[Descriptor]:
+    """Return the children of an index that serve `platforms` best, and the attestation manifests of these.
+
+    All children are returned if `platforms` is None, or if the parent is no index.
+
+    Raises:
+        NotFound: nothing in the index serves any of them; the message lists the platforms of the index.
+    """
+    if platforms is None or descriptor.kind != "index" or not children:
+        return children
+    chosen = best(platforms, children)
+    if not chosen:
+        has = sorted({shown(str(child.platform)) for child in children})
+        listed = ", ".join(has[:_LISTED]) + (f" and {len(has) - _LISTED} more" if len(has) > _LISTED else "")
+        raise NotFound(f"{descriptor}: no manifest for {', '.join(map(str, platforms))}; it has {listed}")
+    keys, digests = {id(child) for child in chosen}, {str(child.digest) for child in chosen}
+    return tuple(child for child in children if id(child) in keys or attested(child) in digests)
+
+
+def without_missing_attestations(children: Children, is_missing: Callable[[Descriptor], bool]) -> Children:
+    """Return a function that leaves out attestation manifests for which `is_missing` is true."""
+
+    def filter_missing(descriptor: Descriptor) -> Sequence[Descriptor]:
+        return [child for child in children(descriptor) if attested(child) is None or not is_missing(child)]
+
+    return filter_missing
+
+
+def without_foreign(children: Children) -> Children:
+    """Return a function that leaves out non-distributable layers whose descriptors have URLs."""
+
+    def filter_foreign(descriptor: Descriptor) -> Sequence[Descriptor]:
+        return [child for child in children(descriptor) if not (mediatypes.is_foreign(child.media_type) and child.urls)]
+
+    return filter_foreign
