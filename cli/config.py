@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 
 
 def config(context: Context, path: str, dialect: Dialect, to: Sequence[str]) -> int:
-    """Show what a configuration comes to; mistakes and conflicts in it are bad input."""
-    from prefect_dist.mirror.claims import known_conflicts  # and with it pydantic
+    """Show what a configuration comes to. Mistakes and conflicts in it are bad input, overlaps are warnings."""
+    from prefect_dist.mirror.claims import known_conflicts, known_overlaps  # and with it pydantic
+    from prefect_dist.mirror.yamlfile import in_order
 
     wanted = inputs.mirror(path, dialect, to)
     if conflicts := [*known_conflicts(wanted.entries), *known_conflicts(wanted.seed)]:
-        raise BadInput(*conflicts)
-    warnings = inputs.warnings(context, wanted)
+        raise BadInput(*in_order(conflicts, wanted.path))
+    overlaps = [*known_overlaps(wanted.entries), *known_overlaps(wanted.seed)]
+    warnings = [*inputs.warnings(context, wanted), *in_order(overlaps, wanted.path)]
     if context.output == "json":
         tables.json(_described(wanted, inputs.store_of(context, wanted), warnings))
     else:

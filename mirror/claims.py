@@ -40,13 +40,41 @@ class Claims:
         found = ((target, _conflict(claims)) for target, claims in self._by_target.items() if len(claims) > 1)
         return {target: InvalidInput(why) for target, why in found if why is not None}
 
+    def overlaps(self) -> Iterator[tuple[str, Sequence[Entry]]]:
+        """Return the targets that several entries claim without a contradiction, each with these entries."""
+        for target, claims in self._by_target.items():
+            entries = list({claim.entry.at: claim.entry for claim in claims}.values())
+            if len(entries) > 1 and _conflict(claims) is None:
+                yield str(target), entries
+
 
 def known_conflicts(entries: Sequence[Entry]) -> list[str]:
-    """The conflicts that are certain before a registry is asked, one line each.
+    """Return the conflicts that are certain before a registry is asked, one line each.
 
     Entries for single images are compared with each other, and with entries for the repository of their image. Other entries
     are compared if they select the same images.
     """
+    lines = [f"{target}: {why}" for target, why in _known_claims(entries).conflicts().items()]
+    several = ((target, _differing(found, found[0].source, None)) for target, found in _equal_selections(entries))
+    return [*lines, *(f"{target}: {why}" for target, why in several if why is not None)]
+
+
+def known_overlaps(entries: Sequence[Entry]) -> list[str]:
+    """Return a line for each target that several entries are certain to claim with equal options."""
+    several = (
+        (target, found)
+        for target, found in _equal_selections(entries)
+        if len({entry.at for entry in found}) > 1 and _differing(found, found[0].source, None) is None
+    )
+    overlaps = ((target, [entry.at for entry in found]) for target, found in (*_known_claims(entries).overlaps(), *several))
+    return [
+        f"{target}: {len(places)} entries publish the same to this target: {_joined(places)}; one is enough"
+        for target, places in overlaps
+    ]
+
+
+def _known_claims(entries: Sequence[Entry]) -> Claims:
+    """Return the claims of single images that are certain before a registry is asked."""
     single = [entry for entry in entries if entry.type == "image"]
     several = [entry for entry in entries if entry.type != "image"]
     by_source = defaultdict[str, list[Entry]](list)
@@ -59,8 +87,7 @@ def known_conflicts(entries: Sequence[Entry]) -> list[str]:
         for other in (*by_source[source.locator], *by_source[source.host]):
             if _certainly_selects(other, source):
                 claims.add(other, source, other.valid_targets(source))
-    lines = [f"{target}: {why}" for target, why in claims.conflicts().items()]
-    return [*lines, *_equal_selections(several)]
+    return claims
 
 
 def _conflict(claims: Sequence[Claim]) -> str | None:
@@ -91,17 +118,15 @@ def _certainly_selects(entry: Entry, source: Reference) -> bool:
     return entry.repositories.holds(source.repository) and bool(entry.chosen([source.tag]))
 
 
-def _equal_selections(entries: Sequence[Entry]) -> Iterator[str]:
-    """The conflicts between entries that select the same images of one registry or repository."""
+def _equal_selections(entries: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
+    """Return the targets of entries that select the same images of one registry or repository, each with these entries."""
     groups = defaultdict[object, list[tuple[str, Entry]]](list)
     for entry in entries:
-        for naming in entry.targets:
+        for naming in entry.targets if entry.type != "image" else ():
             selected = entry.source, entry.type, entry.repositories, entry.tags.sets
             groups[(*selected, naming.template.text, naming.renames)].append((naming.template.text, entry))
     for found in groups.values():
-        target, first = found[0]
-        if why := _differing([entry for _, entry in found], first.source, None):
-            yield f"{target}: {why}"
+        yield found[0][0], [entry for _, entry in found]
 
 
 def _joined(texts: Sequence[str]) -> str:

@@ -39,6 +39,7 @@ class Mirror:
     `way` says how to give credentials in it. `store` may be `block:NAME`; None is left to whoever starts a run. `credentials`
     are by registry, or registry and namespace; the blocks that `credential_blocks` name have more. `lock` is a path or URL,
     None keeps none. `schedules` are for whoever starts runs. `warnings` name each key that has no effect, a line each.
+    `is_lock` says that it was made of a lock file, in which nothing can be configured.
     """
 
     path: str
@@ -55,6 +56,7 @@ class Mirror:
     concurrency: int
     schedules: tuple[Schedule, ...]
     warnings: tuple[str, ...]
+    is_lock: bool = False
 
 
 def load(path: str, dialect: Dialect = "dist", *, to: Sequence[str] = ()) -> Mirror:
@@ -85,7 +87,7 @@ def configured(document: Document, *, is_remembered: bool = True) -> Mirror:
         Mistakes: it is wrong; each line names file, line and key of a mistake.
     """
     found = checked_in_parts(MirrorFile, document)
-    file, mistakes = found.value, MistakeLog(found.mistakes)
+    file, mistakes = found.value, MistakeLog(document, found.mistakes)
     if file is None:
         raise Mistakes(*found.mistakes)
     if not file.sync and file.seed is None and not found.mistakes:

@@ -73,7 +73,7 @@ def sources(file: SkopeoFile, document: Document, to: Sequence[str]) -> Sources:
         raise InvalidInput(
             f"{document.path}: expected a destination beside it: a file of skopeo's does not say where images go"
         )
-    mistakes = MistakeLog()
+    mistakes = MistakeLog(document)
     making = _Making(document, to, mistakes)
     entries = tuple(entry for name, registry in file.root.items() for entry in making.entries(name, registry))
     hosts = dict[str, HostSettings]()

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from prefect_dist.mirror.yamlfile import Document, Place, Written
+from prefect_dist.mirror.yamlfile import Document, Place, Written, in_order
 from prefect_dist.ocispec import Reference, units
 from prefect_dist.ocispec.errors import InvalidInput, Mistakes
 
@@ -58,15 +58,17 @@ def checked(model: type[M], document: Document) -> M:
     try:
         return model.model_validate({} if document.data is None else document.data)
     except ValidationError as exc:
-        # Unknown keys come first: where others are missing, they are likely the reason.
+        # In one line, unknown keys come first: where others are missing, they are likely the reason.
         errors = sorted(exc.errors(include_url=False), key=lambda one: one["type"] != "extra_forbidden")
-        raise Mistakes(*(_told(error, document, model) for error in errors)) from None  # its text shows what may be secret
+        lines = [_told(error, document, model) for error in errors]
+        raise Mistakes(*in_order(lines, document.path)) from None  # its text shows what may be secret
 
 
 class MistakeLog:
-    """Collects mistakes, so that people see all of them at once; each line once, in the order of finding."""
+    """Collects the mistakes in a document, so that people see all of them at once, each once."""
 
-    def __init__(self, lines: Iterable[str] = ()) -> None:
+    def __init__(self, document: Document, lines: Iterable[str] = ()) -> None:
+        self._path = document.path
         self._lines = dict.fromkeys(lines)
 
     def __len__(self) -> int:
@@ -87,13 +89,13 @@ class MistakeLog:
         return None
 
     def refuse(self) -> None:
-        """End the reading of the input if there are mistakes.
+        """End the reading of the document if there are mistakes.
 
         Raises:
-            Mistakes: there are some.
+            Mistakes: there are some, in the order of the document.
         """
         if self._lines:
-            raise Mistakes(*self._lines)
+            raise Mistakes(*in_order(self._lines, self._path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,9 @@ class Checked(Generic[M]):
     wrong: frozenset[Place] = frozenset()
 
     def kept(self, key: str, count: int) -> list[int]:
-        """The positions in the file of the `count` items of a list that were accepted."""
+        """Return the positions in the file of the `count` items of a list that were accepted."""
+        if (key,) in self.wrong:
+            return []
         total = count + sum(len(place) > 1 and place[0] == key for place in self.wrong)
         return [number for number in range(total) if (key, number) not in self.wrong]
 
@@ -119,17 +123,24 @@ def checked_in_parts(model: type[M], document: Document) -> Checked[M]:
         return Checked(checked(model, document))
     except Mistakes as exc:
         mistakes = exc.lines
-    try:
-        model.model_validate({} if document.data is None else document.data)
-    except ValidationError as exc:
-        wrong = frozenset(_part(document.data, error["loc"]) for error in exc.errors(include_url=False))
-    if () in wrong:
-        return Checked(None, mistakes)
-    rest = {key: _without(value, key, wrong) for key, value in document.data.items() if (key,) not in wrong}
+    wrong, rest = frozenset[Place](), document.data
+    for part in (_part, _section):  # a section of which a necessary key is left out is left out, too
+        try:
+            return Checked(model.model_validate(rest), mistakes, wrong)
+        except ValidationError as exc:
+            wrong |= {part(document.data, error["loc"]) for error in exc.errors(include_url=False)}
+        if () in wrong:
+            return Checked(None, mistakes)
+        rest = {key: _without(value, key, wrong) for key, value in document.data.items() if (key,) not in wrong}
     try:
         return Checked(model.model_validate(rest), mistakes, wrong)
     except ValidationError:
         return Checked(None, mistakes)
+
+
+def _section(data: Any, place: Sequence[str | int]) -> Place:  # noqa: ARG001 - used in the same way as _part
+    """Return the key at the top of a file under which a mistake is."""
+    return tuple(place[:1])
 
 
 def _part(data: Any, place: Sequence[str | int]) -> Place:

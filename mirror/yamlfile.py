@@ -1,7 +1,8 @@
 """YAML that people write, with the line of everything in it, so that a refusal can say where."""
 
+import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,17 @@ class Document:
         if not self.is_file and "{{" not in text:
             told = 'expected {{env "NAME"}}, {{file "PATH"}} or a block, got what may be a secret'
             raise InvalidInput(f"{self.where(place)}: {told}; Prefect keeps this text as it is, so replace the secret, too")
+
+
+def in_order(messages: Iterable[str], path: str) -> list[str]:
+    """Return messages in the order of the first line of a file that each names; the others come last."""
+    named = re.compile(rf"{re.escape(path)}:(\d+)\b")
+
+    def position(message: str) -> float:
+        found = named.search(message)
+        return int(found[1]) if found else math.inf
+
+    return sorted(messages, key=position)
 
 
 def plain(value: Any) -> Any:

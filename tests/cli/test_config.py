@@ -151,22 +151,72 @@ seed: {images: [ok, Bad], to: r.example}
     assert (wrong.code, wrong.out) == (2, b"")
     at = f"dist: {tmp_path}/mirror.yaml"
     starts = [
+        f"{at}:2: registries.a.example: expected pass or token beside user",
         f"{at}:3: registries.b.example.pas: unknown key",
         f"{at}:4: defaults.unknown: unknown key",
-        f"{at}:8: sync[2].sorce: unknown key; did you mean source",
-        f"{at}:8: sync[2].source: missing",
-        f"{at}:2: registries.a.example: expected pass or token beside user",
+        f"{at}:4: defaults.schedule: expected minute, hour, day",
         f"{at}:6: sync[0].target: template 'r.example/{{{{.Ref.Tga}}}}': unknown .Ref.Tga; did you mean .Ref.Tag",
         f"{at}:6: sync[0].backup: template '{{{{nothing}}}}': unknown 'nothing'",
-        f"{at}:4: defaults.schedule: expected minute, hour, day",
         f"{at}:7: sync[1].source: reference 'docker.io/library/Redis:latest': bad path",
         f"{at}:7: sync[1].target: 'r.example/a:b:c': reference",
-        f"{at}:11: seed.images[1]: reference 'docker.io/library/Bad:latest': bad path",
+        f"{at}:8: sync[2].sorce: unknown key; did you mean source",
+        f"{at}:8: sync[2].source: missing",
         "dist: r.example/redis:7: expected one source for this target, got 2: ",
+        f"{at}:11: seed.images[1]: reference 'docker.io/library/Bad:latest': bad path",
     ]
     lines = wrong.err.splitlines()
-    assert sorted(line for start in starts for line in lines if line.startswith(start)) == sorted(lines), lines
-    assert len(lines) == len(starts)
+    assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * len(starts), lines
+
+
+def test_a_section_that_lacks_a_key_does_not_hide_mistakes_in_other_sections(tmp_path: Path) -> None:
+    wrong = config(
+        tmp_path,
+        """\
+store: {options: {key: x}}
+sync:
+- {source: Redis, target: r.example/redis, type: image}
+seed: {images: [ok], to: []}
+""",
+    )
+    at = f"dist: {tmp_path}/mirror.yaml"
+    starts = [
+        f"{at}:1: store.url: missing",
+        f"{at}:3: sync[0].source: reference 'docker.io/library/Redis:latest': bad path",
+        f"{at}:4: seed.to: expected at least one",
+    ]
+    lines = wrong.err.splitlines()
+    assert (wrong.code, len(lines)) == (2, 3), lines
+    assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True)), lines
+
+
+def test_entries_that_publish_the_same_to_one_target_have_a_warning(tmp_path: Path) -> None:
+    shown = config(
+        tmp_path,
+        """\
+store: s3://bucket/cache
+sync:
+- {source: quay.io/a/b, target: r.example/b, type: repository, tags: {allow: ['1.*']}}
+- {source: 'alpine:3', target: 'r.example/alpine:3', type: image}
+- {source: 'redis:7', target: 'r.example/redis:7', type: image}
+- {source: alpine, target: r.example/alpine, type: repository}
+- {source: quay.io/a/b, target: r.example/b, type: repository, tags: {allow: ['1.*']}}
+- {source: quay.io/a/b, target: r.example/b, type: repository, tags: {allow: ['2.*']}}
+seed: {images: ['redis:7', 'docker.io/library/redis:7'], to: other.example}
+""",
+        "--output",
+        "json",
+    )
+    at = f"{tmp_path}/mirror.yaml"
+    warnings = [
+        f"r.example/b: 2 entries publish the same to this target: {at}:3: sync[0] and {at}:7: sync[4]; one is enough",
+        f"r.example/alpine:3: 2 entries publish the same to this target: {at}:4: sync[1] and {at}:6: sync[3]; one is enough",
+        (
+            "other.example/library/redis:7: 2 entries publish the same to this target: "
+            f"{at}:9: seed.images[0] and {at}:9: seed.images[1]; one is enough"
+        ),
+    ]
+    assert (shown.code, shown.json["warnings"]) == (0, warnings)
+    assert shown.err.splitlines() == [f"dist: warning: {warning}" for warning in warnings]
 
 
 def test_entries_that_claim_one_target_are_bad_input_with_both_places(tmp_path: Path) -> None:
