@@ -268,12 +268,13 @@ class ContentStore:
         return data
 
     def _list(self, path: str) -> list[dict[str, Any]]:
+        """Return what is in a directory, without the empty objects that some object stores have for the directory itself."""
         try:
             with self._backend.translated(f"store {self.url}"):
                 entries: list[dict[str, Any]] = self._backend.fs.ls(path, detail=True)
         except NotFound:
             return []
-        return entries
+        return [entry for entry in entries if not entry["name"].endswith("/")]
 
 
 def open_store(url: str, *, options: Mapping[str, Any] | None = None) -> ContentStore:

@@ -530,6 +530,14 @@ def test_walk_passes_over_strange_files_with_a_warning(
     assert all(record.getMessage().endswith(" is no blob") for record in caplog.records)
 
 
+def test_a_store_whose_last_blob_was_deleted_has_no_strange_files(
+    store: ContentStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.delete(ingest(store, DATA))
+    assert list(store.walk()) == []
+    assert not caplog.records  # SeaweedFS lists the directory itself as an object
+
+
 def test_a_deleted_blob_is_gone_and_can_come_back(store: ContentStore) -> None:
     ingest(store, DATA)
     store.delete(DIGEST)
