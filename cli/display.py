@@ -74,6 +74,7 @@ class LiveDisplay:
         self._begun, self._started = False, time.monotonic()
         self._moved = 0
         self._note = ""
+        self._is_recording = False
         self._waits: dict[str, tuple[float, str]] = {}
 
     def note(self, text: str) -> None:
@@ -141,11 +142,15 @@ class LiveDisplay:
             else:
                 row.state = "done" if image.moved else "exists"
 
+    def recording(self) -> None:
+        """Say that the results are not recorded yet, and that no image is counted as done before."""
+        self._is_recording, self._note = True, "recording results"
+
     def __rich__(self) -> RenderableType:
         width = self._console.width
         with self._guard:
             rows, moved = list(self._rows.values()), self._moved
-            counts, columns = _counts(rows), _Columns.of(rows, width)
+            counts, columns = _counts(rows, done="" if self._is_recording else " done"), _Columns.of(rows, width)
             shown = _fitting(rows, self._console.height - _MARGIN)
             cells = [columns.cells(row) for row in shown]
             waits = [text for until, text in self._waits.values() if until > time.monotonic()]
@@ -223,6 +228,9 @@ class PlainLines:
         done = "".join(f", {what}" for what in self._done.pop(image.name, ()))
         self._say(f"{image.name} {image.status}: {image.told()}{done}")
 
+    def recording(self) -> None:
+        """Print nothing: the results are printed soon."""
+
     def _say(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
@@ -261,10 +269,10 @@ def _bad(messages: Sequence[str]) -> str:
     return "interrupted" if all(map(is_ending, messages)) else "failed"
 
 
-def _counts(rows: Sequence[_Row]) -> list[str]:
-    """How much is there, of images and of descriptors, and how many images are not going to be."""
+def _counts(rows: Sequence[_Row], *, done: str) -> list[str]:
+    """Return how many images and descriptors are there, and how many images failed; `done` follows the count of images."""
     images, descriptors = [row for row in rows if row.total is None], [row for row in rows if row.total is not None]
-    there = [f"{sum(row.is_there for row in images)}/{counted(len(images), 'image')} done"] if images else []
+    there = [f"{sum(row.is_there for row in images)}/{counted(len(images), 'image')}{done}"] if images else []
     there += [f"{count} {state}" for state in _BAD if (count := sum(row.state == state for row in images))]
     of_descriptors = f"{sum(row.is_there for row in descriptors)}/{counted(len(descriptors), 'descriptor')}"
     return [*([", ".join(there)] if there else []), *([of_descriptors] if descriptors else [])]

@@ -171,10 +171,12 @@ def store_of(context: Context, wanted: "Mirror") -> str:
 
 
 def warnings(context: Context, wanted: "Mirror") -> list[str]:
-    """The warnings of a configuration, and one if its images would silently be kept in the default store."""
+    """Return the warnings of a configuration, and one if its images would silently be kept in the default store."""
     if wanted.store is not None or context.store_from != "default":
         return list(wanted.warnings)
     place = f"images are kept in {lasting(context.store)}; set store in the file, DIST_STORE or --store"
+    if wanted.is_lock:  # which has no place for a store
+        place = f"a repair looks for images in {lasting(context.store)}; set --store or DIST_STORE"
     return [*wanted.warnings, f"{wanted.path}: no store is set, so {place}"]
 
 

@@ -73,6 +73,7 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
         plan = carried.plan
         report = MirrorReport(name=job.name, store=spec.store, plan=plan, dry_run=job.dry_run, tasks=applying.tasks)
         if not job.dry_run:
+            listener.recording()
             plan = plan.keeping(brought.referrers)
             known = plan.known_tags(locked, brought.referrers)
             report = replace(report, plan=plan, brought=brought, removed=applying.remove(plan.extras, known))

@@ -4,7 +4,8 @@ It tells people and other tools what is mirrored, a check what to look for, and 
 only those may ever be pruned. So it is written before a run changes anything, and again when it is known what came of it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Self
@@ -12,11 +13,12 @@ from typing import Any, Self
 import orjson
 
 from prefect_dist.ocispec import Digest, Platform, Reference, fields
-from prefect_dist.ocispec.errors import InvalidInput, Unsupported
+from prefect_dist.ocispec.errors import Denied, InvalidInput, Unsupported
 from prefect_dist.storage import times
 from prefect_dist.storage.statefile import StateFile
 
 _VERSION = 1
+_REMEDY = "; let the user of the run write the file and its directory, or set lock to another file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,16 +89,20 @@ class Lock:
         self._file = StateFile(url) if url is not None else None
 
     def read(self) -> dict[Reference, Locked]:
-        """What is mirrored, by target; nothing where there is no file.
+        """Return what is mirrored, by target; nothing if there is no file.
 
         Raises:
             InvalidInput: the file is damaged.
             DistError: it cannot be read.
         """
-        return {} if self._file is None else self._parsed(self._file.read(), self._file.url)
+        if self._file is None:
+            return {}
+        with _named():
+            raw = self._file.read()
+        return self._parsed(raw, self._file.url)
 
     def update(self, amended: Callable[[Records], Records]) -> None:
-        """Replace what is in it by what `amended` makes of that.
+        """Replace the records by what `amended` makes of them.
 
         Raises:
             InvalidInput: the file is damaged.
@@ -104,7 +110,8 @@ class Lock:
         """
         if self._file is not None:
             at = self._file.url
-            self._file.change(lambda raw: _document(amended(self._parsed(raw, at))))
+            with _named():
+                self._file.change(lambda raw: _document(amended(self._parsed(raw, at))))
 
     def _parsed(self, raw: bytes | None, at: str) -> dict[Reference, Locked]:
         if raw is None:
@@ -113,6 +120,16 @@ class Lock:
             return _records(raw, at=at)
         except (InvalidInput, Unsupported) as exc:
             raise InvalidInput(f"lock file {at}: damaged ({exc}); mend it, or remove it to begin a new one") from exc
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Have the error of a file that may not be read or written say that it is the lock file, and name the remedy."""
+    try:
+        yield
+    except Denied as exc:
+        has_remedy = ";" in str(exc)  # such as the credentials of an object store
+        raise Denied(f"lock file {exc}{'' if has_remedy else _REMEDY}") from exc
 
 
 def _records(raw: bytes, *, at: str) -> dict[Reference, Locked]:

@@ -31,7 +31,7 @@ def from_lock(path: str) -> Mirror:
         raise InvalidInput(f"{path}: nothing to check: the lock file names no image; mirror or seed it first")
     name = Path(path).name.removesuffix(".json").removesuffix(".lock")
     found = configured(Document(path=path, data={"name": name, "lock": lock, "sync": sync}, lines={}))
-    return without_file(found)
+    return replace(without_file(found), is_lock=True)
 
 
 def without_file(found: Mirror) -> Mirror:

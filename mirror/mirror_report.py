@@ -74,15 +74,21 @@ class MirrorReport:
             return "same"
         return "planned" if self.dry_run else _DONE[step.change]
 
+    @property
+    def _title(self) -> str:
+        """The name of the run, without a repeated word if the configuration is named like the flow, as mirror.yaml is."""
+        flow, _, configuration = self.name.partition(" ")
+        return flow if flow == configuration else self.name
+
     def unfinished(self) -> list[str]:
         """Images that failed for at least one target. A vetoed image is not among them: its gate would veto it again."""
         failed = (step.wish.source for step in self.plan.steps if self.result(step) == "failed")
         return list(dict.fromkeys(map(str, (*failed, *(one.source for one in self.plan.unnamed)))))
 
     def summary(self) -> str:
-        """One line that counts."""
+        """Return one line that counts."""
         if self.dry_run:
-            return f"plan of {self.name}: {self.plan.summary()}"
+            return f"plan of {self._title}: {self.plan.summary()}"
         counts = self.counts()
         told = [f"{counts[result]} {result}" for result in _SHOWN if counts[result] or result in _ALWAYS]
         told += [f"{len(self.plan.problems)} cannot be told"] if self.plan.problems else []
@@ -96,7 +102,7 @@ class MirrorReport:
         passed = f"{size(tally.received)} fetched, {size(tally.sent)} sent"
         spared = f" ({tally.mounted} mounted, {tally.existed} there already)" if tally.mounted or tally.existed else ""
         left_of_quotas = "".join(f"; {host} allows {one.remaining} of {one.limit} more" for host, one in self.quotas.items())
-        return f"{self.name} {self.status}: {', '.join(told)}; {passed}{spared} in {duration(self.seconds)}{left_of_quotas}"
+        return f"{self._title} {self.status}: {', '.join(told)}; {passed}{spared} in {duration(self.seconds)}{left_of_quotas}"
 
     def counts(self) -> dict[Result, int]:
         """How many targets there are of each result."""

@@ -187,8 +187,10 @@ class Extra:
         """Return the reason why it is extra, and why it stays."""
         if self.since is None:
             return "no entry of this run has this tag"
-        held = f"; held back in this run by prune.most ({self.most})" if self.is_held else ""
-        return f"no longer wanted since {self.since:%Y-%m-%d}{held}"
+        more = f"; held back in this run by prune.most ({self.most})" if self.is_held else ""
+        if self.is_due:
+            more = "; stays if this registry deletes only whole manifests and another tag needs this one: decided at removal"
+        return f"no longer wanted since {self.since:%Y-%m-%d}{more}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,6 +55,9 @@ class Listener(Observer, Protocol):
     def finished(self, image: Ended) -> None:
         """Nothing more happens to an image."""
 
+    def recording(self) -> None:
+        """Nothing more happens to any image; the run removes tags and records its results."""
+
 
 class LogListener:
     """Writes one line per event to a logger."""
@@ -118,6 +121,9 @@ class LogListener:
             )
         else:
             self._log.info("%s complete: %s", image.name, image.told())
+
+    def recording(self) -> None:
+        """Log nothing: the results are logged soon."""
 
 
 class Both:
@@ -190,6 +196,11 @@ class Both:
         """Pass it on."""
         for listener in self._listeners:
             listener.finished(image)
+
+    def recording(self) -> None:
+        """Pass it on."""
+        for listener in self._listeners:
+            listener.recording()
 
 
 @dataclass(slots=True)
@@ -314,11 +325,14 @@ class Advance:
         with self._guard:
             self._images[image.name] = "failed" if image.failures else "over"
 
+    def recording(self) -> None:
+        """Count nothing."""
+
 
 def waiting_for(server: str, seconds: float) -> str:
-    """What to say of a server that is left alone."""
+    """Return the line for a server that is not asked for some seconds, which may be a day."""
     until = datetime.now(UTC) + timedelta(seconds=seconds)
-    return f"{server} has too many requests and is not asked until {until:%H:%M:%S} UTC, for {duration(seconds)}"
+    return f"{server} has too many requests and is not asked until {until:%Y-%m-%d %H:%M:%S} UTC, for {duration(seconds)}"
 
 
 def _failed(states: Sequence[State]) -> str:

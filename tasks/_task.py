@@ -113,7 +113,7 @@ def _waiting(function: Callable[P, R]) -> Callable[P, R]:
                 raise
             until = now + min(timedelta(seconds=seconds), _LONGEST_WAIT)
             _WAITS[context.task_run.id] = until
-            return AwaitingRetry(scheduled_time=now, message=f"{exc}; until {until:%H:%M:%S} UTC")
+            return AwaitingRetry(scheduled_time=now, message=f"{exc}; until {until:%Y-%m-%d %H:%M:%S} UTC")
 
     return run
 

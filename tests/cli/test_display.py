@@ -63,6 +63,18 @@ def test_what_failed_stays_and_what_is_done_leaves() -> None:
     assert footer.startswith("1/20 images done, 1 failed  1/10 descriptors  ")
 
 
+def test_no_image_counts_as_done_while_results_are_recorded() -> None:
+    shown = display(images=2)
+    for number in range(2):
+        shown.finished(ImageReport(name=f"registry.example/app:v{number}", root=LAYERS[0]))
+    shown.ended(LAYERS[0], Receipt("existed"))
+    assert lines(shown)[-1].startswith("2/2 images done  1/1 descriptor  ")
+    shown.recording()
+    *_, footer = lines(shown)
+    assert footer.startswith("2/2 images  1/1 descriptor  ")
+    assert footer.endswith("  recording results")
+
+
 @pytest.mark.parametrize(("doing", "then"), [("mirroring", "1000 B/1000 B"), ("downloading", "200 B/1000 B")])
 def test_a_bar_goes_back_only_where_something_is_fetched_anew(doing: Doing, then: str) -> None:
     shown = display(doing, images=2)

@@ -107,7 +107,7 @@ def test_a_veto_has_an_exit_code_of_its_own_unless_something_failed(prefect: Pre
 
         assert (vetoed.code, vetoed.json["status"], vetoed.json["errors"]) == (3, "vetoed", [])
         assert [one["result"] for one in vetoed.json["images"]] == ["added", "vetoed"]
-        assert (said.code, said.lines[-3].split(":")[0]) == (3, "mirror mirror vetoed"), said.err
+        assert (said.code, said.lines[-3].split(":")[0]) == (3, "mirror vetoed"), said.err
         why = f"dist: {bad['source']} to {bad['target']}: vetoed by sh: 3 critical findings (exit status 1)\n"
         assert why in said.err
         assert (quiet.code, quiet.err.count(why)) == (3, 1)

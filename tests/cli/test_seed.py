@@ -179,10 +179,15 @@ def test_a_list_with_a_lock_file_can_be_checked_and_repaired(
         right = dist(*store, "--output", "json", "check", lock)
         target.lose("team/one", layer)
         damaged = dist(*store, "check", lock)
+        without_store = dist("check", lock, DIST_STORE=None, XDG_DATA_HOME=str(tmp_path))
         repaired = dist(*store, "check", lock, "--repair")
         assert lacking(target, "team/one", ONE, "v1") == []
 
     assert [result.code for result in (seeded, right, damaged, repaired)] == [0, 0, 1, 0], repaired.err
     assert (right.json["right"], right.json["unlooked"]) == (2, 0)
     assert f"layer {layer} is missing" in damaged.err
+    assert without_store.err.splitlines()[0] == (
+        f"dist: warning: {lock}: no store is set, so a repair looks for images in {tmp_path}/prefect-dist/store; "
+        "set --store or DIST_STORE"
+    )
     assert dist("mirror", lock).code == 2  # a check alone takes a lock file

@@ -57,6 +57,7 @@ def test_a_dry_run_says_what_a_run_then_does_and_changes_nothing(
     assert (step.old and str(step.old.digest), step.new and str(step.new.digest)) == (old.root.digest, changed.root.digest)
     (error,) = dry.errors()
     assert error.startswith(f"{source.host}/app:none to {target.host}/app:none: ")
+    assert dry.summary().startswith("plan of mirror: 1 to add, 1 to change, 1 same, ")  # the file is mirror.yaml
     planning = mirrors.asked(source, target)
     assert {one.method for one in planning} == {"HEAD", "GET"}
     assert not mirrors.lock.exists()

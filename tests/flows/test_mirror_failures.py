@@ -95,7 +95,7 @@ def test_each_failure_is_told_and_no_reason_to_leave_out_anything_else(
         ]
     )
     assert [error[: len(start)] for error, start in zip(errors, expected, strict=True)] == expected
-    assert report.summary().startswith("mirror mirror failed: 4 added, 0 changed, 0 same, 6 failed, 1 cannot be told; ")
+    assert report.summary().startswith("mirror failed: 4 added, 0 changed, 0 same, 6 failed, 1 cannot be told; ")
     document = report.to_json("")
     assert (document["status"], len(document["errors"])) == ("failed", 7)
     locked = mirrors.locked()
