@@ -34,7 +34,9 @@ def concluded(report: MirrorReport, replaced: Records, locked: Records) -> Recor
         result, known = report.result(step), replaced.get(step.target)
         if result in ("added", "changed", "same") or step.target in brought.referrers:
             referrers = _merged(step.beside, brought.referrers.get(step.target, {}))
-            records[step.target] = _record(step, locked, mirrored=now, referrers=referrers)
+            record = _record(step, locked, mirrored=now, referrers=referrers)
+            is_compared = result != "failed" and report.stopped is None
+            records[step.target] = replace(record, related=step.wish.related.options if is_compared else None)
         elif step.is_due and locked.get(step.target) == _intention(step, replaced):
             if known is not None:
                 records[step.target] = known
@@ -104,8 +106,9 @@ def _merged(known: Referrers, new: Referrers) -> dict[Digest, str | None]:
 
 def _intention(step: Step, locked: Records) -> Locked:
     """Return the record of a target before the image is published; it keeps the digest that the mirror published before."""
-    record = _record(step, locked, mirrored=None, referrers={})
-    return replace(record, replaces=_replaced_digest(step, locked.get(step.target))) if record.mirrored is None else record
+    known = locked.get(step.target)
+    record = replace(_record(step, locked, mirrored=None, referrers={}), related=None if known is None else known.related)
+    return replace(record, replaces=_replaced_digest(step, known)) if record.mirrored is None else record
 
 
 def _replaced_digest(step: Step, known: Locked | None) -> Digest | None:

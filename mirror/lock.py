@@ -30,6 +30,7 @@ class Locked:
     tag was there before the mirror made it. `platforms` are those that were wanted of an index, None is all. With `rewritten`
     an index of these was made; a `single` platform replaced the index by its image. `referrers` were mirrored with the image,
     each with its tag, or None if the registry lists it. `unwanted` is when a run first found that no entry wants the tag.
+    `related` are the options by which referrers and digest tags were compared last, None if that was not recorded.
     """
 
     source: str
@@ -42,6 +43,7 @@ class Locked:
     referrers: Mapping[Digest, str | None] = field(default_factory=dict)
     unwanted: datetime | None = None
     replaces: Digest | None = None
+    related: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as it is stored."""
@@ -56,6 +58,7 @@ class Locked:
             "referrers": {str(digest): tag for digest, tag in self.referrers.items()},
             "unwanted": self.unwanted,
             **({} if self.replaces is None else {"replaces": str(self.replaces)}),
+            **({} if self.related is None else {"related": self.related}),
         }
 
     @classmethod
@@ -76,6 +79,7 @@ class Locked:
             referrers=_referrers(document, at=at),
             unwanted=times.optional(document, "unwanted", at=at),
             replaces=_digest(document, "replaces", at=at),
+            related=None if document.get("related") is None else fields.strings(document, "related", at=at),
         )
 
 

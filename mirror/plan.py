@@ -393,8 +393,14 @@ def distinct(wanted: Sequence[Wish], claims: Claims, seen: set[tuple[Reference, 
 
 
 def is_trusted(wish: Wish, locked: Records) -> bool:
-    """Return whether an image is settled and the configuration trusts the lock file, so that no request is needed."""
-    return wish.entry.trust_lock and not wish.is_judged_again and wish.settled(locked) is not None
+    """Return whether an image is settled and the configuration trusts the lock file, so that no request is needed.
+
+    It is not if other referrers or digest tags are wanted than those that were compared last.
+    """
+    if not wish.entry.trust_lock or wish.is_judged_again or wish.settled(locked) is None:
+        return False
+    options = wish.related.options
+    return not options or all(record.related == options for record in (locked[target] for target in wish.targets))
 
 
 def decided(wish: Wish, found: Found, locked: Records) -> Image | None:

@@ -41,6 +41,12 @@ class Related:
         """Return whether any are wanted."""
         return self.listed or self.tagged
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options that are set, as a lock file records them."""
+        filters = sorted(f"referrerFilters {one}" for one in self.filters)
+        return (*(["referrers"] if self.listed else []), *(["digestTags"] if self.tagged else []), *filters)
+
     def accepts(self, listed: Descriptor) -> bool:
         """Return whether a listed manifest is wanted."""
         return not self.filters or any(one.matches(listed) for one in self.filters)

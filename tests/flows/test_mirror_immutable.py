@@ -61,6 +61,43 @@ def test_with_trust_lock_a_settled_tag_costs_no_request_and_a_new_target_is_fill
     assert results(mirrors.run({**entry, "target": f"{target.host}/more"})) == {"more:latest": "added"}
 
 
+@pytest.mark.parametrize("later", [{"referrers": True}, {"digestTags": True}, {"referrerFilters": []}], ids=str)
+def test_with_trust_lock_options_that_are_added_later_are_noticed_once(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, later: dict[str, Any]
+) -> None:
+    images.load(source, "app", INDEX, "1.0")
+    images.load(source, "app", BILL)
+    images.load(source, "app", SIGNATURE, SIGNATURE_TAG)
+    before: dict[str, Any] = {"referrers": True, "digestTags": False, "referrerFilters": [{"artifactType": "none/such"}]}
+    mirrors.run(immutable(source, target, trustLock=True, **(before if "referrerFilters" in later else {})))
+    entry = immutable(source, target, trustLock=True, **({**before, **later} if "referrerFilters" in later else later))
+
+    assert results(mirrors.run(entry)) == {"app:1.0": "changed"}
+    assert lacking(target, "app", SIGNATURE, SIGNATURE_TAG) == [] or "referrerFilters" in later
+    assert lacking(target, "app", BILL) == [] or "digestTags" in later
+    mirrors.asked(source, target)
+    mirrors.run(entry)
+    assert mirrors.asked(source, target) == []
+
+
+def test_with_trust_lock_a_record_without_options_is_compared_once(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    images.load(source, "app", INDEX, "1.0")
+    entry = immutable(source, target, trustLock=True, referrers=True)
+    mirrors.run(entry)
+    document = json.loads(mirrors.lock.read_text())
+    del document["images"][f"{target.host}/app:1.0"]["related"]
+    mirrors.lock.write_text(json.dumps(document))
+    images.load(source, "app", BILL)
+
+    assert results(mirrors.run(entry)) == {"app:1.0": "changed"}
+    assert not lacking(target, "app", BILL)
+    mirrors.asked(source, target)
+    mirrors.run(entry)
+    assert mirrors.asked(source, target) == []
+
+
 @pytest.mark.parametrize("trusting", [False, True], ids=["asks the target", "trusts the lock"])
 def test_another_source_of_a_settled_tag_is_noticed(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, *, trusting: bool

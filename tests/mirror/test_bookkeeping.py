@@ -160,3 +160,12 @@ def test_only_the_plan_of_a_dry_run_counts_the_pulls_that_it_needs() -> None:
     assert dry.to_json()["quotas"]["source.example"]["needed"] == 1
     assert real.to_json()["quotas"]["source.example"]["needed"] is None
     assert real.summary().endswith("; source.example: still allows 42 pulls")
+
+
+def test_the_options_for_referrers_are_recorded_only_once_they_were_compared() -> None:
+    known = {V1: record(V1, IMAGE)}
+    wanted = image()
+    assert intended(Plan(images=(wanted,)), known)[V1].related is None
+    assert after_run(known, wanted, brought=pushed(V1, referrers={}))[V1].related == ("referrers", "digestTags")
+    lost = Brought(failures={V1: "lost"}, referrers={V1: {}})
+    assert after_run(known, wanted, brought=lost)[V1].related is None
