@@ -2,17 +2,20 @@
 
 Prefect's own limit of a deployment would also cancel runs of other configurations. So each configuration has a global
 concurrency limit of one slot, which a run holds with a lease of a minute: a run that crashed holds it no longer than that. Each
-run also has the limit's name as a tag, by which the earlier run is found. A slot that no active run holds, because the server
-was restarted and forgot its leases, is taken over.
+run also has the limit's name as a tag, by which the earlier run is found.
+
+A slot that no active run holds, because its run crashed or the server was restarted and forgot its leases, is taken over: the
+limit is created again. If only its count of slots was reset, the lease of the crashed run would give back the slot of the new
+run when it expires.
 """
 
 import hashlib
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from uuid import UUID
 
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate, GlobalConcurrencyLimitUpdate
+from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
@@ -60,7 +63,7 @@ def only_run(flow: str, configuration: str, *, label: str) -> Iterator[None]:
         current().pause(_PAUSE_S)
         held = lease(name, 1, duration_s=_LEASE_S)
     if held is None:
-        client().update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active_slots=0))
+        _recreate(name)
         held = lease(name, 1, duration_s=_LEASE_S)
     if held is None:
         raise AlreadyActive(f"{flow} {label}: another run of this configuration is active, one at a time")
@@ -83,6 +86,15 @@ def _create(name: str) -> None:
             client().create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
         except ObjectAlreadyExists:
             return  # by a run that began at the same time
+
+
+def _recreate(name: str) -> None:
+    """Create a limit again with its settings: the slots and leases of the old one no longer count."""
+    with suppress(ObjectNotFound, ObjectAlreadyExists):  # a run that began at the same time does this, too
+        old = client().read_global_concurrency_limit_by_name(name)
+        client().delete_global_concurrency_limit_by_name(name)
+        settings = {"name": name, "limit": old.limit, "active": old.active, "slot_decay_per_second": old.slot_decay_per_second}
+        client().create_global_concurrency_limit(GlobalConcurrencyLimitCreate.model_validate(settings))
 
 
 def _active(tag: str, *, besides: UUID) -> FlowRun | None:

@@ -49,6 +49,10 @@ class PrefectServer:
         """The JSON answer to a GET."""
         return self._asked("GET", path)
 
+    def patch(self, path: str, body: object) -> None:
+        """Change what is at a path."""
+        self._asked("PATCH", path, json.dumps(body).encode())
+
     def delete(self, path: str) -> None:
         """Have the server forget what is there; asked again, as Prefect's own clients do, while its database is busy."""
 

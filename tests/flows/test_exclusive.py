@@ -1,0 +1,158 @@
+"""One active run per flow and configuration: later runs are cancelled, and a run that died does not block the next one."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from tests import images
+from tests.fakes.faults import Fault, Response, Wire
+from tests.fakes.registry import FakeRegistry
+from tests.peers.prefect import PrefectServer
+from tests.peers.processes import poll_until
+
+BUILT = images.image(7400, layers=1)
+LAYER = list(BUILT.blobs)[-1]
+# A worker may be busy with other runs.
+_BEGINS_S = 180
+# The server looks for expired leases every 15 seconds, and a lease lasts for 60.
+_EXPIRES_S = 150
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@dataclass(slots=True)
+class Held:
+    """Keeps answers back until their clients leave, and counts them."""
+
+    after: int = 0
+    count: int = 0
+
+    def apply(self, response: Response) -> Response:
+        self.count += 1
+        return replace(response, interruption=self)
+
+    def interrupt(self, wire: Wire) -> bool:
+        return wire.wait(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """Starts runs of one flow, each with a configuration for an image at `source` and `target`."""
+
+    server: PrefectServer
+    flow: str
+    source: FakeRegistry
+    target: FakeRegistry
+    directory: Path
+    held: Held
+
+    def start(self, name: str = "app") -> str:
+        """Start a run for the image `name` and return its id."""
+        store = {} if self.flow == "mirror" else {"store": str(self.directory / "store")}
+        patient = {"read_timeout": 600}
+        return self.server.start(self.flow, {"config": self._configuration(name), "network": patient, **store})
+
+    def started(self) -> str:
+        """Start a run for the image `app`, and return its id once it waits for an answer that is held back."""
+        before, run = self.held.count, self.start()
+        assert poll_until(lambda: self.held.count > before, timeout_s=_BEGINS_S), self.server.logs(run)
+        return run
+
+    def kill(self, run: str) -> None:
+        """Kill the process of a run."""
+        os.kill(int(self.server.get(f"/flow_runs/{run}")["infrastructure_pid"].rpartition(":")[2]), signal.SIGKILL)
+
+    def cancel(self, run: str) -> None:
+        """Cancel a run, and wait until it has ended."""
+        self.server.post(f"/flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+        assert self.server.ended(run)["type"] == "CANCELLED"
+
+    def limit(self, run: str) -> str:
+        """The name of the limit that a run keeps, which is a tag of the run."""
+        (tag,) = [tag for tag in self.server.get(f"/flow_runs/{run}")["tags"] if tag.startswith(f"{self.flow}:")]
+        return str(tag)
+
+    def _configuration(self, name: str) -> str:
+        source, target = f"{self.source.host}/{name}:v1", f"{self.target.host}/{name}:v1"
+        lock = self.directory / f"{name}.lock.json"
+        if self.flow == "check":
+            record = {"source": source, "digest": BUILT.root.digest, "mirrored": "2026-01-01T00:00:00Z", "own": True}
+            lock.write_text(json.dumps({"version": 1, "images": {target: record}}))
+        wanted: dict[str, object] = {"seed": {"images": [source], "to": self.target.host}}
+        if self.flow != "seed":
+            wanted = {"sync": [{"type": "image", "source": source, "target": target}]}
+        return json.dumps({"store": str(self.directory / "store"), "lock": str(lock), **wanted})
+
+
+@pytest.fixture
+def deployed(request: pytest.FixtureRequest, server: PrefectServer, tmp_path: Path) -> Iterator[Deployed]:
+    """Runs of the flow and for the number of answers that are held back that the test names."""
+    flow, times = request.param
+    held = Held()
+    with FakeRegistry() as source, FakeRegistry() as target:
+        images.load(source, "app", BUILT, "v1")
+        if flow == "check":
+            images.load(target, "app", BUILT, "v1")
+            target.inject(Fault(path="/v2/app/manifests/.*", times=times, action=held))
+        else:
+            source.inject(Fault(path=f"/v2/app/blobs/{LAYER}", times=times, action=held))
+        yield Deployed(server, flow, source, target, tmp_path, held)
+
+
+@pytest.mark.parametrize("deployed", [("check", 1), ("seed", 1)], indirect=True)
+def test_only_a_second_run_of_the_same_configuration_is_cancelled(deployed: Deployed) -> None:
+    server, run = deployed.server, deployed.started()
+
+    second, other = deployed.start(), deployed.start("none")
+    cancelled, ran = server.ended(second), server.ended(other)
+
+    assert cancelled["type"] == "CANCELLED"
+    assert f"({run}) of this configuration is active" in cancelled["message"]
+    assert ran["type"] == "FAILED"  # the image `none` does not exist
+    assert "/none:v1" in ran["message"]
+    assert deployed.held.count == 1
+    deployed.cancel(run)
+
+
+@pytest.mark.parametrize("deployed", [("mirror", 2)], indirect=True)
+def test_a_run_takes_the_slot_of_a_crashed_run_and_keeps_it_when_the_lease_of_that_expires(deployed: Deployed) -> None:
+    server, crashed = deployed.server, deployed.started()
+    deployed.kill(crashed)
+    assert server.ended(crashed)["type"] == "CRASHED"
+    limit = f"/v2/concurrency_limits/{deployed.limit(crashed)}"
+    # A lease of the same kind as the crashed run has, but with a known id, so that the test can end it at a known time.
+    server.patch(limit, {"limit": 2})
+    wanted = {"names": [deployed.limit(crashed)], "slots": 1, "lease_duration": 3600}
+    lease = server.post("/v2/concurrency_limits/increment-with-lease", wanted)["lease_id"]
+    server.patch(limit, {"limit": 1})
+
+    run = deployed.started()
+    server.post("/v2/concurrency_limits/decrement-with-lease", {"lease_id": lease})  # as the server does when it expires
+    third = server.ended(deployed.start())
+
+    assert third["type"] == "CANCELLED"
+    assert f"({run}) of this configuration is active" in third["message"]
+    assert deployed.held.count == 2
+    deployed.cancel(run)
+
+
+@pytest.mark.parametrize("deployed", [("mirror", 1)], indirect=True)
+def test_a_run_that_died_unnoticed_holds_its_slot_only_until_its_lease_expires(deployed: Deployed) -> None:
+    server, died = deployed.server, deployed.started()
+    slots = f"/v2/concurrency_limits/{deployed.limit(died)}"
+    deployed.kill(died)
+    held = server.get(slots)["active_slots"]
+    assert server.ended(died)["type"] == "CRASHED"
+    # Without a worker that reports the crash, the run would remain in the state Running for ever.
+    answer = server.post(f"/flow_runs/{died}/set_state", {"state": {"type": "RUNNING"}, "force": True})
+
+    assert (held, answer["status"]) == (1, "ACCEPT")
+    assert poll_until(lambda: server.get(slots)["active_slots"] == 0, timeout_s=_EXPIRES_S)
+    late = server.ended(deployed.start())
+    assert late["type"] == "COMPLETED", late
+    assert deployed.target.manifest("app", "v1") is not None
