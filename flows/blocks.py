@@ -142,17 +142,17 @@ def located(
 def _aws_options(block: str) -> dict[str, Any]:
     """Return s3fs's options for the credentials in a block of prefect-aws.
 
-    A block without keys leaves credentials to the environment, such as the role of an instance.
+    A block without keys leaves credentials to the environment, such as the role of an instance. A role that the block assumes
+    is passed as the parameters of the request, in the option `assume_role` of `storage.s3`.
     """
     with get_client(sync_client=True) as client:
         data = _data(client, block, _AWS)
-    if data.get("assume_role_arn"):
-        raise InvalidInput(
-            f"credentials {block}: assume_role_arn cannot be used; expected keys, or a profile with role_arn in ~/.aws/config"
-        )
     options = {name: data[key] for name, key in _AWS_OPTIONS.items() if data.get(key)}
     if not options and block.rpartition("/")[0] not in ("", _AWS):
         raise InvalidInput(f"credentials {block}: expected a block with keys or a profile, such as AWS Credentials")
+    if arn := data.get("assume_role_arn"):
+        parameters = data.get("assume_role_kwargs") or {}
+        options["assume_role"] = {name: value for name, value in parameters.items() if value is not None} | {"RoleArn": arn}
     return options | _aws_client_options(data.get("aws_client_parameters") or {}, data.get("region_name"))
 
 

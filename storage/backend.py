@@ -84,10 +84,14 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
-    """How a store is opened on a kind of file system, and fsspec's options for it where the user names none."""
+    """How a store is opened on a kind of file system.
+
+    `options` are those of fsspec if the user names none. `prepared` changes what fsspec cannot use as the user names it.
+    """
 
     open: Callable[[Any, Layout], tuple[Backend, Ingests]]
     options: Callable[[], dict[str, Any]] = dict
+    prepared: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
 
 def _on_disk(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
@@ -122,7 +126,7 @@ def _s3_options() -> dict[str, Any]:
 
 _KINDS = {
     "file": _Kind(open=_on_disk),
-    "s3": _Kind(open=_on_s3, options=_s3_options),
+    "s3": _Kind(open=_on_s3, options=_s3_options, prepared=s3.with_role),
     "gs": _Kind(open=_on_objects, options=_uncached),
     "az": _Kind(open=_on_objects, options=_uncached),
     "abfs": _Kind(open=_on_objects, options=_uncached),
@@ -163,7 +167,7 @@ def _opened(kind: _Kind, url: str, options: Mapping[str, Any]) -> tuple[Backend,
     on_disk = kind is _KINDS["file"]
     if on_disk and options:
         raise InvalidInput(f"store {url}: a local disk has no store options, got {', '.join(options)}; leave them out")
-    fs, root = url_to_fs(url, **merged(kind.options(), options))
+    fs, root = url_to_fs(url, **kind.prepared(merged(kind.options(), options)))
     if on_disk and not os.path.isabs(root):
         raise InvalidInput(f"store {url}: expected an absolute path, got {root} (is there such a user?)")
     layout = Layout(root.rstrip("/"), "" if on_disk else f"{get_protocol(url)}://")

@@ -4,13 +4,14 @@ A file of s3fs that is opened with `autocommit=False` would do this, too, but no
 took is sent twice or not at all (docs/adr/0005). Here bytes are taken first and sent afterwards, as often as that takes.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
 from fsspec.asyn import sync
 
+from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.storage.objects import (
     MIN_PART_BYTES,
     NoConditionsError,
@@ -30,23 +31,58 @@ _CHANGED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
 _UNSUPPORTED = {"NotImplemented"}
 # Where the size is not known before: room for 640 GB.
 _PART_BYTES_UNKNOWN = 64 * 1024 * 1024
+# Other names of s3fs and its client for keys; its client would sign with these instead of the credentials of a role.
+_OTHER_KEYS = ("username", "password", "aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 
 def options() -> dict[str, Any]:
     """s3fs's options. Made anew each time: botocore writes into them."""
     return {
-        # A few quick attempts, Prefect does the rest.
-        "config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 4}, "connect_timeout": 10, "read_timeout": 60},
+        "config_kwargs": _client_config(),
         # What is read whole is small. In several pieces s3fs would ask for its size first, a second request for each.
         "max_concurrency": 1,
     }
+
+
+def with_role(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return s3fs's options, with a session that assumes the role of `assume_role`, if that is among them.
+
+    As in prefect-aws, the client of STS has the region of S3's client, and none of its other options, such as `endpoint_url`.
+
+    Raises:
+        InvalidInput: a role that cannot be assumed with these options.
+    """
+    rest = dict(options)
+    role = rest.pop("assume_role", None)
+    if role is None:
+        return rest
+    if not isinstance(role, Mapping):
+        raise InvalidInput("store option assume_role: expected options in it, assume_role.NAME=VALUE, got a single value")
+    client = rest.get("client_kwargs", {})
+    if other := [name for name in _OTHER_KEYS if rest.get(name) or client.get(name)]:
+        raise InvalidInput(f"store option {other[0]}: expected the credentials that assume a role as key, secret and token")
+    from prefect_dist.storage.roles import assuming_session  # noqa: PLC0415 - imports aiobotocore, which is there with the extra s3 only
+
+    login = {name: rest.pop(name, None) for name in ("key", "secret", "token", "profile")}
+    session = assuming_session(role, **login, region=client.get("region_name"), config=_client_config())
+    return rest | {"session": session}
+
+
+def _client_config() -> dict[str, Any]:
+    """Return botocore's configuration of a client: a few quick attempts, Prefect makes the others."""
+    return {"retries": {"mode": "standard", "total_max_attempts": 4}, "connect_timeout": 10, "read_timeout": 60}
 
 
 def connected(fs: Any) -> Any:
     """The file system, its client made, so that wrong options are refused now; the network is not asked for that.
 
     It has one layer of retries, botocore's, instead of three that multiply to half an hour.
+
+    Raises:
+        TypeError: unknown options.
     """
+    if fs.session:
+        fs.session.__class__(**fs.kwargs)  # s3fs ignores unknown options if it is given a session
     fs.connect()
     fs.retries = 1
     return fs

