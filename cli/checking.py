@@ -11,7 +11,7 @@ from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.units import size
 from prefect_dist.storage import ContentStore, Name
-from prefect_dist.storage.completeness import Completeness, of_name
+from prefect_dist.storage.presence import Presence, check_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +19,7 @@ class _Finding:
     """What is there of an image: `found` is None where that cannot be told, and `error` None where all is."""
 
     name: Name
-    found: Completeness | None
+    found: Presence | None
     error: str | None
 
     @property
@@ -47,10 +47,10 @@ def check_names(context: Context, store: ContentStore, names: Iterable[Name], *,
 
 def _look(store: ContentStore, name: Name) -> _Finding:
     try:
-        found = of_name(store, name)
+        found = check_name(store, name)
     except DistError as exc:
         return _Finding(name=name, found=None, error=f"{name.name}: {exc}")
-    return _Finding(name=name, found=found, error=None if found.whole else f"{name.name}: {found.shortage}")
+    return _Finding(name=name, found=found, error=None if found.is_complete else f"{name.name}: {found.shortage}")
 
 
 def _status(finding: _Finding) -> str:

@@ -1,15 +1,15 @@
 """The commands that take things out of the content store: delete, rm."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from prefect_dist.cli import inputs
+from prefect_dist.cli import inputs, tables
 from prefect_dist.cli.context import Context
+from prefect_dist.cli.errors import tell
 from prefect_dist.cli.names import known
-from prefect_dist.cli.outcomes import delete_each
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.storage import ContentStore
-from prefect_dist.storage.reachable import reachable
+from prefect_dist.storage.presence import reachable_digests
 
 
 def delete(context: Context, digests: Sequence[str], *, force: bool) -> int:
@@ -26,7 +26,7 @@ def delete(context: Context, digests: Sequence[str], *, force: bool) -> int:
             sweep.require()
             store.delete(digest)
 
-        return delete_each(context, digests, delete_one, called="digest")
+        return _delete_each(context, digests, delete_one, called="digest")
 
 
 def rm(context: Context, wanted: Sequence[str]) -> int:
@@ -38,7 +38,7 @@ def rm(context: Context, wanted: Sequence[str]) -> int:
         store.names.delete(name)
         forgotten.append(name)
 
-    code = delete_each(context, wanted, forget, called="name")
+    code = _delete_each(context, wanted, forget, called="name")
     if forgotten:
         store.update_index()
     return code
@@ -52,7 +52,7 @@ def _needed(store: ContentStore, wanted: Iterable[Digest]) -> Mapping[Digest, st
         if not free:
             break
         try:
-            found = dict.fromkeys(free & reachable(store, [root]), f"{holder} needs it")
+            found = dict.fromkeys(free & reachable_digests(store, [root]), f"{holder} needs it")
         except DistError as exc:
             found = dict.fromkeys(free, f"whether {holder} needs it cannot be told ({exc})")
         reasons |= found
@@ -69,3 +69,30 @@ def _roots(store: ContentStore) -> Iterator[tuple[str, Descriptor]]:
         yield from ((name.name, root) for root in name.roots)
     for root in leased:
         yield f"a run that is bringing in {root}", root
+
+
+def _delete_each(context: Context, wanted: Iterable[str], delete: Callable[[str], None], *, called: str) -> int:
+    """Delete objects, print the deleted ones, and report each failure. Return the exit code. `called` is the key in JSON."""
+    errors = {thing: _try(delete, thing) for thing in dict.fromkeys(wanted)}
+    gone = [thing for thing, error in errors.items() if error is None]
+    if context.output == "json":
+        tables.json([_outcome(called, thing, error) for thing, error in errors.items()])
+    else:
+        tables.lines(gone)
+    for error in filter(None, errors.values()):
+        tell(error)
+    return 0 if len(gone) == len(errors) else 1
+
+
+def _try(act: Callable[[str], None], thing: str) -> DistError | None:
+    try:
+        act(thing)
+    except DistError as exc:
+        return exc
+    return None
+
+
+def _outcome(called: str, thing: str, error: DistError | None) -> dict[str, str | None]:
+    if error is None:
+        return {called: thing, "status": "deleted", "error": None}
+    return {called: thing, "status": "failed", "error": str(error)}

@@ -15,7 +15,7 @@ from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.children import children_reader, without_foreign
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.ocispec.frontier import Frontier
-from prefect_dist.storage import Name, completeness
+from prefect_dist.storage import Name, presence
 from prefect_dist.tasks import push as tasks
 from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.content import Receipt
@@ -90,8 +90,8 @@ class Ascent:
             self._tasks += confirming.tasks
 
     def _held(self, *roots: Descriptor) -> dict[object, Descriptor]:
-        found = completeness.check(self._session.store, *roots, children=self._children)
-        if not found.whole:  # a registry takes no index whose manifests it lacks, and nobody wants one that has holes
+        found = presence.check(self._session.store, *roots, children=self._children)
+        if not found.is_complete:  # a registry takes no index whose manifests it lacks, and nobody wants one that has holes
             raise NotFound(f"{self._image.name}: {found.shortage}; fetch it again, for all platforms, to push it")
         return {descriptor.content: descriptor for descriptor in found.present}
 

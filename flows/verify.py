@@ -24,8 +24,8 @@ from prefect_dist.ocispec import Platform
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.ocispec.frontier import Frontier
 from prefect_dist.ocispec.units import counted, duration, size
-from prefect_dist.storage import ContentStore, Info, Name, completeness
-from prefect_dist.storage.reachable import reachable
+from prefect_dist.storage import ContentStore, Info, Name, presence
+from prefect_dist.storage.presence import reachable_digests
 from prefect_dist.storage.verify import Verified
 from prefect_dist.tasks import upkeep
 from prefect_dist.tasks._task import RETRIES
@@ -238,11 +238,11 @@ def _chunks(blobs: Iterable[Info]) -> Iterator[tuple[Info, ...]]:
 def _damaged(store: ContentStore, names: Iterable[Name]) -> Iterator[tuple[str, str]]:
     for name in names:
         try:
-            found = completeness.of_name(store, name)
+            found = presence.check_name(store, name)
         except DistError as exc:
             yield name.name, f"{name.name}: {exc}"
         else:
-            if not found.whole:
+            if not found.is_complete:
                 yield name.name, f"{name.name}: {found.shortage}"
 
 
@@ -256,7 +256,7 @@ def _by_what_is_wanted(names: Iterable[Name]) -> dict[_Wanted, list[str]]:
 
 def _extra(store: ContentStore) -> int | None:
     try:
-        needed = reachable(store, [root for name in store.names for root in name.roots])
+        needed = reachable_digests(store, [root for name in store.names for root in name.roots])
     except DistError:
         return None
     return sum(info.digest not in needed for info in store.walk())

@@ -29,7 +29,7 @@ from prefect_dist.ocispec.errors import DistError, Unsupported
 from prefect_dist.ocispec.frontier import Frontier, Lane
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import MAX_REFERRERS, Referrer
-from prefect_dist.storage.completeness import Completeness
+from prefect_dist.storage.presence import Presence
 from prefect_dist.tasks import fetch as tasks
 from prefect_dist.tasks.waiting import WAITING
 from prefect_dist.transfer.cancellation import Stopped, Stopping, ending
@@ -42,10 +42,10 @@ Item = Image | Node | Listing | Errand | Inquiry
 class Keeper(Protocol):
     """Who knows what the store has. What is raised, of `ocispec.errors`, becomes a failure of the image in question."""
 
-    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms) -> Completeness:
+    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms) -> Presence:
         """What the store has of an image; its name is recorded if that is all."""
 
-    def hold(self, root: Descriptor, *, platforms: Platforms) -> Completeness:
+    def hold(self, root: Descriptor, *, platforms: Platforms) -> Presence:
         """What the store has of a tree, and keeps."""
 
     def record(
@@ -257,7 +257,7 @@ class Walk:
             if image.related or self._course.misses_nothing:
                 for descriptor in (root, *(referrer.descriptor for referrer in image.referrers)):
                     self._bring_in(image, descriptor, parent)
-            elif (there := self._keeper.look(image.reference, root, platforms=image.platforms)).whole:
+            elif (there := self._keeper.look(image.reference, root, platforms=image.platforms)).is_complete:
                 for descriptor in there.present:
                     image.credit(descriptor, Receipt("existed"))
                 image.recorded = True
@@ -270,7 +270,7 @@ class Walk:
     def _bring_in(self, image: Image, root: Descriptor, parent: Parent) -> None:
         """Have an image wait for a tree. One that is there may need no task, but is asked about like any other."""
         there = self._keeper.hold(root, platforms=image.platforms)
-        if self._course.misses_nothing or not there.whole:
+        if self._course.misses_nothing or not there.is_complete:
             self._reach(image, (root,), parent)
             return
         for descriptor in filter(image.meet, there.present):

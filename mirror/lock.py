@@ -14,7 +14,6 @@ import orjson
 
 from prefect_dist.ocispec import Digest, Platform, Reference, fields
 from prefect_dist.ocispec.errors import Denied, InvalidInput, Unsupported
-from prefect_dist.storage import times
 from prefect_dist.storage.statefile import StateFile
 
 _VERSION = 1
@@ -71,13 +70,13 @@ class Locked:
         return cls(
             source=fields.require(document, "source", str, at=at),
             digest=Digest.parse(fields.require(document, "digest", str, at=at)),
-            mirrored=times.optional(document, "mirrored", at=at),
+            mirrored=fields.optional_time(document, "mirrored", at=at),
             own=document.get("own") is True,
             platforms=_platforms(document, at=at),
             rewritten=document.get("rewriteIndex") is True,
             single=_platform(document, at=at),
             referrers=_referrers(document, at=at),
-            unwanted=times.optional(document, "unwanted", at=at),
+            unwanted=fields.optional_time(document, "unwanted", at=at),
             replaces=_digest(document, "replaces", at=at),
             related=None if document.get("related") is None else fields.strings(document, "related", at=at),
         )

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from prefect_dist.mirror.semver import Range, Version
+from prefect_dist.ocispec import config
 from prefect_dist.ocispec.errors import InvalidInput
 
 # Go's regular expressions, which regsync's files have, know POSIX classes; Python's do not.
@@ -26,8 +27,7 @@ _CLASSES = {
     "xdigit": "0-9A-Fa-f",
 }
 _CLASS = re.compile(rf"\[:({'|'.join(_CLASSES)}):\]")
-# Nobody made container images before this. Builders that want to be reproducible write years such as 1, 1970 or 1980.
-_FIRST = datetime(2013, 1, 1, tzinfo=UTC)
+_FIRST = datetime(config.FIRST_YEAR, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

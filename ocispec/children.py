@@ -9,7 +9,6 @@ A `Children` function returns the descriptors directly below a descriptor. Filte
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prefect_dist.ocispec import manifest, mediatypes
-from prefect_dist.ocispec.attestations import attested
 from prefect_dist.ocispec.descriptor import Descriptor
 from prefect_dist.ocispec.errors import NotFound, shown
 from prefect_dist.ocispec.platform import Platform, best
@@ -18,6 +17,7 @@ Children = Callable[[Descriptor], Sequence[Descriptor]]
 
 # An error message lists at most this many platforms of an index.
 _LISTED = 20
+_ATTESTATION_TYPE, _ATTESTATION_SUBJECT = "vnd.docker.reference.type", "vnd.docker.reference.digest"
 
 
 def walk_tree(children: Children, *roots: Descriptor) -> Iterator[Descriptor]:
@@ -82,14 +82,26 @@ def select_manifests(
         listed = ", ".join(has[:_LISTED]) + (f" and {len(has) - _LISTED} more" if len(has) > _LISTED else "")
         raise NotFound(f"{descriptor}: no manifest for {', '.join(map(str, platforms))}; it has {listed}")
     keys, digests = {id(child) for child in chosen}, {str(child.digest) for child in chosen}
-    return tuple(child for child in children if id(child) in keys or attested(child) in digests)
+    return tuple(child for child in children if id(child) in keys or attested_digest(child) in digests)
+
+
+def attested_digest(descriptor: Descriptor) -> str | None:
+    """Return the digest of the manifest that an attestation manifest of BuildKit describes; None for all other content.
+
+    An index lists attestation manifests with the platform unknown/unknown and two annotations (moby/buildkit,
+    attestation-storage.md). The annotations only select content; they prove nothing about it.
+    """
+    platform, annotations = descriptor.platform, dict(descriptor.annotations)
+    if platform is None or (platform.os, platform.architecture) != ("unknown", "unknown"):
+        return None
+    return annotations.get(_ATTESTATION_SUBJECT) if annotations.get(_ATTESTATION_TYPE) == "attestation-manifest" else None
 
 
 def without_missing_attestations(children: Children, is_missing: Callable[[Descriptor], bool]) -> Children:
     """Return a function that leaves out attestation manifests for which `is_missing` is true."""
 
     def filter_missing(descriptor: Descriptor) -> Sequence[Descriptor]:
-        return [child for child in children(descriptor) if attested(child) is None or not is_missing(child)]
+        return [child for child in children(descriptor) if attested_digest(child) is None or not is_missing(child)]
 
     return filter_missing
 

@@ -8,12 +8,12 @@ from prefect_dist.ocispec.digest import Digest
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported, shown
 from prefect_dist.ocispec.platform import Platform
 
-# Docker's first release; 1970, 1980 and the year 1 stand for "not told".
-_FIRST_YEAR = 2013
+# The year of Docker's first release. Reproducible builds write earlier dates, such as 1, 1970 or 1980: no date is known then.
+FIRST_YEAR = 2013
 
 
 def diff_ids(raw: bytes, *, at: str) -> tuple[Digest, ...]:
-    """The digests of an image's layers, uncompressed, in their order. `at` names the config in errors.
+    """Return the digests of an image's uncompressed layers, in order. `at` names the config in errors.
 
     Raises:
         InvalidInput: not JSON, or a bad field.
@@ -23,7 +23,7 @@ def diff_ids(raw: bytes, *, at: str) -> tuple[Digest, ...]:
     if (kind := fields.optional(rootfs, "type", str, at=f"{at}.rootfs") or "layers") != "layers":
         raise Unsupported(f"{at}.rootfs.type: expected layers, got {shown(kind)}")
     return tuple(
-        _digest(text, at=f"{at}.rootfs.diff_ids[{number}]")
+        Digest.parse(text, prefix=f"{at}.rootfs.diff_ids[{number}]: ")
         for number, text in enumerate(fields.strings(rootfs, "diff_ids", at=f"{at}.rootfs"))
     )
 
@@ -38,9 +38,7 @@ def platform(raw: bytes, *, at: str) -> Platform:
 
 
 def created(raw: bytes, *, at: str) -> datetime | None:
-    """When an image was made, as its config says; None where it does not say, or names a time that no image was made at.
-
-    Builds that can be repeated put there the first moment of a calendar: that says nothing.
+    """Return the creation date in a config; None if it has none, or one before the first container images.
 
     Raises:
         InvalidInput: not JSON, or no date (RFC 3339).
@@ -53,7 +51,7 @@ def created(raw: bytes, *, at: str) -> datetime | None:
     except ValueError:
         raise InvalidInput(f"{at}.created: expected a date such as 2026-01-31T12:00:00Z, got {shown(text)}") from None
     found = found if found.tzinfo else found.replace(tzinfo=UTC)
-    return found if found.year >= _FIRST_YEAR else None
+    return found if found.year >= FIRST_YEAR else None
 
 
 def chain_id(layers: Sequence[Digest]) -> Digest | None:
@@ -64,10 +62,3 @@ def chain_id(layers: Sequence[Digest]) -> Digest | None:
     for layer in layers[1:]:
         chain = Digest.of(f"{chain} {layer}".encode())
     return chain
-
-
-def _digest(text: str, *, at: str) -> Digest:
-    try:
-        return Digest.parse(text)
-    except (InvalidInput, Unsupported) as exc:
-        raise type(exc)(f"{at}: {exc}") from exc

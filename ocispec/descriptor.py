@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from prefect_dist.ocispec import fields, mediatypes
 from prefect_dist.ocispec.digest import Digest
-from prefect_dist.ocispec.errors import InvalidInput, Unsupported
+from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.platform import Platform
 
 _MAX_SIZE = 2**63 - 1  # the specification's int64
@@ -42,7 +42,7 @@ class Descriptor:
         platform = fields.optional(document, "platform", dict, at=at)
         return cls(
             media_type=fields.require(document, "mediaType", str, at=at),
-            digest=_digest(fields.require(document, "digest", str, at=at), at=at),
+            digest=Digest.parse(fields.require(document, "digest", str, at=at), prefix=f"{at}."),
             size=size,
             urls=fields.strings(document, "urls", at=at),
             annotations=fields.pairs(document, "annotations", at=at),
@@ -83,13 +83,6 @@ class Descriptor:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.digest}"
-
-
-def _digest(text: str, *, at: str) -> Digest:
-    try:
-        return Digest.parse(text)
-    except (InvalidInput, Unsupported) as exc:
-        raise type(exc)(f"{at}.{exc}") from exc
 
 
 def _decode(text: str | None, size: int, *, at: str) -> bytes | None:

@@ -22,8 +22,8 @@ class Digest:
     hex: str
 
     @classmethod
-    def parse(cls, text: str) -> Self:
-        """The digest that `text` spells.
+    def parse(cls, text: str, *, prefix: str = "") -> Self:
+        """Return the digest that `text` spells. `prefix` begins the message of an error.
 
         Raises:
             InvalidInput: the grammar, the alphabet or the length is wrong.
@@ -31,17 +31,19 @@ class Digest:
         """
         match = _GRAMMAR.fullmatch(text)
         if match is None:
-            raise InvalidInput(f"digest {shown(text)}: expected algorithm:hex")
+            raise InvalidInput(f"{prefix}digest {shown(text)}: expected algorithm:hex")
         algorithm, encoded = match["algorithm"], match["encoded"]
         if algorithm not in _HEX_LENGTHS:
-            raise Unsupported(f"digest {shown(text)}: algorithm {algorithm[:_SHORT]} is not supported, use sha256 or sha512")
+            raise Unsupported(
+                f"{prefix}digest {shown(text)}: algorithm {algorithm[:_SHORT]} is not supported, use sha256 or sha512"
+            )
         if len(encoded) != _HEX_LENGTHS[algorithm] or not _HEX.fullmatch(encoded):
-            raise InvalidInput(f"digest {shown(text)}: expected {_HEX_LENGTHS[algorithm]} characters 0-9 and a-f")
+            raise InvalidInput(f"{prefix}digest {shown(text)}: expected {_HEX_LENGTHS[algorithm]} characters 0-9 and a-f")
         return cls(algorithm, encoded)
 
     @classmethod
     def is_spelled(cls, text: str) -> bool:
-        """Whether `text` spells a digest."""
+        """Return True if `text` spells a digest."""
         try:
             cls.parse(text)
         except (InvalidInput, Unsupported):
@@ -50,7 +52,7 @@ class Digest:
 
     @classmethod
     def of(cls, data: bytes, *, algorithm: str = "sha256") -> Self:
-        """The digest of `data`."""
+        """Return the digest of `data`."""
         return cls(algorithm, hashlib.new(algorithm, data).hexdigest())
 
     @property

@@ -1,6 +1,7 @@
-"""Readers for parsed JSON. Every refusal names the path of the bad key."""
+"""Readers for parsed JSON. Each error names the path of the bad key."""
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from typing import Any, TypeVar
 
 import orjson
@@ -38,7 +39,7 @@ def parse_objects(raw: bytes, *, at: str) -> Iterator[tuple[str, Json]]:
 
 
 def require(document: Json, key: str, kind: type[T], *, at: str) -> T:
-    """The value of `key`, which has to be there and of type `kind`."""
+    """Return the value of `key`, which is required and of type `kind`."""
     value = optional(document, key, kind, at=at)
     if value is None:
         raise InvalidInput(f"{at}.{key}: missing, expected {_NAMES[kind]}")
@@ -46,13 +47,24 @@ def require(document: Json, key: str, kind: type[T], *, at: str) -> T:
 
 
 def optional(document: Json, key: str, kind: type[T], *, at: str) -> T | None:
-    """The value of `key`, or None where it is absent or null."""
+    """Return the value of `key`; None if the key is absent or null."""
     value = document.get(key)
     if value is None:
         return None
     if not isinstance(value, kind) or isinstance(value, bool):
         raise InvalidInput(f"{at}.{key}: expected {_NAMES[kind]}, got {_called(value)}")
     return value
+
+
+def require_time(document: Json, key: str, *, at: str) -> datetime:
+    """Return the time (RFC 3339) under `key`, which is required."""
+    return _parse_time(require(document, key, str, at=at), at=f"{at}.{key}")
+
+
+def optional_time(document: Json, key: str, *, at: str) -> datetime | None:
+    """Return the time (RFC 3339) under `key`; None if the key is absent or null."""
+    text = optional(document, key, str, at=at)
+    return None if text is None else _parse_time(text, at=f"{at}.{key}")
 
 
 def objects(document: Json, key: str, *, at: str) -> Iterator[tuple[str, Json]]:
@@ -76,6 +88,13 @@ def pairs(document: Json, key: str, *, at: str) -> tuple[tuple[str, str], ...]:
         if not isinstance(value, str):
             raise InvalidInput(f"{at}.{key}[{shown(name)}]: expected a string, got {_called(value)}")
     return tuple(mapping.items())
+
+
+def _parse_time(text: str, *, at: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise InvalidInput(f"{at}: {exc}") from exc
 
 
 def _parse(raw: bytes, *, at: str) -> object:

@@ -11,8 +11,7 @@ from typing import Any
 import orjson
 
 from prefect_dist.ocispec import fields, manifest
-from prefect_dist.ocispec.attestations import attested
-from prefect_dist.ocispec.children import select_manifests
+from prefect_dist.ocispec.children import attested_digest, select_manifests
 from prefect_dist.ocispec.descriptor import Descriptor
 from prefect_dist.ocispec.digest import Digest
 from prefect_dist.ocispec.errors import NotFound, Unsupported
@@ -56,7 +55,7 @@ def filter_index(
     children = manifest.children(raw, root.media_type, at=at)
     document = fields.parse_object(raw, at=at)
     wanted = select_manifests(platforms, root, children)
-    chosen = {one.content for one in wanted if is_missing is None or attested(one) is None or not is_missing(one)}
+    chosen = {one.content for one in wanted if is_missing is None or attested_digest(one) is None or not is_missing(one)}
     entries, indexes = list[dict[str, Any]](), list[Descriptor]()
     for child, (_, entry) in zip(children, fields.objects(document, "manifests", at=at), strict=True):
         if child.content in chosen:
@@ -85,7 +84,7 @@ def image_for(root: Descriptor, platform: Platform, read: Callable[[Descriptor],
         if not children:
             raise NotFound(f"{root}: no manifest for {platform}; it has none")
         chosen = select_manifests((platform,), root, children)
-        root = next((one for one in chosen if attested(one) is None), chosen[0])
+        root = next((one for one in chosen if attested_digest(one) is None), chosen[0])
     raise Unsupported(f"{root}: expected at most {_DEEPEST} indexes in one another")
 
 

@@ -5,7 +5,7 @@ import re
 import httpx
 
 from prefect_dist.ocispec import Descriptor, Digest, mediatypes
-from prefect_dist.ocispec.errors import Corrupt, DistError, Unavailable, Unsupported
+from prefect_dist.ocispec.errors import Corrupt, Unavailable, Unsupported
 from prefect_dist.remotes.errors import one_line
 
 # range ::= [ "bytes=" ] "0-" end  (distribution-spec 1.1, "Pushing a blob in chunks"; with a unit in the API of Docker)
@@ -35,10 +35,7 @@ def digest_in(response: httpx.Response, subject: str, name: str = "docker-conten
     text: str | None = response.headers.get(name)
     if not text:
         return None
-    try:
-        return Digest.parse(text[:_DIGEST_CHARS])
-    except DistError as exc:
-        raise type(exc)(f"{subject}: the registry answers with {exc}") from exc
+    return Digest.parse(text[:_DIGEST_CHARS], prefix=f"{subject}: the registry answers with ")
 
 
 def check_digest(response: httpx.Response, descriptor: Descriptor, subject: str) -> None:

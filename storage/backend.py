@@ -23,8 +23,7 @@ from prefect_dist.storage.disk import Disk
 from prefect_dist.storage.files import FileIngests
 from prefect_dist.storage.ingest import Ingests
 from prefect_dist.storage.layout import Layout
-from prefect_dist.storage.memory import MemoryConditionalWrites
-from prefect_dist.storage.objects import Objects
+from prefect_dist.storage.objects import MemoryConditionalWrites, Objects
 from prefect_dist.storage.options import merged, refuse_flat, refuse_userinfo
 from prefect_dist.storage.uploads import UploadIngests
 

@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 
 from prefect_dist.ocispec.errors import Busy
 from prefect_dist.storage.errors import translated
-from prefect_dist.storage.held import Held
 from prefect_dist.storage.layout import TEMPORARY
-from prefect_dist.storage.mounts import shares_locks
+from prefect_dist.storage.locked_file import LockedFile, shares_locks
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -72,7 +71,7 @@ class Disk:
         self.put(path, data)
         return True
 
-    def append(self, path: str) -> Held:
+    def append(self, path: str) -> LockedFile:
         """The file at `path`, made if need be, for this writer alone to append to until it is closed.
 
         Raises:
@@ -91,20 +90,20 @@ class Disk:
                 raise
             held.close()  # the writer before us published or dropped the file between our open and our lock
 
-    def write_back(self, held: Held, start: int, end: int) -> None:
+    def write_back(self, held: LockedFile, start: int, end: int) -> None:
         """Begin to make these bytes durable. A hint: `publish` alone promises it."""
         # On Linux this starts writing dirty pages and waits for none, so that fsync finds little left to do: a fetch of 1 GiB
         # takes a quarter less time (docs/performance.md).
         os.posix_fadvise(held.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
 
-    def settle(self, held: Held) -> int:
+    def settle(self, held: LockedFile) -> int:
         """Make a file from `append` durable; how many bytes it has."""
         held.sync()
         if (size := held.size()) is None:  # whoever removed it let a stranger in, whose bytes are not ours to publish
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), held.path)
         return size
 
-    def publish(self, held: Held, target: str) -> None:
+    def publish(self, held: LockedFile, target: str) -> None:
         """Make a file that is durable visible under `target` at once, read-only; its writer still holds it."""
         try:
             os.replace(held.path, target)
@@ -194,12 +193,12 @@ class Disk:
         """Have a file count as new."""
         os.utime(path)
 
-    def _hold(self, path: str) -> Held:
+    def _hold(self, path: str) -> LockedFile:
         try:
-            return Held(path)
+            return LockedFile(path)
         except FileNotFoundError:
             self._make_parent(path)
-            return Held(path)
+            return LockedFile(path)
 
     def _make_parent(self, path: str) -> None:
         parent = os.path.dirname(path)

@@ -18,10 +18,10 @@ from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound, Unsupported
 from prefect_dist.storage.disk import Disk
 from prefect_dist.storage.errors import translated
-from prefect_dist.storage.held import Held
+from prefect_dist.storage.file_info import is_there, modified
 from prefect_dist.storage.ingest import Declared, Measured, Status, leave
 from prefect_dist.storage.layout import RECORD, Layout
-from prefect_dist.storage.presence import is_there, modified
+from prefect_dist.storage.locked_file import LockedFile
 
 _log = logging.getLogger(__name__)
 _PIECE_BYTES = 4 * 1024 * 1024
@@ -35,7 +35,7 @@ _SMALL_BYTES = 1024 * 1024
 class FileWriter:
     """A writer that appends to the data file of its ingest; see `storage.ingest.Writer`."""
 
-    def __init__(self, disk: Disk, layout: Layout, held: Held, declared: Declared, *, there: int, recorded: bool) -> None:
+    def __init__(self, disk: Disk, layout: Layout, held: LockedFile, declared: Declared, *, there: int, recorded: bool) -> None:
         self.declared = declared
         self._disk, self._layout, self._held, self._recorded = disk, layout, held, recorded
         self._path = held.path
@@ -245,7 +245,7 @@ class FileIngests:
             return False
         return True
 
-    def _begin(self, held: Held, wanted: Declared) -> FileWriter:
+    def _begin(self, held: LockedFile, wanted: Declared) -> FileWriter:
         with translated(f"{wanted.ref}: opening {held.path}"):
             try:  # once more: its writer may have ended before we got the lock
                 self._refuse_existing(wanted.ref, wanted.expected)

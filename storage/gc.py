@@ -14,7 +14,7 @@ from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.children import children_reader
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.ocispec.units import duration
-from prefect_dist.storage import completeness
+from prefect_dist.storage import presence
 from prefect_dist.storage.store import ContentStore, Info
 
 # Where runs are not kept apart from gc: longer than they usually take.
@@ -106,7 +106,7 @@ class _Needed:
         """Return a line for each name that was recorded since the first update and lacks content."""
         first = self._first or {}
         for name in self._store.names:
-            if first.get(name.name) != name and not (found := completeness.of_name(self._store, name)).whole:
+            if first.get(name.name) != name and not (found := presence.check_name(self._store, name)).is_complete:
                 yield f"{name.name}: recorded while gc ran, {found.shortage}; fetch it again"
 
     def _arrived(self) -> list[Descriptor]:
@@ -120,7 +120,7 @@ class _Needed:
 
     def _walk(self, roots: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
         """Add what is below roots, and return what is missing of it."""
-        found = completeness.check(self._store, *roots, children=children_reader(self._store.manifest))
+        found = presence.check(self._store, *roots, children=children_reader(self._store.manifest))
         self._digests |= {descriptor.digest for descriptor in (*found.present, *found.missing)}
         return found.missing
 

@@ -14,11 +14,11 @@ import orjson
 
 from prefect_dist.ocispec import Descriptor, Digest, fields, mediatypes
 from prefect_dist.ocispec.errors import InvalidInput
-from prefect_dist.storage import shared
 from prefect_dist.storage.backend import Backend
+from prefect_dist.storage.file_info import is_there
 from prefect_dist.storage.layout import Layout
 from prefect_dist.storage.names import Name, Names
-from prefect_dist.storage.presence import is_there
+from prefect_dist.storage.statefile import change_file
 
 _log = logging.getLogger(__name__)
 REF_NAME = "org.opencontainers.image.ref.name"
@@ -45,7 +45,7 @@ def mark(backend: Backend, layout: Layout) -> None:
 def update(backend: Backend, layout: Layout, names: Names) -> None:
     """Write `index.json` again if the names have changed since; only records that changed are read.
 
-    Many processes may do this at once, see `storage.shared`. Each lists the names again after it wrote, for stores that have
+    Many processes may do this at once, see `storage.statefile`. Each lists the names again after it wrote, for stores that have
     neither locks nor conditional writes: a name is recorded before its process comes here, so the last writer has seen it.
 
     A damaged name is left out with a warning: other tools are no worse off without it, and no other image fails for it.
@@ -63,7 +63,7 @@ def update(backend: Backend, layout: Layout, names: Names) -> None:
             return
         names.recall()
     while True:
-        shared.change(backend, layout.index, changed, what=what)
+        change_file(backend, layout.index, changed, what=what)
         with backend.translated(what):
             if names.listing() == written:
                 break

@@ -16,7 +16,6 @@ import orjson
 
 from prefect_dist.ocispec import Digest, Hasher, fields
 from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput
-from prefect_dist.storage import times
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ class Declared:
             ref=fields.require(document, "ref", str, at="ingest"),
             total=fields.optional(document, "total", int, at="ingest"),
             expected=None if expected is None else Digest.parse(expected),
-            started=times.require(document, "started", at="ingest"),
+            started=fields.require_time(document, "started", at="ingest"),
         )
 
 

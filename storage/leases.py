@@ -20,8 +20,8 @@ import orjson
 from prefect_dist.ocispec import Descriptor, fields
 from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
 from prefect_dist.storage.backend import Backend
+from prefect_dist.storage.file_info import modified
 from prefect_dist.storage.layout import Layout
-from prefect_dist.storage.presence import modified
 
 # How long a record counts that no lock belongs to. A run that goes on for longer writes its records again.
 _LIFE = timedelta(days=7)

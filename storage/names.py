@@ -14,10 +14,9 @@ import orjson
 from prefect_dist.ocispec import Descriptor, Platform, Reference, fields
 from prefect_dist.ocispec.errors import InvalidInput, NotFound, Unsupported
 from prefect_dist.ocispec.referrers import Referrer
-from prefect_dist.storage import times
 from prefect_dist.storage.backend import Backend
+from prefect_dist.storage.file_info import is_there, modified
 from prefect_dist.storage.layout import Layout
-from prefect_dist.storage.presence import is_there, modified
 
 _SUFFIX = ".json"
 
@@ -94,7 +93,7 @@ class Name:
             platforms=tuple(map(Platform.parse, platforms)) or None,
             lacks_attestations=document.get("lacks_attestations") is True,
             referrers=tuple(Referrer.from_json(item, at=path) for path, item in referrers),
-            recorded=times.require(document, "recorded", at=at),
+            recorded=fields.require_time(document, "recorded", at=at),
         )
 
 

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -10,12 +11,14 @@ from datetime import datetime
 from functools import cache
 from typing import Any, Protocol, TypeVar
 
+from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.storage.errors import translated
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
+_MEMORY_LOCK = threading.Lock()
 # What is smaller is sent at once. Every transfer under way holds one part in memory.
 MIN_PART_BYTES = 8 * 1024 * 1024
 # Small looks that are under way at once; botocore keeps ten connections.
@@ -88,6 +91,30 @@ class ConditionalWrites(Protocol):
         Raises:
             NoConditionsError: the service has no conditional writes.
         """
+
+
+class MemoryConditionalWrites:
+    """`ConditionalWrites` for fsspec's file system in memory, under a lock of this process: for tests and trials."""
+
+    def __init__(self, fs: Any) -> None:
+        self._fs = fs
+
+    def read(self, path: str) -> tuple[bytes, str]:
+        """Return the content of an object and its version."""
+        content: bytes = self._fs.cat_file(path)
+        return content, str(Digest.of(content))
+
+    def write(self, path: str, data: bytes, version: str | None) -> bool:
+        """Write an object if it still has this version, or with None only if there is none."""
+        with _MEMORY_LOCK:
+            try:
+                found = self.read(path)[1]
+            except FileNotFoundError:
+                found = None
+            if found != version:
+                return False
+            self._fs.pipe_file(path, data)
+            return True
 
 
 class NoConditionsError(OSError):

@@ -1,36 +1,159 @@
-"""What is known of a file without reading it, asked so that a file system that fails is not taken for an empty one."""
+"""The presence of images in a store: which content below a root is there, and which is missing."""
 
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from typing import Any
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from prefect_dist.ocispec.errors import Unsupported
+from prefect_dist.ocispec import Descriptor, Digest, Platform, config
+from prefect_dist.ocispec.children import (
+    Children,
+    attested_digest,
+    children_reader,
+    filter_platforms,
+    without_missing_attestations,
+)
+from prefect_dist.ocispec.errors import NotFound, shown
+from prefect_dist.ocispec.units import counted
+from prefect_dist.storage.names import Name
+from prefect_dist.storage.store import ContentStore
+
+_log = logging.getLogger(__name__)
+_NAMED = 3  # of many that are missing, so that a message stays one line
 
 
-def is_there(fs: Any, path: str) -> bool:
-    """Whether something has this path. Unlike fsspec's `exists`, a failure is an OSError, not a no."""
-    try:
-        fs.info(path)
-    except FileNotFoundError:
-        return False
-    return True
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """The distinct content of some trees, present and missing, level by level. Children of a missing manifest are unknown."""
+
+    present: tuple[Descriptor, ...]
+    missing: tuple[Descriptor, ...]
+
+    @property
+    def is_complete(self) -> bool:
+        """True if nothing is missing."""
+        return not self.missing
+
+    @property
+    def shortage(self) -> str:
+        """The missing descriptors as one line; of many, the first ones."""
+        some = ", ".join(map(str, self.missing[:_NAMED]))
+        return f"{counted(len(self.missing), 'descriptor')} missing in the store ({some})"
 
 
-def modified(entry: Mapping[str, Any]) -> datetime:
-    """When a file was last written to, from what fsspec's `info` and `ls` say of it, each file system in its own words.
+def check(store: ContentStore, *roots: Descriptor, children: Children) -> Presence:
+    """Return the presence of the content below `roots`, with `children` as the function for children.
+
+    The content of a level is looked up concurrently, which on an object store takes little longer than one look-up. This is why
+    `walk_tree`, which visits one descriptor after the other, is not used here.
 
     Raises:
-        Unsupported: a file system that says it in none of the words that are known here.
+        Corrupt: a blob has another size than its descriptor, or a manifest's bytes are wrong.
+        InvalidInput, Unsupported: a manifest cannot be read.
+        NotFound: an index has no manifest for the platforms that `children` selects.
     """
-    for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
-        if (moment := entry.get(key)) is not None:
-            return _moment(moment)
-    raise Unsupported(f"{entry.get('name')}: its file system tells no time, only {', '.join(sorted(entry))}")
+    seen = set[object]()
+    present, missing = list[Descriptor](), list[Descriptor]()
+    level: Iterable[Descriptor] = roots
+    while fresh := {descriptor.content: descriptor for descriptor in level if descriptor.content not in seen}:
+        seen |= fresh.keys()
+        looked_at = list(zip(fresh.values(), store.each(store.holds, fresh.values()), strict=True))
+        held = [descriptor for descriptor, there in looked_at if there]
+        present += held
+        missing += [descriptor for descriptor, there in looked_at if not there]
+        level = [child for below in store.each(children, held) for child in below]
+    return Presence(tuple(present), tuple(missing))
 
 
-def _moment(value: Any) -> datetime:
-    if isinstance(value, str):
-        value = datetime.fromisoformat(value)
-    if not isinstance(value, datetime):
-        return datetime.fromtimestamp(value, UTC)
-    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+def check_name(store: ContentStore, name: Name) -> Presence:
+    """Return the presence of the content of a name. Platforms that were not wanted do not count.
+
+    Raises:
+        Corrupt, InvalidInput, Unsupported, NotFound: as `check`.
+    """
+    children = children_reader(store.manifest)
+    if name.lacks_attestations:
+        children = without_missing_attestations(children, lambda descriptor: not store.holds(descriptor))
+    children = filter_platforms(children, name.platforms)
+    return check(store, *name.roots, children=children)
+
+
+def reachable_digests(store: ContentStore, roots: Iterable[Descriptor]) -> set[Digest]:
+    """Return the digests of the roots and of all content below them. The children of a missing manifest are unknown.
+
+    Raises:
+        Corrupt, InvalidInput, Unsupported: a manifest cannot be read, so that its children would seem unneeded.
+    """
+    found = check(store, *roots, children=children_reader(store.manifest))
+    return {descriptor.digest for descriptor in (*found.present, *found.missing)}
+
+
+def require(store: ContentStore, *roots: Descriptor, children: Children, name: str) -> tuple[Descriptor, ...]:
+    """Return the distinct descriptors of some trees, all of which are present. `name` begins the message of errors.
+
+    Raises:
+        NotFound: content is missing; the message names it.
+        Corrupt, InvalidInput, Unsupported: as `check`.
+    """
+    found = check(store, *roots, children=children)
+    if not found.is_complete:
+        raise NotFound(f"{name}: {found.shortage}")
+    return found.present
+
+
+def present_children(store: ContentStore) -> Children:
+    """Return a function for the children of manifests, with only the present manifests of an index.
+
+    An image that was fetched for some platforms lacks the manifests of the others. Such a sparse index counts as complete. A
+    present manifest that lacks a child does not.
+
+    The result raises:
+        NotFound: none of an index's manifests is present.
+    """
+    children = children_reader(store.manifest)
+
+    def read_present(descriptor: Descriptor) -> Sequence[Descriptor]:
+        found = children(descriptor)
+        if descriptor.kind != "index":
+            return found
+        held = [child for child in found if not child.is_manifest or store.holds(child)]
+        if found and not held:
+            raise NotFound(f"{descriptor}: none of its manifests is in the store")
+        _log.debug("%s: %d of %d manifests are in the store", descriptor, len(held), len(found))
+        return held
+
+    return read_present
+
+
+def present_platforms(store: ContentStore, root: Descriptor) -> tuple[tuple[Platform, ...] | None, bool]:
+    """Return the platforms of an index that are present, and whether an attestation manifest of these is missing.
+
+    The platforms are None if no manifest is missing.
+    """
+    if root.kind != "index":
+        return None, False
+    listed = [child for child in children_reader(store.manifest)(root) if child.is_manifest]
+    held = {child.digest for child in listed if store.holds(child)}
+    if len(held) == len({child.digest for child in listed}):
+        return None, False
+    images = [child for child in listed if attested_digest(child) is None]
+    platforms = dict.fromkeys(child.platform for child in images if child.digest in held and child.platform is not None)
+    subjects = {str(digest) for digest in held}
+    is_lacking = any(attested_digest(child) in subjects and child.digest not in held for child in listed)
+    return tuple(platforms), is_lacking
+
+
+def require_platform(store: ContentStore, root: Descriptor, wanted: Sequence[Platform]) -> None:
+    """Check that an image without an index is for one of the wanted platforms, by its config. Artifacts pass.
+
+    Raises:
+        NotFound: the image is for another platform.
+        NotFound, Corrupt, InvalidInput: manifest or config cannot be read.
+    """
+    if root.kind != "manifest":
+        return
+    configured = children_reader(store.manifest)(root)[0]
+    if configured.kind != "config":
+        return
+    offered = config.platform(store.manifest(configured), at=str(configured))
+    if all(wish.rank(offered) is None for wish in wanted):
+        raise NotFound(f"{root}: no manifest for {', '.join(map(str, wanted))}; it is for {shown(str(offered))}")

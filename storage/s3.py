@@ -12,6 +12,7 @@ from typing import Any
 from fsspec.asyn import sync
 
 from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.storage.file_info import is_there
 from prefect_dist.storage.objects import (
     MIN_PART_BYTES,
     NoConditionsError,
@@ -20,7 +21,6 @@ from prefect_dist.storage.objects import (
     UploadAbortedError,
     warn_of_lost_changes,
 )
-from prefect_dist.storage.presence import is_there
 
 # S3's limit for one object.
 _MAX_PARTS = 10_000

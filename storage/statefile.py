@@ -1,10 +1,20 @@
-"""A small file at a path or URL that runs keep next to a store, such as the lock file of a mirror."""
+"""Small files that several processes change, such as `index.json` or the lock file of a mirror. No change is lost.
 
+On a disk a change is made under a lock. On an object store it is a conditional write, which is repeated if the object has
+changed since it was read. Where neither is possible the last writer wins, which is reported once.
+"""
+
+import random
+import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
-from prefect_dist.storage import shared
-from prefect_dist.storage.backend import open_backend
+from prefect_dist.ocispec.errors import Unavailable
+from prefect_dist.storage.backend import Backend, open_backend
+
+_PATIENCE_S = 60.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
 
 class StateFile:
@@ -17,7 +27,7 @@ class StateFile:
         self._path = f"{layout.root}/{self._name}"
 
     def read(self) -> bytes | None:
-        """Return its content; None if there is no file.
+        """Return the content; None if there is no file.
 
         Raises:
             Denied, Unavailable: the file system.
@@ -26,18 +36,47 @@ class StateFile:
             return self._backend.versioned(self._path)[0]
 
     def change(self, changed: Callable[[bytes | None], bytes]) -> None:
-        """Replace its content by what `changed` makes of it; see `storage.shared.change`.
+        """Replace the content by the result of `changed`; see `change_file`.
 
         Raises:
-            StoreFull, Denied, Unavailable: the file system; or what `changed` raises.
+            StoreFull, Denied, Unavailable: the file system.
+            DistError: see `changed`.
         """
-        shared.change(self._backend, self._path, changed, what=self.url)
+        change_file(self._backend, self._path, changed, what=self.url)
 
     def write(self, content: bytes) -> None:
-        """Replace its content, whatever that is.
+        """Replace the content.
 
         Raises:
             StoreFull, Denied, Unavailable: the file system.
         """
         with self._backend.translated(self.url):
             self._backend.put(self._path, content)
+
+
+def change_file(backend: Backend, path: str, changed: Callable[[bytes | None], bytes], *, what: str) -> None:
+    """Replace the content of a file by the result of `changed`, which is called again after a conflict.
+
+    Raises:
+        StoreFull, Denied, Unavailable: the file system, or conflicts with other writers for a minute.
+        DistError: see `changed`.
+    """
+    deadline, pause = time.monotonic() + _PATIENCE_S, _FIRST_PAUSE_S
+    while not _is_changed(backend, path, changed, what):
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{what}: other processes change it all the time; run again later")
+        time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads writers, hides nothing
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def _is_changed(backend: Backend, path: str, changed: Callable[[bytes | None], bytes], what: str) -> bool:
+    """Return False if another process changed the file meanwhile."""
+    with ExitStack() as held:
+        with backend.translated(what):
+            held.enter_context(backend.locked(f"{path}.lock", shared=False, make=True))
+            content, version = backend.versioned(path)
+        new = changed(content)
+        if new == content:
+            return True
+        with backend.translated(what):
+            return backend.replace(path, new, version)

@@ -13,11 +13,11 @@ from prefect_dist.ocispec import Descriptor, Digest, Hasher
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound
 from prefect_dist.storage import index
 from prefect_dist.storage.backend import Backend, open_backend
+from prefect_dist.storage.file_info import is_there, modified
 from prefect_dist.storage.ingest import Ingests, Status, Writer
 from prefect_dist.storage.layout import TEMPORARY, Layout
 from prefect_dist.storage.leases import Leases
 from prefect_dist.storage.names import Names
-from prefect_dist.storage.presence import is_there, modified
 from prefect_dist.storage.sweeps import Sweep, Sweeps
 
 T = TypeVar("T")

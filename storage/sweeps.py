@@ -18,8 +18,8 @@ from datetime import datetime, timedelta
 
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.storage.backend import Backend
+from prefect_dist.storage.file_info import modified
 from prefect_dist.storage.layout import TEMPORARY, Layout
-from prefect_dist.storage.presence import modified
 
 _log = logging.getLogger(__name__)
 _MARKER = ".gc"  # an empty directory is listed as an object, too, by some services

@@ -20,10 +20,10 @@ from typing import Self
 
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound, Unavailable
+from prefect_dist.storage.file_info import is_there, modified
 from prefect_dist.storage.ingest import Declared, Measured, Status, leave
 from prefect_dist.storage.layout import Layout
 from prefect_dist.storage.objects import Objects, Unfinished, Upload, UploadAbortedError
-from prefect_dist.storage.presence import is_there, modified
 
 _log = logging.getLogger(__name__)
 # Nothing tells whether the process that began an upload is still at it.

@@ -16,8 +16,8 @@ from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.remotes import Pusher, RegistryError, Source
-from prefect_dist.storage import completeness
-from prefect_dist.storage.completeness import held_children
+from prefect_dist.storage import presence
+from prefect_dist.storage.presence import present_children
 from prefect_dist.transfer import content as transfer
 from prefect_dist.transfer.content import Observer
 from prefect_dist.transfer.mount_candidates import Whereabouts
@@ -150,7 +150,7 @@ class Delivery:
             transfer.put(self._store, self._pusher(backup), old, tag=backup.tag, observer=self._sent)
             return
         self._take(old, source)
-        self._bring_all(old, backup, held_children(self._store), ())
+        self._bring_all(old, backup, present_children(self._store), ())
 
     def _take(self, root: Descriptor, source: Source) -> None:
         """Fetch a tree into the store. Manifests in an index may be missing: a target may have only some platforms."""
@@ -179,7 +179,7 @@ class Delivery:
         """Push a tree and its referrers. `before_tag` is called right before the request that sets the target tag."""
         wanted = without_foreign(children)
         roots = (root, *(referrer.descriptor for referrer in referrers))
-        content = completeness.require(self._store, *roots, children=wanted, name=str(target))
+        content = presence.require(self._store, *roots, children=wanted, name=str(target))
         order = Order(self._store, content, wanted)
         tagged = order.tag(root, target.tag, after=order.refer(referrers))
         for node in order.in_turn():

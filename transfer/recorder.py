@@ -7,9 +7,9 @@ from prefect_dist.ocispec.children import Children, children_reader, filter_plat
 from prefect_dist.ocispec.errors import InvalidInput, NotFound
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
-from prefect_dist.storage import ContentStore, Name, completeness
-from prefect_dist.storage.completeness import Completeness
+from prefect_dist.storage import ContentStore, Name, presence
 from prefect_dist.storage.leases import Lease
+from prefect_dist.storage.presence import Presence
 
 
 class Keeper:
@@ -25,7 +25,7 @@ class Keeper:
         """Keep gc from all that is below a root, be it there or still to come, until the run ends."""
         self._lease.take(root)
 
-    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms = None) -> Completeness:
+    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms = None) -> Presence:
         """Return the content of an image that is present and missing; a whole image gets its name, any other a lease.
 
         `platforms` are those that are wanted of an index; None is all of them.
@@ -35,18 +35,18 @@ class Keeper:
         """
         self._protect(root)
         with self.store.unswept():
-            found = completeness.check(self.store, root, children=self.children(platforms))
-            if found.whole:
+            found = presence.check(self.store, root, children=self.children(platforms))
+            if found.is_complete:
                 self._name(reference, root, platforms=platforms)
-        if not found.whole:
+        if not found.is_complete:
             self._lease.take(root)
         return found
 
-    def hold(self, root: Descriptor, *, platforms: Platforms = None) -> Completeness:
+    def hold(self, root: Descriptor, *, platforms: Platforms = None) -> Presence:
         """What the store has of a tree, all of which gc is kept from until the run ends."""
         self._lease.take(root)
         with self.store.unswept():
-            return completeness.check(self.store, root, children=self.children(platforms))
+            return presence.check(self.store, root, children=self.children(platforms))
 
     def record(
         self,
@@ -66,7 +66,7 @@ class Keeper:
         roots = (root, *(referrer.descriptor for referrer in referrers or ()))
         self._protect(*roots)
         with self.store.unswept():
-            completeness.require(self.store, *roots, children=self.children(platforms), name=str(reference))
+            presence.require(self.store, *roots, children=self.children(platforms), name=str(reference))
             # In an order of their own: they are found in another one each time, which would make it another record.
             ordered = None if referrers is None else tuple(sorted(referrers, key=lambda one: str(one.descriptor.digest)))
             self._name(reference, root, platforms=platforms, referrers=ordered)
@@ -80,7 +80,7 @@ class Keeper:
         self, reference: Reference, root: Descriptor, *, platforms: Platforms, referrers: tuple[Referrer, ...] | None = None
     ) -> None:
         if platforms is not None:
-            completeness.refuse_other_platforms(self.store, root, platforms)
+            presence.require_platform(self.store, root, platforms)
         known, is_lacking = self._known(str(reference), root), False
         if known is not None:
             is_complete = not self._offline and _joined(known.platforms, platforms) == platforms

@@ -8,7 +8,7 @@ from typing import IO
 from prefect_dist.ocispec import Descriptor, fields, manifest, mediatypes
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.ocispec.referrers import Referrer
-from prefect_dist.storage import completeness
+from prefect_dist.storage import presence
 from prefect_dist.storage.archive import docker, layout
 from prefect_dist.storage.archive.received import Received, receive
 from prefect_dist.storage.archive.related import RelatedManifests, merged
@@ -43,7 +43,7 @@ def import_images(store: ContentStore, file: IO[bytes], *, source: str, name: st
     """Bring the images of an archive into the store, and record the names of those that are whole, with their referrers.
 
     `file` need not seek; `source` says in records and errors where it is from. `name` is for an image to which the archive
-    gives no whole name. What counts as whole is said by `storage.completeness.held_children`. One image's error is no
+    gives no whole name. What counts as whole is said by `storage.presence.present_children`. One image's error is no
     other's; what is wrong with the whole archive is raised before any name is recorded, and whole blobs that came are kept.
 
     Raises:
@@ -115,13 +115,13 @@ class _Importer:
 
     def import_image(self, image: _Listed) -> list[Imported]:
         """Record an image under its names; of an image that is not whole, return the error."""
-        children = completeness.held_children(self._store)
+        children = presence.present_children(self._store)
         names = image.names or self._fallback
         try:
             root = image.root()
             self._lease.take(root)
             with self._store.unswept():
-                completeness.require(self._store, root, children=children, name=", ".join(names) or image.at)
+                presence.require(self._store, root, children=children, name=", ".join(names) or image.at)
             if not names:
                 raise InvalidInput(f"{image.at}: the archive gives {root} no whole name; say what to call it")
         except DistError as exc:
@@ -137,10 +137,10 @@ class _Importer:
             claimed = self.related.claim(root, name=name)
             roots = (root, *(referrer.descriptor for referrer in claimed))
             referrers = merged(self._known(name, root), claimed)
-            platforms, is_lacking = completeness.held_platforms(store, root)
+            platforms, is_lacking = presence.present_platforms(store, root)
             self._lease.take(*roots)
             with store.unswept():
-                completeness.require(store, *roots, children=completeness.held_children(store), name=name)
+                presence.require(store, *roots, children=presence.present_children(store), name=name)
                 store.names.put(
                     name,
                     root,

@@ -16,7 +16,7 @@ from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediat
 from prefect_dist.ocispec.children import Children
 from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
 from prefect_dist.ocispec.referrers import MAX_REFERRERS, Referrer, cosign_tags, entry, is_listing, tag_of
-from prefect_dist.storage import completeness
+from prefect_dist.storage import presence
 from prefect_dist.storage.archive import layout
 from prefect_dist.storage.names import Name
 from prefect_dist.storage.store import ContentStore
@@ -113,7 +113,7 @@ class RelatedManifests:
         Raises:
             ReferrersBeyondLimits: there are too many.
         """
-        related = cls(store, completeness.held_children(store))
+        related = cls(store, presence.present_children(store))
         for root in roots:
             try:
                 has_candidates = related._add(root)
@@ -218,7 +218,7 @@ class RelatedManifests:
         return self._described[listed.content]
 
     def _manifests(self, root: Descriptor) -> list[Digest]:
-        present = completeness.check(self._store, root, children=self._children).present
+        present = presence.check(self._store, root, children=self._children).present
         return [one.digest for one in present if one.is_manifest]
 
     def _is_whole(self, candidate: _Candidate, name: str) -> bool:
@@ -230,7 +230,7 @@ class RelatedManifests:
 
     def _find_whole(self, descriptor: Descriptor, name: str) -> bool:
         try:
-            completeness.require(self._store, descriptor, children=self._children, name=str(descriptor))
+            presence.require(self._store, descriptor, children=self._children, name=str(descriptor))
         except DistError as exc:
             _log.warning("%s: a referrer is left out: %s", name, exc)
             return False

@@ -10,7 +10,7 @@ from typing import IO
 
 from prefect_dist.ocispec import Descriptor, manifest
 from prefect_dist.ocispec.errors import InvalidInput
-from prefect_dist.storage import completeness, index
+from prefect_dist.storage import index, presence
 from prefect_dist.storage.archive import docker, layout, related, tar
 from prefect_dist.storage.archive.related import TaggedManifest
 from prefect_dist.storage.names import Name
@@ -23,7 +23,7 @@ def export_images(store: ContentStore, names: Iterable[str], file: IO[bytes]) ->
     """Write images and their referrers to `file`, which need not seek, and return their names.
 
     The same content gives the same bytes. Exactly the blobs that the images consist of are written, each once and verified on
-    its way, and the fallback indexes by which referrers are found. `storage.completeness.held_children` says what counts as
+    its way, and the fallback indexes by which referrers are found. `storage.presence.present_children` says what counts as
     whole: of an index, manifests that are not in the store are left out.
 
     Raises:
@@ -32,10 +32,10 @@ def export_images(store: ContentStore, names: Iterable[str], file: IO[bytes]) ->
         Corrupt: a blob is not what its digest says; what has been written is of no use.
         OSError: what `file` raises.
     """
-    children = completeness.held_children(store)
+    children = presence.present_children(store)
     wanted = tuple(store.names.get(name) for name in sorted(set(names)))
-    images = [(name, completeness.require(store, name.descriptor, children=children, name=name.name)) for name in wanted]
-    referrers = [completeness.require(store, *name.roots[1:], children=children, name=name.name) for name in wanted]
+    images = [(name, presence.require(store, name.descriptor, children=children, name=name.name)) for name in wanted]
+    referrers = [presence.require(store, *name.roots[1:], children=children, name=name.name) for name in wanted]
     tagged = _unnamed(related.tagged_manifests(store, wanted), wanted)
     sizes = {one.digest: one.size for found in (*(found for _, found in images), *referrers) for one in found}
     indexes = {one.descriptor.digest: one.raw for one in tagged if one.raw is not None}

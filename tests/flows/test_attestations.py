@@ -12,7 +12,7 @@ from prefect_dist.mirror.run_report import RunReport
 from prefect_dist.ocispec import Platform
 from prefect_dist.storage import open_store
 from prefect_dist.storage.archive import import_images
-from prefect_dist.storage.completeness import of_name
+from prefect_dist.storage.presence import check_name
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, lacking, results
@@ -58,9 +58,9 @@ def test_fetch_keeps_the_attestation_of_the_selected_platform(prefect: PrefectSe
     assert not report.errors()
     assert held(tmp_path / "store") == SELECTED
     store = open_store(str(tmp_path / "store"))
-    assert of_name(store, store.names.get(name)).whole
+    assert check_name(store, store.names.get(name)).is_complete
     (tmp_path / "store" / "blobs" / "sha256" / ABOUT_ARM.root.digest.removeprefix("sha256:")).unlink()
-    assert [str(one.digest) for one in of_name(store, store.names.get(name)).missing] == [ABOUT_ARM.root.digest]
+    assert [str(one.digest) for one in check_name(store, store.names.get(name)).missing] == [ABOUT_ARM.root.digest]
 
 
 def test_pull_keeps_it_and_unpacks_the_image(prefect: PrefectServer, tmp_path: Path, name: str) -> None:
@@ -125,14 +125,14 @@ def test_an_archive_without_attestations_is_whole_and_can_be_seeded(mirrors: Mir
         assert [one.error for one in import_images(store, stream, source="archive")] == [None]
     recorded = store.names.get(name)
     assert recorded.platforms == (Platform.parse("linux/arm64"),)
-    assert of_name(store, recorded).whole
+    assert check_name(store, recorded).is_complete
 
     with FakeRegistry(sparse=not rewrite) as target:
         report = mirrors.seed(name, to=[target], platforms=["linux/arm64"], rewrite_index=rewrite, offline=True)
         assert report.status == "complete", report.errors()
         assert not lacking(target, "app", ARM)
         assert (children(target, "v1") == [ARM.root.digest]) is rewrite
-    assert of_name(store, store.names.get(name)).whole
+    assert check_name(store, store.names.get(name)).is_complete
 
 
 def saved(directory: Path, name: str, index: BuiltImage, image: BuiltImage) -> Path:

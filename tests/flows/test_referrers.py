@@ -11,7 +11,7 @@ from prefect_dist.flows.push import PushReport
 from prefect_dist.mirror.run_report import RunReport
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.referrers import Referrer, cosign_tags, tag_of
-from prefect_dist.storage import ContentStore, Name, completeness, gc, open_store
+from prefect_dist.storage import ContentStore, Name, gc, open_store, presence
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
@@ -271,10 +271,10 @@ def test_gc_keeps_what_refers_to_a_name_and_the_check_of_names_counts_it(fetch: 
         fetch(name)
     assert gc.collect(store, grace=timedelta(0), dry_run=False).blobs == ()
     record = store.names.get(name)
-    assert len(completeness.of_name(store, record).present) == len(everything())
+    assert len(presence.check_name(store, record).present) == len(everything())
     lost = Digest.parse(list(SIGNATURE.blobs)[-1])
     store.delete(lost)
-    assert [missing.digest for missing in completeness.of_name(store, record).missing] == [lost]
+    assert [missing.digest for missing in presence.check_name(store, record).missing] == [lost]
     store.names.delete(name)
     assert len(gc.collect(store, grace=timedelta(0), dry_run=False).blobs) == len(everything()) - 1
 

@@ -14,7 +14,7 @@ from prefect_dist.flows.wanted import Errand, Image, Node
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
-from prefect_dist.storage.completeness import Completeness
+from prefect_dist.storage.presence import Presence
 from prefect_dist.tasks.fetch import Fetched
 from prefect_dist.transfer.content import Receipt
 
@@ -85,13 +85,13 @@ class Bringing:
 class Nothing:
     """The keeper of an empty store, which records every name."""
 
-    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms) -> Completeness:
+    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms) -> Presence:
         """Nothing is there."""
-        return Completeness((), (root,))
+        return Presence((), (root,))
 
-    def hold(self, root: Descriptor, *, platforms: Platforms) -> Completeness:
+    def hold(self, root: Descriptor, *, platforms: Platforms) -> Presence:
         """Nothing is there."""
-        return Completeness((), (root,))
+        return Presence((), (root,))
 
     def record(
         self, reference: Reference, root: Descriptor, *, platforms: Platforms, referrers: tuple[Referrer, ...] | None

@@ -11,7 +11,7 @@ import pytest
 from prefect_dist.ocispec import Descriptor, Digest, mediatypes
 from prefect_dist.ocispec.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
 from prefect_dist.storage import ContentStore, gc, open_store
-from prefect_dist.storage.reachable import reachable
+from prefect_dist.storage.presence import reachable_digests
 from prefect_dist.storage.verify import verify
 from tests import images
 from tests.images import BuiltImage
@@ -164,7 +164,7 @@ def test_a_short_grace_is_a_hazard_only_on_a_disk_whose_locks_are_not_shared(
 def test_content_of_one_digest_under_two_types_is_followed_as_a_manifest_too(store: ContentStore) -> None:
     root = put(store, image := images.image(12))
     as_blob = Descriptor(media_type=mediatypes.OCTET_STREAM, digest=root.digest, size=root.size)
-    assert {str(digest) for digest in reachable(store, [as_blob, root])} == set(image.descriptors)
+    assert {str(digest) for digest in reachable_digests(store, [as_blob, root])} == set(image.descriptors)
 
 
 def test_an_index_that_lacks_some_manifests_holds_the_others(store: ContentStore) -> None:

@@ -14,7 +14,7 @@ from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.storage import ContentStore, gc, open_store
 from prefect_dist.storage.leases import Lease
-from prefect_dist.storage.mounts import shares_locks_by
+from prefect_dist.storage.locked_file import shares_locks_by
 from tests import images
 from tests.peers.seaweedfs import S3Server
 from tests.storage.conformance import Place

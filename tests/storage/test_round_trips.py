@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from prefect_dist.ocispec.children import children_reader
-from prefect_dist.storage import ContentStore, completeness, open_store
-from prefect_dist.storage.reachable import reachable
+from prefect_dist.storage import ContentStore, open_store, presence
+from prefect_dist.storage.presence import reachable_digests
 from tests import images
 from tests.peers.seaweedfs import S3Server
 from tests.storage.archives import put
@@ -61,9 +61,9 @@ def test_siblings_are_looked_at_at_once_and_each_once(store: ContentStore, monke
     root = put(store, INDEX, "name")
     asked = Asked(monkeypatch, store, together=[hex_of(manifest.digest) for manifest in INDEX.manifests[:2]])
 
-    found = completeness.check(store, root, children=children_reader(store.manifest))
+    found = presence.check(store, root, children=children_reader(store.manifest))
 
-    assert found.whole
+    assert found.is_complete
     assert [d.kind for d in found.present[:3]] == ["index", "manifest", "manifest"]
     assert sorted(asked.methods) == ["get_object"] * 3 + ["head_object"] * len(INDEX.descriptors)
     assert len(set(asked.seen)) == len(asked.seen)
@@ -72,7 +72,7 @@ def test_siblings_are_looked_at_at_once_and_each_once(store: ContentStore, monke
 def test_what_is_needed_is_looked_for_at_once(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     roots = [put(store, images.image(seed), f"name-{seed}") for seed in (902, 903)]
     Asked(monkeypatch, store, together=[root.digest.hex for root in roots])
-    needed = {str(digest) for digest in reachable(store, roots)}
+    needed = {str(digest) for digest in reachable_digests(store, roots)}
     assert needed == {*images.image(902).descriptors, *images.image(903).descriptors}
 
 

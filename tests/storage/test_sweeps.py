@@ -9,7 +9,7 @@ import pytest
 
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.reference import Reference
-from prefect_dist.storage import ContentStore, completeness, gc, open_store
+from prefect_dist.storage import ContentStore, gc, open_store, presence
 from prefect_dist.transfer.recorder import Keeper
 from tests import images
 from tests.peers.seaweedfs import S3Server
@@ -29,7 +29,7 @@ def record_name(place: Place, *, when: threading.Event, outcome: list[str]) -> N
     store = place.open()
     with store.leases.hold() as lease:
         try:
-            is_whole = Keeper(store, lease).look(REFERENCE, descriptor(IMAGE)).whole
+            is_whole = Keeper(store, lease).look(REFERENCE, descriptor(IMAGE)).is_complete
         except DistError as exc:
             outcome.append(str(exc))
         else:
@@ -79,7 +79,7 @@ def test_a_name_that_is_recorded_while_gc_removes_content_is_never_left_without_
 
     names = list(place.open().names)
     assert outcome == (["recorded"] if names else ["missing"])
-    assert all(completeness.of_name(store, name).whole for name in names)
+    assert all(presence.check_name(store, name).is_complete for name in names)
     assert swept.blobs
     assert swept.lost == ()
 

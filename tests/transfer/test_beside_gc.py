@@ -18,7 +18,7 @@ import pytest
 
 from prefect_dist.mirror.progress import LogListener
 from prefect_dist.ocispec import Reference
-from prefect_dist.storage import completeness
+from prefect_dist.storage import presence
 from prefect_dist.storage.archive import import_images
 from prefect_dist.storage.verify import verify
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
@@ -84,7 +84,7 @@ def going_on(script: str, place: Place) -> Iterator[list[int]]:
 
 def fetch(session: Session, reference: Reference) -> None:
     root = session.resolve(reference)
-    if not session.keeper.look(reference, root).whole:
+    if not session.keeper.look(reference, root).is_complete:
         fetch_tree(session, reference, root, workers=2)
         session.keeper.record(reference, root)
 
@@ -105,7 +105,7 @@ def assert_nothing_is_lost(place: Place, removed: list[int]) -> None:
     store = place.open()
     assert removed[0] > 0
     assert verify(store, store.walk()).corrupt == ()
-    assert [completeness.of_name(store, name).whole for name in store.names] == [True] * len(list(store.names))
+    assert [presence.check_name(store, name).is_complete for name in store.names] == [True] * len(list(store.names))
     assert list(store.names)
     assert not list(store.leases.roots())
 
