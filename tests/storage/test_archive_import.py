@@ -458,7 +458,7 @@ def test_strange_entries_are_passed_over(caplog: pytest.LogCaptureFixture, tmp_p
         (device, b""),
         *ENTRIES,
     ]
-    with caplog.at_level(logging.DEBUG, logger="storage"):
+    with caplog.at_level(logging.DEBUG, logger="prefect_dist.storage"):
         imported(store, tar_of(entries))
     assert_whole(store)
     assert [file.name for file in tmp_path.iterdir()] == ["deep"]
