@@ -16,7 +16,6 @@ from prefect_dist.cli.ending import INTERRUPTED, Ended, leave
 from prefect_dist.cli.errors import BadInput, tell
 from prefect_dist.ocispec.errors import DistError, Mistakes
 
-_PACKAGES = ("ocispec", "storage", "remotes", "tasks", "flows", "cli")
 _FAILED, _BAD_INPUT = 1, 2
 
 
@@ -52,14 +51,13 @@ def main() -> None:
 
 
 def _log_to_stderr(level: int) -> None:
-    """Show what our own packages log, and nothing of others: what they log of requests may hold signatures and tokens."""
+    """Write the log of our own package to standard error. Logs of other packages may hold signatures and tokens of requests."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    for package in _PACKAGES:
-        logger = logging.getLogger(package)
-        logger.setLevel(level)
-        logger.addHandler(handler)
-        logger.propagate = False
+    logger = logging.getLogger("prefect_dist")
+    logger.setLevel(level)
+    logger.addHandler(handler)
+    logger.propagate = False
 
 
 def _say(message: object, code: int, *, trace: bool = False) -> int:

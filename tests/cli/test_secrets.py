@@ -146,6 +146,7 @@ def test_by_hand(peers: Peers, tmp_path: Path, way: Way, command: str) -> None:
     result = dist("--store", peers.store, "--debug", command, *arguments, **environment(way, host, tmp_path))
     check(way, peers, result, code=1)
     assert "Traceback" in result.err  # the reasons are shown, too
+    assert "DEBUG prefect_dist.remotes.registry: " in result.err  # each request is logged
     assert (len(peers.tokens.requests) > before) is (way.guard == "token")
 
 
