@@ -1,4 +1,7 @@
-"""Blocks: what Prefect keeps for flows by name, secrets encrypted. `prefect block register -m prefect_dist.flows.blocks`."""
+"""Blocks: named settings that Prefect keeps for flows, with their secrets encrypted.
+
+A Prefect server registers the types when it starts, through the entry point group `prefect.collections` in pyproject.toml.
+"""
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType

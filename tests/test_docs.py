@@ -35,7 +35,7 @@ def test_every_make_target_that_is_named_exists(document: Path) -> None:
 def test_every_entrypoint_of_a_deployment_is_a_flow() -> None:
     from prefect import Flow
 
-    entrypoints = re.findall(r"entrypoint: (\S+):(\S+)", (TOP / "prefect.yaml").read_text())
+    entrypoints = re.findall(r"entrypoint: (\S+)\.(\w+)", (TOP / "prefect.yaml").read_text())
 
     assert entrypoints
     assert all(isinstance(getattr(import_module(module), name), Flow) for module, name in entrypoints)

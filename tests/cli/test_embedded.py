@@ -2,8 +2,10 @@
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,24 +13,26 @@ import pytest
 from prefect_dist.storage import open_store
 from tests import images
 from tests.fakes.registry import FakeRegistry
+from tests.user_project import make_project
 
 IMAGE = images.image(6400, layers=1)
-PACKAGES = ("ocispec", "storage", "remotes", "tasks", "flows", "cli")
 # The script that `pip install` makes: unlike `python -m`, it does not put the current directory on the path of imports.
 INSTALLED = Path(sys.executable).parent / "dist"
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A directory of a user with packages that have the names of ours."""
-    project = tmp_path / "project"
-    for name in PACKAGES:
-        (project / name).mkdir(parents=True)
-        (project / name / "__init__.py").write_text('raise RuntimeError("the package of the user was imported")\n')
-    return project
+    return make_project(tmp_path / "project")
+
+
+def block_types(home: Path) -> set[str]:
+    """Return the block types in the database of the server that commands start."""
+    with closing(sqlite3.connect(home / "prefect.db")) as database:
+        return {slug for (slug,) in database.execute("SELECT slug FROM block_type")}
 
 
 def test_a_command_runs_in_a_project_with_packages_of_the_same_names(project: Path, tmp_path: Path) -> None:
+    """The server that the command starts also registers our block types."""
     environment = {key: value for key, value in os.environ.items() if key != "PREFECT_API_URL"}
     environment |= {"PREFECT_HOME": str(tmp_path / "prefect")}
     store = tmp_path / "store"
@@ -48,3 +52,12 @@ def test_a_command_runs_in_a_project_with_packages_of_the_same_names(project: Pa
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["status"] == "complete"
     assert str(open_store(str(store)).names.get(reference).descriptor.digest) == IMAGE.root.digest
+    assert block_types(tmp_path / "prefect") >= {"content-store", "mirror-configuration", "registry-credentials"}
+
+
+def test_a_program_imports_a_flow_in_a_project_with_packages_of_the_same_names(project: Path) -> None:
+    (project / "program.py").write_text("from prefect_dist.flows.mirror import mirror\nprint(mirror.name)\n")
+
+    done = subprocess.run([sys.executable, "program.py"], cwd=project, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "mirror\n", "")

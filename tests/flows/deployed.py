@@ -7,24 +7,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.cli.dist import dist
 from tests.peers.prefect import PrefectServer, process_worker
+from tests.user_project import make_project
 
 TOP = Path(__file__).parents[2]
 POOL = "dist"
 
 
-def command(server: PrefectServer, *arguments: str, home: Path) -> str:
-    """What a command of Prefect's wrote."""
+def command(server: PrefectServer, *arguments: str, home: Path, cwd: Path = TOP) -> str:
+    """Run a command of Prefect and return its output."""
     argv = [sys.executable, "-m", "prefect", "--no-prompt", *arguments]
     env = {**os.environ, "PREFECT_API_URL": server.url, "PREFECT_HOME": str(home), "COLUMNS": "200"}
-    done = subprocess.run(argv, cwd=TOP, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    done = subprocess.run(argv, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
 @contextmanager
 def deployed(server: PrefectServer, home: Path) -> Iterator[None]:
-    """All deployments, and a worker that runs them, for the length of a `with` block."""
-    with process_worker(server, POOL, home):
-        command(server, "deploy", "--all", home=home)
+    """Deploy all flows from a project of a user, and run a worker there for the length of a `with` block."""
+    project = make_project(home / "project")
+    assert dist("init", project).code == 0
+    with process_worker(server, POOL, home, project=project):
+        command(server, "deploy", "--all", home=home, cwd=project)
         yield

@@ -11,7 +11,7 @@ import pytest
 from tests import images
 from tests.fakes.faults import Fault, Stall
 from tests.fakes.registry import FakeRegistry
-from tests.flows.deployed import POOL, command
+from tests.flows.deployed import POOL, TOP, command
 from tests.flows.mirrors import lacking
 from tests.images import BuiltImage
 from tests.peers.prefect import PrefectServer
@@ -42,10 +42,12 @@ def configuration(source: str, target: str, directory: Path) -> str:
     return json.dumps({"store": str(directory / "store"), "lock": str(directory / "lock.json"), "sync": sync})
 
 
-def test_every_flow_is_deployed(server: PrefectServer) -> None:
+def test_every_flow_is_deployed_without_a_path_of_this_machine(server: PrefectServer, home: Path) -> None:
     for name in FLOWS:
         found = server.deployment(name)
-        assert found["entrypoint"] == f"prefect_dist.flows.{name}:{name}"
+        assert found["entrypoint"] == f"prefect_dist.flows.{name}.{name}"
+        assert found["path"] is None
+        assert not [path for path in (home, TOP) if str(path) in json.dumps(found)]
         assert (found["work_pool_name"], found["tags"], found["pull_steps"]) == (POOL, ["dist"], [])
         assert found["enforce_parameter_schema"]
         assert found["description"]

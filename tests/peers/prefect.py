@@ -173,10 +173,15 @@ def prefect_server(home: Path, *, auth: str | None = None, **more: str) -> Itera
 
 
 @contextmanager
-def process_worker(server: PrefectServer, pool: str, home: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """`prefect worker start` for a process work pool, which is made if it is not there, for the length of a `with` block."""
+def process_worker(server: PrefectServer, pool: str, home: Path, *, project: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run `prefect worker start` for a process work pool for the length of a `with` block.
+
+    The pool is created if it is missing. The worker runs in the directory `project`, from which it and its flow runs
+    also import modules.
+    """
     home.mkdir(parents=True, exist_ok=True)
     settings = _SETTINGS | {"PREFECT_API_URL": server.url, "PREFECT_HOME": str(home), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    settings |= {"PYTHONPATH": str(project)}
     argv = [sys.executable, "-m", "prefect", "worker", "start", "--pool", pool, "--type", "process", "--name", home.name]
 
     def polls() -> bool:
@@ -186,7 +191,7 @@ def process_worker(server: PrefectServer, pool: str, home: Path) -> Iterator[sub
             return False
         return any(one["name"] == home.name and one["status"] == "ONLINE" for one in workers)
 
-    with running(argv, ready=polls, log=home / "worker.log", env=settings) as worker:
+    with running(argv, ready=polls, log=home / "worker.log", env=settings, cwd=project) as worker:
         yield worker
 
 

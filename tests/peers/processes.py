@@ -71,7 +71,12 @@ def listening(port: int) -> Callable[[], bool]:
 
 @contextmanager
 def running(
-    argv: Sequence[str | Path], *, ready: Callable[[], bool], log: Path, env: Mapping[str, str] | None = None
+    argv: Sequence[str | Path],
+    *,
+    ready: Callable[[], bool],
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server for the length of a `with` block; it answers inside the block and is gone after it.
 
@@ -80,13 +85,19 @@ def running(
         ready: asked again and again until it is true, for instance `listening(port)`.
         log: file that stdout and stderr are appended to.
         env: variables set in addition to our own.
+        cwd: its working directory, if not ours.
 
     Raises:
         StartError: the server exited before it was ready, or was not ready in time. It is ended then, too.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(env or {})}
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            cwd=cwd,
         )
     try:
         _wait_until_ready(process, ready, log)
