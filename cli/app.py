@@ -50,6 +50,19 @@ app.command(content_app.app, name="*")
 
 
 @app.command
+def init(
+    directory: Annotated[str, Parameter(name="DIR", help="The directory of the project; created if it is missing.")] = ".",
+    /,
+    *,
+    context: Shared,
+) -> int:
+    """Write the files of a new project: prefect.yaml, mirror.yaml with its JSON schema, and automations/."""
+    from prefect_dist.cli.init import init
+
+    return init(context, directory)
+
+
+@app.command
 def resolve(
     reference: Annotated[str, Parameter(name="REF", help="An image, such as redis:7.")],
     /,

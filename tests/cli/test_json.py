@@ -72,6 +72,7 @@ def written(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) ->
         name, other, host = f"{registry.host}/app:v1", f"{registry.host}/app:v2", registry.host
         layer, config = list(OTHER.blobs)[-1], scratch / "mirror.yaml"
 
+        run("init", scratch / "project")
         run("resolve", name)
         run("tags", f"{host}/app")
         run("catalog", host)

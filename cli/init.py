@@ -1,0 +1,108 @@
+"""The command init: writes the files of a new project."""
+
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from prefect_dist.cli import tables
+from prefect_dist.cli.context import Context
+from prefect_dist.cli.errors import BadInput
+from prefect_dist.ocispec.errors import AlreadyExists
+
+_NEXT = """
+Next:
+
+1. Enter your images and your registry in mirror.yaml, and show the plan:
+{change_directory}
+     dist config mirror.yaml
+     dist mirror mirror.yaml --dry-run
+
+2. To deploy, set PREFECT_API_URL to your Prefect server (prefect server start), and save the configuration and the
+   place of the content store as blocks, here or in the UI:
+
+     python - <<'END'
+     from pathlib import Path
+     from prefect_dist.flows.blocks import ContentStore, MirrorConfiguration
+     MirrorConfiguration(text=Path("mirror.yaml").read_text()).save("mirror", overwrite=True)
+     ContentStore(url="/var/lib/dist/store").save("dist", overwrite=True)
+     END
+
+     prefect work-pool create dist --type process
+     prefect --no-prompt deploy --all
+     prefect automation create --from-file automations/silent.yaml
+
+3. On each machine that runs deployments, with prefect-dist installed and PREFECT_API_URL set:
+
+     prefect worker start --pool dist
+"""
+
+
+def init(context: Context, directory: str) -> int:
+    """Write prefect.yaml, mirror.yaml, its JSON schema and automations/ to a directory, and print the next commands.
+
+    Raises:
+        BadInput: `directory` is a file.
+        AlreadyExists: a file is there already. Nothing is written.
+    """
+    target = Path(directory)
+    if target.exists() and not target.is_dir():
+        raise BadInput(f"{directory}: expected a directory, got a file")
+    files = dict(_project_files(resources.files("prefect_dist") / "project"))
+    if existing := _existing(target, files):
+        raise AlreadyExists(f"{directory}: {', '.join(existing)}: already there; nothing was written, choose another directory")
+    _write(target, files)
+    if context.output == "json":
+        tables.json({"directory": directory, "files": list(files)})
+    else:
+        change = f"\n     cd {shlex.quote(directory)}" if directory != "." else ""
+        tables.lines([*(f"wrote {target / name}" for name in files), _NEXT.format(change_directory=change)])
+    return 0
+
+
+def _project_files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, bytes]]:
+    """Yield the name and the content of each file below `folder`."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name):
+        if entry.is_dir():
+            yield from _project_files(entry, f"{prefix}{entry.name}/")
+        else:
+            yield prefix + entry.name, entry.read_bytes()
+
+
+def _existing(target: Path, names: Mapping[str, bytes]) -> list[str]:
+    """Return the names that exist below `target`, and those of files in place of a folder."""
+    folders = {name.partition("/")[0] for name in names if "/" in name}
+    blocked = [name for name in sorted(folders) if os.path.lexists(target / name) and not (target / name).is_dir()]
+    return blocked + [name for name in names if os.path.lexists(target / name)]
+
+
+def _write(target: Path, files: Mapping[str, bytes]) -> None:
+    """Create each file and the missing folders. If one fails, remove those that were created."""
+    created: list[Path] = []
+    try:
+        for name, content in files.items():
+            path = target / name
+            for folder in reversed(path.parents):
+                if not folder.exists():
+                    folder.mkdir()
+                    created.append(folder)
+            _create(path, content, created)
+    except BaseException:
+        for path in reversed(created):
+            with suppress(OSError):
+                path.rmdir() if path.is_dir() else path.unlink()
+        raise
+
+
+def _create(path: Path, content: bytes, created: list[Path]) -> None:
+    """Write a new file, and add it to `created` once it exists. An error names the file."""
+    try:
+        with path.open("xb") as file:
+            created.append(path)
+            file.write(content)
+    except OSError as exc:
+        exc.filename = exc.filename or str(path)
+        raise
