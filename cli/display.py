@@ -15,11 +15,12 @@ from rich.text import Text
 
 from prefect_dist.cli.context import Output
 from prefect_dist.mirror.progress import waiting_for
-from prefect_dist.mirror.run_report import Ended
 from prefect_dist.ocispec import Descriptor
+from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.units import counted, duration, size
-from prefect_dist.transfer.cancellation import is_ending
+from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.image_report import ImageEnd
 from prefect_dist.transfer.session import Untold
 
 _FRAMES_PER_S = 8
@@ -116,11 +117,11 @@ class LiveDisplay:
         state = "exists" if receipt.status == "existed" else "done"
         self._set(descriptor.content, _Row(_label(descriptor), state, descriptor.size, descriptor.size))
 
-    def failed(self, descriptor: Descriptor, message: str) -> None:
+    def failed(self, descriptor: Descriptor, error: DistError) -> None:
         """Show content that could not be had, or of which could not be had what refers to it: that may have no row yet."""
         with self._guard:
             row = self._rows.setdefault(descriptor.content, _Row(_label(descriptor), "", descriptor.size))
-            row.state = _bad([message])
+            row.state = _bad([error])
 
     def fell_short(self, message: str) -> None:
         """The report says why."""
@@ -133,12 +134,12 @@ class LiveDisplay:
         with self._guard:
             self._waits[server] = (time.monotonic() + seconds, waiting_for(server, seconds))
 
-    def finished(self, image: Ended) -> None:
+    def finished(self, image: ImageEnd) -> None:
         """Show how an image ended. One that was interrupted before it started has no row yet."""
         with self._guard:
             row = self._rows.setdefault(image.name, _Row(image.name, ""))
             if image.failures:
-                row.state = _bad([failure.message for failure in image.failures])
+                row.state = _bad([failure.error for failure in image.failures])
             else:
                 row.state = "done" if image.moved else "exists"
 
@@ -209,7 +210,7 @@ class PlainLines:
     def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:
         """The line of the image counts it."""
 
-    def failed(self, descriptor: Descriptor, message: str) -> None:
+    def failed(self, descriptor: Descriptor, error: DistError) -> None:
         """The report says why."""
 
     def fell_short(self, message: str) -> None:
@@ -223,7 +224,7 @@ class PlainLines:
         """Say for how long a server is not asked."""
         self._say(waiting_for(server, seconds))
 
-    def finished(self, image: Ended) -> None:
+    def finished(self, image: ImageEnd) -> None:
         """Say how an image came out."""
         done = "".join(f", {what}" for what in self._done.pop(image.name, ()))
         self._say(f"{image.name} {image.status}: {image.told()}{done}")
@@ -264,9 +265,9 @@ def _label(descriptor: Descriptor) -> str:
     return f"{descriptor.kind:<8} {descriptor.digest.short}"
 
 
-def _bad(messages: Sequence[str]) -> str:
-    """The state of what failed with some messages."""
-    return "interrupted" if all(map(is_ending, messages)) else "failed"
+def _bad(errors: Sequence[DistError]) -> str:
+    """Return the state of an object that failed with some errors."""
+    return "interrupted" if all(isinstance(error, Stopped) for error in errors) else "failed"
 
 
 def _counts(rows: Sequence[_Row], *, done: str) -> list[str]:

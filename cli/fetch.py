@@ -14,7 +14,8 @@ from prefect_dist.transfer.session import known
 
 if TYPE_CHECKING:
     from prefect_dist.flows.pull import PullReport
-    from prefect_dist.mirror.run_report import ImageReport, RunReport
+    from prefect_dist.mirror.run_report import RunReport
+    from prefect_dist.transfer.image_report import ImageReport
 
 
 def fetch(

@@ -17,7 +17,7 @@ from prefect_dist.cli.options import RunNetwork
 from prefect_dist.cli.prefect_api import PrefectApi, Unrecorded, prefect_api
 from prefect_dist.mirror.causes import Cause
 from prefect_dist.mirror.progress import collected_reports, listening
-from prefect_dist.mirror.run_report import Outcome, Report
+from prefect_dist.mirror.run_report import Report, Status
 from prefect_dist.transfer import cancellation as stopping
 
 R = TypeVar("R", bound=Report)
@@ -26,7 +26,7 @@ _MOST_CAUSES, _MOST_OBJECTS = 20, 10
 """Failures that are printed: more would only push these off the screen."""
 # From so many task runs on, the settings of the Prefect server matter.
 _MANY_TASKS = 100
-_EXIT_CODES: Mapping[Outcome, int] = {"complete": 0, "failed": 1, "stopped": 1, "vetoed": 3}
+_EXIT_CODES: Mapping[Status, int] = {"complete": 0, "failed": 1, "stopped": 1, "vetoed": 3}
 
 
 def run(

@@ -27,7 +27,7 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Failed
 
 from prefect_dist.flows.background import awaited
-from prefect_dist.flows.runner import RUNNER
+from prefect_dist.flows.pool import RUNNER
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.cancellation import Stopped, current, stopped_by
 

@@ -10,7 +10,7 @@ from prefect.exceptions import PrefectException, PrefectHTTPStatusError
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from prefect_dist.ocispec.errors import Unavailable
-from prefect_dist.transfer.cancellation import Stopping
+from prefect_dist.transfer.cancellation import Stopped, Stopping
 
 # Prefect's own client retries for a minute, and hears no stop meanwhile.
 _PATIENCE_S = 10.0
@@ -50,6 +50,15 @@ def require_api(stopping: Stopping) -> None:
         if time.monotonic() > deadline:
             raise ApiUnavailable(f"Prefect API {api.api_url} does not answer: {reason}")
         stopping.pause(_PAUSE_S)
+
+
+def stop_without_api(stopping: Stopping) -> None:
+    """Cancel the run if Prefect's API does not answer for ten seconds."""
+    try:
+        stopping.check()
+        require_api(stopping)
+    except (ApiUnavailable, Stopped) as exc:
+        stopping.set(str(exc))
 
 
 def brief() -> AbstractContextManager[object]:

@@ -10,11 +10,12 @@ from prefect.runtime import flow_run
 
 from prefect_dist.flows import metrics
 from prefect_dist.flows._flow import flow_of
-from prefect_dist.flows.applying import Applying
-from prefect_dist.flows.auditing import Auditing
+from prefect_dist.flows.api import stop_without_api
 from prefect_dist.flows.exclusive import only_run
 from prefect_dist.flows.final_state import concluded
 from prefect_dist.flows.loading import called, opened
+from prefect_dist.flows.mirror_events import MirrorEvents
+from prefect_dist.flows.mirror_parts import MirrorParts
 from prefect_dist.flows.parameters import (
     Configuration,
     ConfiguredConcurrency,
@@ -24,14 +25,17 @@ from prefect_dist.flows.parameters import (
     StoreOptions,
     labelled,
 )
+from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import watched
 from prefect_dist.flows.results import keep_no_results
 from prefect_dist.flows.slots import leased
+from prefect_dist.mirror.applying import Applying
+from prefect_dist.mirror.auditing import Auditing
 from prefect_dist.mirror.check_report import CheckReport
 from prefect_dist.mirror.config import Dialect
 from prefect_dist.mirror.lock import Lock
 from prefect_dist.ocispec.errors import InvalidInput
-from prefect_dist.tasks._task import RETRIES
+from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.session import open_session
 
 
@@ -72,22 +76,26 @@ def check(
         if not locked:
             lacks = "it has none, name one by `lock`" if wanted.lock is None else f"{wanted.lock} names no image"
             raise InvalidInput(f"{wanted.path}: nothing to check in its lock file: {lacks}; mirror or seed it first")
-        auditing = Auditing(session, listener, entries, workers=workers, retries=retries)
+        pool, parts = (
+            PrefectPool(session, window=workers, retries=retries),
+            MirrorParts(f"repair of {wanted.name}", session.stopping),
+        )
+        auditing = Auditing(pool, listener, entries)
         first = auditing.look(locked)
         report = CheckReport(name=wanted.name, first=first)
         if repair and first.damaged:
             located, lost = auditing.located(first, locked)
-            applying = Applying(session, listener, name=f"repair of {wanted.name}", workers=workers, retries=retries)
+            applying = Applying(pool, parts, listener, MirrorEvents())
+            stop_without_api(session.stopping)
             applying.add(tuple(located), located)
             brought = applying.run()
             again = auditing.look({target: locked[target] for target in first.damaged if target not in lost})
             failures = {**lost, **brought.failures, **brought.vetoes}
             report = replace(report, again=again, failures=failures)
-            auditing.tasks += applying.tasks
         ended = replace(
             report,
             tally=session.tally,
-            tasks=auditing.tasks,
+            tasks=pool.runs + parts.count,
             seconds=time.monotonic() - started,
             stopped=session.stopping.reason,
         )

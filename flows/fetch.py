@@ -1,11 +1,10 @@
 """The flow `fetch`: references → store, every descriptor a task; an image that is whole gets its name recorded."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Any
 
-from prefect import Task
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
@@ -23,23 +22,26 @@ from prefect_dist.flows.parameters import (
     session_spec,
 )
 from prefect_dist.flows.parts import Parts
+from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import watched
 from prefect_dist.flows.results import keep_no_results
 from prefect_dist.flows.slots import leased
-from prefect_dist.flows.walk import Walk
-from prefect_dist.flows.wanted import Image, Node
 from prefect_dist.mirror.hosts_file import CONCURRENCY
-from prefect_dist.mirror.progress import Listener
-from prefect_dist.mirror.run_report import Failure, ImageReport, RunReport
+from prefect_dist.mirror.run_report import RunReport
 from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.reference import expand
 from prefect_dist.ocispec.units import counted
-from prefect_dist.tasks import fetch as tasks
-from prefect_dist.tasks._task import RETRIES
+from prefect_dist.transfer import units
+from prefect_dist.transfer.attempts import RETRIES
+from prefect_dist.transfer.image_report import Failure, ImageReport
+from prefect_dist.transfer.listening import Listener
+from prefect_dist.transfer.pool import Unit
 from prefect_dist.transfer.related import EVERYTHING, NOTHING
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
+from prefect_dist.transfer.walk import Walk
+from prefect_dist.transfer.walk_state import ContentNode, ImageState
 
 # Images of one flow run. The number of their descriptors is not known before; an image for many platforms has about a hundred.
 MOST_IMAGES = 50
@@ -88,48 +90,42 @@ def bring_in(
         open_session(bounded, observer=listener) as session,
     ):
         related = EVERYTHING if referrers else NOTHING
-        wanted = [Image(one, platforms=platforms, related=related) for one in named]
+        wanted = [ImageState(one, platforms=platforms, related=related) for one in named]
+        pool = PrefectPool(session, window=concurrency, retries=retries)
         with Parts("fetch-part", "fetch", session.stopping) as parts:
-            walk = Walk(
-                session.keeper,
-                _Fetching(parts),
-                listener=listener,
-                stopping=session.stopping,
-                retries=retries,
-                window=concurrency,
-            )
+            walk = Walk(session.keeper, _FetchPolicy(parts), pool, listener)
             for start in range(0, len(wanted) if len(wanted) > MOST_IMAGES else 0, MOST_IMAGES):
                 parts.add(wanted[start : start + MOST_IMAGES])
             ended = walk.run(wanted)
         images = _listed(session, ended, listener)
         return RunReport(
             images=images,
-            tasks=walk.tasks + parts.count,
+            tasks=pool.runs + parts.count,
             seconds=time.monotonic() - started,
             stopped=session.stopping.reason,
             quotas=session.registries.quotas(),
         )
 
 
-class _Fetching:
-    """The course of a walk that brings images into the store."""
+class _FetchPolicy:
+    """The policy of a walk that fetches images into the store."""
 
-    misses_nothing = False
+    visits_existing = False
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    def bring(self, node: Node, source: Reference) -> tuple[Task[..., Any], Sequence[Reference], Sequence[object]]:
-        """Fetch it."""
-        return tasks.fetch, (source,), (node.descriptor, source)
+    def unit_for(self, node: ContentNode, source: Reference) -> Unit:
+        """Return the unit that fetches content."""
+        return Unit(work=units.fetch, arguments=(node.descriptor, source), hosts=frozenset({source.host}))
 
-    def ended(self, image: Image) -> None:
-        """Count it for its part."""
-        self._parts.ended(image)
-
-    def onward(self, _image: Image) -> tuple[()]:
-        """Nothing else."""
+    def follow_ups(self, _image: ImageState) -> tuple[()]:
+        """Return nothing: an image in the store is done."""
         return ()
+
+    def end(self, image: ImageState) -> None:
+        """Count an image for its part."""
+        self._parts.ended(image)
 
 
 def _listed(session: Session, images: tuple[ImageReport, ...], listener: Listener) -> tuple[ImageReport, ...]:
@@ -138,6 +134,6 @@ def _listed(session: Session, images: tuple[ImageReport, ...], listener: Listene
         session.store.update_index()
     except DistError as exc:
         listener.fell_short(str(exc))
-        failure = Failure(descriptor=None, message=str(exc))
+        failure = Failure(descriptor=None, error=exc)
         return tuple(replace(image, failures=(*image.failures, failure)) for image in images)
     return images

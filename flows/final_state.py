@@ -13,7 +13,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from prefect_dist.flows.background import meanwhile
 from prefect_dist.mirror.progress import collect
-from prefect_dist.mirror.run_report import Outcome, Report, in_one_line
+from prefect_dist.mirror.run_report import Report, Status, in_one_line
 from prefect_dist.ocispec.units import counted
 
 # What a page of Prefect's can show.
@@ -21,7 +21,7 @@ _MOST_ROWS = 500
 _MOST_LOGGED = 20
 # What could be more than text in a line of Markdown; an underscore within a word is not.
 _MARKS = re.compile(r"[\\`*\[\]<>|~]")
-_STATES: Mapping[Outcome, Callable[..., State[Any]]] = {
+_STATES: Mapping[Status, Callable[..., State[Any]]] = {
     "complete": Completed,
     "vetoed": partial(Completed, name="Vetoed"),
     "failed": Failed,

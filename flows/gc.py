@@ -15,7 +15,7 @@ from prefect_dist.flows.parameters import Store, StoreOptions, labelled, session
 from prefect_dist.flows.results import keep_no_results
 from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.progress import LogListener
-from prefect_dist.mirror.run_report import Outcome, moved
+from prefect_dist.mirror.run_report import Status, moved
 from prefect_dist.ocispec.units import counted, duration, seconds, size
 from prefect_dist.storage.gc import Swept, hazard
 from prefect_dist.tasks import upkeep
@@ -32,7 +32,7 @@ class GcReport:
     tasks: int = 1
 
     @property
-    def status(self) -> Outcome:
+    def status(self) -> Status:
         """Return `failed` if a name was recorded meanwhile whose content is not all there."""
         return "failed" if self.swept.lost else "complete"
 

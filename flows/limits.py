@@ -23,7 +23,7 @@ class Limits:
         self._ready = cache(lambda task, hosts: task.with_options(retries=retries, tags=self._tags_of(hosts)))
 
     def ready(self, task: Task[..., Any], *hosts: str) -> Task[..., Any]:
-        """A task that talks to the registries of some hosts."""
+        """Return a task that sends requests to the registries of some hosts."""
         ready: Task[..., Any] = self._ready(task, frozenset(hosts))
         return ready
 

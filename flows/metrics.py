@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry, Gauge, pushadd_to_gateway
 
-from prefect_dist.mirror.run_report import Figures, Outcome
+from prefect_dist.mirror.run_report import Figures, Status
 
 _URL = "DIST_METRICS"
 _JOB = "prefect-dist"
@@ -28,7 +28,7 @@ class Measured(Protocol):
         """How long it took."""
 
     @property
-    def status(self) -> Outcome:
+    def status(self) -> Status:
         """How it came out."""
 
     def figures(self) -> Figures:

@@ -23,7 +23,7 @@ from prefect_dist.flows.parameters import (
     labelled,
 )
 from prefect_dist.mirror.config import Dialect
-from prefect_dist.tasks._task import RETRIES
+from prefect_dist.transfer.attempts import RETRIES
 
 
 def _run_name() -> str:

@@ -5,12 +5,14 @@ and the next part begins only when one ends.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from prefect_dist.flows.parts import Part, Parts
-from prefect_dist.flows.wanted import Image
+from prefect_dist.mirror.applying import Admit
 from prefect_dist.mirror.plan import Image as Planned
 from prefect_dist.transfer.cancellation import Stopping
+from prefect_dist.transfer.walk_state import ImageState
 
 # Task runs of one flow run. Smaller parts cost: before one begins, its calls wait behind all events that the server has not
 # recorded yet.
@@ -20,41 +22,54 @@ MOST_OPEN = 4
 
 
 class MirrorParts(Parts):
-    """The parts of a mirror run, `name`. `admit` adds images to the walk."""
+    """The parts of a mirror run, `name`."""
 
-    def __init__(self, name: str, stopping: Stopping, admit: Callable[[Sequence[Image]], None]) -> None:
+    def __init__(self, name: str, stopping: Stopping) -> None:
         super().__init__("mirror-part", name, stopping)
-        self._admit = admit
-        self._waiting: dict[Part, deque[list[Image]]] = {}
+        self._waiting: dict[Part, _Shards] = {}
         self._unparted = 0
 
-    def divide(self, images: Sequence[tuple[Image, Planned]]) -> None:
-        """Admit images part by part. Few images stay in the flow run of the mirror itself, and are admitted at once."""
+    def divide(self, images: Sequence[tuple[ImageState, Planned]], admit: Admit) -> None:
+        """Have `admit` add images to the walk part by part.
+
+        Few images stay in the flow run of the mirror itself, and are added at once.
+
+        If Prefect's API does not answer, the run is cancelled, and all of them end as not begun.
+        """
         shards = list(_sharded(images))
         if len(shards) == 1 and self._unparted < MOST_TASKS:
             self._unparted += sum(len(planned.content) + len(planned.due) for _, planned in shards[0])
-            self._admit([image for image, _ in shards[0]])
+            admit([image for image, _ in shards[0]])
             return
-        waiting = deque([image for image, _ in shard] for shard in shards)
-        for shard in tuple(waiting):
+        waiting = _Shards(deque([image for image, _ in shard] for shard in shards), admit)
+        for shard in tuple(waiting.shards):
             self._waiting[self.add(shard)] = waiting
         for _ in range(MOST_OPEN):
-            self._admit_next(waiting)
+            waiting.admit_next()
 
-    def ended(self, image: Image, *, is_vetoed: bool = False) -> None:
+    def ended(self, image: ImageState, *, is_vetoed: bool = False) -> None:
         """Count an image that ended. Once it is the last one of its part, the next part is admitted."""
         super().ended(image, is_vetoed=is_vetoed)
         if (part := self._of.get(image)) is not None and part.is_over:
-            self._admit_next(self._waiting[part])
-
-    def _admit_next(self, waiting: deque[list[Image]]) -> None:
-        if waiting:
-            self._admit(waiting.popleft())
+            self._waiting[part].admit_next()
 
 
-def _sharded(images: Iterable[tuple[Image, Planned]]) -> Iterator[list[tuple[Image, Planned]]]:
+@dataclass(frozen=True, slots=True)
+class _Shards:
+    """Images that were handed over together and are not admitted yet, in shards of one part each."""
+
+    shards: deque[list[ImageState]]
+    admit: Admit
+
+    def admit_next(self) -> None:
+        """Admit the next shard, if there is one."""
+        if self.shards:
+            self.admit(self.shards.popleft())
+
+
+def _sharded(images: Iterable[tuple[ImageState, Planned]]) -> Iterator[list[tuple[ImageState, Planned]]]:
     """Images in their order, so many together as one flow run may have."""
-    shard, content, publications = list[tuple[Image, Planned]](), set[object](), 0
+    shard, content, publications = list[tuple[ImageState, Planned]](), set[object](), 0
     for image, planned in images:
         shard.append((image, planned))
         content.update(descriptor.digest for descriptor in planned.content)

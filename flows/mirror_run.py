@@ -5,22 +5,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from prefect_dist.flows import mirror_events as telling
-from prefect_dist.flows.applying import Applying
+from prefect_dist.flows.api import stop_without_api
 from prefect_dist.flows.final_state import tabulate
-from prefect_dist.flows.planning import Planning
+from prefect_dist.flows.mirror_events import MirrorEvents
+from prefect_dist.flows.mirror_parts import MirrorParts
+from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import watched
 from prefect_dist.flows.results import keep_no_results
 from prefect_dist.flows.slots import leased
+from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.bookkeeping import concluded, intended
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Lock, Locked, Records
 from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.plan import Image, Plan, Step
-from prefect_dist.mirror.progress import Listener
+from prefect_dist.mirror.planning import Planning
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError
-from prefect_dist.tasks.mirror import Surveyed
+from prefect_dist.transfer.cancellation import Stopping
+from prefect_dist.transfer.listening import Listener
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
 
 
@@ -58,31 +61,33 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
     ):
         lock = Lock(job.lock)
         locked = lock.read()
-        applying = Applying(session, listener, name=job.name, workers=job.concurrency, retries=job.retries)
-        carried = _Carried(job, lock, locked, applying)
+        pool = PrefectPool(session, window=job.concurrency, retries=job.retries)
+        parts = MirrorParts(job.name, session.stopping)
+        applying = Applying(pool, parts, listener, MirrorEvents())
+        carried = _Carried(job, lock, locked, applying, session.stopping)
         Planning(
             session,
             listener,
             locked,
-            asking=applying.walk,
+            loop=applying.walk,
             receiver=carried,
             keep=not job.dry_run,
             workers=job.concurrency,
         ).begin(job.entries, job.others)
         brought = applying.run()
         plan = carried.plan
-        report = MirrorReport(name=job.name, store=spec.store, plan=plan, dry_run=job.dry_run, tasks=applying.tasks)
+        report = MirrorReport(name=job.name, store=spec.store, plan=plan, dry_run=job.dry_run)
         if not job.dry_run:
             listener.recording()
             plan = plan.keeping(brought.referrers)
             known = plan.known_tags(locked, brought.referrers)
             report = replace(report, plan=plan, brought=brought, removed=applying.remove(plan.extras, known))
-            report = replace(report, tasks=applying.tasks)
             report = _recorded(lock, report, carried.replaced, listener)
             report = _listed(session, report, listener)
         return replace(
             report,
             tally=session.tally,
+            tasks=pool.runs + parts.count,
             seconds=time.monotonic() - started,
             stopped=session.stopping.reason,
             quotas=session.registries.quotas(),
@@ -95,12 +100,12 @@ class _Carried:
     `replaced` are the records in the lock file in place of which the run wrote its intentions.
     """
 
-    def __init__(self, job: Job, lock: Lock, locked: Records, applying: Applying) -> None:
-        self._job, self._lock, self._locked, self._applying = job, lock, locked, applying
+    def __init__(self, job: Job, lock: Lock, locked: Records, applying: Applying, stopping: Stopping) -> None:
+        self._job, self._lock, self._locked, self._applying, self._stopping = job, lock, locked, applying, stopping
         self.plan = Plan(images=())
         self.replaced = dict[Reference, Locked]()
 
-    def planned(self, images: Sequence[Image], origins: Mapping[Image, Surveyed], /) -> None:
+    def planned(self, images: Sequence[Image], origins: Mapping[Image, object], /) -> None:
         """Have images brought; the lock file names them before. If it cannot, the run stops and publishes none of them."""
         if self._job.dry_run:
             return
@@ -108,8 +113,9 @@ class _Carried:
             try:
                 self._lock.update(partial(self._intended, Plan(images=tuple(images))))
             except DistError as exc:
-                self._applying.stop(str(exc))
+                self._stopping.set(str(exc))
         if needed := [image for image in images if image.is_needed]:
+            stop_without_api(self._stopping)
             self._applying.add(needed, origins)
 
     def _intended(self, plan: Plan, locked: Records) -> Records:
@@ -133,7 +139,7 @@ class _Carried:
         self.plan = plan
         tabulate(plan.table(), key="plan", description=plan.summary())
         if not self._job.dry_run:
-            telling.failed_in(plan)
+            MirrorEvents().failed_in(plan)
 
 
 def _recorded(lock: Lock, report: MirrorReport, before: Records, listener: Listener) -> MirrorReport:

@@ -16,10 +16,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from prefect_dist.flows.api import CALL_ERRORS, ApiUnavailable, brief, client, require_api
-from prefect_dist.flows.runner import RUNNER
-from prefect_dist.flows.wanted import Image
+from prefect_dist.flows.pool import RUNNER
 from prefect_dist.ocispec.units import counted
 from prefect_dist.transfer.cancellation import Stopping
+from prefect_dist.transfer.walk_state import ImageState
 
 T = TypeVar("T")
 # A busy server creates a flow run late; a server that hangs must not hold the walk.
@@ -121,14 +121,14 @@ class Parts:
     def __init__(self, flow_name: str, name: str, stopping: Stopping) -> None:
         self._flow_name, self._name, self._stopping = flow_name, name, stopping
         self._parts: list[Part] = []
-        self._of: dict[Image, Part] = {}
+        self._of: dict[ImageState, Part] = {}
 
     @property
     def count(self) -> int:
         """The number of flow runs, each of which Prefect records as a task run, too."""
         return sum(part.is_begun for part in self._parts)
 
-    def add(self, images: Sequence[Image]) -> Part:
+    def add(self, images: Sequence[ImageState]) -> Part:
         """Make a part of some images. Return it."""
         label = f"{self._name}, part {len(self._parts) + 1}"
         part = Part(self._flow_name, label, len(images), self._stopping)
@@ -137,7 +137,7 @@ class Parts:
             image.scope = self._of[image] = part
         return part
 
-    def ended(self, image: Image, *, is_vetoed: bool = False) -> None:
+    def ended(self, image: ImageState, *, is_vetoed: bool = False) -> None:
         """Count an image that ended."""
         if (part := self._of.get(image)) is not None:
             part.ended(has_failed=bool(image.failures), is_vetoed=is_vetoed)

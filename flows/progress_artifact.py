@@ -16,8 +16,9 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from prefect_dist.flows.api import client
 from prefect_dist.flows.background import meanwhile, tolerated
-from prefect_dist.mirror.progress import Advance, Both, Listener, LogListener, told
+from prefect_dist.mirror.progress import Advance, Both, LogListener, told
 from prefect_dist.transfer import cancellation as stopping
+from prefect_dist.transfer.listening import Listener
 
 _EVERY_S = 1.0
 _WHAT = "the progress of the run"

@@ -15,12 +15,12 @@ from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retri
 from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.hosts_file import CONCURRENCY
 from prefect_dist.mirror.progress import LogListener
-from prefect_dist.mirror.run_report import Outcome, RunReport
+from prefect_dist.mirror.run_report import RunReport, Status
 from prefect_dist.ocispec import Platform
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.storage.unpack import Unpacked
 from prefect_dist.tasks import upkeep
-from prefect_dist.tasks._task import RETRIES
+from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.session import SessionSpec, open_session
 
 
@@ -39,7 +39,7 @@ class PullReport:
         return self.fetched.tasks + (self.unpacked is not None or self.failure is not None)
 
     @property
-    def status(self) -> Outcome:
+    def status(self) -> Status:
         """`complete` if the directory is there."""
         return "failed" if self.failure else self.fetched.status
 

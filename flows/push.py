@@ -11,18 +11,20 @@ from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.ascent import Ascent, Delivered
 from prefect_dist.flows.final_state import concluded
 from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
+from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import watched
 from prefect_dist.flows.results import keep_no_results
 from prefect_dist.flows.slots import leased
 from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.hosts_file import CONCURRENCY
-from prefect_dist.mirror.run_report import Failure, Outcome, moved, pace
+from prefect_dist.mirror.run_report import Status, moved, pace
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.reference import expand
 from prefect_dist.ocispec.units import duration, size
 from prefect_dist.storage import Name
-from prefect_dist.tasks._task import RETRIES
+from prefect_dist.transfer.attempts import RETRIES
+from prefect_dist.transfer.image_report import Failure
 from prefect_dist.transfer.session import Session, open_session
 
 _STATUSES = ("pushed", "mounted", "existed")
@@ -55,7 +57,7 @@ class PushReport:
         return self.done.failures
 
     @property
-    def status(self) -> Outcome:
+    def status(self) -> Status:
         """`complete` if all of it is there, under its tag."""
         if not self.failures:
             return "complete"
@@ -162,7 +164,8 @@ def push(
         open_session(bounded, observer=listener) as session,
     ):
         recorded = _recorded(session, name, to)
-        done = Ascent(session, recorded, to, listener, referrers=referrers, retries=retries).run(window=concurrency)
+        pool = PrefectPool(session, window=concurrency, retries=retries)
+        done = Ascent(pool, recorded, to, listener, referrers=referrers).run()
         stopped, seconds = session.stopping.reason, time.monotonic() - started
         report = PushReport(source=name, target=str(to), root=recorded.descriptor, done=done, seconds=seconds, stopped=stopped)
         listener.finished(report)

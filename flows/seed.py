@@ -32,7 +32,7 @@ from prefect_dist.mirror.seeding import seeding
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.ocispec.units import counted
 from prefect_dist.storage.statefile import StateFile
-from prefect_dist.tasks._task import RETRIES
+from prefect_dist.transfer.attempts import RETRIES
 
 
 def _run_name() -> str:

@@ -18,9 +18,9 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import flow_run
 
 from prefect_dist.flows.api import client
-from prefect_dist.mirror.progress import Listener
 from prefect_dist.ocispec.units import counted
 from prefect_dist.transfer.cancellation import current
+from prefect_dist.transfer.listening import Listener
 from prefect_dist.transfer.session import SessionSpec
 
 # Between two questions for slots. Prefect would wait for them by itself, but hear nothing of a run that is to end.

@@ -3,37 +3,33 @@
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
-from prefect.utilities.annotations import quote
 
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.fetch import bring_in
 from prefect_dist.flows.final_state import concluded
 from prefect_dist.flows.parameters import Concurrency, Reached, Store, StoreOptions, labelled, session_spec
+from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import shown
 from prefect_dist.flows.results import keep_no_results
-from prefect_dist.flows.runner import outcome
 from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.progress import LogListener
-from prefect_dist.mirror.run_report import Outcome, RunReport, moved, pace
+from prefect_dist.mirror.run_report import RunReport, Status, moved, pace
 from prefect_dist.ocispec import Platform
 from prefect_dist.ocispec.errors import DistError, InvalidInput
-from prefect_dist.ocispec.frontier import Frontier
 from prefect_dist.ocispec.units import counted, duration, size
 from prefect_dist.storage import ContentStore, Info, Name, presence
 from prefect_dist.storage.presence import reachable_digests
 from prefect_dist.storage.verify import Verified
-from prefect_dist.tasks import upkeep
-from prefect_dist.tasks._task import RETRIES
-from prefect_dist.transfer import session
+from prefect_dist.tasks import events
+from prefect_dist.transfer import units
+from prefect_dist.transfer.attempts import RETRIES
+from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Unit
 from prefect_dist.transfer.session import open_session
-
-if TYPE_CHECKING:
-    from prefect.futures import PrefectFuture
 
 # A task's share: enough to be worth a task, little enough that a retry loses minutes, not hours.
 _MOST_BYTES = 1024**3
@@ -59,7 +55,7 @@ class VerifyReport:
     stopped: str | None = field(default=None)
 
     @property
-    def status(self) -> Outcome:
+    def status(self) -> Status:
         """`complete` where nothing is corrupt and every name whole, if need be after the repair."""
         if self.stopped:
             return "stopped"
@@ -147,7 +143,7 @@ def verify(
     hashing = _Hashing()
     with shown(hashing), open_session(spec, observer=LogListener(get_run_logger())) as opened:
         opened.store.require()
-        outcomes = _verified(opened.store, hashing, window=concurrency)
+        outcomes = _verify_all(PrefectPool(opened, window=concurrency), hashing)
         names, unreadable = opened.store.names.read()
         damaged = dict(_damaged(opened.store, names))
         wanted = damaged if repair == "all" else damaged.keys() & set(repair)
@@ -159,7 +155,7 @@ def verify(
         for (platforms, referrers), names in groups.items()
     )
     report = VerifyReport(
-        verified=_total(outcome for outcome in outcomes if isinstance(outcome, Verified)),
+        verified=_total(outcome.value for outcome in outcomes if isinstance(outcome, Ok)),
         extra=extra,
         damaged=damaged,
         repaired=repaired,
@@ -205,22 +201,19 @@ class _Hashing:
         return self._failed > 0
 
 
-def _verified(store: ContentStore, hashing: _Hashing, *, window: int) -> list[object]:
-    """What each chunk's task answered or failed with."""
-    frontier: Frontier[tuple[Info, ...], PrefectFuture[Any]] = Frontier(
-        lambda blobs: upkeep.verify.submit(quote(blobs)), window=window
-    )
-    chunks = list(_chunks(store.walk()))
+def _verify_all(pool: Pool, hashing: _Hashing) -> list[Outcome]:
+    """Verify all blobs of the store. Return the outcome for each chunk; those that were not begun have one in common."""
+    chunks, store = list(_chunks(pool.session.store.walk())), pool.session.store
     for chunk in chunks:
         hashing.began(chunk)
-    frontier.add(chunks)
     outcomes = []
-    for chunk, future in frontier:
-        result = outcome(future)
-        (hashing.ended if isinstance(result, Verified) else hashing.failed)(chunk)
-        outcomes.append(result)
-        if session.current().stopping.reason:
-            frontier.drop()
+    for chunk, outcome in pool.run(chunks, lambda blobs: Unit(work=units.verify, arguments=(blobs,))):
+        outcomes.append(outcome)
+        if isinstance(outcome, Failed):
+            hashing.failed(chunk)
+        else:
+            hashing.ended(chunk)
+            events.found_corrupt(outcome.value.corrupt, store.url)
     return outcomes
 
 
@@ -262,9 +255,9 @@ def _extra(store: ContentStore) -> int | None:
     return sum(info.digest not in needed for info in store.walk())
 
 
-def _failures(outcomes: Iterable[object], unreadable: Iterable[InvalidInput]) -> tuple[str, ...]:
-    """What tasks failed with, and names that nobody can check; equal ones once."""
-    failed = (outcome for outcome in outcomes if not isinstance(outcome, Verified))
+def _failures(outcomes: Iterable[Outcome], unreadable: Iterable[InvalidInput]) -> tuple[str, ...]:
+    """Return the errors of tasks, and of names that cannot be read; equal ones once."""
+    failed = (outcome.error for outcome in outcomes if isinstance(outcome, Failed))
     return tuple(dict.fromkeys(map(str, (*failed, *unreadable))))
 
 

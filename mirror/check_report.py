@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from prefect_dist.mirror.causes import Cause, grouped_lines
-from prefect_dist.mirror.run_report import Figures, Outcome, gathered, is_broken_off
+from prefect_dist.mirror.run_report import Figures, Status, gathered, is_broken_off
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.units import counted, duration, size
 from prefect_dist.transfer.stats import Tally
@@ -44,7 +44,7 @@ class CheckReport:
     stopped: str | None = None
 
     @property
-    def status(self) -> Outcome:
+    def status(self) -> Status:
         """`complete` if all is right now."""
         if self.stopped:
             return "stopped"

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeGuard, get_args
 
 from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.plan import Extra, Plan, Step, Unnamed
-from prefect_dist.mirror.run_report import Figures, Outcome, gathered, is_broken_off, moved, pace
+from prefect_dist.mirror.run_report import Figures, Status, gathered, is_broken_off, moved, pace
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.units import duration, size
 from prefect_dist.remotes import Quota
@@ -46,7 +46,7 @@ class MirrorReport:
     store: str
     plan: Plan
     dry_run: bool
-    tasks: int
+    tasks: int = 0
     brought: Brought = field(default_factory=Brought)
     removed: Mapping[Reference, Removed | str] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
@@ -56,7 +56,7 @@ class MirrorReport:
     quotas: Mapping[str, Quota] = field(default_factory=dict)
 
     @property
-    def status(self) -> Outcome:
+    def status(self) -> Status:
         """`complete` if every target has its image, or in a dry run if the plan has no errors."""
         if self.stopped:
             return "stopped"

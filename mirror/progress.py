@@ -10,50 +10,16 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Lock
-from typing import Literal, Protocol
 from uuid import UUID
 
-from prefect_dist.mirror.run_report import Ended, Failure, Report
+from prefect_dist.mirror.run_report import Report
 from prefect_dist.ocispec import Descriptor
+from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.units import counted, duration, size
 from prefect_dist.transfer.content import Receipt
-from prefect_dist.transfer.session import Observer, Untold
-
-State = Literal["open", "over", "failed"]
-
-
-class Listener(Observer, Protocol):
-    """Told of each thing that happens: of what an `Observer` is from many threads, of all else from the run's own."""
-
-    def note(self, text: str) -> None:
-        """The run waits for something, or has it now."""
-
-    def planned(self, count: int, total: int) -> None:
-        """So many of the images that may have to be brought were looked into."""
-
-    def resolving(self, name: str) -> None:
-        """An image is being looked up."""
-
-    def resolved(self, name: str, root: Descriptor) -> None:
-        """An image stands for this root."""
-
-    def waiting(self, descriptor: Descriptor) -> None:
-        """Content was found that has to be visited."""
-
-    def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:
-        """Content is in the store."""
-
-    def failed(self, descriptor: Descriptor, message: str) -> None:
-        """Content could not be had."""
-
-    def did(self, name: str, what: str) -> None:
-        """Something else was done for an image that is whole."""
-
-    def fell_short(self, message: str) -> None:
-        """Something failed that is neither content nor an image."""
-
-    def finished(self, image: Ended) -> None:
-        """Nothing more happens to an image."""
+from prefect_dist.transfer.image_report import Failure, ImageEnd
+from prefect_dist.transfer.listening import Listener, State
+from prefect_dist.transfer.session import Untold
 
     def recording(self) -> None:
         """Nothing more happens to any image; the run removes tags and records its results."""
@@ -97,9 +63,9 @@ class LogListener:
             moved, took = size(receipt.transferred), duration(receipt.seconds)
             self._log.info("%s %s, %s in %s", descriptor, receipt.status, moved, took)
 
-    def failed(self, descriptor: Descriptor, message: str) -> None:
+    def failed(self, descriptor: Descriptor, error: DistError) -> None:
         """Say what went wrong."""
-        self._log.error("%s failed: %s", descriptor, message)
+        self._log.error("%s failed: %s", descriptor, error)
 
     def did(self, name: str, what: str) -> None:
         """Say what was done."""
@@ -113,7 +79,7 @@ class LogListener:
         """Say for how long nobody asks there."""
         self._log.warning("%s", waiting_for(server, seconds))
 
-    def finished(self, image: Ended) -> None:
+    def finished(self, image: ImageEnd) -> None:
         """Say how the image came out."""
         if image.failures:
             self._log.error(
@@ -172,10 +138,10 @@ class Both:
         for listener in self._listeners:
             listener.ended(descriptor, receipt)
 
-    def failed(self, descriptor: Descriptor, message: str) -> None:
+    def failed(self, descriptor: Descriptor, error: DistError) -> None:
         """Pass it on."""
         for listener in self._listeners:
-            listener.failed(descriptor, message)
+            listener.failed(descriptor, error)
 
     def did(self, name: str, what: str) -> None:
         """Pass it on."""
@@ -192,7 +158,7 @@ class Both:
         for listener in self._listeners:
             listener.left_alone(server, seconds)
 
-    def finished(self, image: Ended) -> None:
+    def finished(self, image: ImageEnd) -> None:
         """Pass it on."""
         for listener in self._listeners:
             listener.finished(image)
@@ -305,7 +271,7 @@ class Advance:
         with self._guard:
             self._content[descriptor.content] = _Piece(descriptor.size, descriptor.size, "over")
 
-    def failed(self, descriptor: Descriptor, message: str) -> None:  # noqa: ARG002 - the report says why
+    def failed(self, descriptor: Descriptor, error: DistError) -> None:  # noqa: ARG002 - the report says why
         """Take note; what is there stays there, such as a manifest of which nobody knows what refers to it."""
         with self._guard:
             self._content.setdefault(descriptor.content, _Piece(descriptor.size)).state = "failed"
@@ -320,7 +286,7 @@ class Advance:
     def left_alone(self, server: str, seconds: float) -> None:
         """Nothing that is counted."""
 
-    def finished(self, image: Ended) -> None:
+    def finished(self, image: ImageEnd) -> None:
         """Nothing more happens to an image."""
         with self._guard:
             self._images[image.name] = "failed" if image.failures else "over"

@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from prefect_dist.mirror.causes import Cause, grouped
-from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.units import counted, duration, size
 from prefect_dist.remotes import Quota
 from prefect_dist.transfer.cancellation import ending
+from prefect_dist.transfer.image_report import ImageReport
 
-Outcome = Literal["complete", "failed", "stopped", "vetoed"]
+Status = Literal["complete", "failed", "stopped", "vetoed"]
 """How a run ended. `vetoed`: nothing failed, and a gate kept at least one image from its targets."""
 
 
@@ -22,7 +22,7 @@ class Report(Protocol):
         """The number of task runs that it took."""
 
     @property
-    def status(self) -> Outcome:
+    def status(self) -> Status:
         """The outcome of the run."""
 
     def summary(self) -> str:
@@ -42,29 +42,6 @@ class Report(Protocol):
 
     def facts(self) -> dict[str, str | int]:
         """What was done, a figure or some words for each thing, as the run's summary shows it."""
-
-
-class Ended(Protocol):
-    """An image of which nothing is under way any more."""
-
-    @property
-    def name(self) -> str:
-        """The image."""
-
-    @property
-    def status(self) -> str:
-        """How it came out."""
-
-    @property
-    def failures(self) -> "tuple[Failure, ...]":
-        """What went wrong."""
-
-    @property
-    def moved(self) -> bool:
-        """Whether anything had to be done."""
-
-    def told(self) -> str:
-        """What was done, counted."""
 
 
 def in_one_line(report: Report) -> str:
@@ -96,77 +73,6 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
-    """What went wrong; `descriptor` is None where the image as a whole failed."""
-
-    descriptor: Descriptor | None
-    message: str
-
-    def to_json(self) -> dict[str, Any]:
-        """The form of the command line's JSON output."""
-        return {"descriptor": self.descriptor and str(self.descriptor.digest), "message": self.message}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageReport:
-    """One image of a run, what refers to it included: `referrers` counts those manifests.
-
-    Distinct descriptors are counted; `transferred` counts the bytes of this run, `existed_bytes` those that were there before.
-    """
-
-    name: str
-    root: Descriptor | None
-    fetched: int = 0
-    existed: int = 0
-    existed_bytes: int = 0
-    referrers: int = 0
-    failures: tuple[Failure, ...] = ()
-    transferred: int = 0
-    seconds: float = 0.0
-
-    @property
-    def status(self) -> Literal["complete", "failed"]:
-        """`complete` is an image whose every wanted descriptor is in the store and whose name is recorded."""
-        return "failed" if self.failures else "complete"
-
-    @property
-    def failed(self) -> int:
-        """The number of descriptors that failed."""
-        return sum(failure.descriptor is not None for failure in self.failures)
-
-    @property
-    def moved(self) -> bool:
-        """Whether anything had to be fetched."""
-        return self.fetched > 0
-
-    def told(self) -> str:
-        """What was done, counted."""
-        along = f", with {counted(self.referrers, 'referrer')}" if self.referrers else ""
-        return f"{self.fetched} fetched, {self.existed} existed{along}"
-
-    @property
-    def descriptors(self) -> int:
-        """The number of descriptors that were met."""
-        return self.fetched + self.existed + self.failed
-
-    def to_json(self) -> dict[str, Any]:
-        """The form of the command line's JSON output."""
-        return {
-            "name": self.name,
-            "digest": self.root and str(self.root.digest),
-            "status": self.status,
-            "descriptors": self.descriptors,
-            "fetched": self.fetched,
-            "existed": self.existed,
-            "failed": self.failed,
-            "referrers": self.referrers,
-            "bytes": self.transferred,
-            "seconds": round(self.seconds, 3),
-            "errors": [failure.to_json() for failure in self.failures],
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
     """All images of a run, in the order in which they were asked for; `tasks` counts the task runs that it took.
 
@@ -186,7 +92,7 @@ class RunReport:
         return tuple(image for image in self.images if image.failures)
 
     @property
-    def status(self) -> Outcome:
+    def status(self) -> Status:
         """`complete` if all images are; a run that was stopped too late to miss anything is complete."""
         if not self.failed:
             return "complete"

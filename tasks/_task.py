@@ -2,19 +2,21 @@
 
 Each setting survives a failure of its own:
 
-- retries with growing, spread delays: a registry or a line that fails for a while. The error's class decides (`is_worth_it`).
-- `AwaitingRetry` for a Retry-After: a registry that says when it wants to be asked again. The state's message has that time.
-  The task itself then waits, in Prefect's state `Retrying`: Prefect's own sleep would not hear that the run is to stop.
-- no cache, no persisted results: what is done is the content store's to say, not a copy of an answer (a blob may be gone).
-- the tag `registry:<host>`: lets an operator limit what reaches one registry, over all runs, with a Prefect concurrency limit.
+- retries with growing, spread delays: a registry or a line that fails for a while. `transfer.attempts` has the rules.
+- `AwaitingRetry` for a Retry-After: a registry that says when it wants the next request. The state's message has that time.
+  The task itself then waits, in Prefect's state `Retrying`: Prefect's own sleep would not hear that the run is cancelled.
+- no cache, no persisted results: the content store knows what is done. A copy of a result does not: a blob may be gone.
+- the tag `registry:<host>`: a Prefect concurrency limit on it bounds the requests to one registry, over all runs.
 
 Tasks are plain functions for `ThreadPoolTaskRunner`; a coroutine submitted there would get an event loop of its own.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar
 from uuid import UUID
 
 from prefect import Task, task
@@ -26,99 +28,96 @@ from prefect.states import AwaitingRetry, Failed
 from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 
-from prefect_dist.ocispec.errors import Corrupt, DistError
-from prefect_dist.remotes import RegistryError
-from prefect_dist.tasks.waiting import WAITING
-from prefect_dist.transfer import cancellation as stopping
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.transfer.attempts import RETRIES, Attempt, attempting, is_retried
+from prefect_dist.transfer.session import Session, current
+from prefect_dist.transfer.units import errors_in
+from prefect_dist.transfer.waiting import WaitingUnits
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-RETRIES = 3
-# Wrong bytes are fetched anew once: a flipped bit on the way is gone then, a wrong blob at the registry is not.
-_RETRIES_CORRUPT = 1
-# Prefect does not count AwaitingRetry states as retries, so they need an end of their own: a day, if the run has none before.
-_LONGEST_WAIT = timedelta(days=1)
-# When waiting task runs go on, by their ids.
+# The task of each unit of work, for `flows.pool`.
+TASKS: dict[Callable[..., Any], Task[..., Any]] = {}
+# The ids of task runs that wait for a Retry-After.
+WAITING = WaitingUnits()
+# When waiting task runs continue, by their ids.
 _WAITS: dict[UUID, datetime] = {}
 
 
-def is_worth_it(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Whether Prefect shall retry after this failed attempt. A plain function: Prefect 3.8 ignores any other callable."""
-    error = state.result(raise_on_failure=False)
-    if isinstance(error, Corrupt):
-        return run.run_count <= _RETRIES_CORRUPT
-    return isinstance(error, DistError) and error.retryable
+def task_for(
+    work: Callable[Concatenate[Session, P], R],
+    name: str,
+    *,
+    run_name: Callable[[], str],
+    within: Callable[P, AbstractContextManager[object]] = lambda *_, **__: nullcontext(),
+) -> Task[P, R]:
+    """Make the task of a unit of work, which gets the session of the run that the task belongs to.
 
-
-def task_of(name: str, *, run_name: Callable[[], str]) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """Make a task of a plain function; `run_name` is called inside its run and gives what people see."""
-
-    def decorate(function: Callable[P, R]) -> Task[P, R]:
-        return task(
-            name=name,
-            task_run_name=run_name,
-            retries=RETRIES,
-            retry_delay_seconds=exponential_backoff(1),
-            retry_jitter_factor=0.5,
-            retry_condition_fn=is_worth_it,
-            cache_policy=NO_CACHE,
-            persist_result=False,
-        )(_waiting(function))
-
-    return decorate
-
-
-def comes_again(error: DistError) -> bool:
-    """Whether a task that raises this error now gets another attempt; for tasks that have results beside it to lose."""
-    context = TaskRunContext.get()
-    if context is None or not error.retryable:
-        return False
-    now = datetime.now(UTC)
-    waits = isinstance(error, RegistryError) and error.exchange.retry_after_s is not None
-    return (waits and _began(now) >= now - _LONGEST_WAIT) or context.task_run.run_count <= context.task.retries
-
-
-def failed_if(failures: Sequence[str], result: R) -> R:
-    """Return the result of a task run that handles several objects; the run's state is Failed if some of these failed.
-
-    The state has the result as its data, and its message names the first failure and how many more there are.
+    `run_name` is called inside a task run and returns its name. The unit runs in the block that `within` opens for its
+    arguments.
     """
-    if not failures or TaskRunContext.get() is None:
-        return result
-    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
-    return cast("R", Failed(message=f"{failures[0]}{more}", data=result))
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with within(*args, **kwargs):
+            return work(current(), *args, **kwargs)
+
+    _, *parameters = inspect.signature(work).parameters.values()
+    run.__signature__ = inspect.signature(work).replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__name__, run.__doc__ = work.__name__, work.__doc__
+    made: Task[P, R] = task(
+        name=name,
+        task_run_name=run_name,
+        retries=RETRIES,
+        retry_delay_seconds=exponential_backoff(1),
+        retry_jitter_factor=0.5,
+        retry_condition_fn=_is_worth_it,
+        cache_policy=NO_CACHE,
+        persist_result=False,
+    )(_attempted(run))
+    TASKS[work] = made
+    return made
 
 
 def argument(name: str) -> Any:
-    """An argument of the task run that is being named; Prefect unquotes arguments only later."""
+    """Return an argument of the task run that is being named. Prefect unquotes arguments only later."""
     value = task_run.parameters[name]
     return value.unquote() if isinstance(value, quote) else value
 
 
-def _waiting(function: Callable[P, R]) -> Callable[P, R]:
-    """Wrap a function so that a Retry-After becomes one state `AwaitingRetry` and one wait."""
+def _is_worth_it(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Return whether Prefect retries after a failed attempt. A plain function: Prefect 3.8 ignores any other callable."""
+    return is_retried(state.result(raise_on_failure=False), run.run_count)
+
+
+def _attempted(function: Callable[P, R]) -> Callable[P, Any]:
+    """Wrap a function so that it knows its attempt, and so that a Retry-After is one state `AwaitingRetry` and one wait."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> Any:
         context = TaskRunContext.get()
-        if context is not None and (until := _WAITS.pop(context.task_run.id, None)) is not None:
-            with WAITING.including(context.task_run.id):
-                stopping.current().pause((until - datetime.now(UTC)).total_seconds())
-        try:
+        if context is None:
             return function(*args, **kwargs)
-        except RegistryError as exc:
-            seconds, now = exc.exchange.retry_after_s, datetime.now(UTC)
-            if context is None or not exc.retryable or seconds is None or _began(now) < now - _LONGEST_WAIT:
+        run_id = context.task_run.id
+        if (until := _WAITS.pop(run_id, None)) is not None:
+            with WAITING.including(run_id):
+                current().stopping.pause((until - datetime.now(UTC)).total_seconds())
+        began = context.task_run.start_time or datetime.now(UTC)
+        attempt = Attempt(context.task_run.run_count, context.task.retries, began)
+        try:
+            with attempting(attempt):
+                result = function(*args, **kwargs)
+        except DistError as exc:
+            if (seconds := attempt.wait_s(exc)) is None:
                 raise
-            until = now + min(timedelta(seconds=seconds), _LONGEST_WAIT)
-            _WAITS[context.task_run.id] = until
+            now = datetime.now(UTC)
+            _WAITS[run_id] = until = now + timedelta(seconds=seconds)
             return AwaitingRetry(scheduled_time=now, message=f"{exc}; until {until:%Y-%m-%d %H:%M:%S} UTC")
+        errors = errors_in(result)
+        return Failed(message=_first_of(errors), data=result) if errors else result
 
     return run
 
 
-def _began(now: datetime) -> datetime:
-    """When the present task run did; outside of one, `now`."""
-    context = TaskRunContext.get()
-    return (context.task_run.start_time if context else None) or now
+def _first_of(errors: Sequence[str]) -> str:
+    return errors[0] + (f" (and {len(errors) - 1} more)" if len(errors) > 1 else "")

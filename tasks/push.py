@@ -1,21 +1,15 @@
-"""The tasks of a push: see what its target stands for, bring one descriptor to a repository after its children."""
+"""The tasks of a push: see what its target resolves to, push one descriptor after its children."""
 
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from prefect_dist.ocispec import Descriptor, Reference
-from prefect_dist.tasks._task import argument, task_of
-from prefect_dist.transfer import session
-from prefect_dist.transfer.content import Receipt
+from prefect_dist.tasks._task import argument, task_for
+from prefect_dist.transfer import units
 
-
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Standing:
-    """Whether a reference stands at its registry for what was asked about."""
-
-    stands: bool
+if TYPE_CHECKING:
+    from prefect_dist.ocispec import Descriptor
 
 
-def _resolve_name() -> str:
+def _check_name() -> str:
     return f"resolve {argument('target')}"
 
 
@@ -25,13 +19,5 @@ def _push_name() -> str:
     return f"push {descriptor.kind} {descriptor.digest.short}{f' as {tag}' if tag else ''}"
 
 
-@task_of("resolve", run_name=_resolve_name)
-def resolve(descriptor: Descriptor, target: Reference) -> Standing:
-    """Whether `target` stands for `descriptor` now."""
-    return Standing(session.current().stands(target, descriptor))
-
-
-@task_of("push", run_name=_push_name)
-def push(descriptor: Descriptor, target: Reference, source: str | None, tag: str | None) -> Receipt:
-    """Bring one descriptor's content to a repository; `source` is another one of its registry that may have it."""
-    return session.current().push(descriptor, target, source=source, tag=tag)
+check_target = task_for(units.check_target, "resolve", run_name=_check_name)
+push = task_for(units.push, "push", run_name=_push_name)

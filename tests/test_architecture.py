@@ -99,7 +99,7 @@ def foreign() -> dict[str, set[str]]:
 
 def test_every_layer_is_read() -> None:
     assert {layer(module) for module in MODULES} == {*LAYERS, TOP} == set(BELOW)
-    assert {f"{TOP}.ocispec.errors", f"{TOP}.storage.store", f"{TOP}.remotes.registry", f"{TOP}.flows.walk"} <= MODULES.keys()
+    assert {f"{TOP}.ocispec.errors", f"{TOP}.storage.store", f"{TOP}.remotes.registry", f"{TOP}.flows.pool"} <= MODULES.keys()
 
 
 def test_the_package_links_to_each_layer() -> None:

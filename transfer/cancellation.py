@@ -23,11 +23,6 @@ def ending(reason: str) -> str:
     return f"{reason}; {_GOES_ON}"
 
 
-def is_ending(message: str) -> bool:
-    """Whether a failure is none but that something was broken off."""
-    return message.endswith(f"; {_GOES_ON}")
-
-
 class Stopping:
     """Whether runs are to end, and why. Thread-safe; `request` may be called by a signal handler."""
 

@@ -6,10 +6,11 @@ import pytest
 from rich.console import Console
 
 from prefect_dist.cli.display import Doing, LiveDisplay
-from prefect_dist.mirror.run_report import Failure, ImageReport
 from prefect_dist.ocispec import Descriptor, Digest
-from prefect_dist.transfer.cancellation import ending
+from prefect_dist.ocispec.errors import NotFound
+from prefect_dist.transfer.cancellation import Stopped, ending
 from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.image_report import Failure, ImageReport
 
 _HEIGHT, _MARGIN = 14, 4
 LAYERS = [
@@ -52,8 +53,8 @@ def test_what_moves_is_shown_before_the_images_that_it_is_for() -> None:
 
 def test_what_failed_stays_and_what_is_done_leaves() -> None:
     shown = display()
-    shown.failed(LAYERS[9], "gone")
-    failure = Failure(descriptor=LAYERS[9], message="gone")
+    shown.failed(LAYERS[9], NotFound("gone"))
+    failure = Failure(descriptor=LAYERS[9], error=NotFound("gone"))
     for number, failures in ((18, (failure,)), (19, ())):
         shown.finished(ImageReport(name=f"registry.example/app:v{number}", root=LAYERS[0], failures=failures))
     shown.ended(LAYERS[0], Receipt("existed"))
@@ -122,7 +123,7 @@ def test_names_that_are_too_long_keep_their_tags() -> None:
 def test_the_footer_is_one_line_that_says_what_is_waited_for() -> None:
     shown = display(width=80)
     for number in range(2):
-        failure = Failure(descriptor=None, message="gone")
+        failure = Failure(descriptor=None, error=NotFound("gone"))
         shown.finished(ImageReport(name=f"registry.example/app:v{number}", root=LAYERS[0], failures=(failure,)))
     *_, footer = lines(shown, width=80)
     assert footer.startswith("0/20 images done, 2 failed  0/10 descriptors  0.")
@@ -140,11 +141,11 @@ def test_the_footer_is_one_line_that_says_what_is_waited_for() -> None:
 
 def test_what_is_only_broken_off_is_no_failure() -> None:
     shown = display(images=4)
-    told = ending("interrupted")
-    shown.failed(LAYERS[0], told)
-    shown.failed(LAYERS[1], "gone")
-    for number, messages in ((0, [told]), (1, [told, "gone"])):
-        failures = tuple(Failure(descriptor=None, message=message) for message in messages)
+    stopped = Stopped(ending("interrupted"))
+    shown.failed(LAYERS[0], stopped)
+    shown.failed(LAYERS[1], NotFound("gone"))
+    for number, errors in ((0, [stopped]), (1, [stopped, NotFound("gone")])):
+        failures = tuple(Failure(descriptor=None, error=error) for error in errors)
         shown.finished(ImageReport(name=f"registry.example/app:v{number}", root=LAYERS[0], failures=failures))
     *rows, footer = lines(shown)
     assert [row.split()[1] for row in rows[:2]] == ["interrupted", "failed"]
@@ -154,7 +155,7 @@ def test_what_is_only_broken_off_is_no_failure() -> None:
 
 def test_an_image_that_had_not_started_can_be_interrupted() -> None:
     shown = display(images=1)
-    failure = Failure(descriptor=None, message=ending("interrupted"))
+    failure = Failure(descriptor=None, error=Stopped(ending("interrupted")))
     shown.finished(ImageReport(name="registry.example/app:v9", root=None, failures=(failure,)))
     *rows, footer = lines(shown)
     assert ["registry.example/app:v9", "interrupted"] in [row.split() for row in rows]
@@ -163,5 +164,5 @@ def test_an_image_that_had_not_started_can_be_interrupted() -> None:
 
 def test_a_manifest_that_was_there_can_fail_for_what_refers_to_it() -> None:
     shown = display(images=2)
-    shown.failed(LAYERS[9], "gone")
+    shown.failed(LAYERS[9], NotFound("gone"))
     assert lines(shown)[3].split() == ["layer", LAYERS[9].digest.short, "failed", "1000", "B"]

@@ -11,16 +11,19 @@ from typing import cast
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 
-from prefect_dist.flows import applying as module
-from prefect_dist.flows import auditing, limits
-from prefect_dist.flows.applying import Applying
+from prefect_dist.flows import limits, pool
+from prefect_dist.flows.mirror_events import MirrorEvents
+from prefect_dist.flows.mirror_parts import MirrorParts
 from prefect_dist.flows.mirror_run import Job, _Carried
+from prefect_dist.flows.pool import PrefectPool
+from prefect_dist.mirror.applying import Applying
+from prefect_dist.mirror.auditing import Auditing
 from prefect_dist.mirror.lock import Lock, Locked
 from prefect_dist.mirror.plan import Extra, Image, Step, Wish
 from prefect_dist.mirror.progress import LogListener
 from prefect_dist.ocispec import Reference
-from prefect_dist.tasks.mirror import Surveyed
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
+from prefect_dist.transfer.units import Surveyed
 from tests.mirror.planned import entries, manifest
 
 TARGET = Reference.parse("registry.example/app:v1")
@@ -36,7 +39,8 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 @pytest.fixture
 def applying(session: Session) -> Applying:
-    return Applying(session, LISTENER, name="mirror", workers=1, retries=0)
+    prefect = PrefectPool(session, window=1, retries=0)
+    return Applying(prefect, MirrorParts("mirror", session.stopping), LISTENER, MirrorEvents())
 
 
 @pytest.fixture
@@ -46,8 +50,7 @@ def lost_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/api"
     with SyncPrefectClient(api=url) as client:
         monkeypatch.setattr(limits, "client", lambda: client)
-        monkeypatch.setattr(module, "client", lambda: client)
-        monkeypatch.setattr(auditing, "client", lambda: client)
+        monkeypatch.setattr(pool, "client", lambda: client)
         yield url
 
 
@@ -76,7 +79,7 @@ def test_images_that_the_lock_file_cannot_name_are_not_published(applying: Apply
     image = Image(wish=wish, root=root, content=(root,), sent=(root,), steps=(step,))
     job = cast("Job", SimpleNamespace(dry_run=False))
 
-    _Carried(job, Lock(str(lock)), {}, applying).planned([image], {image: Surveyed(())})
+    _Carried(job, Lock(str(lock)), {}, applying, session.stopping).planned([image], {image: Surveyed(())})
     brought = applying.run()
 
     assert str(lock) in str(session.stopping.reason)
@@ -85,8 +88,7 @@ def test_images_that_the_lock_file_cannot_name_are_not_published(applying: Apply
 
 def test_a_check_ends_in_order_when_the_api_is_lost(session: Session, lost_api: str) -> None:
     record = Locked(source="one.example/app:v1", digest=manifest("v1").digest, mirrored=datetime.now(UTC), own=True)
-    looking = auditing.Auditing(session, LISTENER, entries(ENTRY), workers=1, retries=0)
-    found = looking.look({TARGET: record})
+    found = Auditing(PrefectPool(session, window=1, retries=0), LISTENER, entries(ENTRY)).look({TARGET: record})
     assert lost_api in str(session.stopping.reason)
     assert (found.right, list(found.untold)) == (0, [TARGET])
     assert found.untold[TARGET].endswith("what is whole is kept, run again to go on")

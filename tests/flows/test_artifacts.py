@@ -10,11 +10,12 @@ import pytest
 from prefect.client.schemas.objects import State
 
 from prefect_dist.mirror.progress import Advance, LogListener, listening
-from prefect_dist.mirror.run_report import Failure, ImageReport
 from prefect_dist.ocispec import Descriptor, Digest, Reference
+from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.storage import open_store
 from prefect_dist.transfer.cancellation import Stopping, stopped_by
 from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.image_report import Failure, ImageReport
 from tests import images
 from tests.fakes.faults import Fault, Refuse, Stall
 from tests.fakes.registry import FakeRegistry
@@ -375,8 +376,9 @@ def test_what_failed_is_not_done() -> None:
     advance.ended(one, Receipt("fetched", one.size))
     advance.finished(ImageReport(name="a.example/app:v1", root=one))
     advance.advanced(other, mib, mib)
-    advance.failed(other, "broken off")
-    advance.finished(ImageReport(name="a.example/app:v2", root=other, failures=(Failure(descriptor=other, message="no"),)))
+    failure = Failure(descriptor=other, error=Unavailable("broken off"))
+    advance.failed(other, failure.error)
+    advance.finished(ImageReport(name="a.example/app:v2", root=other, failures=(failure,)))
 
     assert advance.lacks()
     assert advance.fraction() == 5 / 8

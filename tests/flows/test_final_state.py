@@ -12,8 +12,10 @@ from prefect.states import Completed
 
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.final_state import concluded
-from prefect_dist.mirror.run_report import Failure, ImageReport, RunReport
+from prefect_dist.mirror.run_report import RunReport
 from prefect_dist.ocispec import Descriptor, Digest
+from prefect_dist.ocispec.errors import Unavailable
+from prefect_dist.transfer.image_report import Failure, ImageReport
 from tests.peers.prefect import PrefectServer
 
 ROOT = Descriptor(media_type="a/b", digest=Digest.of(b""), size=0)
@@ -50,7 +52,7 @@ def test_an_artifact_shows_what_a_page_can_and_says_so(prefect: PrefectServer) -
 
 
 def test_failures_are_shown_as_they_are_and_of_very_many_the_first(prefect: PrefectServer) -> None:
-    failures = tuple(Failure(descriptor=None, message=f"{SAID} {number}") for number in range(502))
+    failures = tuple(Failure(descriptor=None, error=Unavailable(f"{SAID} {number}")) for number in range(502))
     image = ImageReport(name="a.example/app:v1", root=ROOT, failures=failures)
 
     shown = artifacts(prefect, RunReport(images=(image,), tasks=0, seconds=0))["failures"]
@@ -63,7 +65,9 @@ def test_failures_are_shown_as_they_are_and_of_very_many_the_first(prefect: Pref
 
 
 def test_a_run_that_was_ended_is_to_be_run_again_with_nothing_put_right(prefect: PrefectServer) -> None:
-    image = ImageReport(name="a.example/app:v1", root=ROOT, failures=(Failure(descriptor=ROOT, message="broken off"),))
+    image = ImageReport(
+        name="a.example/app:v1", root=ROOT, failures=(Failure(descriptor=ROOT, error=Unavailable("broken off")),)
+    )
     told = (
         "1 failure. The run was ended before it had done all. Run it again to go on with what is missing: what is done is kept."
     )

@@ -7,10 +7,10 @@ import pytest
 
 from prefect_dist.flows import mirror_parts as module
 from prefect_dist.flows.mirror_parts import MOST_OPEN, MirrorParts
-from prefect_dist.flows.wanted import Image
 from prefect_dist.mirror.plan import Image as Planned
 from prefect_dist.ocispec import Reference
 from prefect_dist.transfer.cancellation import Stopping
+from prefect_dist.transfer.walk_state import ImageState
 
 
 @pytest.fixture(autouse=True)
@@ -18,16 +18,16 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_TASKS", 2)
 
 
-def images(name: str, count: int) -> list[tuple[Image, Planned]]:
+def images(name: str, count: int) -> list[tuple[ImageState, Planned]]:
     """Images of two publications each: every one fills a part."""
     planned = cast("Planned", SimpleNamespace(content=(), due=(1, 2)))
-    return [(Image(Reference.parse(f"{name}.example/app:v{number}")), planned) for number in range(count)]
+    return [(ImageState(Reference.parse(f"{name}.example/app:v{number}")), planned) for number in range(count)]
 
 
 def test_the_next_part_is_admitted_when_one_ends() -> None:
-    admitted = list[Image]()
-    with MirrorParts("run", Stopping(), admitted.extend) as parts:
-        parts.divide(images("a", 500))
+    admitted = list[ImageState]()
+    with MirrorParts("run", Stopping()) as parts:
+        parts.divide(images("a", 500), admitted.extend)
         assert len(admitted) == MOST_OPEN
         for count in range(1, 500 - MOST_OPEN + 1):
             parts.ended(admitted[count], is_vetoed=False)
@@ -35,15 +35,15 @@ def test_the_next_part_is_admitted_when_one_ends() -> None:
 
 
 def test_parts_of_one_registry_do_not_keep_those_of_another_one_waiting() -> None:
-    admitted = list[Image]()
-    with MirrorParts("run", Stopping(), admitted.extend) as parts:
-        parts.divide(images("a", 9))
-        parts.divide(images("b", 9))
+    admitted = list[ImageState]()
+    with MirrorParts("run", Stopping()) as parts:
+        parts.divide(images("a", 9), admitted.extend)
+        parts.divide(images("b", 9), admitted.extend)
     assert [image.reference.host for image in admitted] == ["a.example"] * MOST_OPEN + ["b.example"] * MOST_OPEN
 
 
 def test_an_error_in_the_block_asks_tasks_to_end() -> None:
     stopping = Stopping()
-    with pytest.raises(LookupError), MirrorParts("run", stopping, lambda _: None):
+    with pytest.raises(LookupError), MirrorParts("run", stopping):
         raise LookupError("no such record")
     assert stopping.reason == "the run failed: no such record"

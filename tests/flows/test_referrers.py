@@ -240,7 +240,7 @@ def test_a_referrer_that_cannot_be_had_keeps_the_name_back(fetch: Run, store: Co
 
 
 def test_referrers_without_end_are_told(fetch: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("prefect_dist.flows.walk.MAX_REFERRERS", 2)
+    monkeypatch.setattr("prefect_dist.transfer.walk.MAX_REFERRERS", 2)
     with FakeRegistry() as registry:
         name = load(registry)
         report, _ = fetch(name)

@@ -1,17 +1,18 @@
-"""Plans without Prefect: entries of a configuration, and the inquiries of their planning, which a test answers."""
+"""Plans without Prefect: entries of a configuration, and the queries of their planning, which a test answers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from prefect_dist.flows.wanted import Inquiry
 from prefect_dist.mirror.config import configured
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.plan import Image, Plan
 from prefect_dist.mirror.yamlfile import Document
 from prefect_dist.ocispec import Descriptor, Digest
-from prefect_dist.ocispec.errors import NotFound
-from prefect_dist.tasks.mirror import Surveyed
+from prefect_dist.ocispec.errors import DistError, NotFound
+from prefect_dist.transfer.pool import Failed, Ok, Unexpected
 from prefect_dist.transfer.survey import Ask, Found, Known
+from prefect_dist.transfer.units import Surveyed
+from prefect_dist.transfer.walk_state import RegistryQuery
 
 
 def entries(*sync: dict[str, Any]) -> Sequence[Entry]:
@@ -30,26 +31,27 @@ def found(ask: Ask) -> Found:
     return Found(ask=ask, image=Known(root=root, goal=root, content=(root,), sent=(root,)), standing=(None,) * len(ask.targets))
 
 
-class Inquiries:
-    """Keeps inquiries until the test answers them."""
+class Queries:
+    """Keeps queries until the test answers them."""
 
     def __init__(self) -> None:
-        self.open: list[Inquiry] = []
-        self.called: list[Callable[[], None]] = []
+        self.open: list[RegistryQuery] = []
 
-    def ask(self, inquiries: Iterable[Inquiry], /) -> None:
-        """Keep them."""
-        self.open += inquiries
-
-    def call(self, function: Callable[[], None], /) -> None:
-        """Keep it. May be called from any thread."""
-        self.called.append(function)
+    def query(self, queries: Iterable[RegistryQuery], /) -> None:
+        """Keep queries."""
+        self.open += queries
 
     def answer(self, host: str, reply: Callable[[Any], object]) -> None:
-        """Answer all open inquiries about a registry, also those that follow."""
+        """Answer all open queries about a registry, also those that follow."""
         while mine := [one for one in self.open if one.lane == host]:
             self.open.remove(mine[0])
-            mine[0].take(reply(mine[0].argument))
+            result = reply(mine[0].unit.arguments[0])
+            if isinstance(result, DistError):
+                mine[0].take(Failed(result))
+            elif isinstance(result, Exception):
+                mine[0].take(Failed(Unexpected.of(result)))
+            else:
+                mine[0].take(Ok(result))
 
 
 class Plans:

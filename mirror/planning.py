@@ -10,39 +10,37 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Protocol, TypeVar
 
-from prefect import Task
-
-from prefect_dist.flows.runner import message
-from prefect_dist.flows.wanted import Inquiry
 from prefect_dist.mirror.claims import Claims
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Records
 from prefect_dist.mirror.plan import Image, Plan, Unnamed, Wish, decided, distinct, extras, failed, is_trusted, wishes
-from prefect_dist.mirror.progress import Listener
 from prefect_dist.mirror.reach import reach
 from prefect_dist.mirror.retention import Retention
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import DistError
-from prefect_dist.tasks import mirror as tasks
+from prefect_dist.transfer import units
+from prefect_dist.transfer.listening import Listener
+from prefect_dist.transfer.pool import Failed, Outcome, Unit
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.survey import Ask, Found
+from prefect_dist.transfer.walk_state import RegistryQuery
 
 T = TypeVar("T")
 # What one task asks about: a run that has nothing to do makes next to no tasks.
 _MOST_ASKS = 100
 
 
-class Asking(Protocol):
-    """The loop that inquiries run in."""
+class QueryLoop(Protocol):
+    """The loop that queries run in."""
 
-    def ask(self, inquiries: Iterable[Inquiry], /) -> None:
-        """Add inquiries."""
+    def query(self, queries: Iterable[RegistryQuery], /) -> None:
+        """Add queries."""
 
 
 class Receiver(Protocol):
-    """Takes what is planned, from the loop that inquiries run in."""
+    """Takes what is planned, from the loop that queries run in."""
 
-    def planned(self, images: Sequence[Image], origins: Mapping[Image, tasks.Surveyed], /) -> None:
+    def planned(self, images: Sequence[Image], origins: Mapping[Image, units.Surveyed], /) -> None:
         """Some images of a registry are planned; `origins` are the results that they were planned by."""
 
     def completed(self, plan: Plan, /) -> None:
@@ -59,7 +57,7 @@ class _Host:
     name: str
     entries: list[Entry]
     repositories: dict[str, list[str]] = field(default_factory=dict)
-    tags: dict[str, tuple[str, ...] | str] = field(default_factory=dict)
+    tags: dict[str, tuple[str, ...] | DistError] = field(default_factory=dict)
     held: list[Wish] = field(default_factory=list)
     awaited: int = 0
 
@@ -70,7 +68,7 @@ class _Batch:
 
     name: str
     images: list[Image] = field(default_factory=list)
-    origins: dict[Image, tasks.Surveyed] = field(default_factory=dict)
+    origins: dict[Image, units.Surveyed] = field(default_factory=dict)
     awaited: int = 0
 
 
@@ -86,13 +84,13 @@ class Planning:
         listener: Listener,
         locked: Records,
         *,
-        asking: Asking,
+        loop: QueryLoop,
         receiver: Receiver,
         keep: bool,
         workers: int,
     ) -> None:
         self._session, self._listener, self._locked = session, listener, locked
-        self._asking, self._receiver = asking, receiver
+        self._loop, self._receiver = loop, receiver
         self._keep, self._workers = keep, workers
         self._entries: Sequence[Entry] = ()
         self._others: Sequence[Entry] = ()
@@ -120,29 +118,29 @@ class Planning:
         for host in hosts.values():
             host.repositories = {entry.at: [entry.source] for entry in host.entries if entry.type == "repository"}
             if any(entry.type == "registry" for entry in host.entries):
-                self._ask(host, tasks.repositories, host.name, {host.name}, self._take_catalog)
+                self._ask(host, units.list_repositories, host.name, {host.name}, self._take_catalog)
             else:
                 self._list_tags(host)
 
-    def _take_catalog(self, host: _Host, _: str, result: object) -> None:
-        for entry in host.entries:
-            if entry.type == "registry" and isinstance(result, tasks.Repositories):
-                host.repositories[entry.at] = [f"{entry.source}/{name}" for name in entry.repositories.choose(result.names)]
-            elif entry.type == "registry":
-                self._fail(entry, message(result))
+    def _take_catalog(self, host: _Host, _: str, outcome: Outcome) -> None:
+        for entry in (one for one in host.entries if one.type == "registry"):
+            if isinstance(outcome, Failed):
+                self._fail(entry, outcome.error)
+            else:
+                chosen = entry.repositories.choose(outcome.value.names)
+                host.repositories[entry.at] = [f"{entry.source}/{name}" for name in chosen]
         self._list_tags(host)
 
     def _list_tags(self, host: _Host) -> None:
         locators = sorted({locator for found in host.repositories.values() for locator in found})
         for chunk in _chunked([Reference.parse(locator) for locator in locators]):
-            self._ask(host, tasks.tags, chunk, {host.name}, self._take_tags, workers=self._workers)
+            self._ask(host, units.list_tags, chunk, {host.name}, self._take_tags, workers=self._workers)
         if not locators:
             self._select(host)
 
-    def _take_tags(self, host: _Host, chunk: tuple[Reference, ...], result: object) -> None:
-        tags = result.found if isinstance(result, tasks.Tags) else [result] * len(chunk)
-        for repository, one in zip(chunk, tags, strict=True):
-            host.tags[repository.locator] = one if isinstance(one, tuple) else message(one)
+    def _take_tags(self, host: _Host, chunk: tuple[Reference, ...], outcome: Outcome) -> None:
+        tags = [outcome.error] * len(chunk) if isinstance(outcome, Failed) else outcome.value.found
+        host.tags |= {repository.locator: one for repository, one in zip(chunk, tags, strict=True)}
         if not host.awaited:
             self._select(host)
 
@@ -169,14 +167,14 @@ class Planning:
             yield Reference.parse(entry.source)
         for locator in host.repositories.get(entry.at, ()):
             found = host.tags[locator]
-            if isinstance(found, str):
+            if isinstance(found, DistError):
                 self._fail(entry, found)
             else:
                 yield from (Reference.parse(f"{locator}:{tag}") for tag in entry.chosen(found))
 
-    def _fail(self, entry: Entry, told: str) -> None:
+    def _fail(self, entry: Entry, error: DistError) -> None:
         """Keep the reason why an entry's images are not known; the first one, if there are several."""
-        self._problems.setdefault(entry.at, f"{entry.at}: {told}")
+        self._problems.setdefault(entry.at, f"{entry.at}: {error}")
 
     def _release(self) -> None:
         """Survey the images of listed registries, except at targets where an unlisted registry may have images of its own."""
@@ -203,18 +201,18 @@ class Planning:
         self._wanted += len(asks)
         for chunk in _chunked(list(asks)):
             take = partial(self._take_survey, wishes={ask: asks[ask] for ask in chunk})
-            self._ask(batch, tasks.survey, chunk, _places(chunk), take, keep=self._keep, workers=self._workers)
+            self._ask(batch, units.survey, chunk, _places(chunk), take, keep=self._keep, workers=self._workers)
         if not asks:
             self._hand_over(batch)
 
-    def _take_survey(self, batch: _Batch, chunk: tuple[Ask, ...], result: object, *, wishes: Mapping[Ask, Wish]) -> None:
+    def _take_survey(self, batch: _Batch, chunk: tuple[Ask, ...], outcome: Outcome, *, wishes: Mapping[Ask, Wish]) -> None:
         self._looked_into += len(chunk)
         self._listener.planned(self._looked_into, self._wanted)
-        for found in _found(chunk, result):
+        for found in _found(chunk, outcome):
             if (image := decided(wishes[found.ask], found, self._locked)) is not None:
                 batch.images.append(image)
-                if isinstance(result, tasks.Surveyed):
-                    batch.origins[image] = result
+                if not isinstance(outcome, Failed):
+                    batch.origins[image] = outcome.value
         if not batch.awaited:
             self._hand_over(batch)
 
@@ -260,32 +258,29 @@ class Planning:
     def _ask(
         self,
         asker: Asker,
-        task: Task[..., Any],
+        work: Callable[..., Any],
         argument: T,
         hosts: Iterable[str],
-        take: Callable[[Asker, T, object], None],
-        **options: Any,
+        take: Callable[[Asker, T, Outcome], None],
+        **options: object,
     ) -> None:
-        """Ask a question about a registry. `take` gets the answer, once the asker awaits one less."""
+        """Add a query. `take` gets its outcome, once the asker awaits one less."""
 
-        def answered(result: object) -> None:
+        def take_outcome(outcome: Outcome) -> None:
             asker.awaited -= 1
-            take(asker, argument, result)
+            take(asker, argument, outcome)
 
         asker.awaited += 1
-        self._asking.ask(
-            [Inquiry(lane=asker.name, task=task, hosts=frozenset(hosts), argument=argument, options=options, take=answered)]
-        )
+        unit = Unit(work=work, arguments=(argument,), options=options, hosts=frozenset(hosts))
+        self._loop.query([RegistryQuery(lane=asker.name, unit=unit, take=take_outcome)])
 
 
-def _found(chunk: tuple[Ask, ...], result: object) -> Sequence[Found]:
-    """Return what a survey found; if it did not take place, its error is the answer for each image.
-
-    An error that no one expects is an answer, too: it must not end the walk, which brings images of other registries.
-    """
-    if isinstance(result, tasks.Surveyed):
-        return result.found
-    error = result if isinstance(result, DistError) else DistError(f"unexpected {message(result)}; report it")
+def _found(chunk: tuple[Ask, ...], outcome: Outcome) -> Sequence[Found]:
+    """Return what a survey found. If it failed, its error is the result for each image."""
+    if not isinstance(outcome, Failed):
+        found: Sequence[Found] = outcome.value.found
+        return found
+    error = outcome.error
     return [Found(ask=ask, image=error, standing=(error,) * len(ask.targets)) for ask in chunk]
 
 

@@ -1,93 +1,74 @@
 """Carries out the plan of a mirror run."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol, Self
 
-from prefect.utilities.annotations import quote
-
-from prefect_dist.flows.api import CALL_ERRORS, ApiUnavailable, client, require_api
-from prefect_dist.flows.confirming import Confirming
-from prefect_dist.flows.limits import Limits
-from prefect_dist.flows.mirror_parts import MirrorParts
-from prefect_dist.flows.mirror_policy import Mirroring
-from prefect_dist.flows.runner import message, outcome
-from prefect_dist.flows.walk import Walk
-from prefect_dist.flows.wanted import Image as Wanted
-from prefect_dist.flows.wanted import Parent
+from prefect_dist.mirror.mirror_policy import MirrorPolicy, StepObserver
 from prefect_dist.mirror.mirror_report import Brought
 from prefect_dist.mirror.plan import Extra, Image
-from prefect_dist.mirror.progress import Listener
 from prefect_dist.ocispec import Digest, Reference
-from prefect_dist.tasks import mirror as tasks
+from prefect_dist.transfer import units
 from prefect_dist.transfer.cancellation import Stopped, ending
+from prefect_dist.transfer.confirming import confirm_referrers
+from prefect_dist.transfer.listening import Listener
+from prefect_dist.transfer.pool import Failed, Pool, Unit
 from prefect_dist.transfer.removal import Removed, UnwantedTag
-from prefect_dist.transfer.session import Session
+from prefect_dist.transfer.walk import Walk
+from prefect_dist.transfer.walk_state import ImageState
+
+Admit = Callable[[Sequence[ImageState]], None]
+
+
+class MirrorScopes(Protocol):
+    """The flow runs that the units of a run belong to. Leaving the block ends them."""
+
+    def divide(self, images: Sequence[tuple[ImageState, Image]], admit: Admit) -> None:
+        """Have `admit` add images to the walk, all at once or some at a time."""
+
+    def ended(self, image: ImageState, *, is_vetoed: bool = False) -> None:
+        """Count an image that ended."""
+
+    def __enter__(self) -> Self:
+        """Return the scopes."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object, /) -> None:
+        """End the flow runs."""
 
 
 class Applying:
-    """Carries out the plan of one run. `tasks` counts the task runs that ended.
+    """Carries out the plan of one run.
 
-    Images are added as they are planned, and inquiries of the planning run beside them: `walk` is for both.
+    Images are added as they are planned, and the queries of planning run in the same `walk`.
     """
 
-    def __init__(self, session: Session, listener: Listener, *, name: str, workers: int, retries: int) -> None:
-        self._session, self._listener, self._workers = session, listener, workers
-        self._limits = Limits(retries=retries)
-        self._further_tasks = 0
-        self._parts = MirrorParts(name, session.stopping, self._admit)
-        self._course = Mirroring(self._parts.ended)
-        self.walk = Walk(
-            session.keeper, self._course, listener=listener, stopping=session.stopping, retries=retries, window=workers
-        )
+    def __init__(self, pool: Pool, scopes: MirrorScopes, listener: Listener, observer: StepObserver) -> None:
+        self._pool, self._session, self._scopes, self._listener = pool, pool.session, scopes, listener
+        self._policy = MirrorPolicy(scopes.ended, observer)
+        self.walk = Walk(pool.session.keeper, self._policy, pool, listener)
 
-    @property
-    def tasks(self) -> int:
-        """The task runs that ended."""
-        return self.walk.tasks + self._parts.count + self._further_tasks
-
-    def add(self, planned: Sequence[Image], origins: Mapping[Image, Parent]) -> None:
-        """Add images that have to be brought to targets; `origins` are the results that they were planned by.
-
-        If Prefect's API does not answer, nothing of them is begun, and the run ends as one that was stopped.
-        """
-        try:
-            self._session.stopping.check()
-            require_api(self._session.stopping)
-        except (ApiUnavailable, Stopped) as exc:
-            self._session.stopping.set(str(exc))
-        images = [self._course.take(one, origins[one]) for one in planned]
-        self._parts.divide(list(zip(images, planned, strict=True)))
-
-    def stop(self, reason: str) -> None:
-        """Begin nothing more, and have what is in flight end early."""
-        self._session.stopping.set(reason)
+    def add(self, planned: Sequence[Image], origins: Mapping[Image, object]) -> None:
+        """Add images that have to be mirrored; `origins` are the results that they were planned by."""
+        images = [self._policy.take(one, origins[one]) for one in planned]
+        self._scopes.divide(list(zip(images, planned, strict=True)), self.walk.add)
 
     def run(self) -> Brought:
-        """Bring all images that were added, and those that are added meanwhile."""
-        with self._parts:
+        """Mirror all images that were added, and those that are added meanwhile."""
+        with self._scopes:
             self.walk.run()
-        return self._confirmed(self._course.result(self.walk))
+        return self._confirm(self._policy.result(self.walk))
 
-    def _admit(self, images: Sequence[Wanted]) -> None:
-        self.walk.add(images)
-
-    def _confirmed(self, brought: Brought) -> Brought:
+    def _confirm(self, brought: Brought) -> Brought:
         """Return the result after a last look at the referrers that were listed under fallback tags.
 
         An image whose referrer is not listed in the end has failed, so that the next run pushes the referrer again. A run that
         was stopped does not look: it does not count these referrers as pushed, so that the next run looks for them.
         """
+        unconfirmed = confirm_referrers(self._pool) if self._session.stopping.reason is None else []
         if self._session.stopping.reason is not None:
             return self._without_fallback_referrers(brought)
-        confirming = Confirming(self._session, self._limits, workers=self._workers)
-        try:
-            unconfirmed = confirming.run()
-        except CALL_ERRORS as exc:
-            self._session.stopping.set(f"Prefect API {client().api_url}: {exc}")
-            return self._without_fallback_referrers(brought)
-        self._further_tasks += confirming.tasks
-        sources = {step.target: step.wish.source for image in self._course.planned for step in image.due}
+        sources = {step.target: step.wish.source for image in self._policy.planned for step in image.due}
         failures, referrers = dict(brought.failures), dict(brought.referrers)
         for one in unconfirmed:
             for target, pushed in referrers.items():
@@ -141,16 +122,19 @@ class Applying:
     def _removal(self, target: Reference, allowed: Sequence[UnwantedTag], known: frozenset[str]) -> Removed | str:
         if (reason := self._session.stopping.reason) is not None:
             return f"{target}: {ending(reason)}"
-        try:
-            ready = self._limits.ready(tasks.remove, target.host)
-            result = outcome(ready.submit(quote(target), quote(tuple(allowed)), quote(known), workers=self._workers))
-        except CALL_ERRORS as exc:
-            self._session.stopping.set(f"Prefect API {client().api_url}: {exc}")
-            return f"{target}: {ending(str(self._session.stopping.reason))}"
-        self._further_tasks += 1
-        if isinstance(result, Removed):
-            return result
-        failure = f"{target}: not removed: {message(result)}"
+        unit = Unit(
+            work=units.remove,
+            arguments=(target, tuple(allowed), known),
+            options={"workers": self._pool.window},
+            hosts=frozenset({target.host}),
+        )
+        outcome = self._pool.call(unit)
+        if not isinstance(outcome, Failed):
+            removed: Removed = outcome.value
+            return removed
+        if isinstance(outcome.error, Stopped):
+            return f"{target}: {outcome.error}"
+        failure = f"{target}: not removed: {outcome.error}"
         self._listener.fell_short(failure)
         return failure
 

@@ -1,0 +1,103 @@
+"""Audits of the targets of a mirror, and the search for what is missing there."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from prefect_dist.mirror.check_report import Audits
+from prefect_dist.mirror.entry import Entry
+from prefect_dist.mirror.entry_index import Origins
+from prefect_dist.mirror.lock import Locked, Records
+from prefect_dist.mirror.plan import Image, Step, Wish, with_backup
+from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.transfer import units
+from prefect_dist.transfer.audit import Expected, Finding
+from prefect_dist.transfer.listening import Listener
+from prefect_dist.transfer.pool import Failed, Pool, Unit
+
+# What one task looks into, of one repository.
+_MOST_TAGS = 100
+
+
+class Auditing:
+    """The audits of one run."""
+
+    def __init__(self, pool: Pool, listener: Listener, entries: Sequence[Entry]) -> None:
+        self._pool, self._listener = pool, listener
+        self._origins = Origins(entries)
+
+    def look(self, locked: Records) -> Audits:
+        """Audit all targets that are locked and still wanted."""
+        wanted = {target: record for target, record in locked.items() if self._is_wanted(target, record)}
+        chunks = _chunked(_expected(target, record) for target, record in wanted.items())
+        damaged, unresolved, count = dict[Reference, Finding](), dict[Reference, str](), 0
+        for chunk, outcome in self._pool.run(chunks, _audit_unit):
+            count += len(chunk)
+            self._listener.planned(count, len(wanted))
+            findings = [outcome.error] * len(chunk) if isinstance(outcome, Failed) else outcome.value.findings
+            for expected, found in zip(chunk, findings, strict=True):
+                if isinstance(found, DistError):
+                    unresolved[expected.target] = f"{expected.target}: {found}"
+                elif found.faults:
+                    damaged[expected.target] = found
+        return Audits(
+            right=len(wanted) - len(damaged) - len(unresolved),
+            damaged={target: found.faults for target, found in damaged.items()},
+            roots={target: found.root for target, found in damaged.items()},
+            untold=unresolved,
+            unlooked=len(locked) - len(wanted),
+        )
+
+    def located(self, found: Audits, locked: Records) -> tuple[dict[Image, units.Located], dict[Reference, str]]:
+        """Return the images to repair with the places of their content, and the reasons why others cannot be repaired."""
+
+        def unit(target: Reference) -> Unit:
+            record, entry = locked[target], self._origins.of(target, locked[target])
+            origin, is_rewritten = Reference.parse(record.source), entry is not None and entry.rewrite_index
+            return Unit(
+                work=units.locate,
+                arguments=(origin, _expected(target, record)),
+                options={"rewritten": is_rewritten},
+                hosts=frozenset({origin.host}),
+            )
+
+        images, lost = dict[Image, units.Located](), dict[Reference, str]()
+        for target, outcome in self._pool.run(found.damaged, unit):
+            if isinstance(outcome, Failed):
+                lost[target] = f"{target}: {outcome.error}"
+                continue
+            image = self._image(target, locked[target], found.roots[target], outcome.value.root)
+            if image.due:
+                images[image] = outcome.value
+            else:
+                lost[target] = image.steps[0].note or f"{target}: cannot be repaired"
+        return images, lost
+
+    def _image(self, target: Reference, record: Locked, old: Descriptor | None, root: Descriptor) -> Image:
+        entry = self._origins.of(target, record)
+        if entry is None:
+            raise ValueError(f"{target}: only what an entry wants is looked into")
+        wish = Wish(entry=entry, source=Reference.parse(record.source), targets=(target,))
+        step = with_backup(Step(wish=wish, target=target, change="repair", old=old, new=root))
+        return Image(wish=wish, root=root, content=(), sent=(), steps=(step,))
+
+    def _is_wanted(self, target: Reference, record: Locked) -> bool:
+        return record.mirrored is not None and record.unwanted is None and self._origins.of(target, record) is not None
+
+
+def _expected(target: Reference, record: Locked) -> Expected:
+    """What should be there. Of an index that was made for some platforms, all that it names should be."""
+    return Expected(target=target, digest=record.digest, platforms=record.platforms, referrers=record.referrers)
+
+
+def _chunked(expected: Iterable[Expected]) -> Iterable[tuple[Expected, ...]]:
+    """Tags of one repository together, whose content they share."""
+    by_repository = defaultdict[str, list[Expected]](list)
+    for one in expected:
+        by_repository[one.target.locator].append(one)
+    for tags in by_repository.values():
+        yield from (tuple(tags[first : first + _MOST_TAGS]) for first in range(0, len(tags), _MOST_TAGS))
+
+
+def _audit_unit(chunk: tuple[Expected, ...]) -> Unit:
+    return Unit(work=units.audit, arguments=(chunk,), hosts=frozenset({chunk[0].target.host}))

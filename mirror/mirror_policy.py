@@ -1,0 +1,203 @@
+"""The policy of a mirror's walk: content is uploaded to targets as it arrives, and whole images are published there."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from prefect_dist.mirror.mirror_report import Brought
+from prefect_dist.mirror.plan import Image as PlannedImage
+from prefect_dist.mirror.plan import Step
+from prefect_dist.ocispec import Digest, Reference
+from prefect_dist.ocispec.errors import Conflict
+from prefect_dist.transfer import units
+from prefect_dist.transfer.delivery import Publication
+from prefect_dist.transfer.image_report import Failure
+from prefect_dist.transfer.pool import Failed, Ok, Unit
+from prefect_dist.transfer.related import NOTHING
+from prefect_dist.transfer.walk import Walk
+from prefect_dist.transfer.walk_state import ContentNode, FollowUp, ImageState
+
+
+class StepObserver(Protocol):
+    """Receives the result at each target as soon as it is known."""
+
+    def mirrored(self, step: Step) -> None:
+        """The image is at its target."""
+
+    def failed(self, step: Step, error: str) -> None:
+        """The image is not at its target."""
+
+
+class EndOfImage(Protocol):
+    """Called when an image ended."""
+
+    def __call__(self, image: ImageState, /, *, is_vetoed: bool) -> None:
+        """Count it."""
+
+
+class MirrorPolicy:
+    """The policy of a walk over planned images."""
+
+    visits_existing = True
+
+    def __init__(self, when_ended: EndOfImage, observer: StepObserver) -> None:
+        self._when_ended, self._observer = when_ended, observer
+        self._planned: dict[ImageState, PlannedImage] = {}
+        self._judgements: dict[ImageState, FollowUp] = {}
+        self._publications: dict[ImageState, dict[Step, FollowUp]] = {}
+
+    @property
+    def planned(self) -> tuple[PlannedImage, ...]:
+        """The planned images that were taken."""
+        return tuple(self._planned.values())
+
+    def take(self, planned: PlannedImage, origin: object) -> ImageState:
+        """Return the image for the walk of one that is planned; `origin` is the result that it was planned by."""
+        image = _image(planned, origin)
+        self._planned[image] = planned
+        return image
+
+    def unit_for(self, node: ContentNode, source: Reference) -> Unit:
+        """Return the unit that fetches content and uploads it to one repository of each registry that wants it.
+
+        Other repositories mount it from there. Content of an image that still waits for its gate is not uploaded.
+        """
+        places: dict[str, Reference] = {}
+        for image in node.images:
+            planned = self._planned[image]
+            for step in () if planned.wish.entry.gate else planned.due:
+                places.setdefault(step.target.host, step.target)
+        where = tuple(places.values())
+        hosts = frozenset({source.host, *places})
+        return Unit(work=units.carry, arguments=(node.descriptor, source, where), hosts=hosts)
+
+    def follow_ups(self, image: ImageState, /) -> Sequence[FollowUp]:
+        """Return the question to the gate, if there is one; then the publication at each target; then nothing."""
+        planned, judgement = self._planned[image], self._judgements.get(image)
+        if planned.wish.entry.gate is not None:
+            if judgement is None:
+                self._judgements[image] = self._judgement(image, planned)
+                return (self._judgements[image],)
+            if self._veto(image) is not None:
+                return ()
+        if image in self._publications:
+            return ()
+        self._publications[image] = {step: self._publication(image, planned, step) for step in planned.due}
+        return tuple(self._publications[image].values())
+
+    def end(self, image: ImageState, /) -> None:
+        """Report the result at each target."""
+        planned, veto = self._planned[image], self._veto(image)
+        self._when_ended(image, is_vetoed=veto is not None)
+        for step in planned.due:
+            if self._is_published(image, step):
+                self._observer.mirrored(step)
+            elif veto is None:
+                self._observer.failed(step, _lines(image.failures))
+        for step in planned.steps:
+            if step.is_judged and image.failures:
+                self._observer.failed(step, _lines(image.failures))
+
+    def result(self, walk: Walk) -> Brought:
+        """Return the result of a walk that ended, for all images."""
+        failures, vetoes = dict[Reference, str](), dict[Reference, str]()
+        referrers = dict[Reference, dict[Digest, str | None]]()
+        reports = walk.reports(self._planned)
+        for (image, planned), report in zip(self._planned.items(), reports, strict=True):
+            veto = self._veto(image)
+            for step in planned.due:
+                if self._is_published(image, step):
+                    referrers[step.target] = {referrer.descriptor.digest: referrer.tag for referrer in image.referrers}
+                elif veto is not None:
+                    vetoes[step.target] = f"{planned.wish.source} to {step.target}: vetoed by {_gate(planned)}: {veto}"
+                else:
+                    failures[step.target] = f"{planned.wish.source} to {step.target}: {_lines(report.failures)}"
+            for step in planned.steps:
+                if step.is_judged and veto is not None:
+                    vetoes[step.target] = (
+                        f"{step.target}: vetoed by {_gate(planned)}: {veto}; it was mirrored before and stays there"
+                    )
+                elif step.is_judged and report.failures:
+                    failures[step.target] = f"{planned.wish.source} to {step.target}: {_lines(report.failures)}"
+        return Brought(failures=failures, vetoes=vetoes, referrers=referrers, begun=self._begun())
+
+    def _begun(self) -> frozenset[Reference]:
+        """Return the targets whose tag may have been set although their publication did not succeed.
+
+        A publication that found that the target tag had moved did not set it.
+        """
+        return frozenset(
+            step.target
+            for publications in self._publications.values()
+            for step, follow_up in publications.items()
+            if not isinstance(follow_up.outcome, Ok)
+            and not (isinstance(follow_up.outcome, Failed) and isinstance(follow_up.outcome.error, Conflict))
+        )
+
+    def _veto(self, image: ImageState) -> str | None:
+        judgement = self._judgements.get(image)
+        judged = judgement.outcome if judgement is not None else None
+        return judged.value.veto if isinstance(judged, Ok) else None
+
+    def _is_published(self, image: ImageState, step: Step) -> bool:
+        follow_up = self._publications.get(image, {}).get(step)
+        return follow_up is not None and isinstance(follow_up.outcome, Ok)
+
+    def _judgement(self, image: ImageState, planned: PlannedImage) -> FollowUp:
+        name = _gate(planned)
+
+        def describe(judged: units.Judged) -> str:
+            return f"passed {name}" if judged.veto is None else f"was vetoed by {name}: {judged.veto}"
+
+        unit = Unit(
+            work=units.judge,
+            arguments=(planned.wish.entry.gate, image.reference, image.root),
+            parents=tuple(image.leaves),
+            scope=image.scope,
+        )
+        return FollowUp(image=image, unit=unit, describe=describe)
+
+    def _publication(self, image: ImageState, planned: PlannedImage, step: Step) -> FollowUp:
+        entry, judgement = planned.wish.entry, self._judgements.get(image)
+        if image.root is None:
+            raise ValueError(f"{image.reference}: an image without a root is not published")
+        backup = step.backup
+        wanted = Publication(
+            root=image.root,
+            target=step.target,
+            replaces=None if step.old is None else step.old.digest,
+            platforms=image.platforms,
+            rewritten=entry.rewrite_index,
+            referrers=tuple(image.referrers),
+            backup=backup,
+        )
+        judged = None if judgement is None else judgement.outcome
+        unit = Unit(
+            work=units.publish,
+            arguments=(wanted,),
+            hosts=frozenset({step.target.host} | ({backup.host} if backup is not None else set())),
+            parents=(judged.value,) if isinstance(judged, Ok) else tuple(image.leaves),
+            scope=image.scope,
+        )
+
+        def describe(_published: units.Published) -> str:
+            return f"published at {step.target}"
+
+        return FollowUp(image=image, unit=unit, describe=describe)
+
+
+def _lines(failures: Iterable[Failure]) -> str:
+    return "; ".join(dict.fromkeys(failure.message for failure in failures))
+
+
+def _gate(planned: PlannedImage) -> str:
+    gate = planned.wish.entry.gate
+    return "" if gate is None else gate.entry_point or gate.command[0]
+
+
+def _image(planned: PlannedImage, origin: object) -> ImageState:
+    """Return the state of an image for the walk. A repair pushes the referrers that the target had, not those of today."""
+    wish = planned.wish
+    image = ImageState(wish.source, platforms=wish.entry.platforms, related=wish.related, root=planned.root, origin=origin)
+    if isinstance(origin, units.Located):
+        image.related, image.referrers = NOTHING, dict.fromkeys(origin.referrers)
+    return image

@@ -1,0 +1,36 @@
+"""The last step of a run that pushed referrers to registries without a referrers API: see that they are still listed."""
+
+from dataclasses import dataclass
+
+from prefect_dist.ocispec import Digest, Reference
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.transfer import units
+from prefect_dist.transfer.pool import Failed, Pool, Unit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unconfirmed:
+    """Referrers in a repository that are not listed there, or for which that is not known, with the error."""
+
+    repository: Reference
+    referrers: frozenset[Digest]
+    error: DistError
+
+
+def confirm_referrers(pool: Pool) -> list[Unconfirmed]:
+    """List referrers again that others have overwritten. Return those that could not be listed.
+
+    Without fallback tags no unit is run.
+    """
+    registries, found = pool.session.registries, list[Unconfirmed]()
+    for repository, outcome in pool.run(registries.with_fallback_referrers(), _unit):
+        if isinstance(outcome, Failed):
+            pushed = frozenset[Digest]().union(*registries.pusher(repository).referred.values())
+            found.append(Unconfirmed(repository=repository, referrers=pushed, error=outcome.error))
+        else:
+            found += [Unconfirmed(repository=repository, referrers=one, error=error) for one, error in outcome.value.failed]
+    return found
+
+
+def _unit(repository: Reference) -> Unit:
+    return Unit(work=units.confirm_referrers, arguments=(repository,), hosts=frozenset({repository.host}))

@@ -1,0 +1,327 @@
+"""The walk over the descriptor graphs of many images, each descriptor one unit of work that starts after its parent ended.
+
+Equal content is one node, however many images name it. It is fetched once, and tried again from the next repository that has
+it if one fails. A failure ends only what is below it. An image is reported as soon as nothing of it is in flight.
+
+If referrers are wanted, each manifest of an image also gets a query for its referrers. They are fetched like an image, and
+queried in turn; the image is whole when all of them are in the store.
+
+The policy of the walk decides how content is fetched, and what else is done for an image that is whole.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.errors import DistError, Unsupported
+from prefect_dist.ocispec.platform import Platforms
+from prefect_dist.ocispec.referrers import MAX_REFERRERS, Referrer
+from prefect_dist.storage.presence import Presence
+from prefect_dist.transfer import units
+from prefect_dist.transfer.cancellation import Stopped
+from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.image_report import Failure, ImageReport
+from prefect_dist.transfer.listening import Listener
+from prefect_dist.transfer.pool import Failed, Lane, Outcome, Pool, Unexpected, Unit, Worklist
+from prefect_dist.transfer.units import Fetched, Listed
+from prefect_dist.transfer.walk_state import ContentNode, ContentSource, FollowUp, ImageState, ReferrersQuery, RegistryQuery
+
+Item = ImageState | ContentNode | ReferrersQuery | FollowUp | RegistryQuery
+
+
+class Recorder(Protocol):
+    """Access to what the store has. An error of `ocispec.errors` becomes a failure of the image."""
+
+    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms) -> Presence:
+        """Return what the store has of an image. If that is all, record its name."""
+
+    def hold(self, root: Descriptor, *, platforms: Platforms) -> Presence:
+        """Return what the store has of a tree, and keep it from gc."""
+
+    def record(
+        self, reference: Reference, root: Descriptor, *, platforms: Platforms, referrers: tuple[Referrer, ...] | None
+    ) -> None:
+        """Record the name of an image that became whole; `referrers` None: they were not queried."""
+
+
+class WalkPolicy(Protocol):
+    """The purpose of a walk: what is done with content, and with an image that is whole."""
+
+    visits_existing: bool
+    """True if content that is already in the store also gets a unit of work."""
+
+    def unit_for(self, node: ContentNode, source: Reference) -> Unit:
+        """Return the unit of work that fetches some content from a repository."""
+
+    def follow_ups(self, image: ImageState, /) -> Sequence[FollowUp]:
+        """Return further units for an image whose content and name are in the store; called again when these have ended."""
+
+    def end(self, image: ImageState, /) -> None:
+        """Take an image for which nothing more is done."""
+
+
+class Walk:
+    """The walk of one run, on a pool."""
+
+    def __init__(self, recorder: Recorder, policy: WalkPolicy, pool: Pool, listener: Listener) -> None:
+        self._recorder, self._policy, self._listener = recorder, policy, listener
+        self._worklist: Worklist[Item] = Worklist(pool, self._unit_of, lane=self._lane_of)
+        self._nodes: dict[object, ContentNode] = {}
+        self._queries: dict[object, ReferrersQuery] = {}
+        self._known: deque[tuple[ImageState, Listed]] = deque()
+        self._added: deque[ImageState] = deque()
+        self._is_busy = False
+        self._reports: dict[ImageState, ImageReport] = {}
+
+    def add(self, images: Iterable[ImageState]) -> None:
+        """Add images, before `run` or from a function that it calls, also from the end of another image."""
+        self._added.extend(images)
+        if not self._is_busy:
+            self._continue()
+
+    def query(self, queries: Iterable[RegistryQuery]) -> None:
+        """Add queries, before `run` or from a function that it calls."""
+        self._worklist.add(queries)
+
+    def run(self, images: Sequence[ImageState] = ()) -> tuple[ImageReport, ...]:
+        """Walk over all images that were added and these. Return the reports of these in their order."""
+        self.add(images)
+        for item, outcome in self._worklist:
+            self._is_busy = True
+            self._end(item, outcome)
+            self._continue()
+        return self.reports(images)
+
+    def reports(self, images: Iterable[ImageState]) -> tuple[ImageReport, ...]:
+        """Return the reports of images that ended, in their order."""
+        return tuple(self._reports[image] for image in images)
+
+    def _continue(self) -> None:
+        """Begin images that were added, and follow lists of referrers.
+
+        No outcome is being handled then, so nodes do not get images while the images that they have are informed. A chain of
+        referrers, or of images that end at once, is no chain of calls.
+        """
+        self._is_busy = True
+        while self._known or self._added:
+            if self._known:
+                self._follow(*self._known.popleft())
+            else:
+                self._begin(self._added.popleft())
+        self._is_busy = False
+
+    def _begin(self, image: ImageState) -> None:
+        if image.root is None:
+            self._worklist.add((image,))
+        else:
+            self._resolved(image, image.root, image.origin or image.root)
+
+    def _end(self, item: Item, outcome: Outcome) -> None:
+        if isinstance(item, RegistryQuery):
+            item.take(outcome)
+        elif isinstance(item, FollowUp):
+            self._followed_up(item, outcome)
+        elif isinstance(outcome, Failed):
+            self._fail(item, outcome.error)
+        elif isinstance(item, ImageState) and isinstance(outcome.value, Descriptor):
+            self._resolved(item, outcome.value, outcome.value)
+        elif isinstance(item, ContentNode) and isinstance(outcome.value, Fetched):
+            self._fetched(item, outcome.value)
+        elif isinstance(item, ReferrersQuery) and isinstance(outcome.value, Listed):
+            self._listed(item, outcome.value)
+        else:
+            self._fail(item, Unexpected.of(outcome.value))
+
+    def _lane_of(self, item: Item) -> Lane:
+        """Return the lane of an item: the registries that its unit sends requests to. Queries have lanes of their own."""
+        if isinstance(item, RegistryQuery):
+            return Lane(item.lane, is_single=True)
+        if isinstance(item, ImageState):
+            return Lane(frozenset({item.reference.host}))
+        if isinstance(item, FollowUp):
+            return Lane(item.unit.hosts)
+        if isinstance(item, ReferrersQuery):
+            return Lane(frozenset({item.source.host}))
+        return Lane(self._policy.unit_for(item, item.sources[0].repository).hosts)
+
+    def _unit_of(self, item: Item) -> Unit:
+        if isinstance(item, RegistryQuery | FollowUp):
+            return item.unit
+        if isinstance(item, ImageState):
+            self._listener.resolving(str(item.reference))
+            hosts = frozenset({item.reference.host})
+            return Unit(work=units.resolve, arguments=(item.reference,), hosts=hosts, scope=item.scope)
+        if isinstance(item, ReferrersQuery):
+            return Unit(
+                work=units.list_referrers,
+                arguments=(item.subject, item.source, item.related),
+                hosts=frozenset({item.source.host}),
+                parents=(item.parent,),
+                scope=item.scope,
+            )
+        source = item.sources.popleft()
+        return replace(self._policy.unit_for(item, source.repository), parents=(source.parent,), scope=source.scope)
+
+    def _resolved(self, image: ImageState, root: Descriptor, parent: object) -> None:
+        image.root = root
+        self._listener.resolved(str(image.reference), root)
+        try:
+            if image.related or self._policy.visits_existing:
+                for descriptor in (root, *(referrer.descriptor for referrer in image.referrers)):
+                    self._bring_in(image, descriptor, parent)
+            elif (there := self._recorder.look(image.reference, root, platforms=image.platforms)).is_complete:
+                for descriptor in there.present:
+                    image.credit(descriptor, Receipt("existed"))
+                image.recorded = True
+            else:
+                self._reach(image, (root,), parent)
+        except DistError as exc:
+            image.fail(exc)
+        self._conclude(image)
+
+    def _bring_in(self, image: ImageState, root: Descriptor, parent: object) -> None:
+        """Have an image wait for a tree. One that is in the store may need no unit, but its referrers are queried."""
+        there = self._recorder.hold(root, platforms=image.platforms)
+        if self._policy.visits_existing or not there.is_complete:
+            self._reach(image, (root,), parent)
+            return
+        for descriptor in filter(image.meet, there.present):
+            image.credit(descriptor, Receipt("existed"))
+            self._query_referrers(image, descriptor, parent)
+
+    def _fetched(self, node: ContentNode, result: Fetched) -> None:
+        node.fetched = result
+        self._listener.ended(node.descriptor, result.receipt)
+        receipt = result.receipt
+        for image in node.images:
+            image.open -= 1
+            image.credit(node.descriptor, receipt)
+            receipt = Receipt("existed")  # only the first image counts the transfer
+            self._query_referrers(image, node.descriptor, result)
+            self._reach(image, self._below(image, node.descriptor, result), result)
+            self._conclude(image)
+
+    def _listed(self, query: ReferrersQuery, result: Listed) -> None:
+        query.listed = result
+        self._known.extend((image, result) for image in query.images)
+
+    def _follow(self, image: ImageState, listed: Listed) -> None:
+        """Have an image wait for the referrers of one of its manifests."""
+        image.open -= 1
+        try:
+            for referrer in listed.referrers:
+                if len(image.referrers) == MAX_REFERRERS:
+                    raise Unsupported(f"{image.reference}: expected at most {MAX_REFERRERS} referrers, there are more")
+                if referrer not in image.referrers:
+                    image.referrers[referrer] = None
+                    self._bring_in(image, referrer.descriptor, listed)
+        except DistError as exc:
+            image.fail(exc)
+        self._conclude(image)
+
+    def _fail(self, item: ImageState | ContentNode | ReferrersQuery, error: DistError) -> None:
+        if isinstance(item, ImageState):
+            item.fail(error)
+            self._conclude(item)
+            return
+        if isinstance(item, ContentNode) and item.sources:
+            if not isinstance(error, Stopped):
+                self._worklist.again(item)
+                return
+            item.sources.clear()
+        descriptor = item.descriptor if isinstance(item, ContentNode) else item.subject
+        item.failure = Failure(descriptor=descriptor, error=error)
+        self._listener.failed(descriptor, error)
+        for image in item.images:
+            image.open -= 1
+            image.failures.append(item.failure)
+            self._conclude(image)
+
+    def _reach(self, image: ImageState, descriptors: Iterable[Descriptor], parent: object) -> None:
+        """Have an image wait for content and, as far as they are known, its descendants."""
+        pending = deque(descriptors)
+        while pending:
+            descriptor = pending.popleft()
+            if not image.meet(descriptor):
+                continue
+            node = self._nodes.setdefault(descriptor.content, ContentNode(descriptor))
+            node.images.append(image)
+            if node.fetched is None:
+                self._request(node, image, parent)
+            else:
+                image.credit(descriptor, Receipt("existed"))
+                self._query_referrers(image, descriptor, node.fetched)
+                pending.extend(self._below(image, descriptor, node.fetched))
+
+    def _below(self, image: ImageState, descriptor: Descriptor, result: Fetched) -> Sequence[Descriptor]:
+        children = image.select_children(descriptor, result.children)
+        if not children:
+            image.leaves.append(result)
+        return children
+
+    def _request(self, node: ContentNode, image: ImageState, parent: object) -> None:
+        """Have a node fetched. The image's repository is one more source, unless it was tried."""
+        if image.reference.locator not in node.asked:
+            node.asked.add(image.reference.locator)
+            node.sources.append(ContentSource(image.reference, parent, image.scope))
+        if node.failure is not None and not node.sources:
+            image.failures.append(node.failure)
+            return
+        image.open += 1
+        if node.failure is not None:
+            node.failure = None
+            self._worklist.again(node)
+        elif len(node.images) == 1:
+            self._listener.waiting(node.descriptor)
+            self._worklist.add((node,))
+
+    def _query_referrers(self, image: ImageState, subject: Descriptor, parent: object) -> None:
+        """If an image wants referrers, have it wait for the list of those of one of its manifests."""
+        if not image.related or not subject.is_manifest:
+            return
+        key = image.reference.locator, subject.content, image.related
+        new = ReferrersQuery(subject, image.reference, image.related, parent, image.scope)
+        query = self._queries.setdefault(key, new)
+        query.images.append(image)
+        if query.failure is not None:
+            image.failures.append(query.failure)
+            return
+        image.open += 1
+        if query.listed is None:
+            self._worklist.add((query,))
+        else:
+            self._known.append((image, query.listed))
+
+    def _followed_up(self, follow_up: FollowUp, outcome: Outcome) -> None:
+        follow_up.image.open -= 1
+        follow_up.outcome = outcome
+        if isinstance(outcome, Failed):
+            follow_up.image.fail(outcome.error)
+        else:
+            self._listener.did(str(follow_up.image.reference), follow_up.describe(outcome.value))
+        self._conclude(follow_up.image)
+
+    def _conclude(self, image: ImageState) -> None:
+        """If nothing of an image is in flight: record it if it is whole, and report it if no follow-up is left."""
+        if image.open:
+            return
+        if image.root is not None and not image.failures and not image.recorded:
+            self._record(image, image.root)
+        if image.recorded and not image.failures and (further := self._policy.follow_ups(image)):
+            image.open += len(further)
+            self._worklist.add_first(further)  # an image that is whole does not wait for content of others
+            return
+        self._reports[image] = image.report()
+        self._listener.finished(self._reports[image])
+        self._policy.end(image)
+
+    def _record(self, image: ImageState, root: Descriptor) -> None:
+        referrers = tuple(image.referrers) if image.related or image.referrers else None
+        try:
+            self._recorder.record(image.reference, root, platforms=image.platforms, referrers=referrers)
+        except DistError as exc:
+            image.fail(exc)
+        else:
+            image.recorded = True
