@@ -7,10 +7,11 @@ from prefect_dist.mirror.progress import LogListener
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.transfer.cancellation import Stopping
-from prefect_dist.transfer.pool import Failed, Unit
+from prefect_dist.transfer.pool import Failed
 from prefect_dist.transfer.walk import Walk
 from prefect_dist.transfer.walk_state import ImageState
-from tests.transfer.walks import EmptyStore, End, FetchingPolicy, HeldPool, end_fetched
+from tests.transfer.pools import HeldPool
+from tests.transfer.walks import EmptyStore, FetchingPolicy, end_fetched
 
 ROOT = Descriptor(media_type="application/vnd.oci.image.layer.v1.tar", digest=Digest.of(b"root"), size=4)
 
@@ -19,8 +20,10 @@ def image(number: int) -> ImageState:
     return ImageState(Reference.parse(f"registry.example/app:v{number}"), root=ROOT)
 
 
-def walk(policy: FetchingPolicy, run: Callable[[Unit, End], None], stopping: Stopping | None = None) -> tuple[Walk, HeldPool]:
-    pool = HeldPool(stopping or Stopping(), run)
+def walk(
+    policy: FetchingPolicy, run: Callable[[HeldPool, object], None], stopping: Stopping | None = None
+) -> tuple[Walk, HeldPool]:
+    pool = HeldPool(run, stopping=stopping)
     return Walk(EmptyStore(), policy, pool, LogListener(logging.getLogger("test"))), pool
 
 
@@ -48,8 +51,8 @@ def test_an_image_that_is_added_at_the_failure_of_another_one_fails_once() -> No
         if waiting:
             walking.add([waiting.pop()])
 
-    def fail(_unit: Unit, end: End) -> None:
-        end(Failed(Unavailable("nothing is there")))
+    def fail(pool: HeldPool, item: object) -> None:
+        pool.finish(item, Failed(Unavailable("nothing is there")))
 
     walking, _ = walk(FetchingPolicy(begin_next), fail)
     walking.run([waiting.pop()])

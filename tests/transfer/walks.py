@@ -1,50 +1,18 @@
-"""Walks whose units of work end when the test says so, and a store that has nothing."""
+"""What a walk needs: a policy that fetches, and a store that has nothing."""
 # ruff: noqa: ARG002 - the interfaces are those of a walk
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
-from contextlib import contextmanager
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Sequence
 
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.storage.completeness import Completeness
 from prefect_dist.transfer import units
-from prefect_dist.transfer.cancellation import Stopping
 from prefect_dist.transfer.content import Receipt
-from prefect_dist.transfer.pool import Ok, Outcome, Pool, Unit
+from prefect_dist.transfer.pool import Ok, Unit
 from prefect_dist.transfer.units import Fetched
 from prefect_dist.transfer.walk_state import ContentNode, FollowUp, ImageState
-
-if TYPE_CHECKING:
-    from prefect_dist.transfer.session import Session
-
-End = Callable[[Outcome], None]
-
-
-class HeldPool(Pool):
-    """Passes each unit to the test, which ends it."""
-
-    def __init__(self, stopping: Stopping, run: Callable[[Unit, End], None]) -> None:
-        super().__init__(cast("Session", SimpleNamespace(stopping=stopping)), window=2)
-        self._run = run
-
-    @property
-    def waiting(self) -> AbstractSet[Hashable]:
-        """No unit waits."""
-        return frozenset()
-
-    @contextmanager
-    def on_wait(self, listener: Callable[[], None]) -> Iterator[None]:
-        """No unit waits."""
-        yield
-
-    def start(self, unit: Unit, end: End) -> Hashable:
-        """Pass a unit to the test."""
-        self._run(unit, end)
-        return object()
+from tests.transfer.pools import HeldPool
 
 
 class FetchingPolicy:
@@ -85,6 +53,6 @@ class EmptyStore:
         """Record nothing."""
 
 
-def end_fetched(_unit: Unit, end: End) -> None:
+def end_fetched(pool: HeldPool, item: object) -> None:
     """End a unit that fetched a blob."""
-    end(Ok(Fetched(Receipt("fetched"), ())))
+    pool.finish(item, Ok(Fetched(Receipt("fetched"), ())))

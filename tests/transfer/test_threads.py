@@ -1,0 +1,115 @@
+"""The thread pool: attempts, waits and cancellation."""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from prefect_dist.mirror.progress import LogListener
+from prefect_dist.ocispec.errors import Corrupt, DistError, NotFound, Unavailable
+from prefect_dist.remotes.errors import Exchange, RegistryUnavailable
+from prefect_dist.transfer import threads
+from prefect_dist.transfer.attempts import has_another
+from prefect_dist.transfer.cancellation import Stopped
+from prefect_dist.transfer.pool import Failed, Lane, Ok, Unit, Worklist
+from prefect_dist.transfer.session import Session, SessionSpec, open_session
+from prefect_dist.transfer.threads import ThreadPool
+
+LISTENER = LogListener(logging.getLogger("test"))
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    with open_session(SessionSpec(store=str(tmp_path)), observer=LISTENER) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_DELAYS_S", lambda _state: 0.0)
+
+
+def throttled(seconds: float) -> DistError:
+    exchange = Exchange(method="GET", url="https://h/v2/", status=429, codes=(), retry_after_s=seconds)
+    return RegistryUnavailable("too many requests", exchange)
+
+
+class Failing:
+    """A unit of work that raises some errors, one per attempt, then returns its number of attempts."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self._errors = list(errors)
+        self.attempts = 0
+        self.had_another: list[bool] = []
+
+    def __call__(self, session: Session) -> int:
+        assert session.store
+        self.attempts += 1
+        if not self._errors:
+            return self.attempts
+        error = self._errors.pop(0)
+        if isinstance(error, DistError):
+            self.had_another.append(has_another(error))
+        raise error
+
+
+def test_a_retryable_error_is_retried(session: Session) -> None:
+    work = Failing(Unavailable("no route"), Unavailable("no route"))
+    with ThreadPool(session, window=1, retries=2) as pool:
+        assert pool.call(Unit(work=work)) == Ok(3)
+    assert work.had_another == [True, True]
+    assert pool.runs == 1
+
+
+def test_the_last_error_is_the_outcome_if_no_retry_is_left(session: Session) -> None:
+    work = Failing(*(Unavailable(f"no route, attempt {number}") for number in (1, 2, 3)))
+    with ThreadPool(session, window=1, retries=1) as pool:
+        outcome = pool.call(Unit(work=work))
+    assert isinstance(outcome, Failed)
+    assert str(outcome.error) == "no route, attempt 2"
+    assert work.had_another == [True, False]
+
+
+@pytest.mark.parametrize(("error", "attempts"), [(NotFound("gone"), 1), (Corrupt("other bytes"), 2)])
+def test_other_errors_get_their_number_of_attempts(session: Session, error: DistError, attempts: int) -> None:
+    work = Failing(*[error] * 5)
+    with ThreadPool(session, window=1, retries=3) as pool:
+        assert pool.call(Unit(work=work)) == Failed(error)
+    assert work.attempts == attempts
+
+
+def test_a_retry_after_is_no_retry_and_frees_a_place_in_the_window(session: Session) -> None:
+    beginning = threading.Event()
+    first = throttled(0.2)
+
+    def wait_for_other(_: Session) -> None:
+        if not beginning.is_set():
+            raise first
+
+    def begin(_: Session) -> None:
+        beginning.set()
+
+    with ThreadPool(session, window=1, retries=0) as pool:
+        made: Worklist[Callable[[Session], None]] = Worklist(pool, lambda work: Unit(work=work), lane=Lane)
+        made.add([wait_for_other, begin])
+        assert dict(made) == {wait_for_other: Ok(None), begin: Ok(None)}
+
+
+def test_a_wait_ends_when_the_run_is_cancelled(session: Session) -> None:
+    def throttle(running: Session) -> None:
+        threading.Timer(0.1, running.stopping.set, ["interrupted"]).start()
+        raise throttled(600)
+
+    with ThreadPool(session, window=1) as pool:
+        outcome = pool.call(Unit(work=throttle))
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, Stopped)
+
+
+def test_an_unexpected_error_is_an_outcome(session: Session) -> None:
+    with ThreadPool(session, window=1) as pool:
+        outcome = pool.call(Unit(work=Failing(KeyError("digest"))))
+    assert isinstance(outcome, Failed)
+    assert str(outcome.error) == "unexpected KeyError: 'digest'; report it"
