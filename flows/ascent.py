@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from prefect_dist.ocispec import Descriptor, Reference
-from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.ocispec.children import children_reader, without_foreign
+from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.storage import Name, presence
 from prefect_dist.transfer import units
 from prefect_dist.transfer.cancellation import Stopped

@@ -21,9 +21,6 @@ from prefect_dist.transfer.image_report import Failure, ImageEnd
 from prefect_dist.transfer.listening import Listener, State
 from prefect_dist.transfer.session import Untold
 
-    def recording(self) -> None:
-        """Nothing more happens to any image; the run removes tags and records its results."""
-
 
 class LogListener:
     """Writes one line per event to a logger."""

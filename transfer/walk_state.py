@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prefect_dist.ocispec import Descriptor, Reference
-from prefect_dist.ocispec.errors import DistError, NotFound
 from prefect_dist.ocispec.children import select_manifests
+from prefect_dist.ocispec.errors import DistError, NotFound
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.transfer.content import Receipt

@@ -58,7 +58,7 @@ class HeldPool(Pool):
         self.open[item] = end
         self.most = max(self.most, len(self.open))
         self._run(self, item)
-        return cast("Hashable", item)
+        return item
 
     def finish(self, item: object, outcome: Outcome = Ok(None)) -> None:  # noqa: B008 - frozen
         """End a unit in flight."""

@@ -45,7 +45,7 @@ class Failing:
         self.had_another: list[bool] = []
 
     def __call__(self, session: Session) -> int:
-        assert session.store
+        assert isinstance(session, Session)
         self.attempts += 1
         if not self._errors:
             return self.attempts

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
-from prefect_dist.storage.completeness import Completeness
+from prefect_dist.storage.presence import Presence
 from prefect_dist.transfer import units
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.pool import Ok, Unit
@@ -39,13 +39,13 @@ class FetchingPolicy:
 class EmptyStore:
     """The recorder of a store that has nothing and takes every name."""
 
-    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms) -> Completeness:
+    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms) -> Presence:
         """Return that nothing is there."""
-        return Completeness((), (root,))
+        return Presence((), (root,))
 
-    def hold(self, root: Descriptor, *, platforms: Platforms) -> Completeness:
+    def hold(self, root: Descriptor, *, platforms: Platforms) -> Presence:
         """Return that nothing is there."""
-        return Completeness((), (root,))
+        return Presence((), (root,))
 
     def record(
         self, reference: Reference, root: Descriptor, *, platforms: Platforms, referrers: tuple[Referrer, ...] | None
