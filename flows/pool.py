@@ -15,7 +15,7 @@ from prefect_dist.ocispec.errors import DistError
 from prefect_dist.tasks import fetch, mirror, push, upkeep
 from prefect_dist.tasks._task import TASKS, WAITING
 from prefect_dist.transfer.attempts import RETRIES
-from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Unexpected, Unit
+from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Raised, Unexpected, Unit
 from prefect_dist.transfer.session import Session
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class PrefectPool(Pool):
         """Call `listener` each time that a task run begins to wait during the block."""
         return WAITING.on_wait(listener)
 
-    def start(self, unit: Unit, end: Callable[[Outcome], None]) -> Hashable:
+    def start(self, unit: Unit, end: Callable[[Outcome | Raised], None]) -> Hashable:
         """Submit the task of a unit. Return the id of its run.
 
         The arguments are quoted, or Prefect would draw arrows from any task that returned equal strings in its fields. The task
@@ -73,13 +73,16 @@ class PrefectPool(Pool):
         return future.task_run_id
 
 
-def _outcome(future: Any) -> Outcome:
+def _outcome(future: Any) -> Outcome | Raised:
     """Return the outcome of a task run that ended.
 
     Not `future.result()`: that goes to an event loop and back for a value in memory, at a tenth of the cost of a small task.
     """
-    state = future.wrapped_future.result()
-    result = state.data.result if state.is_completed() else state.result(raise_on_failure=False)
+    try:
+        state = future.wrapped_future.result()
+        result = state.data.result if state.is_completed() else state.result(raise_on_failure=False)
+    except BaseException as exc:  # noqa: BLE001 - a suspended flow run, for example; this is called in the thread of the task
+        return Raised(exc)
     if isinstance(result, DistError):
         return Failed(result)
     return Failed(Unexpected.of(result)) if isinstance(result, BaseException) else Ok(result)

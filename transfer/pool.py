@@ -39,6 +39,13 @@ class Failed:
 Outcome = Ok[Any] | Failed
 
 
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """An exception that ends the loop over the outcomes, such as the one by which Prefect suspends a flow run."""
+
+    error: BaseException
+
+
 class Unexpected(DistError):
     """An error that no unit of work should end with."""
 
@@ -105,7 +112,7 @@ class Pool(ABC):
         """Call `listener`, from any thread, each time that a unit begins to wait during the block."""
 
     @abstractmethod
-    def start(self, unit: Unit, end: Callable[[Outcome], None]) -> Hashable:
+    def start(self, unit: Unit, end: Callable[[Outcome | Raised], None]) -> Hashable:
         """Start a unit of work. Return its key. `end` is called once with its outcome, from any thread.
 
         Raises:
@@ -152,7 +159,7 @@ class Worklist(Generic[Item]):
         self._in_flight: Counter[Lane] = Counter()
         self._counted: dict[object, Hashable] = {}  # the pool's keys of units in flight
         self._last, self._first = count(), count(-1, -1)
-        self._ended: queue.SimpleQueue[tuple[Item, Lane, object, Outcome] | Callable[[], None]] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[tuple[Item, Lane, object, Outcome | Raised] | Callable[[], None]] = queue.SimpleQueue()
 
     def add(self, items: Iterable[Item]) -> None:
         """Add those items that were never added before, after all that wait."""
@@ -181,6 +188,8 @@ class Worklist(Generic[Item]):
                     ended()
                     continue
                 item, lane, run, outcome = ended
+                if isinstance(outcome, Raised):
+                    raise outcome.error
                 self._in_flight[lane] -= 1
                 self._counted.pop(run, None)
                 self._pool.runs += run is not None
@@ -202,7 +211,7 @@ class Worklist(Generic[Item]):
     def _start(self, item: Item, lane: Lane) -> None:
         run = object()
 
-        def end(outcome: Outcome) -> None:
+        def end(outcome: Outcome | Raised) -> None:
             self._ended.put((item, lane, run, outcome))
 
         try:

@@ -12,7 +12,7 @@ import tenacity
 
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.attempts import RETRIES, Attempt, attempting
-from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Unexpected, Unit
+from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Raised, Unexpected, Unit
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.waiting import WaitingUnits
 
@@ -41,7 +41,7 @@ class ThreadPool(Pool):
         with self._waiting.on_wait(listener):
             yield
 
-    def start(self, unit: Unit, end: Callable[[Outcome], None]) -> Hashable:
+    def start(self, unit: Unit, end: Callable[[Outcome | Raised], None]) -> Hashable:
         """Start a unit in a thread that has a copy of the present context."""
         key = object()
         self._executor.submit(copy_context().run, self._run, key, unit, end)
@@ -53,13 +53,15 @@ class ThreadPool(Pool):
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown()
 
-    def _run(self, key: Hashable, unit: Unit, end: Callable[[Outcome], None]) -> None:
+    def _run(self, key: Hashable, unit: Unit, end: Callable[[Outcome | Raised], None]) -> None:
         try:
             end(Ok(_Attempts(self, key, unit).run()))
         except DistError as exc:
             end(Failed(exc))
-        except Exception as exc:  # noqa: BLE001 - an error that no one expects must not end the loop that awaits the outcome
+        except Exception as exc:  # noqa: BLE001 - an error that no one expects concerns one unit
             end(Failed(Unexpected.of(exc)))
+        except BaseException as exc:  # noqa: BLE001 - it ends the run, not only this thread
+            end(Raised(exc))
 
     def pause(self, key: Hashable, seconds: float, *, is_waiting: bool) -> None:
         """Sleep before the next attempt of a unit. `is_waiting`: because of a Retry-After.

@@ -44,7 +44,7 @@ def started(
     config.write_text(f"lock: {directory}/lock.json\nsync: [{entry}]\n")
     argv = command("--store", directory / "store", "--output", "json", "mirror", "--concurrency", "4", config)
     if most_tasks is not None:
-        setting = f"from prefect_dist.mirror import parts; parts.MOST_TASKS = {most_tasks}"
+        setting = f"from prefect_dist.flows import mirror_parts; mirror_parts.MOST_TASKS = {most_tasks}"
         argv[1:3] = ["-c", f"from prefect_dist.cli.main import main; {setting}; main()"]
     quiet = {f"PREFECT_LOGGING_HANDLERS_{name}_LEVEL": "CRITICAL" for name in ("CONSOLE", "DEBUG")}
     env = os.environ | quiet | {"PREFECT_API_URL": api.url, "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "CRITICAL"}

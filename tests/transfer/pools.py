@@ -7,12 +7,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect_dist.transfer.cancellation import Stopping
-from prefect_dist.transfer.pool import Ok, Outcome, Pool, Unit
+from prefect_dist.transfer.pool import Ok, Outcome, Pool, Raised, Unit
 
 if TYPE_CHECKING:
     from prefect_dist.transfer.session import Session
 
-End = Callable[[Outcome], None]
+End = Callable[[Outcome | Raised], None]
 
 
 class HeldPool(Pool):
@@ -60,7 +60,7 @@ class HeldPool(Pool):
         self._run(self, item)
         return item
 
-    def finish(self, item: object, outcome: Outcome = Ok(None)) -> None:  # noqa: B008 - frozen
+    def finish(self, item: object, outcome: Outcome | Raised = Ok(None)) -> None:  # noqa: B008 - frozen
         """End a unit in flight."""
         self.open.pop(item)(outcome)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.transfer.cancellation import Stopped, Stopping
-from prefect_dist.transfer.pool import Failed, Lane, Ok, Unit, Worklist
+from prefect_dist.transfer.pool import Failed, Lane, Ok, Raised, Unit, Worklist
 from tests.transfer.pools import HeldPool, end_at_once
 
 
@@ -124,6 +124,12 @@ def test_a_failure_is_an_outcome_like_any_other() -> None:
 
     made, _ = worklist(fail_first, 0, 1)
     assert dict(made) == {0: Failed(error), 1: Ok(1)}
+
+
+def test_an_exception_that_ends_the_run_is_raised_where_outcomes_are_read() -> None:
+    made, _ = worklist(lambda pool, item: pool.finish(item, Raised(KeyboardInterrupt())), 1)
+    with pytest.raises(KeyboardInterrupt):
+        list(made)
 
 
 def test_items_that_were_not_started_end_as_stopped_once_the_run_is_cancelled() -> None:
