@@ -21,8 +21,8 @@ with atheris.instrument_imports(include=["ocispec", "remotes", "flows"]):
     from prefect_dist.ocispec.errors import DistError
     from prefect_dist.ocispec.mediatypes import MANIFESTS
     from prefect_dist.ocispec.reference import expand
-    from prefect_dist.remotes import catalog, challenge, errors, foreign, headers, listing, tags
-    from prefect_dist.remotes.login import Login
+    from prefect_dist.remotes import errors, foreign, headers, listing
+    from prefect_dist.remotes.credentials import RegistryLogin
     from prefect_dist.remotes.throttled import read_quota
     from prefect_dist.remotes.token import Tokens, TokenServer
 
@@ -86,7 +86,7 @@ def configs(data: bytes) -> None:
 
 def challenges(data: bytes) -> None:
     """WWW-Authenticate, and the token server that it names."""
-    for one in challenge.parse([_text(data)]):
+    for one in headers.parse_challenges([_text(data)]):
         with contextlib.suppress(DistError):
             TokenServer.named_by(one, host="fuzz")
 
@@ -94,7 +94,7 @@ def challenges(data: bytes) -> None:
 def tokens(data: bytes) -> None:
     """What a token server answers."""
     server = TokenServer(realm=httpx.URL("https://tokens.example/"), service=None)
-    asking = Tokens(Login(host="fuzz")).ask(server, "repository:a:pull")
+    asking = Tokens(RegistryLogin(host="fuzz")).ask(server, "repository:a:pull")
     request = next(asking)
     with contextlib.suppress(StopIteration):
         asking.send(httpx.Response(200, content=data, request=request))
@@ -117,9 +117,9 @@ def answers(data: bytes) -> None:
 
 def lists(data: bytes) -> None:
     """Lists of tags and repositories, and the urls of descriptors."""
-    for kind in (tags.KIND, catalog.KIND):
+    for kind in (listing.TAGS, listing.REPOSITORIES):
         with contextlib.suppress(DistError):
-            listing.read(data, kind, at="fuzz")
+            listing.read_page(data, kind, at="fuzz")
     assert foreign.parse(_text(data)).host
 
 

@@ -13,11 +13,10 @@ from dataclasses import dataclass, field, replace
 import httpx
 
 from prefect_dist.ocispec.errors import Denied
-from prefect_dist.remotes.challenge import Challenge, parse
-from prefect_dist.remotes.credentials import Credentials
+from prefect_dist.remotes.credentials import Credentials, RegistryLogin
 from prefect_dist.remotes.errors import CredentialsRefused, RegistryDenied, RegistryError, from_response, redact
 from prefect_dist.remotes.guard import GUARD
-from prefect_dist.remotes.login import Login
+from prefect_dist.remotes.headers import Challenge, parse_challenges
 from prefect_dist.remotes.token import Tokens, TokenServer, merge
 
 # A token is not used in its last seconds: it would expire on the way.
@@ -50,7 +49,7 @@ class _Grant:
 class HostAuth:
     """What one registry was told and gave so far; shared by all requests to it with these credentials. Thread-safe."""
 
-    def __init__(self, login: Login, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, login: RegistryLogin, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.host = login.host
         self.login = login
         self.tokens = Tokens(login)
@@ -168,7 +167,7 @@ class RegistryAuth(httpx.Auth):
             return
         if response.status_code == httpx.codes.UNAUTHORIZED:
             response.read()
-            header = yield from self._answer(parse(response.headers.get_list("www-authenticate")), request, sent)
+            header = yield from self._answer(parse_challenges(response.headers.get_list("www-authenticate")), request, sent)
         else:
             header = self._replacement(response, sent)
         if header is not None and header != sent:
@@ -272,7 +271,7 @@ class RegistryAuth(httpx.Auth):
             return self._host.renew_doubted(credentials)
         if not self._host.renew(credentials):
             exchange = from_response(self._host.host, response).exchange
-            self._host.refused = self._host.login.refused(credentials, exchange)
+            self._host.refused = self._host.login.refusal(credentials, exchange)
             raise self._host.refused
         return True
 

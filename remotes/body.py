@@ -57,6 +57,25 @@ def read_part(send: Send, descriptor: Descriptor, *, offset: int, end: int, subj
     yield from _Reader(send, descriptor, offset, subject, end=end).all()
 
 
+class TruncatedStream(httpx.SyncByteStream):
+    """The first `limit` bytes of another stream. The rest is not read, and is not an error."""
+
+    def __init__(self, stream: httpx.SyncByteStream, limit: int) -> None:
+        self._stream, self._limit = stream, limit
+
+    def __iter__(self) -> Iterator[bytes]:
+        left = self._limit
+        for piece in self._stream:
+            yield piece[:left]
+            left -= len(piece)
+            if left <= 0:
+                return
+
+    def close(self) -> None:
+        """Close the other stream."""
+        self._stream.close()
+
+
 class _Reader:
     """Position and failures of one transfer, of all that follows or of a part that ends before `end`."""
 

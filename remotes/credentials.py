@@ -16,7 +16,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 import orjson
 
 from prefect_dist.ocispec.errors import Denied, InvalidInput
-from prefect_dist.remotes.errors import one_line
+from prefect_dist.remotes.errors import CredentialsRefused, Exchange, one_line
 from prefect_dist.remotes.helpers import Answer, HelperName, Helpers, is_name
 
 _log = logging.getLogger(__name__)
@@ -84,6 +84,32 @@ class Credentials:
 
 CredentialSource: TypeAlias = Callable[[str, str], Credentials | None]
 """Gives the credentials for (host, repository), as they stand in references; None where it has none. Thread-safe."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegistryLogin:
+    """The credentials for a registry, None for none, and hints for the user. The hints contain no secret.
+
+    `ways` are ways to give credentials besides the files of docker and podman, such as "give --username and --password-stdin".
+    """
+
+    host: str
+    credentials: Credentials | None = None
+    ways: Sequence[str] = ()
+
+    @property
+    def advice(self) -> str:
+        """Return the hint that is shown if the registry denies access."""
+        if self.credentials is not None:
+            return f"{self.credentials.told} is not enough; have this user allowed, or give another"
+        *most, last = (*self.ways, f"log in with {log_in(self.host)}")
+        return f"{', '.join(most)}, or {last}" if most else last
+
+    def refusal(self, credentials: Credentials, exchange: Exchange, *, by: str = "") -> CredentialsRefused:
+        """Return the error for wrong credentials. `by` names the server that refused them, if it is not the registry."""
+        answer = f"{by}: {exchange.answer}" if by else exchange.answer
+        told = f"{self.host}: {credentials.told} is refused; {credentials.origin.remedy} ({answer})"
+        return CredentialsRefused(told, exchange)
 
 
 def first_of(*sources: CredentialSource) -> CredentialSource:

@@ -31,6 +31,8 @@ _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LEN
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 ADVICE = "dist.advice"
 """Extension of a request: what there is to do for who is not let in, a text that is no secret."""
+# A message about several servers shows so much of the answer of each.
+ANSWER_CHARS = 320
 _BODY_BYTES = 4096
 _CODES = 5
 _TEXT = 200
@@ -93,6 +95,11 @@ _CLASSES: dict[int, tuple[type[RegistryError], str]] = {
     408: (RegistryUnavailable, "the registry timed out"),
     429: (RegistryUnavailable, "too many requests"),
 }
+
+
+def with_message(error: DistError, message: str) -> DistError:
+    """Return an error of the same class, and about the same exchange, with another message."""
+    return type(error)(message, error.exchange) if isinstance(error, RegistryError) else type(error)(message)
 
 
 def from_response(subject: str, response: httpx.Response) -> RegistryError:

@@ -12,10 +12,11 @@ import httpx
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
-from prefect_dist.remotes import body, document, referrers, tags
+from prefect_dist.remotes import body, document, referrers
 from prefect_dist.remotes.errors import RegistryNotFound, from_response
 from prefect_dist.remotes.foreign import Foreign
 from prefect_dist.remotes.headers import ANY_MANIFEST, ASK_BY_GET, MEDIA_TYPE, digest_in, length
+from prefect_dist.remotes.listing import list_tags
 from prefect_dist.remotes.ranges import Ranges
 from prefect_dist.remotes.repository import Repository
 
@@ -127,9 +128,9 @@ class Fetcher:
         """The tags of this repository, each once, in the registry's order; asked for as they are taken.
 
         Raises:
-            DistError: as `remotes.tags.listed`, while iterating.
+            DistError: as `remotes.listing.list_tags`, while iterating.
         """
-        return tags.listed(self._repository)
+        return list_tags(self._repository)
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
         """The manifests about `descriptor`, each once, with artifact type and annotations; asked for as they are taken.

@@ -12,7 +12,7 @@ import httpx
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput
 from prefect_dist.remotes.body import ANSWERS, ANSWERS_RANGED
-from prefect_dist.remotes.errors import RegistryError, from_response, one_line, redact
+from prefect_dist.remotes.errors import ANSWER_CHARS, RegistryError, from_response, one_line, redact, with_message
 from prefect_dist.remotes.ranges import Ranges
 from prefect_dist.remotes.repository import Repository
 
@@ -20,7 +20,6 @@ from prefect_dist.remotes.repository import Repository
 MAX_URLS = 5
 # In a message that has room for what each of them answered.
 _URL_CHARS = 200
-_ANSWER_CHARS = 320
 _SCHEMES = ("http", "https")
 
 
@@ -55,7 +54,7 @@ class Foreign:
                 errors.append(exc)
             else:
                 return
-        raise _nowhere(missing, errors, more=len(descriptor.urls) - len(errors))
+        raise _combine_errors(missing, errors, more=len(descriptor.urls) - len(errors))
 
     def distrust(self, digest: Digest) -> None:
         """What came was wrong: the url that gave the last of it is asked after the others from now on."""
@@ -95,15 +94,15 @@ def parse(text: str) -> httpx.URL:
     return url
 
 
-def _nowhere(missing: RegistryError, errors: Sequence[DistError], *, more: int) -> DistError:
-    told = "; ".join([_answer(error)[:_ANSWER_CHARS] for error in errors] + ([f"{more} more, not asked"] if more else []))
+def _combine_errors(missing: RegistryError, errors: Sequence[DistError], *, more: int) -> DistError:
+    told = "; ".join([_answer(error)[:ANSWER_CHARS] for error in errors] + ([f"{more} more, not asked"] if more else []))
     chosen = max([missing, *errors], key=lambda error: (error.retryable, isinstance(error, Denied)))
     message = f"{missing}; nor is it at its urls: {told}"
-    return type(chosen)(message, chosen.exchange) if isinstance(chosen, RegistryError) else type(chosen)(message)
+    return with_message(chosen, message)
 
 
 def _answer(error: DistError) -> str:
-    """What a url answered. Those are no registries, so nothing is said of what registries mean by it."""
+    """Return the answer of a URL, without the meaning that the status has for registries."""
     if not isinstance(error, RegistryError):
         return str(error)
     of = error.exchange

@@ -1,6 +1,8 @@
 """Headers of requests, and those of answers, which are checked: lengths, digests, locations (distribution-spec 1.1)."""
 
 import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import httpx
 
@@ -16,8 +18,20 @@ MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Z
 ANY_MANIFEST = ", ".join((*mediatypes.MANIFESTS, "*/*"))
 # The answers to a HEAD that may hide something: HEAD does not exist, or (403) only the body of a GET says why.
 ASK_BY_GET = frozenset({403, 405, 501})
+# challenge ::= scheme [ param { "," param } ];  param ::= token "=" ( token | quoted-string )
+# Blanks and commas are one class, for two neighbouring repetitions of blanks take quadratic time.
+_SCHEME = re.compile(r"[\s,]*([A-Za-z][A-Za-z0-9._~+/-]*)(?=\s|,|$)")
+_PARAM = re.compile(r'[\s,]*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))')
 _MAX_LENGTH_DIGITS = 19
 _DIGEST_CHARS = 160  # more than any digest has: what a message shows of a bad one
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """A challenge of WWW-Authenticate (RFC 9110, 11.6.1). The scheme and the names of parameters are in lower case."""
+
+    scheme: str
+    params: dict[str, str] = field(default_factory=dict)
 
 
 def length(response: httpx.Response, name: str = "content-length") -> int | None:
@@ -75,6 +89,24 @@ def next_page(response: httpx.Response, subject: str) -> httpx.URL | None:
     """
     text = response.links.get("next", {}).get("url")
     return None if text is None else _joined(response, text, "Link", subject)
+
+
+def parse_challenges(headers: Iterable[str]) -> list[Challenge]:
+    """Return all challenges in the values of WWW-Authenticate headers. Malformed parts are skipped."""
+    return [challenge for header in headers for challenge in _parse_challenges(header)]
+
+
+def _parse_challenges(header: str) -> list[Challenge]:
+    found: list[Challenge] = []
+    position = 0
+    while match := _SCHEME.match(header, position):
+        challenge = Challenge(match[1].lower())
+        position = match.end()
+        while param := _PARAM.match(header, position):
+            challenge.params[param[1].lower()] = re.sub(r"\\(.)", r"\1", param[2]) if param[2] is not None else param[3]
+            position = param.end()
+        found.append(challenge)
+    return found
 
 
 def _joined(response: httpx.Response, text: str, header: str, subject: str) -> httpx.URL:

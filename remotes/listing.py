@@ -1,7 +1,4 @@
-"""Lists of names that come in pages: the tags of a repository, the repositories of a registry.
-
-What they have in common: how pages are asked for, and what a registry cannot do with them to whoever reads.
-"""
+"""Lists in pages: the tags of a repository, the repositories of a registry; and the limits that protect their reader."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +10,10 @@ import httpx
 
 from prefect_dist.ocispec import fields
 from prefect_dist.ocispec.errors import InvalidInput, Unavailable, Unsupported
+from prefect_dist.ocispec.reference import is_repository, is_tag
 from prefect_dist.remotes import document
-from prefect_dist.remotes.errors import RegistryRefused
+from prefect_dist.remotes.errors import RegistryDenied, RegistryNotFound, RegistryRefused, with_message
 from prefect_dist.remotes.headers import next_page
-from prefect_dist.remotes.paging import Trail
 from prefect_dist.remotes.repository import Repository
 from prefect_dist.remotes.sizes import SMALL_PAGE_NAMES
 from prefect_dist.remotes.throttled import waited_s
@@ -33,8 +30,8 @@ _TOO_MANY_NAMES = frozenset({400, 413})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """What is listed: where, under which key of an answer, and what a name of it is, by a test and in words."""
+class ListingKind:
+    """A kind of list: its path, its key in a page, and the grammar of its names, as a test and in words."""
 
     path: str
     key: str
@@ -43,25 +40,68 @@ class Kind:
     grammar: str
 
 
-def names(repository: Repository, kind: Kind, *, at: str) -> Iterator[str]:
-    """All names in a list, each once, in the registry's order; a page is asked for when those before it are taken.
+TAGS = ListingKind(path="tags/list", key="tags", one="tag", is_name=is_tag, grammar="1 to 128 letters, digits and . _ -")
+REPOSITORIES = ListingKind(
+    path="_catalog",
+    key="repositories",
+    one="repository",
+    is_name=is_repository,
+    grammar="lower-case letters, digits and . _ - / between them",
+)
+# "registry" is the type and "catalog" the name of the resource ("Token Scope Documentation" of distribution).
+CATALOG_SCOPE = "registry:catalog:*"
+# Registries without a catalog, or with one for administrators only: Docker Hub answers 401, GHCR 403, others 404 or 405.
+_NOT_SHOWN = frozenset({401, 403, 404, 405})
 
-    `at` is what errors call the list.
+
+def list_tags(repository: Repository) -> Iterator[str]:
+    """Yield the tags of a repository, each once, in the registry's order. Pages are requested as the caller reads on.
 
     Raises:
-        RegistryNotFound: there is no such list.
-        InvalidInput: what the registry sends is no list of such names.
-        Unsupported: a list without end, that repeats itself, or that leads away from the registry.
-        Unavailable: the requests take too long.
-        DistError: what the registry says.
+        DistError: see `list_names`.
     """
-    trail = Trail(repository, at, accept="application/json", max_pages=MAX_PAGES)
+    return list_names(repository, TAGS, at=f"tags of {repository.locator}")
+
+
+def list_repositories(registry: Repository, *, prefix: str = "") -> Iterator[str]:
+    """Yield the repositories of a registry (Docker's registry API v2, "Catalog"), each once, in the registry's order.
+
+    Only repositories that begin with `prefix` are yielded, without the prefix.
+
+    Raises:
+        RegistryDenied, RegistryNotFound, RegistryRefused: the registry has no catalog, or not for this user.
+        DistError: see `list_names`.
+    """
+    try:
+        for name in list_names(registry, REPOSITORIES, at=f"repositories of {registry.locator}"):
+            if name.startswith(prefix) and name != prefix:
+                yield name.removeprefix(prefix)
+    except (RegistryDenied, RegistryNotFound, RegistryRefused) as exc:
+        if exc.exchange.status not in _NOT_SHOWN:
+            raise
+        instead = "not every registry lists its repositories, and not to everybody: name those that are wanted instead"
+        raise with_message(exc, f"{exc}; {instead}") from exc
+
+
+def list_names(repository: Repository, kind: ListingKind, *, at: str) -> Iterator[str]:
+    """Yield the names in a list, each once, in the registry's order. Pages are requested as the caller reads on.
+
+    `at` names the list in errors.
+
+    Raises:
+        RegistryNotFound: the registry has no such list.
+        InvalidInput: a page is not a list of such names.
+        Unsupported: the list is too long, repeats itself, or continues at another server.
+        Unavailable: the requests take too long.
+        DistError: another error of the registry.
+    """
+    paginator = Paginator(repository, at, accept="application/json", max_pages=MAX_PAGES)
     progress = _Progress(at)
     number = repository.sizes.page_names
-    url = _page(repository, kind, number)
+    url = _page_url(repository, kind, number)
     while True:
         with progress.timed():
-            response = trail.ask(url)
+            response = paginator.get(url)
             progress.exclude(waited_s(response))
             try:
                 raw = document.answered(response, at, limit=MAX_PAGE_BYTES, check=progress.check_time)
@@ -70,20 +110,49 @@ def names(repository: Repository, kind: Kind, *, at: str) -> Iterator[str]:
                     raise
                 is_quay = response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE
                 repository.sizes.page_names = number = SMALL_PAGE_NAMES if is_quay and number > SMALL_PAGE_NAMES else None
-                url = _page(repository, kind, number)
+                url = _page_url(repository, kind, number)
                 continue
-        page = read(raw, kind, at=at)
+        page = read_page(raw, kind, at=at)
         new = progress.add(page, len(raw))
         yield from new
         following = next_page(response, at)
         if following is None and new and len(page) == number:
-            following = _page(repository, kind, number, last=page[-1])  # not every registry names the next page; this was full
+            following = _page_url(
+                repository, kind, number, last=page[-1]
+            )  # not every registry names the next page; this was full
         if following is None:
             return
         if page and not new:
             raise Unsupported(f"{at}: a page has nothing but what came before it, and is said not to be the last")
         progress.check()
         url = following
+
+
+class Paginator:
+    """Gets the pages of one list: only from its registry, none twice, and at most `max_pages`.
+
+    Each page names the next one in a Link header (distribution-spec 1.1; RFC 8288). `subject` names the list in errors.
+    """
+
+    def __init__(self, repository: Repository, subject: str, *, accept: str, max_pages: int) -> None:
+        self._repository, self._subject, self._accept, self._max_pages = repository, subject, accept, max_pages
+        self._asked: set[httpx.URL] = set()
+
+    def get(self, url: httpx.URL) -> httpx.Response:
+        """Return the open response for the first page, or for the page that the last one named as next.
+
+        Raises:
+            Unsupported: the URL is at another server or was requested before, or there are too many pages.
+            DistError: as `Repository.ask`.
+        """
+        if not self._repository.owns(url):
+            raise Unsupported(f"{self._subject}: the next page is not at this registry")
+        if url in self._asked:
+            raise Unsupported(f"{self._subject}: the pages go round in a circle")
+        if len(self._asked) == self._max_pages:
+            raise Unsupported(f"{self._subject}: expected at most {self._max_pages} pages, there are more")
+        self._asked.add(url)
+        return self._repository.ask("GET", url, subject=self._subject, headers={"Accept": self._accept})
 
 
 class _Progress:
@@ -150,11 +219,11 @@ class _Progress:
         self.check_time()
 
 
-def read(raw: bytes, kind: Kind, *, at: str) -> tuple[str, ...]:
-    """The names in one answer, called `at` in errors; null, which some registries send for none, is none.
+def read_page(raw: bytes, kind: ListingKind, *, at: str) -> tuple[str, ...]:
+    """Return the names in one page, which is `at` in errors. Some registries send null for an empty list.
 
     Raises:
-        InvalidInput: it is no list of such names.
+        InvalidInput: the page is not a list of such names.
     """
     found = fields.parse_object(raw, at=at)
     if kind.key not in found:
@@ -166,6 +235,6 @@ def read(raw: bytes, kind: Kind, *, at: str) -> tuple[str, ...]:
     return listed
 
 
-def _page(repository: Repository, kind: Kind, number: int | None, *, last: str | None = None) -> httpx.URL:
+def _page_url(repository: Repository, kind: ListingKind, number: int | None, *, last: str | None = None) -> httpx.URL:
     query = {name: value for name, value in (("n", number), ("last", last)) if value is not None}
     return repository.at(f"{kind.path}?{urlencode(query)}" if query else kind.path)

@@ -8,11 +8,10 @@ from itertools import chain, islice
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import DistError, NotFound, Unavailable
 from prefect_dist.remotes import referrers
-from prefect_dist.remotes.errors import RegistryError
+from prefect_dist.remotes.errors import ANSWER_CHARS, RegistryError, with_message
 from prefect_dist.remotes.fetcher import Fetcher
 
 _log = logging.getLogger(__name__)
-_ANSWER_CHARS = 320
 
 
 class Mirrored:
@@ -34,7 +33,7 @@ class Mirrored:
                 return fetcher.resolve(reference, media_type=media_type)
             except DistError as exc:
                 errors.append(exc)
-        raise _nowhere(self._fetchers, errors)
+        raise _combine_errors(self._fetchers, errors)
 
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
         """The bytes of `descriptor` from `offset` on, unverified; where one breaks off, the next goes on."""
@@ -49,7 +48,7 @@ class Mirrored:
                 errors.append(exc)
             else:
                 return
-        raise _nowhere(fetchers, errors)
+        raise _combine_errors(fetchers, errors)
 
     def distrust(self, descriptor: Descriptor) -> None:
         """Ask no mirror for this content any more: what came was not it."""
@@ -85,7 +84,7 @@ class Mirrored:
             else:
                 if seen or fetcher is self._fetchers[-1]:
                     return
-        raise _nowhere(self._fetchers, errors)
+        raise _combine_errors(self._fetchers, errors)
 
     def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
         """Cosign's digest tags of `descriptor` that exist, resolved. With known `tags`, no others are requested."""
@@ -106,27 +105,26 @@ def _begun(tags: Iterator[str]) -> Iterator[str]:
     return chain(list(islice(tags, 1)), tags)
 
 
-def _nowhere(fetchers: Sequence[Fetcher], errors: Sequence[DistError]) -> DistError:
-    """What each of them said, as one error: the most telling one, with what the others said after it."""
-    chosen = most_telling(errors)
+def _combine_errors(fetchers: Sequence[Fetcher], errors: Sequence[DistError]) -> DistError:
+    """Return the most informative error, with the answers of the other registries in its message."""
+    chosen = most_informative(errors)
     others = [
-        f"; at {fetcher.locator}: {_answer(error)[:_ANSWER_CHARS]}"
+        f"; at {fetcher.locator}: {_answer(error)[:ANSWER_CHARS]}"
         for fetcher, error in zip(fetchers, errors, strict=True)
         if error is not chosen
     ]
     message = f"{chosen}{''.join(others)}"
-    return type(chosen)(message, chosen.exchange) if isinstance(chosen, RegistryError) else type(chosen)(message)
+    return with_message(chosen, message)
 
 
 def _answer(error: DistError) -> str:
     return error.exchange.answer if isinstance(error, RegistryError) else str(error)
 
 
-def most_telling(errors: Sequence[DistError]) -> DistError:
-    """The error that says most about why nobody had it; the last one is the registry's own.
+def most_informative(errors: Sequence[DistError]) -> DistError:
+    """Return the error that best explains the failure. The last one is that of the origin.
 
-    That counts if it answered, or if asking it again would not help: what is not there is not there, whatever somebody thought
-    who may not even ask it (containerd #3868). Else a refusal of a mirror says more than an absence, this than no answer.
+    The origin's error wins if the origin answered (containerd #3868). Otherwise denied > not found > unreachable.
     """
     own = errors[-1]
     return own if _weight(own) else max(reversed(errors), key=_weight)

@@ -15,7 +15,7 @@ from prefect_dist.ocispec.referrers import MAX_REFERRERS, cosign_tags, is_index,
 from prefect_dist.remotes import document
 from prefect_dist.remotes.errors import RegistryError, RegistryNotFound, from_response, redact
 from prefect_dist.remotes.headers import ANY_MANIFEST, MEDIA_TYPE, next_page
-from prefect_dist.remotes.paging import Trail
+from prefect_dist.remotes.listing import Paginator
 from prefect_dist.remotes.repository import Repository
 
 _log = logging.getLogger(__name__)
@@ -76,11 +76,11 @@ def signatures(
 def _all(repository: Repository, subject: Digest, artifact_type: str | None, unlisted: set[str]) -> Iterator[Descriptor]:
     host = repository.locator.partition("/")[0]
     at = f"referrers of {subject} at {repository.locator}"
-    trail = Trail(repository, at, accept=mediatypes.OCI_INDEX, max_pages=MAX_PAGES)
+    paginator = Paginator(repository, at, accept=mediatypes.OCI_INDEX, max_pages=MAX_PAGES)
     page = refusal = None
     if host not in unlisted and "referrers" not in repository.avoid:
         query = "" if artifact_type is None else f"?{urlencode({'artifactType': artifact_type})}"
-        response = trail.ask(repository.at(f"referrers/{subject}{query}"))
+        response = paginator.get(repository.at(f"referrers/{subject}{query}"))
         if response.is_success or repository.owns(response.request.url):
             page = _first_page(response, at=at, artifact_type=artifact_type, host=host, unlisted=unlisted)
         else:
@@ -93,7 +93,7 @@ def _all(repository: Repository, subject: Digest, artifact_type: str | None, unl
         return
     yield from page.entries
     while page.following is not None:
-        page = _later_page(trail.ask(page.following), at=at, artifact_type=artifact_type)
+        page = _later_page(paginator.get(page.following), at=at, artifact_type=artifact_type)
         yield from page.entries
 
 

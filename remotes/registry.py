@@ -13,15 +13,14 @@ from typing import Self
 import httpx
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference
-from prefect_dist.remotes import catalog
 from prefect_dist.remotes.auth import HostAuth
-from prefect_dist.remotes.credentials import Credentials, CredentialSource
+from prefect_dist.remotes.credentials import Credentials, CredentialSource, RegistryLogin
 from prefect_dist.remotes.errors import redact
 from prefect_dist.remotes.fetcher import Fetcher, Source
 from prefect_dist.remotes.foreign import Foreign
 from prefect_dist.remotes.guard import Origin
 from prefect_dist.remotes.hosts import Hosts
-from prefect_dist.remotes.login import Login
+from prefect_dist.remotes.listing import CATALOG_SCOPE, list_repositories
 from prefect_dist.remotes.mirrors import Mirrored
 from prefect_dist.remotes.pusher import Pusher
 from prefect_dist.remotes.ranges import Ranges
@@ -65,8 +64,7 @@ class _Client(httpx.Client):
 class Registries:
     """All registries, through one client. Thread-safe; close it, or use it in a `with` block.
 
-    `ways` say how the user could give credentials, see `remotes.login`. `left_alone` is told of registries that are not to be
-    asked for a while.
+    `ways` are ways to give credentials, see `RegistryLogin`. `left_alone` is called for a registry to which requests pause.
     """
 
     def __init__(
@@ -116,11 +114,11 @@ class Registries:
             Fetcher(self._repository(host, reference), self._ranges, self._unlisted, None)
             for host in self._settings.hosts.of(reference.host).mirrors
         ]
-        own = self.itself(reference)
+        own = self.origin_fetcher(reference)
         return Mirrored([*caches, own], self._distrusted) if caches else own
 
-    def itself(self, reference: Reference) -> Fetcher:
-        """Access to the content of the reference's repository at the registry itself, whatever mirrors it has."""
+    def origin_fetcher(self, reference: Reference) -> Fetcher:
+        """Return a fetcher for the reference's repository at the registry itself, without its mirrors."""
         return Fetcher(self._repository(reference.host, reference), self._ranges, self._unlisted, self._foreign)
 
     def pusher(self, reference: Reference) -> Pusher:
@@ -140,14 +138,14 @@ class Registries:
         They are those of the registry itself, whatever mirrors it has.
 
         Raises:
-            DistError: as `remotes.catalog.listed`, while iterating.
+            DistError: as `remotes.listing.list_repositories`, while iterating.
         """
         hosts = self._settings.hosts
         url, auth = f"{hosts.url(host)}/v2", self._auth_of(host, "")
         registry = Repository(
-            self._client, auth, url=url, name="", locator=host, scope=catalog.SCOPE, origin=self._origin(host)
+            self._client, auth, url=url, name="", locator=host, scope=CATALOG_SCOPE, origin=self._origin(host)
         )
-        return catalog.listed(registry, prefix=hosts.of(host).path_prefix)
+        return list_repositories(registry, prefix=hosts.of(host).path_prefix)
 
     def _repository(self, host: str, reference: Reference) -> Repository:
         known = self._repositories.get((host, reference.repository))
@@ -190,7 +188,7 @@ class Registries:
             for (known_host, _), known in self._auth.items():
                 if known_host == host and known.login.credentials == credentials:
                     return known  # renewed ones, too
-            made = HostAuth(Login(host=host, credentials=credentials, ways=self._ways))
+            made = HostAuth(RegistryLogin(host=host, credentials=credentials, ways=self._ways))
             return self._auth.setdefault((host, credentials), made)
 
     def abort(self) -> None:

@@ -14,12 +14,11 @@ import httpx
 
 from prefect_dist.ocispec import fields
 from prefect_dist.ocispec.errors import InvalidInput, Unavailable
-from prefect_dist.remotes.bounded import Bounded
-from prefect_dist.remotes.challenge import Challenge
-from prefect_dist.remotes.credentials import Credentials
+from prefect_dist.remotes.body import TruncatedStream
+from prefect_dist.remotes.credentials import Credentials, RegistryLogin
 from prefect_dist.remotes.errors import ADVICE, RegistryDenied, RegistryError, from_response, redact
 from prefect_dist.remotes.guard import GUARD, Guard
-from prefect_dist.remotes.login import Login
+from prefect_dist.remotes.headers import Challenge
 
 # "This client_id does not need to be registered […] but should be set to a meaningful value" (OAuth2 specification).
 _CLIENT_ID = "prefect-dist"
@@ -101,7 +100,7 @@ class Token:
 class Tokens:
     """The tokens of one registry, as they are asked for. Thread-safe: what it remembers is set in single steps."""
 
-    def __init__(self, login: Login) -> None:
+    def __init__(self, login: RegistryLogin) -> None:
         self._login, self.credentials = login, login.credentials
         self._refresh: dict[TokenServer, str] = {}
         self._knows_get_only: set[TokenServer] = set()
@@ -180,12 +179,12 @@ class Tokens:
         has, exchange = self.credentials, error.exchange
         if has is None or exchange.status not in (_REFUSES_POST if exchange.method == "POST" else {401}):
             return error
-        return self._login.refused(has, exchange, by=f"{exchange.method} {exchange.url}")
+        return self._login.refusal(has, exchange, by=f"{exchange.method} {exchange.url}")
 
 
 def _bounded(response: httpx.Response) -> httpx.Response:
     """Limit how much of an answer is read. The client reads each answer to its end before it sends the next request."""
-    response.stream = Bounded(cast("httpx.SyncByteStream", response.stream), _MAX_ANSWER_BYTES)
+    response.stream = TruncatedStream(cast("httpx.SyncByteStream", response.stream), _MAX_ANSWER_BYTES)
     return response
 
 

@@ -31,7 +31,7 @@ from urllib3.exceptions import (
 )
 
 from prefect_dist.remotes.advice import TLS_ADVICE
-from prefect_dist.remotes.bounded import Bounded
+from prefect_dist.remotes.body import TruncatedStream
 from prefect_dist.remotes.guard import GUARD, Guard
 from prefect_dist.remotes.hosts import Hosts, HostSettings, Tls
 from prefect_dist.remotes.proxies import Proxies
@@ -108,7 +108,7 @@ class Urllib3Transport(httpx.BaseTransport):
             answer.status,
             # http.client reads header bytes as Latin-1; httpx by itself would refuse all but ASCII
             headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.iteritems()],
-            stream=body if is_content else Bounded(body, _MAX_OTHER_BYTES),
+            stream=body if is_content else TruncatedStream(body, _MAX_OTHER_BYTES),
         )
 
     def abort(self) -> None:

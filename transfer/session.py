@@ -62,7 +62,7 @@ class SessionSpec:
     """What a session is opened from. `store` is a path or fsspec URL.
 
     `store_options` are fsspec's, and may be secret. `credentials` are by registry, as `remotes.Given` takes them; `ways` say
-    where there could be more, see `remotes.login`. `offline` images come from the store alone, and no source is asked.
+    where there could be more, see `remotes.credentials`. `offline` images come from the store alone, and no source is asked.
     """
 
     store: str
@@ -94,11 +94,11 @@ class Session:
         # Mirrors of a target are not asked: what counts is what it has itself.
         self._observer, self._received, self._sent = observer, Meter(self), Meter(self)
         self._delivery = Delivery(
-            self.keeper, source=registries.itself, pusher=registries.pusher, received=self._received, sent=self._sent
+            self.keeper, source=registries.origin_fetcher, pusher=registries.pusher, received=self._received, sent=self._sent
         )
         self._found: dict[Ask, Found] = {}
         self._tags: dict[Reference, tuple[str, ...]] = {}
-        self._related = RelatedLookup(self._source, registries.itself, self._own_tags, offline=spec.offline)
+        self._related = RelatedLookup(self._source, registries.origin_fetcher, self._own_tags, offline=spec.offline)
         self._auditors: dict[tuple[Expected, ...], Auditor] = {}
         self._removers: dict[str, Remover] = {}  # by repository
         self.failing: set[str] = set()  # hosts to which some content could not be brought after all attempts; single steps
@@ -148,7 +148,7 @@ class Session:
         known = self._tags.get(Reference.parse(place.locator))
         if known is not None and not self.spec.registries.hosts.of(place.host).mirrors:
             return known
-        return self.registries.itself(place).tags()
+        return self.registries.origin_fetcher(place).tags()
 
     def fetch(self, descriptor: Descriptor, reference: Reference) -> tuple[transfer.Receipt, tuple[Descriptor, ...]]:
         """Fetch a descriptor's content from a repository into the store. Return the receipt and the children."""
@@ -211,7 +211,7 @@ class Session:
             return remover.remove(str(target.tag))
 
     def _remover(self, place: Reference, *, workers: int) -> Remover:
-        source = self.registries.itself(place)
+        source = self.registries.origin_fetcher(place)
         return Remover(
             place,
             source=source,
@@ -239,7 +239,7 @@ class Session:
         After a failure, what is known is kept until these very tags are audited again without one.
         """
         place, key = expected[0].target, tuple(expected)
-        auditor = self._auditors.pop(key, None) or Auditor(self.registries.itself(place), self.registries.pusher(place))
+        auditor = self._auditors.pop(key, None) or Auditor(self.registries.origin_fetcher(place), self.registries.pusher(place))
         findings = [self._told(partial(auditor.audit, one)) for one in expected]
         if any(isinstance(one, DistError) for one in findings):
             self._auditors[key] = auditor
@@ -314,7 +314,7 @@ def current() -> Session:
 def known(credentials: CredentialSource, *, way: str | None) -> Iterator[None]:
     """Have sessions that are opened in this block ask here first for credentials, which are no parameters of runs.
 
-    `way` says how the user gives them, see `remotes.login`; None is not mentioned in messages.
+    `way` says how the user gives them, see `remotes.credentials`; None is not mentioned in messages.
     """
     token = _GIVEN.set(((credentials, way),))
     try:

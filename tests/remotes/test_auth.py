@@ -14,7 +14,7 @@ from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, Unavailable
 from prefect_dist.remotes import Credentials, Origin, Registries, Source
 from prefect_dist.remotes.auth import HostAuth, RegistryAuth, is_same_server
-from prefect_dist.remotes.login import Login
+from prefect_dist.remotes.credentials import RegistryLogin
 from prefect_dist.remotes.token import to_pull, to_push
 from prefect_dist.remotes.transport import Urllib3Transport
 from tests.fakes.access import Basic, Bearer
@@ -42,7 +42,7 @@ BLOB_PATH = f"/v2/{REPOSITORY}/blobs/{WANTED.digest}"
 BLOB_GET, TOKEN_GET, TOKEN_POST = f"GET {BLOB_PATH}", "GET /token", "POST /token"
 SECRET = "hunter2hunter2"
 SECRETS = [SECRET, b64encode(f"me:{SECRET}".encode()).decode()]
-LOGIN = Login(host="registry.example", credentials=user("me", SECRET))
+LOGIN = RegistryLogin(host="registry.example", credentials=user("me", SECRET))
 THREADS = 50
 
 
@@ -174,7 +174,7 @@ def client(auth: httpx.Auth) -> httpx.Client:
 
 def test_a_token_is_used_until_shortly_before_its_end(clock: Clock) -> None:
     with serve(Bearer(expires_in=60)) as registry:
-        auth = RegistryAuth(HostAuth(Login(host=registry.host), clock=clock), SCOPE)
+        auth = RegistryAuth(HostAuth(RegistryLogin(host=registry.host), clock=clock), SCOPE)
         with client(auth) as asking:
             for now, tokens in ((0, 1), (54, 1), (55, 2), (109, 2), (110, 3)):
                 clock.now = 1000.0 + now
@@ -201,7 +201,7 @@ def test_a_token_is_used_until_shortly_before_its_end(clock: Clock) -> None:
     ],
 )
 def test_the_life_of_a_token(clock: Clock, expires_in: object, life_s: float) -> None:
-    host = HostAuth(Login(host="registry.example"), clock=clock)
+    host = HostAuth(RegistryLogin(host="registry.example"), clock=clock)
     flow = RegistryAuth(host, SCOPE).sync_auth_flow(request())
     challenged(flow, BEARER)
     flow.send(httpx.Response(200, json={"token": "abc", "expires_in": expires_in}))
@@ -480,7 +480,7 @@ def test_what_is_wanted_and_what_a_challenge_names_is_asked_for(challenge: str, 
 
 
 def test_the_order_of_scopes_does_not_matter() -> None:
-    host = HostAuth(Login(host="registry.example"))
+    host = HostAuth(RegistryLogin(host="registry.example"))
     flow = RegistryAuth(host, *MOUNT).sync_auth_flow(request())
     ask = challenged(flow, BEARER)
     flow.send(httpx.Response(200, json={"token": "abc"}, request=ask))
@@ -489,7 +489,7 @@ def test_the_order_of_scopes_does_not_matter() -> None:
 
 
 def test_empty_parameters_are_as_good_as_none() -> None:
-    anonymous_flow = RegistryAuth(HostAuth(Login(host="registry.example")), SCOPE).sync_auth_flow(request())
+    anonymous_flow = RegistryAuth(HostAuth(RegistryLogin(host="registry.example")), SCOPE).sync_auth_flow(request())
     with closing(anonymous_flow):
         ask = challenged(anonymous_flow, 'Bearer realm="https://auth.example/token",scope="",service=""')
         assert dict(ask.url.params) == {"scope": SCOPE}
@@ -497,14 +497,14 @@ def test_empty_parameters_are_as_good_as_none() -> None:
 
 def test_an_identity_token_is_nothing_for_a_registry() -> None:
     flow = RegistryAuth(
-        HostAuth(Login(host="registry.example", credentials=Credentials("me", "", SECRET))), SCOPE
+        HostAuth(RegistryLogin(host="registry.example", credentials=Credentials("me", "", SECRET))), SCOPE
     ).sync_auth_flow(request())
     with closing(flow), pytest.raises(StopIteration):
         challenged(flow, "Basic realm=a")
 
 
 def test_an_ended_token_is_replaced_before_anything_is_sent(clock: Clock) -> None:
-    host = HostAuth(Login(host="registry.example"), clock=clock)
+    host = HostAuth(RegistryLogin(host="registry.example"), clock=clock)
     flow = RegistryAuth(host, SCOPE).sync_auth_flow(request())
     ask = challenged(flow, f'{BEARER},scope="repository:more:pull"')
     flow.send(httpx.Response(200, json={"token": "abc"}, request=ask))
@@ -516,7 +516,7 @@ def test_an_ended_token_is_replaced_before_anything_is_sent(clock: Clock) -> Non
 
 
 def test_a_refused_token_is_not_sent_again() -> None:
-    host = HostAuth(Login(host="registry.example"))
+    host = HostAuth(RegistryLogin(host="registry.example"))
     host.keep(SCOPE, "Bearer refused")
     flow = RegistryAuth(host, SCOPE).sync_auth_flow(request())
     ask = challenged(flow, f'{BEARER},error="invalid_token"')
@@ -633,13 +633,13 @@ def test_the_first_challenge_that_can_be_met_is() -> None:
     with closing(flow_for()) as flow:
         again = challenged(flow, f"Negotiate, Basic realm=a, {BEARER}")
         assert again.headers["authorization"].startswith("Basic ")
-    anonymous_flow = RegistryAuth(HostAuth(Login(host="registry.example")), SCOPE).sync_auth_flow(request())
+    anonymous_flow = RegistryAuth(HostAuth(RegistryLogin(host="registry.example")), SCOPE).sync_auth_flow(request())
     with closing(anonymous_flow):
         assert challenged(anonymous_flow, f"Basic realm=a, {BEARER}").url.host == "auth.example"
 
 
 def test_a_flow_that_is_given_up_lets_others_ask() -> None:
-    host = HostAuth(Login(host="registry.example"))
+    host = HostAuth(RegistryLogin(host="registry.example"))
     with closing(RegistryAuth(host, SCOPE).sync_auth_flow(request())) as flow:
         challenged(flow, BEARER)
         assert host.asking(SCOPE).locked()

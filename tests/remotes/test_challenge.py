@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dist.remotes.challenge import Challenge, parse
+from prefect_dist.remotes.headers import Challenge, parse_challenges
 
 BEARER = {"realm": "https://auth.example/token", "service": "registry.example", "scope": "repository:a/b:pull,push"}
 
@@ -50,31 +50,31 @@ BEARER = {"realm": "https://auth.example/token", "service": "registry.example", 
     ],
 )
 def test_challenges(header: str, expected: list[Challenge]) -> None:
-    assert parse([header]) == expected
+    assert parse_challenges([header]) == expected
 
 
 def test_a_repeated_parameter_counts_once() -> None:
-    assert parse(["Basic realm=a, realm=b"]) == [Challenge("basic", {"realm": "b"})]
+    assert parse_challenges(["Basic realm=a, realm=b"]) == [Challenge("basic", {"realm": "b"})]
 
 
 def test_several_headers() -> None:
-    assert parse(["Bearer realm=a", "@@@", "Basic realm=b"]) == [
+    assert parse_challenges(["Bearer realm=a", "@@@", "Basic realm=b"]) == [
         Challenge("bearer", {"realm": "a"}),
         Challenge("basic", {"realm": "b"}),
     ]
-    assert parse([]) == []
+    assert parse_challenges([]) == []
 
 
 @pytest.mark.timeout(10)  # took minutes
 @pytest.mark.parametrize("header", ["Bearer{}@", "Bearer a=1{}@", "Bearer a{}@", 'Bearer a="{}', "{}@"])
 @pytest.mark.parametrize("filling", [" ", ",", " ,", "\\", '\\"', "a", "a=", "="])
 def test_a_long_header_takes_no_time(header: str, filling: str) -> None:
-    parse([header.format(filling * (60_000 // len(filling)))])
+    parse_challenges([header.format(filling * (60_000 // len(filling)))])
 
 
 @given(st.text(st.characters(codec="latin-1")))
 def test_any_header_can_be_parsed(header: str) -> None:
-    for challenge in parse([header]):
+    for challenge in parse_challenges([header]):
         assert challenge.scheme == challenge.scheme.lower()
 
 
@@ -88,4 +88,4 @@ def test_any_header_can_be_parsed(header: str) -> None:
 def test_quoted_parameters_survive(params: dict[str, str]) -> None:
     quoted = {name: value.replace("\\", "\\\\").replace('"', '\\"') for name, value in params.items()}
     header = "Bearer " + ", ".join(f'{name}="{value}"' for name, value in quoted.items())
-    assert parse([header]) == [Challenge("bearer", params)]
+    assert parse_challenges([header]) == [Challenge("bearer", params)]

@@ -8,7 +8,7 @@ import pytest
 from prefect_dist.ocispec.errors import Corrupt, Denied, DistError, NotFound, Unavailable
 from prefect_dist.remotes import Exchange, Hosts, HostSettings, Registries, RegistrySettings
 from prefect_dist.remotes.errors import RegistryDenied, RegistryNotFound, RegistryUnavailable
-from prefect_dist.remotes.mirrors import most_telling
+from prefect_dist.remotes.mirrors import most_informative
 from prefect_dist.storage import open_store
 from prefect_dist.transfer import content as transfer
 from tests import images
@@ -171,7 +171,7 @@ EXCHANGE = Exchange(method="GET", url="https://a.example/", status=400)
     ],
 )
 def test_the_most_telling_error(errors: list[DistError], telling: int) -> None:
-    assert most_telling(errors) is errors[telling]
+    assert most_informative(errors) is errors[telling]
 
 
 class _Nobody:

@@ -13,7 +13,7 @@ from prefect_dist.ocispec.errors import Corrupt, Denied, DistError, InvalidInput
 from prefect_dist.ocispec.units import size
 from prefect_dist.remotes import Hosts, HostSettings, Registries, RegistrySettings
 from prefect_dist.remotes.auth import HostAuth
-from prefect_dist.remotes.login import Login
+from prefect_dist.remotes.credentials import RegistryLogin
 from prefect_dist.remotes.pusher import Pusher
 from prefect_dist.remotes.repository import Repository
 from prefect_dist.remotes.sizes import RegistrySizes
@@ -450,7 +450,7 @@ def test_who_asks_to_wait_is_left_alone_and_gone_on_with_later(registry: FakeReg
     with httpx.Client(transport=Urllib3Transport(connect_timeout_s=10, read_timeout_s=10)) as client:  # which does not wait
         locator = f"{registry.host}/{REPOSITORY}"
         url = f"http://{registry.host}/v2/{REPOSITORY}"
-        own = Repository(client, HostAuth(Login(host=registry.host)), url=url, name=REPOSITORY, locator=locator)
+        own = Repository(client, HostAuth(RegistryLogin(host=registry.host)), url=url, name=REPOSITORY, locator=locator)
         target = Pusher(own, RegistrySizes(chunk_bytes=CHUNK))
         assert isinstance(refusal(lambda: target.upload(WANTED, Reader(BLOB))), Unavailable)
         assert shape(registry) == ["POST", "PATCH", "PATCH"]

@@ -244,7 +244,7 @@ def test_a_signature_is_never_told(registry: FakeRegistry, other: FakeRegistry, 
 def test_a_signature_is_not_logged(
     registries: Registries, registry: FakeRegistry, other: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.DEBUG, "remotes")
+    caplog.set_level(logging.DEBUG, "prefect_dist.remotes")
     other.put_blob(REPOSITORY, BLOB)
     other.inject(Fault(action=Cut(1000)))
     redirect(registry, f"http://user:{SECRET}@{other.host}{{path}}?{SIGNED}")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, Unavailable
 from prefect_dist.remotes import Credentials, Origin
-from prefect_dist.remotes.login import Login
+from prefect_dist.remotes.credentials import RegistryLogin
 from prefect_dist.remotes.token import Token, Tokens, TokenServer, merge, to_pull, to_push
 from tests.remotes.asking import check_told, user
 
@@ -99,7 +99,7 @@ def test_merging_has_an_end_and_no_order(scopes: list[str]) -> None:
 
 
 def test_the_form_with_a_password() -> None:
-    request = next(Tokens(Login(host=HOST, credentials=user("me", SECRET))).ask(SERVER, SCOPES))
+    request = next(Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET))).ask(SERVER, SCOPES))
     assert (request.method, request.url) == ("POST", SERVER.realm)
     assert request.headers["content-type"] == "application/x-www-form-urlencoded"
     assert "authorization" not in request.headers
@@ -108,14 +108,14 @@ def test_the_form_with_a_password() -> None:
 
 
 def test_the_form_with_an_identity_token() -> None:
-    request = next(Tokens(Login(host=HOST, credentials=Credentials("", "", IDENTITY))).ask(SERVER, SCOPES))
+    request = next(Tokens(RegistryLogin(host=HOST, credentials=Credentials("", "", IDENTITY))).ask(SERVER, SCOPES))
     asked = {"service": "registry.example", "client_id": "prefect-dist", "scope": SCOPES}
     assert form(request) == {"grant_type": "refresh_token", "refresh_token": IDENTITY, **asked}
 
 
 @pytest.mark.parametrize("credentials", [None, user("me", SECRET)])
 def test_the_query(credentials: Credentials | None) -> None:
-    flow = Tokens(Login(host=HOST, credentials=credentials)).ask(SERVER, SCOPES)
+    flow = Tokens(RegistryLogin(host=HOST, credentials=credentials)).ask(SERVER, SCOPES)
     request = next(flow)
     if credentials is not None:
         request = flow.send(httpx.Response(405, request=request))
@@ -131,8 +131,8 @@ def test_the_query(credentials: Credentials | None) -> None:
 
 def test_what_is_unknown_is_left_out() -> None:
     nothing = TokenServer(realm=SERVER.realm, service=None)
-    assert dict(next(Tokens(Login(host=HOST)).ask(nothing, "")).url.params) == {"account": "a"}
-    assert form(next(Tokens(Login(host=HOST, credentials=user("me", SECRET))).ask(nothing, ""))).keys() == {
+    assert dict(next(Tokens(RegistryLogin(host=HOST)).ask(nothing, "")).url.params) == {"account": "a"}
+    assert form(next(Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET))).ask(nothing, ""))).keys() == {
         "client_id",
         "grant_type",
         "password",
@@ -145,7 +145,7 @@ def test_what_is_unknown_is_left_out() -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 404, 405])
 def test_a_server_that_refuses_post_is_asked_by_get_from_then_on(status: int) -> None:
-    tokens = Tokens(Login(host=HOST, credentials=user("me", SECRET)))
+    tokens = Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET)))
     assert ask(tokens, (status, {}), GOOD)[0] == [BY_POST, BY_GET]
     assert ask(tokens, GOOD)[0] == [BY_GET]
     other = TokenServer(realm=SERVER.realm, service="another")
@@ -154,17 +154,17 @@ def test_a_server_that_refuses_post_is_asked_by_get_from_then_on(status: int) ->
 
 @pytest.mark.parametrize(("status", "kind"), [(403, Denied), (429, Unavailable), (503, Unavailable), (422, InvalidInput)])
 def test_other_refusals_of_post_are_final(status: int, kind: type[DistError]) -> None:
-    assert isinstance(refusal(Tokens(Login(host=HOST, credentials=user("me", SECRET))), (status, {})), kind)
+    assert isinstance(refusal(Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET))), (status, {})), kind)
 
 
 def test_a_server_that_fails_at_get_has_not_refused_post() -> None:
-    tokens = Tokens(Login(host=HOST, credentials=user("me", SECRET)))
+    tokens = Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET)))
     assert isinstance(refusal(tokens, (404, {}), (503, {})), Unavailable)
     assert ask(tokens, GOOD)[0] == [BY_POST]
 
 
 def test_a_refresh_token_is_used_from_then_on() -> None:
-    tokens = Tokens(Login(host=HOST, credentials=user("me", SECRET)))
+    tokens = Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET)))
     first, second = (f"refresh-token-{number}" for number in (1, 2))
     assert ask(tokens, (200, {"access_token": "abc", "refresh_token": first}))[0] == [BY_POST]
     assert ask(tokens, (200, {"access_token": "abc", "refresh_token": second}))[0] == [f"POST {first}"]
@@ -174,31 +174,31 @@ def test_a_refresh_token_is_used_from_then_on() -> None:
 
 @pytest.mark.parametrize("status", [400, 401])
 def test_a_refresh_token_that_ended_is_forgotten(status: int) -> None:
-    tokens = Tokens(Login(host=HOST, credentials=user("me", SECRET)))
+    tokens = Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET)))
     ask(tokens, (200, {"access_token": "abc", "refresh_token": "ended"}))
     assert ask(tokens, (status, {}), GOOD)[0] == ["POST ended", BY_POST]
     assert ask(tokens, GOOD)[0] == [BY_POST]
 
 
 def test_who_is_anonymous_stays_so() -> None:
-    tokens = Tokens(Login(host=HOST))
+    tokens = Tokens(RegistryLogin(host=HOST))
     for _ in range(2):
         assert ask(tokens, (200, {"token": "abc", "refresh_token": "def"}))[0] == ["GET None"]
 
 
 def test_an_identity_token_comes_before_a_password() -> None:
-    tokens = Tokens(Login(host=HOST, credentials=Credentials("me", SECRET, IDENTITY)))
+    tokens = Tokens(RegistryLogin(host=HOST, credentials=Credentials("me", SECRET, IDENTITY)))
     assert ask(tokens, (401, {}), (404, {}), GOOD)[0] == [f"POST {IDENTITY}", BY_POST, BY_GET]
 
 
 def test_an_identity_token_given_back_is_tried_once() -> None:
-    tokens = Tokens(Login(host=HOST, credentials=Credentials("", "", IDENTITY)))
+    tokens = Tokens(RegistryLogin(host=HOST, credentials=Credentials("", "", IDENTITY)))
     ask(tokens, (200, {"access_token": "abc", "refresh_token": IDENTITY}))
     assert isinstance(refusal(tokens, (401, {})), Denied)
 
 
 def test_an_identity_token_is_used_again_after_the_refresh_token_that_it_gave() -> None:
-    tokens = Tokens(Login(host=HOST, credentials=Credentials("", "", IDENTITY)))
+    tokens = Tokens(RegistryLogin(host=HOST, credentials=Credentials("", "", IDENTITY)))
     ask(tokens, (200, {"access_token": "abc", "refresh_token": "ended"}))
     for expected in (["POST ended", f"POST {IDENTITY}"], [f"POST {IDENTITY}"]):
         assert ask(tokens, *[(401, {})] * (len(expected) - 1), GOOD)[0] == expected
@@ -208,7 +208,7 @@ def test_an_identity_token_is_used_again_after_the_refresh_token_that_it_gave() 
 
 
 def test_a_wrong_password_is_said_once_and_tried_no_more() -> None:
-    tokens = Tokens(Login(host=HOST, credentials=Credentials("me", SECRET, origin=Origin("here", "mend it"))))
+    tokens = Tokens(RegistryLogin(host=HOST, credentials=Credentials("me", SECRET, origin=Origin("here", "mend it"))))
     error = refusal(tokens, (401, {}), (401, {"errors": [{"code": "UNAUTHORIZED", "message": "2FA needs a token"}]}))
     assert isinstance(error, Denied)
     check_told(
@@ -221,29 +221,29 @@ def test_a_wrong_password_is_said_once_and_tried_no_more() -> None:
 
 @pytest.mark.parametrize("status", [400, 401, 404, 405])
 def test_an_identity_token_that_is_refused(status: int) -> None:
-    error = refusal(Tokens(Login(host=HOST, credentials=Credentials("me", "", IDENTITY))), (status, {}))
+    error = refusal(Tokens(RegistryLogin(host=HOST, credentials=Credentials("me", "", IDENTITY))), (status, {}))
     assert isinstance(error, Denied)
     check_told(error, f"{HOST}: the identity token of user 'me' (from the caller) is refused; give others", str(status))
 
 
 def test_a_refusal_of_some_scopes_is_none_of_others() -> None:
-    tokens = Tokens(Login(host=HOST))
+    tokens = Tokens(RegistryLogin(host=HOST))
     assert isinstance(refusal(tokens, (401, {})), Denied)
     next(tokens.ask(SERVER, "repository:another:pull"))
 
 
 def test_what_may_pass_is_tried_again() -> None:
-    tokens = Tokens(Login(host=HOST))
+    tokens = Tokens(RegistryLogin(host=HOST))
     assert isinstance(refusal(tokens, (503, {})), Unavailable)
     assert ask(tokens, GOOD)[0] == ["GET None"]
 
 
 def test_a_name_that_is_no_name_stays_in_its_line() -> None:
-    refusal(Tokens(Login(host=HOST, credentials=user("me\r\nyou\x1b[0m" + "x" * 5000, SECRET))), (401, {}), (401, {}))
+    refusal(Tokens(RegistryLogin(host=HOST, credentials=user("me\r\nyou\x1b[0m" + "x" * 5000, SECRET))), (401, {}), (401, {}))
 
 
 def test_secrets_show_in_no_representation() -> None:
-    tokens = Tokens(Login(host=HOST, credentials=user("me", SECRET)))
+    tokens = Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET)))
     _, token = ask(tokens, (200, {"access_token": "abc-abc-abc", "refresh_token": IDENTITY}))
     assert token is not None
     for one in (tokens, token, token.__class__):

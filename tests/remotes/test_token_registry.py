@@ -12,7 +12,7 @@ from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import Denied
 from prefect_dist.remotes import Credentials, Registries
 from prefect_dist.remotes.auth import HostAuth, RegistryAuth
-from prefect_dist.remotes.login import Login
+from prefect_dist.remotes.credentials import RegistryLogin
 from prefect_dist.remotes.token import to_pull, to_push
 from prefect_dist.remotes.transport import Urllib3Transport
 from tests import images
@@ -118,7 +118,7 @@ def test_a_server_that_knows_get_only_is_asked_by_post_once(
     guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client, status: int
 ) -> None:
     tokens.post_status = status
-    host = HostAuth(Login(host=guarded.host, credentials=LOGGED_IN))
+    host = HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN))
     for repository in (PRIVATE, PUBLIC):
         auth = RegistryAuth(host, to_pull(repository))
         assert client.get(f"http://{guarded.host}/v2/{repository}/blobs/{DIGEST}", auth=auth).content == LAYER
@@ -128,7 +128,7 @@ def test_a_server_that_knows_get_only_is_asked_by_post_once(
 
 def test_a_refresh_token_spares_the_password(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
     tokens.gives_refresh = True
-    host = HostAuth(Login(host=guarded.host, credentials=LOGGED_IN))
+    host = HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN))
     for repository in (PRIVATE, PUBLIC):
         auth = RegistryAuth(host, to_pull(repository))
         assert client.get(f"http://{guarded.host}/v2/{repository}/blobs/{DIGEST}", auth=auth).is_success
@@ -149,7 +149,7 @@ def test_a_refresh_token_spares_the_password(guarded: CncfRegistry, tokens: Toke
 
 @pytest.mark.parametrize("credentials", [LOGGED_IN, WITH_IDENTITY], ids=["password", "identity"])
 def test_an_upload(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client, credentials: Credentials) -> None:
-    auth = RegistryAuth(HostAuth(Login(host=guarded.host, credentials=credentials)), to_push(NEW))
+    auth = RegistryAuth(HostAuth(RegistryLogin(host=guarded.host, credentials=credentials)), to_push(NEW))
     begun = client.post(f"http://{guarded.host}/v2/{NEW}/blobs/uploads/", auth=auth)
     assert begun.status_code == 202
     blob = b"uploaded"
@@ -158,7 +158,9 @@ def test_an_upload(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Cli
 
 
 def test_a_mount(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
-    auth = RegistryAuth(HostAuth(Login(host=guarded.host, credentials=LOGGED_IN)), to_push("team/mounted"), to_pull(PRIVATE))
+    auth = RegistryAuth(
+        HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN)), to_push("team/mounted"), to_pull(PRIVATE)
+    )
     where = {"mount": DIGEST, "from": PRIVATE}
     answer = client.post(f"http://{guarded.host}/v2/team/mounted/blobs/uploads/", params=where, auth=auth)
     assert answer.status_code == 201
@@ -166,7 +168,7 @@ def test_a_mount(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Clien
 
 
 def test_a_push_that_the_user_may_not(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
-    auth = RegistryAuth(HostAuth(Login(host=guarded.host)), to_push(PUBLIC))
+    auth = RegistryAuth(HostAuth(RegistryLogin(host=guarded.host)), to_push(PUBLIC))
     before = len(guarded.requests())
     assert client.post(f"http://{guarded.host}/v2/{PUBLIC}/blobs/uploads/", auth=auth).status_code == 401
     assert len(tokens.requests) == 1
@@ -177,7 +179,7 @@ def test_a_push_that_the_user_may_not(guarded: CncfRegistry, tokens: TokenServer
 
 
 def test_a_token_that_ends_during_a_long_read(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
-    host = HostAuth(Login(host=guarded.host, credentials=LOGGED_IN))
+    host = HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN))
     auth = RegistryAuth(host, to_pull(PRIVATE))
     url, before = f"http://{guarded.host}/v2/{PRIVATE}/blobs/{DIGEST}", len(guarded.requests())
     with client.stream("GET", url, auth=auth) as answer:
@@ -190,7 +192,7 @@ def test_a_token_that_ends_during_a_long_read(guarded: CncfRegistry, tokens: Tok
 
 
 def test_a_token_that_ends_during_an_upload(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
-    host = HostAuth(Login(host=guarded.host, credentials=LOGGED_IN))
+    host = HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN))
     auth = RegistryAuth(host, to_push(NEW))
     answer = client.post(f"http://{guarded.host}/v2/{NEW}/blobs/uploads/", auth=auth)
     for start in range(0, len(LAYER), 1_000_000):
@@ -207,7 +209,7 @@ def test_an_ended_token_is_replaced_once_for_all_threads(
     guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client, told: str
 ) -> None:
     now = [1000.0]
-    host = HostAuth(Login(host=guarded.host, credentials=LOGGED_IN), clock=lambda: now[0])
+    host = HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN), clock=lambda: now[0])
     auth = RegistryAuth(host, to_pull(PRIVATE))
     url = f"http://{guarded.host}/v2/{PRIVATE}/blobs/{DIGEST}"
     assert client.head(url, auth=auth).is_success
@@ -230,7 +232,7 @@ def test_a_token_whose_time_is_up_is_replaced_before_a_body_is_sent(
     guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client
 ) -> None:
     now = [1000.0]
-    auth = RegistryAuth(HostAuth(Login(host=guarded.host, credentials=LOGGED_IN), clock=lambda: now[0]), to_push(NEW))
+    auth = RegistryAuth(HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN), clock=lambda: now[0]), to_push(NEW))
     tokens.declared_s = 10
     before = len(guarded.requests())
     for second in (0, 4, 6, 10, 12):
