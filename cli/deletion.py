@@ -16,7 +16,7 @@ def delete(context: Context, digests: Sequence[str], *, force: bool) -> int:
     """Delete blobs; without `force` none that a name needs."""
     wanted = {inputs.digest(text) for text in digests}
     store = inputs.store(context)
-    with store.sweeping() as sweep:  # no run may come to rely on them meanwhile
+    with store.begin_sweep() as sweep:  # no run may come to rely on them meanwhile
         needed = {} if force else _needed(store, wanted)
 
         def delete_one(text: str) -> None:

@@ -102,25 +102,25 @@ class LiveDisplay:
 
     def waiting(self, descriptor: Descriptor) -> None:
         """Show content that was found."""
-        self._set(descriptor.content, _Row(_label(descriptor), "waiting", descriptor.size))
+        self._set(descriptor.key, _Row(_label(descriptor), "waiting", descriptor.size))
 
     def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
         """Show how far a transfer is."""
         with self._guard:
             self._moved += gained
-            row = self._rows.get(descriptor.content)  # what is read to make a plan has none
+            row = self._rows.get(descriptor.key)  # what is read to make a plan has none
             if row is not None and not row.is_there:  # what is there may still be sent on, to one place after another
                 row.state, row.offset = self._doing, max(offset, row.offset if self._doing == "mirroring" else 0)
 
     def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:
         """Show content that is in the store."""
         state = "exists" if receipt.status == "existed" else "done"
-        self._set(descriptor.content, _Row(_label(descriptor), state, descriptor.size, descriptor.size))
+        self._set(descriptor.key, _Row(_label(descriptor), state, descriptor.size, descriptor.size))
 
     def failed(self, descriptor: Descriptor, error: DistError) -> None:
         """Show content that could not be had, or of which could not be had what refers to it: that may have no row yet."""
         with self._guard:
-            row = self._rows.setdefault(descriptor.content, _Row(_label(descriptor), "", descriptor.size))
+            row = self._rows.setdefault(descriptor.key, _Row(_label(descriptor), "", descriptor.size))
             row.state = _bad([error])
 
     def fell_short(self, message: str) -> None:

@@ -87,7 +87,7 @@ def _take(writer: Writer, wanted: Digest | None, *, total: int | None) -> Digest
 
 def _go_on(writer: Writer) -> Digest:
     """Write what follows that which is there, if what comes begins with it; the digest of all that was read."""
-    ref, there, known = writer.declared.ref, writer.offset, writer.digest
+    ref, there, known = writer.declaration.ref, writer.offset, writer.digest
     hasher, ahead = Hasher(known.algorithm), there
     for piece in _standard_input():
         before, after = piece[:ahead], piece[ahead:]

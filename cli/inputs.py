@@ -28,7 +28,7 @@ def reference(text: str) -> Reference:
     expanded = expand(text)
     try:
         parsed = Reference.parse(expanded)
-        parsed.pinned()
+        parsed.pinned_digest()
     except (InvalidInput, Unsupported) as exc:
         tell = text != expanded and "@" not in text  # before an @ there may be a password
         raise BadInput(f"{exc} (from {text!r})" if tell else str(exc)) from exc

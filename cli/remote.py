@@ -111,7 +111,7 @@ def _look_up(registries: Registries, reference: Reference, media_type: str | Non
 
 def _hinted(reference: Reference, hints: dict[str, str]) -> Descriptor | None:
     """The descriptor that a whole digest and both hints make; nothing has to be asked then."""
-    pinned = reference.pinned()
+    pinned = reference.pinned_digest()
     if pinned is None or len(hints) < len(_HINTS):
         return None
     return Descriptor(media_type=hints["mediatype"], digest=pinned, size=int(hints["size"]))

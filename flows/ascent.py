@@ -82,7 +82,7 @@ class Ascent:
         found = presence.check(self._session.store, *roots, children=self._children)
         if not found.is_complete:  # a registry takes no index whose manifests it lacks, and nobody wants one that has holes
             raise NotFound(f"{self._image.name}: {found.shortage}; fetch it again, for all platforms, to push it")
-        return {descriptor.content: descriptor for descriptor in found.present}
+        return {descriptor.key: descriptor for descriptor in found.present}
 
     def _lift(self, nodes: list[Node], standing: units.Standing) -> int:
         """Push nodes in their order. Return the number of those that were not begun."""
@@ -118,8 +118,8 @@ class Ascent:
             self._listener.failed(node.descriptor, failure.error)
             return []
         receipt: Receipt = outcome.value
-        known = self._receipts.get(node.descriptor.content)
-        self._receipts[node.descriptor.content] = node.descriptor, receipt if known is None else known[1].with_more(receipt)
+        known = self._receipts.get(node.descriptor.key)
+        self._receipts[node.descriptor.key] = node.descriptor, receipt if known is None else known[1].with_more(receipt)
         self._listener.ended(node.descriptor, receipt)
         for parent in node.above:
             parent.missing -= 1

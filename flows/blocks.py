@@ -15,7 +15,7 @@ from pydantic import Field, SecretStr
 
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.remotes import Credentials, Origin
-from prefect_dist.storage.options import merged, refuse_secrets
+from prefect_dist.storage.options import merge_options, refuse_secrets
 
 _PREFIX = "block:"
 # prefect-aws's, and what its fields are called by s3fs.
@@ -131,15 +131,15 @@ def located(
         InvalidInput: a secret in `options`, no such block, or a block with options that cannot be used.
     """
     refuse_secrets(options)
-    chosen = merged(configured, options)
+    chosen = merge_options(configured, options)
     if not store.startswith(_PREFIX):
         return store, chosen
     try:
         block = cast("ContentStore", ContentStore.load(store.removeprefix(_PREFIX)))
     except ValueError as exc:
         raise InvalidInput(f"store {store}: there is no such block of type Content Store") from exc
-    known = merged(_aws_options(block.credentials) if block.credentials else {}, block.options)
-    return block.url, merged(merged(known, chosen), block.secrets.get_secret_value())
+    known = merge_options(_aws_options(block.credentials) if block.credentials else {}, block.options)
+    return block.url, merge_options(merge_options(known, chosen), block.secrets.get_secret_value())
 
 
 def _aws_options(block: str) -> dict[str, Any]:

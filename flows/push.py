@@ -180,6 +180,6 @@ def _recorded(session: Session, name: str, target: Reference) -> Name:
         InvalidInput: the target has the digest of something else.
     """
     recorded = session.store.names.get(name)
-    if (pinned := target.pinned()) is not None and pinned != recorded.descriptor.digest:
+    if (pinned := target.pinned_digest()) is not None and pinned != recorded.descriptor.digest:
         raise InvalidInput(f"{target}: expected the digest of {name}, which is {recorded.descriptor.digest}")
     return recorded

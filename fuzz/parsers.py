@@ -104,7 +104,7 @@ def answers(data: bytes) -> None:
     """Every other header that is read, and the bodies of refusals."""
     answer = _answer(data)
     headers.length(answer)
-    headers.uploaded(answer)
+    headers.uploaded_bytes(answer)
     read_quota(answer.headers)
     errors.retry_after_s(answer)
     assert "\n" not in str(errors.from_response("fuzz", answer))

@@ -82,7 +82,7 @@ class Applying:
         """Return the result without the referrers that were listed under fallback tags."""
         registries = self._session.registries
         listed = {
-            repository.locator: frozenset[Digest]().union(*registries.pusher(repository).referred.values())
+            repository.locator: frozenset[Digest]().union(*registries.pusher(repository).fallback_referrers.values())
             for repository in registries.with_fallback_referrers()
         }
         referrers = {

@@ -254,24 +254,24 @@ class Advance:
     def waiting(self, descriptor: Descriptor) -> None:
         """One more piece of content."""
         with self._guard:
-            self._content.setdefault(descriptor.content, _Piece(descriptor.size))
+            self._content.setdefault(descriptor.key, _Piece(descriptor.size))
 
     def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:  # noqa: ARG002 - what is there counts
         """Take note of how much is there; what is read for a plan, or sent on once it is there, does not count."""
         with self._guard:
-            piece = self._content.get(descriptor.content)
+            piece = self._content.get(descriptor.key)
             if piece is not None and piece.state != "over" and offset < piece.size:  # whole is what ended
                 piece.there = offset
 
     def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:  # noqa: ARG002 - however it came
         """All of it is there."""
         with self._guard:
-            self._content[descriptor.content] = _Piece(descriptor.size, descriptor.size, "over")
+            self._content[descriptor.key] = _Piece(descriptor.size, descriptor.size, "over")
 
     def failed(self, descriptor: Descriptor, error: DistError) -> None:  # noqa: ARG002 - the report says why
         """Take note; what is there stays there, such as a manifest of which nobody knows what refers to it."""
         with self._guard:
-            self._content.setdefault(descriptor.content, _Piece(descriptor.size)).state = "failed"
+            self._content.setdefault(descriptor.key, _Piece(descriptor.size)).state = "failed"
 
     def did(self, name: str, what: str) -> None:
         """Nothing that is counted."""

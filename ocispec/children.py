@@ -32,8 +32,8 @@ def walk_tree(children: Children, *roots: Descriptor) -> Iterator[Descriptor]:
     pending = list(reversed(roots))
     while pending:
         descriptor = pending.pop()
-        if descriptor.content not in seen:
-            seen.add(descriptor.content)
+        if descriptor.key not in seen:
+            seen.add(descriptor.key)
             yield descriptor
             pending.extend(reversed(children(descriptor)))
 

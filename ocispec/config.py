@@ -37,7 +37,7 @@ def platform(raw: bytes, *, at: str) -> Platform:
     return Platform.from_json(fields.parse_object(raw, at=at), at=at)
 
 
-def created(raw: bytes, *, at: str) -> datetime | None:
+def creation_date(raw: bytes, *, at: str) -> datetime | None:
     """Return the creation date in a config; None if it has none, or one before the first container images.
 
     Raises:

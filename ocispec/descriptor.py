@@ -72,8 +72,8 @@ class Descriptor:
         return mediatypes.kind(self.media_type)
 
     @property
-    def content(self) -> tuple[str, Digest, int]:
-        """What is the same wherever this content is named, whatever a parent says about it beside: the key to meet at."""
+    def key(self) -> tuple[str, Digest, int]:
+        """Identity of the content (type, digest, size), used as the de-duplication key."""
         return self.media_type, self.digest, self.size
 
     @property

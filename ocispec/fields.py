@@ -22,7 +22,7 @@ def parse_object(raw: bytes, *, at: str) -> Json:
     """
     document = _parse(raw, at=at)
     if not isinstance(document, dict):
-        raise InvalidInput(f"{at}: expected a JSON object, got {_called(document)}")
+        raise InvalidInput(f"{at}: expected a JSON object, got {_describe_value(document)}")
     return document
 
 
@@ -34,7 +34,7 @@ def parse_objects(raw: bytes, *, at: str) -> Iterator[tuple[str, Json]]:
     """
     document = _parse(raw, at=at)
     if not isinstance(document, list):
-        raise InvalidInput(f"{at}: expected a JSON list, got {_called(document)}")
+        raise InvalidInput(f"{at}: expected a JSON list, got {_describe_value(document)}")
     return _objects(document, at=at)
 
 
@@ -52,7 +52,7 @@ def optional(document: Json, key: str, kind: type[T], *, at: str) -> T | None:
     if value is None:
         return None
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise InvalidInput(f"{at}.{key}: expected {_NAMES[kind]}, got {_called(value)}")
+        raise InvalidInput(f"{at}.{key}: expected {_NAMES[kind]}, got {_describe_value(value)}")
     return value
 
 
@@ -77,7 +77,7 @@ def strings(document: Json, key: str, *, at: str) -> tuple[str, ...]:
     items = optional(document, key, list, at=at) or []
     for number, item in enumerate(items):
         if not isinstance(item, str):
-            raise InvalidInput(f"{at}.{key}[{number}]: expected a string, got {_called(item)}")
+            raise InvalidInput(f"{at}.{key}[{number}]: expected a string, got {_describe_value(item)}")
     return tuple(items)
 
 
@@ -86,7 +86,7 @@ def pairs(document: Json, key: str, *, at: str) -> tuple[tuple[str, str], ...]:
     mapping = optional(document, key, dict, at=at) or {}
     for name, value in mapping.items():
         if not isinstance(value, str):
-            raise InvalidInput(f"{at}.{key}[{shown(name)}]: expected a string, got {_called(value)}")
+            raise InvalidInput(f"{at}.{key}[{shown(name)}]: expected a string, got {_describe_value(value)}")
     return tuple(mapping.items())
 
 
@@ -108,10 +108,10 @@ def _parse(raw: bytes, *, at: str) -> object:
 def _objects(items: list[Any], *, at: str) -> Iterator[tuple[str, Json]]:
     for number, item in enumerate(items):
         if not isinstance(item, dict):
-            raise InvalidInput(f"{at}[{number}]: expected an object, got {_called(item)}")
+            raise InvalidInput(f"{at}[{number}]: expected an object, got {_describe_value(item)}")
     # one by one: a document of 4 MiB may list a million, and their paths would take several times the memory
     return ((f"{at}[{number}]", item) for number, item in enumerate(items))
 
 
-def _called(value: object) -> str:
+def _describe_value(value: object) -> str:
     return _NAMES.get(type(value)) or repr(value)  # of null, a boolean or a fraction; lists may be too deep for it

@@ -55,10 +55,10 @@ def filter_index(
     children = manifest.children(raw, root.media_type, at=at)
     document = fields.parse_object(raw, at=at)
     wanted = select_manifests(platforms, root, children)
-    chosen = {one.content for one in wanted if is_missing is None or attested_digest(one) is None or not is_missing(one)}
+    chosen = {one.key for one in wanted if is_missing is None or attested_digest(one) is None or not is_missing(one)}
     entries, indexes = list[dict[str, Any]](), list[Descriptor]()
     for child, (_, entry) in zip(children, fields.objects(document, "manifests", at=at), strict=True):
-        if child.content in chosen:
+        if child.key in chosen:
             below = filter_index(child, platforms, read, is_missing=is_missing, depth=depth + 1)
             entries.append(dict(entry) if below.root is child else _entry(entry, below.root))
             indexes += below.indexes

@@ -40,11 +40,11 @@ def children(raw: bytes, media_type: str, *, at: str) -> tuple[Descriptor, ...]:
     if kind != _kind_of(document, at=at):
         raise InvalidInput(f"{at}: expected {media_type}, got a document of another type")
     if kind == "index":
-        return _listed(document, "manifests", at=at)
+        return _list_descriptors(document, "manifests", at=at)
     if kind == "artifact":
-        return _listed(document, "blobs", at=at)
+        return _list_descriptors(document, "blobs", at=at)
     config = Descriptor.from_json(fields.require(document, "config", dict, at=at), at=f"{at}.config")
-    return (config, *_listed(document, "layers", at=at))
+    return (config, *_list_descriptors(document, "layers", at=at))
 
 
 def subject(raw: bytes, media_type: str, *, at: str) -> Descriptor | None:
@@ -99,7 +99,7 @@ def _kind_from_fields(document: fields.Json, *, at: str) -> mediatypes.Kind:
     raise InvalidInput(f"{at}: expected a manifest, got an object with neither manifests nor config")
 
 
-def _listed(document: fields.Json, key: str, *, at: str) -> tuple[Descriptor, ...]:
+def _list_descriptors(document: fields.Json, key: str, *, at: str) -> tuple[Descriptor, ...]:
     count = len(fields.optional(document, key, list, at=at) or ())
     if count > MAX_CHILDREN:
         raise Unsupported(f"{at}.{key}: expected at most {MAX_CHILDREN} entries, there are {count}")

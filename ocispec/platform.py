@@ -62,7 +62,7 @@ class Platform:
             architecture=match["architecture"],
             variant=match["variant"],
             os_version=match["version"] or None,
-        ).normalised()
+        ).normalise()
 
     @classmethod
     def from_json(cls, document: fields.Json, *, at: str) -> Self:
@@ -86,8 +86,8 @@ class Platform:
             document["os.features"] = list(self.os_features)
         return document
 
-    def normalised(self) -> Self:
-        """The same platform in Go's spelling, without a variant that says nothing."""
+    def normalise(self) -> Self:
+        """Return the platform in Go's spelling, without a redundant variant."""
         system, architecture = self.os.lower(), self.architecture.lower()
         architecture, implied = _ARCHITECTURES.get(architecture, (architecture, None))
         variant = (self.variant or "").lower() or implied
@@ -99,7 +99,7 @@ class Platform:
 
     def rank(self, candidate: "Platform") -> int | None:
         """How well `candidate` serves this wish: 0 is exact, more is an older variant, None does not run at all."""
-        wanted, offered = self.normalised(), candidate.normalised()
+        wanted, offered = self.normalise(), candidate.normalise()
         if (wanted.os, wanted.architecture) != (offered.os, offered.architecture):
             return None
         if wanted.os_version and not _same_release(wanted.os_version, offered.os_version):

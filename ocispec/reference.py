@@ -82,7 +82,7 @@ class Reference:
         """The text after `@`, possibly shortened; None where there is none."""
         return self.object.partition("@")[2] or None
 
-    def pinned(self) -> Digest | None:
+    def pinned_digest(self) -> Digest | None:
         """The digest that this reference pins.
 
         Raises:

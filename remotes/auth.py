@@ -32,8 +32,8 @@ _Flow = Generator[httpx.Request, httpx.Response, str | None]
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
-    """Where a token came from, and for which scopes: when it ends, the next one is there."""
+class _TokenSource:
+    """The server and the scopes of a token, to renew it there."""
 
     server: TokenServer
     scopes: str
@@ -43,7 +43,7 @@ class _Source:
 class _Grant:
     header: str = field(repr=False)
     expires: float
-    source: _Source | None
+    source: _TokenSource | None
 
 
 class HostAuth:
@@ -68,12 +68,12 @@ class HostAuth:
         grant = self._grants.get(scopes)
         return grant.header if grant is not None and self._clock() < grant.expires else None
 
-    def source(self, scopes: str) -> _Source | None:
+    def source(self, scopes: str) -> _TokenSource | None:
         """Where the last token for these scopes came from, be it good or not."""
         grant = self._grants.get(scopes)
         return grant.source if grant is not None else None
 
-    def keep(self, scopes: str, header: str, *, life_s: float = float("inf"), source: _Source | None = None) -> None:
+    def keep(self, scopes: str, header: str, *, life_s: float = float("inf"), source: _TokenSource | None = None) -> None:
         """Remember a header for a list of scopes."""
         self._grants[scopes] = _Grant(header, self._clock() + life_s, source)
 
@@ -133,8 +133,8 @@ class HostAuth:
             self.password_is_good = True
             self.note_accepted()
 
-    def asking(self, scopes: str) -> threading.Lock:
-        """Held while a token for `scopes` is fetched: whoever else needs it waits for that one token."""
+    def token_lock(self, scopes: str) -> threading.Lock:
+        """Return the lock that is held while a token for `scopes` is fetched, so that it is fetched once."""
         with self._guard:
             return self._asking.setdefault(scopes, threading.Lock())
 
@@ -201,7 +201,7 @@ class RegistryAuth(httpx.Auth):
         """The header to begin with. A token that has ended is replaced now: a 401 could come after a whole body was sent."""
         if (header := self._host.grant(self._scopes)) is not None or self._host.source(self._scopes) is None:
             return header
-        with self._host.asking(self._scopes):
+        with self._host.token_lock(self._scopes):
             header, source = self._host.grant(self._scopes), self._host.source(self._scopes)
             if header is not None or source is None:
                 return header  # another request was faster
@@ -210,7 +210,7 @@ class RegistryAuth(httpx.Auth):
     def _answer(self, challenges: list[Challenge], request: httpx.Request, sent: str | None) -> _Flow:
         """The header that may satisfy one of the challenges; None where there is nothing to offer."""
         credentials = self._host.login.credentials
-        with self._host.asking(self._scopes):
+        with self._host.token_lock(self._scopes):
             known = self._host.grant(self._scopes)
             if known is not None and known != sent:
                 return known  # another request was faster
@@ -220,7 +220,7 @@ class RegistryAuth(httpx.Auth):
                     server = TokenServer.named_by(challenge, host=self._host.host)
                     # A challenge may name less than what is wanted, as for a mount, or nothing at all, or more.
                     scopes = merge(self._scopes, challenge.params.get("scope", ""))
-                    return (yield from self._token(_Source(server, scopes), request))
+                    return (yield from self._token(_TokenSource(server, scopes), request))
                 if challenge.scheme == "basic" and credentials is not None and credentials.has_password:
                     return (yield from self._basic(request))
         return None
@@ -235,7 +235,7 @@ class RegistryAuth(httpx.Auth):
             Denied: the password is refused now, or was before; all requests get the same error.
         """
         sent, is_tried = request.headers.get("Authorization"), False
-        with self._host.asking("basic"):
+        with self._host.token_lock("basic"):
             credentials = self._host.login.credentials
             if self._host.password_is_good and credentials is not None and sent == credentials.basic():
                 self._host.renew(credentials)
@@ -275,7 +275,7 @@ class RegistryAuth(httpx.Auth):
             raise self._host.refused
         return True
 
-    def _token(self, source: _Source, request: httpx.Request) -> _Flow:
+    def _token(self, source: _TokenSource, request: httpx.Request) -> _Flow:
         realm = source.server.realm
         if request.url.scheme == "https" and realm.scheme != "https":
             raise Denied(f"{self._host.host}: its token server {redact(realm)} is not https, nothing is sent there")

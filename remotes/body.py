@@ -44,7 +44,7 @@ def read(send: Send, descriptor: Descriptor, *, offset: int, subject: str, range
         Unavailable: the connection broke and re-opening gained nothing.
         Unsupported: a body in a content coding.
     """
-    yield from _Reader(send, descriptor, offset, subject, ranges=ranges).all()
+    yield from _BodyReader(send, descriptor, offset, subject, ranges=ranges).all()
 
 
 def read_part(send: Send, descriptor: Descriptor, *, offset: int, end: int, subject: str) -> Iterator[bytes]:
@@ -54,7 +54,7 @@ def read_part(send: Send, descriptor: Descriptor, *, offset: int, end: int, subj
         NoRanges: it does not.
         Corrupt, Unavailable, Unsupported: as `read`.
     """
-    yield from _Reader(send, descriptor, offset, subject, end=end).all()
+    yield from _BodyReader(send, descriptor, offset, subject, end=end).all()
 
 
 class TruncatedStream(httpx.SyncByteStream):
@@ -76,7 +76,7 @@ class TruncatedStream(httpx.SyncByteStream):
         self._stream.close()
 
 
-class _Reader:
+class _BodyReader:
     """Position and failures of one transfer, of all that follows or of a part that ends before `end`."""
 
     def __init__(

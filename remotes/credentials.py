@@ -161,15 +161,15 @@ class DockerConfig:
             Denied: a helper fails, see `Helpers.get`.
         """
         keys = _keys(host, repository)
-        answers = (self._resolved(file.find(keys)) for file in self._files)
+        answers = (self._resolve(file.find(keys)) for file in self._files)
         return next((found for found in answers if found is not None), None)
 
-    def _resolved(self, found: "Credentials | _Helper | None") -> Credentials | None:
+    def _resolve(self, found: "Credentials | _Helper | None") -> Credentials | None:
         if not isinstance(found, _Helper):
             return found
-        return self._answered(found, self._helpers.get(found.name, found.server))
+        return self._credentials_of(found, self._helpers.get(found.name, found.server))
 
-    def _answered(self, helper: "_Helper", answer: Answer | None) -> Credentials | None:
+    def _credentials_of(self, helper: "_Helper", answer: Answer | None) -> Credentials | None:
         if answer is None:
             return None
         is_token = answer.username == _TOKEN_USER
@@ -178,11 +178,11 @@ class DockerConfig:
             "" if is_token else answer.secret,
             identity_token=answer.secret if is_token else None,
             origin=helper.origin,
-            renew=partial(self._renewed, helper, answer),
+            renew=partial(self._renew, helper, answer),
         )
 
-    def _renewed(self, helper: "_Helper", refused: Answer) -> Credentials | None:
-        return self._answered(helper, self._helpers.get_another(helper.name, helper.server, refused))
+    def _renew(self, helper: "_Helper", refused: Answer) -> Credentials | None:
+        return self._credentials_of(helper, self._helpers.get_another(helper.name, helper.server, refused))
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
@@ -320,11 +320,11 @@ def _credentials(entry: Mapping[str, Any], origin: Origin) -> Credentials | None
     if texts["username"] and texts["password"]:
         return Credentials(texts["username"], texts["password"], token, origin)
     if texts["auth"]:
-        return Credentials(*_decoded(texts["auth"], _at(at, "auth")), token, origin)
+        return Credentials(*_decode_auth(texts["auth"], _at(at, "auth")), token, origin)
     return Credentials(texts["username"], "", token, origin) if token else None
 
 
-def _decoded(text: str, at: str) -> tuple[str, str]:
+def _decode_auth(text: str, at: str) -> tuple[str, str]:
     try:
         user, colon, password = base64.b64decode(text, validate=True).decode().partition(":")
     except ValueError:  # not base64, not ASCII, not UTF-8

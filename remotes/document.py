@@ -1,4 +1,4 @@
-"""A document as an answer's body, such as a manifest: small, whole, and never in a coding."""
+"""Reads small documents, such as manifests, from responses."""
 
 from collections.abc import Callable
 
@@ -10,17 +10,17 @@ from prefect_dist.remotes.errors import from_response, from_transport, refuse_co
 from prefect_dist.remotes.headers import length
 
 
-def answered(
+def read_document(
     response: httpx.Response, subject: str, *, limit: int = manifest.MAX_BYTES, check: Callable[[], None] | None = None
 ) -> bytes:
-    """Return the body of an open answer, which has to be a 200, and close the answer.
+    """Return the body of an open response, which has to be 200, and close the response.
 
     `check` is called after each piece of the body; its errors end the reading.
 
     Raises:
-        RegistryError: it is not, see `remotes.errors.from_response`.
-        Unsupported: it is bigger than `limit` bytes, or in a coding.
-        Unavailable: it breaks off.
+        RegistryError: another status, see `remotes.errors.from_response`.
+        Unsupported: the body is bigger than `limit` bytes, or has a content coding.
+        Unavailable: the body breaks off.
     """
     try:
         if response.status_code != httpx.codes.OK:

@@ -198,12 +198,12 @@ def retry_after_s(response: httpx.Response) -> float | None:
 def redact(url: httpx.URL) -> str:
     """The URL as it may be shown: in one line, no user information, query values only where they cannot be secrets."""
     bare = url.copy_with(userinfo=b"", query=None, fragment=None)
-    shown = "&".join(_redacted(key, value) for key, value in url.params.multi_items())
+    shown = "&".join(_redact_value(key, value) for key, value in url.params.multi_items())
     text = f"{bare}?{shown}" if shown else str(bare)
     return text if len(text) <= _URL_CHARS else f"{text[:_URL_CHARS]}…"
 
 
-def _redacted(key: str, value: str) -> str:
+def _redact_value(key: str, value: str) -> str:
     if not value:
         return "…"  # a key alone may be a token
     return f"{quote(key)}={quote(value, safe='/:,*') if key in _SHOWN else '…'}"

@@ -22,8 +22,8 @@ from prefect_dist.remotes.repository import Repository
 
 
 @dataclass(frozen=True, slots=True)
-class _Question:
-    """What the manifests endpoint is asked: where, for which media types, for which digest if one is pinned, and for whom."""
+class _ManifestRequest:
+    """A request to the manifests endpoint: path, accepted media types, pinned digest, and the subject of errors."""
 
     path: str
     accept: str
@@ -71,11 +71,11 @@ class Fetcher:
     def has_referrers_api(self) -> bool:
         """False once the registry is known to have no referrers API."""
         host = self.locator.partition("/")[0]
-        return host not in self._unlisted and "referrers" not in self._repository.avoid
+        return host not in self._unlisted and "referrers" not in self._repository.unsupported
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
         """The descriptor of a tag or digest in this repository: see `Registries.resolve`."""
-        pinned = reference.pinned()
+        pinned = reference.pinned_digest()
         target = str(pinned) if pinned else reference.tag
         if target is None:
             raise InvalidInput(f"{reference}: expected a tag or digest, such as {reference}:latest")
@@ -83,7 +83,7 @@ class Fetcher:
             raise InvalidInput(f"{reference}: bad media type {media_type!r}, expected type/subtype")
         if pinned is not None and media_type is not None and not mediatypes.is_manifest(media_type):
             return self._blob(pinned, str(reference))
-        ask = _Question(f"manifests/{target}", media_type or ANY_MANIFEST, pinned, str(reference))
+        ask = _ManifestRequest(f"manifests/{target}", media_type or ANY_MANIFEST, pinned, str(reference))
         try:
             found = self._by_head(ask) or self._by_get(ask)
         except RegistryNotFound:
@@ -110,7 +110,7 @@ class Fetcher:
         def send(byte_range: str | None) -> httpx.Response:
             return self._get_content(descriptor, byte_range, subject)
 
-        if "range" in self._repository.avoid:
+        if "range" in self._repository.unsupported:
             own: Iterator[bytes] = body.read(send, descriptor, offset=offset, subject=subject, ranges=False)
         else:
             server = self._repository.locator.partition("/")[0]
@@ -140,7 +140,9 @@ class Fetcher:
             Unsupported: a listing without end, or one that leads away from the registry.
             DistError: what the registry says.
         """
-        return referrers.listed(self._repository, descriptor.digest, artifact_type=artifact_type, unlisted=self._unlisted)
+        return referrers.list_referrers(
+            self._repository, descriptor.digest, artifact_type=artifact_type, unlisted=self._unlisted
+        )
 
     def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
         """Cosign's digest tags of `descriptor` that exist, resolved. With known `tags`, no others are requested."""
@@ -158,9 +160,9 @@ class Fetcher:
             return
         yield from foreign.read(self._repository, descriptor, offset=offset, missing=missing)
 
-    def _by_head(self, ask: "_Question") -> Descriptor | None:
+    def _by_head(self, ask: "_ManifestRequest") -> Descriptor | None:
         """The descriptor in the headers; None where they do not tell all of type, length and digest."""
-        if "head" in self._repository.avoid:
+        if "head" in self._repository.unsupported:
             return None
         response = self._repository.ask("HEAD", ask.path, subject=ask.subject, headers={"Accept": ask.accept})
         response.close()
@@ -176,10 +178,10 @@ class Fetcher:
             return None
         return Descriptor(media_type=media_type, digest=digest, size=size)
 
-    def _by_get(self, ask: "_Question") -> Descriptor:
+    def _by_get(self, ask: "_ManifestRequest") -> Descriptor:
         """The descriptor of the document itself."""
         response = self._repository.ask("GET", ask.path, subject=ask.subject, headers={"Accept": ask.accept})
-        raw = document.answered(response, ask.subject)
+        raw = document.read_document(response, ask.subject)
         expected = ask.pinned or digest_in(response, ask.subject)
         digest = Digest.of(raw, algorithm=expected.algorithm if expected else "sha256")
         if expected is not None and digest != expected:

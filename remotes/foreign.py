@@ -41,7 +41,7 @@ class Foreign:
                 the error that may pass if there is one, else a refusal, else `missing`.
         """
         errors: list[DistError] = []
-        for text in self._ordered(descriptor):
+        for text in self._order_urls(descriptor):
             try:
                 url = parse(text)
                 send = partial(_send, repository, url)
@@ -61,7 +61,7 @@ class Foreign:
         if (text := self._gave.pop(digest, None)) is not None:
             self._wrong.add((digest, text))
 
-    def _ordered(self, descriptor: Descriptor) -> list[str]:
+    def _order_urls(self, descriptor: Descriptor) -> list[str]:
         return sorted(descriptor.urls[:MAX_URLS], key=lambda text: (descriptor.digest, text) in self._wrong)
 
 

@@ -28,8 +28,8 @@ _REACHABLE: Mapping[Kind, frozenset[Kind]] = MappingProxyType(
 )
 
 
-class Origin:
-    """A registry, and the kinds of addresses from which it answered. Thread-safe: its state changes in single steps.
+class GuardedOrigin:
+    """The origin registry, and the kinds of addresses from which it answered. Thread-safe: state changes are atomic.
 
     `private_hosts` are servers, `host` or `host:port`, that it may name at any address. As an `AddressRule` it is the rule for
     connections to its own server.
@@ -77,11 +77,11 @@ class Guard:
     addresses, or to servers that the file of hosts names. With `stays`, a redirect to another server is refused.
     """
 
-    def __init__(self, origin: Origin | None = None, *, stays: bool = False) -> None:
+    def __init__(self, origin: GuardedOrigin | None = None, *, stays: bool = False) -> None:
         self._origin, self._stays = origin, stays
         self._has_left = False
 
-    def renewed(self) -> "Guard":
+    def renew(self) -> "Guard":
         """Return a guard for another request to a URL that the same registry names."""
         return Guard(self._origin)
 
@@ -107,7 +107,7 @@ class Guard:
         """
         return self._origin is not None and (self._origin.is_itself(url) or self._origin.trusts(url))
 
-    def allowed(self, url: httpx.URL, *, is_named: bool) -> AddressRule | None:
+    def address_rule(self, url: httpx.URL, *, is_named: bool) -> AddressRule | None:
         """Return the rule for the addresses of a URL; None for any address. `is_named`: the file of hosts names its server."""
         if self._origin is None:
             return None if is_named else Only(PUBLIC_ONLY)

@@ -59,10 +59,10 @@ def check_digest(response: httpx.Response, descriptor: Descriptor, subject: str)
         raise Corrupt(f"{subject}: expected {descriptor.digest}, the registry has {found}")
 
 
-def uploaded(response: httpx.Response) -> int | None:
-    """How many bytes of a blob the registry says to have; None where it does not say it.
+def uploaded_bytes(response: httpx.Response) -> int | None:
+    """Return the number of bytes of an upload that the registry has; None if it does not report it.
 
-    `0-0` is none: a registry that has one byte says so, too, but one that has none cannot say it in another way.
+    `0-0` counts as no byte. It could also be one byte, but a registry that has none cannot report that in another way.
     """
     match = _UPLOADED.fullmatch(response.headers.get("range", ""))
     last = int(match[1]) if match else None
@@ -77,7 +77,7 @@ def location(response: httpx.Response, subject: str) -> httpx.URL | None:
         Unsupported: the registry speaks https, and names itself by http.
     """
     text: str | None = response.headers.get("location")
-    return None if text is None else _joined(response, text, "Location", subject)
+    return None if text is None else _join_url(response, text, "Location", subject)
 
 
 def next_page(response: httpx.Response, subject: str) -> httpx.URL | None:
@@ -88,7 +88,7 @@ def next_page(response: httpx.Response, subject: str) -> httpx.URL | None:
         Unsupported: the registry speaks https, and names itself by http.
     """
     text = response.links.get("next", {}).get("url")
-    return None if text is None else _joined(response, text, "Link", subject)
+    return None if text is None else _join_url(response, text, "Link", subject)
 
 
 def parse_challenges(headers: Iterable[str]) -> list[Challenge]:
@@ -109,7 +109,7 @@ def _parse_challenges(header: str) -> list[Challenge]:
     return found
 
 
-def _joined(response: httpx.Response, text: str, header: str, subject: str) -> httpx.URL:
+def _join_url(response: httpx.Response, text: str, header: str, subject: str) -> httpx.URL:
     try:
         url = response.request.url.join(text)
     except (httpx.InvalidURL, ValueError) as exc:  # of urllib.parse, about brackets in the host

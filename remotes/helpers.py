@@ -47,8 +47,8 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
-class _Question:
-    """Which helper is asked for which server."""
+class _HelperRequest:
+    """A request to a credential helper for a server."""
 
     helper: HelperName
     server: str
@@ -56,8 +56,8 @@ class _Question:
     def __str__(self) -> str:
         return f"{self.server}: credential helper docker-credential-{self.helper}"
 
-    def failed(self, what: str) -> Denied:
-        """The error for a helper that gives no answer. It shows nothing that the helper wrote, but how to see that."""
+    def failure(self, what: str) -> Denied:
+        """Return the error for a helper that fails. It has no output of the helper, but the command that shows it."""
         return Denied(f"{self} {what}; to see why: echo {self.server} | docker-credential-{self.helper} get")
 
 
@@ -66,9 +66,9 @@ class Helpers:
 
     def __init__(self, *, timeout_s: float = 30) -> None:
         self._timeout_s = timeout_s
-        self._answers: dict[_Question, Answer | Denied | None] = {}
-        self._refused: set[tuple[_Question, Answer]] = set()
-        self._asking: dict[_Question, threading.Lock] = {}
+        self._answers: dict[_HelperRequest, Answer | Denied | None] = {}
+        self._refused: set[tuple[_HelperRequest, Answer]] = set()
+        self._asking: dict[_HelperRequest, threading.Lock] = {}
         self._guard = threading.Lock()
 
     def get(self, helper: HelperName, server: str) -> Answer | None:
@@ -77,7 +77,7 @@ class Helpers:
         Raises:
             Denied: there is no such program, it fails, takes too long, or answers with something else. It is not run again.
         """
-        question = _Question(helper=helper, server=server)
+        question = _HelperRequest(helper=helper, server=server)
         with self._lock(question):  # threads with the same question wait for one answer
             if question not in self._answers:
                 self._answers[question] = self._ask(question)
@@ -92,7 +92,7 @@ class Helpers:
         Raises:
             Denied: the helper fails, see `get`.
         """
-        question = _Question(helper=helper, server=server)
+        question = _HelperRequest(helper=helper, server=server)
         with self._lock(question):
             known = self._answers.get(question)
             if isinstance(known, Answer) and known != refused:
@@ -108,11 +108,11 @@ class Helpers:
             self._answers[question] = answer
             return answer
 
-    def _lock(self, question: _Question) -> threading.Lock:
+    def _lock(self, question: _HelperRequest) -> threading.Lock:
         with self._guard:
             return self._asking.setdefault(question, threading.Lock())
 
-    def _ask(self, question: _Question) -> Answer | Denied | None:
+    def _ask(self, question: _HelperRequest) -> Answer | Denied | None:
         _log.debug("asking docker-credential-%s for %s", question.helper, question.server)
         try:
             return _read(question, *_run(question, timeout_s=self._timeout_s))
@@ -120,7 +120,7 @@ class Helpers:
             return Denied(str(exc))  # without what hangs on a raised one
 
 
-def _run(question: _Question, *, timeout_s: float) -> tuple[int, bytes]:
+def _run(question: _HelperRequest, *, timeout_s: float) -> tuple[int, bytes]:
     """The exit status of a helper and what it writes to standard output."""
     program = shutil.which(f"docker-credential-{question.helper}")
     if program is None:
@@ -137,20 +137,20 @@ def _run(question: _Question, *, timeout_s: float) -> tuple[int, bytes]:
             start_new_session=True,
         )
     except OSError as exc:
-        raise question.failed(f"cannot be run ({exc.strerror})") from exc
+        raise question.failure(f"cannot be run ({exc.strerror})") from exc
     with process:
         try:
             raw = _converse(process, question, deadline)
             return process.wait(max(deadline - time.monotonic(), 0)), raw
         except (TimeoutError, subprocess.TimeoutExpired):
             _kill(process)
-            raise question.failed(f"gave no answer in {timeout_s:g} s") from None
+            raise question.failure(f"gave no answer in {timeout_s:g} s") from None
         except BaseException:
             _kill(process)
             raise
 
 
-def _converse(process: subprocess.Popen[bytes], question: _Question, deadline: float) -> bytes:
+def _converse(process: subprocess.Popen[bytes], question: _HelperRequest, deadline: float) -> bytes:
     """Tell a program the server, and read all that it writes.
 
     Raises:
@@ -170,7 +170,7 @@ def _converse(process: subprocess.Popen[bytes], question: _Question, deadline: f
             if not piece:
                 return raw
             raw += piece
-    raise question.failed(f"answers with more than {_MAX_ANSWER_BYTES} bytes")
+    raise question.failure(f"answers with more than {_MAX_ANSWER_BYTES} bytes")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -180,19 +180,19 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _read(question: _Question, status: int, raw: bytes) -> Answer | None:
+def _read(question: _HelperRequest, status: int, raw: bytes) -> Answer | None:
     """What an answer means."""
     if raw.strip() == _UNKNOWN:
         return None
     if status != 0:
-        raise question.failed(f"failed with exit status {status}")
+        raise question.failure(f"failed with exit status {status}")
     try:
         document = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        raise question.failed("answers with something that is not JSON") from None  # the parser's error shows the text
+        raise question.failure("answers with something that is not JSON") from None  # the parser's error shows the text
     if document == {}:
         return None  # docker and podman take it so
     username, secret = (document.get("Username"), document.get("Secret")) if isinstance(document, dict) else (None, None)
     if not isinstance(username, str) or not isinstance(secret, str):
-        raise question.failed("answers without the strings Username and Secret")
+        raise question.failure("answers without the strings Username and Secret")
     return Answer(username=username, secret=secret) if secret else None

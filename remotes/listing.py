@@ -100,11 +100,11 @@ def list_names(repository: Repository, kind: ListingKind, *, at: str) -> Iterato
     number = repository.sizes.page_names
     url = _page_url(repository, kind, number)
     while True:
-        with progress.timed():
+        with progress.time_request():
             response = paginator.get(url)
             progress.exclude(waited_s(response))
             try:
-                raw = document.answered(response, at, limit=MAX_PAGE_BYTES, check=progress.check_time)
+                raw = document.read_document(response, at, limit=MAX_PAGE_BYTES, check=progress.check_time)
             except RegistryRefused:
                 if number is None or progress.seen or response.status_code not in _TOO_MANY_NAMES:
                     raise
@@ -166,8 +166,8 @@ class _Progress:
         self._began: float | None = None  # the present request
 
     @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Count the time of a request. The time of the reader between pages does not count."""
+    def time_request(self) -> Iterator[None]:
+        """Add the time of this block to that of the requests. The time of the reader between pages does not count."""
         self._began = time.monotonic()
         try:
             yield

@@ -62,11 +62,11 @@ class Mirrored:
         """
         *mirrors, own = self._fetchers
         try:
-            listed = _begun(own.tags())
+            listed = _start_listing(own.tags())
         except (Unavailable, NotFound) as exc:
             if isinstance(exc, RegistryError):
                 raise
-            listed = _listed_instead(mirrors, exc)
+            listed = _list_at_mirror(mirrors, exc)
         yield from listed
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
@@ -91,17 +91,17 @@ class Mirrored:
         return referrers.signatures(self, self._fetchers[-1].locator, descriptor.digest, tags=tags)
 
 
-def _listed_instead(mirrors: Sequence[Fetcher], absent: DistError) -> Iterator[str]:
+def _list_at_mirror(mirrors: Sequence[Fetcher], absent: DistError) -> Iterator[str]:
     for mirror in mirrors:
         with suppress(DistError):
-            listed = _begun(mirror.tags())
+            listed = _start_listing(mirror.tags())
             _log.warning("%s; these are the tags that %s lists, it need not have all", absent, mirror.locator)
             return listed
     raise absent
 
 
-def _begun(tags: Iterator[str]) -> Iterator[str]:
-    """The same tags, of which the first was asked for already: whoever lists them is there."""
+def _start_listing(tags: Iterator[str]) -> Iterator[str]:
+    """Request the first tag now, so that a failing registry is noticed, and return all tags."""
     return chain(list(islice(tags, 1)), tags)
 
 

@@ -29,7 +29,7 @@ from prefect_dist.remotes.errors import Exchange, RegistryRefused, RegistryUnava
 from prefect_dist.remotes.headers import ANY_MANIFEST, ASK_BY_GET, MEDIA_TYPE, check_digest, digest_in, length
 from prefect_dist.remotes.repository import Repository
 from prefect_dist.remotes.sizes import RegistrySizes
-from prefect_dist.remotes.upload import DONE, Content, Observer, Read, Session
+from prefect_dist.remotes.upload import DONE, Content, Observer, Read, UploadSession
 
 _log = logging.getLogger(__name__)
 # How often an index of referrers is written anew when others write it at the same time.
@@ -52,7 +52,7 @@ class Pusher:
     def __init__(self, repository: Repository, sizes: RegistrySizes) -> None:
         self._repository, self._sizes = repository, sizes
         # Sessions that are open and that nobody is at: a blob's next upload goes on there. Taken and left in single steps.
-        self._sessions: dict[Digest, Session] = {}
+        self._sessions: dict[Digest, UploadSession] = {}
         self._turns: dict[str, threading.Lock] = {}  # of who writes an index of referrers, by its tag
         self._referred: dict[Digest, dict[Digest, Descriptor]] = {}  # by subject: the entries that were added to its index
 
@@ -69,7 +69,7 @@ class Pusher:
         # A manifest is only found by those who name its type (CNCF distribution); the type of a blob may be any text.
         headers = {"Accept": f"{descriptor.media_type}, */*" if descriptor.is_manifest else "*/*"}
         answer = None
-        if "head" not in self._repository.avoid:
+        if "head" not in self._repository.unsupported:
             expected = {_OK, _NOT_FOUND, *ASK_BY_GET}
             answer = self._repository.tell("HEAD", path, expected=expected, subject=subject, headers=headers)
         if answer is None or answer.status_code in ASK_BY_GET:
@@ -92,7 +92,7 @@ class Pusher:
         Raises:
             Unavailable: the registry fails.
         """
-        if "mount" in self._repository.avoid:
+        if "mount" in self._repository.unsupported:
             return False
         query = {"mount": str(descriptor.digest)} | ({"from": source} if source else {})
         subject = self._subject(descriptor)
@@ -105,7 +105,7 @@ class Pusher:
         if answer.status_code == _CREATED:
             check_digest(answer, descriptor, subject)
             return True
-        self._sessions[descriptor.digest] = Session(self._repository, descriptor, answer)
+        self._sessions[descriptor.digest] = UploadSession(self._repository, descriptor, answer)
         return False
 
     def upload(self, descriptor: Descriptor, read: Read, *, observer: Observer = _nobody) -> None:
@@ -125,7 +125,7 @@ class Pusher:
             if (self._sizes.upload.whole_bytes or descriptor.size) >= descriptor.size:
                 largest = descriptor.size
             try:
-                self._bring(descriptor, content)
+                self._send_blob(descriptor, content)
             except RegistryRefused as exc:
                 if not _is_too_large(exc):
                     raise
@@ -136,7 +136,7 @@ class Pusher:
             else:
                 return
 
-    def _bring(self, descriptor: Descriptor, content: Content) -> None:
+    def _send_blob(self, descriptor: Descriptor, content: Content) -> None:
         session = self._sessions.pop(descriptor.digest, None) or self._open(descriptor)
         try:
             self._send(session, content)
@@ -200,8 +200,8 @@ class Pusher:
         self._referred.setdefault(subject, {})[referrer.digest] = referrer
 
     @property
-    def referred(self) -> dict[Digest, frozenset[Digest]]:
-        """The referrers that were listed under fallback tags, by subject."""
+    def fallback_referrers(self) -> dict[Digest, frozenset[Digest]]:
+        """Return the referrers that this run listed under fallback tags, by subject."""
         return {subject: frozenset(entries) for subject, entries in list(self._referred.items())}
 
     def confirm_referrers(self, subject: Digest) -> None:
@@ -220,7 +220,7 @@ class Pusher:
         at = f"{self._repository.locator}:{tag}"
         with self._turns.setdefault(tag, threading.Lock()):
             for writes in range(_WRITES + 1):
-                index, missing = referrers.tagged(self._repository, subject), list[Descriptor]()
+                index, missing = referrers.read_fallback_index(self._repository, subject), list[Descriptor]()
                 for entry in entries:
                     if (extended := with_entry(index, entry, at=at)) is not None:
                         index = extended
@@ -282,11 +282,11 @@ class Pusher:
         expected = DONE | {_NOT_FOUND}
         return self._repository.tell("DELETE", f"manifests/{key}", expected=expected, subject=subject).status_code
 
-    def _open(self, descriptor: Descriptor) -> Session:
+    def _open(self, descriptor: Descriptor) -> UploadSession:
         answer = self._repository.tell("POST", "blobs/uploads/", expected=DONE, subject=self._subject(descriptor))
-        return Session(self._repository, descriptor, answer)
+        return UploadSession(self._repository, descriptor, answer)
 
-    def _send(self, session: Session, content: Content, *, whole: bool = False) -> None:
+    def _send(self, session: UploadSession, content: Content, *, whole: bool = False) -> None:
         total, upload = content.descriptor.size, self._sizes.upload
         chunk_bytes = max(upload.chunk_bytes or total, session.min_chunk_bytes)
         is_small = total <= max(total if upload.whole_bytes is None else upload.whole_bytes, session.min_chunk_bytes)

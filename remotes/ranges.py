@@ -103,7 +103,7 @@ class _PartPool:
         with self._guard:
             return self._held.total()
 
-    def start(self, part: "_Part") -> bool:
+    def start(self, part: "_RangePart") -> bool:
         """Fetch a part in a thread; return False if too many parts are held. A started part has to be released.
 
         Raises:
@@ -121,7 +121,7 @@ class _PartPool:
             raise Unavailable(f"{part.transfer.subject}: interrupted; will resume") from None
         return True
 
-    def release(self, part: "_Part") -> None:
+    def release(self, part: "_RangePart") -> None:
         """Give up a part. It counts until its thread is free."""
         part.is_abandoned = True
         part.pieces.cancel()
@@ -135,7 +135,7 @@ class _PartPool:
             self._held[server] -= 1
 
 
-class _Part:
+class _RangePart:
     """A part of a blob. `opened` is set once the server was seen to send these bytes."""
 
     def __init__(self, transfer: _Transfer, start: int, end: int) -> None:
@@ -181,7 +181,7 @@ class _PartsAhead:
     def __init__(self, pool: _PartPool, transfer: _Transfer, patience_s: float) -> None:
         self._pool, self._transfer, self._patience_s = pool, transfer, patience_s
         self._size = transfer.descriptor.size
-        self._parts: deque[_Part] = deque()
+        self._parts: deque[_RangePart] = deque()
         self._next: int | None = None
 
     def begin(self, start: int) -> None:
@@ -229,7 +229,7 @@ class _PartsAhead:
     def _fill(self) -> None:
         """Start as many parts as the pool allows."""
         while self._next is not None and self._next < self._size:
-            part = _Part(self._transfer, self._next, min(self._next + PART_BYTES, self._size))
+            part = _RangePart(self._transfer, self._next, min(self._next + PART_BYTES, self._size))
             if not self._pool.start(part):
                 return
             self._parts.append(part)

@@ -35,22 +35,24 @@ class _Resolver(Protocol):
         """The descriptor of a tag."""
 
 
-def listed(repository: Repository, subject: Digest, *, artifact_type: str | None, unlisted: set[str]) -> Iterator[Descriptor]:
-    """What refers to `subject`, each once. A registry that has no API is added to `unlisted`, and not asked for it again.
+def list_referrers(
+    repository: Repository, subject: Digest, *, artifact_type: str | None, unlisted: set[str]
+) -> Iterator[Descriptor]:
+    """Yield the referrers of `subject`, each once. A registry without the API is added to `unlisted`, which skips the API.
 
     Raises:
-        InvalidInput: an `artifact_type` that is no media type. All other errors come while iterating.
+        InvalidInput: `artifact_type` is not a media type. Other errors are raised while iterating.
     """
     if artifact_type is not None and not MEDIA_TYPE.fullmatch(artifact_type):
         raise InvalidInput(f"referrers of {subject}: bad artifact type {artifact_type!r}, expected type/subtype")
     return _distinct(_all(repository, subject, artifact_type, unlisted), repository, subject)
 
 
-def tagged(repository: Repository, subject: Digest) -> bytes | None:
-    """The index under the tag of the referrers of `subject`; None where there is no such tag.
+def read_fallback_index(repository: Repository, subject: Digest) -> bytes | None:
+    """Return the index under the fallback tag for the referrers of `subject`; None if there is no such tag.
 
     Raises:
-        Unsupported: there is something else, such as the subject itself: GitLab takes the tag for its digest (oras-go #1396).
+        Unsupported: the tag has other content, such as the subject: GitLab takes the tag for a digest (oras-go #1396).
     """
     raw = _at_tag(repository, subject)
     if raw is not None and not _lists(raw, subject):
@@ -78,7 +80,7 @@ def _all(repository: Repository, subject: Digest, artifact_type: str | None, unl
     at = f"referrers of {subject} at {repository.locator}"
     paginator = Paginator(repository, at, accept=mediatypes.OCI_INDEX, max_pages=MAX_PAGES)
     page = refusal = None
-    if host not in unlisted and "referrers" not in repository.avoid:
+    if host not in unlisted and "referrers" not in repository.unsupported:
         query = "" if artifact_type is None else f"?{urlencode({'artifactType': artifact_type})}"
         response = paginator.get(repository.at(f"referrers/{subject}{query}"))
         if response.is_success or repository.owns(response.request.url):
@@ -125,14 +127,14 @@ class _Page:
     def __init__(self, response: httpx.Response, raw: bytes, *, at: str, artifact_type: str | None) -> None:
         entries = manifest.children(raw, mediatypes.OCI_INDEX, at=at)
         applied = [name.strip() for name in response.headers.get("oci-filters-applied", "").split(",")]
-        self.entries = entries if "artifactType" in applied else _filtered(entries, artifact_type)
+        self.entries = entries if "artifactType" in applied else _filter_by_type(entries, artifact_type)
         self.following = next_page(response, at)
 
 
 def _first_page(response: httpx.Response, *, at: str, artifact_type: str | None, host: str, unlisted: set[str]) -> _Page | None:
     """The first page; None where the registry has no API."""
     try:
-        raw = document.answered(response, at)
+        raw = document.read_document(response, at)
     except RegistryError as exc:
         if response.status_code not in _NO_API:
             raise
@@ -146,7 +148,7 @@ def _first_page(response: httpx.Response, *, at: str, artifact_type: str | None,
 
 
 def _later_page(response: httpx.Response, *, at: str, artifact_type: str | None) -> _Page:
-    raw = document.answered(response, at)
+    raw = document.read_document(response, at)
     if not is_index(raw):
         raise Unavailable(f"{at}: expected an OCI index as next page, got something else")
     return _Page(response, raw, at=at, artifact_type=artifact_type)
@@ -156,7 +158,7 @@ def _under_tag(repository: Repository, subject: Digest, artifact_type: str | Non
     raw = _at_tag(repository, subject)
     if raw is None or not _lists(raw, subject):
         return ()
-    return _filtered(manifest.children(raw, mediatypes.OCI_INDEX, at=_tag_name(repository, subject)), artifact_type)
+    return _filter_by_type(manifest.children(raw, mediatypes.OCI_INDEX, at=_tag_name(repository, subject)), artifact_type)
 
 
 def _at_tag(repository: Repository, subject: Digest) -> bytes | None:
@@ -167,7 +169,7 @@ def _at_tag(repository: Repository, subject: Digest) -> bytes | None:
     if response.status_code == httpx.codes.NOT_FOUND:
         response.close()
         return None
-    return document.answered(response, at)
+    return document.read_document(response, at)
 
 
 def _lists(raw: bytes, subject: Digest) -> bool:
@@ -191,7 +193,7 @@ def _distinct(found: Iterator[Descriptor], repository: Repository, subject: Dige
         yield one
 
 
-def _filtered(entries: tuple[Descriptor, ...], artifact_type: str | None) -> tuple[Descriptor, ...]:
+def _filter_by_type(entries: tuple[Descriptor, ...], artifact_type: str | None) -> tuple[Descriptor, ...]:
     return entries if artifact_type is None else tuple(one for one in entries if one.artifact_type == artifact_type)
 
 

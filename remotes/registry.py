@@ -18,7 +18,7 @@ from prefect_dist.remotes.credentials import Credentials, CredentialSource, Regi
 from prefect_dist.remotes.errors import redact
 from prefect_dist.remotes.fetcher import Fetcher, Source
 from prefect_dist.remotes.foreign import Foreign
-from prefect_dist.remotes.guard import Origin
+from prefect_dist.remotes.guard import GuardedOrigin
 from prefect_dist.remotes.hosts import Hosts
 from prefect_dist.remotes.listing import CATALOG_SCOPE, list_repositories
 from prefect_dist.remotes.mirrors import Mirrored
@@ -83,7 +83,7 @@ class Registries:
         self._pushers: dict[tuple[str, str], Pusher] = {}
         self._sizes: dict[str, RegistrySizes] = {}  # by host
         self._auth: dict[tuple[str, Credentials | None], HostAuth] = {}
-        self._origins: dict[str, Origin] = {}
+        self._origins: dict[str, GuardedOrigin] = {}
         self._distrusted: set[Digest] = set()
         self._unlisted: set[str] = set()
         self._guard = threading.Lock()
@@ -130,7 +130,7 @@ class Registries:
     def with_fallback_referrers(self) -> list[Reference]:
         """Return the repositories in which a pusher listed referrers under fallback tags."""
         pushers = list(self._pushers.items())
-        return [Reference.parse(f"{host}/{repository}") for (host, repository), pusher in pushers if pusher.referred]
+        return [Reference.parse(f"{host}/{repository}") for (host, repository), pusher in pushers if pusher.fallback_referrers]
 
     def repositories(self, host: str) -> Iterator[str]:
         """The repositories of a registry, `host[:port]`, each once, in its order; asked for as they are taken.
@@ -163,7 +163,7 @@ class Registries:
             url=url,
             name=name,
             locator=locator,
-            avoid=settings.avoid,
+            unsupported=settings.avoid,
             origin=self._origin(host),
             sizes=self._sizes_of(host),
         )
@@ -177,9 +177,9 @@ class Registries:
         )
         return self._sizes.setdefault(host, made)
 
-    def _origin(self, host: str) -> Origin:
+    def _origin(self, host: str) -> GuardedOrigin:
         hosts = self._settings.hosts
-        made = Origin(httpx.URL(hosts.url(host)), name=host, private_hosts=hosts.of(host).private_hosts)
+        made = GuardedOrigin(httpx.URL(hosts.url(host)), name=host, private_hosts=hosts.of(host).private_hosts)
         return self._origins.setdefault(host, made)
 
     def _auth_of(self, host: str, name: str) -> HostAuth:

@@ -9,7 +9,7 @@ import httpx
 from prefect_dist.ocispec.errors import Unavailable, Unsupported
 from prefect_dist.remotes.auth import HostAuth, RegistryAuth, is_same_server
 from prefect_dist.remotes.errors import ADVICE, from_response, from_transport, one_line, redact
-from prefect_dist.remotes.guard import GUARD, Guard, Origin
+from prefect_dist.remotes.guard import GUARD, Guard, GuardedOrigin
 from prefect_dist.remotes.hosts import Capability
 from prefect_dist.remotes.sizes import RegistrySizes
 from prefect_dist.remotes.token import to_delete, to_pull, to_push
@@ -20,11 +20,11 @@ _EXPIRED = frozenset({400, 403})
 
 
 class Repository:
-    """Sends the requests of a repository. Thread-safe: it has no state but its constants (containerd 2e0c92b168).
+    """Sends the requests of a repository. Thread-safe: it is immutable (containerd 2e0c92b168).
 
-    `url` is its own, such as `https://ghcr.io/v2/a/b`; `locator` is what people call it: `ghcr.io/a/b`. `avoid` is what the
-    registry cannot do. `scope` is what reading it takes, if not to pull from a repository of its name. `origin` is the registry
-    as the source of redirects, and `sizes` are what it accepts; both are shared by its repositories.
+    `url` is its own, such as `https://ghcr.io/v2/a/b`; `locator` is the name for people: `ghcr.io/a/b`. `unsupported` are the
+    features that the registry lacks. `scope` is the token scope for reading, if not that of a pull from `name`. `origin` is the
+    registry as the source of redirects, and `sizes` are its limits; the repositories of a registry share both.
     """
 
     def __init__(
@@ -35,16 +35,16 @@ class Repository:
         url: str,
         name: str,
         locator: str,
-        avoid: frozenset[Capability] = frozenset(),
+        unsupported: frozenset[Capability] = frozenset(),
         scope: str | None = None,
-        origin: Origin | None = None,
+        origin: GuardedOrigin | None = None,
         sizes: RegistrySizes | None = None,
     ) -> None:
         self.sizes = sizes or RegistrySizes()
-        self.url, self.name, self.locator, self.avoid = url, name, locator, avoid
+        self.url, self.name, self.locator, self.unsupported = url, name, locator, unsupported
         self._client, self._host = client, host
         self._own = httpx.URL(url)
-        self._origin = origin or Origin(self._own, name=locator.partition("/")[0])
+        self._origin = origin or GuardedOrigin(self._own, name=locator.partition("/")[0])
         self._pull, self._push = RegistryAuth(host, scope or to_pull(name)), RegistryAuth(host, to_push(name))
         self._delete = RegistryAuth(host, to_delete(name))
 

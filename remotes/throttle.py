@@ -79,8 +79,8 @@ class Throttle:
             self._under_way -= 1
             self._changed.notify()
 
-    def accepted(self) -> None:
-        """The server took a request: ask a little harder."""
+    def note_accepted(self) -> None:
+        """Note that the server accepted a request, and raise the rate a little."""
         with self._changed:
             now = self._clock()
             self._accepted.append(now)
@@ -93,10 +93,10 @@ class Throttle:
                 self._pace = min(faster, self._fastest) if self._fastest else faster if faster < _FASTEST_PER_S else None
                 self._paced_at = now
 
-    def refused(self, retry_after_s: float | None) -> bool:
-        """The server refused a request because there are too many: leave it alone, then ask it less hard.
+    def note_refused(self, retry_after_s: float | None) -> bool:
+        """Note that the server refused a request as one too many: pause, then continue at a lower rate.
 
-        Whether that is news: it is to be left alone, and until later than it said before.
+        Return True if the server asks for a longer pause than before.
         """
         with self._changed:
             now = self._clock()

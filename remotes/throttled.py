@@ -71,7 +71,7 @@ class ThrottledTransport(httpx.BaseTransport):
             raise
         response.extensions[WAITED_S] = waited_s
         self._heed(throttle, request.url, response)
-        response.stream = _Watched(cast("httpx.SyncByteStream", response.stream), throttle.end)
+        response.stream = _NotifyingStream(cast("httpx.SyncByteStream", response.stream), throttle.end)
         return response
 
     def quotas(self) -> dict[str, Quota]:
@@ -104,17 +104,17 @@ class ThrottledTransport(httpx.BaseTransport):
     def _heed(self, throttle: Throttle, url: httpx.URL, response: httpx.Response) -> None:
         wait_s = retry_after_s(response)
         if response.status_code == _TOO_MANY or (response.status_code == _UNAVAILABLE and wait_s is not None):
-            if throttle.refused(wait_s) and wait_s is not None:
+            if throttle.note_refused(wait_s) and wait_s is not None:
                 self._left_alone(url.netloc.decode("ascii"), wait_s)
         else:
-            throttle.accepted()
+            throttle.note_accepted()
         if (quota := read_quota(response.headers)) is not None:
             with self._guard:
                 self._quotas[url.netloc.decode("ascii")] = quota
 
 
-class _Watched(httpx.SyncByteStream):
-    """A body of which somebody is told, once, that it was closed."""
+class _NotifyingStream(httpx.SyncByteStream):
+    """A body that calls `closed` once, when it is closed."""
 
     def __init__(self, stream: httpx.SyncByteStream, closed: Callable[[], None]) -> None:
         self._stream, self._closed = stream, closed

@@ -123,11 +123,11 @@ class Tokens:
             raise copy(refused)
         *first, last = self._requests(server, scopes, guard)
         for request in first:
-            response = _bounded((yield request))
+            response = _limit_body((yield request))
             if response.request is request and response.status_code not in _REFUSES_POST:
                 return self._token(response, server, scopes)
             self._refresh.pop(server, None)
-        token = self._token(_bounded((yield last)), server, scopes)
+        token = self._token(_limit_body((yield last)), server, scopes)
         if first and last.method == "GET":
             self._knows_get_only.add(server)
         return token
@@ -138,7 +138,7 @@ class Tokens:
         for request in found:
             request.extensions[ADVICE] = self._login.advice
             if guard is not None:
-                request.extensions[GUARD] = guard.renewed()
+                request.extensions[GUARD] = guard.renew()
         return found
 
     def _attempts(self, server: TokenServer, scopes: str) -> list[httpx.Request]:
@@ -182,8 +182,8 @@ class Tokens:
         return self._login.refusal(has, exchange, by=f"{exchange.method} {exchange.url}")
 
 
-def _bounded(response: httpx.Response) -> httpx.Response:
-    """Limit how much of an answer is read. The client reads each answer to its end before it sends the next request."""
+def _limit_body(response: httpx.Response) -> httpx.Response:
+    """Truncate the body of a response: the client reads each response to its end before the next request."""
     response.stream = TruncatedStream(cast("httpx.SyncByteStream", response.stream), _MAX_ANSWER_BYTES)
     return response
 

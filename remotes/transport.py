@@ -80,7 +80,7 @@ class Urllib3Transport(httpx.BaseTransport):
         """
         settings, proxy = self._hosts.at(request.url), self._proxies.of(request.url)
         guard: Guard | None = request.extensions.get(GUARD)
-        allowed = guard.allowed(request.url, is_named=self._hosts.names(request.url)) if guard is not None else None
+        allowed = guard.address_rule(request.url, is_named=self._hosts.names(request.url)) if guard is not None else None
         if guard is not None and not guard.may_have_secrets(request.url):
             settings = settings.without_secrets()
         pools = self._pools_for(settings.tls, proxy, allowed if proxy is None else None)
@@ -204,17 +204,17 @@ class _Connections:
         """Return the pool classes by scheme. Their connections are known here, and go to `allowed` addresses, or any."""
         if allowed is None:
             return {
-                "http": self._watched(HTTPConnectionPool, HTTPConnection),
-                "https": self._watched(HTTPSConnectionPool, HTTPSConnection),
+                "http": self._tracking_pool(HTTPConnectionPool, HTTPConnection),
+                "https": self._tracking_pool(HTTPSConnectionPool, HTTPSConnection),
             }
         only = {"rule": allowed}
         return {
-            "http": self._watched(HTTPConnectionPool, type("Guarded", (GuardedHTTPConnection,), only)),
-            "https": self._watched(HTTPSConnectionPool, type("Guarded", (GuardedHTTPSConnection,), only)),
+            "http": self._tracking_pool(HTTPConnectionPool, type("Guarded", (GuardedHTTPConnection,), only)),
+            "https": self._tracking_pool(HTTPSConnectionPool, type("Guarded", (GuardedHTTPSConnection,), only)),
         }
 
-    def _watched(self, pool: type[HTTPConnectionPool], connection: type[HTTPConnection]) -> type[HTTPConnectionPool]:
-        opened = self._opened
+    def _tracking_pool(self, pool: type[HTTPConnectionPool], connection: type[HTTPConnection]) -> type[HTTPConnectionPool]:
+        opened = self._note_opened
 
         class Watched(connection):  # type: ignore[misc, valid-type]
             def connect(self) -> None:
@@ -229,7 +229,7 @@ class _Connections:
 
         return type(pool.__name__, (pool,), {"ConnectionCls": Watched})
 
-    def _opened(self, connection: HTTPConnection) -> None:
+    def _note_opened(self, connection: HTTPConnection) -> None:
         connection.sock.settimeout(self._read_timeout_s)  # urllib3 sets that when it has sent, and sends with the other
         with self._guard:
             self._open.add(connection)

@@ -12,7 +12,7 @@ import httpx
 from prefect_dist.ocispec import Descriptor, mediatypes
 from prefect_dist.ocispec.errors import Corrupt, DistError, Unavailable
 from prefect_dist.remotes.errors import RegistryError, RegistryNotFound, RegistryRefused
-from prefect_dist.remotes.headers import check_digest, length, location, uploaded
+from prefect_dist.remotes.headers import check_digest, length, location, uploaded_bytes
 from prefect_dist.remotes.repository import Repository
 
 Read = Callable[[int], Iterator[bytes]]
@@ -37,12 +37,12 @@ class Content:
     read: Read
     observer: Observer
 
-    def part(self, first: int, end: int) -> "_Part":
+    def part(self, first: int, end: int) -> "_UploadPart":
         """The bytes from `first` to before `end`, as the body of a request."""
-        return _Part(self, first, end)
+        return _UploadPart(self, first, end)
 
 
-class _Part:
+class _UploadPart:
     """Iterated anew, it reads anew: a request may have to be sent again."""
 
     def __init__(self, content: Content, first: int, end: int) -> None:
@@ -61,7 +61,7 @@ class _Part:
             raise Corrupt(f"{self._content.descriptor}: expected {self._content.descriptor.size} bytes, there are {offset}")
 
 
-class Session:
+class UploadSession:
     """An upload that a registry has opened. `offset` is how many bytes it has. Not for use by several threads.
 
     After a failure `is_lost` says that this session is at its end, which need not be the end of the upload.
@@ -112,7 +112,7 @@ class Session:
     def _ask(self) -> None:
         """Learn where the registry stands. One that cannot tell has lost the session."""
         answer = self._tell("GET", self._location, losing=(RegistryNotFound, RegistryRefused))
-        has = uploaded(answer)
+        has = uploaded_bytes(answer)
         if has is None:
             self.is_lost = True
             raise Unavailable(f"{self.subject}: the registry does not say what it has (no Range)")
@@ -124,7 +124,7 @@ class Session:
         answer = self._tell(
             "PATCH",
             self._location,
-            headers=_framing(end - begin) | {"Content-Range": f"{begin}-{end - 1}"},
+            headers=_framing_headers(end - begin) | {"Content-Range": f"{begin}-{end - 1}"},
             body=content.part(begin, end),
             expected=DONE | {_OUT_OF_ORDER} if begin else DONE,
             losing=(RegistryNotFound,) if begin else (RegistryNotFound, RegistryRefused),
@@ -132,7 +132,7 @@ class Session:
         if answer.status_code in DONE:
             self.offset = end  # whatever its Range says: ECR's stays at the end of the first chunk (containers-roadmap #2831)
             return
-        has = uploaded(answer)
+        has = uploaded_bytes(answer)
         if has is None:
             self._in_doubt = True
         else:
@@ -143,7 +143,7 @@ class Session:
         digest = f"digest={self._descriptor.digest}".encode()
         query = b"&".join(filter(None, (self._location.query, digest)))  # parsed and put together, a signed one would change
         url = self._location.copy_with(query=query)
-        answer = self._tell("PUT", url, headers=_framing(size), body=body, losing=(RegistryNotFound,))
+        answer = self._tell("PUT", url, headers=_framing_headers(size), body=body, losing=(RegistryNotFound,))
         check_digest(answer, self._descriptor, self.subject)
         self._is_closed = True
 
@@ -175,7 +175,7 @@ class Session:
         return answer
 
 
-def _framing(size: int) -> dict[str, str]:
+def _framing_headers(size: int) -> dict[str, str]:
     return {"Content-Type": mediatypes.OCTET_STREAM, "Content-Length": str(size)}
 
 

@@ -24,7 +24,7 @@ from prefect_dist.storage.files import FileIngests
 from prefect_dist.storage.ingest import Ingests
 from prefect_dist.storage.layout import Layout
 from prefect_dist.storage.objects import MemoryConditionalWrites, Objects
-from prefect_dist.storage.options import merged, refuse_flat, refuse_userinfo
+from prefect_dist.storage.options import merge_options, refuse_flat, refuse_userinfo
 from prefect_dist.storage.uploads import UploadIngests
 
 T = TypeVar("T")
@@ -40,8 +40,8 @@ class Backend(Protocol):
     guards: bool
     """Whether gc and runs can be kept apart at all: by locks, or since each process sees at once what others wrote."""
 
-    def translated(self, what: str) -> contextlib.AbstractContextManager[None]:
-        """Have what the file system raises in this block be errors of ours: see `storage.errors.translated`."""
+    def translate_errors(self, what: str) -> contextlib.AbstractContextManager[None]:
+        """Convert errors of the file system in this block, see `storage.errors.translate_errors`."""
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """What `work` gives for each item, in their order; from several threads at once where that is faster."""
@@ -52,13 +52,13 @@ class Backend(Protocol):
     def move(self, path: str, target: str) -> None:
         """Take a file out of sight, to where it can be looked at."""
 
-    def locked(self, path: str, *, shared: bool, make: bool = False) -> contextlib.AbstractContextManager[None]:
+    def hold_lock(self, path: str, *, shared: bool, make: bool = False) -> contextlib.AbstractContextManager[None]:
         """Hold a named lock against all who ask for it exclusively or, if not shared, at all; object stores have none.
 
         Its directory is made only if `make` says so; without one nothing is locked.
         """
 
-    def versioned(self, path: str) -> tuple[bytes | None, str | None]:
+    def read_versioned(self, path: str) -> tuple[bytes | None, str | None]:
         """Return the content of a small file and its version, for `replace`; no content if there is no file."""
 
     def replace(self, path: str, data: bytes, version: str | None) -> bool:
@@ -82,7 +82,7 @@ class Backend(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Kind:
+class _FileSystemKind:
     """How a store is opened on a kind of file system.
 
     `options` are those of fsspec if the user names none. `prepared` changes what fsspec cannot use as the user names it.
@@ -99,7 +99,7 @@ def _on_disk(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
 
 
 def _on_s3(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
-    fs = s3.connected(fs)
+    fs = s3.connect(fs)
     objects = Objects(fs, layout.url, s3.S3Api(fs), s3.S3ConditionalWrites(fs, layout.url))
     return objects, UploadIngests(objects, layout)
 
@@ -114,22 +114,22 @@ def _in_memory(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
     return objects, UploadIngests(objects, layout)
 
 
-def _uncached() -> dict[str, Any]:
-    """Other processes write, too: what fsspec saw a while ago is not what is there."""
+def _disable_cache() -> dict[str, Any]:
+    """Return options that disable fsspec's cache of listings, since other processes write, too."""
     return {"use_listings_cache": False, "skip_instance_cache": True}
 
 
 def _s3_options() -> dict[str, Any]:
-    return _uncached() | s3.options()
+    return _disable_cache() | s3.options()
 
 
 _KINDS = {
-    "file": _Kind(open=_on_disk),
-    "s3": _Kind(open=_on_s3, options=_s3_options, prepared=s3.with_role),
-    "gs": _Kind(open=_on_objects, options=_uncached),
-    "az": _Kind(open=_on_objects, options=_uncached),
-    "abfs": _Kind(open=_on_objects, options=_uncached),
-    "memory": _Kind(open=_in_memory),  # of this process: for tests and trials
+    "file": _FileSystemKind(open=_on_disk),
+    "s3": _FileSystemKind(open=_on_s3, options=_s3_options, prepared=s3.with_role),
+    "gs": _FileSystemKind(open=_on_objects, options=_disable_cache),
+    "az": _FileSystemKind(open=_on_objects, options=_disable_cache),
+    "abfs": _FileSystemKind(open=_on_objects, options=_disable_cache),
+    "memory": _FileSystemKind(open=_in_memory),  # of this process: for tests and trials
 }
 
 
@@ -155,39 +155,39 @@ def open_backend(url: str, options: Mapping[str, Any]) -> tuple[Backend, Ingests
     refuse_userinfo(url)
     refuse_flat(options)
     try:
-        return _opened(_kind_of(url), url, options)
+        return _open(_kind_of(url), url, options)
     except DistError:
         raise
     except Exception as exc:  # nothing was asked over the network; what else is wrong, each library says in its own way
         raise InvalidInput(f"store {url}: {exc}; check the location and its options") from exc
 
 
-def _opened(kind: _Kind, url: str, options: Mapping[str, Any]) -> tuple[Backend, Ingests, Layout]:
+def _open(kind: _FileSystemKind, url: str, options: Mapping[str, Any]) -> tuple[Backend, Ingests, Layout]:
     on_disk = kind is _KINDS["file"]
     if on_disk and options:
         raise InvalidInput(f"store {url}: a local disk has no store options, got {', '.join(options)}; leave them out")
-    fs, root = url_to_fs(url, **kind.prepared(merged(kind.options(), options)))
+    fs, root = url_to_fs(url, **kind.prepared(merge_options(kind.options(), options)))
     if on_disk and not os.path.isabs(root):
         raise InvalidInput(f"store {url}: expected an absolute path, got {root} (is there such a user?)")
     layout = Layout(root.rstrip("/"), "" if on_disk else f"{get_protocol(url)}://")
     return *kind.open(fs, layout), layout
 
 
-def _kind_of(url: str) -> _Kind:
+def _kind_of(url: str) -> _FileSystemKind:
     protocol = get_protocol(url)
     try:
         known = get_filesystem_class(protocol).protocol
     except ImportError as exc:
         if (extra := _EXTRAS.get(protocol)) is None:
-            raise _unsupported(url) from exc
+            raise _unsupported_error(url) from exc
         advice = f"run pip install 'prefect-dist[{extra}]'"
         raise InvalidInput(f"store {url}: the driver for {protocol}:// is not installed; {advice}") from exc
     for name in (protocol, *((known,) if isinstance(known, str) else known)):
         if name in _KINDS:
             return _KINDS[name]
-    raise _unsupported(url)
+    raise _unsupported_error(url)
 
 
-def _unsupported(url: str) -> Unsupported:
+def _unsupported_error(url: str) -> Unsupported:
     reason = f"{get_protocol(url)}:// does not promise that a file appears whole or not at all, as a store needs"
     return Unsupported(f"store {url}: {reason}; use one of {', '.join(sorted(_KINDS))}")

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from prefect_dist.ocispec.errors import Busy
-from prefect_dist.storage.errors import translated
+from prefect_dist.storage.errors import translate_errors
 from prefect_dist.storage.layout import TEMPORARY
 from prefect_dist.storage.locked_file import LockedFile, shares_locks
 
@@ -34,9 +34,9 @@ class Disk:
         self.fs = fs
         self.locks = self.guards = shares_locks(root)
 
-    def translated(self, what: str) -> AbstractContextManager[None]:
-        """Have what this disk raises be errors of ours."""
-        return translated(what)
+    def translate_errors(self, what: str) -> AbstractContextManager[None]:
+        """Convert errors of the disk in this block to `DistError`."""
+        return translate_errors(what)
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """What `work` gives for each item, in their order; one after the other, since threads cost more than a disk does."""
@@ -59,8 +59,8 @@ class Disk:
                 self.fs.rm_file(temporary)
             raise
 
-    def versioned(self, path: str) -> tuple[bytes | None, str | None]:
-        """Return the content of a small file, None if there is none; a lock is what keeps other writers out."""
+    def read_versioned(self, path: str) -> tuple[bytes | None, str | None]:
+        """Return the content of a small file, None if it is missing. There are no versions: a lock keeps other writers out."""
         try:
             return self.fs.cat_file(path), None
         except FileNotFoundError:
@@ -96,10 +96,10 @@ class Disk:
         # takes a quarter less time (docs/performance.md).
         os.posix_fadvise(held.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
 
-    def settle(self, held: LockedFile) -> int:
-        """Make a file from `append` durable; how many bytes it has."""
+    def fsync(self, held: LockedFile) -> int:
+        """Make a file from `append` durable, and return its size in bytes."""
         held.sync()
-        if (size := held.size()) is None:  # whoever removed it let a stranger in, whose bytes are not ours to publish
+        if (size := held.size()) is None:  # the path may be another writer's file by now, which must not be published
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), held.path)
         return size
 
@@ -122,15 +122,15 @@ class Disk:
         _sync_directory(os.path.dirname(path))
 
     @contextmanager
-    def locked(self, path: str, *, shared: bool, make: bool = False) -> Iterator[None]:
-        """Hold a named lock, against every process that asks for it exclusively or, if not shared, at all.
+    def hold_lock(self, path: str, *, shared: bool, make: bool = False) -> Iterator[None]:
+        """Hold a shared or an exclusive lock (flock) during this block.
 
-        Without a directory for the lock there is nothing to protect, and none is taken, unless it is to be made.
+        If the directory of the lock is missing, there is nothing to protect: no lock is taken, unless `make` creates it.
         """
         if make:
             self._make_parent(path)
         try:
-            lock = _locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
+            lock = _open_locked(path, fcntl.LOCK_SH if shared else fcntl.LOCK_EX)
         except FileNotFoundError:
             yield
             return
@@ -144,7 +144,7 @@ class Disk:
         """Hold a lock that shows to others that this process lives; yields False where no lock can do that."""
         try:
             self._make_parent(path)
-            lock = _locked(path, fcntl.LOCK_EX) if self.locks else None
+            lock = _open_locked(path, fcntl.LOCK_EX) if self.locks else None
         except OSError as exc:
             if exc.errno not in _NO_LOCKS:
                 raise
@@ -175,7 +175,7 @@ class Disk:
     def remove_lock(self, path: str) -> None:
         """Remove a lock that no process holds; one that is held stays."""
         try:
-            lock = _locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB, make=False)
+            lock = _open_locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB, make=False)
         except (FileNotFoundError, BlockingIOError):
             return
         try:
@@ -208,13 +208,13 @@ class Disk:
             _sync_directory(os.path.dirname(parent))
 
 
-def _locked(path: str, operation: int, *, make: bool = True) -> int:
+def _open_locked(path: str, operation: int, *, make: bool = True) -> int:
     """Return a descriptor of the file at `path`, locked; the caller closes it.
 
     A lock whose file was removed by its last holder is no lock for the next one, so the file is opened again.
     """
     while True:
-        lock = _opened(path, make=make)
+        lock = _open_lock_file(path, make=make)
         try:
             fcntl.flock(lock, operation)
             if _is_at(lock, path):
@@ -225,8 +225,8 @@ def _locked(path: str, operation: int, *, make: bool = True) -> int:
         os.close(lock)
 
 
-def _opened(path: str, *, make: bool) -> int:
-    """Return a descriptor of a lock file, which follows the umask when it is made."""
+def _open_lock_file(path: str, *, make: bool) -> int:
+    """Return a descriptor of a lock file. A new lock file gets its permissions from the umask."""
     try:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), _MODE)
     except PermissionError as exc:

@@ -18,8 +18,8 @@ class StoreFull(Unavailable):
 
 
 @contextmanager
-def translated(what: str, *, service: str | None = None) -> Iterator[None]:
-    """Raise what a file system raises as an error of ours; `what` says what was being done, and on what.
+def translate_errors(what: str, *, service: str | None = None) -> Iterator[None]:
+    """Convert errors of a file system in this block to `DistError`. `what` names the operation and its object.
 
     `service` is the URL of an object store. Its errors name it, and say what there is to check.
 

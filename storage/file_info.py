@@ -16,7 +16,7 @@ def is_there(fs: Any, path: str) -> bool:
     return True
 
 
-def modified(entry: Mapping[str, Any]) -> datetime:
+def modification_time(entry: Mapping[str, Any]) -> datetime:
     """Return the modification time of a file. File systems report it under different keys.
 
     Raises:

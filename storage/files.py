@@ -17,9 +17,9 @@ from typing import Any, Self
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound, Unsupported
 from prefect_dist.storage.disk import Disk
-from prefect_dist.storage.errors import translated
-from prefect_dist.storage.file_info import is_there, modified
-from prefect_dist.storage.ingest import Declared, Measured, Status, leave
+from prefect_dist.storage.errors import translate_errors
+from prefect_dist.storage.file_info import is_there, modification_time
+from prefect_dist.storage.ingest import ContentVerifier, Declaration, Status, close_writer
 from prefect_dist.storage.layout import RECORD, Layout
 from prefect_dist.storage.locked_file import LockedFile
 
@@ -35,11 +35,13 @@ _SMALL_BYTES = 1024 * 1024
 class FileWriter:
     """A writer that appends to the data file of its ingest; see `storage.ingest.Writer`."""
 
-    def __init__(self, disk: Disk, layout: Layout, held: LockedFile, declared: Declared, *, there: int, recorded: bool) -> None:
-        self.declared = declared
+    def __init__(
+        self, disk: Disk, layout: Layout, held: LockedFile, declared: Declaration, *, there: int, recorded: bool
+    ) -> None:
+        self.declaration = declared
         self._disk, self._layout, self._held, self._recorded = disk, layout, held, recorded
         self._path = held.path
-        self._measured = Measured(declared)
+        self._measured = ContentVerifier(declared)
         self._open = True
         self._catch_up(there)
         self._written_back = self.offset  # what was there may well be on the disk
@@ -57,7 +59,7 @@ class FileWriter:
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`."""
         self._measured.refuse_excess(len(data))
-        with translated(f"{self.declared.ref}: writing to {self._path}"):
+        with translate_errors(f"{self.declaration.ref}: writing to {self._path}"):
             self._held.write(data)
             self._measured.add(data)
             if self.offset - self._written_back >= _WRITE_BACK_BYTES:
@@ -66,16 +68,16 @@ class FileWriter:
 
     def truncate(self) -> None:
         """Drop what was written and start over at 0."""
-        with translated(f"{self.declared.ref}: truncating {self._path}"):
+        with translate_errors(f"{self.declaration.ref}: truncating {self._path}"):
             self._held.truncate()
         self._measured.reset()
         self._written_back = 0
 
     def commit(self, *, size: int | None = None, expected: Digest | None = None) -> Digest:
         """Make the blob durable, then visible."""
-        digest = self._measured.checked(size, expected)
-        with translated(f"{self.declared.ref}: committing {digest}"):
-            self._refuse_half_written(self._disk.settle(self._held))
+        digest = self._measured.verify(size, expected)
+        with translate_errors(f"{self.declaration.ref}: committing {digest}"):
+            self._refuse_half_written(self._disk.fsync(self._held))
             self._disk.publish(self._held, self._layout.blob(digest))
         self._release_quietly()
         if self._recorded:
@@ -84,7 +86,7 @@ class FileWriter:
 
     def abort(self) -> None:
         """Drop the ingest."""
-        with translated(f"{self.declared.ref}: removing {self._path}"):
+        with translate_errors(f"{self.declaration.ref}: removing {self._path}"):
             _drop(self._disk, self._path)
         self._release_quietly()
 
@@ -93,7 +95,7 @@ class FileWriter:
         if not self._open:
             return
         self._open = False
-        with translated(f"{self.declared.ref}: closing {self._path}"):
+        with translate_errors(f"{self.declaration.ref}: closing {self._path}"):
             try:
                 if not self._recorded:
                     self._keep()
@@ -104,7 +106,7 @@ class FileWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        leave(self, exc)
+        close_writer(self, exc)
 
     def _keep(self) -> None:
         """Leave what a small ingest has for the next writer; if it has nothing, leave nothing."""
@@ -115,7 +117,7 @@ class FileWriter:
             _drop(self._disk, self._path)
             return
         try:
-            self._disk.fs.pipe_file(self._path + RECORD, self.declared.to_json())
+            self._disk.fs.pipe_file(self._path + RECORD, self.declaration.to_json())
         except OSError:
             with contextlib.suppress(OSError):  # without a record the data is of no use, least of all on a full disk
                 _drop(self._disk, self._path)
@@ -123,8 +125,8 @@ class FileWriter:
 
     def _catch_up(self, there: int) -> None:
         """Hash what a writer before this one left."""
-        with translated(f"{self.declared.ref}: reading {self._path}"):
-            if self.declared.total is not None and there > self.declared.total:
+        with translate_errors(f"{self.declaration.ref}: reading {self._path}"):
+            if self.declaration.total is not None and there > self.declaration.total:
                 self.truncate()
                 return
             while self.offset < there:
@@ -137,7 +139,7 @@ class FileWriter:
     def _refuse_half_written(self, size: int) -> None:
         if size != self.offset:  # after a write that failed half-way
             at = f"{self.offset} bytes in {self._path}, got {size}"
-            raise Corrupt(f"{self.declared.ref}: expected {at}; open it again to go on")
+            raise Corrupt(f"{self.declaration.ref}: expected {at}; open it again to go on")
 
     def _tidy(self) -> None:
         """Remove the record of a blob that is safe. It may fail: a record without data says nothing.
@@ -149,9 +151,9 @@ class FileWriter:
                 if not held.found:
                     _drop(self._disk, self._path)
         except Busy:
-            _log.debug("%s: a new writer has it", self.declared.ref)
+            _log.debug("%s: a new writer has it", self.declaration.ref)
         except OSError:
-            _log.warning("%s: could not remove %s", self.declared.ref, self._path + RECORD, exc_info=True)
+            _log.warning("%s: could not remove %s", self.declaration.ref, self._path + RECORD, exc_info=True)
 
     def _release_quietly(self) -> None:
         """End an ingest that left nothing to keep."""
@@ -161,7 +163,7 @@ class FileWriter:
         try:
             self._held.close()
         except OSError:
-            _log.warning("%s: could not close %s", self.declared.ref, self._path, exc_info=True)
+            _log.warning("%s: could not close %s", self.declaration.ref, self._path, exc_info=True)
 
 
 class FileIngests:
@@ -176,13 +178,13 @@ class FileIngests:
             raise InvalidInput("ingest: the ref is empty")
         self._refuse_existing(ref, expected)
         path = self._path(ref)
-        with translated(f"{ref}: opening {path}"):
+        with translate_errors(f"{ref}: opening {path}"):
             try:
                 held = self._disk.append(path)
             except Busy:
                 raise Busy(self._describe_busy(ref)) from None
         try:
-            return self._begin(held, Declared(ref=ref, total=total, expected=expected, started=datetime.now(UTC)))
+            return self._begin(held, Declaration(ref=ref, total=total, expected=expected, started=datetime.now(UTC)))
         except BaseException:
             held.close()
             raise
@@ -190,7 +192,7 @@ class FileIngests:
     def status(self, ref: str) -> Status:
         """How far an ingest is; one of at most 1 MiB is not known while its writer is at work."""
         path = self._path(ref)
-        with translated(f"ingest {ref}"):
+        with translate_errors(f"ingest {ref}"):
             return self._status(path, self._disk.fs.info(path))
 
     def active(self) -> Iterator[Status]:
@@ -199,7 +201,7 @@ class FileIngests:
             if not self._layout.is_ingest(entry["name"]):
                 continue
             try:
-                with translated(f"ingest {entry['name']}"):
+                with translate_errors(f"ingest {entry['name']}"):
                     status = self._status(entry["name"], entry)
             except (NotFound, InvalidInput, Unsupported):
                 _log.debug("ingest %s ended or is damaged", entry["name"])
@@ -208,8 +210,8 @@ class FileIngests:
 
     def sweep(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
         """Drop what nobody has touched since `before`: data with or without its record, and records without data."""
-        for path, touched in self._touched().items():
-            with translated(f"ingest {path}"):
+        for path, touched in self._touch_times().items():
+            with translate_errors(f"ingest {path}"):
                 if touched < before and (dry_run or self._drop_unless_busy(path)):
                     yield path
 
@@ -222,19 +224,19 @@ class FileIngests:
 
     def _entries(self) -> list[dict[str, Any]]:
         try:
-            with translated("ingests"):
+            with translate_errors("ingests"):
                 entries: list[dict[str, Any]] = self._disk.fs.ls(self._layout.ingests, detail=True)
         except NotFound:
             return []
         return entries
 
-    def _touched(self) -> dict[str, datetime]:
-        """When each ingest was last written to, by its path."""
+    def _touch_times(self) -> dict[str, datetime]:
+        """Return the time of the last write to each ingest, by path."""
         found: dict[str, datetime] = {}
         for entry in self._entries():
             path = entry["name"].removesuffix(RECORD)
             if self._layout.is_ingest(path):
-                found[path] = max(modified(entry), found.get(path, modified(entry)))
+                found[path] = max(modification_time(entry), found.get(path, modification_time(entry)))
         return found
 
     def _drop_unless_busy(self, path: str) -> bool:
@@ -245,8 +247,8 @@ class FileIngests:
             return False
         return True
 
-    def _begin(self, held: LockedFile, wanted: Declared) -> FileWriter:
-        with translated(f"{wanted.ref}: opening {held.path}"):
+    def _begin(self, held: LockedFile, wanted: Declaration) -> FileWriter:
+        with translate_errors(f"{wanted.ref}: opening {held.path}"):
             try:  # once more: its writer may have ended before we got the lock
                 self._refuse_existing(wanted.ref, wanted.expected)
             except AlreadyExists:
@@ -256,21 +258,21 @@ class FileIngests:
         if found is not None and found.agrees(wanted):
             return FileWriter(self._disk, self._layout, held, found, there=held.found, recorded=True)
         recorded = recorded or wanted.total is None or wanted.total > _SMALL_BYTES
-        with translated(f"{wanted.ref}: opening {held.path}"):
+        with translate_errors(f"{wanted.ref}: opening {held.path}"):
             if held.found:
                 held.truncate()
             if recorded:
                 self._disk.fs.pipe_file(held.path + RECORD, wanted.to_json())
         return FileWriter(self._disk, self._layout, held, wanted, there=0, recorded=recorded)
 
-    def _found(self, path: str) -> tuple[Declared | None, bool]:
+    def _found(self, path: str) -> tuple[Declaration | None, bool]:
         """The record of an ingest, None if it is damaged or absent, and whether there is one."""
         try:
             raw = self._disk.fs.cat_file(path + RECORD)
         except FileNotFoundError:
             return None, False
         try:
-            return Declared.from_json(raw), True
+            return Declaration.from_json(raw), True
         except (InvalidInput, Unsupported):
             return None, True
 
@@ -281,8 +283,8 @@ class FileIngests:
             raise AlreadyExists(f"{ref}: {expected} is in the store")
 
     def _status(self, path: str, entry: dict[str, Any]) -> Status:
-        declared = Declared.from_json(self._disk.fs.cat_file(path + RECORD))
-        return declared.status(entry["size"], modified(entry))
+        declared = Declaration.from_json(self._disk.fs.cat_file(path + RECORD))
+        return declared.status(entry["size"], modification_time(entry))
 
     def _describe_busy(self, ref: str) -> str:
         try:

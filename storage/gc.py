@@ -98,9 +98,9 @@ class _Needed:
         if self._first is None:
             self._first = {name.name: name for name in names}
         self._walk(_new((root for name in names for root in name.roots), self._named))
-        for missing in (*self._walk(leased), *self._walk(self._arrived())):
+        for missing in (*self._walk(leased), *self._walk(self._take_arrived())):
             if missing.is_manifest:
-                self._awaited[missing.content] = missing
+                self._awaited[missing.key] = missing
 
     def lost(self) -> Iterator[str]:
         """Return a line for each name that was recorded since the first update and lacks content."""
@@ -109,13 +109,13 @@ class _Needed:
             if first.get(name.name) != name and not (found := presence.check_name(self._store, name)).is_complete:
                 yield f"{name.name}: recorded while gc ran, {found.shortage}; fetch it again"
 
-    def _arrived(self) -> list[Descriptor]:
-        """Return the manifests that arrived since they were found to be missing."""
+    def _take_arrived(self) -> list[Descriptor]:
+        """Return, and forget, awaited manifests that are in the store now."""
         awaited = list(self._awaited.values())
         there = self._store.each(self._store.holds, awaited) if awaited else []
         arrived = [manifest for manifest, is_there in zip(awaited, there, strict=True) if is_there]
         for manifest in arrived:
-            del self._awaited[manifest.content]
+            del self._awaited[manifest.key]
         return arrived
 
     def _walk(self, roots: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
@@ -127,7 +127,7 @@ class _Needed:
 
 def _new(roots: Iterator[Descriptor], known: set[object]) -> list[Descriptor]:
     """Return the roots that are not known yet, and note them as known."""
-    fresh = {root.content: root for root in roots if root.content not in known}
+    fresh = {root.key: root for root in roots if root.key not in known}
     known |= fresh.keys()
     return list(fresh.values())
 
@@ -135,7 +135,7 @@ def _new(roots: Iterator[Descriptor], known: set[object]) -> list[Descriptor]:
 def _remove(store: ContentStore, batch: Sequence[Info], needed: _Needed) -> list[Info]:
     """Remove those blobs of a batch that are still not needed."""
     for _ in range(_ATTEMPTS):
-        with store.sweeping() as sweep:
+        with store.begin_sweep() as sweep:
             needed.update()
             doomed = [info for info in batch if info.digest not in needed]
             if sweep.is_current:  # else so much was new that reading it took too long; it is known now

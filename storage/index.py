@@ -29,7 +29,7 @@ MARKER = orjson.dumps({"imageLayoutVersion": "1.0.0"})
 
 def create(backend: Backend, layout: Layout, names: Names) -> None:
     """Make an empty image layout where there is none; harmless where there is one."""
-    with backend.translated(f"store {layout.url}"):
+    with backend.translate_errors(f"store {layout.url}"):
         if is_there(backend.fs, layout.marker):
             return
         update(backend, layout, names)
@@ -38,7 +38,7 @@ def create(backend: Backend, layout: Layout, names: Names) -> None:
 
 def mark(backend: Backend, layout: Layout) -> None:
     """Write the file that makes a directory an image layout."""
-    with backend.translated(f"store {layout.url}"):
+    with backend.translate_errors(f"store {layout.url}"):
         backend.put(layout.marker, MARKER)
 
 
@@ -54,27 +54,27 @@ def update(backend: Backend, layout: Layout, names: Names) -> None:
 
     def changed(raw: bytes | None) -> bytes:
         nonlocal written
-        with backend.translated(what):
-            written = names.listing()
-            return raw if raw is not None and _is_of(raw, written) else _sealed(names, written)
+        with backend.translate_errors(what):
+            written = names.list_records()
+            return raw if raw is not None and _is_of(raw, written) else _make_index(names, written)
 
-    with backend.translated(what):
-        if _is_of(_content(backend, layout), names.listing()):
+    with backend.translate_errors(what):
+        if _is_of(_content(backend, layout), names.list_records()):
             return
         names.recall()
     while True:
         change_file(backend, layout.index, changed, what=what)
-        with backend.translated(what):
-            if names.listing() == written:
+        with backend.translate_errors(what):
+            if names.list_records() == written:
                 break
     if written:
-        with backend.translated(what):
+        with backend.translate_errors(what):
             names.remember()
 
 
 def document(names: Iterable[Name], *, under: tuple[str, ...], tagged: Iterable[tuple[str, Descriptor]] = ()) -> bytes:
     """Return an `index.json` that lists `names`, each in these annotations, and `tagged` manifests by reference name."""
-    others = [_listed(descriptor, {REF_NAME: name}) for name, descriptor in tagged]
+    others = [_entry_json(descriptor, {REF_NAME: name}) for name, descriptor in tagged]
     return _document([*(_entry(name, under) for name in names), *others])
 
 
@@ -82,7 +82,7 @@ def _document(manifests: Sequence[Mapping[str, Any]], **more: object) -> bytes:
     return orjson.dumps({"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": manifests, **more})
 
 
-def _sealed(names: Names, listed: Mapping[str, str]) -> bytes:
+def _make_index(names: Names, listed: Mapping[str, str]) -> bytes:
     known, damaged = names.read()
     for error in damaged:
         _log.warning("index.json leaves out: %s", error)
@@ -113,7 +113,7 @@ def _seal(manifests: object, listed: Mapping[str, str]) -> str:
 
 
 def _entry(name: Name, under: tuple[str, ...]) -> dict[str, Any]:
-    return _listed(name.descriptor, dict.fromkeys(under, name.name))
+    return _entry_json(name.descriptor, dict.fromkeys(under, name.name))
 
 
 def _referrers(names: Sequence[Name]) -> list[dict[str, Any]]:
@@ -126,10 +126,10 @@ def _referrers(names: Sequence[Name]) -> list[dict[str, Any]]:
             key = called or referrer.descriptor.digest
             if key not in taken:
                 taken.add(key)
-                entries.append(_listed(referrer.descriptor, {} if called is None else {REF_NAME: called}))
+                entries.append(_entry_json(referrer.descriptor, {} if called is None else {REF_NAME: called}))
     return entries
 
 
-def _listed(descriptor: Descriptor, names: Mapping[str, str]) -> dict[str, Any]:
+def _entry_json(descriptor: Descriptor, names: Mapping[str, str]) -> dict[str, Any]:
     others = tuple((key, value) for key, value in descriptor.annotations if key not in (REF_NAME, *names))
     return replace(descriptor, annotations=(*others, *names.items())).to_json()

@@ -1,8 +1,7 @@
-"""Ingests: content on its way into the store, whatever the store stands on.
+"""Ingests: content on its way into the store, on any kind of file system.
 
-An ingest has a ref, and what was declared of its content. One writer has a ref at a time; it hashes what it takes, so that
-its commit knows size and digest of the very bytes that become visible. `storage.files` and `storage.uploads` are the two ways
-in which a file system can take an ingest.
+An ingest has a ref and a declaration of its content. A ref has one writer at a time. The writer hashes the bytes that it
+writes, so that the commit verifies the bytes that become visible. `storage.files` and `storage.uploads` implement ingests.
 """
 
 import logging
@@ -33,35 +32,35 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
-class Declared:
-    """What was said of an ingest when it began."""
+class Declaration:
+    """The declared ref, size and digest of an ingest, and its start time."""
 
     ref: str
     total: int | None
     expected: Digest | None
     started: datetime
 
-    def agrees(self, other: "Declared") -> bool:
-        """Whether both speak of the same content, so that one can go on with what the other has."""
+    def agrees(self, other: "Declaration") -> bool:
+        """Return True if both declare the same content, so that an ingest can be resumed."""
         return (self.ref, self.total, self.expected) == (other.ref, other.total, other.expected)
 
     def status(self, offset: int, updated: datetime) -> Status:
-        """How far the ingest is."""
+        """Return the status of the ingest."""
         return Status(
             ref=self.ref, offset=offset, total=self.total, expected=self.expected, started=self.started, updated=updated
         )
 
     def to_json(self) -> bytes:
-        """The record as it is kept."""
+        """Return the stored form of the declaration."""
         expected = None if self.expected is None else str(self.expected)
         return orjson.dumps({"ref": self.ref, "total": self.total, "expected": expected, "started": self.started})
 
     @classmethod
     def from_json(cls, raw: bytes) -> Self:
-        """The record in `raw`.
+        """Return the declaration in `raw`.
 
         Raises:
-            InvalidInput, Unsupported: it is damaged.
+            InvalidInput, Unsupported: the record is damaged.
         """
         document = fields.parse_object(raw, at="ingest")
         expected = fields.optional(document, "expected", str, at="ingest")
@@ -73,26 +72,26 @@ class Declared:
         )
 
 
-class Measured:
-    """What a writer has taken so far: `offset` bytes, and their digest. Not for use by several threads."""
+class ContentVerifier:
+    """Counts and hashes the bytes of a writer, and checks them against the declaration. Not thread-safe."""
 
-    def __init__(self, declared: Declared) -> None:
-        self.declared = declared
+    def __init__(self, declared: Declaration) -> None:
+        self.declaration = declared
         self._hasher = Hasher(declared.expected.algorithm if declared.expected else "sha256")
         self.offset = 0
 
     def refuse_excess(self, length: int) -> None:
-        """See that `length` bytes more are not too many.
+        """Check that `length` more bytes do not exceed the declared size.
 
         Raises:
-            Corrupt: they are.
+            Corrupt: they do.
         """
-        total, end = self.declared.total, self.offset + length
+        total, end = self.declaration.total, self.offset + length
         if total is not None and end > total:
-            raise Corrupt(f"{self.declared.ref}: expected {total} bytes, got {end} or more")
+            raise Corrupt(f"{self.declaration.ref}: expected {total} bytes, got {end} or more")
 
     def add(self, data: bytes | bytearray | memoryview) -> None:
-        """Count and hash bytes that were taken."""
+        """Count and hash bytes that were written."""
         self._hasher.update(data)
         self.offset += len(data)
 
@@ -103,12 +102,12 @@ class Measured:
 
     @property
     def digest(self) -> Digest:
-        """Of what was taken so far."""
+        """Return the digest of the bytes so far."""
         return self._hasher.digest()
 
-    def checked(self, size: int | None, expected: Digest | None) -> Digest:
-        """The digest of what was taken, if that is what was declared and what is expected now; see `Writer.commit`."""
-        ref, declared = self.declared.ref, self.declared
+    def verify(self, size: int | None, expected: Digest | None) -> Digest:
+        """Return the digest of the bytes, if size and digest are as declared and as given here; see `Writer.commit`."""
+        ref, declared = self.declaration.ref, self.declaration
         if (wanted := declared.total if size is None else size) is not None and wanted != self.offset:
             raise Corrupt(f"{ref}: expected {wanted} bytes, got {self.offset}")
         if expected is not None and expected.algorithm != self._hasher.algorithm:
@@ -126,8 +125,8 @@ class Writer(Protocol):
     """Writes one blob. Leaving the `with` block without a commit keeps what was written. Not for use by several threads."""
 
     @property
-    def declared(self) -> Declared:
-        """What was said of the content when the ingest began."""
+    def declaration(self) -> Declaration:
+        """Return the declaration of the content from the beginning of the ingest."""
 
     @property
     def offset(self) -> int:
@@ -171,14 +170,14 @@ class Writer(Protocol):
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None: ...
 
 
-def leave(writer: Writer, error: BaseException | None) -> None:
-    """Close a writer at the end of its block. After an error that goes on: it says what happened, a failing close does not."""
+def close_writer(writer: Writer, error: BaseException | None) -> None:
+    """Close a writer at the end of its block. A failing close is only logged if the block has failed already."""
     try:
         writer.close()
     except DistError:
         if error is None:
             raise
-        _log.debug("%s: close failed after %r", writer.declared.ref, error, exc_info=True)
+        _log.debug("%s: close failed after %r", writer.declaration.ref, error, exc_info=True)
 
 
 class Ingests(Protocol):

@@ -94,8 +94,8 @@ class Layout:
         """The lock that tells whether a run lives that has leases."""
         return f"{self.leases}/{run}.lock"
 
-    def quarantined(self, digest: Digest) -> str:
-        """Where a blob is put whose bytes are not those of `digest`."""
+    def quarantine_path(self, digest: Digest) -> str:
+        """Return the path in quarantine for a blob whose bytes do not match `digest`."""
         return f"{self.quarantine}/{digest.algorithm}/{digest.hex}"
 
     def blob(self, digest: Digest) -> str:
@@ -123,8 +123,8 @@ class Layout:
         key = _hash(name)
         return f"{self.names}/{quote(name, safe='')[:_READABLE]}-{key}.json"
 
-    def named(self, path: str) -> str | None:
-        """The name whose record has this path; None for a strange file, and where the readable part is not all of the name."""
+    def parse_name(self, path: str) -> str | None:
+        """Return the name whose record has this path. None for other files, and for names that the path has only in part."""
         name = unquote(path.removeprefix(f"{self.names}/").rpartition("-")[0])
         return name if self.name(name) == path else None
 

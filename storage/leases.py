@@ -20,7 +20,7 @@ import orjson
 from prefect_dist.ocispec import Descriptor, fields
 from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
 from prefect_dist.storage.backend import Backend
-from prefect_dist.storage.file_info import modified
+from prefect_dist.storage.file_info import modification_time
 from prefect_dist.storage.layout import Layout
 
 # How long a record counts that no lock belongs to. A run that goes on for longer writes its records again.
@@ -56,11 +56,11 @@ class Lease:
         Raises:
             StoreFull, Denied, Unavailable: the store; the roots can be taken again.
         """
-        wanted: _Roots = {root.content: root for root in roots}
+        wanted: _Roots = {root.key: root for root in roots}
         if not self._enlist(wanted):
             self._renew()
             return
-        with self._writing, self._backend.translated(f"lease on {roots[0]}"):
+        with self._writing, self._backend.translate_errors(f"lease on {roots[0]}"):
             with self._guard:
                 waiting = dict(self._waiting)
             if not wanted.keys() & waiting.keys():
@@ -72,7 +72,7 @@ class Lease:
 
     def release(self) -> None:
         """Leave to gc whatever no name holds. Records that cannot be removed are left to a later gc."""
-        with self._writing, self._life, suppress(DistError), self._backend.translated(f"leases {self._layout.leases}"):
+        with self._writing, self._life, suppress(DistError), self._backend.translate_errors(f"leases {self._layout.leases}"):
             self._backend.remove([self._path(number) for number in range(len(self._records))])
             self._records.clear()
 
@@ -87,7 +87,7 @@ class Lease:
         """Write the records of a long run again where their age counts."""
         if self._is_locked or time.monotonic() - self._renewed < _RENEWAL_S:
             return
-        with self._writing, self._backend.translated(f"leases {self._layout.leases}"):
+        with self._writing, self._backend.translate_errors(f"leases {self._layout.leases}"):
             for number, roots in enumerate(self._records):
                 self._put(number, roots)
             self._renewed = time.monotonic()
@@ -113,8 +113,8 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """A record: its roots, or why they cannot be read, and whether its run lives."""
+class _LeaseRecord:
+    """A record of leases: its roots or the error of reading them, and if its run is alive."""
 
     path: str
     roots: tuple[Descriptor, ...]
@@ -155,27 +155,27 @@ class Leases:
             if found.lives:
                 continue
             if not dry_run:
-                with suppress(DistError), self._backend.translated(self._layout.shown(found.path)):
+                with suppress(DistError), self._backend.translate_errors(self._layout.shown(found.path)):
                     self._backend.remove([found.path])
             yield found.path
         if not dry_run:
             self._remove_locks()
 
     def _remove_locks(self) -> None:
-        with suppress(DistError), self._backend.translated(f"leases {self._layout.leases}"):
+        with suppress(DistError), self._backend.translate_errors(f"leases {self._layout.leases}"):
             for entry in self._entries():
                 if entry["name"].endswith(_LOCK):
                     self._backend.remove_lock(entry["name"])
 
-    def _records(self, now: datetime) -> list[_Found]:
-        with self._backend.translated("leases"):
+    def _records(self, now: datetime) -> list[_LeaseRecord]:
+        with self._backend.translate_errors("leases"):
             entries = [entry for entry in self._entries() if entry["name"].endswith(_RECORD)]
             found = self._backend.each(lambda entry: self._found(entry, now), entries)
         return [one for one in found if one is not None]
 
-    def _found(self, entry: dict[str, Any], now: datetime) -> _Found | None:
+    def _found(self, entry: dict[str, Any], now: datetime) -> _LeaseRecord | None:
         """Return what is known of a record; None if it was removed meanwhile."""
-        path, is_young = entry["name"], now - modified(entry) < _LIFE
+        path, is_young = entry["name"], now - modification_time(entry) < _LIFE
         is_held = self._backend.is_held(self._layout.lease_lock(_run(path)))
         try:
             document = fields.parse_object(self._backend.fs.cat_file(path), at="record")
@@ -186,8 +186,8 @@ class Leases:
         except (InvalidInput, Unsupported) as exc:
             remedy = "if no run is in progress that may need it, remove this file"
             error = InvalidInput(f"lease: damaged in {self._layout.shown(path)} ({exc}); {remedy}")
-            return _Found(path, (), is_young if is_held is None else is_held, error)
-        return _Found(path, tuple(roots), is_held if document.get("locked") is True and is_held is not None else is_young)
+            return _LeaseRecord(path, (), is_young if is_held is None else is_held, error)
+        return _LeaseRecord(path, tuple(roots), is_held if document.get("locked") is True and is_held is not None else is_young)
 
     def _entries(self) -> list[dict[str, Any]]:
         try:

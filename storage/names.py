@@ -15,7 +15,7 @@ from prefect_dist.ocispec import Descriptor, Platform, Reference, fields
 from prefect_dist.ocispec.errors import InvalidInput, NotFound, Unsupported
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.storage.backend import Backend
-from prefect_dist.storage.file_info import is_there, modified
+from prefect_dist.storage.file_info import is_there, modification_time
 from prefect_dist.storage.layout import Layout
 
 _SUFFIX = ".json"
@@ -136,7 +136,7 @@ class Names:
         known = self._known(name)
         if known is not None and replace(known, recorded=record.recorded) == record:
             return known
-        with self._backend.translated(f"name {name}"):
+        with self._backend.translate_errors(f"name {name}"):
             self._backend.put(self._layout.name(name), record.to_json())
         return record
 
@@ -148,13 +148,13 @@ class Names:
             InvalidInput: its record is damaged; the message says what to do.
         """
         path = self._layout.name(name)
-        with self._backend.translated(f"name {name}"):
+        with self._backend.translate_errors(f"name {name}"):
             raw = self._backend.fs.cat_file(path)
-        return self._parsed(raw, path, name)
+        return self._parse_record(raw, path, name)
 
     def __contains__(self, name: str) -> bool:
         """Whether a name is recorded, be its record damaged."""
-        with self._backend.translated(f"name {name}"):
+        with self._backend.translate_errors(f"name {name}"):
             return is_there(self._backend.fs, self._layout.name(name))
 
     def delete(self, name: str) -> None:
@@ -165,7 +165,7 @@ class Names:
         """
         if name not in self:
             raise NotFound(f"name {name}: not there")
-        with self._backend.translated(f"name {name}"):
+        with self._backend.translate_errors(f"name {name}"):
             self._backend.fs.rm_file(self._layout.name(name))
 
     def __iter__(self) -> Iterator[Name]:
@@ -181,8 +181,8 @@ class Names:
 
     def read(self) -> tuple[list[Name], list[InvalidInput]]:
         """All names, sorted, and for each whose record is damaged the error that says what to do."""
-        with self._backend.translated("names"):
-            listed, read = self.listing(), self._read
+        with self._backend.translate_errors("names"):
+            listed, read = self.list_records(), self._read
             self._read = {path: read[path] for path, version in listed.items() if path in read and read[path][0] == version}
             changed = [(path, version) for path, version in listed.items() if path not in self._read]
             found = [*(name for _, name in self._read.values()), *self._backend.each(self._found, changed)]
@@ -214,8 +214,8 @@ class Names:
         }
         self._backend.put(self._layout.index_names, orjson.dumps(known))
 
-    def listing(self) -> dict[str, str]:
-        """Return the path of each record with its version, by which any change of names can be seen."""
+    def list_records(self) -> dict[str, str]:
+        """Return the path and the version of each record. They change with every change of a name."""
         return {entry["name"]: _version(entry) for entry in self._entries()}
 
     def _entries(self) -> list[dict[str, Any]]:
@@ -234,7 +234,7 @@ class Names:
     def _found(self, record: tuple[str, str]) -> Name | InvalidInput | None:
         path, version = record
         try:
-            name = self._parsed(self._backend.fs.cat_file(path), path, self._layout.named(path))
+            name = self._parse_record(self._backend.fs.cat_file(path), path, self._layout.parse_name(path))
         except FileNotFoundError:
             return None
         except InvalidInput as exc:
@@ -242,7 +242,7 @@ class Names:
         self._read[path] = version, name
         return name
 
-    def _parsed(self, raw: bytes, path: str, name: str | None) -> Name:
+    def _parse_record(self, raw: bytes, path: str, name: str | None) -> Name:
         try:
             return Name.from_json(raw)
         except (InvalidInput, Unsupported) as exc:
@@ -258,4 +258,4 @@ def _version(entry: dict[str, Any]) -> str:
     """
     if "ino" in entry:
         return f"{entry['ino']} {entry['mtime']!r} {entry['size']}"
-    return str(entry.get("ETag") or entry.get("etag") or modified(entry))
+    return str(entry.get("ETag") or entry.get("etag") or modification_time(entry))

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import NotFound
-from prefect_dist.storage.errors import translated
+from prefect_dist.storage.errors import translate_errors
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -30,7 +30,7 @@ class UploadAbortedError(OSError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unfinished:
+class UnfinishedUpload:
     """An upload of any process that was begun and did not end: `size` bytes of it have arrived."""
 
     path: str
@@ -65,8 +65,8 @@ class ObjectApi(Protocol):
     def upload(self, path: str, size: int | None) -> Upload:
         """Begin to write `size` bytes, None if that is not known."""
 
-    def unfinished(self, prefix: str, *, before: datetime | None = None) -> Iterator[Unfinished]:
-        """Return the uploads below `prefix`; with `before` only those to which nothing was sent since then."""
+    def list_unfinished(self, prefix: str, *, before: datetime | None = None) -> Iterator[UnfinishedUpload]:
+        """Yield the unfinished uploads below `prefix`; with `before`, only those without new data since then."""
 
     def abort(self, path: str, upload: str, /) -> None:
         """Give up an upload, whatever process began it."""
@@ -134,9 +134,9 @@ class Objects:
         self.fs = fs
         self._url, self._api, self._conditional = url, api, conditional
 
-    def translated(self, what: str) -> AbstractContextManager[None]:
-        """Have what this object store raises be errors of ours, which name it and say what to check."""
-        return translated(what, service=self._url)
+    def translate_errors(self, what: str) -> AbstractContextManager[None]:
+        """Convert errors of the object store in this block. They name the store and what to check."""
+        return translate_errors(what, service=self._url)
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
         """What `work` gives for each item, in their order; some at once, since each of them is a round trip."""
@@ -162,11 +162,11 @@ class Objects:
         self.fs.rm_file(path)
 
     @contextmanager
-    def locked(self, path: str, *, shared: bool, make: bool = False) -> Iterator[None]:  # noqa: ARG002
+    def hold_lock(self, path: str, *, shared: bool, make: bool = False) -> Iterator[None]:  # noqa: ARG002
         """Do nothing: object stores have no locks. Conditional writes and markers (`storage.sweeps`) take their place."""
         yield
 
-    def versioned(self, path: str) -> tuple[bytes | None, str | None]:
+    def read_versioned(self, path: str) -> tuple[bytes | None, str | None]:
         """Return the content of a small object and its version, None for both if there is none."""
         try:
             return self._conditional.read(path) if self._conditional else (self.fs.cat_file(path), None)
@@ -177,7 +177,7 @@ class Objects:
         """Replace a small object if it still has this version; see `storage.backend.Backend`."""
         if self._conditional:
             with suppress(NoConditionsError), self._in_bucket():
-                return self._conditional.write(path, data, version) or self.versioned(path)[0] == data
+                return self._conditional.write(path, data, version) or self.read_versioned(path)[0] == data
             self._conditional = None
         warn_of_lost_changes(self._url)
         self.put(path, data)
@@ -210,13 +210,13 @@ class Objects:
             return _Whole(self.fs, path)
         return self._api.upload(path, size) if self._api else _Aside(self, aside, path)
 
-    def unfinished(self, prefix: str) -> Iterator[Unfinished]:
+    def list_unfinished(self, prefix: str) -> Iterator[UnfinishedUpload]:
         """Return the uploads of all processes below `prefix`, where the service lists them."""
-        return self._api.unfinished(prefix) if self._api else iter(())
+        return self._api.list_unfinished(prefix) if self._api else iter(())
 
     def sweep(self, prefix: str, before: datetime, *, dry_run: bool) -> Iterator[str]:
         """Abort the uploads below `prefix` to which nothing was sent since `before`, and return their paths."""
-        for found in self._api.unfinished(prefix, before=before) if self._api else ():
+        for found in self._api.list_unfinished(prefix, before=before) if self._api else ():
             if self._api and not dry_run:
                 self._api.abort(found.path, found.upload)
             yield found.path

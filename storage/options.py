@@ -84,10 +84,10 @@ def has_userinfo(value: object) -> bool:
     return isinstance(value, str) and _USERINFO.match(value) is not None
 
 
-def merged(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of both. Those in `more` win, also in options that have options, such as `client_kwargs`."""
+def merge_options(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both options merged. `more` wins, also within nested options such as `client_kwargs`."""
     both = (key for key in known.keys() & more.keys() if isinstance(known[key], Mapping) and isinstance(more[key], Mapping))
-    return {**known, **more, **{key: merged(known[key], more[key]) for key in both}}
+    return {**known, **more, **{key: merge_options(known[key], more[key]) for key in both}}
 
 
 def refuse_flat(options: Mapping[str, Any]) -> None:

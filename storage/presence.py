@@ -54,7 +54,7 @@ def check(store: ContentStore, *roots: Descriptor, children: Children) -> Presen
     seen = set[object]()
     present, missing = list[Descriptor](), list[Descriptor]()
     level: Iterable[Descriptor] = roots
-    while fresh := {descriptor.content: descriptor for descriptor in level if descriptor.content not in seen}:
+    while fresh := {descriptor.key: descriptor for descriptor in level if descriptor.key not in seen}:
         seen |= fresh.keys()
         looked_at = list(zip(fresh.values(), store.each(store.holds, fresh.values()), strict=True))
         held = [descriptor for descriptor, there in looked_at if there]

@@ -16,7 +16,7 @@ from prefect_dist.storage.file_info import is_there
 from prefect_dist.storage.objects import (
     MIN_PART_BYTES,
     NoConditionsError,
-    Unfinished,
+    UnfinishedUpload,
     Upload,
     UploadAbortedError,
     warn_of_lost_changes,
@@ -73,10 +73,10 @@ def _client_config() -> dict[str, Any]:
     return {"retries": {"mode": "standard", "total_max_attempts": 4}, "connect_timeout": 10, "read_timeout": 60}
 
 
-def connected(fs: Any) -> Any:
-    """The file system, its client made, so that wrong options are refused now; the network is not asked for that.
+def connect(fs: Any) -> Any:
+    """Return the file system with its client, so that wrong options fail now. No request is sent.
 
-    It has one layer of retries, botocore's, instead of three that multiply to half an hour.
+    Only botocore retries; with three layers of retries an attempt could take half an hour.
 
     Raises:
         TypeError: unknown options.
@@ -103,17 +103,17 @@ class S3Api:
         """Begin an upload; S3 is told with its first part."""
         return _Multipart(self._fs, path, part_bytes(size))
 
-    def unfinished(self, prefix: str, *, before: datetime | None = None) -> Iterator[Unfinished]:
-        """Return the uploads below `prefix`; with `before` only those to which nothing was sent since then."""
+    def list_unfinished(self, prefix: str, *, before: datetime | None = None) -> Iterator[UnfinishedUpload]:
+        """Yield the unfinished uploads below `prefix`; with `before`, only those without new data since then."""
         for path, upload, started in self._uploads(prefix):
             if before is not None and started >= before:
                 continue
             try:
-                size, updated = self._arrived(path, upload, started)
+                size, updated = self._upload_progress(path, upload, started)
             except FileNotFoundError:
                 continue  # it ended meanwhile
             if before is None or updated < before:
-                yield Unfinished(path=path, upload=upload, size=size, started=started, updated=updated)
+                yield UnfinishedUpload(path=path, upload=upload, size=size, started=started, updated=updated)
 
     def abort(self, path: str, upload: str) -> None:
         """Give up an upload, whatever process began it."""
@@ -133,8 +133,8 @@ class S3Api:
                 return
             asked |= {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer.get("NextUploadIdMarker", "")}
 
-    def _arrived(self, path: str, upload: str, started: datetime) -> tuple[int, datetime]:
-        """Return how many bytes of an upload have arrived, and when the last of them did."""
+    def _upload_progress(self, path: str, upload: str, started: datetime) -> tuple[int, datetime]:
+        """Return the number of bytes that an upload has received, and the time of the last part."""
         bucket, _, key = path.partition("/")
         asked: dict[str, Any] = {"Bucket": bucket, "Key": key, "UploadId": upload}
         size, updated = 0, started

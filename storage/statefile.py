@@ -32,8 +32,8 @@ class StateFile:
         Raises:
             Denied, Unavailable: the file system.
         """
-        with self._backend.translated(self.url):
-            return self._backend.versioned(self._path)[0]
+        with self._backend.translate_errors(self.url):
+            return self._backend.read_versioned(self._path)[0]
 
     def change(self, changed: Callable[[bytes | None], bytes]) -> None:
         """Replace the content by the result of `changed`; see `change_file`.
@@ -50,7 +50,7 @@ class StateFile:
         Raises:
             StoreFull, Denied, Unavailable: the file system.
         """
-        with self._backend.translated(self.url):
+        with self._backend.translate_errors(self.url):
             self._backend.put(self._path, content)
 
 
@@ -72,11 +72,11 @@ def change_file(backend: Backend, path: str, changed: Callable[[bytes | None], b
 def _is_changed(backend: Backend, path: str, changed: Callable[[bytes | None], bytes], what: str) -> bool:
     """Return False if another process changed the file meanwhile."""
     with ExitStack() as held:
-        with backend.translated(what):
-            held.enter_context(backend.locked(f"{path}.lock", shared=False, make=True))
-            content, version = backend.versioned(path)
+        with backend.translate_errors(what):
+            held.enter_context(backend.hold_lock(f"{path}.lock", shared=False, make=True))
+            content, version = backend.read_versioned(path)
         new = changed(content)
         if new == content:
             return True
-        with backend.translated(what):
+        with backend.translate_errors(what):
             return backend.replace(path, new, version)

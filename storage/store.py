@@ -13,7 +13,7 @@ from prefect_dist.ocispec import Descriptor, Digest, Hasher
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound
 from prefect_dist.storage import index
 from prefect_dist.storage.backend import Backend, open_backend
-from prefect_dist.storage.file_info import is_there, modified
+from prefect_dist.storage.file_info import is_there, modification_time
 from prefect_dist.storage.ingest import Ingests, Status, Writer
 from prefect_dist.storage.layout import TEMPORARY, Layout
 from prefect_dist.storage.leases import Leases
@@ -81,7 +81,7 @@ class ContentStore:
         Raises:
             NotFound: there is none.
         """
-        with self._backend.translated(f"store {self.url}"):
+        with self._backend.translate_errors(f"store {self.url}"):
             if not is_there(self._backend.fs, self._layout.marker):
                 raise NotFound(f"store {self.url}: there is none (no oci-layout); check the location")
 
@@ -105,9 +105,9 @@ class ContentStore:
             NotFound: no such blob.
         """
         path = self._layout.blob(digest)
-        with self._backend.translated(f"blob {digest}"):
+        with self._backend.translate_errors(f"blob {digest}"):
             entry = self._backend.fs.info(path)
-        return Info(digest=digest, size=entry["size"], committed=modified(entry))
+        return Info(digest=digest, size=entry["size"], committed=modification_time(entry))
 
     def holds(self, descriptor: Descriptor) -> bool:
         """Whether the content is there, judged by name and size.
@@ -116,7 +116,7 @@ class ContentStore:
             Corrupt: a blob of that digest has another size.
         """
         try:
-            with self._backend.translated(f"blob {descriptor.digest}"):
+            with self._backend.translate_errors(f"blob {descriptor.digest}"):
                 size = self._backend.fs.info(self._layout.blob(descriptor.digest))["size"]
         except NotFound:
             return False
@@ -179,7 +179,7 @@ class ContentStore:
                 if digest is None or entry["type"] != "file":
                     _log.warning("%s is no blob", entry["name"])
                     continue
-                yield Info(digest=digest, size=entry["size"], committed=modified(entry))
+                yield Info(digest=digest, size=entry["size"], committed=modification_time(entry))
 
     def delete(self, digest: Digest) -> None:
         """Remove a blob, whatever needs it.
@@ -188,7 +188,7 @@ class ContentStore:
             NotFound: no such blob.
         """
         path = self._layout.blob(digest)
-        with self._backend.translated(f"blob {digest}"):
+        with self._backend.translate_errors(f"blob {digest}"):
             if not is_there(self._backend.fs, path):
                 raise NotFound(f"blob {digest}: not there")
             self._backend.fs.rm_file(path)
@@ -196,18 +196,18 @@ class ContentStore:
     def quarantine(self, info: Info) -> bool:
         """Take a corrupt blob out of sight; False where that very blob is not there any more."""
         path = self._layout.blob(info.digest)
-        with self.sweeping(), self._backend.translated(f"blob {info.digest}"):
+        with self.begin_sweep(), self._backend.translate_errors(f"blob {info.digest}"):
             try:
                 if self.info(info.digest) != info:
                     return False
             except NotFound:
                 return False
-            self._backend.move(path, self._layout.quarantined(info.digest))
+            self._backend.move(path, self._layout.quarantine_path(info.digest))
         return True
 
     def delete_all(self, digests: Iterable[Digest]) -> None:
         """Remove blobs by as few requests as the store allows; those that are not there are skipped."""
-        with self._backend.translated(f"blobs of {self.url}"):
+        with self._backend.translate_errors(f"blobs of {self.url}"):
             self._backend.remove([self._layout.blob(digest) for digest in digests])
 
     def unswept(self) -> AbstractContextManager[None]:
@@ -217,9 +217,9 @@ class ContentStore:
         """
         return self._sweeps.unswept()
 
-    def sweeping(self) -> AbstractContextManager[Sweep]:
-        """Have runs wait with their looks at content during this block, in which content is removed."""
-        return self._sweeps.sweeping()
+    def begin_sweep(self) -> AbstractContextManager[Sweep]:
+        """Begin a sweep: during this block content may be removed, and `unswept` blocks of runs wait."""
+        return self._sweeps.begin_sweep()
 
     def clock(self) -> datetime:
         """Return the present time by the clock that stamps the files of this store."""
@@ -232,14 +232,14 @@ class ContentStore:
         before = min(before, now - _TEMPORARY_LIFE)
         for path in (*self._temporary(before), *self._sweeps.leftovers(before)):
             if not dry_run:
-                with suppress(NotFound), self._backend.translated(self._layout.shown(path)):
+                with suppress(NotFound), self._backend.translate_errors(self._layout.shown(path)):
                     self._backend.remove([path])
             yield path
 
     def _temporary(self, before: datetime) -> list[str]:
         directories = (self._layout.root, self._layout.names, self._layout.leases)
         entries = [entry for directory in directories for entry in self._list(directory)]
-        return [entry["name"] for entry in entries if entry["name"].endswith(TEMPORARY) and modified(entry) < before]
+        return [entry["name"] for entry in entries if entry["name"].endswith(TEMPORARY) and modification_time(entry) < before]
 
     def update_index(self) -> None:
         """Bring `index.json`, which other tools read, up to date with the names."""
@@ -263,14 +263,14 @@ class ContentStore:
                 self._created = True
 
     def _cat(self, digest: Digest, start: int | None = None, end: int | None = None) -> bytes:
-        with self._backend.translated(f"blob {digest}"):
+        with self._backend.translate_errors(f"blob {digest}"):
             data: bytes = self._backend.fs.cat_file(self._layout.blob(digest), start=start, end=end)
         return data
 
     def _list(self, path: str) -> list[dict[str, Any]]:
         """Return what is in a directory, without the empty objects that some object stores have for the directory itself."""
         try:
-            with self._backend.translated(f"store {self.url}"):
+            with self._backend.translate_errors(f"store {self.url}"):
                 entries: list[dict[str, Any]] = self._backend.fs.ls(path, detail=True)
         except NotFound:
             return []

@@ -18,7 +18,7 @@ from datetime import datetime, timedelta
 
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.storage.backend import Backend
-from prefect_dist.storage.file_info import modified
+from prefect_dist.storage.file_info import modification_time
 from prefect_dist.storage.layout import TEMPORARY, Layout
 
 _log = logging.getLogger(__name__)
@@ -64,43 +64,43 @@ class Sweeps:
     def unswept(self) -> Iterator[None]:
         """Begin a look at content when no batch is being removed that was chosen before; on a disk, keep gc out meanwhile."""
         with ExitStack() as held:
-            with self._backend.translated(f"store {self._layout.url}"):
+            with self._backend.translate_errors(f"store {self._layout.url}"):
                 if self._backend.locks:
-                    held.enter_context(self._backend.locked(self._layout.lock, shared=True))
+                    held.enter_context(self._backend.hold_lock(self._layout.lock, shared=True))
                 else:
                     self._wait()
             yield
 
     @contextmanager
-    def sweeping(self) -> Iterator[Sweep]:
-        """Have runs wait with their looks at content during this block."""
+    def begin_sweep(self) -> Iterator[Sweep]:
+        """Begin a sweep: `unswept` blocks of runs wait until this block ends."""
         with ExitStack() as held:
-            with self._backend.translated(f"store {self._layout.url}"):
+            with self._backend.translate_errors(f"store {self._layout.url}"):
                 if self._backend.locks:
-                    held.enter_context(self._backend.locked(self._layout.lock, shared=False))
+                    held.enter_context(self._backend.hold_lock(self._layout.lock, shared=False))
                     sweep = Sweep()
                 else:
                     sweep = Sweep(until=time.clock_gettime(_CLOCK) + _BATCH_S)
-                    held.enter_context(self._marked())
+                    held.enter_context(self._hold_marker())
             yield sweep
 
     def clock(self) -> datetime:
         """Return the present time by the clock that stamps the files of this store."""
         path = f"{self._layout.root}/clock.{uuid.uuid4().hex}{TEMPORARY}"
-        with self._backend.translated(f"store {self._layout.url}"):
+        with self._backend.translate_errors(f"store {self._layout.url}"):
             self._backend.put(path, b"")
             try:
-                return modified(self._backend.fs.info(path))
+                return modification_time(self._backend.fs.info(path))
             finally:
                 self._backend.remove([path])
 
     def leftovers(self, before: datetime) -> list[str]:
         """Return the markers that dead processes left before a time."""
-        with self._backend.translated(f"store {self._layout.url}"):
+        with self._backend.translate_errors(f"store {self._layout.url}"):
             return [path for path, written in self._markers().items() if written < before - _LIFE]
 
     @contextmanager
-    def _marked(self) -> Iterator[None]:
+    def _hold_marker(self) -> Iterator[None]:
         marker = f"{self._layout.sweeps}/{uuid.uuid4().hex}{_MARKER}"
         self._backend.put(marker, b"gc\n")
         try:
@@ -131,4 +131,4 @@ class Sweeps:
             entries = self._backend.fs.ls(self._layout.sweeps, detail=True)
         except FileNotFoundError:
             return {}
-        return {entry["name"]: modified(entry) for entry in entries if entry["name"].endswith(_MARKER)}
+        return {entry["name"]: modification_time(entry) for entry in entries if entry["name"].endswith(_MARKER)}

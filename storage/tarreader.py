@@ -69,13 +69,13 @@ def read_headers(stream: ForwardStream, *, needs_end: bool) -> Iterator[tarfile.
     Raises:
         tarfile.TarError, ValueError: no tar archive, a damaged one, or one beyond the limits.
     """
-    reader = _Reader(stream, needs_end=needs_end)
+    reader = _HeaderReader(stream, needs_end=needs_end)
     while (header := reader.next_header()) is not None:
         yield header
         reader.skip_content()
 
 
-class _Reader:
+class _HeaderReader:
     def __init__(self, stream: ForwardStream, *, needs_end: bool) -> None:
         self._stream, self._needs_end = stream, needs_end
         self._archive_records = _ARCHIVE_RECORDS
@@ -143,8 +143,8 @@ class _Reader:
         return not block or len(block) == BLOCKSIZE
 
     def _read_padded(self, size: int) -> bytes:
-        data = self._read(_padded(size))
-        if len(data) != _padded(size):
+        data = self._read(_padded_size(size))
+        if len(data) != _padded_size(size):
             raise ReadError("unexpected end of data")
         return data[:size]
 
@@ -184,14 +184,14 @@ class _Reader:
             is_directory = (name or _raw_name(block)).endswith("/")
             header.type = tarfile.DIRTYPE if is_directory else tarfile.REGTYPE
         header.name = name or header.name
-        stored = 0 if header.type in _WITHOUT_CONTENT else _numeric(records, "size", _bounded(header.size))
+        stored = 0 if header.type in _WITHOUT_CONTENT else _numeric(records, "size", _check_number(header.size))
         if stored < 0:
             raise ReadError(f"a header says {stored} bytes")
-        header.size, end = stored, self._stream.offset + _padded(stored)
+        header.size, end = stored, self._stream.offset + _padded_size(stored)
         if header.type == tarfile.GNUTYPE_SPARSE:
             header.size = _field(block[_SPARSE_REAL_SIZE])
             header.sparse = _extents(self._read_old_map(block))  # type: ignore[assignment] # typeshed: bytes
-            end = self._stream.offset + _padded(stored)
+            end = self._stream.offset + _padded_size(stored)
         elif header.isreg() and (numbers := self._sparse_map(records, extensions.sparse)) is not None:
             header.size = _numeric(records, "GNU.sparse.realsize", _numeric(records, "GNU.sparse.size", stored))
             header.sparse = _extents(numbers)  # type: ignore[assignment] # typeshed: bytes
@@ -263,7 +263,7 @@ def _fields(data: bytes) -> list[int]:
 def _field(data: bytes) -> int:
     """Return the number in a field of a header: octal digits, or GNU's binary form."""
     if data[0] & 0x80:
-        return _bounded(int.from_bytes(bytes((data[0] & 0x7F,)) + data[1:], "big"))
+        return _check_number(int.from_bytes(bytes((data[0] & 0x7F,)) + data[1:], "big"))
     return int(data.strip(b" \0") or b"0", 8)
 
 
@@ -281,11 +281,15 @@ def _numeric(records: dict[str, str], key: str, default: int) -> int:
 def _number(text: str) -> int:
     if not _NUMBER.fullmatch(text):
         raise ReadError(f"expected a decimal number, got {text[:40]!r}")
-    return _bounded(int(text))
+    return _check_number(int(text))
 
 
-def _bounded(number: int) -> int:
-    """Return a number that Linux's file offsets can have; refuse a larger one."""
+def _check_number(number: int) -> int:
+    """Return the number if it fits a file offset of Linux.
+
+    Raises:
+        ReadError: it does not.
+    """
     if not -_NUMBERS < number < _NUMBERS:
         raise ReadError(f"expected a number below 2^63, got {number}")
     return number
@@ -295,5 +299,5 @@ def _decode(raw: bytes) -> str:
     return raw.decode("utf-8", "surrogateescape")
 
 
-def _padded(size: int) -> int:
+def _padded_size(size: int) -> int:
     return size + -size % BLOCKSIZE

@@ -20,10 +20,10 @@ from typing import Self
 
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound, Unavailable
-from prefect_dist.storage.file_info import is_there, modified
-from prefect_dist.storage.ingest import Declared, Measured, Status, leave
+from prefect_dist.storage.file_info import is_there, modification_time
+from prefect_dist.storage.ingest import ContentVerifier, Declaration, Status, close_writer
 from prefect_dist.storage.layout import Layout
-from prefect_dist.storage.objects import Objects, Unfinished, Upload, UploadAbortedError
+from prefect_dist.storage.objects import Objects, UnfinishedUpload, Upload, UploadAbortedError
 
 _log = logging.getLogger(__name__)
 # Nothing tells whether the process that began an upload is still at it.
@@ -37,7 +37,7 @@ class _Ingest:
     `held` while a writer has it, `broken` when that writer failed half-way, `sent` when all is at `path`.
     """
 
-    measured: Measured
+    measured: ContentVerifier
     upload: Upload
     path: str
     updated: datetime
@@ -46,8 +46,8 @@ class _Ingest:
     sent: bool = False
 
     @property
-    def declared(self) -> Declared:
-        return self.measured.declared
+    def declaration(self) -> Declaration:
+        return self.measured.declaration
 
 
 class UploadWriter:
@@ -58,9 +58,9 @@ class UploadWriter:
         self._open = True
 
     @property
-    def declared(self) -> Declared:
-        """What was said of the content when the ingest began."""
-        return self._ingest.declared
+    def declaration(self) -> Declaration:
+        """Return the declaration of the content from the beginning of the ingest."""
+        return self._ingest.declaration
 
     @property
     def offset(self) -> int:
@@ -80,19 +80,19 @@ class UploadWriter:
             ingest.upload.take(data)
             ingest.measured.add(data)
         ingest.updated = datetime.now(UTC)
-        with self._sending("sending to"):
+        with self._restart_if_aborted("sending to"):
             ingest.upload.send()
 
     def truncate(self) -> None:
         """Drop what was written and start over at 0."""
-        with self._ingests.translated(self._ingest, "truncating"):
+        with self._ingests.translate_errors(self._ingest, "truncating"):
             self._ingests.restart(self._ingest)
 
     def commit(self, *, size: int | None = None, expected: Digest | None = None) -> Digest:
         """Make the blob visible."""
         self._refuse_broken()
-        digest = self._ingest.measured.checked(size, expected)
-        with self._sending("committing"):
+        digest = self._ingest.measured.verify(size, expected)
+        with self._restart_if_aborted("committing"):
             self._ingests.publish(self._ingest, digest)
         self._open = False
         return digest
@@ -100,27 +100,27 @@ class UploadWriter:
     def abort(self) -> None:
         """Drop the ingest."""
         self._open = False
-        with self._ingests.translated(self._ingest, "aborting"):
+        with self._ingests.translate_errors(self._ingest, "aborting"):
             self._ingests.drop(self._ingest)
 
     def close(self) -> None:
         """Let the ref go and keep what was sent, for a writer of the same store."""
         if self._open:
             self._open = False
-            with self._ingests.translated(self._ingest, "closing"):
+            with self._ingests.translate_errors(self._ingest, "closing"):
                 self._ingests.park(self._ingest)
 
     @contextmanager
-    def _sending(self, doing: str) -> Iterator[None]:
-        """Have an upload that another process aborted start over with the next writer: what was sent of it is lost."""
-        with self._ingests.translated(self._ingest, doing):
+    def _restart_if_aborted(self, doing: str) -> Iterator[None]:
+        """Mark an upload that another process aborted as broken. The next writer starts it over; its data is lost."""
+        with self._ingests.translate_errors(self._ingest, doing):
             try:
                 yield
             except UploadAbortedError as exc:
                 self._ingest.broken = True
                 at = self._ingests.shown(self._ingest)
                 raise Unavailable(
-                    f"{self.declared.ref}: the upload to {at} was aborted by another process; it starts over"
+                    f"{self.declaration.ref}: the upload to {at} was aborted by another process; it starts over"
                 ) from exc
 
     @contextmanager
@@ -128,7 +128,7 @@ class UploadWriter:
         """Taking: after a failure nobody knows how much was taken, so the ingest has to start over."""
         self._refuse_broken()
         try:
-            with self._ingests.translated(self._ingest, doing):
+            with self._ingests.translate_errors(self._ingest, doing):
                 yield
         except BaseException:
             self._ingest.broken = True
@@ -137,13 +137,13 @@ class UploadWriter:
     def _refuse_broken(self) -> None:
         if self._ingest.broken:
             at = self._ingests.shown(self._ingest)
-            raise Corrupt(f"{self.declared.ref}: not all that was written arrived at {at}; open it again")
+            raise Corrupt(f"{self.declaration.ref}: not all that was written arrived at {at}; open it again")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
-        leave(self, exc)
+        close_writer(self, exc)
 
 
 class UploadIngests:
@@ -159,8 +159,8 @@ class UploadIngests:
         """Begin the ingest `ref`, or go on with what another writer of this store sent of it."""
         if not ref:
             raise InvalidInput("ingest: the ref is empty")
-        declared = Declared(ref=ref, total=total, expected=expected, started=datetime.now(UTC))
-        with self._objects.translated(f"{ref}: opening {self._layout.shown(self._place(declared))}"):
+        declared = Declaration(ref=ref, total=total, expected=expected, started=datetime.now(UTC))
+        with self._objects.translate_errors(f"{ref}: opening {self._layout.shown(self._place(declared))}"):
             ingest, stale = self._taken(declared)
             if stale is not None:
                 self._discard(stale)
@@ -177,7 +177,7 @@ class UploadIngests:
             ingest = self._ingests.get(ref)
         if ingest is None:
             raise NotFound(f"ingest {ref}: not there")
-        return ingest.declared.status(ingest.measured.offset, ingest.updated)
+        return ingest.declaration.status(ingest.measured.offset, ingest.updated)
 
     def active(self) -> Iterator[Status]:
         """Return the ingests of this store, and the uploads of other processes where the service lists them.
@@ -189,15 +189,15 @@ class UploadIngests:
         for ref in own.values():
             with suppress(NotFound):
                 yield self.status(ref)
-        with self._objects.translated("ingests"):
-            for found in self._objects.unfinished(self._layout.root):
+        with self._objects.translate_errors("ingests"):
+            for found in self._objects.list_unfinished(self._layout.root):
                 if found.path not in own:
                     yield self._status(found)
 
     def sweep(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
         """Drop what other processes began before a time and did not end."""
         before = min(before, datetime.now(UTC) - _UPLOAD_LIFE)
-        with self._objects.translated("ingests"):
+        with self._objects.translate_errors("ingests"):
             yield from self._objects.sweep(self._layout.root, before, dry_run=dry_run)
             yield from self._sweep_aside(before, dry_run=dry_run)
 
@@ -213,14 +213,14 @@ class UploadIngests:
         """Where an ingest goes, as people name it."""
         return self._layout.shown(ingest.path)
 
-    def translated(self, ingest: _Ingest, doing: str) -> AbstractContextManager[None]:
-        """Have what the object store raises be errors of ours, about what was being done to an ingest."""
-        return self._objects.translated(f"{ingest.declared.ref}: {doing} {self.shown(ingest)}")
+    def translate_errors(self, ingest: _Ingest, doing: str) -> AbstractContextManager[None]:
+        """Convert errors of the object store in this block; they name the operation and the ingest."""
+        return self._objects.translate_errors(f"{ingest.declaration.ref}: {doing} {self.shown(ingest)}")
 
     def restart(self, ingest: _Ingest) -> None:
         """Drop what was sent of an ingest."""
         ingest.upload.discard()
-        ingest.upload = self._upload(ingest.declared)
+        ingest.upload = self._upload(ingest.declaration)
         ingest.measured.reset()
         ingest.broken = False
 
@@ -245,7 +245,7 @@ class UploadIngests:
             self.drop(ingest)
         ingest.held = False
 
-    def _status(self, found: Unfinished) -> Status:
+    def _status(self, found: UnfinishedUpload) -> Status:
         return Status(
             ref=found.path.removeprefix(f"{self._layout.root}/"),
             offset=found.size,
@@ -261,31 +261,31 @@ class UploadIngests:
         except FileNotFoundError:
             return
         for entry in entries:
-            if entry["type"] == "file" and modified(entry) < before:
+            if entry["type"] == "file" and modification_time(entry) < before:
                 if not dry_run:
                     self._objects.fs.rm_file(entry["name"])
                 yield entry["name"]
 
-    def _taken(self, wanted: Declared) -> tuple[_Ingest, _Ingest | None]:
+    def _taken(self, wanted: Declaration) -> tuple[_Ingest, _Ingest | None]:
         """The ingest for a new writer, and the one that it takes the place of."""
         path = self._place(wanted)
         with self._guard:
             found = self._ingests.get(wanted.ref)
             if found is not None and found.held:
-                since = f"since {found.declared.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {found.measured.offset}"
+                since = f"since {found.declaration.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {found.measured.offset}"
                 raise Busy(f"{wanted.ref}: another writer has it {since}")
-            if found is not None and found.declared.agrees(wanted):
+            if found is not None and found.declaration.agrees(wanted):
                 found.held = True
                 return found, None
-            ingest = _Ingest(Measured(wanted), self._upload(wanted), path, datetime.now(UTC))
+            ingest = _Ingest(ContentVerifier(wanted), self._upload(wanted), path, datetime.now(UTC))
             self._ingests[wanted.ref] = ingest
         return ingest, found
 
-    def _upload(self, declared: Declared) -> Upload:
+    def _upload(self, declared: Declaration) -> Upload:
         aside = f"{self._layout.ingest(declared.ref)}.{self._process}.aside"
         return self._objects.upload(self._place(declared), declared.total, aside=aside)
 
-    def _place(self, declared: Declared) -> str:
+    def _place(self, declared: Declaration) -> str:
         """The blob's own place, or if that is not known, one that no other process has."""
         if declared.expected:
             return self._layout.blob(declared.expected)
@@ -297,12 +297,12 @@ class UploadIngests:
 
     def _forget(self, ingest: _Ingest) -> None:
         with self._guard:
-            if self._ingests.get(ingest.declared.ref) is ingest:
-                del self._ingests[ingest.declared.ref]
+            if self._ingests.get(ingest.declaration.ref) is ingest:
+                del self._ingests[ingest.declaration.ref]
 
     def _discard(self, ingest: _Ingest) -> None:
         try:
-            with self.translated(ingest, "giving up"):
+            with self.translate_errors(ingest, "giving up"):
                 ingest.upload.discard()
         except DistError:
-            _log.warning("%s: what was sent to %s is still there", ingest.declared.ref, self.shown(ingest), exc_info=True)
+            _log.warning("%s: what was sent to %s is still there", ingest.declaration.ref, self.shown(ingest), exc_info=True)

@@ -98,15 +98,15 @@ class Auditor:
 
     def _look(self, descriptor: Descriptor) -> str | None:
         """Return the fault of one piece of content, None for none. Each is requested once: manifests by GET, blobs by HEAD."""
-        if descriptor.content not in self._seen:
+        if descriptor.key not in self._seen:
             try:
                 there = bool(self._read(descriptor)) if descriptor.is_manifest else self._pusher.has(descriptor)
-                self._seen[descriptor.content] = None if there else f"{descriptor} is missing"
+                self._seen[descriptor.key] = None if there else f"{descriptor} is missing"
             except NotFound:
-                self._seen[descriptor.content] = f"{descriptor} is missing"
+                self._seen[descriptor.key] = f"{descriptor} is missing"
             except (Corrupt, InvalidInput) as exc:
-                self._seen[descriptor.content] = str(exc)
-        return self._seen[descriptor.content]
+                self._seen[descriptor.key] = str(exc)
+        return self._seen[descriptor.key]
 
     def _read(self, descriptor: Descriptor) -> bytes:
         if descriptor.digest not in self._documents:

@@ -25,7 +25,7 @@ def confirm_referrers(pool: Pool) -> list[Unconfirmed]:
     registries, found = pool.session.registries, list[Unconfirmed]()
     for repository, outcome in pool.run(registries.with_fallback_referrers(), _unit):
         if isinstance(outcome, Failed):
-            pushed = frozenset[Digest]().union(*registries.pusher(repository).referred.values())
+            pushed = frozenset[Digest]().union(*registries.pusher(repository).fallback_referrers.values())
             found.append(Unconfirmed(repository=repository, referrers=pushed, error=outcome.error))
         else:
             found += [Unconfirmed(repository=repository, referrers=one, error=error) for one, error in outcome.value.failed]

@@ -157,7 +157,7 @@ class Delivery:
         read, missing = children_reader(self._store.manifest), set[object]()
 
         def children(descriptor: Descriptor) -> Sequence[Descriptor]:
-            return () if descriptor.content in missing else read(descriptor)
+            return () if descriptor.key in missing else read(descriptor)
 
         for descriptor in walk_tree(children, root):
             try:
@@ -165,7 +165,7 @@ class Delivery:
             except NotFound:
                 if descriptor is root or not descriptor.is_manifest:
                     raise
-                missing.add(descriptor.content)
+                missing.add(descriptor.key)
 
     def _bring_all(
         self,

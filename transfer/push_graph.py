@@ -37,9 +37,9 @@ class Order:
     def __init__(self, store: ContentStore, content: Iterable[Descriptor], children: Children) -> None:
         self.nodes = [Node(descriptor) for descriptor in content]
         self._store = store
-        self._by_content = {node.descriptor.content: node for node in self.nodes}
+        self._by_content = {node.descriptor.key: node for node in self.nodes}
         for node in self.nodes:
-            below = {child.content for child in children(node.descriptor)}
+            below = {child.key for child in children(node.descriptor)}
             node.follow(*(self._by_content[content] for content in below if content in self._by_content))
 
     def in_turn(self) -> Iterator[Node]:
@@ -62,7 +62,7 @@ class Order:
         by_digest = {node.descriptor.digest: node for node in self.nodes}
         last = []
         for referrer in referrers:
-            node = self._by_content.get(referrer.descriptor.content)
+            node = self._by_content.get(referrer.descriptor.key)
             if node is not None:
                 about = self._subject(referrer.descriptor)
                 node.follow(*([by_digest[about]] if about in by_digest else ()))
@@ -74,7 +74,7 @@ class Order:
 
         That is its own node, unless it has a tag already or others have to come first, which may wait for the content.
         """
-        node, others = self._by_content[descriptor.content], list(after)
+        node, others = self._by_content[descriptor.key], list(after)
         if tag is None or (node.tag is None and not others):
             node.tag = node.tag or tag
             return node

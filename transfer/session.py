@@ -227,7 +227,7 @@ class Session:
         Return the referrers that are still not listed, or for which that is not known, with the error.
         """
         pusher, failed = self.registries.pusher(repository), list[tuple[frozenset[Digest], DistError]]()
-        for subject, referrers in pusher.referred.items():
+        for subject, referrers in pusher.fallback_referrers.items():
             error = self._told(partial(pusher.confirm_referrers, subject))
             if error is not None:
                 failed.append((referrers, error))

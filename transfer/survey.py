@@ -214,7 +214,7 @@ def _related_there(
 def _created(content: Sequence[Descriptor], reader: Reader) -> datetime | None:
     """When the first of an image's platforms was made: they are made together."""
     configured = next((descriptor for descriptor in content if descriptor.kind == "config"), None)
-    return None if configured is None else config.created(reader.read(configured), at=str(configured))
+    return None if configured is None else config.creation_date(reader.read(configured), at=str(configured))
 
 
 def _written(selected: FilteredIndex, reader: Reader) -> tuple[Descriptor, ...]:

@@ -246,7 +246,7 @@ class Walk:
             descriptor = pending.popleft()
             if not image.meet(descriptor):
                 continue
-            node = self._nodes.setdefault(descriptor.content, ContentNode(descriptor))
+            node = self._nodes.setdefault(descriptor.key, ContentNode(descriptor))
             node.images.append(image)
             if node.fetched is None:
                 self._request(node, image, parent)
@@ -281,7 +281,7 @@ class Walk:
         """If an image wants referrers, have it wait for the list of those of one of its manifests."""
         if not image.related or not subject.is_manifest:
             return
-        key = image.reference.locator, subject.content, image.related
+        key = image.reference.locator, subject.key, image.related
         new = ReferrersQuery(subject, image.reference, image.related, parent, image.scope)
         query = self._queries.setdefault(key, new)
         query.images.append(image)

@@ -54,8 +54,8 @@ class ImageState:
 
     def meet(self, descriptor: Descriptor) -> bool:
         """Note that the image wants some content. Return False if that was known."""
-        is_known = descriptor.content in self.met
-        self.met.add(descriptor.content)
+        is_known = descriptor.key in self.met
+        self.met.add(descriptor.key)
         return not is_known
 
     def select_children(self, descriptor: Descriptor, children: Sequence[Descriptor]) -> Sequence[Descriptor]:

@@ -23,8 +23,8 @@ _PIECE_BYTES = 1024 * 1024  # of a layer, unpacked
 _CONFIGS = (mediatypes.OCI_CONFIG, mediatypes.DOCKER_CONFIG)
 
 
-def listed(store: ContentStore, images: Iterable[tuple[Name, Sequence[Descriptor]]]) -> bytes:
-    """The list of those images whose descriptors are an image of one platform; `[]` if there is none."""
+def docker_list(store: ContentStore, images: Iterable[tuple[Name, Sequence[Descriptor]]]) -> bytes:
+    """Return Docker's list (manifest.json) of the images that have exactly one platform."""
     tags: dict[tuple[Descriptor, ...], list[str]] = {}
     for name, descriptors in images:
         found = [parts for descriptor in descriptors if (parts := _parts(store, descriptor))]
@@ -85,24 +85,24 @@ def _diff_ids(store: ContentStore, configured: Descriptor, *, at: str) -> tuple[
 
 def _layer(store: ContentStore, layer: Descriptor, diff_id: Digest, *, at: str) -> Descriptor:
     packed = store.read(layer.digest, length=len(_GZIP)) == _GZIP
-    found = _unpacked(store, layer.digest, diff_id.algorithm) if packed else layer.digest
+    found = _hash_unpacked(store, layer.digest, diff_id.algorithm) if packed else layer.digest
     if found != diff_id:
         raise Corrupt(f"{at}: layer {layer.digest}: expected diff ID {diff_id}, got {found}")
     return replace(layer, media_type=mediatypes.OCI_LAYER_GZIP if packed else mediatypes.OCI_LAYER)
 
 
-def _unpacked(store: ContentStore, layer: Digest, algorithm: str) -> Digest:
+def _hash_unpacked(store: ContentStore, layer: Digest, algorithm: str) -> Digest:
     hasher = Hasher(algorithm)
     try:
-        for piece in _inflated(store.chunks(layer)):
+        for piece in _inflate(store.chunks(layer)):
             hasher.update(piece)
     except zlib.error as exc:
         raise Corrupt(f"layer {layer}: expected gzip, got {exc}") from exc
     return hasher.digest()
 
 
-def _inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
-    """The bytes in a sequence of gzip members, never many at once."""
+def _inflate(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the uncompressed bytes of a sequence of gzip members, in bounded pieces."""
     inflater = zlib.decompressobj(_GZIP_WINDOW)
     for piece in pieces:
         packed = piece

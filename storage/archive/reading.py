@@ -11,7 +11,7 @@ from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.storage import presence
 from prefect_dist.storage.archive import docker, layout
 from prefect_dist.storage.archive.received import Received, receive
-from prefect_dist.storage.archive.related import RelatedManifests, merged
+from prefect_dist.storage.archive.related import RelatedManifests, merge_referrers
 from prefect_dist.storage.leases import Lease
 from prefect_dist.storage.store import ContentStore
 
@@ -27,7 +27,7 @@ class Imported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Listed:
+class _ListedImage:
     """An image as the archive lists it; `root` gives its manifest, which may have to be made first.
 
     `entry` is its descriptor in `index.json`, None in Docker's list.
@@ -56,9 +56,9 @@ def import_images(store: ContentStore, file: IO[bytes], *, source: str, name: st
     with store.leases.hold() as lease:
         received = receive(store, file, source=archive, lease=lease)
         importer = _Importer(store, lease, archive, fallback)
-        images = _listed(store, received)
+        images = _list_images(store, received)
         related = importer.related = RelatedManifests.of(store, [image.entry for image in images if image.entry is not None])
-        outcomes, later = list[Imported](), list[_Listed]()
+        outcomes, later = list[Imported](), list[_ListedImage]()
         for image in images:
             if image.entry is not None and related.may_refer(image.entry):
                 later.append(image)
@@ -72,8 +72,8 @@ def import_images(store: ContentStore, file: IO[bytes], *, source: str, name: st
     return tuple(outcomes)
 
 
-def _listed(store: ContentStore, received: Received) -> list[_Listed]:
-    """The images of the archive, by the list that says most."""
+def _list_images(store: ContentStore, received: Received) -> list[_ListedImage]:
+    """Return the images of the archive, from `index.json` if it has one, else from Docker's list."""
     if (raw := received.lists.get(layout.INDEX)) is not None:
         at = f"{received.source}: {layout.INDEX}"
         roots = manifest.children(raw, mediatypes.OCI_INDEX, at=at)
@@ -88,16 +88,16 @@ def _listed(store: ContentStore, received: Received) -> list[_Listed]:
     return images
 
 
-def _of_index(root: Descriptor, *, at: str) -> _Listed:
+def _of_index(root: Descriptor, *, at: str) -> _ListedImage:
     name = layout.name_of(root)
     others = tuple((key, value) for key, value in root.annotations if key not in layout.NAMES)
     bare = replace(root, annotations=others)
-    return _Listed(at=at, names=() if name is None else (name,), root=lambda: bare, entry=root)
+    return _ListedImage(at=at, names=() if name is None else (name,), root=lambda: bare, entry=root)
 
 
-def _of_docker(store: ContentStore, received: Received, item: fields.Json, *, at: str) -> _Listed:
+def _of_docker(store: ContentStore, received: Received, item: fields.Json, *, at: str) -> _ListedImage:
     names = tuple(dict.fromkeys(map(layout.whole, fields.strings(item, "RepoTags", at=at))))
-    return _Listed(at=at, names=names, root=partial(docker.build, store, received, item, at=at))
+    return _ListedImage(at=at, names=names, root=partial(docker.build, store, received, item, at=at))
 
 
 class _Importer:
@@ -113,7 +113,7 @@ class _Importer:
         """Whether there is an image with a name."""
         return bool(self._taken)
 
-    def import_image(self, image: _Listed) -> list[Imported]:
+    def import_image(self, image: _ListedImage) -> list[Imported]:
         """Record an image under its names; of an image that is not whole, return the error."""
         children = presence.present_children(self._store)
         names = image.names or self._fallback
@@ -132,11 +132,11 @@ class _Importer:
         first = self._taken.setdefault(name, root)
         store = self._store
         try:
-            if first.content != root.content:
+            if first.key != root.key:
                 raise InvalidInput(f"{name}: {self._source} has it as {first} and as {root}; only the first was taken")
             claimed = self.related.claim(root, name=name)
             roots = (root, *(referrer.descriptor for referrer in claimed))
-            referrers = merged(self._known(name, root), claimed)
+            referrers = merge_referrers(self._known(name, root), claimed)
             platforms, is_lacking = presence.present_platforms(store, root)
             self._lease.take(*roots)
             with store.unswept():
@@ -158,4 +158,4 @@ class _Importer:
         if name not in self._store.names:
             return ()
         known = self._store.names.get(name)
-        return known.referrers if known.descriptor.content == root.content else ()
+        return known.referrers if known.descriptor.key == root.key else ()

@@ -55,7 +55,7 @@ class Received:
             return found
         if (digest := layout.digest_of(target)) is not None:
             with suppress(NotFound):
-                return _untyped(digest, store.info(digest).size)
+                return _describe_blob(digest, store.info(digest).size)
         raise NotFound(f"{self.source}: expected {name!r}, which its {layout.DOCKER_LIST} names; the archive lacks it")
 
 
@@ -99,7 +99,7 @@ def ingest(
             if expected is None:
                 raise
             with suppress(NotFound):  # gc removed it meanwhile
-                lease.take(_untyped(expected, store.info(expected).size))
+                lease.take(_describe_blob(expected, store.info(expected).size))
                 with store.unswept():
                     return store.info(expected).digest
 
@@ -111,7 +111,7 @@ def _write(
         try:
             for piece in pieces:
                 writer.write(piece)
-            lease.take(_untyped(writer.digest, writer.offset))
+            lease.take(_describe_blob(writer.digest, writer.offset))
             with store.unswept():  # gc may be about to remove an older copy that nothing needed
                 return writer.commit()
         except BaseException:
@@ -120,15 +120,15 @@ def _write(
             raise
 
 
-def _keep(store: ContentStore, entry: tar.Entry, received: Received) -> None:
+def _keep(store: ContentStore, entry: tar.ArchiveEntry, received: Received) -> None:
     expected = layout.digest_of(entry.name)
     ref, lease = received.ref(entry.name), received.lease
     digest = ingest(store, entry.pieces, ref=ref, size=entry.size, expected=expected, lease=lease)
     if expected is None:
-        _remember(received, entry.name, _untyped(digest, entry.size))
+        _remember(received, entry.name, _describe_blob(digest, entry.size))
 
 
-def _whole(entry: tar.Entry, source: str) -> bytes:
+def _whole(entry: tar.ArchiveEntry, source: str) -> bytes:
     if entry.size > MAX_BYTES:
         raise InvalidInput(f"{source}: {entry.name}: expected at most {MAX_BYTES} bytes, got {entry.size}")
     return b"".join(entry.pieces)
@@ -154,5 +154,5 @@ def _refuse_second(known: Container[str], name: str, *, source: str) -> None:
         raise InvalidInput(f"{source}: {name} is there twice; readers would disagree about it")
 
 
-def _untyped(digest: Digest, size: int) -> Descriptor:
+def _describe_blob(digest: Digest, size: int) -> Descriptor:
     return Descriptor(media_type=mediatypes.OCTET_STREAM, digest=digest, size=size)

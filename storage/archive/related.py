@@ -73,7 +73,7 @@ def _fallback_index(called: str, entries: dict[Digest, Descriptor]) -> TaggedMan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Candidate:
+class _ReferrerCandidate:
     """A manifest that may refer to an image.
 
     `root` is the digest of its entries in `index.json`. `repositories` are those in which they are; all such candidates of one
@@ -95,7 +95,7 @@ class RelatedManifests:
 
     _store: ContentStore
     _children: Children
-    _by_subject: dict[Digest, list[_Candidate]] = field(default_factory=dict)
+    _by_subject: dict[Digest, list[_ReferrerCandidate]] = field(default_factory=dict)
     _roots: set[Descriptor] = field(default_factory=set)
     _claimed: set[Digest] = field(default_factory=set)
     # By the digest of an entry and the kind of its tag: the repositories of the entries that have both; None without referrers.
@@ -186,7 +186,7 @@ class RelatedManifests:
                     f"archive: expected at most {_MAX_CANDIDATES} referrers, its {layout.INDEX} has more"
                 )
             for subject, referrer in found:
-                candidate = _Candidate(referrer=referrer, root=root.digest, repositories=repositories)
+                candidate = _ReferrerCandidate(referrer=referrer, root=root.digest, repositories=repositories)
                 self._by_subject.setdefault(subject, []).append(candidate)
             if found:
                 self._repositories[key] = repositories
@@ -201,32 +201,32 @@ class RelatedManifests:
         if tag is not None and (subject := _cosign_subject(tag)) is not None:
             return [(subject, Referrer(bare, tag))]
         listed = self._children(bare) if kind == "listing" else (bare,)
-        distinct = {one.content: one for one in listed if one.is_manifest}
+        distinct = {one.key: one for one in listed if one.is_manifest}
         described = [self._describe(one) for one in distinct.values()]
         return [(one[0], Referrer(one[1])) for one in described if one is not None]
 
     def _describe(self, listed: Descriptor) -> tuple[Digest, Descriptor] | None:
         """Return the subject of a manifest and how the manifest is listed; None without a subject. Each is read once."""
-        if listed.content not in self._described:
+        if listed.key not in self._described:
             raw = self._store.manifest(listed)
             subject = manifest.subject(raw, listed.media_type, at=str(listed))
             if subject is not None:
                 self._bytes_left -= len(raw)
                 if self._bytes_left < 0:
                     raise ReferrersBeyondLimits(f"archive: expected at most {_MAX_BYTES} bytes of referrers, it has more")
-            self._described[listed.content] = (subject.digest, entry(raw, listed, at=str(listed))) if subject else None
-        return self._described[listed.content]
+            self._described[listed.key] = (subject.digest, entry(raw, listed, at=str(listed))) if subject else None
+        return self._described[listed.key]
 
     def _manifests(self, root: Descriptor) -> list[Digest]:
         present = presence.check(self._store, root, children=self._children).present
         return [one.digest for one in present if one.is_manifest]
 
-    def _is_whole(self, candidate: _Candidate, name: str) -> bool:
+    def _is_whole(self, candidate: _ReferrerCandidate, name: str) -> bool:
         """Return whether the store has all of a referrer; look and warn once for each."""
         descriptor = candidate.referrer.descriptor
-        if descriptor.content not in self._is_whole_by_content:
-            self._is_whole_by_content[descriptor.content] = self._find_whole(descriptor, name)
-        return self._is_whole_by_content[descriptor.content]
+        if descriptor.key not in self._is_whole_by_content:
+            self._is_whole_by_content[descriptor.key] = self._find_whole(descriptor, name)
+        return self._is_whole_by_content[descriptor.key]
 
     def _find_whole(self, descriptor: Descriptor, name: str) -> bool:
         try:
@@ -246,7 +246,7 @@ def _cosign_subject(tag: str) -> Digest | None:
     return subject if subject is not None and tag in cosign_tags(subject) else None
 
 
-def merged(known: Sequence[Referrer], found: Sequence[Referrer]) -> tuple[Referrer, ...]:
-    """Both, each digest once, sorted by digest; `found` wins."""
+def merge_referrers(known: Sequence[Referrer], found: Sequence[Referrer]) -> tuple[Referrer, ...]:
+    """Return the referrers of both, each digest once, sorted by digest; `found` wins."""
     by_digest = {one.descriptor.digest: one for one in (*known, *found)}
     return tuple(by_digest[digest] for digest in sorted(by_digest, key=str))

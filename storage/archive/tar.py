@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import IO, Any, TypeAlias, cast
 
 from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput
-from prefect_dist.storage.errors import translated
+from prefect_dist.storage.errors import translate_errors
 from prefect_dist.storage.tarreader import read_headers
 
 END = bytes(2 * tarfile.BLOCKSIZE)
@@ -37,7 +37,7 @@ def write(file: IO[bytes], name: str, *, size: int, pieces: Iterable[bytes]) -> 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class ArchiveEntry:
     """A file, or a link to the entry `target`. Names are normalised, as in `a/b` for `./a//b`; they may lead anywhere."""
 
     name: str
@@ -47,7 +47,7 @@ class Entry:
     """The bytes of a file, to be read before the next entry."""
 
 
-def read(file: IO[bytes], *, source: str) -> Iterator[Entry]:
+def read(file: IO[bytes], *, source: str) -> Iterator[ArchiveEntry]:
     """Yield the files and links of a tar stream, plain or compressed with gzip, bzip2 or xz; `source` names it in errors.
 
     Raises:
@@ -76,14 +76,14 @@ def _next_header(headers: Iterator[tarfile.TarInfo], source: str, *, has_begun: 
         raise InvalidInput(f"{source}: expected a tar archive, plain or compressed with gzip, bzip2 or xz ({exc})") from exc
 
 
-def _entry(stream: "_TarStream", header: tarfile.TarInfo, source: str) -> Entry:
+def _entry(stream: "_TarStream", header: tarfile.TarInfo, source: str) -> ArchiveEntry:
     target = None
     if header.islnk():
         target = posixpath.normpath(header.linkname)
     elif header.issym():
         target = posixpath.normpath(posixpath.join(posixpath.dirname(header.name), header.linkname))
     pieces = _pieces(stream, header.size if header.isreg() else 0, source)
-    return Entry(name=posixpath.normpath(header.name), size=header.size, target=target, pieces=pieces)
+    return ArchiveEntry(name=posixpath.normpath(header.name), size=header.size, target=target, pieces=pieces)
 
 
 def _check_length(header: tarfile.TarInfo, source: str) -> None:
@@ -141,7 +141,7 @@ class _Input(io.RawIOBase):
         return len(data)
 
     def _read(self, size: int) -> bytes:
-        with translated(f"{self._source}: reading"):
+        with translate_errors(f"{self._source}: reading"):
             return self._file.read(size)
 
 

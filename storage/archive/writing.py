@@ -36,7 +36,7 @@ def export_images(store: ContentStore, names: Iterable[str], file: IO[bytes]) ->
     wanted = tuple(store.names.get(name) for name in sorted(set(names)))
     images = [(name, presence.require(store, name.descriptor, children=children, name=name.name)) for name in wanted]
     referrers = [presence.require(store, *name.roots[1:], children=children, name=name.name) for name in wanted]
-    tagged = _unnamed(related.tagged_manifests(store, wanted), wanted)
+    tagged = _without_names(related.tagged_manifests(store, wanted), wanted)
     sizes = {one.digest: one.size for found in (*(found for _, found in images), *referrers) for one in found}
     indexes = {one.descriptor.digest: one.raw for one in tagged if one.raw is not None}
     for path, document in _documents(store, images, tagged).items():
@@ -49,8 +49,8 @@ def export_images(store: ContentStore, names: Iterable[str], file: IO[bytes]) ->
     return wanted
 
 
-def _unnamed(tagged: Iterable[TaggedManifest], names: Iterable[Name]) -> list[TaggedManifest]:
-    """Without those that have a name of their own."""
+def _without_names(tagged: Iterable[TaggedManifest], names: Iterable[Name]) -> list[TaggedManifest]:
+    """Return the tagged manifests whose tags are not names of the store."""
     named = {name.name for name in names}
     return [one for one in tagged if one.name not in named]
 
@@ -60,7 +60,7 @@ def _documents(store: ContentStore, images: Sequence[_Image], tagged: Iterable[T
     documents = {
         layout.MARKER: index.MARKER,
         layout.INDEX: index.document((name for name, _ in images), under=layout.NAMES, tagged=entries),
-        layout.DOCKER_LIST: docker.listed(store, images),
+        layout.DOCKER_LIST: docker.docker_list(store, images),
     }
     for path, document in documents.items():
         if len(document) > manifest.MAX_BYTES:

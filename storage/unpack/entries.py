@@ -51,7 +51,7 @@ class Attributes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class LayerEntry:
     """One entry. A file's content follows in the stream: the bytes of its `extents`, pairs of offset and size, in order.
 
     `target` is what a symbolic link says, `source` where a hard link points, `size` what a file has with its holes.
@@ -72,7 +72,7 @@ class Entry:
         return f"{self.kind} {self.name}"
 
 
-def read_entries(stream: LayerStream) -> Iterator[Entry]:
+def read_entries(stream: LayerStream) -> Iterator[LayerEntry]:
     """Yield the entries of a layer, in order. Content that the caller does not read is skipped; an empty stream has none.
 
     Raises:
@@ -92,13 +92,13 @@ def _next_header(headers: Iterator[tarfile.TarInfo], stream: LayerStream) -> tar
         raise Corrupt(f"{stream}: no whole tar archive at byte {stream.offset} ({exc}); build the image again") from exc
 
 
-def _entry(header: tarfile.TarInfo, *, at: str) -> Entry:
+def _entry(header: tarfile.TarInfo, *, at: str) -> LayerEntry:
     if not (kind := _KINDS.get(header.type)):
         raise Unsupported(f"{at}: expected a file, directory, link, fifo or device, got an entry of type {header.type!r}")
     path = _path(header.name, at=at)
     if not path and kind != "directory":
         raise InvalidInput(f"{at}: the root has to be a directory, got a {kind}")
-    return Entry(
+    return LayerEntry(
         name=_shown(header.name),
         path=path,
         kind=kind,

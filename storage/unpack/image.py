@@ -19,11 +19,11 @@ from prefect_dist.ocispec import manifest as documents
 from prefect_dist.ocispec.children import walk_tree
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
 from prefect_dist.ocispec.platform import best
-from prefect_dist.storage.errors import translated
+from prefect_dist.storage.errors import translate_errors
 from prefect_dist.storage.store import ContentStore
 from prefect_dist.storage.unpack import layers
 from prefect_dist.storage.unpack.rootfs import Rootfs
-from prefect_dist.storage.unpack.tree import opened, remove, sync
+from prefect_dist.storage.unpack.tree import open_directory, remove, sync
 
 _log = logging.getLogger(__name__)
 # Builders list what they attest as manifests for this platform, which no machine has.
@@ -45,7 +45,7 @@ class Unpacked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Image:
+class _CheckedImage:
     manifest: Descriptor
     config: Descriptor
     layers: tuple[tuple[Descriptor, Digest], ...]
@@ -65,7 +65,11 @@ def unpack(store: ContentStore, root: Descriptor, directory: Path, *, platform: 
         StoreFull, Denied, Unavailable: the disk.
     """
     image = _read(store, _choose(store, root, platform))
-    with translated(f"directory {directory}"), _appearing(directory) as unfinished, opened(unfinished) as handle:
+    with (
+        translate_errors(f"directory {directory}"),
+        _publish_directory(directory) as unfinished,
+        open_directory(unfinished) as handle,
+    ):
         rootfs = Rootfs(handle)
         for layer, diff_id in image.layers:
             with layers.open_layer(store, layer, diff_id=diff_id) as stream:
@@ -120,7 +124,7 @@ def _with_platform(store: ContentStore, manifest: Descriptor) -> Descriptor:
     return replace(manifest, platform=config.platform(_document(store, configured), at=str(configured)))
 
 
-def _read(store: ContentStore, manifest: Descriptor) -> _Image:
+def _read(store: ContentStore, manifest: Descriptor) -> _CheckedImage:
     """What is to be unpacked, as far as it can be known to be sound before a layer is read."""
     if manifest.kind != "manifest":
         raise Unsupported(f"{manifest}: expected an image, got the type {manifest.media_type}")
@@ -132,7 +136,7 @@ def _read(store: ContentStore, manifest: Descriptor) -> _Image:
     diff_ids = config.diff_ids(_document(store, configured), at=str(configured))
     if len(diff_ids) != len(listed):
         raise Corrupt(f"{configured}: expected a diff ID for each of {len(listed)} layers of {manifest}, got {len(diff_ids)}")
-    return _Image(manifest=manifest, config=configured, layers=tuple(zip(listed, diff_ids, strict=True)))
+    return _CheckedImage(manifest=manifest, config=configured, layers=tuple(zip(listed, diff_ids, strict=True)))
 
 
 def _children(store: ContentStore, descriptor: Descriptor) -> tuple[Descriptor, ...]:
@@ -149,10 +153,10 @@ def _document(store: ContentStore, descriptor: Descriptor) -> bytes:
 
 
 @contextmanager
-def _appearing(directory: Path) -> Iterator[Path]:
-    """An empty directory that becomes `directory` at the end of the block; after an error it is removed.
+def _publish_directory(directory: Path) -> Iterator[Path]:
+    """Yield an empty directory that is renamed to `directory` at the end of the block, or removed after an error.
 
-    What is in it has to be durable by then: its new name is.
+    The block makes its content durable; the rename is made durable here.
     """
     target = Path(os.path.realpath(directory))
     unfinished = target.parent / f".unpack-{uuid.uuid4().hex}"
@@ -164,7 +168,7 @@ def _appearing(directory: Path) -> Iterator[Path]:
     except BaseException:
         _discard(unfinished)
         raise
-    with opened(target.parent) as parent:  # should this fail, the directory is there, and whole
+    with open_directory(target.parent) as parent:  # should this fail, the directory is there, and whole
         os.fsync(parent)
 
 
@@ -189,7 +193,7 @@ def _move(unfinished: Path, target: Path) -> None:
 
 def _discard(unfinished: Path) -> None:
     try:
-        with opened(unfinished.parent) as parent, contextlib.suppress(FileNotFoundError):
+        with open_directory(unfinished.parent) as parent, contextlib.suppress(FileNotFoundError):
             remove(os.fsencode(unfinished.name), within=parent)
     except OSError as exc:  # the error that is on its way says more
         _log.warning("%s: could not be removed (%s)", unfinished, exc)

@@ -40,7 +40,7 @@ class Restorer:
 
     def _set_xattrs(self, inode: str, wanted: dict[str, bytes]) -> None:
         """Make these the only extended attributes: a new inode may have inherited an access list."""
-        for name in set(_own(_listed(inode))) - wanted.keys():
+        for name in set(_own(_list_attributes(inode))) - wanted.keys():
             with self._refusal_logged(name):
                 os.removexattr(inode, name)
         for name in _own(wanted):
@@ -63,7 +63,7 @@ def _own(names: Iterable[str]) -> list[str]:
     return [name for name in names if not name.startswith(_FOREIGN)]
 
 
-def _listed(inode: str) -> list[str]:
+def _list_attributes(inode: str) -> list[str]:
     try:
         return os.listxattr(inode)
     except OSError as exc:

@@ -26,8 +26,8 @@ _GRAMMAR = re.compile(
 )
 
 
-class _Source(Protocol):
-    """Uncompressed bytes."""
+class _ByteSource(Protocol):
+    """A source of uncompressed bytes."""
 
     def read(self, size: int, /) -> bytes:
         """At most `size` bytes; none at the end."""
@@ -36,7 +36,7 @@ class _Source(Protocol):
 class LayerStream:
     """The uncompressed bytes of a layer, from the first to the last, hashed. `str()` names the layer in errors."""
 
-    def __init__(self, source: _Source, *, layer: Descriptor, diff_id: Digest) -> None:
+    def __init__(self, source: _ByteSource, *, layer: Descriptor, diff_id: Digest) -> None:
         self.offset = 0
         self._source, self._layer, self._diff_id = source, layer, diff_id
         self._hasher = Hasher(diff_id.algorithm)
@@ -161,12 +161,12 @@ class _Blob(io.RawIOBase):
             pass
 
 
-def _unzstd(blob: io.BufferedReader) -> _Source:
+def _unzstd(blob: io.BufferedReader) -> _ByteSource:
     return zstandard.ZstdDecompressor().stream_reader(blob, read_across_frames=True)
 
 
 # Each gives uncompressed bytes in the pieces that are asked for, however much a piece of the blob may hold.
-_DECOMPRESSORS: Mapping[str | None, Callable[[io.BufferedReader], _Source]] = {
+_DECOMPRESSORS: Mapping[str | None, Callable[[io.BufferedReader], _ByteSource]] = {
     None: lambda blob: blob,
     "gzip": lambda blob: gzip.GzipFile(fileobj=blob),
     "zstd": _unzstd,

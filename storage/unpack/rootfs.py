@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 from prefect_dist.ocispec.errors import InvalidInput
-from prefect_dist.storage.errors import translated
-from prefect_dist.storage.unpack.entries import Attributes, Entry, Kind, read_entries
+from prefect_dist.storage.errors import translate_errors
+from prefect_dist.storage.unpack.entries import Attributes, Kind, LayerEntry, read_entries
 from prefect_dist.storage.unpack.inodes import Restorer
 from prefect_dist.storage.unpack.layers import LayerStream
 from prefect_dist.storage.unpack.nametree import NameNode
@@ -57,12 +57,12 @@ class Rootfs:
         """
         self._upper = NameNode()
         for entry in read_entries(layer):
-            with _named(f"{layer}: {entry}"):
+            with _name_entry_in_errors(f"{layer}: {entry}"):
                 self._apply(entry, layer)
 
     def finish(self) -> None:
         """Give directories their modes."""
-        with translated("modes of directories"), Cursor(self._root) as here:
+        with translate_errors("modes of directories"), Cursor(self._root) as here:
             pending = [list(self._modes.children.items())]
             while pending:
                 if pending[-1]:
@@ -85,7 +85,7 @@ class Rootfs:
         if node is not None and node.mode is not None:
             os.chmod(name, node.mode, dir_fd=here.handle)
 
-    def _apply(self, entry: Entry, content: LayerStream) -> None:
+    def _apply(self, entry: LayerEntry, content: LayerStream) -> None:
         if not entry.path:
             self._restore(self._root, entry.attributes, "directory", path=_ROOT)
             return
@@ -102,7 +102,7 @@ class Rootfs:
                     self._put(here, name, entry, content)
                 self._upper.add((*here.path, name))
 
-    def _put(self, here: Cursor, name: bytes, entry: Entry, content: LayerStream) -> None:
+    def _put(self, here: Cursor, name: bytes, entry: LayerEntry, content: LayerStream) -> None:
         """Make what the entry says; only a directory stays where one is."""
         there = here.status(name)
         stays = there is not None and stat.S_ISDIR(there.st_mode) and entry.kind == "directory"
@@ -115,7 +115,7 @@ class Rootfs:
             self._make(here, name, entry, content)
         self._restore_named(here, name, entry.attributes, entry.kind)
 
-    def _make(self, here: Cursor, name: bytes, entry: Entry, content: LayerStream) -> None:
+    def _make(self, here: Cursor, name: bytes, entry: LayerEntry, content: LayerStream) -> None:
         match entry.kind:
             case "directory":
                 os.mkdir(name, _OWNER_MAY_ALL, dir_fd=here.handle)
@@ -128,7 +128,7 @@ class Rootfs:
             case _:
                 _write(here, name, entry, content)
 
-    def _make_device(self, here: Cursor, name: bytes, entry: Entry) -> None:
+    def _make_device(self, here: Cursor, name: bytes, entry: LayerEntry) -> None:
         try:
             if self._privileged:
                 os.mknod(name, _DEVICES[entry.kind], entry.device, dir_fd=here.handle)
@@ -245,16 +245,16 @@ def _is_aufs_metadata(name: bytes, parents: Iterable[bytes]) -> bool:
 
 
 @contextmanager
-def _named(what: str) -> Iterator[None]:
-    """Errors say which entry of which layer they are about."""
-    with translated(what):
+def _name_entry_in_errors(what: str) -> Iterator[None]:
+    """Name the entry and its layer in errors of this block."""
+    with translate_errors(what):
         try:
             yield
         except InvalidInput as exc:
             raise InvalidInput(f"{what}: {exc}") from exc
 
 
-def _write(here: Cursor, name: bytes, entry: Entry, content: LayerStream) -> None:
+def _write(here: Cursor, name: bytes, entry: LayerEntry, content: LayerStream) -> None:
     """Make a file of the entry's content; where it has holes, the file has them, too."""
     with os.fdopen(os.open(name, _NEW_FILE, 0o600, dir_fd=here.handle), "wb") as file:
         for offset, size in entry.extents:

@@ -122,8 +122,8 @@ class Cursor:
 
 
 @contextmanager
-def opened(directory: Path) -> Iterator[int]:
-    """A handle on a directory."""
+def open_directory(directory: Path) -> Iterator[int]:
+    """Open a directory and yield its handle."""
     handle = os.open(directory, _DIRECTORY)
     try:
         yield handle

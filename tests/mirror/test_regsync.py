@@ -110,7 +110,7 @@ def test_entries(everything: Mirror) -> None:
     assert registry.repositories == Patterns(allow=("team/.*",), deny=("team/private",))
     assert repository.platforms == (
         Platform(os="linux", architecture="amd64"),
-        Platform(os="linux", architecture="arm", variant="v7").normalised(),
+        Platform(os="linux", architecture="arm", variant="v7").normalise(),
     )
     assert [one.platforms for one in (image, registry)] == [None, None]
     assert [one.digest_tags for one in everything.entries] == [True, False, True]

@@ -71,10 +71,10 @@ def test_no_layers_have_no_chain() -> None:
     ],
 )
 def test_when_an_image_was_made_is_told_unless_nothing_was_made_then(text: str | None, expected: datetime | None) -> None:
-    assert config.created(json.dumps({"created": text}).encode(), at="config") == expected
+    assert config.creation_date(json.dumps({"created": text}).encode(), at="config") == expected
 
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-13-01T00:00:00Z", ""])
 def test_a_date_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"^config\.created: expected a date such as .*, got "):
-        config.created(json.dumps({"created": text}).encode(), at="config")
+        config.creation_date(json.dumps({"created": text}).encode(), at="config")

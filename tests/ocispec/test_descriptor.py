@@ -160,7 +160,7 @@ def test_what_content_is_does_not_depend_on_where_it_is_named() -> None:
     here = Descriptor.from_json(FULL, at="m")
     there = Descriptor.from_json(written(), at="m")
     assert here != there
-    assert here.content == there.content == (there.media_type, there.digest, 7)
+    assert here.key == there.key == (there.media_type, there.digest, 7)
 
 
 def test_kind_and_text() -> None:

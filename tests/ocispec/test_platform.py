@@ -155,7 +155,7 @@ def as_written(text: str) -> Platform:
 @pytest.mark.parametrize(("text", "normal"), PARSED)
 def test_parsed(text: str, normal: str) -> None:
     assert str(Platform.parse(text)) == normal
-    assert Platform.parse(text) == as_written(normal) == as_written(normal).normalised()
+    assert Platform.parse(text) == as_written(normal) == as_written(normal).normalise()
 
 
 @pytest.mark.parametrize("text", REFUSED)
@@ -175,8 +175,8 @@ def test_text_and_normal_value_are_inverses(text: str) -> None:
 
 @given(platforms)
 def test_the_normal_form_is_its_own(platform: Platform) -> None:
-    assert platform.normalised().normalised() == platform.normalised()
-    assert platform.matches(platform.normalised())
+    assert platform.normalise().normalise() == platform.normalise()
+    assert platform.matches(platform.normalise())
 
 
 @given(platforms)
@@ -189,7 +189,7 @@ def test_json_is_kept_as_written() -> None:
     document = {"architecture": "x86_64", "os": "Linux", "variant": "V1", "os.version": "10", "os.features": ["a", "b"]}
     platform = Platform.from_json(document, at="m")
     assert platform.to_json() == document
-    assert platform.normalised() == Platform(os="linux", architecture="amd64", os_version="10", os_features=("a", "b"))
+    assert platform.normalise() == Platform(os="linux", architecture="amd64", os_version="10", os_features=("a", "b"))
 
 
 def test_empty_strings_say_nothing() -> None:
@@ -256,4 +256,4 @@ def test_any_text_is_a_platform_or_invalid_input(text: str) -> None:
         platform = Platform.parse(text)
     except InvalidInput:
         return
-    assert platform.normalised() == platform
+    assert platform.normalise() == platform

@@ -292,8 +292,8 @@ def test_what_is_no_repository(text: str) -> None:
 
 
 def test_the_pinned_digest() -> None:
-    assert Reference.parse(f"h/x:t@{DIGEST}").pinned() == Digest.parse(DIGEST)
-    assert Reference.parse("h/x:t").pinned() is None
+    assert Reference.parse(f"h/x:t@{DIGEST}").pinned_digest() == Digest.parse(DIGEST)
+    assert Reference.parse("h/x:t").pinned_digest() is None
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_the_pinned_digest() -> None:
 )
 def test_what_does_not_pin(text: str, error: type[Exception]) -> None:
     with pytest.raises(error, match=f"^reference {text}: digest "):
-        Reference.parse(text).pinned()
+        Reference.parse(text).pinned_digest()
 
 
 def test_a_value_like_any_other() -> None:

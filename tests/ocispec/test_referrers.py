@@ -77,7 +77,7 @@ def test_a_bad_subject(wrong: object) -> None:
 def test_an_entry(document: dict[str, Any], artifact_type: str | None) -> None:
     found = entry(raw({**document, "annotations": {"k": "v"}}), described(name="x"), at="m")
     assert (found.artifact_type, found.annotations) == (artifact_type, (("k", "v"),))
-    assert found.content == described(name="x").content
+    assert found.key == described(name="x").key
 
 
 @given(descriptors(), descriptors())

@@ -642,8 +642,8 @@ def test_a_flow_that_is_given_up_lets_others_ask() -> None:
     host = HostAuth(RegistryLogin(host="registry.example"))
     with closing(RegistryAuth(host, SCOPE).sync_auth_flow(request())) as flow:
         challenged(flow, BEARER)
-        assert host.asking(SCOPE).locked()
-    assert not host.asking(SCOPE).locked()
+        assert host.token_lock(SCOPE).locked()
+    assert not host.token_lock(SCOPE).locked()
 
 
 def test_secrets_show_in_no_representation() -> None:

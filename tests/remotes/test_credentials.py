@@ -526,7 +526,7 @@ def test_a_bare_key_is_bare(key: str) -> None:
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters=":")), st.text(st.characters(codec="utf-8")))
 def test_what_is_encoded_can_be_decoded(username: str, password: str) -> None:
-    assert credentials._decoded(encoded(f"{username}:{password}"), "here") == (username, password.rstrip("\0"))
+    assert credentials._decode_auth(encoded(f"{username}:{password}"), "here") == (username, password.rstrip("\0"))
 
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=2))

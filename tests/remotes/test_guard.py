@@ -14,7 +14,7 @@ import pytest
 
 from prefect_dist.ocispec.errors import Denied
 from prefect_dist.remotes import Hosts, HostSettings, Pusher, Registries, guard, public
-from prefect_dist.remotes.guard import Guard, Origin
+from prefect_dist.remotes.guard import Guard, GuardedOrigin
 from tests import images
 from tests.fakes.access import Bearer
 from tests.fakes.faults import Fault, Redirect, WithHeaders
@@ -162,7 +162,7 @@ def test_a_public_server_cannot_redirect_back_into_the_private_network(at: Place
 
 
 def test_a_registry_that_answers_from_a_public_and_a_private_address_counts_as_public() -> None:
-    origin = Origin(httpx.URL("https://registry.example/v2/"), name="registry.example")
+    origin = GuardedOrigin(httpx.URL("https://registry.example/v2/"), name="registry.example")
     origin.note_answer("private")
     assert origin.reachable() == {"public", "private"}
     origin.note_answer("public")
@@ -171,11 +171,11 @@ def test_a_registry_that_answers_from_a_public_and_a_private_address_counts_as_p
 
 
 def test_a_registry_whose_address_is_not_known_counts_as_public() -> None:
-    assert Origin(httpx.URL("https://registry.example"), name="registry.example").reachable() == {"public"}
+    assert GuardedOrigin(httpx.URL("https://registry.example"), name="registry.example").reachable() == {"public"}
 
 
 def test_threads_may_note_answers_while_another_one_asks_for_the_reachable_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    origin = Origin(httpx.URL("https://registry.example"), name="registry.example")
+    origin = GuardedOrigin(httpx.URL("https://registry.example"), name="registry.example")
     origin.note_answer("private")
     reachable = guard._REACHABLE
 
@@ -258,10 +258,10 @@ def test_a_registry_that_changes_its_address_before_a_later_request_reaches_noth
     ],
 )
 def test_the_scheme_and_the_port_are_part_of_the_registry_itself(url: str, *, is_itself: bool) -> None:
-    origin = Origin(httpx.URL("https://registry.example"), name="registry.example")
+    origin = GuardedOrigin(httpx.URL("https://registry.example"), name="registry.example")
     assert origin.is_itself(httpx.URL(url)) == is_itself
     origin.note_answer("public")
-    assert (Guard(origin).allowed(httpx.URL(url), is_named=True) is origin) == is_itself
+    assert (Guard(origin).address_rule(httpx.URL(url), is_named=True) is origin) == is_itself
 
 
 def test_headers_of_another_registry_go_along_only_if_the_redirecting_one_may_name_it(at: Places) -> None:

@@ -234,7 +234,7 @@ def test_a_name_is_no_path(text: str) -> None:
         assert shutil.which(f"docker-credential-{text}", path="/nowhere") is None
 
 
-QUESTION = helpers._Question(helper=ONE, server=SERVER)
+QUESTION = helpers._HelperRequest(helper=ONE, server=SERVER)
 
 
 @given(st.binary(max_size=60) | st.from_regex(rb'\{"Username": ?"[a-z]*", "Secret": ?"?[a-z]*"?\}'), st.integers(-15, 3))

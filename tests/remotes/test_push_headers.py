@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dist.ocispec.errors import InvalidInput, Unavailable, Unsupported
-from prefect_dist.remotes.headers import check_digest, digest_in, length, location, uploaded
+from prefect_dist.remotes.headers import check_digest, digest_in, length, location, uploaded_bytes
 from tests.remotes.asking import BLOB, check_told, descriptor
 
 ASKED = httpx.URL("https://registry.example:8443/v2/a/b/blobs/uploads/?mount=x")
@@ -38,21 +38,21 @@ def answer(**headers: str) -> httpx.Response:
     ],
 )
 def test_what_is_uploaded(text: str, bytes_there: int | None) -> None:
-    assert uploaded(answer(range=text)) == bytes_there
+    assert uploaded_bytes(answer(range=text)) == bytes_there
 
 
 def test_no_range() -> None:
-    assert uploaded(answer()) is None
+    assert uploaded_bytes(answer()) is None
 
 
 @given(st.integers(2, 10**17), st.sampled_from(["", "bytes=", "bytes "]))
 def test_every_size_comes_back(size: int, unit: str) -> None:
-    assert uploaded(answer(range=f"{unit}0-{size - 1}")) == size
+    assert uploaded_bytes(answer(range=f"{unit}0-{size - 1}")) == size
 
 
 @given(TEXT)
 def test_a_range_is_a_size_or_nothing(text: str) -> None:
-    found = uploaded(answer(range=text))
+    found = uploaded_bytes(answer(range=text))
     assert found is None or found >= 0
 
 

@@ -32,9 +32,9 @@ def one(throttle: Throttle, *, refused: float | None = None, accepted: bool = Fa
     if alone := throttle.begin():
         return alone
     if accepted:
-        throttle.accepted()
+        throttle.note_accepted()
     else:
-        throttle.refused(refused)
+        throttle.note_refused(refused)
     throttle.end()
     return 0.0
 
@@ -70,14 +70,14 @@ def test_a_server_is_left_alone_for_as_long_as_it_says(clock: Clock) -> None:
 def test_a_shorter_wait_does_not_take_back_a_longer_one(clock: Clock) -> None:
     throttle = Throttle(clock=clock)
     one(throttle, refused=30)
-    throttle.refused(1)
-    throttle.refused(None)
+    throttle.note_refused(1)
+    throttle.note_refused(None)
     assert one(throttle) == 30
 
 
 def test_what_a_server_says_is_news_once_and_when_it_wants_more(clock: Clock) -> None:
     throttle = Throttle(clock=clock)
-    assert [throttle.refused(seconds) for seconds in (None, 0, 10, 10.5, 5, None, 20)] == [
+    assert [throttle.note_refused(seconds) for seconds in (None, 0, 10, 10.5, 5, None, 20)] == [
         False,
         False,
         True,
@@ -87,9 +87,9 @@ def test_what_a_server_says_is_news_once_and_when_it_wants_more(clock: Clock) ->
         True,
     ]
     clock.now += 19.5
-    assert not throttle.refused(1)
+    assert not throttle.note_refused(1)
     clock.now += 1
-    assert throttle.refused(1)
+    assert throttle.note_refused(1)
 
 
 def test_after_a_refusal_the_pace_is_below_what_was_taken_and_grows_back(clock: Clock) -> None:
@@ -110,24 +110,24 @@ def test_refusals_of_requests_that_were_under_way_together_count_once(clock: Clo
     for _ in range(16):
         throttle.begin()
     for _ in range(16):
-        throttle.refused(None)
+        throttle.note_refused(None)
     assert throttle._window == 8
     clock.now += 2
-    throttle.refused(None)
+    throttle.note_refused(None)
     assert throttle._window == 8  # half of the 16 that are still under way
     for _ in range(16):
         throttle.end()
     clock.now += 2
-    throttle.refused(None)
+    throttle.note_refused(None)
     assert throttle._window == 1
 
 
 def test_the_window_grows_back_to_what_it_was_and_no_further(clock: Clock) -> None:
     throttle = Throttle(in_flight=4, clock=clock)
-    throttle.refused(None)
+    throttle.note_refused(None)
     assert throttle._window == 1
     for _ in range(100):
-        throttle.accepted()
+        throttle.note_accepted()
     assert throttle._window == 4
 
 
@@ -252,7 +252,9 @@ def test_a_request_that_waits_for_a_token_holds_no_slot() -> None:
         guarded.put_blob(REPOSITORY, BLOB)
         with Registries(guarded_settings(guarded), credentials=anonymous) as found, ThreadPoolExecutor(1) as threads:
             throttle = found._throttled._throttle(httpx.URL(f"http://{guarded.host}"))
-            with found._auth_of(guarded.host, REPOSITORY).asking(to_pull(REPOSITORY)):  # as another thread that gets the token
+            with found._auth_of(guarded.host, REPOSITORY).token_lock(
+                to_pull(REPOSITORY)
+            ):  # as another thread that gets the token
                 waiting = threads.submit(read, fetcher(found, guarded), descriptor(BLOB))
                 try:
                     assert poll_until(lambda: bool(guarded.asked("GET", "/v2/.*")) and throttle._under_way == 0, timeout_s=5)

@@ -200,7 +200,7 @@ def test_more_referrers_than_are_kept_are_refused(monkeypatch: pytest.MonkeyPatc
 
 def test_images_of_an_archive_are_not_compared_with_one_another(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[object] = []
-    monkeypatch.setattr("prefect_dist.storage.archive.reading._Listed.__eq__", lambda _, other: compared.append(other))
+    monkeypatch.setattr("prefect_dist.storage.archive.reading._ListedImage.__eq__", lambda _, other: compared.append(other))
     listed = [(IMAGE, f"{REPOSITORY}:{number}") for number in range(5)] + [(BILL, LISTINGS[0]), (ATTESTED, LISTINGS[2])]
     imported(memory_store(), archive(*listed, (BILL, None)))
     assert compared == []

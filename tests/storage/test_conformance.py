@@ -30,7 +30,7 @@ def left_behind(place: Place) -> set[str]:
 
 def test_a_writer_begins_at_zero_and_counts_what_it_takes(store: ContentStore) -> None:
     with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
-        declared = writer.declared
+        declared = writer.declaration
         assert (declared.ref, declared.expected, declared.total, writer.offset) == ("ref", DIGEST, len(DATA), 0)
         for form in (DATA[:10], bytearray(DATA[10:20]), memoryview(DATA)[20:]):
             writer.write(form)

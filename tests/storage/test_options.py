@@ -7,7 +7,7 @@ import pytest
 
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported
 from prefect_dist.storage import backend, open_store
-from prefect_dist.storage.options import merged, parse
+from prefect_dist.storage.options import merge_options, parse
 
 
 def test_options_nest_and_have_the_types_of_json() -> None:
@@ -68,7 +68,7 @@ def test_other_names_with_the_same_letters_are_no_secrets(name: str) -> None:
 
 def test_options_are_merged_at_every_depth() -> None:
     known = {"a": {"b": {"c": 1, "d": 2}, "e": 3}, "f": 4}
-    assert merged(known, {"a": {"b": {"d": 5}}, "g": 6}) == {"a": {"b": {"c": 1, "d": 5}, "e": 3}, "f": 4, "g": 6}
+    assert merge_options(known, {"a": {"b": {"d": 5}}, "g": 6}) == {"a": {"b": {"c": 1, "d": 5}, "e": 3}, "f": 4, "g": 6}
 
 
 def test_a_name_that_only_sounds_like_a_secret_is_none() -> None:

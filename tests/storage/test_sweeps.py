@@ -129,10 +129,10 @@ def test_a_run_waits_for_a_batch_that_is_being_removed_and_for_no_later_one(
         with other.unswept():
             looked.set()
 
-    with store.sweeping():
+    with store.begin_sweep():
         threading.Thread(target=look, daemon=True).start()
         assert listed.wait(60)
-        later = store.sweeping()
+        later = store.begin_sweep()
         later.__enter__()
         assert not looked.is_set()
     assert looked.wait(60)
@@ -144,7 +144,7 @@ def test_a_run_lists_once_and_does_not_wait_when_no_batch_is_being_removed(
     request: pytest.FixtureRequest, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = open_store(f"{s3.url}/{request.node.name}", options=s3.storage_options)
-    with store.sweeping():
+    with store.begin_sweep():
         pass
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits"))
     asked = Asked(monkeypatch, store)

@@ -59,7 +59,7 @@ def test_what_the_store_has_not_or_no_longer_is_asked_for_by_digest(
     images.load(source, "app", INDEX)
     images.load(source, "app", LATER, "v1")
     found, _ = session.locate(at(source, "app:v1"), expected(INDEX.root.digest), rewritten=False)
-    assert found.content == root_of(INDEX).content
+    assert found.key == root_of(INDEX).key
     assert asked(source) == [f"HEAD /v2/app/manifests/{INDEX.root.digest}"]
 
 
@@ -91,7 +91,7 @@ def test_or_from_the_source_as_long_as_its_tag_has_not_moved(
         remember(session, at(source, "app:v1"), named)
     images.load(source, "app", INDEX, "v1")
     found, _ = session.locate(at(source, "app:v1"), expected(made_of(INDEX), WANTED), rewritten=True)
-    assert found.content == root_of(INDEX).content
+    assert found.key == root_of(INDEX).key
     assert asked(source) == ["HEAD /v2/app/manifests/v1", f"GET /v2/app/manifests/{INDEX.root.digest}"]
 
 
