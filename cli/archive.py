@@ -13,7 +13,7 @@ from prefect_dist.cli.context import Context
 from prefect_dist.cli.errors import BadInput, tell
 from prefect_dist.cli.names import recorded
 from prefect_dist.ocispec.errors import Unavailable
-from prefect_dist.ocispec.units import counted
+from prefect_dist.ocispec.units import format_count
 from prefect_dist.storage.archive import Imported, export_images, import_images
 
 _STREAM = "-"
@@ -31,7 +31,7 @@ def export(context: Context, arguments: Sequence[str]) -> int:
         done = [Imported(name=one.name, descriptor=one.descriptor, referrers=len(one.referrers)) for one in exported]
         _show(context, done)
     if count := sum(len(name.referrers) for name in exported):
-        tell(f"with {counted(count, 'referrer')}, for readers of OCI layouts; docker load does not read them")
+        tell(f"with {format_count(count, 'referrer')}, for readers of OCI layouts; docker load does not read them")
     return 0
 
 

@@ -15,7 +15,7 @@ from prefect_dist.storage.presence import Presence, check_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Finding:
+class _CheckedName:
     """What is there of an image: `found` is None where that cannot be told, and `error` None where all is."""
 
     name: Name
@@ -45,15 +45,15 @@ def check_names(context: Context, store: ContentStore, names: Iterable[Name], *,
     return 1 if errors else 0
 
 
-def _look(store: ContentStore, name: Name) -> _Finding:
+def _look(store: ContentStore, name: Name) -> _CheckedName:
     try:
         found = check_name(store, name)
     except DistError as exc:
-        return _Finding(name=name, found=None, error=f"{name.name}: {exc}")
-    return _Finding(name=name, found=found, error=None if found.is_complete else f"{name.name}: {found.shortage}")
+        return _CheckedName(name=name, found=None, error=f"{name.name}: {exc}")
+    return _CheckedName(name=name, found=found, error=None if found.is_complete else f"{name.name}: {found.shortage}")
 
 
-def _status(finding: _Finding) -> str:
+def _status(finding: _CheckedName) -> str:
     if finding.found is None:
         return f"{finding.status} (?)"
     if finding.status == "unavailable":
@@ -62,14 +62,14 @@ def _status(finding: _Finding) -> str:
     return f"{finding.status} ({present}/{present + missing})"
 
 
-def _size(finding: _Finding) -> str:
+def _size(finding: _CheckedName) -> str:
     if finding.found is None or finding.status == "unavailable":
         return "-"
     present, missing = _bytes(finding.found.present), _bytes(finding.found.missing)
     return f"{size(present)} / {size(present + missing)}" if missing else size(present)
 
 
-def _described(finding: _Finding) -> dict[str, Any]:
+def _described(finding: _CheckedName) -> dict[str, Any]:
     found = finding.found
     return {
         "name": finding.name.name,

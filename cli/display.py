@@ -17,7 +17,7 @@ from prefect_dist.cli.context import Output
 from prefect_dist.mirror.progress import waiting_for
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import DistError
-from prefect_dist.ocispec.units import counted, duration, size
+from prefect_dist.ocispec.units import duration, format_count, size
 from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.image_report import ImageEnd
@@ -85,7 +85,7 @@ class LiveDisplay:
     def planned(self, count: int, total: int) -> None:
         """Show how far planning is."""
         self._begin()
-        self._note = f"looked into {count} of {counted(total, 'image')}"
+        self._note = f"looked into {count} of {format_count(total, 'image')}"
 
     def untold(self, name: str, what: Untold) -> None:
         """The report says why."""
@@ -190,7 +190,7 @@ class PlainLines:
 
     def planned(self, count: int, total: int) -> None:
         """Say how far planning is."""
-        self._say(f"looked into {count} of {counted(total, 'image')}")
+        self._say(f"looked into {count} of {format_count(total, 'image')}")
 
     def untold(self, name: str, what: Untold) -> None:
         """The report says why."""
@@ -273,9 +273,9 @@ def _bad(errors: Sequence[DistError]) -> str:
 def _counts(rows: Sequence[_Row], *, done: str) -> list[str]:
     """Return how many images and descriptors are there, and how many images failed; `done` follows the count of images."""
     images, descriptors = [row for row in rows if row.total is None], [row for row in rows if row.total is not None]
-    there = [f"{sum(row.is_there for row in images)}/{counted(len(images), 'image')}{done}"] if images else []
+    there = [f"{sum(row.is_there for row in images)}/{format_count(len(images), 'image')}{done}"] if images else []
     there += [f"{count} {state}" for state in _BAD if (count := sum(row.state == state for row in images))]
-    of_descriptors = f"{sum(row.is_there for row in descriptors)}/{counted(len(descriptors), 'descriptor')}"
+    of_descriptors = f"{sum(row.is_there for row in descriptors)}/{format_count(len(descriptors), 'descriptor')}"
     return [*([", ".join(there)] if there else []), *([of_descriptors] if descriptors else [])]
 
 

@@ -9,7 +9,7 @@ from prefect_dist.cli import inputs, tables
 from prefect_dist.cli.context import Context
 from prefect_dist.ocispec import Digest, Hasher
 from prefect_dist.ocispec.errors import AlreadyExists, Corrupt, InvalidInput, NotFound
-from prefect_dist.ocispec.units import counted
+from prefect_dist.ocispec.units import format_count
 from prefect_dist.storage import ContentStore, Status, Writer
 
 _PIECE_BYTES = 1024 * 1024
@@ -95,12 +95,12 @@ def _go_on(writer: Writer) -> Digest:
         ahead -= len(before)
         if not ahead and writer.offset == there and hasher.digest() != known:
             raise Corrupt(
-                f"{ref}: expected content that begins with the {counted(there, 'byte')} that are there, got other content"
+                f"{ref}: expected content that begins with the {format_count(there, 'byte')} that are there, got other content"
             )
         hasher.update(after)
         writer.write(after)
     if ahead:
-        raise Corrupt(f"{ref}: expected the whole content, but it ends {counted(ahead, 'byte')} before what is there")
+        raise Corrupt(f"{ref}: expected the whole content, but it ends {format_count(ahead, 'byte')} before what is there")
     return hasher.digest()
 
 

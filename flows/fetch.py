@@ -32,7 +32,7 @@ from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.reference import expand
-from prefect_dist.ocispec.units import counted
+from prefect_dist.ocispec.units import format_count
 from prefect_dist.transfer import units
 from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.image_report import Failure, ImageReport
@@ -49,7 +49,7 @@ MOST_IMAGES = 50
 
 def _run_name() -> str:
     references = flow_run.parameters["references"]
-    return f"fetch {references[0]}" if len(references) == 1 else f"fetch {counted(len(references), 'image')}"
+    return f"fetch {references[0]}" if len(references) == 1 else f"fetch {format_count(len(references), 'image')}"
 
 
 @flow_of("fetch", run_name=_run_name)

@@ -14,7 +14,7 @@ from prefect.states import Cancelled, Completed, Failed
 from prefect_dist.flows.background import meanwhile
 from prefect_dist.mirror.progress import collect
 from prefect_dist.mirror.run_report import Report, Status, in_one_line
-from prefect_dist.ocispec.units import counted
+from prefect_dist.ocispec.units import format_count
 
 # What a page of Prefect's can show.
 _MOST_ROWS = 500
@@ -47,7 +47,7 @@ def concluded(key: str, report: Report) -> State[Any]:
     if errors:
         then = _ON if report.status == "stopped" else _NEXT.get(key, _AGAIN)
         _log_failures(report)
-        told = f"{counted(len(errors), 'failure')}. {then}"
+        told = f"{format_count(len(errors), 'failure')}. {then}"
         _show(MarkdownArtifact(markdown=_failures(errors), key="failures", description=told))
     context = FlowRunContext.get()
     run = None if context is None else context.flow_run
@@ -60,11 +60,11 @@ def concluded(key: str, report: Report) -> State[Any]:
 def _log_failures(report: Report) -> None:
     """Have the end of the run's log begin with its failures, grouped by their cause."""
     log, causes = get_run_logger(), report.causes()
-    log.error("%s; %s:", report.summary(), counted(len(causes), "cause"))
+    log.error("%s; %s:", report.summary(), format_count(len(causes), "cause"))
     for cause in causes[:_MOST_LOGGED]:
         log.error("%s", "\n".join((cause.text, *(f"  {line}" for line in cause.object_lines(_MOST_LOGGED)))))
     if len(causes) > _MOST_LOGGED:
-        log.error("and %s: the artifact failures has them all", counted(len(causes) - _MOST_LOGGED, "more cause"))
+        log.error("and %s: the artifact failures has them all", format_count(len(causes) - _MOST_LOGGED, "more cause"))
 
 
 def tabulate(rows: Sequence[Mapping[str, str | int]], *, key: str, description: str) -> None:

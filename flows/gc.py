@@ -16,7 +16,7 @@ from prefect_dist.flows.results import keep_no_results
 from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.progress import LogListener
 from prefect_dist.mirror.run_report import Status, moved
-from prefect_dist.ocispec.units import counted, duration, seconds, size
+from prefect_dist.ocispec.units import duration, format_count, seconds, size
 from prefect_dist.storage.gc import Swept, hazard
 from prefect_dist.tasks import upkeep
 from prefect_dist.transfer.session import open_session
@@ -38,10 +38,10 @@ class GcReport:
 
     def summary(self) -> str:
         """One line that counts."""
-        removed = f"{counted(len(self.swept.blobs), 'blob')} with {size(self.swept.size)}"
-        leftovers = f" and {counted(len(self.swept.leftovers), 'leftover')}" if self.swept.leftovers else ""
+        removed = f"{format_count(len(self.swept.blobs), 'blob')} with {size(self.swept.size)}"
+        leftovers = f" and {format_count(len(self.swept.leftovers), 'leftover')}" if self.swept.leftovers else ""
         would = "would be removed" if self.dry_run else "removed"
-        return f"{removed}{leftovers} {would}, {counted(self.kept, 'blob')} kept; in {duration(self.seconds)}"
+        return f"{removed}{leftovers} {would}, {format_count(self.kept, 'blob')} kept; in {duration(self.seconds)}"
 
     @property
     def kept(self) -> int:

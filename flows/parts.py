@@ -17,7 +17,7 @@ from prefect.states import Completed, Failed
 
 from prefect_dist.flows.api import CALL_ERRORS, ApiUnavailable, brief, client, require_api
 from prefect_dist.flows.pool import RUNNER
-from prefect_dist.ocispec.units import counted
+from prefect_dist.ocispec.units import format_count
 from prefect_dist.transfer.cancellation import Stopping
 from prefect_dist.transfer.walk_state import ImageState
 
@@ -105,7 +105,7 @@ class Part:
             self._begun.set()
 
     def _state(self) -> State[Any]:
-        images = counted(self._count, "image")
+        images = format_count(self._count, "image")
         if self._left:
             return Failed(message=f"{self._left} of {images} did not end")
         if self._failed:

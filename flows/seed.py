@@ -30,7 +30,7 @@ from prefect_dist.flows.parameters import (
 from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.seeding import seeding
 from prefect_dist.ocispec.errors import DistError, InvalidInput
-from prefect_dist.ocispec.units import counted
+from prefect_dist.ocispec.units import format_count
 from prefect_dist.storage.statefile import StateFile
 from prefect_dist.transfer.attempts import RETRIES
 
@@ -40,7 +40,7 @@ def _run_name() -> str:
     what = "plan seed" if given["dry_run"] else "seed"
     if given["config"] is not None:
         return f"{what} {called(given['config'])}"
-    images = Path(given["file"]).name if given["file"] is not None else counted(len(given["images"]), "image")
+    images = Path(given["file"]).name if given["file"] is not None else format_count(len(given["images"]), "image")
     return f"{what} {images} to {', '.join(given['to'])}"
 
 

@@ -18,7 +18,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import flow_run
 
 from prefect_dist.flows.api import client
-from prefect_dist.ocispec.units import counted
+from prefect_dist.ocispec.units import format_count
 from prefect_dist.transfer.cancellation import current
 from prefect_dist.transfer.listening import Listener
 from prefect_dist.transfer.session import SessionSpec
@@ -50,11 +50,13 @@ def _taken(name: str, slots: int, limit: int, listener: Listener) -> ExitStack:
     """A lease that has begun; it ends with its block."""
     taken = lease(name, slots)
     if taken is None:
-        listener.note(f"waits for {counted(slots, 'slot')} of the {limit} of Prefect's limit {name}, which other runs have")
+        listener.note(
+            f"waits for {format_count(slots, 'slot')} of the {limit} of Prefect's limit {name}, which other runs have"
+        )
     while taken is None:
         current().pause(_PAUSE_S)
         taken = lease(name, slots)
-    listener.note(f"has {counted(slots, 'slot')} of {name}")
+    listener.note(f"has {format_count(slots, 'slot')} of {name}")
     return taken
 
 

@@ -21,7 +21,7 @@ from prefect_dist.mirror.progress import LogListener
 from prefect_dist.mirror.run_report import RunReport, Status, moved, pace
 from prefect_dist.ocispec import Platform
 from prefect_dist.ocispec.errors import DistError, InvalidInput
-from prefect_dist.ocispec.units import counted, duration, size
+from prefect_dist.ocispec.units import duration, format_count, size
 from prefect_dist.storage import ContentStore, Info, Name, presence
 from prefect_dist.storage.presence import reachable_digests
 from prefect_dist.storage.verify import Verified
@@ -69,10 +69,10 @@ class VerifyReport:
     def summary(self) -> str:
         """One line that counts."""
         corrupt = f", {len(self.verified.corrupt)} corrupt (in quarantine now)" if self.verified.corrupt else ""
-        damaged = f"; {counted(len(self.damaged), 'name')} not whole" if self.damaged else ""
+        damaged = f"; {format_count(len(self.damaged), 'name')} not whole" if self.damaged else ""
         mended = f", {len(self.mended)} repaired" if self.mended else ""
-        extra = f"; {counted(self.extra, 'blob')} that no name needs" if self.extra else ""
-        checked = f"{counted(self.verified.sound, 'blob')} sound, {size(self.verified.size)}"
+        extra = f"; {format_count(self.extra, 'blob')} that no name needs" if self.extra else ""
+        checked = f"{format_count(self.verified.sound, 'blob')} sound, {size(self.verified.size)}"
         return f"{checked}{corrupt}{damaged}{mended}{extra}; in {duration(self.seconds)}"
 
     def errors(self) -> list[str]:
@@ -192,9 +192,10 @@ class _Hashing:
         return self._over_bytes / self._bytes if self._bytes else 0
 
     def words(self) -> str:
-        """Blobs and bytes."""
+        """Return the progress in blobs and bytes."""
         failed = f", {self._failed} failed" if self._failed else ""
-        return f"{self._over} of {counted(self._blobs, 'blob')} hashed{failed}, {size(self._over_bytes)} of {size(self._bytes)}"
+        blobs, total = format_count(self._blobs, "blob"), size(self._bytes)
+        return f"{self._over} of {blobs} hashed{failed}, {size(self._over_bytes)} of {total}"
 
     def lacks(self) -> bool:
         """Whether some could not be."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.run_report import Figures, Status, gathered, is_broken_off
 from prefect_dist.ocispec import Descriptor, Reference
-from prefect_dist.ocispec.units import counted, duration, size
+from prefect_dist.ocispec.units import duration, format_count, size
 from prefect_dist.transfer.stats import Tally
 
 Result = Literal["damaged", "repaired", "failed"]
@@ -65,7 +65,7 @@ class CheckReport:
         if self.again is not None:
             parts += [f"{sum(self.result(target) == 'repaired' for target in found.damaged)} repaired"]
             parts += [f"{size(self.tally.sent)} sent"]
-        left = f"; {counted(found.unlooked, 'tag')} that no entry wants not looked into" if found.unlooked else ""
+        left = f"; {format_count(found.unlooked, 'tag')} that no entry wants not looked into" if found.unlooked else ""
         return f"check of {self.name} {self.status}: {', '.join(parts)} in {duration(self.seconds)}{left}"
 
     def facts(self) -> dict[str, str | int]:

@@ -15,7 +15,7 @@ from prefect_dist.mirror.retention import Retention
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.ocispec.referrers import cosign_tags, is_listing
-from prefect_dist.ocispec.units import counted, size
+from prefect_dist.ocispec.units import format_count, size
 from prefect_dist.remotes import Quota
 from prefect_dist.transfer.related import Related
 from prefect_dist.transfer.survey import Ask, Found, Known
@@ -320,7 +320,7 @@ class Plan:
         parts += [f"{unowned} of no entry"] if unowned else []
         parts += [f"{len(self.held)} held back by prune.most"] if self.held else []
         fetched, sent = _bytes(self.to_fetch.values()), _bytes(self.to_send.values())
-        moved = f"{size(fetched)} to fetch, at most {size(sent)} to send, about {counted(self.requests, 'request')}"
+        moved = f"{size(fetched)} to fetch, at most {size(sent)} to send, about {format_count(self.requests, 'request')}"
         moved += ", beside referrers" if any(image.wish.related for image in self.due) else ""
         return f"{', '.join(parts)}; {moved}" + "".join(f"; {self._quota(host)}" for host in self.quotas)
 
@@ -357,9 +357,9 @@ class Plan:
     def _quota(self, host: str) -> str:
         quota, needed = self.quotas[host], self.needed(host)
         if needed is None:
-            return f"{host}: still allows {counted(quota.remaining, 'pull')}"
+            return f"{host}: still allows {format_count(quota.remaining, 'pull')}"
         short = "; too few" if needed > quota.remaining else ""
-        return f"{host}: {needed} of the {counted(quota.remaining, 'pull')} that it still allows{short}"
+        return f"{host}: {needed} of the {format_count(quota.remaining, 'pull')} that it still allows{short}"
 
 
 def wishes(entry: Entry, sources: Iterable[Reference]) -> tuple[list[Wish], list[Unnamed]]:
@@ -516,7 +516,7 @@ def _reason_to_change(
     if wish.is_wider(record):
         return "for more platforms than before"
     new = len(image.referrers.difference(beside if record is None else record.referrers))
-    return f"{counted(new, 'referrer')} not known to be there" if new else None
+    return f"{format_count(new, 'referrer')} not known to be there" if new else None
 
 
 def _failed(wish: Wish, target: Reference, error: object) -> Step:

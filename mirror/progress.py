@@ -15,7 +15,7 @@ from uuid import UUID
 from prefect_dist.mirror.run_report import Report
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import DistError
-from prefect_dist.ocispec.units import counted, duration, size
+from prefect_dist.ocispec.units import duration, format_count, size
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.image_report import Failure, ImageEnd
 from prefect_dist.transfer.listening import Listener, State
@@ -34,7 +34,7 @@ class LogListener:
 
     def planned(self, count: int, total: int) -> None:
         """Say how far planning is."""
-        self._log.info("looked into %d of %s", count, counted(total, "image"))
+        self._log.info("looked into %d of %s", count, format_count(total, "image"))
 
     def untold(self, name: str, what: Untold) -> None:
         """The report says why."""
@@ -80,7 +80,7 @@ class LogListener:
         """Say how the image came out."""
         if image.failures:
             self._log.error(
-                "%s failed with %s: %s", image.name, counted(len(image.failures), "error"), _messages(image.failures)
+                "%s failed with %s: %s", image.name, format_count(len(image.failures), "error"), _messages(image.failures)
             )
         else:
             self._log.info("%s complete: %s", image.name, image.told())
@@ -213,12 +213,12 @@ class Advance:
             count, total = self._planned
             untold, images = len(self._untold), list(self._images.values())
             pieces = list(self._content.values())
-        told = [f"looked into {count} of {counted(total, 'image')}"] if total else []
+        told = [f"looked into {count} of {format_count(total, 'image')}"] if total else []
         told += [f"{untold} cannot be told"] if untold else []
-        told += [f"{images.count('over')} of {counted(len(images), 'image')} finished{_failed(images)}"] if images else []
+        told += [f"{images.count('over')} of {format_count(len(images), 'image')} finished{_failed(images)}"] if images else []
         if pieces:
             states, there, known = [p.state for p in pieces], sum(p.there for p in pieces), sum(p.size for p in pieces)
-            told += [f"{states.count('over')} of {counted(len(pieces), 'piece')} of content{_failed(states)}"]
+            told += [f"{states.count('over')} of {format_count(len(pieces), 'piece')} of content{_failed(states)}"]
             told += [f"{size(there)} of {size(known)}"]
         return ", ".join(told) or "nothing to do"
 

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
 from prefect_dist.mirror.causes import Cause, grouped
-from prefect_dist.ocispec.units import counted, duration, size
+from prefect_dist.ocispec.units import duration, format_count, size
 from prefect_dist.remotes import Quota
 from prefect_dist.transfer.cancellation import ending
 from prefect_dist.transfer.image_report import ImageReport
@@ -53,7 +53,7 @@ def in_one_line(report: Report) -> str:
 
 def moved(pieces: int, count: int) -> str:
     """Some pieces of content and their bytes."""
-    return f"{counted(pieces, 'piece')}, {size(count)}" if pieces else "nothing"
+    return f"{format_count(pieces, 'piece')}, {size(count)}" if pieces else "nothing"
 
 
 def pace(count: int, seconds: float) -> dict[str, str | int]:
@@ -105,7 +105,7 @@ class RunReport:
         counts = {key: self._sum(key) for key in ("fetched", "existed", "failed")}
         told = ", ".join(f"{count} {key}" for key, count in counts.items() if count or key != "failed")
         along = self._sum("referrers")
-        told += f", with {counted(along, 'referrer')}" if along else ""
+        told += f", with {format_count(along, 'referrer')}" if along else ""
         noun = "image" if len(self.images) == 1 else "images"
         left = "".join(f"; {host} allows {quota.remaining} of {quota.limit} more" for host, quota in self.quotas.items())
         return f"{done}{of} {noun} complete: {told}; {size(self._sum('transferred'))} in {duration(self.seconds)}{left}"
@@ -170,7 +170,7 @@ def gathered(lines: Iterable[str], stopped: str | None) -> list[str]:
             unreached += 1
         else:
             told.append(line)
-    return [*told, f"{counted(unreached, 'target')} not reached: {ending(str(stopped))}"] if unreached else told
+    return [*told, f"{format_count(unreached, 'target')} not reached: {ending(str(stopped))}"] if unreached else told
 
 
 def is_broken_off(line: str, stopped: str | None) -> bool:

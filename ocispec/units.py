@@ -1,4 +1,4 @@
-"""Sizes and durations as people read and write them."""
+"""Sizes, counts and durations in the form that people read and write."""
 
 import re
 
@@ -15,7 +15,7 @@ _SECONDS = {"s": 1, "m": _MINUTE_S, "h": _HOUR_S, "d": 86400}
 
 
 def size(count: float) -> str:
-    """Bytes in binary units with one decimal: `0 B`, `1023 B`, `1.0 KiB`, `3.2 GiB`."""
+    """Return bytes in binary units with one decimal: `0 B`, `1023 B`, `1.0 KiB`, `3.2 GiB`."""
     if round(count) < _STEP:
         return f"{count:.0f} B"
     for unit in ("KiB", "MiB", "GiB"):
@@ -26,7 +26,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the coarsest form that still says enough: `0.3 s`, `45.0 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Return seconds in a short form: `0.3 s`, `45.0 s`, `3 min 20 s`, `2 h 5 min`."""
     if round(seconds, 1) < _MINUTE_S:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -35,17 +35,17 @@ def duration(seconds: float) -> str:
     return f"{whole // _HOUR_S} h {whole % _HOUR_S // _MINUTE_S} min"
 
 
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: `1 image`, `2 images`."""
+def format_count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 image`, `2 images`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def age(seconds: float) -> str:
-    """How long ago something was, in its largest whole unit: `12 seconds`, `1 minute`, `3 days`."""
+    """Return a duration in its largest whole unit: `12 seconds`, `1 minute`, `3 days`."""
     for unit, length in _AGES:
         if seconds >= length:
-            return counted(int(seconds // length), unit)
-    return counted(max(0, int(seconds)), "second")
+            return format_count(int(seconds // length), unit)
+    return format_count(max(0, int(seconds)), "second")
 
 
 def seconds(text: str) -> float:

@@ -70,7 +70,7 @@ class ThrottledTransport(httpx.BaseTransport):
             throttle.end()
             raise
         response.extensions[WAITED_S] = waited_s
-        self._heed(throttle, request.url, response)
+        self._note_response(throttle, request.url, response)
         response.stream = _NotifyingStream(cast("httpx.SyncByteStream", response.stream), throttle.end)
         return response
 
@@ -101,7 +101,7 @@ class ThrottledTransport(httpx.BaseTransport):
                     self._throttles[server].abort()
             return self._throttles[server]
 
-    def _heed(self, throttle: Throttle, url: httpx.URL, response: httpx.Response) -> None:
+    def _note_response(self, throttle: Throttle, url: httpx.URL, response: httpx.Response) -> None:
         wait_s = retry_after_s(response)
         if response.status_code == _TOO_MANY or (response.status_code == _UNAVAILABLE and wait_s is not None):
             if throttle.note_refused(wait_s) and wait_s is not None:

@@ -52,7 +52,7 @@ def update(backend: Backend, layout: Layout, names: Names) -> None:
     """
     what, written = f"store {layout.url}: index.json", dict[str, str]()
 
-    def changed(raw: bytes | None) -> bytes:
+    def update(raw: bytes | None) -> bytes:
         nonlocal written
         with backend.translate_errors(what):
             written = names.list_records()
@@ -63,7 +63,7 @@ def update(backend: Backend, layout: Layout, names: Names) -> None:
             return
         names.recall()
     while True:
-        change_file(backend, layout.index, changed, what=what)
+        change_file(backend, layout.index, update, what=what)
         with backend.translate_errors(what):
             if names.list_records() == written:
                 break

@@ -13,7 +13,7 @@ from prefect_dist.ocispec.children import (
     without_missing_attestations,
 )
 from prefect_dist.ocispec.errors import NotFound, shown
-from prefect_dist.ocispec.units import counted
+from prefect_dist.ocispec.units import format_count
 from prefect_dist.storage.names import Name
 from prefect_dist.storage.store import ContentStore
 
@@ -37,7 +37,7 @@ class Presence:
     def shortage(self) -> str:
         """The missing descriptors as one line; of many, the first ones."""
         some = ", ".join(map(str, self.missing[:_NAMED]))
-        return f"{counted(len(self.missing), 'descriptor')} missing in the store ({some})"
+        return f"{format_count(len(self.missing), 'descriptor')} missing in the store ({some})"
 
 
 def check(store: ContentStore, *roots: Descriptor, children: Children) -> Presence:

@@ -250,7 +250,7 @@ class _Multipart:
                 return
             if _code(exc) != "NoSuchUpload":
                 raise
-            raise self._aborted() from exc
+            raise self._abort_error() from exc
 
     def discard(self) -> None:
         self._buffer.clear()
@@ -260,8 +260,8 @@ class _Multipart:
                 self._fs.abort_mpu(self._to["Bucket"], self._to["Key"], upload)
             del self._to["UploadId"]
 
-    def _aborted(self) -> UploadAbortedError:
-        """Forget an upload that is no longer there, and return the error that says so."""
+    def _abort_error(self) -> UploadAbortedError:
+        """Forget an upload that another process ended, and return the error for that."""
         self._to.pop("UploadId", None)
         self.discard()
         return UploadAbortedError("it was aborted by another process")
@@ -276,6 +276,6 @@ class _Multipart:
         except FileNotFoundError as exc:
             if _code(exc) != "NoSuchUpload":
                 raise
-            raise self._aborted() from exc
+            raise self._abort_error() from exc
         self._sent.append({"PartNumber": number, "ETag": answer["ETag"]})
         del self._buffer[: len(part)]

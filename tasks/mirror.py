@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from prefect_dist.ocispec import Descriptor, Reference
-from prefect_dist.ocispec.units import counted
+from prefect_dist.ocispec.units import format_count
 from prefect_dist.tasks import events
 from prefect_dist.tasks._task import argument, task_for
 from prefect_dist.transfer import units
@@ -23,7 +23,7 @@ def _tags_name() -> str:
 
 
 def _survey_name() -> str:
-    return f"survey {counted(len(argument('asks')), 'image')}"
+    return f"survey {format_count(len(argument('asks')), 'image')}"
 
 
 def _carry_name() -> str:
@@ -37,7 +37,7 @@ def _gate_name() -> str:
 
 def _audit_name() -> str:
     expected: tuple[Expected, ...] = argument("expected")
-    return f"audit {expected[0].target.locator}, {counted(len(expected), 'tag')}"
+    return f"audit {expected[0].target.locator}, {format_count(len(expected), 'tag')}"
 
 
 def _locate_name() -> str:

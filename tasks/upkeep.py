@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from prefect_dist.ocispec.units import counted, size
+from prefect_dist.ocispec.units import format_count, size
 from prefect_dist.tasks._task import argument, task_for
 from prefect_dist.transfer import units
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def _verify_name() -> str:
     blobs: tuple[Info, ...] = argument("blobs")
-    return f"verify {counted(len(blobs), 'blob')}, {size(sum(info.size for info in blobs))}"
+    return f"verify {format_count(len(blobs), 'blob')}, {size(sum(info.size for info in blobs))}"
 
 
 def _sweep_name() -> str:

@@ -5,7 +5,7 @@ from typing import Any, Literal, Protocol
 
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import DistError
-from prefect_dist.ocispec.units import counted
+from prefect_dist.ocispec.units import format_count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +83,7 @@ class ImageReport:
 
     def told(self) -> str:
         """Return the counts in words."""
-        along = f", with {counted(self.referrers, 'referrer')}" if self.referrers else ""
+        along = f", with {format_count(self.referrers, 'referrer')}" if self.referrers else ""
         return f"{self.fetched} fetched, {self.existed} existed{along}"
 
     @property

@@ -16,7 +16,7 @@ from typing import Protocol
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest
 from prefect_dist.ocispec.errors import Conflict, NotFound
 from prefect_dist.ocispec.referrers import cosign_tags, tag_of
-from prefect_dist.ocispec.units import counted
+from prefect_dist.ocispec.units import format_count
 
 
 class TagSource(Protocol):
@@ -113,7 +113,7 @@ class TagGraph:
         """Raise an error if the registry's list of tags lacks a tag that exists."""
         if unlisted := sorted(self._tags.keys() - listed):
             lacked = f"{unlisted[0]}, which resolves to {self._tags[unlisted[0]].digest}"
-            more = f", and {counted(len(unlisted) - 1, 'other tag')}" if len(unlisted) > 1 else ""
+            more = f", and {format_count(len(unlisted) - 1, 'other tag')}" if len(unlisted) > 1 else ""
             raise Conflict(
                 f"{self._repository.locator}: the list of tags lacks {lacked}{more}; no manifest is deleted, because tags that "
                 "are not listed may need it; run again once the registry lists all tags"

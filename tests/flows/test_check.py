@@ -13,7 +13,7 @@ import pytest
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.referrers import cosign_tags, tag_of
-from prefect_dist.ocispec.units import counted
+from prefect_dist.ocispec.units import format_count
 from prefect_dist.transfer.cancellation import Stopping, ending, stopped_by
 from tests import images
 from tests.fakes.faults import Answer, Fault, Flip, Response
@@ -354,7 +354,7 @@ def test_a_check_that_is_ended_says_so_in_one_line(mirrors: Mirrors, source: Fak
 
     assert (report.status, report.first.damaged, report.again) == ("stopped", {}, None)
     unreached = len(report.first.untold)
-    assert report.errors() == [f"{counted(unreached, 'target')} not reached: {ending('asked to end')}"]
+    assert report.errors() == [f"{format_count(unreached, 'target')} not reached: {ending('asked to end')}"]
     assert report.table() == []
 
 

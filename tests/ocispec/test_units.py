@@ -73,7 +73,7 @@ def test_ages(seconds: float, text: str) -> None:
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images")])
 def test_counts(number: int, text: str) -> None:
-    assert units.counted(number, "image") == text
+    assert units.format_count(number, "image") == text
 
 
 @given(st.integers(0, 1024**5 - 1))
