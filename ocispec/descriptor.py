@@ -78,7 +78,7 @@ class Descriptor:
 
     @property
     def is_manifest(self) -> bool:
-        """Whether this content names further content."""
+        """True if the content is a manifest, which has children."""
         return mediatypes.is_manifest(self.media_type)
 
     def __str__(self) -> str:

@@ -28,7 +28,7 @@ def shown(text: str) -> str:
 
 
 class DistError(Exception):
-    """What every error of this program is; its text is one line for a person."""
+    """Base class of all errors of this program. The text is one line for the user."""
 
     retryable: ClassVar[bool] = False
 

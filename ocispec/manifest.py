@@ -1,4 +1,4 @@
-"""What a manifest names: its children (image-spec 1.1, image-index.md and manifest.md; Docker v2 schema 2).
+"""The children of manifests (image-spec 1.1, image-index.md and manifest.md; Docker v2 schema 2).
 
 A manifest is its bytes. They are read here and never written, so unknown fields survive and digests stay true.
 """
@@ -48,7 +48,7 @@ def children(raw: bytes, media_type: str, *, at: str) -> tuple[Descriptor, ...]:
 
 
 def subject(raw: bytes, media_type: str, *, at: str) -> Descriptor | None:
-    """What a document is about, which it refers to without having it for a child; None where it is about nothing.
+    """Return the subject of a manifest, which is not one of its children; None for no subject.
 
     Raises:
         InvalidInput: not JSON, or a bad descriptor.

@@ -48,10 +48,10 @@ def kind(media_type: str) -> Kind:
 
 
 def is_manifest(media_type: str) -> bool:
-    """Whether content of this type names further content and lives at a registry's manifests endpoint."""
+    """Return True for types of manifests, which have children and use the manifests endpoint of a registry."""
     return media_type in MANIFESTS
 
 
 def is_foreign(media_type: str) -> bool:
-    """Whether content of this type is not to be distributed (image-spec 1.1, layer.md, "Non-Distributable Layers")."""
+    """Return True for types of non-distributable layers (image-spec 1.1, layer.md, "Non-Distributable Layers")."""
     return media_type.startswith(_FOREIGN)

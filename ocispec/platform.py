@@ -98,7 +98,7 @@ class Platform:
         return replace(self, os=_SYSTEMS.get(system, system), architecture=architecture, variant=variant)
 
     def rank(self, candidate: "Platform") -> int | None:
-        """How well `candidate` serves this wish: 0 is exact, more is an older variant, None does not run at all."""
+        """Return how well `candidate` serves this platform: 0 is exact, more is an older variant, None cannot run."""
         wanted, offered = self.normalise(), candidate.normalise()
         if (wanted.os, wanted.architecture) != (offered.os, offered.architecture):
             return None
@@ -107,7 +107,7 @@ class Platform:
         return _steps_down(_variant(wanted), _variant(offered))
 
     def matches(self, candidate: "Platform") -> bool:
-        """Whether `candidate` is this platform, whatever the spelling."""
+        """Return True if `candidate` is this platform in any spelling."""
         return self.rank(candidate) == 0
 
     def __str__(self) -> str:
@@ -121,7 +121,7 @@ Platforms = tuple[Platform, ...] | None
 
 
 class HasPlatform(Protocol):
-    """What `best` chooses among: anything that may say its platform."""
+    """A candidate for `best`: any object with a platform, which may be None."""
 
     @property
     def platform(self) -> Platform | None:
@@ -155,7 +155,7 @@ def _same_release(wanted: str, offered: str | None) -> bool:
 
 
 def _steps_down(wanted: str | None, offered: str | None) -> int | None:
-    """How many variants older the offer is; None where it is newer or not of one line."""
+    """Return by how many variants the offer is older; None if it is newer or not comparable."""
     if wanted == offered:
         return 0
     wanted_level, offered_level = _level(wanted), _level(offered)

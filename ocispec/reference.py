@@ -83,10 +83,10 @@ class Reference:
         return self.object.partition("@")[2] or None
 
     def pinned_digest(self) -> Digest | None:
-        """The digest that this reference pins.
+        """Return the digest that the reference pins.
 
         Raises:
-            InvalidInput: what stands after `@` is not a whole digest.
+            InvalidInput: the part after `@` is not a digest.
             Unsupported: a digest algorithm other than sha256 and sha512.
         """
         if self.digest is None:
@@ -102,7 +102,7 @@ class Reference:
 
 
 def expand(text: str) -> str:
-    """What Docker means by a short name: `redis` is `docker.io/library/redis:latest`.
+    """Expand a short name as Docker does: `redis` is `docker.io/library/redis:latest`.
 
     The first component is a host if it has a dot, a port or is `localhost`; `library/` is added to single names on Docker
     Hub; `latest` is added where there is neither tag nor digest; a query is dropped. A text that is no reference comes back no
@@ -119,12 +119,12 @@ def expand(text: str) -> str:
 
 
 def is_tag(text: str) -> bool:
-    """Whether this can be a tag."""
+    """Return True for a valid tag."""
     return _TAG.fullmatch(text) is not None
 
 
 def is_repository(text: str) -> bool:
-    """Whether this can be the name of a repository, without its host."""
+    """Return True for a valid name of a repository, without host."""
     return len(text) <= _MAX_LOCATOR and _PATH.fullmatch(text) is not None
 
 

@@ -82,7 +82,7 @@ def tag_of(subject: Digest) -> str:
 
 
 def is_listing(tag: str) -> bool:
-    """Whether a tag is one under which referrers are listed."""
+    """Return True for a fallback tag of referrers."""
     return _LISTING.fullmatch(tag) is not None
 
 
@@ -101,7 +101,7 @@ def is_cosign_tag(tag: str) -> bool:
 
 
 def is_index(raw: bytes) -> bool:
-    """Whether these bytes are an OCI index, the one form in which referrers are listed."""
+    """Return True if the bytes are an OCI index, as lists of referrers are."""
     try:
         return media_type_of(raw, at="index") == mediatypes.OCI_INDEX
     except (InvalidInput, Unsupported):
@@ -109,7 +109,7 @@ def is_index(raw: bytes) -> bool:
 
 
 def entry(raw: bytes, descriptor: Descriptor, *, at: str) -> Descriptor:
-    """How the manifest `raw` is listed as a referrer: with its annotations, and its artifact type or else its config's type.
+    """Return the entry of a manifest in a list of referrers, with its annotations, and its artifact type or config type.
 
     Raises:
         InvalidInput: not JSON, or a bad field.

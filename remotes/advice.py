@@ -9,7 +9,7 @@ TLS_ADVICE = "dist.tls_advice"
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class TlsAdvice:
-    """What to do in each case; `{server}` is replaced by `host[:port]`.
+    """A remedy for each TLS failure; `{server}` is replaced by `host[:port]`.
 
     `authority`: trust the signer of a certificate. `any_certificate`: accept whatever the server shows. `certificate`: show
     one of our own. `http` and `https`: use that scheme.

@@ -47,7 +47,7 @@ class _Grant:
 
 
 class HostAuth:
-    """What one registry was told and gave so far; shared by all requests to it with these credentials. Thread-safe."""
+    """The tokens and password state of one registry, shared by all requests with these credentials. Thread-safe."""
 
     def __init__(self, login: RegistryLogin, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.host = login.host
@@ -69,7 +69,7 @@ class HostAuth:
         return grant.header if grant is not None and self._clock() < grant.expires else None
 
     def source(self, scopes: str) -> _TokenSource | None:
-        """Where the last token for these scopes came from, be it good or not."""
+        """Return the source of the last token for these scopes, expired or not."""
         grant = self._grants.get(scopes)
         return grant.source if grant is not None else None
 
@@ -309,5 +309,5 @@ def _shows_acceptance(response: httpx.Response) -> bool:
 
 
 def is_same_server(answered: httpx.URL, asked: httpx.URL) -> bool:
-    """Whether a redirect, if there was one, stayed with the server and did not fall from https to http."""
+    """Return True if no redirect led to another server, or from https to http."""
     return answered.netloc == asked.netloc and (answered.scheme == "https" or asked.scheme != "https")

@@ -88,12 +88,12 @@ class _BodyReader:
         self._fruitless = self._small = 0
 
     def all(self) -> Iterator[bytes]:
-        """What all connections give that it takes."""
+        """Yield the bytes of all connections that are needed."""
         while self._offset < self._end:
             yield from self._once()
 
     def _once(self) -> Iterator[bytes]:
-        """What one connection gives."""
+        """Yield the bytes of one connection."""
         started = self._offset
         try:
             with closing(self._open()) as response:
@@ -133,7 +133,7 @@ class _BodyReader:
                 yield kept
 
     def _skip(self, response: httpx.Response) -> int:
-        """How many bytes of the body come before our offset: none in a 206, all of them in a 200."""
+        """Return the number of bytes before the offset in this body: none in a 206, all in a 200."""
         if response.status_code == httpx.codes.PARTIAL_CONTENT:
             return 0
         if self._is_part or self._offset:  # at 0 no range was asked for, so nothing is known yet about this server
@@ -141,7 +141,7 @@ class _BodyReader:
         return self._offset
 
     def _end_of(self, response: httpx.Response) -> int:
-        """Where the content of a response ends: a 206 may have less than the range that was requested.
+        """Return the offset at which the response ends. A 206 may have less than the requested range.
 
         Raises:
             Corrupt: a 206 that starts elsewhere, or has more.

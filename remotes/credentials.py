@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Origin:
-    """Where credentials are from, and what to do there if they are refused, as messages say both. Neither is secret."""
+    """The source of credentials and the remedy if they are refused, for messages. Neither is secret."""
 
     place: str
     remedy: str
@@ -61,14 +61,14 @@ class Credentials:
 
     @property
     def told(self) -> str:
-        """What they are, whose and from where, without the secret: `the password of user 'me' (from PLACE)`."""
+        """The kind, user and source of the credentials, without the secret: `the password of user 'me' (from PLACE)`."""
         what = "password" if self.has_password else "identity token"
         whose = f" of user {one_line(self.username)!r}" if self.username else ""
         return f"the {what}{whose} (from {self.origin.place})"
 
     @property
     def has_password(self) -> bool:
-        """Whether there is something for `basic`. An empty password is one, unless it only stands beside an identity token."""
+        """True if `basic` has a password. An empty one counts, unless there is an identity token."""
         return bool(self.password or not self.identity_token)
 
     def basic(self) -> str:
@@ -113,7 +113,7 @@ class RegistryLogin:
 
 
 def first_of(*sources: CredentialSource) -> CredentialSource:
-    """What the first of `sources` that has any gives; those after it are not asked."""
+    """Return a source that tries `sources` in order and stops at the first credentials."""
 
     def get(host: str, repository: str) -> Credentials | None:
         answers = (source(host, repository) for source in sources)
@@ -134,7 +134,7 @@ class Given:
 
 
 class DockerConfig:
-    """What docker, podman and skopeo know: entries of their files, and the helpers that these name. Thread-safe."""
+    """Credentials in the files of docker, podman and skopeo, and from their helpers. Thread-safe."""
 
     def __init__(self, files: Sequence["_File"], helpers: Helpers) -> None:
         self._files, self._helpers = files, helpers
@@ -209,7 +209,7 @@ class _File:
     store: HelperName | None
 
     def find(self, keys: Sequence[str]) -> Credentials | _Helper | None:
-        """What credHelpers have for the first of `keys` that they have, else what auths have, else what credsStore may know.
+        """Return the entry for the first matching key: from credHelpers, else auths, else credsStore.
 
         Nobody else has all three: podman ignores a credsStore, and docker auths if there is one. Who has both logged in
         before docker had the store; that entry is good, and needs no program.
@@ -234,7 +234,7 @@ def _first(keys: Sequence[str], found: Mapping[str, T]) -> T | None:
 
 
 def _keys(host: str, repository: str) -> tuple[str, ...]:
-    """What may stand for a repository: all of it, then without its last component and so on, last the host alone."""
+    """Return the keys for a repository: the full name, then shorter prefixes, last only the host."""
     path = repository.split("/") if repository else []
     return tuple("/".join((_bare(host), *path[:length])) for length in range(len(path), -1, -1))
 
@@ -297,7 +297,7 @@ def _auths(document: Mapping[str, Any], path: Path) -> dict[str, Credentials | N
 
 
 def _anew(key: str, path: Path) -> str:
-    """What replaces an entry or goes before it. Docker knows no namespaces, and its file comes after those of podman."""
+    """Return the command that replaces an entry or takes precedence. Docker has no namespaces, and its file is read last."""
     bare = _bare(key)
     return log_in(_shown(bare), "docker" if path.name == _DOCKERS and "/" not in bare else "podman")
 

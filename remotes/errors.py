@@ -130,7 +130,7 @@ def from_response(subject: str, response: httpx.Response) -> RegistryError:
 
 
 def _is_elsewhere(response: httpx.Response) -> bool:
-    """Whether a redirect led to another server, which no credentials go to."""
+    """Return True if a redirect led to another server, which gets no credentials."""
     return any(before.request.url.netloc != response.request.url.netloc for before in response.history)
 
 
@@ -168,7 +168,7 @@ def _tls_advice(request: httpx.Request) -> TlsAdvice:
 
 
 def _about_tls(error: ssl.SSLError, request: httpx.Request) -> tuple[type[DistError], str] | None:
-    """What a failure of TLS means and what to do about it; None for those of which nothing is known."""
+    """Return the error class and remedy for a TLS failure; None for an unknown one."""
     url, advice = request.url, _tls_advice(request)
     server, reason = url.netloc.decode("ascii"), getattr(error, "reason", None) or ""
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -234,7 +234,7 @@ def _start_of_body(response: httpx.Response) -> bytes:
 
 
 def _code(error: dict[str, Any]) -> str:
-    """Of one error; what is no text, such as lists in lists without end, is not shown."""
+    """Return the code of one error; values that are not text are left out."""
     code, message = (value if isinstance(value := error.get(key), str) else "" for key in ("code", "message"))
     return one_line(f"{code or 'UNKNOWN'}: {message}").rstrip(": ")
 

@@ -32,7 +32,7 @@ class _ManifestRequest:
 
 
 class Source(Protocol):
-    """Where content is read from: one repository, or the same one at several registries. Thread-safe."""
+    """A source of content: a repository at one registry, or at several. Thread-safe."""
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
         """The descriptor of a tag or digest in this repository: see `Registries.resolve`."""
@@ -41,7 +41,7 @@ class Source(Protocol):
         """The bytes of `descriptor` from `offset` to its size, in pieces of at most 1 MiB, unverified."""
 
     def distrust(self, descriptor: Descriptor) -> None:
-        """What came of this content was wrong: take it from elsewhere the next time, if there is another place."""
+        """Note that the received bytes were wrong: use another source next time, if there is one."""
 
     def tags(self) -> Iterator[str]:
         """The tags of this repository, each once, in the registry's order; asked for as they are taken."""
@@ -120,7 +120,7 @@ class Fetcher:
         return self._or_at_urls(self._foreign, own, descriptor, offset)
 
     def distrust(self, descriptor: Descriptor) -> None:
-        """What came of this content was wrong; of several urls another one comes first the next time."""
+        """Note that the received bytes were wrong: try another URL first next time."""
         if self._foreign is not None:
             self._foreign.distrust(descriptor.digest)
 
@@ -149,7 +149,7 @@ class Fetcher:
         return referrers.signatures(self, self.locator, descriptor.digest, tags=tags)
 
     def _or_at_urls(self, foreign: Foreign, own: Iterator[bytes], descriptor: Descriptor, offset: int) -> Iterator[bytes]:
-        """What the registry gives; from where it answers that it has nothing, what the urls give."""
+        """Yield bytes from the registry or, if it does not have the content, from the URLs of the descriptor."""
         try:
             for piece in own:
                 offset += len(piece)
@@ -222,7 +222,7 @@ class Fetcher:
 
 
 def _endpoints(descriptor: Descriptor) -> tuple[str, ...]:
-    """Where content may be. Only an unknown type leaves open whether an index lists it, which makes it a manifest."""
+    """Return the endpoints for content. Content of an unknown type may be a manifest, if an index lists it."""
     if descriptor.is_manifest:
         return ("manifests", "blobs")
     return ("blobs", "manifests") if descriptor.kind == "blob" else ("blobs",)

@@ -57,7 +57,7 @@ class Foreign:
         raise _combine_errors(missing, errors, more=len(descriptor.urls) - len(errors))
 
     def distrust(self, digest: Digest) -> None:
-        """What came was wrong: the url that gave the last of it is asked after the others from now on."""
+        """Note that the received bytes were wrong: the last URL used is tried after the others from now on."""
         if (text := self._gave.pop(digest, None)) is not None:
             self._wrong.add((digest, text))
 
@@ -110,5 +110,5 @@ def _answer(error: DistError) -> str:
 
 
 def _server(url: httpx.URL) -> str:
-    """What a message calls a url; where that matters, the whole of it follows."""
+    """Return the server of a URL for messages; the full URL follows where it matters."""
     return url.netloc.decode("ascii")

@@ -1,4 +1,4 @@
-"""Where a server may send us: one guard for redirects, for other URLs that a registry names, and for the `urls` of descriptors.
+"""Guards against server-side request forgery: for redirects, other URLs of a registry, and `urls` of descriptors.
 
 A server on the Internet could otherwise have this machine send requests to systems that only this machine reaches, such as a
 cloud's metadata service (server-side request forgery, CWE-918). A registry inside a private network may name other servers of

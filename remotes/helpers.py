@@ -34,13 +34,13 @@ _MAX_ANSWER_BYTES = 64 * 1024
 
 
 def is_name(text: str) -> bool:
-    """Whether this may be a `HelperName`."""
+    """Return True for a valid `HelperName`."""
     return _NAME.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Answer:
-    """What a helper knows of a server."""
+    """The credentials that a helper returned for a server."""
 
     username: str
     secret: str = field(repr=False)
@@ -72,7 +72,7 @@ class Helpers:
         self._guard = threading.Lock()
 
     def get(self, helper: HelperName, server: str) -> Answer | None:
-        """What `docker-credential-HELPER`, found on PATH, knows of `server`; None where it knows nothing.
+        """Return the credentials of `docker-credential-HELPER`, found on PATH, for `server`; None for none.
 
         Raises:
             Denied: there is no such program, it fails, takes too long, or answers with something else. It is not run again.
@@ -181,7 +181,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _read(question: _HelperRequest, status: int, raw: bytes) -> Answer | None:
-    """What an answer means."""
+    """Parse the output of a helper."""
     if raw.strip() == _UNKNOWN:
         return None
     if status != 0:

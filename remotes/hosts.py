@@ -1,4 +1,4 @@
-"""How each registry is reached: where, over which TLS, how hard it may be asked, and what it cannot do.
+"""Settings of each registry: address, TLS, limits, and features that it lacks.
 
 A registry is known by its host as it stands in references, `host[:port]`.
 """
@@ -39,7 +39,7 @@ class Tls:
     cert_pem: str | None = field(default=None, repr=False)
 
     def context(self) -> ssl.SSLContext:
-        """What connections are made with.
+        """Return the TLS context for connections.
 
         Raises:
             InvalidInput: a file that is not there, or not what it should be.
@@ -71,7 +71,7 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class HostSettings:
-    """How one registry is reached. `scheme` None is https, on loopback addresses http unless `tls` says something.
+    """Settings of one registry. `scheme` None is https, on loopback addresses http unless `tls` says something.
 
     `hostname` is where it is, None where its name says it. `mirrors` are hosts that are asked before it, in their order.
     `path_prefix` comes between `/v2/` and a repository's name. `headers` go with every request to it, and may be
@@ -120,7 +120,7 @@ class Hosts:
         return self._complete(self.named.get(host))
 
     def url(self, host: str) -> str:
-        """Where a registry is: `https://host`, or `http://` if set so or on a loopback address, as container engines do."""
+        """Return the URL of a registry: `https://host`, or `http://` if set so or on a loopback address (as engines do)."""
         return f"{self._scheme(host)}://{self._server_of(host)}"
 
     def name(self, server: str) -> str:
@@ -146,16 +146,16 @@ class Hosts:
         return self._complete(self._by_server.get(_server(url)))
 
     def advice_at(self, url: httpx.URL) -> TlsAdvice:
-        """What people can do about failures of TLS with the server that a URL leads to."""
+        """Return the remedies for TLS failures with the server of a URL."""
         return self.at(url).advice or self.advice or OPTIONS
 
     def in_flight(self, url: httpx.URL) -> int | None:
-        """How many requests may be under way at once to the server that a URL leads to; None for any number."""
+        """Return the limit of concurrent requests to the server of a URL; None for no limit."""
         bounds = (self.at(url).in_flight, self._slots_by_server.get(_server(url)))
         return min((bound for bound in bounds if bound is not None), default=None)
 
     def names(self, url: httpx.URL) -> bool:
-        """Whether the server that a URL leads to is one of those that are `named`."""
+        """Return True if the server of a URL is one of the `named`."""
         return _server(url) in self._by_server
 
     def _complete(self, settings: HostSettings | None) -> HostSettings:

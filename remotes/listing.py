@@ -156,7 +156,7 @@ class Paginator:
 
 
 class _Progress:
-    """What was received of one list, and its limits."""
+    """The received part of one list, and its limits."""
 
     def __init__(self, at: str) -> None:
         self.seen: set[str] = set()

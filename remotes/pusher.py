@@ -57,7 +57,7 @@ class Pusher:
         self._referred: dict[Digest, dict[Digest, Descriptor]] = {}  # by subject: the entries that were added to its index
 
     def has(self, descriptor: Descriptor, *, tag: str | None = None) -> bool:
-        """Whether the repository has this content, be it as a manifest or as a blob, as its type says; under `tag`, if given.
+        """Return True if the repository has this manifest or blob; with `tag`, if the tag resolves to it.
 
         Of a tag, a registry that does not say the digest is not believed.
 
@@ -305,7 +305,7 @@ class Pusher:
 
 
 def _is_too_large(error: DistError) -> bool:
-    """Whether a request was too large for a proxy, which knows no error codes, or for the registry, which names the size."""
+    """Return True if a request was too large for a proxy (no error code) or for the registry (code about the size)."""
     if not isinstance(error, RegistryRefused) or error.exchange.status != _TOO_LARGE:
         return False
     return all(code.startswith(_SIZE) for code in error.exchange.codes)
@@ -317,7 +317,7 @@ def _with_advice(error: RegistryRefused, needed: int) -> RegistryRefused:
 
 
 def _is_torn(exchange: Exchange) -> bool:
-    """Whether a manifest was refused for a blob whose link the registry just writes, and finds empty.
+    """Return True if a manifest was refused for a blob whose link the registry is still writing.
 
     So the CNCF registry 2.8 does where another client mounts or uploads a blob that the repository has: it says both codes, of
     which the first would be about bytes that were looked at before they were sent.

@@ -191,7 +191,7 @@ class _PartsAhead:
             self._fill()
 
     def has_come_to(self, position: int) -> bool:
-        """Whether the bytes after `position` are arriving here."""
+        """Return True if the bytes after `position` are arriving in this part."""
         return bool(self._parts) and position >= self._parts[0].start and self._parts[0].opened.is_set()
 
     def rest(self, position: int) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""What refers to a manifest: the referrers API and its stand-in tags (distribution-spec 1.1, "Listing Referrers")."""
+"""Referrers of a manifest: the API and its fallback tags (distribution-spec 1.1, "Listing Referrers")."""
 
 import contextlib
 import logging
@@ -198,5 +198,5 @@ def _filter_by_type(entries: tuple[Descriptor, ...], artifact_type: str | None) 
 
 
 def _is_unknown_repository(error: RegistryError) -> bool:
-    """Whether it is the repository that is not there, which says nothing about the API (as in oras-go)."""
+    """Return True if the repository is missing, which says nothing about the API (as in oras-go)."""
     return any(code.partition(":")[0] == _UNKNOWN_REPOSITORY for code in error.exchange.codes)

@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrySettings:
-    """How registries are reached."""
+    """Settings for all registries."""
 
     hosts: Hosts = field(default_factory=Hosts)
     connect_timeout_s: float = 30
@@ -43,7 +43,7 @@ class RegistrySettings:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a reference stands for: the name to record, the root of its content, and where to fetch that."""
+    """A resolved reference: the name to record, the root of its content, and the source to fetch from."""
 
     name: str
     descriptor: Descriptor
@@ -213,7 +213,7 @@ class Registries:
 
 
 def _has_no_chunks(host: str) -> bool:
-    """Whether a host is one of Google's registries, which document that they accept no chunked uploads."""
+    """Return True for Google's registries, which document that they accept no chunked uploads."""
     return host == "gcr.io" or host.endswith((".gcr.io", "-docker.pkg.dev"))
 
 

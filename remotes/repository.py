@@ -1,4 +1,4 @@
-"""One repository of one registry: where its requests go, what authorises them, and what their failures are called."""
+"""One repository of one registry: sends requests with authorisation, and converts failures to errors."""
 
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
@@ -75,11 +75,11 @@ class Repository:
         return self._send("GET", url, None, subject=subject, headers=headers, guard=Guard())
 
     def at(self, path: str) -> httpx.URL:
-        """Where a path of this repository is."""
+        """Return the URL of a path in this repository."""
         return httpx.URL(f"{self.url}/{path}")
 
     def owns(self, url: httpx.URL) -> bool:
-        """Whether a URL that was named by somebody is one of this registry, and as safe."""
+        """Return True if a URL from a response is at this registry, and not less safe."""
         return is_same_server(url, self._own)
 
     def tell(

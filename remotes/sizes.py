@@ -16,7 +16,7 @@ SMALL_PAGE_NAMES = 100
 
 @dataclass(frozen=True, slots=True)
 class UploadSize:
-    """How a blob is uploaded: in one request up to `whole_bytes`, and above that in chunks of `chunk_bytes`.
+    """The upload limits: one request up to `whole_bytes`, above that chunks of `chunk_bytes`.
 
     None: any blob is uploaded in one request.
     """
@@ -42,7 +42,7 @@ class RegistrySizes:
 
     @property
     def upload(self) -> UploadSize:
-        """How blobs are uploaded now."""
+        """Return the present upload limits."""
         return self._upload
 
     @property

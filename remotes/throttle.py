@@ -1,4 +1,4 @@
-"""How hard one server is asked, by all threads of a run together.
+"""The request rate and concurrency to one server, for all threads of a run.
 
 A server that refuses (429, or 503 with a Retry-After) is left alone for as long as it says, then asked by half as many at once
 and at seven tenths of the rate that it took. Both grow back slowly while it accepts: additive increase, multiplicative
@@ -120,7 +120,7 @@ class Throttle:
             self._changed.notify_all()
 
     def _take_turn(self) -> float:
-        """When the next request may be sent at the present pace."""
+        """Return the time of the next request at the present rate."""
         now = self._clock()
         if self._pace is None:
             return now

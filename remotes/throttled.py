@@ -25,12 +25,12 @@ LeftAlone = Callable[[str, float], None]
 
 
 def nobody(_server: str, _seconds: float) -> None:
-    """Who wants to know nothing of it."""
+    """Ignore the call."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Quota:
-    """What a registry says of the requests that it still allows: Docker Hub's `ratelimit-limit` and `ratelimit-remaining`.
+    """The request quota that a registry reports: Docker Hub's `ratelimit-limit` and `ratelimit-remaining`.
 
     `remaining` of `limit` in a window of `window_s` seconds, None where it does not say how long that is.
     """
@@ -75,7 +75,7 @@ class ThrottledTransport(httpx.BaseTransport):
         return response
 
     def quotas(self) -> dict[str, Quota]:
-        """What servers last said of their quotas, by server, `host[:port]`."""
+        """Return the last reported quota of each server, by `host[:port]`."""
         with self._guard:
             return dict(self._quotas)
 

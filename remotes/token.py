@@ -67,7 +67,7 @@ def merge(*scopes: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenServer:
-    """Where tokens for a service are asked for."""
+    """The token server of a service."""
 
     realm: httpx.URL
     service: str | None
@@ -90,7 +90,7 @@ class TokenServer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """What a token server gave: a bearer token, the seconds it is good for, and perhaps what gets further ones."""
+    """A bearer token, its life in seconds, and possibly a refresh token."""
 
     bearer: str = field(repr=False)
     life_s: float
@@ -206,7 +206,7 @@ def _by_post(server: TokenServer, scopes: str, grant: dict[str, str]) -> httpx.R
 
 
 def _read(raw: bytes, url: str) -> Token:
-    """What a token server's answer gives; no error shows anything of the answer, which may hold a token."""
+    """Parse the response of a token server. Errors show nothing of it, since it may contain a token."""
     at = f"token from {url}"
     try:
         answer = fields.parse_object(raw, at=at)

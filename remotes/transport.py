@@ -262,7 +262,7 @@ class _Body(httpx.SyncByteStream):
 
 
 def _headers(request: httpx.Request, settings: HostSettings) -> urllib3.HTTPHeaderDict:
-    """What is sent to this server. Not written into the request, which a redirect makes one to another server of.
+    """Return the headers for this server. The request is unchanged, since redirects copy it for other servers.
 
     Names are in title case: for a proxy, urllib3 adds Host and Accept unless they are there, spelt like that.
     """
@@ -274,5 +274,5 @@ def _headers(request: httpx.Request, settings: HostSettings) -> urllib3.HTTPHead
 
 
 def _is_streamed(request: httpx.Request) -> bool:
-    """Whether the body comes in pieces, which are sent as they come; such a request says its Content-Length."""
+    """Return True for a body in pieces, which is sent as it is read; such a request has a Content-Length."""
     return not isinstance(request.stream, httpx.ByteStream)

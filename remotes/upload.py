@@ -31,7 +31,7 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Content:
-    """What is uploaded: `read(offset)` gives its bytes from there on, `observer(offset, gained)` hears of each piece sent."""
+    """The content of an upload: `read(offset)` yields its bytes from there; `observer(offset, gained)` is called per piece."""
 
     descriptor: Descriptor
     read: Read

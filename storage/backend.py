@@ -1,4 +1,4 @@
-"""Which file systems can be a store, and in which way.
+"""The file systems that can be a store, and how each is used.
 
 fsspec reads, lists and deletes everywhere in one way. Making bytes durable, keeping a second writer out and making content
 visible at once is done in one of two ways: on a disk by locks, fsync and rename (`storage.disk`, `storage.files`), on an
@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 
 class Backend(Protocol):
-    """What differs beside ingests. Paths are fsspec's, without protocol. All raise OSError; the store has it `translated`."""
+    """Operations that differ between kinds of file systems. Paths have no protocol. All raise OSError."""
 
     fs: Any
     locks: bool
@@ -44,7 +44,7 @@ class Backend(Protocol):
         """Convert errors of the file system in this block, see `storage.errors.translate_errors`."""
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """What `work` gives for each item, in their order; from several threads at once where that is faster."""
+        """Return the result of `work` for each item, in order; concurrently where that is faster."""
 
     def put(self, path: str, data: bytes) -> None:
         """Replace a small file: readers see the old or the new bytes, also after a power loss."""
@@ -53,9 +53,9 @@ class Backend(Protocol):
         """Take a file out of sight, to where it can be looked at."""
 
     def hold_lock(self, path: str, *, shared: bool, make: bool = False) -> contextlib.AbstractContextManager[None]:
-        """Hold a named lock against all who ask for it exclusively or, if not shared, at all; object stores have none.
+        """Hold a shared or an exclusive lock during this block. Object stores have no locks.
 
-        Its directory is made only if `make` says so; without one nothing is locked.
+        Only `make` creates the directory of the lock. Without the directory no lock is taken.
         """
 
     def read_versioned(self, path: str) -> tuple[bytes | None, str | None]:
@@ -83,7 +83,7 @@ class Backend(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _FileSystemKind:
-    """How a store is opened on a kind of file system.
+    """The way to open a store on a kind of file system.
 
     `options` are those of fsspec if the user names none. `prepared` changes what fsspec cannot use as the user names it.
     """

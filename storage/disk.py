@@ -39,7 +39,7 @@ class Disk:
         return translate_errors(what)
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """What `work` gives for each item, in their order; one after the other, since threads cost more than a disk does."""
+        """Return the result of `work` for each item, in order; sequentially, since threads cost more than a disk."""
         return [work(item) for item in items]
 
     def put(self, path: str, data: bytes) -> None:

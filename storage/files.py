@@ -48,7 +48,7 @@ class FileWriter:
 
     @property
     def offset(self) -> int:
-        """How many bytes are there and hashed."""
+        """The number of bytes that are written and hashed."""
         return self._measured.offset
 
     @property
@@ -190,7 +190,7 @@ class FileIngests:
             raise
 
     def status(self, ref: str) -> Status:
-        """How far an ingest is; one of at most 1 MiB is not known while its writer is at work."""
+        """Return the status of an ingest. One of at most 1 MiB has no status while its writer works."""
         path = self._path(ref)
         with translate_errors(f"ingest {ref}"):
             return self._status(path, self._disk.fs.info(path))

@@ -130,7 +130,7 @@ class Writer(Protocol):
 
     @property
     def offset(self) -> int:
-        """How many bytes are there and hashed: where the next ones go."""
+        """Return the number of bytes that are written and hashed, the offset of the next ones."""
 
     @property
     def digest(self) -> Digest:
@@ -195,7 +195,7 @@ class Ingests(Protocol):
         """
 
     def status(self, ref: str) -> Status:
-        """How far an ingest is.
+        """Return the status of an ingest.
 
         Raises:
             NotFound: no such ingest is known.

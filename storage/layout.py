@@ -1,4 +1,4 @@
-"""Where things are in a store: an OCI image layout (image-spec 1.1, image-layout.md), and ours beside it.
+"""The paths in a store: those of an OCI image layout (image-spec 1.1, image-layout.md), and our own.
 
 oci-layout  index.json  index.names.json  blobs/<algorithm>/<hex>
 ingest/<sha256 of the ref>  ingest/<sha256 of the ref>.json
@@ -72,7 +72,7 @@ class Layout:
 
     @property
     def leases(self) -> str:
-        """What runs under way hold on to."""
+        """The directory of leases of active runs."""
         return f"{self.root}/leases"
 
     @property
@@ -115,7 +115,7 @@ class Layout:
         return f"{self.ingests}/{_hash(ref)}"
 
     def is_ingest(self, path: str) -> bool:
-        """Whether this is the path of some ingest's data file."""
+        """Return True for the path of an ingest's data file."""
         return _KEY.fullmatch(path.removeprefix(f"{self.ingests}/")) is not None
 
     def name(self, name: str) -> str:

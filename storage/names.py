@@ -40,7 +40,7 @@ class Name:
 
     @property
     def roots(self) -> tuple[Descriptor, ...]:
-        """What is at the top of all that the name needs."""
+        """The roots of all content that the name needs."""
         return (self.descriptor, *(referrer.descriptor for referrer in self.referrers))
 
     @property
@@ -153,7 +153,7 @@ class Names:
         return self._parse_record(raw, path, name)
 
     def __contains__(self, name: str) -> bool:
-        """Whether a name is recorded, be its record damaged."""
+        """Return True if a name is recorded, even with a damaged record."""
         with self._backend.translate_errors(f"name {name}"):
             return is_there(self._backend.fs, self._layout.name(name))
 

@@ -60,7 +60,7 @@ class Upload(Protocol):
 
 
 class ObjectApi(Protocol):
-    """What an object store can do that fsspec has no common way for."""
+    """Operations of an object store that fsspec has no common API for."""
 
     def upload(self, path: str, size: int | None) -> Upload:
         """Begin to write `size` bytes, None if that is not known."""
@@ -76,7 +76,7 @@ class ObjectApi(Protocol):
 
 
 class ConditionalWrites(Protocol):
-    """How an object is written only if no other process has changed it."""
+    """Writes of an object on the condition that no other process has changed it."""
 
     def read(self, path: str) -> tuple[bytes, str]:
         """Return the content of an object and its version.
@@ -139,7 +139,7 @@ class Objects:
         return translate_errors(what, service=self._url)
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """What `work` gives for each item, in their order; some at once, since each of them is a round trip."""
+        """Return the result of `work` for each item, in order; concurrently, since each is a round trip."""
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             return list(threads.map(work, items))
 

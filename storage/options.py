@@ -80,7 +80,7 @@ def _has_secret(value: object) -> bool:
 
 
 def has_userinfo(value: object) -> bool:
-    """Whether a value is a URL with a user or password."""
+    """Return True for a URL with a user or password."""
     return isinstance(value, str) and _USERINFO.match(value) is not None
 
 

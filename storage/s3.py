@@ -89,12 +89,12 @@ def connect(fs: Any) -> Any:
 
 
 def part_bytes(size: int | None) -> int:
-    """How big the parts are of an object of `size` bytes, None if that is not known, so that they are not too many."""
+    """Return the part size for an object of `size` bytes (None if unknown) that keeps the number of parts within S3's limit."""
     return _PART_BYTES_UNKNOWN if size is None else max(MIN_PART_BYTES, -(-size // _MAX_PARTS))
 
 
 class S3Api:
-    """What S3 can do; see `storage.objects.ObjectApi`."""
+    """The `ObjectApi` of S3."""
 
     def __init__(self, fs: Any) -> None:
         self._fs = fs

@@ -51,16 +51,16 @@ class ContentStore:
 
     @property
     def locks(self) -> bool:
-        """Whether `unswept` keeps gc out by a lock; without locks, runs record a lease before each look at content."""
+        """True if `unswept` excludes gc by a lock. Without locks, runs record a lease before they look content up."""
         return self._backend.locks
 
     @property
     def guards(self) -> bool:
-        """Whether gc and runs are kept apart: not on a disk whose locks are seen by one machine only."""
+        """True if gc and runs exclude each other. They do not on a disk whose locks only one machine sees."""
         return self._backend.guards
 
     def each(self, look: Callable[[T], R], things: Iterable[T]) -> list[R]:
-        """What a look into this store gives for each of these, in their order.
+        """Return the result of `look` for each thing, in order.
 
         On an object store, where every look is a round trip, some are under way at once, from several threads.
         """
@@ -91,7 +91,7 @@ class ContentStore:
         return self._ingests.writer(ref, expected=expected, total=total)
 
     def status(self, ref: str) -> Status:
-        """How far an ingest is; NotFound where there is none."""
+        """Return the status of an ingest; NotFound if there is none."""
         return self._ingests.status(ref)
 
     def active(self) -> Iterator[Status]:
@@ -99,7 +99,7 @@ class ContentStore:
         return self._ingests.active()
 
     def info(self, digest: Digest) -> Info:
-        """What is known of a blob.
+        """Return size and commit time of a blob.
 
         Raises:
             NotFound: no such blob.
@@ -110,7 +110,7 @@ class ContentStore:
         return Info(digest=digest, size=entry["size"], committed=modification_time(entry))
 
     def holds(self, descriptor: Descriptor) -> bool:
-        """Whether the content is there, judged by name and size.
+        """Return True if the store has the content, by digest and size.
 
         Raises:
             Corrupt: a blob of that digest has another size.

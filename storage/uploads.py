@@ -64,7 +64,7 @@ class UploadWriter:
 
     @property
     def offset(self) -> int:
-        """How many bytes were taken and hashed."""
+        """The number of bytes that were written and hashed."""
         return self._ingest.measured.offset
 
     @property
@@ -172,7 +172,7 @@ class UploadIngests:
         return UploadWriter(self, ingest)
 
     def status(self, ref: str) -> Status:
-        """How far an ingest of this store is."""
+        """Return the status of an ingest of this store."""
         with self._guard:
             ingest = self._ingests.get(ref)
         if ingest is None:
@@ -210,7 +210,7 @@ class UploadIngests:
             self._discard(ingest)
 
     def shown(self, ingest: _Ingest) -> str:
-        """Where an ingest goes, as people name it."""
+        """Return the target of an ingest for messages."""
         return self._layout.shown(ingest.path)
 
     def translate_errors(self, ingest: _Ingest, doing: str) -> AbstractContextManager[None]:

@@ -10,7 +10,7 @@ from prefect_dist.storage.store import ContentStore, Info
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Verified:
-    """What became of some blobs: how many are sound, which bytes were read for that, and which blobs are in quarantine now."""
+    """The result of a verification: the number of sound blobs, the bytes read, and the blobs now in quarantine."""
 
     sound: int
     size: int
@@ -36,7 +36,7 @@ def verify(store: ContentStore, blobs: Iterable[Info]) -> Verified:
 
 
 def _is_sound(store: ContentStore, info: Info) -> bool | None:
-    """Whether a blob is; if not, it is in quarantine now. None if it is gone."""
+    """Return True for a sound blob, False for one that was moved to quarantine, None if it is gone."""
     while True:
         try:
             for _ in store.chunks(info.digest):

@@ -1,4 +1,4 @@
-"""What the entries of an archive are called, and how its lists name images.
+"""The names of an archive's entries, and the names of images in its lists.
 
 OCI image layout (image-spec 1.1, image-layout.md), with the annotation by which containerd finds whole names. Beside it, or
 alone, `manifest.json` as `docker save` writes it: a list of {Config, RepoTags, Layers}, where Config and Layers name entries.
@@ -44,7 +44,7 @@ def digest_of(entry: str) -> Digest | None:
 
 
 def is_content(entry: str) -> bool:
-    """Whether an entry may be part of an image. Nothing that would spoil a message or a terminal is."""
+    """Return True if an entry may be part of an image. Names with control characters never are."""
     return entry.isprintable() and (digest_of(entry) is not None or _NAMED.fullmatch(entry) is not None)
 
 
@@ -68,7 +68,7 @@ def place_of(descriptor: Descriptor) -> tuple[str | None, str | None]:
 
 
 def whole(text: str) -> str:
-    """What Docker means by a name.
+    """Expand a name as Docker does.
 
     Raises:
         InvalidInput: it is none.

@@ -110,7 +110,7 @@ class _Importer:
 
     @property
     def has_recorded(self) -> bool:
-        """Whether there is an image with a name."""
+        """True if an image with a name was recorded."""
         return bool(self._taken)
 
     def import_image(self, image: _ListedImage) -> list[Imported]:

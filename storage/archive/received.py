@@ -24,7 +24,7 @@ _MAX_LINKS = 8  # on the way to one file
 
 @dataclass(slots=True, kw_only=True)
 class Received:
-    """What came from `source`: the lists of images, and by name the other files and the targets of links.
+    """The content of an archive: its lists of images, and by name other files and the targets of links.
 
     `lease` protects all content that came, until names do.
     """

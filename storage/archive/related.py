@@ -127,11 +127,11 @@ class RelatedManifests:
         return related
 
     def may_refer(self, root: Descriptor) -> bool:
-        """Whether an entry of `index.json` may be a referrer, or a list of some."""
+        """Return True if an entry of `index.json` may be a referrer or a list of referrers."""
         return root in self._roots
 
     def is_claimed(self, root: Descriptor) -> bool:
-        """Whether an image has claimed what an entry of `index.json` leads to."""
+        """Return True if an image has claimed the referrers of an entry of `index.json`."""
         return root.digest in self._claimed
 
     def claim(self, root: Descriptor, *, name: str) -> tuple[Referrer, ...]:

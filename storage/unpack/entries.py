@@ -1,4 +1,4 @@
-"""What a layer says, entry by entry, as values that Linux can have (image-spec 1.1, layer.md).
+"""The entries of a layer as values that Linux can have (image-spec 1.1, layer.md).
 
 `storage.tarreader` reads the archive; `storage.unpack.rootfs` applies the entries to a directory.
 """
@@ -41,7 +41,7 @@ _SHOWN = 300
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attributes:
-    """What an inode has beside its content. The defaults are those of a directory that no layer describes."""
+    """The attributes of an inode. The defaults are those of a directory that no layer describes."""
 
     mode: int = 0o755
     uid: int = 0
@@ -192,7 +192,7 @@ def _nanoseconds(text: str, *, at: str) -> int:
 
 
 def _extents(header: tarfile.TarInfo, *, at: str) -> tuple[tuple[int, int], ...]:
-    """Where a file has content; in a sparse file the rest are holes."""
+    """Return the extents of a file with content; the rest of a sparse file are holes."""
     if header.size < 0:
         raise Corrupt(f"{at}: a size of {header.size} bytes")
     sparse = cast("list[tuple[int, int]] | None", header.sparse)

@@ -32,7 +32,7 @@ _NO_PLATFORM = Platform(os="unknown", architecture="unknown")
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Unpacked:
-    """What a directory holds: the image's manifest and config, the number of its layers and the name of their result.
+    """An unpacked image: its manifest and config, the number of its layers and their chain ID.
 
     `chain_id` is None for an image without layers.
     """
@@ -125,7 +125,7 @@ def _with_platform(store: ContentStore, manifest: Descriptor) -> Descriptor:
 
 
 def _read(store: ContentStore, manifest: Descriptor) -> _CheckedImage:
-    """What is to be unpacked, as far as it can be known to be sound before a layer is read."""
+    """Read and check manifest and config, before any layer is read."""
     if manifest.kind != "manifest":
         raise Unsupported(f"{manifest}: expected an image, got the type {manifest.media_type}")
     configured, *listed = _children(store, manifest)

@@ -1,4 +1,4 @@
-"""What an inode has beside its content, given to it through an open handle: owner, extended attributes, mode and times."""
+"""Sets the attributes of an inode through an open handle: owner, extended attributes, mode and times."""
 
 import errno
 import logging

@@ -112,7 +112,7 @@ def open_layer(store: ContentStore, layer: Descriptor, *, diff_id: Digest) -> It
 
 
 def compression(layer: Descriptor) -> str | None:
-    """How a layer's media type says that it is compressed; None if it is not.
+    """Return the compression in a layer's media type; None for none.
 
     Raises:
         Unsupported: any other type, among them encrypted layers.

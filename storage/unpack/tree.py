@@ -85,7 +85,7 @@ class Cursor:
                 pending.extend(part for part in reversed(target.split(b"/")) if part not in (b"", b"."))
 
     def status(self, name: bytes) -> os.stat_result | None:
-        """What has this name, itself and not what it may link to; None if nothing has."""
+        """Return the status of a name without following a link; None if it is missing."""
         try:
             return os.stat(name, dir_fd=self.handle, follow_symlinks=False)
         except FileNotFoundError:
@@ -133,7 +133,7 @@ def open_directory(directory: Path) -> Iterator[int]:
 
 @contextmanager
 def unchanged_times(directory: int) -> Iterator[None]:
-    """What happens in a directory does not show in its times."""
+    """Restore the times of a directory after this block."""
     before = os.stat(directory)
     yield
     os.utime(directory, ns=(before.st_atime_ns, before.st_mtime_ns))
