@@ -18,6 +18,7 @@ from prefect_dist.cli.prefect_api import PrefectApi, Unrecorded, prefect_api
 from prefect_dist.mirror.causes import Cause
 from prefect_dist.mirror.progress import collected_reports, listening
 from prefect_dist.mirror.run_report import Report, Status
+from prefect_dist.mirror.run_result import RunFailed
 from prefect_dist.transfer import cancellation as stopping
 
 R = TypeVar("R", bound=Report)
@@ -119,7 +120,8 @@ def _run(api: PrefectApi, flow: Callable[[], Any], shown: Display) -> tuple[Any,
             abandon_threads()
             flow_run_id, report = reports[-1]
             return report, flow_run_id, str(exc)
-    report = state.result(raise_on_failure=False)
+    ended = state.result(raise_on_failure=False)
+    report = ended.report if isinstance(ended, RunFailed) else ended
     if isinstance(report, BaseException):
         raise report
     api.settle(state.state_details.flow_run_id, ended=report.tasks)

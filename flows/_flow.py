@@ -1,6 +1,6 @@
 """The one place where flows get their settings, and where their runs end.
 
-- No persisted results: the content store and the registries know what was done.
+- No persisted results, but for the summary of a deployment's run (`flows.results`).
 - SIGTERM, by which a worker cancels a run, ends it in order: what has arrived is kept, and the run reports it. Prefect's
   own handler raises an exception in the midst of whatever the main thread does. A command line has handlers of its own.
 - Objects that existed before a run are frozen out of the garbage collector: scanning all that Prefect imports took about 5 % of
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from types import FrameType
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import Flow, flow
 from prefect.client.schemas.objects import State
@@ -27,35 +27,44 @@ from prefect.runtime import flow_run
 from prefect.states import Cancelled, Failed
 
 from prefect_dist.flows.background import awaited
+from prefect_dist.flows.final_state import finish
 from prefect_dist.flows.pool import RUNNER
+from prefect_dist.flows.results import keep_no_task_results
+from prefect_dist.mirror.run_report import Report
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.cancellation import Stopped, current, stopped_by
 
 P = ParamSpec("P")
+R = TypeVar("R", bound=Report)
 
 _ENDED = "ended by its worker, as on a cancellation"
 # The loggers to which Prefect writes the exception that ends the process of a flow run.
 _LOGGERS = ("prefect.flow_runs", "prefect.engine")
 
 
-def flow_of(name: str, *, run_name: Callable[[], str]) -> Callable[[Callable[P, State[Any]]], Flow[P, State[Any]]]:
-    """Make a flow of a plain function; `run_name` is called inside its run and gives what people see."""
+def flow_of(name: str, *, run_name: Callable[[], str]) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """Make a flow of a plain function that returns a report. `run_name` is called inside a run and returns its name.
 
-    def decorate(function: Callable[P, State[Any]]) -> Flow[P, State[Any]]:
-        return flow(name=name, flow_run_name=run_name, task_runner=RUNNER, persist_result=False)(_ending(function))
+    A call of the flow returns the report. It raises `RunFailed` or `RunStopped` if the status of the report says so.
+    """
+
+    def decorate(function: Callable[P, R]) -> Flow[P, R]:
+        run = cast("Callable[P, R]", _ending(name, function))  # Prefect makes the report of the state that is returned
+        return flow(name=name, flow_run_name=run_name, task_runner=RUNNER, persist_result=False)(run)
 
     return decorate
 
 
-def _ending(function: Callable[P, State[Any]]) -> Callable[P, State[Any]]:
-    """Wrap a function so that a signal ends it in order, and so that an error of ours becomes the message of a state."""
+def _ending(name: str, function: Callable[P, R]) -> Callable[P, State[Any]]:
+    """Wrap a function so that a signal ends it in order, and so that its report or its error becomes the final state."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         _drop_traceback_of_process()
+        storage = keep_no_task_results()
         with _terminable(), _frozen(), awaited():
             try:
-                return function(*args, **kwargs)
+                return finish(name, function(*args, **kwargs), storage)
             except Stopped as exc:
                 return Cancelled(message=str(exc), data=exc)
             except DistError as exc:

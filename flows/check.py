@@ -2,17 +2,15 @@
 
 import time
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 from prefect import get_run_logger
-from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from prefect_dist.flows import metrics
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.api import stop_without_api
 from prefect_dist.flows.exclusive import only_run
-from prefect_dist.flows.final_state import concluded
 from prefect_dist.flows.loading import called, opened
 from prefect_dist.flows.mirror_events import MirrorEvents
 from prefect_dist.flows.mirror_parts import MirrorParts
@@ -27,7 +25,6 @@ from prefect_dist.flows.parameters import (
 )
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import watched
-from prefect_dist.flows.results import keep_no_results
 from prefect_dist.flows.slots import leased
 from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.auditing import Auditing
@@ -58,10 +55,9 @@ def check(
         list[str], labelled("Destinations", "With skopeo's form: where images went, registries or paths in them")
     ] = [],  # noqa: B006
     network: Reached = None,
-) -> State[Any]:
+) -> CheckReport:
     """See that every tag of a mirror stands for what its lock file says, and that all below and about it is there."""
     started = time.monotonic()
-    keep_no_results()
     wanted, spec = opened(config, store, store_options, network, dialect=dialect, to=to, may_be_lock=True)
     workers, entries = concurrency or wanted.concurrency, (*wanted.entries, *wanted.seed)
     hosts = {host for entry in entries for host in entry.target_hosts}
@@ -100,4 +96,4 @@ def check(
             stopped=session.stopping.reason,
         )
     metrics.push(ended, flow="check", mirror=wanted.name, log=get_run_logger())
-    return concluded("check", ended)
+    return ended

@@ -3,13 +3,11 @@
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
-from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
-from prefect_dist.flows.final_state import concluded
 from prefect_dist.flows.parameters import (
     Concurrency,
     PlatformNames,
@@ -24,7 +22,6 @@ from prefect_dist.flows.parameters import (
 from prefect_dist.flows.parts import Parts
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import watched
-from prefect_dist.flows.results import keep_no_results
 from prefect_dist.flows.slots import leased
 from prefect_dist.mirror.hosts_file import CONCURRENCY
 from prefect_dist.mirror.run_report import RunReport
@@ -63,12 +60,11 @@ def fetch(
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
-) -> State[Any]:
+) -> RunReport:
     """Bring images into the content store: each descriptor of each image is fetched and verified by a task of its own."""
     wanted = None if platforms == "all" else tuple(map(Platform.parse, platforms))
     spec = session_spec(store, store_options, network)
-    report = bring_in(spec, references, platforms=wanted, referrers=referrers, concurrency=concurrency, retries=retries)
-    return concluded("fetch", report)
+    return bring_in(spec, references, platforms=wanted, referrers=referrers, concurrency=concurrency, retries=retries)
 
 
 def bring_in(
@@ -82,7 +78,6 @@ def bring_in(
 ) -> RunReport:
     """Fetch images, with `referrers` also what refers to them, in the current flow run, and record their names."""
     started = time.monotonic()
-    keep_no_results()
     named = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
     with (
         watched() as listener,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger
 from prefect.artifacts import Artifact, MarkdownArtifact, TableArtifact
@@ -12,9 +12,14 @@ from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
 from prefect_dist.flows.background import meanwhile
+from prefect_dist.flows.results import data_of_state
 from prefect_dist.mirror.progress import collect
 from prefect_dist.mirror.run_report import Report, Status, in_one_line
+from prefect_dist.mirror.run_result import RunFailed, RunStopped
 from prefect_dist.ocispec.units import format_count
+
+if TYPE_CHECKING:
+    from prefect.filesystems import WritableFileSystem
 
 # What a page of Prefect's can show.
 _MOST_ROWS = 500
@@ -27,6 +32,7 @@ _STATES: Mapping[Status, Callable[..., State[Any]]] = {
     "failed": Failed,
     "stopped": Cancelled,
 }
+_ERRORS: Mapping[Status, type[RunFailed]] = {"failed": RunFailed, "stopped": RunStopped}
 # What to do once the causes are gone, which the lines themselves say.
 _NEXT = {
     "verify": "To fetch again what is not whole, run verify with `repair`; what was corrupt stays in quarantine meanwhile.",
@@ -36,10 +42,10 @@ _AGAIN = "Put right what the lines below say, then run it again: what is done is
 _ON = "The run was ended before it had done all. Run it again to go on with what is missing: what is done is kept."
 
 
-def concluded(key: str, report: Report) -> State[Any]:
-    """The final state of the current flow run, with the report as its data; `key` names the flow and its table.
+def finish(key: str, report: Report, storage: "WritableFileSystem | None" = None) -> State[Any]:
+    """Return the final state of the current flow run. `key` names the flow and its table, `storage` keeps results.
 
-    A deployment's run has nobody to read that, and Prefect would write all of it into a traceback if it is not complete.
+    The data of the state is the report, or the error that the call of the flow raises.
     """
     message, errors = in_one_line(report), report.errors()
     tabulate(report.table(), key=key, description=message)
@@ -50,11 +56,10 @@ def concluded(key: str, report: Report) -> State[Any]:
         told = f"{format_count(len(errors), 'failure')}. {then}"
         _show(MarkdownArtifact(markdown=_failures(errors), key="failures", description=told))
     context = FlowRunContext.get()
-    run = None if context is None else context.flow_run
-    if run:
-        collect(run.id, report)
-    is_read = run is None or run.deployment_id is None
-    return _STATES[report.status](message=message, data=report if is_read else None)
+    if context is not None and context.flow_run:
+        collect(context.flow_run.id, report)
+    error = _ERRORS.get(report.status)
+    return _STATES[report.status](message=message, data=data_of_state(error(report) if error else report, storage))
 
 
 def _log_failures(report: Report) -> None:

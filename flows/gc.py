@@ -6,13 +6,10 @@ from datetime import timedelta
 from typing import Annotated, Any
 
 from prefect import get_run_logger
-from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
-from prefect_dist.flows.final_state import concluded
 from prefect_dist.flows.parameters import Store, StoreOptions, labelled, session_spec
-from prefect_dist.flows.results import keep_no_results
 from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.progress import LogListener
 from prefect_dist.mirror.run_report import Status, moved
@@ -47,6 +44,16 @@ class GcReport:
     def kept(self) -> int:
         """The number of blobs that stay, in a dry run too."""
         return self.swept.kept - len(self.swept.blobs) if self.dry_run else self.swept.kept
+
+    def totals(self) -> dict[str, int]:
+        """Return the numbers of blobs, leftovers and names; in a dry run of what would be removed."""
+        return {
+            "blobs": len(self.swept.blobs),
+            "bytes": self.swept.size,
+            "kept": self.kept,
+            "leftovers": len(self.swept.leftovers),
+            "lost": len(self.swept.lost),
+        }
 
     def errors(self) -> list[str]:
         """Return a line for each name that lacks content."""
@@ -98,14 +105,13 @@ def gc(
     *,
     dry_run: Annotated[bool, labelled("Dry run", "Only tell what would be removed")] = False,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-) -> State[Any]:
+) -> GcReport:
     """Remove blobs that no name and no run under way needs, and what dead runs left behind."""
     started = time.monotonic()
-    keep_no_results()
     with open_session(session_spec(store, store_options), observer=LogListener(get_run_logger())) as opened:
         opened.store.require()
         untouched = timedelta(seconds=seconds(grace))
         if warning := hazard(opened.store, grace=untouched):
             get_run_logger().warning(warning)
         swept = upkeep.sweep(untouched, dry_run=dry_run)
-    return concluded("gc", GcReport(swept=swept, dry_run=dry_run, seconds=time.monotonic() - started))
+    return GcReport(swept=swept, dry_run=dry_run, seconds=time.monotonic() - started)

@@ -1,15 +1,13 @@
 """The flow `mirror`: what targets lack is planned, then brought: fetched once, sent once to each registry, published last."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from prefect import get_run_logger
-from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from prefect_dist.flows import metrics
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.exclusive import only_run
-from prefect_dist.flows.final_state import concluded
 from prefect_dist.flows.loading import called, opened
 from prefect_dist.flows.mirror_run import Job, run
 from prefect_dist.flows.parameters import (
@@ -23,6 +21,7 @@ from prefect_dist.flows.parameters import (
     labelled,
 )
 from prefect_dist.mirror.config import Dialect
+from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.transfer.attempts import RETRIES
 
 
@@ -43,7 +42,7 @@ def mirror(
     dialect: Annotated[Dialect, labelled("Form", "Whose form the configuration has: ours and regsync's, or skopeo's")] = "dist",
     to: Annotated[list[str], labelled("Destinations", "With skopeo's form: where images go, registries or paths in them")] = [],  # noqa: B006
     network: Reached = None,
-) -> State[Any]:
+) -> MirrorReport:
     """Bring what a configuration wants to its targets: changed images alone, each piece of content once per registry."""
     wanted, spec = opened(config, store, store_options, network, dialect=dialect, to=to)
     job = Job(
@@ -59,4 +58,4 @@ def mirror(
         report = run(job, spec)
     if not dry_run:
         metrics.push(report, flow="mirror", mirror=wanted.name, log=get_run_logger())
-    return concluded("mirror", report)
+    return report

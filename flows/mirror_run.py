@@ -11,7 +11,6 @@ from prefect_dist.flows.mirror_events import MirrorEvents
 from prefect_dist.flows.mirror_parts import MirrorParts
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import watched
-from prefect_dist.flows.results import keep_no_results
 from prefect_dist.flows.slots import leased
 from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.bookkeeping import concluded, intended
@@ -51,7 +50,6 @@ def run(job: Job, spec: SessionSpec) -> MirrorReport:
         DistError: the store cannot be used, or the lock file cannot be read.
     """
     started = time.monotonic()
-    keep_no_results()
     hosts = {host for entry in job.entries for host in entry.target_hosts}
     hosts |= set() if spec.offline else {entry.source_host for entry in job.entries}
     with (

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from prefect import get_run_logger
-from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.fetch import bring_in
-from prefect_dist.flows.final_state import concluded
 from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
 from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.hosts_file import CONCURRENCY
@@ -49,6 +47,10 @@ class PullReport:
             return self.fetched.summary()
         what = f"{self.unpacked.layers} layers of {self.unpacked.manifest} unpacked to {self.unpacked.directory}"
         return f"{self.fetched.summary()}; {what}, chain ID {self.unpacked.chain_id}"
+
+    def totals(self) -> dict[str, int]:
+        """Return the numbers of the fetch, and the number of layers that were unpacked."""
+        return self.fetched.totals() | {"unpacked_layers": self.unpacked.layers if self.unpacked else 0}
 
     def errors(self) -> list[str]:
         """One line per failure."""
@@ -107,7 +109,7 @@ def pull(
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
-) -> State[Any]:
+) -> PullReport:
     """Bring one platform of an image into the content store, then make a directory its root file system."""
     started = time.monotonic()
     wanted = Platform.local() if platform is None else Platform.parse(platform)
@@ -118,7 +120,7 @@ def pull(
     if fetched.status == "complete":
         unpacked, failure = _unpacked(spec, fetched.images[0].name, directory, wanted)
     seconds = time.monotonic() - started
-    return concluded("pull", PullReport(fetched=fetched, unpacked=unpacked, failure=failure, seconds=seconds))
+    return PullReport(fetched=fetched, unpacked=unpacked, failure=failure, seconds=seconds)
 
 
 def _unpacked(spec: SessionSpec, name: str, directory: str, platform: Platform) -> tuple[Unpacked | None, str | None]:

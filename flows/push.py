@@ -4,16 +4,13 @@ import time
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.ascent import Ascent, Delivered
-from prefect_dist.flows.final_state import concluded
 from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import watched
-from prefect_dist.flows.results import keep_no_results
 from prefect_dist.flows.slots import leased
 from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.hosts_file import CONCURRENCY
@@ -94,6 +91,15 @@ class PushReport:
             **pace(self.transferred, self.seconds),
         }
 
+    def totals(self) -> dict[str, int]:
+        """Return the number of descriptors by result, and the bytes that were sent."""
+        return {
+            **{status: self._count(status) for status in _STATUSES},
+            "failed": len(self.failures),
+            "waiting": self.done.waiting,
+            "sent_bytes": self.transferred,
+        }
+
     def errors(self) -> list[str]:
         """One line per failure."""
         return list(dict.fromkeys(failure.message for failure in self.failures))
@@ -152,10 +158,9 @@ def push(
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
-) -> State[Any]:
+) -> PushReport:
     """Bring an image from the content store to a registry: what is there is not sent, and its tag is set last."""
     started = time.monotonic()
-    keep_no_results()
     to = Reference.parse(expand(target))
     spec = session_spec(store, store_options, network)
     with (
@@ -169,7 +174,7 @@ def push(
         stopped, seconds = session.stopping.reason, time.monotonic() - started
         report = PushReport(source=name, target=str(to), root=recorded.descriptor, done=done, seconds=seconds, stopped=stopped)
         listener.finished(report)
-    return concluded("push", report)
+    return report
 
 
 def _recorded(session: Session, name: str, target: Reference) -> Name:

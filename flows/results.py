@@ -1,20 +1,62 @@
-"""Where Prefect would put the results of tasks: nowhere."""
+"""Results of runs in Prefect: of tasks nothing is stored, of a flow only a summary, and only for the runs of deployments."""
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
 
+from prefect import get_run_logger
 from prefect.context import FlowRunContext
 from prefect.filesystems import NullFileSystem
+from prefect.serializers import JSONSerializer, prefect_json_object_encoder
+
+from prefect_dist.mirror.run_result import RunFailed, RunSummary
 
 if TYPE_CHECKING:
     from prefect.filesystems import WritableFileSystem
 
+# Prefect imports these names when a result is read, so they are public ones that stay.
+_SUMMARY, _ERRORS = "prefect_dist.RunSummary", "prefect_dist"
+_SERIALIZER = JSONSerializer(object_encoder=f"{__name__}.encode")
 
-def keep_no_results() -> None:
-    """Have the tasks of the current flow run keep their results in memory alone.
 
-    `persist_result=False` does not write them either, but Prefect still resolves for each task the path where it would: a fifth
-    of what a small task costs (docs/adr/0004).
+def keep_no_task_results() -> "WritableFileSystem | None":
+    """Have the tasks of the current flow run keep their results in memory only. Return the storage that the flow had.
+
+    `persist_result=False` does not write results either, but Prefect still resolves for each task the path where it would: a
+    fifth of what a small task costs (docs/adr/0004).
     """
     context = FlowRunContext.get()
-    if context is not None:
-        context.result_store.result_storage = cast("WritableFileSystem", NullFileSystem())
+    if context is None:
+        return None
+    storage = context.result_store.result_storage
+    context.result_store.result_storage = cast("WritableFileSystem", NullFileSystem())
+    return storage
+
+
+def data_of_state(result: object, storage: "WritableFileSystem | None") -> object:
+    """Return a result as the data of the final state, stored as a `RunSummary` if another process may read it.
+
+    That is the case for the run of a deployment, and for a flow with `persist_result=True`. In this process the data is the
+    whole result. A result that cannot be stored is a warning, because the work is done.
+    """
+    context = FlowRunContext.get()
+    if context is None or not (context.persist_result or (context.flow_run and context.flow_run.deployment_id)):
+        return result
+    changed = {"result_storage": storage, "metadata_storage": None, "serializer": _SERIALIZER}
+    store = context.result_store.model_copy(update=changed)
+    try:
+        record = store.create_result_record(result)
+        store.persist_result_record(record)
+    except Exception as exc:  # noqa: BLE001 - file systems raise many kinds
+        get_run_logger().warning("the result of this run is not stored: %s", exc)
+        return result
+    return record
+
+
+def encode(value: object) -> Mapping[str, Any]:
+    """Return the JSON object for a report or its error, as Prefect's own JSON decoder reads it."""
+    if isinstance(value, RunFailed):
+        return {"__exc_type__": f"{_ERRORS}.{type(value).__name__}", "message": encode(value.report)}
+    if hasattr(value, "totals"):
+        return {"__class__": _SUMMARY, "data": RunSummary.of(cast("Any", value)).stored()}
+    encoded: Mapping[str, Any] = prefect_json_object_encoder(value)
+    return encoded

@@ -4,16 +4,14 @@
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from prefect import get_run_logger
-from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from prefect_dist.flows import metrics
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.exclusive import only_run
-from prefect_dist.flows.final_state import concluded
 from prefect_dist.flows.loading import called, opened, specified
 from prefect_dist.flows.mirror_run import Job, run
 from prefect_dist.flows.parameters import (
@@ -78,7 +76,7 @@ def seed(
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},
     network: Reached = None,
-) -> State[Any]:
+) -> MirrorReport:
     """Bring many images to many registries, each under its own repository and tag; what is there is not sent again."""
     if config is not None:
         wanted, spec = opened(config, store, store_options, network)
@@ -111,7 +109,7 @@ def seed(
         report = _listed(report, failed)
     if not dry_run and config is not None:
         metrics.push(report, flow="seed", mirror=wanted.name, log=get_run_logger())
-    return concluded("seed", report)
+    return report
 
 
 def _listed(report: MirrorReport, url: str) -> MirrorReport:

@@ -6,16 +6,13 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from prefect import get_run_logger
-from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.fetch import bring_in
-from prefect_dist.flows.final_state import concluded
 from prefect_dist.flows.parameters import Concurrency, Reached, Store, StoreOptions, labelled, session_spec
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import shown
-from prefect_dist.flows.results import keep_no_results
 from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.progress import LogListener
 from prefect_dist.mirror.run_report import RunReport, Status, moved, pace
@@ -74,6 +71,17 @@ class VerifyReport:
         extra = f"; {format_count(self.extra, 'blob')} that no name needs" if self.extra else ""
         checked = f"{format_count(self.verified.sound, 'blob')} sound, {size(self.verified.size)}"
         return f"{checked}{corrupt}{damaged}{mended}{extra}; in {duration(self.seconds)}"
+
+    def totals(self) -> dict[str, int]:
+        """Return the numbers of blobs and names; `extra` is left out if a damaged name leaves it unknown."""
+        return {
+            "sound": self.verified.sound,
+            "corrupt": len(self.verified.corrupt),
+            "damaged": len(self.damaged),
+            "repaired": len(self.mended),
+            **({} if self.extra is None else {"extra": self.extra}),
+            "hashed_bytes": self.verified.size,
+        }
 
     def errors(self) -> list[str]:
         """One line per name that is not whole, and per corrupt blob that no name needs; and what a repair failed with."""
@@ -135,10 +143,9 @@ def verify(
     concurrency: Concurrency = 4,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
-) -> State[Any]:
+) -> VerifyReport:
     """Hash every blob anew, take corrupt ones out of sight, see that every name is whole, and fetch again on request."""
     started = time.monotonic()
-    keep_no_results()
     spec = session_spec(store, store_options, network)
     hashing = _Hashing()
     with shown(hashing), open_session(spec, observer=LogListener(get_run_logger())) as opened:
@@ -154,7 +161,7 @@ def verify(
         bring_in(spec, names, platforms=platforms, referrers=referrers, concurrency=concurrency, retries=RETRIES)
         for (platforms, referrers), names in groups.items()
     )
-    report = VerifyReport(
+    return VerifyReport(
         verified=_total(outcome.value for outcome in outcomes if isinstance(outcome, Ok)),
         extra=extra,
         damaged=damaged,
@@ -164,7 +171,6 @@ def verify(
         seconds=time.monotonic() - started,
         stopped=stopped,
     )
-    return concluded("verify", report)
 
 
 class _Hashing:

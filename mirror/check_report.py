@@ -82,6 +82,19 @@ class CheckReport:
             "took": duration(self.seconds),
         }
 
+    def totals(self) -> dict[str, int]:
+        """Return the number of targets by result, and what a repair moved."""
+        found = self.first
+        return {
+            "right": found.right,
+            "damaged": len(found.damaged),
+            "repaired": sum(self.result(target) == "repaired" for target in found.damaged),
+            "untold": len(found.untold),
+            "unlooked": found.unlooked,
+            "fetched_bytes": self.tally.received,
+            "sent_bytes": self.tally.sent,
+        }
+
     def figures(self) -> Figures:
         """What it came to."""
         unrepaired = sum(self.result(target) != "repaired" for target in self.first.damaged)

@@ -129,6 +129,18 @@ class MirrorReport:
             **pace(tally.received + tally.sent, self.seconds),
         }
 
+    def totals(self) -> dict[str, int]:
+        """Return the number of targets by result, of removed tags, and what was moved."""
+        tally = self.tally
+        return {
+            **{str(result): count for result, count in self.counts().items()},
+            "removed": self._gone,
+            "mounted": tally.mounted,
+            "existed": tally.existed,
+            "fetched_bytes": tally.received,
+            "sent_bytes": tally.sent,
+        }
+
     def figures(self) -> Figures:
         """Totals of the run, for metrics."""
         counts, tally = self.counts(), self.tally

@@ -25,8 +25,15 @@ class Report(Protocol):
     def status(self) -> Status:
         """The outcome of the run."""
 
+    @property
+    def seconds(self) -> float:
+        """The duration of the run."""
+
     def summary(self) -> str:
         """One line that counts."""
+
+    def totals(self) -> dict[str, int]:
+        """The numbers of the run, in bytes or as counts; docs/library.md lists the keys of each flow."""
 
     def errors(self) -> list[str]:
         """One line per failure."""
@@ -109,6 +116,19 @@ class RunReport:
         noun = "image" if len(self.images) == 1 else "images"
         left = "".join(f"; {host} allows {quota.remaining} of {quota.limit} more" for host, quota in self.quotas.items())
         return f"{done}{of} {noun} complete: {told}; {size(self._sum('transferred'))} in {duration(self.seconds)}{left}"
+
+    def totals(self) -> dict[str, int]:
+        """Return the numbers of images, descriptors and fetched bytes."""
+        failed = len(self.failed)
+        return {
+            "images": len(self.images),
+            "complete": len(self.images) - failed,
+            "failed": failed,
+            "fetched": self._sum("fetched"),
+            "existed": self._sum("existed"),
+            "referrers": self._sum("referrers"),
+            "fetched_bytes": self._sum("transferred"),
+        }
 
     def facts(self) -> dict[str, str | int]:
         """What was done."""

@@ -1,1 +1,156 @@
-"""Fetch, verify, store and mirror OCI and Docker images as Prefect runs."""
+"""Fetch, verify, store and mirror OCI and Docker images as Prefect runs.
+
+Names are imported when they are first used, so importing this package is quick and imports no Prefect. docs/library.md shows
+their use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from prefect_dist.flows.blocks import ContentStore, MirrorConfiguration, RegistryCredentials
+    from prefect_dist.flows.check import check
+    from prefect_dist.flows.fetch import fetch
+    from prefect_dist.flows.gc import GcReport, gc
+    from prefect_dist.flows.mirror import mirror
+    from prefect_dist.flows.own_session import session
+    from prefect_dist.flows.parameters import Network
+    from prefect_dist.flows.pull import PullReport, pull
+    from prefect_dist.flows.push import PushReport, push
+    from prefect_dist.flows.seed import seed
+    from prefect_dist.flows.verify import VerifyReport, verify
+    from prefect_dist.mirror.check_report import CheckReport
+    from prefect_dist.mirror.mirror_report import MirrorReport
+    from prefect_dist.mirror.run_report import Report, RunReport
+    from prefect_dist.mirror.run_result import RunFailed, RunStopped, RunSummary
+    from prefect_dist.ocispec.descriptor import Descriptor
+    from prefect_dist.ocispec.digest import Digest
+    from prefect_dist.ocispec.errors import (
+        AlreadyExists,
+        Busy,
+        Conflict,
+        Corrupt,
+        Denied,
+        DistError,
+        InvalidInput,
+        Mistakes,
+        NotFound,
+        Unavailable,
+        Unsupported,
+    )
+    from prefect_dist.ocispec.platform import Platform
+    from prefect_dist.ocispec.reference import Reference
+    from prefect_dist.transfer.cancellation import Stopped
+    from prefect_dist.transfer.image_report import Failure, ImageReport
+    from prefect_dist.transfer.session import Session
+
+    __version__: str
+
+__all__ = [
+    "AlreadyExists",
+    "Busy",
+    "CheckReport",
+    "Conflict",
+    "ContentStore",
+    "Corrupt",
+    "Denied",
+    "Descriptor",
+    "Digest",
+    "DistError",
+    "Failure",
+    "GcReport",
+    "ImageReport",
+    "InvalidInput",
+    "MirrorConfiguration",
+    "MirrorReport",
+    "Mistakes",
+    "Network",
+    "NotFound",
+    "Platform",
+    "PullReport",
+    "PushReport",
+    "Reference",
+    "RegistryCredentials",
+    "Report",
+    "RunFailed",
+    "RunReport",
+    "RunStopped",
+    "RunSummary",
+    "Session",
+    "Stopped",
+    "Unavailable",
+    "Unsupported",
+    "VerifyReport",
+    "__version__",
+    "check",
+    "fetch",
+    "gc",
+    "mirror",
+    "pull",
+    "push",
+    "seed",
+    "session",
+    "verify",
+]
+
+# The modules in which the names are, as in the imports above.
+_MODULES = {
+    "flows.blocks": ("ContentStore", "MirrorConfiguration", "RegistryCredentials"),
+    "flows.check": ("check",),
+    "flows.fetch": ("fetch",),
+    "flows.gc": ("GcReport", "gc"),
+    "flows.mirror": ("mirror",),
+    "flows.own_session": ("session",),
+    "flows.parameters": ("Network",),
+    "flows.pull": ("PullReport", "pull"),
+    "flows.push": ("PushReport", "push"),
+    "flows.seed": ("seed",),
+    "flows.verify": ("VerifyReport", "verify"),
+    "mirror.check_report": ("CheckReport",),
+    "mirror.mirror_report": ("MirrorReport",),
+    "mirror.run_report": ("Report", "RunReport"),
+    "mirror.run_result": ("RunFailed", "RunStopped", "RunSummary"),
+    "ocispec.descriptor": ("Descriptor",),
+    "ocispec.digest": ("Digest",),
+    "ocispec.errors": (
+        "AlreadyExists",
+        "Busy",
+        "Conflict",
+        "Corrupt",
+        "Denied",
+        "DistError",
+        "InvalidInput",
+        "Mistakes",
+        "NotFound",
+        "Unavailable",
+        "Unsupported",
+    ),
+    "ocispec.platform": ("Platform",),
+    "ocispec.reference": ("Reference",),
+    "transfer.cancellation": ("Stopped",),
+    "transfer.image_report": ("Failure", "ImageReport"),
+    "transfer.session": ("Session",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+# `mirror` is a flow and a package. Python binds the name to the package when it loads the package, that is here, and only once.
+# So the name is free for the flow from now on, in whatever order a program imports.
+import_module(f"{__name__}.mirror")
+globals().pop("mirror")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version  # noqa: PLC0415 - slow, and seldom needed
+
+        value: Any = version("prefect-dist")
+    elif name in _HOMES:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -24,7 +24,7 @@ BELOW: dict[str, set[str]] = {
     "tasks": {"ocispec", "storage", "remotes", "transfer", "mirror"},
     "flows": {"ocispec", "storage", "remotes", "transfer", "mirror", "tasks"},
     "cli": {"ocispec", "storage", "remotes", "transfer", "mirror", "tasks", "flows"},
-    TOP: {"flows", "mirror", "ocispec"},
+    TOP: {"flows", "mirror", "ocispec", "transfer"},
 }
 MODULES = source.read()
 PREFECT_FREE = ("ocispec", "storage", "remotes", "transfer", "mirror")

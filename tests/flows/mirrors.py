@@ -15,6 +15,7 @@ from prefect_dist.mirror.run_report import in_one_line
 from prefect_dist.ocispec.errors import DistError
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.request import Recorded
+from tests.flows.reports import result_of
 from tests.images import BuiltImage
 from tests.peers.prefect import PrefectServer
 
@@ -80,7 +81,7 @@ class Mirrors:
 
         with temporary_settings({PREFECT_API_URL: self._prefect.url}):
             state = run(return_state=True)
-        report = state.result(raise_on_failure=False)
+        report = result_of(state)
         if isinstance(report, DistError):
             raise report
         assert isinstance(report, MirrorReport | CheckReport), report

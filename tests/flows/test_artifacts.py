@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prefect.client.schemas.objects import State
 
 from prefect_dist.mirror.progress import Advance, LogListener, listening
 from prefect_dist.ocispec import Descriptor, Digest, Reference
@@ -305,10 +304,9 @@ def test_fetch_push_and_what_keeps_a_store_show_the_same(
 
 def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
     """One update a second at most, from one thread, whatever happens meanwhile."""
-    from prefect.states import Completed
-
     from prefect_dist.flows._flow import flow_of
     from prefect_dist.flows.progress_artifact import shown
+    from prefect_dist.mirror.run_report import RunReport
 
     layers = [Descriptor(media_type=images.OCI_LAYER, digest=Digest.of(bytes([n])), size=1024**2) for n in range(4)]
     seen, asked = list[float](), list[str]()
@@ -322,7 +320,7 @@ def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
         return bool(found) and found[0]["data"] == percent
 
     @flow_of("goes", run_name=lambda: "goes")
-    def goes() -> State[Any]:
+    def goes() -> RunReport:
         from prefect.runtime import flow_run
 
         advance = Advance()
@@ -335,7 +333,7 @@ def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
                 advance.ended(layer, Receipt("fetched", layer.size))
                 assert poll_until(partial(stands_at, 25 * number), timeout_s=20)
                 seen.append(progress()[0]["data"])
-        return Completed()
+        return RunReport(images=(), tasks=0, seconds=0)
 
     goes()
 

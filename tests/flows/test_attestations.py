@@ -16,6 +16,7 @@ from prefect_dist.storage.presence import check_name
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, image, lacking, results
+from tests.flows.reports import result_of
 from tests.images import BuiltImage
 from tests.peers.prefect import PrefectServer
 
@@ -40,7 +41,7 @@ def run(prefect: PrefectServer, flow: Callable[..., Any], *arguments: Any, **opt
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     with temporary_settings({PREFECT_API_URL: prefect.url}):
-        return flow(*arguments, return_state=True, **options).result(raise_on_failure=False)
+        return result_of(flow(*arguments, return_state=True, **options))
 
 
 def children(registry: FakeRegistry, tag: str) -> list[str]:

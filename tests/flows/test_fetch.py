@@ -17,6 +17,7 @@ from prefect_dist.transfer.cancellation import Stopping, stopped_by
 from tests import images
 from tests.fakes.faults import Answer, Cut, Fault, Flip, WithHeaders
 from tests.fakes.registry import FakeRegistry
+from tests.flows.reports import result_of
 from tests.images import BuiltImage
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
@@ -41,7 +42,7 @@ def fetch(prefect: PrefectServer, store: ContentStore) -> Fetch:
     def run(*references: str, ends: str | None = None, **parameters: Any) -> Fetched:
         with temporary_settings({PREFECT_API_URL: prefect.url}):
             state = flow(list(references), store.url, return_state=True, **parameters)
-        report = state.result(raise_on_failure=False)
+        report = result_of(state)
         assert isinstance(report, RunReport), report
         assert isinstance(state.state_details.flow_run_id, UUID)
         ends = ends or ("FAILED" if report.failed else "COMPLETED")

@@ -8,10 +8,8 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import State
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from prefect.states import Completed
 
 from prefect_dist.flows._flow import flow_of
-from prefect_dist.flows.final_state import concluded
 from prefect_dist.mirror.run_report import RunReport
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import Unavailable
@@ -34,9 +32,9 @@ def artifacts(prefect: PrefectServer, report: RunReport, *, key: str = "many") -
 def ended(prefect: PrefectServer, report: RunReport, *, key: str) -> State[Any]:
     """The state of a run that ends with a report."""
 
-    @flow_of("ends", run_name=lambda: "ends")
-    def ends() -> State[Any]:
-        return concluded(key, report)
+    @flow_of(key, run_name=lambda: "ends")
+    def ends() -> RunReport:
+        return report
 
     with temporary_settings({PREFECT_API_URL: prefect.url}):
         state: State[Any] = ends(return_state=True)
@@ -93,9 +91,9 @@ def test_the_garbage_collector_leaves_out_what_was_there_and_only_for_the_run(pr
     left_out = list[int]()
 
     @flow_of("looks", run_name=lambda: "looks")
-    def looks() -> State[Any]:
+    def looks() -> RunReport:
         left_out.append(gc.get_freeze_count())
-        return Completed()
+        return REPORT
 
     with temporary_settings({PREFECT_API_URL: prefect.url}):
         looks()

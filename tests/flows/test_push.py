@@ -16,6 +16,7 @@ from prefect_dist.storage import ContentStore, open_store
 from tests import images
 from tests.fakes.faults import Answer, Cut, Drop, Fault, WithoutHeaders
 from tests.fakes.registry import FakeRegistry
+from tests.flows.reports import result_of
 from tests.images import BuiltImage
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
@@ -44,7 +45,7 @@ def push(prefect: PrefectServer, store: ContentStore) -> Push:
     def run(name: str, target: str, **parameters: Any) -> tuple[PushReport, str]:
         with temporary_settings({PREFECT_API_URL: prefect.url}):
             state = flow(name, target, store.url, return_state=True, **parameters)
-        report = state.result(raise_on_failure=False)
+        report = result_of(state)
         if isinstance(report, DistError):
             raise report
         assert isinstance(report, PushReport), report

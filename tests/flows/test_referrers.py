@@ -15,6 +15,7 @@ from prefect_dist.storage import ContentStore, Name, gc, open_store, presence
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
+from tests.flows.reports import result_of
 from tests.images import BuiltImage
 from tests.peers import skopeo
 from tests.peers.prefect import PrefectServer
@@ -51,7 +52,7 @@ def fetch(prefect: PrefectServer, store: ContentStore) -> Run:
     def run(*references: str, referrers: bool = True, **parameters: Any) -> tuple[RunReport, str]:
         with at(prefect):
             state = flow(list(references), store.url, referrers=referrers, return_state=True, **parameters)
-        report = state.result(raise_on_failure=False)
+        report = result_of(state)
         assert isinstance(report, RunReport), report
         return report, str(state.state_details.flow_run_id)
 
@@ -65,7 +66,7 @@ def push(prefect: PrefectServer, store: ContentStore) -> Run:
     def run(name: str, target: str, *, referrers: bool = True, **parameters: Any) -> tuple[PushReport, str]:
         with at(prefect):
             state = flow(name, target, store.url, referrers=referrers, return_state=True, **parameters)
-        report = state.result(raise_on_failure=False)
+        report = result_of(state)
         assert isinstance(report, PushReport), report
         return report, str(state.state_details.flow_run_id)
 
@@ -288,7 +289,7 @@ def test_a_repair_brings_back_what_refers_to_an_image(fetch: Run, prefect: Prefe
         store.delete(Digest.parse(list(SIGNED_BILL.blobs)[-1]))
         with at(prefect):
             state = verify(store.url, "all", return_state=True)
-    report = state.result(raise_on_failure=False)
+    report = result_of(state)
     assert isinstance(report, VerifyReport)
     assert report.mended == {name}
     assert stored(store) == everything()

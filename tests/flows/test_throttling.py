@@ -6,6 +6,7 @@ from pathlib import Path
 from prefect_dist.mirror.run_report import RunReport
 from prefect_dist.storage import open_store
 from tests import images
+from tests.flows.reports import result_of
 from tests.peers.nginx import put, static_registry
 from tests.peers.prefect import PrefectServer
 
@@ -23,7 +24,7 @@ def test_200_images_at_20_requests_a_second(prefect: PrefectServer, tmp_path: Pa
         references = [f"{registry.host}/app/{number}@{image.root.digest}" for number, image in enumerate(IMAGES)]
         with temporary_settings({PREFECT_API_URL: prefect.url}):
             state = fetch(references, str(tmp_path / "store"), return_state=True)
-        report = state.result(raise_on_failure=False)
+        report = result_of(state)
         assert isinstance(report, RunReport), report
         assert report.status == "complete", report.errors()
         statuses = registry.statuses

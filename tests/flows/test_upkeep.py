@@ -12,6 +12,7 @@ from prefect_dist.storage import ContentStore, open_store
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
+from tests.flows.reports import result_of
 from tests.peers.prefect import PrefectServer
 from tests.peers.seaweedfs import S3Server
 from tests.storage.conformance import Place, blob_path
@@ -36,7 +37,7 @@ def run(prefect: PrefectServer) -> Run:
     def call(flow: Callable[..., Any], *arguments: Any, **parameters: Any) -> tuple[Any, str]:
         with temporary_settings({PREFECT_API_URL: prefect.url}):
             state = flow(*arguments, return_state=True, **parameters)
-        report = state.result(raise_on_failure=False)
+        report = result_of(state)
         if isinstance(report, BaseException):
             raise report
         assert state.type.value == {"complete": "COMPLETED", "failed": "FAILED"}[report.status]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from prefect_dist.mirror.run_result import RunFailed, RunStopped, RunSummary
 from prefect_dist.ocispec import errors
 from prefect_dist.ocispec.errors import (
     AlreadyExists,
@@ -66,6 +67,8 @@ CLASSES: list[tuple[type[DistError], bool, tuple[type[Exception], ...]]] = [
     (ReferrersBeyondLimits, False, (InvalidInput,)),
     (Stopped, False, ()),
     (GateFailed, False, ()),
+    (RunFailed, False, ()),
+    (RunStopped, False, (RunFailed, Stopped)),
 ]
 
 
@@ -86,6 +89,8 @@ TRIPS: dict[str, Callable[[DistError], DistError]] = {
 
 
 def made(kind: type[DistError]) -> DistError:
+    if issubclass(kind, RunFailed):
+        return kind(RunSummary(status="failed", tasks=1, seconds=1.5, message=TEXT, line="0 of 1", numbers={"failed": 1}))
     return kind(TEXT, EXCHANGE) if issubclass(kind, RegistryError) else kind(TEXT)
 
 

@@ -1,0 +1,27 @@
+"""The session that tasks of this package need, for a flow of a user."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from prefect import get_run_logger
+
+from prefect_dist.flows.parameters import Network, session_spec
+from prefect_dist.mirror.progress import LogListener
+from prefect_dist.transfer.session import Session, open_session
+
+
+@contextmanager
+def session(store: str, *, store_options: Mapping[str, Any] | None = None, network: Network | None = None) -> Iterator[Session]:
+    """Open a content store and the connections to registries for the tasks that are called in this block.
+
+    `store`, `store_options` and `network` are as for the flows. Tasks that are submitted in the block have to end in it. A `gc`
+    keeps the content below a root from `keeper.keep(root)` until the block ends, and from `keeper.record(reference, root)` for
+    as long as the store has that name.
+
+    Raises:
+        InvalidInput: the store cannot be used, or a block does not exist.
+    """
+    spec = session_spec(store, dict(store_options or {}), network)
+    with open_session(spec, observer=LogListener(get_run_logger())) as opened:
+        yield opened

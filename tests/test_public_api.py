@@ -1,0 +1,115 @@
+"""The package as a program imports it: quickly, without Prefect, and with every public name in its place."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import prefect_dist
+from tests.source import TOP, imports, read
+
+FLOWS = ("check", "fetch", "gc", "mirror", "pull", "push", "seed", "verify")
+
+
+def run(code: str, directory: Path) -> str:
+    """Return the output of a Python program that runs in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_the_import_loads_no_prefect_and_few_modules(tmp_path: Path) -> None:
+    code = """
+import sys, importlib, typing
+before = set(sys.modules)
+import prefect_dist
+print(*sorted(set(sys.modules) - before))
+"""
+    assert run(code, tmp_path).split() == ["prefect_dist", "prefect_dist.mirror"]
+
+
+def test_errors_and_reports_are_imported_without_prefect(tmp_path: Path) -> None:
+    code = """
+import sys
+from prefect_dist import Descriptor, DistError, MirrorReport, Reference, RunFailed, RunReport, RunSummary
+print("prefect" in sys.modules)
+"""
+    assert run(code, tmp_path) == "False"
+
+
+def test_every_public_name_is_there_and_has_a_type() -> None:
+    names = prefect_dist.__all__
+    typed = {found.target.rpartition(".") for found in imports(read()[TOP]) if found.root == TOP}
+
+    assert names == sorted(names)
+    assert set(names) <= set(dir(prefect_dist))
+    assert {name for _, _, name in typed} | {"__version__"} == set(names)
+    assert {(f"{TOP}.{module}", name) for name, module in prefect_dist._HOMES.items()} == {
+        (one, name) for one, _, name in typed
+    }
+    for name in names:
+        assert getattr(prefect_dist, name) is not None
+
+
+def test_the_flows_are_those_of_the_deployments() -> None:
+    from prefect import Flow
+
+    for name in FLOWS:
+        flow = getattr(prefect_dist, name)
+        assert isinstance(flow, Flow)
+        assert flow.name == name
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import prefect_dist",
+        "import prefect_dist.mirror.config",
+        "from prefect_dist import mirror",
+        "from prefect_dist import cli",
+    ],
+)
+def test_the_flow_mirror_is_not_hidden_by_the_package_of_that_name(tmp_path: Path, first: str) -> None:
+    code = f"""
+{first}
+from prefect_dist.mirror.config import Mirror
+from prefect_dist.flows.mirror import mirror as original
+import prefect_dist
+from prefect_dist import mirror
+print(mirror is prefect_dist.mirror is original, mirror.name)
+"""
+    assert run(code, tmp_path) == "True mirror"
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'prefect_dist' has no attribute 'fetsch'"):
+        _ = prefect_dist.fetsch
+
+
+def test_a_checker_of_types_sees_what_calls_return(tmp_path: Path) -> None:
+    (tmp_path / "user.py").write_text("""
+from prefect_dist import RunFailed, check, fetch, gc, mirror, pull, push, seed, verify
+from prefect_dist import CheckReport, GcReport, MirrorReport, PullReport, PushReport, RunReport, VerifyReport, __version__
+
+fetched: RunReport = fetch(["app:v1"], "store")
+pulled: PullReport = pull("app:v1", "directory", "store")
+pushed: PushReport = push("app:v1", "registry.example/app:v1", "store")
+mirrored: MirrorReport = mirror("mirror.yaml")
+seeded: MirrorReport = seed(images=["app:v1"], to=["registry.example"], store="store")
+checked: CheckReport = check("mirror.yaml")
+verified: VerifyReport = verify("store")
+swept: GcReport = gc("store")
+version: str = __version__
+try:
+    fetch(["app:v1"])
+except RunFailed as failed:
+    lines: list[str] = failed.report.errors()
+""")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "user.py"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    errors = [line for line in done.stdout.splitlines() if "error:" in line]
+    assert errors == [
+        'user.py:15: error: No overload variant of "__call__" of "Flow" matches argument type "list[str]"  [call-overload]'
+    ]
