@@ -101,6 +101,9 @@ class RunFailed(DistError):
     def __str__(self) -> str:
         return self.report.message if isinstance(self.report, RunSummary) else in_one_line(self.report)
 
+    def __repr__(self) -> str:  # Prefect logs it, so the report is not part of it
+        return f"{type(self).__name__}({str(self)!r})"
+
 
 class RunStopped(RunFailed, Stopped):
     """A run was ended early: cancelled, interrupted or out of time. `report` shows what was done until then."""

@@ -1,0 +1,118 @@
+"""The result of a deployment's run for the program that started it with Prefect's `run_deployment`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from prefect_dist.mirror.run_report import Failure, ImageReport, RunReport
+from prefect_dist.mirror.run_result import MOST_ERRORS, RunFailed, RunSummary
+from tests import images
+from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import image
+from tests.peers.prefect import PrefectServer
+
+BUILT = images.image(9400, layers=2)
+CALLER = """
+import json, sys
+from prefect.deployments import run_deployment
+from prefect_dist import RunFailed
+
+deployment, options = json.loads(sys.argv[1])
+run = run_deployment(deployment, timeout=120, poll_interval=1, **options)
+state, error = run.state, None
+try:
+    report = state.result()
+except RunFailed as failed:
+    report, error = failed.report, str(failed)
+print(json.dumps({
+    "run": str(run.id),
+    "message": state.message,
+    "key": state.data.storage_key,
+    "block": state.data.storage_block_id and str(state.data.storage_block_id),
+    "report": report.stored(),
+    "error": error,
+    "class": type(state.result(raise_on_failure=False)).__name__,
+}))
+"""
+
+
+def called(server: PrefectServer, home: Path, name: str, parameters: dict[str, Any], **options: Any) -> dict[str, Any]:
+    """Return what another program, with a Prefect home of its own, knows of a run that it started."""
+    env = os.environ | {"PREFECT_API_URL": server.url, "PREFECT_HOME": str(home), "PREFECT_LOGGING_LEVEL": "CRITICAL"}
+    argv = [sys.executable, "-c", CALLER, json.dumps([f"{name}/{name}", {"parameters": parameters, **options}])]
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def configuration(source: FakeRegistry, target: FakeRegistry, *names: str) -> str:
+    return json.dumps({"sync": [image(source, target, name) for name in names]})
+
+
+def test_a_run_has_a_small_result(server: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path) -> None:
+    images.load(source, "app", BUILT, "v1")
+    parameters = {"config": configuration(source, target, "app:v1"), "store": str(tmp_path / "store")}
+
+    run = called(server, tmp_path / "home", "mirror", parameters)
+
+    report, stored = run["report"], Path(run["key"]).read_text()
+    assert (run["class"], run["error"]) == ("RunSummary", None)
+    assert (report["status"], report["errors"], report["more_errors"]) == ("complete", [], 0)
+    assert report["summary"] == report["message"] == run["message"]
+    assert report["totals"]["added"] == 1
+    assert report["totals"]["sent_bytes"] >= sum(map(len, BUILT.blobs.values()))
+    assert report["seconds"] > 0
+    assert "sha256:" not in stored  # no rows of the plan
+    assert len(stored) < 2000
+
+
+def test_a_failed_run_raises_its_error_for_the_program_that_started_it(
+    server: PrefectServer, source: FakeRegistry, target: FakeRegistry, tmp_path: Path
+) -> None:
+    images.load(source, "app", BUILT, "v1")
+    text = configuration(source, target, "app:v1", "app:gone")
+
+    run = called(server, tmp_path / "home", "mirror", {"config": text, "store": str(tmp_path / "store"), "retries": 0})
+
+    report = run["report"]
+    assert (run["class"], run["error"]) == ("RunFailed", run["message"])
+    assert (report["status"], report["totals"]["added"], report["totals"]["failed"]) == ("failed", 1, 1)
+    assert any(f"{source.host}/app:gone" in line for line in report["errors"])
+    assert not [line for line in server.logs(run["run"]) if "Traceback" in line]
+
+
+def test_a_result_in_shared_storage_is_read_from_any_machine(
+    server: PrefectServer, source: FakeRegistry, tmp_path: Path
+) -> None:
+    """The state names a block, which the caller loads from the API, and no path of the worker."""
+    from prefect.filesystems import LocalFileSystem
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    images.load(source, "app", BUILT, "v1")
+    with temporary_settings({PREFECT_API_URL: server.url}):
+        LocalFileSystem(basepath=str(tmp_path / "shared")).save("shared-results", overwrite=True)
+    shared = {"env": {"PREFECT_RESULTS_DEFAULT_STORAGE_BLOCK": "local-file-system/shared-results"}}
+    parameters = {"references": [f"{source.host}/app:v1"], "store": str(tmp_path / "store")}
+
+    run = called(server, tmp_path / "home", "fetch", parameters, job_variables=shared)
+
+    assert not Path(run["key"]).is_absolute()
+    assert run["block"] is not None
+    assert (tmp_path / "shared" / run["key"]).exists()
+    assert run["report"]["totals"]["fetched"] == len(BUILT.descriptors)
+
+
+def test_of_very_many_errors_the_first_are_kept() -> None:
+    failures = tuple(Failure(descriptor=None, message=f"a.example/app:{n}: not found") for n in range(MOST_ERRORS + 5))
+    report = RunReport(images=(ImageReport(name="a.example/app", root=None, failures=failures),), tasks=0, seconds=0)
+
+    summary = RunSummary.of(report)
+
+    assert summary.errors() == report.errors()[:MOST_ERRORS]
+    assert summary.more_errors == 5
+    assert str(RunFailed(summary)) == str(RunFailed(report))
+    assert str(RunFailed(report)).endswith(f" (and {MOST_ERRORS + 4} more)")

@@ -1,0 +1,165 @@
+"""docs/library.md: its code runs in a project of a user that has packages called flows, tasks, storage and cli."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import prefect_dist
+from tests import images
+from tests.fakes.registry import FakeRegistry
+from tests.peers.prefect import PrefectServer
+from tests.peers.processes import poll_until
+from tests.source import ROOT
+
+DOCUMENT = (ROOT / "docs" / "library.md").read_text()
+BUILT, ARTIFACT = images.image(9500, layers=2), images.image(9501, layers=1)
+# The modules that the page says are public, besides the package itself.
+PUBLIC = {"prefect_dist", "prefect_dist.tasks.fetch"}
+
+
+class Project:
+    """A directory of a user with the code of the document in modules, and programs that use it."""
+
+    def __init__(self, directory: Path, api: str) -> None:
+        self.directory, self._api = directory, api
+        for name in ("flows", "tasks", "storage", "cli"):
+            (directory / name).mkdir()
+            (directory / name / "__init__.py").write_text(f"OWNER = 'the user: {name}'\n")
+        for number, code in enumerate(re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)):
+            name = re.findall(r"^def (\w+)", code, re.MULTILINE)[-1]
+            (directory / "flows" / f"{name}.py").write_text(f"# block {number}\n{code}")
+
+    def run(self, program: str) -> str:
+        """Return what a program in this directory printed; it imports packages of the project first."""
+        own = "import cli, flows, storage, tasks\nassert all('the user' in one.OWNER for one in (cli, flows, storage, tasks))\n"
+        env = os.environ | {"PREFECT_API_URL": self._api, "PREFECT_LOGGING_LEVEL": "CRITICAL"}
+        argv = [sys.executable, "-c", own + program]
+        done = subprocess.run(argv, cwd=self.directory, env=env, capture_output=True, text=True, check=False, timeout=200)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+@pytest.fixture
+def project(prefect: PrefectServer, tmp_path: Path) -> Project:
+    (tmp_path / "project").mkdir()
+    return Project(tmp_path / "project", prefect.url)
+
+
+@pytest.fixture
+def loaded(source: FakeRegistry) -> FakeRegistry:
+    images.load(source, "app", BUILT, "v1")
+    images.load(source, "artifact", ARTIFACT, "v1")
+    return source
+
+
+def test_an_image_is_fetched_and_a_failure_has_its_report(project: Project, loaded: FakeRegistry, tmp_path: Path) -> None:
+    program = f"""
+from flows.refresh import refresh
+from prefect_dist import RunFailed
+names, store = {[f"{loaded.host}/app:v1", f"{loaded.host}/app:gone"]!r}, {str(tmp_path / "store")!r}
+print(refresh(names[:1], store))
+print(refresh(names[:1], store))
+try:
+    refresh(names, store)
+except RunFailed as failed:
+    print(type(failed.report).__name__, failed.report.totals()["failed"])
+"""
+    lines = project.run(program).splitlines()
+
+    assert f"{len(BUILT.descriptors)} fetched 0 existed" in lines[0]
+    assert (lines[1], lines[3]) == ("0", "1")
+    assert lines[4].startswith("1 of 2 images complete: ")
+    assert lines[5].startswith(f"{loaded.host}/app:gone: not found")
+    assert lines[-1] == "RunReport 1"
+
+
+def test_lists_of_images_are_mirrored(project: Project, loaded: FakeRegistry, target: FakeRegistry, tmp_path: Path) -> None:
+    wanted = {f"{loaded.host}/app:{tag}": f"{target.host}/copy:{tag}" for tag in ("v1", "gone")}
+    first = dict(list(wanted.items())[:1])
+    program = f"""
+import json
+from flows.mirror_images import copy_images, mirror_images
+store = {str(tmp_path / "store")!r}
+print(json.dumps(copy_images(["{loaded.host}/app:v1"], "{target.host}/seeded", store).totals()))
+print(json.dumps(mirror_images({first!r}, store, "false")))
+print(json.dumps(mirror_images({wanted!r}, store, "true")))
+"""
+    seeded, *_, vetoed, mirrored = project.run(program).splitlines()
+
+    assert json.loads(seeded)["added"] == 1
+    assert target.manifest("seeded/app", "v1") is not None
+    assert {key: json.loads(vetoed)[key] for key in ("added", "vetoed", "failed")} == {"added": 0, "vetoed": 1, "failed": 0}
+    assert {key: json.loads(mirrored)[key] for key in ("added", "vetoed", "failed")} == {"added": 1, "vetoed": 0, "failed": 1}
+    assert target.manifest("copy", "v1") is not None
+
+
+def test_an_artifact_is_fetched_by_single_tasks(
+    prefect: PrefectServer, project: Project, loaded: FakeRegistry, tmp_path: Path
+) -> None:
+    name = f"{loaded.host}/artifact:v1"
+    program = f"""
+from flows.fetch_artifact import fetch_artifact
+from prefect import State
+state: State = fetch_artifact({name!r}, {str(tmp_path / "store")!r}, return_state=True)
+print(*state.result(), state.state_details.flow_run_id)
+"""
+    *blobs, run = project.run(program).split()
+
+    assert set(blobs) == set(ARTIFACT.blobs)
+    assert {path.name for path in (tmp_path / "store" / "blobs" / "sha256").iterdir()} == {
+        digest.removeprefix("sha256:") for digest in ARTIFACT.descriptors
+    }
+    assert any((tmp_path / "store" / "names").rglob("*"))
+
+    def task_names() -> set[str]:
+        return {one["name"].partition(" sha256:")[0] for one in prefect.task_runs(run)}
+
+    assert poll_until(
+        lambda: {f"resolve {name}", "fetch manifest", "fetch config", "fetch layer"} <= task_names(), timeout_s=30
+    )
+
+
+def test_a_deployment_is_run_and_its_result_read(
+    server: PrefectServer, project: Project, loaded: FakeRegistry, target: FakeRegistry, tmp_path: Path
+) -> None:
+    def wanted(tag: str) -> str:
+        return json.dumps(
+            {"sync": [{"type": "image", "source": f"{loaded.host}/app:{tag}", "target": f"{target.host}/app:{tag}"}]}
+        )
+
+    program = f"""
+import json
+from flows.mirror_now import mirror_now
+from prefect_dist import RunFailed
+store = {str(tmp_path / "store")!r}
+print(json.dumps(mirror_now({wanted("v1")!r}, store)))
+try:
+    mirror_now({wanted("gone")!r}, store)
+except RunFailed as failed:
+    print(failed)
+"""
+    succeeded, details, failed = project.run(program).splitlines()
+
+    assert json.loads(succeeded)["added"] == 1
+    assert details.startswith("mirror configuration failed: 0 added, 0 changed, 0 same, 1 failed")
+    assert f"{loaded.host}/app:gone: not found" in failed
+    assert server.url == os.environ["PREFECT_API_URL"]
+
+
+def test_the_code_is_typed(project: Project) -> None:
+    modules = sorted(path.name for path in (project.directory / "flows").glob("*.py"))
+    argv = [sys.executable, "-m", "mypy", "--strict", *modules]
+    done = subprocess.run(argv, cwd=project.directory / "flows", capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_page_lists_public_names_only() -> None:
+    table = DOCUMENT.partition("| kind | names |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", table)) <= set(prefect_dist.__all__)
+    modules = set(re.findall(r"^from (prefect_dist\S*) import", DOCUMENT, re.MULTILINE))
+    assert modules == PUBLIC
