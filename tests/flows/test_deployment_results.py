@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from prefect_dist.mirror.run_report import Failure, ImageReport, RunReport
+from prefect_dist.mirror.run_report import RunReport
 from prefect_dist.mirror.run_result import MOST_ERRORS, RunFailed, RunSummary
+from prefect_dist.ocispec.errors import NotFound
+from prefect_dist.transfer.image_report import Failure, ImageReport
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import image
@@ -107,7 +109,7 @@ def test_a_result_in_shared_storage_is_read_from_any_machine(
 
 
 def test_of_very_many_errors_the_first_are_kept() -> None:
-    failures = tuple(Failure(descriptor=None, message=f"a.example/app:{n}: not found") for n in range(MOST_ERRORS + 5))
+    failures = tuple(Failure(descriptor=None, error=NotFound(f"a.example/app:{n}: not found")) for n in range(MOST_ERRORS + 5))
     report = RunReport(images=(ImageReport(name="a.example/app", root=None, failures=failures),), tasks=0, seconds=0)
 
     summary = RunSummary.of(report)
