@@ -34,9 +34,10 @@ class Project:
             name = re.findall(r"^def (\w+)", code, re.MULTILINE)[-1]
             (directory / "flows" / f"{name}.py").write_text(f"# block {number}\n{code}")
 
-    def run(self, program: str) -> str:
-        """Return what a program in this directory printed; it imports packages of the project first."""
+    def run(self, code: str, *names: str, program: str) -> str:
+        """Return the output of a program in this directory that uses some `names` of the `code` of the document."""
         own = "import cli, flows, storage, tasks\nassert all('the user' in one.OWNER for one in (cli, flows, storage, tasks))\n"
+        own += "".join(f"from flows.{code} import {name}\n" for name in names)
         env = os.environ | {"PREFECT_API_URL": self._api, "PREFECT_LOGGING_LEVEL": "CRITICAL"}
         argv = [sys.executable, "-c", own + program]
         done = subprocess.run(argv, cwd=self.directory, env=env, capture_output=True, text=True, check=False, timeout=200)
@@ -59,7 +60,6 @@ def loaded(source: FakeRegistry) -> FakeRegistry:
 
 def test_an_image_is_fetched_and_a_failure_has_its_report(project: Project, loaded: FakeRegistry, tmp_path: Path) -> None:
     program = f"""
-from flows.refresh import refresh
 from prefect_dist import RunFailed
 names, store = {[f"{loaded.host}/app:v1", f"{loaded.host}/app:gone"]!r}, {str(tmp_path / "store")!r}
 print(refresh(names[:1], store))
@@ -69,7 +69,7 @@ try:
 except RunFailed as failed:
     print(type(failed.report).__name__, failed.report.totals()["failed"])
 """
-    lines = project.run(program).splitlines()
+    lines = project.run("refresh", "refresh", program=program).splitlines()
 
     assert f"{len(BUILT.descriptors)} fetched 0 existed" in lines[0]
     assert (lines[1], lines[3]) == ("0", "1")
@@ -83,13 +83,12 @@ def test_lists_of_images_are_mirrored(project: Project, loaded: FakeRegistry, ta
     first = dict(list(wanted.items())[:1])
     program = f"""
 import json
-from flows.mirror_images import copy_images, mirror_images
 store = {str(tmp_path / "store")!r}
 print(json.dumps(copy_images(["{loaded.host}/app:v1"], "{target.host}/seeded", store).totals()))
 print(json.dumps(mirror_images({first!r}, store, "false")))
 print(json.dumps(mirror_images({wanted!r}, store, "true")))
 """
-    seeded, *_, vetoed, mirrored = project.run(program).splitlines()
+    seeded, *_, vetoed, mirrored = project.run("mirror_images", "copy_images", "mirror_images", program=program).splitlines()
 
     assert json.loads(seeded)["added"] == 1
     assert target.manifest("seeded/app", "v1") is not None
@@ -103,12 +102,11 @@ def test_an_artifact_is_fetched_by_single_tasks(
 ) -> None:
     name = f"{loaded.host}/artifact:v1"
     program = f"""
-from flows.fetch_artifact import fetch_artifact
 from prefect import State
 state: State = fetch_artifact({name!r}, {str(tmp_path / "store")!r}, return_state=True)
 print(*state.result(), state.state_details.flow_run_id)
 """
-    *blobs, run = project.run(program).split()
+    *blobs, run = project.run("fetch_artifact", "fetch_artifact", program=program).split()
 
     assert set(blobs) == set(ARTIFACT.blobs)
     assert {path.name for path in (tmp_path / "store" / "blobs" / "sha256").iterdir()} == {
@@ -134,7 +132,6 @@ def test_a_deployment_is_run_and_its_result_read(
 
     program = f"""
 import json
-from flows.mirror_now import mirror_now
 from prefect_dist import RunFailed
 store = {str(tmp_path / "store")!r}
 print(json.dumps(mirror_now({wanted("v1")!r}, store)))
@@ -143,7 +140,7 @@ try:
 except RunFailed as failed:
     print(failed)
 """
-    succeeded, details, failed = project.run(program).splitlines()
+    succeeded, details, failed = project.run("mirror_now", "mirror_now", program=program).splitlines()
 
     assert json.loads(succeeded)["added"] == 1
     assert details.startswith("mirror configuration failed: 0 added, 0 changed, 0 same, 1 failed")
