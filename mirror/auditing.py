@@ -1,7 +1,7 @@
 """Audits of the targets of a mirror, and the search for what is missing there."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from prefect_dist.mirror.check_report import Audits
 from prefect_dist.mirror.entry import Entry
@@ -13,7 +13,7 @@ from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer import units
 from prefect_dist.transfer.audit import Expected, Finding
 from prefect_dist.transfer.listening import Listener
-from prefect_dist.transfer.pool import Failed, Pool, Unit
+from prefect_dist.transfer.pool import Failed, Pool, Unit, split_batches
 
 # What one task looks into, of one repository.
 _MOST_TAGS = 100
@@ -29,7 +29,7 @@ class Auditing:
     def look(self, locked: Records) -> Audits:
         """Audit all targets that are locked and still wanted."""
         wanted = {target: record for target, record in locked.items() if self._is_wanted(target, record)}
-        chunks = _chunked(_expected(target, record) for target, record in wanted.items())
+        chunks = _batches_by_repository(_expected(target, record) for target, record in wanted.items())
         damaged, unresolved, count = dict[Reference, Finding](), dict[Reference, str](), 0
         for chunk, outcome in self._pool.run(chunks, _audit_unit):
             count += len(chunk)
@@ -86,17 +86,17 @@ class Auditing:
 
 
 def _expected(target: Reference, record: Locked) -> Expected:
-    """What should be there. Of an index that was made for some platforms, all that it names should be."""
+    """Return the expected state of a target. Of a rewritten index, all its content is expected."""
     return Expected(target=target, digest=record.digest, platforms=record.platforms, referrers=record.referrers)
 
 
-def _chunked(expected: Iterable[Expected]) -> Iterable[tuple[Expected, ...]]:
-    """Tags of one repository together, whose content they share."""
+def _batches_by_repository(expected: Iterable[Expected]) -> Iterator[tuple[Expected, ...]]:
+    """Yield batches of tags. A batch has tags of one repository only, since these share content."""
     by_repository = defaultdict[str, list[Expected]](list)
     for one in expected:
         by_repository[one.target.locator].append(one)
     for tags in by_repository.values():
-        yield from (tuple(tags[first : first + _MOST_TAGS]) for first in range(0, len(tags), _MOST_TAGS))
+        yield from split_batches(tags, _MOST_TAGS)
 
 
 def _audit_unit(chunk: tuple[Expected, ...]) -> Unit:

@@ -20,7 +20,7 @@ from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer import units
 from prefect_dist.transfer.listening import Listener
-from prefect_dist.transfer.pool import Failed, Outcome, Unit
+from prefect_dist.transfer.pool import Failed, Outcome, Unit, split_batches
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.survey import Ask, Found
 from prefect_dist.transfer.walk_state import RegistryQuery
@@ -133,7 +133,7 @@ class Planning:
 
     def _list_tags(self, host: _Host) -> None:
         locators = sorted({locator for found in host.repositories.values() for locator in found})
-        for chunk in _chunked([Reference.parse(locator) for locator in locators]):
+        for chunk in split_batches([Reference.parse(locator) for locator in locators], _MOST_ASKS):
             self._ask(host, units.list_tags, chunk, {host.name}, self._take_tags, workers=self._workers)
         if not locators:
             self._select(host)
@@ -199,7 +199,7 @@ class Planning:
         known = frozenset(map(id, trusted))
         asks = {wish.ask(self._locked): wish for wish in wanted if id(wish) not in known}
         self._wanted += len(asks)
-        for chunk in _chunked(list(asks)):
+        for chunk in split_batches(list(asks), _MOST_ASKS):
             take = partial(self._take_survey, wishes={ask: asks[ask] for ask in chunk})
             self._ask(batch, units.survey, chunk, _places(chunk), take, keep=self._keep, workers=self._workers)
         if not asks:
@@ -282,10 +282,6 @@ def _found(chunk: tuple[Ask, ...], outcome: Outcome) -> Sequence[Found]:
         return found
     error = outcome.error
     return [Found(ask=ask, image=error, standing=(error,) * len(ask.targets)) for ask in chunk]
-
-
-def _chunked(things: Sequence[T]) -> list[tuple[T, ...]]:
-    return [tuple(things[first : first + _MOST_ASKS]) for first in range(0, len(things), _MOST_ASKS)]
 
 
 def _places(asks: Iterable[Ask]) -> set[str]:

@@ -7,7 +7,7 @@ walk serves both.
 import queue
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -20,6 +20,11 @@ from prefect_dist.transfer.session import Session
 
 T = TypeVar("T")
 Item = TypeVar("Item", bound=Hashable)
+
+
+def split_batches(items: Sequence[T], size: int) -> Iterator[tuple[T, ...]]:
+    """Yield the items in batches of at most `size`, each for one unit of work."""
+    return (tuple(items[start : start + size]) for start in range(0, len(items), size))
 
 
 @dataclass(frozen=True, slots=True)
