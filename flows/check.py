@@ -1,6 +1,5 @@
 """The flow `check`: whether what a mirror brought to its targets is still there, all of it; what is missing is sent again."""
 
-import time
 from dataclasses import replace
 from typing import Annotated
 
@@ -9,11 +8,10 @@ from prefect.runtime import flow_run
 
 from prefect_dist.flows import metrics
 from prefect_dist.flows._flow import flow_of
-from prefect_dist.flows.api import stop_without_api
 from prefect_dist.flows.exclusive import only_run
 from prefect_dist.flows.loading import called, opened
-from prefect_dist.flows.mirror_events import MirrorEvents
 from prefect_dist.flows.mirror_parts import MirrorParts
+from prefect_dist.flows.mirror_run import MirrorEvents
 from prefect_dist.flows.parameters import (
     Configuration,
     ConfiguredConcurrency,
@@ -26,12 +24,9 @@ from prefect_dist.flows.parameters import (
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import watched
 from prefect_dist.flows.slots import leased
-from prefect_dist.mirror.applying import Applying
-from prefect_dist.mirror.auditing import Auditing
+from prefect_dist.mirror.check import check_mirror
 from prefect_dist.mirror.check_report import CheckReport
 from prefect_dist.mirror.config import Dialect
-from prefect_dist.mirror.lock import Lock
-from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.session import open_session
 
@@ -57,7 +52,6 @@ def check(
     network: Reached = None,
 ) -> CheckReport:
     """See that every tag of a mirror stands for what its lock file says, and that all below and about it is there."""
-    started = time.monotonic()
     wanted, spec = opened(config, store, store_options, network, dialect=dialect, to=to, may_be_lock=True)
     workers, entries = concurrency or wanted.concurrency, (*wanted.entries, *wanted.seed)
     hosts = {host for entry in entries for host in entry.target_hosts}
@@ -68,32 +62,10 @@ def check(
         leased(spec, hosts, workers=workers, listener=listener) as bounded,
         open_session(bounded, observer=listener) as session,
     ):
-        locked = Lock(wanted.lock).read()
-        if not locked:
-            lacks = "it has none, name one by `lock`" if wanted.lock is None else f"{wanted.lock} names no image"
-            raise InvalidInput(f"{wanted.path}: nothing to check in its lock file: {lacks}; mirror or seed it first")
-        pool, parts = (
-            PrefectPool(session, window=workers, retries=retries),
-            MirrorParts(f"repair of {wanted.name}", session.stopping),
-        )
-        auditing = Auditing(pool, listener, entries)
-        first = auditing.look(locked)
-        report = CheckReport(name=wanted.name, first=first)
-        if repair and first.damaged:
-            located, lost = auditing.located(first, locked)
-            applying = Applying(pool, parts, listener, MirrorEvents())
-            stop_without_api(session.stopping)
-            applying.add(tuple(located), located)
-            brought = applying.run()
-            again = auditing.look({target: locked[target] for target in first.damaged if target not in lost})
-            failures = {**lost, **brought.failures, **brought.vetoes}
-            report = replace(report, again=again, failures=failures)
-        ended = replace(
-            report,
-            tally=session.tally,
-            tasks=pool.runs + parts.count,
-            seconds=time.monotonic() - started,
-            stopped=session.stopping.reason,
-        )
+        pool = PrefectPool(session, window=workers, retries=retries)
+        parts = MirrorParts(f"repair of {wanted.name}", session.stopping)
+        observer = MirrorEvents(session.stopping)
+        report = check_mirror(wanted, pool, parts, listener, observer, is_repairing=repair)
+        ended = replace(report, tasks=report.tasks + parts.count)
     metrics.push(ended, flow="check", mirror=wanted.name, log=get_run_logger())
     return ended

@@ -9,7 +9,7 @@ from prefect_dist.flows import metrics
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.exclusive import only_run
 from prefect_dist.flows.loading import called, opened
-from prefect_dist.flows.mirror_run import Job, run
+from prefect_dist.flows.mirror_run import run
 from prefect_dist.flows.parameters import (
     Configuration,
     ConfiguredConcurrency,
@@ -22,6 +22,7 @@ from prefect_dist.flows.parameters import (
 )
 from prefect_dist.mirror.config import Dialect
 from prefect_dist.mirror.mirror_report import MirrorReport
+from prefect_dist.mirror.run import MirrorJob
 from prefect_dist.transfer.attempts import RETRIES
 
 
@@ -45,17 +46,15 @@ def mirror(
 ) -> MirrorReport:
     """Bring what a configuration wants to its targets: changed images alone, each piece of content once per registry."""
     wanted, spec = opened(config, store, store_options, network, dialect=dialect, to=to)
-    job = Job(
+    job = MirrorJob(
         name=f"mirror {wanted.name}",
         entries=wanted.entries,
         others=wanted.seed,
         lock=wanted.lock,
-        dry_run=dry_run,
-        concurrency=concurrency or wanted.concurrency,
-        retries=retries,
+        is_dry=dry_run,
     )
     with only_run("mirror", config, label=wanted.name):
-        report = run(job, spec)
+        report = run(job, spec, concurrency=concurrency or wanted.concurrency, retries=retries)
     if not dry_run:
         metrics.push(report, flow="mirror", mirror=wanted.name, log=get_run_logger())
     return report

@@ -1,160 +1,72 @@
-"""A run that brings images to targets: what is wanted is looked into, planned, brought, and written into the lock file."""
+"""A run that mirrors images, in the current flow run."""
 
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 
 from prefect_dist.flows.api import stop_without_api
 from prefect_dist.flows.final_state import tabulate
-from prefect_dist.flows.mirror_events import MirrorEvents
 from prefect_dist.flows.mirror_parts import MirrorParts
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import watched
 from prefect_dist.flows.slots import leased
-from prefect_dist.mirror.applying import Applying
-from prefect_dist.mirror.bookkeeping import concluded, intended
-from prefect_dist.mirror.entry import Entry
-from prefect_dist.mirror.lock import Lock, Locked, Records
 from prefect_dist.mirror.mirror_report import MirrorReport
-from prefect_dist.mirror.plan import Image, Plan, Step
-from prefect_dist.mirror.planning import Planning
-from prefect_dist.ocispec import Reference
-from prefect_dist.ocispec.errors import DistError
+from prefect_dist.mirror.plan import Plan, Step
+from prefect_dist.mirror.run import MirrorJob, run_mirror
+from prefect_dist.tasks import events
 from prefect_dist.transfer.cancellation import Stopping
-from prefect_dist.transfer.listening import Listener
-from prefect_dist.transfer.session import Session, SessionSpec, open_session
+from prefect_dist.transfer.session import SessionSpec, open_session
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """What is to be brought, and how. `name` is what people call it; without a `lock` nothing is remembered.
-
-    `others` are further entries of the configuration, which share the lock file and which another flow carries out.
-    """
-
-    name: str
-    entries: Sequence[Entry]
-    lock: str | None
-    dry_run: bool
-    concurrency: int
-    retries: int
-    others: Sequence[Entry] = ()
-
-
-def run(job: Job, spec: SessionSpec) -> MirrorReport:
-    """Carry out a job in the current flow run, or with `dry_run` only plan it.
+def run(job: MirrorJob, spec: SessionSpec, *, concurrency: int, retries: int) -> MirrorReport:
+    """Carry out a job in the current flow run.
 
     Raises:
         InvalidInput: the lock file is damaged.
         DistError: the store cannot be used, or the lock file cannot be read.
     """
-    started = time.monotonic()
-    hosts = {host for entry in job.entries for host in entry.target_hosts}
-    hosts |= set() if spec.offline else {entry.source_host for entry in job.entries}
+    hosts = job.target_hosts | (frozenset() if spec.offline else job.source_hosts)
     with (
-        watched(planning=1 if job.dry_run else 0.1) as listener,
-        leased(spec, hosts, workers=job.concurrency, listener=listener) as bounded,
+        watched(planning=1 if job.is_dry else 0.1) as listener,
+        leased(spec, hosts, workers=concurrency, listener=listener) as bounded,
         open_session(bounded, observer=listener) as session,
     ):
-        lock = Lock(job.lock)
-        locked = lock.read()
-        pool = PrefectPool(session, window=job.concurrency, retries=job.retries)
-        parts = MirrorParts(job.name, session.stopping)
-        applying = Applying(pool, parts, listener, MirrorEvents())
-        carried = _Carried(job, lock, locked, applying, session.stopping)
-        Planning(
-            session,
-            listener,
-            locked,
-            loop=applying.walk,
-            receiver=carried,
-            keep=not job.dry_run,
-            workers=job.concurrency,
-        ).begin(job.entries, job.others)
-        brought = applying.run()
-        plan = carried.plan
-        report = MirrorReport(name=job.name, store=spec.store, plan=plan, dry_run=job.dry_run)
-        if not job.dry_run:
-            listener.recording()
-            plan = plan.keeping(brought.referrers)
-            known = plan.known_tags(locked, brought.referrers)
-            report = replace(report, plan=plan, brought=brought, removed=applying.remove(plan.extras, known))
-            report = _recorded(lock, report, carried.replaced, listener)
-            report = _listed(session, report, listener)
-        return replace(
-            report,
-            tally=session.tally,
-            tasks=pool.runs + parts.count,
-            seconds=time.monotonic() - started,
-            stopped=session.stopping.reason,
-            quotas=session.registries.quotas(),
-        )
+        pool, parts = PrefectPool(session, window=concurrency, retries=retries), MirrorParts(job.name, session.stopping)
+        report = run_mirror(job, pool, parts, listener, MirrorEvents(session.stopping, is_dry=job.is_dry))
+    return replace(report, tasks=report.tasks + parts.count)
 
 
-class _Carried:
-    """Takes the plan as it is made, and has it carried out, unless the run is dry.
+class MirrorEvents:
+    """Shows a mirror in Prefect: the plan as an artifact, the result at each target as an event as soon as it is known."""
 
-    `replaced` are the records in the lock file in place of which the run wrote its intentions.
-    """
+    def __init__(self, stopping: Stopping, *, is_dry: bool = False) -> None:
+        self._stopping, self._is_dry = stopping, is_dry
 
-    def __init__(self, job: Job, lock: Lock, locked: Records, applying: Applying, stopping: Stopping) -> None:
-        self._job, self._lock, self._locked, self._applying, self._stopping = job, lock, locked, applying, stopping
-        self.plan = Plan(images=())
-        self.replaced = dict[Reference, Locked]()
+    def beginning(self) -> None:
+        """Cancel the run if Prefect's API does not answer: nothing that it cannot record is begun."""
+        stop_without_api(self._stopping)
 
-    def planned(self, images: Sequence[Image], origins: Mapping[Image, object], /) -> None:
-        """Have images brought; the lock file names them before. If it cannot, the run stops and publishes none of them."""
-        if self._job.dry_run:
-            return
-        if any(step.is_due or self._is_wanted_again(step) for image in images for step in image.steps):
-            try:
-                self._lock.update(partial(self._intended, Plan(images=tuple(images))))
-            except DistError as exc:
-                self._stopping.set(str(exc))
-        if needed := [image for image in images if image.is_needed]:
-            stop_without_api(self._stopping)
-            self._applying.add(needed, origins)
-
-    def _intended(self, plan: Plan, locked: Records) -> Records:
-        """Return the records with the intentions of a plan, and keep those that they replace.
-
-        This may be called again for one plan, if another run changed the file meanwhile.
-        """
-        for step in plan.steps:
-            if step.target in locked:
-                self.replaced[step.target] = locked[step.target]
-            else:
-                self.replaced.pop(step.target, None)
-        return intended(plan, locked)
-
-    def _is_wanted_again(self, step: Step) -> bool:
-        record = self._locked.get(step.target)
-        return record is not None and record.unwanted is not None
-
-    def completed(self, plan: Plan, /) -> None:
-        """Show the whole plan."""
-        self.plan = plan
+    def planned(self, plan: Plan) -> None:
+        """Show the plan, and emit the failures of images that could not be planned."""
         tabulate(plan.table(), key="plan", description=plan.summary())
-        if not self._job.dry_run:
-            MirrorEvents().failed_in(plan)
+        for step in () if self._is_dry else plan.steps:
+            if step.change == "failed":
+                self.failed(step, step.note or "")
+
+    def mirrored(self, step: Step) -> None:
+        """Emit that an image is at a target now."""
+        if step.new is not None:
+            previous = step.old.digest if step.old else None
+            reason = _reason(step)
+            events.image_brought(step.wish.source, step.target, reason=reason, digest=step.new.digest, previous=previous)
+
+    def failed(self, step: Step, error: str) -> None:
+        """Emit why an image is not at a target, unless the run was cancelled."""
+        if self._stopping.reason is None:
+            digest = step.new.digest if step.new else None
+            events.image_failed(step.wish.source, step.target, digest=digest, error=error)
 
 
-def _recorded(lock: Lock, report: MirrorReport, before: Records, listener: Listener) -> MirrorReport:
-    """Return the report, once the lock file has its results."""
-    try:
-        lock.update(partial(concluded, report, before))
-    except DistError as exc:
-        listener.fell_short(str(exc))
-        return replace(report, more=(*report.more, f"results are not in the lock file: {exc}"))
-    return report
-
-
-def _listed(session: Session, report: MirrorReport, listener: Listener) -> MirrorReport:
-    """The report, once `index.json` of the store lists what came into it."""
-    try:
-        session.store.update_index()
-    except DistError as exc:
-        listener.fell_short(str(exc))
-        return replace(report, more=(*report.more, str(exc)))
-    return report
+def _reason(step: Step) -> events.Reason:
+    if step.change == "change":
+        is_other = step.old is not None and step.new is not None and step.old.digest != step.new.digest
+        return "changed" if is_other else "referrers"
+    return "repaired" if step.change == "repair" else "added"

@@ -13,7 +13,7 @@ from prefect_dist.flows import metrics
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.exclusive import only_run
 from prefect_dist.flows.loading import called, opened, specified
-from prefect_dist.flows.mirror_run import Job, run
+from prefect_dist.flows.mirror_run import run
 from prefect_dist.flows.parameters import (
     ConfiguredConcurrency,
     ConfiguredStore,
@@ -26,6 +26,7 @@ from prefect_dist.flows.parameters import (
     labelled,
 )
 from prefect_dist.mirror.mirror_report import MirrorReport
+from prefect_dist.mirror.run import MirrorJob
 from prefect_dist.mirror.seeding import seeding
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.ocispec.units import format_count
@@ -93,18 +94,17 @@ def seed(
         spec = specified(wanted, store, store_options, network)
     if not wanted.seed:
         raise InvalidInput(f"{wanted.path}: expected a section seed, there is none")
-    job = Job(
+    job = MirrorJob(
         name="seed" if config is None else f"seed {wanted.name}",
         entries=wanted.seed,
         others=wanted.entries,
         lock=wanted.lock,
-        dry_run=dry_run,
-        concurrency=concurrency or wanted.concurrency,
-        retries=retries,
+        is_dry=dry_run,
     )
     alone = nullcontext() if config is None else only_run("seed", config, label=wanted.name)
     with alone:
-        report = run(job, replace(spec, offline=offline))
+        workers = concurrency or wanted.concurrency
+        report = run(job, replace(spec, offline=offline), concurrency=workers, retries=retries)
     if failed is not None:
         report = _listed(report, failed)
     if not dry_run and config is not None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, Self
 
-from prefect_dist.mirror.mirror_policy import MirrorPolicy, StepObserver
+from prefect_dist.mirror.mirror_policy import MirrorObserver, MirrorPolicy
 from prefect_dist.mirror.mirror_report import Brought
 from prefect_dist.mirror.plan import Extra, Image
 from prefect_dist.ocispec import Digest, Reference
@@ -43,15 +43,21 @@ class Applying:
     Images are added as they are planned, and the queries of planning run in the same `walk`.
     """
 
-    def __init__(self, pool: Pool, scopes: MirrorScopes, listener: Listener, observer: StepObserver) -> None:
+    def __init__(self, pool: Pool, scopes: MirrorScopes, listener: Listener, observer: MirrorObserver) -> None:
         self._pool, self._session, self._scopes, self._listener = pool, pool.session, scopes, listener
+        self.observer = observer
         self._policy = MirrorPolicy(scopes.ended, observer)
         self.walk = Walk(pool.session.keeper, self._policy, pool, listener)
 
     def add(self, planned: Sequence[Image], origins: Mapping[Image, object]) -> None:
         """Add images that have to be mirrored; `origins` are the results that they were planned by."""
+        self.observer.beginning()
         images = [self._policy.take(one, origins[one]) for one in planned]
         self._scopes.divide(list(zip(images, planned, strict=True)), self.walk.add)
+
+    def stop(self, reason: str) -> None:
+        """Begin nothing more, and have what is in flight end early."""
+        self._session.stopping.set(reason)
 
     def run(self) -> Brought:
         """Mirror all images that were added, and those that are added meanwhile."""

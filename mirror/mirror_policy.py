@@ -5,7 +5,7 @@ from typing import Protocol
 
 from prefect_dist.mirror.mirror_report import Brought
 from prefect_dist.mirror.plan import Image as PlannedImage
-from prefect_dist.mirror.plan import Step
+from prefect_dist.mirror.plan import Plan, Step
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import Conflict
 from prefect_dist.transfer import units
@@ -17,8 +17,14 @@ from prefect_dist.transfer.walk import Walk
 from prefect_dist.transfer.walk_state import ContentNode, FollowUp, ImageState
 
 
-class StepObserver(Protocol):
-    """Receives the result at each target as soon as it is known."""
+class MirrorObserver(Protocol):
+    """Receives the plan, and the result at each target as soon as it is known."""
+
+    def beginning(self) -> None:
+        """Images are about to be mirrored. This may cancel the run."""
+
+    def planned(self, plan: Plan) -> None:
+        """The plan is complete."""
 
     def mirrored(self, step: Step) -> None:
         """The image is at its target."""
@@ -39,7 +45,7 @@ class MirrorPolicy:
 
     visits_existing = True
 
-    def __init__(self, when_ended: EndOfImage, observer: StepObserver) -> None:
+    def __init__(self, when_ended: EndOfImage, observer: MirrorObserver) -> None:
         self._when_ended, self._observer = when_ended, observer
         self._planned: dict[ImageState, PlannedImage] = {}
         self._judgements: dict[ImageState, FollowUp] = {}

@@ -7,13 +7,17 @@ import pytest
 
 from tests.fakes.registry import FakeRegistry
 from tests.flows.deployed import deployed
-from tests.flows.mirrors import Mirrors
+from tests.flows.mirrors import DirectMirrors, Mirrors
 from tests.peers.prefect import PrefectServer
 
 
 @pytest.fixture
-def mirrors(prefect: PrefectServer, tmp_path: Path) -> Mirrors:
-    return Mirrors(tmp_path, prefect)
+def mirrors(request: pytest.FixtureRequest, tmp_path: Path) -> Mirrors:
+    """Mirrors on a pool of threads; in a test that also wants a Prefect server, mirrors as flow runs."""
+    for name in ("prefect", "server"):
+        if name in request.fixturenames:
+            return Mirrors(tmp_path, request.getfixturevalue(name))
+    return DirectMirrors(tmp_path)
 
 
 @pytest.fixture(scope="session")

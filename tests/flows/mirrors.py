@@ -2,23 +2,39 @@
 
 import hashlib
 import json
+import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 from urllib.parse import parse_qs
 
+from prefect_dist.mirror import yamlfile
+from prefect_dist.mirror.applying import Admit
+from prefect_dist.mirror.check import check_mirror
 from prefect_dist.mirror.check_report import CheckReport
+from prefect_dist.mirror.config import Mirror, understood
+from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.mirror_report import MirrorReport
+from prefect_dist.mirror.plan import Image, Plan, Step
+from prefect_dist.mirror.progress import LogListener, told
+from prefect_dist.mirror.run import MirrorJob, run_mirror
 from prefect_dist.mirror.run_report import in_one_line
+from prefect_dist.mirror.seeding import seeding
 from prefect_dist.ocispec.errors import DistError
+from prefect_dist.remotes import RegistrySettings
+from prefect_dist.transfer.session import SessionSpec, open_session
+from prefect_dist.transfer.threads import ThreadPool
+from prefect_dist.transfer.walk_state import ImageState
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.request import Recorded
 from tests.flows.reports import result_of
 from tests.images import BuiltImage
 from tests.peers.prefect import PrefectServer
 
+LISTENER = LogListener(logging.getLogger("test"))
 _ENDS = {
     "complete": ("COMPLETED", "Completed"),
     "vetoed": ("COMPLETED", "Vetoed"),
@@ -102,6 +118,95 @@ class Mirrors:
         """What the lock file says, by target."""
         images: dict[str, dict[str, Any]] = json.loads(self.lock.read_text())["images"]
         return images
+
+
+class DirectMirrors(Mirrors):
+    """Runs mirrors on a pool of threads, without Prefect. Prefect's part is tested with `Mirrors`."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, cast("PrefectServer", None))
+
+    def run(self, *sync: dict[str, Any], dry_run: bool = False, retries: int = 0, **said: Any) -> MirrorReport:
+        """Return the report of a run; see `Mirrors.run`."""
+        self.config.write_text(json.dumps({"sync": sync, **said}))
+        wanted = understood(yamlfile.read(str(self.config)))
+        return self._mirror(wanted, wanted.entries, wanted.seed, name=f"mirror {wanted.name}", is_dry=dry_run, retries=retries)
+
+    def check(self, *, repair: bool = False, retries: int = 0) -> CheckReport:
+        """Return the report of a check; see `Mirrors.check`."""
+        wanted = understood(yamlfile.read(str(self.config)))
+        with self._pool(wanted, retries) as pool:
+            return check_mirror(wanted, pool, OneScope(), told(LISTENER), Unobserved(), is_repairing=repair)
+
+    def seed(self, *images: str, to: Sequence[FakeRegistry], retries: int = 0, **said: Any) -> MirrorReport:
+        """Return the report of a seed; see `Mirrors.seed`."""
+        offline = said.pop("offline", False)
+        wanted = seeding([place.host for place in to], images=images, **said)
+        return self._mirror(wanted, wanted.seed, (), name="seed", is_dry=False, retries=retries, offline=offline)
+
+    def _mirror(
+        self,
+        wanted: Mirror,
+        entries: Sequence[Entry],
+        others: Sequence[Entry],
+        *,
+        name: str,
+        is_dry: bool,
+        retries: int,
+        offline: bool = False,
+    ) -> MirrorReport:
+        job = MirrorJob(name=name, entries=entries, others=others, lock=wanted.lock, is_dry=is_dry)
+        with self._pool(wanted, retries, offline=offline) as pool:
+            return run_mirror(job, pool, OneScope(), told(LISTENER), Unobserved())
+
+    @contextmanager
+    def _pool(self, wanted: Mirror, retries: int, *, offline: bool = False) -> Iterator[ThreadPool]:
+        registries = RegistrySettings(hosts=wanted.hosts)
+        spec = SessionSpec(
+            store=str(self.store),
+            registries=registries,
+            credentials=wanted.credentials,
+            ways=() if wanted.way is None else (wanted.way,),
+            offline=offline,
+        )
+        with (
+            open_session(spec, observer=told(LISTENER)) as session,
+            ThreadPool(session, window=wanted.concurrency, retries=retries) as pool,
+        ):
+            yield pool
+
+
+class OneScope:
+    """Admits all images to the walk at once."""
+
+    def divide(self, images: Sequence[tuple[ImageState, Image]], admit: Admit) -> None:
+        """Admit all images."""
+        admit([image for image, _ in images])
+
+    def ended(self, image: ImageState, *, is_vetoed: bool = False) -> None:
+        """Count nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class Unobserved:
+    """Ignores what a mirror reports while it runs."""
+
+    def beginning(self) -> None:
+        """Ignore it."""
+
+    def planned(self, plan: Plan) -> None:
+        """Ignore it."""
+
+    def mirrored(self, step: Step) -> None:
+        """Ignore it."""
+
+    def failed(self, step: Step, error: str) -> None:
+        """Ignore it."""
 
 
 def image(source: FakeRegistry, target: FakeRegistry, name: str, **said: Any) -> dict[str, Any]:

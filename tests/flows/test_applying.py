@@ -5,22 +5,20 @@ import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 
 from prefect_dist.flows import limits, pool
-from prefect_dist.flows.mirror_events import MirrorEvents
 from prefect_dist.flows.mirror_parts import MirrorParts
-from prefect_dist.flows.mirror_run import Job, _Carried
+from prefect_dist.flows.mirror_run import MirrorEvents
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.auditing import Auditing
 from prefect_dist.mirror.lock import Lock, Locked
 from prefect_dist.mirror.plan import Extra, Image, Step, Wish
 from prefect_dist.mirror.progress import LogListener
+from prefect_dist.mirror.run import MirrorJob, _PlanReceiver
 from prefect_dist.ocispec import Reference
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
 from prefect_dist.transfer.units import Surveyed
@@ -40,7 +38,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 @pytest.fixture
 def applying(session: Session) -> Applying:
     prefect = PrefectPool(session, window=1, retries=0)
-    return Applying(prefect, MirrorParts("mirror", session.stopping), LISTENER, MirrorEvents())
+    return Applying(prefect, MirrorParts("mirror", session.stopping), LISTENER, MirrorEvents(session.stopping))
 
 
 @pytest.fixture
@@ -77,9 +75,9 @@ def test_images_that_the_lock_file_cannot_name_are_not_published(applying: Apply
     root = manifest("v1")
     step = Step(wish=wish, target=TARGET, change="add", new=root)
     image = Image(wish=wish, root=root, content=(root,), sent=(root,), steps=(step,))
-    job = cast("Job", SimpleNamespace(dry_run=False))
+    job = MirrorJob(name="mirror", entries=(entry,), lock=str(lock), is_dry=False)
 
-    _Carried(job, Lock(str(lock)), {}, applying, session.stopping).planned([image], {image: Surveyed(())})
+    _PlanReceiver(job, Lock(str(lock)), {}, applying).planned([image], {image: Surveyed(())})
     brought = applying.run()
 
     assert str(lock) in str(session.stopping.reason)

@@ -46,6 +46,7 @@ def test_credentials_of_the_configuration_that_are_wrong_are_told_alike_with_the
         assert "topsecret" not in "".join(report.errors())
 
 
+@pytest.mark.usefixtures("prefect")
 def test_who_mirrors_without_credentials_is_told_the_ways_of_a_mirror(mirrors: Mirrors, source: FakeRegistry) -> None:
     with FakeRegistry(auth=Basic("me", "right")) as shut:
         (error,) = mirrors.run(image(source, shut, "app:v1")).errors()

@@ -3,6 +3,8 @@
 import json
 from typing import Any
 
+import pytest
+
 from tests import images
 from tests.fakes.faults import Answer, Call, Fault
 from tests.fakes.registry import FakeRegistry
@@ -39,6 +41,7 @@ def test_a_run_restores_the_record_of_another_run_and_keeps_that_of_a_tag_that_i
     assert (locked[failed]["digest"], locked[failed]["own"], locked[failed]["mirrored"]) == (FAILED.root.digest, True, None)
 
 
+@pytest.mark.usefixtures("prefect")
 def test_a_mirror_and_a_seed_of_one_configuration_leave_each_others_tags_alone(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:

@@ -90,6 +90,7 @@ def test_what_the_store_has_not_is_told_and_keeps_nothing_from_the_others(
     assert [error[: len(start)] for error, start in zip(report.errors(), wanted, strict=True)] == wanted
 
 
+@pytest.mark.usefixtures("prefect")
 def test_what_failed_is_listed_and_the_next_run_does_that_alone(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry, other: FakeRegistry, tmp_path: Path
 ) -> None:

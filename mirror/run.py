@@ -1,0 +1,152 @@
+"""A run that mirrors images: they are planned, mirrored, and recorded in the lock file."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+from prefect_dist.mirror.applying import Applying, MirrorScopes
+from prefect_dist.mirror.bookkeeping import concluded, intended
+from prefect_dist.mirror.entry import Entry
+from prefect_dist.mirror.lock import Lock, Locked, Records
+from prefect_dist.mirror.mirror_policy import MirrorObserver
+from prefect_dist.mirror.mirror_report import MirrorReport
+from prefect_dist.mirror.plan import Image, Plan, Step
+from prefect_dist.mirror.planning import Planning
+from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.transfer.listening import Listener
+from prefect_dist.transfer.pool import Pool
+from prefect_dist.transfer.session import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MirrorJob:
+    """The images to mirror. `name` is shown to people; without a `lock` file nothing is recorded.
+
+    `others` are further entries of the configuration, which share the lock file and which another run carries out. A run that
+    is `dry` only makes the plan.
+    """
+
+    name: str
+    entries: Sequence[Entry]
+    lock: str | None
+    is_dry: bool
+    others: Sequence[Entry] = ()
+
+    @property
+    def target_hosts(self) -> frozenset[str]:
+        """The registries that images are pushed to."""
+        return frozenset(host for entry in self.entries for host in entry.target_hosts)
+
+    @property
+    def source_hosts(self) -> frozenset[str]:
+        """The registries that images are fetched from."""
+        return frozenset(entry.source_host for entry in self.entries)
+
+
+def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, listener: Listener, observer: MirrorObserver) -> MirrorReport:
+    """Carry out a job.
+
+    Raises:
+        InvalidInput: the lock file is damaged.
+        DistError: the store cannot be used, or the lock file cannot be read.
+    """
+    started, session = time.monotonic(), pool.session
+    lock = Lock(job.lock)
+    locked = lock.read()
+    applying = Applying(pool, scopes, listener, observer)
+    receiver = _PlanReceiver(job, lock, locked, applying)
+    planning = Planning(
+        session,
+        listener,
+        locked,
+        loop=applying.walk,
+        receiver=receiver,
+        keep=not job.is_dry,
+        workers=pool.window,
+    )
+    planning.begin(job.entries, job.others)
+    brought = applying.run()
+    plan = receiver.plan
+    report = MirrorReport(name=job.name, store=session.spec.store, plan=plan, dry_run=job.is_dry)
+    if not job.is_dry:
+        listener.recording()
+        plan = plan.keeping(brought.referrers)
+        known = plan.known_tags(locked, brought.referrers)
+        report = replace(report, plan=plan, brought=brought, removed=applying.remove(plan.extras, known))
+        report = _record(lock, report, receiver.replaced, listener)
+        report = _update_index(session, report, listener)
+    return replace(
+        report,
+        tally=session.tally,
+        tasks=pool.runs,
+        seconds=time.monotonic() - started,
+        stopped=session.stopping.reason,
+        quotas=session.registries.quotas(),
+    )
+
+
+class _PlanReceiver:
+    """Takes the plan as it is made, and has it carried out, unless the run is dry.
+
+    `replaced` are the records in the lock file that the run replaced by its intentions.
+    """
+
+    def __init__(self, job: MirrorJob, lock: Lock, locked: Records, applying: Applying) -> None:
+        self._job, self._lock, self._locked, self._applying = job, lock, locked, applying
+        self.plan = Plan(images=())
+        self.replaced = dict[Reference, Locked]()
+
+    def planned(self, images: Sequence[Image], origins: Mapping[Image, object], /) -> None:
+        """Have images mirrored; the lock file names them before. If it cannot, the run stops and publishes none of them."""
+        if self._job.is_dry:
+            return
+        if any(step.is_due or self._is_wanted_again(step) for image in images for step in image.steps):
+            try:
+                self._lock.update(partial(self._intended, Plan(images=tuple(images))))
+            except DistError as exc:
+                self._applying.stop(str(exc))
+        if needed := [image for image in images if image.is_needed]:
+            self._applying.add(needed, origins)
+
+    def _intended(self, plan: Plan, locked: Records) -> Records:
+        """Return the records with the intentions of a plan, and keep those that they replace.
+
+        This may be called again for one plan, if another run changed the file meanwhile.
+        """
+        for step in plan.steps:
+            if step.target in locked:
+                self.replaced[step.target] = locked[step.target]
+            else:
+                self.replaced.pop(step.target, None)
+        return intended(plan, locked)
+
+    def _is_wanted_again(self, step: Step) -> bool:
+        record = self._locked.get(step.target)
+        return record is not None and record.unwanted is not None
+
+    def completed(self, plan: Plan, /) -> None:
+        """Report the whole plan."""
+        self.plan = plan
+        self._applying.observer.planned(plan)
+
+
+def _record(lock: Lock, report: MirrorReport, before: Records, listener: Listener) -> MirrorReport:
+    """Write the results into the lock file. Return the report."""
+    try:
+        lock.update(partial(concluded, report, before))
+    except DistError as exc:
+        listener.fell_short(str(exc))
+        return replace(report, more=(*report.more, f"results are not in the lock file: {exc}"))
+    return report
+
+
+def _update_index(session: Session, report: MirrorReport, listener: Listener) -> MirrorReport:
+    """List new images in `index.json` of the store. Return the report."""
+    try:
+        session.store.update_index()
+    except DistError as exc:
+        listener.fell_short(str(exc))
+        return replace(report, more=(*report.more, str(exc)))
+    return report
