@@ -249,7 +249,7 @@ def test_a_signature_is_not_logged(
     other.inject(Fault(action=Cut(1000)))
     redirect(registry, f"http://user:{SECRET}@{other.host}{{path}}?{SIGNED}")
     assert read(fetcher(registries, registry), WANTED) == BLOB
-    told = [record.getMessage() for record in caplog.records if record.name.startswith("remotes")]
+    told = [record.getMessage() for record in caplog.records if record.name.startswith("prefect_dist.remotes")]
     assert sum(other.host in one for one in told) == 2
     assert not any(SECRET in one for one in told)
 
