@@ -1,7 +1,10 @@
 """Flows of this package that a flow of a user calls: reports, errors, and the states that Prefect records."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -143,6 +146,31 @@ def test_a_stopped_run_raises_an_error_of_its_own(prefect: PrefectServer, source
     assert isinstance(raised.value, Stopped)
     assert raised.value.report.status == "stopped"
     assert [one["state_type"] for one in children(prefect, state)] == ["CANCELLED"]
+
+
+def test_an_asynchronous_flow_calls_one_without_await(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
+    program = f"""
+import asyncio
+from prefect import flow
+from prefect_dist import RunFailed, fetch
+
+@flow
+async def of_a_user(tag: str) -> str:
+    return fetch(["{source.host}/app:" + tag], "store", retries=0).status
+
+print(asyncio.run(of_a_user("v1")))
+try:
+    asyncio.run(of_a_user("gone"))
+except RunFailed as failed:
+    print(failed)
+"""
+    images.load(source, "app", BUILT, "v1")
+    env = os.environ | {"PREFECT_API_URL": prefect.url, "PREFECT_LOGGING_LEVEL": "CRITICAL"}
+    argv = [sys.executable, "-c", program]
+    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    succeeded, failed = done.stdout.splitlines()
+    assert succeeded == "complete"
+    assert f"{source.host}/app:gone: not found" in failed
 
 
 def test_wrong_input_raises_the_error_that_names_it(tmp_path: Path) -> None:
