@@ -8,7 +8,7 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
-from prefect_dist.flows.fetch import bring_in
+from prefect_dist.flows.fetch import fetch_into
 from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
 from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.hosts_file import CONCURRENCY
@@ -115,7 +115,7 @@ def pull(
     wanted = Platform.local() if platform is None else Platform.parse(platform)
     spec = session_spec(store, store_options, network)
     options = {"concurrency": concurrency, "retries": retries}
-    fetched = bring_in(spec, [reference], platforms=(wanted,), referrers=referrers, **options)
+    fetched = fetch_into(spec, [reference], platforms=(wanted,), referrers=referrers, **options)
     unpacked = failure = None
     if fetched.status == "complete":
         unpacked, failure = _unpacked(spec, fetched.images[0].name, directory, wanted)

@@ -9,7 +9,7 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
-from prefect_dist.flows.fetch import bring_in
+from prefect_dist.flows.fetch import fetch_into
 from prefect_dist.flows.parameters import Concurrency, Reached, Store, StoreOptions, labelled, session_spec
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import shown
@@ -25,6 +25,7 @@ from prefect_dist.storage.verify import Verified
 from prefect_dist.tasks import events
 from prefect_dist.transfer import units
 from prefect_dist.transfer.attempts import RETRIES
+from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Unit
 from prefect_dist.transfer.session import open_session
 
@@ -158,7 +159,7 @@ def verify(
         extra = _extra(opened.store)
         stopped = opened.stopping.reason
     repaired = tuple(
-        bring_in(spec, names, platforms=platforms, referrers=referrers, concurrency=concurrency, retries=RETRIES)
+        fetch_into(spec, names, platforms=platforms, referrers=referrers, concurrency=concurrency, retries=RETRIES)
         for (platforms, referrers), names in groups.items()
     )
     return VerifyReport(
@@ -217,7 +218,8 @@ def _verify_all(pool: Pool, hashing: _Hashing) -> list[Outcome]:
     for chunk, outcome in pool.run(chunks, lambda blobs: Unit(work=units.verify, arguments=(blobs,))):
         outcomes.append(outcome)
         if isinstance(outcome, Failed):
-            hashing.failed(chunk)
+            if not isinstance(outcome.error, Stopped):
+                hashing.failed(chunk)
         else:
             hashing.ended(chunk)
             events.found_corrupt(outcome.value.corrupt, store.url)

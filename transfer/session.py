@@ -98,6 +98,7 @@ class Session:
         )
         self._found: dict[Ask, Found] = {}
         self._tags: dict[Reference, tuple[str, ...]] = {}
+        self._ahead: dict[object, transfer.Receipt] = {}
         self._related = RelatedLookup(self._source, registries.origin_fetcher, self._own_tags, offline=spec.offline)
         self._auditors: dict[tuple[Expected, ...], Auditor] = {}
         self._removers: dict[str, Remover] = {}  # by repository
@@ -141,7 +142,14 @@ class Session:
     def referrers(self, subject: Descriptor, reference: Reference, related: Related) -> tuple[Referrer, ...]:
         """Return the manifests in a source repository that refer to `subject`, see `transfer.related`."""
         with self._endable():
-            return self._related.at_source(subject, reference, related, read=self._reader(reference, keep=True).read)
+            return self._related.at_source(subject, reference, related, read=partial(self._fetch_ahead, reference))
+
+    def _fetch_ahead(self, reference: Reference, descriptor: Descriptor) -> bytes:
+        """Fetch a manifest whose unit of work follows. That unit gets the receipt."""
+        receipt = self._fetch(descriptor, reference)
+        if receipt.status == "fetched":
+            self._ahead[descriptor.key] = receipt
+        return self.store.manifest(descriptor)
 
     def _own_tags(self, place: Reference) -> Iterable[str]:
         """The tags of a repository as its registry lists them, whatever mirrors of that list."""
@@ -156,14 +164,12 @@ class Session:
         if self.spec.offline:
             children = without_missing_attestations(children, lambda child: not self.store.holds(child))
         with self._endable():
-            receipt = transfer.fetch(
-                self.store,
-                self._source(reference),
-                descriptor,
-                observer=self._received,
-                pause=self.stopping.pause,
-            )
-            return receipt, tuple(children(descriptor))
+            receipt = self._fetch(descriptor, reference)
+            return self._ahead.pop(descriptor.key, receipt), tuple(children(descriptor))
+
+    def _fetch(self, descriptor: Descriptor, reference: Reference) -> transfer.Receipt:
+        source = self._source(reference)
+        return transfer.fetch(self.store, source, descriptor, observer=self._received, pause=self.stopping.pause)
 
     def find(self, asks: Sequence[Ask], *, keep: bool, workers: int) -> list[Found]:
         """What stands for what, see `transfer.survey`; what was found without an error is not asked again in this run."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 from urllib.parse import parse_qs
 
 from prefect_dist.mirror import yamlfile
@@ -17,13 +17,16 @@ from prefect_dist.mirror.check import check_mirror
 from prefect_dist.mirror.check_report import CheckReport
 from prefect_dist.mirror.config import Mirror, understood
 from prefect_dist.mirror.entry import Entry
+from prefect_dist.mirror.fetch import fetch_images
 from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.plan import Image, Plan, Step
 from prefect_dist.mirror.progress import LogListener, told
 from prefect_dist.mirror.run import MirrorJob, run_mirror
-from prefect_dist.mirror.run_report import in_one_line
+from prefect_dist.mirror.run_report import RunReport, in_one_line
 from prefect_dist.mirror.seeding import seeding
+from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.ocispec.errors import DistError
+from prefect_dist.ocispec.reference import expand
 from prefect_dist.remotes import RegistrySettings
 from prefect_dist.transfer.session import SessionSpec, open_session
 from prefect_dist.transfer.threads import ThreadPool
@@ -174,6 +177,42 @@ class DirectMirrors(Mirrors):
             ThreadPool(session, window=wanted.concurrency, retries=retries) as pool,
         ):
             yield pool
+
+
+def fetch_directly(
+    store: str,
+    references: Sequence[str],
+    *,
+    platforms: Literal["all"] | Sequence[str] = "all",
+    referrers: bool = False,
+    concurrency: int = 8,
+    retries: int = 3,
+) -> RunReport:
+    """Return the report of a fetch on a pool of threads, without Prefect. The parameters are those of the flow."""
+    wanted = None if platforms == "all" else tuple(map(Platform.parse, platforms))
+    named = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
+    listener = told(LISTENER)
+    with (
+        open_session(SessionSpec(store=store), observer=listener) as session,
+        ThreadPool(session, window=concurrency, retries=retries) as pool,
+    ):
+        return fetch_images(named, pool, FetchScope(), listener, platforms=wanted, referrers=referrers)
+
+
+class FetchScope:
+    """Leaves all images in one scope."""
+
+    def divide(self, images: Sequence[ImageState]) -> None:
+        """Leave them."""
+
+    def ended(self, image: ImageState) -> None:
+        """Count nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 class OneScope:

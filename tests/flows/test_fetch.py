@@ -17,6 +17,7 @@ from prefect_dist.transfer.cancellation import Stopping, stopped_by
 from tests import images
 from tests.fakes.faults import Answer, Cut, Fault, Flip, WithHeaders
 from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import fetch_directly
 from tests.flows.reports import result_of
 from tests.images import BuiltImage
 from tests.peers import skopeo
@@ -34,7 +35,20 @@ def store(tmp_path: Path) -> ContentStore:
 
 
 @pytest.fixture
-def fetch(prefect: PrefectServer, store: ContentStore) -> Fetch:
+def fetch(request: pytest.FixtureRequest, store: ContentStore) -> Fetch:
+    """Fetches on a pool of threads; in a test that also wants a Prefect server, as a flow run, whose id is returned, too."""
+    if "prefect" in request.fixturenames:
+        return flow_of_fetch(request.getfixturevalue("prefect"), store)
+
+    def run(*references: str, ends: str | None = None, **parameters: Any) -> Fetched:
+        report = fetch_directly(store.url, references, **parameters)
+        assert ends in (None, {"stopped": "CANCELLED"}.get(report.status))
+        return report, ""
+
+    return run
+
+
+def flow_of_fetch(prefect: PrefectServer, store: ContentStore) -> Fetch:
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from prefect_dist.flows.fetch import fetch as flow

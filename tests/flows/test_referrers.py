@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from prefect_dist.storage import ContentStore, Name, gc, open_store, presence
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
+from tests.flows.mirrors import fetch_directly
 from tests.flows.reports import result_of
 from tests.images import BuiltImage
 from tests.peers import skopeo
@@ -46,7 +48,14 @@ def at(server: PrefectServer) -> Iterator[None]:
 
 
 @pytest.fixture
-def fetch(prefect: PrefectServer, store: ContentStore) -> Run:
+def fetch(request: pytest.FixtureRequest, store: ContentStore) -> Run:
+    """Fetches on a pool of threads; in a test that also wants a Prefect server, as a flow run, whose id is returned, too."""
+    if "prefect" in request.fixturenames:
+        return flow_of_fetch(request.getfixturevalue("prefect"), store)
+    return lambda *names, referrers=True, **more: (fetch_directly(store.url, names, referrers=referrers, **more), "")
+
+
+def flow_of_fetch(prefect: PrefectServer, store: ContentStore) -> Run:
     from prefect_dist.flows.fetch import fetch as flow
 
     def run(*references: str, referrers: bool = True, **parameters: Any) -> tuple[RunReport, str]:
@@ -131,9 +140,10 @@ def test_a_forged_list_of_referrers_brings_nothing_unrelated(
         manifests = [one.path.rpartition("/")[2] for one in registry.requests if one.method == "GET"]
 
     assert not report.errors()
-    assert stored(store) == {digest for image in (ONE, BILL) for digest in image.descriptors}
     assert noted(store.names.get(f"{registry.host}/app:v1")) == {(BILL.root.digest, None)}
     assert manifests.count(BILL.root.digest) == 1
+    gc.collect(store, grace=timedelta(0), dry_run=False)
+    assert stored(store) == {digest for image in (ONE, BILL) for digest in image.descriptors}
     ignored = [message for message in caplog.messages if "and ignored: " in message]
     assert [forged.root.digest in ignored[0], lost.root.digest in ignored[1], len(ignored)] == [True, True, 2]
     assert (
