@@ -60,26 +60,13 @@ def _timed(work: Callable[[Path], None], scratch: str) -> float:
 def _fetch(name: str, store: Path, settings: HostSettings) -> None:
     reference = Reference.parse(name)
     hosts = Hosts(named={reference.host: settings})
-    with open_session(SessionSpec(store=str(store), registries=RegistrySettings(hosts=hosts)), observer=_Nobody()) as session:
+    with open_session(SessionSpec(store=str(store), registries=RegistrySettings(hosts=hosts))) as session:
         fetch_tree(session, reference, session.resolve(reference), workers=4)
 
 
 def _skopeo(name: str, target: Path) -> None:
     argv = [require("skopeo", "skopeo"), "--insecure-policy", "copy", "--src-tls-verify=false", f"docker://{name}"]
     subprocess.run([*argv, f"dir:{target}"], check=True, stdout=subprocess.DEVNULL)
-
-
-class _Nobody:
-    """Who wants to know nothing."""
-
-    def advanced(self, *_: object) -> None:
-        """Pass over it."""
-
-    def left_alone(self, *_: object) -> None:
-        """Pass over it."""
-
-    def untold(self, *_: object) -> None:
-        """Pass over it."""
 
 
 if __name__ == "__main__":

@@ -14,14 +14,29 @@ from rich.table import Table
 from rich.text import Text
 
 from prefect_dist.cli.context import Output
-from prefect_dist.mirror.progress import waiting_for
+from prefect_dist.mirror.progress import describe_throttling
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.units import duration, format_count, size
 from prefect_dist.transfer.cancellation import Stopped
-from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.events import (
+    ContentAdvanced,
+    ContentFailed,
+    ContentFinished,
+    ContentFound,
+    Event,
+    ImageEnded,
+    ImageResolved,
+    ImageResolving,
+    Note,
+    Notify,
+    Planned,
+    Recording,
+    StepDone,
+    Throttled,
+    ignore_event,
+)
 from prefect_dist.transfer.image_report import ImageEnd
-from prefect_dist.transfer.session import Untold
 
 _FRAMES_PER_S = 8
 # A bar is no wider, and with less room there is none.
@@ -78,74 +93,16 @@ class LiveDisplay:
         self._is_recording = False
         self._waits: dict[str, tuple[float, str]] = {}
 
-    def note(self, text: str) -> None:
-        """Say what is being waited for."""
-        self._note = text
-
-    def planned(self, count: int, total: int) -> None:
-        """Show how far planning is."""
-        self._begin()
-        self._note = f"looked into {count} of {format_count(total, 'image')}"
-
-    def untold(self, name: str, what: Untold) -> None:
-        """The report says why."""
-
-    def resolving(self, name: str) -> None:
-        """Show a reference that is being looked up."""
-        self._begin()
-        self._set(name, _Row(name, "resolving"))
-
-    def resolved(self, name: str, root: Descriptor) -> None:  # noqa: ARG002 - its own row tells of it
-        """Show that a reference is known, and what it names under way."""
-        self._begin()
-        self._set(name, _Row(name, "under way"))
-
-    def waiting(self, descriptor: Descriptor) -> None:
-        """Show content that was found."""
-        self._set(descriptor.key, _Row(_label(descriptor), "waiting", descriptor.size))
-
-    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
-        """Show how far a transfer is."""
+    def __call__(self, event: Event) -> None:
+        """Show an event in the next frame."""
+        if isinstance(event, Note):  # may come from a signal handler in a thread that has the lock
+            self._note = event.text
+            return
         with self._guard:
-            self._moved += gained
-            row = self._rows.get(descriptor.key)  # what is read to make a plan has none
-            if row is not None and not row.is_there:  # what is there may still be sent on, to one place after another
-                row.state, row.offset = self._doing, max(offset, row.offset if self._doing == "mirroring" else 0)
-
-    def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:
-        """Show content that is in the store."""
-        state = "exists" if receipt.status == "existed" else "done"
-        self._set(descriptor.key, _Row(_label(descriptor), state, descriptor.size, descriptor.size))
-
-    def failed(self, descriptor: Descriptor, error: DistError) -> None:
-        """Show content that could not be had, or of which could not be had what refers to it: that may have no row yet."""
-        with self._guard:
-            row = self._rows.setdefault(descriptor.key, _Row(_label(descriptor), "", descriptor.size))
-            row.state = _bad([error])
-
-    def fell_short(self, message: str) -> None:
-        """The report says why."""
-
-    def did(self, name: str, what: str) -> None:
-        """The row of the image says when all is done."""
-
-    def left_alone(self, server: str, seconds: float) -> None:
-        """Show for how long a server is not asked, until that is over."""
-        with self._guard:
-            self._waits[server] = (time.monotonic() + seconds, waiting_for(server, seconds))
-
-    def finished(self, image: ImageEnd) -> None:
-        """Show how an image ended. One that was interrupted before it started has no row yet."""
-        with self._guard:
-            row = self._rows.setdefault(image.name, _Row(image.name, ""))
-            if image.failures:
-                row.state = _bad([failure.error for failure in image.failures])
+            if isinstance(event, ContentAdvanced):  # which is frequent
+                self._advance(event.descriptor, event.offset, event.gained)
             else:
-                row.state = "done" if image.moved else "exists"
-
-    def recording(self) -> None:
-        """Say that the results are not recorded yet, and that no image is counted as done before."""
-        self._is_recording, self._note = True, "recording results"
+                self._show(event)
 
     def __rich__(self) -> RenderableType:
         width = self._console.width
@@ -163,15 +120,47 @@ class LiveDisplay:
         footer = _footer([*counts, duration(seconds), *figures], self._note, width - _ECHO_CELLS)
         return Group(table, *(Text(text, style="yellow") for text in waits), footer)
 
+    def _show(self, event: Event) -> None:
+        match event:
+            case Planned(count, total):
+                self._begin()
+                self._note = f"looked into {count} of {format_count(total, 'image')}"
+            case ImageResolving(name) | ImageResolved(name):
+                self._begin()
+                self._rows[name] = _Row(name, "resolving" if isinstance(event, ImageResolving) else "under way")
+            case ContentFound(descriptor):
+                self._rows[descriptor.key] = _Row(_label(descriptor), "waiting", descriptor.size)
+            case ContentFinished(descriptor, receipt):
+                state = "exists" if receipt.status == "existed" else "done"
+                self._rows[descriptor.key] = _Row(_label(descriptor), state, descriptor.size, descriptor.size)
+            case ContentFailed(descriptor, error):
+                # A manifest that is there has no row yet if the list of its referrers failed.
+                self._rows.setdefault(descriptor.key, _Row(_label(descriptor), "", descriptor.size)).state = _bad([error])
+            case Throttled(server, seconds):
+                self._waits[server] = (time.monotonic() + seconds, describe_throttling(server, seconds))
+            case ImageEnded(image):
+                self._end(image)
+            case Recording():  # no image counts as done before its result is recorded
+                self._is_recording, self._note = True, "recording results"
+
     def _begin(self) -> None:
-        """Start the clock of the run with the first thing that happens."""
+        """Start the clock of the run with its first event."""
         if not self._begun:
             self._begun, self._started = True, time.monotonic()
         self._note = ""
 
-    def _set(self, key: object, row: _Row) -> None:
-        with self._guard:
-            self._rows[key] = row
+    def _advance(self, descriptor: Descriptor, offset: int, gained: int) -> None:
+        self._moved += gained
+        row = self._rows.get(descriptor.key)  # content that is read to make a plan has no row
+        if row is not None and not row.is_there:  # content that is there may still be uploaded to one target after another
+            row.state, row.offset = self._doing, max(offset, row.offset if self._doing == "mirroring" else 0)
+
+    def _end(self, image: ImageEnd) -> None:
+        row = self._rows.setdefault(image.name, _Row(image.name, ""))  # no row yet: interrupted before it started
+        if image.failures:
+            row.state = _bad([failure.error for failure in image.failures])
+        else:
+            row.state = "done" if image.moved else "exists"
 
 
 class PlainLines:
@@ -184,74 +173,31 @@ class PlainLines:
         self._console = console
         self._done: dict[str, list[str]] = {}
 
-    def note(self, text: str) -> None:
-        """Say what is being waited for."""
-        self._say(text)
+    def __call__(self, event: Event) -> None:
+        """Print the line of an event, if it has one."""
+        match event:
+            case Note(text):
+                self._print(text)
+            case Planned(count, total):
+                self._print(f"looked into {count} of {format_count(total, 'image')}")
+            case StepDone(name, text):
+                self._done.setdefault(name, []).append(text)  # for the line of the image
+            case Throttled(server, seconds):
+                self._print(describe_throttling(server, seconds))
+            case ImageEnded(image):
+                done = "".join(f", {text}" for text in self._done.pop(image.name, ()))
+                self._print(f"{image.name} {image.status}: {image.told()}{done}")
 
-    def planned(self, count: int, total: int) -> None:
-        """Say how far planning is."""
-        self._say(f"looked into {count} of {format_count(total, 'image')}")
-
-    def untold(self, name: str, what: Untold) -> None:
-        """The report says why."""
-
-    def resolving(self, name: str) -> None:
-        """Nothing to say yet."""
-
-    def resolved(self, name: str, root: Descriptor) -> None:
-        """Nothing to say yet."""
-
-    def waiting(self, descriptor: Descriptor) -> None:
-        """Nothing to say yet."""
-
-    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
-        """A log is no place for every piece."""
-
-    def ended(self, descriptor: Descriptor, receipt: Receipt) -> None:
-        """The line of the image counts it."""
-
-    def failed(self, descriptor: Descriptor, error: DistError) -> None:
-        """The report says why."""
-
-    def fell_short(self, message: str) -> None:
-        """The report says why."""
-
-    def did(self, name: str, what: str) -> None:
-        """Keep it for the line of the image."""
-        self._done.setdefault(name, []).append(what)
-
-    def left_alone(self, server: str, seconds: float) -> None:
-        """Say for how long a server is not asked."""
-        self._say(waiting_for(server, seconds))
-
-    def finished(self, image: ImageEnd) -> None:
-        """Say how an image came out."""
-        done = "".join(f", {what}" for what in self._done.pop(image.name, ()))
-        self._say(f"{image.name} {image.status}: {image.told()}{done}")
-
-    def recording(self) -> None:
-        """Print nothing: the results are printed soon."""
-
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
 
-class Silence(PlainLines):
-    """Nothing: the one JSON object at the end says all."""
-
-    def _say(self, text: str) -> None:
-        pass
-
-
-Display = LiveDisplay | PlainLines
-
-
 @contextlib.contextmanager
-def display(output: Output, *, quiet: bool, doing: Doing = "downloading") -> Iterator[Display]:
-    """The display that fits standard error: a live table on a terminal, lines elsewhere, nothing with `quiet` or for JSON."""
+def display(output: Output, *, quiet: bool, doing: Doing = "downloading") -> Iterator[Notify]:
+    """Yield the listener for standard error: a live table on a terminal, else lines, nothing with `quiet` or for JSON."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        yield Silence(console) if quiet or output == "json" else PlainLines(console)
+        yield ignore_event if quiet or output == "json" else PlainLines(console)
         return
     live = LiveDisplay(console, doing)
     gone = doing == "mirroring"  # its last rows say nothing that the table of all images, which follows, does not

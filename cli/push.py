@@ -13,6 +13,7 @@ from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.mediatypes import OCI_MANIFEST, OCTET_STREAM
 from prefect_dist.remotes.headers import MEDIA_TYPE
 from prefect_dist.transfer import content as transfer
+from prefect_dist.transfer.events import ignore_event
 from prefect_dist.transfer.session import known
 
 if TYPE_CHECKING:
@@ -52,19 +53,12 @@ def push_object(context: Context, target: str, digest: str, media_type: str | No
     if tag is not None and not descriptor.is_manifest:
         raise BadInput(f"{target}: only a manifest can have a tag; name its media type, or leave out the tag")
     with opened(context, network, login, reference.host) as registries:
-        receipt = transfer.push(store, registries.pusher(reference), descriptor, tag=tag, observer=_Nobody())
+        receipt = transfer.push(store, registries.pusher(reference), descriptor, tag=tag, notify=ignore_event)
     if context.output == "json":
         tables.json({"target": str(reference), "descriptor": descriptor.to_json(), "status": receipt.status})
     else:
         tables.lines([f"{receipt.status} {descriptor.digest} {descriptor.media_type}"])
     return 0
-
-
-class _Nobody:
-    """Who wants to know nothing."""
-
-    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
-        """Pass over it."""
 
 
 def _show(report: "PushReport") -> None:

@@ -10,16 +10,17 @@ from uuid import UUID
 
 from prefect_dist.cli import inputs, tables
 from prefect_dist.cli.context import Context
-from prefect_dist.cli.display import Display, Doing, display
+from prefect_dist.cli.display import Doing, display
 from prefect_dist.cli.ending import abandon_threads
 from prefect_dist.cli.errors import tell
 from prefect_dist.cli.options import RunNetwork
 from prefect_dist.cli.prefect_api import PrefectApi, Unrecorded, prefect_api
 from prefect_dist.mirror.causes import Cause
-from prefect_dist.mirror.progress import collected_reports, listening
+from prefect_dist.mirror.progress import collected_reports, notify_also
 from prefect_dist.mirror.run_report import Report, Status
 from prefect_dist.mirror.run_result import RunFailed
 from prefect_dist.transfer import cancellation as stopping
+from prefect_dist.transfer.events import Note, Notify
 
 R = TypeVar("R", bound=Report)
 T = TypeVar("T")
@@ -47,18 +48,21 @@ def run(
     Returns the exit code: 0 complete, 1 failed or stopped, 3 nothing failed but a gate vetoed an image.
     """
     place = store or parameters["store"]
-    with display(context.output, quiet=context.quiet, doing=doing) as shown:
-        shown.note("starting Prefect")
-        with prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=load) as api, listening(shown):
+    with display(context.output, quiet=context.quiet, doing=doing) as notify:
+        notify(Note("starting Prefect"))
+        with (
+            prefect_api(connect_timeout_s=context.connect_timeout_s, debug=context.debug, load=load) as api,
+            notify_also(notify),
+        ):
             report: R
             try:
-                report, flow_run_id, unrecorded = _run(api, partial(load(), **parameters, return_state=True), shown)
+                report, flow_run_id, unrecorded = _run(api, partial(load(), **parameters, return_state=True), notify)
             except stopping.Stopped as exc:  # before it had begun anything that it could report
                 tell(str(exc))
                 return 1
             address = api.address(flow_run_id)
             if unrecorded is None and report.tasks >= _MANY_TASKS and (hint := api.settings_hint()):
-                shown.note(hint)
+                notify(Note(hint))
     if context.output == "json":
         tables.json({**report.to_json(str(flow_run_id)), "store": place})
     elif context.quiet:
@@ -103,14 +107,14 @@ def common(context: Context, network: RunNetwork) -> dict[str, Any]:
     return {**store_parameters(context), "network": told | files}
 
 
-def _run(api: PrefectApi, flow: Callable[[], Any], shown: Display) -> tuple[Any, UUID, str | None]:
+def _run(api: PrefectApi, flow: Callable[[], Any], notify: Notify) -> tuple[Any, UUID, str | None]:
     """Run a flow, and return its report and id, and why Prefect has not recorded it (None if it has).
 
     Raises:
         Exception: what ended the run before it could report.
     """
     stop = stopping.current()
-    heard = stop.heard(lambda: shown.note("ending; once more leaves at once"))
+    heard = stop.heard(lambda: notify(Note("ending; once more leaves at once")))
     with collected_reports() as reports, heard:
         try:
             with api.recording():

@@ -10,8 +10,8 @@ from prefect_dist.transfer import units
 from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.confirming import confirm_referrers
 from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.events import ContentFailed, ContentFinished, ContentFound, ImageResolved, ImageResolving, Notify
 from prefect_dist.transfer.image_report import Failure
-from prefect_dist.transfer.listening import Listener
 from prefect_dist.transfer.pool import Failed, Outcome, Pool, Unit, Worklist
 from prefect_dist.transfer.push_graph import Node, Order
 
@@ -32,8 +32,8 @@ class Delivered:
 class Ascent:
     """One run's walk to the repository of `target`, whose tag it sets last; with `referrers`, of what refers to it, too."""
 
-    def __init__(self, pool: Pool, image: Name, target: Reference, listener: Listener, *, referrers: bool) -> None:
-        self._pool, self._session, self._image, self._target, self._listener = pool, pool.session, image, target, listener
+    def __init__(self, pool: Pool, image: Name, target: Reference, notify: Notify, *, referrers: bool) -> None:
+        self._pool, self._session, self._image, self._target, self._notify = pool, pool.session, image, target, notify
         self._referrers = image.referrers if referrers else ()
         host, _, repository = image.source.partition("/")
         self._source = repository if host == target.host and repository != target.repository else None
@@ -51,7 +51,7 @@ class Ascent:
         """
         image = self._held(self._image.descriptor)
         along = self._held(*(referrer.descriptor for referrer in self._referrers))
-        self._listener.resolving(str(self._target))
+        self._notify(ImageResolving(str(self._target)))
         check = Unit(
             work=units.check_target,
             arguments=(self._image.descriptor, self._target),
@@ -62,7 +62,7 @@ class Ascent:
             self._failures.append(Failure(descriptor=None, error=asked.error))
             return self._delivered(waiting=len(image | along))
         standing: units.Standing = asked.value
-        self._listener.resolved(str(self._target), self._image.descriptor)
+        self._notify(ImageResolved(str(self._target), self._image.descriptor))
         there = image if standing.stands else {}
         self._receipts = {key: (one, Receipt("existed")) for key, one in there.items()}
         order = Order(self._session.store, [one for key, one in (image | along).items() if key not in there], self._children)
@@ -87,7 +87,7 @@ class Ascent:
     def _lift(self, nodes: list[Node], standing: units.Standing) -> int:
         """Push nodes in their order. Return the number of those that were not begun."""
         for node in nodes:
-            self._listener.waiting(node.descriptor)
+            self._notify(ContentFound(node.descriptor))
 
         def unit_of(node: Node) -> Unit:
             return Unit(
@@ -115,12 +115,12 @@ class Ascent:
         if isinstance(outcome, Failed):
             failure = Failure(descriptor=node.descriptor, error=outcome.error)
             self._failures.append(failure)
-            self._listener.failed(node.descriptor, failure.error)
+            self._notify(ContentFailed(node.descriptor, failure.error))
             return []
         receipt: Receipt = outcome.value
         known = self._receipts.get(node.descriptor.key)
         self._receipts[node.descriptor.key] = node.descriptor, receipt if known is None else known[1].with_more(receipt)
-        self._listener.ended(node.descriptor, receipt)
+        self._notify(ContentFinished(node.descriptor, receipt))
         for parent in node.above:
             parent.missing -= 1
             parent.below.append(receipt)

@@ -58,14 +58,14 @@ def check(
     hosts |= {entry.source_host for entry in entries} if repair else set()
     with (
         only_run("check", config, label=wanted.name),
-        watched(planning=0.5 if repair else 1) as listener,
-        leased(spec, hosts, workers=workers, listener=listener) as bounded,
-        open_session(bounded, observer=listener) as session,
+        watched(planning=0.5 if repair else 1) as notify,
+        leased(spec, hosts, workers=workers, notify=notify) as bounded,
+        open_session(bounded, notify=notify) as session,
     ):
         pool = PrefectPool(session, window=workers, retries=retries)
         parts = MirrorParts(f"repair of {wanted.name}", session.stopping)
         observer = MirrorEvents(session.stopping)
-        report = check_mirror(wanted, pool, parts, listener, observer, is_repairing=repair)
+        report = check_mirror(wanted, pool, parts, notify, observer, is_repairing=repair)
         ended = replace(report, tasks=report.tasks + parts.count)
     metrics.push(ended, flow="check", mirror=wanted.name, log=get_run_logger())
     return ended

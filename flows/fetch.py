@@ -73,12 +73,12 @@ def fetch_into(
     """Fetch images in the current flow run; see `mirror.fetch`."""
     named = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
     with (
-        watched() as listener,
-        leased(spec, (one.host for one in named), workers=concurrency, listener=listener) as bounded,
-        open_session(bounded, observer=listener) as session,
+        watched() as notify,
+        leased(spec, (one.host for one in named), workers=concurrency, notify=notify) as bounded,
+        open_session(bounded, notify=notify) as session,
     ):
         pool, parts = PrefectPool(session, window=concurrency, retries=retries), _FetchParts(session.stopping)
-        report = fetch_images(named, pool, parts, listener, platforms=platforms, referrers=referrers)
+        report = fetch_images(named, pool, parts, notify, platforms=platforms, referrers=referrers)
     return replace(report, tasks=report.tasks + parts.count)
 
 

@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.parameters import Store, StoreOptions, labelled, session_spec
 from prefect_dist.mirror.causes import Cause, grouped_lines
-from prefect_dist.mirror.progress import LogListener
+from prefect_dist.mirror.progress import LogWriter
 from prefect_dist.mirror.run_report import Status, moved
 from prefect_dist.ocispec.units import duration, format_count, seconds, size
 from prefect_dist.storage.gc import Swept, hazard
@@ -108,7 +108,7 @@ def gc(
 ) -> GcReport:
     """Remove blobs that no name and no run under way needs, and what dead runs left behind."""
     started = time.monotonic()
-    with open_session(session_spec(store, store_options), observer=LogListener(get_run_logger())) as opened:
+    with open_session(session_spec(store, store_options), notify=LogWriter(get_run_logger())) as opened:
         opened.store.require()
         untouched = timedelta(seconds=seconds(grace))
         if warning := hazard(opened.store, grace=untouched):

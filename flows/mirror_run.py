@@ -6,12 +6,12 @@ from prefect_dist.flows.api import stop_without_api
 from prefect_dist.flows.final_state import tabulate
 from prefect_dist.flows.mirror_parts import MirrorParts
 from prefect_dist.flows.pool import PrefectPool
+from prefect_dist.flows.prefect_events import Reason, emit_failure, emit_mirrored
 from prefect_dist.flows.progress_artifact import watched
 from prefect_dist.flows.slots import leased
 from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.plan import Plan, Step
 from prefect_dist.mirror.run import MirrorJob, run_mirror
-from prefect_dist.tasks import events
 from prefect_dist.transfer.cancellation import Stopping
 from prefect_dist.transfer.session import SessionSpec, open_session
 
@@ -25,12 +25,12 @@ def run(job: MirrorJob, spec: SessionSpec, *, concurrency: int, retries: int) ->
     """
     hosts = job.target_hosts | (frozenset() if spec.offline else job.source_hosts)
     with (
-        watched(planning=1 if job.is_dry else 0.1) as listener,
-        leased(spec, hosts, workers=concurrency, listener=listener) as bounded,
-        open_session(bounded, observer=listener) as session,
+        watched(planning=1 if job.is_dry else 0.1) as notify,
+        leased(spec, hosts, workers=concurrency, notify=notify) as bounded,
+        open_session(bounded, notify=notify) as session,
     ):
         pool, parts = PrefectPool(session, window=concurrency, retries=retries), MirrorParts(job.name, session.stopping)
-        report = run_mirror(job, pool, parts, listener, MirrorEvents(session.stopping, is_dry=job.is_dry))
+        report = run_mirror(job, pool, parts, notify, MirrorEvents(session.stopping, is_dry=job.is_dry))
     return replace(report, tasks=report.tasks + parts.count)
 
 
@@ -56,16 +56,16 @@ class MirrorEvents:
         if step.new is not None:
             previous = step.old.digest if step.old else None
             reason = _reason(step)
-            events.image_brought(step.wish.source, step.target, reason=reason, digest=step.new.digest, previous=previous)
+            emit_mirrored(step.wish.source, step.target, reason=reason, digest=step.new.digest, previous=previous)
 
     def failed(self, step: Step, error: str) -> None:
         """Emit why an image is not at a target, unless the run was cancelled."""
         if self._stopping.reason is None:
             digest = step.new.digest if step.new else None
-            events.image_failed(step.wish.source, step.target, digest=digest, error=error)
+            emit_failure(step.wish.source, step.target, digest=digest, error=error)
 
 
-def _reason(step: Step) -> events.Reason:
+def _reason(step: Step) -> Reason:
     if step.change == "change":
         is_other = step.old is not None and step.new is not None and step.old.digest != step.new.digest
         return "changed" if is_other else "referrers"

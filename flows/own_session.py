@@ -7,7 +7,9 @@ from typing import Any
 from prefect import get_run_logger
 
 from prefect_dist.flows.parameters import Network, session_spec
-from prefect_dist.mirror.progress import LogListener
+from prefect_dist.flows.prefect_events import emit_corruption
+from prefect_dist.mirror.progress import LogWriter
+from prefect_dist.transfer.events import combine_listeners
 from prefect_dist.transfer.session import Session, open_session
 
 
@@ -23,5 +25,6 @@ def session(store: str, *, store_options: Mapping[str, Any] | None = None, netwo
         InvalidInput: the store cannot be used, or a block does not exist.
     """
     spec = session_spec(store, dict(store_options or {}), network)
-    with open_session(spec, observer=LogListener(get_run_logger())) as opened:
+    notify = combine_listeners(LogWriter(get_run_logger()), emit_corruption)
+    with open_session(spec, notify=notify) as opened:
         yield opened

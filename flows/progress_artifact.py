@@ -16,9 +16,10 @@ from prefect.client.schemas.actions import ArtifactUpdate
 
 from prefect_dist.flows.api import client
 from prefect_dist.flows.background import meanwhile, tolerated
-from prefect_dist.mirror.progress import Advance, Both, LogListener, told
+from prefect_dist.flows.prefect_events import emit_corruption
+from prefect_dist.mirror.progress import LogWriter, ProgressCounter, add_callers_listener
 from prefect_dist.transfer import cancellation as stopping
-from prefect_dist.transfer.listening import Listener
+from prefect_dist.transfer.events import Notify, combine_listeners
 
 _EVERY_S = 1.0
 _WHAT = "the progress of the run"
@@ -40,11 +41,14 @@ class Course(Protocol):
 
 
 @contextmanager
-def watched(*, planning: float = 0) -> Iterator[Listener]:
-    """Whom the current flow run tells: its log, whoever listens to it, and its progress; `planning`: see `Advance`."""
-    advance = Advance(planning=planning)
-    with shown(advance):
-        yield Both(told(LogListener(get_run_logger())), advance)
+def watched(*, planning: float = 0) -> Iterator[Notify]:
+    """Yield the `notify` of the current flow run, and keep its progress artifact; `planning`: see `ProgressCounter`.
+
+    It writes the log, notifies the caller's listener, counts the progress, and emits Prefect events for corrupt content.
+    """
+    counter = ProgressCounter(planning=planning)
+    with shown(counter):
+        yield combine_listeners(add_callers_listener(LogWriter(get_run_logger())), counter, emit_corruption)
 
 
 @contextmanager

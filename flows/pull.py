@@ -12,7 +12,7 @@ from prefect_dist.flows.fetch import fetch_into
 from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
 from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.hosts_file import CONCURRENCY
-from prefect_dist.mirror.progress import LogListener
+from prefect_dist.mirror.progress import LogWriter
 from prefect_dist.mirror.run_report import RunReport, Status
 from prefect_dist.ocispec import Platform
 from prefect_dist.ocispec.errors import DistError
@@ -124,7 +124,7 @@ def pull(
 
 
 def _unpacked(spec: SessionSpec, name: str, directory: str, platform: Platform) -> tuple[Unpacked | None, str | None]:
-    with open_session(spec, observer=LogListener(get_run_logger())):
+    with open_session(spec, notify=LogWriter(get_run_logger())):
         try:
             return upkeep.unpack(name, directory, platform), None
         except DistError as exc:

@@ -21,6 +21,7 @@ from prefect_dist.ocispec.reference import expand
 from prefect_dist.ocispec.units import duration, size
 from prefect_dist.storage import Name
 from prefect_dist.transfer.attempts import RETRIES
+from prefect_dist.transfer.events import ImageEnded
 from prefect_dist.transfer.image_report import Failure
 from prefect_dist.transfer.session import Session, open_session
 
@@ -164,16 +165,16 @@ def push(
     to = Reference.parse(expand(target))
     spec = session_spec(store, store_options, network)
     with (
-        watched() as listener,
-        leased(spec, (to.host,), workers=concurrency, listener=listener) as bounded,
-        open_session(bounded, observer=listener) as session,
+        watched() as notify,
+        leased(spec, (to.host,), workers=concurrency, notify=notify) as bounded,
+        open_session(bounded, notify=notify) as session,
     ):
         recorded = _recorded(session, name, to)
         pool = PrefectPool(session, window=concurrency, retries=retries)
-        done = Ascent(pool, recorded, to, listener, referrers=referrers).run()
+        done = Ascent(pool, recorded, to, notify, referrers=referrers).run()
         stopped, seconds = session.stopping.reason, time.monotonic() - started
         report = PushReport(source=name, target=str(to), root=recorded.descriptor, done=done, seconds=seconds, stopped=stopped)
-        listener.finished(report)
+        notify(ImageEnded(report))
     return report
 
 

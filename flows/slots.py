@@ -20,7 +20,7 @@ from prefect.runtime import flow_run
 from prefect_dist.flows.api import client
 from prefect_dist.ocispec.units import format_count
 from prefect_dist.transfer.cancellation import current
-from prefect_dist.transfer.listening import Listener
+from prefect_dist.transfer.events import Note, Notify
 from prefect_dist.transfer.session import SessionSpec
 
 # Between two questions for slots. Prefect would wait for them by itself, but hear nothing of a run that is to end.
@@ -28,7 +28,7 @@ _PAUSE_S = 2.0
 
 
 @contextmanager
-def leased(spec: SessionSpec, hosts: Iterable[str], *, workers: int, listener: Listener) -> Iterator[SessionSpec]:
+def leased(spec: SessionSpec, hosts: Iterable[str], *, workers: int, notify: Notify) -> Iterator[SessionSpec]:
     """The specification of a session that keeps to the slots which the current flow run has until the block is left.
 
     `hosts` are the registries that it reaches, with up to `workers` requests at once each where their settings do not say
@@ -42,21 +42,19 @@ def leased(spec: SessionSpec, hosts: Iterable[str], *, workers: int, listener: L
         slots = dict[str, int]()
         for host, limit in _limits(sorted(set(hosts))).items():
             slots[host] = max(1, min(registries.hosts.of(host).in_flight or workers, limit))
-            held.enter_context(_taken(_name(host), slots[host], limit, listener))
+            held.enter_context(_taken(_name(host), slots[host], limit, notify))
         yield replace(spec, registries=replace(registries, hosts=replace(registries.hosts, slots=slots)))
 
 
-def _taken(name: str, slots: int, limit: int, listener: Listener) -> ExitStack:
+def _taken(name: str, slots: int, limit: int, notify: Notify) -> ExitStack:
     """A lease that has begun; it ends with its block."""
     taken = lease(name, slots)
     if taken is None:
-        listener.note(
-            f"waits for {format_count(slots, 'slot')} of the {limit} of Prefect's limit {name}, which other runs have"
-        )
+        notify(Note(f"waits for {format_count(slots, 'slot')} of the {limit} of Prefect's limit {name}, which other runs have"))
     while taken is None:
         current().pause(_PAUSE_S)
         taken = lease(name, slots)
-    listener.note(f"has {format_count(slots, 'slot')} of {name}")
+    notify(Note(f"has {format_count(slots, 'slot')} of {name}"))
     return taken
 
 

@@ -12,9 +12,10 @@ from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.fetch import fetch_into
 from prefect_dist.flows.parameters import Concurrency, Reached, Store, StoreOptions, labelled, session_spec
 from prefect_dist.flows.pool import PrefectPool
+from prefect_dist.flows.prefect_events import emit_corruption
 from prefect_dist.flows.progress_artifact import shown
 from prefect_dist.mirror.causes import Cause, grouped_lines
-from prefect_dist.mirror.progress import LogListener
+from prefect_dist.mirror.progress import LogWriter
 from prefect_dist.mirror.run_report import RunReport, Status, moved, pace
 from prefect_dist.ocispec import Platform
 from prefect_dist.ocispec.errors import DistError, InvalidInput
@@ -22,10 +23,10 @@ from prefect_dist.ocispec.units import duration, format_count, size
 from prefect_dist.storage import ContentStore, Info, Name, presence
 from prefect_dist.storage.presence import reachable_digests
 from prefect_dist.storage.verify import Verified
-from prefect_dist.tasks import events
 from prefect_dist.transfer import units
 from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.cancellation import Stopped
+from prefect_dist.transfer.events import CorruptContent, combine_listeners
 from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Unit
 from prefect_dist.transfer.session import open_session
 
@@ -149,7 +150,8 @@ def verify(
     started = time.monotonic()
     spec = session_spec(store, store_options, network)
     hashing = _Hashing()
-    with shown(hashing), open_session(spec, observer=LogListener(get_run_logger())) as opened:
+    notify = combine_listeners(LogWriter(get_run_logger()), emit_corruption)
+    with shown(hashing), open_session(spec, notify=notify) as opened:
         opened.store.require()
         outcomes = _verify_all(PrefectPool(opened, window=concurrency), hashing)
         names, unreadable = opened.store.names.read()
@@ -222,7 +224,9 @@ def _verify_all(pool: Pool, hashing: _Hashing) -> list[Outcome]:
                 hashing.failed(chunk)
         else:
             hashing.ended(chunk)
-            events.found_corrupt(outcome.value.corrupt, store.url)
+            for digest in outcome.value.corrupt:
+                message = f"blob {digest}: corrupt in {store.url}, now in quarantine"
+                pool.session.notify(CorruptContent(digest, "store", store.url, message))
     return outcomes
 
 

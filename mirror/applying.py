@@ -12,7 +12,7 @@ from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.transfer import units
 from prefect_dist.transfer.cancellation import Stopped, ending
 from prefect_dist.transfer.confirming import confirm_referrers
-from prefect_dist.transfer.listening import Listener
+from prefect_dist.transfer.events import Notify, StepFailed
 from prefect_dist.transfer.pool import Failed, Pool, Unit
 from prefect_dist.transfer.removal import Removed, UnwantedTag
 from prefect_dist.transfer.walk import Walk
@@ -43,11 +43,11 @@ class Applying:
     Images are added as they are planned, and the queries of planning run in the same `walk`.
     """
 
-    def __init__(self, pool: Pool, scopes: MirrorScopes, listener: Listener, observer: MirrorObserver) -> None:
-        self._pool, self._session, self._scopes, self._listener = pool, pool.session, scopes, listener
+    def __init__(self, pool: Pool, scopes: MirrorScopes, notify: Notify, observer: MirrorObserver) -> None:
+        self._pool, self._session, self._scopes, self._notify = pool, pool.session, scopes, notify
         self.observer = observer
         self._policy = MirrorPolicy(scopes.ended, observer)
-        self.walk = Walk(pool.session.keeper, self._policy, pool, listener)
+        self.walk = Walk(pool.session.keeper, self._policy, pool, notify)
 
     def add(self, planned: Sequence[Image], origins: Mapping[Image, object]) -> None:
         """Add images that have to be mirrored; `origins` are the results that they were planned by."""
@@ -81,7 +81,7 @@ class Applying:
                 if target.locator == one.repository.locator and one.referrers & pushed.keys():
                     failures[target] = f"{sources[target]} to {target}: {one.error}"
                     referrers[target] = {digest: tag for digest, tag in pushed.items() if digest not in one.referrers}
-                    self._listener.fell_short(failures[target])
+                    self._notify(StepFailed(failures[target]))
         return replace(brought, failures=failures, referrers=referrers)
 
     def _without_fallback_referrers(self, brought: Brought) -> Brought:
@@ -141,7 +141,7 @@ class Applying:
         if isinstance(outcome.error, Stopped):
             return f"{target}: {outcome.error}"
         failure = f"{target}: not removed: {outcome.error}"
-        self._listener.fell_short(failure)
+        self._notify(StepFailed(failure))
         return failure
 
 

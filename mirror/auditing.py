@@ -12,7 +12,7 @@ from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer import units
 from prefect_dist.transfer.audit import Expected, Finding
-from prefect_dist.transfer.listening import Listener
+from prefect_dist.transfer.events import Notify, Planned
 from prefect_dist.transfer.pool import Failed, Pool, Unit, split_batches
 
 # What one task looks into, of one repository.
@@ -22,8 +22,8 @@ _MOST_TAGS = 100
 class Auditing:
     """The audits of one run."""
 
-    def __init__(self, pool: Pool, listener: Listener, entries: Sequence[Entry]) -> None:
-        self._pool, self._listener = pool, listener
+    def __init__(self, pool: Pool, notify: Notify, entries: Sequence[Entry]) -> None:
+        self._pool, self._notify = pool, notify
         self._origins = Origins(entries)
 
     def look(self, locked: Records) -> Audits:
@@ -33,7 +33,7 @@ class Auditing:
         damaged, unresolved, count = dict[Reference, Finding](), dict[Reference, str](), 0
         for chunk, outcome in self._pool.run(chunks, _audit_unit):
             count += len(chunk)
-            self._listener.planned(count, len(wanted))
+            self._notify(Planned(count, len(wanted)))
             findings = [outcome.error] * len(chunk) if isinstance(outcome, Failed) else outcome.value.findings
             for expected, found in zip(chunk, findings, strict=True):
                 if isinstance(found, DistError):

@@ -10,12 +10,12 @@ from prefect_dist.mirror.config import Mirror
 from prefect_dist.mirror.lock import Lock
 from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.ocispec.errors import InvalidInput
-from prefect_dist.transfer.listening import Listener
+from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.pool import Pool
 
 
 def check_mirror(
-    mirror: Mirror, pool: Pool, scopes: MirrorScopes, listener: Listener, observer: MirrorObserver, *, is_repairing: bool
+    mirror: Mirror, pool: Pool, scopes: MirrorScopes, notify: Notify, observer: MirrorObserver, *, is_repairing: bool
 ) -> CheckReport:
     """Audit each target that the lock file has and that is still wanted. If `is_repairing`, push what is missing.
 
@@ -28,12 +28,12 @@ def check_mirror(
     if not locked:
         lacks = "it has none, name one by `lock`" if mirror.lock is None else f"{mirror.lock} names no image"
         raise InvalidInput(f"{mirror.path}: nothing to check in its lock file: {lacks}; mirror or seed it first")
-    auditing = Auditing(pool, listener, (*mirror.entries, *mirror.seed))
+    auditing = Auditing(pool, notify, (*mirror.entries, *mirror.seed))
     first = auditing.look(locked)
     report = CheckReport(name=mirror.name, first=first)
     if is_repairing and first.damaged:
         located, lost = auditing.located(first, locked)
-        applying = Applying(pool, scopes, listener, observer)
+        applying = Applying(pool, scopes, notify, observer)
         applying.add(tuple(located), located)
         brought = applying.run()
         again = auditing.look({target: locked[target] for target in first.damaged if target not in lost})

@@ -10,8 +10,8 @@ from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.transfer import units
+from prefect_dist.transfer.events import Notify, StepFailed
 from prefect_dist.transfer.image_report import Failure, ImageReport
-from prefect_dist.transfer.listening import Listener
 from prefect_dist.transfer.pool import Pool, Unit
 from prefect_dist.transfer.related import EVERYTHING, NOTHING
 from prefect_dist.transfer.session import Session
@@ -39,7 +39,7 @@ def fetch_images(
     references: Sequence[Reference],
     pool: Pool,
     scopes: FetchScopes,
-    listener: Listener,
+    notify: Notify,
     *,
     platforms: Platforms,
     referrers: bool,
@@ -50,9 +50,9 @@ def fetch_images(
     images = [ImageState(one, platforms=platforms, related=related) for one in references]
     with scopes:
         scopes.divide(images)
-        ended = Walk(session.keeper, FetchPolicy(scopes), pool, listener).run(images)
+        ended = Walk(session.keeper, FetchPolicy(scopes), pool, notify).run(images)
     return RunReport(
-        images=_update_index(session, ended, listener),
+        images=_update_index(session, ended, notify),
         tasks=pool.runs,
         seconds=time.monotonic() - started,
         stopped=session.stopping.reason,
@@ -81,12 +81,12 @@ class FetchPolicy:
         self._scopes.ended(image)
 
 
-def _update_index(session: Session, images: tuple[ImageReport, ...], listener: Listener) -> tuple[ImageReport, ...]:
+def _update_index(session: Session, images: tuple[ImageReport, ...], notify: Notify) -> tuple[ImageReport, ...]:
     """List new images in `index.json` of the store. Return the images; if that fails, each of them has failed."""
     try:
         session.store.update_index()
     except DistError as exc:
-        listener.fell_short(str(exc))
+        notify(StepFailed(str(exc)))
         failure = Failure(descriptor=None, error=exc)
         return tuple(replace(image, failures=(*image.failures, failure)) for image in images)
     return images

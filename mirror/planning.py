@@ -19,7 +19,7 @@ from prefect_dist.mirror.retention import Retention
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer import units
-from prefect_dist.transfer.listening import Listener
+from prefect_dist.transfer.events import Notify, Planned
 from prefect_dist.transfer.pool import Failed, Outcome, Unit, split_batches
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.survey import Ask, Found
@@ -81,7 +81,7 @@ class Planning:
     def __init__(
         self,
         session: Session,
-        listener: Listener,
+        notify: Notify,
         locked: Records,
         *,
         loop: QueryLoop,
@@ -89,7 +89,7 @@ class Planning:
         keep: bool,
         workers: int,
     ) -> None:
-        self._session, self._listener, self._locked = session, listener, locked
+        self._session, self._notify, self._locked = session, notify, locked
         self._loop, self._receiver = loop, receiver
         self._keep, self._workers = keep, workers
         self._entries: Sequence[Entry] = ()
@@ -207,7 +207,7 @@ class Planning:
 
     def _take_survey(self, batch: _Batch, chunk: tuple[Ask, ...], outcome: Outcome, *, wishes: Mapping[Ask, Wish]) -> None:
         self._looked_into += len(chunk)
-        self._listener.planned(self._looked_into, self._wanted)
+        self._notify(Planned(self._looked_into, self._wanted))
         for found in _found(chunk, outcome):
             if (image := decided(wishes[found.ask], found, self._locked)) is not None:
                 batch.images.append(image)

@@ -15,7 +15,7 @@ from prefect_dist.mirror.plan import Image, Plan, Step
 from prefect_dist.mirror.planning import Planning
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError
-from prefect_dist.transfer.listening import Listener
+from prefect_dist.transfer.events import Notify, Recording, StepFailed
 from prefect_dist.transfer.pool import Pool
 from prefect_dist.transfer.session import Session
 
@@ -45,7 +45,7 @@ class MirrorJob:
         return frozenset(entry.source_host for entry in self.entries)
 
 
-def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, listener: Listener, observer: MirrorObserver) -> MirrorReport:
+def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify, observer: MirrorObserver) -> MirrorReport:
     """Carry out a job.
 
     Raises:
@@ -55,11 +55,11 @@ def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, listener: Liste
     started, session = time.monotonic(), pool.session
     lock = Lock(job.lock)
     locked = lock.read()
-    applying = Applying(pool, scopes, listener, observer)
+    applying = Applying(pool, scopes, notify, observer)
     receiver = _PlanReceiver(job, lock, locked, applying)
     planning = Planning(
         session,
-        listener,
+        notify,
         locked,
         loop=applying.walk,
         receiver=receiver,
@@ -71,12 +71,12 @@ def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, listener: Liste
     plan = receiver.plan
     report = MirrorReport(name=job.name, store=session.spec.store, plan=plan, dry_run=job.is_dry)
     if not job.is_dry:
-        listener.recording()
+        notify(Recording())
         plan = plan.keeping(brought.referrers)
         known = plan.known_tags(locked, brought.referrers)
         report = replace(report, plan=plan, brought=brought, removed=applying.remove(plan.extras, known))
-        report = _record(lock, report, receiver.replaced, listener)
-        report = _update_index(session, report, listener)
+        report = _record(lock, report, receiver.replaced, notify)
+        report = _update_index(session, report, notify)
     return replace(
         report,
         tally=session.tally,
@@ -132,21 +132,21 @@ class _PlanReceiver:
         self._applying.observer.planned(plan)
 
 
-def _record(lock: Lock, report: MirrorReport, before: Records, listener: Listener) -> MirrorReport:
+def _record(lock: Lock, report: MirrorReport, before: Records, notify: Notify) -> MirrorReport:
     """Write the results into the lock file. Return the report."""
     try:
         lock.update(partial(concluded, report, before))
     except DistError as exc:
-        listener.fell_short(str(exc))
+        notify(StepFailed(str(exc)))
         return replace(report, more=(*report.more, f"results are not in the lock file: {exc}"))
     return report
 
 
-def _update_index(session: Session, report: MirrorReport, listener: Listener) -> MirrorReport:
+def _update_index(session: Session, report: MirrorReport, notify: Notify) -> MirrorReport:
     """List new images in `index.json` of the store. Return the report."""
     try:
         session.store.update_index()
     except DistError as exc:
-        listener.fell_short(str(exc))
+        notify(StepFailed(str(exc)))
         return replace(report, more=(*report.more, str(exc)))
     return report

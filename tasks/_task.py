@@ -13,7 +13,6 @@ Tasks are plain functions for `ThreadPoolTaskRunner`; a coroutine submitted ther
 
 import inspect
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -50,17 +49,14 @@ def task_for(
     name: str,
     *,
     run_name: Callable[[], str],
-    within: Callable[P, AbstractContextManager[object]] = lambda *_, **__: nullcontext(),
 ) -> Task[P, R]:
     """Make the task of a unit of work, which gets the session of the run that the task belongs to.
 
-    `run_name` is called inside a task run and returns its name. The unit runs in the block that `within` opens for its
-    arguments.
+    `run_name` is called inside a task run and returns its name.
     """
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with within(*args, **kwargs):
-            return work(current(), *args, **kwargs)
+        return work(current(), *args, **kwargs)
 
     _, *parameters = inspect.signature(work).parameters.values()
     run.__signature__ = inspect.signature(work).replace(parameters=parameters)  # type: ignore[attr-defined]

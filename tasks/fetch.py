@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-from prefect_dist.tasks import events
 from prefect_dist.tasks._task import argument, task_for
 from prefect_dist.transfer import units
 
@@ -25,5 +24,5 @@ def _referrers_name() -> str:
 
 
 resolve = task_for(units.resolve, "resolve", run_name=_resolve_name)
-fetch = task_for(units.fetch, "fetch", run_name=_fetch_name, within=events.telling_of_corruption)
+fetch = task_for(units.fetch, "fetch", run_name=_fetch_name)
 list_referrers = task_for(units.list_referrers, "referrers", run_name=_referrers_name)

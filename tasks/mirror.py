@@ -1,15 +1,13 @@
 """The tasks of a mirror: list, compare, upload, ask gates, publish, remove, audit, confirm."""
 
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.units import format_count
-from prefect_dist.tasks import events
 from prefect_dist.tasks._task import argument, task_for
 from prefect_dist.transfer import units
 
 if TYPE_CHECKING:
+    from prefect_dist.ocispec import Descriptor, Reference
     from prefect_dist.transfer.audit import Expected
 
 
@@ -56,18 +54,10 @@ def _confirm_name() -> str:
     return f"confirm referrers in {argument('repository')}"
 
 
-def _carrying(
-    descriptor: Descriptor,
-    source: Reference,
-    places: tuple[Reference, ...],  # noqa: ARG001 - the arguments of a unit
-) -> AbstractContextManager[object]:
-    return events.telling_of_corruption(descriptor, source)
-
-
 list_repositories = task_for(units.list_repositories, "repositories", run_name=_repositories_name)
 list_tags = task_for(units.list_tags, "tags", run_name=_tags_name)
 survey = task_for(units.survey, "survey", run_name=_survey_name)
-carry = task_for(units.carry, "mirror", run_name=_carry_name, within=_carrying)
+carry = task_for(units.carry, "mirror", run_name=_carry_name)
 judge = task_for(units.judge, "gate", run_name=_gate_name)
 publish = task_for(units.publish, "publish", run_name=_publish_name)
 remove = task_for(units.remove, "remove", run_name=_remove_name)

@@ -7,24 +7,18 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 from prefect_dist.ocispec import Descriptor, manifest, referrers
 from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, InvalidInput
 from prefect_dist.remotes import Pusher, Source
 from prefect_dist.storage import ContentStore, Writer
+from prefect_dist.transfer.events import ContentAdvanced, Notify
 
 # A second transfer of the same content waits for the first one: with a growing, random pause between looks (containerd's
 # OpenWriter does the same), since nothing tells it when a writer in another process ends.
 _FIRST_PAUSE_S = 0.016
 _LONGEST_PAUSE_S = 2.0
-
-
-class Observer(Protocol):
-    """Who wants to know how a transfer goes. Called from many threads; what it raises ends the transfer."""
-
-    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
-        """`offset` bytes are there, `gained` of them were just transferred."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -46,7 +40,7 @@ def fetch(
     source: Source,
     descriptor: Descriptor,
     *,
-    observer: Observer,
+    notify: Notify,
     pause: Callable[[float], None] = time.sleep,
 ) -> Receipt:
     """Bring the content of `descriptor` into the store, verified.
@@ -60,7 +54,7 @@ def fetch(
     if writer is None:
         return Receipt("existed", seconds=time.monotonic() - started)
     with writer:
-        transferred = _fill(writer, source, descriptor, observer)
+        transferred = _fill(writer, source, descriptor, notify)
         try:
             writer.commit()
         except Corrupt:
@@ -77,7 +71,7 @@ def push(
     *,
     source: str | None = None,
     tag: str | None = None,
-    observer: Observer,
+    notify: Notify,
 ) -> Receipt:
     """Bring the content of `descriptor` from the store to a repository, whose registry verifies it.
 
@@ -97,7 +91,7 @@ def push(
         # that was ended between the one and the other has left it unlisted.
         if there and _subject(raw, descriptor) is None:
             return Receipt("existed", seconds=time.monotonic() - started)
-        _put(target, raw, descriptor, tag, observer)
+        _put(target, raw, descriptor, tag, notify)
         return Receipt("existed" if there else "pushed", len(raw), time.monotonic() - started)
     if there:
         return Receipt("existed", seconds=time.monotonic() - started)
@@ -108,7 +102,7 @@ def push(
     def advanced(offset: int, gained: int) -> None:
         nonlocal sent
         sent += gained
-        observer.advanced(descriptor, offset, gained)
+        notify(ContentAdvanced(descriptor, offset, gained))
 
     try:
         target.upload(descriptor, lambda offset: store.chunks(descriptor.digest, offset=offset), observer=advanced)
@@ -119,7 +113,7 @@ def push(
     return Receipt("pushed", sent, time.monotonic() - started)
 
 
-def put(store: ContentStore, target: Pusher, descriptor: Descriptor, *, tag: str | None = None, observer: Observer) -> Receipt:
+def put(store: ContentStore, target: Pusher, descriptor: Descriptor, *, tag: str | None = None, notify: Notify) -> Receipt:
     """Bring a manifest to a repository that has its children, whatever it has there already; with a `tag`, set that.
 
     Raises:
@@ -127,14 +121,14 @@ def put(store: ContentStore, target: Pusher, descriptor: Descriptor, *, tag: str
     """
     started = time.monotonic()
     raw = store.manifest(descriptor)
-    _put(target, raw, descriptor, tag, observer)
+    _put(target, raw, descriptor, tag, notify)
     return Receipt("pushed", len(raw), time.monotonic() - started)
 
 
-def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None, observer: Observer) -> None:
+def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None, notify: Notify) -> None:
     """Store a manifest, and see that the registry lists it at its subject, if it has one."""
     listed_under = target.put(raw, descriptor, tag=tag)
-    observer.advanced(descriptor, len(raw), len(raw))
+    notify(ContentAdvanced(descriptor, len(raw), len(raw)))
     subject = _subject(raw, descriptor)
     if subject is not None and listed_under is None:
         target.refer(subject.digest, referrers.entry(raw, descriptor, at=str(descriptor)))
@@ -166,18 +160,18 @@ def _is_there(store: ContentStore, descriptor: Descriptor) -> bool:
         return store.holds(descriptor)
 
 
-def _fill(writer: Writer, source: Source, descriptor: Descriptor, observer: Observer) -> int:
+def _fill(writer: Writer, source: Source, descriptor: Descriptor, notify: Notify) -> int:
     """Write what is missing; the number of bytes that were transferred for it."""
     if descriptor.data is not None:
         writer.truncate()
         writer.write(descriptor.data)
         return 0
     started = writer.offset
-    observer.advanced(descriptor, started, 0)
+    notify(ContentAdvanced(descriptor, started, 0))
     if started < descriptor.size:
         for piece in source.fetch(descriptor, offset=started):
             writer.write(piece)
-            observer.advanced(descriptor, writer.offset, len(piece))
+            notify(ContentAdvanced(descriptor, writer.offset, len(piece)))
     return writer.offset - started
 
 

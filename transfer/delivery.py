@@ -19,7 +19,7 @@ from prefect_dist.remotes import Pusher, RegistryError, Source
 from prefect_dist.storage import presence
 from prefect_dist.storage.presence import present_children
 from prefect_dist.transfer import content as transfer
-from prefect_dist.transfer.content import Observer
+from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.mount_candidates import Whereabouts
 from prefect_dist.transfer.push_graph import Order
 from prefect_dist.transfer.recorder import Keeper
@@ -60,8 +60,8 @@ class Delivery:
         *,
         source: Callable[[Reference], Source],
         pusher: Callable[[Reference], Pusher],
-        received: Observer,
-        sent: Observer,
+        received: Notify,
+        sent: Notify,
     ) -> None:
         self.counter = Counter()
         self._keeper, self._store = keeper, keeper.store
@@ -81,7 +81,7 @@ class Delivery:
             mounted_from = self._whereabouts.mount_candidate(place, blob.digest)
             if mounted_from is None and origin is not None and origin.host == place.host and origin.locator != place.locator:
                 mounted_from = origin.repository
-            receipt = transfer.push(self._store, self._pusher(place), blob, source=mounted_from, observer=self._sent)
+            receipt = transfer.push(self._store, self._pusher(place), blob, source=mounted_from, notify=self._sent)
             self.counter.count(blob, receipt)
             self._whereabouts.note(place, blob.digest)
 
@@ -124,7 +124,7 @@ class Delivery:
         unused = self._source(wanted.target)  # the descriptors of new indexes contain their bytes
         self._keeper.keep(selected.root)
         for index in selected.indexes:
-            transfer.fetch(self._store, unused, index, observer=self._received)
+            transfer.fetch(self._store, unused, index, notify=self._received)
         return replace(selected.root, data=None)
 
     def _unmoved(self, wanted: Publication, root: Descriptor) -> Descriptor | None:
@@ -146,8 +146,8 @@ class Delivery:
         self._keeper.keep(old)
         source = self._source(target)
         if backup.locator == target.locator:
-            transfer.fetch(self._store, source, old, observer=self._received)
-            transfer.put(self._store, self._pusher(backup), old, tag=backup.tag, observer=self._sent)
+            transfer.fetch(self._store, source, old, notify=self._received)
+            transfer.put(self._store, self._pusher(backup), old, tag=backup.tag, notify=self._sent)
             return
         self._take(old, source)
         self._bring_all(old, backup, present_children(self._store), ())
@@ -161,7 +161,7 @@ class Delivery:
 
         for descriptor in walk_tree(children, root):
             try:
-                transfer.fetch(self._store, source, descriptor, observer=self._received)
+                transfer.fetch(self._store, source, descriptor, notify=self._received)
             except NotFound:
                 if descriptor is root or not descriptor.is_manifest:
                     raise
@@ -193,7 +193,7 @@ class Delivery:
             return
         with self._turn(target, descriptor):
             if tag is not None or not self._whereabouts.has(target, descriptor.digest):
-                transfer.put(self._store, self._pusher(target), descriptor, tag=tag, observer=self._sent)
+                transfer.put(self._store, self._pusher(target), descriptor, tag=tag, notify=self._sent)
                 self._whereabouts.note(target, descriptor.digest)
 
     def _turn(self, place: Reference, content: Descriptor) -> Lock:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.children import children_reader, without_missing_attestations
@@ -35,6 +35,7 @@ from prefect_dist.transfer import repair_source as locating
 from prefect_dist.transfer.audit import Auditor, Expected, Finding
 from prefect_dist.transfer.cancellation import Stopped, Stopping
 from prefect_dist.transfer.delivery import Delivery, Publication
+from prefect_dist.transfer.events import Notify, Throttled, ignore_event
 from prefect_dist.transfer.gate import Candidate, Gate
 from prefect_dist.transfer.offline import Stored
 from prefect_dist.transfer.recorder import Keeper
@@ -44,17 +45,6 @@ from prefect_dist.transfer.stats import Meter, Tally
 from prefect_dist.transfer.survey import Ask, Found, Reader
 
 T = TypeVar("T")
-Untold = Literal["image", "list"]
-
-
-class Observer(transfer.Observer, Protocol):
-    """Who wants to know how a run goes. Called from many threads."""
-
-    def left_alone(self, server: str, seconds: float) -> None:
-        """A server that has too many requests is not asked for so long, as it said."""
-
-    def untold(self, name: str, what: Untold) -> None:
-        """It cannot be told what an image stands for, or what a repository or a registry lists: no attempt is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +73,7 @@ class Session:
         lease: Lease,
         registries: Registries,
         *,
-        observer: Observer,
+        notify: Notify,
         stopping: Stopping,
     ) -> None:
         self.spec = spec
@@ -92,7 +82,8 @@ class Session:
         self.stopping = stopping
         self.keeper = Keeper(store, lease, offline=spec.offline)
         # Mirrors of a target are not asked: what counts is what it has itself.
-        self._observer, self._received, self._sent = observer, Meter(self), Meter(self)
+        self.notify = notify
+        self._received, self._sent = Meter(notify, stopping), Meter(notify, stopping)
         self._delivery = Delivery(
             self.keeper, source=registries.origin_fetcher, pusher=registries.pusher, received=self._received, sent=self._sent
         )
@@ -169,7 +160,7 @@ class Session:
 
     def _fetch(self, descriptor: Descriptor, reference: Reference) -> transfer.Receipt:
         source = self._source(reference)
-        return transfer.fetch(self.store, source, descriptor, observer=self._received, pause=self.stopping.pause)
+        return transfer.fetch(self.store, source, descriptor, notify=self._received, pause=self.stopping.pause)
 
     def find(self, asks: Sequence[Ask], *, keep: bool, workers: int) -> list[Found]:
         """What stands for what, see `transfer.survey`; what was found without an error is not asked again in this run."""
@@ -223,7 +214,7 @@ class Session:
             source=source,
             pusher=self.registries.pusher(place),
             resolve=self._delivery.standing,
-            read=Reader(store=self.store, source=source, keep=False, observer=self._received).read,
+            read=Reader(store=self.store, source=source, keep=False, notify=self._received).read,
             workers=workers,
         )
 
@@ -276,21 +267,12 @@ class Session:
         """Bring a descriptor's content to the repository of `target`, and set a tag there: see `transfer.content.push`."""
         with self._endable():
             return transfer.push(
-                self.store, self.registries.pusher(target), descriptor, source=source, tag=tag, observer=self._sent
+                self.store, self.registries.pusher(target), descriptor, source=source, tag=tag, notify=self._sent
             )
-
-    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
-        """Pass on how a transfer goes, and end it if the run is to stop."""
-        self.stopping.check()
-        self._observer.advanced(descriptor, offset, gained)
-
-    def untold(self, name: str, what: Untold) -> None:
-        """Pass on of what nothing can be told."""
-        self._observer.untold(name, what)
 
     def _reader(self, reference: Reference, *, keep: bool) -> Reader:
         source, offline = self._source(reference), self.spec.offline
-        return Reader(store=self.store, source=source, keep=keep, observer=self._received, is_offline=offline)
+        return Reader(store=self.store, source=source, keep=keep, notify=self._received, is_offline=offline)
 
     def _source(self, reference: Reference) -> Source:
         """Where an image comes from."""
@@ -330,7 +312,7 @@ def known(credentials: CredentialSource, *, way: str | None) -> Iterator[None]:
 
 
 @contextmanager
-def open_session(spec: SessionSpec, *, observer: Observer) -> Iterator[Session]:
+def open_session(spec: SessionSpec, *, notify: Notify = ignore_event) -> Iterator[Session]:
     """A session for the length of a run; leaving it stops what is still under way.
 
     Raises:
@@ -340,13 +322,17 @@ def open_session(spec: SessionSpec, *, observer: Observer) -> Iterator[Session]:
     sources = (*(source for source, _ in given), Given(spec.credentials).get, DockerConfig.load().get)
     ways = (*(way for _, way in given if way is not None), *spec.ways)
     stop = stopping.current()
+
+    def throttled(server: str, seconds: float) -> None:
+        notify(Throttled(server, seconds))
+
     with (
         open_store(spec.store, options=spec.store_options) as store,
         store.leases.hold() as lease,
-        Registries(spec.registries, credentials=first_of(*sources), ways=ways, left_alone=observer.left_alone) as registries,
+        Registries(spec.registries, credentials=first_of(*sources), ways=ways, left_alone=throttled) as registries,
         stop.heard(registries.abort),
     ):
-        session = Session(spec, store, lease, registries, observer=observer, stopping=stop)
+        session = Session(spec, store, lease, registries, notify=notify, stopping=stop)
         token = _CURRENT.set(session)
         try:
             yield session

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from threading import Lock
 
 from prefect_dist.ocispec import Descriptor
-from prefect_dist.transfer.content import Observer, Receipt
+from prefect_dist.transfer.cancellation import Stopping
+from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.events import ContentAdvanced, Event, Notify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,17 +22,23 @@ class Tally:
 
 
 class Meter:
-    """An observer that counts the bytes of which it passes word on. Thread-safe."""
+    """A listener that counts the bytes of the events that it passes on to another. Thread-safe."""
 
-    def __init__(self, observer: Observer) -> None:
+    def __init__(self, notify: Notify, stopping: Stopping) -> None:
         self.total = 0
-        self._observer, self._guard = observer, Lock()
+        self._notify, self._stopping, self._guard = notify, stopping, Lock()
 
-    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
-        """Count, and pass it on."""
-        with self._guard:
-            self.total += gained
-        self._observer.advanced(descriptor, offset, gained)
+    def __call__(self, event: Event) -> None:
+        """Count the bytes of an event, and pass it on.
+
+        Raises:
+            Stopped: the run was cancelled. This ends the transfer that the event is about.
+        """
+        if isinstance(event, ContentAdvanced):
+            with self._guard:
+                self.total += event.gained
+        self._stopping.check()
+        self._notify(event)
 
 
 class Counter:

@@ -14,7 +14,7 @@ from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.remotes import Source
 from prefect_dist.storage import ContentStore
 from prefect_dist.transfer import content as transfer
-from prefect_dist.transfer.content import Observer
+from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.related import NOTHING, Related, RelatedLookup, find_all_related
 
 T = TypeVar("T")
@@ -95,7 +95,7 @@ class Reader:
     store: ContentStore
     source: Source
     keep: bool
-    observer: Observer
+    notify: Notify
     is_offline: bool = False
 
     @property
@@ -122,7 +122,7 @@ class Reader:
                 f"{descriptor}: expected at most {manifest.MAX_BYTES} bytes, it is said to have {descriptor.size}"
             )
         if self.keep:
-            transfer.fetch(self.store, self.source, descriptor, observer=self.observer)
+            transfer.fetch(self.store, self.source, descriptor, notify=self.notify)
         if self.keep or self.store.holds(descriptor):
             return self.store.manifest(descriptor)
         return _verified(self.source, descriptor)

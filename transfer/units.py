@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
-from prefect_dist.ocispec.errors import DistError
+from prefect_dist.ocispec.errors import Corrupt, DistError
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.storage import gc
 from prefect_dist.storage.store import Info
@@ -23,10 +23,11 @@ from prefect_dist.transfer.attempts import has_another
 from prefect_dist.transfer.audit import Expected, Finding
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.delivery import Publication
+from prefect_dist.transfer.events import CorruptContent, Unresolved, UnresolvedKind
 from prefect_dist.transfer.gate import Gate
 from prefect_dist.transfer.related import Related
 from prefect_dist.transfer.removal import Removed, UnwantedTag
-from prefect_dist.transfer.session import Session, Untold
+from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.survey import Ask, Found
 
 
@@ -116,7 +117,8 @@ def resolve(session: Session, reference: Reference) -> Descriptor:
 
 def fetch(session: Session, descriptor: Descriptor, source: Reference) -> Fetched:
     """Fetch the content of one descriptor into the store. Return its children."""
-    return Fetched(*session.fetch(descriptor, source))
+    with _reporting_corruption(session, descriptor, source):
+        return Fetched(*session.fetch(descriptor, source))
 
 
 def list_referrers(session: Session, subject: Descriptor, source: Reference, related: Related) -> Listed:
@@ -151,11 +153,18 @@ def carry(session: Session, descriptor: Descriptor, source: Reference, places: t
     places. After a registry has failed so, it gets one attempt per blob until one succeeds: a registry that is full or down
     would otherwise cost each blob all attempts and the waiting between them.
     """
-    fetched = fetch(session, descriptor, source)
+    with _reporting_corruption(session, descriptor, source):
+        fetched = Fetched(*session.fetch(descriptor, source))
+        if not descriptor.is_manifest:
+            _deliver(session, descriptor, source, places)
+    return fetched
+
+
+def _deliver(session: Session, blob: Descriptor, source: Reference, places: Iterable[Reference]) -> None:
     again: DistError | None = None
-    for place in () if descriptor.is_manifest else places:
+    for place in places:
         try:
-            session.deliver(descriptor, place, origin=source)
+            session.deliver(blob, place, origin=source)
         except DistError as exc:
             if place.host not in session.failing and has_another(exc):
                 again = exc
@@ -165,7 +174,6 @@ def carry(session: Session, descriptor: Descriptor, source: Reference, places: t
             session.failing.discard(place.host)
     if again is not None:
         raise again
-    return fetched
 
 
 def judge(session: Session, gate: Gate, reference: Reference, root: Descriptor) -> Judged:
@@ -236,7 +244,7 @@ def unpack(session: Session, name: str, directory: str, platform: Platform) -> U
     return unpack_image(session.store, root, Path(directory), platform=platform)
 
 
-def _settle(session: Session, kind: Untold, answers: Iterable[tuple[str, object]]) -> None:
+def _settle(session: Session, kind: UnresolvedKind, answers: Iterable[tuple[str, object]]) -> None:
     """Report the answers that are errors, by the names of their objects, unless another attempt follows.
 
     Raises:
@@ -245,7 +253,7 @@ def _settle(session: Session, kind: Untold, answers: Iterable[tuple[str, object]
     errors = [(name, answer) for name, answer in answers if isinstance(answer, DistError)]
     _raise_if_retried(error for _, error in errors)
     for name, _ in errors:
-        session.untold(name, kind)
+        session.notify(Unresolved(name, kind))
 
 
 def _raise_if_retried(errors: Iterable[DistError]) -> None:
@@ -255,7 +263,17 @@ def _raise_if_retried(errors: Iterable[DistError]) -> None:
 
 
 @contextmanager
-def _reporting_unresolved(session: Session, name: str, kind: Untold) -> Iterator[None]:
+def _reporting_corruption(session: Session, descriptor: Descriptor, source: Reference) -> Iterator[None]:
+    """Report content from `source` that turns out to be corrupt in this block; raise the error in any case."""
+    try:
+        yield
+    except Corrupt as exc:
+        session.notify(CorruptContent(descriptor.digest, "repository", source.locator, str(exc)))
+        raise
+
+
+@contextmanager
+def _reporting_unresolved(session: Session, name: str, kind: UnresolvedKind) -> Iterator[None]:
     """Report an error of this block, unless another attempt follows; raise it in any case."""
     try:
         yield

@@ -22,8 +22,17 @@ from prefect_dist.storage.presence import Presence
 from prefect_dist.transfer import units
 from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.events import (
+    ContentFailed,
+    ContentFinished,
+    ContentFound,
+    ImageEnded,
+    ImageResolved,
+    ImageResolving,
+    Notify,
+    StepDone,
+)
 from prefect_dist.transfer.image_report import Failure, ImageReport
-from prefect_dist.transfer.listening import Listener
 from prefect_dist.transfer.pool import Failed, Lane, Outcome, Pool, Unexpected, Unit, Worklist
 from prefect_dist.transfer.units import Fetched, Listed
 from prefect_dist.transfer.walk_state import ContentNode, ContentSource, FollowUp, ImageState, ReferrersQuery, RegistryQuery
@@ -65,8 +74,8 @@ class WalkPolicy(Protocol):
 class Walk:
     """The walk of one run, on a pool."""
 
-    def __init__(self, recorder: Recorder, policy: WalkPolicy, pool: Pool, listener: Listener) -> None:
-        self._recorder, self._policy, self._listener = recorder, policy, listener
+    def __init__(self, recorder: Recorder, policy: WalkPolicy, pool: Pool, notify: Notify) -> None:
+        self._recorder, self._policy, self._notify = recorder, policy, notify
         self._worklist: Worklist[Item] = Worklist(pool, self._unit_of, lane=self._lane_of)
         self._nodes: dict[object, ContentNode] = {}
         self._queries: dict[object, ReferrersQuery] = {}
@@ -150,7 +159,7 @@ class Walk:
         if isinstance(item, RegistryQuery | FollowUp):
             return item.unit
         if isinstance(item, ImageState):
-            self._listener.resolving(str(item.reference))
+            self._notify(ImageResolving(str(item.reference)))
             hosts = frozenset({item.reference.host})
             return Unit(work=units.resolve, arguments=(item.reference,), hosts=hosts, scope=item.scope)
         if isinstance(item, ReferrersQuery):
@@ -166,7 +175,7 @@ class Walk:
 
     def _resolved(self, image: ImageState, root: Descriptor, parent: object) -> None:
         image.root = root
-        self._listener.resolved(str(image.reference), root)
+        self._notify(ImageResolved(str(image.reference), root))
         try:
             if image.related or self._policy.visits_existing:
                 for descriptor in (root, *(referrer.descriptor for referrer in image.referrers)):
@@ -193,7 +202,7 @@ class Walk:
 
     def _fetched(self, node: ContentNode, result: Fetched) -> None:
         node.fetched = result
-        self._listener.ended(node.descriptor, result.receipt)
+        self._notify(ContentFinished(node.descriptor, result.receipt))
         receipt = result.receipt
         for image in node.images:
             image.open -= 1
@@ -233,7 +242,7 @@ class Walk:
             item.sources.clear()
         descriptor = item.descriptor if isinstance(item, ContentNode) else item.subject
         item.failure = Failure(descriptor=descriptor, error=error)
-        self._listener.failed(descriptor, error)
+        self._notify(ContentFailed(descriptor, error))
         for image in item.images:
             image.open -= 1
             image.failures.append(item.failure)
@@ -274,7 +283,7 @@ class Walk:
             node.failure = None
             self._worklist.again(node)
         elif len(node.images) == 1:
-            self._listener.waiting(node.descriptor)
+            self._notify(ContentFound(node.descriptor))
             self._worklist.add((node,))
 
     def _query_referrers(self, image: ImageState, subject: Descriptor, parent: object) -> None:
@@ -300,7 +309,7 @@ class Walk:
         if isinstance(outcome, Failed):
             follow_up.image.fail(outcome.error)
         else:
-            self._listener.did(str(follow_up.image.reference), follow_up.describe(outcome.value))
+            self._notify(StepDone(str(follow_up.image.reference), follow_up.describe(outcome.value)))
         self._conclude(follow_up.image)
 
     def _conclude(self, image: ImageState) -> None:
@@ -314,7 +323,7 @@ class Walk:
             self._worklist.add_first(further)  # an image that is whole does not wait for content of others
             return
         self._reports[image] = image.report()
-        self._listener.finished(self._reports[image])
+        self._notify(ImageEnded(self._reports[image]))
         self._policy.end(image)
 
     def _record(self, image: ImageState, root: Descriptor) -> None:

@@ -10,6 +10,16 @@ from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.transfer.cancellation import Stopped, ending
 from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.events import (
+    ContentAdvanced,
+    ContentFailed,
+    ContentFinished,
+    ContentFound,
+    ImageEnded,
+    ImageResolved,
+    Note,
+    Recording,
+)
 from prefect_dist.transfer.image_report import Failure, ImageReport
 
 _HEIGHT, _MARGIN = 14, 4
@@ -34,16 +44,16 @@ def display(doing: Doing = "mirroring", *, images: int = 20, width: int = 120) -
     """A run with some images, and half as many layers that wait for their turn."""
     shown = LiveDisplay(Console(width=width, height=_HEIGHT, file=io.StringIO()), doing)
     for number in range(images):
-        shown.resolved(f"registry.example/app:v{number}", LAYERS[0])
+        shown(ImageResolved(f"registry.example/app:v{number}", LAYERS[0]))
     for layer in LAYERS[: images // 2]:
-        shown.waiting(layer)
+        shown(ContentFound(layer))
     return shown
 
 
 def test_what_moves_is_shown_before_the_images_that_it_is_for() -> None:
     shown = display()
     for layer in LAYERS[4:7]:
-        shown.advanced(layer, 100, 100)
+        shown(ContentAdvanced(layer, 100, 100))
     *rows, footer = lines(shown)
     assert len(rows) == _HEIGHT - _MARGIN
     assert [row.split()[1] for row in rows if " mirroring " in row] == [layer.digest.short for layer in LAYERS[4:7]]
@@ -53,11 +63,11 @@ def test_what_moves_is_shown_before_the_images_that_it_is_for() -> None:
 
 def test_what_failed_stays_and_what_is_done_leaves() -> None:
     shown = display()
-    shown.failed(LAYERS[9], NotFound("gone"))
+    shown(ContentFailed(LAYERS[9], NotFound("gone")))
     failure = Failure(descriptor=LAYERS[9], error=NotFound("gone"))
     for number, failures in ((18, (failure,)), (19, ())):
-        shown.finished(ImageReport(name=f"registry.example/app:v{number}", root=LAYERS[0], failures=failures))
-    shown.ended(LAYERS[0], Receipt("existed"))
+        shown(ImageEnded(ImageReport(name=f"registry.example/app:v{number}", root=LAYERS[0], failures=failures)))
+    shown(ContentFinished(LAYERS[0], Receipt("existed")))
     *rows, footer = lines(shown)
     assert [row.split()[0] for row in rows if " failed" in row] == ["registry.example/app:v18", "layer"]
     assert not [row for row in rows if "app:v19 " in row or LAYERS[0].digest.short in row]
@@ -67,10 +77,10 @@ def test_what_failed_stays_and_what_is_done_leaves() -> None:
 def test_no_image_counts_as_done_while_results_are_recorded() -> None:
     shown = display(images=2)
     for number in range(2):
-        shown.finished(ImageReport(name=f"registry.example/app:v{number}", root=LAYERS[0]))
-    shown.ended(LAYERS[0], Receipt("existed"))
+        shown(ImageEnded(ImageReport(name=f"registry.example/app:v{number}", root=LAYERS[0])))
+    shown(ContentFinished(LAYERS[0], Receipt("existed")))
     assert lines(shown)[-1].startswith("2/2 images done  1/1 descriptor  ")
-    shown.recording()
+    shown(Recording())
     *_, footer = lines(shown)
     assert footer.startswith("2/2 images  1/1 descriptor  ")
     assert footer.endswith("  recording results")
@@ -79,15 +89,15 @@ def test_no_image_counts_as_done_while_results_are_recorded() -> None:
 @pytest.mark.parametrize(("doing", "then"), [("mirroring", "1000 B/1000 B"), ("downloading", "200 B/1000 B")])
 def test_a_bar_goes_back_only_where_something_is_fetched_anew(doing: Doing, then: str) -> None:
     shown = display(doing, images=2)
-    shown.advanced(LAYERS[0], 1000, 1000)
-    shown.advanced(LAYERS[0], 200, 200)
+    shown(ContentAdvanced(LAYERS[0], 1000, 1000))
+    shown(ContentAdvanced(LAYERS[0], 200, 200))
     assert then in lines(shown)[2]
 
 
 def test_what_is_there_stays_done_while_it_is_sent_on() -> None:
     shown = display(images=2)
-    shown.ended(LAYERS[0], Receipt("fetched", transferred=1000, seconds=1))
-    shown.advanced(LAYERS[0], 500, 500)
+    shown(ContentFinished(LAYERS[0], Receipt("fetched", transferred=1000, seconds=1)))
+    shown(ContentAdvanced(LAYERS[0], 500, 500))
     *rows, footer = lines(shown)
     assert rows[2].split()[2:] == ["done", "1000", "B"]
     assert footer.startswith("0/2 images done  1/1 descriptor  ")
@@ -97,11 +107,11 @@ def test_what_is_there_stays_done_while_it_is_sent_on() -> None:
 def test_with_little_room_bars_are_short_and_nothing_else_is() -> None:
     shown = display("downloading", images=2, width=80)
     name = "127.0.0.1:5104/team/bigimage:v1.2.3-rc1"
-    shown.resolved(name, LAYERS[1])
+    shown(ImageResolved(name, LAYERS[1]))
     before = lines(shown, width=80)
-    shown.advanced(LAYERS[0], 500, 500)
+    shown(ContentAdvanced(LAYERS[0], 500, 500))
     after = lines(shown, width=80)
-    shown.ended(LAYERS[0], Receipt("fetched", 1000, seconds=1))
+    shown(ContentFinished(LAYERS[0], Receipt("fetched", 1000, seconds=1)))
     bars = [line.count("━") + line.count("╸") + line.count("╺") for line in after]
     assert sum(bars) == bars[2] > 0
     for told in (before, after, lines(shown, width=80)):
@@ -113,7 +123,7 @@ def test_with_little_room_bars_are_short_and_nothing_else_is() -> None:
 
 def test_names_that_are_too_long_keep_their_tags() -> None:
     shown = display(images=2, width=80)
-    shown.resolved(f"registry.example/{'team/' * 12}app:v1", LAYERS[1])
+    shown(ImageResolved(f"registry.example/{'team/' * 12}app:v1", LAYERS[1]))
     told = lines(shown, width=80)
     assert told[3].startswith("…")
     assert "/team/app:v1 under way" in told[3]
@@ -124,17 +134,17 @@ def test_the_footer_is_one_line_that_says_what_is_waited_for() -> None:
     shown = display(width=80)
     for number in range(2):
         failure = Failure(descriptor=None, error=NotFound("gone"))
-        shown.finished(ImageReport(name=f"registry.example/app:v{number}", root=LAYERS[0], failures=(failure,)))
+        shown(ImageEnded(ImageReport(name=f"registry.example/app:v{number}", root=LAYERS[0], failures=(failure,))))
     *_, footer = lines(shown, width=80)
     assert footer.startswith("0/20 images done, 2 failed  0/10 descriptors  0.")
     assert footer.endswith("B/s")
     note = "ending; once more leaves at once"
-    shown.note(note)
+    shown(Note(note))
     *rows, footer = lines(shown, width=80)
     assert len(rows) == _HEIGHT - _MARGIN
     assert footer == f"0/20 images done, 2 failed  0/10 descriptors  {note}"
     assert len(footer) <= 80 - len("^C")
-    shown.note(f"{note}...")
+    shown(Note(f"{note}..."))
     assert lines(shown, width=80)[-1] == f"0/20 images done, 2 failed  {note}..."
     assert lines(display(width=20), width=20)[-1] == "0/20 images done"
 
@@ -142,11 +152,11 @@ def test_the_footer_is_one_line_that_says_what_is_waited_for() -> None:
 def test_what_is_only_broken_off_is_no_failure() -> None:
     shown = display(images=4)
     stopped = Stopped(ending("interrupted"))
-    shown.failed(LAYERS[0], stopped)
-    shown.failed(LAYERS[1], NotFound("gone"))
+    shown(ContentFailed(LAYERS[0], stopped))
+    shown(ContentFailed(LAYERS[1], NotFound("gone")))
     for number, errors in ((0, [stopped]), (1, [stopped, NotFound("gone")])):
         failures = tuple(Failure(descriptor=None, error=error) for error in errors)
-        shown.finished(ImageReport(name=f"registry.example/app:v{number}", root=LAYERS[0], failures=failures))
+        shown(ImageEnded(ImageReport(name=f"registry.example/app:v{number}", root=LAYERS[0], failures=failures)))
     *rows, footer = lines(shown)
     assert [row.split()[1] for row in rows[:2]] == ["interrupted", "failed"]
     assert [row.split()[2] for row in rows[4:]] == ["interrupted", "failed"]
@@ -156,7 +166,7 @@ def test_what_is_only_broken_off_is_no_failure() -> None:
 def test_an_image_that_had_not_started_can_be_interrupted() -> None:
     shown = display(images=1)
     failure = Failure(descriptor=None, error=Stopped(ending("interrupted")))
-    shown.finished(ImageReport(name="registry.example/app:v9", root=None, failures=(failure,)))
+    shown(ImageEnded(ImageReport(name="registry.example/app:v9", root=None, failures=(failure,))))
     *rows, footer = lines(shown)
     assert ["registry.example/app:v9", "interrupted"] in [row.split() for row in rows]
     assert footer.startswith("0/2 images done, 1 interrupted  ")
@@ -164,5 +174,5 @@ def test_an_image_that_had_not_started_can_be_interrupted() -> None:
 
 def test_a_manifest_that_was_there_can_fail_for_what_refers_to_it() -> None:
     shown = display(images=2)
-    shown.failed(LAYERS[9], NotFound("gone"))
+    shown(ContentFailed(LAYERS[9], NotFound("gone")))
     assert lines(shown)[3].split() == ["layer", LAYERS[9].digest.short, "failed", "1000", "B"]

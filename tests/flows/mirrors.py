@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.fetch import fetch_images
 from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.plan import Image, Plan, Step
-from prefect_dist.mirror.progress import LogListener, told
+from prefect_dist.mirror.progress import add_callers_listener
 from prefect_dist.mirror.run import MirrorJob, run_mirror
 from prefect_dist.mirror.run_report import RunReport, in_one_line
 from prefect_dist.mirror.seeding import seeding
@@ -28,6 +27,7 @@ from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.reference import expand
 from prefect_dist.remotes import RegistrySettings
+from prefect_dist.transfer.events import ignore_event
 from prefect_dist.transfer.session import SessionSpec, open_session
 from prefect_dist.transfer.threads import ThreadPool
 from prefect_dist.transfer.walk_state import ImageState
@@ -37,7 +37,6 @@ from tests.flows.reports import result_of
 from tests.images import BuiltImage
 from tests.peers.prefect import PrefectServer
 
-LISTENER = LogListener(logging.getLogger("test"))
 _ENDS = {
     "complete": ("COMPLETED", "Completed"),
     "vetoed": ("COMPLETED", "Vetoed"),
@@ -139,7 +138,7 @@ class DirectMirrors(Mirrors):
         """Return the report of a check; see `Mirrors.check`."""
         wanted = understood(yamlfile.read(str(self.config)))
         with self._pool(wanted, retries) as pool:
-            return check_mirror(wanted, pool, OneScope(), told(LISTENER), Unobserved(), is_repairing=repair)
+            return check_mirror(wanted, pool, OneScope(), add_callers_listener(ignore_event), Unobserved(), is_repairing=repair)
 
     def seed(self, *images: str, to: Sequence[FakeRegistry], retries: int = 0, **said: Any) -> MirrorReport:
         """Return the report of a seed; see `Mirrors.seed`."""
@@ -160,7 +159,7 @@ class DirectMirrors(Mirrors):
     ) -> MirrorReport:
         job = MirrorJob(name=name, entries=entries, others=others, lock=wanted.lock, is_dry=is_dry)
         with self._pool(wanted, retries, offline=offline) as pool:
-            return run_mirror(job, pool, OneScope(), told(LISTENER), Unobserved())
+            return run_mirror(job, pool, OneScope(), add_callers_listener(ignore_event), Unobserved())
 
     @contextmanager
     def _pool(self, wanted: Mirror, retries: int, *, offline: bool = False) -> Iterator[ThreadPool]:
@@ -173,7 +172,7 @@ class DirectMirrors(Mirrors):
             offline=offline,
         )
         with (
-            open_session(spec, observer=told(LISTENER)) as session,
+            open_session(spec, notify=add_callers_listener(ignore_event)) as session,
             ThreadPool(session, window=wanted.concurrency, retries=retries) as pool,
         ):
             yield pool
@@ -191,12 +190,12 @@ def fetch_directly(
     """Return the report of a fetch on a pool of threads, without Prefect. The parameters are those of the flow."""
     wanted = None if platforms == "all" else tuple(map(Platform.parse, platforms))
     named = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
-    listener = told(LISTENER)
+    notify = add_callers_listener(ignore_event)
     with (
-        open_session(SessionSpec(store=store), observer=listener) as session,
+        open_session(SessionSpec(store=store), notify=notify) as session,
         ThreadPool(session, window=concurrency, retries=retries) as pool,
     ):
-        return fetch_images(named, pool, FetchScope(), listener, platforms=wanted, referrers=referrers)
+        return fetch_images(named, pool, FetchScope(), notify, platforms=wanted, referrers=referrers)
 
 
 class FetchScope:

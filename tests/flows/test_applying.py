@@ -1,6 +1,5 @@
 """The end of a mirror run or a check that something broke, without Prefect: what is known is recorded and reported."""
 
-import logging
 import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -17,28 +16,27 @@ from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.auditing import Auditing
 from prefect_dist.mirror.lock import Lock, Locked
 from prefect_dist.mirror.plan import Extra, Image, Step, Wish
-from prefect_dist.mirror.progress import LogListener
 from prefect_dist.mirror.run import MirrorJob, _PlanReceiver
 from prefect_dist.ocispec import Reference
+from prefect_dist.transfer.events import ignore_event
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
 from prefect_dist.transfer.units import Surveyed
 from tests.mirror.planned import entries, manifest
 
 TARGET = Reference.parse("registry.example/app:v1")
 ENTRY = {"source": "one.example/app:v1", "target": str(TARGET), "type": "image"}
-LISTENER = LogListener(logging.getLogger("test"))
 
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
-    with open_session(SessionSpec(store=str(tmp_path / "store")), observer=LISTENER) as session:
+    with open_session(SessionSpec(store=str(tmp_path / "store"))) as session:
         yield session
 
 
 @pytest.fixture
 def applying(session: Session) -> Applying:
     prefect = PrefectPool(session, window=1, retries=0)
-    return Applying(prefect, MirrorParts("mirror", session.stopping), LISTENER, MirrorEvents(session.stopping))
+    return Applying(prefect, MirrorParts("mirror", session.stopping), ignore_event, MirrorEvents(session.stopping))
 
 
 @pytest.fixture
@@ -86,7 +84,7 @@ def test_images_that_the_lock_file_cannot_name_are_not_published(applying: Apply
 
 def test_a_check_ends_in_order_when_the_api_is_lost(session: Session, lost_api: str) -> None:
     record = Locked(source="one.example/app:v1", digest=manifest("v1").digest, mirrored=datetime.now(UTC), own=True)
-    found = Auditing(PrefectPool(session, window=1, retries=0), LISTENER, entries(ENTRY)).look({TARGET: record})
+    found = Auditing(PrefectPool(session, window=1, retries=0), ignore_event, entries(ENTRY)).look({TARGET: record})
     assert lost_api in str(session.stopping.reason)
     assert (found.right, list(found.untold)) == (0, [TARGET])
     assert found.untold[TARGET].endswith("what is whole is kept, run again to go on")

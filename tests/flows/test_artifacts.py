@@ -1,6 +1,5 @@
 """What the page of a run shows: its plan, how far it is while it goes, what was done, and what failed with what to do."""
 
-import logging
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -8,12 +7,22 @@ from typing import Any
 
 import pytest
 
-from prefect_dist.mirror.progress import Advance, LogListener, listening
+from prefect_dist.mirror.progress import ProgressCounter, notify_also
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.storage import open_store
 from prefect_dist.transfer.cancellation import Stopping, stopped_by
 from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.events import (
+    ContentAdvanced,
+    ContentFailed,
+    ContentFinished,
+    ContentFound,
+    Event,
+    ImageEnded,
+    ImageResolving,
+    Planned,
+)
 from prefect_dist.transfer.image_report import Failure, ImageReport
 from tests import images
 from tests.fakes.faults import Fault, Refuse, Stall
@@ -171,12 +180,11 @@ def test_a_run_that_was_ended_says_how_far_it_came_and_that_the_next_one_goes_on
     size = len(ONE.blobs[layer])
     stopping = Stopping()
 
-    class Impatient(LogListener):
-        def advanced(self, descriptor: Descriptor, *_: object) -> None:
-            if str(descriptor.digest) == layer:
-                stopping.request("asked to end")
+    def stop_at_layer(event: Event) -> None:
+        if isinstance(event, ContentAdvanced) and str(event.descriptor.digest) == layer:
+            stopping.request("asked to end")
 
-    with FakeRegistry() as registry, stopped_by(stopping), listening(Impatient(logging.getLogger("test"))):
+    with FakeRegistry() as registry, stopped_by(stopping), notify_also(stop_at_layer):
         images.load(registry, "app", ONE, "v1")
         images.load(registry, "small", SMALL, "v1")
         registry.inject(Fault(path=f"/v2/app/blobs/{layer}", nth=None, action=Stall(size // 2)))
@@ -323,14 +331,14 @@ def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
     def goes() -> RunReport:
         from prefect.runtime import flow_run
 
-        advance = Advance()
+        counter = ProgressCounter()
         asked.append(str(flow_run.id))
-        with shown(advance):
+        with shown(counter):
             for layer in layers:
-                advance.waiting(layer)
+                counter(ContentFound(layer))
             for number, layer in enumerate(layers[:3], 1):
-                advance.advanced(layer, 1024**2 // 2, 1024**2 // 2)
-                advance.ended(layer, Receipt("fetched", layer.size))
+                counter(ContentAdvanced(layer, 1024**2 // 2, 1024**2 // 2))
+                counter(ContentFinished(layer, Receipt("fetched", layer.size)))
                 assert poll_until(partial(stands_at, 25 * number), timeout_s=20)
                 seen.append(progress()[0]["data"])
         return RunReport(images=(), tasks=0, seconds=0)
@@ -342,45 +350,45 @@ def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
 
 
 def test_what_is_known_to_be_done_grows() -> None:
-    advance = Advance(planning=0.5)
+    counter = ProgressCounter(planning=0.5)
     mib = 1024**2
     root = Descriptor(media_type=images.OCI_MANIFEST, digest=Digest.of(b"1"), size=0)
     layer = Descriptor(media_type=images.OCI_LAYER, digest=Digest.of(b"2"), size=2 * mib)
-    assert (advance.fraction(), advance.words()) == (0, "nothing to do")
-    advance.planned(1, 2)
-    assert advance.fraction() == 0.25
-    advance.planned(2, 2)
-    advance.resolving(str(Reference.parse("a.example/app:v1")))
-    advance.waiting(root)
-    advance.ended(root, Receipt("existed"))
-    assert advance.fraction() == 0.5 + 0.5 / 2  # of an image and its manifest
-    advance.waiting(layer)
-    advance.advanced(layer, mib, mib)
-    assert advance.fraction() == 0.5 + 0.5 * 2 / 5
-    assert advance.words() == "looked into 2 of 2 images, 0 of 1 image finished, 1 of 2 pieces of content, 1.0 MiB of 2.0 MiB"
-    advance.ended(layer, Receipt("fetched", layer.size))
-    advance.advanced(layer, mib, mib)  # sent on, which takes nothing away
-    assert advance.fraction() == 0.5 + 0.5 * 4 / 5
-    assert not advance.lacks()
+    assert (counter.fraction(), counter.words()) == (0, "nothing to do")
+    counter(Planned(1, 2))
+    assert counter.fraction() == 0.25
+    counter(Planned(2, 2))
+    counter(ImageResolving(str(Reference.parse("a.example/app:v1"))))
+    counter(ContentFound(root))
+    counter(ContentFinished(root, Receipt("existed")))
+    assert counter.fraction() == 0.5 + 0.5 / 2  # of an image and its manifest
+    counter(ContentFound(layer))
+    counter(ContentAdvanced(layer, mib, mib))
+    assert counter.fraction() == 0.5 + 0.5 * 2 / 5
+    assert counter.words() == "looked into 2 of 2 images, 0 of 1 image finished, 1 of 2 pieces of content, 1.0 MiB of 2.0 MiB"
+    counter(ContentFinished(layer, Receipt("fetched", layer.size)))
+    counter(ContentAdvanced(layer, mib, mib))  # sent on, which takes nothing away
+    assert counter.fraction() == 0.5 + 0.5 * 4 / 5
+    assert not counter.lacks()
 
 
 def test_what_failed_is_not_done() -> None:
-    advance, mib = Advance(), 1024**2
+    counter, mib = ProgressCounter(), 1024**2
     one, other = (Descriptor(media_type=images.OCI_LAYER, digest=Digest.of(bytes([n])), size=2 * mib) for n in range(2))
     for layer in (one, other):
-        advance.waiting(layer)
+        counter(ContentFound(layer))
     for name in ("a.example/app:v1", "a.example/app:v2"):
-        advance.resolving(name)
-    advance.ended(one, Receipt("fetched", one.size))
-    advance.finished(ImageReport(name="a.example/app:v1", root=one))
-    advance.advanced(other, mib, mib)
+        counter(ImageResolving(name))
+    counter(ContentFinished(one, Receipt("fetched", one.size)))
+    counter(ImageEnded(ImageReport(name="a.example/app:v1", root=one)))
+    counter(ContentAdvanced(other, mib, mib))
     failure = Failure(descriptor=other, error=Unavailable("broken off"))
-    advance.failed(other, failure.error)
-    advance.finished(ImageReport(name="a.example/app:v2", root=other, failures=(failure,)))
+    counter(ContentFailed(other, failure.error))
+    counter(ImageEnded(ImageReport(name="a.example/app:v2", root=other, failures=(failure,))))
 
-    assert advance.lacks()
-    assert advance.fraction() == 5 / 8
+    assert counter.lacks()
+    assert counter.fraction() == 5 / 8
     told = "1 of 2 images finished, 1 failed, 1 of 2 pieces of content, 1 failed, 3.0 MiB of 4.0 MiB"
-    assert advance.words() == told
-    advance.ended(other, Receipt("fetched", other.size))  # another image had it from elsewhere
-    assert advance.words() == "1 of 2 images finished, 1 failed, 2 of 2 pieces of content, 4.0 MiB of 4.0 MiB"
+    assert counter.words() == told
+    counter(ContentFinished(other, Receipt("fetched", other.size)))  # another image had it from elsewhere
+    assert counter.words() == "1 of 2 images finished, 1 failed, 2 of 2 pieces of content, 4.0 MiB of 4.0 MiB"

@@ -1,7 +1,6 @@
 """Events: what a run tells Prefect, as docs/events.md says; and the automations that are shipped, on what they react to."""
 
 import json
-import logging
 import re
 import subprocess
 import sys
@@ -12,10 +11,11 @@ from uuid import uuid4
 
 import pytest
 
-from prefect_dist.mirror.progress import LogListener, listening
+from prefect_dist.mirror.progress import notify_also
 from prefect_dist.ocispec import Digest
 from prefect_dist.storage import open_store
 from prefect_dist.transfer.cancellation import Stopping, stopped_by
+from prefect_dist.transfer.events import Event, StepDone
 from tests import images
 from tests.fakes.faults import Fault, Flip, Refuse
 from tests.fakes.registry import FakeRegistry
@@ -129,11 +129,11 @@ def test_a_run_that_is_ended_tells_of_what_it_did_and_of_no_failures(
         images.load(source, "app", built, tag)
     stopping = Stopping()
 
-    class Impatient(LogListener):
-        def did(self, *_: object) -> None:
+    def stop_after_step(event: Event) -> None:
+        if isinstance(event, StepDone):
             stopping.request("asked to end")
 
-    with stopped_by(stopping), listening(Impatient(logging.getLogger("test"))):
+    with stopped_by(stopping), notify_also(stop_after_step):
         report = mirrors.run(*(image(source, target, f"app:{tag}") for tag in ("v1", "v2")), concurrency=1)
 
     came = results(report)
@@ -174,8 +174,8 @@ def test_corrupt_content_is_told_where_it_was_met(
 def test_thousands_of_events_are_told_and_none_is_lost(prefect: PrefectServer) -> None:
     from prefect import flow
 
+    from prefect_dist.flows.prefect_events import emit_failure
     from prefect_dist.ocispec import Reference
-    from prefect_dist.tasks import events
 
     many = 3000
 
@@ -184,7 +184,7 @@ def test_thousands_of_events_are_told_and_none_is_lost(prefect: PrefectServer) -
         source = Reference.parse("a.example/app:v1")
         for number in range(many):
             target = Reference.parse(f"many.example/app:v{number}")
-            events.image_failed(source, target, digest=None, error="not found")
+            emit_failure(source, target, digest=None, error="not found")
 
     tells()
 

@@ -1,7 +1,6 @@
 """Referrers at registries without a referrers API, where another client overwrites the index under the fallback tag."""
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,11 @@ from typing import Any
 import pytest
 
 from prefect_dist.flows.push import PushReport
-from prefect_dist.mirror.progress import LogListener, listening
+from prefect_dist.mirror.progress import notify_also
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.referrers import tag_of
 from prefect_dist.transfer.cancellation import Stopping, stopped_by
+from prefect_dist.transfer.events import Event, StepDone
 from tests import images
 from tests.fakes.faults import Call, Fault
 from tests.fakes.registry import FakeRegistry
@@ -77,11 +77,11 @@ def test_the_next_run_lists_a_referrer_for_which_a_stopped_run_did_not_look(mirr
         target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(overwriting(target, "app"))))
         entry = image(source, target, "app:v1", referrers=True)
 
-        class Impatient(LogListener):
-            def did(self, name: str, what: str) -> None:  # noqa: ARG002 - it is published
+        def stop_after_publication(event: Event) -> None:
+            if isinstance(event, StepDone):
                 stopping.request("asked to end")
 
-        with stopped_by(stopping), listening(Impatient(logging.getLogger("test"))):
+        with stopped_by(stopping), notify_also(stop_after_publication):
             stopped = mirrors.run(entry)
 
         assert (stopped.status, results(stopped)) == ("stopped", {"app:v1": "added"})

@@ -1,5 +1,4 @@
 import json
-import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +7,13 @@ from uuid import UUID
 
 import pytest
 
-from prefect_dist.mirror.progress import LogListener, listening
+from prefect_dist.mirror.progress import notify_also
 from prefect_dist.mirror.run_report import RunReport, in_one_line
-from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
+from prefect_dist.ocispec import Digest, Platform, Reference
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.storage import ContentStore, open_store
 from prefect_dist.transfer.cancellation import Stopping, stopped_by
+from prefect_dist.transfer.events import ContentAdvanced, Event
 from tests import images
 from tests.fakes.faults import Answer, Cut, Fault, Flip, WithHeaders
 from tests.fakes.registry import FakeRegistry
@@ -407,12 +407,11 @@ def test_a_run_that_is_stopped_begins_nothing_more(fetch: Fetch, store: ContentS
     image = images.image(260, layers=4)
     stopping = Stopping()
 
-    class Impatient(LogListener):
-        def advanced(self, descriptor: Descriptor, _offset: int, gained: int) -> None:
-            if gained and descriptor.kind == "config":
-                stopping.request("asked to end")
+    def stop_at_config(event: Event) -> None:
+        if isinstance(event, ContentAdvanced) and event.gained and event.descriptor.kind == "config":
+            stopping.request("asked to end")
 
-    with FakeRegistry() as registry, stopped_by(stopping), listening(Impatient(logging.getLogger("test"))):
+    with FakeRegistry() as registry, stopped_by(stopping), notify_also(stop_at_config):
         images.load(registry, "app", image, "v1")
         report, _ = fetch(f"{registry.host}/app:v1", concurrency=1, ends="CANCELLED")
         assert not [one for one in registry.requests if any(layer in one.path for layer in list(image.blobs)[1:])]
@@ -439,7 +438,7 @@ def test_no_name_is_recorded_for_an_image_of_which_something_is_missing(store: C
     image = images.image(220)
     with (
         FakeRegistry() as registry,
-        open_session(SessionSpec(store=store.url), observer=LogListener(logging.getLogger("test"))) as session,
+        open_session(SessionSpec(store=store.url)) as session,
     ):
         images.load(registry, "app", image, "v1")
         reference = Reference.parse(f"{registry.host}/app:v1")

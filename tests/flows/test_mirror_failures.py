@@ -1,15 +1,14 @@
 """What goes wrong with some images or registries of a mirror: the others are finished, each failure is told, a run goes on."""
 
 import json
-import logging
 from collections import Counter
 
 import pytest
 
-from prefect_dist.mirror.progress import LogListener, listening
-from prefect_dist.ocispec import Descriptor
+from prefect_dist.mirror.progress import notify_also
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.transfer.cancellation import Stopping, ending, stopped_by
+from prefect_dist.transfer.events import ContentAdvanced, ContentFinished, Event
 from tests import images
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Answer, Fault, Flip, Refuse
@@ -206,11 +205,11 @@ def test_a_run_that_is_stopped_while_it_plans_reports_and_changes_nothing(
 ) -> None:
     stopping = Stopping()
 
-    class Impatient(LogListener):
-        def advanced(self, *_: object) -> None:
+    def stop_at_first_bytes(event: Event) -> None:
+        if isinstance(event, ContentAdvanced):
             stopping.request("asked to end")
 
-    with stopped_by(stopping), listening(Impatient(logging.getLogger("test"))):
+    with stopped_by(stopping), notify_also(stop_at_first_bytes):
         report = mirrors.run(repository(source, target), concurrency=1)
 
     assert (report.status, set(results(report).values())) == ("stopped", {"failed"})
@@ -225,13 +224,12 @@ def test_a_run_that_is_stopped_reports_and_the_next_one_goes_on(
     stopping = Stopping()
     _, layer, _ = BUILT["v2"].blobs
 
-    class Impatient(LogListener):
-        def ended(self, descriptor: Descriptor, *_: object) -> None:
-            if str(descriptor.digest) == layer:
-                stopping.request("asked to end")
+    def stop_at_layer(event: Event) -> None:
+        if isinstance(event, ContentFinished) and str(event.descriptor.digest) == layer:
+            stopping.request("asked to end")
 
     entry = repository(source, target)
-    with stopped_by(stopping), listening(Impatient(logging.getLogger("test"))):
+    with stopped_by(stopping), notify_also(stop_at_layer):
         report = mirrors.run(entry)
 
     assert report.status == "stopped"

@@ -1,14 +1,14 @@
 """Mirrors from several registries: a registry that makes the run wait delays no image of another one."""
 
-import logging
+import threading
 from collections.abc import Callable, Iterator
-from threading import Event
 
 import pytest
 
 from prefect_dist.flows import mirror_parts as parts
-from prefect_dist.mirror.progress import LogListener, listening
+from prefect_dist.mirror.progress import notify_also
 from prefect_dist.transfer.cancellation import Stopping, stopped_by
+from prefect_dist.transfer.events import Event, Notify, StepDone, Throttled
 from tests import images
 from tests.fakes.faults import Answer, Fault, Stall, WithHeaders
 from tests.fakes.registry import FakeRegistry
@@ -35,20 +35,17 @@ def busy() -> Iterator[FakeRegistry]:
         yield busy
 
 
-class Publications(LogListener):
-    """Calls a function when an image is published, and one when a registry is not to be asked."""
+def publications(then: Callable[[str], None], throttled: Callable[[], None] = lambda: None) -> Notify:
+    """Return a listener that calls a function when an image is published, and one when requests to a registry pause."""
 
-    def __init__(self, then: Callable[[str], None], left_alone: Callable[[], None] = lambda: None) -> None:
-        super().__init__(logging.getLogger("test"))
-        self._then, self._left_alone = then, left_alone
+    def notify(event: Event) -> None:
+        match event:
+            case Throttled():
+                throttled()
+            case StepDone(name, text) if text.startswith("published"):
+                then(name)
 
-    def left_alone(self, server: str, seconds: float) -> None:
-        super().left_alone(server, seconds)
-        self._left_alone()
-
-    def did(self, name: str, what: str) -> None:
-        if what.startswith("published"):
-            self._then(name)
+    return notify
 
 
 @pytest.mark.parametrize(
@@ -75,7 +72,7 @@ def test_images_are_published_while_another_registry_makes_the_run_wait(  # noqa
         if len(published) == 2:
             stopping.request("all others are published")
 
-    with stopped_by(stopping), listening(Publications(stop)):
+    with stopped_by(stopping), notify_also(publications(stop)):
         report = mirrors.run(first, repository(source, target), concurrency=concurrency)
 
     assert report.status == "stopped"
@@ -95,7 +92,7 @@ def test_blobs_that_wait_for_one_registry_take_no_turn_from_the_images_of_anothe
     first = image(other, busy, "many:v1") if is_target else image(busy, target, "many:v1")
     method, path = ("HEAD" if is_target else "GET"), ".*/blobs/.*"
     busy.inject(Fault(method=method, path=path, times=4, action=Answer(429, (("Retry-After", str(30)),), b"")))
-    waiting, stopping, published = Event(), Stopping(), list[str]()
+    waiting, stopping, published = threading.Event(), Stopping(), list[str]()
     source.inject(Fault(method="GET", path=".*/tags/list", action=Stall(0, waiting)))
 
     def stop(name: str) -> None:
@@ -103,7 +100,7 @@ def test_blobs_that_wait_for_one_registry_take_no_turn_from_the_images_of_anothe
         if len(published) == 2:
             stopping.request("all others are published")
 
-    with stopped_by(stopping), listening(Publications(stop, waiting.set)):
+    with stopped_by(stopping), notify_also(publications(stop, waiting.set)):
         report = mirrors.run(first, repository(source, target), concurrency=4)
 
     assert sorted(published) == [f"{source.host}/app:v1", f"{source.host}/app:v2"]
@@ -144,7 +141,7 @@ def test_a_slow_blob_of_one_part_does_not_delay_the_next_part(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(parts, "MOST_TASKS", 3)
-    release, layer = Event(), list(ONE.blobs)[-1]
+    release, layer = threading.Event(), list(ONE.blobs)[-1]
     source.inject(Fault(path=f".*/blobs/{layer}", action=Stall(10, release)))
     published = list[str]()
 
@@ -152,7 +149,7 @@ def test_a_slow_blob_of_one_part_does_not_delay_the_next_part(
         published.append(name)
         release.set()
 
-    with listening(Publications(note)):
+    with notify_also(publications(note)):
         report = mirrors.run(repository(source, target), concurrency=2)
 
     assert report.status == "complete", report.errors()

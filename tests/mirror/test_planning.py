@@ -1,6 +1,5 @@
 """Plans of several source registries, without Prefect: each is planned by itself, and errors of one concern no other."""
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,9 +9,9 @@ import pytest
 
 from prefect_dist.mirror.lock import Locked
 from prefect_dist.mirror.planning import Planning
-from prefect_dist.mirror.progress import LogListener
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.errors import Unavailable
+from prefect_dist.transfer.events import ignore_event
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
 from prefect_dist.transfer.units import Repositories, Tags
 from tests.mirror.planned import Plans, Queries, entries, manifest, surveyed
@@ -22,12 +21,11 @@ if TYPE_CHECKING:
 
 ONE = {"source": "one.example/app:v1", "target": "registry.example/one:v1", "type": "image"}
 TWO = {"source": "two.example/app:v1", "target": "registry.example/two:v1", "type": "image"}
-LISTENER = LogListener(logging.getLogger("test"))
 
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
-    with open_session(SessionSpec(store=str(tmp_path)), observer=LISTENER) as session:
+    with open_session(SessionSpec(store=str(tmp_path))) as session:
         yield session
 
 
@@ -43,7 +41,7 @@ def plans() -> Plans:
 
 @pytest.fixture
 def planning(session: Session, queries: Queries, plans: Plans) -> Planning:
-    return Planning(session, LISTENER, {}, loop=queries, receiver=plans, keep=True, workers=1)
+    return Planning(session, ignore_event, {}, loop=queries, receiver=plans, keep=True, workers=1)
 
 
 def test_an_unexpected_error_of_a_survey_fails_only_its_images(planning: Planning, queries: Queries, plans: Plans) -> None:
@@ -143,7 +141,7 @@ def replanned(
         )
         for name in MIRRORED
     }
-    planning = Planning(session, LISTENER, locked, loop=queries, receiver=plans, keep=True, workers=1)
+    planning = Planning(session, ignore_event, locked, loop=queries, receiver=plans, keep=True, workers=1)
     planning.begin(entries(*sync))
     queries.answer("one.example", tagged(repositories))
     assert plans.plan is not None

@@ -15,6 +15,7 @@ from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFou
 from prefect_dist.remotes import Hosts, HostSettings, Registries, RegistrySettings
 from prefect_dist.storage import ContentStore, open_store
 from prefect_dist.transfer import content as transfer
+from prefect_dist.transfer.events import ignore_event
 from tests import images
 from tests.fakes.faults import (
     Action,
@@ -395,13 +396,6 @@ def test_the_coding_identity_is_none(registries: Registries, registry: FakeRegis
 # Into a store.
 
 
-class Silent:
-    """An observer that looks away."""
-
-    def advanced(self, descriptor: Descriptor, offset: int, gained: int) -> None:
-        pass
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> ContentStore:
     return open_store(str(tmp_path / "store"))
@@ -415,11 +409,11 @@ def test_a_flipped_byte_is_caught_and_not_kept(registries: Registries, registry:
     strike(registry, Flip(SIZE - 1))
     source = fetcher(registries, registry)
     with pytest.raises(Corrupt) as caught:
-        transfer.fetch(store, source, WANTED, observer=Silent())
+        transfer.fetch(store, source, WANTED, notify=ignore_event)
     check_told(caught.value, str(WANTED.digest))
     assert blobs(store) == []
     assert not list(store.active())
-    assert transfer.fetch(store, source, WANTED, observer=Silent()).transferred == SIZE
+    assert transfer.fetch(store, source, WANTED, notify=ignore_event).transferred == SIZE
     assert blobs(store) == [str(WANTED.digest)]
     assert ranges(registry) == [None, None]
 
@@ -428,10 +422,10 @@ def test_what_arrived_is_kept_for_the_next_attempt(registries: Registries, regis
     strike(registry, Cut(70_000), Answer(503))
     source = fetcher(registries, registry)
     with pytest.raises(Unavailable):
-        transfer.fetch(store, source, WANTED, observer=Silent())
+        transfer.fetch(store, source, WANTED, notify=ignore_event)
     assert blobs(store) == []
-    assert transfer.fetch(store, source, WANTED, observer=Silent()).transferred == SIZE - 70_000
-    assert transfer.fetch(store, source, WANTED, observer=Silent()).status == "existed"
+    assert transfer.fetch(store, source, WANTED, notify=ignore_event).transferred == SIZE - 70_000
+    assert transfer.fetch(store, source, WANTED, notify=ignore_event).status == "existed"
     assert b"".join(store.chunks(WANTED.digest)) == BLOB
     assert ranges(registry) == [None, from_byte(70_000), from_byte(70_000)]
 
@@ -449,7 +443,7 @@ def test_what_is_all_there_is_committed_without_a_request(
     # A process may end between the last byte and the commit; a range that begins at the end is answered with 416.
     with store.writer(f"layer-{WANTED.digest}", expected=WANTED.digest, total=SIZE) as writer:
         writer.write(BLOB)
-    assert transfer.fetch(store, fetcher(registries, registry), WANTED, observer=Silent()).transferred == 0
+    assert transfer.fetch(store, fetcher(registries, registry), WANTED, notify=ignore_event).transferred == 0
     assert registry.requests == []
     assert stored(store, WANTED, BLOB)
 
@@ -458,10 +452,10 @@ def test_an_empty_blob_is_content_that_needs_no_request(
     registries: Registries, registry: FakeRegistry, store: ContentStore
 ) -> None:
     source, empty = fetcher(registries, registry), descriptor(b"")
-    assert transfer.fetch(store, source, empty, observer=Silent()).status == "fetched"
+    assert transfer.fetch(store, source, empty, notify=ignore_event).status == "fetched"
     assert stored(store, empty, b"")
     with pytest.raises(Corrupt):  # no size is no licence to have any digest
-        transfer.fetch(store, source, replace(WANTED, size=0), observer=Silent())
+        transfer.fetch(store, source, replace(WANTED, size=0), notify=ignore_event)
     assert registry.requests == []
     assert blobs(store) == [str(empty.digest)]
 
@@ -472,18 +466,18 @@ def test_a_sha512_is_what_is_checked(registries: Registries, registry: FakeRegis
     registry.inject(Fault(path=".*/sha512:.*", action=Flip(7)))
     source = fetcher(registries, registry)
     with pytest.raises(Corrupt) as caught:
-        transfer.fetch(store, source, wanted, observer=Silent())
+        transfer.fetch(store, source, wanted, notify=ignore_event)
     check_told(caught.value, str(wanted.digest))
-    assert transfer.fetch(store, source, wanted, observer=Silent()).transferred == SIZE
+    assert transfer.fetch(store, source, wanted, notify=ignore_event).transferred == SIZE
     assert stored(store, wanted, BLOB)
 
 
 def test_inline_data_is_used_and_checked(registries: Registries, registry: FakeRegistry, store: ContentStore) -> None:
     source, small = fetcher(registries, registry), descriptor(b"inline")
     with pytest.raises(Corrupt):
-        transfer.fetch(store, source, replace(small, data=b"inlinE"), observer=Silent())
+        transfer.fetch(store, source, replace(small, data=b"inlinE"), notify=ignore_event)
     assert blobs(store) == []
-    assert transfer.fetch(store, source, replace(small, data=b"inline"), observer=Silent()).transferred == 0
+    assert transfer.fetch(store, source, replace(small, data=b"inline"), notify=ignore_event).transferred == 0
     assert stored(store, small, b"inline")
     assert registry.requests == []
 
@@ -496,7 +490,7 @@ def test_a_size_that_was_published_wrong(
     if not announced:
         registry.inject(Fault(path=BLOB_PATH, nth=None, action=WithoutHeaders(("Content-Length",))))
     with pytest.raises(Corrupt if announced or size < SIZE else Unavailable) as caught:
-        transfer.fetch(store, fetcher(registries, registry), replace(WANTED, size=size), observer=Silent())
+        transfer.fetch(store, fetcher(registries, registry), replace(WANTED, size=size), notify=ignore_event)
     check_told(caught.value, str(WANTED.digest), f"expected {size} bytes")
     assert blobs(store) == []
     assert len(registry.requests) <= 3

@@ -16,6 +16,7 @@ from prefect_dist.remotes import Hosts, HostSettings, Registries, RegistrySettin
 from prefect_dist.remotes.errors import RegistryError, RegistryUnavailable
 from prefect_dist.storage import open_store
 from prefect_dist.transfer import content as transfer
+from prefect_dist.transfer.events import ignore_event
 from tests import images
 from tests.fakes.access import Basic
 from tests.fakes.faults import Action, Answer, Cut, Fault, Flip, Redirect, Stall, WithHeaders
@@ -327,9 +328,9 @@ def test_wrong_bytes_are_refused_and_asked_for_elsewhere_first(
         settings = knowing(first, second, **{registry.host: HostSettings(mirrors=(mirror.host,) * mirrors)})
         with Registries(settings, credentials=anonymous) as known:
             with pytest.raises(Corrupt):
-                transfer.fetch(store, fetcher(known, registry), wanted, observer=_Nobody())
+                transfer.fetch(store, fetcher(known, registry), wanted, notify=ignore_event)
             assert not store.holds(wanted)
-            assert transfer.fetch(store, fetcher(known, registry), wanted, observer=_Nobody()).status == "fetched"
+            assert transfer.fetch(store, fetcher(known, registry), wanted, notify=ignore_event).status == "fetched"
     assert b"".join(store.chunks(wanted.digest)) == BLOB
     assert (len(first.requests), len(second.requests)) == (1, 1)
 
@@ -340,8 +341,8 @@ def test_a_url_that_is_the_only_one_gets_a_second_chance(
     first.inject(Fault(nth=1, action=Flip(1000)))
     store, wanted = open_store(str(tmp_path / "store")), at(first)
     with pytest.raises(Corrupt):
-        transfer.fetch(store, fetcher(known, registry), wanted, observer=_Nobody())
-    assert transfer.fetch(store, fetcher(known, registry), wanted, observer=_Nobody()).status == "fetched"
+        transfer.fetch(store, fetcher(known, registry), wanted, notify=ignore_event)
+    assert transfer.fetch(store, fetcher(known, registry), wanted, notify=ignore_event).status == "fetched"
 
 
 @example("", "\udcd7")
@@ -354,8 +355,3 @@ def test_any_text_is_a_url_or_an_error_of_ours(begin: str, text: str) -> None:
     else:
         assert url.scheme in ("http", "https")
         assert url.host
-
-
-class _Nobody:
-    def advanced(self, *_: object) -> None:
-        pass

@@ -11,6 +11,7 @@ from prefect_dist.remotes.errors import RegistryDenied, RegistryNotFound, Regist
 from prefect_dist.remotes.mirrors import most_informative
 from prefect_dist.storage import open_store
 from prefect_dist.transfer import content as transfer
+from prefect_dist.transfer.events import ignore_event
 from tests import images
 from tests.fakes.faults import Answer, Cut, Fault, Flip
 from tests.fakes.registry import FakeRegistry
@@ -101,9 +102,9 @@ def test_who_gave_wrong_bytes_is_not_asked_for_them_again(
     mirror.inject(Fault(path=".*/blobs/.*", nth=None, action=Flip(1000)))
     store, wanted = open_store(str(tmp_path / "store")), descriptor(BLOB)
     with pytest.raises(Corrupt):
-        transfer.fetch(store, fetcher(mirrored, registry), wanted, observer=_Nobody())
+        transfer.fetch(store, fetcher(mirrored, registry), wanted, notify=ignore_event)
     assert asked(registry) == []
-    assert transfer.fetch(store, fetcher(mirrored, registry), wanted, observer=_Nobody()).status == "fetched"
+    assert transfer.fetch(store, fetcher(mirrored, registry), wanted, notify=ignore_event).status == "fetched"
     assert len(asked(mirror)) == 1
     assert store.manifest(wanted) == BLOB
 
@@ -172,8 +173,3 @@ EXCHANGE = Exchange(method="GET", url="https://a.example/", status=400)
 )
 def test_the_most_telling_error(errors: list[DistError], telling: int) -> None:
     assert most_informative(errors) is errors[telling]
-
-
-class _Nobody:
-    def advanced(self, *_: object) -> None:
-        pass

@@ -1,12 +1,10 @@
 """A session, and a registry that it brings images to."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from prefect_dist.mirror.progress import LogListener
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
 from tests.fakes.registry import FakeRegistry
 
@@ -14,7 +12,7 @@ from tests.fakes.registry import FakeRegistry
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
     spec = SessionSpec(store=str(tmp_path / "store"))
-    with open_session(spec, observer=LogListener(logging.getLogger("test"))) as session:
+    with open_session(spec) as session:
         yield session
 
 

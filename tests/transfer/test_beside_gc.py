@@ -5,7 +5,6 @@ The fetches run as Prefect's tasks do, without Prefect; gc and the deletions are
 
 import io
 import json
-import logging
 import subprocess
 import sys
 import uuid
@@ -16,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from prefect_dist.mirror.progress import LogListener
 from prefect_dist.ocispec import Reference
 from prefect_dist.storage import presence
 from prefect_dist.storage.archive import import_images
@@ -120,13 +118,13 @@ def test_no_fetch_fails_and_nothing_that_is_named_is_lost(place: Place) -> None:
 
         def fetch_often(first: int) -> None:
             for turn in range(rounds(place)):
-                with open_session(spec, observer=LogListener(logging.getLogger("test"))) as session:
+                with open_session(spec) as session:
                     fetch(session, references[(first + turn) % len(references)])
 
         with going_on(COLLECT, place) as removed, going_on(FORGET, place) as deleted, ThreadPoolExecutor(3) as executor:
             for fetching in [executor.submit(fetch_often, number) for number in range(FETCHERS)]:
                 fetching.result()
-        with open_session(spec, observer=LogListener(logging.getLogger("test"))) as session:
+        with open_session(spec) as session:
             fetch(session, references[0])
 
     assert deleted[0] > 0

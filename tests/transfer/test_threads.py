@@ -1,13 +1,11 @@
 """The thread pool: attempts, waits and cancellation."""
 
-import logging
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from prefect_dist.mirror.progress import LogListener
 from prefect_dist.ocispec.errors import Corrupt, DistError, NotFound, Unavailable
 from prefect_dist.remotes.errors import Exchange, RegistryUnavailable
 from prefect_dist.transfer import threads
@@ -17,12 +15,10 @@ from prefect_dist.transfer.pool import Failed, Lane, Ok, Unit, Worklist
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
 from prefect_dist.transfer.threads import ThreadPool
 
-LISTENER = LogListener(logging.getLogger("test"))
-
 
 @pytest.fixture
 def session(tmp_path: Path) -> Iterator[Session]:
-    with open_session(SessionSpec(store=str(tmp_path)), observer=LISTENER) as opened:
+    with open_session(SessionSpec(store=str(tmp_path))) as opened:
         yield opened
 
 

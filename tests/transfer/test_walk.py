@@ -1,12 +1,11 @@
 """The walk over images, whose units the tests end."""
 
-import logging
 from collections.abc import Callable
 
-from prefect_dist.mirror.progress import LogListener
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.transfer.cancellation import Stopping
+from prefect_dist.transfer.events import ignore_event
 from prefect_dist.transfer.pool import Failed
 from prefect_dist.transfer.walk import Walk
 from prefect_dist.transfer.walk_state import ImageState
@@ -24,7 +23,7 @@ def walk(
     policy: FetchingPolicy, run: Callable[[HeldPool, object], None], stopping: Stopping | None = None
 ) -> tuple[Walk, HeldPool]:
     pool = HeldPool(run, stopping=stopping)
-    return Walk(EmptyStore(), policy, pool, LogListener(logging.getLogger("test"))), pool
+    return Walk(EmptyStore(), policy, pool, ignore_event), pool
 
 
 def test_an_image_that_is_added_at_the_end_of_another_one_shares_its_content() -> None:
