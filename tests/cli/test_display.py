@@ -1,6 +1,7 @@
 """What the live table shows where there is no room for all, and what it counts."""
 
 import io
+import threading
 
 import pytest
 from rich.console import Console
@@ -176,3 +177,13 @@ def test_a_manifest_that_was_there_can_fail_for_what_refers_to_it() -> None:
     shown = display(images=2)
     shown(ContentFailed(LAYERS[9], NotFound("gone")))
     assert lines(shown)[3].split() == ["layer", LAYERS[9].digest.short, "failed", "1000", "B"]
+
+
+def test_a_note_of_a_signal_handler_waits_for_no_lock() -> None:
+    shown = display(images=1)
+    note = threading.Thread(target=shown, args=(Note("ending; once more leaves at once"),), daemon=True)
+    with shown._guard:  # as the main thread may have it when the signal comes
+        note.start()
+        note.join(timeout=5)
+        assert not note.is_alive()
+    assert lines(shown)[-1].endswith("ending; once more leaves at once")
