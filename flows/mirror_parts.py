@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from prefect_dist.flows.parts import Part, Parts
 from prefect_dist.mirror.applying import Admit
-from prefect_dist.mirror.plan import Image as Planned
+from prefect_dist.mirror.plan import PlannedImage
 from prefect_dist.transfer.cancellation import Stopping
 from prefect_dist.transfer.walk_state import ImageState
 
@@ -29,7 +29,7 @@ class MirrorParts(Parts):
         self._waiting: dict[Part, _Shards] = {}
         self._unparted = 0
 
-    def divide(self, images: Sequence[tuple[ImageState, Planned]], admit: Admit) -> None:
+    def divide(self, images: Sequence[tuple[ImageState, PlannedImage]], admit: Admit) -> None:
         """Have `admit` add images to the walk part by part.
 
         Few images stay in the flow run of the mirror itself, and are added at once.
@@ -67,9 +67,9 @@ class _Shards:
             self.admit(self.shards.popleft())
 
 
-def _sharded(images: Iterable[tuple[ImageState, Planned]]) -> Iterator[list[tuple[ImageState, Planned]]]:
+def _sharded(images: Iterable[tuple[ImageState, PlannedImage]]) -> Iterator[list[tuple[ImageState, PlannedImage]]]:
     """Images in their order, so many together as one flow run may have."""
-    shard, content, publications = list[tuple[ImageState, Planned]](), set[object](), 0
+    shard, content, publications = list[tuple[ImageState, PlannedImage]](), set[object](), 0
     for image, planned in images:
         shard.append((image, planned))
         content.update(descriptor.digest for descriptor in planned.content)

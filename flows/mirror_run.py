@@ -10,7 +10,7 @@ from prefect_dist.flows.prefect_events import Reason, emit_failure, emit_mirrore
 from prefect_dist.flows.progress_artifact import watched
 from prefect_dist.flows.slots import leased
 from prefect_dist.mirror.mirror_report import MirrorReport
-from prefect_dist.mirror.plan import Plan, Step
+from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.mirror.run import MirrorJob, run_mirror
 from prefect_dist.transfer.cancellation import Stopping
 from prefect_dist.transfer.session import SessionSpec, open_session
@@ -47,26 +47,26 @@ class MirrorEvents:
     def planned(self, plan: Plan) -> None:
         """Show the plan, and emit the failures of images that could not be planned."""
         tabulate(plan.table(), key="plan", description=plan.summary())
-        for step in () if self._is_dry else plan.steps:
-            if step.change == "failed":
-                self.failed(step, step.note or "")
+        for action in () if self._is_dry else plan.actions:
+            if action.change == "failed":
+                self.failed(action, action.note or "")
 
-    def mirrored(self, step: Step) -> None:
+    def mirrored(self, action: TargetAction) -> None:
         """Emit that an image is at a target now."""
-        if step.new is not None:
-            previous = step.old.digest if step.old else None
-            reason = _reason(step)
-            emit_mirrored(step.wish.source, step.target, reason=reason, digest=step.new.digest, previous=previous)
+        if action.new is not None:
+            previous = action.old.digest if action.old else None
+            reason = _reason(action)
+            emit_mirrored(action.item.source, action.target, reason=reason, digest=action.new.digest, previous=previous)
 
-    def failed(self, step: Step, error: str) -> None:
+    def failed(self, action: TargetAction, error: str) -> None:
         """Emit why an image is not at a target, unless the run was cancelled."""
         if self._stopping.reason is None:
-            digest = step.new.digest if step.new else None
-            emit_failure(step.wish.source, step.target, digest=digest, error=error)
+            digest = action.new.digest if action.new else None
+            emit_failure(action.item.source, action.target, digest=digest, error=error)
 
 
-def _reason(step: Step) -> Reason:
-    if step.change == "change":
-        is_other = step.old is not None and step.new is not None and step.old.digest != step.new.digest
+def _reason(action: TargetAction) -> Reason:
+    if action.change == "change":
+        is_other = action.old is not None and action.new is not None and action.old.digest != action.new.digest
         return "changed" if is_other else "referrers"
-    return "repaired" if step.change == "repair" else "added"
+    return "repaired" if action.change == "repair" else "added"

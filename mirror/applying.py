@@ -7,7 +7,7 @@ from typing import Protocol, Self
 
 from prefect_dist.mirror.mirror_policy import MirrorObserver, MirrorPolicy
 from prefect_dist.mirror.mirror_report import Brought
-from prefect_dist.mirror.plan import Extra, Image
+from prefect_dist.mirror.plan import OrphanTag, PlannedImage
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.transfer import units
 from prefect_dist.transfer.cancellation import Stopped, ending
@@ -24,7 +24,7 @@ Admit = Callable[[Sequence[ImageState]], None]
 class MirrorScopes(Protocol):
     """The flow runs that the units of a run belong to. Leaving the block ends them."""
 
-    def divide(self, images: Sequence[tuple[ImageState, Image]], admit: Admit) -> None:
+    def divide(self, images: Sequence[tuple[ImageState, PlannedImage]], admit: Admit) -> None:
         """Have `admit` add images to the walk, all at once or some at a time."""
 
     def ended(self, image: ImageState, *, is_vetoed: bool = False) -> None:
@@ -49,7 +49,7 @@ class Applying:
         self._policy = MirrorPolicy(scopes.ended, observer)
         self.walk = Walk(pool.session.keeper, self._policy, pool, notify)
 
-    def add(self, planned: Sequence[Image], origins: Mapping[Image, object]) -> None:
+    def add(self, planned: Sequence[PlannedImage], origins: Mapping[PlannedImage, object]) -> None:
         """Add images that have to be mirrored; `origins` are the results that they were planned by."""
         self.observer.beginning()
         images = [self._policy.take(one, origins[one]) for one in planned]
@@ -74,7 +74,7 @@ class Applying:
         unconfirmed = confirm_referrers(self._pool) if self._session.stopping.reason is None else []
         if self._session.stopping.reason is not None:
             return self._without_fallback_referrers(brought)
-        sources = {step.target: step.wish.source for image in self._policy.planned for step in image.due}
+        sources = {action.target: action.item.source for image in self._policy.planned for action in image.due}
         failures, referrers = dict(brought.failures), dict(brought.referrers)
         for one in unconfirmed:
             for target, pushed in referrers.items():
@@ -97,7 +97,7 @@ class Applying:
         }
         return replace(brought, referrers=referrers)
 
-    def remove(self, extras: Sequence[Extra], known: Mapping[str, frozenset[str]]) -> dict[Reference, Removed | str]:
+    def remove(self, orphans: Sequence[OrphanTag], known: Mapping[str, frozenset[str]]) -> dict[Reference, Removed | str]:
         """Remove the tags that are due, one after the other. Return the outcome for each, or why it could not be removed.
 
         `known` are the tags that the run wants or that the lock file has, by repository. No manifest that one of them needs is
@@ -109,20 +109,20 @@ class Applying:
         back takes its place. Otherwise a number of such tags would keep all others for ever.
         """
         if (reason := self._session.stopping.reason) is not None:
-            return {extra.target: f"{extra.target}: {ending(reason)}" for extra in extras if extra.is_due}
+            return {orphan.target: f"{orphan.target}: {ending(reason)}" for orphan in orphans if orphan.is_due}
         removed, count = dict[Reference, Removed | str](), 0
         allowed = defaultdict[str, list[UnwantedTag]](list)
-        for extra in (one for one in extras if one.is_due):
-            allowed[extra.target.locator].append(_unwanted_tag(extra))
-        for extra in sorted((one for one in extras if one.most is not None), key=lambda one: one.is_held):
-            if extra.is_held:
-                if count >= (extra.most or 0) or self._session.stopping.reason is not None:
+        for orphan in (one for one in orphans if one.is_due):
+            allowed[orphan.target.locator].append(_unwanted_tag(orphan))
+        for orphan in sorted((one for one in orphans if one.most is not None), key=lambda one: one.is_held):
+            if orphan.is_held:
+                if count >= (orphan.most or 0) or self._session.stopping.reason is not None:
                     continue
-                allowed[extra.target.locator].append(_unwanted_tag(extra))
-            repository = extra.target.locator
-            result = self._removal(extra.target, allowed[repository], known.get(repository, frozenset()))
+                allowed[orphan.target.locator].append(_unwanted_tag(orphan))
+            repository = orphan.target.locator
+            result = self._removal(orphan.target, allowed[repository], known.get(repository, frozenset()))
             count += isinstance(result, str) or result.status == "removed"
-            removed[extra.target] = result
+            removed[orphan.target] = result
         return removed
 
     def _removal(self, target: Reference, allowed: Sequence[UnwantedTag], known: frozenset[str]) -> Removed | str:
@@ -145,7 +145,7 @@ class Applying:
         return failure
 
 
-def _unwanted_tag(extra: Extra) -> UnwantedTag:
-    record = extra.record
+def _unwanted_tag(orphan: OrphanTag) -> UnwantedTag:
+    record = orphan.record
     referrers = frozenset(record.referrers)
-    return UnwantedTag(target=extra.target, digest=record.digest, replaces=record.replaces, referrers=referrers)
+    return UnwantedTag(target=orphan.target, digest=record.digest, replaces=record.replaces, referrers=referrers)

@@ -7,7 +7,7 @@ from prefect_dist.mirror.check_report import Audits
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.entry_index import Origins
 from prefect_dist.mirror.lock import Locked, Records
-from prefect_dist.mirror.plan import Image, Step, Wish, with_backup
+from prefect_dist.mirror.plan import PlannedImage, SyncItem, TargetAction, with_backup
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer import units
@@ -48,7 +48,7 @@ class Auditing:
             unlooked=len(locked) - len(wanted),
         )
 
-    def located(self, found: Audits, locked: Records) -> tuple[dict[Image, units.Located], dict[Reference, str]]:
+    def located(self, found: Audits, locked: Records) -> tuple[dict[PlannedImage, units.Located], dict[Reference, str]]:
         """Return the images to repair with the places of their content, and the reasons why others cannot be repaired."""
 
         def unit(target: Reference) -> Unit:
@@ -61,7 +61,7 @@ class Auditing:
                 hosts=frozenset({origin.host}),
             )
 
-        images, lost = dict[Image, units.Located](), dict[Reference, str]()
+        images, lost = dict[PlannedImage, units.Located](), dict[Reference, str]()
         for target, outcome in self._pool.run(found.damaged, unit):
             if isinstance(outcome, Failed):
                 lost[target] = f"{target}: {outcome.error}"
@@ -70,16 +70,16 @@ class Auditing:
             if image.due:
                 images[image] = outcome.value
             else:
-                lost[target] = image.steps[0].note or f"{target}: cannot be repaired"
+                lost[target] = image.actions[0].note or f"{target}: cannot be repaired"
         return images, lost
 
-    def _image(self, target: Reference, record: Locked, old: Descriptor | None, root: Descriptor) -> Image:
+    def _image(self, target: Reference, record: Locked, old: Descriptor | None, root: Descriptor) -> PlannedImage:
         entry = self._origins.of(target, record)
         if entry is None:
             raise ValueError(f"{target}: only what an entry wants is looked into")
-        wish = Wish(entry=entry, source=Reference.parse(record.source), targets=(target,))
-        step = with_backup(Step(wish=wish, target=target, change="repair", old=old, new=root))
-        return Image(wish=wish, root=root, content=(), sent=(), steps=(step,))
+        item = SyncItem(entry=entry, source=Reference.parse(record.source), targets=(target,))
+        action = with_backup(TargetAction(item=item, target=target, change="repair", old=old, new=root))
+        return PlannedImage(item=item, root=root, content=(), sent=(), actions=(action,))
 
     def _is_wanted(self, target: Reference, record: Locked) -> bool:
         return record.mirrored is not None and record.unwanted is None and self._origins.of(target, record) is not None

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from prefect_dist.mirror.lock import Locked, Records
 from prefect_dist.mirror.mirror_report import MirrorReport
-from prefect_dist.mirror.plan import Plan, Step
+from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.transfer.removal import Removed
 
@@ -19,7 +19,7 @@ Referrers = Mapping[Digest, str | None]
 
 def intended(plan: Plan, locked: Records) -> Records:
     """Return the records plus those of all images that are about to be published: a killed run leaves no tag without one."""
-    intentions = {step.target: _intention(step, locked) for step in plan.steps if step.is_due}
+    intentions = {action.target: _intention(action, locked) for action in plan.actions if action.is_due}
     return _wanted_again(plan, {**locked, **intentions})
 
 
@@ -30,33 +30,33 @@ def concluded(report: MirrorReport, replaced: Records, locked: Records) -> Recor
     record again. If there was none, the intention stays where the tag may have been set, so that the tag can be pruned later.
     """
     records, now, brought = dict(locked), datetime.now(UTC), report.brought
-    for step in report.plan.steps:
-        result, known = report.result(step), replaced.get(step.target)
-        if result in ("added", "changed", "same") or step.target in brought.referrers:
-            referrers = _merged(step.beside, brought.referrers.get(step.target, {}))
-            record = _record(step, locked, mirrored=now, referrers=referrers)
+    for action in report.plan.actions:
+        result, known = report.result(action), replaced.get(action.target)
+        if result in ("added", "changed", "same") or action.target in brought.referrers:
+            referrers = _merged(action.target_referrers, brought.referrers.get(action.target, {}))
+            record = _record(action, locked, mirrored=now, referrers=referrers)
             is_compared = result != "failed" and report.stopped is None
-            records[step.target] = replace(record, related=step.wish.related.options if is_compared else None)
-        elif step.is_due and locked.get(step.target) == _intention(step, replaced):
+            records[action.target] = replace(record, related=action.item.related.options if is_compared else None)
+        elif action.is_due and locked.get(action.target) == _intention(action, replaced):
             if known is not None:
-                records[step.target] = known
-            elif step.target not in brought.begun:
-                del records[step.target]
-    for extra in report.plan.extras:
-        told = report.removed.get(extra.target)
-        if extra.since is None or locked.get(extra.target) != extra.record:
+                records[action.target] = known
+            elif action.target not in brought.begun:
+                del records[action.target]
+    for orphan in report.plan.orphans:
+        told = report.removed.get(orphan.target)
+        if orphan.since is None or locked.get(orphan.target) != orphan.record:
             continue
         if isinstance(told, Removed) and told.status != "shared":  # removed, or someone else's tag
-            del records[extra.target]
+            del records[orphan.target]
         else:
-            records[extra.target] = replace(extra.record, unwanted=extra.since)
+            records[orphan.target] = replace(orphan.record, unwanted=orphan.since)
     _follow_moved_tags(records, brought.referrers)
     return _with_wanted_referrers(_wanted_again(report.plan, records), report.plan)
 
 
 def _wanted_again(plan: Plan, records: Records) -> Records:
     """Return the records without the times since when tags were unwanted that this run wants, whether or not it succeeds."""
-    wanted = {step.target for step in plan.steps if step.target in records}
+    wanted = {action.target for action in plan.actions if action.target in records}
     return {**records, **{target: replace(records[target], unwanted=None) for target in wanted}}
 
 
@@ -86,11 +86,11 @@ def _follow_moved_tags(records: dict[Reference, Locked], referrers: Mapping[Refe
 
 def _with_wanted_referrers(records: Records, plan: Plan) -> Records:
     """Return the records without the times since when digest tags were unwanted that are referrers of wanted images."""
-    extra = {one.target for one in plan.extras}
+    orphans = {one.target for one in plan.orphans}
     wanted = {
         f"{target.locator}:{tag}"
         for target, record in records.items()
-        if record.unwanted is None and target not in extra
+        if record.unwanted is None and target not in orphans
         for tag in record.referrers.values()
         if tag is not None
     }
@@ -104,33 +104,33 @@ def _merged(known: Referrers, new: Referrers) -> dict[Digest, str | None]:
     return {**{digest: tag for digest, tag in known.items() if tag not in tags}, **new}
 
 
-def _intention(step: Step, locked: Records) -> Locked:
+def _intention(action: TargetAction, locked: Records) -> Locked:
     """Return the record of a target before the image is published; it keeps the digest that the mirror published before."""
-    known = locked.get(step.target)
-    record = replace(_record(step, locked, mirrored=None, referrers={}), related=None if known is None else known.related)
-    return replace(record, replaces=_replaced_digest(step, known)) if record.mirrored is None else record
+    known = locked.get(action.target)
+    record = replace(_record(action, locked, mirrored=None, referrers={}), related=None if known is None else known.related)
+    return replace(record, replaces=_replaced_digest(action, known)) if record.mirrored is None else record
 
 
-def _replaced_digest(step: Step, known: Locked | None) -> Digest | None:
+def _replaced_digest(action: TargetAction, known: Locked | None) -> Digest | None:
     """Return the digest that the target has, None if this mirror did not publish it or it stays."""
-    if known is None or step.old is None or step.new is None or step.old.digest == step.new.digest:
+    if known is None or action.old is None or action.new is None or action.old.digest == action.new.digest:
         return None
-    return step.old.digest if step.old.digest in (known.digest, known.replaces) else None
+    return action.old.digest if action.old.digest in (known.digest, known.replaces) else None
 
 
-def _record(step: Step, locked: Records, *, mirrored: datetime | None, referrers: Referrers) -> Locked:
+def _record(action: TargetAction, locked: Records, *, mirrored: datetime | None, referrers: Referrers) -> Locked:
     """What is known of a step's target; `referrers` are those that came along beside those that were known."""
-    if step.new is None:
-        raise ValueError(f"{step.target}: a step that failed has no record")
-    known = locked.get(step.target)
-    same = known is not None and known.digest == step.new.digest
+    if action.new is None:
+        raise ValueError(f"{action.target}: an action that failed has no record")
+    known = locked.get(action.target)
+    same = known is not None and known.digest == action.new.digest
     return Locked(
-        source=str(step.wish.source),
-        digest=step.new.digest,
+        source=str(action.item.source),
+        digest=action.new.digest,
         mirrored=known.mirrored if known is not None and same and known.mirrored is not None else mirrored,
-        own=step.change == "add" or (known is not None and known.own),
-        platforms=step.wish.entry.platforms,
-        rewritten=step.wish.entry.rewrite_index,
-        single=step.wish.entry.single,
+        own=action.change == "add" or (known is not None and known.own),
+        platforms=action.item.entry.platforms,
+        rewritten=action.item.entry.rewrite_index,
+        single=action.item.entry.single,
         referrers=_merged(known.referrers if known is not None and same else {}, referrers),
     )

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from prefect_dist.mirror.mirror_report import Brought
-from prefect_dist.mirror.plan import Image as PlannedImage
-from prefect_dist.mirror.plan import Plan, Step
+from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import Conflict
 from prefect_dist.transfer import units
@@ -26,10 +25,10 @@ class MirrorObserver(Protocol):
     def planned(self, plan: Plan) -> None:
         """The plan is complete."""
 
-    def mirrored(self, step: Step) -> None:
+    def mirrored(self, action: TargetAction) -> None:
         """The image is at its target."""
 
-    def failed(self, step: Step, error: str) -> None:
+    def failed(self, action: TargetAction, error: str) -> None:
         """The image is not at its target."""
 
 
@@ -49,7 +48,7 @@ class MirrorPolicy:
         self._when_ended, self._observer = when_ended, observer
         self._planned: dict[ImageState, PlannedImage] = {}
         self._judgements: dict[ImageState, FollowUp] = {}
-        self._publications: dict[ImageState, dict[Step, FollowUp]] = {}
+        self._publications: dict[ImageState, dict[TargetAction, FollowUp]] = {}
 
     @property
     def planned(self) -> tuple[PlannedImage, ...]:
@@ -70,8 +69,8 @@ class MirrorPolicy:
         places: dict[str, Reference] = {}
         for image in node.images:
             planned = self._planned[image]
-            for step in () if planned.wish.entry.gate else planned.due:
-                places.setdefault(step.target.host, step.target)
+            for action in () if planned.item.entry.gate else planned.due:
+                places.setdefault(action.target.host, action.target)
         where = tuple(places.values())
         hosts = frozenset({source.host, *places})
         return Unit(work=units.carry, arguments=(node.descriptor, source, where), hosts=hosts)
@@ -79,7 +78,7 @@ class MirrorPolicy:
     def follow_ups(self, image: ImageState, /) -> Sequence[FollowUp]:
         """Return the question to the gate, if there is one; then the publication at each target; then nothing."""
         planned, judgement = self._planned[image], self._judgements.get(image)
-        if planned.wish.entry.gate is not None:
+        if planned.item.entry.gate is not None:
             if judgement is None:
                 self._judgements[image] = self._judgement(image, planned)
                 return (self._judgements[image],)
@@ -87,21 +86,21 @@ class MirrorPolicy:
                 return ()
         if image in self._publications:
             return ()
-        self._publications[image] = {step: self._publication(image, planned, step) for step in planned.due}
+        self._publications[image] = {action: self._publication(image, planned, action) for action in planned.due}
         return tuple(self._publications[image].values())
 
     def end(self, image: ImageState, /) -> None:
         """Report the result at each target."""
         planned, veto = self._planned[image], self._veto(image)
         self._when_ended(image, is_vetoed=veto is not None)
-        for step in planned.due:
-            if self._is_published(image, step):
-                self._observer.mirrored(step)
+        for action in planned.due:
+            if self._is_published(image, action):
+                self._observer.mirrored(action)
             elif veto is None:
-                self._observer.failed(step, _lines(image.failures))
-        for step in planned.steps:
-            if step.is_judged and image.failures:
-                self._observer.failed(step, _lines(image.failures))
+                self._observer.failed(action, _lines(image.failures))
+        for action in planned.actions:
+            if action.is_judged and image.failures:
+                self._observer.failed(action, _lines(image.failures))
 
     def result(self, walk: Walk) -> Brought:
         """Return the result of a walk that ended, for all images."""
@@ -110,20 +109,20 @@ class MirrorPolicy:
         reports = walk.reports(self._planned)
         for (image, planned), report in zip(self._planned.items(), reports, strict=True):
             veto = self._veto(image)
-            for step in planned.due:
-                if self._is_published(image, step):
-                    referrers[step.target] = {referrer.descriptor.digest: referrer.tag for referrer in image.referrers}
+            for action in planned.due:
+                if self._is_published(image, action):
+                    referrers[action.target] = {referrer.descriptor.digest: referrer.tag for referrer in image.referrers}
                 elif veto is not None:
-                    vetoes[step.target] = f"{planned.wish.source} to {step.target}: vetoed by {_gate(planned)}: {veto}"
+                    vetoes[action.target] = f"{planned.item.source} to {action.target}: vetoed by {_gate(planned)}: {veto}"
                 else:
-                    failures[step.target] = f"{planned.wish.source} to {step.target}: {_lines(report.failures)}"
-            for step in planned.steps:
-                if step.is_judged and veto is not None:
-                    vetoes[step.target] = (
-                        f"{step.target}: vetoed by {_gate(planned)}: {veto}; it was mirrored before and stays there"
+                    failures[action.target] = f"{planned.item.source} to {action.target}: {_lines(report.failures)}"
+            for action in planned.actions:
+                if action.is_judged and veto is not None:
+                    vetoes[action.target] = (
+                        f"{action.target}: vetoed by {_gate(planned)}: {veto}; it was mirrored before and stays there"
                     )
-                elif step.is_judged and report.failures:
-                    failures[step.target] = f"{planned.wish.source} to {step.target}: {_lines(report.failures)}"
+                elif action.is_judged and report.failures:
+                    failures[action.target] = f"{planned.item.source} to {action.target}: {_lines(report.failures)}"
         return Brought(failures=failures, vetoes=vetoes, referrers=referrers, begun=self._begun())
 
     def _begun(self) -> frozenset[Reference]:
@@ -132,9 +131,9 @@ class MirrorPolicy:
         A publication that found that the target tag had moved did not set it.
         """
         return frozenset(
-            step.target
+            action.target
             for publications in self._publications.values()
-            for step, follow_up in publications.items()
+            for action, follow_up in publications.items()
             if not isinstance(follow_up.outcome, Ok)
             and not (isinstance(follow_up.outcome, Failed) and isinstance(follow_up.outcome.error, Conflict))
         )
@@ -144,8 +143,8 @@ class MirrorPolicy:
         judged = judgement.outcome if judgement is not None else None
         return judged.value.veto if isinstance(judged, Ok) else None
 
-    def _is_published(self, image: ImageState, step: Step) -> bool:
-        follow_up = self._publications.get(image, {}).get(step)
+    def _is_published(self, image: ImageState, action: TargetAction) -> bool:
+        follow_up = self._publications.get(image, {}).get(action)
         return follow_up is not None and isinstance(follow_up.outcome, Ok)
 
     def _judgement(self, image: ImageState, planned: PlannedImage) -> FollowUp:
@@ -156,21 +155,21 @@ class MirrorPolicy:
 
         unit = Unit(
             work=units.judge,
-            arguments=(planned.wish.entry.gate, image.reference, image.root),
+            arguments=(planned.item.entry.gate, image.reference, image.root),
             parents=tuple(image.leaves),
             scope=image.scope,
         )
         return FollowUp(image=image, unit=unit, describe=describe)
 
-    def _publication(self, image: ImageState, planned: PlannedImage, step: Step) -> FollowUp:
-        entry, judgement = planned.wish.entry, self._judgements.get(image)
+    def _publication(self, image: ImageState, planned: PlannedImage, action: TargetAction) -> FollowUp:
+        entry, judgement = planned.item.entry, self._judgements.get(image)
         if image.root is None:
             raise ValueError(f"{image.reference}: an image without a root is not published")
-        backup = step.backup
+        backup = action.backup
         wanted = Publication(
             root=image.root,
-            target=step.target,
-            replaces=None if step.old is None else step.old.digest,
+            target=action.target,
+            replaces=None if action.old is None else action.old.digest,
             platforms=image.platforms,
             rewritten=entry.rewrite_index,
             referrers=tuple(image.referrers),
@@ -180,13 +179,13 @@ class MirrorPolicy:
         unit = Unit(
             work=units.publish,
             arguments=(wanted,),
-            hosts=frozenset({step.target.host} | ({backup.host} if backup is not None else set())),
+            hosts=frozenset({action.target.host} | ({backup.host} if backup is not None else set())),
             parents=(judged.value,) if isinstance(judged, Ok) else tuple(image.leaves),
             scope=image.scope,
         )
 
         def describe(_published: units.Published) -> str:
-            return f"published at {step.target}"
+            return f"published at {action.target}"
 
         return FollowUp(image=image, unit=unit, describe=describe)
 
@@ -196,14 +195,14 @@ def _lines(failures: Iterable[Failure]) -> str:
 
 
 def _gate(planned: PlannedImage) -> str:
-    gate = planned.wish.entry.gate
+    gate = planned.item.entry.gate
     return "" if gate is None else gate.entry_point or gate.command[0]
 
 
 def _image(planned: PlannedImage, origin: object) -> ImageState:
     """Return the state of an image for the walk. A repair pushes the referrers that the target had, not those of today."""
-    wish = planned.wish
-    image = ImageState(wish.source, platforms=wish.entry.platforms, related=wish.related, root=planned.root, origin=origin)
+    item = planned.item
+    image = ImageState(item.source, platforms=item.entry.platforms, related=item.related, root=planned.root, origin=origin)
     if isinstance(origin, units.Located):
         image.related, image.referrers = NOTHING, dict.fromkeys(origin.referrers)
     return image

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeGuard, get_args
 
 from prefect_dist.mirror.causes import Cause, grouped_lines
-from prefect_dist.mirror.plan import Extra, Plan, Step, Unnamed
+from prefect_dist.mirror.plan import OrphanTag, Plan, TargetAction, Unnamed
 from prefect_dist.mirror.run_report import Figures, Status, gathered, is_broken_off, moved, pace
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.units import duration, size
@@ -64,15 +64,15 @@ class MirrorReport:
             return "failed"
         return "vetoed" if self.brought.vetoes else "complete"
 
-    def result(self, step: Step) -> Result:
+    def result(self, action: TargetAction) -> Result:
         """What came of a step."""
-        if step.change == "failed" or step.target in self.brought.failures:
+        if action.change == "failed" or action.target in self.brought.failures:
             return "failed"
-        if step.target in self.brought.vetoes:
+        if action.target in self.brought.vetoes:
             return "vetoed"
-        if step.change == "same":
+        if action.change == "same":
             return "same"
-        return "planned" if self.dry_run else _DONE[step.change]
+        return "planned" if self.dry_run else _DONE[action.change]
 
     @property
     def _title(self) -> str:
@@ -82,7 +82,7 @@ class MirrorReport:
 
     def unfinished(self) -> list[str]:
         """Images that failed for at least one target. A vetoed image is not among them: its gate would veto it again."""
-        failed = (step.wish.source for step in self.plan.steps if self.result(step) == "failed")
+        failed = (action.item.source for action in self.plan.actions if self.result(action) == "failed")
         return list(dict.fromkeys(map(str, (*failed, *(one.source for one in self.plan.unnamed)))))
 
     def summary(self) -> str:
@@ -93,9 +93,9 @@ class MirrorReport:
         told = [f"{counts[result]} {result}" for result in _SHOWN if counts[result] or result in _ALWAYS]
         told += [f"{len(self.plan.problems)} cannot be told"] if self.plan.problems else []
         told += [f"{self._gone} of {len(self.removed)} removed"] if self.removed else []
-        unowned = len(self.plan.unowned)
-        left = len(self.plan.extras) - unowned - len(self.removed)
-        held = sum(extra.target not in self.removed for extra in self.plan.held)
+        unowned = len(self.plan.unowned_orphans)
+        left = len(self.plan.orphans) - unowned - len(self.removed)
+        held = sum(orphan.target not in self.removed for orphan in self.plan.held_orphans)
         told += [f"{left} no longer wanted" + (f" ({held} held back by prune.most)" if held else "")] if left else []
         told += [f"{unowned} of no entry"] if unowned else []
         tally = self.tally
@@ -107,8 +107,8 @@ class MirrorReport:
     def counts(self) -> dict[Result, int]:
         """How many targets there are of each result."""
         counts = dict.fromkeys(_SHOWN, 0) | {"same": self.plan.settled, "failed": len(self.plan.unnamed)}
-        for step in self.plan.steps:
-            counts[self.result(step)] += 1
+        for action in self.plan.actions:
+            counts[self.result(action)] += 1
         return counts
 
     def facts(self) -> dict[str, str | int]:
@@ -181,7 +181,7 @@ class MirrorReport:
             "dry_run": self.dry_run,
             "plan": self.plan.to_json(),
             "images": [
-                *map(self._step_json, self.plan.steps),
+                *map(self._action_json, self.plan.actions),
                 *map(_unnamed_json, self.plan.unnamed),
             ],
             "removed": [
@@ -204,45 +204,45 @@ class MirrorReport:
         """
         if self.dry_run:
             return self.plan.table()
-        told = (step for step in self.plan.steps if self.result(step) != "same")
-        steps = [step for step in told if not is_broken_off(self.brought.failures.get(step.target, ""), self.stopped)]
-        rows = [self._row(step) for step in sorted(steps, key=lambda one: self.result(one) != "failed")]
-        return [*map(_unnamed_row, self.plan.unnamed), *rows, *(self._extra(extra) for extra in self.plan.extras)]
+        told = (action for action in self.plan.actions if self.result(action) != "same")
+        actions = [action for action in told if not is_broken_off(self.brought.failures.get(action.target, ""), self.stopped)]
+        rows = [self._row(action) for action in sorted(actions, key=lambda one: self.result(one) != "failed")]
+        return [*map(_unnamed_row, self.plan.unnamed), *rows, *(self._orphan_row(orphan) for orphan in self.plan.orphans)]
 
-    def _step_json(self, step: Step) -> dict[str, Any]:
+    def _action_json(self, action: TargetAction) -> dict[str, Any]:
         return {
-            "source": str(step.wish.source),
-            "target": str(step.target),
-            "digest": step.new and str(step.new.digest),
-            "result": self.result(step),
-            "note": self._note(step),
+            "source": str(action.item.source),
+            "target": str(action.target),
+            "digest": action.new and str(action.new.digest),
+            "result": self.result(action),
+            "note": self._note(action),
         }
 
-    def _row(self, step: Step) -> dict[str, str | int]:
+    def _row(self, action: TargetAction) -> dict[str, str | int]:
         return {
-            "image": str(step.wish.source),
-            "target": str(step.target),
-            "result": self.result(step),
-            "from": step.old.digest.short if step.old else "",
-            "to": step.new.digest.short if step.new else "",
-            "note": step.without_names(self._note(step) or ""),
+            "image": str(action.item.source),
+            "target": str(action.target),
+            "result": self.result(action),
+            "from": action.old.digest.short if action.old else "",
+            "to": action.new.digest.short if action.new else "",
+            "note": action.without_names(self._note(action) or ""),
         }
 
-    def _extra(self, extra: Extra) -> dict[str, str | int]:
-        told = self.removed.get(extra.target)
-        unwanted = "unwanted" if extra.since is not None else "not owned"
+    def _orphan_row(self, orphan: OrphanTag) -> dict[str, str | int]:
+        told = self.removed.get(orphan.target)
+        unwanted = "unwanted" if orphan.since is not None else "not owned"
         result = unwanted if told is None else "failed" if isinstance(told, str) else told.status
         return {
-            "image": extra.record.source,
-            "target": str(extra.target),
+            "image": orphan.record.source,
+            "target": str(orphan.target),
             "result": result,
-            "from": extra.record.digest.short,
+            "from": orphan.record.digest.short,
             "to": "",
-            "note": extra.note if told is None else _told(told) or "",
+            "note": orphan.note if told is None else _told(told) or "",
         }
 
-    def _note(self, step: Step) -> str | None:
-        return self.brought.failures.get(step.target) or self.brought.vetoes.get(step.target) or step.note
+    def _note(self, action: TargetAction) -> str | None:
+        return self.brought.failures.get(action.target) or self.brought.vetoes.get(action.target) or action.note
 
 
 def _unnamed_json(unnamed: Unnamed) -> dict[str, Any]:

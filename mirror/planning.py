@@ -1,8 +1,8 @@
-"""Makes the plan of a mirror run: the images that the entries want, and what their tags stand for now.
+"""Makes the plan of a mirror run: the images that the entries want, and what their tags resolve to now.
 
-Each source registry is listed and surveyed by itself, one task at a time, and registries side by side. As soon as the images of
-one are surveyed, they are handed over to be brought to their targets. A registry that makes the run wait delays no image of
-another one, except for images at whose targets it may have images of its own: these wait until it is listed.
+Each source registry is listed and surveyed by itself, one task at a time; several registries are in progress at a time. As soon
+as the images of a registry are surveyed, they are handed over to be mirrored. A registry that makes the run wait delays no
+image of another one, except for images at whose targets it may have images of its own: these wait until it is listed.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,18 @@ from typing import Any, Protocol, TypeVar
 from prefect_dist.mirror.claims import Claims
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Records
-from prefect_dist.mirror.plan import Image, Plan, Unnamed, Wish, decided, distinct, extras, failed, is_trusted, wishes
+from prefect_dist.mirror.plan import (
+    Plan,
+    PlannedImage,
+    SyncItem,
+    Unnamed,
+    distinct,
+    fail_image,
+    find_orphans,
+    is_trusted,
+    list_sync_items,
+    plan_image,
+)
 from prefect_dist.mirror.reach import reach
 from prefect_dist.mirror.retention import Retention
 from prefect_dist.ocispec import Digest, Reference
@@ -22,12 +33,12 @@ from prefect_dist.transfer import units
 from prefect_dist.transfer.events import Notify, Planned
 from prefect_dist.transfer.pool import Failed, Outcome, Unit, split_batches
 from prefect_dist.transfer.session import Session
-from prefect_dist.transfer.survey import Ask, Found
+from prefect_dist.transfer.survey import ImageQuery, QueryResult
 from prefect_dist.transfer.walk_state import RegistryQuery
 
 T = TypeVar("T")
-# What one task asks about: a run that has nothing to do makes next to no tasks.
-_MOST_ASKS = 100
+# The number of images or repositories of one task: a run that has nothing to do makes next to no tasks.
+_MOST_QUERIED = 100
 
 
 class QueryLoop(Protocol):
@@ -40,7 +51,7 @@ class QueryLoop(Protocol):
 class Receiver(Protocol):
     """Takes what is planned, from the loop that queries run in."""
 
-    def planned(self, images: Sequence[Image], origins: Mapping[Image, units.Surveyed], /) -> None:
+    def planned(self, images: Sequence[PlannedImage], origins: Mapping[PlannedImage, units.Surveyed], /) -> None:
         """Some images of a registry are planned; `origins` are the results that they were planned by."""
 
     def completed(self, plan: Plan, /) -> None:
@@ -49,7 +60,7 @@ class Receiver(Protocol):
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Host:
-    """A source registry: its entries, what is known of it, and how many answers are awaited.
+    """A source registry: its entries, its tags as far as they are known, and the number of open queries.
 
     `held` are its images that wait for other registries to be listed.
     """
@@ -58,25 +69,25 @@ class _Host:
     entries: list[Entry]
     repositories: dict[str, list[str]] = field(default_factory=dict)
     tags: dict[str, tuple[str, ...] | DistError] = field(default_factory=dict)
-    held: list[Wish] = field(default_factory=list)
+    held: list[SyncItem] = field(default_factory=list)
     awaited: int = 0
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class _Batch:
-    """Images of a source registry that are surveyed and handed over together, and how many answers are awaited."""
+    """Images of a source registry that are surveyed and handed over together, and the number of open queries."""
 
     name: str
-    images: list[Image] = field(default_factory=list)
-    origins: dict[Image, units.Surveyed] = field(default_factory=dict)
+    images: list[PlannedImage] = field(default_factory=list)
+    origins: dict[PlannedImage, units.Surveyed] = field(default_factory=dict)
     awaited: int = 0
 
 
-Asker = TypeVar("Asker", _Host, _Batch)
+Requester = TypeVar("Requester", _Host, _Batch)
 
 
 class Planning:
-    """One run's plan in the making."""
+    """Makes the plan of one run."""
 
     def __init__(
         self,
@@ -98,7 +109,7 @@ class Planning:
         self._unlisted, self._listed, self._open = dict[_Host, None](), list[_Host](), set[_Host | _Batch]()
         self._reach = cache(lambda host: reach(host.entries))
         self._seen = set[tuple[Reference, Reference]]()
-        self._images, self._trusted, self._missing = list[Image](), list[Wish](), set[Digest]()
+        self._images, self._trusted, self._missing = list[PlannedImage](), list[SyncItem](), set[Digest]()
         self._wanted = self._looked_into = 0
         self._problems: dict[str, str] = {}
         self._idle: dict[str, str] = {}
@@ -118,7 +129,7 @@ class Planning:
         for host in hosts.values():
             host.repositories = {entry.at: [entry.source] for entry in host.entries if entry.type == "repository"}
             if any(entry.type == "registry" for entry in host.entries):
-                self._ask(host, units.list_repositories, host.name, {host.name}, self._take_catalog)
+                self._add_query(host, units.list_repositories, host.name, {host.name}, self._take_catalog)
             else:
                 self._list_tags(host)
 
@@ -133,8 +144,8 @@ class Planning:
 
     def _list_tags(self, host: _Host) -> None:
         locators = sorted({locator for found in host.repositories.values() for locator in found})
-        for chunk in split_batches([Reference.parse(locator) for locator in locators], _MOST_ASKS):
-            self._ask(host, units.list_tags, chunk, {host.name}, self._take_tags, workers=self._workers)
+        for chunk in split_batches([Reference.parse(locator) for locator in locators], _MOST_QUERIED):
+            self._add_query(host, units.list_tags, chunk, {host.name}, self._take_tags, workers=self._workers)
         if not locators:
             self._select(host)
 
@@ -149,11 +160,11 @@ class Planning:
         for entry in host.entries:
             chosen = list(self._chosen(entry, host))
             self._selected.update((entry.at, source.locator) for source in chosen)
-            named, unnamed = wishes(entry, chosen)
+            named, unnamed = list_sync_items(entry, chosen)
             host.held += named
             self._unnamed += unnamed
-            for wish in named:
-                self._claims.add(entry, wish.source, wish.targets)
+            for item in named:
+                self._claims.add(entry, item.source, item.targets)
             if not chosen and entry.at not in self._problems:
                 held = ", so nothing that it brought is pruned" if entry.prune is not None else ""
                 self._idle[entry.at] = f"{entry.at}: nothing of {entry.source} is chosen{held}"
@@ -162,7 +173,7 @@ class Planning:
         self._release()
 
     def _chosen(self, entry: Entry, host: _Host) -> Iterator[Reference]:
-        """The images that an entry selects of its repositories, whose tags are known or why they cannot be had."""
+        """Return the images that an entry selects. The error of a list is kept as the problem of the entry."""
         if entry.type == "image":
             yield Reference.parse(entry.source)
         for locator in host.repositories.get(entry.at, ()):
@@ -180,9 +191,9 @@ class Planning:
         """Survey the images of listed registries, except at targets where an unlisted registry may have images of its own."""
         unlisted = [self._reach(host) for host in self._unlisted]
         for host in tuple(self._listed):
-            held = [wish for wish in host.held if any(one.has(target) for one in unlisted for target in wish.targets)]
+            held = [item for item in host.held if any(one.has(target) for one in unlisted for target in item.targets)]
             waiting = frozenset(map(id, held))
-            clear = [wish for wish in host.held if id(wish) not in waiting]
+            clear = [item for item in host.held if id(item) not in waiting]
             if held and not clear:
                 continue
             batch, host.held = _Batch(name=host.name), held
@@ -192,24 +203,26 @@ class Planning:
                 self._open.remove(host)
             self._survey(batch, clear)
 
-    def _survey(self, batch: _Batch, wishes: Sequence[Wish]) -> None:
-        wanted, batch.images = distinct(wishes, self._claims, self._seen)
-        trusted = [wish for wish in wanted if is_trusted(wish, self._locked)]
+    def _survey(self, batch: _Batch, items: Sequence[SyncItem]) -> None:
+        wanted, batch.images = distinct(items, self._claims, self._seen)
+        trusted = [item for item in wanted if is_trusted(item, self._locked)]
         self._trusted += trusted
         known = frozenset(map(id, trusted))
-        asks = {wish.ask(self._locked): wish for wish in wanted if id(wish) not in known}
-        self._wanted += len(asks)
-        for chunk in split_batches(list(asks), _MOST_ASKS):
-            take = partial(self._take_survey, wishes={ask: asks[ask] for ask in chunk})
-            self._ask(batch, units.survey, chunk, _places(chunk), take, keep=self._keep, workers=self._workers)
-        if not asks:
+        queries = {item.query(self._locked): item for item in wanted if id(item) not in known}
+        self._wanted += len(queries)
+        for chunk in split_batches(list(queries), _MOST_QUERIED):
+            take = partial(self._take_survey, items={query: queries[query] for query in chunk})
+            self._add_query(batch, units.survey, chunk, _places(chunk), take, keep=self._keep, workers=self._workers)
+        if not queries:
             self._hand_over(batch)
 
-    def _take_survey(self, batch: _Batch, chunk: tuple[Ask, ...], outcome: Outcome, *, wishes: Mapping[Ask, Wish]) -> None:
+    def _take_survey(
+        self, batch: _Batch, chunk: tuple[ImageQuery, ...], outcome: Outcome, *, items: Mapping[ImageQuery, SyncItem]
+    ) -> None:
         self._looked_into += len(chunk)
         self._notify(Planned(self._looked_into, self._wanted))
         for found in _found(chunk, outcome):
-            if (image := decided(wishes[found.ask], found, self._locked)) is not None:
+            if (image := plan_image(items[found.query], found, self._locked)) is not None:
                 batch.images.append(image)
                 if not isinstance(outcome, Failed):
                     batch.origins[image] = outcome.value
@@ -222,31 +235,31 @@ class Planning:
         try:
             held = list(self._session.store.each(self._session.store.holds, content.values()))
         except DistError as exc:
-            batch.images = [failed(image.wish, exc) if image.is_needed else image for image in batch.images]
+            batch.images = [fail_image(image.item, exc) if image.is_needed else image for image in batch.images]
         else:
             self._missing.update(digest for digest, there in zip(content, held, strict=True) if not there)
         self._images += batch.images
         self._open.discard(batch)
-        plan = None if self._open else self._plan()  # before anything of this registry is brought
+        plan = None if self._open else self._plan()  # before any content of this registry is uploaded
         self._receiver.planned(batch.images, batch.origins)
         if plan is not None:
             self._receiver.completed(plan)
 
     def _plan(self) -> Plan:
         order = {id(entry): number for number, entry in enumerate(self._entries)}
-        images = tuple(sorted(self._images, key=lambda image: order[id(image.wish.entry)]))
-        trusted = [target for wish in self._trusted for target in wish.targets]
+        images = tuple(sorted(self._images, key=lambda image: order[id(image.item.entry)]))
+        trusted = [target for item in self._trusted for target in item.targets]
         # That nothing is chosen is a mistake, or an upstream that was emptied: no reason to remove everything.
         held = self._problems.keys() | self._idle.keys() | {entry.at for entry in self._others}
         retention = Retention(held, self._selected)
-        extra = extras(images, trusted, (*self._entries, *self._others), self._locked, retention=retention)
+        orphans = find_orphans(images, trusted, (*self._entries, *self._others), self._locked, retention=retention)
         return Plan(
             images=images,
-            extras=extra,
+            orphans=orphans,
             problems=self._in_order(self._problems),
             unnamed=tuple(self._unnamed),
             idle=tuple(self._in_order({**retention.notes, **self._idle}).values()),
-            settled=sum(len(wish.targets) for wish in self._trusted),
+            settled=sum(len(item.targets) for item in self._trusted),
             missing=frozenset(self._missing),
             quotas=self._session.registries.quotas(),
             is_dry=not self._keep,
@@ -255,34 +268,34 @@ class Planning:
     def _in_order(self, told: Mapping[str, str]) -> dict[str, str]:
         return {entry.at: told[entry.at] for entry in self._entries if entry.at in told}
 
-    def _ask(
+    def _add_query(
         self,
-        asker: Asker,
+        requester: Requester,
         work: Callable[..., Any],
         argument: T,
         hosts: Iterable[str],
-        take: Callable[[Asker, T, Outcome], None],
+        take: Callable[[Requester, T, Outcome], None],
         **options: object,
     ) -> None:
-        """Add a query. `take` gets its outcome, once the asker awaits one less."""
+        """Add a query. `take` gets its outcome, after the number of open queries is updated."""
 
         def take_outcome(outcome: Outcome) -> None:
-            asker.awaited -= 1
-            take(asker, argument, outcome)
+            requester.awaited -= 1
+            take(requester, argument, outcome)
 
-        asker.awaited += 1
+        requester.awaited += 1
         unit = Unit(work=work, arguments=(argument,), options=options, hosts=frozenset(hosts))
-        self._loop.query([RegistryQuery(lane=asker.name, unit=unit, take=take_outcome)])
+        self._loop.query([RegistryQuery(lane=requester.name, unit=unit, take=take_outcome)])
 
 
-def _found(chunk: tuple[Ask, ...], outcome: Outcome) -> Sequence[Found]:
+def _found(chunk: tuple[ImageQuery, ...], outcome: Outcome) -> Sequence[QueryResult]:
     """Return what a survey found. If it failed, its error is the result for each image."""
     if not isinstance(outcome, Failed):
-        found: Sequence[Found] = outcome.value.found
+        found: Sequence[QueryResult] = outcome.value.found
         return found
     error = outcome.error
-    return [Found(ask=ask, image=error, standing=(error,) * len(ask.targets)) for ask in chunk]
+    return [QueryResult(query=query, image=error, standing=(error,) * len(query.targets)) for query in chunk]
 
 
-def _places(asks: Iterable[Ask]) -> set[str]:
-    return {reference.host for ask in asks for reference in (ask.source, *ask.targets)}
+def _places(queries: Iterable[ImageQuery]) -> set[str]:
+    return {reference.host for query in queries for reference in (query.source, *query.targets)}

@@ -11,7 +11,7 @@ from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Lock, Locked, Records
 from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.mirror.mirror_report import MirrorReport
-from prefect_dist.mirror.plan import Image, Plan, Step
+from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
 from prefect_dist.mirror.planning import Planning
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError
@@ -72,9 +72,9 @@ def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify,
     report = MirrorReport(name=job.name, store=session.spec.store, plan=plan, dry_run=job.is_dry)
     if not job.is_dry:
         notify(Recording())
-        plan = plan.keeping(brought.referrers)
+        plan = plan.without_pushed(brought.referrers)
         known = plan.known_tags(locked, brought.referrers)
-        report = replace(report, plan=plan, brought=brought, removed=applying.remove(plan.extras, known))
+        report = replace(report, plan=plan, brought=brought, removed=applying.remove(plan.orphans, known))
         report = _record(lock, report, receiver.replaced, notify)
         report = _update_index(session, report, notify)
     return replace(
@@ -98,11 +98,11 @@ class _PlanReceiver:
         self.plan = Plan(images=())
         self.replaced = dict[Reference, Locked]()
 
-    def planned(self, images: Sequence[Image], origins: Mapping[Image, object], /) -> None:
+    def planned(self, images: Sequence[PlannedImage], origins: Mapping[PlannedImage, object], /) -> None:
         """Have images mirrored; the lock file names them before. If it cannot, the run stops and publishes none of them."""
         if self._job.is_dry:
             return
-        if any(step.is_due or self._is_wanted_again(step) for image in images for step in image.steps):
+        if any(action.is_due or self._is_wanted_again(action) for image in images for action in image.actions):
             try:
                 self._lock.update(partial(self._intended, Plan(images=tuple(images))))
             except DistError as exc:
@@ -115,15 +115,15 @@ class _PlanReceiver:
 
         This may be called again for one plan, if another run changed the file meanwhile.
         """
-        for step in plan.steps:
-            if step.target in locked:
-                self.replaced[step.target] = locked[step.target]
+        for action in plan.actions:
+            if action.target in locked:
+                self.replaced[action.target] = locked[action.target]
             else:
-                self.replaced.pop(step.target, None)
+                self.replaced.pop(action.target, None)
         return intended(plan, locked)
 
-    def _is_wanted_again(self, step: Step) -> bool:
-        record = self._locked.get(step.target)
+    def _is_wanted_again(self, action: TargetAction) -> bool:
+        record = self._locked.get(action.target)
         return record is not None and record.unwanted is not None
 
     def completed(self, plan: Plan, /) -> None:

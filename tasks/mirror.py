@@ -21,7 +21,7 @@ def _tags_name() -> str:
 
 
 def _survey_name() -> str:
-    return f"survey {format_count(len(argument('asks')), 'image')}"
+    return f"survey {format_count(len(argument('queries')), 'image')}"
 
 
 def _carry_name() -> str:

@@ -42,7 +42,7 @@ from prefect_dist.transfer.recorder import Keeper
 from prefect_dist.transfer.related import Related, RelatedLookup
 from prefect_dist.transfer.removal import Removed, Remover, UnwantedTag
 from prefect_dist.transfer.stats import Meter, Tally
-from prefect_dist.transfer.survey import Ask, Found, Reader
+from prefect_dist.transfer.survey import ImageQuery, QueryResult, Reader
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Session:
         self._delivery = Delivery(
             self.keeper, source=registries.origin_fetcher, pusher=registries.pusher, received=self._received, sent=self._sent
         )
-        self._found: dict[Ask, Found] = {}
+        self._found: dict[ImageQuery, QueryResult] = {}
         self._tags: dict[Reference, tuple[str, ...]] = {}
         self._ahead: dict[object, transfer.Receipt] = {}
         self._related = RelatedLookup(self._source, registries.origin_fetcher, self._own_tags, offline=spec.offline)
@@ -162,24 +162,24 @@ class Session:
         source = self._source(reference)
         return transfer.fetch(self.store, source, descriptor, notify=self._received, pause=self.stopping.pause)
 
-    def find(self, asks: Sequence[Ask], *, keep: bool, workers: int) -> list[Found]:
+    def find(self, queries: Sequence[ImageQuery], *, keep: bool, workers: int) -> list[QueryResult]:
         """What stands for what, see `transfer.survey`; what was found without an error is not asked again in this run."""
 
-        def find_one(ask: Ask) -> Found:
+        def find_one(query: ImageQuery) -> QueryResult:
             try:
                 with self._endable():
-                    found = survey.find(ask, self._reader(ask.source, keep=keep), self._delivery.standing, self._related)
+                    found = survey.find(query, self._reader(query.source, keep=keep), self._delivery.standing, self._related)
                     if found.errors:  # which a stop may have caused
                         self.stopping.check()
                     return found
             except Stopped as exc:  # what is known of others is told all the same
-                return Found(ask=ask, image=exc, standing=(exc,) * len(ask.targets))
+                return QueryResult(query=query, image=exc, standing=(exc,) * len(query.targets))
 
-        new = [ask for ask in asks if ask not in self._found]
+        new = [query for query in queries if query not in self._found]
         with ThreadPoolExecutor(workers) as executor:
             found = dict(zip(new, executor.map(find_one, new), strict=True))
-        self._found |= {ask: one for ask, one in found.items() if not one.errors}
-        return [found.get(ask) or self._found[ask] for ask in asks]
+        self._found |= {query: one for query, one in found.items() if not one.errors}
+        return [found.get(query) or self._found[query] for query in queries]
 
     def deliver(self, blob: Descriptor, place: Reference, *, origin: Reference | None = None) -> None:
         """Bring a blob to the repository of `place`, see `transfer.delivery`."""

@@ -1,4 +1,4 @@
-"""What stands for what, before a mirror begins: an image's tag at its source, and those at its targets."""
+"""Resolves images at their source and at their targets, before a mirror begins."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +21,8 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
-class Ask:
-    """A question about an image and the targets that it is mirrored to.
+class ImageQuery:
+    """A query for an image and the targets that it is mirrored to.
 
     Attributes:
         platforms: the platforms wanted of an index; None is all.
@@ -30,10 +30,10 @@ class Ask:
         single: the targets get the index's image for this platform instead of the index.
         related: the related manifests that are mirrored, too; they may be new although the image is not.
         unrecorded: the targets whose related manifests no record lists.
-        dated: the answer needs the date of the image.
-        whole: the answer needs all content of the image.
-        anew: the image has to be mirrored even where it is.
-        settled: the digest that an immutable tag was mirrored with. If all targets have it, the source is not asked for it.
+        dated: the result needs the date of the image.
+        whole: the result needs all content of the image.
+        force: the image has to be mirrored even if a target has it.
+        settled: the digest that an immutable tag was mirrored with. If all targets have it, the source is not requested.
         verified: the digests of referrers whose subject an earlier run compared.
     """
 
@@ -47,41 +47,46 @@ class Ask:
     unrecorded: frozenset[Reference] = frozenset()
     dated: bool = False
     whole: bool = False
-    anew: bool = False
+    force: bool = False
     settled: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What an image is: its `root` at the source, and what is to stand for it elsewhere.
+class ImageInfo:
+    """The content of an image, as far as the query needs it.
 
-    `content` is all that it consists of, as far as that had to be found out; `sent` is all that `goal` consists of. `referrers`
-    are those of an image that is at all its targets, `beside` those that are at unrecorded ones, with their tags.
+    Attributes:
+        root: the descriptor that the source resolves to.
+        target_root: the descriptor that targets get.
+        content: all content below `root`.
+        sent: all content below `target_root`.
+        referrers: the referrers at the source, if all targets have the image.
+        target_referrers: the referrers at targets without a record, with their tags.
     """
 
     root: Descriptor
-    goal: Descriptor
+    target_root: Descriptor
     content: tuple[Descriptor, ...] = ()
     sent: tuple[Descriptor, ...] = ()
     referrers: frozenset[Digest] = frozenset()
-    beside: Mapping[Reference, Mapping[Digest, str | None]] = field(default_factory=dict)
+    target_referrers: Mapping[Reference, Mapping[Digest, str | None]] = field(default_factory=dict)
     created: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
-class Found:
-    """What was found out: the image, and what stands at its targets, in their order; None is nothing.
+class QueryResult:
+    """The result of a query: the image, and the descriptor that each target resolves to, None if there is no such tag.
 
-    An error is what was said instead.
+    An error takes the place of what could not be resolved.
     """
 
-    ask: Ask
-    image: Known | DistError
+    query: ImageQuery
+    image: ImageInfo | DistError
     standing: tuple[Descriptor | DistError | None, ...]
 
     @property
     def errors(self) -> tuple[DistError, ...]:
-        """All that went wrong."""
+        """Return all errors."""
         return tuple(one for one in (self.image, *self.standing) if isinstance(one, DistError))
 
 
@@ -100,7 +105,7 @@ class Reader:
 
     @property
     def is_missing(self) -> Callable[[Descriptor], bool] | None:
-        """Tell which attestation manifests are left out; None if all are needed."""
+        """Return the test for attestation manifests that are left out; None if all are needed."""
         return (lambda descriptor: not self.store.holds(descriptor)) if self.is_offline else None
 
     def children(self, platforms: Platforms) -> Children:
@@ -111,11 +116,11 @@ class Reader:
         return filter_platforms(children, platforms)
 
     def read(self, descriptor: Descriptor) -> bytes:
-        """The content of a descriptor, verified.
+        """Return the verified content of a descriptor.
 
         Raises:
-            InvalidInput: it is longer than a document may be.
-            DistError: whatever store or source raise.
+            InvalidInput: the content is longer than a document may be.
+            DistError: an error of the store or the source.
         """
         if descriptor.size > manifest.MAX_BYTES:
             raise InvalidInput(
@@ -128,56 +133,60 @@ class Reader:
         return _verified(self.source, descriptor)
 
 
-def find(ask: Ask, reader: Reader, standing: Callable[[Reference], Descriptor | None], related: RelatedLookup) -> Found:
+def find(
+    query: ImageQuery, reader: Reader, standing: Callable[[Reference], Descriptor | None], related: RelatedLookup
+) -> QueryResult:
     """Resolve an image at its source and at its targets: one HEAD each. `standing` resolves a target.
 
-    More is read if the image has to be mirrored to a target, or if the question needs it.
+    More is read if the image has to be mirrored to a target, or if the query needs it.
     """
-    there = tuple(_or_error(lambda target=target: standing(target)) for target in ask.targets)  # type: ignore[misc]
-    settled = _settled_root(ask, there)
-    if settled is not None and not (ask.related or ask.dated or ask.whole):
-        return Found(ask=ask, image=Known(root=settled, goal=settled), standing=there)
-    image = _or_error(lambda: _known(ask, settled or reader.source.resolve(ask.source), there, reader, related))
-    return Found(ask=ask, image=image, standing=there)
+    there = tuple(_or_error(lambda target=target: standing(target)) for target in query.targets)  # type: ignore[misc]
+    settled = _settled_root(query, there)
+    if settled is not None and not (query.related or query.dated or query.whole):
+        return QueryResult(query=query, image=ImageInfo(root=settled, target_root=settled), standing=there)
+    image = _or_error(lambda: _image_info(query, settled or reader.source.resolve(query.source), there, reader, related))
+    return QueryResult(query=query, image=image, standing=there)
 
 
-def _settled_root(ask: Ask, there: Sequence[Descriptor | DistError | None]) -> Descriptor | None:
+def _settled_root(query: ImageQuery, there: Sequence[Descriptor | DistError | None]) -> Descriptor | None:
     """Return the root of a settled tag, if all targets have it; otherwise None."""
-    roots = [one for one in there if isinstance(one, Descriptor) and one.digest == ask.settled]
+    roots = [one for one in there if isinstance(one, Descriptor) and one.digest == query.settled]
     return roots[0] if roots and len(roots) == len(there) else None
 
 
-def _known(ask: Ask, found: Descriptor, standing: Sequence[object], reader: Reader, related: RelatedLookup) -> Known:
-    root = found if ask.single is None else image_for(found, ask.single, reader.read)
-    is_rewritten = ask.rewritten and ask.platforms is not None
+def _image_info(
+    query: ImageQuery, found: Descriptor, standing: Sequence[object], reader: Reader, related: RelatedLookup
+) -> ImageInfo:
+    root = found if query.single is None else image_for(found, query.single, reader.read)
+    is_rewritten = query.rewritten and query.platforms is not None
     selected = (
-        filter_index(root, ask.platforms or (), reader.read, is_missing=reader.is_missing)
+        filter_index(root, query.platforms or (), reader.read, is_missing=reader.is_missing)
         if is_rewritten
         else FilteredIndex(root=root)
     )
-    goal = selected.root
-    due = ask.anew or any(
-        there is None or (isinstance(there, Descriptor) and there.digest != goal.digest) for there in standing
+    target_root = selected.root
+    due = query.force or any(
+        there is None or (isinstance(there, Descriptor) and there.digest != target_root.digest) for there in standing
     )
-    if not (due or ask.related or ask.dated or ask.whole):
-        return Known(root=root, goal=goal)
-    children = reader.children(ask.platforms)
+    if not (due or query.related or query.dated or query.whole):
+        return ImageInfo(root=root, target_root=target_root)
+    children = reader.children(query.platforms)
     content = tuple(walk_tree(children, root))
-    referrers, trees = ({}, {}) if due else _all_related(ask, content, children, reader, related)
-    unknown = [target for target in ask.targets if target in ask.unrecorded] if referrers else []
-    return Known(
+    referrers, trees = ({}, {}) if due else _all_related(query, content, children, reader, related)
+    unknown = [target for target in query.targets if target in query.unrecorded] if referrers else []
+    return ImageInfo(
         root=root,
-        goal=goal,
+        target_root=target_root,
         content=content,
         sent=_written(selected, reader) if selected.indexes else content,
         referrers=frozenset(referrers),
-        beside={target: _related_there(ask, content, trees, target, related) for target in unknown},
-        created=_created(content, reader) if ask.dated else None,
+        target_referrers={target: _related_there(query, content, trees, target, related) for target in unknown},
+        created=_created(content, reader) if query.dated else None,
     )
 
 
 def _all_related(
-    ask: Ask, content: Sequence[Descriptor], children: Children, reader: Reader, related: RelatedLookup
+    query: ImageQuery, content: Sequence[Descriptor], children: Children, reader: Reader, related: RelatedLookup
 ) -> tuple[dict[Digest, Referrer], dict[Digest, tuple[Descriptor, ...]]]:
     """Return the related manifests of an image at its source, and the manifests in the tree of each, both by digest."""
     trees: dict[Digest, tuple[Descriptor, ...]] = {}
@@ -187,14 +196,14 @@ def _all_related(
         return trees.setdefault(root.digest, tuple(one for one in tree if one.is_manifest))
 
     def referrers_of(subject: Descriptor) -> tuple[Referrer, ...]:
-        return related.at_source(subject, ask.source, ask.related, read=reader.read, verified=ask.verified)
+        return related.at_source(subject, query.source, query.related, read=reader.read, verified=query.verified)
 
-    subjects = [descriptor for descriptor in content if descriptor.is_manifest] if ask.related else []
-    return find_all_related(subjects, referrers_of, manifests_of, at=str(ask.source)), trees
+    subjects = [descriptor for descriptor in content if descriptor.is_manifest] if query.related else []
+    return find_all_related(subjects, referrers_of, manifests_of, at=str(query.source)), trees
 
 
 def _related_there(
-    ask: Ask,
+    query: ImageQuery,
     content: Sequence[Descriptor],
     trees: Mapping[Digest, tuple[Descriptor, ...]],
     target: Reference,
@@ -204,15 +213,15 @@ def _related_there(
     subjects = [descriptor for descriptor in content if descriptor.is_manifest]
     found = find_all_related(
         subjects,
-        lambda one: related.at_target(one, target, ask.related),
+        lambda one: related.at_target(one, target, query.related),
         lambda root: trees.get(root.digest, ()),
-        at=str(ask.source),
+        at=str(query.source),
     )
     return {digest: referrer.tag for digest, referrer in found.items()}
 
 
 def _created(content: Sequence[Descriptor], reader: Reader) -> datetime | None:
-    """When the first of an image's platforms was made: they are made together."""
+    """Return when the first platform of an image was made. All platforms are made together."""
     configured = next((descriptor for descriptor in content if descriptor.kind == "config"), None)
     return None if configured is None else config.creation_date(reader.read(configured), at=str(configured))
 
@@ -232,8 +241,8 @@ def _verified(source: Source, descriptor: Descriptor) -> bytes:
     return raw
 
 
-def _or_error(ask: Callable[[], T]) -> T | DistError:
+def _or_error(call: Callable[[], T]) -> T | DistError:
     try:
-        return ask()
+        return call()
     except DistError as exc:
         return exc

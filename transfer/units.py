@@ -28,7 +28,7 @@ from prefect_dist.transfer.gate import Gate
 from prefect_dist.transfer.related import Related
 from prefect_dist.transfer.removal import Removed, UnwantedTag
 from prefect_dist.transfer.session import Session
-from prefect_dist.transfer.survey import Ask, Found
+from prefect_dist.transfer.survey import ImageQuery, QueryResult
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -64,7 +64,7 @@ class Tags:
 class Surveyed:
     """The results of a survey of some images."""
 
-    found: tuple[Found, ...]
+    found: tuple[QueryResult, ...]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -139,10 +139,10 @@ def list_tags(session: Session, repositories: tuple[Reference, ...], *, workers:
     return Tags(tuple(found))
 
 
-def survey(session: Session, asks: tuple[Ask, ...], *, keep: bool, workers: int) -> Surveyed:
+def survey(session: Session, queries: tuple[ImageQuery, ...], *, keep: bool, workers: int) -> Surveyed:
     """Compare some images with their targets, `workers` at once."""
-    found = session.find(asks, keep=keep, workers=workers)
-    _settle(session, "image", ((str(one.ask.source), error) for one in found for error in one.errors))
+    found = session.find(queries, keep=keep, workers=workers)
+    _settle(session, "image", ((str(one.query.source), error) for one in found for error in one.errors))
     return Surveyed(tuple(found))
 
 

@@ -18,7 +18,7 @@ from prefect_dist.mirror.config import Mirror, understood
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.fetch import fetch_images
 from prefect_dist.mirror.mirror_report import MirrorReport
-from prefect_dist.mirror.plan import Image, Plan, Step
+from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
 from prefect_dist.mirror.progress import add_callers_listener
 from prefect_dist.mirror.run import MirrorJob, run_mirror
 from prefect_dist.mirror.run_report import RunReport, in_one_line
@@ -217,7 +217,7 @@ class FetchScope:
 class OneScope:
     """Admits all images to the walk at once."""
 
-    def divide(self, images: Sequence[tuple[ImageState, Image]], admit: Admit) -> None:
+    def divide(self, images: Sequence[tuple[ImageState, PlannedImage]], admit: Admit) -> None:
         """Admit all images."""
         admit([image for image, _ in images])
 
@@ -240,10 +240,10 @@ class Unobserved:
     def planned(self, plan: Plan) -> None:
         """Ignore it."""
 
-    def mirrored(self, step: Step) -> None:
+    def mirrored(self, action: TargetAction) -> None:
         """Ignore it."""
 
-    def failed(self, step: Step, error: str) -> None:
+    def failed(self, action: TargetAction, error: str) -> None:
         """Ignore it."""
 
 
@@ -260,7 +260,7 @@ def repository(source: FakeRegistry, *targets: FakeRegistry, **said: Any) -> dic
 
 def results(report: MirrorReport) -> dict[str, str]:
     """What came of each step, by repository and tag of its target."""
-    return {str(step.target).partition("/")[2]: report.result(step) for step in report.plan.steps}
+    return {str(action.target).partition("/")[2]: report.result(action) for action in report.plan.actions}
 
 
 def fetched(requests: Iterable[Recorded]) -> Counter[str]:

@@ -15,7 +15,7 @@ from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.mirror.applying import Applying
 from prefect_dist.mirror.auditing import Auditing
 from prefect_dist.mirror.lock import Lock, Locked
-from prefect_dist.mirror.plan import Extra, Image, Step, Wish
+from prefect_dist.mirror.plan import OrphanTag, PlannedImage, SyncItem, TargetAction
 from prefect_dist.mirror.run import MirrorJob, _PlanReceiver
 from prefect_dist.ocispec import Reference
 from prefect_dist.transfer.events import ignore_event
@@ -50,15 +50,15 @@ def lost_api(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield url
 
 
-def extra(number: int) -> Extra:
+def orphan(number: int) -> OrphanTag:
     """A tag that is to be removed."""
     record = Locked(source="one.example/app:v1", digest=manifest("v1").digest, mirrored=datetime.now(UTC), own=True)
     target = Reference.parse(f"registry.example/app:v{number}")
-    return Extra(target=target, record=record, since=datetime.now(UTC), most=5, is_due=True)
+    return OrphanTag(target=target, record=record, since=datetime.now(UTC), most=5, is_due=True)
 
 
 def test_removals_end_in_order_when_the_api_is_lost(applying: Applying, session: Session, lost_api: str) -> None:
-    removed = applying.remove([extra(1), extra(2)], {})
+    removed = applying.remove([orphan(1), orphan(2)], {})
     assert session.stopping.reason is not None
     assert lost_api in session.stopping.reason
     assert [str(target) for target in removed] == ["registry.example/app:v1", "registry.example/app:v2"]
@@ -69,10 +69,10 @@ def test_images_that_the_lock_file_cannot_name_are_not_published(applying: Apply
     lock = tmp_path / "directory" / "lock.json"
     lock.parent.write_text("this is a file")
     (entry,) = entries(ENTRY)
-    wish = Wish(entry=entry, source=Reference.parse(entry.source), targets=(TARGET,))
+    item = SyncItem(entry=entry, source=Reference.parse(entry.source), targets=(TARGET,))
     root = manifest("v1")
-    step = Step(wish=wish, target=TARGET, change="add", new=root)
-    image = Image(wish=wish, root=root, content=(root,), sent=(root,), steps=(step,))
+    action = TargetAction(item=item, target=TARGET, change="add", new=root)
+    image = PlannedImage(item=item, root=root, content=(root,), sent=(root,), actions=(action,))
     job = MirrorJob(name="mirror", entries=(entry,), lock=str(lock), is_dry=False)
 
     _PlanReceiver(job, Lock(str(lock)), {}, applying).planned([image], {image: Surveyed(())})

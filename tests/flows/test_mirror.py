@@ -46,15 +46,18 @@ def test_a_dry_run_says_what_a_run_then_does_and_changes_nothing(
 
     dry = mirrors.run(*sync, dry_run=True)
 
-    told = {str(step.target).rpartition(":")[2]: step for step in dry.plan.steps}
-    assert {tag: step.change for tag, step in told.items()} == {
+    told = {str(action.target).rpartition(":")[2]: action for action in dry.plan.actions}
+    assert {tag: action.change for tag, action in told.items()} == {
         "new": "add",
         "changed": "change",
         "same": "same",
         "none": "failed",
     }
-    step = told["changed"]
-    assert (step.old and str(step.old.digest), step.new and str(step.new.digest)) == (old.root.digest, changed.root.digest)
+    action = told["changed"]
+    assert (action.old and str(action.old.digest), action.new and str(action.new.digest)) == (
+        old.root.digest,
+        changed.root.digest,
+    )
     (error,) = dry.errors()
     assert error.startswith(f"{source.host}/app:none to {target.host}/app:none: ")
     assert dry.summary().startswith("plan of mirror: 1 to add, 1 to change, 1 same, ")  # the file is mirror.yaml
@@ -224,7 +227,7 @@ def test_platforms_that_are_wanted_later_are_brought_then(mirrors: Mirrors, sour
         assert target.manifest("app", ONE.root.digest) is None
 
         dry = mirrors.run(entry, dry_run=True)
-        assert [(step.change, step.note) for step in dry.plan.steps] == [("change", "for more platforms than before")]
+        assert [(action.change, action.note) for action in dry.plan.actions] == [("change", "for more platforms than before")]
         assert dry.to_json("")["plan"]["fetch"]["bytes"] == bytes_of(ONE)
         mirrors.asked(source)
         assert results(mirrors.run(entry)) == {"app:v1": "changed"}
@@ -284,7 +287,7 @@ def test_only_images_of_a_time_are_mirrored(mirrors: Mirrors, source: FakeRegist
         images.load(source, "app", made_at(created), tag)
     entry = repository(source, target, tags={"created": {"after": "2025-01-01"}})
     dry = mirrors.run(entry, dry_run=True)
-    assert {step.target.tag for step in dry.plan.steps} == {"new", "unknown"}
+    assert {action.target.tag for action in dry.plan.actions} == {"new", "unknown"}
     assert results(mirrors.run(entry)) == {"copy:new": "added", "copy:unknown": "added"}
     assert target.manifest("copy", "old") is None
     mirrors.asked(source, target)

@@ -73,7 +73,7 @@ def test_each_failure_is_told_and_no_reason_to_leave_out_anything_else(
 
     report = mirrors.run(*sync)
 
-    told = {str(step.target): report.result(step) for step in report.plan.steps}
+    told = {str(action.target): report.result(action) for action in report.plan.actions}
     assert told == {
         **{f"{target.host}/copy:{tag}": "added" for tag in BUILT},
         **{f"{gone.host}/copy:{tag}": "failed" for tag in BUILT},
@@ -113,7 +113,7 @@ def test_a_target_without_space_keeps_nothing_from_the_others(
     report = mirrors.run(entry)
 
     assert report.status == "failed"
-    came = {str(step.target): report.result(step) for step in report.plan.steps}
+    came = {str(action.target): report.result(action) for action in report.plan.actions}
     assert Counter((name.partition("/")[0], result) for name, result in came.items()) == {
         (target.host, "added"): 3,
         (other.host, "failed"): 3,
@@ -146,7 +146,7 @@ def test_what_failed_is_gone_on_with_by_the_next_run(
 
     report = mirrors.run(entry)
 
-    came = {str(step.target): report.result(step) for step in report.plan.steps}
+    came = {str(action.target): report.result(action) for action in report.plan.actions}
     failed = {f"{target.host}/copy:v2", f"{other.host}/copy:v2", f"{other.host}/copy:v3"}
     assert {name for name, result in came.items() if result == "failed"} == failed
     assert len(report.errors()) == 3

@@ -114,7 +114,12 @@ def test_the_plan_is_whole_although_registries_are_planned_by_themselves(
 ) -> None:
     entries = image(busy, target, "more:v1"), repository(source, target), image(busy, target, "more:none")
     dry = mirrors.run(*entries, dry_run=True)
-    assert [str(step.wish.source).partition("/")[2] for step in dry.plan.steps] == ["more:v1", "app:v1", "app:v2", "more:none"]
+    assert [str(action.item.source).partition("/")[2] for action in dry.plan.actions] == [
+        "more:v1",
+        "app:v1",
+        "app:v2",
+        "more:none",
+    ]
     assert target.asked("PUT", ".*") == []
     report = mirrors.run(*entries)
     assert results(report) == {"more:v1": "added", "copy:v1": "added", "copy:v2": "added", "more:none": "failed"}

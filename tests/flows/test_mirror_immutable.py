@@ -180,5 +180,5 @@ def test_a_settled_tag_that_is_older_than_the_wanted_time_is_no_longer_wanted(
 
     report = mirrors.run(entry | {"tags": {"created": {"within": "90d"}}})
 
-    assert [str(extra.target) for extra in report.plan.extras] == [f"{target.host}/copy:1.0"]
+    assert [str(orphan.target) for orphan in report.plan.orphans] == [f"{target.host}/copy:1.0"]
     assert summed(mirrors.asked(source)) == {"GET tags": 1}  # the store has the config with the date

@@ -49,7 +49,7 @@ def test_a_tag_goes_some_time_after_it_was_last_wanted(mirrors: Mirrors, entry: 
     name = f"{target.host}/copy:v2"
 
     report = mirrors.run(without(patient, "v2"))
-    assert [(str(extra.target), extra.is_due) for extra in report.plan.extras] == [(name, False)]
+    assert [(str(orphan.target), orphan.is_due) for orphan in report.plan.orphans] == [(name, False)]
     assert (report.status, deleted(mirrors, target)) == ("complete", [])
     assert "3 same, 1 no longer wanted; " in report.summary()
     assert mirrors.locked()[name]["unwanted"]
@@ -60,7 +60,7 @@ def test_a_tag_goes_some_time_after_it_was_last_wanted(mirrors: Mirrors, entry: 
     mirrors.run(without(patient, "v2"))
     age(mirrors, name)
     dry = mirrors.run(without(patient, "v2"), dry_run=True)
-    assert [extra.is_due for extra in dry.plan.extras] == [True]
+    assert [orphan.is_due for orphan in dry.plan.orphans] == [True]
     assert deleted(mirrors, target) == []
 
     report = mirrors.run(without(patient, "v2"))
@@ -74,7 +74,7 @@ def test_a_tag_goes_some_time_after_it_was_last_wanted(mirrors: Mirrors, entry: 
     assert target.manifest("copy", "v2") is None
     assert not lacking(target, "copy", BUILT["v1"], "foreign")
     assert not lacking(target, "copy", BUILT["v1"], "v1")
-    assert mirrors.run(without(patient, "v2")).plan.extras == ()
+    assert mirrors.run(without(patient, "v2")).plan.orphans == ()
 
 
 def test_so_many_go_in_one_run_the_longest_unwanted_first(
@@ -114,7 +114,7 @@ def test_what_the_mirror_did_not_make_or_others_have_changed_stays(
     assert "1 of 2 removed" in report.summary()
     left = {name.rpartition(":")[2] for name in mirrors.locked()}
     assert left == {"v1", "v2", "kept"}
-    assert mirrors.run(without(entry, "v.*")).plan.extras == ()
+    assert mirrors.run(without(entry, "v.*")).plan.orphans == ()
 
 
 def test_an_entry_that_chooses_nothing_at_all_prunes_nothing(
@@ -126,7 +126,7 @@ def test_an_entry_that_chooses_nothing_at_all_prunes_nothing(
 
     report = mirrors.run({**entry, "tags": {"allow": ["w.*"]}})
 
-    assert (report.status, report.plan.extras, deleted(mirrors, target)) == ("complete", (), [])
+    assert (report.status, report.plan.orphans, deleted(mirrors, target)) == ("complete", (), [])
     told = f"{mirrors.config}:1: sync[0]: nothing of {entry['source']} is chosen, so nothing that it brought is pruned"
     assert report.notes() == [told]
     assert not any(record["unwanted"] for record in mirrors.locked().values())
@@ -146,7 +146,7 @@ def test_a_repository_that_a_registry_lists_no_tags_of_or_does_not_list_is_not_p
 
         report = mirrors.run(entry)
 
-        assert (report.status, report.plan.extras, deleted(mirrors, target)) == ("complete", (), [])
+        assert (report.status, report.plan.orphans, deleted(mirrors, target)) == ("complete", (), [])
         assert report.notes() == [f"{told}to have it pruned, exclude it with repos.deny"]
         assert not any(record["unwanted"] for record in mirrors.locked().values())
     report = mirrors.run({**entry, "repos": {"deny": ["b"]}})
@@ -168,7 +168,7 @@ def test_a_signature_that_was_mirrored_as_a_tag_stays_as_a_referrer_of_a_wanted_
     for _ in range(2):
         report = mirrors.run({**entry, "referrers": True, "tags": {"allow": ["v.*"]}})
 
-        assert (report.status, report.plan.extras, deleted(mirrors, target)) == ("complete", (), [])
+        assert (report.status, report.plan.orphans, deleted(mirrors, target)) == ("complete", (), [])
         assert not lacking(target, "copy", signature, tag)
     assert {name.rpartition(":")[2]: record["unwanted"] for name, record in mirrors.locked().items()} == {"v1": None, tag: None}
 
@@ -215,7 +215,7 @@ def test_nothing_goes_where_it_cannot_be_told_what_is_wanted(
     mirrors.asked(target)
     source.__exit__()
     report = mirrors.run(entry)
-    assert (report.status, report.plan.extras) == ("failed", ())
+    assert (report.status, report.plan.orphans) == ("failed", ())
     assert deleted(mirrors, target) == []
     assert mirrors.locked().keys() == {f"{target.host}/copy:{tag}" for tag in BUILT}
 
@@ -243,7 +243,7 @@ sys.exit("brought by another run")
     report = mirrors.run(without(unpruned, "v2", "v3", gate=gate))
 
     assert results(report)["copy:late"] == "vetoed"
-    assert {str(extra.target) for extra in report.plan.extras} == {v2, v3}
+    assert {str(orphan.target) for orphan in report.plan.orphans} == {v2, v3}
     locked = mirrors.locked()
     assert [(locked[name]["mirrored"][:19], locked[name]["unwanted"]) for name in (v2, late)] == [(theirs[:19], None)] * 2
     assert locked[v3]["unwanted"]
@@ -273,7 +273,7 @@ def test_a_tag_that_is_wanted_again_gets_the_whole_grace_period_again_even_if_it
     assert mirrors.locked()[name]["digest"] == BUILT["v2"].root.digest
     mirrors.asked(target)
     report = mirrors.run(without(patient, "v2"))
-    assert [extra.is_due for extra in report.plan.extras] == [False]
+    assert [orphan.is_due for orphan in report.plan.orphans] == [False]
     assert deleted(mirrors, target) == []
 
 

@@ -97,8 +97,8 @@ def test_a_filtered_image_is_unchanged_in_the_next_run_and_changes_with_its_filt
     assert results(again) == {"copy:v1": "same"}
     assert {one.method for one in mirrors.asked(target)} == {"HEAD"}
     report = mirrors.run(entry(source, target, filters=[*FILTERS, {"artifactType": SCANS}], **said))
-    (step,) = report.plan.steps
-    assert (results(report), step.note) == ({"copy:v1": "changed"}, "4 referrers not known to be there")
+    (action,) = report.plan.actions
+    assert (results(report), action.note) == ({"copy:v1": "changed"}, "4 referrers not known to be there")
     assert not lacking(target, "copy", SCAN)
 
 

@@ -82,8 +82,8 @@ def test_a_signature_that_comes_later_is_brought_alone(mirrors: Mirrors, source:
     report = mirrors.run(wanted)
 
     assert results(report) == {"app:v1": "changed"}
-    (step,) = report.plan.steps
-    assert step.note == "2 referrers not known to be there"
+    (action,) = report.plan.actions
+    assert action.note == "2 referrers not known to be there"
     assert not lacking(target, "app", SIGNATURE, SIGNATURE_TAG) + lacking(target, "app", BILL)
     read = fetched(one for one in mirrors.asked(source) if "/referrers/" not in one.path)
     assert read.keys() == {*SIGNATURE.descriptors, *BILL.descriptors}

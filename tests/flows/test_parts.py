@@ -7,7 +7,7 @@ import pytest
 
 from prefect_dist.flows import mirror_parts as module
 from prefect_dist.flows.mirror_parts import MOST_OPEN, MirrorParts
-from prefect_dist.mirror.plan import Image as Planned
+from prefect_dist.mirror.plan import PlannedImage
 from prefect_dist.ocispec import Reference
 from prefect_dist.transfer.cancellation import Stopping
 from prefect_dist.transfer.walk_state import ImageState
@@ -18,9 +18,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_TASKS", 2)
 
 
-def images(name: str, count: int) -> list[tuple[ImageState, Planned]]:
+def images(name: str, count: int) -> list[tuple[ImageState, PlannedImage]]:
     """Images of two publications each: every one fills a part."""
-    planned = cast("Planned", SimpleNamespace(content=(), due=(1, 2)))
+    planned = cast("PlannedImage", SimpleNamespace(content=(), due=(1, 2)))
     return [(ImageState(Reference.parse(f"{name}.example/app:v{number}")), planned) for number in range(count)]
 
 

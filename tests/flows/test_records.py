@@ -57,7 +57,7 @@ def test_a_mirror_and_a_seed_of_one_configuration_leave_each_others_tags_alone(
     checked = mirrors.check()
     mirrored = mirrors.run(sync, **section)
 
-    assert (seeded.plan.extras, mirrored.plan.extras) == ((), ())
+    assert (seeded.plan.orphans, mirrored.plan.orphans) == ((), ())
     assert (checked.first.right, checked.first.unlooked) == (2, 0)
     assert {name: record["unwanted"] for name, record in mirrors.locked().items()} == {
         f"{target.host}/app:v1": None,

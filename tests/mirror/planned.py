@@ -5,12 +5,12 @@ from typing import Any
 
 from prefect_dist.mirror.config import configured
 from prefect_dist.mirror.entry import Entry
-from prefect_dist.mirror.plan import Image, Plan
+from prefect_dist.mirror.plan import Plan, PlannedImage
 from prefect_dist.mirror.yamlfile import Document
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import DistError, NotFound
 from prefect_dist.transfer.pool import Failed, Ok, Unexpected
-from prefect_dist.transfer.survey import Ask, Found, Known
+from prefect_dist.transfer.survey import ImageInfo, ImageQuery, QueryResult
 from prefect_dist.transfer.units import Surveyed
 from prefect_dist.transfer.walk_state import RegistryQuery
 
@@ -25,10 +25,14 @@ def manifest(name: str) -> Descriptor:
     return Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=Digest.of(name.encode()), size=9)
 
 
-def found(ask: Ask) -> Found:
+def found(query: ImageQuery) -> QueryResult:
     """The answer that an image is at its source, and nothing at its targets."""
-    root = manifest(str(ask.source))
-    return Found(ask=ask, image=Known(root=root, goal=root, content=(root,), sent=(root,)), standing=(None,) * len(ask.targets))
+    root = manifest(str(query.source))
+    return QueryResult(
+        query=query,
+        image=ImageInfo(root=root, target_root=root, content=(root,), sent=(root,)),
+        standing=(None,) * len(query.targets),
+    )
 
 
 class Queries:
@@ -58,10 +62,10 @@ class Plans:
     """Keeps what was planned."""
 
     def __init__(self) -> None:
-        self.images: list[Image] = []
+        self.images: list[PlannedImage] = []
         self.plan: Plan | None = None
 
-    def planned(self, images: Sequence[Image], _origins: Mapping[Image, Surveyed], /) -> None:
+    def planned(self, images: Sequence[PlannedImage], _origins: Mapping[PlannedImage, Surveyed], /) -> None:
         """Keep the images."""
         self.images += images
 
@@ -72,14 +76,14 @@ class Plans:
     @property
     def changes(self) -> dict[str, str]:
         """The change at each target that is planned."""
-        return {str(step.target): step.change for image in self.images for step in image.steps}
+        return {str(action.target): action.change for image in self.images for action in image.actions}
 
 
-def surveyed(asks: Sequence[Ask]) -> Surveyed:
+def surveyed(queries: Sequence[ImageQuery]) -> Surveyed:
     """The answer that all images are at their source and nothing is at their targets."""
-    return Surveyed(tuple(map(found, asks)))
+    return Surveyed(tuple(map(found, queries)))
 
 
-def missing(asks: Sequence[Ask]) -> NotFound:
+def missing(queries: Sequence[ImageQuery]) -> NotFound:
     """The answer that the images are not there."""
-    return NotFound(f"{len(asks)} images are not there")
+    return NotFound(f"{len(queries)} images are not there")

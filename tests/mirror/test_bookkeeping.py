@@ -12,7 +12,7 @@ from prefect_dist.mirror.bookkeeping import concluded, intended
 from prefect_dist.mirror.config import Mirror, configured
 from prefect_dist.mirror.lock import Locked, Records
 from prefect_dist.mirror.mirror_report import Brought, MirrorReport
-from prefect_dist.mirror.plan import Image, Plan, Step, Wish, extras
+from prefect_dist.mirror.plan import Plan, PlannedImage, SyncItem, TargetAction, find_orphans
 from prefect_dist.mirror.yamlfile import Document
 from prefect_dist.ocispec import Descriptor, Digest, Reference, mediatypes
 from prefect_dist.ocispec.referrers import cosign_tags
@@ -37,18 +37,18 @@ def record(target: Reference, digest: Digest, **said: Any) -> Locked:
     return replace(Locked(source=f"source.example/app:{target.tag}", digest=digest, mirrored=OLD, own=True), **said)
 
 
-def image(target: Reference = V1, **said: Any) -> Image:
+def image(target: Reference = V1, **said: Any) -> PlannedImage:
     root = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=IMAGE, size=5)
-    wish = Wish(entry=REFERRERS.entries[0], source=Reference.parse(f"source.example/app:{target.tag}"), targets=(target,))
-    step = Step(**{"wish": wish, "target": target, "change": "change", "old": root, "new": root, **said})
-    return Image(wish=wish, root=root, content=(root,), sent=(root,), steps=(step,))
+    item = SyncItem(entry=REFERRERS.entries[0], source=Reference.parse(f"source.example/app:{target.tag}"), targets=(target,))
+    action = TargetAction(**{"item": item, "target": target, "change": "change", "old": root, "new": root, **said})
+    return PlannedImage(item=item, root=root, content=(root,), sent=(root,), actions=(action,))
 
 
-def report(*images: Image, brought: Brought) -> MirrorReport:
+def report(*images: PlannedImage, brought: Brought) -> MirrorReport:
     return MirrorReport(name="m", store="store", plan=Plan(images=images), dry_run=False, tasks=0, brought=brought)
 
 
-def after_run(records: Records, *images: Image, brought: Brought) -> Records:
+def after_run(records: Records, *images: PlannedImage, brought: Brought) -> Records:
     """Return the records after a run that no other run overlaps."""
     said = report(*images, brought=brought)
     return concluded(said, records, intended(said.plan, records))
@@ -61,21 +61,21 @@ def pushed(*targets: Reference, referrers: Mapping[Digest, str | None]) -> Broug
 def test_a_digest_tag_that_a_wanted_image_has_as_a_referrer_is_not_extra() -> None:
     tag = record(SIGNATURE, FIRST, unwanted=OLD)
 
-    kept = extras([image()], (), REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag})
-    trusted = extras([], [V1], REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag})
-    with_its_image = extras([], [V2], REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag})
+    kept = find_orphans([image()], (), REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag})
+    trusted = find_orphans([], [V1], REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag})
+    with_its_image = find_orphans([], [V2], REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag})
 
     assert (kept, trusted) == ((), ())
-    assert {extra.target for extra in with_its_image} == {V1, SIGNATURE}
+    assert {orphan.target for orphan in with_its_image} == {V1, SIGNATURE}
 
 
 def test_a_digest_tag_of_a_wanted_image_is_not_extra_before_its_record_lists_it() -> None:
     records = {V1: record(V1, IMAGE), SIGNATURE: record(SIGNATURE, FIRST, unwanted=OLD)}
     without_referrers = mirror(tags={"allow": ["v.*"]})
-    unrelated = replace(image(), wish=replace(image().wish, entry=without_referrers.entries[0]))
+    unrelated = replace(image(), item=replace(image().item, entry=without_referrers.entries[0]))
 
-    assert extras([image()], (), REFERRERS.entries, records) == ()
-    assert [extra.is_due for extra in extras([unrelated], (), without_referrers.entries, records)] == [True]
+    assert find_orphans([image()], (), REFERRERS.entries, records) == ()
+    assert [orphan.is_due for orphan in find_orphans([unrelated], (), without_referrers.entries, records)] == [True]
 
 
 def test_a_digest_tag_is_wanted_again_once_it_is_a_referrer() -> None:
@@ -94,7 +94,7 @@ def test_a_digest_tag_that_moves_has_one_digest_in_all_records() -> None:
         SIGNATURE: record(SIGNATURE, FIRST),
     }
 
-    found = after_run(records, image(beside={FIRST: SIG}), brought=pushed(V1, referrers={SECOND: SIG}))
+    found = after_run(records, image(target_referrers={FIRST: SIG}), brought=pushed(V1, referrers={SECOND: SIG}))
 
     assert found[V1].referrers == {SECOND: SIG, LISTED: None}
     assert found[V2].referrers == {LISTED: None}, "the next run pushes the new signature for it, too"
@@ -141,12 +141,12 @@ def test_an_intention_keeps_the_digest_that_the_tag_has_until_the_image_is_publi
 def test_a_record_of_other_entries_never_becomes_unwanted() -> None:
     other = Reference.parse("target.example/elsewhere:v1")
     records = {V1: record(V1, IMAGE), other: replace(record(other, OTHER), source="source.example/elsewhere:v1")}
-    found = extras([], [V1], mirror().entries, records)
-    plan = Plan(images=(), extras=found)
+    found = find_orphans([], [V1], mirror().entries, records)
+    plan = Plan(images=(), orphans=found)
 
     after = concluded(replace(report(brought=Brought()), plan=plan), {}, records)
 
-    assert [(extra.target, extra.since, extra.is_due) for extra in found] == [(other, None, False)]
+    assert [(orphan.target, orphan.since, orphan.is_due) for orphan in found] == [(other, None, False)]
     assert after == records
     assert ", 1 of no entry; " in plan.summary()
     assert plan.to_json()["extra"][0]["since"] is None

@@ -17,7 +17,7 @@ from prefect_dist.transfer.units import Repositories, Tags
 from tests.mirror.planned import Plans, Queries, entries, manifest, surveyed
 
 if TYPE_CHECKING:
-    from prefect_dist.transfer.survey import Ask
+    from prefect_dist.transfer.survey import ImageQuery
 
 ONE = {"source": "one.example/app:v1", "target": "registry.example/one:v1", "type": "image"}
 TWO = {"source": "two.example/app:v1", "target": "registry.example/two:v1", "type": "image"}
@@ -74,7 +74,7 @@ def listed(*tags: str) -> Callable[[object], object]:
 
     def reply(argument: object) -> object:
         first = argument[0] if isinstance(argument, tuple) else argument
-        return Tags((tags,)) if isinstance(first, Reference) else surveyed(cast("Sequence[Ask]", argument))
+        return Tags((tags,)) if isinstance(first, Reference) else surveyed(cast("Sequence[ImageQuery]", argument))
 
     return reply
 
@@ -124,9 +124,11 @@ def tagged(repositories: Mapping[str, Sequence[str]]) -> Callable[[object], obje
     def reply(argument: object) -> object:
         if isinstance(argument, str):
             return Repositories(tuple(repositories))
-        found = cast("tuple[Reference | Ask, ...]", argument)
+        found = cast("tuple[Reference | ImageQuery, ...]", argument)
         names = [one.repository for one in found if isinstance(one, Reference)]
-        return Tags(tuple(tuple(repositories[name]) for name in names)) if names else surveyed(cast("Sequence[Ask]", found))
+        return (
+            Tags(tuple(tuple(repositories[name]) for name in names)) if names else surveyed(cast("Sequence[ImageQuery]", found))
+        )
 
     return reply
 
@@ -145,7 +147,7 @@ def replanned(
     planning.begin(entries(*sync))
     queries.answer("one.example", tagged(repositories))
     assert plans.plan is not None
-    return [str(extra.target) for extra in plans.plan.pruned], plans.plan.idle
+    return [str(orphan.target) for orphan in plans.plan.to_prune], plans.plan.idle
 
 
 @pytest.mark.parametrize("lost", [{"b": []}, {}], ids=["it lists no tag", "the catalog lacks it"])

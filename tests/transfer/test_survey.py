@@ -14,7 +14,7 @@ from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.ocispec.referrers import cosign_tags, tag_of
 from prefect_dist.transfer.related import EVERYTHING, Related
 from prefect_dist.transfer.session import Session
-from prefect_dist.transfer.survey import Ask, Found, Known
+from prefect_dist.transfer.survey import ImageInfo, ImageQuery, QueryResult
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
@@ -32,18 +32,18 @@ def source() -> Iterator[FakeRegistry]:
         yield source
 
 
-def known(found: Found) -> Known:
-    assert isinstance(found.image, Known)
+def known(found: QueryResult) -> ImageInfo:
+    assert isinstance(found.image, ImageInfo)
     return found.image
 
 
 def test_a_survey_asks_once_at_each_place(session: Session, source: FakeRegistry, target: FakeRegistry) -> None:
     images.load(target, "copy", INDEX, "all")
-    ask = Ask(source=at(source, "app:all"), targets=(at(target, "copy:all"),))
-    (found,) = session.find([ask], keep=True, workers=2)
+    query = ImageQuery(source=at(source, "app:all"), targets=(at(target, "copy:all"),))
+    (found,) = session.find([query], keep=True, workers=2)
     assert known(found).content == ()
     assert (asked(source), asked(target)) == (["HEAD /v2/app/manifests/all"], ["HEAD /v2/copy/manifests/all"])
-    assert session.find([ask], keep=True, workers=2) == [found]
+    assert session.find([query], keep=True, workers=2) == [found]
     assert len(source.requests) == 1
 
 
@@ -53,7 +53,7 @@ def test_a_survey_reads_the_manifests_of_what_has_to_be_brought(
 ) -> None:
     images.load(target, "copy", ONE, "all")
     targets = at(target, "copy:all"), at(target, "other:all")
-    (found,) = session.find([Ask(source=at(source, "app:all"), targets=targets)], keep=keep, workers=2)
+    (found,) = session.find([ImageQuery(source=at(source, "app:all"), targets=targets)], keep=keep, workers=2)
     standing = [there and str(there.digest) if not isinstance(there, DistError) else there for there in found.standing]
     assert standing == [ONE.root.digest, None]
     assert {str(descriptor.digest) for descriptor in known(found).content} == set(INDEX.descriptors)
@@ -64,11 +64,11 @@ def test_a_survey_reads_the_manifests_of_what_has_to_be_brought(
 
 def test_what_cannot_be_told_is_part_of_what_was_found(session: Session, source: FakeRegistry, target: FakeRegistry) -> None:
     target.inject(Fault(method="HEAD", path="/v2/shut/.*", action=Answer(401, (), b"")))
-    asks = [
-        Ask(source=at(source, "app:none"), targets=(at(target, "copy:none"),)),
-        Ask(source=at(source, "app:one"), targets=(at(target, "shut:one"), at(target, "copy:one"))),
+    queries = [
+        ImageQuery(source=at(source, "app:none"), targets=(at(target, "copy:none"),)),
+        ImageQuery(source=at(source, "app:one"), targets=(at(target, "shut:one"), at(target, "copy:one"))),
     ]
-    missing, shut = session.find(asks, keep=True, workers=2)
+    missing, shut = session.find(queries, keep=True, workers=2)
     assert str(missing.errors[0]).startswith(f"{source.host}/app:none: ")
     (error,) = shut.errors
     assert str(error).startswith(f"{target.host}/shut:one: ")
@@ -81,14 +81,14 @@ def test_what_is_to_be_written_anew_is_compared_with_what_that_gives(
 ) -> None:
     platforms = (Platform.parse("linux/arm64"),)
     documents = {Digest.parse(one.digest): one.raw for one in INDEX.manifests}
-    goal = filter_index(root_of(INDEX), platforms, lambda descriptor: documents[descriptor.digest]).root
-    assert goal.data is not None
+    target_root = filter_index(root_of(INDEX), platforms, lambda descriptor: documents[descriptor.digest]).root
+    assert target_root.data is not None
     images.load(target, "copy", OTHER)
-    target.put_manifest("copy", goal.data, images.OCI_INDEX, tag="all")
-    ask = Ask(source=at(source, "app:all"), targets=(at(target, "copy:all"),), platforms=platforms, rewritten=True)
-    (found,) = session.find([ask], keep=True, workers=1)
+    target.put_manifest("copy", target_root.data, images.OCI_INDEX, tag="all")
+    query = ImageQuery(source=at(source, "app:all"), targets=(at(target, "copy:all"),), platforms=platforms, rewritten=True)
+    (found,) = session.find([query], keep=True, workers=1)
     assert known(found).root.digest == root_of(INDEX).digest
-    assert known(found).goal.digest == goal.digest
+    assert known(found).target_root.digest == target_root.digest
     assert known(found).content == ()
     assert found.standing[0] is not None
     assert [one for one in asked(source) if one.startswith("GET")] == [f"GET /v2/app/manifests/{INDEX.root.digest}"]
@@ -100,8 +100,8 @@ def test_what_refers_to_an_image_that_is_there_is_asked_for_where_it_goes_along(
     signature = images.artifact(820, subject=ONE)
     images.load(source, "app", signature)
     images.load(target, "copy", ONE, "one")
-    ask = Ask(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=EVERYTHING)
-    (found,) = session.find([ask], keep=True, workers=1)
+    query = ImageQuery(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=EVERYTHING)
+    (found,) = session.find([query], keep=True, workers=1)
     assert known(found).referrers == {Digest.parse(signature.root.digest)}
 
 
@@ -118,8 +118,8 @@ def test_the_subject_of_a_referrer_is_compared_once(
     source.inject(Fault(method="GET", path=path, action=Answer(200, headers, listing.manifests[-1].raw)))
     images.load(target, "copy", ONE, "one")
     verified = frozenset({Digest.parse(signature.root.digest)} if is_known else ())
-    ask = Ask(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=EVERYTHING, verified=verified)
-    (found,) = session.find([ask], keep=False, workers=1)
+    query = ImageQuery(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=EVERYTHING, verified=verified)
+    (found,) = session.find([query], keep=False, workers=1)
     assert known(found).referrers == {Digest.parse(signature.root.digest)}
     assert (f"GET /v2/app/manifests/{signature.root.digest}" in asked(source)) is not is_known
     assert f"GET /v2/app/manifests/{forged.root.digest}" in asked(source)
@@ -140,12 +140,12 @@ def test_referrers_of_referrers_are_found_at_the_source_and_at_an_unrecorded_tar
     images.load(target, "copy", signatures[0])
     place = at(target, "copy:one")
     unrecorded = frozenset() if is_recorded else frozenset({place})
-    ask = Ask(source=at(source, "app:one"), targets=(place,), related=EVERYTHING, unrecorded=unrecorded)
+    query = ImageQuery(source=at(source, "app:one"), targets=(place,), related=EVERYTHING, unrecorded=unrecorded)
 
-    (found,) = session.find([ask], keep=True, workers=1)
+    (found,) = session.find([query], keep=True, workers=1)
 
     assert {str(digest) for digest in known(found).referrers} == {one.root.digest for one in (bill, bundle, *signatures)}
-    there = {str(digest) for digest in known(found).beside.get(place, {})}
+    there = {str(digest) for digest in known(found).target_referrers.get(place, {})}
     assert there == (set() if is_recorded else {bill.root.digest, signatures[0].root.digest})
 
 
@@ -160,9 +160,9 @@ def test_referrers_that_refer_to_each_other_in_a_circle_are_each_asked_about_onc
             images.load(source, "app", referrer)
             images.load(source, "app", images.index([referrer]), tag_of(Digest.parse(subject.root.digest)))
         images.load(target, "copy", ONE, "one")
-        ask = Ask(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=Related(listed=True))
+        query = ImageQuery(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=Related(listed=True))
 
-        (found,) = session.find([ask], keep=True, workers=1)
+        (found,) = session.find([query], keep=True, workers=1)
 
         assert {str(digest) for digest in known(found).referrers} == {first.root.digest, second.root.digest}
         listings = [tag_of(Digest.parse(one.root.digest)) for one in (ONE, first, second)]
@@ -181,14 +181,14 @@ def test_an_image_with_too_many_referrers_is_an_error_that_names_it(session: Ses
             tag = tag_of(Digest.parse(subject.root.digest))
             source.put_manifest("app", json.dumps(listing).encode(), images.OCI_INDEX, tag=tag)
         images.load(target, "copy", INDEX, "all")
-        ask = Ask(
+        query = ImageQuery(
             source=at(source, "app:all"),
             targets=(at(target, "copy:all"),),
             related=Related(listed=True),
             verified=frozenset(verified),
         )
 
-        (found,) = session.find([ask], keep=True, workers=1)
+        (found,) = session.find([query], keep=True, workers=1)
 
         assert [str(one) for one in found.errors] == [
             f"{source.host}/app:all: expected at most 10000 referrers, there are more"
@@ -203,15 +203,15 @@ def test_a_list_of_many_unrelated_manifests_is_refused(session: Session, source:
     headers = (("Content-Type", images.OCI_INDEX),)
     source.inject(Fault(method="GET", path="/v2/app/referrers/.*", action=Answer(200, headers, listing)))
     images.load(target, "copy", ONE, "one")
-    ask = Ask(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=Related(listed=True))
-    (found,) = session.find([ask], keep=False, workers=1)
+    query = ImageQuery(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=Related(listed=True))
+    (found,) = session.find([query], keep=False, workers=1)
     assert [str(one) for one in found.errors] == [
         f"manifest {ONE.root.digest}: more than 100 manifests are listed as its referrers and are not"
     ]
     assert len(asked(source)) < 210  # each is looked for among manifests, then among blobs
 
 
-def signed(source: FakeRegistry, target: FakeRegistry, *, tags: int) -> list[Ask]:
+def signed(source: FakeRegistry, target: FakeRegistry, *, tags: int) -> list[ImageQuery]:
     """One question for each of some equal tags at an unrecorded target. Their index has a referrer and a signature."""
     bill, signature = images.artifact(830, subject=INDEX), images.artifact(831)
     for registry, repository in ((source, "app"), (target, "copy")):
@@ -221,7 +221,7 @@ def signed(source: FakeRegistry, target: FakeRegistry, *, tags: int) -> list[Ask
             images.load(registry, repository, INDEX, f"v{number}")
     places = [at(target, f"copy:v{number}") for number in range(tags)]
     return [
-        Ask(source=at(source, f"app:v{n}"), targets=(place,), related=EVERYTHING, unrecorded=frozenset({place}))
+        ImageQuery(source=at(source, f"app:v{n}"), targets=(place,), related=EVERYTHING, unrecorded=frozenset({place}))
         for n, place in enumerate(places)
     ]
 
@@ -229,12 +229,12 @@ def signed(source: FakeRegistry, target: FakeRegistry, *, tags: int) -> list[Ask
 def test_related_manifests_of_a_subject_are_requested_once_in_a_repository(
     session: Session, source: FakeRegistry, target: FakeRegistry
 ) -> None:
-    asks = signed(source, target, tags=6)
+    queries = signed(source, target, tags=6)
 
-    found = [one for part in (asks[:3], asks[3:]) for one in session.find(part, keep=True, workers=3)]
+    found = [one for part in (queries[:3], queries[3:]) for one in session.find(part, keep=True, workers=3)]
 
     assert {len(known(one).referrers) for one in found} == {2}
-    assert {len(known(one).beside[one.ask.targets[0]]) for one in found} == {2}
+    assert {len(known(one).target_referrers[one.query.targets[0]]) for one in found} == {2}
     for registry, repository in ((source, "app"), (target, "copy")):
         requests = Counter(asked(registry))
         digests = [root.digest for root in (INDEX.root, ONE.root, OTHER.root)]
@@ -248,14 +248,14 @@ def test_related_manifests_of_a_subject_are_requested_once_in_a_repository(
 def test_digest_tags_are_looked_up_one_by_one_where_the_list_of_tags_cannot_be_had(
     session: Session, source: FakeRegistry, target: FakeRegistry
 ) -> None:
-    asks = signed(source, target, tags=2)
+    queries = signed(source, target, tags=2)
     for registry in (source, target):
         registry.inject(Fault(path=".*/tags/list", nth=None, action=Answer(405, (), b"")))
 
-    found = session.find(asks, keep=True, workers=2)
+    found = session.find(queries, keep=True, workers=2)
 
     assert {len(known(one).referrers) for one in found} == {2}
-    assert {len(known(one).beside[one.ask.targets[0]]) for one in found} == {2}
+    assert {len(known(one).target_referrers[one.query.targets[0]]) for one in found} == {2}
     for registry in (source, target):
         requests = Counter(asked(registry))
         assert sum(requests[one] for one in requests if "/tags/list" in one) == 1
@@ -267,11 +267,11 @@ def test_digest_tags_are_looked_up_one_by_one_where_the_list_of_tags_cannot_be_h
 def test_a_list_of_referrers_that_failed_is_requested_again(
     session: Session, source: FakeRegistry, target: FakeRegistry
 ) -> None:
-    (ask,) = signed(source, target, tags=1)
+    (query,) = signed(source, target, tags=1)
     source.inject(Fault(path=f"/v2/app/referrers/{ONE.root.digest}", action=Answer(403, (), b"")))
 
-    (failed,) = session.find([ask], keep=True, workers=1)
-    (found,) = session.find([ask], keep=True, workers=1)
+    (failed,) = session.find([query], keep=True, workers=1)
+    (found,) = session.find([query], keep=True, workers=1)
 
     assert f"referrers of {ONE.root.digest}" in str(failed.errors[0])
     assert len(known(found).referrers) == 2
@@ -280,8 +280,8 @@ def test_a_list_of_referrers_that_failed_is_requested_again(
 def test_referrers_of_what_has_to_be_brought_are_left_to_those_who_bring_it(
     session: Session, source: FakeRegistry, target: FakeRegistry
 ) -> None:
-    ask = Ask(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=EVERYTHING)
-    (found,) = session.find([ask], keep=True, workers=1)
+    query = ImageQuery(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=EVERYTHING)
+    (found,) = session.find([query], keep=True, workers=1)
     assert known(found).referrers == frozenset()
     assert not [one for one in asked(source) if "/referrers/" in one]
 
@@ -297,8 +297,8 @@ def test_when_an_image_was_made_is_read_from_its_config(
 
     image = images.with_manifest(ONE, dated, blobs={**ONE.blobs, images.digest_of(config): config})
     images.load(source, "app", images.index([image]), "dated")
-    ask = Ask(source=at(source, "app:dated"), targets=(at(target, "copy:dated"),), dated=True)
-    (found,) = session.find([ask], keep=True, workers=1)
+    query = ImageQuery(source=at(source, "app:dated"), targets=(at(target, "copy:dated"),), dated=True)
+    (found,) = session.find([query], keep=True, workers=1)
     assert known(found).created == (None if created is None else datetime(2026, 1, 31, 12, tzinfo=UTC))
 
 
@@ -307,10 +307,12 @@ def test_with_a_single_platform_an_image_takes_the_place_of_its_index(
 ) -> None:
     images.load(source, "app", images.index([ONE, OTHER], nested=True), "nested")
     for tag in ("all", "nested"):
-        ask = Ask(source=at(source, f"app:{tag}"), targets=(at(target, f"copy:{tag}"),), single=Platform.parse("linux/arm64"))
-        (found,) = session.find([ask], keep=True, workers=1)
-        assert known(found).root.digest == known(found).goal.digest == root_of(OTHER).digest
+        query = ImageQuery(
+            source=at(source, f"app:{tag}"), targets=(at(target, f"copy:{tag}"),), single=Platform.parse("linux/arm64")
+        )
+        (found,) = session.find([query], keep=True, workers=1)
+        assert known(found).root.digest == known(found).target_root.digest == root_of(OTHER).digest
         assert {str(descriptor.digest) for descriptor in known(found).content} == set(OTHER.descriptors)
-    ask = Ask(source=at(source, "app:one"), targets=(at(target, "copy:one"),), single=Platform.parse("linux/arm64"))
-    (found,) = session.find([ask], keep=True, workers=1)
+    query = ImageQuery(source=at(source, "app:one"), targets=(at(target, "copy:one"),), single=Platform.parse("linux/arm64"))
+    (found,) = session.find([query], keep=True, workers=1)
     assert known(found).root.digest == root_of(ONE).digest  # no index, and so what it is
