@@ -18,8 +18,8 @@ def session(store: str, *, store_options: Mapping[str, Any] | None = None, netwo
     """Open a content store and the connections to registries for the tasks that are called in this block.
 
     `store`, `store_options` and `network` are as for the flows. Tasks that are submitted in the block have to end in it. A `gc`
-    keeps the content below a root from `keeper.keep(root)` until the block ends, and from `keeper.record(reference, root)` for
-    as long as the store has that name.
+    keeps the content below a root from `recorder.keep(root)` until the block ends, and from `recorder.record(reference, root)`
+    for as long as the store has that name.
 
     Raises:
         InvalidInput: the store cannot be used, or a block does not exist.

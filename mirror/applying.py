@@ -47,7 +47,7 @@ class Applying:
         self._pool, self._session, self._scopes, self._notify = pool, pool.session, scopes, notify
         self.observer = observer
         self._policy = MirrorPolicy(scopes.ended, observer)
-        self.walk = Walk(pool.session.keeper, self._policy, pool, notify)
+        self.walk = Walk(pool.session.recorder, self._policy, pool, notify)
 
     def add(self, planned: Sequence[PlannedImage], origins: Mapping[PlannedImage, object]) -> None:
         """Add images that have to be mirrored; `origins` are the results that they were planned by."""

@@ -50,7 +50,7 @@ def fetch_images(
     images = [ImageState(one, platforms=platforms, related=related) for one in references]
     with scopes:
         scopes.divide(images)
-        ended = Walk(session.keeper, FetchPolicy(scopes), pool, notify).run(images)
+        ended = Walk(session.recorder, FetchPolicy(scopes), pool, notify).run(images)
     return RunReport(
         images=_update_index(session, ended, notify),
         tasks=pool.runs,

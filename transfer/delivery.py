@@ -1,10 +1,11 @@
-"""Bringing images from the store to many repositories: blobs as they come, then manifests.
+"""Publishes images from the store in many repositories: blobs as they arrive, then manifests.
 
-Content is uploaded to a registry once and mounted into its other repositories (`transfer.mount_candidates`). A second upload of
+Content is uploaded to a registry once and mounted into its other repositories. A second upload of
 content to a registry waits until the first one ends. The CNCF registry 2.8 requires that: it refuses a manifest (400
 DIGEST_INVALID) while a blob that the manifest names is uploaded once more.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
@@ -20,12 +21,13 @@ from prefect_dist.storage import presence
 from prefect_dist.storage.presence import present_children
 from prefect_dist.transfer import content as transfer
 from prefect_dist.transfer.events import Notify
-from prefect_dist.transfer.mount_candidates import Whereabouts
 from prefect_dist.transfer.push_graph import Order
-from prefect_dist.transfer.recorder import Keeper
+from prefect_dist.transfer.recorder import ImageRecorder
 from prefect_dist.transfer.stats import Counter
 
-# How a registry refuses an index that names what it has not (distribution-spec 1.1, "Error Codes").
+# The number of candidates per content: one of them is not the repository itself.
+_CANDIDATES = 2
+# The error code of a registry that lacks content of an index (distribution-spec 1.1, "Error Codes").
 _INCOMPLETE = "MANIFEST_BLOB_UNKNOWN"
 _NO_SPARSE = (
     "this registry takes no index of which some platforms are missing: mirror all of them, or have a new index made of those "
@@ -51,12 +53,41 @@ class Publication:
     backup: Reference | None = None
 
 
+class MountCandidates:
+    """The repositories that have some content, because this run uploaded it there or found it there.
+
+    Thread-safe: the state is changed in single steps. A base layer may be in tens of thousands of repositories, so no method
+    iterates over all repositories of some content.
+    """
+
+    def __init__(self) -> None:
+        self._repositories: defaultdict[tuple[str, Digest], set[str]] = defaultdict(set)
+        self._candidates: dict[tuple[str, Digest], tuple[str, ...]] = {}
+
+    def note(self, place: Reference, digest: Digest) -> None:
+        """Record that the repository of `place` has this content."""
+        key = place.host, digest
+        self._repositories[key].add(place.repository)
+        known = self._candidates.get(key, ())
+        if len(known) < _CANDIDATES and place.repository not in known:
+            self._candidates[key] = (*known, place.repository)
+
+    def has(self, place: Reference, digest: Digest) -> bool:
+        """Return whether the repository of `place` is known to have this content."""
+        return place.repository in self._repositories.get((place.host, digest), ())
+
+    def mount_candidate(self, place: Reference, digest: Digest) -> str | None:
+        """Return another repository of the same registry that has the content: one of the first that were noted."""
+        known = self._candidates.get((place.host, digest), ())
+        return next((repository for repository in known if repository != place.repository), None)
+
+
 class Delivery:
     """One run's deliveries. `source` and `pusher` give access to the repository of a reference. Thread-safe."""
 
     def __init__(
         self,
-        keeper: Keeper,
+        recorder: ImageRecorder,
         *,
         source: Callable[[Reference], Source],
         pusher: Callable[[Reference], Pusher],
@@ -64,10 +95,10 @@ class Delivery:
         sent: Notify,
     ) -> None:
         self.counter = Counter()
-        self._keeper, self._store = keeper, keeper.store
+        self._recorder, self._store = recorder, recorder.store
         self._source, self._pusher, self._received, self._sent = source, pusher, received, sent
         self._turns: dict[tuple[str, Digest], Lock] = {}
-        self._whereabouts = Whereabouts()
+        self._mount_candidates = MountCandidates()
 
     def deliver(self, blob: Descriptor, place: Reference, *, origin: Reference | None = None) -> None:
         """Put a blob into the repository of `place`. It is mounted from `origin` or elsewhere, if the registry has it.
@@ -76,81 +107,83 @@ class Delivery:
             DistError: see `transfer.content.push`.
         """
         with self._turn(place, blob):
-            if self._whereabouts.has(place, blob.digest):
+            if self._mount_candidates.has(place, blob.digest):
                 return
-            mounted_from = self._whereabouts.mount_candidate(place, blob.digest)
+            mounted_from = self._mount_candidates.mount_candidate(place, blob.digest)
             if mounted_from is None and origin is not None and origin.host == place.host and origin.locator != place.locator:
                 mounted_from = origin.repository
             receipt = transfer.push(self._store, self._pusher(place), blob, source=mounted_from, notify=self._sent)
             self.counter.count(blob, receipt)
-            self._whereabouts.note(place, blob.digest)
+            self._mount_candidates.note(place, blob.digest)
 
     def publish(self, wanted: Publication) -> None:
         """Push what the repository lacks of an image, in order, and set its tag last.
 
         Raises:
             NotFound: content of the image is not in the store.
-            Conflict: the tag resolves to something else than when this was planned. It is left as it is.
+            Conflict: the tag moved since this was planned. It stays unchanged.
             DistError: see `transfer.content`; content that was pushed before need not be sent again.
         """
         root, platforms = wanted.root, wanted.platforms
         if wanted.rewritten and platforms is not None:
-            root, platforms = self._selected(wanted, platforms), None
+            root, platforms = self._select_platforms(wanted, platforms), None
         if wanted.backup is not None:
-            self._back_up(self._unmoved(wanted, root), wanted.target, root, wanted.backup)
-        children = self._keeper.children(platforms)
+            self._back_up(self._require_unmoved(wanted, root), wanted.target, root, wanted.backup)
+        children = self._recorder.children(platforms)
         try:
-            self._bring_all(root, wanted.target, children, wanted.referrers, before_tag=lambda: self._unmoved(wanted, root))
+            self._push_tree(
+                root, wanted.target, children, wanted.referrers, before_tag=lambda: self._require_unmoved(wanted, root)
+            )
         except RegistryError as exc:
             is_incomplete = not exc.retryable and any(code.startswith(_INCOMPLETE) for code in exc.exchange.codes)
             if platforms is None or not is_incomplete:
                 raise
             raise type(exc)(f"{exc}; {_NO_SPARSE}", exc.exchange) from exc
 
-    def standing(self, target: Reference) -> Descriptor | None:
-        """What a tag stands for; None for nothing.
+    def resolve(self, target: Reference) -> Descriptor | None:
+        """Return what a tag resolves to; None if there is no such tag.
 
         Raises:
-            DistError: what the registry says.
+            DistError: an error of the registry.
         """
         try:
             return self._source(target).resolve(target)
         except NotFound:
             return None
 
-    def _selected(self, wanted: Publication, platforms: tuple[Platform, ...]) -> Descriptor:
+    def _select_platforms(self, wanted: Publication, platforms: tuple[Platform, ...]) -> Descriptor:
         """Return the root of a tree with these platforms only. Its new indexes are in the store until the run ends."""
-        selected = filter_index(wanted.root, platforms, self._store.manifest, is_missing=self._keeper.is_missing)
+        selected = filter_index(wanted.root, platforms, self._store.manifest, is_missing=self._recorder.is_missing)
         unused = self._source(wanted.target)  # the descriptors of new indexes contain their bytes
-        self._keeper.keep(selected.root)
+        self._recorder.keep(selected.root)
         for index in selected.indexes:
             transfer.fetch(self._store, unused, index, notify=self._received)
         return replace(selected.root, data=None)
 
-    def _unmoved(self, wanted: Publication, root: Descriptor) -> Descriptor | None:
+    def _require_unmoved(self, wanted: Publication, root: Descriptor) -> Descriptor | None:
         """Return what the target tag resolves to now: what it did when this was planned, `root`, or nothing.
 
         Raises:
             Conflict: it resolves to something else.
         """
-        found = self.standing(wanted.target)
+        found = self.resolve(wanted.target)
         if found is not None and found.digest not in (wanted.replaces, root.digest):
             before = wanted.replaces or "no manifest"
             raise Conflict(f"{wanted.target}: target tag moved from {before} to {found.digest} since it was planned; run again")
         return found
 
     def _back_up(self, old: Descriptor | None, target: Reference, new: Descriptor, backup: Reference) -> None:
-        """Set the tag `backup` to `old`, to which the target tag resolves, unless that is about to stay as it is."""
+        """Set the tag `backup` to `old`, to which the target tag resolves, unless that stays unchanged."""
         if old is None or old.digest == new.digest or self._pusher(backup).has(old, tag=backup.tag):
             return
-        self._keeper.keep(old)
+        self._recorder.keep(old)
         source = self._source(target)
         if backup.locator == target.locator:
             transfer.fetch(self._store, source, old, notify=self._received)
             transfer.put(self._store, self._pusher(backup), old, tag=backup.tag, notify=self._sent)
             return
         self._take(old, source)
-        self._bring_all(old, backup, present_children(self._store), ())
+        self._push_tree(old, backup, present_children(self._store), ())
 
     def _take(self, root: Descriptor, source: Source) -> None:
         """Fetch a tree into the store. Manifests in an index may be missing: a target may have only some platforms."""
@@ -167,7 +200,7 @@ class Delivery:
                     raise
                 missing.add(descriptor.key)
 
-    def _bring_all(
+    def _push_tree(
         self,
         root: Descriptor,
         target: Reference,
@@ -185,17 +218,17 @@ class Delivery:
         for node in order.in_turn():
             if node is tagged and before_tag is not None:
                 before_tag()
-            self._bring(node.descriptor, target, node.tag)
+            self._push_one(node.descriptor, target, node.tag)
 
-    def _bring(self, descriptor: Descriptor, target: Reference, tag: str | None) -> None:
+    def _push_one(self, descriptor: Descriptor, target: Reference, tag: str | None) -> None:
         if not descriptor.is_manifest:
             self.deliver(descriptor, target)
             return
         with self._turn(target, descriptor):
-            if tag is not None or not self._whereabouts.has(target, descriptor.digest):
+            if tag is not None or not self._mount_candidates.has(target, descriptor.digest):
                 transfer.put(self._store, self._pusher(target), descriptor, tag=tag, notify=self._sent)
-                self._whereabouts.note(target, descriptor.digest)
+                self._mount_candidates.note(target, descriptor.digest)
 
     def _turn(self, place: Reference, content: Descriptor) -> Lock:
-        """Held by the one who brings this content to this registry. It is forgotten with the run, as whereabouts are."""
+        """Return the lock of the thread that uploads this content to this registry. The run keeps it until it ends."""
         return self._turns.setdefault((place.host, content.digest), Lock())

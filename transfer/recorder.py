@@ -1,4 +1,4 @@
-"""What the store has of images, and the names that are recorded for those that are whole."""
+"""Checks images in the store, and records the names of those that are whole."""
 
 from collections.abc import Callable
 
@@ -12,8 +12,8 @@ from prefect_dist.storage.leases import Lease
 from prefect_dist.storage.presence import Presence
 
 
-class Keeper:
-    """Keeps images in a store: the `lease` protects them from gc until the run ends. Thread-safe.
+class ImageRecorder:
+    """Records images in a store: the `lease` protects them from gc until the run ends. Thread-safe.
 
     `offline` runs take images as the store has them: with platforms selected, missing attestation manifests are left out.
     """
@@ -22,16 +22,16 @@ class Keeper:
         self.store, self._lease, self._offline = store, lease, offline
 
     def keep(self, root: Descriptor) -> None:
-        """Keep gc from all that is below a root, be it there or still to come, until the run ends."""
+        """Protect all content below a root from gc until the run ends, including content that is still missing."""
         self._lease.take(root)
 
-    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms = None) -> Presence:
+    def check_and_name(self, reference: Reference, root: Descriptor, *, platforms: Platforms = None) -> Presence:
         """Return the content of an image that is present and missing; a whole image gets its name, any other a lease.
 
-        `platforms` are those that are wanted of an index; None is all of them.
+        `platforms` are the wanted platforms of an index; None is all of them.
 
         Raises:
-            NotFound: it is all there but for other platforms.
+            NotFound: the image is whole, and is for other platforms only.
         """
         self._protect(root)
         with self.store.unswept():
@@ -42,8 +42,8 @@ class Keeper:
             self._lease.take(root)
         return found
 
-    def hold(self, root: Descriptor, *, platforms: Platforms = None) -> Presence:
-        """What the store has of a tree, all of which gc is kept from until the run ends."""
+    def pin(self, root: Descriptor, *, platforms: Platforms = None) -> Presence:
+        """Protect a tree from gc until the run ends. Return its content that is present and missing."""
         self._lease.take(root)
         with self.store.unswept():
             return presence.check(self.store, root, children=self.children(platforms))
@@ -56,23 +56,23 @@ class Keeper:
         platforms: Platforms = None,
         referrers: tuple[Referrer, ...] | None = None,
     ) -> None:
-        """Record the name of an image with its `referrers`, after a last look that nothing of them is missing.
+        """Record the name of an image with its `referrers`, after a check that no content of them is missing.
 
-        No referrers, None, says that nobody asked for them: those that are known of the same content stay.
+        `referrers` is None if they were not queried: the recorded referrers of the same content stay.
 
         Raises:
-            NotFound: something is, or it is all there but for other platforms; the name is not recorded.
+            NotFound: content is missing, or the image is for other platforms only; the name is not recorded.
         """
         roots = (root, *(referrer.descriptor for referrer in referrers or ()))
         self._protect(*roots)
         with self.store.unswept():
             presence.require(self.store, *roots, children=self.children(platforms), name=str(reference))
-            # In an order of their own: they are found in another one each time, which would make it another record.
+            # A fixed order: registries list referrers in any order, and another order would be another record.
             ordered = None if referrers is None else tuple(sorted(referrers, key=lambda one: str(one.descriptor.digest)))
             self._name(reference, root, platforms=platforms, referrers=ordered)
 
     def _protect(self, *roots: Descriptor) -> None:
-        """Record leases where no lock keeps gc out during a look: there they have to be on record before it."""
+        """Take leases before a check, for a store without locks: only a lease keeps gc out there."""
         if not self.store.locks:
             self._lease.take(*roots)
 
@@ -81,11 +81,11 @@ class Keeper:
     ) -> None:
         if platforms is not None:
             presence.require_platform(self.store, root, platforms)
-        known, is_lacking = self._known(str(reference), root), False
+        known, is_lacking = self._recorded_name(str(reference), root), False
         if known is not None:
-            is_complete = not self._offline and _joined(known.platforms, platforms) == platforms
+            is_complete = not self._offline and _union(known.platforms, platforms) == platforms
             is_lacking = known.lacks_attestations and not is_complete
-            platforms = _joined(known.platforms, platforms)
+            platforms = _union(known.platforms, platforms)
             referrers = known.referrers if referrers is None else referrers
         self.store.names.put(
             str(reference),
@@ -96,8 +96,8 @@ class Keeper:
             referrers=referrers or (),
         )
 
-    def _known(self, name: str, root: Descriptor) -> Name | None:
-        """The record of a name, if it stands for this content already."""
+    def _recorded_name(self, name: str, root: Descriptor) -> Name | None:
+        """Return the record of a name, if it already names this content."""
         try:
             known = self.store.names.get(name)
         except (NotFound, InvalidInput):
@@ -113,10 +113,10 @@ class Keeper:
 
     @property
     def is_missing(self) -> Callable[[Descriptor], bool] | None:
-        """Tell which attestation manifests are left out; None if all are needed."""
+        """Return the test for attestation manifests that are left out; None if all are needed."""
         return (lambda descriptor: not self.store.holds(descriptor)) if self._offline else None
 
 
-def _joined(one: Platforms, other: Platforms) -> Platforms:
-    """The platforms of two runs; None is all."""
+def _union(one: Platforms, other: Platforms) -> Platforms:
+    """Return the platforms of two runs; None is all."""
     return None if one is None or other is None else tuple(dict.fromkeys((*one, *other)))

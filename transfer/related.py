@@ -3,14 +3,18 @@
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from threading import Lock
+from typing import Generic, TypeVar
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest
 from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
 from prefect_dist.ocispec.referrers import MAX_REFERRERS, Referrer, ReferrerFilter, is_cosign_tag
 from prefect_dist.remotes import Source
-from prefect_dist.transfer.shared import SharedAnswers
 
+K = TypeVar("K")
+V = TypeVar("V")
 _log = logging.getLogger(__name__)
 # A list with more entries that are not about its subject is forged as a whole; each costs a request.
 _MAX_UNRELATED = 100
@@ -53,6 +57,33 @@ class Related:
 
 
 NOTHING, EVERYTHING = Related(), Related(listed=True, tagged=True)
+
+
+class SharedAnswers(Generic[K, V]):
+    """Answers by key, each computed once; threads that need the same one wait for it. Errors are not kept. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._guard = Lock()
+        self._answers: dict[K, Future[V]] = {}
+
+    def get(self, key: K, compute: Callable[[], V]) -> V:
+        """Return the answer for `key`; `compute` gives it if there is none yet.
+
+        Raises:
+            BaseException: the error of `compute`, also in threads that waited for it. The next call computes again.
+        """
+        with self._guard:
+            is_known = key in self._answers
+            answer = self._answers.setdefault(key, Future())
+        if not is_known:
+            try:
+                answer.set_result(compute())
+            except BaseException as exc:
+                with self._guard:
+                    del self._answers[key]
+                answer.set_exception(exc)
+                raise
+        return answer.result()
 
 
 class RelatedLookup:
@@ -100,13 +131,13 @@ class RelatedLookup:
 
         def list_verified() -> tuple[Descriptor, ...]:
             listed = tuple(filter(related.accepts, source.referrers(subject)))
-            ignored = _unrelated([one for one in listed if one.digest not in verified], subject, read)
+            ignored = _find_unrelated([one for one in listed if one.digest not in verified], subject, read)
             return tuple(one for one in listed if one.digest not in ignored)
 
         key = "source", str(place) if self._offline else place.locator, subject.digest
         listed = self._listed.get((key, related.filters), list_verified) if related.listed else ()
         tags = None if self._offline else self._digest_tags_of
-        return _joined(listed, self._find_tagged(key, subject, source, place, tags) if related.tagged else ())
+        return _combine(listed, self._find_tagged(key, subject, source, place, tags) if related.tagged else ())
 
     def at_target(self, subject: Descriptor, place: Reference, related: Related) -> tuple[Referrer, ...]:
         """Return the same at a target, where listed manifests are not read.
@@ -121,7 +152,7 @@ class RelatedLookup:
 
         listed = self._listed.get((key, related.filters), list_accepted) if related.listed else ()
         tagged = self._find_tagged(key, subject, target, place, self._digest_tags_of) if related.tagged else ()
-        return _joined(listed, tagged)
+        return _combine(listed, tagged)
 
     def _find_tagged(
         self,
@@ -158,12 +189,12 @@ class RelatedLookup:
         return self._digest_tags.get(place.locator, select)
 
 
-def _joined(listed: Iterable[Descriptor], tagged: tuple[Referrer, ...]) -> tuple[Referrer, ...]:
+def _combine(listed: Iterable[Descriptor], tagged: tuple[Referrer, ...]) -> tuple[Referrer, ...]:
     known = {referrer.descriptor.digest for referrer in tagged}
     return (*(Referrer(one) for one in listed if one.digest not in known), *tagged)
 
 
-def _unrelated(listed: Iterable[Descriptor], subject: Descriptor, read: Read) -> set[Digest]:
+def _find_unrelated(listed: Iterable[Descriptor], subject: Descriptor, read: Read) -> set[Digest]:
     ignored = set[Digest]()
     for one in listed:
         if not _refers_to(one, subject, read):

@@ -38,7 +38,7 @@ from prefect_dist.transfer.delivery import Delivery, Publication
 from prefect_dist.transfer.events import Notify, Throttled, ignore_event
 from prefect_dist.transfer.gate import Candidate, Gate
 from prefect_dist.transfer.offline import Stored
-from prefect_dist.transfer.recorder import Keeper
+from prefect_dist.transfer.recorder import ImageRecorder
 from prefect_dist.transfer.related import Related, RelatedLookup
 from prefect_dist.transfer.removal import Removed, Remover, UnwantedTag
 from prefect_dist.transfer.stats import Meter, Tally
@@ -80,12 +80,12 @@ class Session:
         self.store = store
         self.registries = registries
         self.stopping = stopping
-        self.keeper = Keeper(store, lease, offline=spec.offline)
+        self.recorder = ImageRecorder(store, lease, offline=spec.offline)
         # Mirrors of a target are not asked: what counts is what it has itself.
         self.notify = notify
         self._received, self._sent = Meter(notify, stopping), Meter(notify, stopping)
         self._delivery = Delivery(
-            self.keeper, source=registries.origin_fetcher, pusher=registries.pusher, received=self._received, sent=self._sent
+            self.recorder, source=registries.origin_fetcher, pusher=registries.pusher, received=self._received, sent=self._sent
         )
         self._found: dict[ImageQuery, QueryResult] = {}
         self._tags: dict[Reference, tuple[str, ...]] = {}
@@ -168,7 +168,7 @@ class Session:
         def find_one(query: ImageQuery) -> QueryResult:
             try:
                 with self._endable():
-                    found = survey.find(query, self._reader(query.source, keep=keep), self._delivery.standing, self._related)
+                    found = survey.find(query, self._reader(query.source, keep=keep), self._delivery.resolve, self._related)
                     if found.errors:  # which a stop may have caused
                         self.stopping.check()
                     return found
@@ -213,7 +213,7 @@ class Session:
             place,
             source=source,
             pusher=self.registries.pusher(place),
-            resolve=self._delivery.standing,
+            resolve=self._delivery.resolve,
             read=Reader(store=self.store, source=source, keep=False, notify=self._received).read,
             workers=workers,
         )

@@ -41,13 +41,13 @@ Item = ImageState | ContentNode | ReferrersQuery | FollowUp | RegistryQuery
 
 
 class Recorder(Protocol):
-    """Access to what the store has. An error of `ocispec.errors` becomes a failure of the image."""
+    """Checks and records images in the store. An error of `ocispec.errors` becomes a failure of the image."""
 
-    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms) -> Presence:
-        """Return what the store has of an image. If that is all, record its name."""
+    def check_and_name(self, reference: Reference, root: Descriptor, *, platforms: Platforms) -> Presence:
+        """Return the content of an image that is present and missing. Record the name of a whole image."""
 
-    def hold(self, root: Descriptor, *, platforms: Platforms) -> Presence:
-        """Return what the store has of a tree, and keep it from gc."""
+    def pin(self, root: Descriptor, *, platforms: Platforms) -> Presence:
+        """Protect a tree from gc. Return its content that is present and missing."""
 
     def record(
         self, reference: Reference, root: Descriptor, *, platforms: Platforms, referrers: tuple[Referrer, ...] | None
@@ -180,7 +180,7 @@ class Walk:
             if image.related or self._policy.visits_existing:
                 for descriptor in (root, *(referrer.descriptor for referrer in image.referrers)):
                     self._bring_in(image, descriptor, parent)
-            elif (there := self._recorder.look(image.reference, root, platforms=image.platforms)).is_complete:
+            elif (there := self._recorder.check_and_name(image.reference, root, platforms=image.platforms)).is_complete:
                 for descriptor in there.present:
                     image.credit(descriptor, Receipt("existed"))
                 image.recorded = True
@@ -192,7 +192,7 @@ class Walk:
 
     def _bring_in(self, image: ImageState, root: Descriptor, parent: object) -> None:
         """Have an image wait for a tree. One that is in the store may need no unit, but its referrers are queried."""
-        there = self._recorder.hold(root, platforms=image.platforms)
+        there = self._recorder.pin(root, platforms=image.platforms)
         if self._policy.visits_existing or not there.is_complete:
             self._reach(image, (root,), parent)
             return

@@ -448,7 +448,7 @@ def test_no_name_is_recorded_for_an_image_of_which_something_is_missing(store: C
         store.delete(gone)
 
         with pytest.raises(NotFound, match=f"1 descriptor missing in the store \\(layer {gone}\\)"):
-            session.keeper.record(reference, root)
+            session.recorder.record(reference, root)
 
     assert not list(store.names)
 

@@ -10,7 +10,7 @@ import pytest
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.reference import Reference
 from prefect_dist.storage import ContentStore, gc, open_store, presence
-from prefect_dist.transfer.recorder import Keeper
+from prefect_dist.transfer.recorder import ImageRecorder
 from tests import images
 from tests.peers.seaweedfs import S3Server
 from tests.storage.archives import descriptor
@@ -29,7 +29,7 @@ def record_name(place: Place, *, when: threading.Event, outcome: list[str]) -> N
     store = place.open()
     with store.leases.hold() as lease:
         try:
-            is_whole = Keeper(store, lease).look(REFERENCE, descriptor(IMAGE)).is_complete
+            is_whole = ImageRecorder(store, lease).check_and_name(REFERENCE, descriptor(IMAGE)).is_complete
         except DistError as exc:
             outcome.append(str(exc))
         else:

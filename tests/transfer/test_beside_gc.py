@@ -82,9 +82,9 @@ def going_on(script: str, place: Place) -> Iterator[list[int]]:
 
 def fetch(session: Session, reference: Reference) -> None:
     root = session.resolve(reference)
-    if not session.keeper.look(reference, root).is_complete:
+    if not session.recorder.check_and_name(reference, root).is_complete:
         fetch_tree(session, reference, root, workers=2)
-        session.keeper.record(reference, root)
+        session.recorder.record(reference, root)
 
 
 @pytest.fixture(params=["disk", "s3"])

@@ -1,9 +1,9 @@
-"""Where content is known to be, and from where it is mounted."""
+"""Candidates for mounts: the repositories that have some content."""
 
 import time
 
 from prefect_dist.ocispec import Digest, Reference
-from prefect_dist.transfer.mount_candidates import Whereabouts
+from prefect_dist.transfer.delivery import MountCandidates
 
 BASE_LAYER, OTHER = Digest.of(b"base"), Digest.of(b"other")
 REPOSITORIES = 20_000
@@ -15,7 +15,7 @@ def place(repository: str, host: str = "registry.example") -> Reference:
 
 
 def test_content_is_mounted_from_another_repository_of_the_same_registry() -> None:
-    known = Whereabouts()
+    known = MountCandidates()
     known.note(place("a"), BASE_LAYER)
     assert known.mount_candidate(place("a"), BASE_LAYER) is None
     assert known.mount_candidate(place("b"), BASE_LAYER) == "a"
@@ -29,7 +29,7 @@ def test_content_is_mounted_from_another_repository_of_the_same_registry() -> No
 
 
 def test_a_base_layer_in_thousands_of_repositories_takes_little_time() -> None:
-    known = Whereabouts()
+    known = MountCandidates()
     places = [place(f"team/app{number}") for number in range(REPOSITORIES)]
     began = time.process_time()
     for one in places:

@@ -39,11 +39,11 @@ class FetchingPolicy:
 class EmptyStore:
     """The recorder of a store that has nothing and takes every name."""
 
-    def look(self, reference: Reference, root: Descriptor, *, platforms: Platforms) -> Presence:
+    def check_and_name(self, reference: Reference, root: Descriptor, *, platforms: Platforms) -> Presence:
         """Return that nothing is there."""
         return Presence((), (root,))
 
-    def hold(self, root: Descriptor, *, platforms: Platforms) -> Presence:
+    def pin(self, root: Descriptor, *, platforms: Platforms) -> Presence:
         """Return that nothing is there."""
         return Presence((), (root,))
 
