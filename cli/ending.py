@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-from prefect_dist.transfer.cancellation import Stopping, stopped_by
+from prefect_dist.transfer.cancellation import CancelToken, use_token
 
 _HUNG_UP = 129
 INTERRUPTED = 130
@@ -53,17 +53,17 @@ def endable(command: Callable[[], int | None], *, timeout_s: float | None) -> in
     }
     if timeout_s is not None:
         endings[signal.SIGALRM] = _Ending(_TOO_LATE, f"not done within {timeout_s:g} s")
-    stopping, asked = Stopping(), list[_Ending]()
+    cancel, asked = CancelToken(), list[_Ending]()
 
     def end(number: int, _frame: FrameType | None) -> None:
         ending = endings[signal.Signals(number)]
         asked.append(ending)
         if len(asked) > 1:
             _leave_at_once(ending)
-        if not stopping.request(ending.reason):
+        if not cancel.request(ending.reason):
             raise Ended(ending.code, ending.reason)
 
-    with _handled(dict.fromkeys(endings, end)), _alarm(timeout_s), stopped_by(stopping):
+    with _handled(dict.fromkeys(endings, end)), _alarm(timeout_s), use_token(cancel):
         code = command() or 0
     return asked[0].code if asked and code else code
 

@@ -10,7 +10,7 @@ from prefect_dist.cli.login import WAY, given
 from prefect_dist.cli.names import recorded
 from prefect_dist.cli.options import Login, RunNetwork
 from prefect_dist.ocispec.units import size
-from prefect_dist.transfer.session import known
+from prefect_dist.transfer.session import use_credentials
 
 if TYPE_CHECKING:
     from prefect_dist.flows.pull import PullReport
@@ -42,7 +42,7 @@ def fetch(
 
         return fetch
 
-    with known(given(login, [image.host for image in images]), way=WAY):
+    with use_credentials(given(login, [image.host for image in images]), way=WAY):
         return runs.run(context, load, parameters, _show)
 
 
@@ -72,7 +72,7 @@ def pull(
 
         return pull
 
-    with known(given(login, [image.host]), way=WAY):
+    with use_credentials(given(login, [image.host]), way=WAY):
         return runs.run(context, load, parameters, _show_pull)
 
 

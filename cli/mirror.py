@@ -10,7 +10,7 @@ from prefect_dist.cli.context import Context
 from prefect_dist.cli.errors import BadInput, tell
 from prefect_dist.cli.login import WAY, given_for_targets
 from prefect_dist.cli.options import Dialect, Login, RunNetwork
-from prefect_dist.transfer.session import known
+from prefect_dist.transfer.session import use_credentials
 
 if TYPE_CHECKING:
     from prefect_dist.mirror.check_report import CheckReport
@@ -141,7 +141,7 @@ def _logged_in(
     Messages mention them as a `way` to log in only where there is no configuration, whose keys they name.
     """
     targets = {host for entry in entries for host in entry.target_hosts}
-    return known(given_for_targets(login, targets, configured=wanted.credentials), way=way)
+    return use_credentials(given_for_targets(login, targets, configured=wanted.credentials), way=way)
 
 
 def placed(context: Context, wanted: "Mirror", network: RunNetwork, *, writes: bool) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from prefect_dist.ocispec.mediatypes import OCI_MANIFEST, OCTET_STREAM
 from prefect_dist.remotes.headers import MEDIA_TYPE
 from prefect_dist.transfer import content as transfer
 from prefect_dist.transfer.events import ignore_event
-from prefect_dist.transfer.session import known
+from prefect_dist.transfer.session import use_credentials
 
 if TYPE_CHECKING:
     from prefect_dist.flows.push import PushReport
@@ -35,7 +35,7 @@ def push(context: Context, name: str, target: str, *, network: RunNetwork, login
 
         return push
 
-    with known(given(login, [reference.host]), way=WAY):
+    with use_credentials(given(login, [reference.host]), way=WAY):
         return runs.run(context, load, parameters, _show, doing="uploading")
 
 

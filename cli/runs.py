@@ -19,7 +19,7 @@ from prefect_dist.mirror.causes import Cause
 from prefect_dist.mirror.progress import collected_reports, notify_also
 from prefect_dist.mirror.run_report import Report, Status
 from prefect_dist.mirror.run_result import RunFailed
-from prefect_dist.transfer import cancellation as stopping
+from prefect_dist.transfer.cancellation import Stopped, current_token
 from prefect_dist.transfer.events import Note, Notify
 
 R = TypeVar("R", bound=Report)
@@ -57,7 +57,7 @@ def run(
             report: R
             try:
                 report, flow_run_id, unrecorded = _run(api, partial(load(), **parameters, return_state=True), notify)
-            except stopping.Stopped as exc:  # before it had begun anything that it could report
+            except Stopped as exc:  # before it had begun anything that it could report
                 tell(str(exc))
                 return 1
             address = api.address(flow_run_id)
@@ -113,9 +113,9 @@ def _run(api: PrefectApi, flow: Callable[[], Any], notify: Notify) -> tuple[Any,
     Raises:
         Exception: what ended the run before it could report.
     """
-    stop = stopping.current()
-    heard = stop.heard(lambda: notify(Note("ending; once more leaves at once")))
-    with collected_reports() as reports, heard:
+    stop = current_token()
+    noted = stop.on_cancel(lambda: notify(Note("ending; once more leaves at once")))
+    with collected_reports() as reports, noted:
         try:
             with api.recording():
                 run = _in_thread(flow)

@@ -12,7 +12,7 @@ from prefect_dist.cli.names import recorded
 from prefect_dist.cli.options import Login, RunNetwork
 from prefect_dist.ocispec.units import size
 from prefect_dist.storage.gc import hazard
-from prefect_dist.transfer.session import known
+from prefect_dist.transfer.session import use_credentials
 
 if TYPE_CHECKING:
     from prefect_dist.flows.gc import GcReport
@@ -51,7 +51,7 @@ def verify(context: Context, network: RunNetwork, login: Login, *, repair: Seque
         "concurrency": concurrency,
     }
     sources = {inputs.reference(name.name).host for name in repaired}
-    with known(given_for_targets(login, sources, configured=()), way=WAY):
+    with use_credentials(given_for_targets(login, sources, configured=()), way=WAY):
         return runs.run(context, load, parameters, _show_verify)
 
 

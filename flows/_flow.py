@@ -32,7 +32,7 @@ from prefect_dist.flows.pool import RUNNER
 from prefect_dist.flows.results import keep_no_task_results
 from prefect_dist.mirror.run_report import Report
 from prefect_dist.ocispec.errors import DistError
-from prefect_dist.transfer.cancellation import Stopped, current, stopped_by
+from prefect_dist.transfer.cancellation import Stopped, current_token, use_token
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Report)
@@ -115,16 +115,16 @@ def _terminable() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    stopping = current()
+    cancel = current_token()
 
     def end(number: int, _frame: FrameType | None) -> None:
-        if stopping.reason or not stopping.request(_ENDED):
+        if cancel.reason or not cancel.request(_ENDED):
             signal.signal(number, before)
             signal.raise_signal(number)
 
     before = signal.signal(signal.SIGTERM, end)
     try:
-        with stopped_by(stopping):
+        with use_token(cancel):
             yield
     finally:
         signal.signal(signal.SIGTERM, before)

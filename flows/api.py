@@ -10,7 +10,7 @@ from prefect.exceptions import PrefectException, PrefectHTTPStatusError
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
 from prefect_dist.ocispec.errors import Unavailable
-from prefect_dist.transfer.cancellation import Stopped, Stopping
+from prefect_dist.transfer.cancellation import CancelToken, Stopped
 
 # Prefect's own client retries for a minute, and hears no stop meanwhile.
 _PATIENCE_S = 10.0
@@ -38,7 +38,7 @@ def client() -> SyncPrefectClient:
     return context.client
 
 
-def require_api(stopping: Stopping) -> None:
+def require_api(cancel: CancelToken) -> None:
     """Return once Prefect's API answers.
 
     Raises:
@@ -49,16 +49,16 @@ def require_api(stopping: Stopping) -> None:
     while (reason := _silence(api)) is not None:
         if time.monotonic() > deadline:
             raise ApiUnavailable(f"Prefect API {api.api_url} does not answer: {reason}")
-        stopping.pause(_PAUSE_S)
+        cancel.pause(_PAUSE_S)
 
 
-def stop_without_api(stopping: Stopping) -> None:
+def stop_without_api(cancel: CancelToken) -> None:
     """Cancel the run if Prefect's API does not answer for ten seconds."""
     try:
-        stopping.check()
-        require_api(stopping)
+        cancel.check()
+        require_api(cancel)
     except (ApiUnavailable, Stopped) as exc:
-        stopping.set(str(exc))
+        cancel.set(str(exc))
 
 
 def brief() -> AbstractContextManager[object]:

@@ -75,7 +75,7 @@ class Ascent:
 
     def _confirm_referrers(self) -> None:
         """Check that the referrers are still listed; what is not is a failure."""
-        if self._session.stopping.reason is None:
+        if self._session.cancel.reason is None:
             self._failures += [Failure(descriptor=None, error=one.error) for one in confirm_referrers(self._pool)]
 
     def _held(self, *roots: Descriptor) -> dict[object, Descriptor]:

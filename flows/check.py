@@ -63,8 +63,8 @@ def check(
         open_session(bounded, notify=notify) as session,
     ):
         pool = PrefectPool(session, window=workers, retries=retries)
-        parts = MirrorParts(f"repair of {wanted.name}", session.stopping)
-        observer = MirrorEvents(session.stopping)
+        parts = MirrorParts(f"repair of {wanted.name}", session.cancel)
+        observer = MirrorEvents(session.cancel)
         report = check_mirror(wanted, pool, parts, notify, observer, is_repairing=repair)
         ended = replace(report, tasks=report.tasks + parts.count)
     metrics.push(ended, flow="check", mirror=wanted.name, log=get_run_logger())

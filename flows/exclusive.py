@@ -23,7 +23,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from prefect_dist.flows.api import client
 from prefect_dist.flows.slots import lease
-from prefect_dist.transfer.cancellation import Stopped, current
+from prefect_dist.transfer.cancellation import Stopped, current_token
 
 _LEASE_S = 60
 _ACTIVE = ["RUNNING", "CANCELLING"]
@@ -60,7 +60,7 @@ def only_run(flow: str, configuration: str, *, label: str) -> Iterator[None]:
             break
         if (other := _active(name, besides=run.id)) is not None:
             raise AlreadyActive(f"{flow} {label}: run {other.name} ({other.id}) of this configuration is active, one at a time")
-        current().pause(_PAUSE_S)
+        current_token().pause(_PAUSE_S)
         held = lease(name, 1, duration_s=_LEASE_S)
     if held is None:
         _recreate(name)

@@ -30,7 +30,7 @@ from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.reference import expand
 from prefect_dist.ocispec.units import format_count
 from prefect_dist.transfer.attempts import RETRIES
-from prefect_dist.transfer.cancellation import Stopping
+from prefect_dist.transfer.cancellation import CancelToken
 from prefect_dist.transfer.session import SessionSpec, open_session
 from prefect_dist.transfer.walk_state import ImageState
 
@@ -77,7 +77,7 @@ def fetch_into(
         leased(spec, (one.host for one in named), workers=concurrency, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
     ):
-        pool, parts = PrefectPool(session, window=concurrency, retries=retries), _FetchParts(session.stopping)
+        pool, parts = PrefectPool(session, window=concurrency, retries=retries), _FetchParts(session.cancel)
         report = fetch_images(named, pool, parts, notify, platforms=platforms, referrers=referrers)
     return replace(report, tasks=report.tasks + parts.count)
 
@@ -85,8 +85,8 @@ def fetch_into(
 class _FetchParts(Parts):
     """The parts of a fetch of many images."""
 
-    def __init__(self, stopping: Stopping) -> None:
-        super().__init__("fetch-part", "fetch", stopping)
+    def __init__(self, cancel: CancelToken) -> None:
+        super().__init__("fetch-part", "fetch", cancel)
 
     def divide(self, images: Sequence[ImageState]) -> None:
         """Make a part of each so many images. Few images stay in the flow run of the fetch itself."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from prefect_dist.flows.parts import Part, Parts
 from prefect_dist.mirror.applying import Admit
 from prefect_dist.mirror.plan import PlannedImage
-from prefect_dist.transfer.cancellation import Stopping
+from prefect_dist.transfer.cancellation import CancelToken
 from prefect_dist.transfer.walk_state import ImageState
 
 # Task runs of one flow run. Smaller parts cost: before one begins, its calls wait behind all events that the server has not
@@ -24,8 +24,8 @@ MOST_OPEN = 4
 class MirrorParts(Parts):
     """The parts of a mirror run, `name`."""
 
-    def __init__(self, name: str, stopping: Stopping) -> None:
-        super().__init__("mirror-part", name, stopping)
+    def __init__(self, name: str, cancel: CancelToken) -> None:
+        super().__init__("mirror-part", name, cancel)
         self._waiting: dict[Part, _Shards] = {}
         self._unparted = 0
 

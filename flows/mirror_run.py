@@ -12,7 +12,7 @@ from prefect_dist.flows.slots import leased
 from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.mirror.run import MirrorJob, run_mirror
-from prefect_dist.transfer.cancellation import Stopping
+from prefect_dist.transfer.cancellation import CancelToken
 from prefect_dist.transfer.session import SessionSpec, open_session
 
 
@@ -29,20 +29,20 @@ def run(job: MirrorJob, spec: SessionSpec, *, concurrency: int, retries: int) ->
         leased(spec, hosts, workers=concurrency, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
     ):
-        pool, parts = PrefectPool(session, window=concurrency, retries=retries), MirrorParts(job.name, session.stopping)
-        report = run_mirror(job, pool, parts, notify, MirrorEvents(session.stopping, is_dry=job.is_dry))
+        pool, parts = PrefectPool(session, window=concurrency, retries=retries), MirrorParts(job.name, session.cancel)
+        report = run_mirror(job, pool, parts, notify, MirrorEvents(session.cancel, is_dry=job.is_dry))
     return replace(report, tasks=report.tasks + parts.count)
 
 
 class MirrorEvents:
     """Shows a mirror in Prefect: the plan as an artifact, the result at each target as an event as soon as it is known."""
 
-    def __init__(self, stopping: Stopping, *, is_dry: bool = False) -> None:
-        self._stopping, self._is_dry = stopping, is_dry
+    def __init__(self, cancel: CancelToken, *, is_dry: bool = False) -> None:
+        self._cancel, self._is_dry = cancel, is_dry
 
     def beginning(self) -> None:
         """Cancel the run if Prefect's API does not answer: nothing that it cannot record is begun."""
-        stop_without_api(self._stopping)
+        stop_without_api(self._cancel)
 
     def planned(self, plan: Plan) -> None:
         """Show the plan, and emit the failures of images that could not be planned."""
@@ -60,7 +60,7 @@ class MirrorEvents:
 
     def failed(self, action: TargetAction, error: str) -> None:
         """Emit why an image is not at a target, unless the run was cancelled."""
-        if self._stopping.reason is None:
+        if self._cancel.reason is None:
             digest = action.new.digest if action.new else None
             emit_failure(action.item.source, action.target, digest=digest, error=error)
 

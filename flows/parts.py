@@ -18,7 +18,7 @@ from prefect.states import Completed, Failed
 from prefect_dist.flows.api import CALL_ERRORS, ApiUnavailable, brief, client, require_api
 from prefect_dist.flows.pool import RUNNER
 from prefect_dist.ocispec.units import format_count
-from prefect_dist.transfer.cancellation import Stopping
+from prefect_dist.transfer.cancellation import CancelToken
 from prefect_dist.transfer.walk_state import ImageState
 
 T = TypeVar("T")
@@ -30,9 +30,9 @@ _PAUSE_S = 1.0
 class Part:
     """One run of a flow, `label`, for `count` images. Used by the thread of the walk only."""
 
-    def __init__(self, flow_name: str, label: str, count: int, stopping: Stopping) -> None:
+    def __init__(self, flow_name: str, label: str, count: int, cancel: CancelToken) -> None:
         self._flow_name, self._label, self._count, self._left = flow_name, label, count, count
-        self._thread, self._stopping = ThreadPoolExecutor(1), stopping
+        self._thread, self._cancel = ThreadPoolExecutor(1), cancel
         self._failed = self._vetoed = 0
         self._context: Context | None = None
         self._begun, self._over = threading.Event(), threading.Event()
@@ -56,12 +56,12 @@ class Part:
             Stopped: the run was asked to end meanwhile.
         """
         if self._flow is None:
-            require_api(self._stopping)
+            require_api(self._cancel)
             self._flow = self._thread.submit(copy_context().run, self._run)
         self._await_begin()
         if self._context is None:
             self._flow.result()  # raises what broke the flow run, other than a lost API
-            self._stopping.check()
+            self._cancel.check()
             raise RuntimeError(f"{self._label}: the flow run ended before its tasks")
         return self._context.run(submit)
 
@@ -84,7 +84,7 @@ class Part:
     def _await_begin(self) -> None:
         deadline = time.monotonic() + _BEGINS_S
         while not self._begun.wait(_PAUSE_S):
-            self._stopping.check()
+            self._cancel.check()
             if time.monotonic() > deadline:
                 raise ApiUnavailable(f"Prefect API {client().api_url} did not create {self._label} in {_BEGINS_S:.0f} s")
 
@@ -100,7 +100,7 @@ class Part:
             with brief():
                 part(return_state=True)
         except CALL_ERRORS as exc:  # the API does not record the part
-            self._stopping.set(f"Prefect API {client().api_url}: {exc}")
+            self._cancel.set(f"Prefect API {client().api_url}: {exc}")
         finally:
             self._begun.set()
 
@@ -118,8 +118,8 @@ class Part:
 class Parts:
     """The parts of a run, `name`. Leaving the block waits until Prefect has ended all flow runs."""
 
-    def __init__(self, flow_name: str, name: str, stopping: Stopping) -> None:
-        self._flow_name, self._name, self._stopping = flow_name, name, stopping
+    def __init__(self, flow_name: str, name: str, cancel: CancelToken) -> None:
+        self._flow_name, self._name, self._cancel = flow_name, name, cancel
         self._parts: list[Part] = []
         self._of: dict[ImageState, Part] = {}
 
@@ -131,7 +131,7 @@ class Parts:
     def add(self, images: Sequence[ImageState]) -> Part:
         """Make a part of some images. Return it."""
         label = f"{self._name}, part {len(self._parts) + 1}"
-        part = Part(self._flow_name, label, len(images), self._stopping)
+        part = Part(self._flow_name, label, len(images), self._cancel)
         self._parts.append(part)
         for image in images:
             image.scope = self._of[image] = part
@@ -147,7 +147,7 @@ class Parts:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is not None:  # tasks that wait for a registry hear that the run ends
-            self._stopping.set(f"the run failed: {error}")
+            self._cancel.set(f"the run failed: {error}")
         for part in self._parts:
             part.close()
         for part in self._parts:

@@ -65,9 +65,9 @@ class PrefectPool(Pool):
 
             future = submit() if unit.scope is None else unit.scope.run(submit)
         except (ApiUnavailable, *CALL_ERRORS) as exc:
-            stopping = self.session.stopping
-            stopping.set(str(exc) if isinstance(exc, ApiUnavailable) else f"Prefect API {client().api_url}: {exc}")
-            stopping.check()
+            cancel = self.session.cancel
+            cancel.set(str(exc) if isinstance(exc, ApiUnavailable) else f"Prefect API {client().api_url}: {exc}")
+            cancel.check()
             raise
         future.add_done_callback(lambda ended: end(_outcome(ended)))
         return future.task_run_id

@@ -18,7 +18,7 @@ from prefect_dist.flows.api import client
 from prefect_dist.flows.background import meanwhile, tolerated
 from prefect_dist.flows.prefect_events import emit_corruption
 from prefect_dist.mirror.progress import LogWriter, ProgressCounter, add_callers_listener
-from prefect_dist.transfer import cancellation as stopping
+from prefect_dist.transfer.cancellation import current_token
 from prefect_dist.transfer.events import Notify, combine_listeners
 
 _EVERY_S = 1.0
@@ -65,7 +65,7 @@ def shown(course: Course) -> Iterator[None]:
     meanwhile(_WHAT, keep)
     try:
         yield
-        done = stopping.current().reason is None and not course.lacks()
+        done = current_token().reason is None and not course.lacks()
     finally:
         over.set()
 

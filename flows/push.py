@@ -172,7 +172,7 @@ def push(
         recorded = _recorded(session, name, to)
         pool = PrefectPool(session, window=concurrency, retries=retries)
         done = Ascent(pool, recorded, to, notify, referrers=referrers).run()
-        stopped, seconds = session.stopping.reason, time.monotonic() - started
+        stopped, seconds = session.cancel.reason, time.monotonic() - started
         report = PushReport(source=name, target=str(to), root=recorded.descriptor, done=done, seconds=seconds, stopped=stopped)
         notify(ImageEnded(report))
     return report

@@ -19,7 +19,7 @@ from prefect.runtime import flow_run
 
 from prefect_dist.flows.api import client
 from prefect_dist.ocispec.units import format_count
-from prefect_dist.transfer.cancellation import current
+from prefect_dist.transfer.cancellation import current_token
 from prefect_dist.transfer.events import Note, Notify
 from prefect_dist.transfer.session import SessionSpec
 
@@ -52,7 +52,7 @@ def _taken(name: str, slots: int, limit: int, notify: Notify) -> ExitStack:
     if taken is None:
         notify(Note(f"waits for {format_count(slots, 'slot')} of the {limit} of Prefect's limit {name}, which other runs have"))
     while taken is None:
-        current().pause(_PAUSE_S)
+        current_token().pause(_PAUSE_S)
         taken = lease(name, slots)
     notify(Note(f"has {format_count(slots, 'slot')} of {name}"))
     return taken

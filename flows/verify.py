@@ -159,7 +159,7 @@ def verify(
         wanted = damaged if repair == "all" else damaged.keys() & set(repair)
         groups = _by_what_is_wanted(name for name in names if name.name in wanted)
         extra = _extra(opened.store)
-        stopped = opened.stopping.reason
+        stopped = opened.cancel.reason
     repaired = tuple(
         fetch_into(spec, names, platforms=platforms, referrers=referrers, concurrency=concurrency, retries=RETRIES)
         for (platforms, referrers), names in groups.items()

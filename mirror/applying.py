@@ -10,7 +10,7 @@ from prefect_dist.mirror.mirror_report import Brought
 from prefect_dist.mirror.plan import OrphanTag, PlannedImage
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.transfer import units
-from prefect_dist.transfer.cancellation import Stopped, ending
+from prefect_dist.transfer.cancellation import Stopped, describe_stop
 from prefect_dist.transfer.confirming import confirm_referrers
 from prefect_dist.transfer.events import Notify, StepFailed
 from prefect_dist.transfer.pool import Failed, Pool, Unit
@@ -57,7 +57,7 @@ class Applying:
 
     def stop(self, reason: str) -> None:
         """Begin nothing more, and have what is in flight end early."""
-        self._session.stopping.set(reason)
+        self._session.cancel.set(reason)
 
     def run(self) -> Brought:
         """Mirror all images that were added, and those that are added meanwhile."""
@@ -71,8 +71,8 @@ class Applying:
         An image whose referrer is not listed in the end has failed, so that the next run pushes the referrer again. A run that
         was stopped does not look: it does not count these referrers as pushed, so that the next run looks for them.
         """
-        unconfirmed = confirm_referrers(self._pool) if self._session.stopping.reason is None else []
-        if self._session.stopping.reason is not None:
+        unconfirmed = confirm_referrers(self._pool) if self._session.cancel.reason is None else []
+        if self._session.cancel.reason is not None:
             return self._without_fallback_referrers(brought)
         sources = {action.target: action.item.source for image in self._policy.planned for action in image.due}
         failures, referrers = dict(brought.failures), dict(brought.referrers)
@@ -108,15 +108,15 @@ class Applying:
         A tag that turns out to be needed, or to be someone else's, does not count towards the limit per run: one that was held
         back takes its place. Otherwise a number of such tags would keep all others for ever.
         """
-        if (reason := self._session.stopping.reason) is not None:
-            return {orphan.target: f"{orphan.target}: {ending(reason)}" for orphan in orphans if orphan.is_due}
+        if (reason := self._session.cancel.reason) is not None:
+            return {orphan.target: f"{orphan.target}: {describe_stop(reason)}" for orphan in orphans if orphan.is_due}
         removed, count = dict[Reference, Removed | str](), 0
         allowed = defaultdict[str, list[UnwantedTag]](list)
         for orphan in (one for one in orphans if one.is_due):
             allowed[orphan.target.locator].append(_unwanted_tag(orphan))
         for orphan in sorted((one for one in orphans if one.most is not None), key=lambda one: one.is_held):
             if orphan.is_held:
-                if count >= (orphan.most or 0) or self._session.stopping.reason is not None:
+                if count >= (orphan.most or 0) or self._session.cancel.reason is not None:
                     continue
                 allowed[orphan.target.locator].append(_unwanted_tag(orphan))
             repository = orphan.target.locator
@@ -126,8 +126,8 @@ class Applying:
         return removed
 
     def _removal(self, target: Reference, allowed: Sequence[UnwantedTag], known: frozenset[str]) -> Removed | str:
-        if (reason := self._session.stopping.reason) is not None:
-            return f"{target}: {ending(reason)}"
+        if (reason := self._session.cancel.reason) is not None:
+            return f"{target}: {describe_stop(reason)}"
         unit = Unit(
             work=units.remove,
             arguments=(target, tuple(allowed), known),

@@ -40,8 +40,8 @@ def check_mirror(
         report = replace(report, again=again, failures={**lost, **brought.failures, **brought.vetoes})
     return replace(
         report,
-        tally=session.tally,
+        stats=session.stats,
         tasks=pool.runs,
         seconds=time.monotonic() - started,
-        stopped=session.stopping.reason,
+        stopped=session.cancel.reason,
     )

@@ -8,7 +8,7 @@ from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.run_report import Figures, Status, gathered, is_broken_off
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.units import duration, format_count, size
-from prefect_dist.transfer.stats import Tally
+from prefect_dist.transfer.stats import TransferStats
 
 Result = Literal["damaged", "repaired", "failed"]
 
@@ -38,7 +38,7 @@ class CheckReport:
     first: Audits
     again: Audits | None = None
     failures: Mapping[Reference, str] = field(default_factory=dict)
-    tally: Tally = field(default_factory=Tally)
+    stats: TransferStats = field(default_factory=TransferStats)
     tasks: int = 0
     seconds: float = 0
     stopped: str | None = None
@@ -64,7 +64,7 @@ class CheckReport:
         parts += [f"{len(found.untold)} cannot be told"] if found.untold else []
         if self.again is not None:
             parts += [f"{sum(self.result(target) == 'repaired' for target in found.damaged)} repaired"]
-            parts += [f"{size(self.tally.sent)} sent"]
+            parts += [f"{size(self.stats.sent)} sent"]
         left = f"; {format_count(found.unlooked, 'tag')} that no entry wants not looked into" if found.unlooked else ""
         return f"check of {self.name} {self.status}: {', '.join(parts)} in {duration(self.seconds)}{left}"
 
@@ -77,8 +77,8 @@ class CheckReport:
             "repaired": sum(self.result(target) == "repaired" for target in found.damaged),
             "cannot be told": len(found.untold),
             "wanted by no entry, not looked into": found.unlooked,
-            "bytes fetched": size(self.tally.received),
-            "bytes sent": size(self.tally.sent),
+            "bytes fetched": size(self.stats.received),
+            "bytes sent": size(self.stats.sent),
             "took": duration(self.seconds),
         }
 
@@ -91,15 +91,15 @@ class CheckReport:
             "repaired": sum(self.result(target) == "repaired" for target in found.damaged),
             "untold": len(found.untold),
             "unlooked": found.unlooked,
-            "fetched_bytes": self.tally.received,
-            "sent_bytes": self.tally.sent,
+            "fetched_bytes": self.stats.received,
+            "sent_bytes": self.stats.sent,
         }
 
     def figures(self) -> Figures:
         """What it came to."""
         unrepaired = sum(self.result(target) != "repaired" for target in self.first.damaged)
         wrong = unrepaired + len(self.first.untold)
-        return Figures(pending=wrong, failed=wrong, received=self.tally.received, sent=self.tally.sent)
+        return Figures(pending=wrong, failed=wrong, received=self.stats.received, sent=self.stats.sent)
 
     def errors(self) -> list[str]:
         """One line per failure; one for all of which nothing can be told only because the run was ended."""
@@ -126,8 +126,8 @@ class CheckReport:
             ],
             "untold": {str(target): why for target, why in self.first.untold.items()},
             "unlooked": self.first.unlooked,
-            "fetched_bytes": self.tally.received,
-            "sent_bytes": self.tally.sent,
+            "fetched_bytes": self.stats.received,
+            "sent_bytes": self.stats.sent,
             "errors": self.errors(),
         }
 

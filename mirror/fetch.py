@@ -55,7 +55,7 @@ def fetch_images(
         images=_update_index(session, ended, notify),
         tasks=pool.runs,
         seconds=time.monotonic() - started,
-        stopped=session.stopping.reason,
+        stopped=session.cancel.reason,
         quotas=session.registries.quotas(),
     )
 

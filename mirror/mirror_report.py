@@ -11,7 +11,7 @@ from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.units import duration, size
 from prefect_dist.remotes import Quota
 from prefect_dist.transfer.removal import Removed
-from prefect_dist.transfer.stats import Tally
+from prefect_dist.transfer.stats import TransferStats
 
 Result = Literal["added", "changed", "same", "vetoed", "failed", "planned"]
 _SHOWN: tuple[Result, ...] = get_args(Result)
@@ -49,7 +49,7 @@ class MirrorReport:
     tasks: int = 0
     brought: Brought = field(default_factory=Brought)
     removed: Mapping[Reference, Removed | str] = field(default_factory=dict)
-    tally: Tally = field(default_factory=Tally)
+    stats: TransferStats = field(default_factory=TransferStats)
     more: tuple[str, ...] = ()
     seconds: float = 0
     stopped: str | None = None
@@ -98,9 +98,9 @@ class MirrorReport:
         held = sum(orphan.target not in self.removed for orphan in self.plan.held_orphans)
         told += [f"{left} no longer wanted" + (f" ({held} held back by prune.most)" if held else "")] if left else []
         told += [f"{unowned} of no entry"] if unowned else []
-        tally = self.tally
-        passed = f"{size(tally.received)} fetched, {size(tally.sent)} sent"
-        spared = f" ({tally.mounted} mounted, {tally.existed} there already)" if tally.mounted or tally.existed else ""
+        stats = self.stats
+        passed = f"{size(stats.received)} fetched, {size(stats.sent)} sent"
+        spared = f" ({stats.mounted} mounted, {stats.existed} there already)" if stats.mounted or stats.existed else ""
         left_of_quotas = "".join(f"; {host} allows {one.remaining} of {one.limit} more" for host, one in self.quotas.items())
         return f"{self._title} {self.status}: {', '.join(told)}; {passed}{spared} in {duration(self.seconds)}{left_of_quotas}"
 
@@ -113,7 +113,7 @@ class MirrorReport:
 
     def facts(self) -> dict[str, str | int]:
         """What was done; of a dry run, what would be."""
-        tally, counts = self.tally, self.counts()
+        stats, counts = self.stats, self.counts()
         # Manifests are in the store because the plan was made with them.
         content = {d.digest: d.size for image in self.plan.due for d in image.content if not d.is_manifest}
         held = [count for digest, count in content.items() if digest not in self.plan.to_fetch]
@@ -121,35 +121,35 @@ class MirrorReport:
             **{result: count for result, count in counts.items() if count or result in _ALWAYS},
             "tags removed": self._gone,
             "store": self.store,
-            "bytes fetched": size(tally.received),
-            "bytes sent": size(tally.sent),
+            "bytes fetched": size(stats.received),
+            "bytes sent": size(stats.sent),
             "in the store already": moved(len(held), sum(held)),
-            "at a target already": moved(tally.existed, tally.existed_bytes),
-            "mounted from elsewhere in a registry": moved(tally.mounted, tally.mounted_bytes),
-            **pace(tally.received + tally.sent, self.seconds),
+            "at a target already": moved(stats.existed, stats.existed_bytes),
+            "mounted from elsewhere in a registry": moved(stats.mounted, stats.mounted_bytes),
+            **pace(stats.received + stats.sent, self.seconds),
         }
 
     def totals(self) -> dict[str, int]:
         """Return the number of targets by result, of removed tags, and what was moved."""
-        tally = self.tally
+        stats = self.stats
         return {
             **{str(result): count for result, count in self.counts().items()},
             "removed": self._gone,
-            "mounted": tally.mounted,
-            "existed": tally.existed,
-            "fetched_bytes": tally.received,
-            "sent_bytes": tally.sent,
+            "mounted": stats.mounted,
+            "existed": stats.existed,
+            "fetched_bytes": stats.received,
+            "sent_bytes": stats.sent,
         }
 
     def figures(self) -> Figures:
         """Totals of the run, for metrics."""
-        counts, tally = self.counts(), self.tally
+        counts, stats = self.counts(), self.stats
         return Figures(
             pending=sum(counts[result] for result in ("vetoed", "failed", "planned")),
             failed=counts["failed"],
             vetoed=counts["vetoed"],
-            received=tally.received,
-            sent=tally.sent,
+            received=stats.received,
+            sent=stats.sent,
         )
 
     @property
@@ -173,7 +173,7 @@ class MirrorReport:
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""
-        tally = self.tally
+        stats = self.stats
         return {
             "flow_run_id": flow_run_id,
             "status": self.status,
@@ -188,11 +188,11 @@ class MirrorReport:
                 {"target": str(target), "result": "failed" if isinstance(told, str) else told.status, "note": _told(told)}
                 for target, told in self.removed.items()
             ],
-            "fetched_bytes": tally.received,
-            "sent_bytes": tally.sent,
+            "fetched_bytes": stats.received,
+            "sent_bytes": stats.sent,
             "quotas": {host: asdict(quota) for host, quota in self.quotas.items()},
-            "mounted": tally.mounted,
-            "existed": tally.existed,
+            "mounted": stats.mounted,
+            "existed": stats.existed,
             "notes": self.notes(),
             "errors": self.errors(),
         }

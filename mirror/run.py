@@ -79,10 +79,10 @@ def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify,
         report = _update_index(session, report, notify)
     return replace(
         report,
-        tally=session.tally,
+        stats=session.stats,
         tasks=pool.runs,
         seconds=time.monotonic() - started,
-        stopped=session.stopping.reason,
+        stopped=session.cancel.reason,
         quotas=session.registries.quotas(),
     )
 

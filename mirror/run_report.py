@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 from prefect_dist.mirror.causes import Cause, grouped
 from prefect_dist.ocispec.units import duration, format_count, size
 from prefect_dist.remotes import Quota
-from prefect_dist.transfer.cancellation import ending
+from prefect_dist.transfer.cancellation import describe_stop
 from prefect_dist.transfer.image_report import ImageReport
 
 Status = Literal["complete", "failed", "stopped", "vetoed"]
@@ -190,9 +190,9 @@ def gathered(lines: Iterable[str], stopped: str | None) -> list[str]:
             unreached += 1
         else:
             told.append(line)
-    return [*told, f"{format_count(unreached, 'target')} not reached: {ending(str(stopped))}"] if unreached else told
+    return [*told, f"{format_count(unreached, 'target')} not reached: {describe_stop(str(stopped))}"] if unreached else told
 
 
 def is_broken_off(line: str, stopped: str | None) -> bool:
     """Whether a failure is none but that the run was ended."""
-    return stopped is not None and line.endswith(f": {ending(stopped)}")
+    return stopped is not None and line.endswith(f": {describe_stop(stopped)}")

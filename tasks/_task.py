@@ -29,7 +29,7 @@ from prefect.utilities.annotations import quote
 
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.attempts import RETRIES, Attempt, attempting, is_retried
-from prefect_dist.transfer.session import Session, current
+from prefect_dist.transfer.session import Session, current_session
 from prefect_dist.transfer.units import errors_in
 from prefect_dist.transfer.waiting import WaitingUnits
 
@@ -56,7 +56,7 @@ def task_for(
     """
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        return work(current(), *args, **kwargs)
+        return work(current_session(), *args, **kwargs)
 
     _, *parameters = inspect.signature(work).parameters.values()
     run.__signature__ = inspect.signature(work).replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -97,7 +97,7 @@ def _attempted(function: Callable[P, R]) -> Callable[P, Any]:
         run_id = context.task_run.id
         if (until := _WAITS.pop(run_id, None)) is not None:
             with WAITING.including(run_id):
-                current().stopping.pause((until - datetime.now(UTC)).total_seconds())
+                current_session().cancel.pause((until - datetime.now(UTC)).total_seconds())
         began = context.task_run.start_time or datetime.now(UTC)
         attempt = Attempt(context.task_run.run_count, context.task.retries, began)
         try:

@@ -1,7 +1,7 @@
-"""The wish that a run ends early: asked from outside, heard by whatever is under way.
+"""Cancellation of runs.
 
-Ending in order takes a moment and loses nothing: transfers break off and keep what has arrived, nothing new is begun, and the
-run reports what it has.
+A cancelled run ends in order: transfers are interrupted and keep the bytes that have arrived, no new unit of work begins, and
+the run reports its results.
 """
 
 import threading
@@ -11,81 +11,84 @@ from contextvars import ContextVar
 
 from prefect_dist.ocispec.errors import DistError
 
-_GOES_ON = "what is whole is kept, run again to go on"
+_REMEDY = "what is whole is kept, run again to go on"
 
 
 class Stopped(DistError):
-    """The run is being ended: what has arrived is kept, another run goes on with it."""
+    """The run was cancelled. The bytes that have arrived are kept, and another run resumes with them."""
 
 
-def ending(reason: str) -> str:
-    """What there is to say of what was broken off for a reason."""
-    return f"{reason}; {_GOES_ON}"
+def describe_stop(reason: str) -> str:
+    """Return the message for work that was interrupted, with the reason and the remedy."""
+    return f"{reason}; {_REMEDY}"
 
 
-class Stopping:
-    """Whether runs are to end, and why. Thread-safe; `request` may be called by a signal handler."""
+class CancelToken:
+    """Cancels runs. Thread-safe; a signal handler may call `request`.
+
+    `reason` is None until the token is cancelled.
+    """
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self._requested = threading.Event()
-        self._ends: list[Callable[[], None]] = []
+        self._callbacks: list[Callable[[], None]] = []
 
     def request(self, reason: str) -> bool:
-        """Ask what is under way to end; False, and nothing done, where nothing is."""
-        if not self._ends:
+        """Cancel the runs in progress and call their callbacks. Return False, and do nothing, if no run is in progress."""
+        if not self._callbacks:
             return False
         self.set(reason)
-        for end in tuple(self._ends):
-            end()
+        for callback in tuple(self._callbacks):
+            callback()
         return True
 
     def set(self, reason: str) -> None:
-        """Have everything end that looks; who waits is not woken."""
+        """Cancel without the callbacks: work ends at its next `check` or `pause`."""
         self.reason = self.reason or reason
         self._requested.set()
 
     def check(self) -> None:
-        """Go on, or not.
+        """Do nothing unless the token is cancelled.
 
         Raises:
-            Stopped: it was asked to end.
+            Stopped: the token is cancelled.
         """
         if self._requested.is_set():
-            raise Stopped(ending(str(self.reason)))
+            raise Stopped(describe_stop(str(self.reason)))
 
     def pause(self, seconds: float) -> None:
-        """Sleep, unless it is asked to end.
+        """Sleep, at most until the token is cancelled.
 
         Raises:
-            Stopped: it was.
+            Stopped: the token is cancelled.
         """
         self._requested.wait(seconds)
         self.check()
 
     @contextmanager
-    def heard(self, end: Callable[[], None]) -> Iterator[None]:
-        """Have a request call `end` during this block, which is what makes it one that is under way."""
-        self._ends.append(end)
+    def on_cancel(self, callback: Callable[[], None]) -> Iterator[None]:
+        """Have `request` call `callback` during this block. A run is in progress while there is such a block."""
+        self._callbacks.append(callback)
         try:
             yield
         finally:
-            self._ends.remove(end)
+            self._callbacks.remove(callback)
 
 
-_STOPPING: ContextVar[Stopping | None] = ContextVar("stopping", default=None)
+_TOKEN: ContextVar[CancelToken | None] = ContextVar("cancel_token", default=None)
 
 
-def current() -> Stopping:
-    """What the runs that are started from here listen to: what `stopped_by` gave, or else one that nobody else has."""
-    return _STOPPING.get() or Stopping()
+def current_token() -> CancelToken:
+    """Return the token for runs that start here: the one of `use_token`, otherwise a new one."""
+    return _TOKEN.get() or CancelToken()
 
 
 @contextmanager
-def stopped_by(stopping: Stopping) -> Iterator[None]:
-    """Have runs that are started in this block hear what is requested of `stopping`."""
-    token = _STOPPING.set(stopping)
+def use_token(token: CancelToken) -> Iterator[None]:
+    """Use a token for the runs that start in this block."""
+    previous = _TOKEN.set(token)
     try:
         yield
     finally:
-        _STOPPING.reset(token)
+        _TOKEN.reset(previous)

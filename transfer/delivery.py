@@ -23,7 +23,7 @@ from prefect_dist.transfer import content as transfer
 from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.push_graph import Order
 from prefect_dist.transfer.recorder import ImageRecorder
-from prefect_dist.transfer.stats import Counter
+from prefect_dist.transfer.stats import ReceiptCounter
 
 # The number of candidates per content: one of them is not the repository itself.
 _CANDIDATES = 2
@@ -94,7 +94,7 @@ class Delivery:
         received: Notify,
         sent: Notify,
     ) -> None:
-        self.counter = Counter()
+        self.counter = ReceiptCounter()
         self._recorder, self._store = recorder, recorder.store
         self._source, self._pusher, self._received, self._sent = source, pusher, received, sent
         self._turns: dict[tuple[str, Digest], Lock] = {}

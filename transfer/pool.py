@@ -220,7 +220,7 @@ class Worklist(Generic[Item]):
             self._ended.put((item, lane, run, outcome))
 
         try:
-            self._pool.session.stopping.check()
+            self._pool.session.cancel.check()
             key = self._pool.start(self._unit_of(item), end)
         except Stopped as exc:
             self._ended.put((item, lane, None, Failed(exc)))

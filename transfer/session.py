@@ -1,7 +1,7 @@
-"""What the tasks of a run share: the store, the registries, and whether to stop.
+"""The resources that the tasks of a run share: the store, the registries, and the cancel token.
 
-A run opens its session from a small, picklable specification and closes it; tasks find it through `current`. Nothing of it is
-ever a task's parameter: Prefect would walk through it, hash it and show it.
+A run opens its session from a small, picklable specification and closes it; tasks find it through `current_session`. Nothing of
+it is ever a task's parameter: Prefect would walk through it, hash it and show it.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,12 +28,10 @@ from prefect_dist.remotes import (
 )
 from prefect_dist.storage import ContentStore, open_store
 from prefect_dist.storage.leases import Lease
-from prefect_dist.transfer import cancellation as stopping
 from prefect_dist.transfer import content as transfer
-from prefect_dist.transfer import gate, survey
-from prefect_dist.transfer import repair_source as locating
+from prefect_dist.transfer import gate, repair_source, survey
 from prefect_dist.transfer.audit import Auditor, Expected, Finding
-from prefect_dist.transfer.cancellation import Stopped, Stopping
+from prefect_dist.transfer.cancellation import CancelToken, Stopped, current_token
 from prefect_dist.transfer.delivery import Delivery, Publication
 from prefect_dist.transfer.events import Notify, Throttled, ignore_event
 from prefect_dist.transfer.gate import Candidate, Gate
@@ -41,7 +39,7 @@ from prefect_dist.transfer.offline import Stored
 from prefect_dist.transfer.recorder import ImageRecorder
 from prefect_dist.transfer.related import Related, RelatedLookup
 from prefect_dist.transfer.removal import Removed, Remover, UnwantedTag
-from prefect_dist.transfer.stats import Meter, Tally
+from prefect_dist.transfer.stats import ByteCounter, TransferStats
 from prefect_dist.transfer.survey import ImageQuery, QueryResult, Reader
 
 T = TypeVar("T")
@@ -49,7 +47,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionSpec:
-    """What a session is opened from. `store` is a path or fsspec URL.
+    """The specification of a session. `store` is a path or fsspec URL.
 
     `store_options` are fsspec's, and may be secret. `credentials` are by registry, as `remotes.Given` takes them; `ways` say
     where there could be more, see `remotes.credentials`. `offline` images come from the store alone, and no source is asked.
@@ -74,16 +72,16 @@ class Session:
         registries: Registries,
         *,
         notify: Notify,
-        stopping: Stopping,
+        cancel: CancelToken,
     ) -> None:
         self.spec = spec
         self.store = store
         self.registries = registries
-        self.stopping = stopping
+        self.cancel = cancel
         self.recorder = ImageRecorder(store, lease, offline=spec.offline)
-        # Mirrors of a target are not asked: what counts is what it has itself.
+        # Targets are read at their own registry, not at a mirror of it.
         self.notify = notify
-        self._received, self._sent = Meter(notify, stopping), Meter(notify, stopping)
+        self._received, self._sent = ByteCounter(notify, cancel), ByteCounter(notify, cancel)
         self._delivery = Delivery(
             self.recorder, source=registries.origin_fetcher, pusher=registries.pusher, received=self._received, sent=self._sent
         )
@@ -93,13 +91,13 @@ class Session:
         self._related = RelatedLookup(self._source, registries.origin_fetcher, self._own_tags, offline=spec.offline)
         self._auditors: dict[tuple[Expected, ...], Auditor] = {}
         self._removers: dict[str, Remover] = {}  # by repository
-        self.failing: set[str] = set()  # hosts to which some content could not be brought after all attempts; single steps
+        self.failing: set[str] = set()  # hosts that refused some content in all attempts; changed in single steps
 
     @property
-    def tally(self) -> Tally:
-        """What was moved so far."""
+    def stats(self) -> TransferStats:
+        """Return the counts so far."""
         counter = self._delivery.counter
-        return Tally(
+        return TransferStats(
             received=self._received.total,
             sent=self._sent.total,
             mounted=counter.mounted,
@@ -109,15 +107,15 @@ class Session:
         )
 
     def resolve(self, reference: Reference) -> Descriptor:
-        """The descriptor that a reference stands for now."""
-        with self._endable():
+        """Return the descriptor that a reference resolves to now."""
+        with self._raising_stopped():
             return self._source(reference).resolve(reference)
 
     def tags(self, repositories: Sequence[Reference], *, workers: int) -> list[tuple[str, ...] | DistError]:
-        """The tags of some repositories, or why they cannot be had; what was listed is not asked for again in this run."""
+        """Return the tags of each repository, or the error of its list. A repository is listed once in a run."""
 
         def list_one(repository: Reference) -> tuple[str, ...] | DistError:
-            return self._told(lambda: tuple(self._source(repository).tags()))
+            return self._value_or_error(lambda: tuple(self._source(repository).tags()))
 
         new = [repository for repository in repositories if repository not in self._tags]
         with ThreadPoolExecutor(workers) as executor:
@@ -126,13 +124,13 @@ class Session:
         return [found.get(repository) or self._tags[repository] for repository in repositories]
 
     def repositories(self, host: str) -> tuple[str, ...]:
-        """The repositories of a registry."""
-        with self._endable():
+        """Return the repositories of a registry."""
+        with self._raising_stopped():
             return tuple(self.registries.repositories(host))
 
     def referrers(self, subject: Descriptor, reference: Reference, related: Related) -> tuple[Referrer, ...]:
         """Return the manifests in a source repository that refer to `subject`, see `transfer.related`."""
-        with self._endable():
+        with self._raising_stopped():
             return self._related.at_source(subject, reference, related, read=partial(self._fetch_ahead, reference))
 
     def _fetch_ahead(self, reference: Reference, descriptor: Descriptor) -> bytes:
@@ -143,7 +141,7 @@ class Session:
         return self.store.manifest(descriptor)
 
     def _own_tags(self, place: Reference) -> Iterable[str]:
-        """The tags of a repository as its registry lists them, whatever mirrors of that list."""
+        """Return the tags of a repository as its registry lists them. Mirrors of the registry may list others."""
         known = self._tags.get(Reference.parse(place.locator))
         if known is not None and not self.spec.registries.hosts.of(place.host).mirrors:
             return known
@@ -154,25 +152,25 @@ class Session:
         children = children_reader(self.store.manifest)
         if self.spec.offline:
             children = without_missing_attestations(children, lambda child: not self.store.holds(child))
-        with self._endable():
+        with self._raising_stopped():
             receipt = self._fetch(descriptor, reference)
             return self._ahead.pop(descriptor.key, receipt), tuple(children(descriptor))
 
     def _fetch(self, descriptor: Descriptor, reference: Reference) -> transfer.Receipt:
         source = self._source(reference)
-        return transfer.fetch(self.store, source, descriptor, notify=self._received, pause=self.stopping.pause)
+        return transfer.fetch(self.store, source, descriptor, notify=self._received, pause=self.cancel.pause)
 
     def find(self, queries: Sequence[ImageQuery], *, keep: bool, workers: int) -> list[QueryResult]:
-        """What stands for what, see `transfer.survey`; what was found without an error is not asked again in this run."""
+        """Return the results of queries, see `transfer.survey`. A result without an error is kept for the run."""
 
         def find_one(query: ImageQuery) -> QueryResult:
             try:
-                with self._endable():
+                with self._raising_stopped():
                     found = survey.find(query, self._reader(query.source, keep=keep), self._delivery.resolve, self._related)
                     if found.errors:  # which a stop may have caused
-                        self.stopping.check()
+                        self.cancel.check()
                     return found
-            except Stopped as exc:  # what is known of others is told all the same
+            except Stopped as exc:  # the results of other queries stay
                 return QueryResult(query=query, image=exc, standing=(exc,) * len(query.targets))
 
         new = [query for query in queries if query not in self._found]
@@ -182,24 +180,24 @@ class Session:
         return [found.get(query) or self._found[query] for query in queries]
 
     def deliver(self, blob: Descriptor, place: Reference, *, origin: Reference | None = None) -> None:
-        """Bring a blob to the repository of `place`, see `transfer.delivery`."""
-        with self._endable():
+        """Upload a blob to the repository of `place`, see `transfer.delivery`."""
+        with self._raising_stopped():
             self._delivery.deliver(blob, place, origin=origin)
 
     def judge(self, judge: Gate, reference: Reference, root: Descriptor) -> str | None:
-        """Why an image is not to be published, see `transfer.gate`."""
+        """Return the reason why a gate vetoes an image, None if it passes; see `transfer.gate`."""
         candidate = Candidate(reference=reference, digest=root.digest, store=self.store.url)
-        with self._endable():
-            return gate.ask(judge, candidate, check=self.stopping.check)
+        with self._raising_stopped():
+            return gate.ask(judge, candidate, check=self.cancel.check)
 
     def publish(self, wanted: Publication) -> None:
-        """Bring all of an image to its target, and set its tag, see `transfer.delivery`."""
-        with self._endable():
+        """Publish an image at its target, see `transfer.delivery`."""
+        with self._raising_stopped():
             self._delivery.publish(wanted)
 
     def remove(self, target: Reference, unwanted: Sequence[UnwantedTag], *, known: Iterable[str] = (), workers: int) -> Removed:
         """Remove one of the `unwanted` tags of its repository; `known` tags may exist there. See `transfer.removal`."""
-        with self._endable():
+        with self._raising_stopped():
             if target.locator not in self._removers:
                 self._removers[target.locator] = self._remover(target, workers=workers)
             remover = self._removers[target.locator]
@@ -225,7 +223,7 @@ class Session:
         """
         pusher, failed = self.registries.pusher(repository), list[tuple[frozenset[Digest], DistError]]()
         for subject, referrers in pusher.fallback_referrers.items():
-            error = self._told(partial(pusher.confirm_referrers, subject))
+            error = self._value_or_error(partial(pusher.confirm_referrers, subject))
             if error is not None:
                 failed.append((referrers, error))
         return failed
@@ -237,35 +235,35 @@ class Session:
         """
         place, key = expected[0].target, tuple(expected)
         auditor = self._auditors.pop(key, None) or Auditor(self.registries.origin_fetcher(place), self.registries.pusher(place))
-        findings = [self._told(partial(auditor.audit, one)) for one in expected]
+        findings = [self._value_or_error(partial(auditor.audit, one)) for one in expected]
         if any(isinstance(one, DistError) for one in findings):
             self._auditors[key] = auditor
         return findings
 
     def locate(self, origin: Reference, expected: Expected, *, rewritten: bool) -> tuple[Descriptor, tuple[Referrer, ...]]:
-        """The root of what should stand at a target, and what should be about it, see `transfer.repair_source`."""
+        """Return the root and the referrers that a target should have, see `transfer.repair_source`."""
         reader = self._reader(origin, keep=True)
-        with self._endable():
-            root = locating.locate(origin, expected, reader, rewritten=rewritten)
-            return root, locating.referrers(origin, expected, reader)
+        with self._raising_stopped():
+            root = repair_source.locate(origin, expected, reader, rewritten=rewritten)
+            return root, repair_source.referrers(origin, expected, reader)
 
-    def _told(self, ask: Callable[[], T]) -> T | DistError:
+    def _value_or_error(self, ask: Callable[[], T]) -> T | DistError:
         try:
-            with self._endable():
+            with self._raising_stopped():
                 return ask()
         except Stopped:
             raise
         except DistError as exc:
             return exc
 
-    def stands(self, target: Reference, descriptor: Descriptor) -> bool:
-        """Whether `target` stands for `descriptor` at its registry, whatever mirrors of that say."""
-        with self._endable():
+    def resolves_to(self, target: Reference, descriptor: Descriptor) -> bool:
+        """Return whether `target` resolves to `descriptor` at its own registry, not at a mirror of that."""
+        with self._raising_stopped():
             return self.registries.pusher(target).has(descriptor, tag=target.tag)
 
     def push(self, descriptor: Descriptor, target: Reference, *, source: str | None, tag: str | None) -> transfer.Receipt:
-        """Bring a descriptor's content to the repository of `target`, and set a tag there: see `transfer.content.push`."""
-        with self._endable():
+        """Push a descriptor's content to the repository of `target`, and set a tag there: see `transfer.content.push`."""
+        with self._raising_stopped():
             return transfer.push(
                 self.store, self.registries.pusher(target), descriptor, source=source, tag=tag, notify=self._sent
             )
@@ -275,17 +273,17 @@ class Session:
         return Reader(store=self.store, source=source, keep=keep, notify=self._received, is_offline=offline)
 
     def _source(self, reference: Reference) -> Source:
-        """Where an image comes from."""
+        """Return the source of an image: the store or its registry."""
         return Stored(self.store, reference) if self.spec.offline else self.registries.fetcher(reference)
 
     @contextmanager
-    def _endable(self) -> Iterator[None]:
-        """Work that a stop breaks off: what fails because connections were cut has `Stopped` for its reason."""
-        self.stopping.check()
+    def _raising_stopped(self) -> Iterator[None]:
+        """Raise `Stopped` instead of any error of this block if the run is cancelled: that aborts the connections."""
+        self.cancel.check()
         try:
             yield
         except DistError:
-            self.stopping.check()
+            self.cancel.check()
             raise
 
 
@@ -293,14 +291,14 @@ _CURRENT: ContextVar[Session] = ContextVar("session")
 _GIVEN: ContextVar[tuple[tuple[CredentialSource, str | None], ...]] = ContextVar("given", default=())
 
 
-def current() -> Session:
-    """The session of the run that this task belongs to. Prefect's thread runner carries it into its threads."""
+def current_session() -> Session:
+    """Return the session of the run that this task belongs to. Prefect's thread runner copies it into its threads."""
     return _CURRENT.get()
 
 
 @contextmanager
-def known(credentials: CredentialSource, *, way: str | None) -> Iterator[None]:
-    """Have sessions that are opened in this block ask here first for credentials, which are no parameters of runs.
+def use_credentials(credentials: CredentialSource, *, way: str | None) -> Iterator[None]:
+    """Have sessions that are opened in this block look here first for credentials. They are no parameters of runs.
 
     `way` says how the user gives them, see `remotes.credentials`; None is not mentioned in messages.
     """
@@ -313,7 +311,7 @@ def known(credentials: CredentialSource, *, way: str | None) -> Iterator[None]:
 
 @contextmanager
 def open_session(spec: SessionSpec, *, notify: Notify = ignore_event) -> Iterator[Session]:
-    """A session for the length of a run; leaving it stops what is still under way.
+    """Open a session for a run. Leaving the block ends what is still in flight.
 
     Raises:
         InvalidInput: an unusable store or a damaged Docker configuration file.
@@ -321,7 +319,7 @@ def open_session(spec: SessionSpec, *, notify: Notify = ignore_event) -> Iterato
     given = _GIVEN.get()
     sources = (*(source for source, _ in given), Given(spec.credentials).get, DockerConfig.load().get)
     ways = (*(way for _, way in given if way is not None), *spec.ways)
-    stop = stopping.current()
+    cancel = current_token()
 
     def throttled(server: str, seconds: float) -> None:
         notify(Throttled(server, seconds))
@@ -330,14 +328,14 @@ def open_session(spec: SessionSpec, *, notify: Notify = ignore_event) -> Iterato
         open_store(spec.store, options=spec.store_options) as store,
         store.leases.hold() as lease,
         Registries(spec.registries, credentials=first_of(*sources), ways=ways, left_alone=throttled) as registries,
-        stop.heard(registries.abort),
+        cancel.on_cancel(registries.abort),
     ):
-        session = Session(spec, store, lease, registries, notify=notify, stopping=stop)
+        session = Session(spec, store, lease, registries, notify=notify, cancel=cancel)
         token = _CURRENT.set(session)
         try:
             yield session
         except BaseException:
-            stop.set("the run was ended")
+            cancel.set("the run was ended")
             registries.abort()
             raise
         finally:

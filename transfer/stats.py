@@ -1,17 +1,17 @@
-"""What a run has moved. Bytes are counted as they pass, so those of attempts that failed are among them."""
+"""Counts the content that a run transferred. Bytes are counted as they arrive, so failed attempts are included."""
 
 from dataclasses import dataclass
 from threading import Lock
 
 from prefect_dist.ocispec import Descriptor
-from prefect_dist.transfer.cancellation import Stopping
+from prefect_dist.transfer.cancellation import CancelToken
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.events import ContentAdvanced, Event, Notify
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """Bytes that were received and sent, and how many blobs were mounted at a target, or there already, with their bytes."""
+class TransferStats:
+    """The bytes that were received and sent, and the blobs that were mounted at a target or existed there."""
 
     received: int = 0
     sent: int = 0
@@ -21,12 +21,12 @@ class Tally:
     existed_bytes: int = 0
 
 
-class Meter:
+class ByteCounter:
     """A listener that counts the bytes of the events that it passes on to another. Thread-safe."""
 
-    def __init__(self, notify: Notify, stopping: Stopping) -> None:
+    def __init__(self, notify: Notify, cancel: CancelToken) -> None:
         self.total = 0
-        self._notify, self._stopping, self._guard = notify, stopping, Lock()
+        self._notify, self._cancel, self._guard = notify, cancel, Lock()
 
     def __call__(self, event: Event) -> None:
         """Count the bytes of an event, and pass it on.
@@ -37,12 +37,12 @@ class Meter:
         if isinstance(event, ContentAdvanced):
             with self._guard:
                 self.total += event.gained
-        self._stopping.check()
+        self._cancel.check()
         self._notify(event)
 
 
-class Counter:
-    """Counts what did not have to be sent. Thread-safe."""
+class ReceiptCounter:
+    """Counts the blobs that did not have to be sent. Thread-safe."""
 
     def __init__(self) -> None:
         self.mounted = self.existed = 0

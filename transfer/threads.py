@@ -70,10 +70,10 @@ class ThreadPool(Pool):
             Stopped: the run was cancelled meanwhile.
         """
         if not is_waiting:
-            self.session.stopping.pause(seconds)
+            self.session.cancel.pause(seconds)
             return
         with self._waiting.including(key):
-            self.session.stopping.pause(seconds)
+            self.session.cancel.pause(seconds)
 
     @property
     def retries(self) -> int:

@@ -220,7 +220,7 @@ def confirm_referrers(session: Session, repository: Reference) -> Confirmed:
 
 def check_target(session: Session, descriptor: Descriptor, target: Reference) -> Standing:
     """Return whether `target` resolves to `descriptor` now."""
-    return Standing(session.stands(target, descriptor))
+    return Standing(session.resolves_to(target, descriptor))
 
 
 def push(session: Session, descriptor: Descriptor, target: Reference, source: str | None, tag: str | None) -> Receipt:

@@ -9,7 +9,7 @@ from rich.console import Console
 from prefect_dist.cli.display import Doing, LiveDisplay
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import NotFound
-from prefect_dist.transfer.cancellation import Stopped, ending
+from prefect_dist.transfer.cancellation import Stopped, describe_stop
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.events import (
     ContentAdvanced,
@@ -152,7 +152,7 @@ def test_the_footer_is_one_line_that_says_what_is_waited_for() -> None:
 
 def test_what_is_only_broken_off_is_no_failure() -> None:
     shown = display(images=4)
-    stopped = Stopped(ending("interrupted"))
+    stopped = Stopped(describe_stop("interrupted"))
     shown(ContentFailed(LAYERS[0], stopped))
     shown(ContentFailed(LAYERS[1], NotFound("gone")))
     for number, errors in ((0, [stopped]), (1, [stopped, NotFound("gone")])):
@@ -166,7 +166,7 @@ def test_what_is_only_broken_off_is_no_failure() -> None:
 
 def test_an_image_that_had_not_started_can_be_interrupted() -> None:
     shown = display(images=1)
-    failure = Failure(descriptor=None, error=Stopped(ending("interrupted")))
+    failure = Failure(descriptor=None, error=Stopped(describe_stop("interrupted")))
     shown(ImageEnded(ImageReport(name="registry.example/app:v9", root=None, failures=(failure,))))
     *rows, footer = lines(shown)
     assert ["registry.example/app:v9", "interrupted"] in [row.split() for row in rows]

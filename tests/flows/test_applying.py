@@ -36,7 +36,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 @pytest.fixture
 def applying(session: Session) -> Applying:
     prefect = PrefectPool(session, window=1, retries=0)
-    return Applying(prefect, MirrorParts("mirror", session.stopping), ignore_event, MirrorEvents(session.stopping))
+    return Applying(prefect, MirrorParts("mirror", session.cancel), ignore_event, MirrorEvents(session.cancel))
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def orphan(number: int) -> OrphanTag:
 
 def test_removals_end_in_order_when_the_api_is_lost(applying: Applying, session: Session, lost_api: str) -> None:
     removed = applying.remove([orphan(1), orphan(2)], {})
-    assert session.stopping.reason is not None
-    assert lost_api in session.stopping.reason
+    assert session.cancel.reason is not None
+    assert lost_api in session.cancel.reason
     assert [str(target) for target in removed] == ["registry.example/app:v1", "registry.example/app:v2"]
     assert all(str(told).endswith("what is whole is kept, run again to go on") for told in removed.values())
 
@@ -78,13 +78,13 @@ def test_images_that_the_lock_file_cannot_name_are_not_published(applying: Apply
     _PlanReceiver(job, Lock(str(lock)), {}, applying).planned([image], {image: Surveyed(())})
     brought = applying.run()
 
-    assert str(lock) in str(session.stopping.reason)
+    assert str(lock) in str(session.cancel.reason)
     assert list(brought.failures) == [TARGET]
 
 
 def test_a_check_ends_in_order_when_the_api_is_lost(session: Session, lost_api: str) -> None:
     record = Locked(source="one.example/app:v1", digest=manifest("v1").digest, mirrored=datetime.now(UTC), own=True)
     found = Auditing(PrefectPool(session, window=1, retries=0), ignore_event, entries(ENTRY)).look({TARGET: record})
-    assert lost_api in str(session.stopping.reason)
+    assert lost_api in str(session.cancel.reason)
     assert (found.right, list(found.untold)) == (0, [TARGET])
     assert found.untold[TARGET].endswith("what is whole is kept, run again to go on")

@@ -11,7 +11,7 @@ from prefect_dist.mirror.progress import ProgressCounter, notify_also
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.storage import open_store
-from prefect_dist.transfer.cancellation import Stopping, stopped_by
+from prefect_dist.transfer.cancellation import CancelToken, use_token
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.events import (
     ContentAdvanced,
@@ -81,11 +81,11 @@ def test_a_mirror_shows_plan_progress_and_what_was_spared(
         "3",
         shown["summary"]["description"].partition("; ")[2].split(" fetched")[0],
     )
-    assert (report.tally.mounted, report.tally.mounted_bytes) == (3, sum(map(len, ONE.blobs.values())))
+    assert (report.stats.mounted, report.stats.mounted_bytes) == (3, sum(map(len, ONE.blobs.values())))
     assert told["mounted from elsewhere in a registry"].startswith("3 pieces, ")
 
     again = mirrors.run(*sync)
-    assert again.tally.received == 0
+    assert again.stats.received == 0
     shown = artifacts(mirrors.flow_run)
     assert facts(shown["summary"]) == {"same": "3", "bytes fetched": "0 B", "bytes sent": "0 B", "store": str(mirrors.store)}
     assert shown["progress"]["data"] == 100
@@ -178,13 +178,13 @@ def test_a_run_that_was_ended_says_how_far_it_came_and_that_the_next_one_goes_on
 
     config, *_, layer = ONE.blobs
     size = len(ONE.blobs[layer])
-    stopping = Stopping()
+    cancel = CancelToken()
 
     def stop_at_layer(event: Event) -> None:
         if isinstance(event, ContentAdvanced) and str(event.descriptor.digest) == layer:
-            stopping.request("asked to end")
+            cancel.request("asked to end")
 
-    with FakeRegistry() as registry, stopped_by(stopping), notify_also(stop_at_layer):
+    with FakeRegistry() as registry, use_token(cancel), notify_also(stop_at_layer):
         images.load(registry, "app", ONE, "v1")
         images.load(registry, "small", SMALL, "v1")
         registry.inject(Fault(path=f"/v2/app/blobs/{layer}", nth=None, action=Stall(size // 2)))
@@ -235,9 +235,9 @@ def test_a_run_that_was_ended_before_it_began_shows_that_nothing_is_done(
 ) -> None:
     from prefect_dist.flows.verify import verify
 
-    stopping = Stopping()
-    stopping.set("asked to end")
-    with stopped_by(stopping):
+    cancel = CancelToken()
+    cancel.set("asked to end")
+    with use_token(cancel):
         shown = artifacts(verify(kept.url, return_state=True))["progress"]
     assert shown["description"].startswith("0 of 4 blobs hashed, 0 B of ")
     assert shown["data"] == 0

@@ -14,7 +14,7 @@ from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.referrers import cosign_tags, tag_of
 from prefect_dist.ocispec.units import format_count
-from prefect_dist.transfer.cancellation import Stopping, ending, stopped_by
+from prefect_dist.transfer.cancellation import CancelToken, describe_stop, use_token
 from tests import images
 from tests.fakes.faults import Answer, Fault, Flip, Response
 from tests.fakes.registry import FakeRegistry
@@ -341,20 +341,20 @@ def test_a_check_that_is_ended_says_so_in_one_line(mirrors: Mirrors, source: Fak
     for number in range(3):
         images.load(source, f"app{number}", ONE, "v1")
     mirrors.run({"type": "registry", "source": source.host, "target": f"{target.host}/copy"})
-    stopping = Stopping()
+    cancel = CancelToken()
 
     class Ending:
         def apply(self, response: Response) -> Response:
-            stopping.request("asked to end")
+            cancel.request("asked to end")
             return response
 
     target.inject(Fault(method="HEAD", path=".*/manifests/v1", action=Ending()))
-    with stopped_by(stopping):
+    with use_token(cancel):
         report = mirrors.check(repair=True)
 
     assert (report.status, report.first.damaged, report.again) == ("stopped", {}, None)
     unreached = len(report.first.untold)
-    assert report.errors() == [f"{format_count(unreached, 'target')} not reached: {ending('asked to end')}"]
+    assert report.errors() == [f"{format_count(unreached, 'target')} not reached: {describe_stop('asked to end')}"]
     assert report.table() == []
 
 

@@ -14,7 +14,7 @@ import pytest
 from prefect_dist.mirror.progress import notify_also
 from prefect_dist.ocispec import Digest
 from prefect_dist.storage import open_store
-from prefect_dist.transfer.cancellation import Stopping, stopped_by
+from prefect_dist.transfer.cancellation import CancelToken, use_token
 from prefect_dist.transfer.events import Event, StepDone
 from tests import images
 from tests.fakes.faults import Fault, Flip, Refuse
@@ -127,13 +127,13 @@ def test_a_run_that_is_ended_tells_of_what_it_did_and_of_no_failures(
 ) -> None:
     for tag, built in (("v1", NEW), ("v2", OTHER)):
         images.load(source, "app", built, tag)
-    stopping = Stopping()
+    cancel = CancelToken()
 
     def stop_after_step(event: Event) -> None:
         if isinstance(event, StepDone):
-            stopping.request("asked to end")
+            cancel.request("asked to end")
 
-    with stopped_by(stopping), notify_also(stop_after_step):
+    with use_token(cancel), notify_also(stop_after_step):
         report = mirrors.run(*(image(source, target, f"app:{tag}") for tag in ("v1", "v2")), concurrency=1)
 
     came = results(report)

@@ -11,7 +11,7 @@ from prefect_dist.flows.push import PushReport
 from prefect_dist.mirror.progress import notify_also
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.referrers import tag_of
-from prefect_dist.transfer.cancellation import Stopping, stopped_by
+from prefect_dist.transfer.cancellation import CancelToken, use_token
 from prefect_dist.transfer.events import Event, StepDone
 from tests import images
 from tests.fakes.faults import Call, Fault
@@ -72,16 +72,16 @@ def test_a_repair_lists_a_referrer_again_that_another_client_overwrote(mirrors: 
 
 def test_the_next_run_lists_a_referrer_for_which_a_stopped_run_did_not_look(mirrors: Mirrors, source: FakeRegistry) -> None:
     load(source)
-    stopping = Stopping()
+    cancel = CancelToken()
     with FakeRegistry(referrers=False) as target:
         target.inject(Fault(method="PUT", path=".*/manifests/v1", action=Call(overwriting(target, "app"))))
         entry = image(source, target, "app:v1", referrers=True)
 
         def stop_after_publication(event: Event) -> None:
             if isinstance(event, StepDone):
-                stopping.request("asked to end")
+                cancel.request("asked to end")
 
-        with stopped_by(stopping), notify_also(stop_after_publication):
+        with use_token(cancel), notify_also(stop_after_publication):
             stopped = mirrors.run(entry)
 
         assert (stopped.status, results(stopped)) == ("stopped", {"app:v1": "added"})

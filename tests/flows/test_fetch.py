@@ -12,7 +12,7 @@ from prefect_dist.mirror.run_report import RunReport, in_one_line
 from prefect_dist.ocispec import Digest, Platform, Reference
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.storage import ContentStore, open_store
-from prefect_dist.transfer.cancellation import Stopping, stopped_by
+from prefect_dist.transfer.cancellation import CancelToken, use_token
 from prefect_dist.transfer.events import ContentAdvanced, Event
 from tests import images
 from tests.fakes.faults import Answer, Cut, Fault, Flip, WithHeaders
@@ -405,13 +405,13 @@ def test_a_line_that_breaks_is_gone_on_with_inside_one_attempt(
 
 def test_a_run_that_is_stopped_begins_nothing_more(fetch: Fetch, store: ContentStore) -> None:
     image = images.image(260, layers=4)
-    stopping = Stopping()
+    cancel = CancelToken()
 
     def stop_at_config(event: Event) -> None:
         if isinstance(event, ContentAdvanced) and event.gained and event.descriptor.kind == "config":
-            stopping.request("asked to end")
+            cancel.request("asked to end")
 
-    with FakeRegistry() as registry, stopped_by(stopping), notify_also(stop_at_config):
+    with FakeRegistry() as registry, use_token(cancel), notify_also(stop_at_config):
         images.load(registry, "app", image, "v1")
         report, _ = fetch(f"{registry.host}/app:v1", concurrency=1, ends="CANCELLED")
         assert not [one for one in registry.requests if any(layer in one.path for layer in list(image.blobs)[1:])]

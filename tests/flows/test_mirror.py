@@ -72,7 +72,7 @@ def test_a_dry_run_says_what_a_run_then_does_and_changes_nothing(
     done = mirrors.run(*sync)
 
     assert results(done) == {"app:new": "added", "app:changed": "changed", "app:same": "same", "app:none": "failed"}
-    assert (done.tally.received, done.tally.sent) == (bytes_of(INDEX, changed), bytes_of(INDEX, changed))
+    assert (done.stats.received, done.stats.sent) == (bytes_of(INDEX, changed), bytes_of(INDEX, changed))
     heads = Counter(one.path for one in planning if one.method == "HEAD")
     carried = [one for one in mirrors.asked(source, target) if not (one.method == "HEAD" and heads.pop(one.path, 0))]
     assert plan["requests"] / 1.5 <= len(carried) <= plan["requests"] * 1.5
@@ -100,11 +100,11 @@ def test_each_digest_is_fetched_once_and_sent_once_to_each_registry(
             assert not lacking(place, f"{prefix}/{name}", built, "v1")
             writes = [one for one in asked if one.method in ("PUT", "POST") and f"/{prefix}/{name}/" in one.path]
             assert writes[-1].path == f"/v2/{prefix}/{name}/manifests/v1"
-    tally = report.tally
-    assert (tally.mounted, tally.existed) == (2 * (len(TWIN.blobs) - 1 + len(ONE.blobs)), 0)
+    stats = report.stats
+    assert (stats.mounted, stats.existed) == (2 * (len(TWIN.blobs) - 1 + len(ONE.blobs)), 0)
     manifests = [INDEX.manifests[0], INDEX.manifests[1], INDEX.manifests[-1], *TWIN.manifests, *ONE.manifests]
     sent = sum(map(len, {**INDEX.blobs, **TWIN.blobs}.values())) + sum(len(one.raw) for one in manifests)
-    assert (report.tally.received, tally.sent) == (bytes_of(INDEX, TWIN), 2 * sent)
+    assert (report.stats.received, stats.sent) == (bytes_of(INDEX, TWIN), 2 * sent)
 
 
 def test_each_descriptor_is_a_task_and_so_is_each_image_at_each_target(
@@ -150,7 +150,7 @@ def test_where_nothing_changed_each_tag_is_asked_for_once_at_each_place(
     assert summed(mirrors.asked(source)) == {"GET tags": 1, "HEAD manifests": 5}
     for place in (target, other):
         assert summed(mirrors.asked(place)) == {"HEAD manifests": 5}
-    assert (report.tally.received, report.tally.sent) == (0, 0)
+    assert (report.stats.received, report.stats.sent) == (0, 0)
     assert mirrors.locked() == before
 
 
@@ -203,7 +203,7 @@ def test_of_an_index_some_platforms_are_mirrored_alone(mirrors: Mirrors, source:
         mirrors.asked(source, target)
         report = mirrors.run(entry)
         assert report.status == "complete", report.errors()
-        assert (dry["fetch"]["bytes"], dry["send"]["bytes"]) == (report.tally.received, report.tally.sent)
+        assert (dry["fetch"]["bytes"], dry["send"]["bytes"]) == (report.stats.received, report.stats.sent)
         assert fetched(mirrors.asked(source)) == Counter({*OTHER.descriptors, INDEX.root.digest})
         assert not lacking(target, "app", OTHER)
         assert target.manifest("app", ONE.root.digest) is None

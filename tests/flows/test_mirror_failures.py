@@ -7,7 +7,7 @@ import pytest
 
 from prefect_dist.mirror.progress import notify_also
 from prefect_dist.ocispec.errors import InvalidInput
-from prefect_dist.transfer.cancellation import Stopping, ending, stopped_by
+from prefect_dist.transfer.cancellation import CancelToken, describe_stop, use_token
 from prefect_dist.transfer.events import ContentAdvanced, ContentFinished, Event
 from tests import images
 from tests.fakes.access import Basic, Bearer
@@ -172,8 +172,8 @@ def test_what_is_counted_stays_right_where_an_attempt_is_repeated(
     other.inject(Fault(method="POST", path=".*/uploads/", nth=1, times=3, action=Answer(503, (), b"")))
     report = mirrors.run(repository(source, target, other), retries=2)
     assert report.status == "complete", report.errors()
-    assert report.tally.received == bytes_of(*BUILT.values())
-    assert report.tally.sent == 2 * bytes_of(*BUILT.values())
+    assert report.stats.received == bytes_of(*BUILT.values())
+    assert report.stats.sent == 2 * bytes_of(*BUILT.values())
 
 
 def test_a_registry_that_finds_a_blob_unreadable_for_a_moment_is_asked_again(
@@ -203,13 +203,13 @@ def test_a_damaged_lock_file_is_told_before_anything_is_asked(
 def test_a_run_that_is_stopped_while_it_plans_reports_and_changes_nothing(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
-    stopping = Stopping()
+    cancel = CancelToken()
 
     def stop_at_first_bytes(event: Event) -> None:
         if isinstance(event, ContentAdvanced):
-            stopping.request("asked to end")
+            cancel.request("asked to end")
 
-    with stopped_by(stopping), notify_also(stop_at_first_bytes):
+    with use_token(cancel), notify_also(stop_at_first_bytes):
         report = mirrors.run(repository(source, target), concurrency=1)
 
     assert (report.status, set(results(report).values())) == ("stopped", {"failed"})
@@ -221,21 +221,21 @@ def test_a_run_that_is_stopped_while_it_plans_reports_and_changes_nothing(
 def test_a_run_that_is_stopped_reports_and_the_next_one_goes_on(
     mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
 ) -> None:
-    stopping = Stopping()
+    cancel = CancelToken()
     _, layer, _ = BUILT["v2"].blobs
 
     def stop_at_layer(event: Event) -> None:
         if isinstance(event, ContentFinished) and str(event.descriptor.digest) == layer:
-            stopping.request("asked to end")
+            cancel.request("asked to end")
 
     entry = repository(source, target)
-    with stopped_by(stopping), notify_also(stop_at_layer):
+    with use_token(cancel), notify_also(stop_at_layer):
         report = mirrors.run(entry)
 
     assert report.status == "stopped"
     assert "failed" in results(report).values()
     unreached = list(results(report).values()).count("failed")
-    assert report.errors() == [f"{unreached} target{'s' * (unreached > 1)} not reached: {ending('asked to end')}"]
+    assert report.errors() == [f"{unreached} target{'s' * (unreached > 1)} not reached: {describe_stop('asked to end')}"]
     assert "failed" not in {row["result"] for row in report.table()}
     before = fetched(mirrors.asked(source))
     sent = uploaded(mirrors.asked(target))

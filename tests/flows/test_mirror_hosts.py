@@ -7,7 +7,7 @@ import pytest
 
 from prefect_dist.flows import mirror_parts as parts
 from prefect_dist.mirror.progress import notify_also
-from prefect_dist.transfer.cancellation import Stopping, stopped_by
+from prefect_dist.transfer.cancellation import CancelToken, use_token
 from prefect_dist.transfer.events import Event, Notify, StepDone, Throttled
 from tests import images
 from tests.fakes.faults import Answer, Fault, Stall, WithHeaders
@@ -64,15 +64,15 @@ def test_images_are_published_while_another_registry_makes_the_run_wait(  # noqa
     method, path = throttled
     busy.inject(Fault(method=method, path=path, nth=None, action=Answer(429, (("Retry-After", str(LONG_S)),), b"")))
     first = {**repository(busy, target), "source": f"{busy.host}/more", "targets": [f"{target.host}/more"]}
-    stopping = Stopping()
+    cancel = CancelToken()
     published = list[str]()
 
     def stop(name: str) -> None:
         published.append(name)
         if len(published) == 2:
-            stopping.request("all others are published")
+            cancel.request("all others are published")
 
-    with stopped_by(stopping), notify_also(publications(stop)):
+    with use_token(cancel), notify_also(publications(stop)):
         report = mirrors.run(first, repository(source, target), concurrency=concurrency)
 
     assert report.status == "stopped"
@@ -92,15 +92,15 @@ def test_blobs_that_wait_for_one_registry_take_no_turn_from_the_images_of_anothe
     first = image(other, busy, "many:v1") if is_target else image(busy, target, "many:v1")
     method, path = ("HEAD" if is_target else "GET"), ".*/blobs/.*"
     busy.inject(Fault(method=method, path=path, times=4, action=Answer(429, (("Retry-After", str(30)),), b"")))
-    waiting, stopping, published = threading.Event(), Stopping(), list[str]()
+    waiting, cancel, published = threading.Event(), CancelToken(), list[str]()
     source.inject(Fault(method="GET", path=".*/tags/list", action=Stall(0, waiting)))
 
     def stop(name: str) -> None:
         published.append(name)
         if len(published) == 2:
-            stopping.request("all others are published")
+            cancel.request("all others are published")
 
-    with stopped_by(stopping), notify_also(publications(stop, waiting.set)):
+    with use_token(cancel), notify_also(publications(stop, waiting.set)):
         report = mirrors.run(first, repository(source, target), concurrency=4)
 
     assert sorted(published) == [f"{source.host}/app:v1", f"{source.host}/app:v2"]

@@ -96,7 +96,7 @@ def test_two_hundred_images_are_the_same_everywhere_each_digest_having_moved_onc
         assert report.status == "complete", report.errors()
         assert report.plan.count("add") == 400
         assert read(source.requests()[before:]) == Counter(ships.content.keys())
-        assert report.tally.received == sum(map(len, ships.content.values()))
+        assert report.stats.received == sum(map(len, ships.content.values()))
         for place in (target, closed):
             asked = place.requests()
             assert sent(asked) == Counter(ships.blobs.keys())

@@ -87,7 +87,7 @@ def test_a_signature_that_comes_later_is_brought_alone(mirrors: Mirrors, source:
     assert not lacking(target, "app", SIGNATURE, SIGNATURE_TAG) + lacking(target, "app", BILL)
     read = fetched(one for one in mirrors.asked(source) if "/referrers/" not in one.path)
     assert read.keys() == {*SIGNATURE.descriptors, *BILL.descriptors}
-    assert report.tally.received == bytes_of(SIGNATURE, BILL)
+    assert report.stats.received == bytes_of(SIGNATURE, BILL)
     assert sorted(mirrors.locked()[f"{target.host}/app:v1"]["referrers"]) == sorted([SIGNATURE.root.digest, BILL.root.digest])
     mirrors.asked(target)
     assert results(mirrors.run(wanted)) == {"app:v1": "same"}

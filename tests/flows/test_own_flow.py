@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from prefect_dist import DistError, InvalidInput, MirrorReport, RunFailed, RunReport, RunStopped
-from prefect_dist.transfer.cancellation import Stopped, Stopping, stopped_by
+from prefect_dist.transfer.cancellation import CancelToken, Stopped, use_token
 from tests import images
 from tests.fakes.faults import Call, Fault
 from tests.fakes.registry import FakeRegistry
@@ -134,10 +134,10 @@ def test_a_stopped_run_raises_an_error_of_its_own(prefect: PrefectServer, source
     from prefect_dist import fetch
 
     images.load(source, "app", BUILT, "v1")
-    stopping = Stopping()
-    source.inject(Fault(path="/v2/app/blobs/.*", action=Call(lambda: stopping.request("asked to end"))))
+    cancel = CancelToken()
+    source.inject(Fault(path="/v2/app/blobs/.*", action=Call(lambda: cancel.request("asked to end"))))
 
-    with stopped_by(stopping):
+    with use_token(cancel):
         state = call(fetch, [f"{source.host}/app:v1"], str(tmp_path / "store"))
 
     with pytest.raises(RunStopped) as raised:

@@ -9,7 +9,7 @@ from prefect_dist.flows import mirror_parts as module
 from prefect_dist.flows.mirror_parts import MOST_OPEN, MirrorParts
 from prefect_dist.mirror.plan import PlannedImage
 from prefect_dist.ocispec import Reference
-from prefect_dist.transfer.cancellation import Stopping
+from prefect_dist.transfer.cancellation import CancelToken
 from prefect_dist.transfer.walk_state import ImageState
 
 
@@ -26,7 +26,7 @@ def images(name: str, count: int) -> list[tuple[ImageState, PlannedImage]]:
 
 def test_the_next_part_is_admitted_when_one_ends() -> None:
     admitted = list[ImageState]()
-    with MirrorParts("run", Stopping()) as parts:
+    with MirrorParts("run", CancelToken()) as parts:
         parts.divide(images("a", 500), admitted.extend)
         assert len(admitted) == MOST_OPEN
         for count in range(1, 500 - MOST_OPEN + 1):
@@ -36,14 +36,14 @@ def test_the_next_part_is_admitted_when_one_ends() -> None:
 
 def test_parts_of_one_registry_do_not_keep_those_of_another_one_waiting() -> None:
     admitted = list[ImageState]()
-    with MirrorParts("run", Stopping()) as parts:
+    with MirrorParts("run", CancelToken()) as parts:
         parts.divide(images("a", 9), admitted.extend)
         parts.divide(images("b", 9), admitted.extend)
     assert [image.reference.host for image in admitted] == ["a.example"] * MOST_OPEN + ["b.example"] * MOST_OPEN
 
 
 def test_an_error_in_the_block_asks_tasks_to_end() -> None:
-    stopping = Stopping()
-    with pytest.raises(LookupError), MirrorParts("run", stopping):
+    cancel = CancelToken()
+    with pytest.raises(LookupError), MirrorParts("run", cancel):
         raise LookupError("no such record")
-    assert stopping.reason == "the run failed: no such record"
+    assert cancel.reason == "the run failed: no such record"

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
-from prefect_dist.transfer.cancellation import Stopping
+from prefect_dist.transfer.cancellation import CancelToken
 from prefect_dist.transfer.pool import Ok, Outcome, Pool, Raised, Unit
 
 if TYPE_CHECKING:
@@ -22,8 +22,8 @@ class HeldPool(Pool):
     is the largest number in flight at a time. `idle` are keys of units that wait for a registry: their first arguments.
     """
 
-    def __init__(self, run: Callable[["HeldPool", Any], None], *, window: int = 2, stopping: Stopping | None = None) -> None:
-        super().__init__(cast("Session", SimpleNamespace(stopping=stopping or Stopping())), window=window)
+    def __init__(self, run: Callable[["HeldPool", Any], None], *, window: int = 2, cancel: CancelToken | None = None) -> None:
+        super().__init__(cast("Session", SimpleNamespace(cancel=cancel or CancelToken())), window=window)
         self.started: list[Any] = []
         self.open: dict[Any, End] = {}
         self.idle: set[Hashable] = set()

@@ -9,7 +9,7 @@ from prefect_dist.ocispec.errors import Conflict, DistError, NotFound
 from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.transfer.delivery import Publication
 from prefect_dist.transfer.session import Session
-from prefect_dist.transfer.stats import Tally
+from prefect_dist.transfer.stats import TransferStats
 from tests import images
 from tests.fakes.faults import Answer, Call, Fault
 from tests.fakes.registry import FakeRegistry
@@ -27,9 +27,9 @@ MANIFEST = ONE.root.size
 
 def publish(session: Session, root: Descriptor, target: Reference) -> tuple[int, int]:
     """Publish an image; the bytes that were sent and the blobs that were mounted for it."""
-    before = session.tally
+    before = session.stats
     session.publish(Publication(root=root, target=target))
-    return session.tally.sent - before.sent, session.tally.mounted - before.mounted
+    return session.stats.sent - before.sent, session.stats.mounted - before.mounted
 
 
 def test_what_was_delivered_is_not_asked_for_when_the_image_is_published(session: Session, target: FakeRegistry) -> None:
@@ -93,7 +93,7 @@ def test_content_that_several_images_of_one_registry_want_at_once_is_sent_once(s
     with ThreadPoolExecutor(8) as executor:
         for blob in blobs:
             list(executor.map(lambda place, blob=blob: session.deliver(blob, place), places))
-    assert session.tally == Tally(sent=SIZE, mounted=7 * len(blobs), mounted_bytes=7 * SIZE)
+    assert session.stats == TransferStats(sent=SIZE, mounted=7 * len(blobs), mounted_bytes=7 * SIZE)
 
 
 SOME = (Platform.parse("linux/arm64"),)
@@ -196,7 +196,7 @@ def test_images_that_share_layers_come_to_one_repository_of_the_cncf_registry(se
     places = [Reference.parse(f"{registry.host}/delivery/r{number // 8}:v{number}") for number in range(64)]
     with ThreadPoolExecutor(16) as executor:
         list(executor.map(lambda place: publish(session, root, place), places))
-    assert session.tally == Tally(sent=SIZE + 65 * MANIFEST, mounted=8 * len(ONE.blobs), mounted_bytes=8 * SIZE)
+    assert session.stats == TransferStats(sent=SIZE + 65 * MANIFEST, mounted=8 * len(ONE.blobs), mounted_bytes=8 * SIZE)
 
 
 def test_a_failure_lets_who_waits_try(session: Session, target: FakeRegistry) -> None:
@@ -221,7 +221,7 @@ def test_what_the_same_registry_has_is_mounted_from_where_it_was_read(session: S
     for digest, data in ONE.blobs.items():
         blob = Descriptor(media_type=images.OCI_LAYER, digest=Digest.parse(digest), size=len(data))
         session.deliver(blob, at(target, "copy:v1"), origin=at(target, "source:v1"))
-    assert session.tally == Tally(mounted=len(ONE.blobs), mounted_bytes=SIZE)
+    assert session.stats == TransferStats(mounted=len(ONE.blobs), mounted_bytes=SIZE)
     assert {one.query.split("from=")[1] for one in target.requests if one.method == "POST"} == {"source"}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from prefect_dist.ocispec import Digest, Reference
-from prefect_dist.transfer.cancellation import Stopped, Stopping
+from prefect_dist.transfer.cancellation import CancelToken, Stopped
 from prefect_dist.transfer.gate import Candidate, Gate, GateFailed, Veto, ask
 from tests.peers.processes import poll_until
 
@@ -72,12 +72,12 @@ def test_a_program_that_cannot_be_asked_has_failed(command: tuple[str, ...], mes
 
 
 def test_a_run_that_is_ended_ends_its_gates_with_all_that_they_started(tmp_path: Path) -> None:
-    stopping, pid = Stopping(), tmp_path / "pid"
+    cancel, pid = CancelToken(), tmp_path / "pid"
 
     def check() -> None:
         if pid.exists() and pid.read_text().strip():
-            stopping.set("interrupted")
-        stopping.check()
+            cancel.set("interrupted")
+        cancel.check()
 
     with pytest.raises(Stopped, match="interrupted"):
         shell(f"sh -c 'echo $$ > {pid}; exec sleep 600'", check=check)

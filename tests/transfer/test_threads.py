@@ -95,7 +95,7 @@ def test_a_retry_after_is_no_retry_and_frees_a_place_in_the_window(session: Sess
 
 def test_a_wait_ends_when_the_run_is_cancelled(session: Session) -> None:
     def throttle(running: Session) -> None:
-        threading.Timer(0.1, running.stopping.set, ["interrupted"]).start()
+        threading.Timer(0.1, running.cancel.set, ["interrupted"]).start()
         raise throttled(600)
 
     with ThreadPool(session, window=1) as pool:

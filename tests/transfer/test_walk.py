@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import Unavailable
-from prefect_dist.transfer.cancellation import Stopping
+from prefect_dist.transfer.cancellation import CancelToken
 from prefect_dist.transfer.events import ignore_event
 from prefect_dist.transfer.pool import Failed
 from prefect_dist.transfer.walk import Walk
@@ -20,9 +20,9 @@ def image(number: int) -> ImageState:
 
 
 def walk(
-    policy: FetchingPolicy, run: Callable[[HeldPool, object], None], stopping: Stopping | None = None
+    policy: FetchingPolicy, run: Callable[[HeldPool, object], None], cancel: CancelToken | None = None
 ) -> tuple[Walk, HeldPool]:
-    pool = HeldPool(run, stopping=stopping)
+    pool = HeldPool(run, cancel=cancel)
     return Walk(EmptyStore(), policy, pool, ignore_event), pool
 
 
@@ -60,17 +60,17 @@ def test_an_image_that_is_added_at_the_failure_of_another_one_fails_once() -> No
 
 
 def test_a_stop_ends_images_that_are_added_after_it() -> None:
-    stopping, waiting, ended = Stopping(), [image(number) for number in range(3)], list[ImageState]()
+    cancel, waiting, ended = CancelToken(), [image(number) for number in range(3)], list[ImageState]()
 
     def begin_next(one: ImageState) -> None:
-        stopping.set("terminated")
+        cancel.set("terminated")
         one.root = Descriptor(media_type=ROOT.media_type, digest=Digest.of(str(len(waiting)).encode()), size=1)
         ended.append(one)
         if waiting:
             waiting[-1].root = one.root
             walking.add([waiting.pop()])
 
-    walking, pool = walk(FetchingPolicy(begin_next), end_fetched, stopping)
+    walking, pool = walk(FetchingPolicy(begin_next), end_fetched, cancel)
     walking.run([waiting.pop()])
     assert [bool(report.failures) for report in walking.reports(ended)] == [False, True, True]
     assert pool.runs == 1

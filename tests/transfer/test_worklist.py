@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prefect_dist.ocispec.errors import NotFound
-from prefect_dist.transfer.cancellation import Stopped, Stopping
+from prefect_dist.transfer.cancellation import CancelToken, Stopped
 from prefect_dist.transfer.pool import Failed, Lane, Ok, Raised, Unit, Worklist
 from tests.transfer.pools import HeldPool, end_at_once
 
@@ -133,13 +133,13 @@ def test_an_exception_that_ends_the_run_is_raised_where_outcomes_are_read() -> N
 
 
 def test_items_that_were_not_started_end_as_stopped_once_the_run_is_cancelled() -> None:
-    stopping = Stopping()
+    cancel = CancelToken()
 
-    def cancel(pool: HeldPool, item: int) -> None:
-        stopping.set("terminated")
+    def cancel_run(pool: HeldPool, item: int) -> None:
+        cancel.set("terminated")
         pool.finish(item, Ok(item))
 
-    pool = HeldPool(cancel, window=1, stopping=stopping)
+    pool = HeldPool(cancel_run, window=1, cancel=cancel)
     made = Worklist(pool, unit_of)
     made.add(range(3))
     (_, first), *others = made
