@@ -26,7 +26,7 @@ from prefect.exceptions import CancelledRun, FailedRun
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Failed
 
-from prefect_dist.flows.background import awaited
+from prefect_dist.flows.background import drained
 from prefect_dist.flows.final_state import finish
 from prefect_dist.flows.pool import RUNNER
 from prefect_dist.flows.results import keep_no_task_results
@@ -62,7 +62,7 @@ def _ending(name: str, function: Callable[P, R]) -> Callable[P, State[Any]]:
     def run(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         _drop_traceback_of_process()
         storage = keep_no_task_results()
-        with _terminable(), _frozen(), awaited():
+        with _terminable(), _frozen(), drained():
             try:
                 return finish(name, function(*args, **kwargs), storage)
             except Stopped as exc:

@@ -1,7 +1,7 @@
-"""Calls to Prefect that run beside the work, such as those that write artifacts: the work does not wait for them, its end does.
+"""Calls to Prefect in the background, such as those that write artifacts. A run waits for them only at its end.
 
 A busy server answers late, and a run that made one call after the other would wait each time (docs/performance.md). A call that
-fails is a warning, and no reason for a run to fail.
+fails is a warning, and does not fail the run.
 """
 
 import logging
@@ -18,9 +18,9 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def awaited() -> Iterator[None]:
-    """Leave the block only when all is done that was begun in it with `meanwhile`."""
-    with ThreadPoolExecutor(_MOST_AT_ONCE, thread_name_prefix="meanwhile") as executor:
+def drained() -> Iterator[None]:
+    """Wait at the end of this block for all calls that were submitted in it."""
+    with ThreadPoolExecutor(_MOST_AT_ONCE, thread_name_prefix="background") as executor:
         token = _EXECUTOR.set(executor)
         try:
             yield
@@ -28,21 +28,21 @@ def awaited() -> Iterator[None]:
             _EXECUTOR.reset(token)
 
 
-def meanwhile(what: str, tell: Callable[[], object]) -> None:
-    """Have something told in a thread of its own, in the present context."""
+def submit(what: str, call: Callable[[], object]) -> None:
+    """Make a call in a thread of its own, in the current context. `what` names it in a warning."""
 
-    def tolerantly() -> None:
-        with tolerated(what):
-            tell()
+    def call_or_warn() -> None:
+        with best_effort(what):
+            call()
 
-    _EXECUTOR.get().submit(copy_context().run, tolerantly)
+    _EXECUTOR.get().submit(copy_context().run, call_or_warn)
 
 
 @contextmanager
-def tolerated(what: str) -> Iterator[None]:
+def best_effort(what: str) -> Iterator[None]:
     """Log a failed call to Prefect.
 
-    A warning, unless the API cannot be reached: then the end of the run says so, once.
+    This is a warning, unless the API cannot be reached: the end of the run reports that once.
     """
     try:
         yield

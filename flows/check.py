@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 from prefect_dist.flows import metrics
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.exclusive import only_run
-from prefect_dist.flows.loading import called, opened
+from prefect_dist.flows.loading import display_name, load_run_config
 from prefect_dist.flows.mirror_parts import MirrorParts
 from prefect_dist.flows.mirror_run import MirrorEvents
 from prefect_dist.flows.parameters import (
@@ -22,7 +22,7 @@ from prefect_dist.flows.parameters import (
     labelled,
 )
 from prefect_dist.flows.pool import PrefectPool
-from prefect_dist.flows.progress_artifact import watched
+from prefect_dist.flows.progress_artifact import publish_run_progress
 from prefect_dist.flows.slots import leased
 from prefect_dist.mirror.check import check_mirror
 from prefect_dist.mirror.check_report import CheckReport
@@ -33,7 +33,7 @@ from prefect_dist.transfer.session import open_session
 
 def _run_name() -> str:
     given = flow_run.parameters
-    return f"check {called(given['config'])}{' and repair' if given['repair'] else ''}"
+    return f"check {display_name(given['config'])}{' and repair' if given['repair'] else ''}"
 
 
 @flow_of("check", run_name=_run_name)
@@ -52,13 +52,13 @@ def check(
     network: Reached = None,
 ) -> CheckReport:
     """See that every tag of a mirror stands for what its lock file says, and that all below and about it is there."""
-    wanted, spec = opened(config, store, store_options, network, dialect=dialect, to=to, may_be_lock=True)
+    wanted, spec = load_run_config(config, store, store_options, network, dialect=dialect, to=to, may_be_lock=True)
     workers, entries = concurrency or wanted.concurrency, (*wanted.entries, *wanted.seed)
     hosts = {host for entry in entries for host in entry.target_hosts}
     hosts |= {entry.source_host for entry in entries} if repair else set()
     with (
         only_run("check", config, label=wanted.name),
-        watched(planning=0.5 if repair else 1) as notify,
+        publish_run_progress(planning=0.5 if repair else 1) as notify,
         leased(spec, hosts, workers=workers, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
     ):

@@ -20,7 +20,7 @@ from prefect_dist.flows.parameters import (
 )
 from prefect_dist.flows.parts import Parts
 from prefect_dist.flows.pool import PrefectPool
-from prefect_dist.flows.progress_artifact import watched
+from prefect_dist.flows.progress_artifact import publish_run_progress
 from prefect_dist.flows.slots import leased
 from prefect_dist.mirror.fetch import fetch_images
 from prefect_dist.mirror.hosts_file import CONCURRENCY
@@ -73,7 +73,7 @@ def fetch_into(
     """Fetch images in the current flow run; see `mirror.fetch`."""
     named = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
     with (
-        watched() as notify,
+        publish_run_progress() as notify,
         leased(spec, (one.host for one in named), workers=concurrency, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
     ):

@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import State
 from prefect.context import FlowRunContext
 from prefect.states import Cancelled, Completed, Failed
 
-from prefect_dist.flows.background import meanwhile
+from prefect_dist.flows.background import submit
 from prefect_dist.flows.results import data_of_state
 from prefect_dist.mirror.progress import collect
 from prefect_dist.mirror.run_report import Report, Status, in_one_line
@@ -81,7 +81,7 @@ def tabulate(rows: Sequence[Mapping[str, str | int]], *, key: str, description: 
 
 
 def _show(artifact: Artifact) -> None:
-    meanwhile(f"the artifact {artifact.key}", artifact.create)
+    submit(f"the artifact {artifact.key}", artifact.create)
 
 
 def _summary(key: str, report: Report) -> str:

@@ -1,4 +1,4 @@
-"""What a run of a mirror is opened from: its configuration, and beside it what the run was told, which wins."""
+"""Loads the configuration of a mirror run. Parameters of the run take precedence over the configuration."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,17 @@ from prefect_dist.mirror.locked import from_lock, is_lock
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.transfer.session import SessionSpec
 
-# What messages call a configuration that is the parameter itself, unless it has a name.
+# The name in messages of a configuration that is the text of a parameter and has no name.
 _TEXT = "configuration"
 _NAME = re.compile(r"^name:[ \t]*([A-Za-z0-9][A-Za-z0-9._-]*)[ \t]*(?:#.*)?$", re.MULTILINE)
 
 
 def read(config: str, dialect: Dialect = "dist", *, to: Sequence[str] = (), may_be_lock: bool = False) -> Mirror:
-    """A configuration: `block:NAME`, a path or URL, or the text of one itself; a lock file, if it may be one.
+    """Return a configuration from `block:NAME`, a path, a URL or its text; from a lock file if `may_be_lock`.
 
     Raises:
-        InvalidInput: it is wrong, or not there.
-        Denied, Unavailable: the file system of a URL.
+        InvalidInput: the configuration is invalid or missing.
+        Denied, Unavailable: an error of the file system of a URL.
     """
     if _is_text(config):
         return understood(yamlfile.parsed(config.encode(), _TEXT, is_file=False), dialect, to=to)
@@ -37,7 +37,7 @@ def read(config: str, dialect: Dialect = "dist", *, to: Sequence[str] = (), may_
     return understood(document, dialect, to=to)
 
 
-def opened(
+def load_run_config(
     config: str,
     store: str | None,
     store_options: Mapping[str, Any],
@@ -47,20 +47,20 @@ def opened(
     to: Sequence[str] = (),
     may_be_lock: bool = False,
 ) -> tuple[Mirror, SessionSpec]:
-    """A configuration, whose warnings go to the run's log, and what the run's session is opened from.
+    """Return a configuration and the specification of the run's session. Log the warnings of the configuration.
 
     Raises:
-        InvalidInput: it is wrong, or nobody says which store.
+        InvalidInput: the configuration is invalid, or no store is given.
         Denied, Unavailable: see `read`.
     """
     wanted = read(config, dialect, to=to, may_be_lock=may_be_lock)
     for warning in wanted.warnings:
         get_run_logger().warning("%s", warning)
-    return wanted, specified(wanted, store, store_options, network)
+    return wanted, mirror_session_spec(wanted, store, store_options, network)
 
 
-def called(config: str) -> str:
-    """What to call a configuration, before it is read."""
+def display_name(config: str) -> str:
+    """Return the name of a configuration for messages, before it is read."""
     if not _is_text(config):
         return Path(config.removeprefix("block:")).stem
     said = _NAME.search(config)
@@ -71,11 +71,13 @@ def _is_text(config: str) -> bool:
     return "\n" in config or config.lstrip().startswith("{")
 
 
-def specified(wanted: Mirror, store: str | None, store_options: Mapping[str, Any], network: Network | None) -> SessionSpec:
-    """What the session of a run is opened from.
+def mirror_session_spec(
+    wanted: Mirror, store: str | None, store_options: Mapping[str, Any], network: Network | None
+) -> SessionSpec:
+    """Return the specification of the session of a mirror run.
 
     Raises:
-        InvalidInput: nobody says which store; or see `flows.parameters.session_spec`.
+        InvalidInput: no store is given; or see `flows.parameters.session_spec`.
     """
     place = store or wanted.store
     if place is None:

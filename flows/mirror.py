@@ -8,7 +8,7 @@ from prefect.runtime import flow_run
 from prefect_dist.flows import metrics
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.exclusive import only_run
-from prefect_dist.flows.loading import called, opened
+from prefect_dist.flows.loading import display_name, load_run_config
 from prefect_dist.flows.mirror_run import run
 from prefect_dist.flows.parameters import (
     Configuration,
@@ -28,7 +28,7 @@ from prefect_dist.transfer.attempts import RETRIES
 
 def _run_name() -> str:
     what = "plan mirror" if flow_run.parameters["dry_run"] else "mirror"
-    return f"{what} {called(flow_run.parameters['config'])}"
+    return f"{what} {display_name(flow_run.parameters['config'])}"
 
 
 @flow_of("mirror", run_name=_run_name)
@@ -45,7 +45,7 @@ def mirror(
     network: Reached = None,
 ) -> MirrorReport:
     """Bring what a configuration wants to its targets: changed images alone, each piece of content once per registry."""
-    wanted, spec = opened(config, store, store_options, network, dialect=dialect, to=to)
+    wanted, spec = load_run_config(config, store, store_options, network, dialect=dialect, to=to)
     job = MirrorJob(
         name=f"mirror {wanted.name}",
         entries=wanted.entries,

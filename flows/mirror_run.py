@@ -7,7 +7,7 @@ from prefect_dist.flows.final_state import tabulate
 from prefect_dist.flows.mirror_parts import MirrorParts
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.prefect_events import Reason, emit_failure, emit_mirrored
-from prefect_dist.flows.progress_artifact import watched
+from prefect_dist.flows.progress_artifact import publish_run_progress
 from prefect_dist.flows.slots import leased
 from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.plan import Plan, TargetAction
@@ -25,7 +25,7 @@ def run(job: MirrorJob, spec: SessionSpec, *, concurrency: int, retries: int) ->
     """
     hosts = job.target_hosts | (frozenset() if spec.offline else job.source_hosts)
     with (
-        watched(planning=1 if job.is_dry else 0.1) as notify,
+        publish_run_progress(planning=1 if job.is_dry else 0.1) as notify,
         leased(spec, hosts, workers=concurrency, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
     ):

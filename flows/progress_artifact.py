@@ -1,7 +1,7 @@
-"""An artifact of the current flow run, `progress`, that shows how far the run is while it goes.
+"""Publishes the progress of the current flow run as its artifact `progress`.
 
-One thread looks once a second, and asks Prefect's API for something only if there is news: what a run costs does not depend on
-how much happens in it. A run that is over before has the artifact, too.
+One thread checks the progress once a second, and calls Prefect's API only if it changed: the cost of a run does not depend on
+the number of its events. A run that ends within a second has the artifact, too.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import ArtifactUpdate
 
 from prefect_dist.flows.api import client
-from prefect_dist.flows.background import meanwhile, tolerated
+from prefect_dist.flows.background import best_effort, submit
 from prefect_dist.flows.prefect_events import emit_corruption
 from prefect_dist.mirror.progress import LogWriter, ProgressCounter, add_callers_listener
 from prefect_dist.transfer.cancellation import current_token
@@ -23,68 +23,68 @@ from prefect_dist.transfer.events import Notify, combine_listeners
 
 _EVERY_S = 1.0
 _WHAT = "the progress of the run"
-# What says that a run has done all; what has not, or is not over, shows less.
+# The percentage of a run that has done all, and the most for any other run.
 _WHOLE, _MOST = 100.0, 99.9
 
 
-class Course(Protocol):
-    """What knows how far a run is. Asked by another thread than the run's."""
+class ProgressSource(Protocol):
+    """The progress of a run. Its methods are called by another thread than that of the run."""
 
     def fraction(self) -> float:
-        """How much of what is known to be done is: 0 to 1."""
+        """Return the fraction of the known work that is done, 0 to 1."""
 
     def words(self) -> str:
-        """The same for people."""
+        """Return the progress as text."""
 
     def lacks(self) -> bool:
-        """Whether something of it failed, and nothing more is done about that."""
+        """Return whether some of the work failed and is not tried again."""
 
 
 @contextmanager
-def watched(*, planning: float = 0) -> Iterator[Notify]:
-    """Yield the `notify` of the current flow run, and keep its progress artifact; `planning`: see `ProgressCounter`.
+def publish_run_progress(*, planning: float = 0) -> Iterator[Notify]:
+    """Yield the `notify` of the current flow run, and publish its progress; `planning`: see `ProgressCounter`.
 
     It writes the log, notifies the caller's listener, counts the progress, and emits Prefect events for corrupt content.
     """
     counter = ProgressCounter(planning=planning)
-    with shown(counter):
+    with publish_progress(counter):
         yield combine_listeners(add_callers_listener(LogWriter(get_run_logger())), counter, emit_corruption)
 
 
 @contextmanager
-def shown(course: Course) -> Iterator[None]:
-    """Have the artifact show a course, until the block is left: that all is done then, unless something failed or was ended."""
+def publish_progress(source: ProgressSource) -> Iterator[None]:
+    """Publish the progress of a source during this block. The last update is 100 % unless work failed or was cancelled."""
     over, done = Event(), False
-    artifact = _Artifact(course, client())
+    artifact = _Artifact(source, client())
 
     def keep() -> None:
         while not over.wait(_EVERY_S):
             artifact.show()
         artifact.show(done=done)
 
-    meanwhile(_WHAT, keep)
+    submit(_WHAT, keep)
     try:
         yield
-        done = current_token().reason is None and not course.lacks()
+        done = current_token().reason is None and not source.lacks()
     finally:
         over.set()
 
 
 class _Artifact:
-    """What Prefect shows."""
+    """The artifact of one run."""
 
-    def __init__(self, course: Course, client: SyncPrefectClient) -> None:
-        self._course, self._client = course, client
+    def __init__(self, source: ProgressSource, client: SyncPrefectClient) -> None:
+        self._source, self._client = source, client
         self._id: Any = None
         self._last: tuple[float, str] | None = None
 
     def show(self, *, done: bool = False) -> None:
-        """Have it shown, if it is news."""
-        percent = _WHOLE if done else min(round(_WHOLE * self._course.fraction(), 1), _MOST)
-        news = percent, self._course.words()
+        """Update the artifact if the progress changed."""
+        percent = _WHOLE if done else min(round(_WHOLE * self._source.fraction(), 1), _MOST)
+        news = percent, self._source.words()
         if news == self._last:
             return
-        with tolerated(_WHAT):
+        with best_effort(_WHAT):
             if self._id is None:
                 self._id = create_progress_artifact(news[0], key="progress", description=news[1])
             else:

@@ -10,7 +10,7 @@ from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.ascent import Ascent, Delivered
 from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
 from prefect_dist.flows.pool import PrefectPool
-from prefect_dist.flows.progress_artifact import watched
+from prefect_dist.flows.progress_artifact import publish_run_progress
 from prefect_dist.flows.slots import leased
 from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.hosts_file import CONCURRENCY
@@ -165,7 +165,7 @@ def push(
     to = Reference.parse(expand(target))
     spec = session_spec(store, store_options, network)
     with (
-        watched() as notify,
+        publish_run_progress() as notify,
         leased(spec, (to.host,), workers=concurrency, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
     ):

@@ -12,7 +12,7 @@ from prefect.runtime import flow_run
 from prefect_dist.flows import metrics
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.exclusive import only_run
-from prefect_dist.flows.loading import called, opened, specified
+from prefect_dist.flows.loading import display_name, load_run_config, mirror_session_spec
 from prefect_dist.flows.mirror_run import run
 from prefect_dist.flows.parameters import (
     ConfiguredConcurrency,
@@ -38,7 +38,7 @@ def _run_name() -> str:
     given = flow_run.parameters
     what = "plan seed" if given["dry_run"] else "seed"
     if given["config"] is not None:
-        return f"{what} {called(given['config'])}"
+        return f"{what} {display_name(given['config'])}"
     images = Path(given["file"]).name if given["file"] is not None else format_count(len(given["images"]), "image")
     return f"{what} {images} to {', '.join(given['to'])}"
 
@@ -80,7 +80,7 @@ def seed(
 ) -> MirrorReport:
     """Bring many images to many registries, each under its own repository and tag; what is there is not sent again."""
     if config is not None:
-        wanted, spec = opened(config, store, store_options, network)
+        wanted, spec = load_run_config(config, store, store_options, network)
     else:
         wanted = seeding(
             to,
@@ -91,7 +91,7 @@ def seed(
             referrers=referrers,
             lock=lock,
         )
-        spec = specified(wanted, store, store_options, network)
+        spec = mirror_session_spec(wanted, store, store_options, network)
     if not wanted.seed:
         raise InvalidInput(f"{wanted.path}: expected a section seed, there is none")
     job = MirrorJob(

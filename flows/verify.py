@@ -13,7 +13,7 @@ from prefect_dist.flows.fetch import fetch_into
 from prefect_dist.flows.parameters import Concurrency, Reached, Store, StoreOptions, labelled, session_spec
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.prefect_events import emit_corruption
-from prefect_dist.flows.progress_artifact import shown
+from prefect_dist.flows.progress_artifact import publish_progress
 from prefect_dist.mirror.causes import Cause, grouped_lines
 from prefect_dist.mirror.progress import LogWriter
 from prefect_dist.mirror.run_report import RunReport, Status, moved, pace
@@ -151,7 +151,7 @@ def verify(
     spec = session_spec(store, store_options, network)
     hashing = _Hashing()
     notify = combine_listeners(LogWriter(get_run_logger()), emit_corruption)
-    with shown(hashing), open_session(spec, notify=notify) as opened:
+    with publish_progress(hashing), open_session(spec, notify=notify) as opened:
         opened.store.require()
         outcomes = _verify_all(PrefectPool(opened, window=concurrency), hashing)
         names, unreadable = opened.store.names.read()

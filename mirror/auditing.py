@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from prefect_dist.mirror.check_report import Audits
 from prefect_dist.mirror.entry import Entry
-from prefect_dist.mirror.entry_index import Origins
+from prefect_dist.mirror.entry_index import EntryIndex
 from prefect_dist.mirror.lock import Locked, Records
 from prefect_dist.mirror.plan import PlannedImage, SyncItem, TargetAction, with_backup
 from prefect_dist.ocispec import Descriptor, Reference
@@ -24,7 +24,7 @@ class Auditing:
 
     def __init__(self, pool: Pool, notify: Notify, entries: Sequence[Entry]) -> None:
         self._pool, self._notify = pool, notify
-        self._origins = Origins(entries)
+        self._entry_index = EntryIndex(entries)
 
     def look(self, locked: Records) -> Audits:
         """Audit all targets that are locked and still wanted."""
@@ -52,7 +52,7 @@ class Auditing:
         """Return the images to repair with the places of their content, and the reasons why others cannot be repaired."""
 
         def unit(target: Reference) -> Unit:
-            record, entry = locked[target], self._origins.of(target, locked[target])
+            record, entry = locked[target], self._entry_index.first(target, locked[target])
             origin, is_rewritten = Reference.parse(record.source), entry is not None and entry.rewrite_index
             return Unit(
                 work=units.locate,
@@ -74,7 +74,7 @@ class Auditing:
         return images, lost
 
     def _image(self, target: Reference, record: Locked, old: Descriptor | None, root: Descriptor) -> PlannedImage:
-        entry = self._origins.of(target, record)
+        entry = self._entry_index.first(target, record)
         if entry is None:
             raise ValueError(f"{target}: only what an entry wants is looked into")
         item = SyncItem(entry=entry, source=Reference.parse(record.source), targets=(target,))
@@ -82,7 +82,7 @@ class Auditing:
         return PlannedImage(item=item, root=root, content=(), sent=(), actions=(action,))
 
     def _is_wanted(self, target: Reference, record: Locked) -> bool:
-        return record.mirrored is not None and record.unwanted is None and self._origins.of(target, record) is not None
+        return record.mirrored is not None and record.unwanted is None and self._entry_index.first(target, record) is not None
 
 
 def _expected(target: Reference, record: Locked) -> Expected:

@@ -1,6 +1,6 @@
-"""What a mirror run writes into its lock file: before it changes anything, and once it is known what came of it.
+"""The records that a mirror run writes into its lock file: before it changes a target, and when the results are known.
 
-Other runs may have the file, too: what they wrote since this one read it stays.
+Other runs may share the file: the records that they wrote after this run read it stay.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ from prefect_dist.transfer.removal import Removed
 Referrers = Mapping[Digest, str | None]
 
 
-def intended(plan: Plan, locked: Records) -> Records:
+def record_intent(plan: Plan, locked: Records) -> Records:
     """Return the records plus those of all images that are about to be published: a killed run leaves no tag without one."""
     intentions = {action.target: _intention(action, locked) for action in plan.actions if action.is_due}
     return _wanted_again(plan, {**locked, **intentions})
 
 
-def concluded(report: MirrorReport, replaced: Records, locked: Records) -> Records:
+def record_results(report: MirrorReport, replaced: Records, locked: Records) -> Records:
     """Return the records after a run: of each target that has its image, and of tags that are not wanted any more.
 
     `replaced` are the records in place of which this run wrote its intentions. A target that did not get its image has that
@@ -119,7 +119,7 @@ def _replaced_digest(action: TargetAction, known: Locked | None) -> Digest | Non
 
 
 def _record(action: TargetAction, locked: Records, *, mirrored: datetime | None, referrers: Referrers) -> Locked:
-    """What is known of a step's target; `referrers` are those that came along beside those that were known."""
+    """Return the record of the target of an action. `referrers` are added to those of the record before."""
     if action.new is None:
         raise ValueError(f"{action.target}: an action that failed has no record")
     known = locked.get(action.target)

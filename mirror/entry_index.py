@@ -1,4 +1,4 @@
-"""From which entry of a configuration what is at a target came."""
+"""Finds the entries of a configuration that can have mirrored an image to a target."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -8,19 +8,19 @@ from prefect_dist.mirror.lock import Locked
 from prefect_dist.ocispec import Reference
 
 
-class Origins:
-    """Finds entries by what they brought, or would bring if they still chose it."""
+class EntryIndex:
+    """The entries of a configuration, by their source."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._by_source = defaultdict[str, list[Entry]](list)
         for entry in entries:
             self._by_source[entry.source].append(entry)
 
-    def of(self, target: Reference, record: Locked) -> Entry | None:
+    def first(self, target: Reference, record: Locked) -> Entry | None:
         """Return the first entry that can have mirrored the image to the target, None if there is none."""
-        return next(self.each(target, record), None)
+        return next(self.all(target, record), None)
 
-    def each(self, target: Reference, record: Locked) -> Iterator[Entry]:
+    def all(self, target: Reference, record: Locked) -> Iterator[Entry]:
         """Return all entries whose source has the image, chosen or not, and whose names for it include the target."""
         source = Reference.parse(record.source)
         places = {"image": str(source), "repository": source.locator, "registry": source.host}

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from prefect_dist.mirror.claims import Claims
 from prefect_dist.mirror.entry import Entry
-from prefect_dist.mirror.entry_index import Origins
+from prefect_dist.mirror.entry_index import EntryIndex
 from prefect_dist.mirror.lock import Locked, Records
 from prefect_dist.mirror.retention import Retention
 from prefect_dist.ocispec import Descriptor, Digest, Reference
@@ -458,13 +458,13 @@ def find_orphans(
     The limit is one for the run: a tag is due if fewer tags than its entry allows are due before it, whichever entries these
     are from.
     """
-    now, wanted, origins = datetime.now(UTC), _Wanted(images, trusted, locked), Origins(entries)
+    now, wanted, index = datetime.now(UTC), _Wanted(images, trusted, locked), EntryIndex(entries)
     made = ((target, record) for target, record in locked.items() if record.own and not is_listing(target.tag or ""))
     unwanted = [(target, record) for target, record in made if not wanted.has(target)]
     retention = retention or Retention()
     found, due = list[OrphanTag](), 0
     for target, record in sorted(unwanted, key=lambda item: (item[1].unwanted or now, str(item[0]))):
-        made_by, since = list(origins.each(target, record)), record.unwanted or now
+        made_by, since = list(index.all(target, record)), record.unwanted or now
         if not made_by:
             found.append(OrphanTag(target=target, record=record, since=None, most=None, is_due=False))
             continue

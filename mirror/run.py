@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from prefect_dist.mirror.applying import Applying, MirrorScopes
-from prefect_dist.mirror.bookkeeping import concluded, intended
+from prefect_dist.mirror.bookkeeping import record_intent, record_results
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Lock, Locked, Records
 from prefect_dist.mirror.mirror_policy import MirrorObserver
@@ -120,7 +120,7 @@ class _PlanReceiver:
                 self.replaced[action.target] = locked[action.target]
             else:
                 self.replaced.pop(action.target, None)
-        return intended(plan, locked)
+        return record_intent(plan, locked)
 
     def _is_wanted_again(self, action: TargetAction) -> bool:
         record = self._locked.get(action.target)
@@ -135,7 +135,7 @@ class _PlanReceiver:
 def _record(lock: Lock, report: MirrorReport, before: Records, notify: Notify) -> MirrorReport:
     """Write the results into the lock file. Return the report."""
     try:
-        lock.update(partial(concluded, report, before))
+        lock.update(partial(record_results, report, before))
     except DistError as exc:
         notify(StepFailed(str(exc)))
         return replace(report, more=(*report.more, f"results are not in the lock file: {exc}"))

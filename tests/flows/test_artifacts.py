@@ -313,7 +313,7 @@ def test_fetch_push_and_what_keeps_a_store_show_the_same(
 def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
     """One update a second at most, from one thread, whatever happens meanwhile."""
     from prefect_dist.flows._flow import flow_of
-    from prefect_dist.flows.progress_artifact import shown
+    from prefect_dist.flows.progress_artifact import publish_progress
     from prefect_dist.mirror.run_report import RunReport
 
     layers = [Descriptor(media_type=images.OCI_LAYER, digest=Digest.of(bytes([n])), size=1024**2) for n in range(4)]
@@ -333,7 +333,7 @@ def test_progress_moves_while_a_run_goes(prefect: PrefectServer) -> None:
 
         counter = ProgressCounter()
         asked.append(str(flow_run.id))
-        with shown(counter):
+        with publish_progress(counter):
             for layer in layers:
                 counter(ContentFound(layer))
             for number, layer in enumerate(layers[:3], 1):

@@ -5,7 +5,7 @@ from threading import Barrier
 
 import pytest
 
-from prefect_dist.flows.background import awaited, meanwhile
+from prefect_dist.flows.background import drained, submit
 
 _TIMEOUT_S = 30
 WORD: ContextVar[str] = ContextVar("word")
@@ -18,10 +18,10 @@ def test_what_is_begun_goes_on_at_once_in_its_context_and_is_done_in_the_end() -
         all_here.wait()
         heard.append(WORD.get())
 
-    with awaited():
+    with drained():
         for word in ("plan", "progress"):
             token = WORD.set(word)
-            meanwhile("a word", hear)
+            submit("a word", hear)
             WORD.reset(token)
         assert heard == []
         all_here.wait()
@@ -37,8 +37,8 @@ def test_a_run_that_fails_waits_too() -> None:
         done.append(True)
 
     def fail() -> None:
-        with awaited():
-            meanwhile("that it is done", do)
+        with drained():
+            submit("that it is done", do)
             here.wait()
             raise ValueError
 

@@ -139,6 +139,6 @@ def test_what_cannot_be_said_where_there_is_no_file(kind: str, said: str, told: 
     ],
 )
 def test_what_a_run_is_called(config: str, name: str) -> None:
-    from prefect_dist.flows.loading import called
+    from prefect_dist.flows.loading import display_name
 
-    assert called(config) == name
+    assert display_name(config) == name

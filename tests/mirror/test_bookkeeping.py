@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from prefect_dist.mirror.bookkeeping import concluded, intended
+from prefect_dist.mirror.bookkeeping import record_intent, record_results
 from prefect_dist.mirror.config import Mirror, configured
 from prefect_dist.mirror.lock import Locked, Records
 from prefect_dist.mirror.mirror_report import Brought, MirrorReport
@@ -51,7 +51,7 @@ def report(*images: PlannedImage, brought: Brought) -> MirrorReport:
 def after_run(records: Records, *images: PlannedImage, brought: Brought) -> Records:
     """Return the records after a run that no other run overlaps."""
     said = report(*images, brought=brought)
-    return concluded(said, records, intended(said.plan, records))
+    return record_results(said, records, record_intent(said.plan, records))
 
 
 def pushed(*targets: Reference, referrers: Mapping[Digest, str | None]) -> Brought:
@@ -105,7 +105,7 @@ def test_a_failed_target_has_the_record_again_that_the_run_replaced() -> None:
     theirs = {V1: record(V1, OTHER)}
     said = report(image(change="add", old=None), brought=Brought(failures={V1: "the target tag moved"}))
 
-    assert concluded(said, theirs, intended(said.plan, theirs)) == theirs
+    assert record_results(said, theirs, record_intent(said.plan, theirs)) == theirs
 
 
 def test_a_record_stays_where_a_failed_publication_may_have_set_the_tag() -> None:
@@ -124,16 +124,16 @@ def test_an_intention_keeps_the_digest_that_the_tag_has_until_the_image_is_publi
     old = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=OTHER, size=5)
     changed, added = image(old=old), image(change="add", old=None)
 
-    killed = intended(Plan(images=(changed,)), before)
-    killed_again = intended(Plan(images=(changed,)), killed)
-    moved_by_others = intended(Plan(images=(changed,)), {V1: record(V1, FIRST)})
+    killed = record_intent(Plan(images=(changed,)), before)
+    killed_again = record_intent(Plan(images=(changed,)), killed)
+    moved_by_others = record_intent(Plan(images=(changed,)), {V1: record(V1, FIRST)})
     published = after_run(killed, changed, brought=Brought())
 
     assert (killed[V1].digest, killed[V1].mirrored, killed[V1].replaces) == (IMAGE, None, OTHER)
     assert killed_again == killed
     assert Locked.from_json(json.loads(orjson.dumps(killed[V1].to_json())), at="lock") == killed[V1]
     assert moved_by_others[V1].replaces is None
-    assert intended(Plan(images=(added,)), before)[V1].replaces is None
+    assert record_intent(Plan(images=(added,)), before)[V1].replaces is None
     assert (published[V1].digest, published[V1].replaces) == (IMAGE, None)
     assert "replaces" not in published[V1].to_json()
 
@@ -144,7 +144,7 @@ def test_a_record_of_other_entries_never_becomes_unwanted() -> None:
     found = find_orphans([], [V1], mirror().entries, records)
     plan = Plan(images=(), orphans=found)
 
-    after = concluded(replace(report(brought=Brought()), plan=plan), {}, records)
+    after = record_results(replace(report(brought=Brought()), plan=plan), {}, records)
 
     assert [(orphan.target, orphan.since, orphan.is_due) for orphan in found] == [(other, None, False)]
     assert after == records
@@ -165,7 +165,7 @@ def test_only_the_plan_of_a_dry_run_counts_the_pulls_that_it_needs() -> None:
 def test_the_options_for_referrers_are_recorded_only_once_they_were_compared() -> None:
     known = {V1: record(V1, IMAGE)}
     wanted = image()
-    assert intended(Plan(images=(wanted,)), known)[V1].related is None
+    assert record_intent(Plan(images=(wanted,)), known)[V1].related is None
     assert after_run(known, wanted, brought=pushed(V1, referrers={}))[V1].related == ("referrers", "digestTags")
     lost = Brought(failures={V1: "lost"}, referrers={V1: {}})
     assert after_run(known, wanted, brought=lost)[V1].related is None
