@@ -123,7 +123,7 @@ def seeding(to: Sequence[str], **said: Any) -> "Mirror":
     """What `mirror.seeding` makes of images and registries."""
     from prefect_dist.mirror import seeding
 
-    return _read(lambda: seeding.seeding(to, **said))
+    return _read(lambda: seeding.make_seed_mirror(to, **said))
 
 
 def images(lines: Iterable[str]) -> list[str]:

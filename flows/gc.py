@@ -10,9 +10,9 @@ from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.parameters import Store, StoreOptions, labelled, session_spec
-from prefect_dist.mirror.causes import Cause, grouped_lines
+from prefect_dist.mirror.causes import Cause, group_lines
 from prefect_dist.mirror.progress import LogWriter
-from prefect_dist.mirror.run_report import Status, moved
+from prefect_dist.mirror.run_report import Status, describe_pieces
 from prefect_dist.ocispec.units import duration, format_count, seconds, size
 from prefect_dist.storage.gc import Swept, hazard
 from prefect_dist.tasks import upkeep
@@ -61,7 +61,7 @@ class GcReport:
 
     def causes(self) -> list[Cause]:
         """The failures, grouped by their cause."""
-        return grouped_lines(self.errors())
+        return group_lines(self.errors())
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""
@@ -81,7 +81,7 @@ class GcReport:
         """What was done."""
         would = "would be removed" if self.dry_run else "removed"
         return {
-            would: moved(len(self.swept.blobs), self.swept.size),
+            would: describe_pieces(len(self.swept.blobs), self.swept.size),
             f"leftovers {would}": len(self.swept.leftovers),
             "blobs kept": self.kept,
             "names that lack content": len(self.swept.lost),

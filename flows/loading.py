@@ -11,7 +11,7 @@ from prefect import get_run_logger
 from prefect_dist.flows.blocks import configuration, credentials_in
 from prefect_dist.flows.parameters import Network, session_spec
 from prefect_dist.mirror import yamlfile
-from prefect_dist.mirror.config import Dialect, Mirror, understood
+from prefect_dist.mirror.config import Dialect, Mirror, parse_config
 from prefect_dist.mirror.locked import from_lock, is_lock
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.transfer.session import SessionSpec
@@ -29,12 +29,12 @@ def read(config: str, dialect: Dialect = "dist", *, to: Sequence[str] = (), may_
         Denied, Unavailable: an error of the file system of a URL.
     """
     if _is_text(config):
-        return understood(yamlfile.parsed(config.encode(), _TEXT, is_file=False), dialect, to=to)
+        return parse_config(yamlfile.parse_yaml(config.encode(), _TEXT, is_file=False), dialect, to=to)
     text = configuration(config)
-    document = yamlfile.read(config) if text is None else yamlfile.parsed(text.encode(), config, is_file=False)
+    document = yamlfile.read(config) if text is None else yamlfile.parse_yaml(text.encode(), config, is_file=False)
     if may_be_lock and text is None and is_lock(document):
         return from_lock(config)
-    return understood(document, dialect, to=to)
+    return parse_config(document, dialect, to=to)
 
 
 def load_run_config(

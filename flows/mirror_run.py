@@ -40,25 +40,25 @@ class MirrorEvents:
     def __init__(self, cancel: CancelToken, *, is_dry: bool = False) -> None:
         self._cancel, self._is_dry = cancel, is_dry
 
-    def beginning(self) -> None:
+    def on_begin(self) -> None:
         """Cancel the run if Prefect's API does not answer: nothing that it cannot record is begun."""
         stop_without_api(self._cancel)
 
-    def planned(self, plan: Plan) -> None:
+    def on_plan(self, plan: Plan) -> None:
         """Show the plan, and emit the failures of images that could not be planned."""
         tabulate(plan.table(), key="plan", description=plan.summary())
         for action in () if self._is_dry else plan.actions:
             if action.change == "failed":
-                self.failed(action, action.note or "")
+                self.on_failed(action, action.note or "")
 
-    def mirrored(self, action: TargetAction) -> None:
+    def on_mirrored(self, action: TargetAction) -> None:
         """Emit that an image is at a target now."""
         if action.new is not None:
             previous = action.old.digest if action.old else None
             reason = _reason(action)
             emit_mirrored(action.item.source, action.target, reason=reason, digest=action.new.digest, previous=previous)
 
-    def failed(self, action: TargetAction, error: str) -> None:
+    def on_failed(self, action: TargetAction, error: str) -> None:
         """Emit why an image is not at a target, unless the run was cancelled."""
         if self._cancel.reason is None:
             digest = action.new.digest if action.new else None

@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.fetch import fetch_into
 from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
-from prefect_dist.mirror.causes import Cause, grouped_lines
+from prefect_dist.mirror.causes import Cause, group_lines
 from prefect_dist.mirror.hosts_file import CONCURRENCY
 from prefect_dist.mirror.progress import LogWriter
 from prefect_dist.mirror.run_report import RunReport, Status
@@ -58,7 +58,7 @@ class PullReport:
 
     def causes(self) -> list[Cause]:
         """The failures, grouped by their cause."""
-        return [*self.fetched.causes(), *grouped_lines([self.failure] if self.failure else [])]
+        return [*self.fetched.causes(), *group_lines([self.failure] if self.failure else [])]
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""

@@ -12,9 +12,9 @@ from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retri
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import publish_run_progress
 from prefect_dist.flows.slots import leased
-from prefect_dist.mirror.causes import Cause, grouped_lines
+from prefect_dist.mirror.causes import Cause, group_lines
 from prefect_dist.mirror.hosts_file import CONCURRENCY
-from prefect_dist.mirror.run_report import Status, moved, pace
+from prefect_dist.mirror.run_report import Status, describe_pieces, pace
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.reference import expand
@@ -84,9 +84,9 @@ class PushReport:
     def facts(self) -> dict[str, str | int]:
         """What was done."""
         return {
-            "sent": moved(self._count("pushed"), self.transferred),
-            "mounted from elsewhere in the registry": moved(self._count("mounted"), self._size("mounted")),
-            "at the target already": moved(self._count("existed"), self._size("existed")),
+            "sent": describe_pieces(self._count("pushed"), self.transferred),
+            "mounted from elsewhere in the registry": describe_pieces(self._count("mounted"), self._size("mounted")),
+            "at the target already": describe_pieces(self._count("existed"), self._size("existed")),
             "failed": len(self.failures),
             "not begun": self.done.waiting,
             **pace(self.transferred, self.seconds),
@@ -107,7 +107,7 @@ class PushReport:
 
     def causes(self) -> list[Cause]:
         """The failures, grouped by their cause."""
-        return grouped_lines(self.errors())
+        return group_lines(self.errors())
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""

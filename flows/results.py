@@ -57,6 +57,6 @@ def encode(value: object) -> Mapping[str, Any]:
     if isinstance(value, RunFailed):
         return {"__exc_type__": f"{_ERRORS}.{type(value).__name__}", "message": encode(value.report)}
     if hasattr(value, "totals"):
-        return {"__class__": _SUMMARY, "data": RunSummary.of(cast("Any", value)).stored()}
+        return {"__class__": _SUMMARY, "data": RunSummary.of(cast("Any", value)).to_result_json()}
     encoded: Mapping[str, Any] = prefect_json_object_encoder(value)
     return encoded

@@ -27,7 +27,7 @@ from prefect_dist.flows.parameters import (
 )
 from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.run import MirrorJob
-from prefect_dist.mirror.seeding import seeding
+from prefect_dist.mirror.seeding import make_seed_mirror
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.ocispec.units import format_count
 from prefect_dist.storage.statefile import StateFile
@@ -82,7 +82,7 @@ def seed(
     if config is not None:
         wanted, spec = load_run_config(config, store, store_options, network)
     else:
-        wanted = seeding(
+        wanted = make_seed_mirror(
             to,
             images=images,
             file=file,

@@ -14,9 +14,9 @@ from prefect_dist.flows.parameters import Concurrency, Reached, Store, StoreOpti
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.prefect_events import emit_corruption
 from prefect_dist.flows.progress_artifact import publish_progress
-from prefect_dist.mirror.causes import Cause, grouped_lines
+from prefect_dist.mirror.causes import Cause, group_lines
 from prefect_dist.mirror.progress import LogWriter
-from prefect_dist.mirror.run_report import RunReport, Status, moved, pace
+from prefect_dist.mirror.run_report import RunReport, Status, describe_pieces, pace
 from prefect_dist.ocispec import Platform
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.ocispec.units import duration, format_count, size
@@ -95,7 +95,7 @@ class VerifyReport:
 
     def causes(self) -> list[Cause]:
         """The failures, grouped by their cause."""
-        return grouped_lines(self.errors())
+        return group_lines(self.errors())
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""
@@ -114,7 +114,7 @@ class VerifyReport:
     def facts(self) -> dict[str, str | int]:
         """What was done."""
         return {
-            "sound": moved(self.verified.sound, self.verified.size),
+            "sound": describe_pieces(self.verified.sound, self.verified.size),
             "corrupt, now in quarantine": len(self.verified.corrupt),
             "names not whole": len(self.damaged),
             "names repaired": len(self.mended),

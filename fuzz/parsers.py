@@ -127,7 +127,7 @@ def secrets(data: bytes) -> None:
     """Templates in configurations; files are not read."""
     text = _text(data)
     if "file" not in text:
-        templates.resolved(text, at="fuzz", environ={"A": "a"})
+        templates.resolve_secret(text, at="fuzz", environ={"A": "a"})
 
 
 def mirrors(data: bytes) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from prefect_dist.mirror.sections import Creds, MirrorFile, MirrorRegistry
-from prefect_dist.mirror.templates import resolved
+from prefect_dist.mirror.templates import resolve_secret
 from prefect_dist.mirror.validation import MistakeLog, is_host
 from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec import Reference
@@ -61,14 +61,14 @@ def access(file: MirrorFile, document: Document, numbers: Sequence[int], mistake
 def _registry_settings(registry: MirrorRegistry, key: str, document: Document) -> dict[str, HostSettings]:
     """The settings of a host; none for a namespace, which has only credentials."""
     place: Place = ("registries", key)
-    if "/" not in _checked(key, document.where(place)):
+    if "/" not in _check_key(key, document.where(place)):
         return {key: replace(registry.settings(document, place), advice=TlsAdvice.of_file(document.where(place)))}
     if registry.model_fields_set - _WHO:
         raise InvalidInput(f"{document.where(place)}: expected user, pass, token or block alone for a namespace")
     return {}
 
 
-def _checked(key: str, at: str) -> str:
+def _check_key(key: str, at: str) -> str:
     """`host[:port]`, or that and a namespace."""
     host, slash, namespace = key.partition("/")
     try:
@@ -82,7 +82,7 @@ def _checked(key: str, at: str) -> str:
 
 def _registry(creds: Creds, document: Document, number: int) -> str:
     at = document.where(("creds", number, "registry"))
-    name = resolved(creds.registry, at=at)
+    name = resolve_secret(creds.registry, at=at)
     if not is_host(name):
         raise InvalidInput(f"{at}: expected host[:port], as it stands in references")
     return _HUB if name in _HUB_NAMES else name
@@ -102,7 +102,7 @@ def _credentials(said: MirrorRegistry | Creds, key: str, place: Place, document:
         if text:
             document.refuse_secret(text, (*place, name))
     user, password, token = (
-        resolved(text, at=document.where((*place, name))) if text else ""
+        resolve_secret(text, at=document.where((*place, name))) if text else ""
         for name, text in (("user", said.user), ("pass", said.pass_), ("token", said.token))
     )
     keys = [name for name, text in (("user", user), ("pass", password), ("token", token)) if text]
@@ -111,7 +111,7 @@ def _credentials(said: MirrorRegistry | Creds, key: str, place: Place, document:
 
 def _settings(creds: Creds, name: str, place: Place, document: Document, priorities: Mapping[str, int]) -> HostSettings:
     """Regsync's settings as ours. Mirrors with the highest priority come first."""
-    prefix = resolved(creds.path_prefix, at=document.where((*place, "pathPrefix"))).strip("/")
+    prefix = resolve_secret(creds.path_prefix, at=document.where((*place, "pathPrefix"))).strip("/")
     head = str(creds.api_opts.get("disableHead", "")).lower() == "true"
     return HostSettings(
         scheme=None if not creds.tls else "http" if creds.tls == "disabled" else "https",
@@ -138,7 +138,7 @@ def _tls(creds: Creds, place: Place, document: Document) -> Tls:
     if creds.client_key:
         document.refuse_secret(creds.client_key, (*place, "clientKey"))
     authority, certificate, key = (
-        resolved(text, at=document.where((*place, name))) if text else None
+        resolve_secret(text, at=document.where((*place, name))) if text else None
         for name, text in (("regcert", creds.regcert), ("clientCert", creds.client_cert), ("clientKey", creds.client_key))
     )
     if (certificate is None) != (key is None):

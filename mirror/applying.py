@@ -51,7 +51,7 @@ class Applying:
 
     def add(self, planned: Sequence[PlannedImage], origins: Mapping[PlannedImage, object]) -> None:
         """Add images that have to be mirrored; `origins` are the results that they were planned by."""
-        self.observer.beginning()
+        self.observer.on_begin()
         images = [self._policy.take(one, origins[one]) for one in planned]
         self._scopes.divide(list(zip(images, planned, strict=True)), self.walk.add)
 

@@ -26,10 +26,10 @@ class Auditing:
         self._pool, self._notify = pool, notify
         self._entry_index = EntryIndex(entries)
 
-    def look(self, locked: Records) -> Audits:
+    def audit(self, locked: Records) -> Audits:
         """Audit all targets that are locked and still wanted."""
         wanted = {target: record for target, record in locked.items() if self._is_wanted(target, record)}
-        chunks = _batches_by_repository(_expected(target, record) for target, record in wanted.items())
+        chunks = _batches_by_repository(_expected_state(target, record) for target, record in wanted.items())
         damaged, unresolved, count = dict[Reference, Finding](), dict[Reference, str](), 0
         for chunk, outcome in self._pool.run(chunks, _audit_unit):
             count += len(chunk)
@@ -48,7 +48,7 @@ class Auditing:
             unlooked=len(locked) - len(wanted),
         )
 
-    def located(self, found: Audits, locked: Records) -> tuple[dict[PlannedImage, units.Located], dict[Reference, str]]:
+    def locate(self, found: Audits, locked: Records) -> tuple[dict[PlannedImage, units.Located], dict[Reference, str]]:
         """Return the images to repair with the places of their content, and the reasons why others cannot be repaired."""
 
         def unit(target: Reference) -> Unit:
@@ -56,7 +56,7 @@ class Auditing:
             origin, is_rewritten = Reference.parse(record.source), entry is not None and entry.rewrite_index
             return Unit(
                 work=units.locate,
-                arguments=(origin, _expected(target, record)),
+                arguments=(origin, _expected_state(target, record)),
                 options={"rewritten": is_rewritten},
                 hosts=frozenset({origin.host}),
             )
@@ -85,7 +85,7 @@ class Auditing:
         return record.mirrored is not None and record.unwanted is None and self._entry_index.first(target, record) is not None
 
 
-def _expected(target: Reference, record: Locked) -> Expected:
+def _expected_state(target: Reference, record: Locked) -> Expected:
     """Return the expected state of a target. Of a rewritten index, all its content is expected."""
     return Expected(target=target, digest=record.digest, platforms=record.platforms, referrers=record.referrers)
 

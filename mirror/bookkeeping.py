@@ -33,7 +33,7 @@ def record_results(report: MirrorReport, replaced: Records, locked: Records) -> 
     for action in report.plan.actions:
         result, known = report.result(action), replaced.get(action.target)
         if result in ("added", "changed", "same") or action.target in brought.referrers:
-            referrers = _merged(action.target_referrers, brought.referrers.get(action.target, {}))
+            referrers = _merge(action.target_referrers, brought.referrers.get(action.target, {}))
             record = _record(action, locked, mirrored=now, referrers=referrers)
             is_compared = result != "failed" and report.stopped is None
             records[action.target] = replace(record, related=action.item.related.options if is_compared else None)
@@ -98,7 +98,7 @@ def _with_wanted_referrers(records: Records, plan: Plan) -> Records:
     return {**records, **again}
 
 
-def _merged(known: Referrers, new: Referrers) -> dict[Digest, str | None]:
+def _merge(known: Referrers, new: Referrers) -> dict[Digest, str | None]:
     """Return the known referrers and the new ones. A tag has only its new digest."""
     tags = set(new.values()) - {None}
     return {**{digest: tag for digest, tag in known.items() if tag not in tags}, **new}
@@ -132,5 +132,5 @@ def _record(action: TargetAction, locked: Records, *, mirrored: datetime | None,
         platforms=action.item.entry.platforms,
         rewritten=action.item.entry.rewrite_index,
         single=action.item.entry.single,
-        referrers=_merged(known.referrers if known is not None and same else {}, referrers),
+        referrers=_merge(known.referrers if known is not None and same else {}, referrers),
     )

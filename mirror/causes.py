@@ -29,7 +29,7 @@ class Cause:
             yield f"and {len(self.objects) - most} more"
 
 
-def grouped(failures: Iterable[tuple[str, str]]) -> list[Cause]:
+def group_causes(failures: Iterable[tuple[str, str]]) -> list[Cause]:
     """The causes of failures, which are pairs of an object and a message, in the order of their first appearance."""
     groups: dict[str, dict[tuple[str, str], None]] = {}
     for name, message in failures:
@@ -37,9 +37,9 @@ def grouped(failures: Iterable[tuple[str, str]]) -> list[Cause]:
     return [_cause(key, list(found)) for key, found in groups.items()]
 
 
-def grouped_lines(lines: Iterable[str]) -> list[Cause]:
+def group_lines(lines: Iterable[str]) -> list[Cause]:
     """The causes of failures, each of which is a line such as "OBJECT: MESSAGE"."""
-    return grouped(_split(line) for line in lines)
+    return group_causes(_split(line) for line in lines)
 
 
 def _cause(key: str, failures: Sequence[tuple[str, str]]) -> Cause:

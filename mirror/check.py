@@ -29,14 +29,14 @@ def check_mirror(
         lacks = "it has none, name one by `lock`" if mirror.lock is None else f"{mirror.lock} names no image"
         raise InvalidInput(f"{mirror.path}: nothing to check in its lock file: {lacks}; mirror or seed it first")
     auditing = Auditing(pool, notify, (*mirror.entries, *mirror.seed))
-    first = auditing.look(locked)
+    first = auditing.audit(locked)
     report = CheckReport(name=mirror.name, first=first)
     if is_repairing and first.damaged:
-        located, lost = auditing.located(first, locked)
+        located, lost = auditing.locate(first, locked)
         applying = Applying(pool, scopes, notify, observer)
         applying.add(tuple(located), located)
         brought = applying.run()
-        again = auditing.look({target: locked[target] for target in first.damaged if target not in lost})
+        again = auditing.audit({target: locked[target] for target in first.damaged if target not in lost})
         report = replace(report, again=again, failures={**lost, **brought.failures, **brought.vetoes})
     return replace(
         report,

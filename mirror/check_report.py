@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from prefect_dist.mirror.causes import Cause, grouped_lines
-from prefect_dist.mirror.run_report import Figures, Status, gathered, is_broken_off
+from prefect_dist.mirror.causes import Cause, group_lines
+from prefect_dist.mirror.run_report import Figures, Status, gather_failures, is_broken_off
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.units import duration, format_count, size
 from prefect_dist.transfer.stats import TransferStats
@@ -107,11 +107,11 @@ class CheckReport:
         for target, faults in self.first.damaged.items():
             if self.result(target) != "repaired":
                 lines.append(self._told(target, faults))
-        return gathered(lines, self.stopped)
+        return gather_failures(lines, self.stopped)
 
     def causes(self) -> list[Cause]:
         """The failures, grouped by their cause."""
-        return grouped_lines(self.errors())
+        return group_lines(self.errors())
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""

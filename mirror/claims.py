@@ -55,7 +55,7 @@ def known_conflicts(entries: Sequence[Entry]) -> list[str]:
     are compared if they select the same images.
     """
     lines = [f"{target}: {why}" for target, why in _known_claims(entries).conflicts().items()]
-    several = ((target, _differing(found, found[0].source, None)) for target, found in _equal_selections(entries))
+    several = ((target, _list_differing_options(found, found[0].source, None)) for target, found in _equal_selections(entries))
     return [*lines, *(f"{target}: {why}" for target, why in several if why is not None)]
 
 
@@ -64,11 +64,11 @@ def known_overlaps(entries: Sequence[Entry]) -> list[str]:
     several = (
         (target, found)
         for target, found in _equal_selections(entries)
-        if len({entry.at for entry in found}) > 1 and _differing(found, found[0].source, None) is None
+        if len({entry.at for entry in found}) > 1 and _list_differing_options(found, found[0].source, None) is None
     )
     overlaps = ((target, [entry.at for entry in found]) for target, found in (*_known_claims(entries).overlaps(), *several))
     return [
-        f"{target}: {len(places)} entries publish the same to this target: {_joined(places)}; one is enough"
+        f"{target}: {len(places)} entries publish the same to this target: {_join(places)}; one is enough"
         for target, places in overlaps
     ]
 
@@ -95,16 +95,16 @@ def _conflict(claims: Sequence[Claim]) -> str | None:
     sources = list({claim.source: claim for claim in claims}.values())
     if len(sources) > 1:
         named = [f"{claim.source} ({claim.entry.at})" for claim in sources]
-        return f"expected one source for this target, got {len(named)}: {_joined(named)}"
-    return _differing([claim.entry for claim in claims], str(claims[0].source), claims[0].source.tag)
+        return f"expected one source for this target, got {len(named)}: {_join(named)}"
+    return _list_differing_options([claim.entry for claim in claims], str(claims[0].source), claims[0].source.tag)
 
 
-def _differing(entries: Sequence[Entry], source: str, tag: str | None) -> str | None:
+def _list_differing_options(entries: Sequence[Entry], source: str, tag: str | None) -> str | None:
     """Return which options of entries with one source and one target differ, or None if they agree."""
     differing = {name for entry in entries for name in entries[0].differing_options(entry, tag)}
     if not differing:
         return None
-    places = _joined(list(dict.fromkeys(entry.at for entry in entries)))
+    places = _join(list(dict.fromkeys(entry.at for entry in entries)))
     return (
         f"expected equal options for {source}, which several entries publish to this target; different: "
         f"{', '.join(sorted(differing))} in {places}; make them equal, or keep only one of these entries"
@@ -129,7 +129,7 @@ def _equal_selections(entries: Sequence[Entry]) -> Iterator[tuple[str, list[Entr
         yield found[0][0], [entry for _, entry in found]
 
 
-def _joined(texts: Sequence[str]) -> str:
+def _join(texts: Sequence[str]) -> str:
     shown = list(texts[:_MOST_NAMED])
     shown += [f"{len(texts) - _MOST_NAMED} more"] if len(texts) > _MOST_NAMED else []
     return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]

@@ -17,8 +17,8 @@ from prefect_dist.mirror.hosts_file import CONCURRENCY, MAX_CONCURRENCY
 from prefect_dist.mirror.schedule import Schedule, idle_schedules
 from prefect_dist.mirror.sections import MirrorFile, StoreSection
 from prefect_dist.mirror.skopeo import SkopeoFile, sources
-from prefect_dist.mirror.templates import resolved
-from prefect_dist.mirror.validation import Checked, MistakeLog, checked, checked_in_parts, without_effect
+from prefect_dist.mirror.templates import resolve_secret
+from prefect_dist.mirror.validation import Checked, MistakeLog, checked_in_parts, validate, without_effect
 from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec.errors import InvalidInput, Mistakes
 from prefect_dist.remotes import Credentials, Hosts
@@ -66,10 +66,10 @@ def load(path: str, dialect: Dialect = "dist", *, to: Sequence[str] = ()) -> Mir
         InvalidInput: the file is wrong; the message names file, line and key.
         Denied, Unavailable: see `mirror.yamlfile.read`.
     """
-    return understood(yamlfile.read(path), dialect, to=to)
+    return parse_config(yamlfile.read(path), dialect, to=to)
 
 
-def understood(document: Document, dialect: Dialect = "dist", *, to: Sequence[str] = ()) -> Mirror:
+def parse_config(document: Document, dialect: Dialect = "dist", *, to: Sequence[str] = ()) -> Mirror:
     """The configuration in a document: one of ours, one of regsync's, or with `dialect` one of `skopeo sync --src yaml`.
 
     A file of skopeo's does not say where images go: `to` does, registries with or without a path.
@@ -77,10 +77,10 @@ def understood(document: Document, dialect: Dialect = "dist", *, to: Sequence[st
     Raises:
         InvalidInput: it is wrong; the message names file, line and key.
     """
-    return _skopeos(document, to) if dialect == "skopeo" else configured(document)
+    return _skopeos(document, to) if dialect == "skopeo" else parse_mirror(document)
 
 
-def configured(document: Document, *, is_remembered: bool = True) -> Mirror:
+def parse_mirror(document: Document, *, is_remembered: bool = True) -> Mirror:
     """What a document says with our keys; what comes of it is written into a lock file, if it is to be remembered.
 
     Raises:
@@ -129,13 +129,13 @@ def _entries(file: MirrorFile, found: Checked[MirrorFile], entries: Entries) -> 
     if _PLATFORMS in found.wrong:  # `rewriteIndex` would seem to lack platforms
         return [], []
     numbers = found.kept("sync", len(file.sync))
-    synced = (entries.synced(section, ("sync", number)) for number, section in zip(numbers, file.sync, strict=True))
-    seed = [] if file.seed is None else list(entries.seeded(file.seed, ("seed",)))
+    synced = (entries.make_sync_entry(section, ("sync", number)) for number, section in zip(numbers, file.sync, strict=True))
+    seed = [] if file.seed is None else list(entries.make_seed_entries(file.seed, ("seed",)))
     return [entry for entry in synced if entry is not None], seed
 
 
 def _skopeos(document: Document, to: Sequence[str]) -> Mirror:
-    found = sources(checked(SkopeoFile, document), document, to)
+    found = sources(validate(SkopeoFile, document), document, to)
     stem = _stem(document)
     return Mirror(
         path=document.path,
@@ -176,7 +176,7 @@ def _store(section: StoreSection | None, document: Document) -> tuple[str | None
     if section is None:
         return None, {}
     at = document.where(("store",))
-    url = resolved(section.url, at=at)
+    url = resolve_secret(section.url, at=at)
     try:
         refuse_userinfo(url)
     except InvalidInput as exc:
@@ -195,7 +195,7 @@ def _store_option(name: str, value: object, document: Document, place: Place) ->
         return _store_options(value, document, place)
     if not isinstance(value, str):
         return yamlfile.plain(value)
-    text = resolved(value, at=at)
+    text = resolve_secret(value, at=at)
     if has_userinfo(text):
         raise InvalidInput(f"{at}: user and password do not belong in a URL; use options such as key and secret")
     if is_secret(name, text):

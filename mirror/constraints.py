@@ -43,7 +43,7 @@ def _group(group: str, text: str) -> TagSet:
         first, last, operator, version = match.groups()
         terms = [(">=", first), ("<=", last)] if first else [(operator or "", version)]
         for symbol, bound in terms:
-            comparisons += _compared(_SAME.get(symbol, symbol), bound, text)
+            comparisons += _parse_comparisons(_SAME.get(symbol, symbol), bound, text)
             prerelease |= "-" in bound
         place = match.end()
     ranges = (Range(comparisons=tuple(comparisons)),) if comparisons else ()
@@ -51,7 +51,7 @@ def _group(group: str, text: str) -> TagSet:
     return TagSet(patterns=patterns, ranges=ranges, written=f"of versions {group.strip()}")
 
 
-def _compared(operator: str, bound: str, text: str) -> list[_Comparison]:
+def _parse_comparisons(operator: str, bound: str, text: str) -> list[_Comparison]:
     """What one term asks for. Of a partial version only what is written is compared."""
     written = re.split(r"[-+]", bound.removeprefix("v"), maxsplit=1)[0].split(".")
     numbers = tuple(int(part) for part in written if part.isdigit())[: _first_wildcard(written)]

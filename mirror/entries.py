@@ -43,7 +43,7 @@ class Entries:
         self.schedules: dict[Schedule, None] = {}
         self.idle: list[tuple[Place, str]] = []
 
-    def synced(self, section: SyncEntry, place: Place) -> Entry | None:
+    def make_sync_entry(self, section: SyncEntry, place: Place) -> Entry | None:
         """The entry for one item of `sync`; None if there are mistakes in it."""
         known, attempt, repos = len(self._mistakes), self._mistakes.attempt, section.repos
         at = self._document.where((*place, "source"))
@@ -73,7 +73,7 @@ class Entries:
             **rest,
         )
 
-    def seeded(self, section: SeedSection, place: Place) -> Iterator[Entry]:
+    def make_seed_entries(self, section: SeedSection, place: Place) -> Iterator[Entry]:
         """The entries of `seed` that have no mistakes: one for each image, all with the same targets."""
         attempt = self._mistakes.attempt
         options = _Options(section, place, self._defaults, self._document, self._mistakes)
@@ -103,7 +103,7 @@ class Entries:
         if section.file is not None:
             at = (*place, "list")
             path = Path(self._document.beside(section.file, at))
-            images += listed(path, at=self._document.where(at))
+            images += read_references(path, at=self._document.where(at))
             if not images:
                 raise InvalidInput(f"{path}: expected images, one in a line; there are none")
         if not images:
@@ -143,10 +143,10 @@ class _Options:
     def targets(self, named: Sequence[tuple[str, Place]], what: What, sync: Mapping[str, str]) -> tuple[Naming, ...]:
         """The names at targets, from the texts at some places; mistakes are left out."""
         renames = tuple(one.rule() for one in self._all.rename)
-        found = (self._naming(text, place, what, sync, renames) for text, place in named)
+        found = (self._parse_naming(text, place, what, sync, renames) for text, place in named)
         return tuple(naming for naming in found if naming is not None)
 
-    def _naming(
+    def _parse_naming(
         self, text: str, place: Place, what: What, sync: Mapping[str, str], renames: tuple[Rename, ...]
     ) -> Naming | None:
         known, at = {**sync, "Target": text, **self._known()}, self._document.where(place)
@@ -200,7 +200,7 @@ class _Options:
         return self._document.where((*(self._place if name in self._said else ("defaults",)), to_camel(name)))
 
 
-def listed(path: Path, *, at: str) -> list[tuple[str, str]]:
+def read_references(path: Path, *, at: str) -> list[tuple[str, str]]:
     """The references in a file, one in a line, and where each is; `#` begins a comment.
 
     Raises:

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from prefect_dist.mirror import templates, yamlfile
-from prefect_dist.mirror.validation import Host, Section, checked, is_host
+from prefect_dist.mirror.validation import Host, Section, is_host, validate
 from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.remotes import Hosts, HostSettings, Tls
@@ -99,7 +99,7 @@ def hosts(path: str | None, *, plain_http: bool = False, ca_file: str | None = N
     named: dict[str, HostSettings] = {}
     if path is not None:
         document = yamlfile.read(path)
-        for host, entry in checked(HostsFile, document).registries.items():
+        for host, entry in validate(HostsFile, document).registries.items():
             named[host] = entry.settings(document, ("registries", host))
     for host in insecure:
         if not is_host(host):
@@ -134,7 +134,7 @@ def _header(name: str, text: str, document: Document, place: Place) -> tuple[str
     """
     document.refuse_secret(text, place)
     at = document.where(place)
-    value = templates.resolved(text, at=at).strip()
+    value = templates.resolve_secret(text, at=at).strip()
     if not _HEADER_NAME.fullmatch(name):
         raise InvalidInput(f"{at}: expected the name of a header, such as X-Api-Key")
     if not (value.isascii() and value.isprintable()):

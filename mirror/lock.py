@@ -100,9 +100,9 @@ class Lock:
         """
         if self._file is None:
             return {}
-        with _named():
+        with _name_lock_file():
             raw = self._file.read()
-        return self._parsed(raw, self._file.url)
+        return self._parse(raw, self._file.url)
 
     def update(self, amended: Callable[[Records], Records]) -> None:
         """Replace the records by what `amended` makes of them.
@@ -113,10 +113,10 @@ class Lock:
         """
         if self._file is not None:
             at = self._file.url
-            with _named():
-                self._file.change(lambda raw: _document(amended(self._parsed(raw, at))))
+            with _name_lock_file():
+                self._file.change(lambda raw: _document(amended(self._parse(raw, at))))
 
-    def _parsed(self, raw: bytes | None, at: str) -> dict[Reference, Locked]:
+    def _parse(self, raw: bytes | None, at: str) -> dict[Reference, Locked]:
         if raw is None:
             return {}
         try:
@@ -126,7 +126,7 @@ class Lock:
 
 
 @contextmanager
-def _named() -> Iterator[None]:
+def _name_lock_file() -> Iterator[None]:
     """Have the error of a file that may not be read or written say that it is the lock file, and name the remedy."""
     try:
         yield

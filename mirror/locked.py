@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prefect_dist.mirror.config import Mirror, configured
+from prefect_dist.mirror.config import Mirror, parse_mirror
 from prefect_dist.mirror.lock import Lock, Locked
 from prefect_dist.mirror.yamlfile import Document
 from prefect_dist.ocispec import Reference
@@ -30,7 +30,7 @@ def from_lock(path: str) -> Mirror:
     if not sync:
         raise InvalidInput(f"{path}: nothing to check: the lock file names no image; mirror or seed it first")
     name = Path(path).name.removesuffix(".json").removesuffix(".lock")
-    found = configured(Document(path=path, data={"name": name, "lock": lock, "sync": sync}, lines={}))
+    found = parse_mirror(Document(path=path, data={"name": name, "lock": lock, "sync": sync}, lines={}))
     return replace(without_file(found), is_lock=True)
 
 

@@ -19,16 +19,16 @@ from prefect_dist.transfer.walk_state import ContentNode, FollowUp, ImageState
 class MirrorObserver(Protocol):
     """Receives the plan, and the result at each target as soon as it is known."""
 
-    def beginning(self) -> None:
+    def on_begin(self) -> None:
         """Images are about to be mirrored. This may cancel the run."""
 
-    def planned(self, plan: Plan) -> None:
+    def on_plan(self, plan: Plan) -> None:
         """The plan is complete."""
 
-    def mirrored(self, action: TargetAction) -> None:
+    def on_mirrored(self, action: TargetAction) -> None:
         """The image is at its target."""
 
-    def failed(self, action: TargetAction, error: str) -> None:
+    def on_failed(self, action: TargetAction, error: str) -> None:
         """The image is not at its target."""
 
 
@@ -95,12 +95,12 @@ class MirrorPolicy:
         self._when_ended(image, is_vetoed=veto is not None)
         for action in planned.due:
             if self._is_published(image, action):
-                self._observer.mirrored(action)
+                self._observer.on_mirrored(action)
             elif veto is None:
-                self._observer.failed(action, _lines(image.failures))
+                self._observer.on_failed(action, _lines(image.failures))
         for action in planned.actions:
             if action.is_judged and image.failures:
-                self._observer.failed(action, _lines(image.failures))
+                self._observer.on_failed(action, _lines(image.failures))
 
     def result(self, walk: Walk) -> Brought:
         """Return the result of a walk that ended, for all images."""

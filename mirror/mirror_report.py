@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeGuard, get_args
 
-from prefect_dist.mirror.causes import Cause, grouped_lines
+from prefect_dist.mirror.causes import Cause, group_lines
 from prefect_dist.mirror.plan import OrphanTag, Plan, TargetAction, Unnamed
-from prefect_dist.mirror.run_report import Figures, Status, gathered, is_broken_off, moved, pace
+from prefect_dist.mirror.run_report import Figures, Status, describe_pieces, gather_failures, is_broken_off, pace
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.units import duration, size
 from prefect_dist.remotes import Quota
@@ -123,9 +123,9 @@ class MirrorReport:
             "store": self.store,
             "bytes fetched": size(stats.received),
             "bytes sent": size(stats.sent),
-            "in the store already": moved(len(held), sum(held)),
-            "at a target already": moved(stats.existed, stats.existed_bytes),
-            "mounted from elsewhere in a registry": moved(stats.mounted, stats.mounted_bytes),
+            "in the store already": describe_pieces(len(held), sum(held)),
+            "at a target already": describe_pieces(stats.existed, stats.existed_bytes),
+            "mounted from elsewhere in a registry": describe_pieces(stats.mounted, stats.mounted_bytes),
             **pace(stats.received + stats.sent, self.seconds),
         }
 
@@ -160,11 +160,11 @@ class MirrorReport:
         """One line per failure; one for all that is missing only because the run was ended."""
         unremoved = (told for told in self.removed.values() if isinstance(told, str))
         lines = dict.fromkeys((*self.plan.errors, *self.brought.failures.values(), *unremoved, *self.more))
-        return gathered(lines, self.stopped)
+        return gather_failures(lines, self.stopped)
 
     def causes(self) -> list[Cause]:
         """The failures, grouped by their cause."""
-        return grouped_lines(self.errors())
+        return group_lines(self.errors())
 
     def notes(self) -> list[str]:
         """What else a person has to know, a line each: entries for nothing, vetoes, and why reality differed from the plan."""

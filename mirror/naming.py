@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
-from prefect_dist.mirror.selection import compiled
+from prefect_dist.mirror.selection import compile_pattern
 from prefect_dist.mirror.templates import Template
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput, shown
@@ -34,7 +34,7 @@ class Rename:
     to: str
 
     def __post_init__(self) -> None:
-        pattern = compiled(self.match)
+        pattern = compile_pattern(self.match)
         groups = {*pattern.groupindex, *(str(number) for number in range(pattern.groups + 1))}
         for group in _GROUP.finditer(self.to):
             if _name(group) not in groups:
@@ -42,7 +42,7 @@ class Rename:
 
     def of(self, path: str) -> str | None:
         """What a path is to be; None where it is no matter of this one."""
-        found = compiled(self.match).fullmatch(path)
+        found = compile_pattern(self.match).fullmatch(path)
         return None if found is None else _GROUP.sub(lambda group: _group(found, _name(group)), self.to)
 
 
@@ -90,13 +90,13 @@ class Naming:
         subject = target or source
         text = self.template.render({"Ref": _fields(subject), "Sync": dict(self.sync)}).strip()
         try:
-            return self._renamed(self._completed(text, subject))
+            return self._rename(self._complete(text, subject))
         except InvalidInput as exc:
             about = "" if subject is _ANY else f" for {subject}"
             made = "" if text == self.template.text else f", which gives {shown(text)}{about}"
             raise InvalidInput(f"{self.template.at}: {shown(self.template.text)}{made}: {exc}") from exc
 
-    def _completed(self, text: str, subject: Reference) -> Reference:
+    def _complete(self, text: str, subject: Reference) -> Reference:
         _, separator, path = str(subject).partition("/")
         named = path[len(subject.repository) :]
         if self.what == "backup":
@@ -110,7 +110,7 @@ class Naming:
             return Reference.parse(expand(text))
         return Reference.parse(expand(f"{text}{named}"))
 
-    def _renamed(self, reference: Reference) -> Reference:
+    def _rename(self, reference: Reference) -> Reference:
         path = f"{reference.repository}{f':{reference.tag}' if reference.tag else ''}"
         digest = f"@{reference.digest}" if reference.digest else ""
         renamed = next((new for one in self.renames if (new := one.of(path)) is not None), None)

@@ -51,10 +51,10 @@ class QueryLoop(Protocol):
 class Receiver(Protocol):
     """Takes what is planned, from the loop that queries run in."""
 
-    def planned(self, images: Sequence[PlannedImage], origins: Mapping[PlannedImage, units.Surveyed], /) -> None:
+    def take_images(self, images: Sequence[PlannedImage], origins: Mapping[PlannedImage, units.Surveyed], /) -> None:
         """Some images of a registry are planned; `origins` are the results that they were planned by."""
 
-    def completed(self, plan: Plan, /) -> None:
+    def take_plan(self, plan: Plan, /) -> None:
         """All registries are planned."""
 
 
@@ -241,9 +241,9 @@ class Planning:
         self._images += batch.images
         self._open.discard(batch)
         plan = None if self._open else self._plan()  # before any content of this registry is uploaded
-        self._receiver.planned(batch.images, batch.origins)
+        self._receiver.take_images(batch.images, batch.origins)
         if plan is not None:
-            self._receiver.completed(plan)
+            self._receiver.take_plan(plan)
 
     def _plan(self) -> Plan:
         order = {id(entry): number for number, entry in enumerate(self._entries)}

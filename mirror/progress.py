@@ -138,10 +138,14 @@ class ProgressCounter:
             pieces = list(self._content.values())
         parts = [f"looked into {count} of {format_count(total, 'image')}"] if total else []
         parts += [f"{unresolved} cannot be told"] if unresolved else []
-        parts += [f"{images.count('over')} of {format_count(len(images), 'image')} finished{_failed(images)}"] if images else []
+        parts += (
+            [f"{images.count('over')} of {format_count(len(images), 'image')} finished{_failed_count(images)}"]
+            if images
+            else []
+        )
         if pieces:
             states, there, known = [p.state for p in pieces], sum(p.there for p in pieces), sum(p.size for p in pieces)
-            parts += [f"{states.count('over')} of {format_count(len(pieces), 'piece')} of content{_failed(states)}"]
+            parts += [f"{states.count('over')} of {format_count(len(pieces), 'piece')} of content{_failed_count(states)}"]
             parts += [f"{size(there)} of {size(known)}"]
         return ", ".join(parts) or "nothing to do"
 
@@ -191,7 +195,7 @@ def _describe_receipt(descriptor: Descriptor, receipt: Receipt) -> str:
     return f"{receipt.status}, {size(receipt.transferred)} in {duration(receipt.seconds)}"
 
 
-def _failed(states: Sequence[State]) -> str:
+def _failed_count(states: Sequence[State]) -> str:
     return f", {failed} failed" if (failed := states.count("failed")) else ""
 
 

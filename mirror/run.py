@@ -98,19 +98,19 @@ class _PlanReceiver:
         self.plan = Plan(images=())
         self.replaced = dict[Reference, Locked]()
 
-    def planned(self, images: Sequence[PlannedImage], origins: Mapping[PlannedImage, object], /) -> None:
+    def take_images(self, images: Sequence[PlannedImage], origins: Mapping[PlannedImage, object], /) -> None:
         """Have images mirrored; the lock file names them before. If it cannot, the run stops and publishes none of them."""
         if self._job.is_dry:
             return
         if any(action.is_due or self._is_wanted_again(action) for image in images for action in image.actions):
             try:
-                self._lock.update(partial(self._intended, Plan(images=tuple(images))))
+                self._lock.update(partial(self._record_intent, Plan(images=tuple(images))))
             except DistError as exc:
                 self._applying.stop(str(exc))
         if needed := [image for image in images if image.is_needed]:
             self._applying.add(needed, origins)
 
-    def _intended(self, plan: Plan, locked: Records) -> Records:
+    def _record_intent(self, plan: Plan, locked: Records) -> Records:
         """Return the records with the intentions of a plan, and keep those that they replace.
 
         This may be called again for one plan, if another run changed the file meanwhile.
@@ -126,10 +126,10 @@ class _PlanReceiver:
         record = self._locked.get(action.target)
         return record is not None and record.unwanted is not None
 
-    def completed(self, plan: Plan, /) -> None:
+    def take_plan(self, plan: Plan, /) -> None:
         """Report the whole plan."""
         self.plan = plan
-        self._applying.observer.planned(plan)
+        self._applying.observer.on_plan(plan)
 
 
 def _record(lock: Lock, report: MirrorReport, before: Records, notify: Notify) -> MirrorReport:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Protocol
 
-from prefect_dist.mirror.causes import Cause, grouped
+from prefect_dist.mirror.causes import Cause, group_causes
 from prefect_dist.ocispec.units import duration, format_count, size
 from prefect_dist.remotes import Quota
 from prefect_dist.transfer.cancellation import describe_stop
@@ -58,7 +58,7 @@ def in_one_line(report: Report) -> str:
     return f"{report.summary()}; {errors[0]}{more}" if errors else report.summary()
 
 
-def moved(pieces: int, count: int) -> str:
+def describe_pieces(pieces: int, count: int) -> str:
     """Some pieces of content and their bytes."""
     return f"{format_count(pieces, 'piece')}, {size(count)}" if pieces else "nothing"
 
@@ -136,8 +136,8 @@ class RunReport:
             "images complete": len(self.images) - len(self.failed),
             "images failed": len(self.failed),
             "referrers": sum(image.referrers for image in self.images),
-            "fetched": moved(self._sum("fetched"), self._sum("transferred")),
-            "in the store already": moved(self._sum("existed"), self._sum("existed_bytes")),
+            "fetched": describe_pieces(self._sum("fetched"), self._sum("transferred")),
+            "in the store already": describe_pieces(self._sum("existed"), self._sum("existed_bytes")),
             **pace(self._sum("transferred"), self.seconds),
         }
 
@@ -150,7 +150,7 @@ class RunReport:
 
     def causes(self) -> list[Cause]:
         """The failures of all images, grouped by their cause."""
-        return grouped((image.name, failure.message) for image in self.failed for failure in image.failures)
+        return group_causes((image.name, failure.message) for image in self.failed for failure in image.failures)
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """The command line's JSON output."""
@@ -182,7 +182,7 @@ def _row(image: ImageReport) -> dict[str, str | int]:
     }
 
 
-def gathered(lines: Iterable[str], stopped: str | None) -> list[str]:
+def gather_failures(lines: Iterable[str], stopped: str | None) -> list[str]:
     """Failures, a line each; of a run that was `stopped`, one line for all targets that were only not reached before that."""
     told, unreached = list[str](), 0
     for line in lines:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field
 
-from prefect_dist.mirror.causes import Cause, grouped_lines
+from prefect_dist.mirror.causes import Cause, group_lines
 from prefect_dist.mirror.run_report import Report, Status, in_one_line
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.cancellation import Stopped
@@ -49,7 +49,7 @@ class RunSummary:
             more_errors=max(0, len(errors) - MOST_ERRORS),
         )
 
-    def stored(self) -> dict[str, Any]:
+    def to_result_json(self) -> dict[str, Any]:
         """Return the JSON object that Prefect stores."""
         return {
             "status": self.status,
@@ -76,7 +76,7 @@ class RunSummary:
 
     def causes(self) -> list[Cause]:
         """Return the failures, grouped by their cause."""
-        return grouped_lines(self.lines)
+        return group_lines(self.lines)
 
     def facts(self) -> dict[str, str | int]:
         """Return the numbers of the run."""
@@ -88,7 +88,7 @@ class RunSummary:
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """Return the stored object, with the id of the run."""
-        return {"flow_run_id": flow_run_id, **self.stored(), "errors": self.errors()}
+        return {"flow_run_id": flow_run_id, **self.to_result_json(), "errors": self.errors()}
 
 
 class RunFailed(DistError):

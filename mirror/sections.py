@@ -12,9 +12,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from prefect_dist.mirror.hosts_file import BLOB_CHUNK, BLOB_MAX, CONCURRENCY, MAX_CONCURRENCY, Registry
 from prefect_dist.mirror.naming import Rename
-from prefect_dist.mirror.selection import compiled
+from prefect_dist.mirror.selection import compile_pattern
 from prefect_dist.mirror.semver import Range
-from prefect_dist.mirror.validation import Flag, Host, LenientSection, Seconds, Text, no_effect, passing
+from prefect_dist.mirror.validation import Flag, Host, LenientSection, Seconds, Text, no_effect, valid_by
 from prefect_dist.ocispec.platform import Platform
 
 
@@ -43,8 +43,8 @@ def _one_or_more(value: object) -> object:
 
 _REFERRED = 'may be {{env "NAME"}} or {{file "PATH"}}'
 
-Regex = Annotated[Text, passing(compiled)]
-PlatformName = Annotated[Text, passing(Platform.parse)]
+Regex = Annotated[Text, valid_by(compile_pattern)]
+PlatformName = Annotated[Text, valid_by(Platform.parse)]
 Date = Annotated[datetime, BeforeValidator(_date, json_schema_input_type=str)]
 
 
@@ -70,7 +70,7 @@ class TagFilter(LenientSection):
 
     allow: list[Regex] = Field(default=[], description="Regular expressions, one of which has to match the whole tag")
     deny: list[Regex] = Field(default=[], description="Regular expressions, none of which may match the whole tag")
-    semver_range: list[Annotated[Text, passing(Range.parse)]] = Field(
+    semver_range: list[Annotated[Text, valid_by(Range.parse)]] = Field(
         default=[], description="Ranges of versions, one of which the tag has to be in, such as '>=1.2 <2.0'; = > < >= <= ~ ^"
     )
     latest: LatestTags | None = Field(default=None, description="Of these, the newest versions alone")

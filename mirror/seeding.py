@@ -3,14 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from prefect_dist.mirror.config import Mirror, configured
+from prefect_dist.mirror.config import Mirror, parse_mirror
 from prefect_dist.mirror.locked import without_file
 from prefect_dist.mirror.yamlfile import Document
 
 _NAME = "seed"
 
 
-def seeding(
+def make_seed_mirror(
     to: Sequence[str],
     *,
     images: Sequence[str] = (),
@@ -32,4 +32,4 @@ def seeding(
     section |= {"platforms": list(platforms)} if platforms is not None else {}
     section |= {"rewriteIndex": True} if rewrite_index else {}
     data = {"name": _NAME, "seed": section} | ({} if lock is None else {"lock": lock})
-    return without_file(configured(Document(path=_NAME, data=data, lines={}), is_remembered=lock is not None))
+    return without_file(parse_mirror(Document(path=_NAME, data=data, lines={}), is_remembered=lock is not None))

@@ -44,8 +44,8 @@ class Patterns:
     _deny: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_allow", tuple(compiled(one) for one in self.allow))
-        object.__setattr__(self, "_deny", tuple(compiled(one) for one in self.deny))
+        object.__setattr__(self, "_allow", tuple(compile_pattern(one) for one in self.allow))
+        object.__setattr__(self, "_deny", tuple(compile_pattern(one) for one in self.deny))
 
     def holds(self, text: str) -> bool:
         """Whether a text passes."""
@@ -57,7 +57,7 @@ class Patterns:
         return [text for text in texts if self.holds(text)]
 
 
-def compiled(pattern: str) -> re.Pattern[str]:
+def compile_pattern(pattern: str) -> re.Pattern[str]:
     """A regular expression as people write it, in Python's syntax or, as far as tags need it, Go's.
 
     Raises:

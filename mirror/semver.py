@@ -102,7 +102,7 @@ class Range:
 
     def holds(self, version: Version) -> bool:
         """Whether a version is in it."""
-        return all(_compared(version, operator, bound) for operator, bound in self.comparisons)
+        return all(_compare(version, operator, bound) for operator, bound in self.comparisons)
 
 
 def _identifier(text: str) -> tuple[tuple[int, int, str], ...]:
@@ -134,7 +134,7 @@ def _next_breaking(version: Version) -> Version:
     return Version(numbers=(0, minor + 1) if minor else (0, 0, patch + 1))
 
 
-def _compared(version: Version, operator: Operator, bound: Version) -> bool:
+def _compare(version: Version, operator: Operator, bound: Version) -> bool:
     match operator:
         case "=":
             return version.same(bound)

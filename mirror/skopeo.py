@@ -17,8 +17,8 @@ from pydantic import Field, RootModel
 from prefect_dist.mirror import constraints
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.naming import Naming
-from prefect_dist.mirror.selection import Patterns, Selection, TagSet, compiled
-from prefect_dist.mirror.validation import Flag, LenientSection, MistakeLog, Text, passing
+from prefect_dist.mirror.selection import Patterns, Selection, TagSet, compile_pattern
+from prefect_dist.mirror.validation import Flag, LenientSection, MistakeLog, Text, valid_by
 from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import InvalidInput
@@ -43,8 +43,8 @@ class Registry(LenientSection):
     """What is copied from a registry, and how it is reached."""
 
     images: dict[str, list[Text] | None] = Field(default={})
-    images_by_tag_regex: dict[str, Annotated[Text, passing(compiled)]] = Field(default={}, alias="images-by-tag-regex")
-    images_by_semver: dict[str, Annotated[Text, passing(constraints.parse)]] = Field(default={}, alias="images-by-semver")
+    images_by_tag_regex: dict[str, Annotated[Text, valid_by(compile_pattern)]] = Field(default={}, alias="images-by-tag-regex")
+    images_by_semver: dict[str, Annotated[Text, valid_by(constraints.parse)]] = Field(default={}, alias="images-by-semver")
     credentials: Login | None = Field(default=None, repr=False)
     tls_verify: Flag = Field(default=True, alias="tls-verify")
     cert_dir: Text | None = Field(default=None, alias="cert-dir")
@@ -104,12 +104,12 @@ class _Making:
 
     def entries(self, registry: str, said: Registry) -> Iterator[Entry]:
         """The entries for one registry that have no mistakes, in the order of skopeo."""
-        for text, type_, place, sets in self._selected(registry, said):
+        for text, type_, place, sets in self._select_entries(registry, said):
             entry = self._mistakes.attempt(partial(self._entry, text, type_, place, *sets))
             if entry is not None:
                 yield entry
 
-    def _selected(self, registry: str, said: Registry) -> Iterator[tuple[str, Type, Place, Sequence[TagSet]]]:
+    def _select_entries(self, registry: str, said: Registry) -> Iterator[tuple[str, Type, Place, Sequence[TagSet]]]:
         for name, listed in said.images.items():
             place: Place = (registry, "images", name)
             if not listed:
@@ -134,7 +134,7 @@ class _Making:
             at=at,
             source=str(source) if type_ == "image" else source.locator,
             type=type_,
-            targets=tuple(_naming(destination, source) for destination in self._to),
+            targets=tuple(_make_naming(destination, source) for destination in self._to),
             repositories=Patterns(),
             tags=Selection(sets=sets),
             platforms=None,
@@ -150,7 +150,7 @@ class _Making:
         )
 
 
-def _naming(destination: str, source: Reference) -> Naming:
+def _make_naming(destination: str, source: Reference) -> Naming:
     is_template = "{{" in destination
     last = source.repository.rpartition("/")[2]
     text = destination if is_template else f"{destination.rstrip('/')}/{last}"

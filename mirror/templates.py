@@ -96,7 +96,7 @@ class Template:
             InvalidInput: it is another template, or a secret that it refers to is not there.
         """
         try:
-            return cls(text=text, at=at, _nodes=_parsed(text, objects, environ))
+            return cls(text=text, at=at, _nodes=_parse(text, objects, environ))
         except _Refusal as exc:
             raise InvalidInput(f"{at}: template {shown(text)}: {exc}") from None
 
@@ -111,19 +111,19 @@ class Template:
             InvalidInput: it cannot be done with these values.
         """
         try:
-            return _rendered(self._nodes, objects)
+            return _render(self._nodes, objects)
         except _Refusal as exc:
             raise InvalidInput(f"{self.at}: template {shown(self.text)}: {exc}") from None
 
 
-def resolved(text: str, *, at: str, environ: Mapping[str, str] = os.environ) -> str:
+def resolve_secret(text: str, *, at: str, environ: Mapping[str, str] = os.environ) -> str:
     """A text that may be secret, with what it refers to in its place; a file's last line break is left out.
 
     Raises:
         InvalidInput: nothing is there, or it is another template. The text is not shown: it may hold a secret.
     """
     try:
-        return _rendered(_parsed(text, {}, environ), {})
+        return _render(_parse(text, {}, environ), {})
     except _Missing as exc:
         raise InvalidInput(f"{at}: {exc}") from None
     except _Refusal:
@@ -137,7 +137,7 @@ class _Missing(_Refusal):
 # -- reading
 
 
-def _parsed(text: str, objects: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> tuple[_Node, ...]:
+def _parse(text: str, objects: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> tuple[_Node, ...]:
     nodes: list[_Node] = []
     before, opening, rest = text.partition("{{")
     while opening:
@@ -297,24 +297,24 @@ def _names(node: _Node, name: str) -> bool:
 # -- rendering
 
 
-def _rendered(nodes: Sequence[_Node], objects: Objects) -> str:
+def _render(nodes: Sequence[_Node], objects: Objects) -> str:
     variables: dict[str, Any] = {}
     parts = []
     for node in nodes:
         if isinstance(node, _Assignment):
-            variables[node.name] = _evaluated(node.value, objects, variables)
+            variables[node.name] = _evaluate(node.value, objects, variables)
         else:
-            parts.append(_shown(_evaluated(node, objects, variables)))
+            parts.append(_shown(_evaluate(node, objects, variables)))
     return "".join(parts)
 
 
 def _shown(value: Any) -> str:
-    if isinstance(_present(value), str | int):
+    if isinstance(_is_present(value), str | int):
         return str(value)
     raise _Refusal("expected text or a number to come out")
 
 
-def _evaluated(node: _Node, objects: Objects, variables: Mapping[str, Any]) -> Any:
+def _evaluate(node: _Node, objects: Objects, variables: Mapping[str, Any]) -> Any:
     match node:
         case _Value():
             return node.value
@@ -327,17 +327,17 @@ def _evaluated(node: _Node, objects: Objects, variables: Mapping[str, Any]) -> A
         case _Assignment():  # stands alone only, see `_Reader.action`
             raise AssertionError(node)
         case _Call():
-            arguments = [_evaluated(one, objects, variables) for one in node.arguments]
+            arguments = [_evaluate(one, objects, variables) for one in node.arguments]
             if node.base is not None:
-                return _method(_evaluated(node.base, objects, variables), node.name, arguments)
-            return objects[node.name] if node.is_field else _called(node.name, arguments)
+                return _method(_evaluate(node.base, objects, variables), node.name, arguments)
+            return objects[node.name] if node.is_field else _call(node.name, arguments)
 
 
-def _called(name: str, arguments: list[Any]) -> Any:
+def _call(name: str, arguments: list[Any]) -> Any:
     if name == "time":
         return _TIME
     if name != "default":
-        arguments = [_present(one) for one in arguments]
+        arguments = [_is_present(one) for one in arguments]
     try:
         return _FUNCTIONS[name](*arguments)
     except (TypeError, ValueError, IndexError, AttributeError) as exc:
@@ -346,7 +346,7 @@ def _called(name: str, arguments: list[Any]) -> Any:
 
 def _method(base: Any, name: str, arguments: list[Any]) -> Any:
     """A field of an object, or a method of a time."""
-    base = _present(base)
+    base = _is_present(base)
     if base is _TIME and name == "Now" and not arguments:
         return datetime.now().astimezone()
     if isinstance(base, Mapping) and not arguments:
@@ -359,7 +359,7 @@ def _method(base: Any, name: str, arguments: list[Any]) -> Any:
     raise _Refusal(f"unknown .{name}; of a time there are {', '.join(_TIMES)}")
 
 
-def _present(value: Any) -> Any:
+def _is_present(value: Any) -> Any:
     if isinstance(value, _Absent):
         raise _Missing(value.why)
     return value

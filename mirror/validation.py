@@ -49,7 +49,7 @@ class LenientSection(Section):
         return {key: value for key, value in data.items() if value is not None and not str(key).startswith("x-")}
 
 
-def checked(model: type[M], document: Document) -> M:
+def validate(model: type[M], document: Document) -> M:
     """What a file says, as `model` has it.
 
     Raises:
@@ -120,7 +120,7 @@ class Checked(Generic[M]):
 def checked_in_parts(model: type[M], document: Document) -> Checked[M]:
     """Check a file against `model` as far as possible: an entry or key with a mistake does not hide the mistakes in others."""
     try:
-        return Checked(checked(model, document))
+        return Checked(validate(model, document))
     except Mistakes as exc:
         mistakes = exc.lines
     wrong, rest = frozenset[Place](), document.data
@@ -245,7 +245,7 @@ Seconds = Annotated[
 ]
 
 
-def passing(check: Callable[[str], object]) -> AfterValidator:
+def valid_by(check: Callable[[str], object]) -> AfterValidator:
     """A text that a function of ours takes; the InvalidInput of that says what was expected."""
 
     def run(value: str) -> str:
@@ -281,7 +281,7 @@ def _told(error: Any, document: Document, model: type[BaseModel]) -> str:
     if error["type"] == "missing":
         return f"{where}: missing"
     if error["type"] in _TYPES:
-        known = f" ({named})" if (named := _named(_keys(model, place))) else ""
+        known = f" ({named})" if (named := _name_keys(_keys(model, place))) else ""
         # Of what came the kind alone: it may be any file, by mistake.
         return f"{where}: expected {_TYPES[error['type']]}{known}, got {_kind(error['input'])}"
     if error["type"] == "too_short":
@@ -294,7 +294,7 @@ def _told(error: Any, document: Document, model: type[BaseModel]) -> str:
     return f"{where}: {message[:1].lower()}{message[1:]}{got}"
 
 
-def _named(keys: Mapping[str, "FieldInfo"]) -> str:
+def _name_keys(keys: Mapping[str, "FieldInfo"]) -> str:
     """Keys that have an effect, those first that have to be there; of many the first."""
     of_use = [key for key, field in keys.items() if not _why_no_effect(field)]
     names = sorted(of_use, key=lambda key: not keys[key].is_required())

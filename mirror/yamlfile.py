@@ -141,15 +141,15 @@ def read(path: str) -> Document:
         raw = StateFile(path).read()
         if raw is None:
             raise InvalidInput(f"{path}: no such file")
-        return parsed(raw, path)
+        return parse_yaml(raw, path)
     try:
         raw = Path(path).read_bytes()
     except OSError as exc:
         raise InvalidInput(f"{path}: {exc.strerror}") from exc
-    return parsed(raw, path)
+    return parse_yaml(raw, path)
 
 
-def parsed(raw: bytes, path: str, *, is_file: bool = True) -> Document:
+def parse_yaml(raw: bytes, path: str, *, is_file: bool = True) -> Document:
     """What a file says, or some text that is called `path`.
 
     Raises:

@@ -28,7 +28,7 @@ from prefect.tasks import exponential_backoff
 from prefect.utilities.annotations import quote
 
 from prefect_dist.ocispec.errors import DistError
-from prefect_dist.transfer.attempts import RETRIES, Attempt, attempting, is_retried
+from prefect_dist.transfer.attempts import RETRIES, Attempt, is_retried, use_attempt
 from prefect_dist.transfer.session import Session, current_session
 from prefect_dist.transfer.units import errors_in
 from prefect_dist.transfer.waiting import WaitingUnits
@@ -96,12 +96,12 @@ def _attempted(function: Callable[P, R]) -> Callable[P, Any]:
             return function(*args, **kwargs)
         run_id = context.task_run.id
         if (until := _WAITS.pop(run_id, None)) is not None:
-            with WAITING.including(run_id):
+            with WAITING.add(run_id):
                 current_session().cancel.pause((until - datetime.now(UTC)).total_seconds())
         began = context.task_run.start_time or datetime.now(UTC)
         attempt = Attempt(context.task_run.run_count, context.task.retries, began)
         try:
-            with attempting(attempt):
+            with use_attempt(attempt):
                 result = function(*args, **kwargs)
         except DistError as exc:
             if (seconds := attempt.wait_s(exc)) is None:

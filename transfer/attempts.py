@@ -55,7 +55,7 @@ _ATTEMPT: ContextVar[Attempt | None] = ContextVar("attempt", default=None)
 
 
 @contextmanager
-def attempting(attempt: Attempt) -> Iterator[None]:
+def use_attempt(attempt: Attempt) -> Iterator[None]:
     """Make `attempt` the current one in this block."""
     token = _ATTEMPT.set(attempt)
     try:

@@ -51,7 +51,7 @@ class Auditor:
         Raises:
             DistError: the registry does not answer as it should.
         """
-        root = self._standing(expected.target)
+        root = self._resolve(expected.target)
         return Finding(faults=tuple(dict.fromkeys(self._faults(expected, root))), root=root)
 
     def _faults(self, expected: Expected, root: Descriptor | None) -> Iterator[str]:
@@ -74,9 +74,9 @@ class Auditor:
             yield from self._tree(root, platforms)
 
     def _manifest(self, target: Reference, digest: Digest) -> Descriptor | None:
-        return self._standing(Reference.parse(f"{target.locator}@{digest}"))
+        return self._resolve(Reference.parse(f"{target.locator}@{digest}"))
 
-    def _standing(self, reference: Reference) -> Descriptor | None:
+    def _resolve(self, reference: Reference) -> Descriptor | None:
         """Return what a reference resolves to, None for nothing; it is resolved once."""
         if reference not in self._resolved:
             try:
@@ -121,7 +121,7 @@ class Auditor:
     def _referrer(self, target: Reference, digest: Digest, tag: str | None) -> Iterator[str]:
         if tag is not None:
             place = Reference.parse(f"{target.locator}:{tag}")
-            yield from self._image(place, self._standing(place), digest, None, missing=f"referrer {digest}")
+            yield from self._image(place, self._resolve(place), digest, None, missing=f"referrer {digest}")
             return
         root = self._manifest(target, digest)
         if root is None:

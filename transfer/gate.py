@@ -89,9 +89,9 @@ def _call(entry_point: str, candidate: Candidate) -> str | None:
 def _run(gate: Gate, candidate: Candidate, check: Callable[[], None]) -> str | None:
     subject = f"gate {gate.command[0]}: {candidate.reference}"
     with tempfile.TemporaryFile() as told:
-        with _started(gate, candidate, told, subject) as process:
+        with _start(gate, candidate, told, subject) as process:
             deadline = time.monotonic() + gate.timeout_s
-            while (status := _waited(process)) is None:
+            while (status := _wait(process)) is None:
                 check()
                 if time.monotonic() > deadline:
                     raise GateFailed(f"{subject}: gave no answer in {gate.timeout_s:g} s")
@@ -101,7 +101,7 @@ def _run(gate: Gate, candidate: Candidate, check: Callable[[], None]) -> str | N
 
 
 @contextlib.contextmanager
-def _started(gate: Gate, candidate: Candidate, told: Any, subject: str) -> Iterator[subprocess.Popen[bytes]]:
+def _start(gate: Gate, candidate: Candidate, told: Any, subject: str) -> Iterator[subprocess.Popen[bytes]]:
     """The program, which is killed with all that it started if it has not ended by the end of this block."""
     facts = {
         "DIST_REFERENCE": str(candidate.reference),
@@ -129,7 +129,7 @@ def _started(gate: Gate, candidate: Candidate, told: Any, subject: str) -> Itera
                     os.killpg(process.pid, signal.SIGKILL)
 
 
-def _waited(process: subprocess.Popen[bytes]) -> int | None:
+def _wait(process: subprocess.Popen[bytes]) -> int | None:
     try:
         return process.wait(_LOOK_S)
     except subprocess.TimeoutExpired:

@@ -112,11 +112,11 @@ class Remover:
         self._graph.load()
         while (holder := self._graph.holder_of(one.digest)) is not None:
             if holder not in self._unwanted or self.remove(holder).status not in ("removed", "gone"):
-                return _shared(one, holder)
+                return _keep_shared(one, holder)
             self._graph.load()
         sharing = [other for other in self._graph.tags_of(one.digest) if other != tag]
         if (wanted := next((other for other in sharing if other not in self._unwanted), None)) is not None:
-            return _shared(one, wanted)
+            return _keep_shared(one, wanted)
         if any(self._obstacle(other) is not None for other in sharing):
             return self._remove_manifest(tag)  # a tag was moved meanwhile, and may need this manifest in another way
         if (obstacle := self._obstacle(tag)) is not None:  # checked last: the next request deletes
@@ -156,7 +156,7 @@ class Remover:
         return None
 
 
-def _shared(unwanted: UnwantedTag, holder: str) -> Removed:
+def _keep_shared(unwanted: UnwantedTag, holder: str) -> Removed:
     """Return the outcome for a tag whose manifest another tag, `holder`, needs."""
     needed_by = f"{unwanted.target.locator}:{holder}"
     return Removed(status="shared", why=f"{needed_by} needs {unwanted.digest}, and {_ONLY_MANIFESTS}")

@@ -20,11 +20,11 @@ def locate(origin: Reference, expected: Expected, reader: Reader, *, rewritten: 
         NotFound: neither has it.
         DistError: whatever the source raises.
     """
-    named = _named(reader.store, str(origin))
+    named = _find_name(reader.store, str(origin))
     if named is not None and _is_what_it_was(named.descriptor, expected, reader, rewritten=rewritten):
         return named.descriptor
     if not rewritten:
-        return reader.source.resolve(_pinned(origin, expected.digest))
+        return reader.source.resolve(_pin(origin, expected.digest))
     root = reader.source.resolve(origin)
     if not _gives(root, expected, reader, rewritten=rewritten):
         raise NotFound(f"{origin}: no longer what {expected.target} was made of; mirror it anew")
@@ -41,11 +41,11 @@ def referrers(origin: Reference, expected: Expected, reader: Reader) -> tuple[Re
 
 
 def _referrers(origin: Reference, expected: Expected, reader: Reader) -> Iterator[Referrer]:
-    named = _named(reader.store, str(origin))
+    named = _find_name(reader.store, str(origin))
     known = {one.descriptor.digest: one.descriptor for one in (named.referrers if named is not None else ())}
     for digest, tag in expected.referrers.items():
         try:
-            yield Referrer(known.get(digest) or reader.source.resolve(_pinned(origin, digest)), tag)
+            yield Referrer(known.get(digest) or reader.source.resolve(_pin(origin, digest)), tag)
         except NotFound:
             continue
 
@@ -68,12 +68,12 @@ def _gives(root: Descriptor, expected: Expected, reader: Reader, *, rewritten: b
         return False
 
 
-def _named(store: ContentStore, name: str) -> Name | None:
+def _find_name(store: ContentStore, name: str) -> Name | None:
     try:
         return store.names.get(name)
     except (NotFound, InvalidInput):
         return None
 
 
-def _pinned(origin: Reference, digest: Digest) -> Reference:
+def _pin(origin: Reference, digest: Digest) -> Reference:
     return Reference.parse(f"{origin.locator}@{digest}")

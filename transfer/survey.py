@@ -130,7 +130,7 @@ class Reader:
             transfer.fetch(self.store, self.source, descriptor, notify=self.notify)
         if self.keep or self.store.holds(descriptor):
             return self.store.manifest(descriptor)
-        return _verified(self.source, descriptor)
+        return _read_verified(self.source, descriptor)
 
 
 def find(
@@ -181,7 +181,7 @@ def _image_info(
         sent=_written(selected, reader) if selected.indexes else content,
         referrers=frozenset(referrers),
         target_referrers={target: _related_there(query, content, trees, target, related) for target in unknown},
-        created=_created(content, reader) if query.dated else None,
+        created=_creation_date(content, reader) if query.dated else None,
     )
 
 
@@ -220,7 +220,7 @@ def _related_there(
     return {digest: referrer.tag for digest, referrer in found.items()}
 
 
-def _created(content: Sequence[Descriptor], reader: Reader) -> datetime | None:
+def _creation_date(content: Sequence[Descriptor], reader: Reader) -> datetime | None:
     """Return when the first platform of an image was made. All platforms are made together."""
     configured = next((descriptor for descriptor in content if descriptor.kind == "config"), None)
     return None if configured is None else config.creation_date(reader.read(configured), at=str(configured))
@@ -233,7 +233,7 @@ def _written(selected: FilteredIndex, reader: Reader) -> tuple[Descriptor, ...]:
     return tuple(walk_tree(children, selected.root))
 
 
-def _verified(source: Source, descriptor: Descriptor) -> bytes:
+def _read_verified(source: Source, descriptor: Descriptor) -> bytes:
     raw = descriptor.data if descriptor.data is not None else b"".join(source.fetch(descriptor))
     found = Digest.of(raw, algorithm=descriptor.digest.algorithm)
     if found != descriptor.digest:

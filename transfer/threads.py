@@ -11,7 +11,7 @@ from typing import Any, Self
 import tenacity
 
 from prefect_dist.ocispec.errors import DistError
-from prefect_dist.transfer.attempts import RETRIES, Attempt, attempting
+from prefect_dist.transfer.attempts import RETRIES, Attempt, use_attempt
 from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Raised, Unexpected, Unit
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.waiting import WaitingUnits
@@ -72,7 +72,7 @@ class ThreadPool(Pool):
         if not is_waiting:
             self.session.cancel.pause(seconds)
             return
-        with self._waiting.including(key):
+        with self._waiting.add(key):
             self.session.cancel.pause(seconds)
 
     @property
@@ -98,7 +98,7 @@ class _Attempts:
         return retrying(self._attempt)
 
     def _attempt(self) -> Any:
-        with attempting(Attempt(self._number, self._pool.retries, self._began)):
+        with use_attempt(Attempt(self._number, self._pool.retries, self._began)):
             return self._unit.work(self._pool.session, *self._unit.arguments, **self._unit.options)
 
     def _is_retried(self, error: BaseException) -> bool:

@@ -19,7 +19,7 @@ class WaitingUnits:
         return self._keys
 
     @contextmanager
-    def including(self, key: Hashable) -> Iterator[None]:
+    def add(self, key: Hashable) -> Iterator[None]:
         """Count a unit among those that wait during this block, and call the listeners at its beginning."""
         with self._guard:
             self._keys |= {key}

@@ -125,7 +125,7 @@ class Walk:
         if image.root is None:
             self._worklist.add((image,))
         else:
-            self._resolved(image, image.root, image.origin or image.root)
+            self._take_root(image, image.root, image.origin or image.root)
 
     def _end(self, item: Item, outcome: Outcome) -> None:
         if isinstance(item, RegistryQuery):
@@ -135,11 +135,11 @@ class Walk:
         elif isinstance(outcome, Failed):
             self._fail(item, outcome.error)
         elif isinstance(item, ImageState) and isinstance(outcome.value, Descriptor):
-            self._resolved(item, outcome.value, outcome.value)
+            self._take_root(item, outcome.value, outcome.value)
         elif isinstance(item, ContentNode) and isinstance(outcome.value, Fetched):
-            self._fetched(item, outcome.value)
+            self._take_fetched(item, outcome.value)
         elif isinstance(item, ReferrersQuery) and isinstance(outcome.value, Listed):
-            self._listed(item, outcome.value)
+            self._take_listed(item, outcome.value)
         else:
             self._fail(item, Unexpected.of(outcome.value))
 
@@ -173,7 +173,7 @@ class Walk:
         source = item.sources.popleft()
         return replace(self._policy.unit_for(item, source.repository), parents=(source.parent,), scope=source.scope)
 
-    def _resolved(self, image: ImageState, root: Descriptor, parent: object) -> None:
+    def _take_root(self, image: ImageState, root: Descriptor, parent: object) -> None:
         image.root = root
         self._notify(ImageResolved(str(image.reference), root))
         try:
@@ -200,7 +200,7 @@ class Walk:
             image.credit(descriptor, Receipt("existed"))
             self._query_referrers(image, descriptor, parent)
 
-    def _fetched(self, node: ContentNode, result: Fetched) -> None:
+    def _take_fetched(self, node: ContentNode, result: Fetched) -> None:
         node.fetched = result
         self._notify(ContentFinished(node.descriptor, result.receipt))
         receipt = result.receipt
@@ -212,7 +212,7 @@ class Walk:
             self._reach(image, self._below(image, node.descriptor, result), result)
             self._conclude(image)
 
-    def _listed(self, query: ReferrersQuery, result: Listed) -> None:
+    def _take_listed(self, query: ReferrersQuery, result: Listed) -> None:
         query.listed = result
         self._known.extend((image, result) for image in query.images)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_dist.mirror.seeding import seeding
+from prefect_dist.mirror.seeding import make_seed_mirror
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.referrers import cosign_tags, tag_of
@@ -176,20 +176,20 @@ def test_referrers_go_along_to_where_there_is_no_api_for_them(mirrors: Mirrors, 
 )
 def test_what_cannot_be_meant_is_refused(to: list[str], said: dict[str, object], told: str) -> None:
     with pytest.raises(InvalidInput, match=told):
-        seeding(to, **said)  # type: ignore[arg-type]
+        make_seed_mirror(to, **said)  # type: ignore[arg-type]
 
 
 def test_a_line_of_a_list_is_told_by_file_and_number(tmp_path: Path) -> None:
     path = tmp_path / "images.txt"
     path.write_text("# ours\n\nredis:7  # the cache\nnginx:UPPER\nBAD NAME\n")
     with pytest.raises(InvalidInput, match=rf"^{path}:5: .*BAD NAME"):
-        seeding(["r.example"], file=str(path))
+        make_seed_mirror(["r.example"], file=str(path))
 
 
 def test_short_names_are_those_of_docker_and_the_path_comes_before_them(tmp_path: Path) -> None:
     path = tmp_path / "images.txt"
     path.write_text("redis\nteam/app:1 # ours\nghcr.io/a/b@sha256:" + "0" * 64 + "\n")
-    found = seeding(["r.example", "s.example:5000/mirror"], file=str(path)).seed
+    found = make_seed_mirror(["r.example", "s.example:5000/mirror"], file=str(path)).seed
     assert [entry.source for entry in found] == [
         "docker.io/library/redis:latest",
         "docker.io/team/app:1",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from prefect_dist.mirror.config import configured
+from prefect_dist.mirror.config import parse_mirror
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.plan import Plan, PlannedImage
 from prefect_dist.mirror.yamlfile import Document
@@ -17,7 +17,7 @@ from prefect_dist.transfer.walk_state import RegistryQuery
 
 def entries(*sync: dict[str, Any]) -> Sequence[Entry]:
     """The entries of a section `sync`."""
-    return configured(Document(path="mirror.yaml", data={"sync": list(sync)}, lines={}), is_remembered=False).entries
+    return parse_mirror(Document(path="mirror.yaml", data={"sync": list(sync)}, lines={}), is_remembered=False).entries
 
 
 def manifest(name: str) -> Descriptor:
@@ -65,11 +65,11 @@ class Plans:
         self.images: list[PlannedImage] = []
         self.plan: Plan | None = None
 
-    def planned(self, images: Sequence[PlannedImage], _origins: Mapping[PlannedImage, Surveyed], /) -> None:
+    def take_images(self, images: Sequence[PlannedImage], _origins: Mapping[PlannedImage, Surveyed], /) -> None:
         """Keep the images."""
         self.images += images
 
-    def completed(self, plan: Plan, /) -> None:
+    def take_plan(self, plan: Plan, /) -> None:
         """Keep the plan."""
         self.plan = plan
 

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from prefect_dist.mirror.bookkeeping import record_intent, record_results
-from prefect_dist.mirror.config import Mirror, configured
+from prefect_dist.mirror.config import Mirror, parse_mirror
 from prefect_dist.mirror.lock import Locked, Records
 from prefect_dist.mirror.mirror_report import Brought, MirrorReport
 from prefect_dist.mirror.plan import Plan, PlannedImage, SyncItem, TargetAction, find_orphans
@@ -27,7 +27,7 @@ V1, V2, SIGNATURE = (Reference.parse(f"target.example/copy:{tag}") for tag in ("
 def mirror(**said: Any) -> Mirror:
     entry = {"source": "source.example/app", "target": "target.example/copy", "type": "repository"}
     document = {"sync": [{**entry, "prune": {"after": "0s"}, **said}]}
-    return configured(Document(path="mirror.yaml", data=document, lines={}))
+    return parse_mirror(Document(path="mirror.yaml", data=document, lines={}))
 
 
 REFERRERS = mirror(referrers=True, tags={"allow": ["v.*"]})

@@ -177,13 +177,13 @@ def test_what_is_insecure_is_a_host() -> None:
     ],
 )
 def test_templates(text: str, value: str) -> None:
-    assert templates.resolved(text, at="here", environ={"A": "alpha"}) == value
+    assert templates.resolve_secret(text, at="here", environ={"A": "alpha"}) == value
 
 
 def test_what_a_variable_holds_is_no_template() -> None:
-    assert templates.resolved('{{env "A"}}', at="here", environ={"A": '{{env "B"}}'}) == '{{env "B"}}'
+    assert templates.resolve_secret('{{env "A"}}', at="here", environ={"A": '{{env "B"}}'}) == '{{env "B"}}'
 
 
 def test_a_file_without_its_last_line_break(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("s3cret\n")
-    assert templates.resolved(f'{{{{file "{tmp_path}/secret"}}}}', at="here") == "s3cret"
+    assert templates.resolve_secret(f'{{{{file "{tmp_path}/secret"}}}}', at="here") == "s3cret"
