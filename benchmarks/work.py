@@ -99,7 +99,7 @@ def _recorded(state: Any, tasks: int) -> float:
     from prefect_dist.cli.prefect_api import PrefectApi
 
     recorder = PrefectApi(None, PREFECT_API_URL.value() or "")
-    with recorder.recording():
+    with recorder.record_events():
         pass
     recorder.settle(state.state_details.flow_run_id, ended=tasks)
     with get_client(sync_client=True) as client:

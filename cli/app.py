@@ -11,7 +11,7 @@ from cyclopts import App, Parameter
 
 from prefect_dist.cli import content_app, run_app
 from prefect_dist.cli.context import Context, Output, choose_store
-from prefect_dist.cli.options import COMMON, HAND, POSITIVE, From, Login, Network, Shared, To
+from prefect_dist.cli.options import COMMON, HAND, POSITIVE, From, LoginOptions, NetworkOptions, Shared, To
 
 HELP = """Fetch, verify and store OCI and Docker images: by hand, or as Prefect runs with one task per content descriptor.
 
@@ -19,7 +19,7 @@ Images are named as with Docker: redis is docker.io/library/redis:latest.
 """
 
 
-def unknown(command: str) -> str:
+def explain_unknown(command: str) -> str:
     """What to say of a command that there is not."""
     import difflib
 
@@ -67,8 +67,8 @@ def resolve(
     reference: Annotated[str, Parameter(name="REF", help="An image, such as redis:7.")],
     /,
     *,
-    network: Network = Network(),
-    login: Login = Login(),
+    network: NetworkOptions = NetworkOptions(),
+    login: LoginOptions = LoginOptions(),
     context: Shared,
 ) -> int:
     """Show what a reference stands for now: its digest, media type and size."""
@@ -85,8 +85,8 @@ def catalog(
     filter: Annotated[  # noqa: A002 - the option's name
         str | None, Parameter(name="--filter", help="List the repositories that this regular expression matches as a whole.")
     ] = None,
-    network: Network = Network(),
-    login: Login = Login(),
+    network: NetworkOptions = NetworkOptions(),
+    login: LoginOptions = LoginOptions(),
     context: Shared,
 ) -> int:
     """List the repositories of a registry, in its order, if it shows them."""
@@ -118,8 +118,8 @@ def tags(
     filter: Annotated[  # noqa: A002 - the option's name
         str | None, Parameter(name="--filter", help="List the tags that this regular expression matches as a whole.")
     ] = None,
-    network: Network = Network(),
-    login: Login = Login(),
+    network: NetworkOptions = NetworkOptions(),
+    login: LoginOptions = LoginOptions(),
     context: Shared,
 ) -> int:
     """List the tags of a repository, in the registry's order."""
@@ -137,8 +137,8 @@ def fetch_object(
     ] = None,
     /,
     *,
-    network: Network = Network(),
-    login: Login = Login(),
+    network: NetworkOptions = NetworkOptions(),
+    login: LoginOptions = LoginOptions(),
     context: Shared,
 ) -> int:
     """Write one object to standard output, verified: a manifest, an index, a config or a layer.
@@ -157,8 +157,8 @@ def push_object(
     media_type: Annotated[str | None, Parameter(name="TYPE", help="Its media type, which a manifest needs.")] = None,
     /,
     *,
-    network: Network = Network(),
-    login: Login = Login(),
+    network: NetworkOptions = NetworkOptions(),
+    login: LoginOptions = LoginOptions(),
     context: Shared,
 ) -> int:
     """Bring one object from the content store to a registry: a layer, a config, a manifest or an index."""
@@ -184,7 +184,7 @@ def launch(
     debug: Annotated[bool, Parameter(negative=(), help="Logs and tracebacks on standard error.")] = False,
 ) -> int:
     """Take the common options and hand the rest to a command; its exit code."""
-    from prefect_dist.cli.ending import endable
+    from prefect_dist.cli.ending import run_endable
 
     command, bound, shared = app.parse_args(tokens, exit_on_error=False, print_error=False)
     chosen, origin = choose_store(store)
@@ -198,7 +198,7 @@ def launch(
         debug=debug,
     )
     extra = dict.fromkeys(shared, context)
-    return endable(lambda: command(*bound.args, **bound.kwargs, **extra), timeout_s=timeout)
+    return run_endable(lambda: command(*bound.args, **bound.kwargs, **extra), timeout_s=timeout)
 
 
 def _store_options(texts: list[str] | None) -> dict[str, Any]:

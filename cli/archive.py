@@ -11,7 +11,7 @@ from typing import IO
 from prefect_dist.cli import inputs, tables
 from prefect_dist.cli.context import Context
 from prefect_dist.cli.errors import BadInput, tell
-from prefect_dist.cli.names import recorded
+from prefect_dist.cli.names import find_record
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.ocispec.units import format_count
 from prefect_dist.storage.archive import Imported, export_images, import_images
@@ -26,7 +26,7 @@ def export(context: Context, arguments: Sequence[str]) -> int:
         raise BadInput(f"export: expected NAME... FILE, got {file!r} alone (the file comes last, - is standard output)")
     store = inputs.store(context)
     with _output(file) as stream:
-        exported = export_images(store, [recorded(store, text).name for text in wanted], stream)
+        exported = export_images(store, [find_record(store, text).name for text in wanted], stream)
     if file != _STREAM:
         done = [Imported(name=one.name, descriptor=one.descriptor, referrers=len(one.referrers)) for one in exported]
         _show(context, done)
@@ -51,13 +51,13 @@ def import_(context: Context, file: str, *, name: str | None) -> int:
 
 def _show(context: Context, outcomes: Sequence[Imported]) -> None:
     if context.output == "json":
-        tables.json([_described(outcome) for outcome in outcomes])
+        tables.json([_outcome_json(outcome) for outcome in outcomes])
     else:
         done = [(o.name, str(o.descriptor.digest)) for o in outcomes if o.name and o.descriptor and o.error is None]
         tables.columns(("NAME", "DIGEST"), done)
 
 
-def _described(outcome: Imported) -> dict[str, str | int | None]:
+def _outcome_json(outcome: Imported) -> dict[str, str | int | None]:
     return {
         "name": outcome.name,
         "digest": None if outcome.descriptor is None else str(outcome.descriptor.digest),
@@ -75,14 +75,14 @@ def _output(file: str) -> Iterator[IO[bytes]]:
         sys.stdout.buffer.flush()
         return
     try:
-        with _replacing(Path(file).resolve()) as stream:  # a link stays one
+        with _replace_file(Path(file).resolve()) as stream:  # a link stays one
             yield stream
     except OSError as exc:
         raise Unavailable(f"{file}: {exc.strerror or exc}") from exc
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
+def _replace_file(path: Path) -> Iterator[IO[bytes]]:
     """A file that takes the place of `path` once it is whole. What is no file, such as a device, is written to itself."""
     if path.exists() and not path.is_file():
         with path.open("wb") as stream:

@@ -33,7 +33,7 @@ def check_names(context: Context, store: ContentStore, names: Iterable[Name], *,
     """Show whether images are complete, or with `quiet` which are; 1 if any is not."""
     findings = [_look(store, name) for name in names]
     if context.output == "json":
-        tables.json([_described(finding) for finding in findings])
+        tables.json([_finding_json(finding) for finding in findings])
     elif quiet:
         tables.lines([finding.name.name for finding in findings if finding.error is None])
     else:
@@ -69,7 +69,7 @@ def _size(finding: _CheckedName) -> str:
     return f"{size(present)} / {size(present + missing)}" if missing else size(present)
 
 
-def _described(finding: _CheckedName) -> dict[str, Any]:
+def _finding_json(finding: _CheckedName) -> dict[str, Any]:
     found = finding.found
     return {
         "name": finding.name.name,

@@ -30,7 +30,7 @@ def config(context: Context, path: str, dialect: Dialect, to: Sequence[str]) -> 
     overlaps = [*known_overlaps(wanted.entries), *known_overlaps(wanted.seed)]
     warnings = [*inputs.warnings(context, wanted), *in_order(overlaps, wanted.path)]
     if context.output == "json":
-        tables.json(_described(wanted, inputs.store_of(context, wanted), warnings))
+        tables.json(_config_json(wanted, inputs.store_of(context, wanted), warnings))
     else:
         _show(wanted, inputs.store_of(context, wanted))
     for warning in warnings:
@@ -38,7 +38,7 @@ def config(context: Context, path: str, dialect: Dialect, to: Sequence[str]) -> 
     return 0
 
 
-def _described(wanted: "Mirror", store: str, warnings: Sequence[str]) -> dict[str, Any]:
+def _config_json(wanted: "Mirror", store: str, warnings: Sequence[str]) -> dict[str, Any]:
     return {
         "name": wanted.name,
         "store": store,
@@ -148,11 +148,11 @@ def _hosts(wanted: "Mirror") -> list[str]:
 
 def _settings(wanted: "Mirror", host: str) -> list[str]:
     settings = wanted.hosts.named.get(host)
-    told = [] if settings is None else list(_reached(settings))
+    told = [] if settings is None else list(_describe_access(settings))
     return [*told, "credentials"] if host in wanted.credentials else told
 
 
-def _reached(settings: "HostSettings") -> Iterator[str]:
+def _describe_access(settings: "HostSettings") -> Iterator[str]:
     if settings.hostname is not None:
         yield f"at {settings.hostname}"
     if settings.scheme is not None:

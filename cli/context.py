@@ -24,7 +24,7 @@ class Context:
     debug: bool
     quiet: bool = False
 
-    def quieted(self, *, quiet: bool) -> "Context":
+    def with_quiet(self, *, quiet: bool) -> "Context":
         """The same options with `quiet`."""
         return replace(self, quiet=quiet)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from prefect_dist.cli import inputs, tables
 from prefect_dist.cli.context import Context
 from prefect_dist.cli.errors import tell
-from prefect_dist.cli.names import known
+from prefect_dist.cli.names import find_name
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.storage import ContentStore
@@ -17,7 +17,7 @@ def delete(context: Context, digests: Sequence[str], *, force: bool) -> int:
     wanted = {inputs.digest(text) for text in digests}
     store = inputs.store(context)
     with store.begin_sweep() as sweep:  # no run may come to rely on them meanwhile
-        needed = {} if force else _needed(store, wanted)
+        needed = {} if force else _find_needed(store, wanted)
 
         def delete_one(text: str) -> None:
             digest = Digest.parse(text)
@@ -34,7 +34,7 @@ def rm(context: Context, wanted: Sequence[str]) -> int:
     store, forgotten = inputs.store(context), list[str]()
 
     def forget(text: str) -> None:
-        name = known(store, text)
+        name = find_name(store, text)
         store.names.delete(name)
         forgotten.append(name)
 
@@ -44,7 +44,7 @@ def rm(context: Context, wanted: Sequence[str]) -> int:
     return code
 
 
-def _needed(store: ContentStore, wanted: Iterable[Digest]) -> Mapping[Digest, str]:
+def _find_needed(store: ContentStore, wanted: Iterable[Digest]) -> Mapping[Digest, str]:
     """Why blobs are not to be deleted: the first name or run that needs them, or that nobody knows what a name needs."""
     reasons: dict[Digest, str] = {}
     for holder, root in _roots(store):

@@ -109,7 +109,7 @@ class LiveDisplay:
         with self._guard:
             rows, moved = list(self._rows.values()), self._moved
             counts, columns = _counts(rows, done="" if self._is_recording else " done"), _Columns.of(rows, width)
-            shown = _fitting(rows, self._console.height - _MARGIN)
+            shown = _fit_rows(rows, self._console.height - _MARGIN)
             cells = [columns.cells(row) for row in shown]
             waits = [text for until, text in self._waits.values() if until > time.monotonic()]
         table = columns.table()
@@ -269,7 +269,7 @@ class _Columns:
         return (*told, bar) if self.bar else told
 
 
-def _fitting(rows: list[_Row], height: int) -> list[_Row]:
+def _fit_rows(rows: list[_Row], height: int) -> list[_Row]:
     """As many rows as a frame has room for, in their order."""
     if len(rows) <= height:
         return rows

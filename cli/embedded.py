@@ -41,7 +41,7 @@ _SETTINGS = {
 
 
 @contextlib.contextmanager
-def running(home: Path) -> Iterator["Embedded"]:
+def run_server(home: Path) -> Iterator["Embedded"]:
     """A server on the database in `home`, ended with the block. It starts meanwhile: call `ready` before using it.
 
     Raises:

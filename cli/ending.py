@@ -40,7 +40,7 @@ class Ended(BaseException):
         self.code = code
 
 
-def endable(command: Callable[[], int | None], *, timeout_s: float | None) -> int:
+def run_endable(command: Callable[[], int | None], *, timeout_s: float | None) -> int:
     """The exit code of `command`, or if it was asked to end and could not do all: that of what asked.
 
     Raises:
@@ -63,7 +63,7 @@ def endable(command: Callable[[], int | None], *, timeout_s: float | None) -> in
         if not cancel.request(ending.reason):
             raise Ended(ending.code, ending.reason)
 
-    with _handled(dict.fromkeys(endings, end)), _alarm(timeout_s), use_token(cancel):
+    with _handle_signals(dict.fromkeys(endings, end)), _alarm(timeout_s), use_token(cancel):
         code = command() or 0
     return asked[0].code if asked and code else code
 
@@ -83,7 +83,7 @@ def leave(code: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _handled(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+def _handle_signals(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield

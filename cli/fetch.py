@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from prefect_dist.cli import inputs, runs, tables
 from prefect_dist.cli.context import Context
 from prefect_dist.cli.login import WAY, given
-from prefect_dist.cli.names import recorded
-from prefect_dist.cli.options import Login, RunNetwork
+from prefect_dist.cli.names import find_record
+from prefect_dist.cli.options import LoginOptions, RunNetworkOptions
 from prefect_dist.ocispec.units import size
 from prefect_dist.transfer.session import use_credentials
 
@@ -23,8 +23,8 @@ def fetch(
     references: Sequence[str],
     platforms: Sequence[str],
     *,
-    network: RunNetwork,
-    login: Login,
+    network: RunNetworkOptions,
+    login: LoginOptions,
     **options: int,
 ) -> int:
     """Fetch images; 1 if any is not complete. `options` are parameters of the flow."""
@@ -52,8 +52,8 @@ def pull(
     directory: str,
     platform: str | None,
     *,
-    network: RunNetwork,
-    login: Login,
+    network: RunNetworkOptions,
+    login: LoginOptions,
     **options: int,
 ) -> int:
     """Fetch an image and unpack it; 1 if either fails. `options` are parameters of the flow."""
@@ -81,7 +81,7 @@ def unpack(context: Context, name: str, directory: str, platform: str | None) ->
     from prefect_dist.storage.unpack import unpack
 
     store, target = inputs.store(context), inputs.unused_directory(directory)
-    root = recorded(store, name).descriptor
+    root = find_record(store, name).descriptor
     done = unpack(store, root, Path(target), platform=inputs.platform(platform))
     if context.output == "json":
         chain_id = done.chain_id and str(done.chain_id)

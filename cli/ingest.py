@@ -22,7 +22,7 @@ def ingest(context: Context, key: str, *, expected_size: int | None, expected_di
     ref = inputs.key(key)
     wanted = None if expected_digest is None else inputs.digest(expected_digest)
     with inputs.store(context) as store:
-        digest = _existing(store, wanted, expected_size) or _ingest(store, ref, wanted, total=expected_size, resume=resume)
+        digest = _find_existing(store, wanted, expected_size) or _ingest(store, ref, wanted, total=expected_size, resume=resume)
     if context.output == "json":
         tables.json({"digest": str(digest)})
     else:
@@ -30,7 +30,7 @@ def ingest(context: Context, key: str, *, expected_size: int | None, expected_di
     return 0
 
 
-def _existing(store: ContentStore, wanted: Digest | None, total: int | None) -> Digest | None:
+def _find_existing(store: ContentStore, wanted: Digest | None, total: int | None) -> Digest | None:
     """`wanted`, if the store has it."""
     if wanted is None:
         return None

@@ -52,7 +52,7 @@ def init(context: Context, directory: str) -> int:
     if target.exists() and not target.is_dir():
         raise BadInput(f"{directory}: expected a directory, got a file")
     files = dict(_project_files(resources.files("prefect_dist") / "project"))
-    if existing := _existing(target, files):
+    if existing := _list_existing(target, files):
         raise AlreadyExists(f"{directory}: {', '.join(existing)}: already there; nothing was written, choose another directory")
     _write(target, files)
     if context.output == "json":
@@ -72,7 +72,7 @@ def _project_files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str,
             yield prefix + entry.name, entry.read_bytes()
 
 
-def _existing(target: Path, names: Mapping[str, bytes]) -> list[str]:
+def _list_existing(target: Path, names: Mapping[str, bytes]) -> list[str]:
     """Return the names that exist below `target`, and those of files in place of a folder."""
     folders = {name.partition("/")[0] for name in names if "/" in name}
     blocked = [name for name in sorted(folders) if os.path.lexists(target / name) and not (target / name).is_dir()]

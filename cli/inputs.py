@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from prefect_dist.cli.context import Context
 from prefect_dist.cli.errors import BadInput
-from prefect_dist.cli.options import Dialect, Network
+from prefect_dist.cli.options import Dialect, NetworkOptions
 from prefect_dist.ocispec import Digest, Platform, Reference, units
 from prefect_dist.ocispec.errors import InvalidInput, Mistakes, Unsupported
 from prefect_dist.ocispec.reference import expand
@@ -88,7 +88,7 @@ def seconds(text: str) -> float:
     return _read(lambda: units.seconds(text))
 
 
-def hosts(network: Network) -> "Hosts":
+def hosts(network: NetworkOptions) -> "Hosts":
     """How registries are reached; the files that say so are there and can be used."""
     from prefect_dist.remotes import Hosts  # and with it the HTTP client, which most commands do without
 
@@ -110,7 +110,7 @@ def mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mir
     return _read(lambda: config.load(path, dialect, to=to))
 
 
-def audited(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mirror":
+def read_audited_mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mirror":
     """What a check audits: the configuration of a mirror, or a lock file without one."""
     from prefect_dist.mirror import locked, yamlfile
 
@@ -119,8 +119,8 @@ def audited(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mi
     return mirror(path, dialect, to)
 
 
-def seeding(to: Sequence[str], **said: Any) -> "Mirror":
-    """What `mirror.seeding` makes of images and registries."""
+def make_seed_mirror(to: Sequence[str], **said: Any) -> "Mirror":
+    """Return the configuration that `mirror.seeding` makes of images and registries."""
     from prefect_dist.mirror import seeding
 
     return _read(lambda: seeding.make_seed_mirror(to, **said))
@@ -167,16 +167,16 @@ def store_of_run(context: Context) -> ContentStore | None:
 
 def store_of(context: Context, wanted: "Mirror") -> str:
     """The store for a configuration: that of `--store`, else the file's, else `$DIST_STORE`'s or the default."""
-    return wanted.store if wanted.store is not None and context.store_from != "option" else lasting(context.store)
+    return wanted.store if wanted.store is not None and context.store_from != "option" else absolute_location(context.store)
 
 
 def warnings(context: Context, wanted: "Mirror") -> list[str]:
     """Return the warnings of a configuration, and one if its images would silently be kept in the default store."""
     if wanted.store is not None or context.store_from != "default":
         return list(wanted.warnings)
-    place = f"images are kept in {lasting(context.store)}; set store in the file, DIST_STORE or --store"
+    place = f"images are kept in {absolute_location(context.store)}; set store in the file, DIST_STORE or --store"
     if wanted.is_lock:  # which has no place for a store
-        place = f"a repair looks for images in {lasting(context.store)}; set --store or DIST_STORE"
+        place = f"a repair looks for images in {absolute_location(context.store)}; set --store or DIST_STORE"
     return [*wanted.warnings, f"{wanted.path}: no store is set, so {place}"]
 
 
@@ -191,7 +191,7 @@ def store_options(texts: Sequence[str]) -> dict[str, Any]:
     return _read(lambda: options.parse(texts))
 
 
-def lasting(url: str) -> str:
+def absolute_location(url: str) -> str:
     """The store's location as it means the same in any directory: runs are recorded with it, and may be repeated elsewhere."""
     return url if "://" in url or url.startswith(_BLOCK) else str(Path(url).expanduser().absolute())
 

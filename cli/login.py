@@ -4,14 +4,14 @@ import os
 from collections.abc import Container, Iterable
 
 from prefect_dist.cli.errors import BadInput
-from prefect_dist.cli.options import Login
+from prefect_dist.cli.options import LoginOptions
 from prefect_dist.remotes import Credentials, CredentialSource, Given, Origin
 
 WAY = "give --username and --password-stdin"
 _LONGEST_BYTES = 64 * 1024  # some tokens are long; nobody types more
 
 
-def given(login: Login, registries: Iterable[str]) -> CredentialSource:
+def given(login: LoginOptions, registries: Iterable[str]) -> CredentialSource:
     """The credentials that were given by hand, which are for one registry, `host[:port]`; none where none were."""
     username = login.username if login.username is not None else os.environ.get("DIST_USERNAME")
     if not username:
@@ -30,7 +30,7 @@ def given(login: Login, registries: Iterable[str]) -> CredentialSource:
     return Given(dict.fromkeys(hosts, Credentials(username, _password(username, login), origin=origin))).get
 
 
-def given_for_targets(login: Login, registries: Iterable[str], *, configured: Container[str]) -> CredentialSource:
+def given_for_targets(login: LoginOptions, registries: Iterable[str], *, configured: Container[str]) -> CredentialSource:
     """The credentials that were given by hand for the one registry that a command writes to.
 
     Those of the environment are used only where the configuration has none: it has credentials for `configured` registries.
@@ -43,15 +43,15 @@ def given_for_targets(login: Login, registries: Iterable[str], *, configured: Co
     return given(login, hosts)
 
 
-def _password(username: str, login: Login) -> str:
+def _password(username: str, login: LoginOptions) -> str:
     if login.password_stdin:
-        return _typed(username) if os.isatty(0) else _text(_piped(), "--password-stdin")
+        return _type_password(username) if os.isatty(0) else _text(_read_piped(), "--password-stdin")
     if not (given := os.environb.get(b"DIST_PASSWORD")):
         raise BadInput(f"user {username}: no password; give it to standard input with --password-stdin, or in DIST_PASSWORD")
     return _text(given, "DIST_PASSWORD")
 
 
-def _typed(username: str) -> str:
+def _type_password(username: str) -> str:
     """A password from the terminal, which does not show it."""
     from getpass import getpass
 
@@ -61,7 +61,7 @@ def _typed(username: str) -> str:
         return _text(b"", "--password-stdin")
 
 
-def _piped() -> bytes:
+def _read_piped() -> bytes:
     """All of standard input, without the line break at its end."""
     try:
         with open(0, "rb", closefd=False) as stdin:

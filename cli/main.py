@@ -11,7 +11,7 @@ import traceback
 
 from cyclopts import CycloptsError, UnknownCommandError
 
-from prefect_dist.cli.app import app, unknown
+from prefect_dist.cli.app import app, explain_unknown
 from prefect_dist.cli.ending import INTERRUPTED, Ended, leave
 from prefect_dist.cli.errors import BadInput, tell
 from prefect_dist.ocispec.errors import DistError, Mistakes
@@ -28,7 +28,7 @@ def main() -> None:
         code = app.meta(arguments, exit_on_error=False, print_error=False, result_action="return_value")
         sys.stdout.flush()
     except UnknownCommandError as exc:
-        code = _say(unknown(exc.unused_tokens[0] if exc.unused_tokens else ""), _BAD_INPUT)
+        code = _say(explain_unknown(exc.unused_tokens[0] if exc.unused_tokens else ""), _BAD_INPUT)
     except CycloptsError as exc:
         code = _say(f"{exc} (see dist --help)", _BAD_INPUT)
     except BadInput as exc:

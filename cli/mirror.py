@@ -9,7 +9,7 @@ from prefect_dist.cli import inputs, runs, tables
 from prefect_dist.cli.context import Context
 from prefect_dist.cli.errors import BadInput, tell
 from prefect_dist.cli.login import WAY, given_for_targets
-from prefect_dist.cli.options import Dialect, Login, RunNetwork
+from prefect_dist.cli.options import Dialect, LoginOptions, RunNetworkOptions
 from prefect_dist.transfer.session import use_credentials
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ def mirror(
     to: Sequence[str],
     *,
     dry_run: bool,
-    network: RunNetwork,
-    login: Login,
+    network: RunNetworkOptions,
+    login: LoginOptions,
     **options: int | None,
 ) -> int:
     """Mirror the images of a configuration, or only plan that, and return the exit code of `runs.run`."""
     wanted = inputs.mirror(path, dialect, to)
-    said = {"config": inputs.lasting(path), "dialect": dialect, "to": list(to), "dry_run": dry_run}
-    parameters = {**said, **placed(context, wanted, network, writes=not dry_run), **options}
+    said = {"config": inputs.absolute_location(path), "dialect": dialect, "to": list(to), "dry_run": dry_run}
+    parameters = {**said, **run_parameters(context, wanted, network, writes=not dry_run), **options}
 
     def load() -> Any:
         from prefect_dist.flows.mirror import mirror
@@ -53,14 +53,14 @@ def check(
     to: Sequence[str],
     *,
     repair: bool,
-    network: RunNetwork,
-    login: Login,
+    network: RunNetworkOptions,
+    login: LoginOptions,
     **options: int | None,
 ) -> int:
     """Check the targets of a mirror against its lock file, and return the exit code of `runs.run`."""
-    wanted = inputs.audited(path, dialect, to)
-    parameters = {"config": inputs.lasting(path), "dialect": dialect, "to": list(to), "repair": repair}
-    parameters |= {**placed(context, wanted, network, writes=repair), **options}
+    wanted = inputs.read_audited_mirror(path, dialect, to)
+    parameters = {"config": inputs.absolute_location(path), "dialect": dialect, "to": list(to), "repair": repair}
+    parameters |= {**run_parameters(context, wanted, network, writes=repair), **options}
 
     def load() -> Any:
         from prefect_dist.flows.check import check
@@ -79,8 +79,8 @@ def seed(
     *,
     failed: str | None,
     lock: str | None,
-    network: RunNetwork,
-    login: Login,
+    network: RunNetworkOptions,
+    login: LoginOptions,
     **options: Any,
 ) -> int:
     """Seed many images to many registries and return the exit code of `runs.run`. `options` are parameters of the flow."""
@@ -88,15 +88,18 @@ def seed(
     if is_configured:
         wanted = _seed_configuration(path, (*to, *platforms, *([] if lock is None else ["--lock"])))
         store = inputs.store_of(context, wanted)
-        parameters = {"config": inputs.lasting(path), **placed(context, wanted, network, writes=not options["dry_run"])}
+        parameters = {
+            "config": inputs.absolute_location(path),
+            **run_parameters(context, wanted, network, writes=not options["dry_run"]),
+        }
     else:
-        parameters, wanted = _listed(context, path, to, platforms, network, rewrite_index=options["rewrite_index"])
+        parameters, wanted = _listed_seed(context, path, to, platforms, network, rewrite_index=options["rewrite_index"])
         if not options["dry_run"]:
             inputs.writable(context)
     if lock is not None:
-        parameters["lock"] = inputs.lasting(lock)
+        parameters["lock"] = inputs.absolute_location(lock)
     if failed is not None:
-        parameters["failed"] = inputs.lasting(failed)
+        parameters["failed"] = inputs.absolute_location(failed)
 
     def load() -> Any:
         from prefect_dist.flows.seed import seed
@@ -117,8 +120,8 @@ def _seed_configuration(path: str, said: Sequence[str]) -> "Mirror":
     return wanted
 
 
-def _listed(
-    context: Context, path: str, to: Sequence[str], platforms: Sequence[str], network: RunNetwork, *, rewrite_index: bool
+def _listed_seed(
+    context: Context, path: str, to: Sequence[str], platforms: Sequence[str], network: RunNetworkOptions, *, rewrite_index: bool
 ) -> tuple[dict[str, Any], "Mirror"]:
     """The parameters of a seed of the images in a list, and what it comes to."""
     if not to:
@@ -126,15 +129,15 @@ def _listed(
     chosen = [str(platform) for platform in inputs.platforms(platforms) or ()]
     if rewrite_index and not chosen:
         raise BadInput("--rewrite-index requires --platform")
-    file = None if path == "-" else inputs.lasting(path)
+    file = None if path == "-" else inputs.absolute_location(path)
     images = inputs.images(sys.stdin) if path == "-" else []
-    wanted = inputs.seeding(to, images=images, file=file)  # refused before anything is started
+    wanted = inputs.make_seed_mirror(to, images=images, file=file)  # refused before anything is started
     parameters = {"to": list(to), "images": images, "file": file, "platforms": chosen or "all"}
     return {**parameters, **runs.common(context, network)}, wanted
 
 
 def _logged_in(
-    login: Login, wanted: "Mirror", entries: Sequence["Entry"], *, way: str | None = None
+    login: LoginOptions, wanted: "Mirror", entries: Sequence["Entry"], *, way: str | None = None
 ) -> AbstractContextManager[None]:
     """Have the run use the credentials that were given by hand, for the one registry that these entries write to.
 
@@ -144,7 +147,7 @@ def _logged_in(
     return use_credentials(given_for_targets(login, targets, configured=wanted.credentials), way=way)
 
 
-def placed(context: Context, wanted: "Mirror", network: RunNetwork, *, writes: bool) -> dict[str, Any]:
+def run_parameters(context: Context, wanted: "Mirror", network: RunNetworkOptions, *, writes: bool) -> dict[str, Any]:
     """The parameters that runs of a configuration have in common: store, options and network; warnings are printed.
 
     A store that is not the file's is checked, and made if the run `writes`. The file's own is left to the flow.

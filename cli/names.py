@@ -27,17 +27,17 @@ def names(context: Context, wanted: Sequence[str], *, check: bool, quiet: bool) 
     return 1 if errors else code
 
 
-def recorded(store: ContentStore, text: str) -> Name:
+def find_record(store: ContentStore, text: str) -> Name:
     """The name that a person means by `text`: recorded like that, or as Docker expands it.
 
     Raises:
         NotFound: neither is there.
         InvalidInput: its record is damaged.
     """
-    return store.names.get(known(store, text))
+    return store.names.get(find_name(store, text))
 
 
-def known(store: ContentStore, text: str) -> str:
+def find_name(store: ContentStore, text: str) -> str:
     """The name that a person means by `text`, as it was recorded, be its record damaged.
 
     Raises:
@@ -64,7 +64,7 @@ def _chosen(store: ContentStore, wanted: Sequence[str]) -> tuple[list[Name], Seq
     found, errors = dict[str, Name](), list[DistError]()
     for text in wanted:
         try:
-            name = recorded(store, text)
+            name = find_record(store, text)
         except (NotFound, InvalidInput) as exc:
             errors.append(exc)
         else:
@@ -74,7 +74,7 @@ def _chosen(store: ContentStore, wanted: Sequence[str]) -> tuple[list[Name], Seq
 
 def _show(context: Context, chosen: Sequence[Name], *, quiet: bool) -> None:
     if context.output == "json":
-        tables.json([_described(name) for name in chosen])
+        tables.json([_name_json(name) for name in chosen])
     elif quiet:
         tables.lines([n.name for n in chosen])
     else:
@@ -82,7 +82,7 @@ def _show(context: Context, chosen: Sequence[Name], *, quiet: bool) -> None:
         tables.columns(("NAME", "DIGEST", "KIND", "PLATFORMS", "AGE"), rows)
 
 
-def _described(name: Name) -> dict[str, Any]:
+def _name_json(name: Name) -> dict[str, Any]:
     return {
         "name": name.name,
         "descriptor": name.descriptor.to_json(),

@@ -37,7 +37,7 @@ Platform = Annotated[str | None, Parameter(help="Which of an index's images. Def
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Network:
+class NetworkOptions:
     """How registries are reached."""
 
     plain_http: Annotated[bool, Parameter(negative=(), help="Speak http to registries that are not on this machine.")] = False
@@ -55,7 +55,7 @@ class Network:
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunNetwork(Network):
+class RunNetworkOptions(NetworkOptions):
     """The same for runs, which know Prefect's blocks."""
 
     credentials: Annotated[
@@ -66,7 +66,7 @@ class RunNetwork(Network):
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Login:
+class LoginOptions:
     """Who we are to the one registry that a command is about; the password is never on the command line."""
 
     username: Annotated[

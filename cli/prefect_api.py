@@ -58,7 +58,7 @@ class PrefectApi:
         return f"run: start 'prefect server start', then open http://127.0.0.1:4200/runs/flow-run/{flow_run_id}"
 
     @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
+    def record_events(self) -> Iterator[None]:
         """Have the events of a run arrive at the API, also when the run is interrupted; given up if the API does not answer.
 
         Raises:
@@ -172,7 +172,7 @@ def prefect_api(*, connect_timeout_s: float, debug: bool, load: Callable[[], obj
         yield PrefectApi(url, url)
         return
     with (
-        embedded.running(PREFECT_HOME.value()) as server,
+        embedded.run_server(PREFECT_HOME.value()) as server,
         # No heartbeats: nobody watches for them here, and their thread holds up the end of each run by a second.
         temporary_settings({PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):

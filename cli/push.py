@@ -6,9 +6,9 @@ from prefect_dist.cli import inputs, runs, tables
 from prefect_dist.cli.context import Context
 from prefect_dist.cli.errors import BadInput
 from prefect_dist.cli.login import WAY, given
-from prefect_dist.cli.names import recorded
-from prefect_dist.cli.options import Login, Network, RunNetwork
-from prefect_dist.cli.remote import opened
+from prefect_dist.cli.names import find_record
+from prefect_dist.cli.options import LoginOptions, NetworkOptions, RunNetworkOptions
+from prefect_dist.cli.remote import open_registries
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.mediatypes import OCI_MANIFEST, OCTET_STREAM
 from prefect_dist.remotes.headers import MEDIA_TYPE
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from prefect_dist.flows.push import PushReport
 
 
-def push(context: Context, name: str, target: str, *, network: RunNetwork, login: Login, **options: int) -> int:
+def push(context: Context, name: str, target: str, *, network: RunNetworkOptions, login: LoginOptions, **options: int) -> int:
     """Push an image of the store; 1 if not all of it got there. `options` are parameters of the flow."""
     reference = inputs.reference(target)
     parameters = {
-        "name": recorded(inputs.store(context), name).name,
+        "name": find_record(inputs.store(context), name).name,
         "target": str(reference),
         **runs.common(context, network),
         **options,
@@ -39,7 +39,9 @@ def push(context: Context, name: str, target: str, *, network: RunNetwork, login
         return runs.run(context, load, parameters, _show, doing="uploading")
 
 
-def push_object(context: Context, target: str, digest: str, media_type: str | None, *, network: Network, login: Login) -> int:
+def push_object(
+    context: Context, target: str, digest: str, media_type: str | None, *, network: NetworkOptions, login: LoginOptions
+) -> int:
     """Push one blob or manifest of the store, without Prefect and whatever its children are."""
     reference, store = inputs.reference(target), inputs.store(context)
     tag = reference.tag if any(mark in target.rpartition("/")[2] for mark in ":@") else None  # no latest but a typed one
@@ -52,7 +54,7 @@ def push_object(context: Context, target: str, digest: str, media_type: str | No
     descriptor = Descriptor(media_type=media_type, digest=info.digest, size=info.size)
     if tag is not None and not descriptor.is_manifest:
         raise BadInput(f"{target}: only a manifest can have a tag; name its media type, or leave out the tag")
-    with opened(context, network, login, reference.host) as registries:
+    with open_registries(context, network, login, reference.host) as registries:
         receipt = transfer.push(store, registries.pusher(reference), descriptor, tag=tag, notify=ignore_event)
     if context.output == "json":
         tables.json({"target": str(reference), "descriptor": descriptor.to_json(), "status": receipt.status})

@@ -7,7 +7,7 @@ from prefect_dist.cli import inputs, tables
 from prefect_dist.cli.context import Context
 from prefect_dist.cli.errors import BadInput
 from prefect_dist.cli.login import WAY, given
-from prefect_dist.cli.options import Login, Network
+from prefect_dist.cli.options import LoginOptions, NetworkOptions
 from prefect_dist.ocispec import Descriptor, Digest, Hasher, Reference
 from prefect_dist.ocispec.errors import Corrupt, Unavailable
 from prefect_dist.ocispec.mediatypes import OCTET_STREAM
@@ -16,10 +16,10 @@ from prefect_dist.remotes import DockerConfig, Registries, RegistrySettings, fir
 _HINTS = ("mediatype", "size")
 
 
-def resolve(context: Context, text: str, network: Network, login: Login) -> int:
+def resolve(context: Context, text: str, network: NetworkOptions, login: LoginOptions) -> int:
     """Show the descriptor of a reference."""
     reference = inputs.reference(text)
-    with opened(context, network, login, reference.host) as registries:
+    with open_registries(context, network, login, reference.host) as registries:
         found = registries.resolve(reference)
     if context.output == "json":
         tables.json({"name": found.name, "descriptor": found.descriptor.to_json()})
@@ -29,10 +29,10 @@ def resolve(context: Context, text: str, network: Network, login: Login) -> int:
     return 0
 
 
-def catalog(context: Context, text: str, network: Network, login: Login, *, pattern: str | None) -> int:
+def catalog(context: Context, text: str, network: NetworkOptions, login: LoginOptions, *, pattern: str | None) -> int:
     """List the repositories of a registry, or those that match a pattern as a whole."""
     registry, chosen = inputs.registry(text), inputs.pattern(pattern or ".*")
-    with opened(context, network, login, registry) as registries:
+    with open_registries(context, network, login, registry) as registries:
         found = (name for name in registries.repositories(registry) if chosen.fullmatch(name))
         if context.output == "json":
             tables.json({"registry": registry, "repositories": list(found)})
@@ -41,10 +41,10 @@ def catalog(context: Context, text: str, network: Network, login: Login, *, patt
     return 0
 
 
-def tags(context: Context, text: str, network: Network, login: Login, *, pattern: str | None) -> int:
+def tags(context: Context, text: str, network: NetworkOptions, login: LoginOptions, *, pattern: str | None) -> int:
     """List the tags of a repository, or those that match a pattern as a whole."""
     repository, chosen = inputs.repository(text), inputs.pattern(pattern or ".*")
-    with opened(context, network, login, repository.host) as registries:
+    with open_registries(context, network, login, repository.host) as registries:
         found = (tag for tag in registries.fetcher(repository).tags() if chosen.fullmatch(tag))
         if context.output == "json":
             tables.json({"name": str(repository), "tags": list(found)})
@@ -53,11 +53,11 @@ def tags(context: Context, text: str, network: Network, login: Login, *, pattern
     return 0
 
 
-def fetch_object(context: Context, locator: str, rest: Sequence[str], network: Network, login: Login) -> int:
+def fetch_object(context: Context, locator: str, rest: Sequence[str], network: NetworkOptions, login: LoginOptions) -> int:
     """Write one object to standard output. Its digest is known before; a mismatch shows in the exit code."""
     reference, hints = _arguments(locator, rest)
-    with opened(context, network, login, reference.host) as registries:
-        descriptor = _hinted(reference, hints) or _look_up(registries, reference, hints.get("mediatype"))
+    with open_registries(context, network, login, reference.host) as registries:
+        descriptor = _descriptor_from_hints(reference, hints) or _look_up(registries, reference, hints.get("mediatype"))
         hasher = Hasher(descriptor.digest.algorithm)
         for piece in registries.fetcher(reference).fetch(descriptor):
             hasher.update(piece)
@@ -68,7 +68,7 @@ def fetch_object(context: Context, locator: str, rest: Sequence[str], network: N
     return 0
 
 
-def opened(context: Context, network: Network, login: Login, host: str) -> Registries:
+def open_registries(context: Context, network: NetworkOptions, login: LoginOptions, host: str) -> Registries:
     """All registries, for a command about this one; to be closed."""
     settings = RegistrySettings(
         hosts=inputs.hosts(network),
@@ -109,7 +109,7 @@ def _look_up(registries: Registries, reference: Reference, media_type: str | Non
         return registries.resolve(reference, media_type=OCTET_STREAM).descriptor
 
 
-def _hinted(reference: Reference, hints: dict[str, str]) -> Descriptor | None:
+def _descriptor_from_hints(reference: Reference, hints: dict[str, str]) -> Descriptor | None:
     """The descriptor that a whole digest and both hints make; nothing has to be asked then."""
     pinned = reference.pinned_digest()
     if pinned is None or len(hints) < len(_HINTS):

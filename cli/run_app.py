@@ -9,12 +9,12 @@ from prefect_dist.cli.options import (
     Concurrency,
     ConfiguredConcurrency,
     From,
-    Login,
+    LoginOptions,
     Platform,
     Quiet,
     Referrers,
     Retries,
-    RunNetwork,
+    RunNetworkOptions,
     Shared,
     To,
 )
@@ -34,8 +34,8 @@ def fetch(
     referrers: Referrers = False,
     concurrency: Concurrency = 8,
     retries: Retries = 3,
-    network: RunNetwork = RunNetwork(),
-    login: Login = Login(),
+    network: RunNetworkOptions = RunNetworkOptions(),
+    login: LoginOptions = LoginOptions(),
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -43,7 +43,7 @@ def fetch(
     from prefect_dist.cli.fetch import fetch
 
     options = {"referrers": referrers, "concurrency": concurrency, "retries": retries}
-    return fetch(context.quieted(quiet=quiet), references, platform or [], network=network, login=login, **options)
+    return fetch(context.with_quiet(quiet=quiet), references, platform or [], network=network, login=login, **options)
 
 
 @app.command(group=RUNS)
@@ -56,8 +56,8 @@ def pull(
     referrers: Referrers = False,
     concurrency: Concurrency = 8,
     retries: Retries = 3,
-    network: RunNetwork = RunNetwork(),
-    login: Login = Login(),
+    network: RunNetworkOptions = RunNetworkOptions(),
+    login: LoginOptions = LoginOptions(),
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -65,7 +65,7 @@ def pull(
     from prefect_dist.cli.fetch import pull
 
     options = {"referrers": referrers, "concurrency": concurrency, "retries": retries}
-    return pull(context.quieted(quiet=quiet), reference, directory, platform, network=network, login=login, **options)
+    return pull(context.with_quiet(quiet=quiet), reference, directory, platform, network=network, login=login, **options)
 
 
 @app.command(group=RUNS)
@@ -77,8 +77,8 @@ def push(
     referrers: Referrers = False,
     concurrency: Concurrency = 8,
     retries: Retries = 3,
-    network: RunNetwork = RunNetwork(),
-    login: Login = Login(),
+    network: RunNetworkOptions = RunNetworkOptions(),
+    login: LoginOptions = LoginOptions(),
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -86,7 +86,7 @@ def push(
     from prefect_dist.cli.push import push
 
     options = {"referrers": referrers, "concurrency": concurrency, "retries": retries}
-    return push(context.quieted(quiet=quiet), name, target, network=network, login=login, **options)
+    return push(context.with_quiet(quiet=quiet), name, target, network=network, login=login, **options)
 
 
 @app.command(group=RUNS)
@@ -99,8 +99,8 @@ def mirror(
     to: To = None,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
-    network: RunNetwork = RunNetwork(),
-    login: Login = Login(),
+    network: RunNetworkOptions = RunNetworkOptions(),
+    login: LoginOptions = LoginOptions(),
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -109,7 +109,7 @@ def mirror(
 
     numbers = {"concurrency": concurrency, "retries": retries}
     return mirror(
-        context.quieted(quiet=quiet), config, dialect, to or [], dry_run=dry_run, network=network, login=login, **numbers
+        context.with_quiet(quiet=quiet), config, dialect, to or [], dry_run=dry_run, network=network, login=login, **numbers
     )
 
 
@@ -139,8 +139,8 @@ def seed(
     dry_run: Annotated[bool, Parameter(negative=(), help="Only tell what would be done.")] = False,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
-    network: RunNetwork = RunNetwork(),
-    login: Login = Login(),
+    network: RunNetworkOptions = RunNetworkOptions(),
+    login: LoginOptions = LoginOptions(),
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -150,7 +150,7 @@ def seed(
     choices = {"rewrite_index": rewrite_index, "referrers": referrers, "offline": offline, "dry_run": dry_run}
     numbers = {"concurrency": concurrency, "retries": retries}
     return seed(
-        context.quieted(quiet=quiet),
+        context.with_quiet(quiet=quiet),
         images,
         to or [],
         platform or [],
@@ -173,8 +173,8 @@ def check(
     to: To = None,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = 3,
-    network: RunNetwork = RunNetwork(),
-    login: Login = Login(),
+    network: RunNetworkOptions = RunNetworkOptions(),
+    login: LoginOptions = LoginOptions(),
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
@@ -183,7 +183,7 @@ def check(
 
     numbers = {"concurrency": concurrency, "retries": retries}
     return check(
-        context.quieted(quiet=quiet), config, dialect, to or [], repair=repair, network=network, login=login, **numbers
+        context.with_quiet(quiet=quiet), config, dialect, to or [], repair=repair, network=network, login=login, **numbers
     )
 
 
@@ -198,7 +198,7 @@ def gc(
     """Remove blobs that no name and no run under way needs, and what dead runs left behind."""
     from prefect_dist.cli.upkeep import gc
 
-    return gc(context.quieted(quiet=quiet), grace=grace, dry_run=dry_run)
+    return gc(context.with_quiet(quiet=quiet), grace=grace, dry_run=dry_run)
 
 
 @app.command(group=RUNS)
@@ -211,12 +211,12 @@ def verify(
         ),
     ] = None,
     concurrency: Concurrency = 4,
-    network: RunNetwork = RunNetwork(),
-    login: Login = Login(),
+    network: RunNetworkOptions = RunNetworkOptions(),
+    login: LoginOptions = LoginOptions(),
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
     """Hash every blob anew, put corrupt ones into quarantine, and see that every name is whole."""
     from prefect_dist.cli.upkeep import verify
 
-    return verify(context.quieted(quiet=quiet), network, login, repair=repair or [], concurrency=concurrency)
+    return verify(context.with_quiet(quiet=quiet), network, login, repair=repair or [], concurrency=concurrency)

@@ -13,7 +13,7 @@ from prefect_dist.cli.context import Context
 from prefect_dist.cli.display import Doing, display
 from prefect_dist.cli.ending import abandon_threads
 from prefect_dist.cli.errors import tell
-from prefect_dist.cli.options import RunNetwork
+from prefect_dist.cli.options import RunNetworkOptions
 from prefect_dist.cli.prefect_api import PrefectApi, Unrecorded, prefect_api
 from prefect_dist.mirror.causes import Cause
 from prefect_dist.mirror.progress import collected_reports, notify_also
@@ -90,10 +90,10 @@ def _tell_failures(causes: Sequence[Cause]) -> None:
 
 def store_parameters(context: Context) -> dict[str, Any]:
     """The parameters by which every flow knows the store."""
-    return {"store": inputs.lasting(context.store), "store_options": context.store_options}
+    return {"store": inputs.absolute_location(context.store), "store_options": context.store_options}
 
 
-def common(context: Context, network: RunNetwork) -> dict[str, Any]:
+def common(context: Context, network: RunNetworkOptions) -> dict[str, Any]:
     """The parameters of every flow that reaches registries."""
     inputs.hosts(network)  # refused before anything is started
     told: dict[str, Any] = {
@@ -103,7 +103,7 @@ def common(context: Context, network: RunNetwork) -> dict[str, Any]:
         "insecure": list(network.insecure),
         "credentials": list(network.credentials),
     }
-    files = {key: inputs.lasting(path) for key in ("hosts", "ca_file") if (path := getattr(network, key)) is not None}
+    files = {key: inputs.absolute_location(path) for key in ("hosts", "ca_file") if (path := getattr(network, key)) is not None}
     return {**store_parameters(context), "network": told | files}
 
 
@@ -117,7 +117,7 @@ def _run(api: PrefectApi, flow: Callable[[], Any], notify: Notify) -> tuple[Any,
     noted = stop.on_cancel(lambda: notify(Note("ending; once more leaves at once")))
     with collected_reports() as reports, noted:
         try:
-            with api.recording():
+            with api.record_events():
                 run = _in_thread(flow)
                 state = api.outcome(run, is_done=lambda: bool(reports), is_urgent=lambda: stop.reason is not None)
         except Unrecorded as exc:

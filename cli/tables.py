@@ -28,16 +28,16 @@ def laid_out(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     is_aligned = width is None or sum(widths[:-1]) + len(_GAP) * (len(widths) - 2) <= width
     for row in rows:
-        yield from _folded(map(str.ljust, row, widths) if is_aligned else _marked(row), width)
+        yield from _fold(map(str.ljust, row, widths) if is_aligned else _mark_empty(row), width)
 
 
-def _marked(row: Sequence[str]) -> Iterator[str]:
+def _mark_empty(row: Sequence[str]) -> Iterator[str]:
     """The cells of a row up to the last one that is not empty, with `-` for empty ones."""
     last = max((index for index, cell in enumerate(row) if cell), default=-1)
     return (cell or "-" for cell in row[: last + 1])
 
 
-def _folded(cells: Iterable[str], width: int | None) -> Iterator[str]:
+def _fold(cells: Iterable[str], width: int | None) -> Iterator[str]:
     """One row: as many cells in a line as find room there, at least one."""
     line = None
     for cell in cells:

@@ -8,8 +8,8 @@ from prefect_dist.cli import inputs, runs, tables
 from prefect_dist.cli.context import Context
 from prefect_dist.cli.errors import tell
 from prefect_dist.cli.login import WAY, given_for_targets
-from prefect_dist.cli.names import recorded
-from prefect_dist.cli.options import Login, RunNetwork
+from prefect_dist.cli.names import find_record
+from prefect_dist.cli.options import LoginOptions, RunNetworkOptions
 from prefect_dist.ocispec.units import size
 from prefect_dist.storage.gc import hazard
 from prefect_dist.transfer.session import use_credentials
@@ -34,10 +34,12 @@ def gc(context: Context, *, grace: str, dry_run: bool) -> int:
     return runs.run(context, load, parameters, _show_gc)
 
 
-def verify(context: Context, network: RunNetwork, login: Login, *, repair: Sequence[str], concurrency: int) -> int:
+def verify(
+    context: Context, network: RunNetworkOptions, login: LoginOptions, *, repair: Sequence[str], concurrency: int
+) -> int:
     """Hash all blobs again; 1 if something is wrong and was not repaired. The login is for the registry of repaired images."""
     store = inputs.store_of_run(context)  # refused before anything is started
-    named = [recorded(inputs.store(context), name) for name in repair if name != "all"]
+    named = [find_record(inputs.store(context), name) for name in repair if name != "all"]
     repaired = store.names.read()[0] if store is not None and "all" in repair else named
 
     def load() -> Any:

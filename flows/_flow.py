@@ -49,20 +49,20 @@ def flow_of(name: str, *, run_name: Callable[[], str]) -> Callable[[Callable[P, 
     """
 
     def decorate(function: Callable[P, R]) -> Flow[P, R]:
-        run = cast("Callable[P, R]", _ending(name, function))  # Prefect makes the report of the state that is returned
+        run = cast("Callable[P, R]", _wrap_run(name, function))  # Prefect makes the report of the state that is returned
         return flow(name=name, flow_run_name=run_name, task_runner=RUNNER, persist_result=False)(run)
 
     return decorate
 
 
-def _ending(name: str, function: Callable[P, R]) -> Callable[P, State[Any]]:
+def _wrap_run(name: str, function: Callable[P, R]) -> Callable[P, State[Any]]:
     """Wrap a function so that a signal ends it in order, and so that its report or its error becomes the final state."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         _drop_traceback_of_process()
         storage = keep_no_task_results()
-        with _terminable(), _frozen(), drained():
+        with _handle_sigterm(), _freeze_garbage(), drained():
             try:
                 return finish(name, function(*args, **kwargs), storage)
             except Stopped as exc:
@@ -100,7 +100,7 @@ class _ExpectedFailure(logging.Filter):
 
 
 @contextmanager
-def _frozen() -> Iterator[None]:
+def _freeze_garbage() -> Iterator[None]:
     """Have the garbage collector leave out, in this block, what is there before it."""
     gc.freeze()
     try:
@@ -110,7 +110,7 @@ def _frozen() -> Iterator[None]:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def _handle_sigterm() -> Iterator[None]:
     """Have the first SIGTERM in this block end the run in order, if it is under way; any other is whose it was before."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -119,7 +119,7 @@ def _credentials(data: Mapping[str, Any], block: str) -> tuple[str, Credentials]
     return registry, Credentials(data.get("username") or "", data.get("password") or "", data.get("identity_token"), origin)
 
 
-def located(
+def locate_store(
     store: str, options: dict[str, Any], *, configured: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[str, dict[str, Any]]:
     """Return the path or URL of a flow's parameter `store`, and all options of its file system.

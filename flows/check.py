@@ -19,11 +19,11 @@ from prefect_dist.flows.parameters import (
     Reached,
     Retries,
     StoreOptions,
-    labelled,
+    label,
 )
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import publish_run_progress
-from prefect_dist.flows.slots import leased
+from prefect_dist.flows.slots import lease_slots
 from prefect_dist.mirror.check import check_mirror
 from prefect_dist.mirror.check_report import CheckReport
 from prefect_dist.mirror.config import Dialect
@@ -41,14 +41,12 @@ def check(
     config: Configuration,
     store: ConfiguredStore = None,
     *,
-    repair: Annotated[bool, labelled("Repair", "Send again what is missing")] = False,
+    repair: Annotated[bool, label("Repair", "Send again what is missing")] = False,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    dialect: Annotated[Dialect, labelled("Form", "Whose form the configuration has: ours and regsync's, or skopeo's")] = "dist",
-    to: Annotated[
-        list[str], labelled("Destinations", "With skopeo's form: where images went, registries or paths in them")
-    ] = [],  # noqa: B006
+    dialect: Annotated[Dialect, label("Form", "Whose form the configuration has: ours and regsync's, or skopeo's")] = "dist",
+    to: Annotated[list[str], label("Destinations", "With skopeo's form: where images went, registries or paths in them")] = [],  # noqa: B006
     network: Reached = None,
 ) -> CheckReport:
     """See that every tag of a mirror stands for what its lock file says, and that all below and about it is there."""
@@ -59,7 +57,7 @@ def check(
     with (
         only_run("check", config, label=wanted.name),
         publish_run_progress(planning=0.5 if repair else 1) as notify,
-        leased(spec, hosts, workers=workers, notify=notify) as bounded,
+        lease_slots(spec, hosts, workers=workers, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
     ):
         pool = PrefectPool(session, window=workers, retries=retries)

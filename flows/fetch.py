@@ -15,13 +15,13 @@ from prefect_dist.flows.parameters import (
     Retries,
     Store,
     StoreOptions,
-    labelled,
+    label,
     session_spec,
 )
 from prefect_dist.flows.parts import Parts
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import publish_run_progress
-from prefect_dist.flows.slots import leased
+from prefect_dist.flows.slots import lease_slots
 from prefect_dist.mirror.fetch import fetch_images
 from prefect_dist.mirror.hosts_file import CONCURRENCY
 from prefect_dist.mirror.run_report import RunReport
@@ -45,7 +45,7 @@ def _run_name() -> str:
 
 @flow_of("fetch", run_name=_run_name)
 def fetch(
-    references: Annotated[list[str], labelled("Images", "Such as docker.io/library/redis:7", min_length=1)],
+    references: Annotated[list[str], label("Images", "Such as docker.io/library/redis:7", min_length=1)],
     store: Store,
     platforms: PlatformNames = "all",
     *,
@@ -74,7 +74,7 @@ def fetch_into(
     named = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
     with (
         publish_run_progress() as notify,
-        leased(spec, (one.host for one in named), workers=concurrency, notify=notify) as bounded,
+        lease_slots(spec, (one.host for one in named), workers=concurrency, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
     ):
         pool, parts = PrefectPool(session, window=concurrency, retries=retries), _FetchParts(session.cancel)

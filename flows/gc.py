@@ -9,7 +9,7 @@ from prefect import get_run_logger
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
-from prefect_dist.flows.parameters import Store, StoreOptions, labelled, session_spec
+from prefect_dist.flows.parameters import Store, StoreOptions, label, session_spec
 from prefect_dist.mirror.causes import Cause, group_lines
 from prefect_dist.mirror.progress import LogWriter
 from prefect_dist.mirror.run_report import Status, describe_pieces
@@ -101,9 +101,9 @@ def _run_name() -> str:
 @flow_of("gc", run_name=_run_name)
 def gc(
     store: Store,
-    grace: Annotated[str, labelled("Grace", "How long nobody must have touched what is removed, such as 24h or 7d")] = "24h",
+    grace: Annotated[str, label("Grace", "How long nobody must have touched what is removed, such as 24h or 7d")] = "24h",
     *,
-    dry_run: Annotated[bool, labelled("Dry run", "Only tell what would be removed")] = False,
+    dry_run: Annotated[bool, label("Dry run", "Only tell what would be removed")] = False,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
 ) -> GcReport:
     """Remove blobs that no name and no run under way needs, and what dead runs left behind."""

@@ -18,7 +18,7 @@ from prefect_dist.flows.parameters import (
     Reached,
     Retries,
     StoreOptions,
-    labelled,
+    label,
 )
 from prefect_dist.mirror.config import Dialect
 from prefect_dist.mirror.mirror_report import MirrorReport
@@ -40,8 +40,8 @@ def mirror(
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    dialect: Annotated[Dialect, labelled("Form", "Whose form the configuration has: ours and regsync's, or skopeo's")] = "dist",
-    to: Annotated[list[str], labelled("Destinations", "With skopeo's form: where images go, registries or paths in them")] = [],  # noqa: B006
+    dialect: Annotated[Dialect, label("Form", "Whose form the configuration has: ours and regsync's, or skopeo's")] = "dist",
+    to: Annotated[list[str], label("Destinations", "With skopeo's form: where images go, registries or paths in them")] = [],  # noqa: B006
     network: Reached = None,
 ) -> MirrorReport:
     """Bring what a configuration wants to its targets: changed images alone, each piece of content once per registry."""

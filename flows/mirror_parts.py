@@ -36,7 +36,7 @@ class MirrorParts(Parts):
 
         If Prefect's API does not answer, the run is cancelled, and all of them end as not begun.
         """
-        shards = list(_sharded(images))
+        shards = list(_split_shards(images))
         if len(shards) == 1 and self._unparted < MOST_TASKS:
             self._unparted += sum(len(planned.content) + len(planned.due) for _, planned in shards[0])
             admit([image for image, _ in shards[0]])
@@ -67,7 +67,7 @@ class _Shards:
             self.admit(self.shards.popleft())
 
 
-def _sharded(images: Iterable[tuple[ImageState, PlannedImage]]) -> Iterator[list[tuple[ImageState, PlannedImage]]]:
+def _split_shards(images: Iterable[tuple[ImageState, PlannedImage]]) -> Iterator[list[tuple[ImageState, PlannedImage]]]:
     """Images in their order, so many together as one flow run may have."""
     shard, content, publications = list[tuple[ImageState, PlannedImage]](), set[object](), 0
     for image, planned in images:

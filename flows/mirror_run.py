@@ -8,7 +8,7 @@ from prefect_dist.flows.mirror_parts import MirrorParts
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.prefect_events import Reason, emit_failure, emit_mirrored
 from prefect_dist.flows.progress_artifact import publish_run_progress
-from prefect_dist.flows.slots import leased
+from prefect_dist.flows.slots import lease_slots
 from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.mirror.run import MirrorJob, run_mirror
@@ -26,7 +26,7 @@ def run(job: MirrorJob, spec: SessionSpec, *, concurrency: int, retries: int) ->
     hosts = job.target_hosts | (frozenset() if spec.offline else job.source_hosts)
     with (
         publish_run_progress(planning=1 if job.is_dry else 0.1) as notify,
-        leased(spec, hosts, workers=concurrency, notify=notify) as bounded,
+        lease_slots(spec, hosts, workers=concurrency, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
     ):
         pool, parts = PrefectPool(session, window=concurrency, retries=retries), MirrorParts(job.name, session.cancel)

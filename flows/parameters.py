@@ -8,14 +8,14 @@ from typing import Annotated, Any, Literal
 from prefect.context import FlowRunContext
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_dist.flows.blocks import credentials_in, located
+from prefect_dist.flows.blocks import credentials_in, locate_store
 from prefect_dist.mirror.hosts_file import CONCURRENCY, MAX_CONCURRENCY, hosts
 from prefect_dist.remotes import RegistrySettings
 from prefect_dist.remotes.advice import PARAMETERS
 from prefect_dist.transfer.session import SessionSpec
 
 
-def labelled(title: str, description: str, **constraints: Any) -> Any:
+def label(title: str, description: str, **constraints: Any) -> Any:
     """A parameter as its form shows it. Prefect gives parameters titles and descriptions of its own, except where these are."""
     return Field(description=description, json_schema_extra={"title": title, "description": description}, **constraints)
 
@@ -25,35 +25,35 @@ _WAY_DEPLOYED = "name a credentials block in the run's parameter network"
 _STORE = "a path, an fsspec URL such as s3://bucket/prefix, or block:NAME"
 _ONCE = "How many things are done at once"
 
-Store = Annotated[str, labelled("Content store", f"Where images are kept: {_STORE}")]
+Store = Annotated[str, label("Content store", f"Where images are kept: {_STORE}")]
 ConfiguredStore = Annotated[
-    str | None, labelled("Content store", f"Where images are kept, instead of where the configuration says: {_STORE}")
+    str | None, label("Content store", f"Where images are kept, instead of where the configuration says: {_STORE}")
 ]
 Configuration = Annotated[
     str,
-    labelled(
+    label(
         "Configuration",
         "What is mirrored, in YAML: block:NAME, or the path or URL of a file as whoever runs this sees it, or the text itself",
     ),
 ]
-DryRun = Annotated[bool, labelled("Dry run", "Only plan: nothing is written")]
+DryRun = Annotated[bool, label("Dry run", "Only plan: nothing is written")]
 PlatformNames = Annotated[
     Literal["all"] | list[str],
-    labelled("Platforms", "All, or a list such as linux/amd64, linux/arm64: images for others are left out"),
+    label("Platforms", "All, or a list such as linux/amd64, linux/arm64: images for others are left out"),
 ]
 Referrers = Annotated[
     bool,
-    labelled("Referrers", "Also signatures, bills of materials and attestations: referrers, and cosign's digest tags"),
+    label("Referrers", "Also signatures, bills of materials and attestations: referrers, and cosign's digest tags"),
 ]
-Concurrency = Annotated[int, labelled("Concurrency", _ONCE, ge=1, le=MAX_CONCURRENCY)]
+Concurrency = Annotated[int, label("Concurrency", _ONCE, ge=1, le=MAX_CONCURRENCY)]
 ConfiguredConcurrency = Annotated[
     int | None,
-    labelled("Concurrency", f"{_ONCE}; without it as the configuration says, or {CONCURRENCY}", ge=1, le=MAX_CONCURRENCY),
+    label("Concurrency", f"{_ONCE}; without it as the configuration says, or {CONCURRENCY}", ge=1, le=MAX_CONCURRENCY),
 ]
-Retries = Annotated[int, labelled("Retries", "Attempts after the first, for each task", ge=0)]
+Retries = Annotated[int, label("Retries", "Attempts after the first, for each task", ge=0)]
 StoreOptions = Annotated[
     dict[str, Any],
-    labelled("Store options", "Options of the store's file system that are no secrets, such as endpoint_url"),
+    label("Store options", "Options of the store's file system that are no secrets, such as endpoint_url"),
 ]
 
 
@@ -90,7 +90,7 @@ class Network(BaseModel):
 
 
 Reached = Annotated[
-    Network | None, labelled("Network", "How registries are reached, if not as usual: credentials, time-outs, TLS")
+    Network | None, label("Network", "How registries are reached, if not as usual: credentials, time-outs, TLS")
 ]
 
 
@@ -106,7 +106,7 @@ def session_spec(
     Raises:
         InvalidInput: a secret among the plain options, no such block, or a wrong file of hosts.
     """
-    url, options = located(store, store_options, configured=configured)
+    url, options = locate_store(store, store_options, configured=configured)
     reached = network or Network()
     registries, is_deployed = reached.settings(), _is_deployed()
     if is_deployed:

@@ -9,7 +9,7 @@ from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.fetch import fetch_into
-from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
+from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, label, session_spec
 from prefect_dist.mirror.causes import Cause, group_lines
 from prefect_dist.mirror.hosts_file import CONCURRENCY
 from prefect_dist.mirror.progress import LogWriter
@@ -93,15 +93,15 @@ def _run_name() -> str:
 
 @flow_of("pull", run_name=_run_name)
 def pull(
-    reference: Annotated[str, labelled("Image", "Such as docker.io/library/redis:7")],
+    reference: Annotated[str, label("Image", "Such as docker.io/library/redis:7")],
     directory: Annotated[
         str,
-        labelled("Directory", "For its root file system, where the run is: an empty directory, or one that is not there"),
+        label("Directory", "For its root file system, where the run is: an empty directory, or one that is not there"),
     ],
     store: Store,
     platform: Annotated[
         str | None,
-        labelled("Platform", "Which of an index's images, such as linux/arm64; without it, that of the run's machine"),
+        label("Platform", "Which of an index's images, such as linux/arm64; without it, that of the run's machine"),
     ] = None,
     *,
     referrers: Referrers = False,
@@ -118,12 +118,12 @@ def pull(
     fetched = fetch_into(spec, [reference], platforms=(wanted,), referrers=referrers, **options)
     unpacked = failure = None
     if fetched.status == "complete":
-        unpacked, failure = _unpacked(spec, fetched.images[0].name, directory, wanted)
+        unpacked, failure = _unpack(spec, fetched.images[0].name, directory, wanted)
     seconds = time.monotonic() - started
     return PullReport(fetched=fetched, unpacked=unpacked, failure=failure, seconds=seconds)
 
 
-def _unpacked(spec: SessionSpec, name: str, directory: str, platform: Platform) -> tuple[Unpacked | None, str | None]:
+def _unpack(spec: SessionSpec, name: str, directory: str, platform: Platform) -> tuple[Unpacked | None, str | None]:
     with open_session(spec, notify=LogWriter(get_run_logger())):
         try:
             return upkeep.unpack(name, directory, platform), None

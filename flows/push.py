@@ -8,10 +8,10 @@ from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.ascent import Ascent, Delivered
-from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, labelled, session_spec
+from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, label, session_spec
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import publish_run_progress
-from prefect_dist.flows.slots import leased
+from prefect_dist.flows.slots import lease_slots
 from prefect_dist.mirror.causes import Cause, group_lines
 from prefect_dist.mirror.hosts_file import CONCURRENCY
 from prefect_dist.mirror.run_report import Status, describe_pieces, pace
@@ -150,8 +150,8 @@ def _run_name() -> str:
 
 @flow_of("push", run_name=_run_name)
 def push(
-    name: Annotated[str, labelled("Image", "As its name was recorded in the content store")],
-    target: Annotated[str, labelled("Target", "Where it goes, such as registry.example/team/app:v1")],
+    name: Annotated[str, label("Image", "As its name was recorded in the content store")],
+    target: Annotated[str, label("Target", "Where it goes, such as registry.example/team/app:v1")],
     store: Store,
     *,
     referrers: Referrers = False,
@@ -166,7 +166,7 @@ def push(
     spec = session_spec(store, store_options, network)
     with (
         publish_run_progress() as notify,
-        leased(spec, (to.host,), workers=concurrency, notify=notify) as bounded,
+        lease_slots(spec, (to.host,), workers=concurrency, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
     ):
         recorded = _recorded(session, name, to)

@@ -23,7 +23,7 @@ from prefect_dist.flows.parameters import (
     Referrers,
     Retries,
     StoreOptions,
-    labelled,
+    label,
 )
 from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.run import MirrorJob
@@ -46,32 +46,30 @@ def _run_name() -> str:
 @flow_of("seed", run_name=_run_name)
 def seed(
     *,
-    images: Annotated[list[str], labelled("Images", "Such as docker.io/library/redis:7")] = [],
-    to: Annotated[
-        list[str], labelled("Registries", "Where they go, with or without a path, as in registry.example/mirror")
-    ] = [],
+    images: Annotated[list[str], label("Images", "Such as docker.io/library/redis:7")] = [],
+    to: Annotated[list[str], label("Registries", "Where they go, with or without a path, as in registry.example/mirror")] = [],
     platforms: PlatformNames = "all",
     dry_run: DryRun = False,
     store: ConfiguredStore = None,
-    file: Annotated[str | None, labelled("File", "More images, one in a line; a path where the run is")] = None,
+    file: Annotated[str | None, label("File", "More images, one in a line; a path where the run is")] = None,
     config: Annotated[
         str | None,
-        labelled(
+        label(
             "Configuration",
             "Instead of these: a mirror's, with a section seed; block:NAME, a path or URL, or the text itself",
         ),
     ] = None,
     rewrite_index: Annotated[
-        bool, labelled("Rewrite index", "Make an index of these platforms alone, for registries that want all that it names")
+        bool, label("Rewrite index", "Make an index of these platforms alone, for registries that want all that it names")
     ] = False,
     referrers: Referrers = False,
-    offline: Annotated[bool, labelled("Offline", "From the store alone: nobody else is asked for images")] = False,
+    offline: Annotated[bool, label("Offline", "From the store alone: nobody else is asked for images")] = False,
     failed: Annotated[
         str | None,
-        labelled("Failed", "File for the list of images that failed, as input for the next run; vetoed images are not listed"),
+        label("Failed", "File for the list of images that failed, as input for the next run; vetoed images are not listed"),
     ] = None,
     lock: Annotated[
-        str | None, labelled("Lock file", "Without a configuration: where the result is recorded, so that a check can audit it")
+        str | None, label("Lock file", "Without a configuration: where the result is recorded, so that a check can audit it")
     ] = None,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
@@ -106,13 +104,13 @@ def seed(
         workers = concurrency or wanted.concurrency
         report = run(job, replace(spec, offline=offline), concurrency=workers, retries=retries)
     if failed is not None:
-        report = _listed(report, failed)
+        report = _write_unfinished(report, failed)
     if not dry_run and config is not None:
         metrics.push(report, flow="seed", mirror=wanted.name, log=get_run_logger())
     return report
 
 
-def _listed(report: MirrorReport, url: str) -> MirrorReport:
+def _write_unfinished(report: MirrorReport, url: str) -> MirrorReport:
     """Write the images that failed to a file that the next run can read; return the report, with an error if that failed."""
     lines = "".join(f"{image}\n" for image in report.unfinished())
     try:

@@ -28,7 +28,7 @@ _PAUSE_S = 2.0
 
 
 @contextmanager
-def leased(spec: SessionSpec, hosts: Iterable[str], *, workers: int, notify: Notify) -> Iterator[SessionSpec]:
+def lease_slots(spec: SessionSpec, hosts: Iterable[str], *, workers: int, notify: Notify) -> Iterator[SessionSpec]:
     """The specification of a session that keeps to the slots which the current flow run has until the block is left.
 
     `hosts` are the registries that it reaches, with up to `workers` requests at once each where their settings do not say
@@ -42,11 +42,11 @@ def leased(spec: SessionSpec, hosts: Iterable[str], *, workers: int, notify: Not
         slots = dict[str, int]()
         for host, limit in _limits(sorted(set(hosts))).items():
             slots[host] = max(1, min(registries.hosts.of(host).in_flight or workers, limit))
-            held.enter_context(_taken(_name(host), slots[host], limit, notify))
+            held.enter_context(_take_slots(_name(host), slots[host], limit, notify))
         yield replace(spec, registries=replace(registries, hosts=replace(registries.hosts, slots=slots)))
 
 
-def _taken(name: str, slots: int, limit: int, notify: Notify) -> ExitStack:
+def _take_slots(name: str, slots: int, limit: int, notify: Notify) -> ExitStack:
     """A lease that has begun; it ends with its block."""
     taken = lease(name, slots)
     if taken is None:

@@ -10,7 +10,7 @@ from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.fetch import fetch_into
-from prefect_dist.flows.parameters import Concurrency, Reached, Store, StoreOptions, labelled, session_spec
+from prefect_dist.flows.parameters import Concurrency, Reached, Store, StoreOptions, label, session_spec
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.prefect_events import emit_corruption
 from prefect_dist.flows.progress_artifact import publish_progress
@@ -139,7 +139,7 @@ def _run_name() -> str:
 def verify(
     store: Store,
     repair: Annotated[
-        Literal["all"] | list[str], labelled("Repair", 'Names to fetch again if they are not whole, or "all" of those')
+        Literal["all"] | list[str], label("Repair", 'Names to fetch again if they are not whole, or "all" of those')
     ] = [],  # noqa: B006 - Prefect shows it in the form and copies it
     *,
     concurrency: Concurrency = 4,
@@ -155,7 +155,7 @@ def verify(
         opened.store.require()
         outcomes = _verify_all(PrefectPool(opened, window=concurrency), hashing)
         names, unreadable = opened.store.names.read()
-        damaged = dict(_damaged(opened.store, names))
+        damaged = dict(_find_damaged(opened.store, names))
         wanted = damaged if repair == "all" else damaged.keys() & set(repair)
         groups = _by_what_is_wanted(name for name in names if name.name in wanted)
         extra = _extra(opened.store)
@@ -241,7 +241,7 @@ def _chunks(blobs: Iterable[Info]) -> Iterator[tuple[Info, ...]]:
         yield tuple(chunk)
 
 
-def _damaged(store: ContentStore, names: Iterable[Name]) -> Iterator[tuple[str, str]]:
+def _find_damaged(store: ContentStore, names: Iterable[Name]) -> Iterator[tuple[str, str]]:
     for name in names:
         try:
             found = presence.check_name(store, name)

@@ -32,25 +32,25 @@ _FLAGS = re.compile(r"\(\?([a-zA-Z]+)\)(.*)", re.DOTALL)
 Type = Literal["repository", "image"]
 
 
-class Login(LenientSection):
+class SkopeoLogin(LenientSection):
     """Who we are to a registry."""
 
     username: Text = Field(default="", repr=False)
     password: Text = Field(default="", repr=False)
 
 
-class Registry(LenientSection):
+class SkopeoRegistry(LenientSection):
     """What is copied from a registry, and how it is reached."""
 
     images: dict[str, list[Text] | None] = Field(default={})
     images_by_tag_regex: dict[str, Annotated[Text, valid_by(compile_pattern)]] = Field(default={}, alias="images-by-tag-regex")
     images_by_semver: dict[str, Annotated[Text, valid_by(constraints.parse)]] = Field(default={}, alias="images-by-semver")
-    credentials: Login | None = Field(default=None, repr=False)
+    credentials: SkopeoLogin | None = Field(default=None, repr=False)
     tls_verify: Flag = Field(default=True, alias="tls-verify")
     cert_dir: Text | None = Field(default=None, alias="cert-dir")
 
 
-class SkopeoFile(RootModel[dict[str, Registry]]):
+class SkopeoFile(RootModel[dict[str, SkopeoRegistry]]):
     """A file of `skopeo sync`, by registry."""
 
 
@@ -102,14 +102,14 @@ class _Making:
     def __init__(self, document: Document, to: Sequence[str], mistakes: MistakeLog) -> None:
         self._document, self._to, self._mistakes = document, to, mistakes
 
-    def entries(self, registry: str, said: Registry) -> Iterator[Entry]:
+    def entries(self, registry: str, said: SkopeoRegistry) -> Iterator[Entry]:
         """The entries for one registry that have no mistakes, in the order of skopeo."""
         for text, type_, place, sets in self._select_entries(registry, said):
             entry = self._mistakes.attempt(partial(self._entry, text, type_, place, *sets))
             if entry is not None:
                 yield entry
 
-    def _select_entries(self, registry: str, said: Registry) -> Iterator[tuple[str, Type, Place, Sequence[TagSet]]]:
+    def _select_entries(self, registry: str, said: SkopeoRegistry) -> Iterator[tuple[str, Type, Place, Sequence[TagSet]]]:
         for name, listed in said.images.items():
             place: Place = (registry, "images", name)
             if not listed:
@@ -163,7 +163,7 @@ def _anywhere(regex: str) -> str:
     return f"(?s:.*)(?{flags[1]}:{flags[2]})(?s:.*)" if flags else f"(?s:.*)(?:{regex})(?s:.*)"
 
 
-def _settings(registry: Registry, place: Place, document: Document) -> HostSettings:
+def _settings(registry: SkopeoRegistry, place: Place, document: Document) -> HostSettings:
     """A directory of certificates is containers-certs.d(5)'s: *.crt are authorities, *.cert with its *.key is our own."""
     if registry.cert_dir is None:
         return HostSettings(tls=Tls(verify=registry.tls_verify))

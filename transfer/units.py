@@ -47,14 +47,14 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
-class Repositories:
+class RepositoryList:
     """The repositories of a registry."""
 
     names: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
-class Tags:
+class TagLists:
     """The tags of some repositories, or the errors of their lists."""
 
     found: tuple[tuple[str, ...] | DistError, ...]
@@ -126,17 +126,17 @@ def list_referrers(session: Session, subject: Descriptor, source: Reference, rel
     return Listed(session.referrers(subject, source, related))
 
 
-def list_repositories(session: Session, host: str) -> Repositories:
+def list_repositories(session: Session, host: str) -> RepositoryList:
     """Return the repositories of a registry, in its order."""
     with _reporting_unresolved(session, host, "list"):
-        return Repositories(session.repositories(host))
+        return RepositoryList(session.repositories(host))
 
 
-def list_tags(session: Session, repositories: tuple[Reference, ...], *, workers: int) -> Tags:
+def list_tags(session: Session, repositories: tuple[Reference, ...], *, workers: int) -> TagLists:
     """Return the tags of some repositories, `workers` at once, each in its registry's order."""
     found = session.tags(repositories, workers=workers)
     _settle(session, "list", ((place.locator, one) for place, one in zip(repositories, found, strict=True)))
-    return Tags(tuple(found))
+    return TagLists(tuple(found))
 
 
 def survey(session: Session, queries: tuple[ImageQuery, ...], *, keep: bool, workers: int) -> Surveyed:
@@ -284,7 +284,7 @@ def _reporting_unresolved(session: Session, name: str, kind: UnresolvedKind) -> 
 
 def errors_in(result: object) -> Sequence[str]:
     """Return one line for each object that failed in the result of a unit that handles several."""
-    if isinstance(result, Tags):
+    if isinstance(result, TagLists):
         return [str(one) for one in result.found if isinstance(one, DistError)]
     if isinstance(result, Surveyed):
         return [str(error) for one in result.found for error in one.errors]

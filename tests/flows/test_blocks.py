@@ -145,7 +145,7 @@ def test_a_store_in_s3_with_the_role_of_another_block(
 def test_what_is_said_nearer_counts() -> None:
     from prefect.types import SecretDict
 
-    from prefect_dist.flows.blocks import ContentStore, located
+    from prefect_dist.flows.blocks import ContentStore, locate_store
 
     keys = {"aws_access_key_id": "a", "aws_secret_access_key": "b", "aws_session_token": "c"}
     block = aws(**keys, region_name="eu-west-1", aws_client_parameters={"endpoint_url": "http://a"})
@@ -156,7 +156,7 @@ def test_what_is_said_nearer_counts() -> None:
         options={"endpoint_url": "http://b", "client_kwargs": {"verify": False}},
         secrets=SecretDict({"token": "d"}),
     ).save("layers", overwrite=True)
-    assert located("block:layers", {"endpoint_url": "http://c"}) == (
+    assert locate_store("block:layers", {"endpoint_url": "http://c"}) == (
         "s3://bucket",
         {
             "key": "a",
@@ -171,7 +171,7 @@ def test_what_is_said_nearer_counts() -> None:
 def test_secret_options_are_merged_with_those_that_are_no_secrets() -> None:
     from prefect.types import SecretDict
 
-    from prefect_dist.flows.blocks import ContentStore, located
+    from prefect_dist.flows.blocks import ContentStore, locate_store
 
     ContentStore(
         url="s3://bucket",
@@ -179,23 +179,23 @@ def test_secret_options_are_merged_with_those_that_are_no_secrets() -> None:
         secrets=SecretDict({"client_kwargs": {"aws_session_token": "a"}}),
     ).save("nested", overwrite=True)
     client = {"region_name": "eu-west-1", "verify": False, "aws_session_token": "a"}
-    assert located("block:nested", {}) == ("s3://bucket", {"client_kwargs": client})
+    assert locate_store("block:nested", {}) == ("s3://bucket", {"client_kwargs": client})
 
 
 def test_a_block_of_aws_without_keys_leaves_them_to_the_environment() -> None:
-    from prefect_dist.flows.blocks import ContentStore, located
+    from prefect_dist.flows.blocks import ContentStore, locate_store
 
     aws(region_name="eu-west-1").save("role", overwrite=True)
     ContentStore(url="s3://bucket", credentials="role").save("role", overwrite=True)
-    assert located("block:role", {}) == ("s3://bucket", {"client_kwargs": {"region_name": "eu-west-1"}})
+    assert locate_store("block:role", {}) == ("s3://bucket", {"client_kwargs": {"region_name": "eu-west-1"}})
 
 
 def test_a_block_of_another_type_without_keys_is_refused() -> None:
-    from prefect_dist.flows.blocks import ContentStore, located
+    from prefect_dist.flows.blocks import ContentStore, locate_store
 
     ContentStore(url="s3://bucket", credentials="content-store/other").save("other", overwrite=True)
     with pytest.raises(InvalidInput, match="credentials content-store/other: expected a block with keys or a profile"):
-        located("block:other", {})
+        locate_store("block:other", {})
 
 
 @pytest.mark.parametrize(
@@ -211,11 +211,11 @@ def test_a_block_of_another_type_without_keys_is_refused() -> None:
     ],
 )
 def test_the_client_parameters_of_aws_are_used(parameters: dict[str, Any], expected: dict[str, Any]) -> None:
-    from prefect_dist.flows.blocks import ContentStore, located
+    from prefect_dist.flows.blocks import ContentStore, locate_store
 
     aws(aws_access_key_id="a", aws_secret_access_key="b", aws_client_parameters=parameters).save("client", overwrite=True)
     ContentStore(url="s3://bucket", credentials="client").save("client", overwrite=True)
-    assert located("block:client", {}) == ("s3://bucket", {"key": "a", "secret": "b", **expected})
+    assert locate_store("block:client", {}) == ("s3://bucket", {"key": "a", "secret": "b", **expected})
 
 
 def test_the_options_of_a_block_reach_the_client_beside_our_own(s3: S3Server) -> None:
@@ -225,8 +225,8 @@ def test_the_options_of_a_block_reach_the_client_beside_our_own(s3: S3Server) ->
 
 
 def test_a_block_of_aws_that_is_not_there_is_named() -> None:
-    from prefect_dist.flows.blocks import ContentStore, located
+    from prefect_dist.flows.blocks import ContentStore, locate_store
 
     ContentStore(url="s3://bucket", credentials="none").save("odd", overwrite=True)
     with pytest.raises(InvalidInput, match="credentials none: there is no such block"):
-        located("block:odd", {})
+        locate_store("block:odd", {})

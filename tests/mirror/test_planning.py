@@ -13,7 +13,7 @@ from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.transfer.events import ignore_event
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
-from prefect_dist.transfer.units import Repositories, Tags
+from prefect_dist.transfer.units import RepositoryList, TagLists
 from tests.mirror.planned import Plans, Queries, entries, manifest, surveyed
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def listed(*tags: str) -> Callable[[object], object]:
 
     def reply(argument: object) -> object:
         first = argument[0] if isinstance(argument, tuple) else argument
-        return Tags((tags,)) if isinstance(first, Reference) else surveyed(cast("Sequence[ImageQuery]", argument))
+        return TagLists((tags,)) if isinstance(first, Reference) else surveyed(cast("Sequence[ImageQuery]", argument))
 
     return reply
 
@@ -123,11 +123,13 @@ def tagged(repositories: Mapping[str, Sequence[str]]) -> Callable[[object], obje
 
     def reply(argument: object) -> object:
         if isinstance(argument, str):
-            return Repositories(tuple(repositories))
+            return RepositoryList(tuple(repositories))
         found = cast("tuple[Reference | ImageQuery, ...]", argument)
         names = [one.repository for one in found if isinstance(one, Reference)]
         return (
-            Tags(tuple(tuple(repositories[name]) for name in names)) if names else surveyed(cast("Sequence[ImageQuery]", found))
+            TagLists(tuple(tuple(repositories[name]) for name in names))
+            if names
+            else surveyed(cast("Sequence[ImageQuery]", found))
         )
 
     return reply
