@@ -153,13 +153,14 @@ def verify(
     notify = combine_listeners(LogWriter(get_run_logger()), emit_corruption)
     with publish_progress(hashing), open_session(spec, notify=notify) as opened:
         opened.store.require()
-        outcomes = _verify_all(PrefectPool(opened, window=concurrency), hashing)
+        pool = PrefectPool(opened, window=concurrency)
+        outcomes = _verify_all(pool, hashing)
         names, unreadable = opened.store.names.read()
         damaged = dict(_find_damaged(opened.store, names))
         wanted = damaged if repair == "all" else damaged.keys() & set(repair)
-        groups = _by_what_is_wanted(name for name in names if name.name in wanted)
         extra = _extra(opened.store)
         stopped = opened.cancel.reason
+        groups = {} if stopped else _by_what_is_wanted(name for name in names if name.name in wanted)
     repaired = tuple(
         fetch_into(spec, names, platforms=platforms, referrers=referrers, concurrency=concurrency, retries=RETRIES)
         for (platforms, referrers), names in groups.items()
@@ -170,9 +171,9 @@ def verify(
         damaged=damaged,
         repaired=repaired,
         failures=_failures(outcomes, unreadable),
-        tasks=len(outcomes) + sum(run.tasks for run in repaired),
+        tasks=pool.runs + sum(run.tasks for run in repaired),
         seconds=time.monotonic() - started,
-        stopped=stopped,
+        stopped=stopped or next((run.stopped for run in repaired if run.stopped), None),
     )
 
 

@@ -12,6 +12,7 @@ Tasks are plain functions for `ThreadPoolTaskRunner`; a coroutine submitted ther
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -40,8 +41,9 @@ R = TypeVar("R")
 TASKS: dict[Callable[..., Any], Task[..., Any]] = {}
 # The ids of task runs that wait for a Retry-After.
 WAITING = WaitingUnits()
-# When waiting task runs continue, by their ids.
+# When waiting task runs continue, by their ids, and how many waits they had. Prefect counts the attempt after a wait as a run.
 _WAITS: dict[UUID, datetime] = {}
+_WAITED: Counter[UUID] = Counter()
 
 
 def task_for(
@@ -83,7 +85,7 @@ def argument(name: str) -> Any:
 
 def _is_worth_it(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
     """Return whether Prefect retries after a failed attempt. A plain function: Prefect 3.8 ignores any other callable."""
-    return is_retried(state.result(raise_on_failure=False), run.run_count)
+    return is_retried(state.result(raise_on_failure=False), run.run_count - _WAITED[run.id])
 
 
 def _attempted(function: Callable[P, R]) -> Callable[P, Any]:
@@ -99,16 +101,20 @@ def _attempted(function: Callable[P, R]) -> Callable[P, Any]:
             with WAITING.add(run_id):
                 current_session().cancel.pause((until - datetime.now(UTC)).total_seconds())
         began = context.task_run.start_time or datetime.now(UTC)
-        attempt = Attempt(context.task_run.run_count, context.task.retries, began)
+        attempt = Attempt(context.task_run.run_count - _WAITED[run_id], context.task.retries, began)
         try:
             with use_attempt(attempt):
                 result = function(*args, **kwargs)
         except DistError as exc:
             if (seconds := attempt.wait_s(exc)) is None:
+                if not attempt.has_successor(exc):
+                    _WAITED.pop(run_id, None)
                 raise
             now = datetime.now(UTC)
             _WAITS[run_id] = until = now + timedelta(seconds=seconds)
+            _WAITED[run_id] += 1
             return AwaitingRetry(scheduled_time=now, message=f"{exc}; until {until:%Y-%m-%d %H:%M:%S} UTC")
+        _WAITED.pop(run_id, None)
         errors = errors_in(result)
         return Failed(message=_first_of(errors), data=result) if errors else result
 

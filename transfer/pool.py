@@ -36,9 +36,19 @@ class Ok(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The error that a unit of work ended with, or because of which it was not started."""
+    """The error that a unit of work ended with, or because of which it was not started.
+
+    The error and its causes lose their tracebacks, which would keep the locals of their frames as long as the report.
+    """
 
     error: DistError
+
+    def __post_init__(self) -> None:
+        pending: list[BaseException | None] = [self.error]
+        while pending:
+            if (error := pending.pop()) is not None and error.__traceback__ is not None:
+                error.__traceback__ = None
+                pending += (error.__cause__, error.__context__)
 
 
 Outcome = Ok[Any] | Failed
@@ -57,7 +67,11 @@ class Unexpected(DistError):
     @classmethod
     def of(cls, error: object) -> "Unexpected":
         """Return the error for an exception, or a result, of any kind."""
-        return cls(" ".join(f"unexpected {type(error).__name__}: {error}; report it".split()))
+        try:
+            text = f": {error}"
+        except Exception:  # noqa: BLE001 - an exception whose text cannot be made is still an outcome
+            text = ""
+        return cls(" ".join(f"unexpected {type(error).__name__}{text}; report it".split()))
 
 
 class Scope(Protocol):

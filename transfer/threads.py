@@ -1,9 +1,11 @@
 """Units of work in threads, without Prefect."""
 
-from collections.abc import Callable, Hashable, Iterator
+import logging
+import random
+from collections.abc import Callable, Hashable
 from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -16,30 +18,33 @@ from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Raised, Unexpe
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.waiting import WaitingUnits
 
-# Units that wait for a Retry-After hold a thread each and do not count as in flight.
-_THREADS_PER_UNIT = 4
-_DELAYS_S = tenacity.wait_exponential_jitter(initial=1, jitter=0.5)
+# Threads are made as they are needed. Units that wait for a Retry-After hold a thread each and do not count as in flight.
+_MAX_THREADS = 1024
+_FIRST_DELAY_S = 1.0
+_LONGEST_DELAY_S = 60.0
+_log = logging.getLogger(__name__)
 
 
 class ThreadPool(Pool):
-    """Runs units in threads, with the retries that `transfer.attempts` describes. Leaving the block waits for the threads."""
+    """Runs units in threads, with the retries that `transfer.attempts` describes.
+
+    Leaving the block waits for the threads. An exception in the block cancels the run first.
+    """
 
     def __init__(self, session: Session, *, window: int, retries: int = RETRIES) -> None:
         super().__init__(session, window=window)
         self._retries = retries
         self._waiting = WaitingUnits()
-        self._executor = ThreadPoolExecutor(_THREADS_PER_UNIT * window, thread_name_prefix="unit")
+        self._executor = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="unit")
 
     @property
     def waiting(self) -> AbstractSet[Hashable]:
         """The units that wait for a Retry-After."""
         return self._waiting.keys
 
-    @contextmanager
-    def on_wait(self, listener: Callable[[], None]) -> Iterator[None]:
+    def on_wait(self, listener: Callable[[], None]) -> AbstractContextManager[None]:
         """Call `listener` each time that a unit begins to wait during the block."""
-        with self._waiting.on_wait(listener):
-            yield
+        return self._waiting.on_wait(listener)
 
     def start(self, unit: Unit, end: Callable[[Outcome | Raised], None]) -> Hashable:
         """Start a unit in a thread that has a copy of the present context."""
@@ -50,18 +55,24 @@ class ThreadPool(Pool):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._executor.shutdown()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if error is not None:  # units that wait for a registry would hold the block for as long as it says
+            self.session.cancel.set(f"the run failed: {error!r}")
+        self._executor.shutdown(cancel_futures=error is not None)
 
     def _run(self, key: Hashable, unit: Unit, end: Callable[[Outcome | Raised], None]) -> None:
+        end(self._outcome(key, unit))
+
+    def _outcome(self, key: Hashable, unit: Unit) -> Outcome | Raised:
         try:
-            end(Ok(_Attempts(self, key, unit).run()))
+            return Ok(_Attempts(self, key, unit).run())
         except DistError as exc:
-            end(Failed(exc))
+            return Failed(exc)
         except Exception as exc:  # noqa: BLE001 - an error that no one expects concerns one unit
-            end(Failed(Unexpected.of(exc)))
+            _log.debug("unexpected error of a unit of work", exc_info=exc)
+            return Failed(Unexpected.of(exc))
         except BaseException as exc:  # noqa: BLE001 - it ends the run, not only this thread
-            end(Raised(exc))
+            return Raised(exc)
 
     def pause(self, key: Hashable, seconds: float, *, is_waiting: bool) -> None:
         """Sleep before the next attempt of a unit. `is_waiting`: because of a Retry-After.
@@ -108,8 +119,12 @@ class _Attempts:
         self._wait_s = attempt.wait_s(error)
         return attempt.has_successor(error)
 
-    def _delay_s(self, state: tenacity.RetryCallState) -> float:
-        return _DELAYS_S(state) if self._wait_s is None else self._wait_s
+    def _delay_s(self, _state: tenacity.RetryCallState) -> float:
+        """Return the seconds before the next attempt. Attempts that ended with a Retry-After do not lengthen the delay."""
+        if self._wait_s is not None:
+            return self._wait_s
+        longest = min(_FIRST_DELAY_S * 2 ** (self._number - 1), _LONGEST_DELAY_S)
+        return random.uniform(longest / 2, longest)  # noqa: S311 - spreads the attempts, hides nothing
 
     def _sleep(self, seconds: float) -> None:
         is_waiting = self._wait_s is not None

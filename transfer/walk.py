@@ -243,7 +243,8 @@ class Walk:
         descriptor = item.descriptor if isinstance(item, ContentNode) else item.subject
         item.failure = Failure(descriptor=descriptor, error=error)
         self._notify(ContentFailed(descriptor, error))
-        for image in item.images:
+        images, item.images = item.images, []  # those that come later may have another source
+        for image in images:
             image.open -= 1
             image.failures.append(item.failure)
             self._conclude(image)
@@ -276,6 +277,7 @@ class Walk:
             node.asked.add(image.reference.locator)
             node.sources.append(ContentSource(image.reference, parent, image.scope))
         if node.failure is not None and not node.sources:
+            node.images.remove(image)
             image.failures.append(node.failure)
             return
         image.open += 1

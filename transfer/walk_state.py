@@ -27,7 +27,7 @@ class ImageState:
         related: the related manifests that are wanted, too.
         root: the descriptor that the reference resolves to, if it is known already; `origin` is the result that has it.
         scope: the flow run that the image's units belong to; None is the current one.
-        open: the number of the image's items that have not ended.
+        open: the number of nodes, queries and follow-ups in flight or waiting whose images contain this one.
         recorded: the store has the image's name.
         met: the content that the image is known to want.
         referrers: the manifests that refer to the image or its content, each once, in the order in which they were found.

@@ -24,7 +24,7 @@ def session(tmp_path: Path) -> Iterator[Session]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_DELAYS_S", lambda _state: 0.0)
+    monkeypatch.setattr(threads, "_FIRST_DELAY_S", 0.0)
 
 
 def throttled(seconds: float) -> DistError:
@@ -102,6 +102,67 @@ def test_a_wait_ends_when_the_run_is_cancelled(session: Session) -> None:
         outcome = pool.call(Unit(work=throttle))
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, Stopped)
+
+
+def test_an_exception_in_the_block_ends_units_that_wait(session: Session) -> None:
+    waits = threading.Event()
+
+    def throttle(_: Session) -> None:
+        waits.set()
+        raise throttled(600)
+
+    def fail_meanwhile() -> None:
+        with ThreadPool(session, window=2) as pool:
+            pool.start(Unit(work=throttle), lambda _: None)
+            assert waits.wait(10)
+            raise LookupError("no such record")
+
+    with pytest.raises(LookupError):
+        fail_meanwhile()
+    assert "no such record" in str(session.cancel.reason)
+
+
+def test_many_throttled_registries_leave_a_thread_to_another_one(session: Session) -> None:
+    served = threading.Event()
+
+    def wait_for_other(_: Session, _host: int) -> None:
+        if not served.is_set():
+            raise throttled(0.2)
+
+    def serve(_: Session, _host: int) -> None:
+        served.set()
+
+    with ThreadPool(session, window=1) as pool:
+        made: Worklist[int] = Worklist(
+            pool, lambda host: Unit(work=serve if host == 20 else wait_for_other, arguments=(host,)), lane=Lane
+        )
+        made.add(range(21))
+        assert [outcome for _, outcome in made] == [Ok(None)] * 21
+
+
+def test_waits_do_not_lengthen_the_delay_of_a_retry(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_FIRST_DELAY_S", 0.01)
+    work = Failing(*[throttled(0)] * 30, Unavailable("no route"))
+    with ThreadPool(session, window=1, retries=1) as pool:
+        assert pool.call(Unit(work=work)) == Ok(32)
+
+
+def test_an_error_keeps_no_frames(session: Session) -> None:
+    with ThreadPool(session, window=1) as pool:
+        outcome = pool.call(Unit(work=Failing(NotFound("gone"))))
+    assert isinstance(outcome, Failed)
+    assert outcome.error.__traceback__ is None
+
+
+def test_an_exception_without_a_text_is_an_outcome(session: Session) -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    with ThreadPool(session, window=1) as pool:
+        outcome = pool.call(Unit(work=Failing(Mute())))
+    assert isinstance(outcome, Failed)
+    assert str(outcome.error) == "unexpected Mute; report it"
 
 
 def test_an_unexpected_error_is_an_outcome(session: Session) -> None:

@@ -5,8 +5,10 @@ from collections.abc import Callable
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.transfer.cancellation import CancelToken
+from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.events import ignore_event
-from prefect_dist.transfer.pool import Failed
+from prefect_dist.transfer.pool import Failed, Ok
+from prefect_dist.transfer.units import Fetched
 from prefect_dist.transfer.walk import Walk
 from prefect_dist.transfer.walk_state import ImageState
 from tests.transfer.pools import HeldPool
@@ -74,3 +76,26 @@ def test_a_stop_ends_images_that_are_added_after_it() -> None:
     walking.run([waiting.pop()])
     assert [bool(report.failures) for report in walking.reports(ended)] == [False, True, True]
     assert pool.runs == 1
+
+
+def test_an_image_that_failed_is_not_affected_when_its_content_comes_from_another_repository() -> None:
+    root = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=Digest.of(b"manifest"), size=8)
+    layers = tuple(Descriptor(media_type=ROOT.media_type, digest=Digest.of(name), size=4) for name in (b"one", b"two"))
+    first, second = (ImageState(Reference.parse(f"{host}.example/app:v1"), root=root) for host in ("one", "two"))
+    ended = list[ImageState]()
+
+    def serve_at_the_second_attempt(pool: HeldPool, item: object) -> None:
+        if pool.started == [root]:
+            pool.finish(item, Failed(Unavailable("nothing is there")))
+        else:
+            pool.finish(item, Ok(Fetched(Receipt("fetched"), layers if item == root else ())))
+
+    def add_second(image: ImageState) -> None:
+        ended.append(image)
+        if image is first:
+            walking.add([second])
+
+    walking, _ = walk(FetchingPolicy(add_second), serve_at_the_second_attempt)
+    walking.run([first])
+    assert ended == [first, second]
+    assert [(image.open, image.fetched, len(image.failures)) for image in ended] == [(0, 0, 1), (0, 3, 0)]
