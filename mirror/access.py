@@ -1,4 +1,4 @@
-"""How a mirror's registries are reached, and who it is there: `registries`, and regsync's `creds`."""
+"""Settings and credentials for the registries of a mirror: `registries`, and regsync's `creds`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +28,7 @@ class Access:
 
 
 def access(file: MirrorFile, document: Document, numbers: Sequence[int], mistakes: MistakeLog) -> Access:
-    """The settings and credentials of a file; secrets are looked up, and mistakes go to a log.
+    """Return the settings and credentials of a file. Secrets are resolved, and mistakes are collected.
 
     `numbers` are the positions of the file's `creds` in the document.
     """
@@ -59,7 +59,7 @@ def access(file: MirrorFile, document: Document, numbers: Sequence[int], mistake
 
 
 def _registry_settings(registry: MirrorRegistry, key: str, document: Document) -> dict[str, HostSettings]:
-    """The settings of a host; none for a namespace, which has only credentials."""
+    """Return the settings of a host; None for a namespace, which has only credentials."""
     place: Place = ("registries", key)
     if "/" not in _check_key(key, document.where(place)):
         return {key: replace(registry.settings(document, place), advice=TlsAdvice.of_file(document.where(place)))}
@@ -69,7 +69,7 @@ def _registry_settings(registry: MirrorRegistry, key: str, document: Document) -
 
 
 def _check_key(key: str, at: str) -> str:
-    """`host[:port]`, or that and a namespace."""
+    """Return a key `host[:port]` or `host[:port]/namespace`."""
     host, slash, namespace = key.partition("/")
     try:
         known = is_host(host) and (not slash or Reference.parse(key).repository == namespace)
@@ -110,7 +110,7 @@ def _credentials(said: MirrorRegistry | Creds, key: str, place: Place, document:
 
 
 def _settings(creds: Creds, name: str, place: Place, document: Document, priorities: Mapping[str, int]) -> HostSettings:
-    """Regsync's settings as ours. Mirrors with the highest priority come first."""
+    """Return the settings of a regsync host. Mirrors with the highest priority come first."""
     prefix = resolve_secret(creds.path_prefix, at=document.where((*place, "pathPrefix"))).strip("/")
     head = str(creds.api_opts.get("disableHead", "")).lower() == "true"
     return HostSettings(
@@ -129,12 +129,12 @@ def _settings(creds: Creds, name: str, place: Place, document: Document, priorit
 
 
 def of_regsync(at: str) -> TlsAdvice:
-    """The advice to set keys of regsync's at a place in a file."""
+    """Return the advice to set regsync's keys at a place in a file."""
     return TlsAdvice.of_file(at, authority="regcert", certificate="clientCert and clientKey")
 
 
 def _tls(creds: Creds, place: Place, document: Document) -> Tls:
-    """Certificates stand in regsync's files themselves, or in what those refer to."""
+    """Return the certificates that a regsync host has in the file or refers to."""
     if creds.client_key:
         document.refuse_secret(creds.client_key, (*place, "clientKey"))
     authority, certificate, key = (

@@ -56,7 +56,7 @@ class Applying:
         self._scopes.divide(list(zip(images, planned, strict=True)), self.walk.add)
 
     def stop(self, reason: str) -> None:
-        """Begin nothing more, and have what is in flight end early."""
+        """Cancel the run: no new unit begins, and units in flight end early."""
         self._session.cancel.set(reason)
 
     def run(self) -> Brought:

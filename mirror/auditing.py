@@ -1,4 +1,4 @@
-"""Audits of the targets of a mirror, and the search for what is missing there."""
+"""Audits the targets of a mirror, and finds the source of missing content."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence

@@ -55,7 +55,7 @@ def record_results(report: MirrorReport, replaced: Records, locked: Records) -> 
 
 
 def _wanted_again(plan: Plan, records: Records) -> Records:
-    """Return the records without the times since when tags were unwanted that this run wants, whether or not it succeeds."""
+    """Return the records with `unwanted` removed from each tag that this run wants, even if it fails."""
     wanted = {action.target for action in plan.actions if action.target in records}
     return {**records, **{target: replace(records[target], unwanted=None) for target in wanted}}
 

@@ -23,14 +23,14 @@ class Cause:
     objects: tuple[str, ...] = ()
 
     def object_lines(self, most: int) -> Iterator[str]:
-        """A line for each object, at most `most` of them, and one for the rest."""
+        """Yield a line for each of at most `most` objects, and one for the rest."""
         yield from self.objects[:most]
         if len(self.objects) > most:
             yield f"and {len(self.objects) - most} more"
 
 
 def group_causes(failures: Iterable[tuple[str, str]]) -> list[Cause]:
-    """The causes of failures, which are pairs of an object and a message, in the order of their first appearance."""
+    """Return the causes of failures in the order of their first appearance. A failure is an object and a message."""
     groups: dict[str, dict[tuple[str, str], None]] = {}
     for name, message in failures:
         groups.setdefault(_key(name, message), {})[name, message] = None
@@ -38,7 +38,7 @@ def group_causes(failures: Iterable[tuple[str, str]]) -> list[Cause]:
 
 
 def group_lines(lines: Iterable[str]) -> list[Cause]:
-    """The causes of failures, each of which is a line such as "OBJECT: MESSAGE"."""
+    """Return the causes of failures. A failure is a line such as "OBJECT: MESSAGE"."""
     return group_causes(_split(line) for line in lines)
 
 
@@ -53,7 +53,7 @@ def _cause(key: str, failures: Sequence[tuple[str, str]]) -> Cause:
 
 
 def _key(name: str, message: str) -> str:
-    """The message without what differs from object to object."""
+    """Return the message without the parts that differ between objects."""
     return _URL_PATH.sub(r"\g<host>…", _SUBJECT.sub("", message.removeprefix(f"{name}: "), count=1))
 
 

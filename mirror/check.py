@@ -1,4 +1,4 @@
-"""A run that audits what a mirror published, and repairs it on request."""
+"""A run that audits the targets of a mirror, and repairs them on request."""
 
 import time
 from dataclasses import replace

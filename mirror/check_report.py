@@ -1,4 +1,4 @@
-"""What a check of a mirror has to say when it ends."""
+"""The report of a check of a mirror."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -29,7 +29,7 @@ class Audits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """How a check came out: what was found at `first`, and `again` after repairs; None if there were none.
+    """The result of a check: the audits before repairs (`first`) and after them (`again`, None without repairs).
 
     `failures` say why targets could not be repaired. `stopped` says why the run was ended early.
     """
@@ -45,20 +45,20 @@ class CheckReport:
 
     @property
     def status(self) -> Status:
-        """`complete` if all is right now."""
+        """Return `complete` if all targets are right now."""
         if self.stopped:
             return "stopped"
         return "failed" if self.errors() else "complete"
 
     def result(self, target: Reference) -> Result:
-        """What became of a target that was damaged, or of which nothing could be told."""
+        """Return the result for a target that was damaged or could not be audited."""
         if self.again is None or target in self.first.untold:
             return "damaged" if target in self.first.damaged else "failed"
         is_still = target in self.failures or target in self.again.damaged or target in self.again.untold
         return "failed" if is_still else "repaired"
 
     def summary(self) -> str:
-        """One line that counts."""
+        """Return one line with the counts."""
         found = self.first
         parts = [f"{found.right} right", f"{len(found.damaged)} damaged"]
         parts += [f"{len(found.untold)} cannot be told"] if found.untold else []
@@ -69,7 +69,7 @@ class CheckReport:
         return f"check of {self.name} {self.status}: {', '.join(parts)} in {duration(self.seconds)}{left}"
 
     def facts(self) -> dict[str, str | int]:
-        """What was done."""
+        """Return the counts for people."""
         found = self.first
         return {
             "targets right": found.right,
@@ -96,13 +96,13 @@ class CheckReport:
         }
 
     def figures(self) -> Figures:
-        """What it came to."""
+        """Return the totals for metrics."""
         unrepaired = sum(self.result(target) != "repaired" for target in self.first.damaged)
         wrong = unrepaired + len(self.first.untold)
         return Figures(pending=wrong, failed=wrong, received=self.stats.received, sent=self.stats.sent)
 
     def errors(self) -> list[str]:
-        """One line per failure; one for all of which nothing can be told only because the run was ended."""
+        """Return one line per failure, and one for all targets that were not audited because the run was cancelled."""
         lines = list(self.first.untold.values())
         for target, faults in self.first.damaged.items():
             if self.result(target) != "repaired":
@@ -110,11 +110,11 @@ class CheckReport:
         return gather_failures(lines, self.stopped)
 
     def causes(self) -> list[Cause]:
-        """The failures, grouped by their cause."""
+        """Return the failures, grouped by their cause."""
         return group_lines(self.errors())
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
-        """The command line's JSON output."""
+        """Return the JSON output of the command line."""
         return {
             "flow_run_id": flow_run_id,
             "status": self.status,
@@ -132,7 +132,7 @@ class CheckReport:
         }
 
     def table(self) -> list[dict[str, str | int]]:
-        """One row per target that is or was not right."""
+        """Return one row per target that is or was not right."""
         found = [(target, "; ".join(faults)) for target, faults in self.first.damaged.items()]
         untold = ((target, why) for target, why in self.first.untold.items() if not is_broken_off(why, self.stopped))
         rows = [*found, *((target, why.removeprefix(f"{target}: ")) for target, why in untold)]
@@ -143,7 +143,7 @@ class CheckReport:
         return error or f"{target}: {'; '.join(faults)}"
 
     def _error(self, target: Reference) -> str | None:
-        """Why a target could not be repaired."""
+        """Return why a target could not be repaired."""
         if self.again is None:
             return None
         if target in self.failures:

@@ -36,7 +36,7 @@ class Claims:
             self._by_target[target].append(Claim(entry=entry, source=source))
 
     def conflicts(self) -> dict[Reference, InvalidInput]:
-        """The targets at which nothing can be published, each with the claims that contradict each other."""
+        """Return the targets at which nothing can be published, each with the error that names the contradicting claims."""
         found = ((target, _conflict(claims)) for target, claims in self._by_target.items() if len(claims) > 1)
         return {target: InvalidInput(why) for target, why in found if why is not None}
 
@@ -112,7 +112,7 @@ def _list_differing_options(entries: Sequence[Entry], source: str, tag: str | No
 
 
 def _certainly_selects(entry: Entry, source: Reference) -> bool:
-    """Return whether an entry selects an image, if that exists, whatever other tags there are."""
+    """Return whether an entry selects an image independently of the other tags of its repository."""
     if source.tag is None or source.digest is not None or entry.tags.is_relative:
         return False
     return entry.repositories.holds(source.repository) and bool(entry.chosen([source.tag]))

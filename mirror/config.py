@@ -1,4 +1,4 @@
-"""A mirror's configuration, read from its file and turned into values of ours.
+"""Reads the configuration of a mirror from its file.
 
 Everything that can be known to be wrong is told when the file is read, with file, line and key. No registry is asked.
 """
@@ -34,7 +34,7 @@ Dialect = Literal["dist", "skopeo"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirror:
-    """What a configuration says.
+    """The configuration of a mirror.
 
     `way` says how to give credentials in it. `store` may be `block:NAME`; None is left to whoever starts a run. `credentials`
     are by registry, or registry and namespace; the blocks that `credential_blocks` name have more. `lock` is a path or URL,
@@ -60,7 +60,7 @@ class Mirror:
 
 
 def load(path: str, dialect: Dialect = "dist", *, to: Sequence[str] = ()) -> Mirror:
-    """The configuration in a file, see `understood`. Relative paths in it begin where the file is.
+    """Return the configuration in a file, see `parse_config`. Relative paths in it begin at the folder of the file.
 
     Raises:
         InvalidInput: the file is wrong; the message names file, line and key.
@@ -70,7 +70,7 @@ def load(path: str, dialect: Dialect = "dist", *, to: Sequence[str] = ()) -> Mir
 
 
 def parse_config(document: Document, dialect: Dialect = "dist", *, to: Sequence[str] = ()) -> Mirror:
-    """The configuration in a document: one of ours, one of regsync's, or with `dialect` one of `skopeo sync --src yaml`.
+    """Return the configuration in a document: of this project, of regsync, or by `dialect` of `skopeo sync --src yaml`.
 
     A file of skopeo's does not say where images go: `to` does, registries with or without a path.
 
@@ -81,7 +81,7 @@ def parse_config(document: Document, dialect: Dialect = "dist", *, to: Sequence[
 
 
 def parse_mirror(document: Document, *, is_remembered: bool = True) -> Mirror:
-    """What a document says with our keys; what comes of it is written into a lock file, if it is to be remembered.
+    """Return the configuration in a document of this project. If `is_remembered`, results go to a lock file.
 
     Raises:
         Mistakes: it is wrong; each line names file, line and key of a mistake.
@@ -125,7 +125,7 @@ def parse_mirror(document: Document, *, is_remembered: bool = True) -> Mirror:
 
 
 def _entries(file: MirrorFile, found: Checked[MirrorFile], entries: Entries) -> tuple[list[Entry], list[Entry]]:
-    """The entries of `sync` and `seed` that have no mistakes."""
+    """Return the entries of `sync` and `seed` that have no mistakes."""
     if _PLATFORMS in found.wrong:  # `rewriteIndex` would seem to lack platforms
         return [], []
     numbers = found.kept("sync", len(file.sync))
@@ -156,12 +156,12 @@ def _skopeos(document: Document, to: Sequence[str]) -> Mirror:
 
 
 def _access_section(file: MirrorFile, document: Document) -> str:
-    """The section in which the file says how registries are reached: regsync's if that is used, otherwise ours."""
+    """Return the section with settings of registries: regsync's if the file has it, otherwise ours."""
     return f"{'creds' if file.creds else 'registries'} of {document.path}"
 
 
 def _tls_advice(file: MirrorFile, document: Document) -> TlsAdvice:
-    """The advice for registries that the file does not name."""
+    """Return the advice for registries that the file does not name."""
     at = f"an entry for {{server}} in {_access_section(file, document)}"
     return of_regsync(at) if file.creds else TlsAdvice.of_file(at)
 

@@ -25,7 +25,7 @@ _Comparison = tuple[Operator, Version]
 
 
 def parse(text: str) -> tuple[TagSet, ...]:
-    """The tags that a constraint is about: those of any of the sets.
+    """Return the sets of tags that a constraint allows: a tag in any of them.
 
     Raises:
         InvalidInput: it is none, or has `!=` before a partial version.
@@ -52,7 +52,7 @@ def _group(group: str, text: str) -> TagSet:
 
 
 def _parse_comparisons(operator: str, bound: str, text: str) -> list[_Comparison]:
-    """What one term asks for. Of a partial version only what is written is compared."""
+    """Return the comparisons of one term. Of a partial version only the given numbers are compared."""
     written = re.split(r"[-+]", bound.removeprefix("v"), maxsplit=1)[0].split(".")
     numbers = tuple(int(part) for part in written if part.isdigit())[: _first_wildcard(written)]
     version = Version(numbers=numbers, prerelease=bound.partition("+")[0].partition("-")[2])
@@ -82,12 +82,12 @@ def _parse_comparisons(operator: str, bound: str, text: str) -> list[_Comparison
 
 
 def _between(version: Version, length: int) -> list[_Comparison]:
-    """From a version on to before the next that differs in its first `length` numbers; all if that is none."""
+    """Return the range from a version up to the next that differs in its first `length` numbers; all if `length` is 0."""
     return [(">=", version), ("<", _after(version.numbers[:length]))] if length else []
 
 
 def _after(numbers: tuple[int, ...]) -> Version:
-    """The least version with the next number in the last place, which is a prerelease."""
+    """Return the least version with the next number in the last place, which is a prerelease."""
     return Version(numbers=(*numbers[:-1], numbers[-1] + 1), prerelease="0")
 
 

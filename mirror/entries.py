@@ -44,7 +44,7 @@ class Entries:
         self.idle: list[tuple[Place, str]] = []
 
     def make_sync_entry(self, section: SyncEntry, place: Place) -> Entry | None:
-        """The entry for one item of `sync`; None if there are mistakes in it."""
+        """Return the entry for one item of `sync`; None if it has mistakes."""
         known, attempt, repos = len(self._mistakes), self._mistakes.attempt, section.repos
         at = self._document.where((*place, "source"))
         if section.platform and section.platforms:
@@ -74,7 +74,7 @@ class Entries:
         )
 
     def make_seed_entries(self, section: SeedSection, place: Place) -> Iterator[Entry]:
-        """The entries of `seed` that have no mistakes: one for each image, all with the same targets."""
+        """Return the entries of `seed` without mistakes: one for each image, all with the same targets."""
         attempt = self._mistakes.attempt
         options = _Options(section, place, self._defaults, self._document, self._mistakes)
         self._take_note(options)
@@ -98,7 +98,7 @@ class Entries:
             )
 
     def _images(self, section: SeedSection, place: Place) -> list[tuple[str, str]]:
-        """What is to be seeded, and where that is said."""
+        """Return the images of `seed`, each with its place."""
         images = [(text, self._document.where((*place, "images", number))) for number, text in enumerate(section.images)]
         if section.file is not None:
             at = (*place, "list")
@@ -126,7 +126,7 @@ class Entries:
 
 
 class _Options:
-    """What a section says, and the defaults where it says nothing."""
+    """The options of a section; the defaults apply to those that it does not set."""
 
     def __init__(self, section: Options, place: Place, defaults: Defaults, document: Document, mistakes: MistakeLog) -> None:
         self._said = section.model_fields_set & Options.model_fields.keys()
@@ -137,11 +137,11 @@ class _Options:
 
     @property
     def immutable(self) -> Patterns:
-        """Tags that never change."""
+        """Return the tags that never change."""
         return Patterns(allow=tuple(self._all.immutable_tags)) if self._all.immutable_tags else NOTHING
 
     def targets(self, named: Sequence[tuple[str, Place]], what: What, sync: Mapping[str, str]) -> tuple[Naming, ...]:
-        """The names at targets, from the texts at some places; mistakes are left out."""
+        """Return the names at targets from the texts at some places, without mistakes."""
         renames = tuple(one.rule() for one in self._all.rename)
         found = (self._parse_naming(text, place, what, sync, renames) for text, place in named)
         return tuple(naming for naming in found if naming is not None)
@@ -153,7 +153,7 @@ class _Options:
         return self._mistakes.attempt(lambda: Naming.read(text, at=at, what=what, sync=known, renames=renames))
 
     def backup(self, sync: Mapping[str, str]) -> Naming | None:
-        """The name of what is overwritten."""
+        """Return the name of backups."""
         text = self._all.backup
         if not text:
             return None
@@ -166,7 +166,7 @@ class _Options:
         return [((*self._place, "referrerFilters"), "referrers is not true")] if is_idle else []
 
     def schedule(self) -> Schedule | None:
-        """When it is to be mirrored."""
+        """Return the schedule."""
         text = self._all.schedule
         if text:
             return self._mistakes.attempt(lambda: Schedule.parse(text, at=self._where("schedule")))
@@ -175,7 +175,7 @@ class _Options:
         return None
 
     def rest(self) -> dict[str, Any]:
-        """What an entry takes as it is."""
+        """Return the options that an entry takes unchanged."""
         said = self._all
         if said.rewrite_index and not said.platforms:
             raise InvalidInput(f"{self._where('rewrite_index')}: expected platforms, of which to make an index")
@@ -196,12 +196,12 @@ class _Options:
         return {"Backup": self._all.backup or "", "Interval": interval, "Schedule": self._all.schedule or ""}
 
     def _where(self, name: str) -> str:
-        """Where an option is said: here or among the defaults."""
+        """Return the place of an option: in the entry or among the defaults."""
         return self._document.where((*(self._place if name in self._said else ("defaults",)), to_camel(name)))
 
 
 def read_references(path: Path, *, at: str) -> list[tuple[str, str]]:
-    """The references in a file, one in a line, and where each is; `#` begins a comment.
+    """Return the references in a file, one per line, each with its place; `#` begins a comment.
 
     Raises:
         InvalidInput: it cannot be read; the message begins with `at`.
@@ -230,7 +230,7 @@ def _gate(section: GateSection) -> Gate:
 
 
 def _source(text: str, type_: str, at: str) -> str:
-    """The registry, repository or image that is meant."""
+    """Return the registry, repository or image of an entry."""
     if type_ == "registry":
         if is_host(text):
             return text

@@ -1,4 +1,4 @@
-"""An entry of a mirror's configuration: what it takes from where, and what it makes of it where."""
+"""An entry of a mirror's configuration: the images that it selects, and their targets and options."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,13 +22,13 @@ class Prune:
     most: int
 
     def is_over(self, since: datetime, *, now: datetime) -> bool:
-        """Whether what is unwanted since then may go."""
+        """Return whether the grace period of a tag that is unwanted since then is over."""
         return (now - since).total_seconds() >= self.grace_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What is mirrored. `at` is where the configuration says so: `file:line: key.path`.
+    """An entry. `at` is its place in the configuration: `file:line: key.path`.
 
     `source` is a registry's host, a repository's locator or an image's reference, as `type` says. `repositories` choose among
     those of a registry, `tags` among those of a repository. `platforms` are those that are wanted of an index; None is all.
@@ -55,7 +55,7 @@ class Entry:
     prune: Prune | None
 
     def chosen(self, tags: Sequence[str]) -> list[str]:
-        """The tags of a repository whose images are wanted.
+        """Return the tags of a repository that the entry selects.
 
         Where referrers go along, the indexes that list them are none: each target has its own, where others may be listed, too.
         """
@@ -63,12 +63,12 @@ class Entry:
 
     @property
     def source_host(self) -> str:
-        """The registry that it takes from."""
+        """Return the source registry."""
         return self._sample.host
 
     @property
     def target_hosts(self) -> frozenset[str]:
-        """The registries that it brings images to, backups among them; one that depends on an image's name is not told."""
+        """Return the target registries, including those of backups, except those that depend on the name of an image."""
         try:
             targets = self.targets_of(self._sample)
             backups = [self.backup_of(self._sample, target) for target in targets]
@@ -78,12 +78,12 @@ class Entry:
 
     @property
     def _sample(self) -> Reference:
-        """An image such as it takes."""
+        """Return an example of an image that the entry selects."""
         more = {"registry": "/name:tag", "repository": ":tag", "image": ""}
         return Reference.parse(f"{self.source}{more[self.type]}")
 
     def targets_of(self, source: Reference) -> tuple[Reference, ...]:
-        """The targets of an image, each once.
+        """Return the distinct targets of an image.
 
         Raises:
             InvalidInput: the name of a target is invalid.
@@ -95,11 +95,11 @@ class Entry:
         return tuple(one for one in found if isinstance(one, Reference))
 
     def valid_targets(self, source: Reference) -> tuple[Reference, ...]:
-        """The targets of an image without those whose name is invalid, each once."""
+        """Return the distinct targets of an image without those whose name is invalid."""
         return tuple(one for one in self.each_target(source) if isinstance(one, Reference))
 
     def each_target(self, source: Reference) -> tuple[Reference | InvalidInput, ...]:
-        """The targets of an image, each once; an error in place of an invalid name."""
+        """Return the distinct targets of an image, with an error in place of an invalid name."""
         found = dict[Reference | InvalidInput, None]()
         for naming in self.targets:
             try:
@@ -109,7 +109,7 @@ class Entry:
         return tuple(found)
 
     def differing_options(self, other: "Entry", tag: str | None) -> list[str]:
-        """The options, by their key, with which two entries would treat an image with this tag differently.
+        """Return the options, by their key, that differ between two entries for an image with this tag.
 
         Pruning and schedules do not count: an image that any entry wants is kept.
         """
@@ -129,7 +129,7 @@ class Entry:
         return [name for name, (ours, theirs) in pairs.items() if ours != theirs]
 
     def backup_of(self, source: Reference, target: Reference) -> Reference | None:
-        """What is to be called what a target stands for, before that is overwritten; None keeps nothing of it.
+        """Return the backup name of the image that a target has before it is overwritten; None if it is not kept.
 
         Raises:
             InvalidInput: a name comes out that is none.
@@ -142,7 +142,7 @@ def _platforms(entry: Entry) -> frozenset[Platform] | None:
 
 
 def _immutable(entry: Entry, tag: str | None) -> object:
-    """Return whether a tag never changes; without a tag, the patterns of the tags that never change."""
+    """Return whether a tag never changes; for None, the patterns of the tags that never change."""
     return entry.tags.immutable if tag is None else entry.tags.immutable.holds(tag)
 
 

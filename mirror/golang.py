@@ -1,4 +1,4 @@
-"""What templates take over from Go 1.25: `printf`, how durations are shown, and layouts of times."""
+"""Functions of templates as in Go 1.25: `printf`, the format of durations, and layouts of times."""
 
 import re
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ _PART = re.compile("|".join(_LAYOUT))
 
 
 def printf(layout: str, values: Sequence[object]) -> str:
-    """The layout with the values in it: numbers as `%d`, also `%02d`; texts as `%s`; either as `%v`.
+    """Return the layout with the values in it: numbers as `%d`, also `%02d`; texts as `%s`; either as `%v`.
 
     Raises:
         ValueError: another verb, or one that the value is none for.
@@ -57,12 +57,12 @@ def printf(layout: str, values: Sequence[object]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration as Go shows it: `1h0m0s`, `5m0s`, `30s`."""
+    """Return a duration as Go formats it: `1h0m0s`, `5m0s`, `30s`."""
     hours, rest = divmod(round(seconds), 3600)
     minutes, rest = divmod(rest, 60)
     return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s" if minutes else f"{rest}s"
 
 
 def format_time(moment: datetime, layout: str) -> str:
-    """A time in a layout that shows how Go's reference time would look, such as 2006-01-02."""
+    """Return a time in a layout that is given as Go's reference time, such as 2006-01-02."""
     return _PART.sub(lambda match: moment.strftime(_LAYOUT[match[0]]), layout)

@@ -1,4 +1,4 @@
-"""What people configure in YAML, checked, and turned at once into values of ours.
+"""Files with settings of hosts, in YAML.
 
 A file of hosts has one key, `registries`: how each registry is reached. Keys are named as in regsync where it has them.
 """
@@ -55,7 +55,7 @@ class Registry(Section):
     blob_max: int | None = Field(default=None, ge=-1, description=BLOB_MAX)
 
     def settings(self, document: Document, place: Place) -> HostSettings:
-        """The same, as `remotes` takes it; secrets are looked up. Relative paths in the document begin where that is.
+        """Return the settings as `remotes` takes them, with secrets resolved. Relative paths start where the document is.
 
         Raises:
             InvalidInput: a secret or a file is not where it should be, or is of no use.
@@ -91,7 +91,7 @@ class HostsFile(Section):
 
 
 def hosts(path: str | None, *, plain_http: bool = False, ca_file: str | None = None, insecure: Sequence[str] = ()) -> Hosts:
-    """How hosts are reached, from a file of hosts and from what was said beside it, which wins.
+    """Return the settings of hosts from a file and from options, which take precedence.
 
     Raises:
         InvalidInput: the file is wrong, or one that it names; the message names file, line and key. Or `ca_file` is.
@@ -113,7 +113,7 @@ def hosts(path: str | None, *, plain_http: bool = False, ca_file: str | None = N
 
 
 def _check(tls: Tls, document: Document, place: Place) -> None:
-    """Refuse files that are of no use with the line that names them, before anything is asked with them."""
+    """Reject unusable certificate files with the line that names them, before any request."""
     files = {"caFile": tls.ca_file, "certFile": tls.cert_file, "keyFile": tls.key_file}
     steps: list[tuple[str, Callable[[], object]]]
     steps = [(key, partial(readable, path)) for key, path in files.items() if path is not None]
@@ -127,7 +127,7 @@ def _check(tls: Tls, document: Document, place: Place) -> None:
 
 
 def _header(name: str, text: str, document: Document, place: Place) -> tuple[str, str]:
-    """A header as it is sent. What a file or variable ends in, such as a line break, is no part of it.
+    """Return a header as it is sent, without the whitespace at the end of a file or variable.
 
     Raises:
         InvalidInput: no header can be so; the value, which may be a secret, is not shown.

@@ -1,4 +1,4 @@
-"""The lock file: what a mirror has brought where, digest by digest. Derived from nothing else, so it is kept with care.
+"""The lock file: the digest that a mirror published at each target. It cannot be derived from other data.
 
 It tells people and other tools what is mirrored, a check what to look for, and a later run which tags are the mirror's own:
 only those may ever be pruned. So it is written before a run changes anything, and again when it is known what came of it.
@@ -92,7 +92,7 @@ class Lock:
         self._file = StateFile(url) if url is not None else None
 
     def read(self) -> dict[Reference, Locked]:
-        """Return what is mirrored, by target; nothing if there is no file.
+        """Return the records by target; none if there is no file.
 
         Raises:
             InvalidInput: the file is damaged.
@@ -105,7 +105,7 @@ class Lock:
         return self._parse(raw, self._file.url)
 
     def update(self, amended: Callable[[Records], Records]) -> None:
-        """Replace the records by what `amended` makes of them.
+        """Replace the records by the result of `amended` for them.
 
         Raises:
             InvalidInput: the file is damaged.
@@ -127,7 +127,7 @@ class Lock:
 
 @contextmanager
 def _name_lock_file() -> Iterator[None]:
-    """Have the error of a file that may not be read or written say that it is the lock file, and name the remedy."""
+    """Add to a permission error of this block that it is about the lock file, and the remedy."""
     try:
         yield
     except Denied as exc:

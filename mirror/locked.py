@@ -1,4 +1,4 @@
-"""A lock file in place of a configuration: what a check needs is in it."""
+"""Uses a lock file as the configuration of a check."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -20,7 +20,7 @@ def is_lock(document: Document) -> bool:
 
 
 def from_lock(path: str) -> Mirror:
-    """A configuration with one entry for each image in a lock file, which says nothing of stores and registries.
+    """Return a configuration with one entry for each image in a lock file, without a store and settings of registries.
 
     Raises:
         InvalidInput, Unsupported: the lock file is damaged, of another version, or names no image.
@@ -35,7 +35,7 @@ def from_lock(path: str) -> Mirror:
 
 
 def without_file(found: Mirror) -> Mirror:
-    """The same configuration for messages that name options, because there is no file to set anything in."""
+    """Return the configuration with messages that name options, because there is no file with keys to set."""
     return replace(found, way=None, hosts=replace(found.hosts, advice=None))
 
 

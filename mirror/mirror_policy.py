@@ -52,7 +52,7 @@ class MirrorPolicy:
 
     @property
     def planned(self) -> tuple[PlannedImage, ...]:
-        """The planned images that were taken."""
+        """Return the planned images that were taken."""
         return tuple(self._planned.values())
 
     def take(self, planned: PlannedImage, origin: object) -> ImageState:

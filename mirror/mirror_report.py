@@ -1,4 +1,4 @@
-"""What a mirror run has to say when it ends: what was planned, and what came of it at each target."""
+"""The report of a mirror run: the plan, and the result at each target."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -21,7 +21,7 @@ _DONE: Mapping[str, Result] = {"add": "added", "change": "changed"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brought:
-    """What came of images. `failures` say why targets do not have what was planned, `vetoes` why gates kept it from them.
+    """The results of images. `failures` and `vetoes` are the reasons why targets do not have the planned image.
 
     `referrers` are those that came along, with their tags, for each target that was published. A published target has failed
     if some of its referrers are not listed. `begun` are targets whose publication was begun and did not succeed: the tag may
@@ -36,7 +36,7 @@ class Brought:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorReport:
-    """How a mirror run came out: what was planned, what was `brought`, what was `removed`.
+    """The result of a mirror run: the plan, the results of images (`brought`), and those of tags (`removed`).
 
     `name` is what people call the run. A dry run has done nothing. `more` are failures of no target; `stopped` says why the run
     was ended early.
@@ -57,7 +57,7 @@ class MirrorReport:
 
     @property
     def status(self) -> Status:
-        """`complete` if every target has its image, or in a dry run if the plan has no errors."""
+        """Return `complete` if every target has its image, or in a dry run if the plan has no errors."""
         if self.stopped:
             return "stopped"
         if self.errors():
@@ -65,7 +65,7 @@ class MirrorReport:
         return "vetoed" if self.brought.vetoes else "complete"
 
     def result(self, action: TargetAction) -> Result:
-        """What came of a step."""
+        """Return the result of an action."""
         if action.change == "failed" or action.target in self.brought.failures:
             return "failed"
         if action.target in self.brought.vetoes:
@@ -76,12 +76,12 @@ class MirrorReport:
 
     @property
     def _title(self) -> str:
-        """The name of the run, without a repeated word if the configuration is named like the flow, as mirror.yaml is."""
+        """Return the name of the run, without a repeated word if the configuration is named like the flow (mirror.yaml)."""
         flow, _, configuration = self.name.partition(" ")
         return flow if flow == configuration else self.name
 
     def unfinished(self) -> list[str]:
-        """Images that failed for at least one target. A vetoed image is not among them: its gate would veto it again."""
+        """Return the images that failed for at least one target, without vetoed ones: their gate would veto them again."""
         failed = (action.item.source for action in self.plan.actions if self.result(action) == "failed")
         return list(dict.fromkeys(map(str, (*failed, *(one.source for one in self.plan.unnamed)))))
 
@@ -105,14 +105,14 @@ class MirrorReport:
         return f"{self._title} {self.status}: {', '.join(told)}; {passed}{spared} in {duration(self.seconds)}{left_of_quotas}"
 
     def counts(self) -> dict[Result, int]:
-        """How many targets there are of each result."""
+        """Return the number of targets by result."""
         counts = dict.fromkeys(_SHOWN, 0) | {"same": self.plan.settled, "failed": len(self.plan.unnamed)}
         for action in self.plan.actions:
             counts[self.result(action)] += 1
         return counts
 
     def facts(self) -> dict[str, str | int]:
-        """What was done; of a dry run, what would be."""
+        """Return the counts for people. A dry run counts the planned actions."""
         stats, counts = self.stats, self.counts()
         # Manifests are in the store because the plan was made with them.
         content = {d.digest: d.size for image in self.plan.due for d in image.content if not d.is_manifest}
@@ -130,7 +130,7 @@ class MirrorReport:
         }
 
     def totals(self) -> dict[str, int]:
-        """Return the number of targets by result, of removed tags, and what was moved."""
+        """Return the number of targets by result, of removed tags, and of transferred bytes."""
         stats = self.stats
         return {
             **{str(result): count for result, count in self.counts().items()},
@@ -142,7 +142,7 @@ class MirrorReport:
         }
 
     def figures(self) -> Figures:
-        """Totals of the run, for metrics."""
+        """Return the totals for metrics."""
         counts, stats = self.counts(), self.stats
         return Figures(
             pending=sum(counts[result] for result in ("vetoed", "failed", "planned")),
@@ -157,22 +157,22 @@ class MirrorReport:
         return sum(isinstance(told, Removed) and told.status == "removed" for told in self.removed.values())
 
     def errors(self) -> list[str]:
-        """One line per failure; one for all that is missing only because the run was ended."""
+        """Return one line per failure, and one for all targets that were not reached because the run was cancelled."""
         unremoved = (told for told in self.removed.values() if isinstance(told, str))
         lines = dict.fromkeys((*self.plan.errors, *self.brought.failures.values(), *unremoved, *self.more))
         return gather_failures(lines, self.stopped)
 
     def causes(self) -> list[Cause]:
-        """The failures, grouped by their cause."""
+        """Return the failures, grouped by their cause."""
         return group_lines(self.errors())
 
     def notes(self) -> list[str]:
-        """What else a person has to know, a line each: entries for nothing, vetoes, and why reality differed from the plan."""
+        """Return further notes: entries that select nothing, vetoes, and tags that could not be removed as planned."""
         kept = (f"{target}: not removed: {told.why}" for target, told in self.removed.items() if _is_kept(told))
         return [*self.plan.idle, *self.brought.vetoes.values(), *kept]
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
-        """The command line's JSON output."""
+        """Return the JSON output of the command line."""
         stats = self.stats
         return {
             "flow_run_id": flow_run_id,
@@ -198,7 +198,7 @@ class MirrorReport:
         }
 
     def table(self) -> list[dict[str, str | int]]:
-        """One row per target, failed ones first, then per tag that is no longer wanted.
+        """Return one row per target, failed ones first, then one per orphan tag.
 
         Unchanged targets, and those that were not reached before the run was ended, are only counted.
         """

@@ -1,4 +1,4 @@
-"""What images are called at their targets, and what is kept of those that are overwritten."""
+"""Names of images at their targets, and of the backups of overwritten images."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ What = Literal["image", "repository", "registry", "backup"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rename:
-    r"""What a path at a target, `repository[:tag]`, is replaced by where `match` matches all of it.
+    r"""A replacement for paths `repository[:tag]` at a target that `match` matches in full.
 
     `to` names groups of the expression: `$1` or `\1`, `${name}` or `\g<name>`.
 
@@ -41,14 +41,14 @@ class Rename:
                 raise InvalidInput(f"expected a group of {self.match!r}, got {group[0]!r}")
 
     def of(self, path: str) -> str | None:
-        """What a path is to be; None where it is no matter of this one."""
+        """Return the new path; None if `match` does not match."""
         found = compile_pattern(self.match).fullmatch(path)
         return None if found is None else _GROUP.sub(lambda group: _group(found, _name(group)), self.to)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Naming:
-    """How a name is made: from a template, and by what it gives.
+    """Makes names from a template.
 
     A template that says nothing about `.Ref` is the name of an image, of a repository, to which the source's tag comes, or what
     comes before the source's repository and tag. One that does is the whole name; without a tag, the source's comes to it. A
@@ -65,7 +65,7 @@ class Naming:
     def read(
         cls, text: str, *, at: str, what: What, sync: Mapping[str, str] | None = None, renames: Sequence[Rename] = ()
     ) -> Self:
-        """The naming that a configuration says at a place. `sync` is what `.Sync` has.
+        """Return the naming at a place of a configuration. `sync` has the fields of `.Sync`.
 
         Raises:
             InvalidInput: no such template, or what it gives is no name; the message begins with `at`.
@@ -82,7 +82,7 @@ class Naming:
         return naming
 
     def of(self, source: Reference, target: Reference | None = None) -> Reference:
-        """What an image is to be called. For a backup, `target` is what is about to be overwritten.
+        """Return the name of an image. For a backup, `target` is the reference that is about to be overwritten.
 
         Raises:
             InvalidInput: what comes out is no name; the message says of what, and what came.
@@ -134,7 +134,7 @@ def _fields(reference: Reference) -> dict[str, str]:
 
 
 def _is_named(text: str) -> bool:
-    """Whether a text has a tag or digest in its last component."""
+    """Return whether a text has a tag or digest in its last component."""
     return bool(re.search("[:@]", text.rpartition("/")[2]))
 
 

@@ -49,13 +49,13 @@ class QueryLoop(Protocol):
 
 
 class Receiver(Protocol):
-    """Takes what is planned, from the loop that queries run in."""
+    """Takes planned images, from the loop that queries run in."""
 
     def take_images(self, images: Sequence[PlannedImage], origins: Mapping[PlannedImage, units.Surveyed], /) -> None:
-        """Some images of a registry are planned; `origins` are the results that they were planned by."""
+        """Take images of a registry that are planned; `origins` are the results that they were planned by."""
 
     def take_plan(self, plan: Plan, /) -> None:
-        """All registries are planned."""
+        """Take the plan of all registries."""
 
 
 @dataclass(eq=False, slots=True, kw_only=True)

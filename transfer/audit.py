@@ -1,4 +1,4 @@
-"""Whether what was brought to a repository is there, all of it: below what a tag stands for, and about it.
+"""Audits the tags of a repository: the content below each, and its referrers.
 
 That a tag stands for the right digest proves nothing of what this names: blobs and manifests can be missing below it, after a
 deletion, a collection of garbage that went wrong, or a copy that broke off.
@@ -16,7 +16,7 @@ from prefect_dist.remotes import Pusher, Source
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True, eq=False)
 class Expected:
-    """What a tag should stand for; of an index the `platforms` that were brought, None is all.
+    """The expected state of a tag. `platforms` are those of an index that were mirrored; None is all.
 
     `referrers` should be beside it, under a tag or listed at what they are about, None.
     """
@@ -46,7 +46,7 @@ class Auditor:
         self._listed: dict[Digest, frozenset[Digest]] = {}
 
     def audit(self, expected: Expected) -> Finding:
-        """Return what is wrong with a tag, and what it resolves to.
+        """Return the faults of a tag and its root.
 
         Raises:
             DistError: the registry does not answer as it should.
@@ -62,7 +62,7 @@ class Auditor:
     def _image(
         self, target: Reference, there: Descriptor | None, digest: Digest, platforms: Platforms, *, missing: str
     ) -> Iterator[str]:
-        """Return what is wrong with a tag, which resolves to `there`, and with the image that it should resolve to."""
+        """Return the faults of a tag, which resolves to `there`, and of the image that it should resolve to."""
         if there is None:
             yield f"{target.tag or target} is not there"
         elif there.digest != digest:
@@ -77,7 +77,7 @@ class Auditor:
         return self._resolve(Reference.parse(f"{target.locator}@{digest}"))
 
     def _resolve(self, reference: Reference) -> Descriptor | None:
-        """Return what a reference resolves to, None for nothing; it is resolved once."""
+        """Return the descriptor that a reference resolves to, None if there is none. It is requested once."""
         if reference not in self._resolved:
             try:
                 self._resolved[reference] = self._source.resolve(reference)

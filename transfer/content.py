@@ -1,4 +1,4 @@
-"""Joining a remote to a store: content moves from one to the other and is verified on the way.
+"""Transfers content between a remote and the store, and verifies it.
 
 Whether anything has to be done is the store's to say: what exists is not asked for, what is partly there is gone on with.
 """
@@ -30,7 +30,7 @@ class Receipt:
     seconds: float = 0.0
 
     def with_more(self, other: "Receipt") -> "Receipt":
-        """The same after more was done for the same content."""
+        """Return the receipt after more bytes were transferred for the same content."""
         status = self.status if other.status == "existed" else other.status
         return Receipt(status, self.transferred + other.transferred, self.seconds + other.seconds)
 
@@ -43,7 +43,7 @@ def fetch(
     notify: Notify,
     pause: Callable[[float], None] = time.sleep,
 ) -> Receipt:
-    """Bring the content of `descriptor` into the store, verified.
+    """Fetch the content of `descriptor` into the store, verified.
 
     Raises:
         Corrupt: the bytes are not those announced; none of them are kept, the next attempt starts at 0.
@@ -73,7 +73,7 @@ def push(
     tag: str | None = None,
     notify: Notify,
 ) -> Receipt:
-    """Bring the content of `descriptor` from the store to a repository, whose registry verifies it.
+    """Push the content of `descriptor` from the store to a repository, whose registry verifies it.
 
     A blob is mounted from the `source` repository of the same registry, or from wherever that knows it, if it can be. A
     manifest's children have to be there; with a `tag`, that is set where it stands for something else.
@@ -114,7 +114,7 @@ def push(
 
 
 def put(store: ContentStore, target: Pusher, descriptor: Descriptor, *, tag: str | None = None, notify: Notify) -> Receipt:
-    """Bring a manifest to a repository that has its children, whatever it has there already; with a `tag`, set that.
+    """Push a manifest to a repository that has its children, even if it exists there; set the `tag` if there is one.
 
     Raises:
         DistError: whatever store or remote raise.
@@ -126,7 +126,7 @@ def put(store: ContentStore, target: Pusher, descriptor: Descriptor, *, tag: str
 
 
 def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None, notify: Notify) -> None:
-    """Store a manifest, and see that the registry lists it at its subject, if it has one."""
+    """Push a manifest. If it has a subject, ensure that the registry lists it as a referrer."""
     listed_under = target.put(raw, descriptor, tag=tag)
     notify(ContentAdvanced(descriptor, len(raw), len(raw)))
     subject = _subject(raw, descriptor)
@@ -139,7 +139,7 @@ def _subject(raw: bytes, descriptor: Descriptor) -> Descriptor | None:
 
 
 def _open_writer(store: ContentStore, descriptor: Descriptor, pause: Callable[[float], None]) -> Writer | None:
-    """A writer for the content; None where it is there, or came while another writer had it."""
+    """Return a writer for the content; None if the store has it, also if another writer just completed it."""
     longest = _FIRST_PAUSE_S
     while not _is_there(store, descriptor):
         try:
@@ -161,7 +161,7 @@ def _is_there(store: ContentStore, descriptor: Descriptor) -> bool:
 
 
 def _fill(writer: Writer, source: Source, descriptor: Descriptor, notify: Notify) -> int:
-    """Write what is missing; the number of bytes that were transferred for it."""
+    """Write the missing bytes. Return the number of bytes that were transferred."""
     if descriptor.data is not None:
         writer.truncate()
         writer.write(descriptor.data)
@@ -176,5 +176,5 @@ def _fill(writer: Writer, source: Source, descriptor: Descriptor, notify: Notify
 
 
 def _ref(descriptor: Descriptor) -> str:
-    """The ingest of a descriptor: keyed by content, so that every process that wants it meets at the same one."""
+    """Return the key of the ingest of a descriptor. It depends on the content only, so all processes share the ingest."""
     return f"{descriptor.kind}-{descriptor.digest}"

@@ -33,7 +33,7 @@ class GateFailed(DistError):
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Gate:
-    """Who is asked: a program with its arguments, which may take `timeout_s`, or a Python callable `module:name`.
+    """A gate: a program with its arguments, which may take `timeout_s`, or a Python callable `module:name`.
 
     A program finds what `Candidate` has in its environment, as DIST_REFERENCE, DIST_DIGEST, DIST_PINNED and DIST_STORE. Exit
     status 0 lets the image pass; any other is a veto, and the last line that it wrote the reason. A callable is given the
@@ -48,7 +48,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An image that is whole in the store: what it is called at its source, what that stands for, where the store is."""
+    """An image that is whole in the store: its reference at the source, its digest, and the URL of the store."""
 
     reference: Reference
     digest: Digest
@@ -56,12 +56,12 @@ class Candidate:
 
     @property
     def pinned(self) -> str:
-        """The image by its digest, which cannot stand for something else by the time that a gate looks."""
+        """Return the image by its digest, which cannot move before the gate reads it."""
         return f"{self.reference.locator}@{self.digest}"
 
 
 def ask(gate: Gate, candidate: Candidate, *, check: Callable[[], None]) -> str | None:
-    """Why an image is not to be published; None if it may be. `check` is called now and then, and may raise to end this.
+    """Return why the gate vetoes an image; None if it passes. `check` is called regularly, and may raise to end this.
 
     Raises:
         GateFailed: it is not there, cannot be started, was killed, takes too long or raises something else.
@@ -102,7 +102,7 @@ def _run(gate: Gate, candidate: Candidate, check: Callable[[], None]) -> str | N
 
 @contextlib.contextmanager
 def _start(gate: Gate, candidate: Candidate, told: Any, subject: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The program, which is killed with all that it started if it has not ended by the end of this block."""
+    """Start the program. At the end of this block, kill it and its children unless it ended."""
     facts = {
         "DIST_REFERENCE": str(candidate.reference),
         "DIST_DIGEST": str(candidate.digest),
@@ -137,7 +137,7 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def _last_line(told: Any) -> str:
-    """The last line of what a program wrote that is not blank, fit to be shown."""
+    """Return the last line of a program's output that is not blank, escaped for messages."""
     end = told.seek(0, os.SEEK_END)
     told.seek(max(end - _TOLD_BYTES, 0))
     lines = told.read().decode(errors="replace").split("\n")

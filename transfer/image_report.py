@@ -17,7 +17,7 @@ class Failure:
 
     @property
     def message(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         return str(self.error)
 
     def to_json(self) -> dict[str, Any]:
@@ -30,19 +30,19 @@ class ImageEnd(Protocol):
 
     @property
     def name(self) -> str:
-        """The image's reference."""
+        """Return the image's reference."""
 
     @property
     def status(self) -> str:
-        """The outcome in one word."""
+        """Return the outcome in one word."""
 
     @property
     def failures(self) -> tuple[Failure, ...]:
-        """The errors."""
+        """Return the errors."""
 
     @property
     def moved(self) -> bool:
-        """True if anything had to be transferred."""
+        """Return true if anything had to be transferred."""
 
     def told(self) -> str:
         """Return the counts in words."""
@@ -68,17 +68,17 @@ class ImageReport:
 
     @property
     def status(self) -> Literal["complete", "failed"]:
-        """`complete` if every wanted descriptor is in the store and the name is recorded."""
+        """Return `complete` if every wanted descriptor is in the store and the name is recorded."""
         return "failed" if self.failures else "complete"
 
     @property
     def failed(self) -> int:
-        """Number of descriptors that failed."""
+        """Return the number of descriptors that failed."""
         return sum(failure.descriptor is not None for failure in self.failures)
 
     @property
     def moved(self) -> bool:
-        """True if anything was fetched."""
+        """Return true if anything was fetched."""
         return self.fetched > 0
 
     def told(self) -> str:
@@ -88,7 +88,7 @@ class ImageReport:
 
     @property
     def descriptors(self) -> int:
-        """Number of descriptors that the walk visited."""
+        """Return the number of descriptors that the walk visited."""
         return self.fetched + self.existed + self.failed
 
     def to_json(self) -> dict[str, Any]:

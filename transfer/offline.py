@@ -9,13 +9,13 @@ from prefect_dist.storage import ContentStore
 
 
 class Stored:
-    """A `remotes.Source` that has what the store has recorded with one name, and nothing beside. Thread-safe."""
+    """A `remotes.Source` with the content that the store has recorded under one name. Thread-safe."""
 
     def __init__(self, store: ContentStore, reference: Reference) -> None:
         self._store, self._name = store, str(reference)
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:  # noqa: ARG002 - names are exact
-        """What the name in the store stands for.
+        """Return the descriptor that the name in the store resolves to.
 
         Raises:
             NotFound: there is no such name.
@@ -28,7 +28,7 @@ class Stored:
             ) from None
 
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:  # noqa: ARG002 - there is nothing
-        """Nothing: what the store has is not asked for.
+        """Return nothing: content in the store is not requested.
 
         Raises:
             NotFound: always.
@@ -38,10 +38,10 @@ class Stored:
         raise NotFound(f"{descriptor}: not in the store, and nobody else is to be asked; {advice}")
 
     def distrust(self, descriptor: Descriptor) -> None:
-        """There is no other place."""
+        """Do nothing: there is no other source."""
 
     def tags(self) -> Iterator[str]:
-        """Nothing: a name is known, or it is not.
+        """Return nothing: the store lists no tags.
 
         Raises:
             NotFound: always.
@@ -49,13 +49,13 @@ class Stored:
         raise NotFound("the store does not list tags; name the images")
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
-        """What is about `descriptor` of all that came along with the name."""
+        """Return the recorded referrers of the name that refer to `descriptor`."""
         for referrer in self._about(descriptor):
             if artifact_type is None or referrer.descriptor.artifact_type == artifact_type:
                 yield referrer.descriptor
 
     def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
-        """Cosign's digest tags of `descriptor` that came along with the name. With known `tags`, no others count."""
+        """Return cosign's digest tags of `descriptor` that are recorded with the name. With known `tags`, no others count."""
         own = cosign_tags(descriptor.digest)
         for referrer in self._store.names.get(self._name).referrers:
             if referrer.tag in own and (tags is None or referrer.tag in tags):

@@ -78,7 +78,7 @@ class Scope(Protocol):
     """A flow run of its own for the units of some images."""
 
     def run(self, submit: Callable[[], T], /) -> T:
-        """Call `submit`, so that what it submits belongs to that flow run."""
+        """Call `submit`, so that the task run that it submits belongs to that flow run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +124,7 @@ class Pool(ABC):
     @property
     @abstractmethod
     def waiting(self) -> AbstractSet[Hashable]:
-        """The keys of units in flight that only wait, for as long as a registry's Retry-After says."""
+        """Return the keys of units in flight that only wait for the time in a registry's Retry-After."""
 
     @abstractmethod
     def on_wait(self, listener: Callable[[], None]) -> AbstractContextManager[None]:
@@ -151,7 +151,7 @@ class Pool(ABC):
 
 
 class Worklist(Generic[Item]):
-    """Items to be worked on by a pool, each once, with at most `pool.window` in flight.
+    """Items for a pool: each runs once, and at most `pool.window` are in flight.
 
     `lane` returns the lane of an item. The lane with the fewest items in flight is next, and of lanes with equally many the one
     whose first item was added first. So items that wait for one server leave room for items of others.

@@ -47,7 +47,7 @@ class Related:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The options that are set, as a lock file records them."""
+        """Return the options that are set, as a lock file records them."""
         filters = sorted(f"referrerFilters {one}" for one in self.filters)
         return (*(["referrers"] if self.listed else []), *(["digestTags"] if self.tagged else []), *filters)
 

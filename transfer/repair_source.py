@@ -1,4 +1,4 @@
-"""Where the content that a target was once brought can still be had."""
+"""Finds the source of content that a target has lost."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from prefect_dist.transfer.survey import Reader
 
 
 def locate(origin: Reference, expected: Expected, reader: Reader, *, rewritten: bool) -> Descriptor:
-    """The root at its source of what should stand at a target: as the store knows it, or else as the source still has it.
+    """Return the root at its source of the image that a target should have: from the store, otherwise from the source.
 
     An index that was `rewritten` has another root there, of which it is made again.
 
@@ -32,7 +32,7 @@ def locate(origin: Reference, expected: Expected, reader: Reader, *, rewritten: 
 
 
 def referrers(origin: Reference, expected: Expected, reader: Reader) -> tuple[Referrer, ...]:
-    """What should be about an image, likewise; what neither has any more is left out.
+    """Return the expected referrers of an image from the store or the source, without those that neither has.
 
     Raises:
         DistError: whatever the source raises.
@@ -51,7 +51,7 @@ def _referrers(origin: Reference, expected: Expected, reader: Reader) -> Iterato
 
 
 def _is_what_it_was(named: Descriptor, expected: Expected, reader: Reader, *, rewritten: bool) -> bool:
-    """Whether what the store has named is it still; what cannot be read is asked of the source."""
+    """Return whether a name in the store still has the expected root. False if it cannot be read: the source decides then."""
     try:
         return _gives(named, expected, reader, rewritten=rewritten)
     except DistError:
@@ -59,7 +59,7 @@ def _is_what_it_was(named: Descriptor, expected: Expected, reader: Reader, *, re
 
 
 def _gives(root: Descriptor, expected: Expected, reader: Reader, *, rewritten: bool) -> bool:
-    """Whether a root is what a target was brought, or what that was made of."""
+    """Return whether a root is that of the target, or the one that the index of the target was made from."""
     if not rewritten or expected.platforms is None:
         return root.digest == expected.digest
     try:

@@ -35,7 +35,7 @@ class TagSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Links:
-    """What one manifest names: its `children`; `about` is its subject, and its referrers according to the registry."""
+    """The links of one manifest: its `children`; `about` is its subject, and its referrers according to the registry."""
 
     children: tuple[Descriptor, ...] = ()
     about: tuple[Descriptor, ...] = ()
@@ -147,7 +147,7 @@ class TagGraph:
 
     @cached_property
     def _kept(self) -> dict[Digest, str]:
-        """Everything that tags need which are not expendable, each with the first such tag."""
+        """Return all content that tags need which are not expendable, each with the first such tag."""
         kept = dict[Digest, str]()
         about = self._subjects_by_tag()
         for tag, descriptor in self._tags.items():
@@ -191,7 +191,7 @@ class TagGraph:
         return {tag: digest for digest in known for tag in _referrer_tags(digest) if tag in self._tags}
 
     def _has_foreign_content(self, tag: str, root: Digest) -> bool:
-        """Whether a fallback tag or cosign tag has a referrer that the mirror did not copy with an expendable tag."""
+        """Return whether a fallback tag or cosign tag has a referrer that the mirror did not copy with an expendable tag."""
         is_fallback = "." not in tag
         referrers = {child.digest for child in self._links[root].children} if is_fallback else {root}
         return not referrers <= self._own_referrers
@@ -210,7 +210,7 @@ class TagGraph:
             seen |= below.keys()
 
     def _read_links(self, descriptor: Descriptor, *, is_root: bool) -> _Links:
-        """Return what a manifest names. It is read once."""
+        """Return the links of a manifest. It is read once."""
         if descriptor.digest not in self._links:
             try:
                 self._links[descriptor.digest] = self._links_in(descriptor, self._read(descriptor))

@@ -39,7 +39,7 @@ class ThreadPool(Pool):
 
     @property
     def waiting(self) -> AbstractSet[Hashable]:
-        """The units that wait for a Retry-After."""
+        """Return the units that wait for a Retry-After."""
         return self._waiting.keys
 
     def on_wait(self, listener: Callable[[], None]) -> AbstractContextManager[None]:
@@ -88,7 +88,7 @@ class ThreadPool(Pool):
 
     @property
     def retries(self) -> int:
-        """The number of further attempts that a unit gets."""
+        """Return the number of further attempts that a unit gets."""
         return self._retries
 
 

@@ -105,7 +105,7 @@ class Confirmed:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Standing:
-    """Whether a reference resolves to a given descriptor at its registry."""
+    """The result of a check that a reference resolves to a given descriptor at its registry."""
 
     stands: bool
 

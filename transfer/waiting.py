@@ -15,7 +15,7 @@ class WaitingUnits:
 
     @property
     def keys(self) -> frozenset[Hashable]:
-        """The keys of the units that wait now."""
+        """Return the keys of the units that wait now."""
         return self._keys
 
     @contextmanager

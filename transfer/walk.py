@@ -56,7 +56,7 @@ class Recorder(Protocol):
 
 
 class WalkPolicy(Protocol):
-    """The purpose of a walk: what is done with content, and with an image that is whole."""
+    """The purpose of a walk: it decides about content, and about an image that is whole."""
 
     visits_existing: bool
     """True if content that is already in the store also gets a unit of work."""

@@ -1,4 +1,4 @@
-"""The state of a walk: images, the content that they want, and what else is requested for them."""
+"""The state of a walk: images, the content that they want, and further requests for them."""
 
 import time
 from collections import deque
