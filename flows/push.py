@@ -1,4 +1,4 @@
-"""The flow `push`: store → registry. Each descriptor is a task that waits for those of its children; the tag comes last."""
+"""The flow `push`: store → registry. A task for each blob uploads it, then one pushes the manifests and sets the tag."""
 
 import time
 from dataclasses import dataclass
@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
-from prefect_dist.flows.ascent import Ascent, Delivered
 from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, label, session_spec
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import publish_run_progress
@@ -23,6 +22,7 @@ from prefect_dist.storage import Name
 from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.events import ImageEnded
 from prefect_dist.transfer.image_report import Failure
+from prefect_dist.transfer.pushing import Delivered, Push
 from prefect_dist.transfer.session import Session, open_session
 
 _STATUSES = ("pushed", "mounted", "existed")
@@ -171,7 +171,7 @@ def push(
     ):
         recorded = _recorded(session, name, to)
         pool = PrefectPool(session, window=concurrency, retries=retries)
-        done = Ascent(pool, recorded, to, notify, referrers=referrers).run()
+        done = Push(pool, recorded, to, notify, referrers=referrers).run()
         stopped, seconds = session.cancel.reason, time.monotonic() - started
         report = PushReport(source=name, target=str(to), root=recorded.descriptor, done=done, seconds=seconds, stopped=stopped)
         notify(ImageEnded(report))

@@ -1,4 +1,4 @@
-"""The tasks of a mirror: list, compare, upload, ask gates, publish, remove, audit, confirm."""
+"""The tasks of a mirror and a push: list, compare, upload, ask gates, publish, remove, audit, confirm."""
 
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,15 @@ def _survey_name() -> str:
 def _carry_name() -> str:
     descriptor: Descriptor = argument("descriptor")
     return f"mirror {descriptor.kind} {descriptor.digest.short}"
+
+
+def _target_name() -> str:
+    return f"resolve {argument('target')}"
+
+
+def _upload_name() -> str:
+    descriptor: Descriptor = argument("descriptor")
+    return f"{'read' if descriptor.is_manifest else 'push'} {descriptor.kind} {descriptor.digest.short}"
 
 
 def _gate_name() -> str:
@@ -58,6 +67,8 @@ list_repositories = task_for(units.list_repositories, "repositories", run_name=_
 list_tags = task_for(units.list_tags, "tags", run_name=_tags_name)
 survey = task_for(units.survey, "survey", run_name=_survey_name)
 carry = task_for(units.carry, "mirror", run_name=_carry_name)
+check_target = task_for(units.check_target, "resolve", run_name=_target_name)
+upload = task_for(units.upload, "push", run_name=_upload_name)
 judge = task_for(units.judge, "gate", run_name=_gate_name)
 publish = task_for(units.publish, "publish", run_name=_publish_name)
 remove = task_for(units.remove, "remove", run_name=_remove_name)

@@ -6,8 +6,9 @@ DIGEST_INVALID) while a blob that the manifest names is uploaded once more.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from threading import Lock
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
@@ -20,8 +21,9 @@ from prefect_dist.remotes import Pusher, RegistryError, Source
 from prefect_dist.storage import presence
 from prefect_dist.storage.presence import present_children
 from prefect_dist.transfer import content as transfer
+from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.events import Notify
-from prefect_dist.transfer.push_graph import Order
+from prefect_dist.transfer.push_order import push_order
 from prefect_dist.transfer.recorder import ImageRecorder
 from prefect_dist.transfer.stats import ReceiptCounter
 
@@ -33,6 +35,12 @@ _NO_SPARSE = (
     "this registry takes no index of which some platforms are missing: mirror all of them, or have a new index made of those "
     "that are wanted (rewriteIndex)"
 )
+# By the keys of descriptors.
+Receipts = dict[object, tuple[Descriptor, Receipt]]
+# The receipt of content that the run uploaded or found there before.
+_KNOWN = Receipt("existed")
+# `transfer.content.put`, or `push`, which looks the manifest up first.
+_Put = Callable[..., Receipt]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
@@ -42,6 +50,9 @@ class Publication:
     `replaces` is the digest that the tag had when this was planned, None if there was no such tag. `platforms` are the wanted
     platforms of an index, None for all; with `rewritten`, an index of only these is made. `referrers` are published, too. The
     manifest that the tag had before is kept under the name `backup`.
+
+    If the target was not `surveyed`, manifests are looked up there before they are sent, and its tag is set whatever it
+    resolves to.
     """
 
     root: Descriptor
@@ -51,6 +62,13 @@ class Publication:
     rewritten: bool = False
     referrers: tuple[Referrer, ...] = ()
     backup: Reference | None = None
+    surveyed: bool = True
+
+
+def add_receipt(receipts: Receipts, descriptor: Descriptor, receipt: Receipt) -> None:
+    """Add a receipt, also one of content that has one already."""
+    _, known = receipts.get(descriptor.key, (None, None))
+    receipts[descriptor.key] = descriptor, receipt if known is None else known.with_more(receipt)
 
 
 class MountCandidates:
@@ -99,8 +117,21 @@ class Delivery:
         self._source, self._pusher, self._received, self._sent = source, pusher, received, sent
         self._turns: dict[tuple[str, Digest], Lock] = {}
         self._mount_candidates = MountCandidates()
+        self._receipts: dict[Publication, Receipts] = {}
 
-    def deliver(self, blob: Descriptor, place: Reference, *, origin: Reference | None = None) -> None:
+    def has_image(self, root: Descriptor, target: Reference) -> bool:
+        """Return whether `target` resolves to `root`. If it does, no other content of the image is looked up there.
+
+        Raises:
+            DistError: an error of the registry, or of the store, which has to have the image.
+        """
+        if not self._pusher(target).has(root, tag=target.tag):
+            return False
+        for descriptor in walk_tree(without_foreign(children_reader(self._store.manifest)), root):
+            self._mount_candidates.note(target, descriptor.digest)
+        return True
+
+    def deliver(self, blob: Descriptor, place: Reference, *, origin: Reference | None = None) -> Receipt:
         """Put a blob into the repository of `place`. It is mounted from `origin` or elsewhere, if the registry has it.
 
         Raises:
@@ -108,16 +139,20 @@ class Delivery:
         """
         with self._turn(place, blob):
             if self._mount_candidates.has(place, blob.digest):
-                return
+                return _KNOWN
             mounted_from = self._mount_candidates.mount_candidate(place, blob.digest)
             if mounted_from is None and origin is not None and origin.host == place.host and origin.locator != place.locator:
                 mounted_from = origin.repository
             receipt = transfer.push(self._store, self._pusher(place), blob, source=mounted_from, notify=self._sent)
             self.counter.count(blob, receipt)
             self._mount_candidates.note(place, blob.digest)
+            return receipt
 
-    def publish(self, wanted: Publication) -> None:
+    def publish(self, wanted: Publication) -> Receipts:
         """Push what the repository lacks of an image, in order, and set its tag last.
+
+        Return the receipts of content that was not known to be there. After a failure they are kept for the next attempt, and
+        for `receipts`.
 
         Raises:
             NotFound: content of the image is not in the store.
@@ -125,20 +160,26 @@ class Delivery:
             DistError: see `transfer.content`; content that was pushed before need not be sent again.
         """
         root, platforms = wanted.root, wanted.platforms
+        receipts = self._receipts.setdefault(wanted, {})
         if wanted.rewritten and platforms is not None:
             root, platforms = self._select_platforms(wanted, platforms), None
         if wanted.backup is not None:
             self._back_up(self._require_unmoved(wanted, root), wanted.target, root, wanted.backup)
         children = self._recorder.children(platforms)
         try:
-            self._push_tree(
-                root, wanted.target, children, wanted.referrers, before_tag=lambda: self._require_unmoved(wanted, root)
-            )
+            for descriptor, receipt in self._steps(wanted, root, children):
+                if receipt is not _KNOWN:
+                    add_receipt(receipts, descriptor, receipt)
         except RegistryError as exc:
             is_incomplete = not exc.retryable and any(code.startswith(_INCOMPLETE) for code in exc.exchange.codes)
             if platforms is None or not is_incomplete:
                 raise
             raise type(exc)(f"{exc}; {_NO_SPARSE}", exc.exchange) from exc
+        return self._receipts.pop(wanted)
+
+    def receipts(self, wanted: Publication) -> Receipts:
+        """Return the receipts of a publication that failed."""
+        return self._receipts.get(wanted, {})
 
     def resolve(self, target: Reference) -> Descriptor | None:
         """Return what a tag resolves to; None if there is no such tag.
@@ -183,7 +224,8 @@ class Delivery:
             transfer.put(self._store, self._pusher(backup), old, tag=backup.tag, notify=self._sent)
             return
         self._take(old, source)
-        self._push_tree(old, backup, present_children(self._store), ())
+        for _ in self._push_tree(old, backup, present_children(self._store)):
+            pass
 
     def _take(self, root: Descriptor, source: Source) -> None:
         """Fetch a tree into the store. Manifests in an index may be missing: a target may have only some platforms."""
@@ -200,34 +242,42 @@ class Delivery:
                     raise
                 missing.add(descriptor.key)
 
+    def _steps(self, wanted: Publication, root: Descriptor, children: Children) -> Iterator[tuple[Descriptor, Receipt]]:
+        if not wanted.surveyed:
+            return self._push_tree(root, wanted.target, children, wanted.referrers, put=transfer.push)
+        check = partial(self._require_unmoved, wanted, root)
+        return self._push_tree(root, wanted.target, children, wanted.referrers, before_last=check)
+
     def _push_tree(
         self,
         root: Descriptor,
         target: Reference,
         children: Children,
-        referrers: Sequence[Referrer],
+        referrers: Sequence[Referrer] = (),
         *,
-        before_tag: Callable[[], object] | None = None,
-    ) -> None:
-        """Push a tree and its referrers. `before_tag` is called right before the request that sets the target tag."""
+        put: _Put = transfer.put,
+        before_last: Callable[[], object] = lambda: None,
+    ) -> Iterator[tuple[Descriptor, Receipt]]:
+        """Push a tree and its referrers. Yield the receipt of each step, the last of which sets the target tag."""
         wanted = without_foreign(children)
         roots = (root, *(referrer.descriptor for referrer in referrers))
         content = presence.require(self._store, *roots, children=wanted, name=str(target))
-        order = Order(self._store, content, wanted)
-        tagged = order.tag(root, target.tag, after=order.refer(referrers))
-        for node in order.in_turn():
-            if node is tagged and before_tag is not None:
-                before_tag()
-            self._push_one(node.descriptor, target, node.tag)
+        *others, last = push_order(self._store, content, wanted, root=root, tag=target.tag, referrers=referrers)
+        for descriptor, tag in others:
+            yield descriptor, self._push(descriptor, target, tag, put)
+        before_last()
+        descriptor, tag = last
+        yield descriptor, self._push(descriptor, target, tag, put)
 
-    def _push_one(self, descriptor: Descriptor, target: Reference, tag: str | None) -> None:
+    def _push(self, descriptor: Descriptor, target: Reference, tag: str | None, put: _Put) -> Receipt:
         if not descriptor.is_manifest:
-            self.deliver(descriptor, target)
-            return
+            return self.deliver(descriptor, target)
         with self._turn(target, descriptor):
-            if tag is not None or not self._mount_candidates.has(target, descriptor.digest):
-                transfer.put(self._store, self._pusher(target), descriptor, tag=tag, notify=self._sent)
-                self._mount_candidates.note(target, descriptor.digest)
+            if tag is None and self._mount_candidates.has(target, descriptor.digest):
+                return _KNOWN
+            receipt = put(self._store, self._pusher(target), descriptor, tag=tag, notify=self._sent)
+            self._mount_candidates.note(target, descriptor.digest)
+            return receipt
 
     def _turn(self, place: Reference, content: Descriptor) -> Lock:
         """Return the lock of the thread that uploads this content to this registry. The run keeps it until it ends."""

@@ -32,7 +32,7 @@ from prefect_dist.transfer import content as transfer
 from prefect_dist.transfer import gate, repair_source, survey
 from prefect_dist.transfer.audit import Auditor, Expected, Finding
 from prefect_dist.transfer.cancellation import CancelToken, Stopped, current_token
-from prefect_dist.transfer.delivery import Delivery, Publication
+from prefect_dist.transfer.delivery import Delivery, Publication, Receipts
 from prefect_dist.transfer.events import Notify, Throttled, ignore_event
 from prefect_dist.transfer.gate import Candidate, Gate
 from prefect_dist.transfer.offline import Stored
@@ -179,10 +179,10 @@ class Session:
         self._found |= {query: one for query, one in found.items() if not one.errors}
         return [found.get(query) or self._found[query] for query in queries]
 
-    def deliver(self, blob: Descriptor, place: Reference, *, origin: Reference | None = None) -> None:
-        """Upload a blob to the repository of `place`, see `transfer.delivery`."""
+    def deliver(self, blob: Descriptor, place: Reference, *, origin: Reference | None = None) -> transfer.Receipt:
+        """Put a blob into the repository of `place`, see `transfer.delivery`."""
         with self._raising_stopped():
-            self._delivery.deliver(blob, place, origin=origin)
+            return self._delivery.deliver(blob, place, origin=origin)
 
     def judge(self, judge: Gate, reference: Reference, root: Descriptor) -> str | None:
         """Return the reason why a gate vetoes an image, None if it passes; see `transfer.gate`."""
@@ -190,10 +190,19 @@ class Session:
         with self._raising_stopped():
             return gate.ask(judge, candidate, check=self.cancel.check)
 
-    def publish(self, wanted: Publication) -> None:
-        """Publish an image at its target, see `transfer.delivery`."""
+    def has_image(self, root: Descriptor, target: Reference) -> bool:
+        """Return whether `target` resolves to `root` at its registry, see `transfer.delivery`."""
         with self._raising_stopped():
-            self._delivery.publish(wanted)
+            return self._delivery.has_image(root, target)
+
+    def publish(self, wanted: Publication) -> Receipts:
+        """Push all of an image to its target, and set its tag, see `transfer.delivery`."""
+        with self._raising_stopped():
+            return self._delivery.publish(wanted)
+
+    def receipts(self, wanted: Publication) -> Receipts:
+        """Return the receipts of a publication that failed."""
+        return self._delivery.receipts(wanted)
 
     def remove(self, target: Reference, unwanted: Sequence[UnwantedTag], *, known: Iterable[str] = (), workers: int) -> Removed:
         """Remove one of the `unwanted` tags of its repository; `known` tags may exist there. See `transfer.removal`."""
@@ -255,18 +264,6 @@ class Session:
             raise
         except DistError as exc:
             return exc
-
-    def resolves_to(self, target: Reference, descriptor: Descriptor) -> bool:
-        """Return whether `target` resolves to `descriptor` at its own registry, not at a mirror of that."""
-        with self._raising_stopped():
-            return self.registries.pusher(target).has(descriptor, tag=target.tag)
-
-    def push(self, descriptor: Descriptor, target: Reference, *, source: str | None, tag: str | None) -> transfer.Receipt:
-        """Push a descriptor's content to the repository of `target`, and set a tag there: see `transfer.content.push`."""
-        with self._raising_stopped():
-            return transfer.push(
-                self.store, self.registries.pusher(target), descriptor, source=source, tag=tag, notify=self._sent
-            )
 
     def _reader(self, reference: Reference, *, keep: bool) -> Reader:
         source, offline = self._source(reference), self.spec.offline

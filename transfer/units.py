@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
+from prefect_dist.ocispec.children import children_reader, without_foreign
 from prefect_dist.ocispec.errors import Corrupt, DistError
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.storage import gc
@@ -33,7 +34,7 @@ from prefect_dist.transfer.survey import ImageQuery, QueryResult
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Fetched:
-    """How the content of one descriptor came into the store, and its children."""
+    """How the content of one descriptor came into the store, or to a target, and its children."""
 
     receipt: Receipt
     children: tuple[Descriptor, ...]
@@ -91,9 +92,10 @@ class Judged:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Published:
-    """An image is published at a target."""
+    """An image is published at a target. `receipts` are those of content that was not known to be there."""
 
     target: Reference
+    receipts: tuple[tuple[Descriptor, Receipt], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -183,8 +185,7 @@ def judge(session: Session, gate: Gate, reference: Reference, root: Descriptor) 
 
 def publish(session: Session, wanted: Publication) -> Published:
     """Push what a target lacks of an image: blobs, then manifests, its tag last."""
-    session.publish(wanted)
-    return Published(wanted.target)
+    return Published(wanted.target, tuple(session.publish(wanted).values()))
 
 
 def remove(
@@ -218,14 +219,20 @@ def confirm_referrers(session: Session, repository: Reference) -> Confirmed:
     return Confirmed(tuple(failed))
 
 
-def check_target(session: Session, descriptor: Descriptor, target: Reference) -> Standing:
-    """Return whether `target` resolves to `descriptor` now."""
-    return Standing(session.resolves_to(target, descriptor))
+def check_target(session: Session, root: Descriptor, target: Reference) -> Standing:
+    """Return whether `target` resolves to `root` now."""
+    return Standing(session.has_image(root, target))
 
 
-def push(session: Session, descriptor: Descriptor, target: Reference, source: str | None, tag: str | None) -> Receipt:
-    """Push the content of one descriptor. `source` is another repository of the registry that may have it."""
-    return session.push(descriptor, target, source=source, tag=tag)
+def upload(session: Session, descriptor: Descriptor, target: Reference, origin: Reference) -> Fetched:
+    """Upload a blob of the store to the repository of `target`, into which its registry may mount it from `origin`.
+
+    A manifest is only read for its children: `publish` pushes it.
+    """
+    if not descriptor.is_manifest:
+        return Fetched(session.deliver(descriptor, target, origin=origin), ())
+    children = without_foreign(children_reader(session.store.manifest))
+    return Fetched(Receipt("existed"), tuple(children(descriptor)))
 
 
 def verify(session: Session, blobs: tuple[Info, ...]) -> Verified:

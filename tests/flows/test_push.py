@@ -78,8 +78,8 @@ def foreign() -> tuple[BuiltImage, str]:
     return replace(image, manifests=(manifest,)), layer["digest"]
 
 
-def short(kind: str, digest: str, tag: str = "") -> str:
-    return f"push {kind} {digest[:19]}{f' as {tag}' if tag else ''}"
+def short(what: str, digest: str) -> str:
+    return f"{what} {digest[:19]}"
 
 
 def test_an_index_is_byte_identical_to_an_independent_client(push: Push, registry: CncfRegistry, store: ContentStore) -> None:
@@ -117,17 +117,22 @@ def test_a_layer_that_is_named_twice_is_sent_once(push: Push, store: ContentStor
         assert fake.manifest("app", "v1") == (images.OCI_MANIFEST, image.manifests[-1].raw)
 
 
-def test_the_graph_is_the_tree_from_its_leaves(push: Push, prefect: PrefectServer, registry: CncfRegistry) -> None:
-    report, run = push("index", f"{registry.host}/push/graph:v1")
-    assert report.tasks == 1 + len(INDEX.descriptors)
+def test_the_graph_is_the_tree_from_its_root_and_the_publication_of_its_leaves(
+    push: Push, prefect: PrefectServer, registry: CncfRegistry
+) -> None:
+    target = f"{registry.host}/push/graph:v1"
+    report, run = push("index", target)
+    assert report.tasks == 2 + len(INDEX.descriptors)
     assert len(prefect.task_runs(run, at_least=report.tasks)) == report.tasks
-    expected, first = set(), f"resolve {registry.host}/push/graph:v1"
+    index = short("read index", INDEX.root.digest)
+    expected = {(f"resolve {target}", index)}
     for image in (ONE, OTHER):
-        manifest = short("manifest", image.root.digest)
+        manifest = short("read manifest", image.root.digest)
         config, *layers = image.blobs
-        leaves = {short("config", config), *(short("layer", layer) for layer in layers)}
-        expected |= {(leaf, manifest) for leaf in leaves} | {(first, leaf) for leaf in leaves}
-        expected.add((manifest, short("index", INDEX.root.digest, "v1")))
+        leaves = {short("push config", config), *(short("push layer", layer) for layer in layers)}
+        expected |= (
+            {(index, manifest)} | {(manifest, leaf) for leaf in leaves} | {(leaf, f"publish {target}") for leaf in leaves}
+        )
     assert prefect.edges(run) == expected
 
 
@@ -239,7 +244,7 @@ def test_a_blob_that_is_refused_keeps_its_manifest_and_tag_away_and_nothing_else
         report, _ = push("index", f"{fake.host}/app:v1", retries=0, concurrency=1)
         assert report.status == "failed"
         assert len(report.failures) == 1
-        assert report.done.waiting == 2  # the manifest above, and the index
+        assert report.done.waiting == 3  # the manifests and the index, which are pushed once all blobs are there
         assert not [one for one in fake.requests if one.path.endswith("/manifests/v1") and one.method == "PUT"]
         again, _ = push("index", f"{fake.host}/app:v1")
         assert again.status == "complete"

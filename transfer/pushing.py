@@ -1,0 +1,149 @@
+"""A push: the walk over one image of the store that uploads its blobs, and then publishes it at its target."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.children import children_reader, without_foreign
+from prefect_dist.ocispec.errors import NotFound
+from prefect_dist.storage import Name, presence
+from prefect_dist.storage.presence import Presence
+from prefect_dist.transfer import units
+from prefect_dist.transfer.cancellation import Stopped
+from prefect_dist.transfer.confirming import confirm_referrers
+from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.delivery import Publication, Receipts, add_receipt
+from prefect_dist.transfer.events import ContentFinished, Event, ImageEnded, ImageResolving, Notify, StepDone
+from prefect_dist.transfer.image_report import Failure
+from prefect_dist.transfer.pool import Failed, Ok, Pool, Unit
+from prefect_dist.transfer.walk import Walk
+from prefect_dist.transfer.walk_state import ContentNode, FollowUp, ImageState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """The results of a push for distinct descriptors, and the number of units that were run.
+
+    `waiting` counts the descriptors that were not sent because of a failure or a stop.
+    """
+
+    receipts: tuple[tuple[Descriptor, Receipt], ...]
+    failures: tuple[Failure, ...]
+    waiting: int
+    tasks: int
+
+
+class Push:
+    """A push of an image to `target`, with `referrers` also of those that the store has of it.
+
+    It is the policy of its walk, and the recorder: the image is in the store under its own name, so there is nothing to record.
+    """
+
+    visits_existing = True
+
+    def __init__(self, pool: Pool, image: Name, target: Reference, notify: Notify, *, referrers: bool) -> None:
+        self._pool, self._session, self._image, self._notify = pool, pool.session, image, notify
+        along = image.referrers if referrers else ()
+        self._wanted = Publication(root=image.descriptor, target=target, referrers=along, surveyed=False)
+        self._state = ImageState(target, root=image.descriptor, referrers=dict.fromkeys(along))
+        self._publish: FollowUp | None = None
+        self._receipts: Receipts = {}
+
+    def run(self) -> Delivered:
+        """Push what the target lacks.
+
+        If the target resolves to the image already, only referrers are pushed: a registry has the content of its manifests.
+
+        Raises:
+            NotFound: content is missing in the store; nothing was sent.
+        """
+        own = self._find_content(self._image.descriptor)
+        content = own | self._find_content(*(referrer.descriptor for referrer in self._wanted.referrers))
+        target = self._wanted.target
+        self._notify(ImageResolving(str(target)))
+        check = Unit(work=units.check_target, arguments=(self._wanted.root, target), hosts=frozenset({target.host}))
+        checked = self._pool.call(check)
+        if isinstance(checked, Failed):
+            failure = Failure(descriptor=None, error=checked.error)
+            return Delivered(receipts=(), failures=(failure,), waiting=len(content), tasks=self._pool.runs)
+        self._state.origin = checked.value
+        if checked.value.stands:
+            self._state.met.update(own)
+            self._receipts = {key: (one, Receipt("existed")) for key, one in own.items()}
+        Walk(self, self, self._pool, self._pass_on).run((self._state,))
+        self._take_publication()
+        return self._result(content)
+
+    def _find_content(self, *roots: Descriptor) -> dict[object, Descriptor]:
+        """Return the content of trees. A registry takes no index whose manifests it lacks, so all platforms are needed."""
+        found = presence.check(
+            self._session.store, *roots, children=without_foreign(children_reader(self._session.store.manifest))
+        )
+        if not found.is_complete:
+            raise NotFound(f"{self._image.name}: {found.shortage}; fetch it again, for all platforms, to push it")
+        return {descriptor.key: descriptor for descriptor in found.present}
+
+    def _pass_on(self, event: Event) -> None:
+        """Pass on an event of the walk. Manifests finish with the publication, and the image with its report."""
+        if isinstance(event, ContentFinished):
+            if event.descriptor.is_manifest:
+                return
+            add_receipt(self._receipts, event.descriptor, event.receipt)
+        if not isinstance(event, ImageEnded | StepDone):
+            self._notify(event)
+
+    def _take_publication(self) -> None:
+        """Add the receipts of the publication. If it failed, the root gets none: its tag is not set."""
+        if self._publish is None:
+            return
+        outcome, root = self._publish.outcome, self._wanted.root
+        if isinstance(outcome, Ok):
+            receipts = outcome.value.receipts
+        else:
+            receipts = [one for one in self._session.receipts(self._wanted).values() if one[0].key != root.key]
+        for descriptor, receipt in receipts:
+            add_receipt(self._receipts, descriptor, receipt)
+            self._notify(ContentFinished(descriptor, receipt))
+
+    def _result(self, content: dict[object, Descriptor]) -> Delivered:
+        """Return the result, with one failure for all units that were not run because of a stop."""
+        failures = [one for one in self._state.failures if not isinstance(one.error, Stopped)]
+        failed = {one.descriptor.key for one in failures if one.descriptor is not None}
+        waiting = len(content.keys() - self._receipts.keys() - failed)
+        if waiting and failures and self._publish is not None:
+            waiting -= 1  # the manifest at which the publication ended
+        stops = [Failure(descriptor=None, error=one.error) for one in self._state.failures if isinstance(one.error, Stopped)]
+        failures += stops[:1]
+        if self._session.cancel.reason is None:
+            failures += [Failure(descriptor=None, error=one.error) for one in confirm_referrers(self._pool)]
+        receipts = tuple(self._receipts.values())
+        return Delivered(receipts=receipts, failures=tuple(failures), waiting=waiting, tasks=self._pool.runs)
+
+    def unit_for(self, node: ContentNode, source: Reference) -> Unit:
+        """Return the unit that uploads a blob, or reads the children of a manifest."""
+        origin = Reference(self._image.source, "")
+        return Unit(work=units.upload, arguments=(node.descriptor, source, origin), hosts=frozenset({source.host}))
+
+    def follow_ups(self, image: ImageState) -> Sequence[FollowUp]:
+        """Return the publication, if the image or a referrer is not at the target; then nothing."""
+        is_at_target = not self._wanted.referrers and self._wanted.root.key in self._receipts
+        if self._publish is not None or is_at_target:
+            return ()
+        hosts, parents = frozenset({image.reference.host}), tuple(image.leaves) or (image.origin,)
+        unit = Unit(work=units.publish, arguments=(self._wanted,), hosts=hosts, parents=parents)
+        self._publish = FollowUp(image=image, unit=unit, describe=str)
+        return (self._publish,)
+
+    def end(self, image: ImageState) -> None:
+        """Do nothing."""
+
+    def check_and_name(self, *_: object, **_options: object) -> Presence:
+        """Return nothing, as `pin`."""
+        return Presence((), ())
+
+    def pin(self, *_: object, **_options: object) -> Presence:
+        """Return nothing: the content was found before, and a walk that visits all of it does not need it."""
+        return Presence((), ())
+
+    def record(self, *_: object, **_options: object) -> None:
+        """Record nothing."""
