@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from prefect_dist.mirror.causes import Cause, group_lines
-from prefect_dist.mirror.run_report import Figures, Status, gather_failures, is_broken_off
+from prefect_dist.mirror.run_report import Figures, Status, gather_failures, is_cancellation
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.units import duration, format_count, size
 from prefect_dist.transfer.stats import TransferStats
@@ -134,7 +134,7 @@ class CheckReport:
     def table(self) -> list[dict[str, str | int]]:
         """Return one row per target that is or was not right."""
         found = [(target, "; ".join(faults)) for target, faults in self.first.damaged.items()]
-        untold = ((target, why) for target, why in self.first.untold.items() if not is_broken_off(why, self.stopped))
+        untold = ((target, why) for target, why in self.first.untold.items() if not is_cancellation(why, self.stopped))
         rows = [*found, *((target, why.removeprefix(f"{target}: ")) for target, why in untold)]
         return [{"target": str(target), "result": self.result(target), "faults": told} for target, told in rows]
 

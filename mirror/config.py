@@ -96,7 +96,7 @@ def parse_mirror(document: Document, *, is_remembered: bool = True) -> Mirror:
     store, options = mistakes.attempt(lambda: _store(file.store, document)) or (None, {})
     stem = _stem(document)
     lock = file.lock or (f"{stem}.lock.json" if document.is_file else None)
-    lock_place = mistakes.attempt(lambda: document.beside(lock, ("lock",))) if is_remembered and lock else None
+    lock_place = mistakes.attempt(lambda: document.resolve_path(lock, ("lock",))) if is_remembered and lock else None
     entries = Entries(document, file.defaults, mistakes)
     sync, seed = _entries(file, found, entries)
     if mistakes:
@@ -148,7 +148,7 @@ def _skopeos(document: Document, to: Sequence[str]) -> Mirror:
         credential_blocks=(),
         entries=found.entries,
         seed=(),
-        lock=document.beside(f"{stem}.lock.json", ()),
+        lock=document.resolve_path(f"{stem}.lock.json", ()),
         concurrency=CONCURRENCY,
         schedules=(),
         warnings=(),
@@ -181,7 +181,7 @@ def _store(section: StoreSection | None, document: Document) -> tuple[str | None
         refuse_userinfo(url)
     except InvalidInput as exc:
         raise InvalidInput(f"{at}: {exc}") from None
-    place = url if url.startswith(_BLOCK) else document.beside(url, ("store",))
+    place = url if url.startswith(_BLOCK) else document.resolve_path(url, ("store",))
     return place, _store_options(section.options, document, ("store", "options"))
 
 

@@ -55,7 +55,7 @@ class Entries:
         source = None if template is None else attempt(lambda: _source(template, section.type, at))
         named = [(section.target, (*place, "target"))] if section.target else []
         named += [(text, (*place, "targets", number)) for number, text in enumerate(section.targets)]
-        self._look_for_idle(section, place)
+        self._collect_idle(section, place)
         options = _Options(section, place, self._defaults, self._document, self._mistakes)
         targets, backup, rest = options.targets(named, section.type, sync), options.backup(sync), attempt(options.rest)
         self._take_note(options)
@@ -102,7 +102,7 @@ class Entries:
         images = [(text, self._document.where((*place, "images", number))) for number, text in enumerate(section.images)]
         if section.file is not None:
             at = (*place, "list")
-            path = Path(self._document.beside(section.file, at))
+            path = Path(self._document.resolve_path(section.file, at))
             images += read_references(path, at=self._document.where(at))
             if not images:
                 raise InvalidInput(f"{path}: expected images, one in a line; there are none")
@@ -110,8 +110,8 @@ class Entries:
             raise InvalidInput(f"{self._document.where(place)}: expected images, or a list of them")
         return images
 
-    def _look_for_idle(self, section: SyncEntry, place: Place) -> None:
-        """What entries share by anchors may be for others of them."""
+    def _collect_idle(self, section: SyncEntry, place: Place) -> None:
+        """Collect the options that have no effect on an entry; another entry that shares them by an anchor may use them."""
         if section.type == "image":
             idle = [key for key, said in (("tags", section.tags), ("tagSets", section.tag_sets)) if said]
             self.idle += [((*place, key), "an image is named by its source") for key in idle]

@@ -143,4 +143,4 @@ def _header(name: str, text: str, document: Document, place: Place) -> tuple[str
 
 
 def _file(path: str | None, document: Document, place: Place) -> str | None:
-    return None if path is None else str(Path(document.beside(path, place)).absolute())
+    return None if path is None else str(Path(document.resolve_path(path, place)).absolute())

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeGuard, get_args
 
 from prefect_dist.mirror.causes import Cause, group_lines
 from prefect_dist.mirror.plan import OrphanTag, Plan, TargetAction, Unnamed
-from prefect_dist.mirror.run_report import Figures, Status, describe_pieces, gather_failures, is_broken_off, pace
+from prefect_dist.mirror.run_report import Figures, Status, describe_pieces, gather_failures, is_cancellation, pace
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.units import duration, size
 from prefect_dist.remotes import Quota
@@ -205,7 +205,7 @@ class MirrorReport:
         if self.dry_run:
             return self.plan.table()
         told = (action for action in self.plan.actions if self.result(action) != "same")
-        actions = [action for action in told if not is_broken_off(self.brought.failures.get(action.target, ""), self.stopped)]
+        actions = [action for action in told if not is_cancellation(self.brought.failures.get(action.target, ""), self.stopped)]
         rows = [self._row(action) for action in sorted(actions, key=lambda one: self.result(one) != "failed")]
         return [*map(_unnamed_row, self.plan.unnamed), *rows, *(self._orphan_row(orphan) for orphan in self.plan.orphans)]
 

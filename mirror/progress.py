@@ -79,7 +79,7 @@ class LogWriter:
 
 @dataclass(slots=True)
 class _Piece:
-    """Some content, and how many of its bytes are there; `over` is what all was done with, also where it had no bytes."""
+    """Some content, and how many of its bytes are transferred. The state `over` is final, also for content without bytes."""
 
     size: int
     there: int = 0
@@ -177,7 +177,7 @@ class ProgressCounter:
                 self._images[image.name] = "failed" if image.failures else "over"
 
     def _advance(self, descriptor: Descriptor, offset: int) -> None:
-        """Note the bytes that are there. Content that is read for a plan, or uploaded once it is there, does not count."""
+        """Count the bytes that are there. Content that is read for a plan, or uploaded after it was fetched, does not count."""
         piece = self._content.get(descriptor.key)
         if piece is not None and piece.state != "over" and offset < piece.size:  # all bytes count when the content finished
             piece.there = offset

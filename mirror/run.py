@@ -36,12 +36,12 @@ class MirrorJob:
 
     @property
     def target_hosts(self) -> frozenset[str]:
-        """The registries that images are pushed to."""
+        """Return the registries that images are pushed to."""
         return frozenset(host for entry in self.entries for host in entry.target_hosts)
 
     @property
     def source_hosts(self) -> frozenset[str]:
-        """The registries that images are fetched from."""
+        """Return the registries that images are fetched from."""
         return frozenset(entry.source_host for entry in self.entries)
 
 

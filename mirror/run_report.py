@@ -1,4 +1,4 @@
-"""What a run has to say when it ends: per image, and in one line for all."""
+"""Reports of runs: the result of each image, and one line for all."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,56 +15,56 @@ Status = Literal["complete", "failed", "stopped", "vetoed"]
 
 
 class Report(Protocol):
-    """What every run answers with."""
+    """The report of a run of any flow."""
 
     @property
     def tasks(self) -> int:
-        """The number of task runs that it took."""
+        """Return the number of task runs."""
 
     @property
     def status(self) -> Status:
-        """The outcome of the run."""
+        """Return the outcome of the run."""
 
     @property
     def seconds(self) -> float:
-        """The duration of the run."""
+        """Return the duration of the run."""
 
     def summary(self) -> str:
-        """One line that counts."""
+        """Return one line with the counts."""
 
     def totals(self) -> dict[str, int]:
-        """The numbers of the run, in bytes or as counts; docs/library.md lists the keys of each flow."""
+        """Return the numbers of the run, in bytes or as counts; docs/library.md lists the keys of each flow."""
 
     def errors(self) -> list[str]:
-        """One line per failure."""
+        """Return one line per failure."""
 
     def causes(self) -> list[Cause]:
-        """The same failures, grouped by their cause."""
+        """Return the same failures, grouped by their cause."""
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
-        """The command line's JSON output."""
+        """Return the JSON output of the command line."""
 
     def table(self) -> list[dict[str, str | int]]:
-        """Rows for people, as the run's artifact shows them."""
+        """Return rows for people, as the run's artifact shows them."""
 
     def facts(self) -> dict[str, str | int]:
-        """What was done, a figure or some words for each thing, as the run's summary shows it."""
+        """Return the counts for people, as the run's summary shows them."""
 
 
 def in_one_line(report: Report) -> str:
-    """The summary, with the first failure."""
+    """Return the summary, with the first failure."""
     errors = report.errors()
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{report.summary()}; {errors[0]}{more}" if errors else report.summary()
 
 
 def describe_pieces(pieces: int, count: int) -> str:
-    """Some pieces of content and their bytes."""
+    """Return a number of pieces of content and their bytes as text."""
     return f"{format_count(pieces, 'piece')}, {size(count)}" if pieces else "nothing"
 
 
 def pace(count: int, seconds: float) -> dict[str, str | int]:
-    """How long a run took, and how fast bytes moved in it."""
+    """Return the duration of a run and its rate of transfer."""
     return {"took": duration(seconds), "rate": f"{size(count / max(seconds, 0.001))}/s"}
 
 
@@ -95,18 +95,18 @@ class RunReport:
 
     @property
     def failed(self) -> tuple[ImageReport, ...]:
-        """The images that are not complete."""
+        """Return the images that are not complete."""
         return tuple(image for image in self.images if image.failures)
 
     @property
     def status(self) -> Status:
-        """`complete` if all images are; a run that was stopped too late to miss anything is complete."""
+        """Return `complete` if all images are complete, even if the run was cancelled after the last one."""
         if not self.failed:
             return "complete"
         return "stopped" if self.stopped else "failed"
 
     def summary(self) -> str:
-        """One line that counts."""
+        """Return one line with the counts."""
         done = len(self.images) - len(self.failed)
         of = f" of {len(self.images)}" if self.failed else ""
         counts = {key: self._sum(key) for key in ("fetched", "existed", "failed")}
@@ -131,7 +131,7 @@ class RunReport:
         }
 
     def facts(self) -> dict[str, str | int]:
-        """What was done."""
+        """Return the counts for people."""
         return {
             "images complete": len(self.images) - len(self.failed),
             "images failed": len(self.failed),
@@ -145,15 +145,15 @@ class RunReport:
         return sum(getattr(image, what) for image in self.images)
 
     def errors(self) -> list[str]:
-        """One line per failure, those that several images share once; each says what it is about."""
+        """Return one line per failure with the name of its object. A failure that several images share has one line."""
         return list(dict.fromkeys(failure.message for image in self.failed for failure in image.failures))
 
     def causes(self) -> list[Cause]:
-        """The failures of all images, grouped by their cause."""
+        """Return the failures of all images, grouped by their cause."""
         return group_causes((image.name, failure.message) for image in self.failed for failure in image.failures)
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
-        """The command line's JSON output."""
+        """Return the JSON output of the command line."""
         return {
             "flow_run_id": flow_run_id,
             "status": self.status,
@@ -163,7 +163,7 @@ class RunReport:
         }
 
     def table(self) -> list[dict[str, str | int]]:
-        """One row per image for people, the failed ones first."""
+        """Return one row per image for people, the failed ones first."""
         images = (*self.failed, *(image for image in self.images if not image.failures))
         return [_row(image) for image in images]
 
@@ -183,16 +183,16 @@ def _row(image: ImageReport) -> dict[str, str | int]:
 
 
 def gather_failures(lines: Iterable[str], stopped: str | None) -> list[str]:
-    """Failures, a line each; of a run that was `stopped`, one line for all targets that were only not reached before that."""
+    """Return failures, one line each; for a run that was `stopped`, one line for all targets that it did not reach."""
     told, unreached = list[str](), 0
     for line in lines:
-        if is_broken_off(line, stopped):
+        if is_cancellation(line, stopped):
             unreached += 1
         else:
             told.append(line)
     return [*told, f"{format_count(unreached, 'target')} not reached: {describe_stop(str(stopped))}"] if unreached else told
 
 
-def is_broken_off(line: str, stopped: str | None) -> bool:
-    """Whether a failure is none but that the run was ended."""
+def is_cancellation(line: str, stopped: str | None) -> bool:
+    """Return whether the only cause of a failure is that the run was cancelled."""
     return stopped is not None and line.endswith(f": {describe_stop(stopped)}")

@@ -63,7 +63,7 @@ class RunSummary:
         }
 
     def summary(self) -> str:
-        """Return the line that counts what the run did."""
+        """Return one line with the counts of the run."""
         return self.line
 
     def totals(self) -> dict[str, int]:
@@ -106,4 +106,4 @@ class RunFailed(DistError):
 
 
 class RunStopped(RunFailed, Stopped):
-    """A run was ended early: cancelled, interrupted or out of time. `report` shows what was done until then."""
+    """A run ended early: cancelled, interrupted or out of time. `report` has the results until then."""

@@ -1,4 +1,4 @@
-"""When an entry is to be mirrored, as a configuration says. Runs are started by whoever keeps the time."""
+"""Schedules in a configuration. Another program starts the runs, such as Prefect."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -34,12 +34,12 @@ class Schedule:
 
     @property
     def option(self) -> str:
-        """The option of `prefect deployment schedule create` for it."""
+        """Return the option of `prefect deployment schedule create` for the schedule."""
         return f"--interval {self.interval_s:g}" if self.cron is None else f"--cron '{self.cron}'"
 
     @classmethod
     def parse(cls, text: str, *, at: str) -> Self:
-        """The schedule in a cron expression, `@daily` and the like, or `@every 6h`.
+        """Return the schedule of a cron expression, `@daily` and the like, or `@every 6h`.
 
         Raises:
             InvalidInput: it is none.
@@ -59,7 +59,7 @@ class Schedule:
 
 
 def idle_schedules(schedules: Sequence[Schedule]) -> list[str]:
-    """One warning that these schedules start no run, with the command that makes Prefect start them; none without schedules."""
+    """Return a warning that these schedules start no run, with the command for Prefect; none without schedules."""
     if not schedules:
         return []
     first, others = schedules[0], len(schedules) - 1

@@ -19,7 +19,7 @@ from prefect_dist.ocispec.platform import Platform
 
 
 def _date(value: object) -> object:
-    """A date, or a time with its zone; without one it is UTC."""
+    """Return a date, or a time with its zone; without one it is UTC."""
     try:
         moment = datetime.fromisoformat(str(value))
     except ValueError:

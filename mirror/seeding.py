@@ -1,4 +1,4 @@
-"""Images that are to be brought to registries in bulk, said without a file of configuration."""
+"""Configurations of seeds that are given by options instead of a file."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def make_seed_mirror(
     referrers: bool = False,
     lock: str | None = None,
 ) -> Mirror:
-    """A configuration with only such a `seed` section; its results go to the lock file, if one is named.
+    """Return a configuration with only a `seed` section. Its results go to the lock file, if one is named.
 
     `to` are registries, each with or without a path that comes before the repositories; `file` has more images, one in a line.
 

@@ -1,4 +1,4 @@
-"""Which repositories, tags and images an entry is about.
+"""The selection of repositories, tags and images by an entry.
 
 Filters are regsync's and come in its order: the range of versions, what is allowed, what is denied; then the newest alone.
 """
@@ -48,17 +48,17 @@ class Patterns:
         object.__setattr__(self, "_deny", tuple(compile_pattern(one) for one in self.deny))
 
     def holds(self, text: str) -> bool:
-        """Whether a text passes."""
+        """Return whether a text passes."""
         allowed = not self._allow or any(one.fullmatch(text) for one in self._allow)
         return allowed and not any(one.fullmatch(text) for one in self._deny)
 
     def choose(self, texts: Iterable[str]) -> list[str]:
-        """The texts that pass, in their order."""
+        """Return the texts that pass, in their order."""
         return [text for text in texts if self.holds(text)]
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """A regular expression as people write it, in Python's syntax or, as far as tags need it, Go's.
+    """Return a regular expression in Python's syntax or, as far as tags need it, in Go's.
 
     Raises:
         InvalidInput: it is none.
@@ -88,7 +88,7 @@ class Latest:
     per: Literal["all", "major", "minor"]
 
     def group(self, version: Version) -> tuple[Any, ...]:
-        """What a version is compared within."""
+        """Return the key of the versions that a version is compared with."""
         shape = len(version.numbers), version.variant
         places = {"all": 0, "major": 1, "minor": 2}[self.per]
         return (*shape, *(version.number(place) for place in range(places)))
@@ -96,7 +96,7 @@ class Latest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagSet:
-    """Tags that have a version in one of `ranges`, if there are any, and pass `patterns`; of these the `latest` alone.
+    """Tags that have a version in one of `ranges`, if there are any, and pass `patterns`; only the `latest` of them.
 
     Tags that are no versions are in no range, and never the latest. `written` is how a file in another form than ours says it.
     """
@@ -107,7 +107,7 @@ class TagSet:
     written: str = field(default="", compare=False)
 
     def choose(self, tags: Iterable[str]) -> set[str]:
-        """The tags that are in it."""
+        """Return the tags that are in the set."""
         chosen = {tag: Version.parse(tag) for tag in tags if self.patterns.holds(tag)}
         if self.ranges:
             chosen = {tag: version for tag, version in chosen.items() if version and self._in_range(version)}
@@ -128,7 +128,7 @@ class Window:
     within_s: float | None = None
 
     def holds(self, created: datetime | None, *, now: datetime) -> bool:
-        """Whether an image of that date is in it."""
+        """Return whether the date of an image is in the window."""
         if created is None or created < _FIRST:
             return True
         earliest = [] if self.after is None else [self.after]
@@ -150,11 +150,11 @@ class Selection:
 
     @property
     def is_relative(self) -> bool:
-        """Whether it depends on the other tags of a repository if a tag is wanted."""
+        """Return whether the selection of a tag depends on the other tags of its repository."""
         return any(one.latest is not None for one in self.sets)
 
     def choose(self, tags: Sequence[str]) -> list[str]:
-        """The tags that are wanted, each once, in the order in which they come."""
+        """Return the distinct selected tags, in their order."""
         distinct = dict.fromkeys(tags)
         if not self.sets:
             return list(distinct)

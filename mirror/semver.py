@@ -24,14 +24,14 @@ _LOWER, _UPPER = frozenset({"=", ">", ">="}), frozenset({"=", "<", "<="})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """A version: its numbers as they were written, and what follows the first `-`."""
+    """A version: its numbers as they are written, and the text after the first `-`."""
 
     numbers: tuple[int, ...]
     prerelease: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """The version that a tag spells; None if it spells none."""
+        """Return the version of a tag; None if the tag is no version."""
         match = _VERSION.fullmatch(text)
         if match is None:
             return None
@@ -43,15 +43,15 @@ class Version:
 
     @property
     def variant(self) -> str:
-        """What kind of prerelease it is, numbers apart: `rc#` of `1.0-rc2`, `alpine#` of `7.2-alpine3.19`."""
+        """Return the kind of the prerelease without its numbers: `rc#` of `1.0-rc2`, `alpine#` of `7.2-alpine3.19`."""
         return _NUMBERS.sub("#", self.prerelease)
 
     def number(self, place: int) -> int:
-        """The number at a place, from 0; zero where none is written."""
+        """Return the number at a place, from 0; zero if the version has none there."""
         return self.numbers[place] if place < len(self.numbers) else 0
 
     def same(self, other: "Version") -> bool:
-        """Whether the order holds them for equal, such as 1.2 and 1.2.0."""
+        """Return whether two versions are equal in the order, such as 1.2 and 1.2.0."""
         return self.key == other.key
 
     def __lt__(self, other: "Version") -> bool:
@@ -59,7 +59,7 @@ class Version:
 
     @property
     def key(self) -> tuple[tuple[int, ...], bool, tuple[tuple[tuple[int, int, str], ...], ...]]:
-        """What the order goes by."""
+        """Return the sort key."""
         numbers = list(self.numbers)
         while numbers and numbers[-1] == 0:
             numbers.pop()
@@ -87,7 +87,7 @@ class Range:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The range in a text such as `>=1.2 <2.0`, `~1.4`, `^2.1.0` or `3.0.1`.
+        """Return the range in a text such as `>=1.2 <2.0`, `~1.4`, `^2.1.0` or `3.0.1`.
 
         Raises:
             InvalidInput: another form.
@@ -101,12 +101,12 @@ class Range:
         return " ".join(f"{operator}{version}" for operator, version in self.comparisons)
 
     def holds(self, version: Version) -> bool:
-        """Whether a version is in it."""
+        """Return whether a version is in the range."""
         return all(_compare(version, operator, bound) for operator, bound in self.comparisons)
 
 
 def _identifier(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Numbers before text, as section 11.4 wants, and each compared as what it is."""
+    """Return the sort key of an identifier: numbers come before text (section 11.4)."""
     return tuple((0, int(piece), "") if piece.isdigit() else (1, 0, piece) for piece in _PIECES.findall(text))
 
 
@@ -127,7 +127,7 @@ def _comparisons(part: str, text: str) -> tuple[tuple[Operator, Version], ...]:
 
 
 def _next_breaking(version: Version) -> Version:
-    """The first version that may break what relies on this one: the first number that is not zero, plus one."""
+    """Return the next version that may be incompatible: the first number that is not zero, plus one."""
     major, minor, patch = (version.number(place) for place in range(3))
     if major:
         return Version(numbers=(major + 1,))

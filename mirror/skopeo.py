@@ -56,7 +56,7 @@ class SkopeoFile(RootModel[dict[str, SkopeoRegistry]]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What a file says: entries, settings by host, credentials by registry."""
+    """The content of a file: entries, settings by host, credentials by registry."""
 
     entries: tuple[Entry, ...]
     hosts: dict[str, HostSettings]
@@ -64,7 +64,7 @@ class Sources:
 
 
 def sources(file: SkopeoFile, document: Document, to: Sequence[str]) -> Sources:
-    """What a file says, each entry with all the destinations of `to`.
+    """Return the content of a file. Each entry has all destinations of `to`.
 
     Raises:
         InvalidInput: it cannot be meant so, or there is no destination.
@@ -103,7 +103,7 @@ class _Making:
         self._document, self._to, self._mistakes = document, to, mistakes
 
     def entries(self, registry: str, said: SkopeoRegistry) -> Iterator[Entry]:
-        """The entries for one registry that have no mistakes, in the order of skopeo."""
+        """Return the entries for one registry that have no mistakes, in the order of skopeo."""
         for text, type_, place, sets in self._select_entries(registry, said):
             entry = self._mistakes.attempt(partial(self._entry, text, type_, place, *sets))
             if entry is not None:
@@ -158,7 +158,7 @@ def _make_naming(destination: str, source: Reference) -> Naming:
 
 
 def _anywhere(regex: str) -> str:
-    """A pattern for the whole of a tag, of one that may match anywhere in it, as all of skopeo's do."""
+    """Return a pattern for the whole of a tag from one that matches anywhere in it, as skopeo's do."""
     flags = _FLAGS.fullmatch(regex)
     return f"(?s:.*)(?{flags[1]}:{flags[2]})(?s:.*)" if flags else f"(?s:.*)(?:{regex})(?s:.*)"
 
@@ -168,7 +168,7 @@ def _settings(registry: SkopeoRegistry, place: Place, document: Document) -> Hos
     if registry.cert_dir is None:
         return HostSettings(tls=Tls(verify=registry.tls_verify))
     at = document.where(place)
-    folder = Path(document.beside(registry.cert_dir, place))
+    folder = Path(document.resolve_path(registry.cert_dir, place))
     try:
         authorities = [path.read_text() for path in sorted(folder.glob("*.crt"))]
         own = [path.read_text() + path.with_suffix(".key").read_text() for path in sorted(folder.glob("*.cert"))]

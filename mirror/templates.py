@@ -51,7 +51,7 @@ class _Value:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Absent:
-    """What is not in the environment or the file system, until `default` has something for it."""
+    """A value that the environment or the file system lacks, until `default` replaces it."""
 
     why: str
 
@@ -90,7 +90,7 @@ class Template:
 
     @classmethod
     def read(cls, text: str, *, at: str, objects: Mapping[str, Sequence[str]], environ: Mapping[str, str] = os.environ) -> Self:
-        """The template that `text` is. `objects` says what it may name: `{"Ref": ["Tag", …]}`.
+        """Return the template in `text`. `objects` has the names that it may use: `{"Ref": ["Tag", …]}`.
 
         Raises:
             InvalidInput: it is another template, or a secret that it refers to is not there.
@@ -101,11 +101,11 @@ class Template:
             raise InvalidInput(f"{at}: template {shown(text)}: {exc}") from None
 
     def names(self, name: str) -> bool:
-        """Whether it says anything about one of the objects."""
+        """Return whether the template uses one of the objects."""
         return any(_names(node, name) for node in self._nodes)
 
     def render(self, objects: Objects) -> str:
-        """The text with the values in their places.
+        """Return the text with the values in their places.
 
         Raises:
             InvalidInput: it cannot be done with these values.
@@ -117,7 +117,7 @@ class Template:
 
 
 def resolve_secret(text: str, *, at: str, environ: Mapping[str, str] = os.environ) -> str:
-    """A text that may be secret, with what it refers to in its place; a file's last line break is left out.
+    """Return a text with its references resolved, without the last line break of a file. The text may be secret.
 
     Raises:
         InvalidInput: nothing is there, or it is another template. The text is not shown: it may hold a secret.
@@ -131,7 +131,7 @@ def resolve_secret(text: str, *, at: str, environ: Mapping[str, str] = os.enviro
 
 
 class _Missing(_Refusal):
-    """What a template refers to is not there."""
+    """A variable or file that a template refers to is missing."""
 
 
 # -- reading
@@ -154,7 +154,7 @@ def _parse(text: str, objects: Mapping[str, Sequence[str]], environ: Mapping[str
 
 
 def _end(text: str) -> int:
-    """Where an action ends: at the first `}}` that is in no quotes."""
+    """Return the end of an action: the first `}}` outside of quotes."""
     comment = _COMMENT.match(text)
     place = comment.end() if comment else 0
     while match := _PIECE.match(text, place):
@@ -184,7 +184,7 @@ class _Reader:
                 raise _Refusal(f"an action has more than {_MOST_TOKENS} words")
 
     def action(self) -> _Node:
-        """`[ $name := ] pipeline`, all of it."""
+        """Parse `[ $name := ] pipeline` to its end."""
         name = self._next()[1].rstrip(":= \t\n") if self._kind == "set" else None
         pipeline = self._pipeline()
         if self._tokens:
@@ -201,7 +201,7 @@ class _Reader:
         return self._tokens.pop(0)
 
     def _pipeline(self) -> _Node:
-        """`command { "|" command }`: what comes out of one is the last argument of the next."""
+        """Parse `command { "|" command }`: the result of each is the last argument of the next."""
         node = self._command(())
         while self._tokens and self._tokens[0] == ("mark", "|"):
             self._next()
@@ -215,11 +215,11 @@ class _Reader:
             arguments.append(self._operand())
         given = (*arguments, *piped)
         if not given:
-            return self._looked_up(first)
+            return self._look_up(first)
         if not isinstance(first, _Call) or first.arguments or _is_object(first.base):
             raise _Refusal("what stands first in an action with arguments has to be a function")
         call = _Call(name=first.name, arguments=given, base=first.base, is_field=first.is_field)
-        return self._looked_up(call)
+        return self._look_up(call)
 
     def _operand(self) -> _Node:
         kind, text = self._next()
@@ -241,11 +241,11 @@ class _Reader:
         else:
             raise _Refusal(f"unknown {text!r}; there are {', '.join(sorted((*_FUNCTIONS, 'env', 'file', 'time.Now')))}")
         while self._kind == "chain":
-            node = _Call(name=self._next()[1][1:], base=self._looked_up(node), is_field=True)
+            node = _Call(name=self._next()[1][1:], base=self._look_up(node), is_field=True)
         return node
 
     def _object(self, name: str) -> _Node:
-        """`.Ref.Tag`: both parts are known beforehand."""
+        """Parse `.Ref.Tag`: both parts are known beforehand."""
         known = [f".{one}.{field}" for one, fields in self._objects.items() for field in fields]
         said = f".{name}{self._next()[1]}" if self._kind == "chain" else f".{name}"
         if said not in known:
@@ -254,8 +254,8 @@ class _Reader:
             raise _Refusal(f"unknown {said}; {hint}")
         return _Call(name=said.rpartition(".")[2], base=_Call(name=name, is_field=True), is_field=True)
 
-    def _looked_up(self, node: _Node) -> _Node:
-        """What the environment and files have now, in place of a call."""
+    def _look_up(self, node: _Node) -> _Node:
+        """Return the values that the environment and files have now, in place of a call."""
         if not isinstance(node, _Call) or node.base is not None or node.name not in ("env", "file") or node.is_field:
             return node
         if len(node.arguments) != 1 or not isinstance(node.arguments[0], _Value):
@@ -269,7 +269,7 @@ class _Reader:
 
 
 def _is_object(node: _Node | None) -> bool:
-    """Whether it is `.Ref` or the like, whose fields are texts."""
+    """Return whether the node is an object such as `.Ref`, whose fields are texts."""
     return isinstance(node, _Call) and node.is_field and node.base is None
 
 
@@ -345,7 +345,7 @@ def _call(name: str, arguments: list[Any]) -> Any:
 
 
 def _method(base: Any, name: str, arguments: list[Any]) -> Any:
-    """A field of an object, or a method of a time."""
+    """Return a field of an object, or the result of a method of a time."""
     base = _is_present(base)
     if base is _TIME and name == "Now" and not arguments:
         return datetime.now().astimezone()

@@ -1,4 +1,4 @@
-"""Sections of files that people configure: what all of them check alike, and how a mistake is told."""
+"""Validation of the sections of configuration files, and the messages of mistakes."""
 
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -50,7 +50,7 @@ class LenientSection(Section):
 
 
 def validate(model: type[M], document: Document) -> M:
-    """What a file says, as `model` has it.
+    """Return the content of a file as a `model`.
 
     Raises:
         Mistakes: it says something else; each line names file, line and key of a mistake.
@@ -144,7 +144,7 @@ def _section(data: Any, place: Sequence[str | int]) -> Place:  # noqa: ARG001 - 
 
 
 def _part(data: Any, place: Sequence[str | int]) -> Place:
-    """The part of a file that has to be left out for a mistake: an item of a list, or one key in a mapping at the top."""
+    """Return the part of a file that is left out for a mistake: an item of a list, or one key of a mapping at the top."""
     if not place or not isinstance(data, dict):
         return ()
     inside = data.get(place[0])
@@ -161,12 +161,12 @@ def _without(value: Any, key: str, wrong: frozenset[Place]) -> Any:
 
 
 def no_effect(why: str) -> Any:
-    """The field of a key that is known and changes nothing; `why` is told to those who use it."""
+    """Return the field of a key that is known and has no effect. Messages about its use include `why`."""
     return Field(default=None, repr=False, description=f"Has no effect: {why}", json_schema_extra={_NO_EFFECT: why})
 
 
 def without_effect(section: BaseModel, document: Document, more: Iterable[tuple[Place, str]] = ()) -> list[str]:
-    """A line for each key that is set and has no effect: in a section, in those within, and `more`; as the file has them."""
+    """Return a line for each key that is set and has no effect, in a section, its subsections and `more`, in file order."""
     found = sorted([*_idle(section, ()), *more], key=lambda one: document.line(one[0]))
     return [f"{document.where(place)}: has no effect: {why}" for place, why in found]
 
@@ -184,7 +184,7 @@ def _idle(section: BaseModel, at: Place) -> Iterator[tuple[Place, str]]:
 
 
 def _why_no_effect(field: "FieldInfo") -> str:
-    """Why a key has no effect; nothing for one that has."""
+    """Return why a key has no effect; nothing for one that has."""
     extra = field.json_schema_extra
     return str(extra[_NO_EFFECT]) if isinstance(extra, dict) and _NO_EFFECT in extra else ""
 
@@ -200,7 +200,7 @@ def _within(value: Any) -> Iterator[tuple[Place, BaseModel]]:
 
 
 def is_host(text: str) -> bool:
-    """Whether this is `host[:port]`, as it stands in references."""
+    """Return whether a text is `host[:port]`, as in references."""
     try:
         return Reference.parse(f"{text}/x:y").host == text
     except InvalidInput:
@@ -214,7 +214,7 @@ def _host(value: object) -> object:
 
 
 def _text(value: object) -> object:
-    """Text, also where YAML sees a number: the tag 3.10, a password of digits."""
+    """Return a value as text, also a number of YAML: the tag 3.10, a password of digits."""
     if isinstance(value, Written):
         return value.written
     if isinstance(value, str):
@@ -246,7 +246,7 @@ Seconds = Annotated[
 
 
 def valid_by(check: Callable[[str], object]) -> AfterValidator:
-    """A text that a function of ours takes; the InvalidInput of that says what was expected."""
+    """Return a validator for texts that `check` accepts. The message is that of its InvalidInput."""
 
     def run(value: str) -> str:
         try:
@@ -268,7 +268,7 @@ _NAMED = 12
 
 
 def _kind(value: object) -> str:
-    """What a value is, as people call it who write YAML."""
+    """Return the kind of a value, in the words of YAML."""
     return next((told for kind, told in _KINDS.items() if isinstance(value, kind)), "nothing")
 
 
@@ -295,14 +295,14 @@ def _told(error: Any, document: Document, model: type[BaseModel]) -> str:
 
 
 def _name_keys(keys: Mapping[str, "FieldInfo"]) -> str:
-    """Keys that have an effect, those first that have to be there; of many the first."""
+    """Return the keys that have an effect, required ones first, and only the first of many."""
     of_use = [key for key, field in keys.items() if not _why_no_effect(field)]
     names = sorted(of_use, key=lambda key: not keys[key].is_required())
     return ", ".join(names[:_NAMED]) + (", …" if len(names) > _NAMED else "")
 
 
 def _keys(model: type[BaseModel], place: Sequence[str | int]) -> dict[str, "FieldInfo"]:
-    """The keys that are known at a place, those of a section itself before those that it shares with others."""
+    """Return the known keys at a place: the keys of the section itself before those that it shares with others."""
     found: Any = model.model_fields["root"].annotation if issubclass(model, RootModel) else model
     for step in place:
         if isinstance(found, type) and issubclass(found, BaseModel):
@@ -316,7 +316,7 @@ def _keys(model: type[BaseModel], place: Sequence[str | int]) -> dict[str, "Fiel
 
 
 def _plain(annotation: Any) -> Any:
-    """A type without what is only said about it, and without None."""
+    """Return a type without annotations and without None."""
     if get_origin(annotation) is Annotated:
         return _plain(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):

@@ -66,7 +66,7 @@ _Loader.add_constructor("tag:yaml.org,2002:timestamp", _as_text)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """What a file says: plain data, and the line of each place in it; without `lines` it is said in no file.
+    """The content of a file: plain data, and the line of each place in it. Without `lines` it comes from no file.
 
     `path` is a path or URL; what is no file (`is_file`) has a name there, and is kept by Prefect for all to read.
     """
@@ -77,16 +77,16 @@ class Document:
     is_file: bool = True
 
     def where(self, place: Sequence[str | int]) -> str:
-        """`file:line: key.path` of a place, or of the nearest one around it that is there."""
+        """Return `file:line: key.path` of a place, or of the nearest existing place around it."""
         at = f"{self.path}:{self.line(place)}" if self.lines else self.path
         return f"{at}: {keys}" if (keys := _keys(place)) else at
 
     def line(self, place: Sequence[str | int]) -> int:
-        """The line of a place, or of the nearest one around it that is there."""
+        """Return the line of a place, or of the nearest existing place around it."""
         return next(self.lines[known] for length in range(len(place), -1, -1) if (known := tuple(place[:length])) in self.lines)
 
-    def beside(self, path: str, place: Sequence[str | int]) -> str:
-        """A path or URL that is said at a place; a relative path begins where the file is.
+    def resolve_path(self, path: str, place: Sequence[str | int]) -> str:
+        """Return the path or URL at a place. A relative path begins at the folder of the file.
 
         Raises:
             InvalidInput: it is relative, and there is no file.
@@ -100,7 +100,7 @@ class Document:
         return f"{self.path.rpartition('/')[0]}/{path}" if "://" in self.path else str(Path(self.path).parent / said)
 
     def refuse_secret(self, text: str, place: Sequence[str | int]) -> None:
-        """See that a text which may be secret is none itself where Prefect keeps it: it names where the secret is.
+        """Reject a literal secret in a text that Prefect keeps. Such a text has to refer to the secret.
 
         Raises:
             InvalidInput: it does not; the message does not show it.
@@ -122,7 +122,7 @@ def in_order(messages: Iterable[str], path: str) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """The same without what values remember of how they were written."""
+    """Return the data without the marks of how values were written."""
     if isinstance(value, dict):
         return {plain(key): plain(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -131,7 +131,7 @@ def plain(value: Any) -> Any:
 
 
 def read(path: str) -> Document:
-    """The file at a path or URL.
+    """Return the document in the file at a path or URL.
 
     Raises:
         InvalidInput: it cannot be read, is no YAML, or says the same key twice.
@@ -150,7 +150,7 @@ def read(path: str) -> Document:
 
 
 def parse_yaml(raw: bytes, path: str, *, is_file: bool = True) -> Document:
-    """What a file says, or some text that is called `path`.
+    """Return the document in the content of a file, or in a text that messages call `path`.
 
     Raises:
         InvalidInput: it is no YAML, or says the same key twice.
@@ -175,12 +175,12 @@ def parse_yaml(raw: bytes, path: str, *, is_file: bool = True) -> Document:
 
 
 def _keys(place: Sequence[str | int]) -> str:
-    """`key.path[0]` of a place."""
+    """Return `key.path[0]` of a place."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).removeprefix(".")
 
 
 def _lines(root: yaml.Node | None, path: str) -> dict[Place, int]:
-    """The line of every place; of a value in a mapping, that of its key."""
+    """Return the line of every place; for a value in a mapping, that of its key."""
     lines: dict[Place, int] = {(): 1}
     pending: list[tuple[Place, yaml.Node | None]] = [((), root)]
     while pending:

@@ -207,7 +207,7 @@ def audit(session: Session, expected: tuple[Expected, ...]) -> Audited:
 
 
 def locate(session: Session, origin: Reference, expected: Expected, *, rewritten: bool) -> Located:
-    """Find the root that a target should have, and what should refer to it, in the store or at its source."""
+    """Find the root and the referrers that a target should have, in the store or at its source."""
     with _reporting_unresolved(session, str(expected.target), "image"):
         return Located(*session.locate(origin, expected, rewritten=rewritten))
 

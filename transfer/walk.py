@@ -289,7 +289,7 @@ class Walk:
             self._worklist.add((node,))
 
     def _query_referrers(self, image: ImageState, subject: Descriptor, parent: object) -> None:
-        """If an image wants referrers, have it wait for the list of those of one of its manifests."""
+        """Have an image that wants referrers wait for the list of referrers of one of its manifests."""
         if not image.related or not subject.is_manifest:
             return
         key = image.reference.locator, subject.key, image.related
@@ -315,7 +315,7 @@ class Walk:
         self._conclude(follow_up.image)
 
     def _conclude(self, image: ImageState) -> None:
-        """If nothing of an image is in flight: record it if it is whole, and report it if no follow-up is left."""
+        """Record an image that is whole, and report it if no follow-up is left. Do nothing while it is in flight."""
         if image.open:
             return
         if image.root is not None and not image.failures and not image.recorded:
