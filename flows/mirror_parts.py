@@ -47,9 +47,9 @@ class MirrorParts(Parts):
         for _ in range(MOST_OPEN):
             waiting.admit_next()
 
-    def ended(self, image: ImageState, *, is_vetoed: bool = False) -> None:
+    def end_image(self, image: ImageState, *, is_vetoed: bool = False) -> None:
         """Count an image that ended. Once it is the last one of its part, the next part is admitted."""
-        super().ended(image, is_vetoed=is_vetoed)
+        super().end_image(image, is_vetoed=is_vetoed)
         if (part := self._of.get(image)) is not None and part.is_over:
             self._waiting[part].admit_next()
 

@@ -65,7 +65,7 @@ class Part:
             raise RuntimeError(f"{self._label}: the flow run ended before its tasks")
         return self._context.run(submit)
 
-    def ended(self, *, has_failed: bool, is_vetoed: bool) -> None:
+    def end_image(self, *, has_failed: bool, is_vetoed: bool) -> None:
         """Count an image that ended. The flow run ends with the last one."""
         self._left -= 1
         self._failed += has_failed
@@ -137,10 +137,10 @@ class Parts:
             image.scope = self._of[image] = part
         return part
 
-    def ended(self, image: ImageState, *, is_vetoed: bool = False) -> None:
+    def end_image(self, image: ImageState, *, is_vetoed: bool = False) -> None:
         """Count an image that ended."""
         if (part := self._of.get(image)) is not None:
-            part.ended(has_failed=bool(image.failures), is_vetoed=is_vetoed)
+            part.end_image(has_failed=bool(image.failures), is_vetoed=is_vetoed)
 
     def __enter__(self) -> Self:
         return self

@@ -169,7 +169,7 @@ def push(
         lease_slots(spec, (to.host,), workers=concurrency, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
     ):
-        recorded = _recorded(session, name, to)
+        recorded = _read_name(session, name, to)
         pool = PrefectPool(session, window=concurrency, retries=retries)
         done = Push(pool, recorded, to, notify, referrers=referrers).run()
         stopped, seconds = session.cancel.reason, time.monotonic() - started
@@ -178,7 +178,7 @@ def push(
     return report
 
 
-def _recorded(session: Session, name: str, target: Reference) -> Name:
+def _read_name(session: Session, name: str, target: Reference) -> Name:
     """What the store has under a name, if that is what the target's digest says, should it have one.
 
     Raises:

@@ -61,15 +61,15 @@ class VerifyReport:
         return "failed" if self.errors() else "complete"
 
     @property
-    def mended(self) -> frozenset[str]:
-        """The names that a repair made whole."""
+    def repaired_names(self) -> frozenset[str]:
+        """Return the names that a repair made whole."""
         return frozenset(image.name for run in self.repaired for image in run.images if not image.failures)
 
     def summary(self) -> str:
         """One line that counts."""
         corrupt = f", {len(self.verified.corrupt)} corrupt (in quarantine now)" if self.verified.corrupt else ""
         damaged = f"; {format_count(len(self.damaged), 'name')} not whole" if self.damaged else ""
-        mended = f", {len(self.mended)} repaired" if self.mended else ""
+        mended = f", {len(self.repaired_names)} repaired" if self.repaired_names else ""
         extra = f"; {format_count(self.extra, 'blob')} that no name needs" if self.extra else ""
         checked = f"{format_count(self.verified.sound, 'blob')} sound, {size(self.verified.size)}"
         return f"{checked}{corrupt}{damaged}{mended}{extra}; in {duration(self.seconds)}"
@@ -80,14 +80,14 @@ class VerifyReport:
             "sound": self.verified.sound,
             "corrupt": len(self.verified.corrupt),
             "damaged": len(self.damaged),
-            "repaired": len(self.mended),
+            "repaired": len(self.repaired_names),
             **({} if self.extra is None else {"extra": self.extra}),
             "hashed_bytes": self.verified.size,
         }
 
     def errors(self) -> list[str]:
         """One line per name that is not whole, and per corrupt blob that no name needs; and what a repair failed with."""
-        lines = [message for name, message in self.damaged.items() if name not in self.mended]
+        lines = [message for name, message in self.damaged.items() if name not in self.repaired_names]
         if not self.damaged:
             needed = "which name needs it, nobody knows" if self.extra is None else "no name needs it"
             lines += [f"blob {digest}: corrupt, now in quarantine; {needed}" for digest in self.verified.corrupt]
@@ -107,7 +107,7 @@ class VerifyReport:
             "bytes": self.verified.size,
             "corrupt": [str(digest) for digest in self.verified.corrupt],
             "extra": self.extra,
-            "damaged": [{"name": n, "message": m, "repaired": n in self.mended} for n, m in self.damaged.items()],
+            "damaged": [{"name": n, "message": m, "repaired": n in self.repaired_names} for n, m in self.damaged.items()],
             "errors": self.errors(),
         }
 
@@ -117,7 +117,7 @@ class VerifyReport:
             "sound": describe_pieces(self.verified.sound, self.verified.size),
             "corrupt, now in quarantine": len(self.verified.corrupt),
             "names not whole": len(self.damaged),
-            "names repaired": len(self.mended),
+            "names repaired": len(self.repaired_names),
             "blobs that no name needs": "not known" if self.extra is None else self.extra,
             **pace(self.verified.size, self.seconds),
         }
@@ -128,7 +128,7 @@ class VerifyReport:
             {"what": str(digest), "state": "corrupt", "more": "in quarantine"} for digest in self.verified.corrupt
         ]
         states = {True: "repaired", False: "not whole"}
-        return rows + [{"what": n, "state": states[n in self.mended], "more": m} for n, m in self.damaged.items()]
+        return rows + [{"what": n, "state": states[n in self.repaired_names], "more": m} for n, m in self.damaged.items()]
 
 
 def _run_name() -> str:
@@ -178,27 +178,27 @@ def verify(
 
 
 class _Hashing:
-    """How far it is with the blobs of a store. Whoever asks sees a number that was right."""
+    """The progress of the verification of a store. Other threads read numbers that were right at some time."""
 
     def __init__(self) -> None:
         self._blobs = self._over = self._failed = self._bytes = self._over_bytes = 0
 
-    def began(self, chunk: tuple[Info, ...]) -> None:
-        """Take note of blobs that are to be hashed."""
+    def begin(self, chunk: tuple[Info, ...]) -> None:
+        """Count blobs that are going to be hashed."""
         self._blobs += len(chunk)
         self._bytes += sum(info.size for info in chunk)
 
-    def ended(self, chunk: tuple[Info, ...]) -> None:
-        """Take note of blobs that were."""
+    def end(self, chunk: tuple[Info, ...]) -> None:
+        """Count blobs that were hashed."""
         self._over += len(chunk)
         self._over_bytes += sum(info.size for info in chunk)
 
-    def failed(self, chunk: tuple[Info, ...]) -> None:
-        """Take note of blobs that could not be read, or were not before the run was ended."""
+    def fail(self, chunk: tuple[Info, ...]) -> None:
+        """Count blobs that could not be read."""
         self._failed += len(chunk)
 
     def fraction(self) -> float:
-        """How many of the bytes were hashed: 0 to 1."""
+        """Return the fraction of the bytes that were hashed, 0 to 1."""
         return self._over_bytes / self._bytes if self._bytes else 0
 
     def words(self) -> str:
@@ -208,7 +208,7 @@ class _Hashing:
         return f"{self._over} of {blobs} hashed{failed}, {size(self._over_bytes)} of {total}"
 
     def lacks(self) -> bool:
-        """Whether some could not be."""
+        """Return whether some blobs could not be read."""
         return self._failed > 0
 
 
@@ -216,15 +216,15 @@ def _verify_all(pool: Pool, hashing: _Hashing) -> list[Outcome]:
     """Verify all blobs of the store. Return the outcome for each chunk; those that were not begun have one in common."""
     chunks, store = list(_chunks(pool.session.store.walk())), pool.session.store
     for chunk in chunks:
-        hashing.began(chunk)
+        hashing.begin(chunk)
     outcomes = []
     for chunk, outcome in pool.run(chunks, lambda blobs: Unit(work=units.verify, arguments=(blobs,))):
         outcomes.append(outcome)
         if isinstance(outcome, Failed):
             if not isinstance(outcome.error, Stopped):
-                hashing.failed(chunk)
+                hashing.fail(chunk)
         else:
-            hashing.ended(chunk)
+            hashing.end(chunk)
             for digest in outcome.value.corrupt:
                 message = f"blob {digest}: corrupt in {store.url}, now in quarantine"
                 pool.session.notify(CorruptContent(digest, "store", store.url, message))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Protocol, Self
 
 from prefect_dist.mirror.mirror_policy import MirrorObserver, MirrorPolicy
-from prefect_dist.mirror.mirror_report import Brought
+from prefect_dist.mirror.mirror_report import MirrorResults
 from prefect_dist.mirror.plan import OrphanTag, PlannedImage
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.transfer import units
@@ -27,7 +27,7 @@ class MirrorScopes(Protocol):
     def divide(self, images: Sequence[tuple[ImageState, PlannedImage]], admit: Admit) -> None:
         """Have `admit` add images to the walk, all at once or some at a time."""
 
-    def ended(self, image: ImageState, *, is_vetoed: bool = False) -> None:
+    def end_image(self, image: ImageState, *, is_vetoed: bool = False) -> None:
         """Count an image that ended."""
 
     def __enter__(self) -> Self:
@@ -46,7 +46,7 @@ class Applying:
     def __init__(self, pool: Pool, scopes: MirrorScopes, notify: Notify, observer: MirrorObserver) -> None:
         self._pool, self._session, self._scopes, self._notify = pool, pool.session, scopes, notify
         self.observer = observer
-        self._policy = MirrorPolicy(scopes.ended, observer)
+        self._policy = MirrorPolicy(scopes.end_image, observer)
         self.walk = Walk(pool.session.recorder, self._policy, pool, notify)
 
     def add(self, planned: Sequence[PlannedImage], origins: Mapping[PlannedImage, object]) -> None:
@@ -59,13 +59,13 @@ class Applying:
         """Cancel the run: no new unit begins, and units in flight end early."""
         self._session.cancel.set(reason)
 
-    def run(self) -> Brought:
+    def run(self) -> MirrorResults:
         """Mirror all images that were added, and those that are added meanwhile."""
         with self._scopes:
             self.walk.run()
         return self._confirm(self._policy.result(self.walk))
 
-    def _confirm(self, brought: Brought) -> Brought:
+    def _confirm(self, results: MirrorResults) -> MirrorResults:
         """Return the result after a last look at the referrers that were listed under fallback tags.
 
         An image whose referrer is not listed in the end has failed, so that the next run pushes the referrer again. A run that
@@ -73,18 +73,18 @@ class Applying:
         """
         unconfirmed = confirm_referrers(self._pool) if self._session.cancel.reason is None else []
         if self._session.cancel.reason is not None:
-            return self._without_fallback_referrers(brought)
+            return self._without_fallback_referrers(results)
         sources = {action.target: action.item.source for image in self._policy.planned for action in image.due}
-        failures, referrers = dict(brought.failures), dict(brought.referrers)
+        failures, referrers = dict(results.failures), dict(results.referrers)
         for one in unconfirmed:
             for target, pushed in referrers.items():
                 if target.locator == one.repository.locator and one.referrers & pushed.keys():
                     failures[target] = f"{sources[target]} to {target}: {one.error}"
                     referrers[target] = {digest: tag for digest, tag in pushed.items() if digest not in one.referrers}
                     self._notify(StepFailed(failures[target]))
-        return replace(brought, failures=failures, referrers=referrers)
+        return replace(results, failures=failures, referrers=referrers)
 
-    def _without_fallback_referrers(self, brought: Brought) -> Brought:
+    def _without_fallback_referrers(self, results: MirrorResults) -> MirrorResults:
         """Return the result without the referrers that were listed under fallback tags."""
         registries = self._session.registries
         listed = {
@@ -93,9 +93,9 @@ class Applying:
         }
         referrers = {
             target: {digest: tag for digest, tag in pushed.items() if digest not in listed.get(target.locator, ())}
-            for target, pushed in brought.referrers.items()
+            for target, pushed in results.referrers.items()
         }
-        return replace(brought, referrers=referrers)
+        return replace(results, referrers=referrers)
 
     def remove(self, orphans: Sequence[OrphanTag], known: Mapping[str, frozenset[str]]) -> dict[Reference, Removed | str]:
         """Remove the tags that are due, one after the other. Return the outcome for each, or why it could not be removed.

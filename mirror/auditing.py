@@ -44,8 +44,8 @@ class Auditing:
             right=len(wanted) - len(damaged) - len(unresolved),
             damaged={target: found.faults for target, found in damaged.items()},
             roots={target: found.root for target, found in damaged.items()},
-            untold=unresolved,
-            unlooked=len(locked) - len(wanted),
+            unresolved=unresolved,
+            unaudited=len(locked) - len(wanted),
         )
 
     def locate(self, found: Audits, locked: Records) -> tuple[dict[PlannedImage, units.Located], dict[Reference, str]]:

@@ -29,18 +29,18 @@ def record_results(report: MirrorReport, replaced: Records, locked: Records) -> 
     `replaced` are the records in place of which this run wrote its intentions. A target that did not get its image has that
     record again. If there was none, the intention stays where the tag may have been set, so that the tag can be pruned later.
     """
-    records, now, brought = dict(locked), datetime.now(UTC), report.brought
+    records, now, results = dict(locked), datetime.now(UTC), report.results
     for action in report.plan.actions:
         result, known = report.result(action), replaced.get(action.target)
-        if result in ("added", "changed", "same") or action.target in brought.referrers:
-            referrers = _merge(action.target_referrers, brought.referrers.get(action.target, {}))
+        if result in ("added", "changed", "same") or action.target in results.referrers:
+            referrers = _merge(action.target_referrers, results.referrers.get(action.target, {}))
             record = _record(action, locked, mirrored=now, referrers=referrers)
             is_compared = result != "failed" and report.stopped is None
             records[action.target] = replace(record, related=action.item.related.options if is_compared else None)
         elif action.is_due and locked.get(action.target) == _intention(action, replaced):
             if known is not None:
                 records[action.target] = known
-            elif action.target not in brought.begun:
+            elif action.target not in results.begun:
                 del records[action.target]
     for orphan in report.plan.orphans:
         told = report.removed.get(orphan.target)
@@ -50,7 +50,7 @@ def record_results(report: MirrorReport, replaced: Records, locked: Records) -> 
             del records[orphan.target]
         else:
             records[orphan.target] = replace(orphan.record, unwanted=orphan.since)
-    _follow_moved_tags(records, brought.referrers)
+    _follow_moved_tags(records, results.referrers)
     return _with_wanted_referrers(_wanted_again(report.plan, records), report.plan)
 
 

@@ -35,9 +35,9 @@ def check_mirror(
         located, lost = auditing.locate(first, locked)
         applying = Applying(pool, scopes, notify, observer)
         applying.add(tuple(located), located)
-        brought = applying.run()
+        results = applying.run()
         again = auditing.audit({target: locked[target] for target in first.damaged if target not in lost})
-        report = replace(report, again=again, failures={**lost, **brought.failures, **brought.vetoes})
+        report = replace(report, again=again, failures={**lost, **results.failures, **results.vetoes})
     return replace(
         report,
         stats=session.stats,

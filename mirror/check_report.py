@@ -17,14 +17,14 @@ Result = Literal["damaged", "repaired", "failed"]
 class Audits:
     """The results: how many targets are right, the faults of the damaged ones, and why others could not be audited.
 
-    `roots` has what the tags of damaged targets resolve to. `unlooked` are those that no entry wants any more.
+    `roots` has what the tags of damaged targets resolve to. `unaudited` are those that no entry wants any more.
     """
 
     right: int = 0
     damaged: Mapping[Reference, tuple[str, ...]] = field(default_factory=dict)
     roots: Mapping[Reference, Descriptor | None] = field(default_factory=dict)
-    untold: Mapping[Reference, str] = field(default_factory=dict)
-    unlooked: int = 0
+    unresolved: Mapping[Reference, str] = field(default_factory=dict)
+    unaudited: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,20 +52,20 @@ class CheckReport:
 
     def result(self, target: Reference) -> Result:
         """Return the result for a target that was damaged or could not be audited."""
-        if self.again is None or target in self.first.untold:
+        if self.again is None or target in self.first.unresolved:
             return "damaged" if target in self.first.damaged else "failed"
-        is_still = target in self.failures or target in self.again.damaged or target in self.again.untold
+        is_still = target in self.failures or target in self.again.damaged or target in self.again.unresolved
         return "failed" if is_still else "repaired"
 
     def summary(self) -> str:
         """Return one line with the counts."""
         found = self.first
         parts = [f"{found.right} right", f"{len(found.damaged)} damaged"]
-        parts += [f"{len(found.untold)} cannot be told"] if found.untold else []
+        parts += [f"{len(found.unresolved)} cannot be told"] if found.unresolved else []
         if self.again is not None:
             parts += [f"{sum(self.result(target) == 'repaired' for target in found.damaged)} repaired"]
             parts += [f"{size(self.stats.sent)} sent"]
-        left = f"; {format_count(found.unlooked, 'tag')} that no entry wants not looked into" if found.unlooked else ""
+        left = f"; {format_count(found.unaudited, 'tag')} that no entry wants not looked into" if found.unaudited else ""
         return f"check of {self.name} {self.status}: {', '.join(parts)} in {duration(self.seconds)}{left}"
 
     def facts(self) -> dict[str, str | int]:
@@ -75,8 +75,8 @@ class CheckReport:
             "targets right": found.right,
             "damaged": len(found.damaged),
             "repaired": sum(self.result(target) == "repaired" for target in found.damaged),
-            "cannot be told": len(found.untold),
-            "wanted by no entry, not looked into": found.unlooked,
+            "cannot be told": len(found.unresolved),
+            "wanted by no entry, not looked into": found.unaudited,
             "bytes fetched": size(self.stats.received),
             "bytes sent": size(self.stats.sent),
             "took": duration(self.seconds),
@@ -89,8 +89,8 @@ class CheckReport:
             "right": found.right,
             "damaged": len(found.damaged),
             "repaired": sum(self.result(target) == "repaired" for target in found.damaged),
-            "untold": len(found.untold),
-            "unlooked": found.unlooked,
+            "untold": len(found.unresolved),
+            "unlooked": found.unaudited,
             "fetched_bytes": self.stats.received,
             "sent_bytes": self.stats.sent,
         }
@@ -98,12 +98,12 @@ class CheckReport:
     def figures(self) -> Figures:
         """Return the totals for metrics."""
         unrepaired = sum(self.result(target) != "repaired" for target in self.first.damaged)
-        wrong = unrepaired + len(self.first.untold)
+        wrong = unrepaired + len(self.first.unresolved)
         return Figures(pending=wrong, failed=wrong, received=self.stats.received, sent=self.stats.sent)
 
     def errors(self) -> list[str]:
         """Return one line per failure, and one for all targets that were not audited because the run was cancelled."""
-        lines = list(self.first.untold.values())
+        lines = list(self.first.unresolved.values())
         for target, faults in self.first.damaged.items():
             if self.result(target) != "repaired":
                 lines.append(self._told(target, faults))
@@ -124,8 +124,8 @@ class CheckReport:
                 {"target": str(target), "result": self.result(target), "faults": list(faults), "error": self._error(target)}
                 for target, faults in self.first.damaged.items()
             ],
-            "untold": {str(target): why for target, why in self.first.untold.items()},
-            "unlooked": self.first.unlooked,
+            "untold": {str(target): why for target, why in self.first.unresolved.items()},
+            "unlooked": self.first.unaudited,
             "fetched_bytes": self.stats.received,
             "sent_bytes": self.stats.sent,
             "errors": self.errors(),
@@ -134,8 +134,8 @@ class CheckReport:
     def table(self) -> list[dict[str, str | int]]:
         """Return one row per target that is or was not right."""
         found = [(target, "; ".join(faults)) for target, faults in self.first.damaged.items()]
-        untold = ((target, why) for target, why in self.first.untold.items() if not is_cancellation(why, self.stopped))
-        rows = [*found, *((target, why.removeprefix(f"{target}: ")) for target, why in untold)]
+        unresolved = ((target, why) for target, why in self.first.unresolved.items() if not is_cancellation(why, self.stopped))
+        rows = [*found, *((target, why.removeprefix(f"{target}: ")) for target, why in unresolved)]
         return [{"target": str(target), "result": self.result(target), "faults": told} for target, told in rows]
 
     def _told(self, target: Reference, faults: tuple[str, ...]) -> str:
@@ -148,7 +148,7 @@ class CheckReport:
             return None
         if target in self.failures:
             return self.failures[target]
-        if target in self.again.untold:
-            return self.again.untold[target]
+        if target in self.again.unresolved:
+            return self.again.unresolved[target]
         faults = self.again.damaged.get(target)
         return None if faults is None else f"{target}: after it was repaired: {'; '.join(faults)}"

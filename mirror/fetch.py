@@ -25,7 +25,7 @@ class FetchScopes(Protocol):
     def divide(self, images: Sequence[ImageState]) -> None:
         """Set the scopes of images."""
 
-    def ended(self, image: ImageState) -> None:
+    def end_image(self, image: ImageState) -> None:
         """Count an image that ended."""
 
     def __enter__(self) -> Self:
@@ -78,7 +78,7 @@ class FetchPolicy:
 
     def end(self, image: ImageState) -> None:
         """Count an image for its scope."""
-        self._scopes.ended(image)
+        self._scopes.end_image(image)
 
 
 def _update_index(session: Session, images: tuple[ImageReport, ...], notify: Notify) -> tuple[ImageReport, ...]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from prefect_dist.mirror.mirror_report import Brought
+from prefect_dist.mirror.mirror_report import MirrorResults
 from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import Conflict
@@ -102,7 +102,7 @@ class MirrorPolicy:
             if action.is_judged and image.failures:
                 self._observer.on_failed(action, _lines(image.failures))
 
-    def result(self, walk: Walk) -> Brought:
+    def result(self, walk: Walk) -> MirrorResults:
         """Return the result of a walk that ended, for all images."""
         failures, vetoes = dict[Reference, str](), dict[Reference, str]()
         referrers = dict[Reference, dict[Digest, str | None]]()
@@ -123,7 +123,7 @@ class MirrorPolicy:
                     )
                 elif action.is_judged and report.failures:
                     failures[action.target] = f"{planned.item.source} to {action.target}: {_lines(report.failures)}"
-        return Brought(failures=failures, vetoes=vetoes, referrers=referrers, begun=self._begun())
+        return MirrorResults(failures=failures, vetoes=vetoes, referrers=referrers, begun=self._begun())
 
     def _begun(self) -> frozenset[Reference]:
         """Return the targets whose tag may have been set although their publication did not succeed.

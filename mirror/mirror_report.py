@@ -20,7 +20,7 @@ _DONE: Mapping[str, Result] = {"add": "added", "change": "changed"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Brought:
+class MirrorResults:
     """The results of images. `failures` and `vetoes` are the reasons why targets do not have the planned image.
 
     `referrers` are those that came along, with their tags, for each target that was published. A published target has failed
@@ -36,7 +36,7 @@ class Brought:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorReport:
-    """The result of a mirror run: the plan, the results of images (`brought`), and those of tags (`removed`).
+    """The result of a mirror run: the plan, the results of images (`results`), and those of tags (`removed`).
 
     `name` is what people call the run. A dry run has done nothing. `more` are failures of no target; `stopped` says why the run
     was ended early.
@@ -47,7 +47,7 @@ class MirrorReport:
     plan: Plan
     dry_run: bool
     tasks: int = 0
-    brought: Brought = field(default_factory=Brought)
+    results: MirrorResults = field(default_factory=MirrorResults)
     removed: Mapping[Reference, Removed | str] = field(default_factory=dict)
     stats: TransferStats = field(default_factory=TransferStats)
     more: tuple[str, ...] = ()
@@ -62,13 +62,13 @@ class MirrorReport:
             return "stopped"
         if self.errors():
             return "failed"
-        return "vetoed" if self.brought.vetoes else "complete"
+        return "vetoed" if self.results.vetoes else "complete"
 
     def result(self, action: TargetAction) -> Result:
         """Return the result of an action."""
-        if action.change == "failed" or action.target in self.brought.failures:
+        if action.change == "failed" or action.target in self.results.failures:
             return "failed"
-        if action.target in self.brought.vetoes:
+        if action.target in self.results.vetoes:
             return "vetoed"
         if action.change == "same":
             return "same"
@@ -159,7 +159,7 @@ class MirrorReport:
     def errors(self) -> list[str]:
         """Return one line per failure, and one for all targets that were not reached because the run was cancelled."""
         unremoved = (told for told in self.removed.values() if isinstance(told, str))
-        lines = dict.fromkeys((*self.plan.errors, *self.brought.failures.values(), *unremoved, *self.more))
+        lines = dict.fromkeys((*self.plan.errors, *self.results.failures.values(), *unremoved, *self.more))
         return gather_failures(lines, self.stopped)
 
     def causes(self) -> list[Cause]:
@@ -169,7 +169,7 @@ class MirrorReport:
     def notes(self) -> list[str]:
         """Return further notes: entries that select nothing, vetoes, and tags that could not be removed as planned."""
         kept = (f"{target}: not removed: {told.why}" for target, told in self.removed.items() if _is_kept(told))
-        return [*self.plan.idle, *self.brought.vetoes.values(), *kept]
+        return [*self.plan.idle, *self.results.vetoes.values(), *kept]
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
         """Return the JSON output of the command line."""
@@ -205,7 +205,7 @@ class MirrorReport:
         if self.dry_run:
             return self.plan.table()
         told = (action for action in self.plan.actions if self.result(action) != "same")
-        actions = [action for action in told if not is_cancellation(self.brought.failures.get(action.target, ""), self.stopped)]
+        actions = [action for action in told if not is_cancellation(self.results.failures.get(action.target, ""), self.stopped)]
         rows = [self._row(action) for action in sorted(actions, key=lambda one: self.result(one) != "failed")]
         return [*map(_unnamed_row, self.plan.unnamed), *rows, *(self._orphan_row(orphan) for orphan in self.plan.orphans)]
 
@@ -242,7 +242,7 @@ class MirrorReport:
         }
 
     def _note(self, action: TargetAction) -> str | None:
-        return self.brought.failures.get(action.target) or self.brought.vetoes.get(action.target) or action.note
+        return self.results.failures.get(action.target) or self.results.vetoes.get(action.target) or action.note
 
 
 def _unnamed_json(unnamed: Unnamed) -> dict[str, Any]:

@@ -67,14 +67,14 @@ def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify,
         workers=pool.window,
     )
     planning.begin(job.entries, job.others)
-    brought = applying.run()
+    results = applying.run()
     plan = receiver.plan
     report = MirrorReport(name=job.name, store=session.spec.store, plan=plan, dry_run=job.is_dry)
     if not job.is_dry:
         notify(Recording())
-        plan = plan.without_pushed(brought.referrers)
-        known = plan.known_tags(locked, brought.referrers)
-        report = replace(report, plan=plan, brought=brought, removed=applying.remove(plan.orphans, known))
+        plan = plan.without_pushed(results.referrers)
+        known = plan.known_tags(locked, results.referrers)
+        report = replace(report, plan=plan, results=results, removed=applying.remove(plan.orphans, known))
         report = _record(lock, report, receiver.replaced, notify)
         report = _update_index(session, report, notify)
     return replace(

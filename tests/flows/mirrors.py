@@ -204,7 +204,7 @@ class FetchScope:
     def divide(self, images: Sequence[ImageState]) -> None:
         """Leave them."""
 
-    def ended(self, image: ImageState) -> None:
+    def end_image(self, image: ImageState) -> None:
         """Count nothing."""
 
     def __enter__(self) -> Self:
@@ -221,7 +221,7 @@ class OneScope:
         """Admit all images."""
         admit([image for image, _ in images])
 
-    def ended(self, image: ImageState, *, is_vetoed: bool = False) -> None:
+    def end_image(self, image: ImageState, *, is_vetoed: bool = False) -> None:
         """Count nothing."""
 
     def __enter__(self) -> Self:

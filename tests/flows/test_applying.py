@@ -76,15 +76,15 @@ def test_images_that_the_lock_file_cannot_name_are_not_published(applying: Apply
     job = MirrorJob(name="mirror", entries=(entry,), lock=str(lock), is_dry=False)
 
     _PlanReceiver(job, Lock(str(lock)), {}, applying).take_images([image], {image: Surveyed(())})
-    brought = applying.run()
+    results = applying.run()
 
     assert str(lock) in str(session.cancel.reason)
-    assert list(brought.failures) == [TARGET]
+    assert list(results.failures) == [TARGET]
 
 
 def test_a_check_ends_in_order_when_the_api_is_lost(session: Session, lost_api: str) -> None:
     record = Locked(source="one.example/app:v1", digest=manifest("v1").digest, mirrored=datetime.now(UTC), own=True)
     found = Auditing(PrefectPool(session, window=1, retries=0), ignore_event, entries(ENTRY)).audit({TARGET: record})
     assert lost_api in str(session.cancel.reason)
-    assert (found.right, list(found.untold)) == (0, [TARGET])
-    assert found.untold[TARGET].endswith("what is whole is kept, run again to go on")
+    assert (found.right, list(found.unresolved)) == (0, [TARGET])
+    assert found.unresolved[TARGET].endswith("what is whole is kept, run again to go on")

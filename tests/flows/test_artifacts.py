@@ -166,7 +166,7 @@ def test_a_check_of_what_cannot_be_told_is_not_done(
     root = TWIN.root.digest
     for method in ("GET", "HEAD"):
         target.inject(Fault(method=method, path=f"/v2/app/manifests/(v2|{root})", nth=None, action=Refuse(403)))
-    assert len(mirrors.check().first.untold) == 1
+    assert len(mirrors.check().first.unresolved) == 1
     shown = artifacts(mirrors.flow_run)["progress"]
     assert (shown["data"], shown["description"]) == (50, "looked into 2 of 2 images, 1 cannot be told")
 

@@ -260,7 +260,7 @@ def test_what_cannot_be_told_is_not_called_damaged_and_not_sent(
 
     assert report.status == "failed"
     assert [row["result"] for row in report.table()] == ["repaired", "failed"]
-    assert [str(one) for one in report.first.untold] == [f"{other.host}/copy:v1"]
+    assert [str(one) for one in report.first.unresolved] == [f"{other.host}/copy:v1"]
     (error,) = report.errors()
     assert error.startswith(f"{other.host}/copy:v1: layer {LAYER} ")
     assert {one.method for one in mirrors.asked(other)} == {"GET", "HEAD"}
@@ -332,7 +332,7 @@ def test_tags_that_are_wanted_no_longer_are_counted_and_not_asked_for(
 
     report = mirrors.check()
 
-    assert (report.status, report.first.right, report.first.unlooked) == ("complete", 1, 1)
+    assert (report.status, report.first.right, report.first.unaudited) == ("complete", 1, 1)
     assert report.summary().endswith("; 1 tag that no entry wants not looked into")
     assert not [one for one in mirrors.asked(target) if one.path.endswith("/v2")]
 
@@ -353,7 +353,7 @@ def test_a_check_that_is_ended_says_so_in_one_line(mirrors: Mirrors, source: Fak
         report = mirrors.check(repair=True)
 
     assert (report.status, report.first.damaged, report.again) == ("stopped", {}, None)
-    unreached = len(report.first.untold)
+    unreached = len(report.first.unresolved)
     assert report.errors() == [f"{format_count(unreached, 'target')} not reached: {describe_stop('asked to end')}"]
     assert report.table() == []
 

@@ -30,7 +30,7 @@ def test_the_next_part_is_admitted_when_one_ends() -> None:
         parts.divide(images("a", 500), admitted.extend)
         assert len(admitted) == MOST_OPEN
         for count in range(1, 500 - MOST_OPEN + 1):
-            parts.ended(admitted[count], is_vetoed=False)
+            parts.end_image(admitted[count], is_vetoed=False)
             assert len(admitted) == MOST_OPEN + count
 
 

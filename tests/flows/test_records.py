@@ -58,7 +58,7 @@ def test_a_mirror_and_a_seed_of_one_configuration_leave_each_others_tags_alone(
     mirrored = mirrors.run(sync, **section)
 
     assert (seeded.plan.orphans, mirrored.plan.orphans) == ((), ())
-    assert (checked.first.right, checked.first.unlooked) == (2, 0)
+    assert (checked.first.right, checked.first.unaudited) == (2, 0)
     assert {name: record["unwanted"] for name, record in mirrors.locked().items()} == {
         f"{target.host}/app:v1": None,
         f"{target.host}/tool:v1": None,

@@ -301,7 +301,7 @@ def test_a_repair_brings_back_what_refers_to_an_image(fetch: Run, prefect: Prefe
             state = verify(store.url, "all", return_state=True)
     report = result_of(state)
     assert isinstance(report, VerifyReport)
-    assert report.mended == {name}
+    assert report.repaired_names == {name}
     assert stored(store) == everything()
     assert noted(store.names.get(name)) == EXPECTED
 

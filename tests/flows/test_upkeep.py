@@ -108,7 +108,7 @@ def test_what_is_corrupt_is_quarantined_told_and_repaired_on_request(run: Run, p
 
         mended, _ = run(verify, store.url, "all")
 
-    assert mended.mended == {name}
+    assert mended.repaired_names == {name}
     assert mended.errors() == []
     asked = {request.path.rpartition("/")[2] for request in registry.requests[before:] if request.method == "GET"}
     assert asked == {layer, index.manifests[0].digest}

@@ -11,7 +11,7 @@ import orjson
 from prefect_dist.mirror.bookkeeping import record_intent, record_results
 from prefect_dist.mirror.config import Mirror, parse_mirror
 from prefect_dist.mirror.lock import Locked, Records
-from prefect_dist.mirror.mirror_report import Brought, MirrorReport
+from prefect_dist.mirror.mirror_report import MirrorReport, MirrorResults
 from prefect_dist.mirror.plan import Plan, PlannedImage, SyncItem, TargetAction, find_orphans
 from prefect_dist.mirror.yamlfile import Document
 from prefect_dist.ocispec import Descriptor, Digest, Reference, mediatypes
@@ -44,18 +44,18 @@ def image(target: Reference = V1, **said: Any) -> PlannedImage:
     return PlannedImage(item=item, root=root, content=(root,), sent=(root,), actions=(action,))
 
 
-def report(*images: PlannedImage, brought: Brought) -> MirrorReport:
-    return MirrorReport(name="m", store="store", plan=Plan(images=images), dry_run=False, tasks=0, brought=brought)
+def report(*images: PlannedImage, results: MirrorResults) -> MirrorReport:
+    return MirrorReport(name="m", store="store", plan=Plan(images=images), dry_run=False, tasks=0, results=results)
 
 
-def after_run(records: Records, *images: PlannedImage, brought: Brought) -> Records:
+def after_run(records: Records, *images: PlannedImage, results: MirrorResults) -> Records:
     """Return the records after a run that no other run overlaps."""
-    said = report(*images, brought=brought)
+    said = report(*images, results=results)
     return record_results(said, records, record_intent(said.plan, records))
 
 
-def pushed(*targets: Reference, referrers: Mapping[Digest, str | None]) -> Brought:
-    return Brought(referrers=dict.fromkeys(targets, referrers))
+def pushed(*targets: Reference, referrers: Mapping[Digest, str | None]) -> MirrorResults:
+    return MirrorResults(referrers=dict.fromkeys(targets, referrers))
 
 
 def test_a_digest_tag_that_a_wanted_image_has_as_a_referrer_is_not_extra() -> None:
@@ -81,7 +81,7 @@ def test_a_digest_tag_of_a_wanted_image_is_not_extra_before_its_record_lists_it(
 def test_a_digest_tag_is_wanted_again_once_it_is_a_referrer() -> None:
     records = {V1: record(V1, IMAGE), SIGNATURE: record(SIGNATURE, FIRST, unwanted=OLD)}
 
-    found = after_run(records, image(), brought=pushed(V1, referrers={FIRST: SIG}))
+    found = after_run(records, image(), results=pushed(V1, referrers={FIRST: SIG}))
 
     assert found[SIGNATURE].unwanted is None
 
@@ -94,7 +94,7 @@ def test_a_digest_tag_that_moves_has_one_digest_in_all_records() -> None:
         SIGNATURE: record(SIGNATURE, FIRST),
     }
 
-    found = after_run(records, image(target_referrers={FIRST: SIG}), brought=pushed(V1, referrers={SECOND: SIG}))
+    found = after_run(records, image(target_referrers={FIRST: SIG}), results=pushed(V1, referrers={SECOND: SIG}))
 
     assert found[V1].referrers == {SECOND: SIG, LISTED: None}
     assert found[V2].referrers == {LISTED: None}, "the next run pushes the new signature for it, too"
@@ -103,7 +103,7 @@ def test_a_digest_tag_that_moves_has_one_digest_in_all_records() -> None:
 
 def test_a_failed_target_has_the_record_again_that_the_run_replaced() -> None:
     theirs = {V1: record(V1, OTHER)}
-    said = report(image(change="add", old=None), brought=Brought(failures={V1: "the target tag moved"}))
+    said = report(image(change="add", old=None), results=MirrorResults(failures={V1: "the target tag moved"}))
 
     assert record_results(said, theirs, record_intent(said.plan, theirs)) == theirs
 
@@ -111,9 +111,9 @@ def test_a_failed_target_has_the_record_again_that_the_run_replaced() -> None:
 def test_a_record_stays_where_a_failed_publication_may_have_set_the_tag() -> None:
     added = image(change="add", old=None)
 
-    begun = after_run({}, added, brought=Brought(failures={V1: "timed out"}, begun=frozenset({V1})))
-    failed = after_run({}, added, brought=Brought(failures={V1: "no such layer"}))
-    vetoed = after_run({}, added, brought=Brought(vetoes={V1: "too old"}))
+    begun = after_run({}, added, results=MirrorResults(failures={V1: "timed out"}, begun=frozenset({V1})))
+    failed = after_run({}, added, results=MirrorResults(failures={V1: "no such layer"}))
+    vetoed = after_run({}, added, results=MirrorResults(vetoes={V1: "too old"}))
 
     assert (begun[V1].digest, begun[V1].own, begun[V1].mirrored) == (IMAGE, True, None)
     assert (failed, vetoed) == ({}, {})
@@ -127,7 +127,7 @@ def test_an_intention_keeps_the_digest_that_the_tag_has_until_the_image_is_publi
     killed = record_intent(Plan(images=(changed,)), before)
     killed_again = record_intent(Plan(images=(changed,)), killed)
     moved_by_others = record_intent(Plan(images=(changed,)), {V1: record(V1, FIRST)})
-    published = after_run(killed, changed, brought=Brought())
+    published = after_run(killed, changed, results=MirrorResults())
 
     assert (killed[V1].digest, killed[V1].mirrored, killed[V1].replaces) == (IMAGE, None, OTHER)
     assert killed_again == killed
@@ -144,7 +144,7 @@ def test_a_record_of_other_entries_never_becomes_unwanted() -> None:
     found = find_orphans([], [V1], mirror().entries, records)
     plan = Plan(images=(), orphans=found)
 
-    after = record_results(replace(report(brought=Brought()), plan=plan), {}, records)
+    after = record_results(replace(report(results=MirrorResults()), plan=plan), {}, records)
 
     assert [(orphan.target, orphan.since, orphan.is_due) for orphan in found] == [(other, None, False)]
     assert after == records
@@ -166,6 +166,6 @@ def test_the_options_for_referrers_are_recorded_only_once_they_were_compared() -
     known = {V1: record(V1, IMAGE)}
     wanted = image()
     assert record_intent(Plan(images=(wanted,)), known)[V1].related is None
-    assert after_run(known, wanted, brought=pushed(V1, referrers={}))[V1].related == ("referrers", "digestTags")
-    lost = Brought(failures={V1: "lost"}, referrers={V1: {}})
-    assert after_run(known, wanted, brought=lost)[V1].related is None
+    assert after_run(known, wanted, results=pushed(V1, referrers={}))[V1].related == ("referrers", "digestTags")
+    lost = MirrorResults(failures={V1: "lost"}, referrers={V1: {}})
+    assert after_run(known, wanted, results=lost)[V1].related is None

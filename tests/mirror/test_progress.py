@@ -72,7 +72,7 @@ def test_each_object_of_a_fetch_has_its_events_in_order(tmp_path: Path) -> None:
 
 
 def test_each_attempt_that_gets_corrupt_content_is_an_event(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_DELAYS_S", lambda _state: 0.0)
+    monkeypatch.setattr(threads, "_FIRST_DELAY_S", 0.0)
     name, events = events_of_fetch(tmp_path, Fault(path=f".*/blobs/{LAYER}", nth=1, action=Flip(3)))
     (corrupt,) = [event for event in events if isinstance(event, CorruptContent)]
     assert (str(corrupt.digest), corrupt.kind, corrupt.place) == (LAYER, "repository", name.removesuffix(":v1"))
