@@ -6,6 +6,7 @@ from typing import Protocol
 from prefect_dist.mirror.mirror_report import MirrorResults
 from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
 from prefect_dist.ocispec import Digest, Reference
+from prefect_dist.ocispec.children import is_foreign
 from prefect_dist.ocispec.errors import Conflict
 from prefect_dist.transfer import units
 from prefect_dist.transfer.delivery import Publication
@@ -64,10 +65,11 @@ class MirrorPolicy:
     def unit_for(self, node: ContentNode, source: Reference) -> Unit:
         """Return the unit that fetches content and uploads it to one repository of each registry that wants it.
 
-        Other repositories mount it from there. Content of an image that still waits for its gate is not uploaded.
+        Other repositories mount it from there. Content of an image that still waits for its gate is not uploaded, and
+        non-distributable layers never are.
         """
         places: dict[str, Reference] = {}
-        for image in node.images:
+        for image in () if is_foreign(node.descriptor) else node.images:
             planned = self._planned[image]
             for action in () if planned.item.entry.gate else planned.due:
                 places.setdefault(action.target.host, action.target)

@@ -106,10 +106,15 @@ def without_missing_attestations(children: Children, is_missing: Callable[[Descr
     return filter_missing
 
 
+def is_foreign(descriptor: Descriptor) -> bool:
+    """Return whether a descriptor is that of a non-distributable layer that has URLs."""
+    return bool(descriptor.urls) and mediatypes.is_foreign(descriptor.media_type)
+
+
 def without_foreign(children: Children) -> Children:
     """Return a function that leaves out non-distributable layers whose descriptors have URLs."""
 
     def filter_foreign(descriptor: Descriptor) -> Sequence[Descriptor]:
-        return [child for child in children(descriptor) if not (mediatypes.is_foreign(child.media_type) and child.urls)]
+        return [child for child in children(descriptor) if not is_foreign(child)]
 
     return filter_foreign

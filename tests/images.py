@@ -183,6 +183,17 @@ def with_manifest(image: BuiltImage, change: Callable[[dict[str, Any]], object],
     return replace(image, blobs=blobs, manifests=(_manifest(body),))
 
 
+def foreign(seed: int) -> tuple[BuiltImage, str]:
+    """Return an image whose last layer is non-distributable and has a URL, and the digest of that layer."""
+    built = image(seed, layers=2)
+    document = json.loads(built.manifests[-1].raw)
+    layer = document["layers"][-1]
+    media_type = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
+    layer |= {"mediaType": media_type, "urls": ["https://elsewhere.example/layer"]}
+    raw = json.dumps(document).encode()
+    return replace(built, manifests=(Manifest(digest_of(raw), OCI_MANIFEST, raw),)), layer["digest"]
+
+
 def load(fake: Fake, repository: str, image: BuiltImage, tag: str | None = None) -> None:
     """Put an image into a fake registry, without HTTP; `tag` goes to its root."""
     for data in image.blobs.values():

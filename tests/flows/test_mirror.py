@@ -338,3 +338,16 @@ def made_at(created: str | None) -> BuiltImage:
         document["config"] |= {"digest": images.digest_of(config), "size": len(config)}
 
     return images.with_manifest(ONE, dated, blobs={**ONE.blobs, images.digest_of(config): config})
+
+
+def test_layers_that_are_not_to_be_distributed_are_not_uploaded(
+    mirrors: Mirrors, source: FakeRegistry, target: FakeRegistry
+) -> None:
+    built, layer = images.foreign(930)
+    images.load(source, "app", built, "v1")
+
+    report = mirrors.run(image(source, target, "app:v1"))
+
+    assert report.status == "complete", report.errors()
+    assert not [one for one in target.requests if layer in one.path or layer in one.query]
+    assert target.manifest("app", "v1") == (images.OCI_MANIFEST, built.manifests[-1].raw)

@@ -1,8 +1,6 @@
 """Pushing from a store to the real registry and to a strict fake one: what arrives, in which order, and what Prefect shows."""
 
-import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -24,7 +22,6 @@ from tests.peers.registry import CncfRegistry
 
 ONE, OTHER = images.image(600, layers=2), images.image(601, layers=2, platform="linux/arm64/v8")
 INDEX = images.index([ONE, OTHER])
-FOREIGN = "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
 Push = Callable[..., tuple[PushReport, str]]
 
 
@@ -65,17 +62,6 @@ def put(store: ContentStore, image: BuiltImage, name: str, *, source: str = "els
     root = image.root
     descriptor = Descriptor(media_type=root.media_type, digest=Digest.parse(root.digest), size=root.size)
     store.names.put(name, descriptor, source=source)
-
-
-def foreign() -> tuple[BuiltImage, str]:
-    """An image whose last layer is to be had elsewhere, and that layer's digest."""
-    image = images.image(640, layers=2)
-    document = json.loads(image.manifests[-1].raw)
-    layer = document["layers"][-1]
-    layer |= {"mediaType": FOREIGN, "urls": ["https://elsewhere.example/layer"]}
-    raw = json.dumps(document).encode()
-    manifest = images.Manifest(images.digest_of(raw), images.OCI_MANIFEST, raw)
-    return replace(image, manifests=(manifest,)), layer["digest"]
 
 
 def short(what: str, digest: str) -> str:
@@ -186,7 +172,7 @@ def test_a_registry_that_refuses_is_asked_once_and_told_once(push: Push) -> None
 
 
 def test_layers_that_are_not_to_be_distributed_are_not(push: Push, store: ContentStore) -> None:
-    image, layer = foreign()
+    image, layer = images.foreign(640)
     put(store, image, "foreign")
     with FakeRegistry() as fake:
         report, _ = push("foreign", f"{fake.host}/app:v1")
