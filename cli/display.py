@@ -160,7 +160,7 @@ class LiveDisplay:
         if image.failures:
             row.state = _bad([failure.error for failure in image.failures])
         else:
-            row.state = "done" if image.moved else "exists"
+            row.state = "done" if image.has_moved else "exists"
 
 
 class PlainLines:
@@ -186,7 +186,7 @@ class PlainLines:
                 self._print(describe_throttling(server, seconds))
             case ImageEnded(image):
                 done = "".join(f", {text}" for text in self._done.pop(image.name, ()))
-                self._print(f"{image.name} {image.status}: {image.told()}{done}")
+                self._print(f"{image.name} {image.status}: {image.describe_counts()}{done}")
 
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, highlight=False, markup=False)

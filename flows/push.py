@@ -63,22 +63,22 @@ class PushReport:
 
     @property
     def transferred(self) -> int:
-        """The bytes that were sent."""
+        """Return the bytes that were sent."""
         return sum(receipt.transferred for _, receipt in self.done.receipts)
 
     @property
-    def moved(self) -> bool:
-        """Whether anything had to be sent."""
+    def has_moved(self) -> bool:
+        """Return whether anything had to be sent."""
         return any(receipt.status != "existed" for _, receipt in self.done.receipts)
 
-    def told(self) -> str:
-        """What was done, counted."""
+    def describe_counts(self) -> str:
+        """Return the counts in words."""
         counts = {status: self._count(status) for status in _STATUSES} | {"failed": len(self.failures)}
         return ", ".join(f"{count} {what}" for what, count in counts.items() if count or what == "pushed")
 
     def summary(self) -> str:
         """One line that counts."""
-        what = f"{self.source} to {self.target} {self.status}: {self.told()}"
+        what = f"{self.source} to {self.target} {self.status}: {self.describe_counts()}"
         return f"{what}; {size(self.transferred)} in {duration(self.seconds)}"
 
     def facts(self) -> dict[str, str | int]:

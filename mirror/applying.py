@@ -74,7 +74,7 @@ class Applying:
         unconfirmed = confirm_referrers(self._pool) if self._session.cancel.reason is None else []
         if self._session.cancel.reason is not None:
             return self._without_fallback_referrers(results)
-        sources = {action.target: action.item.source for image in self._policy.planned for action in image.due}
+        sources = {action.target: action.item.source for image in self._policy.planned_images for action in image.due}
         failures, referrers = dict(results.failures), dict(results.referrers)
         for one in unconfirmed:
             for target, pushed in referrers.items():

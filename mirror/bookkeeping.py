@@ -43,10 +43,10 @@ def record_results(report: MirrorReport, replaced: Records, locked: Records) -> 
             elif action.target not in results.begun:
                 del records[action.target]
     for orphan in report.plan.orphans:
-        told = report.removed.get(orphan.target)
+        removed = report.removed.get(orphan.target)
         if orphan.since is None or locked.get(orphan.target) != orphan.record:
             continue
-        if isinstance(told, Removed) and told.status != "shared":  # removed, or someone else's tag
+        if isinstance(removed, Removed) and removed.status != "shared":  # removed, or someone else's tag
             del records[orphan.target]
         else:
             records[orphan.target] = replace(orphan.record, unwanted=orphan.since)

@@ -106,7 +106,7 @@ class CheckReport:
         lines = list(self.first.unresolved.values())
         for target, faults in self.first.damaged.items():
             if self.result(target) != "repaired":
-                lines.append(self._told(target, faults))
+                lines.append(self._failure_line(target, faults))
         return gather_failures(lines, self.stopped)
 
     def causes(self) -> list[Cause]:
@@ -136,9 +136,9 @@ class CheckReport:
         found = [(target, "; ".join(faults)) for target, faults in self.first.damaged.items()]
         unresolved = ((target, why) for target, why in self.first.unresolved.items() if not is_cancellation(why, self.stopped))
         rows = [*found, *((target, why.removeprefix(f"{target}: ")) for target, why in unresolved)]
-        return [{"target": str(target), "result": self.result(target), "faults": told} for target, told in rows]
+        return [{"target": str(target), "result": self.result(target), "faults": text} for target, text in rows]
 
-    def _told(self, target: Reference, faults: tuple[str, ...]) -> str:
+    def _failure_line(self, target: Reference, faults: tuple[str, ...]) -> str:
         error = self._error(target)
         return error or f"{target}: {'; '.join(faults)}"
 

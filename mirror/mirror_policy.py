@@ -52,7 +52,7 @@ class MirrorPolicy:
         self._publications: dict[ImageState, dict[TargetAction, FollowUp]] = {}
 
     @property
-    def planned(self) -> tuple[PlannedImage, ...]:
+    def planned_images(self) -> tuple[PlannedImage, ...]:
         """Return the planned images that were taken."""
         return tuple(self._planned.values())
 

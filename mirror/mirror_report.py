@@ -90,19 +90,19 @@ class MirrorReport:
         if self.dry_run:
             return f"plan of {self._title}: {self.plan.summary()}"
         counts = self.counts()
-        told = [f"{counts[result]} {result}" for result in _SHOWN if counts[result] or result in _ALWAYS]
-        told += [f"{len(self.plan.problems)} cannot be told"] if self.plan.problems else []
-        told += [f"{self._gone} of {len(self.removed)} removed"] if self.removed else []
+        parts = [f"{counts[result]} {result}" for result in _SHOWN if counts[result] or result in _ALWAYS]
+        parts += [f"{len(self.plan.problems)} cannot be told"] if self.plan.problems else []
+        parts += [f"{self._gone} of {len(self.removed)} removed"] if self.removed else []
         unowned = len(self.plan.unowned_orphans)
         left = len(self.plan.orphans) - unowned - len(self.removed)
         held = sum(orphan.target not in self.removed for orphan in self.plan.held_orphans)
-        told += [f"{left} no longer wanted" + (f" ({held} held back by prune.most)" if held else "")] if left else []
-        told += [f"{unowned} of no entry"] if unowned else []
+        parts += [f"{left} no longer wanted" + (f" ({held} held back by prune.most)" if held else "")] if left else []
+        parts += [f"{unowned} of no entry"] if unowned else []
         stats = self.stats
         passed = f"{size(stats.received)} fetched, {size(stats.sent)} sent"
         spared = f" ({stats.mounted} mounted, {stats.existed} there already)" if stats.mounted or stats.existed else ""
         left_of_quotas = "".join(f"; {host} allows {one.remaining} of {one.limit} more" for host, one in self.quotas.items())
-        return f"{self._title} {self.status}: {', '.join(told)}; {passed}{spared} in {duration(self.seconds)}{left_of_quotas}"
+        return f"{self._title} {self.status}: {', '.join(parts)}; {passed}{spared} in {duration(self.seconds)}{left_of_quotas}"
 
     def counts(self) -> dict[Result, int]:
         """Return the number of targets by result."""
@@ -154,11 +154,11 @@ class MirrorReport:
 
     @property
     def _gone(self) -> int:
-        return sum(isinstance(told, Removed) and told.status == "removed" for told in self.removed.values())
+        return sum(isinstance(outcome, Removed) and outcome.status == "removed" for outcome in self.removed.values())
 
     def errors(self) -> list[str]:
         """Return one line per failure, and one for all targets that were not reached because the run was cancelled."""
-        unremoved = (told for told in self.removed.values() if isinstance(told, str))
+        unremoved = (outcome for outcome in self.removed.values() if isinstance(outcome, str))
         lines = dict.fromkeys((*self.plan.errors, *self.results.failures.values(), *unremoved, *self.more))
         return gather_failures(lines, self.stopped)
 
@@ -168,7 +168,7 @@ class MirrorReport:
 
     def notes(self) -> list[str]:
         """Return further notes: entries that select nothing, vetoes, and tags that could not be removed as planned."""
-        kept = (f"{target}: not removed: {told.why}" for target, told in self.removed.items() if _is_kept(told))
+        kept = (f"{target}: not removed: {outcome.why}" for target, outcome in self.removed.items() if _is_kept(outcome))
         return [*self.plan.idle, *self.results.vetoes.values(), *kept]
 
     def to_json(self, flow_run_id: str) -> dict[str, Any]:
@@ -185,8 +185,12 @@ class MirrorReport:
                 *map(_unnamed_json, self.plan.unnamed),
             ],
             "removed": [
-                {"target": str(target), "result": "failed" if isinstance(told, str) else told.status, "note": _told(told)}
-                for target, told in self.removed.items()
+                {
+                    "target": str(target),
+                    "result": "failed" if isinstance(outcome, str) else outcome.status,
+                    "note": _note_of(outcome),
+                }
+                for target, outcome in self.removed.items()
             ],
             "fetched_bytes": stats.received,
             "sent_bytes": stats.sent,
@@ -204,8 +208,10 @@ class MirrorReport:
         """
         if self.dry_run:
             return self.plan.table()
-        told = (action for action in self.plan.actions if self.result(action) != "same")
-        actions = [action for action in told if not is_cancellation(self.results.failures.get(action.target, ""), self.stopped)]
+        changed = (action for action in self.plan.actions if self.result(action) != "same")
+        actions = [
+            action for action in changed if not is_cancellation(self.results.failures.get(action.target, ""), self.stopped)
+        ]
         rows = [self._row(action) for action in sorted(actions, key=lambda one: self.result(one) != "failed")]
         return [*map(_unnamed_row, self.plan.unnamed), *rows, *(self._orphan_row(orphan) for orphan in self.plan.orphans)]
 
@@ -229,16 +235,16 @@ class MirrorReport:
         }
 
     def _orphan_row(self, orphan: OrphanTag) -> dict[str, str | int]:
-        told = self.removed.get(orphan.target)
+        outcome = self.removed.get(orphan.target)
         unwanted = "unwanted" if orphan.since is not None else "not owned"
-        result = unwanted if told is None else "failed" if isinstance(told, str) else told.status
+        result = unwanted if outcome is None else "failed" if isinstance(outcome, str) else outcome.status
         return {
             "image": orphan.record.source,
             "target": str(orphan.target),
             "result": result,
             "from": orphan.record.digest.short,
             "to": "",
-            "note": orphan.note if told is None else _told(told) or "",
+            "note": orphan.note if outcome is None else _note_of(outcome) or "",
         }
 
     def _note(self, action: TargetAction) -> str | None:
@@ -254,9 +260,9 @@ def _unnamed_row(unnamed: Unnamed) -> dict[str, str | int]:
     return {"image": str(unnamed.source), "target": "", "result": "failed", "from": "", "to": "", "note": note}
 
 
-def _is_kept(told: Removed | str) -> TypeGuard[Removed]:
-    return isinstance(told, Removed) and told.status != "removed"
+def _is_kept(outcome: Removed | str) -> TypeGuard[Removed]:
+    return isinstance(outcome, Removed) and outcome.status != "removed"
 
 
-def _told(told: Removed | str) -> str | None:
-    return told if isinstance(told, str) else told.why
+def _note_of(outcome: Removed | str) -> str | None:
+    return outcome if isinstance(outcome, str) else outcome.why

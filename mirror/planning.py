@@ -70,7 +70,7 @@ class _Host:
     repositories: dict[str, list[str]] = field(default_factory=dict)
     tags: dict[str, tuple[str, ...] | DistError] = field(default_factory=dict)
     held: list[SyncItem] = field(default_factory=list)
-    awaited: int = 0
+    open_queries: int = 0
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
@@ -80,7 +80,7 @@ class _Batch:
     name: str
     images: list[PlannedImage] = field(default_factory=list)
     origins: dict[PlannedImage, units.Surveyed] = field(default_factory=dict)
-    awaited: int = 0
+    open_queries: int = 0
 
 
 Requester = TypeVar("Requester", _Host, _Batch)
@@ -152,7 +152,7 @@ class Planning:
     def _take_tags(self, host: _Host, chunk: tuple[Reference, ...], outcome: Outcome) -> None:
         tags = [outcome.error] * len(chunk) if isinstance(outcome, Failed) else outcome.value.found
         host.tags |= {repository.locator: one for repository, one in zip(chunk, tags, strict=True)}
-        if not host.awaited:
+        if not host.open_queries:
             self._select(host)
 
     def _select(self, host: _Host) -> None:
@@ -226,7 +226,7 @@ class Planning:
                 batch.images.append(image)
                 if not isinstance(outcome, Failed):
                     batch.origins[image] = outcome.value
-        if not batch.awaited:
+        if not batch.open_queries:
             self._hand_over(batch)
 
     def _hand_over(self, batch: _Batch) -> None:
@@ -265,8 +265,8 @@ class Planning:
             is_dry=not self._keep,
         )
 
-    def _in_order(self, told: Mapping[str, str]) -> dict[str, str]:
-        return {entry.at: told[entry.at] for entry in self._entries if entry.at in told}
+    def _in_order(self, lines: Mapping[str, str]) -> dict[str, str]:
+        return {entry.at: lines[entry.at] for entry in self._entries if entry.at in lines}
 
     def _add_query(
         self,
@@ -280,10 +280,10 @@ class Planning:
         """Add a query. `take` gets its outcome, after the number of open queries is updated."""
 
         def take_outcome(outcome: Outcome) -> None:
-            requester.awaited -= 1
+            requester.open_queries -= 1
             take(requester, argument, outcome)
 
-        requester.awaited += 1
+        requester.open_queries += 1
         unit = Unit(work=work, arguments=(argument,), options=options, hosts=frozenset(hosts))
         self._loop.query([RegistryQuery(lane=requester.name, unit=unit, take=take_outcome)])
 

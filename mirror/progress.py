@@ -74,7 +74,7 @@ class LogWriter:
             errors = format_count(len(image.failures), "error")
             self._log.error("%s failed with %s: %s", image.name, errors, _messages(image.failures))
         else:
-            self._log.info("%s complete: %s", image.name, image.told())
+            self._log.info("%s complete: %s", image.name, image.describe_counts())
 
 
 @dataclass(slots=True)

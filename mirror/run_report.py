@@ -110,12 +110,12 @@ class RunReport:
         done = len(self.images) - len(self.failed)
         of = f" of {len(self.images)}" if self.failed else ""
         counts = {key: self._sum(key) for key in ("fetched", "existed", "failed")}
-        told = ", ".join(f"{count} {key}" for key, count in counts.items() if count or key != "failed")
+        parts = ", ".join(f"{count} {key}" for key, count in counts.items() if count or key != "failed")
         along = self._sum("referrers")
-        told += f", with {format_count(along, 'referrer')}" if along else ""
+        parts += f", with {format_count(along, 'referrer')}" if along else ""
         noun = "image" if len(self.images) == 1 else "images"
         left = "".join(f"; {host} allows {quota.remaining} of {quota.limit} more" for host, quota in self.quotas.items())
-        return f"{done}{of} {noun} complete: {told}; {size(self._sum('transferred'))} in {duration(self.seconds)}{left}"
+        return f"{done}{of} {noun} complete: {parts}; {size(self._sum('transferred'))} in {duration(self.seconds)}{left}"
 
     def totals(self) -> dict[str, int]:
         """Return the numbers of images, descriptors and fetched bytes."""
@@ -184,13 +184,17 @@ def _row(image: ImageReport) -> dict[str, str | int]:
 
 def gather_failures(lines: Iterable[str], stopped: str | None) -> list[str]:
     """Return failures, one line each; for a run that was `stopped`, one line for all targets that it did not reach."""
-    told, unreached = list[str](), 0
+    failures, unreached = list[str](), 0
     for line in lines:
         if is_cancellation(line, stopped):
             unreached += 1
         else:
-            told.append(line)
-    return [*told, f"{format_count(unreached, 'target')} not reached: {describe_stop(str(stopped))}"] if unreached else told
+            failures.append(line)
+    return (
+        [*failures, f"{format_count(unreached, 'target')} not reached: {describe_stop(str(stopped))}"]
+        if unreached
+        else failures
+    )
 
 
 def is_cancellation(line: str, stopped: str | None) -> bool:

@@ -41,10 +41,10 @@ class ImageEnd(Protocol):
         """Return the errors."""
 
     @property
-    def moved(self) -> bool:
+    def has_moved(self) -> bool:
         """Return true if anything had to be transferred."""
 
-    def told(self) -> str:
+    def describe_counts(self) -> str:
         """Return the counts in words."""
 
 
@@ -77,11 +77,11 @@ class ImageReport:
         return sum(failure.descriptor is not None for failure in self.failures)
 
     @property
-    def moved(self) -> bool:
+    def has_moved(self) -> bool:
         """Return true if anything was fetched."""
         return self.fetched > 0
 
-    def told(self) -> str:
+    def describe_counts(self) -> str:
         """Return the counts in words."""
         along = f", with {format_count(self.referrers, 'referrer')}" if self.referrers else ""
         return f"{self.fetched} fetched, {self.existed} existed{along}"

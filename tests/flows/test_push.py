@@ -70,7 +70,7 @@ def short(what: str, digest: str) -> str:
 
 def test_an_index_is_byte_identical_to_an_independent_client(push: Push, registry: CncfRegistry, store: ContentStore) -> None:
     report, _ = push("index", f"{registry.host}/push/whole:v1")
-    assert (report.status, report.told()) == ("complete", f"{len(INDEX.descriptors)} pushed")
+    assert (report.status, report.describe_counts()) == ("complete", f"{len(INDEX.descriptors)} pushed")
     assert report.transferred == sum(info.size for info in store.walk())
     for image in (INDEX, ONE, OTHER):
         raw = skopeo.raw(f"docker://{registry.host}/push/whole@{image.root.digest}")
@@ -129,7 +129,7 @@ def test_what_is_in_another_repository_of_the_registry_is_mounted(
     put(store, ONE, "from there", source=f"{registry.host}/push/first")
     before = len(registry.requests())
     report, _ = push("from there", f"{registry.host}/push/second:v1")
-    assert report.told() == f"1 pushed, {len(ONE.blobs)} mounted"
+    assert report.describe_counts() == f"1 pushed, {len(ONE.blobs)} mounted"
     asked = registry.requests(at_least=before + 2 * len(ONE.blobs) + 1)[before:]
     assert not [one for one in asked if one.method in ("PATCH", "PUT") and "/blobs/" in one.path]
 
@@ -142,7 +142,7 @@ def test_what_is_there_is_asked_for_once(push: Push, at: str) -> None:
         report, _ = push("index", f"{fake.host}/app{at}")
         (asked,) = fake.requests[before:]
     assert (asked.method, asked.path) == ("HEAD", f"/v2/app/manifests/{at[1:]}")
-    assert (report.told(), report.transferred) == (f"0 pushed, {len(INDEX.descriptors)} existed", 0)
+    assert (report.describe_counts(), report.transferred) == (f"0 pushed, {len(INDEX.descriptors)} existed", 0)
     assert report.tasks == 1
 
 
@@ -156,7 +156,7 @@ def test_a_tag_is_set_that_stands_for(push: Push, there: BuiltImage, without: tu
         images.load(fake, "app", there, "v1")
         fake.inject(Fault(method="HEAD", path=".*/manifests/v1", nth=None, action=WithoutHeaders(without)))
         report, _ = push("index", f"{fake.host}/app:v1")
-        assert report.told() == f"{pushed} pushed, {len(INDEX.descriptors) - pushed} existed"
+        assert report.describe_counts() == f"{pushed} pushed, {len(INDEX.descriptors) - pushed} existed"
         assert len(fake.asked("PUT", "/v2/app/manifests/v1")) == 1
         assert fake.manifest("app", "v1") == (images.OCI_INDEX, INDEX.manifests[-1].raw)
 

@@ -323,7 +323,7 @@ def test_it_goes_from_one_registry_to_another_through_the_store(
         fetch(name)
     report, _ = push(name, f"{registry.host}/referrers/copy:v1")
     assert report.status == "complete", report.errors()
-    assert report.told() == f"{len(everything())} pushed"
+    assert report.describe_counts() == f"{len(everything())} pushed"
     target = f"docker://{registry.host}/referrers/copy"
     assert skopeo.raw(f"{target}:{SIGNATURE_TAG}") == SIGNATURE.manifests[-1].raw
     for subject, artifact in ((ONE, BILL), (BILL, SIGNED_BILL), (INDEX, ATTESTED)):
@@ -380,7 +380,7 @@ def test_a_push_that_has_nothing_to_do_looks_at_the_tag_and_the_referrers(fetch:
         before = len(target.requests)
         report, _ = push(f"{source.host}/app:v1", f"{target.host}/copy:v1")
         asked = target.requests[before:]
-    assert report.told() == f"0 pushed, {len(everything())} existed"
+    assert report.describe_counts() == f"0 pushed, {len(everything())} existed"
     assert not [one for one in asked if one.method in ("POST", "PATCH")]
     assert not [one for one in asked if any(digest in one.path for digest in ONE.descriptors)]
 
