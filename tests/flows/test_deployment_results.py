@@ -34,7 +34,7 @@ print(json.dumps({
     "message": state.message,
     "key": state.data.storage_key,
     "block": state.data.storage_block_id and str(state.data.storage_block_id),
-    "report": report.stored(),
+    "report": report.to_result_json(),
     "error": error,
     "class": type(state.result(raise_on_failure=False)).__name__,
 }))
