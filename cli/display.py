@@ -72,7 +72,7 @@ class _Row:
 
     @property
     def rank(self) -> int:
-        """Where it comes when there is no room for all: what moves, then what failed, what is to come, what is over."""
+        """Sort key of a row: in flight, failed, not started, done. The last rows are left out if there is no room."""
         if self.state in _BAD:
             return 1
         if self.total is None:

@@ -86,7 +86,7 @@ def _take(writer: Writer, wanted: Digest | None, *, total: int | None) -> Digest
 
 
 def _go_on(writer: Writer) -> Digest:
-    """Write what follows that which is there, if what comes begins with it; the digest of all that was read."""
+    """Resume an ingest: compare the input with the bytes that are there, write the rest, and return the digest of all input."""
     ref, there, known = writer.declaration.ref, writer.offset, writer.digest
     hasher, ahead = Hasher(known.algorithm), there
     for piece in _standard_input():

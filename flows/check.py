@@ -49,7 +49,7 @@ def check(
     to: Annotated[list[str], label("Destinations", "With skopeo's form: where images went, registries or paths in them")] = [],  # noqa: B006
     network: Reached = None,
 ) -> CheckReport:
-    """See that every tag of a mirror stands for what its lock file says, and that all below and about it is there."""
+    """Check that each tag of a mirror resolves to the digest in its lock file, with all its content and referrers."""
     wanted, spec = load_run_config(config, store, store_options, network, dialect=dialect, to=to, may_be_lock=True)
     workers, entries = concurrency or wanted.concurrency, (*wanted.entries, *wanted.seed)
     hosts = {host for entry in entries for host in entry.target_hosts}

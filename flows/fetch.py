@@ -55,7 +55,7 @@ def fetch(
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
 ) -> RunReport:
-    """Bring images into the content store: each descriptor of each image is fetched and verified by a task of its own."""
+    """Fetch images into the content store. Each descriptor of each image is fetched and verified by a task of its own."""
     wanted = None if platforms == "all" else tuple(map(Platform.parse, platforms))
     spec = session_spec(store, store_options, network)
     return fetch_into(spec, references, platforms=wanted, referrers=referrers, concurrency=concurrency, retries=retries)

@@ -106,7 +106,7 @@ def gc(
     dry_run: Annotated[bool, label("Dry run", "Only tell what would be removed")] = False,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
 ) -> GcReport:
-    """Remove blobs that no name and no run under way needs, and what dead runs left behind."""
+    """Remove blobs that no name and no active run needs, and what crashed runs left."""
     started = time.monotonic()
     with open_session(session_spec(store, store_options), notify=LogWriter(get_run_logger())) as opened:
         opened.store.require()

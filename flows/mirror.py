@@ -44,7 +44,7 @@ def mirror(
     to: Annotated[list[str], label("Destinations", "With skopeo's form: where images go, registries or paths in them")] = [],  # noqa: B006
     network: Reached = None,
 ) -> MirrorReport:
-    """Bring what a configuration wants to its targets: changed images alone, each piece of content once per registry."""
+    """Mirror the images of a configuration to its targets: only changed images, each piece of content once per registry."""
     wanted, spec = load_run_config(config, store, store_options, network, dialect=dialect, to=to)
     job = MirrorJob(
         name=f"mirror {wanted.name}",

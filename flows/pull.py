@@ -110,7 +110,7 @@ def pull(
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
 ) -> PullReport:
-    """Bring one platform of an image into the content store, then make a directory its root file system."""
+    """Fetch one platform of an image into the content store, then unpack its root file system into a directory."""
     started = time.monotonic()
     wanted = Platform.local() if platform is None else Platform.parse(platform)
     spec = session_spec(store, store_options, network)

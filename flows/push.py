@@ -56,7 +56,7 @@ class PushReport:
 
     @property
     def status(self) -> Status:
-        """`complete` if all of it is there, under its tag."""
+        """`complete` if the target has the whole image and the tag resolves to it."""
         if not self.failures:
             return "complete"
         return "stopped" if self.stopped else "failed"
@@ -160,7 +160,7 @@ def push(
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
 ) -> PushReport:
-    """Bring an image from the content store to a registry: what is there is not sent, and its tag is set last."""
+    """Push an image of the content store to a registry. Existing content is not sent, and the tag is set last."""
     started = time.monotonic()
     to = Reference.parse(expand(target))
     spec = session_spec(store, store_options, network)

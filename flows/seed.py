@@ -76,7 +76,7 @@ def seed(
     store_options: StoreOptions = {},
     network: Reached = None,
 ) -> MirrorReport:
-    """Bring many images to many registries, each under its own repository and tag; what is there is not sent again."""
+    """Push many images to many registries, each under its own repository and tag. Existing content is not sent again."""
     if config is not None:
         wanted, spec = load_run_config(config, store, store_options, network)
     else:

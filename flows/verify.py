@@ -146,7 +146,7 @@ def verify(
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
 ) -> VerifyReport:
-    """Hash every blob anew, take corrupt ones out of sight, see that every name is whole, and fetch again on request."""
+    """Hash every blob again, quarantine corrupt ones, and check that each name is complete; fetch again on request."""
     started = time.monotonic()
     spec = session_spec(store, store_options, network)
     hashing = _Hashing()

@@ -67,7 +67,7 @@ def manifests(data: bytes) -> None:
 
 
 def referring(data: bytes) -> None:
-    """Documents that refer to another, and those that list them."""
+    """Parse manifests with a subject, and indexes of referrers."""
     some = Descriptor(media_type=MANIFESTS[0], digest=Digest.of(data), size=len(data))
     if referrers.is_index(data):
         referrers.with_entry(data, some, at="fuzz")

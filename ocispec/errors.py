@@ -54,7 +54,7 @@ class NotFound(DistError, LookupError):
 
 
 class AlreadyExists(DistError):
-    """The content is there already. Callers that wanted it there treat this as success."""
+    """The content exists already. A caller that wanted to add it treats this as success."""
 
 
 class Busy(DistError):
@@ -80,7 +80,7 @@ class Denied(DistError):
 
 
 class Conflict(DistError):
-    """Something was changed by others since it was read, so that writing it now would undo their change."""
+    """An object was changed after it was read; writing it now would undo that change."""
 
 
 class Unsupported(DistError):

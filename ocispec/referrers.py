@@ -56,7 +56,7 @@ class ReferrerFilter:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Referrer:
-    """A manifest about another one. `tag` is what finds one that nothing lists, such as cosign's; None where it is listed."""
+    """A manifest that refers to another one. `tag` is set if only a tag leads to it, as with cosign; None if it is listed."""
 
     descriptor: Descriptor
     tag: str | None = None

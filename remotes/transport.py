@@ -182,7 +182,7 @@ class Urllib3Transport(httpx.BaseTransport):
 
 
 class _Connections:
-    """The open connections of one transport: urllib3 by itself knows those that are idle, not those that somebody waits at."""
+    """The open connections of one transport, also those in use: urllib3 lists only idle connections."""
 
     def __init__(self, read_timeout_s: float) -> None:
         self._read_timeout_s = read_timeout_s

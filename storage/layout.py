@@ -82,12 +82,12 @@ class Layout:
 
     @property
     def quarantine(self) -> str:
-        """Blobs that are not what their names say, by algorithm."""
+        """Path of the folder of corrupt blobs, by algorithm."""
         return f"{self.root}/quarantine"
 
     @property
     def lock(self) -> str:
-        """The lock between those who name content and those who sweep it away."""
+        """Path of the lock that keeps gc apart from runs that record names."""
         return f"{self.root}/sweep.lock"
 
     def lease_lock(self, run: str) -> str:

@@ -23,11 +23,11 @@ _SUFFIX = ".json"
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Name:
-    """A name, what it stands for, where that came from and when it was recorded.
+    """A name, its root descriptor, the repository that it came from, and the time of its recording.
 
-    `platforms` are those that were wanted of an index, whose other manifests need not be there; None is all of them.
-    With `lacks_attestations`, attestation manifests of these platforms need not be there, either: an archive has none.
-    `referrers` came along with it: manifests about it, about manifests below it, or about one another.
+    `platforms` are the platforms wanted of an index, whose other manifests may be missing; None is all.
+    With `lacks_attestations`, attestation manifests of these platforms may be missing, too: an archive has none.
+    `referrers` are manifests that refer to the root, to manifests below it, or to one another.
     """
 
     name: str

@@ -26,6 +26,13 @@ def test_what_is_linked_to_exists(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_source_file_that_is_named_exists(document: Path) -> None:
+    named = re.findall(r"`([a-z_]+/[a-z0-9_/]+\.py)`", document.read_text())
+
+    assert not [path for path in named if not (TOP / path).exists()]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_make_target_that_is_named_exists(document: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (TOP / "Makefile").read_text(), re.MULTILINE))
 

@@ -202,10 +202,10 @@ class Delivery:
         return replace(selected.root, data=None)
 
     def _require_unmoved(self, wanted: Publication, root: Descriptor) -> Descriptor | None:
-        """Return what the target tag resolves to now: what it did when this was planned, `root`, or nothing.
+        """Return the descriptor that the target tag resolves to now, None if there is no such tag.
 
         Raises:
-            Conflict: it resolves to something else.
+            Conflict: it is neither `root` nor the descriptor of the plan.
         """
         found = self.resolve(wanted.target)
         if found is not None and found.digest not in (wanted.replaces, root.digest):
