@@ -35,22 +35,22 @@ test: install peers check ## Check, then run all tests.
 demo: install peers ## Fetch a real image from a real registry, here and now, and show what came of it.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.demo
 
-bench: install peers ## Time fetches side by side with their floors and with skopeo (docs/performance.md).
+bench: install peers ## Time fetches side by side with their floors and with skopeo (docs/explanation/performance.md).
 	$(BIN)/python -m benchmarks.fetch
 	$(BIN)/python -m benchmarks.slow
 	$(BIN)/python -m benchmarks.mirror
 
-fuzz: install ## Fuzz what parses strangers' input, for a minute (docs/registries.md).
+fuzz: install ## Fuzz what parses strangers' input, for a minute (docs/reference/registries.md).
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python -m fuzz.parsers
 
-schema: install ## Write docs/mirror.schema.json anew, from what the sections of a configuration say.
+schema: install ## Write docs/reference/mirror.schema.json anew, from what the sections of a configuration say.
 	$(BIN)/python -m scripts.mirror_schema
 
 ui: install peers ## Take a picture of a run in Prefect's UI: build/run.png.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.picture
 
-pictures: install peers ## Follow docs/tutorial.md, and take its pictures of Prefect's UI anew: docs/images.
+pictures: install peers ## Follow docs/tutorials/scheduled-mirror.md, and take its pictures of Prefect's UI anew: docs/images.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.tutorial
 
 lowest: peers ## Run the tests with the oldest versions that are allowed.

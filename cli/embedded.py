@@ -2,7 +2,7 @@
 
 It is Prefect's own server on Prefect's own database (`$PREFECT_HOME/prefect.db`), so that `prefect server start` later shows
 the run. Prefect would start one by itself, but that one forgets most task runs when the process ends, dies with the client on
-Ctrl-C before the run's end is recorded, and stays behind when the client is killed (docs/adr/0003). This one:
+Ctrl-C before the run's end is recorded, and stays behind when the client is killed (docs/dev/adr/0003). This one:
 
 - gets the settings with which it records as fast as runs go;
 - is not reached by a terminal's Ctrl-C, and lives exactly as long as the pipe to its parent;

@@ -26,7 +26,7 @@ _PROBE_S = 1.0
 _SILENT_S = 5.0
 _ONE_BY_ONE = (
     "hint: this Prefect server records task runs one by one; start it with "
-    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=200 (docs/operations.md)"
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=200 (docs/how-to/schedule-and-limit.md)"
 )
 _ENVIRONMENT = {
     # We say ourselves what happens; the API still gets every line.

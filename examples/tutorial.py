@@ -1,4 +1,4 @@
-"""`make pictures`: follow docs/tutorial.md, and take its pictures of Prefect's UI anew: docs/images."""
+"""`make pictures`: follow docs/tutorials/scheduled-mirror.md, and take its pictures of Prefect's UI anew: docs/images."""
 
 import json
 import tempfile

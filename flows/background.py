@@ -1,7 +1,7 @@
 """Calls to Prefect in the background, such as those that write artifacts. A run waits for them only at its end.
 
-A busy server answers late, and a run that made one call after the other would wait each time (docs/performance.md). A call that
-fails is a warning, and does not fail the run.
+A busy server answers late, and a run that made one call after the other would wait each time (docs/explanation/performance.md).
+A call that fails is a warning, and does not fail the run.
 """
 
 import logging

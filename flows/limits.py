@@ -1,8 +1,8 @@
 """Limits that an operator sets in Prefect on what reaches one registry: a concurrency limit on the tag `registry:<host>`.
 
 Prefect asks for a slot for every task run that has tags, one after the other, whether or not there is a limit: measured, that
-makes a flow of small tasks three times as slow (docs/adr/0004). So tasks are tagged where there is a limit to be kept, which is
-asked once per run and registry.
+makes a flow of small tasks three times as slow (docs/dev/adr/0004). So tasks are tagged where there is a limit to be kept,
+which is asked once per run and registry.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""What a run of a mirror leaves for Prometheus: pushed to the Pushgateway at `$DIST_METRICS`; docs/metrics.md says why pushed.
+"""Metrics of a mirror run for Prometheus, pushed to the Pushgateway at `$DIST_METRICS` (docs/reference/metrics.md).
 
 Figures that cannot be pushed are a warning: the images are at their targets all the same.
 """

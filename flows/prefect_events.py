@@ -1,4 +1,4 @@
-"""Prefect events, for automations and for readers of the feed; docs/events.md lists them.
+"""Prefect events, for automations and for readers of the feed; docs/reference/events.md lists them.
 
 Prefect queues events and sends them from a thread of its own. It adds the current flow run, its flow and its deployment to
 each of them. Error texts contain no secrets, as everywhere.

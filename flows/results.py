@@ -22,7 +22,7 @@ def keep_no_task_results() -> "WritableFileSystem | None":
     """Have the tasks of the current flow run keep their results in memory only. Return the storage that the flow had.
 
     `persist_result=False` does not write results either, but Prefect still resolves for each task the path where it would: a
-    fifth of what a small task costs (docs/adr/0004).
+    fifth of what a small task costs (docs/dev/adr/0004).
     """
     context = FlowRunContext.get()
     if context is None:

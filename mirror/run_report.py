@@ -33,7 +33,7 @@ class Report(Protocol):
         """Return one line with the counts."""
 
     def totals(self) -> dict[str, int]:
-        """Return the numbers of the run, in bytes or as counts; docs/library.md lists the keys of each flow."""
+        """Return the numbers of the run, in bytes or as counts; docs/how-to/library.md lists the keys of each flow."""
 
     def errors(self) -> list[str]:
         """Return one line per failure."""

@@ -1,7 +1,7 @@
 """Fetch, verify, store and mirror OCI and Docker images as Prefect runs.
 
-Names are imported when they are first used, so importing this package is quick and imports no Prefect. docs/library.md shows
-their use.
+Names are imported when they are first used, so importing this package is quick and imports no Prefect.
+docs/how-to/library.md shows their use.
 """
 
 from importlib import import_module

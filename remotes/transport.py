@@ -1,7 +1,7 @@
 """An httpx transport over urllib3: blobs arrive in large pieces, with few copies and in the thread that asked for them.
 
 httpx's own transport hands every 64 KiB through several layers of Python; for gigabytes that costs more than hashing them
-(docs/adr/0002). Everything above - redirects, authentication, tests - sees plain httpx.
+(docs/dev/adr/0002). Everything above - redirects, authentication, tests - sees plain httpx.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Writes docs/mirror.schema.json, by which editors check and complete the configuration of a mirror."""
+"""Writes docs/reference/mirror.schema.json, by which editors check and complete the configuration of a mirror."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 from prefect_dist.mirror.sections import MirrorFile
 
-PATH = Path(__file__).parents[1] / "docs" / "mirror.schema.json"
+PATH = Path(__file__).parents[1] / "docs" / "reference" / "mirror.schema.json"
 
 
 def schema() -> str:

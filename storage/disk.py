@@ -27,7 +27,7 @@ class Disk:
     """A local disk: advisory locks (flock) that a crash releases, fsync, atomic rename. Raises OSError, untranslated.
 
     What every blob goes through asks the system for no more than it needs: with many threads each call may cost a change of
-    threads, and for small blobs these are most of the cost (docs/performance.md).
+    threads, and for small blobs these are most of the cost (docs/explanation/performance.md).
     """
 
     def __init__(self, fs: Any, root: str) -> None:
@@ -93,7 +93,7 @@ class Disk:
     def write_back(self, held: LockedFile, start: int, end: int) -> None:
         """Begin to make these bytes durable. A hint: `publish` alone promises it."""
         # On Linux this starts writing dirty pages and waits for none, so that fsync finds little left to do: a fetch of 1 GiB
-        # takes a quarter less time (docs/performance.md).
+        # takes a quarter less time (docs/explanation/performance.md).
         os.posix_fadvise(held.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
 
     def fsync(self, held: LockedFile) -> int:

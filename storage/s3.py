@@ -1,7 +1,7 @@
 """Uploads in parts to S3, through s3fs's own client.
 
 A file of s3fs that is opened with `autocommit=False` would do this, too, but not go on after an error: what a write that failed
-took is sent twice or not at all (docs/adr/0005). Here bytes are taken first and sent afterwards, as often as that takes.
+took is sent twice or not at all (docs/dev/adr/0005). Here bytes are taken first and sent afterwards, as often as that takes.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -13,7 +13,7 @@ DOCUMENTS = [TOP / "README.md", TOP / "CONTRIBUTING.md", *sorted((TOP / "docs").
 
 
 def test_every_command_is_in_the_manual() -> None:
-    manual = (TOP / "docs" / "cli.md").read_text()
+    manual = (TOP / "docs" / "reference" / "cli.md").read_text()
 
     assert not [name for name in app if not name.startswith("-") and f"dist {name}" not in manual]
 

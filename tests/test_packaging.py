@@ -72,7 +72,7 @@ def test_the_files_of_a_project_are_those_of_the_repository(archives: Archives) 
     packed = content(archives.from_sdist)
 
     assert packed[f"{TOP}/project/prefect.yaml"] == (ROOT / "prefect.yaml").read_bytes()
-    assert packed[f"{TOP}/project/mirror.schema.json"] == (ROOT / "docs" / "mirror.schema.json").read_bytes()
+    assert packed[f"{TOP}/project/mirror.schema.json"] == (ROOT / "docs" / "reference" / "mirror.schema.json").read_bytes()
     for name in AUTOMATIONS:
         assert packed[name] == (ROOT / "automations" / Path(name).name).read_bytes()
 

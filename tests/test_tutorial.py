@@ -1,4 +1,4 @@
-"""docs/tutorial.md does what it says: each of its commands, in its order, and what its pictures show is there."""
+"""docs/tutorials/scheduled-mirror.md: each of its commands works, in order, and its pictures can be taken."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Runs docs/tutorial.md: its commands in their order, in one shell, and at each of its pictures whoever wants to take it.
+"""Run docs/tutorials/scheduled-mirror.md: its commands in order, in one shell; a callback takes each of its pictures.
 
 The ports that the document names are replaced by free ones, and its home is a directory of ours.
 """
@@ -15,9 +15,11 @@ from pathlib import Path
 from tests.peers.processes import LOOPBACK, free_ports
 
 TOP = Path(__file__).parents[1]
-DOCUMENT = TOP / "docs" / "tutorial.md"
+DOCUMENT = TOP / "docs" / "tutorials" / "scheduled-mirror.md"
 _PORTS = ("4200", "5001", "5002")
-_STEP = re.compile(r"^```bash\n(?P<commands>.*?)^```$|^!\[[^]]*\]\(images/(?P<picture>\w+)\.png\)$", re.MULTILINE | re.DOTALL)
+_STEP = re.compile(
+    r"^```bash\n(?P<commands>.*?)^```$|^!\[[^]]*\]\(\.\./images/(?P<picture>\w+)\.png\)$", re.MULTILINE | re.DOTALL
+)
 _DONE = "the step has ended well"
 
 

@@ -27,7 +27,7 @@ def test_init_writes_the_files_of_the_repository_and_prints_the_next_commands(tm
     assert written(project) == FILES
     for name in (*AUTOMATIONS, "prefect.yaml"):
         assert (project / name).read_bytes() == (ROOT / name).read_bytes()
-    assert (project / "mirror.schema.json").read_bytes() == (ROOT / "docs" / "mirror.schema.json").read_bytes()
+    assert (project / "mirror.schema.json").read_bytes() == (ROOT / "docs" / "reference" / "mirror.schema.json").read_bytes()
     assert result.lines[: len(FILES)] == [f"wrote {project / name}" for name in FILES]
     printed = [line.strip() for line in result.lines]
     assert {f"cd {project}", "dist mirror mirror.yaml --dry-run", "prefect --no-prompt deploy --all"} < set(printed)

@@ -1,4 +1,4 @@
-"""What `--output json` writes is what docs/json.md says, key by key, in both directions."""
+"""What `--output json` writes is what docs/reference/json.md says, key by key, in both directions."""
 
 import json
 import re
@@ -31,7 +31,7 @@ Keys = dict[tuple[str, str], set[str]]
 
 def documented() -> Keys:
     """The rows of the table: the keys of each object of each command."""
-    manual = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
+    manual = (Path(__file__).parents[2] / "docs" / "reference" / "json.md").read_text()
     rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| (.+) \|$", manual, re.MULTILINE)
     return {(command, place): set(re.findall(r"`([^`]+)`", keys)) for command, place, keys in rows}
 

@@ -1,4 +1,4 @@
-"""No credentials end up in Prefect's database, whichever way they were given and whether runs succeeded: docs/security.md.
+"""Credentials never reach the database of Prefect, however they were given, in runs that succeed and fail (secure-prefect.md).
 
 Each way, once right and once refused, on a server as an operator of a shared one starts it. Then every value in every table is
 looked at, as it is and decoded, and so is every file beside. Blocks are there, encrypted with a key that is not.

@@ -1,4 +1,4 @@
-"""Events: what a run tells Prefect, as docs/events.md says; and the automations that are shipped, on what they react to."""
+"""Events of runs are those that docs/reference/events.md lists, and the shipped automations react to them."""
 
 import json
 import re
@@ -59,7 +59,7 @@ def told(prefect: PrefectServer) -> Callable[[str], list[dict[str, Any]]]:
 
 def documented() -> dict[str, tuple[set[str], set[str]]]:
     """The roles of what is related to each event, and the keys of its payload, as the document says."""
-    rows = _ROW.findall((TOP / "docs/events.md").read_text())
+    rows = _ROW.findall((TOP / "docs/reference/events.md").read_text())
     return {
         event: (set(re.findall("`(.*?)`", roles)), set(re.findall("`(.*?)`", payload))) for event, _, roles, payload in rows
     }
@@ -198,7 +198,7 @@ def test_thousands_of_events_are_told_and_none_is_lost(prefect: PrefectServer) -
 
 
 def created(name: str, block_id: str, directory: Path, url: str) -> list[str]:
-    """Make the automations of a file that is shipped, as docs/events.md says; their ids."""
+    """Make the automations of a file that is shipped, as docs/reference/events.md says; their ids."""
     path = directory / name
     path.write_text((TOP / "automations" / name).read_text().replace("BLOCK_ID", block_id))
     argv = [sys.executable, "-m", "prefect", "automation", "create", "--from-file", str(path)]

@@ -1,4 +1,4 @@
-"""docs/library.md: its code runs in a project of a user that has packages called flows, tasks, storage and cli."""
+"""docs/how-to/library.md: its code runs in a project of a user that has packages called flows, tasks, storage and cli."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.peers.prefect import PrefectServer
 from tests.peers.processes import poll_until
 from tests.source import ROOT
 
-DOCUMENT = (ROOT / "docs" / "library.md").read_text()
+DOCUMENT = (ROOT / "docs" / "how-to" / "library.md").read_text()
 BUILT, ARTIFACT = images.image(9500, layers=2), images.image(9501, layers=1)
 # The modules that the page says are public, besides the package itself.
 PUBLIC = {"prefect_dist", "prefect_dist.tasks.fetch"}

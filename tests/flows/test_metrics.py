@@ -1,4 +1,4 @@
-"""Metrics of mirrors in a real Pushgateway, as Prometheus scrapes them; what docs/metrics.md says is there."""
+"""Metrics of mirrors in a real Pushgateway, as Prometheus scrapes them; what docs/reference/metrics.md says is there."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from tests.peers.prefect import PrefectServer
 from tests.peers.processes import free_port
 from tests.peers.pushgateway import Pushgateway, pushgateway
 
-DOCUMENT = Path(__file__).parents[2] / "docs/metrics.md"
+DOCUMENT = Path(__file__).parents[2] / "docs/reference/metrics.md"
 ONE = images.image(3500, layers=1)
 TOTAL = sum(map(len, ONE.blobs.values())) + len(ONE.manifests[-1].raw)
 

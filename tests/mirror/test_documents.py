@@ -68,7 +68,7 @@ def test_every_key_is_described_in_the_schema() -> None:
 
 @pytest.mark.parametrize(("title", "section"), SECTIONS.items())
 def test_the_manual_has_every_key_and_no_other(title: str, section: str) -> None:
-    told = [key for key in keys(chapter("configuration.md", title)) if re.fullmatch("[a-zA-Z]+", key)]
+    told = [key for key in keys(chapter("reference/configuration.md", title)) if re.fullmatch("[a-zA-Z]+", key)]
     wanted = set(properties(section)) - (OPTIONS if title in ("defaults", "seed") else set())
     assert sorted(told) == sorted(wanted)
 
@@ -77,7 +77,7 @@ def test_what_has_no_effect_is_in_the_manual_with_its_reason() -> None:
     idle = {
         key for name in ("Defaults", "SyncEntry", "Creds") for key, said in properties(name).items() if said.get("deprecated")
     }
-    assert sorted(keys(chapter("from-regsync.md", "What has no effect"))) == sorted(idle)
+    assert sorted(keys(chapter("how-to/from-regsync.md", "What has no effect"))) == sorted(idle)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
@@ -95,7 +95,7 @@ def test_the_example_of_skopeo_loads() -> None:
     assert len(mirror.entries) == 5
 
 
-@pytest.mark.parametrize("document", ["configuration.md", "from-regsync.md", "from-skopeo-sync.md"])
+@pytest.mark.parametrize("document", ["reference/configuration.md", "how-to/from-regsync.md", "how-to/from-skopeo-sync.md"])
 def test_what_documents_show_loads(document: str, tmp_path: Path) -> None:
     for text in re.findall(r"```yaml\n(.*?)```", (DOCS / document).read_text(), re.DOTALL):
         path = tmp_path / "mirror.yaml"

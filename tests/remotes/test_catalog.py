@@ -79,7 +79,7 @@ def test_none(registries: Registries, registry: FakeRegistry) -> None:
 
 
 def test_those_below_a_path_prefix(paged: FakeRegistry) -> None:
-    # what a reference does not have: docs/registries.md, pathPrefix
+    # what a reference does not have: docs/reference/registries.md, pathPrefix
     hosts = Hosts(named={paged.host: HostSettings(path_prefix="team/")})
     with Registries(RegistrySettings(hosts=hosts), credentials=anonymous) as found:
         assert list(found.repositories(paged.host)) == ["app", "base"]
