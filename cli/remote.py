@@ -94,7 +94,7 @@ def _arguments(locator: str, rest: Sequence[str]) -> tuple[Reference, dict[str, 
         raise BadInput(f"object {objects[1]!r}: expected a hint, mediatype:… or size:…")
     if not objects:
         return inputs.reference(locator), hints
-    mark = "@" if Digest.is_spelled(objects[0]) else ":"
+    mark = "@" if Digest.is_valid(objects[0]) else ":"
     return inputs.reference(f"{locator}{mark}{objects[0]}"), hints
 
 

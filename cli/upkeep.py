@@ -11,7 +11,7 @@ from prefect_dist.cli.login import WAY, given_for_targets
 from prefect_dist.cli.names import find_record
 from prefect_dist.cli.options import LoginOptions, RunNetworkOptions
 from prefect_dist.ocispec.units import size
-from prefect_dist.storage.gc import hazard
+from prefect_dist.storage.gc import find_hazard
 from prefect_dist.transfer.session import use_credentials
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def gc(context: Context, *, grace: str, dry_run: bool) -> int:
     """Remove what nothing needs; a grace period that endangers runs is told of before."""
     untouched = timedelta(seconds=inputs.seconds(grace))
-    if (store := inputs.store_of_run(context)) and (warning := hazard(store, grace=untouched)):
+    if (store := inputs.store_of_run(context)) and (warning := find_hazard(store, grace=untouched)):
         tell(warning)
 
     def load() -> Any:

@@ -14,7 +14,7 @@ from prefect_dist.mirror.causes import Cause, group_lines
 from prefect_dist.mirror.progress import LogWriter
 from prefect_dist.mirror.run_report import Status, describe_pieces
 from prefect_dist.ocispec.units import duration, format_count, seconds, size
-from prefect_dist.storage.gc import Swept, hazard
+from prefect_dist.storage.gc import Swept, find_hazard
 from prefect_dist.tasks import upkeep
 from prefect_dist.transfer.session import open_session
 
@@ -111,7 +111,7 @@ def gc(
     with open_session(session_spec(store, store_options), notify=LogWriter(get_run_logger())) as opened:
         opened.store.require()
         untouched = timedelta(seconds=seconds(grace))
-        if warning := hazard(opened.store, grace=untouched):
+        if warning := find_hazard(opened.store, grace=untouched):
             get_run_logger().warning(warning)
         swept = upkeep.sweep(untouched, dry_run=dry_run)
     return GcReport(swept=swept, dry_run=dry_run, seconds=time.monotonic() - started)

@@ -70,9 +70,9 @@ def referring(data: bytes) -> None:
     """Parse manifests with a subject, and indexes of referrers."""
     some = Descriptor(media_type=MANIFESTS[0], digest=Digest.of(data), size=len(data))
     if referrers.is_index(data):
-        referrers.with_entry(data, some, at="fuzz")
+        referrers.add_entry(data, some, at="fuzz")
     with contextlib.suppress(DistError):
-        referrers.entry(data, some, at="fuzz")
+        referrers.make_entry(data, some, at="fuzz")
     manifest.subject(data, MANIFESTS[0], at="fuzz")
 
 

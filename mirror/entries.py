@@ -25,7 +25,7 @@ from prefect_dist.mirror.templates import Template
 from prefect_dist.mirror.validation import MistakeLog, is_host
 from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec import Reference
-from prefect_dist.ocispec.errors import InvalidInput, shown
+from prefect_dist.ocispec.errors import InvalidInput, quote_text
 from prefect_dist.ocispec.platform import Platform
 from prefect_dist.ocispec.reference import expand
 from prefect_dist.ocispec.referrers import ReferrerFilter
@@ -209,7 +209,7 @@ def read_references(path: Path, *, at: str) -> list[tuple[str, str]]:
     try:
         lines = path.read_text().splitlines()
     except (OSError, ValueError) as exc:  # no UTF-8, or no path
-        name = path if str(path).isprintable() else shown(str(path))
+        name = path if str(path).isprintable() else quote_text(str(path))
         raise InvalidInput(f"{at}: {name}: {getattr(exc, 'strerror', None) or 'expected a file of text'}") from exc
     texts = [(line.partition("#")[0].strip(), f"{path}:{number}") for number, line in enumerate(lines, start=1)]
     return [(text, place) for text, place in texts if text]

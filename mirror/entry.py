@@ -10,7 +10,7 @@ from prefect_dist.mirror.selection import Patterns, Selection
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.platform import Platform, Platforms
-from prefect_dist.ocispec.referrers import ReferrerFilter, is_listing
+from prefect_dist.ocispec.referrers import ReferrerFilter, is_fallback_tag
 from prefect_dist.transfer.gate import Gate
 
 
@@ -59,7 +59,7 @@ class Entry:
 
         Where referrers go along, the indexes that list them are none: each target has its own, where others may be listed, too.
         """
-        return [tag for tag in self.tags.choose(tags) if not (self.referrers and is_listing(tag))]
+        return [tag for tag in self.tags.choose(tags) if not (self.referrers and is_fallback_tag(tag))]
 
     @property
     def source_host(self) -> str:

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from prefect_dist.mirror.selection import compile_pattern
 from prefect_dist.mirror.templates import Template
 from prefect_dist.ocispec import Reference
-from prefect_dist.ocispec.errors import InvalidInput, shown
+from prefect_dist.ocispec.errors import InvalidInput, quote_text
 from prefect_dist.ocispec.reference import expand
 
 # regclient's fields of a reference, as far as there is something in them for a registry.
@@ -93,8 +93,8 @@ class Naming:
             return self._rename(self._complete(text, subject))
         except InvalidInput as exc:
             about = "" if subject is _ANY else f" for {subject}"
-            made = "" if text == self.template.text else f", which gives {shown(text)}{about}"
-            raise InvalidInput(f"{self.template.at}: {shown(self.template.text)}{made}: {exc}") from exc
+            made = "" if text == self.template.text else f", which gives {quote_text(text)}{about}"
+            raise InvalidInput(f"{self.template.at}: {quote_text(self.template.text)}{made}: {exc}") from exc
 
     def _complete(self, text: str, subject: Reference) -> Reference:
         _, separator, path = str(subject).partition("/")

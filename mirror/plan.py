@@ -14,7 +14,7 @@ from prefect_dist.mirror.lock import Locked, Records
 from prefect_dist.mirror.retention import Retention
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import DistError, InvalidInput
-from prefect_dist.ocispec.referrers import cosign_tags, is_listing
+from prefect_dist.ocispec.referrers import cosign_tags, is_fallback_tag
 from prefect_dist.ocispec.units import format_count, size
 from prefect_dist.remotes import Quota
 from prefect_dist.transfer.related import Related
@@ -459,7 +459,7 @@ def find_orphans(
     are from.
     """
     now, wanted, index = datetime.now(UTC), _Wanted(images, trusted, locked), EntryIndex(entries)
-    made = ((target, record) for target, record in locked.items() if record.own and not is_listing(target.tag or ""))
+    made = ((target, record) for target, record in locked.items() if record.own and not is_fallback_tag(target.tag or ""))
     unwanted = [(target, record) for target, record in made if not wanted.has(target)]
     retention = retention or Retention()
     found, due = list[OrphanTag](), 0

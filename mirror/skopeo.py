@@ -115,7 +115,7 @@ class _Making:
             if not listed:
                 yield f"{registry}/{name}", "repository", place, ()
             for number, text in enumerate(listed or ()):
-                separator = "@" if Digest.is_spelled(text) else ":"
+                separator = "@" if Digest.is_valid(text) else ":"
                 yield f"{registry}/{name}{separator}{text}", "image", (*place, number), ()
         for name, regex in said.images_by_tag_regex.items():
             tags = TagSet(patterns=Patterns(allow=(_anywhere(regex),)), written=f"with {regex}")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from prefect_dist.mirror.golang import format_time, printf
-from prefect_dist.ocispec.errors import InvalidInput, shown
+from prefect_dist.ocispec.errors import InvalidInput, quote_text
 
 Objects = Mapping[str, Mapping[str, str]]
 """What a template may name: `{"Ref": {"Tag": …}}` is `.Ref.Tag`."""
@@ -98,7 +98,7 @@ class Template:
         try:
             return cls(text=text, at=at, _nodes=_parse(text, objects, environ))
         except _Refusal as exc:
-            raise InvalidInput(f"{at}: template {shown(text)}: {exc}") from None
+            raise InvalidInput(f"{at}: template {quote_text(text)}: {exc}") from None
 
     def names(self, name: str) -> bool:
         """Return whether the template uses one of the objects."""
@@ -113,7 +113,7 @@ class Template:
         try:
             return _render(self._nodes, objects)
         except _Refusal as exc:
-            raise InvalidInput(f"{self.at}: template {shown(self.text)}: {exc}") from None
+            raise InvalidInput(f"{self.at}: template {quote_text(self.text)}: {exc}") from None
 
 
 def resolve_secret(text: str, *, at: str, environ: Mapping[str, str] = os.environ) -> str:
@@ -278,7 +278,7 @@ def _content(path: str) -> _Value | _Absent:
         return _Value(value=Path(path).expanduser().read_text().removesuffix("\n"))
     except (OSError, ValueError) as exc:  # no UTF-8, or no path
         return _Absent(
-            why=f"{path if path.isprintable() else shown(path)}: {getattr(exc, 'strerror', None) or 'expected text'}"
+            why=f"{path if path.isprintable() else quote_text(path)}: {getattr(exc, 'strerror', None) or 'expected text'}"
         )
 
 

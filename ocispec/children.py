@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prefect_dist.ocispec import manifest, mediatypes
 from prefect_dist.ocispec.descriptor import Descriptor
-from prefect_dist.ocispec.errors import NotFound, shown
+from prefect_dist.ocispec.errors import NotFound, quote_text
 from prefect_dist.ocispec.platform import Platform, best
 
 Children = Callable[[Descriptor], Sequence[Descriptor]]
@@ -78,7 +78,7 @@ def select_manifests(
         return children
     chosen = best(platforms, children)
     if not chosen:
-        has = sorted({shown(str(child.platform)) for child in children})
+        has = sorted({quote_text(str(child.platform)) for child in children})
         listed = ", ".join(has[:_LISTED]) + (f" and {len(has) - _LISTED} more" if len(has) > _LISTED else "")
         raise NotFound(f"{descriptor}: no manifest for {', '.join(map(str, platforms))}; it has {listed}")
     keys, digests = {id(child) for child in chosen}, {str(child.digest) for child in chosen}

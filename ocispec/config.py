@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from prefect_dist.ocispec import fields
 from prefect_dist.ocispec.digest import Digest
-from prefect_dist.ocispec.errors import InvalidInput, Unsupported, shown
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported, quote_text
 from prefect_dist.ocispec.platform import Platform
 
 # The year of Docker's first release. Reproducible builds write earlier dates, such as 1, 1970 or 1980: no date is known then.
@@ -21,7 +21,7 @@ def diff_ids(raw: bytes, *, at: str) -> tuple[Digest, ...]:
     """
     rootfs = fields.require(fields.parse_object(raw, at=at), "rootfs", dict, at=at)
     if (kind := fields.optional(rootfs, "type", str, at=f"{at}.rootfs") or "layers") != "layers":
-        raise Unsupported(f"{at}.rootfs.type: expected layers, got {shown(kind)}")
+        raise Unsupported(f"{at}.rootfs.type: expected layers, got {quote_text(kind)}")
     return tuple(
         Digest.parse(text, prefix=f"{at}.rootfs.diff_ids[{number}]: ")
         for number, text in enumerate(fields.strings(rootfs, "diff_ids", at=f"{at}.rootfs"))
@@ -49,7 +49,7 @@ def creation_date(raw: bytes, *, at: str) -> datetime | None:
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidInput(f"{at}.created: expected a date such as 2026-01-31T12:00:00Z, got {shown(text)}") from None
+        raise InvalidInput(f"{at}.created: expected a date such as 2026-01-31T12:00:00Z, got {quote_text(text)}") from None
     found = found if found.tzinfo else found.replace(tzinfo=UTC)
     return found if found.year >= FIRST_YEAR else None
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from typing import Self
 
-from prefect_dist.ocispec.errors import InvalidInput, Unsupported, shown
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported, quote_text
 
 # digest ::= algorithm ":" encoded; the two registered algorithms fix the length of their lower-case hex.
 _HEX_LENGTHS = {"sha256": 64, "sha512": 128}
@@ -31,18 +31,18 @@ class Digest:
         """
         match = _GRAMMAR.fullmatch(text)
         if match is None:
-            raise InvalidInput(f"{prefix}digest {shown(text)}: expected algorithm:hex")
+            raise InvalidInput(f"{prefix}digest {quote_text(text)}: expected algorithm:hex")
         algorithm, encoded = match["algorithm"], match["encoded"]
         if algorithm not in _HEX_LENGTHS:
             raise Unsupported(
-                f"{prefix}digest {shown(text)}: algorithm {algorithm[:_SHORT]} is not supported, use sha256 or sha512"
+                f"{prefix}digest {quote_text(text)}: algorithm {algorithm[:_SHORT]} is not supported, use sha256 or sha512"
             )
         if len(encoded) != _HEX_LENGTHS[algorithm] or not _HEX.fullmatch(encoded):
-            raise InvalidInput(f"{prefix}digest {shown(text)}: expected {_HEX_LENGTHS[algorithm]} characters 0-9 and a-f")
+            raise InvalidInput(f"{prefix}digest {quote_text(text)}: expected {_HEX_LENGTHS[algorithm]} characters 0-9 and a-f")
         return cls(algorithm, encoded)
 
     @classmethod
-    def is_spelled(cls, text: str) -> bool:
+    def is_valid(cls, text: str) -> bool:
         """Return True if `text` spells a digest."""
         try:
             cls.parse(text)

@@ -22,7 +22,7 @@ _SHOWN_CHARS = 255
 _TOLD_MISTAKES = 5
 
 
-def shown(text: str) -> str:
+def quote_text(text: str) -> str:
     """A foreign text as messages show it: quoted, in one line, of a long one the beginning."""
     return repr(text) if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]!r}…"
 

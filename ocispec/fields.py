@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import orjson
 
-from prefect_dist.ocispec.errors import InvalidInput, shown
+from prefect_dist.ocispec.errors import InvalidInput, quote_text
 
 T = TypeVar("T")
 Json = Mapping[str, Any]
@@ -86,7 +86,7 @@ def pairs(document: Json, key: str, *, at: str) -> tuple[tuple[str, str], ...]:
     mapping = optional(document, key, dict, at=at) or {}
     for name, value in mapping.items():
         if not isinstance(value, str):
-            raise InvalidInput(f"{at}.{key}[{shown(name)}]: expected a string, got {_describe_value(value)}")
+            raise InvalidInput(f"{at}.{key}[{quote_text(name)}]: expected a string, got {_describe_value(value)}")
     return tuple(mapping.items())
 
 

@@ -69,7 +69,7 @@ def filter_index(
     return FilteredIndex(root=new, indexes=(*indexes, new))
 
 
-def image_for(root: Descriptor, platform: Platform, read: Callable[[Descriptor], bytes]) -> Descriptor:
+def select_image(root: Descriptor, platform: Platform, read: Callable[[Descriptor], bytes]) -> Descriptor:
     """Return the image for a platform in an index, or in a nested index. Return `root` unchanged if it is not an index.
 
     Raises:

@@ -5,7 +5,7 @@ A manifest is its bytes. They are read here and never written, so unknown fields
 
 from prefect_dist.ocispec import fields, mediatypes
 from prefect_dist.ocispec.descriptor import Descriptor
-from prefect_dist.ocispec.errors import InvalidInput, Unsupported, shown
+from prefect_dist.ocispec.errors import InvalidInput, Unsupported, quote_text
 
 # Registries accept up to 4 MiB (distribution-spec 1.1, "Pushing Manifests"); more is refused before it is read.
 MAX_BYTES = 4 * 1024 * 1024
@@ -85,7 +85,7 @@ def _kind_of(document: fields.Json, *, at: str) -> mediatypes.Kind:
     if kind == "schema1":
         raise _schema1(at)
     if kind not in _FIELDS:
-        raise InvalidInput(f"{at}.mediaType: expected the type of a manifest, got {shown(str(claimed))}")
+        raise InvalidInput(f"{at}.mediaType: expected the type of a manifest, got {quote_text(str(claimed))}")
     if fits - {kind}:
         raise InvalidInput(f"{at}: says {claimed or kind}, but has the fields of another type")
     return kind

@@ -76,12 +76,12 @@ class Referrer:
         return cls(descriptor, fields.optional(document, "tag", str, at=at))
 
 
-def tag_of(subject: Digest) -> str:
+def fallback_tag(subject: Digest) -> str:
     """The tag under which the referrers of `subject` are listed where the registry does not list them."""
     return _NOT_IN_TAGS.sub("-", f"{subject.algorithm[:_MAX_ALGORITHM]}-{subject.hex[:_MAX_ENCODED]}")
 
 
-def is_listing(tag: str) -> bool:
+def is_fallback_tag(tag: str) -> bool:
     """Return True for a fallback tag of referrers."""
     return _LISTING.fullmatch(tag) is not None
 
@@ -108,7 +108,7 @@ def is_index(raw: bytes) -> bool:
         return False
 
 
-def entry(raw: bytes, descriptor: Descriptor, *, at: str) -> Descriptor:
+def make_entry(raw: bytes, descriptor: Descriptor, *, at: str) -> Descriptor:
     """Return the entry of a manifest in a list of referrers, with its annotations, and its artifact type or config type.
 
     Raises:
@@ -126,7 +126,7 @@ def entry(raw: bytes, descriptor: Descriptor, *, at: str) -> Descriptor:
     )
 
 
-def with_entry(index: bytes | None, referrer: Descriptor, *, at: str) -> bytes | None:
+def add_entry(index: bytes | None, referrer: Descriptor, *, at: str) -> bytes | None:
     """The index of referrers (None: there is none yet) with one more; None if it is listed already.
 
     What the index says beside is kept, whoever wrote it.

@@ -14,7 +14,7 @@ from typing import Literal, Self
 
 import httpx
 
-from prefect_dist.ocispec.errors import InvalidInput, shown
+from prefect_dist.ocispec.errors import InvalidInput, quote_text
 from prefect_dist.remotes.advice import OPTIONS, TlsAdvice
 
 # Docker Hub's name in references is not the name of its registry.
@@ -199,7 +199,7 @@ def readable(path: str) -> None:
             pass
     except (OSError, ValueError) as exc:  # a path may have a NUL in it
         why = getattr(exc, "strerror", None) or "no path"
-        raise InvalidInput(f"{path if path.isprintable() else shown(path)}: {why}, expected a file in PEM") from exc
+        raise InvalidInput(f"{path if path.isprintable() else quote_text(path)}: {why}, expected a file in PEM") from exc
 
 
 def _load_pem(context: ssl.SSLContext, pem: str) -> None:

@@ -19,10 +19,10 @@ from prefect_dist.ocispec.errors import (
     NotFound,
     Unavailable,
     Unsupported,
-    shown,
+    quote_text,
 )
 from prefect_dist.ocispec.reference import is_tag
-from prefect_dist.ocispec.referrers import tag_of, with_entry
+from prefect_dist.ocispec.referrers import add_entry, fallback_tag
 from prefect_dist.ocispec.units import size
 from prefect_dist.remotes import document, referrers
 from prefect_dist.remotes.errors import Exchange, RegistryRefused, RegistryUnavailable
@@ -165,7 +165,7 @@ class Pusher:
         """
         subject = self._subject(descriptor)
         if not MEDIA_TYPE.fullmatch(descriptor.media_type):
-            raise InvalidInput(f"{subject}: bad media type {shown(descriptor.media_type)}, expected type/subtype")
+            raise InvalidInput(f"{subject}: bad media type {quote_text(descriptor.media_type)}, expected type/subtype")
         if tag is not None and Reference.parse(f"{self._repository.locator}:{tag}").tag != tag:
             raise InvalidInput(f"{subject}: bad tag {tag!r}")
         if len(raw) != descriptor.size or Digest.of(raw, algorithm=descriptor.digest.algorithm) != descriptor.digest:
@@ -186,7 +186,7 @@ class Pusher:
         return digest_in(answer, subject, "oci-subject")
 
     def refer(self, subject: Digest, referrer: Descriptor) -> None:
-        """List `referrer`, as of `ocispec.referrers.entry`, under the fallback tag of the referrers of `subject`.
+        """List `referrer`, as of `ocispec.referrers.make_entry`, under the fallback tag of the referrers of `subject`.
 
         This is for a registry that does not list it by itself: `put` has returned None for a manifest with a subject. The index
         is read again after each write, and written again if the entry is missing. Threads that use this object take turns.
@@ -216,13 +216,13 @@ class Pusher:
         self._list(subject, tuple(self._referred[subject].values()))
 
     def _list(self, subject: Digest, entries: Sequence[Descriptor]) -> None:
-        tag = tag_of(subject)
+        tag = fallback_tag(subject)
         at = f"{self._repository.locator}:{tag}"
         with self._turns.setdefault(tag, threading.Lock()):
             for writes in range(_WRITES + 1):
                 index, missing = referrers.read_fallback_index(self._repository, subject), list[Descriptor]()
                 for entry in entries:
-                    if (extended := with_entry(index, entry, at=at)) is not None:
+                    if (extended := add_entry(index, entry, at=at)) is not None:
                         index = extended
                         missing.append(entry)
                 if index is None or not missing:

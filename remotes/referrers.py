@@ -11,7 +11,7 @@ import httpx
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from prefect_dist.ocispec.errors import InvalidInput, Unavailable, Unsupported
-from prefect_dist.ocispec.referrers import MAX_REFERRERS, cosign_tags, is_index, tag_of
+from prefect_dist.ocispec.referrers import MAX_REFERRERS, cosign_tags, fallback_tag, is_index
 from prefect_dist.remotes import document
 from prefect_dist.remotes.errors import RegistryError, RegistryNotFound, from_response, redact
 from prefect_dist.remotes.headers import ANY_MANIFEST, MEDIA_TYPE, next_page
@@ -165,7 +165,7 @@ def _at_tag(repository: Repository, subject: Digest) -> bytes | None:
     """Whatever is under the tag of the referrers; None where there is no such tag."""
     at = _tag_name(repository, subject)
     # Any type is accepted: another document than an index is then found, and recognized as such.
-    response = repository.ask("GET", f"manifests/{tag_of(subject)}", subject=at, headers={"Accept": ANY_MANIFEST})
+    response = repository.ask("GET", f"manifests/{fallback_tag(subject)}", subject=at, headers={"Accept": ANY_MANIFEST})
     if response.status_code == httpx.codes.NOT_FOUND:
         response.close()
         return None
@@ -177,7 +177,7 @@ def _lists(raw: bytes, subject: Digest) -> bool:
 
 
 def _tag_name(repository: Repository, subject: Digest) -> str:
-    return f"{repository.locator}:{tag_of(subject)}"
+    return f"{repository.locator}:{fallback_tag(subject)}"
 
 
 def _distinct(found: Iterator[Descriptor], repository: Repository, subject: Digest) -> Iterator[Descriptor]:

@@ -35,9 +35,9 @@ class Backend(Protocol):
     """Operations that differ between kinds of file systems. Paths have no protocol. All raise OSError."""
 
     fs: Any
-    locks: bool
+    has_locks: bool
     """Whether `locked` keeps out the processes of all machines."""
-    guards: bool
+    can_exclude_gc: bool
     """Whether gc and runs can be kept apart at all: by locks, or since each process sees at once what others wrote."""
 
     def translate_errors(self, what: str) -> contextlib.AbstractContextManager[None]:
@@ -68,7 +68,7 @@ class Backend(Protocol):
         Content that is there already counts as written: an answer may have been lost.
         """
 
-    def alive(self, path: str) -> contextlib.AbstractContextManager[bool]:
+    def hold_liveness_lock(self, path: str) -> contextlib.AbstractContextManager[bool]:
         """Hold a lock that shows to others that this process lives; yields False where no lock can do that."""
 
     def is_held(self, path: str) -> bool | None:

@@ -32,7 +32,7 @@ class Disk:
 
     def __init__(self, fs: Any, root: str) -> None:
         self.fs = fs
-        self.locks = self.guards = shares_locks(root)
+        self.has_locks = self.can_exclude_gc = shares_locks(root)
 
     def translate_errors(self, what: str) -> AbstractContextManager[None]:
         """Convert errors of the disk in this block to `DistError`."""
@@ -140,11 +140,11 @@ class Disk:
             os.close(lock)
 
     @contextmanager
-    def alive(self, path: str) -> Iterator[bool]:
+    def hold_liveness_lock(self, path: str) -> Iterator[bool]:
         """Hold a lock that shows to others that this process lives; yields False where no lock can do that."""
         try:
             self._make_parent(path)
-            lock = _open_locked(path, fcntl.LOCK_EX) if self.locks else None
+            lock = _open_locked(path, fcntl.LOCK_EX) if self.has_locks else None
         except OSError as exc:
             if exc.errno not in _NO_LOCKS:
                 raise
@@ -161,7 +161,7 @@ class Disk:
 
     def is_held(self, path: str) -> bool | None:
         """Return whether a process holds the lock at `path`; None if that cannot be known here."""
-        if not self.locks:
+        if not self.has_locks:
             return None
         try:
             with open(path, "rb") as file:

@@ -220,7 +220,7 @@ class FileIngests:
 
     def _path(self, ref: str) -> str:
         """Return the data file of an ingest; each machine has one of its own where locks are not shared with others."""
-        return self._layout.ingest(ref if self._disk.locks else f"{ref} on {socket.gethostname()}")
+        return self._layout.ingest(ref if self._disk.has_locks else f"{ref} on {socket.gethostname()}")
 
     def _entries(self) -> list[dict[str, Any]]:
         try:

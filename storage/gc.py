@@ -41,9 +41,9 @@ class Swept:
         return sum(info.size for info in self.blobs)
 
 
-def hazard(store: ContentStore, *, grace: timedelta) -> str | None:
+def find_hazard(store: ContentStore, *, grace: timedelta) -> str | None:
     """Return a warning, in one line, if a sweep with this grace period may remove what a run in progress needs."""
-    if store.guards or grace >= _LONGER_THAN_A_RUN:
+    if store.can_exclude_gc or grace >= _LONGER_THAN_A_RUN:
         return None
     given = duration(grace.total_seconds())
     return (
@@ -69,11 +69,11 @@ def collect(store: ContentStore, *, grace: timedelta, dry_run: bool) -> Swept:
         needed.update()
     unneeded = [info for info in candidates if info.digest not in needed]
     if dry_run:
-        leftovers = tuple(store.leftovers(now, before, dry_run=True))
+        leftovers = tuple(store.sweep_leftovers(now, before, dry_run=True))
         return Swept(blobs=tuple(unneeded), leftovers=leftovers, kept=_count(store))
     removed = [info for batch in _batches(unneeded) for info in _remove(store, batch, needed)]
     lost = tuple(needed.lost()) if removed else ()
-    leftovers = tuple(store.leftovers(now, before, dry_run=False))
+    leftovers = tuple(store.sweep_leftovers(now, before, dry_run=False))
     return Swept(blobs=tuple(removed), leftovers=leftovers, kept=_count(store), lost=lost)
 
 

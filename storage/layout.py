@@ -34,9 +34,9 @@ class Layout:
     @property
     def url(self) -> str:
         """The store as people name it."""
-        return self.shown(self.root)
+        return self.format_path(self.root)
 
-    def shown(self, path: str) -> str:
+    def format_path(self, path: str) -> str:
         """A path of the file system as people name it: a URL, or on a disk the path."""
         return f"{self.scheme}{path}"
 

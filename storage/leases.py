@@ -95,7 +95,7 @@ class Lease:
     def _write(self, roots: _Roots) -> None:
         """Add roots to the last record, or begin another one."""
         if self._is_locked is None:  # the lock comes first: gc takes a record without a lock for a dead run's
-            self._is_locked = self._life.enter_context(self._backend.alive(self._layout.lease_lock(self._run)))
+            self._is_locked = self._life.enter_context(self._backend.hold_liveness_lock(self._layout.lease_lock(self._run)))
         last = self._records[-1] if self._records else {}
         if not self._records or len(last) + len(roots) > _MAX_ROOTS:
             number, content = len(self._records), roots
@@ -155,7 +155,7 @@ class Leases:
             if found.lives:
                 continue
             if not dry_run:
-                with suppress(DistError), self._backend.translate_errors(self._layout.shown(found.path)):
+                with suppress(DistError), self._backend.translate_errors(self._layout.format_path(found.path)):
                     self._backend.remove([found.path])
             yield found.path
         if not dry_run:
@@ -185,7 +185,7 @@ class Leases:
             return None
         except (InvalidInput, Unsupported) as exc:
             remedy = "if no run is in progress that may need it, remove this file"
-            error = InvalidInput(f"lease: damaged in {self._layout.shown(path)} ({exc}); {remedy}")
+            error = InvalidInput(f"lease: damaged in {self._layout.format_path(path)} ({exc}); {remedy}")
             return _LeaseRecord(path, (), is_young if is_held is None else is_held, error)
         return _LeaseRecord(path, tuple(roots), is_held if document.get("locked") is True and is_held is not None else is_young)
 

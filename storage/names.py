@@ -248,7 +248,7 @@ class Names:
         except (InvalidInput, Unsupported) as exc:
             called = "a name" if name is None else f"name {name}"
             remedy = "remove this file" if name is None else f"forget it with dist rm {shlex.quote(name)}"
-            raise InvalidInput(f"{called}: damaged in {self._layout.shown(path)} ({exc}); {remedy}") from exc
+            raise InvalidInput(f"{called}: damaged in {self._layout.format_path(path)} ({exc}); {remedy}") from exc
 
 
 def _version(entry: dict[str, Any]) -> str:

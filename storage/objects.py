@@ -128,7 +128,7 @@ class Objects:
     writer of a small object wins.
     """
 
-    locks, guards = False, True
+    has_locks, can_exclude_gc = False, True
 
     def __init__(self, fs: Any, url: str, api: ObjectApi | None = None, conditional: ConditionalWrites | None = None) -> None:
         self.fs = fs
@@ -184,7 +184,7 @@ class Objects:
         return True
 
     @contextmanager
-    def alive(self, path: str) -> Iterator[bool]:  # noqa: ARG002
+    def hold_liveness_lock(self, path: str) -> Iterator[bool]:  # noqa: ARG002
         """Yield False: object stores have no locks."""
         yield False
 

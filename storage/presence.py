@@ -12,7 +12,7 @@ from prefect_dist.ocispec.children import (
     filter_platforms,
     without_missing_attestations,
 )
-from prefect_dist.ocispec.errors import NotFound, shown
+from prefect_dist.ocispec.errors import NotFound, quote_text
 from prefect_dist.ocispec.units import format_count
 from prefect_dist.storage.names import Name
 from prefect_dist.storage.store import ContentStore
@@ -156,4 +156,4 @@ def require_platform(store: ContentStore, root: Descriptor, wanted: Sequence[Pla
         return
     offered = config.platform(store.manifest(configured), at=str(configured))
     if all(wish.rank(offered) is None for wish in wanted):
-        raise NotFound(f"{root}: no manifest for {', '.join(map(str, wanted))}; it is for {shown(str(offered))}")
+        raise NotFound(f"{root}: no manifest for {', '.join(map(str, wanted))}; it is for {quote_text(str(offered))}")

@@ -50,14 +50,14 @@ class ContentStore:
         self._sweeps = Sweeps(backend, layout)
 
     @property
-    def locks(self) -> bool:
-        """True if `unswept` excludes gc by a lock. Without locks, runs record a lease before they look content up."""
-        return self._backend.locks
+    def has_locks(self) -> bool:
+        """True if `exclude_gc` excludes gc by a lock. Without locks, runs record a lease before they look content up."""
+        return self._backend.has_locks
 
     @property
-    def guards(self) -> bool:
+    def can_exclude_gc(self) -> bool:
         """True if gc and runs exclude each other. They do not on a disk whose locks only one machine sees."""
-        return self._backend.guards
+        return self._backend.can_exclude_gc
 
     def each(self, look: Callable[[T], R], things: Iterable[T]) -> list[R]:
         """Return the result of `look` for each thing, in order.
@@ -210,29 +210,29 @@ class ContentStore:
         with self._backend.translate_errors(f"blobs of {self.url}"):
             self._backend.remove([self._layout.blob(digest) for digest in digests])
 
-    def unswept(self) -> AbstractContextManager[None]:
+    def exclude_gc(self) -> AbstractContextManager[None]:
         """Begin a short look at content: what a name or lease that is on record needs is not removed from now on.
 
         See `storage.sweeps`. On a disk gc waits until the block ends.
         """
-        return self._sweeps.unswept()
+        return self._sweeps.exclude_gc()
 
     def begin_sweep(self) -> AbstractContextManager[Sweep]:
-        """Begin a sweep: during this block content may be removed, and `unswept` blocks of runs wait."""
+        """Begin a sweep: during this block content may be removed, and `exclude_gc` blocks of runs wait."""
         return self._sweeps.begin_sweep()
 
     def clock(self) -> datetime:
         """Return the present time by the clock that stamps the files of this store."""
         return self._sweeps.clock()
 
-    def leftovers(self, now: datetime, before: datetime, *, dry_run: bool) -> Iterator[str]:
+    def sweep_leftovers(self, now: datetime, before: datetime, *, dry_run: bool) -> Iterator[str]:
         """Remove what was not touched since `before`: ingests, and small files of dead processes; return the paths."""
         yield from self._ingests.sweep(before, dry_run=dry_run)
         yield from self.leases.sweep(now=now, dry_run=dry_run)
         before = min(before, now - _TEMPORARY_LIFE)
-        for path in (*self._temporary(before), *self._sweeps.leftovers(before)):
+        for path in (*self._temporary(before), *self._sweeps.list_stale_markers(before)):
             if not dry_run:
-                with suppress(NotFound), self._backend.translate_errors(self._layout.shown(path)):
+                with suppress(NotFound), self._backend.translate_errors(self._layout.format_path(path)):
                     self._backend.remove([path])
             yield path
 

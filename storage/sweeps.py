@@ -61,11 +61,11 @@ class Sweeps:
         self._ended: set[str] = set()  # markers that dead processes left
 
     @contextmanager
-    def unswept(self) -> Iterator[None]:
+    def exclude_gc(self) -> Iterator[None]:
         """Begin a look at content when no batch is being removed that was chosen before; on a disk, keep gc out meanwhile."""
         with ExitStack() as held:
             with self._backend.translate_errors(f"store {self._layout.url}"):
-                if self._backend.locks:
+                if self._backend.has_locks:
                     held.enter_context(self._backend.hold_lock(self._layout.lock, shared=True))
                 else:
                     self._wait()
@@ -73,10 +73,10 @@ class Sweeps:
 
     @contextmanager
     def begin_sweep(self) -> Iterator[Sweep]:
-        """Begin a sweep: `unswept` blocks of runs wait until this block ends."""
+        """Begin a sweep: `exclude_gc` blocks of runs wait until this block ends."""
         with ExitStack() as held:
             with self._backend.translate_errors(f"store {self._layout.url}"):
-                if self._backend.locks:
+                if self._backend.has_locks:
                     held.enter_context(self._backend.hold_lock(self._layout.lock, shared=False))
                     sweep = Sweep()
                 else:
@@ -94,7 +94,7 @@ class Sweeps:
             finally:
                 self._backend.remove([path])
 
-    def leftovers(self, before: datetime) -> list[str]:
+    def list_stale_markers(self, before: datetime) -> list[str]:
         """Return the markers that dead processes left before a time."""
         with self._backend.translate_errors(f"store {self._layout.url}"):
             return [path for path, written in self._markers().items() if written < before - _LIFE]
@@ -123,7 +123,7 @@ class Sweeps:
                 self._ended |= {path for path in awaited if now - markers[path] > _LIFE}
                 awaited -= self._ended
                 if awaited and not is_long:
-                    _log.warning("waiting for gc: if none is running, remove %s", self._layout.shown(min(awaited)))
+                    _log.warning("waiting for gc: if none is running, remove %s", self._layout.format_path(min(awaited)))
                 is_long = True
 
     def _markers(self) -> dict[str, datetime]:

@@ -118,7 +118,7 @@ class UploadWriter:
                 yield
             except UploadAbortedError as exc:
                 self._ingest.broken = True
-                at = self._ingests.shown(self._ingest)
+                at = self._ingests.format_target(self._ingest)
                 raise Unavailable(
                     f"{self.declaration.ref}: the upload to {at} was aborted by another process; it starts over"
                 ) from exc
@@ -136,7 +136,7 @@ class UploadWriter:
 
     def _refuse_broken(self) -> None:
         if self._ingest.broken:
-            at = self._ingests.shown(self._ingest)
+            at = self._ingests.format_target(self._ingest)
             raise Corrupt(f"{self.declaration.ref}: not all that was written arrived at {at}; open it again")
 
     def __enter__(self) -> Self:
@@ -160,7 +160,7 @@ class UploadIngests:
         if not ref:
             raise InvalidInput("ingest: the ref is empty")
         declared = Declaration(ref=ref, total=total, expected=expected, started=datetime.now(UTC))
-        with self._objects.translate_errors(f"{ref}: opening {self._layout.shown(self._place(declared))}"):
+        with self._objects.translate_errors(f"{ref}: opening {self._layout.format_path(self._place(declared))}"):
             ingest, stale = self._taken(declared)
             if stale is not None:
                 self._discard(stale)
@@ -209,13 +209,13 @@ class UploadIngests:
         for ingest in ingests:
             self._discard(ingest)
 
-    def shown(self, ingest: _Ingest) -> str:
+    def format_target(self, ingest: _Ingest) -> str:
         """Return the target of an ingest for messages."""
-        return self._layout.shown(ingest.path)
+        return self._layout.format_path(ingest.path)
 
     def translate_errors(self, ingest: _Ingest, doing: str) -> AbstractContextManager[None]:
         """Convert errors of the object store in this block; they name the operation and the ingest."""
-        return self._objects.translate_errors(f"{ingest.declaration.ref}: {doing} {self.shown(ingest)}")
+        return self._objects.translate_errors(f"{ingest.declaration.ref}: {doing} {self.format_target(ingest)}")
 
     def restart(self, ingest: _Ingest) -> None:
         """Drop what was sent of an ingest."""
@@ -305,4 +305,6 @@ class UploadIngests:
             with self.translate_errors(ingest, "giving up"):
                 ingest.upload.discard()
         except DistError:
-            _log.warning("%s: what was sent to %s is still there", ingest.declaration.ref, self.shown(ingest), exc_info=True)
+            _log.warning(
+                "%s: what was sent to %s is still there", ingest.declaration.ref, self.format_target(ingest), exc_info=True
+            )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from prefect_dist.ocispec import Digest
-from prefect_dist.ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from prefect_dist.storage import open_store
 from tests import images
 from tests.peers import skopeo
@@ -25,7 +25,7 @@ APP = images.index([images.image(1230), images.image(1231, platform="linux/arm64
 TOOLS = images.image(1232)
 BILL, SIGNATURE = images.artifact(1233, subject=APP), images.artifact(1234)
 SIGNATURE_TAG = cosign_tags(Digest.parse(APP.root.digest))[0]
-LISTING_TAG = tag_of(Digest.parse(APP.root.digest))
+LISTING_TAG = fallback_tag(Digest.parse(APP.root.digest))
 
 
 def commands(document: str) -> str:

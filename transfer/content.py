@@ -131,7 +131,7 @@ def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None, no
     notify(ContentAdvanced(descriptor, len(raw), len(raw)))
     subject = _subject(raw, descriptor)
     if subject is not None and listed_under is None:
-        target.refer(subject.digest, referrers.entry(raw, descriptor, at=str(descriptor)))
+        target.refer(subject.digest, referrers.make_entry(raw, descriptor, at=str(descriptor)))
 
 
 def _subject(raw: bytes, descriptor: Descriptor) -> Descriptor | None:
@@ -153,10 +153,10 @@ def _open_writer(store: ContentStore, descriptor: Descriptor, pause: Callable[[f
 
 
 def _is_there(store: ContentStore, descriptor: Descriptor) -> bool:
-    """Return whether the content is there and stays: its root is leased, so gc keeps what is found in `unswept`."""
+    """Return whether the content is there and stays: its root is leased, so gc keeps what is found in `exclude_gc`."""
     if not store.holds(descriptor):
         return False
-    with store.unswept():
+    with store.exclude_gc():
         return store.holds(descriptor)
 
 

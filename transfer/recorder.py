@@ -34,7 +34,7 @@ class ImageRecorder:
             NotFound: the image is whole, and is for other platforms only.
         """
         self._protect(root)
-        with self.store.unswept():
+        with self.store.exclude_gc():
             found = presence.check(self.store, root, children=self.children(platforms))
             if found.is_complete:
                 self._name(reference, root, platforms=platforms)
@@ -45,7 +45,7 @@ class ImageRecorder:
     def pin(self, root: Descriptor, *, platforms: Platforms = None) -> Presence:
         """Protect a tree from gc until the run ends. Return its content that is present and missing."""
         self._lease.take(root)
-        with self.store.unswept():
+        with self.store.exclude_gc():
             return presence.check(self.store, root, children=self.children(platforms))
 
     def record(
@@ -65,7 +65,7 @@ class ImageRecorder:
         """
         roots = (root, *(referrer.descriptor for referrer in referrers or ()))
         self._protect(*roots)
-        with self.store.unswept():
+        with self.store.exclude_gc():
             presence.require(self.store, *roots, children=self.children(platforms), name=str(reference))
             # A fixed order: registries list referrers in any order, and another order would be another record.
             ordered = None if referrers is None else tuple(sorted(referrers, key=lambda one: str(one.descriptor.digest)))
@@ -73,7 +73,7 @@ class ImageRecorder:
 
     def _protect(self, *roots: Descriptor) -> None:
         """Take leases before a check, for a store without locks: only a lease keeps gc out there."""
-        if not self.store.locks:
+        if not self.store.has_locks:
             self._lease.take(*roots)
 
     def _name(

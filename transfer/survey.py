@@ -8,7 +8,7 @@ from typing import TypeVar
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference, config, manifest
 from prefect_dist.ocispec.children import Children, children_reader, filter_platforms, walk_tree, without_missing_attestations
 from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput
-from prefect_dist.ocispec.index_filter import FilteredIndex, filter_index, image_for
+from prefect_dist.ocispec.index_filter import FilteredIndex, filter_index, select_image
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.remotes import Source
@@ -157,7 +157,7 @@ def _settled_root(query: ImageQuery, there: Sequence[Descriptor | DistError | No
 def _image_info(
     query: ImageQuery, found: Descriptor, standing: Sequence[object], reader: Reader, related: RelatedLookup
 ) -> ImageInfo:
-    root = found if query.single is None else image_for(found, query.single, reader.read)
+    root = found if query.single is None else select_image(found, query.single, reader.read)
     is_rewritten = query.rewritten and query.platforms is not None
     selected = (
         filter_index(root, query.platforms or (), reader.read, is_missing=reader.is_missing)

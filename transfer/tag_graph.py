@@ -15,7 +15,7 @@ from typing import Protocol
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest
 from prefect_dist.ocispec.errors import Conflict, NotFound
-from prefect_dist.ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from prefect_dist.ocispec.units import format_count
 
 
@@ -228,4 +228,4 @@ class TagGraph:
 
 
 def _referrer_tags(subject: Digest) -> tuple[str, ...]:
-    return (tag_of(subject), *cosign_tags(subject))
+    return (fallback_tag(subject), *cosign_tags(subject))

@@ -120,7 +120,7 @@ class _Importer:
         try:
             root = image.root()
             self._lease.take(root)
-            with self._store.unswept():
+            with self._store.exclude_gc():
                 presence.require(self._store, root, children=children, name=", ".join(names) or image.at)
             if not names:
                 raise InvalidInput(f"{image.at}: the archive gives {root} no whole name; say what to call it")
@@ -139,7 +139,7 @@ class _Importer:
             referrers = merge_referrers(self._known(name, root), claimed)
             platforms, is_lacking = presence.present_platforms(store, root)
             self._lease.take(*roots)
-            with store.unswept():
+            with store.exclude_gc():
                 presence.require(store, *roots, children=presence.present_children(store), name=name)
                 store.names.put(
                     name,

@@ -100,7 +100,7 @@ def ingest(
                 raise
             with suppress(NotFound):  # gc removed it meanwhile
                 lease.take(_describe_blob(expected, store.info(expected).size))
-                with store.unswept():
+                with store.exclude_gc():
                     return store.info(expected).digest
 
 
@@ -112,7 +112,7 @@ def _write(
             for piece in pieces:
                 writer.write(piece)
             lease.take(_describe_blob(writer.digest, writer.offset))
-            with store.unswept():  # gc may be about to remove an older copy that nothing needed
+            with store.exclude_gc():  # gc may be about to remove an older copy that nothing needed
                 return writer.commit()
         except BaseException:
             with suppress(DistError):  # the error that is on its way says more

@@ -15,7 +15,7 @@ import orjson
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from prefect_dist.ocispec.children import Children
 from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
-from prefect_dist.ocispec.referrers import MAX_REFERRERS, Referrer, cosign_tags, entry, is_listing, tag_of
+from prefect_dist.ocispec.referrers import MAX_REFERRERS, Referrer, cosign_tags, fallback_tag, is_fallback_tag, make_entry
 from prefect_dist.storage import presence
 from prefect_dist.storage.archive import layout
 from prefect_dist.storage.names import Name
@@ -58,9 +58,9 @@ def tagged_manifests(store: ContentStore, names: Iterable[Name]) -> tuple[Tagged
                 subject = manifest.subject(raw, descriptor.media_type, at=str(descriptor))
                 if subject is not None:
                     entries = listed.setdefault((repository, subject.digest), {})
-                    entries[descriptor.digest] = entry(raw, descriptor, at=str(descriptor))
+                    entries[descriptor.digest] = make_entry(raw, descriptor, at=str(descriptor))
     for (repository, subject_digest), entries in listed.items():
-        called = f"{repository}:{tag_of(subject_digest)}"
+        called = f"{repository}:{fallback_tag(subject_digest)}"
         tagged[called] = _fallback_index(called, entries)
     return tuple(tagged[called] for called in sorted(tagged))
 
@@ -172,7 +172,7 @@ class RelatedManifests:
         """Add the candidates that an entry of `index.json` leads to, and return whether there are any."""
         repository, tag = layout.place_of(root)
         is_cosign = tag is not None and _cosign_subject(tag) is not None
-        kind = tag if tag is not None and is_cosign else "listing" if tag is not None and is_listing(tag) else "manifest"
+        kind = tag if tag is not None and is_cosign else "listing" if tag is not None and is_fallback_tag(tag) else "manifest"
         if kind == "manifest" and (tag is not None or not root.is_manifest):
             return False
         key = root.digest, kind
@@ -214,7 +214,7 @@ class RelatedManifests:
                 self._bytes_left -= len(raw)
                 if self._bytes_left < 0:
                     raise ReferrersBeyondLimits(f"archive: expected at most {_MAX_BYTES} bytes of referrers, it has more")
-            self._described[listed.key] = (subject.digest, entry(raw, listed, at=str(listed))) if subject else None
+            self._described[listed.key] = (subject.digest, make_entry(raw, listed, at=str(listed))) if subject else None
         return self._described[listed.key]
 
     def _manifests(self, root: Descriptor) -> list[Digest]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from prefect_dist.ocispec import Digest
-from prefect_dist.ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from tests import images
 from tests.images import BuiltImage
 
@@ -38,7 +38,7 @@ class Fleet:
         for (repository, subject), built in self.listed.items():
             put(repository, built, None)
             if not api:
-                put(repository, images.index([built]), tag_of(Digest.parse(subject)))
+                put(repository, images.index([built]), fallback_tag(Digest.parse(subject)))
 
     def parts(self) -> Iterator[tuple[str, BuiltImage]]:
         """Each image, signature and referrer, with its repository."""

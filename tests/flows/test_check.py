@@ -12,7 +12,7 @@ import pytest
 
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import InvalidInput
-from prefect_dist.ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from prefect_dist.ocispec.units import format_count
 from prefect_dist.transfer.cancellation import CancelToken, describe_stop, use_token
 from tests import images
@@ -307,7 +307,7 @@ def test_a_listing_of_referrers_is_mended_where_there_is_no_api(mirrors: Mirrors
     with FakeRegistry(referrers=False) as target:
         load(source)
         mirrors.run(entry(source, target))
-        listing = tag_of(Digest.parse(ONE.root.digest))
+        listing = fallback_tag(Digest.parse(ONE.root.digest))
         target.untag("app", listing)
 
         report = mirrors.check(repair=True)

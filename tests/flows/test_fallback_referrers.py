@@ -10,7 +10,7 @@ import pytest
 from prefect_dist.flows.push import PushReport
 from prefect_dist.mirror.progress import notify_also
 from prefect_dist.ocispec import Digest
-from prefect_dist.ocispec.referrers import tag_of
+from prefect_dist.ocispec.referrers import fallback_tag
 from prefect_dist.transfer.cancellation import CancelToken, use_token
 from prefect_dist.transfer.events import Event, StepDone
 from tests import images
@@ -21,7 +21,7 @@ from tests.peers.prefect import PrefectServer
 
 IMAGE = images.image(8300, layers=1)
 OURS, THEIRS = images.artifact(8301, subject=IMAGE), images.artifact(8302, subject=IMAGE)
-FALLBACK = tag_of(Digest.parse(IMAGE.root.digest))
+FALLBACK = fallback_tag(Digest.parse(IMAGE.root.digest))
 
 
 def load(registry: FakeRegistry) -> None:

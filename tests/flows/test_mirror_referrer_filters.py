@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from prefect_dist.ocispec import Digest
-from prefect_dist.ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, lacking, results
@@ -48,7 +48,7 @@ def load(source: FakeRegistry, *, api: bool = True) -> None:
         lists.setdefault(document["subject"]["digest"], []).append(listed)
     for subject, entries in () if api else lists.items():
         index = {"schemaVersion": 2, "mediaType": images.OCI_INDEX, "manifests": entries}
-        source.put_manifest("app", json.dumps(index).encode(), images.OCI_INDEX, tag=tag_of(Digest.parse(subject)))
+        source.put_manifest("app", json.dumps(index).encode(), images.OCI_INDEX, tag=fallback_tag(Digest.parse(subject)))
 
 
 def entry(source: FakeRegistry, target: FakeRegistry, filters: Any = FILTERS, **said: Any) -> dict[str, Any]:

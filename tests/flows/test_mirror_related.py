@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from prefect_dist.ocispec import Digest
-from prefect_dist.ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.flows.mirrors import Mirrors, bytes_of, fetched, lacking, results, summed
@@ -32,7 +32,7 @@ def load(source: FakeRegistry, *, api: bool = True) -> None:
 def attach(source: FakeRegistry, artifact: BuiltImage, subject: BuiltImage, *, api: bool = True) -> None:
     images.load(source, "app", artifact)
     if not api:
-        images.load(source, "app", images.index([artifact]), tag_of(Digest.parse(subject.root.digest)))
+        images.load(source, "app", images.index([artifact]), fallback_tag(Digest.parse(subject.root.digest)))
 
 
 def entry(source: FakeRegistry, target: FakeRegistry, *, type_: str = "image", **said: Any) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def test_what_refers_to_an_image_goes_along_and_then_all_is_quiet(
         assert not lost(target)
         if not apis[1]:
             for artifact, subject in LISTED:
-                listed = target.manifest("app", tag_of(Digest.parse(subject.root.digest)))
+                listed = target.manifest("app", fallback_tag(Digest.parse(subject.root.digest)))
                 assert listed is not None
                 assert artifact.root.digest.encode() in listed[1]
         mirrors.asked(source, target)
@@ -148,7 +148,7 @@ def test_referrers_that_are_there_are_known_to_be_without_a_lock_file(mirrors: M
         if apis[1]:
             target.lose("app", BILL.root.digest)
         else:
-            target.untag("app", tag_of(Digest.parse(ONE.root.digest)))
+            target.untag("app", fallback_tag(Digest.parse(ONE.root.digest)))
         mirrors.lock.unlink()
         assert results(mirrors.run(wanted)) == {"app:v1": "changed"}
         assert not lost(target)
@@ -202,7 +202,7 @@ def test_what_only_a_target_lists_stays_listed_there(mirrors: Mirrors) -> None:
         load(source, api=False)
         theirs = images.artifact(946, subject=ONE)
         images.load(target, "app", theirs)
-        tag = tag_of(Digest.parse(ONE.root.digest))
+        tag = fallback_tag(Digest.parse(ONE.root.digest))
         images.load(target, "app", images.index([theirs]), tag)
         wanted = entry(source, target, type_="repository")
         for _ in range(2):

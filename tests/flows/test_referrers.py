@@ -11,7 +11,7 @@ import pytest
 from prefect_dist.flows.push import PushReport
 from prefect_dist.mirror.run_report import RunReport
 from prefect_dist.ocispec import Digest
-from prefect_dist.ocispec.referrers import Referrer, cosign_tags, tag_of
+from prefect_dist.ocispec.referrers import Referrer, cosign_tags, fallback_tag
 from prefect_dist.storage import ContentStore, Name, gc, open_store, presence
 from tests import images
 from tests.fakes.faults import Answer, Fault
@@ -111,7 +111,7 @@ def test_all_that_refers_to_an_image_comes_along(fetch: Run, store: ContentStore
         name = load(registry)
         if not api:
             for subject, artifacts in ((ONE, [BILL]), (BILL, [SIGNED_BILL]), (INDEX, [ATTESTED])):
-                images.load(registry, "app", images.index(artifacts), tag_of(Digest.parse(subject.root.digest)))
+                images.load(registry, "app", images.index(artifacts), fallback_tag(Digest.parse(subject.root.digest)))
 
         report, run = fetch(name)
 
@@ -133,7 +133,7 @@ def test_a_forged_list_of_referrers_brings_nothing_unrelated(
         images.load(registry, "app", ONE, "v1")
         for one in (BILL, forged, lost):
             images.load(registry, "app", one)
-        images.load(registry, "app", images.index([BILL, forged, lost]), tag_of(Digest.parse(ONE.root.digest)))
+        images.load(registry, "app", images.index([BILL, forged, lost]), fallback_tag(Digest.parse(ONE.root.digest)))
         registry.lose("app", lost.root.digest)
         with caplog.at_level("WARNING", logger="prefect_dist.transfer.related"):
             report, _ = fetch(f"{registry.host}/app:v1")
@@ -327,7 +327,7 @@ def test_it_goes_from_one_registry_to_another_through_the_store(
     target = f"docker://{registry.host}/referrers/copy"
     assert skopeo.raw(f"{target}:{SIGNATURE_TAG}") == SIGNATURE.manifests[-1].raw
     for subject, artifact in ((ONE, BILL), (BILL, SIGNED_BILL), (INDEX, ATTESTED)):
-        (entry,) = skopeo.inspect(f"{target}:{tag_of(Digest.parse(subject.root.digest))}", raw=True)["manifests"]
+        (entry,) = skopeo.inspect(f"{target}:{fallback_tag(Digest.parse(subject.root.digest))}", raw=True)["manifests"]
         assert entry["digest"] == artifact.root.digest
         assert skopeo.raw(f"{target}@{artifact.root.digest}") == artifact.manifests[-1].raw
 
@@ -368,7 +368,7 @@ def test_what_was_put_and_not_listed_is_listed_by_the_next_push(fetch: Run, push
     images.push(registry.host, "referrers/half", BILL)  # as a run that was ended before it could list it
     report, _ = push(f"{source.host}/app:v1", f"{registry.host}/referrers/half:v1")
     assert report.status == "complete", report.errors()
-    tag = tag_of(Digest.parse(ONE.root.digest))
+    tag = fallback_tag(Digest.parse(ONE.root.digest))
     (entry,) = skopeo.inspect(f"docker://{registry.host}/referrers/half:{tag}", raw=True)["manifests"]
     assert entry["digest"] == BILL.root.digest
 

@@ -8,7 +8,7 @@ import pytest
 from prefect_dist.mirror.seeding import make_seed_mirror
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import InvalidInput
-from prefect_dist.ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from tests import images
 from tests.fakes.faults import Answer, Fault
 from tests.fakes.registry import FakeRegistry
@@ -157,7 +157,7 @@ def test_referrers_go_along_to_where_there_is_no_api_for_them(mirrors: Mirrors, 
 
         assert report.status == "complete", report.errors()
         assert lacking(target, "team/index", BILL) + lacking(target, "team/index", SIGNATURE, SIGNATURE_TAG) == []
-        listed = target.manifest("team/index", tag_of(Digest.parse(ONE.root.digest)))
+        listed = target.manifest("team/index", fallback_tag(Digest.parse(ONE.root.digest)))
         assert listed is not None
         assert BILL.root.digest.encode() in listed[1]
 

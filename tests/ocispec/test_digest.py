@@ -52,7 +52,7 @@ REFUSED = [
 def test_parts(text: str, algorithm: str, hexed: str, short: str) -> None:
     digest = Digest.parse(text)
     assert (digest.algorithm, digest.hex, digest.short, str(digest)) == (algorithm, hexed, short, text)
-    assert Digest.is_spelled(text)
+    assert Digest.is_valid(text)
 
 
 @pytest.mark.parametrize(("text", "error"), REFUSED)
@@ -60,7 +60,7 @@ def test_refused(text: str, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"^digest '") as refusal:
         Digest.parse(text)
     assert type(refusal.value) is error
-    assert not Digest.is_spelled(text)
+    assert not Digest.is_valid(text)
     assert str(refusal.value).isprintable()
     assert len(str(refusal.value)) < 400
 

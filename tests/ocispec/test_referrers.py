@@ -9,7 +9,7 @@ from hypothesis import given
 from prefect_dist.ocispec import Descriptor, Digest, mediatypes
 from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
 from prefect_dist.ocispec.manifest import children, subject
-from prefect_dist.ocispec.referrers import cosign_tags, entry, is_index, is_listing, tag_of, with_entry
+from prefect_dist.ocispec.referrers import add_entry, cosign_tags, fallback_tag, is_fallback_tag, is_index, make_entry
 from tests.ocispec.samples import DIGEST, JSON, artifact, described, descriptors, index, manifest, outcome, raw, written
 
 LONG = (  # the specification's own example
@@ -28,14 +28,18 @@ LONG_TAG = "test-algorithm-using-algorithm-s-alsoSome-InTheEncodedSectionToShowH
     ],
 )
 def test_the_tag_of_a_digest(digest: Digest, tag: str) -> None:
-    assert tag_of(digest) == tag
+    assert fallback_tag(digest) == tag
 
 
 @pytest.mark.parametrize(("algorithm", "length"), [("sha256", 64), ("sha512", 128)])
 def test_such_a_tag_is_known_by_its_form(algorithm: str, length: int) -> None:
     digest = Digest(algorithm, "0a" * (length // 2))
-    assert is_listing(tag_of(digest))
-    assert not any(map(is_listing, ("v1", "sha256-1.0", f"x{tag_of(digest)}", f"{tag_of(digest)}-1", *cosign_tags(digest))))
+    assert is_fallback_tag(fallback_tag(digest))
+    assert not any(
+        map(
+            is_fallback_tag, ("v1", "sha256-1.0", f"x{fallback_tag(digest)}", f"{fallback_tag(digest)}-1", *cosign_tags(digest))
+        )
+    )
 
 
 def test_cosign_has_three_tags() -> None:
@@ -75,18 +79,18 @@ def test_a_bad_subject(wrong: object) -> None:
     ],
 )
 def test_an_entry(document: dict[str, Any], artifact_type: str | None) -> None:
-    found = entry(raw({**document, "annotations": {"k": "v"}}), described(name="x"), at="m")
+    found = make_entry(raw({**document, "annotations": {"k": "v"}}), described(name="x"), at="m")
     assert (found.artifact_type, found.annotations) == (artifact_type, (("k", "v"),))
     assert found.key == described(name="x").key
 
 
 @given(descriptors(), descriptors())
 def test_an_index_of_entries(first: Descriptor, second: Descriptor) -> None:
-    one = with_entry(None, first, at="i")
+    one = add_entry(None, first, at="i")
     assert one is not None
     assert is_index(one)
-    assert with_entry(one, first, at="i") is None
-    both = with_entry(one, second, at="i")
+    assert add_entry(one, first, at="i") is None
+    both = add_entry(one, second, at="i")
     if first.digest != second.digest:
         assert both is not None
         assert children(both, mediatypes.OCI_INDEX, at="i") == (first, second)
@@ -96,7 +100,7 @@ def test_what_others_wrote_is_kept() -> None:
     theirs = index(annotations={"a": "b"}, unknown=[1])
     theirs["manifests"][0]["theirs"] = "kept"
     ours = described(name="x")
-    added = with_entry(raw(theirs), ours, at="i")
+    added = add_entry(raw(theirs), ours, at="i")
     assert added is not None
     assert json.loads(added) == {**theirs, "manifests": [*theirs["manifests"], ours.to_json()]}
 
@@ -105,11 +109,11 @@ def test_an_index_that_is_read_but_too_deep_to_be_written() -> None:
     theirs = raw(index()).replace(b"{", b'{"deep": ' + b"[" * 1000 + b"]" * 1000 + b", ", 1)
     assert is_index(theirs)
     with pytest.raises(Unsupported, match=r"^i: the index of referrers there is nested too deeply"):
-        with_entry(theirs, described(name="x"), at="i")
+        add_entry(theirs, described(name="x"), at="i")
 
 
 @given(JSON)
 def test_anything_is_an_index_or_not(document: object) -> None:
     if is_index(raw(document)):
-        found = outcome(lambda: with_entry(raw(document), described(), at="i"))
+        found = outcome(lambda: add_entry(raw(document), described(), at="i"))
         assert found is None or isinstance(found, bytes | DistError)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from prefect_dist.ocispec import Descriptor, Digest, manifest
 from prefect_dist.ocispec.errors import Busy, Denied, DistError, InvalidInput, Unavailable, Unsupported
-from prefect_dist.ocispec.referrers import cosign_tags, entry, tag_of
+from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag, make_entry
 from prefect_dist.remotes import Hosts, HostSettings, Pusher, Registries, RegistrySettings
 from prefect_dist.remotes.headers import next_page
 from tests import images
@@ -28,7 +28,7 @@ SUBJECT = descriptor(IMAGE.manifests[-1].raw, IMAGE.root.media_type)
 ARTIFACTS = [images.artifact(seed, subject=IMAGE) for seed in range(5)]
 DIGESTS = {one.root.digest for one in ARTIFACTS}
 API = f"/v2/{REPOSITORY}/referrers/{SUBJECT.digest}"
-TAG = f"/v2/{REPOSITORY}/manifests/{tag_of(SUBJECT.digest)}"
+TAG = f"/v2/{REPOSITORY}/manifests/{fallback_tag(SUBJECT.digest)}"
 HTML = Replace(b"<html>")
 
 
@@ -53,7 +53,7 @@ def put(target: Pusher, artifact: images.BuiltImage) -> None:
     described = descriptor(raw, artifact.root.media_type)
     about = manifest.subject(raw, described.media_type, at="artifact")
     if about and target.put(raw, described) is None:
-        target.refer(about.digest, entry(raw, described, at="artifact"))
+        target.refer(about.digest, make_entry(raw, described, at="artifact"))
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def bare() -> Iterator[FakeRegistry]:
 
 def test_a_broken_api_can_be_avoided(registry: FakeRegistry) -> None:
     fill(registry)
-    images.load(registry, REPOSITORY, images.index(ARTIFACTS), tag_of(SUBJECT.digest))
+    images.load(registry, REPOSITORY, images.index(ARTIFACTS), fallback_tag(SUBJECT.digest))
     hosts = Hosts(named={registry.host: HostSettings(avoid=frozenset({"referrers"}))})
     with Registries(RegistrySettings(hosts=hosts), credentials=anonymous) as registries:
         assert digests(listed(registries, registry)) == DIGESTS
@@ -233,7 +233,7 @@ def test_the_subject_under_the_tag_has_no_referrers(registries: Registries, bare
     assert listed(registries, bare) == []
     with pytest.raises(Unsupported) as caught:
         put(pusher(registries, bare), ARTIFACTS[0])
-    check_told(caught.value, bare.host, tag_of(SUBJECT.digest))
+    check_told(caught.value, bare.host, fallback_tag(SUBJECT.digest))
     assert bare.asked("PUT", TAG) == []
 
 
@@ -294,7 +294,7 @@ def test_the_cncf_registry(registries: Registries, tmp_path: Path) -> None:
             put(pusher(registries, cncf.host), artifact)
         found = list(fetcher(registries, cncf.host).referrers(SUBJECT))
         assert digests(found) == DIGESTS
-        index = json.loads(skopeo.raw(f"docker://{reference(cncf.host, f':{tag_of(SUBJECT.digest)}')}"))
+        index = json.loads(skopeo.raw(f"docker://{reference(cncf.host, f':{fallback_tag(SUBJECT.digest)}')}"))
         assert index["mediaType"] == images.OCI_INDEX
         assert [Digest.parse(one["digest"]) for one in index["manifests"]] == [one.digest for one in found]
         assert {one["artifactType"] for one in index["manifests"]} == {images.ARTIFACT}

@@ -12,7 +12,7 @@ import pytest
 
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import InvalidInput, NotFound
-from prefect_dist.ocispec.referrers import Referrer, cosign_tags, tag_of
+from prefect_dist.ocispec.referrers import Referrer, cosign_tags, fallback_tag
 from prefect_dist.storage import ContentStore, Name, gc, open_store
 from tests import images
 from tests.peers import skopeo
@@ -41,7 +41,7 @@ ATTESTED = images.artifact(884, subject=IMAGE)
 SIGNATURE = images.artifact(885)  # without a subject, as cosign signs
 SIGNATURE_TAG = cosign_tags(Digest.parse(IMAGE.root.digest))[0]
 LISTED = (BILL, SIGNED_BILL, ATTESTED)
-LISTINGS = [tag_of(Digest.parse(one.root.digest)) for one in (ONE, BILL, IMAGE)]
+LISTINGS = [fallback_tag(Digest.parse(one.root.digest)) for one in (ONE, BILL, IMAGE)]
 
 
 def about(image: images.BuiltImage) -> Descriptor:

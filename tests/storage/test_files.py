@@ -277,7 +277,7 @@ def test_where_locks_are_not_shared_each_machine_has_ingests_of_its_own(
     data = noise(2_000_000)
     one, other = open_store(str(tmp_path)), open_store(str(tmp_path))
     for store in (one, other):
-        store._backend.locks = False  # as on an NFS mount with local_lock=all
+        store._backend.has_locks = False  # as on an NFS mount with local_lock=all
     monkeypatch.setattr("socket.gethostname", lambda: "one")
     with one.writer("ref", expected=Digest.of(data), total=len(data)) as first:
         first.write(data[:1000])

@@ -154,9 +154,9 @@ def test_a_short_grace_is_a_hazard_only_on_a_disk_whose_locks_are_not_shared(
     place: Place, store: ContentStore, hours: int, *, short: bool
 ) -> None:
     grace = timedelta(hours=hours)
-    assert gc.hazard(store, grace=grace) is None
-    store._backend.guards = False  # as on an NFS mount with local_lock=all
-    warning = gc.hazard(store, grace=grace)
+    assert gc.find_hazard(store, grace=grace) is None
+    store._backend.can_exclude_gc = False  # as on an NFS mount with local_lock=all
+    warning = gc.find_hazard(store, grace=grace)
     assert (warning is not None) == short
     assert warning is None or warning.startswith(f"gc of {place.url}: its locks are not shared with other machines")
 

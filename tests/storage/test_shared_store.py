@@ -53,7 +53,7 @@ def use(directory: Path, seed: int) -> None:
     with store.leases.hold() as lease:
         root = put(store, images.image(seed))
         lease.take(root)
-        with store.unswept():
+        with store.exclude_gc():
             store.names.put(f"name-{seed}", root, source="x")
         store.update_index()
         gc.collect(store, grace=NOW, dry_run=False)

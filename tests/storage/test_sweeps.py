@@ -126,7 +126,7 @@ def test_a_run_waits_for_a_batch_that_is_being_removed_and_for_no_later_one(
     monkeypatch.setattr(other._backend.fs, "ls", list_and_tell)
 
     def look() -> None:
-        with other.unswept():
+        with other.exclude_gc():
             looked.set()
 
     with store.begin_sweep():
@@ -148,7 +148,7 @@ def test_a_run_lists_once_and_does_not_wait_when_no_batch_is_being_removed(
         pass
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits"))
     asked = Asked(monkeypatch, store)
-    with store.unswept():
+    with store.exclude_gc():
         assert asked.methods == ["list_objects_v2"]
 
 
@@ -158,11 +158,11 @@ def test_a_marker_that_a_dead_gc_left_ends_and_is_removed(
 ) -> None:
     place.plant("sweeps/dead.gc", b"gc\n")
     monkeypatch.setattr("prefect_dist.storage.sweeps._LIFE", timedelta(seconds=2))
-    with store.unswept():
+    with store.exclude_gc():
         pass
     assert "sweeps/dead.gc" in place.files()
     later = store.clock() + timedelta(hours=2)
-    assert [path.rpartition("/")[2] for path in store.leftovers(later, later, dry_run=False)] == ["dead.gc"]
+    assert [path.rpartition("/")[2] for path in store.sweep_leftovers(later, later, dry_run=False)] == ["dead.gc"]
     assert "sweeps/dead.gc" not in place.files()
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from prefect_dist.ocispec import Digest, Platform
 from prefect_dist.ocispec.errors import DistError
-from prefect_dist.ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from prefect_dist.transfer.audit import Expected, Finding
 from prefect_dist.transfer.session import Session
 from tests import images
@@ -166,7 +166,7 @@ def test_a_referrer_is_found_by_the_index_under_a_tag_where_there_is_no_api(sess
         load(target)
         wanted = expected(target)
         assert faults(session, wanted) == (f"referrer {BILL.root.digest} is not listed at what it is about",)
-        images.load(target, "copy", images.index([BILL]), tag_of(Digest.parse(ONE.root.digest)))
+        images.load(target, "copy", images.index([BILL]), fallback_tag(Digest.parse(ONE.root.digest)))
         assert faults(session, wanted) == ()
 
 

@@ -11,7 +11,7 @@ import pytest
 from prefect_dist.ocispec import Digest, Platform
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.index_filter import filter_index
-from prefect_dist.ocispec.referrers import cosign_tags, tag_of
+from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
 from prefect_dist.transfer.related import EVERYTHING, Related
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.survey import ImageInfo, ImageQuery, QueryResult
@@ -158,14 +158,14 @@ def test_referrers_that_refer_to_each_other_in_a_circle_are_each_asked_about_onc
         images.load(source, "app", ONE, "one")
         for subject, referrer in ((ONE, first), (first, second), (second, first)):
             images.load(source, "app", referrer)
-            images.load(source, "app", images.index([referrer]), tag_of(Digest.parse(subject.root.digest)))
+            images.load(source, "app", images.index([referrer]), fallback_tag(Digest.parse(subject.root.digest)))
         images.load(target, "copy", ONE, "one")
         query = ImageQuery(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=Related(listed=True))
 
         (found,) = session.find([query], keep=True, workers=1)
 
         assert {str(digest) for digest in known(found).referrers} == {first.root.digest, second.root.digest}
-        listings = [tag_of(Digest.parse(one.root.digest)) for one in (ONE, first, second)]
+        listings = [fallback_tag(Digest.parse(one.root.digest)) for one in (ONE, first, second)]
         assert [sum(one.endswith(f"/{tag}") for one in asked(source)) for tag in listings] == [1, 1, 1]
 
 
@@ -178,7 +178,7 @@ def test_an_image_with_too_many_referrers_is_an_error_that_names_it(session: Ses
             verified |= {Digest.parse(digest) for digest in digests}
             entries = [{"mediaType": images.OCI_MANIFEST, "digest": digest, "size": 1} for digest in digests]
             listing = {"schemaVersion": 2, "mediaType": images.OCI_INDEX, "manifests": entries}
-            tag = tag_of(Digest.parse(subject.root.digest))
+            tag = fallback_tag(Digest.parse(subject.root.digest))
             source.put_manifest("app", json.dumps(listing).encode(), images.OCI_INDEX, tag=tag)
         images.load(target, "copy", INDEX, "all")
         query = ImageQuery(
