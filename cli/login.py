@@ -5,7 +5,7 @@ from collections.abc import Container, Iterable
 
 from prefect_dist.cli.errors import BadInput
 from prefect_dist.cli.options import LoginOptions
-from prefect_dist.remotes import Credentials, CredentialSource, Given, Origin
+from prefect_dist.remotes import Credentials, CredentialSource, Origin, StaticCredentials
 
 WAY = "give --username and --password-stdin"
 _LONGEST_BYTES = 64 * 1024  # some tokens are long; nobody types more
@@ -17,7 +17,7 @@ def given(login: LoginOptions, registries: Iterable[str]) -> CredentialSource:
     if not username:
         if login.password_stdin:
             raise BadInput("--password-stdin requires --username")
-        return Given({}).get
+        return StaticCredentials({}).get
     hosts = sorted(set(registries))
     if len(hosts) != 1:
         found = ", ".join(hosts) or "none that is known before the run"
@@ -27,7 +27,7 @@ def given(login: LoginOptions, registries: Iterable[str]) -> CredentialSource:
     user = "$DIST_USERNAME" if login.username is None else "--username"
     password = "--password-stdin" if login.password_stdin else "$DIST_PASSWORD"
     origin = Origin(f"{user} and {password}", "give the right ones")
-    return Given(dict.fromkeys(hosts, Credentials(username, _password(username, login), origin=origin))).get
+    return StaticCredentials(dict.fromkeys(hosts, Credentials(username, _password(username, login), origin=origin))).get
 
 
 def given_for_targets(login: LoginOptions, registries: Iterable[str], *, configured: Container[str]) -> CredentialSource:
@@ -39,7 +39,7 @@ def given_for_targets(login: LoginOptions, registries: Iterable[str], *, configu
     if login.username is None and not login.password_stdin:
         hosts = {host for host in hosts if host not in configured}
         if len(hosts) != 1:
-            return Given({}).get
+            return StaticCredentials({}).get
     return given(login, hosts)
 
 

@@ -11,7 +11,7 @@ from prefect_dist.cli.options import LoginOptions, NetworkOptions
 from prefect_dist.ocispec import Descriptor, Digest, Hasher, Reference
 from prefect_dist.ocispec.errors import Corrupt, Unavailable
 from prefect_dist.ocispec.mediatypes import OCTET_STREAM
-from prefect_dist.remotes import DockerConfig, Registries, RegistrySettings, first_of
+from prefect_dist.remotes import DockerConfig, Registries, RegistrySettings, chain_sources
 
 _HINTS = ("mediatype", "size")
 
@@ -75,7 +75,7 @@ def open_registries(context: Context, network: NetworkOptions, login: LoginOptio
         connect_timeout_s=context.connect_timeout_s,
         read_timeout_s=network.read_timeout,
     )
-    return Registries(settings, credentials=first_of(given(login, [host]), DockerConfig.load().get), ways=(WAY,))
+    return Registries(settings, credentials=chain_sources(given(login, [host]), DockerConfig.load().get), ways=(WAY,))
 
 
 def _arguments(locator: str, rest: Sequence[str]) -> tuple[Reference, dict[str, str]]:

@@ -41,7 +41,7 @@ def lease_slots(spec: SessionSpec, hosts: Iterable[str], *, workers: int, notify
     with ExitStack() as held:
         slots = dict[str, int]()
         for host, limit in _limits(sorted(set(hosts))).items():
-            slots[host] = max(1, min(registries.hosts.of(host).in_flight or workers, limit))
+            slots[host] = max(1, min(registries.hosts.settings_for(host).in_flight or workers, limit))
             held.enter_context(_take_slots(_name(host), slots[host], limit, notify))
         yield replace(spec, registries=replace(registries, hosts=replace(registries.hosts, slots=slots)))
 

@@ -88,13 +88,13 @@ def challenges(data: bytes) -> None:
     """WWW-Authenticate, and the token server that it names."""
     for one in headers.parse_challenges([_text(data)]):
         with contextlib.suppress(DistError):
-            TokenServer.named_by(one, host="fuzz")
+            TokenServer.from_challenge(one, host="fuzz")
 
 
 def tokens(data: bytes) -> None:
     """What a token server answers."""
     server = TokenServer(realm=httpx.URL("https://tokens.example/"), service=None)
-    asking = Tokens(RegistryLogin(host="fuzz")).ask(server, "repository:a:pull")
+    asking = Tokens(RegistryLogin(host="fuzz")).fetch_token(server, "repository:a:pull")
     request = next(asking)
     with contextlib.suppress(StopIteration):
         asking.send(httpx.Response(200, content=data, request=request))

@@ -17,7 +17,7 @@ from prefect_dist.mirror.validation import Host, Section, is_host, validate
 from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.remotes import Hosts, HostSettings, Tls
-from prefect_dist.remotes.hosts import Capability, readable
+from prefect_dist.remotes.hosts import Capability, check_readable
 
 MAX_CONCURRENCY = 64
 CONCURRENCY = 8
@@ -116,7 +116,7 @@ def _check(tls: Tls, document: Document, place: Place) -> None:
     """Reject unusable certificate files with the line that names them, before any request."""
     files = {"caFile": tls.ca_file, "certFile": tls.cert_file, "keyFile": tls.key_file}
     steps: list[tuple[str, Callable[[], object]]]
-    steps = [(key, partial(readable, path)) for key, path in files.items() if path is not None]
+    steps = [(key, partial(check_readable, path)) for key, path in files.items() if path is not None]
     if steps:
         steps += [("caFile", Tls(ca_file=tls.ca_file).context), ("certFile", tls.context)]
     for key, step in steps:

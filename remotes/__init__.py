@@ -3,7 +3,14 @@
 Registries speak the OCI distribution-spec 1.1 and Docker's registry protocol v2.
 """
 
-from prefect_dist.remotes.credentials import Credentials, CredentialSource, DockerConfig, Given, Origin, first_of
+from prefect_dist.remotes.credentials import (
+    Credentials,
+    CredentialSource,
+    DockerConfig,
+    Origin,
+    StaticCredentials,
+    chain_sources,
+)
 from prefect_dist.remotes.errors import Exchange, RegistryError
 from prefect_dist.remotes.fetcher import Source
 from prefect_dist.remotes.hosts import Hosts, HostSettings, Tls
@@ -16,7 +23,6 @@ __all__ = [
     "Credentials",
     "DockerConfig",
     "Exchange",
-    "Given",
     "HostSettings",
     "Hosts",
     "Origin",
@@ -27,6 +33,7 @@ __all__ = [
     "RegistrySettings",
     "Resolved",
     "Source",
+    "StaticCredentials",
     "Tls",
-    "first_of",
+    "chain_sources",
 ]

@@ -17,7 +17,7 @@ from prefect_dist.remotes.credentials import Credentials, RegistryLogin
 from prefect_dist.remotes.errors import CredentialsRefused, RegistryDenied, RegistryError, from_response, redact
 from prefect_dist.remotes.guard import GUARD
 from prefect_dist.remotes.headers import Challenge, parse_challenges
-from prefect_dist.remotes.token import Tokens, TokenServer, merge
+from prefect_dist.remotes.token import Tokens, TokenServer, merge_scopes
 
 # A token is not used in its last seconds: it would expire on the way.
 _MARGIN_S = 5
@@ -57,27 +57,29 @@ class HostAuth:
         self.refused: RegistryDenied | None = None
         self._clock = clock
         self._grants: dict[str, _Grant] = {}
-        self._asking: dict[str, threading.Lock] = {}
+        self._token_locks: dict[str, threading.Lock] = {}
         self._guard, self._renewing = threading.Lock(), threading.RLock()
         self._may_renew = True
         self._doubted: Credentials | None = None
         self._doubted_until = float("-inf")
 
-    def grant(self, scopes: str) -> str | None:
+    def find_header(self, scopes: str) -> str | None:
         """The Authorization header for a list of scopes, as long as it is good."""
         grant = self._grants.get(scopes)
         return grant.header if grant is not None and self._clock() < grant.expires else None
 
-    def source(self, scopes: str) -> _TokenSource | None:
+    def find_token_source(self, scopes: str) -> _TokenSource | None:
         """Return the source of the last token for these scopes, expired or not."""
         grant = self._grants.get(scopes)
         return grant.source if grant is not None else None
 
-    def keep(self, scopes: str, header: str, *, life_s: float = float("inf"), source: _TokenSource | None = None) -> None:
+    def store_header(
+        self, scopes: str, header: str, *, life_s: float = float("inf"), source: _TokenSource | None = None
+    ) -> None:
         """Remember a header for a list of scopes."""
         self._grants[scopes] = _Grant(header, self._clock() + life_s, source)
 
-    def drop(self, scopes: str) -> None:
+    def drop_header(self, scopes: str) -> None:
         """Forget a header that the registry refuses."""
         self._grants.pop(scopes, None)
 
@@ -136,18 +138,18 @@ class HostAuth:
     def token_lock(self, scopes: str) -> threading.Lock:
         """Return the lock that is held while a token for `scopes` is fetched, so that it is fetched once."""
         with self._guard:
-            return self._asking.setdefault(scopes, threading.Lock())
+            return self._token_locks.setdefault(scopes, threading.Lock())
 
 
 class RegistryAuth(httpx.Auth):
-    """Authorises requests for some scopes, which `remotes.token` spells: `RegistryAuth(host, to_push(name), to_pull(source))`.
+    """Authorises requests for some scopes of `remotes.token`, such as `RegistryAuth(host, push_scope(a), pull_scope(b))`.
 
     A request may be sent a second time, so its body has to be bytes, or such as can be iterated anew.
     """
 
     def __init__(self, host: HostAuth, *scopes: str) -> None:
         self._host = host
-        self._scopes = merge(*scopes)
+        self._scopes = merge_scopes(*scopes)
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Send the request with the known header; answer the challenge of a 401 once, and replace an expired password once.
@@ -159,7 +161,7 @@ class RegistryAuth(httpx.Auth):
         Raises:
             Denied: the token server refuses the credentials, or is not to be trusted with them.
         """
-        sent = yield from self._known(request)
+        sent = yield from self._initial_header(request)
         if sent is not None:
             request.headers["Authorization"] = sent
         response = yield request
@@ -167,16 +169,18 @@ class RegistryAuth(httpx.Auth):
             return
         if response.status_code == httpx.codes.UNAUTHORIZED:
             response.read()
-            header = yield from self._answer(parse_challenges(response.headers.get_list("www-authenticate")), request, sent)
+            header = yield from self._answer_challenges(
+                parse_challenges(response.headers.get_list("www-authenticate")), request, sent
+            )
         else:
-            header = self._replacement(response, sent)
+            header = self._renewed_header(response, sent)
         if header is not None and header != sent:
             request.headers["Authorization"] = header
             response = yield request
             if is_same_server(response.request.url, request.url):
                 self._host.note_password(header, response)
 
-    def _replacement(self, response: httpx.Response, sent: str | None) -> str | None:
+    def _renewed_header(self, response: httpx.Response, sent: str | None) -> str | None:
         """Return the header with another password if the one that was sent may have expired; None if there is no other."""
         if not _may_be_expired(response):
             self._host.note_password(sent, response)
@@ -186,46 +190,46 @@ class RegistryAuth(httpx.Auth):
             return None
         if sent == credentials.basic() and not self._host.renew_doubted(credentials):
             return None
-        return self._keep_password()
+        return self._store_password()
 
-    def _keep_password(self) -> str | None:
+    def _store_password(self) -> str | None:
         """Return the header with the present password, and use it from now on; None if there is no password."""
         credentials = self._host.login.credentials
         if credentials is None or not credentials.has_password:
             return None
         header = credentials.basic()
-        self._host.keep(self._scopes, header)
+        self._host.store_header(self._scopes, header)
         return header
 
-    def _known(self, request: httpx.Request) -> _Flow:
+    def _initial_header(self, request: httpx.Request) -> _Flow:
         """The header to begin with. A token that has ended is replaced now: a 401 could come after a whole body was sent."""
-        if (header := self._host.grant(self._scopes)) is not None or self._host.source(self._scopes) is None:
+        if (header := self._host.find_header(self._scopes)) is not None or self._host.find_token_source(self._scopes) is None:
             return header
         with self._host.token_lock(self._scopes):
-            header, source = self._host.grant(self._scopes), self._host.source(self._scopes)
+            header, source = self._host.find_header(self._scopes), self._host.find_token_source(self._scopes)
             if header is not None or source is None:
                 return header  # another request was faster
-            return (yield from self._token(source, request))
+            return (yield from self._fetch_token(source, request))
 
-    def _answer(self, challenges: list[Challenge], request: httpx.Request, sent: str | None) -> _Flow:
+    def _answer_challenges(self, challenges: list[Challenge], request: httpx.Request, sent: str | None) -> _Flow:
         """The header that may satisfy one of the challenges; None where there is nothing to offer."""
         credentials = self._host.login.credentials
         with self._host.token_lock(self._scopes):
-            known = self._host.grant(self._scopes)
+            known = self._host.find_header(self._scopes)
             if known is not None and known != sent:
                 return known  # another request was faster
-            self._host.drop(self._scopes)
+            self._host.drop_header(self._scopes)
             for challenge in challenges:
                 if challenge.scheme == "bearer":
-                    server = TokenServer.named_by(challenge, host=self._host.host)
+                    server = TokenServer.from_challenge(challenge, host=self._host.host)
                     # A challenge may name less than what is wanted, as for a mount, or nothing at all, or more.
-                    scopes = merge(self._scopes, challenge.params.get("scope", ""))
-                    return (yield from self._token(_TokenSource(server, scopes), request))
+                    scopes = merge_scopes(self._scopes, challenge.params.get("scope", ""))
+                    return (yield from self._fetch_token(_TokenSource(server, scopes), request))
                 if challenge.scheme == "basic" and credentials is not None and credentials.has_password:
-                    return (yield from self._basic(request))
+                    return (yield from self._basic_header(request))
         return None
 
-    def _basic(self, request: httpx.Request) -> _Flow:
+    def _basic_header(self, request: httpx.Request) -> _Flow:
         """The header with a password that was accepted before, or that replaces one; None if this request tried it.
 
         Only one request tries the password while others wait: some registries lock accounts after several failures. A password
@@ -243,7 +247,7 @@ class RegistryAuth(httpx.Auth):
             while goes_on and not self._host.password_is_good:
                 is_tried = True
                 goes_on = yield from self._try_password(request)
-            header = self._keep_password()
+            header = self._store_password()
         return None if is_tried else header
 
     def _try_password(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, bool]:
@@ -275,20 +279,20 @@ class RegistryAuth(httpx.Auth):
             raise self._host.refused
         return True
 
-    def _token(self, source: _TokenSource, request: httpx.Request) -> _Flow:
+    def _fetch_token(self, source: _TokenSource, request: httpx.Request) -> _Flow:
         realm = source.server.realm
         if request.url.scheme == "https" and realm.scheme != "https":
             raise Denied(f"{self._host.host}: its token server {redact(realm)} is not https, nothing is sent there")
         guard, tokens = request.extensions.get(GUARD), self._host.tokens
         try:
-            token = yield from tokens.ask(source.server, source.scopes, guard=guard)
+            token = yield from tokens.fetch_token(source.server, source.scopes, guard=guard)
         except RegistryError as exc:
             if not self._renew_for_token(exc, tokens.credentials):
                 raise
-            token = yield from self._host.tokens.ask(source.server, source.scopes, guard=guard)
+            token = yield from self._host.tokens.fetch_token(source.server, source.scopes, guard=guard)
         self._host.note_accepted()
         header = f"Bearer {token.bearer}"
-        self._host.keep(self._scopes, header, life_s=max(token.life_s - _MARGIN_S, 1), source=source)
+        self._host.store_header(self._scopes, header, life_s=max(token.life_s - _MARGIN_S, 1), source=source)
         return header
 
     def _renew_for_token(self, refusal: RegistryError, credentials: Credentials | None) -> bool:

@@ -17,7 +17,7 @@ from prefect_dist.ocispec.errors import Corrupt, Unavailable
 from prefect_dist.remotes.errors import from_transport, one_line, refuse_coding
 
 # Re-opening without any byte gained in between: more is a case for the caller's retries, which wait.
-_MAX_FRUITLESS = 3
+_MAX_FAILURES = 3
 # So many ranges of fewer bytes in a row end a transfer: a server could otherwise cause a request for each byte.
 _SMALL_BYTES, _MAX_SMALL = 64 * 1024, 16
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
@@ -44,7 +44,7 @@ def read(send: Send, descriptor: Descriptor, *, offset: int, subject: str, range
         Unavailable: the connection broke and re-opening gained nothing.
         Unsupported: a body in a content coding.
     """
-    yield from _BodyReader(send, descriptor, offset, subject, ranges=ranges).all()
+    yield from _BodyReader(send, descriptor, offset, subject, ranges=ranges).read()
 
 
 def read_part(send: Send, descriptor: Descriptor, *, offset: int, end: int, subject: str) -> Iterator[bytes]:
@@ -54,7 +54,7 @@ def read_part(send: Send, descriptor: Descriptor, *, offset: int, end: int, subj
         NoRanges: it does not.
         Corrupt, Unavailable, Unsupported: as `read`.
     """
-    yield from _BodyReader(send, descriptor, offset, subject, end=end).all()
+    yield from _BodyReader(send, descriptor, offset, subject, end=end).read()
 
 
 class TruncatedStream(httpx.SyncByteStream):
@@ -85,14 +85,14 @@ class _BodyReader:
         self._offset, self._ranges = offset, ranges
         self._send, self._size, self._subject = send, descriptor.size, subject
         self._is_part, self._end = end is not None, descriptor.size if end is None else end
-        self._fruitless = self._small = 0
+        self._failures = self._small_answers = 0
 
-    def all(self) -> Iterator[bytes]:
+    def read(self) -> Iterator[bytes]:
         """Yield the bytes of all connections that are needed."""
         while self._offset < self._end:
-            yield from self._once()
+            yield from self._read_connection()
 
-    def _once(self) -> Iterator[bytes]:
+    def _read_connection(self) -> Iterator[bytes]:
         """Yield the bytes of one connection."""
         started = self._offset
         try:
@@ -102,12 +102,12 @@ class _BodyReader:
                     yield piece
         except httpx.TransportError as exc:
             error = from_transport(self._subject, exc)
-            if not self._goes_on(started):
+            if not self._may_reopen(started):
                 raise error from exc
         else:
             if self._offset < self._end:
                 self._check_gain(self._offset - started)
-                if not self._goes_on(started):
+                if not self._may_reopen(started):
                     raise Unavailable(f"{self._subject}: expected {self._end} bytes, got {self._offset}")
 
     def _open(self) -> httpx.Response:
@@ -158,8 +158,8 @@ class _BodyReader:
 
     def _check_gain(self, gained: int) -> None:
         """Raise Unavailable after many small answers in a row."""
-        self._small = 0 if gained >= _SMALL_BYTES else self._small + 1
-        if self._small >= _MAX_SMALL:
+        self._small_answers = 0 if gained >= _SMALL_BYTES else self._small_answers + 1
+        if self._small_answers >= _MAX_SMALL:
             raise Unavailable(f"{self._subject}: the server sends less than {_SMALL_BYTES} bytes of each range; will resume")
 
     def _give_up_ranges(self) -> None:
@@ -172,11 +172,11 @@ class _BodyReader:
         if announced is not None and announced != str(expected):
             raise Corrupt(f"{self._subject}: expected {expected} bytes, the server announces {one_line(announced)}")
 
-    def _goes_on(self, started: int) -> bool:
+    def _may_reopen(self, started: int) -> bool:
         """Count a broken connection; whether re-opening it is worth it.
 
         A server without ranges sends everything again each time: that is left to the caller's retries, or a bad line would
         cost the square of the blob's size.
         """
-        self._fruitless = 0 if self._offset > started else self._fruitless + 1
-        return self._ranges and self._fruitless < _MAX_FRUITLESS
+        self._failures = 0 if self._offset > started else self._failures + 1
+        return self._ranges and self._failures < _MAX_FAILURES

@@ -26,7 +26,7 @@ _HUB_SERVER = "https://index.docker.io/v1/"
 _HUB_NAMES = frozenset({_HUB, _HUB_SERVER, "index.docker.io", "registry-1.docker.io"})
 # Where podman has a user's file without XDG_RUNTIME_DIR, as root does.
 _RUN = Path("/run/containers")
-_DOCKERS = "config.json"
+_DOCKER_FILE = "config.json"
 # With this user name, a helper's secret is an identity token.
 _TOKEN_USER = "<token>"  # noqa: S105 - no password
 
@@ -60,7 +60,7 @@ class Credentials:
     renew: "Callable[[], Credentials | None] | None" = field(default=None, repr=False, compare=False)
 
     @property
-    def told(self) -> str:
+    def description(self) -> str:
         """The kind, user and source of the credentials, without the secret: `the password of user 'me' (from PLACE)`."""
         what = "password" if self.has_password else "identity token"
         whose = f" of user {one_line(self.username)!r}" if self.username else ""
@@ -101,18 +101,18 @@ class RegistryLogin:
     def advice(self) -> str:
         """Return the hint that is shown if the registry denies access."""
         if self.credentials is not None:
-            return f"{self.credentials.told} is not enough; have this user allowed, or give another"
-        *most, last = (*self.ways, f"log in with {log_in(self.host)}")
+            return f"{self.credentials.description} is not enough; have this user allowed, or give another"
+        *most, last = (*self.ways, f"log in with {login_commands(self.host)}")
         return f"{', '.join(most)}, or {last}" if most else last
 
     def refusal(self, credentials: Credentials, exchange: Exchange, *, by: str = "") -> CredentialsRefused:
         """Return the error for wrong credentials. `by` names the server that refused them, if it is not the registry."""
         answer = f"{by}: {exchange.answer}" if by else exchange.answer
-        told = f"{self.host}: {credentials.told} is refused; {credentials.origin.remedy} ({answer})"
+        told = f"{self.host}: {credentials.description} is refused; {credentials.origin.remedy} ({answer})"
         return CredentialsRefused(told, exchange)
 
 
-def first_of(*sources: CredentialSource) -> CredentialSource:
+def chain_sources(*sources: CredentialSource) -> CredentialSource:
     """Return a source that tries `sources` in order and stops at the first credentials."""
 
     def get(host: str, repository: str) -> Credentials | None:
@@ -122,15 +122,15 @@ def first_of(*sources: CredentialSource) -> CredentialSource:
     return get
 
 
-class Given:
+class StaticCredentials:
     """Credentials given by hand, for `host` or, more narrowly, `host/namespace`. Thread-safe."""
 
     def __init__(self, credentials: Mapping[str, Credentials]) -> None:
-        self._credentials = _by_bare_key(credentials)
+        self._credentials = _normalize_keys(credentials)
 
     def get(self, host: str, repository: str = "") -> Credentials | None:
         """The credentials of the longest key that host and repository begin with."""
-        return _first(_keys(host, repository), self._credentials)
+        return _first_present(_keys(host, repository), self._credentials)
 
 
 class DockerConfig:
@@ -196,7 +196,7 @@ class _Helper:
     @property
     def origin(self) -> Origin:
         server = _HUB if self.server in _HUB_NAMES else self.server
-        return Origin(f"docker-credential-{self.name}, named in {self.at}", f"log in anew with {log_in(server)}")
+        return Origin(f"docker-credential-{self.name}, named in {self.at}", f"log in anew with {login_commands(server)}")
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
@@ -214,21 +214,21 @@ class _File:
         Nobody else has all three: podman ignores a credsStore, and docker auths if there is one. Who has both logged in
         before docker had the store; that entry is good, and needs no program.
         """
-        if helper := _first(keys, self.helpers):
+        if helper := _first_present(keys, self.helpers):
             return helper
-        entry = _first(keys, self.auths)
+        entry = _first_present(keys, self.auths)
         if entry is not None or self.store is None or any(key in self.helpers for key in keys):
             return entry
         host = keys[-1]
         return _Helper(name=self.store, server=_HUB_SERVER if host == _HUB else host, at=f"{self.path}: credsStore")
 
 
-def log_in(host: str, *tools: str) -> str:
+def login_commands(host: str, *tools: str) -> str:
     """The commands that log in at a registry with docker's or podman's, or with `tools` alone."""
     return " or ".join(f"'{tool} login {host}'" for tool in tools or ("docker", "podman"))
 
 
-def _first(keys: Sequence[str], found: Mapping[str, T]) -> T | None:
+def _first_present(keys: Sequence[str], found: Mapping[str, T]) -> T | None:
     """The value of the first key that is there, whatever it is."""
     return next((found[key] for key in keys if key in found), None)
 
@@ -236,10 +236,10 @@ def _first(keys: Sequence[str], found: Mapping[str, T]) -> T | None:
 def _keys(host: str, repository: str) -> tuple[str, ...]:
     """Return the keys for a repository: the full name, then shorter prefixes, last only the host."""
     path = repository.split("/") if repository else []
-    return tuple("/".join((_bare(host), *path[:length])) for length in range(len(path), -1, -1))
+    return tuple("/".join((_normalize_key(host), *path[:length])) for length in range(len(path), -1, -1))
 
 
-def _bare(key: str) -> str:
+def _normalize_key(key: str) -> str:
     """A key as host and repository make it. Old clients wrote URLs, whose path is of the registry's interface."""
     # key ::= host { "/" component } | scheme "://" [ user "@" ] host [ "/" path ]
     if "://" in key:
@@ -248,11 +248,11 @@ def _bare(key: str) -> str:
     return f"{_HUB if host in _HUB_NAMES else host}{slash}{path}"
 
 
-def _by_bare_key(entries: Mapping[str, T | None]) -> dict[str, T | None]:
+def _normalize_keys(entries: Mapping[str, T | None]) -> dict[str, T | None]:
     """Entries by bare key. Of several for one, what is there counts, then a key as references have it, then docker's."""
     found: dict[str, T | None] = {}
-    for key in sorted(entries, key=lambda key: (entries[key] is None, key != _bare(key), key != _HUB_SERVER)):
-        found.setdefault(_bare(key), entries[key])
+    for key in sorted(entries, key=lambda key: (entries[key] is None, key != _normalize_key(key), key != _HUB_SERVER)):
+        found.setdefault(_normalize_key(key), entries[key])
     return found
 
 
@@ -266,7 +266,7 @@ def _paths(environ: Mapping[str, str]) -> Iterator[Path]:
     elif os.access(own := _RUN / str(os.getuid()), os.X_OK):  # all of _RUN may be root's alone
         yield own / "auth.json"
     yield Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "containers", "auth.json")
-    yield Path(environ.get("DOCKER_CONFIG") or Path.home() / ".docker", _DOCKERS)
+    yield Path(environ.get("DOCKER_CONFIG") or Path.home() / ".docker", _DOCKER_FILE)
 
 
 def _load(path: Path) -> _File | None:
@@ -291,36 +291,36 @@ def _load(path: Path) -> _File | None:
 def _auths(document: Mapping[str, Any], path: Path) -> dict[str, Credentials | None]:
     found = {}
     for key, value in document.items():
-        origin = Origin(_at(f"{path}: auths", key), f"log in anew with {_anew(key, path)}")
+        origin = Origin(_key_place(f"{path}: auths", key), f"log in anew with {_relogin_command(key, path)}")
         found[key] = _credentials(_object(value, origin.place), origin)
-    return _by_bare_key(found)
+    return _normalize_keys(found)
 
 
-def _anew(key: str, path: Path) -> str:
+def _relogin_command(key: str, path: Path) -> str:
     """Return the command that replaces an entry or takes precedence. Docker has no namespaces, and its file is read last."""
-    bare = _bare(key)
-    return log_in(_shown(bare), "docker" if path.name == _DOCKERS and "/" not in bare else "podman")
+    bare = _normalize_key(key)
+    return login_commands(_hide_user_info(bare), "docker" if path.name == _DOCKER_FILE and "/" not in bare else "podman")
 
 
 def _helpers(document: Mapping[str, Any], at: str) -> dict[str, _Helper | None]:
     found: dict[str, _Helper | None] = {}
     for key, value in document.items():
-        name = _helper_name(value, _at(at, key))
+        name = _helper_name(value, _key_place(at, key))
         # For Docker Hub each tool has its own key, and had the helper store the credentials under that.
-        server = key if key in _HUB_NAMES else _bare(key).partition("/")[0]
-        found[key] = _Helper(name=name, server=server, at=_at(at, key)) if name else None
-    return _by_bare_key(found)
+        server = key if key in _HUB_NAMES else _normalize_key(key).partition("/")[0]
+        found[key] = _Helper(name=name, server=server, at=_key_place(at, key)) if name else None
+    return _normalize_keys(found)
 
 
 def _credentials(entry: Mapping[str, Any], origin: Origin) -> Credentials | None:
     """None for an entry without secrets: their place is a credential helper."""
     at = origin.place
-    texts = {name: _text(entry.get(name), _at(at, name)) for name in ("username", "password", "auth", "identitytoken")}
+    texts = {name: _text(entry.get(name), _key_place(at, name)) for name in ("username", "password", "auth", "identitytoken")}
     token = texts["identitytoken"] or None
     if texts["username"] and texts["password"]:
         return Credentials(texts["username"], texts["password"], token, origin)
     if texts["auth"]:
-        return Credentials(*_decode_auth(texts["auth"], _at(at, "auth")), token, origin)
+        return Credentials(*_decode_auth(texts["auth"], _key_place(at, "auth")), token, origin)
     return Credentials(texts["username"], "", token, origin) if token else None
 
 
@@ -363,10 +363,10 @@ def _helper_name(value: Any, at: str) -> HelperName | None:
     return HelperName(text) if text else None
 
 
-def _at(at: str, key: str) -> str:
-    return f"{at}.{_shown(key)}"
+def _key_place(at: str, key: str) -> str:
+    return f"{at}.{_hide_user_info(key)}"
 
 
-def _shown(key: str) -> str:
+def _hide_user_info(key: str) -> str:
     """A key as it may be shown: a URL may have a password before its host."""
     return one_line(key.rpartition("@")[2])

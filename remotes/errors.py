@@ -19,7 +19,7 @@ from prefect_dist.remotes.guard import GUARD
 from prefect_dist.remotes.public import AddressRefused
 
 # Query keys whose values say where, not who; every other value may be a signature or a token.
-_SHOWN = frozenset({"n", "last", "ns", "digest", "mount", "from", "artifactType", "scope", "service"})
+_SAFE_QUERY_KEYS = frozenset({"n", "last", "ns", "digest", "mount", "from", "artifactType", "scope", "service"})
 # What a TLS server says when it wants a certificate of the client's, or another one: alerts (RFC 8446, 6.2) as OpenSSL calls
 # them. It may close the connection before it is heard.
 _ABOUT_OUR_CERTIFICATE = re.compile(
@@ -113,7 +113,7 @@ def from_response(subject: str, response: httpx.Response) -> RegistryError:
         kind, meaning = RegistryUnavailable, "the registry fails"
     codes = _codes(response)
     advice = response.request.extensions.get(ADVICE)
-    if kind is RegistryDenied and advice and not _is_elsewhere(response):
+    if kind is RegistryDenied and advice and not _came_from_elsewhere(response):
         meaning = f"{meaning}; {advice}"
     elif status == httpx.codes.BAD_REQUEST and response.request.url.scheme == "http" and not codes:
         # So servers answer that speak TLS (Go's, nginx), and perhaps others: a HEAD has no words.
@@ -129,7 +129,7 @@ def from_response(subject: str, response: httpx.Response) -> RegistryError:
     return kind(f"{subject}: {meaning} ({exchange.method} {exchange.url}: {detail})", exchange)
 
 
-def _is_elsewhere(response: httpx.Response) -> bool:
+def _came_from_elsewhere(response: httpx.Response) -> bool:
     """Return True if a redirect led to another server, which gets no credentials."""
     return any(before.request.url.netloc != response.request.url.netloc for before in response.history)
 
@@ -146,18 +146,18 @@ def from_transport(subject: str, exc: httpx.RequestError) -> DistError:
     request = exc.request
     where = f"{request.method} {redact(request.url)}"
     if isinstance(exc, httpx.ProxyError):
-        return Unavailable(f"{subject}: no way through the proxy: {_told(exc)} ({where})")
-    causes = list(_causes(exc))
+        return Unavailable(f"{subject}: no way through the proxy: {_deepest_message(exc)} ({where})")
+    causes = list(_cause_chain(exc))
     lookup = next((c for c in causes if isinstance(c, socket.gaierror)), None)
     if lookup is not None and lookup.errno == socket.EAI_NONAME:
         return NotFound(f"{subject}: unknown host {request.url.host} ({where})")
     if any(isinstance(c, AddressRefused) for c in causes):
-        return Denied(f"{subject}: {_told(exc)}; {request.extensions[GUARD].remedy(request.url)} ({where})")
+        return Denied(f"{subject}: {_deepest_message(exc)}; {request.extensions[GUARD].remedy(request.url)} ({where})")
     for cause in causes:
-        if isinstance(cause, ssl.SSLError) and (known := _about_tls(cause, request)) is not None:
+        if isinstance(cause, ssl.SSLError) and (known := _explain_tls_error(cause, request)) is not None:
             kind, why = known
-            return kind(f"{subject}: {why} ({_told(exc)}; {where})")
-    return Unavailable(f"{subject}: {_told(exc)} ({where})")
+            return kind(f"{subject}: {why} ({_deepest_message(exc)}; {where})")
+    return Unavailable(f"{subject}: {_deepest_message(exc)} ({where})")
 
 
 def _tls_advice(request: httpx.Request) -> TlsAdvice:
@@ -167,7 +167,7 @@ def _tls_advice(request: httpx.Request) -> TlsAdvice:
     return advice.for_server(request.url.netloc.decode("ascii"))
 
 
-def _about_tls(error: ssl.SSLError, request: httpx.Request) -> tuple[type[DistError], str] | None:
+def _explain_tls_error(error: ssl.SSLError, request: httpx.Request) -> tuple[type[DistError], str] | None:
     """Return the error class and remedy for a TLS failure; None for an unknown one."""
     url, advice = request.url, _tls_advice(request)
     server, reason = url.netloc.decode("ascii"), getattr(error, "reason", None) or ""
@@ -206,14 +206,14 @@ def redact(url: httpx.URL) -> str:
 def _redact_value(key: str, value: str) -> str:
     if not value:
         return "…"  # a key alone may be a token
-    return f"{quote(key)}={quote(value, safe='/:,*') if key in _SHOWN else '…'}"
+    return f"{quote(key)}={quote(value, safe='/:,*') if key in _SAFE_QUERY_KEYS else '…'}"
 
 
 def _codes(response: httpx.Response) -> tuple[str, ...]:
     """The registry's own words about an error, from a body that may be anything."""
     try:
         errors = orjson.loads(_start_of_body(response))["errors"]
-        return tuple(_code(error) for error in errors[:_CODES])
+        return tuple(_format_code(error) for error in errors[:_CODES])
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         return ()
 
@@ -233,7 +233,7 @@ def _start_of_body(response: httpx.Response) -> bytes:
     return body
 
 
-def _code(error: dict[str, Any]) -> str:
+def _format_code(error: dict[str, Any]) -> str:
     """Return the code of one error; values that are not text are left out."""
     code, message = (value if isinstance(value := error.get(key), str) else "" for key in ("code", "message"))
     return one_line(f"{code or 'UNKNOWN'}: {message}").rstrip(": ")
@@ -244,15 +244,15 @@ def one_line(text: str) -> str:
     return "".join(c for c in " ".join(text.split()) if c.isprintable())[:_TEXT]
 
 
-def _told(exc: Exception) -> str:
+def _deepest_message(exc: Exception) -> str:
     """The deepest cause that says something, in one line."""
     if isinstance(exc, httpx.TimeoutException):
         return one_line(str(exc))  # says which time-out it was; its causes do not
-    texts = [one_line(str(c.strerror if isinstance(c, OSError) and c.strerror else c)) for c in _causes(exc)]
+    texts = [one_line(str(c.strerror if isinstance(c, OSError) and c.strerror else c)) for c in _cause_chain(exc)]
     return next((text for text in reversed(texts) if text), type(exc).__name__)
 
 
-def _causes(exc: BaseException) -> list[BaseException]:
+def _cause_chain(exc: BaseException) -> list[BaseException]:
     """An error and what led to it, up to an error of ours: that is of another request, which was being handled."""
     chain: list[BaseException] = []
     at: BaseException | None = exc

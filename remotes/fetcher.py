@@ -14,7 +14,7 @@ from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediat
 from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
 from prefect_dist.remotes import body, document, referrers
 from prefect_dist.remotes.errors import RegistryNotFound, from_response
-from prefect_dist.remotes.foreign import Foreign
+from prefect_dist.remotes.foreign import ForeignLayers
 from prefect_dist.remotes.headers import ANY_MANIFEST, ASK_BY_GET, MEDIA_TYPE, digest_in, length
 from prefect_dist.remotes.listing import list_tags
 from prefect_dist.remotes.ranges import Ranges
@@ -56,22 +56,25 @@ class Source(Protocol):
 class Fetcher:
     """The content of one repository. Thread-safe.
 
-    `unlisted` is shared by all that read in a run: the registries that were found to have no referrers API. `foreign` is for
-    what the registry does not have; a mirror has none, for after it others are asked.
+    `no_referrers_api` is the set of hosts that were found to have no referrers API; all fetchers of a run share it. `foreign`
+    reads blobs that the registry lacks from their `urls`. The fetcher of a registry mirror has none, because the next registry
+    is tried instead.
     """
 
-    def __init__(self, repository: Repository, ranges: Ranges, unlisted: set[str], foreign: Foreign | None) -> None:
+    def __init__(
+        self, repository: Repository, ranges: Ranges, no_referrers_api: set[str], foreign: ForeignLayers | None
+    ) -> None:
         self.locator = repository.locator
         self._repository = repository
         self._ranges = ranges
-        self._unlisted = unlisted
+        self._no_referrers_api = no_referrers_api
         self._foreign = foreign
 
     @property
     def has_referrers_api(self) -> bool:
         """False once the registry is known to have no referrers API."""
         host = self.locator.partition("/")[0]
-        return host not in self._unlisted and "referrers" not in self._repository.unsupported
+        return host not in self._no_referrers_api and "referrers" not in self._repository.unsupported
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
         """The descriptor of a tag or digest in this repository: see `Registries.resolve`."""
@@ -141,14 +144,14 @@ class Fetcher:
             DistError: what the registry says.
         """
         return referrers.list_referrers(
-            self._repository, descriptor.digest, artifact_type=artifact_type, unlisted=self._unlisted
+            self._repository, descriptor.digest, artifact_type=artifact_type, no_referrers_api=self._no_referrers_api
         )
 
     def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
         """Cosign's digest tags of `descriptor` that exist, resolved. With known `tags`, no others are requested."""
         return referrers.signatures(self, self.locator, descriptor.digest, tags=tags)
 
-    def _or_at_urls(self, foreign: Foreign, own: Iterator[bytes], descriptor: Descriptor, offset: int) -> Iterator[bytes]:
+    def _or_at_urls(self, foreign: ForeignLayers, own: Iterator[bytes], descriptor: Descriptor, offset: int) -> Iterator[bytes]:
         """Yield bytes from the registry or, if it does not have the content, from the URLs of the descriptor."""
         try:
             for piece in own:
@@ -164,7 +167,7 @@ class Fetcher:
         """The descriptor in the headers; None where they do not tell all of type, length and digest."""
         if "head" in self._repository.unsupported:
             return None
-        response = self._repository.ask("HEAD", ask.path, subject=ask.subject, headers={"Accept": ask.accept})
+        response = self._repository.send_read("HEAD", ask.path, subject=ask.subject, headers={"Accept": ask.accept})
         response.close()
         if response.status_code in ASK_BY_GET:
             return None
@@ -180,7 +183,7 @@ class Fetcher:
 
     def _by_get(self, ask: "_ManifestRequest") -> Descriptor:
         """The descriptor of the document itself."""
-        response = self._repository.ask("GET", ask.path, subject=ask.subject, headers={"Accept": ask.accept})
+        response = self._repository.send_read("GET", ask.path, subject=ask.subject, headers={"Accept": ask.accept})
         raw = document.read_document(response, ask.subject)
         expected = ask.pinned or digest_in(response, ask.subject)
         digest = Digest.of(raw, algorithm=expected.algorithm if expected else "sha256")
@@ -190,7 +193,7 @@ class Fetcher:
 
     def _blob(self, digest: Digest, subject: str) -> Descriptor:
         """The descriptor of a pinned digest that is no manifest. A tag never gets here: blobs have none."""
-        response = self._repository.ask("HEAD", f"blobs/{digest}", subject=subject, headers={"Accept": "*/*"})
+        response = self._repository.send_read("HEAD", f"blobs/{digest}", subject=subject, headers={"Accept": "*/*"})
         response.close()
         if response.status_code != httpx.codes.OK:
             raise from_response(subject, response)
@@ -208,7 +211,7 @@ class Fetcher:
             # Some registries refuse ranges of manifests. These are small: they come whole, and are skipped over.
             ranged = {"Range": byte_range} if byte_range and endpoint == "blobs" else {}
             path = f"{endpoint}/{descriptor.digest}"
-            response = self._repository.ask("GET", path, subject=subject, headers=headers | ranged)
+            response = self._repository.send_read("GET", path, subject=subject, headers=headers | ranged)
             if response.status_code in (body.ANSWERS_RANGED if ranged else body.ANSWERS):
                 return response
             try:

@@ -23,7 +23,7 @@ _URL_CHARS = 200
 _SCHEMES = ("http", "https")
 
 
-class Foreign:
+class ForeignLayers:
     """Reads content at the urls of its descriptor, in their order. Thread-safe; shared by all that read in a run."""
 
     def __init__(self, ranges: Ranges) -> None:
@@ -68,7 +68,7 @@ class Foreign:
 def _send(repository: Repository, url: httpx.URL, byte_range: str | None) -> httpx.Response:
     """An open response with content, as `remotes.body` takes it."""
     headers = {"Accept": "*/*"} | ({"Range": byte_range} if byte_range else {})
-    response = repository.ask_elsewhere(url, subject=_server(url), headers=headers)
+    response = repository.get_foreign_url(url, subject=_server(url), headers=headers)
     if response.status_code in (ANSWERS_RANGED if byte_range else ANSWERS):
         return response
     try:

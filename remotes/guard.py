@@ -10,14 +10,14 @@ from types import MappingProxyType
 
 import httpx
 
-from prefect_dist.remotes.public import PUBLIC_ONLY, AddressRefused, AddressRule, Kind, Only
+from prefect_dist.remotes.public import PUBLIC_ONLY, AddressRefused, AddressRule, FixedRule, Kind
 
 GUARD = "dist.guard"
 """Extension of a request: its `Guard`. httpx copies it to the requests that follow redirects."""
 
 _PORTS: Mapping[str, int] = MappingProxyType({"http": 80, "https": 443})
 # A registry on this machine is often a tunnel into a private network. Link-local addresses hold metadata services.
-_REACHABLE: Mapping[Kind, frozenset[Kind]] = MappingProxyType(
+_ALLOWED_KINDS: Mapping[Kind, frozenset[Kind]] = MappingProxyType(
     {
         "public": PUBLIC_ONLY,
         "private": frozenset({"public", "private"}),
@@ -40,11 +40,11 @@ class GuardedOrigin:
         self._server, self._private_hosts = _server_of(url), private_hosts
         self._kinds: set[Kind] = set()
 
-    def is_itself(self, url: httpx.URL) -> bool:
+    def is_origin(self, url: httpx.URL) -> bool:
         """Return whether a URL leads to the registry itself. The same name with another scheme or port is another server."""
         return _server_of(url) == self._server
 
-    def is_itself_by_https(self, url: httpx.URL) -> bool:
+    def is_https_upgrade(self, url: httpx.URL) -> bool:
         """Return whether a registry at the default port of http is reached by https instead, at the default port."""
         return self._server == ("http", url.host, _PORTS["http"]) and _server_of(url) == ("https", url.host, _PORTS["https"])
 
@@ -56,10 +56,10 @@ class GuardedOrigin:
         """Remember the kind of address from which the registry answered."""
         self._kinds.add(kind)
 
-    def reachable(self) -> frozenset[Kind]:
+    def allowed_kinds(self) -> frozenset[Kind]:
         """Return the kinds of addresses that it may name. If it has several kinds of addresses, the strictest one decides."""
         # A tuple is made in one step. Another thread may add to the set while this one iterates.
-        return frozenset.intersection(*(_REACHABLE[kind] for kind in tuple(self._kinds) or ("public",)))
+        return frozenset.intersection(*(_ALLOWED_KINDS[kind] for kind in tuple(self._kinds) or ("public",)))
 
     def kinds(self) -> frozenset[Kind] | None:
         """Return the kinds of addresses at which a connection to its own server may be made; None for any.
@@ -67,7 +67,7 @@ class GuardedOrigin:
         The user names the registry, so any address is good until it has answered. Later the registry could change its DNS
         record and redirect to itself, so only the kinds it answered from, and those it may name, are good.
         """
-        return self.reachable() | frozenset(tuple(self._kinds)) if self._kinds else None
+        return self.allowed_kinds() | frozenset(tuple(self._kinds)) if self._kinds else None
 
 
 class Guard:
@@ -77,11 +77,11 @@ class Guard:
     addresses, or to servers that the file of hosts names. With `stays`, a redirect to another server is refused.
     """
 
-    def __init__(self, origin: GuardedOrigin | None = None, *, stays: bool = False) -> None:
-        self._origin, self._stays = origin, stays
+    def __init__(self, origin: GuardedOrigin | None = None, *, same_server: bool = False) -> None:
+        self._origin, self._same_server = origin, same_server
         self._has_left = False
 
-    def renew(self) -> "Guard":
+    def copy(self) -> "Guard":
         """Return a guard for another request to a URL that the same registry names."""
         return Guard(self._origin)
 
@@ -96,32 +96,32 @@ class Guard:
 
     def leaves(self, url: httpx.URL) -> bool:
         """Return whether the request has to stay at its registry, and a URL leads to another server."""
-        if not self._stays or self._origin is None:
+        if not self._same_server or self._origin is None:
             return False
-        return not (self._origin.is_itself(url) or self._origin.is_itself_by_https(url))
+        return not (self._origin.is_origin(url) or self._origin.is_https_upgrade(url))
 
     def may_have_secrets(self, url: httpx.URL) -> bool:
         """Return whether the headers and the client certificate that are set for a server may go along to a URL.
 
         A registry could otherwise have this machine use them at a server that the registry has no access to.
         """
-        return self._origin is not None and (self._origin.is_itself(url) or self._origin.trusts(url))
+        return self._origin is not None and (self._origin.is_origin(url) or self._origin.trusts(url))
 
     def address_rule(self, url: httpx.URL, *, is_named: bool) -> AddressRule | None:
         """Return the rule for the addresses of a URL; None for any address. `is_named`: the file of hosts names its server."""
         if self._origin is None:
-            return None if is_named else Only(PUBLIC_ONLY)
+            return None if is_named else FixedRule(PUBLIC_ONLY)
         if self._origin.trusts(url):
             return None
-        if self._origin.is_itself(url):
+        if self._origin.is_origin(url):
             return self._origin
-        return Only(PUBLIC_ONLY if self._has_left else self._origin.reachable())
+        return FixedRule(PUBLIC_ONLY if self._has_left else self._origin.allowed_kinds())
 
     def note_answer(self, url: httpx.URL, kind: Kind) -> None:
         """Remember the kind of address that answered: a public server cannot redirect back into a private network."""
         if self._origin is None:
             return
-        if self._origin.is_itself(url):
+        if self._origin.is_origin(url):
             self._origin.note_answer(kind)
         elif kind == "public" and not self._origin.trusts(url):
             self._has_left = True

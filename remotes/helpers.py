@@ -68,7 +68,7 @@ class Helpers:
         self._timeout_s = timeout_s
         self._answers: dict[_HelperRequest, Answer | Denied | None] = {}
         self._refused: set[tuple[_HelperRequest, Answer]] = set()
-        self._asking: dict[_HelperRequest, threading.Lock] = {}
+        self._locks: dict[_HelperRequest, threading.Lock] = {}
         self._guard = threading.Lock()
 
     def get(self, helper: HelperName, server: str) -> Answer | None:
@@ -77,11 +77,11 @@ class Helpers:
         Raises:
             Denied: there is no such program, it fails, takes too long, or answers with something else. It is not run again.
         """
-        question = _HelperRequest(helper=helper, server=server)
-        with self._lock(question):  # threads with the same question wait for one answer
-            if question not in self._answers:
-                self._answers[question] = self._ask(question)
-            answer = self._answers[question]
+        request = _HelperRequest(helper=helper, server=server)
+        with self._lock(request):  # threads with the same request wait for one answer
+            if request not in self._answers:
+                self._answers[request] = self._run_helper(request)
+            answer = self._answers[request]
         if isinstance(answer, Denied):
             raise Denied(str(answer))  # a new one: threads that raised the same would write into one traceback
         return answer
@@ -92,39 +92,39 @@ class Helpers:
         Raises:
             Denied: the helper fails, see `get`.
         """
-        question = _HelperRequest(helper=helper, server=server)
-        with self._lock(question):
-            known = self._answers.get(question)
+        request = _HelperRequest(helper=helper, server=server)
+        with self._lock(request):
+            known = self._answers.get(request)
             if isinstance(known, Answer) and known != refused:
                 return known  # another thread was faster
-            if (question, refused) in self._refused:
+            if (request, refused) in self._refused:
                 return None
-            self._refused.add((question, refused))
-            answer = self._ask(question)
+            self._refused.add((request, refused))
+            answer = self._run_helper(request)
             if isinstance(answer, Denied):
                 raise answer
-            if answer is None or (question, answer) in self._refused:
+            if answer is None or (request, answer) in self._refused:
                 return None
-            self._answers[question] = answer
+            self._answers[request] = answer
             return answer
 
-    def _lock(self, question: _HelperRequest) -> threading.Lock:
+    def _lock(self, request: _HelperRequest) -> threading.Lock:
         with self._guard:
-            return self._asking.setdefault(question, threading.Lock())
+            return self._locks.setdefault(request, threading.Lock())
 
-    def _ask(self, question: _HelperRequest) -> Answer | Denied | None:
-        _log.debug("asking docker-credential-%s for %s", question.helper, question.server)
+    def _run_helper(self, request: _HelperRequest) -> Answer | Denied | None:
+        _log.debug("asking docker-credential-%s for %s", request.helper, request.server)
         try:
-            return _read(question, *_run(question, timeout_s=self._timeout_s))
+            return _parse_output(request, *_run(request, timeout_s=self._timeout_s))
         except Denied as exc:
             return Denied(str(exc))  # without what hangs on a raised one
 
 
-def _run(question: _HelperRequest, *, timeout_s: float) -> tuple[int, bytes]:
+def _run(request: _HelperRequest, *, timeout_s: float) -> tuple[int, bytes]:
     """The exit status of a helper and what it writes to standard output."""
-    program = shutil.which(f"docker-credential-{question.helper}")
+    program = shutil.which(f"docker-credential-{request.helper}")
     if program is None:
-        raise Denied(f"{question} is not on PATH; install it, or log in without it")
+        raise Denied(f"{request} is not on PATH; install it, or log in without it")
     deadline = time.monotonic() + timeout_s
     try:
         # Without a terminal: it could not be asked there, beside a progress display or by a worker, and would wait for ever.
@@ -137,40 +137,40 @@ def _run(question: _HelperRequest, *, timeout_s: float) -> tuple[int, bytes]:
             start_new_session=True,
         )
     except OSError as exc:
-        raise question.failure(f"cannot be run ({exc.strerror})") from exc
+        raise request.failure(f"cannot be run ({exc.strerror})") from exc
     with process:
         try:
-            raw = _converse(process, question, deadline)
+            raw = _communicate(process, request, deadline)
             return process.wait(max(deadline - time.monotonic(), 0)), raw
         except (TimeoutError, subprocess.TimeoutExpired):
             _kill(process)
-            raise question.failure(f"gave no answer in {timeout_s:g} s") from None
+            raise request.failure(f"gave no answer in {timeout_s:g} s") from None
         except BaseException:
             _kill(process)
             raise
 
 
-def _converse(process: subprocess.Popen[bytes], question: _HelperRequest, deadline: float) -> bytes:
+def _communicate(process: subprocess.Popen[bytes], request: _HelperRequest, deadline: float) -> bytes:
     """Tell a program the server, and read all that it writes.
 
     Raises:
         TimeoutError: it has not ended that in time.
         Denied: it writes too much.
     """
-    told, heard = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
-    with contextlib.suppress(BrokenPipeError), told:  # it may end without reading
-        told.write(question.server.encode())  # fits into any pipe
+    stdin, stdout = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
+    with contextlib.suppress(BrokenPipeError), stdin:  # it may end without reading
+        stdin.write(request.server.encode())  # fits into any pipe
     raw = b""
     with selectors.DefaultSelector() as selector:
-        selector.register(heard, selectors.EVENT_READ)
+        selector.register(stdout, selectors.EVENT_READ)
         while len(raw) <= _MAX_ANSWER_BYTES:
             if not selector.select(max(deadline - time.monotonic(), 0)):
                 raise TimeoutError
-            piece = os.read(heard.fileno(), _MAX_ANSWER_BYTES)
+            piece = os.read(stdout.fileno(), _MAX_ANSWER_BYTES)
             if not piece:
                 return raw
             raw += piece
-    raise question.failure(f"answers with more than {_MAX_ANSWER_BYTES} bytes")
+    raise request.failure(f"answers with more than {_MAX_ANSWER_BYTES} bytes")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -180,19 +180,19 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _read(question: _HelperRequest, status: int, raw: bytes) -> Answer | None:
+def _parse_output(request: _HelperRequest, status: int, raw: bytes) -> Answer | None:
     """Parse the output of a helper."""
     if raw.strip() == _UNKNOWN:
         return None
     if status != 0:
-        raise question.failure(f"failed with exit status {status}")
+        raise request.failure(f"failed with exit status {status}")
     try:
         document = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        raise question.failure("answers with something that is not JSON") from None  # the parser's error shows the text
+        raise request.failure("answers with something that is not JSON") from None  # the parser's error shows the text
     if document == {}:
         return None  # docker and podman take it so
     username, secret = (document.get("Username"), document.get("Secret")) if isinstance(document, dict) else (None, None)
     if not isinstance(username, str) or not isinstance(secret, str):
-        raise question.failure("answers without the strings Username and Secret")
+        raise request.failure("answers without the strings Username and Secret")
     return Answer(username=username, secret=secret) if secret else None

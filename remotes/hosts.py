@@ -45,7 +45,7 @@ class Tls:
             InvalidInput: a file that is not there, or not what it should be.
         """
         for path in filter(None, (self.ca_file, self.cert_file, self.key_file)):
-            readable(path)
+            check_readable(path)
         if self.key_file is not None and self.cert_file is None:
             raise InvalidInput(f"{self.key_file}: expected a certificate beside the key, there is none")
         at, what = self.ca_file or "certificates of authorities", "certificate"
@@ -115,7 +115,7 @@ class Hosts:
     slots: Mapping[str, int] = field(default_factory=dict)
     advice: TlsAdvice | None = None
 
-    def of(self, host: str) -> HostSettings:
+    def settings_for(self, host: str) -> HostSettings:
         """The settings of a registry."""
         return self._complete(self.named.get(host))
 
@@ -123,7 +123,7 @@ class Hosts:
         """Return the URL of a registry: `https://host`, or `http://` if set so or on a loopback address (as engines do)."""
         return f"{self._scheme(host)}://{self._server_of(host)}"
 
-    def name(self, server: str) -> str:
+    def name_of(self, server: str) -> str:
         """The registry, as references name it, that is at a server, `host[:port]`."""
         names = (*self.named, *_ALIASES)
         return next((host for host in names if self._server_of(host) == server), server)
@@ -138,7 +138,7 @@ class Hosts:
         means_https = settings.tls != Tls()  # certificates are of use there alone
         return "http" if self.plain_http or (_is_loopback(self._server_of(host)) and not means_https) else "https"
 
-    def at(self, url: httpx.URL) -> HostSettings:
+    def settings_at(self, url: httpx.URL) -> HostSettings:
         """The settings of the server that a URL leads to, be it a registry or where one redirects to.
 
         What was set for a registry is for that registry alone.
@@ -147,14 +147,14 @@ class Hosts:
 
     def advice_at(self, url: httpx.URL) -> TlsAdvice:
         """Return the remedies for TLS failures with the server of a URL."""
-        return self.at(url).advice or self.advice or OPTIONS
+        return self.settings_at(url).advice or self.advice or OPTIONS
 
-    def in_flight(self, url: httpx.URL) -> int | None:
+    def max_in_flight(self, url: httpx.URL) -> int | None:
         """Return the limit of concurrent requests to the server of a URL; None for no limit."""
-        bounds = (self.at(url).in_flight, self._slots_by_server.get(_server(url)))
+        bounds = (self.settings_at(url).in_flight, self._slots_by_server.get(_server(url)))
         return min((bound for bound in bounds if bound is not None), default=None)
 
-    def names(self, url: httpx.URL) -> bool:
+    def is_named(self, url: httpx.URL) -> bool:
         """Return True if the server of a URL is one of the `named`."""
         return _server(url) in self._by_server
 
@@ -188,7 +188,7 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def readable(path: str) -> None:
+def check_readable(path: str) -> None:
     """See that a file can be read: what OpenSSL says of two files does not tell which it is about.
 
     Raises:

@@ -143,7 +143,7 @@ class Paginator:
 
         Raises:
             Unsupported: the URL is at another server or was requested before, or there are too many pages.
-            DistError: as `Repository.ask`.
+            DistError: as `Repository.send_read`.
         """
         if not self._repository.owns(url):
             raise Unsupported(f"{self._subject}: the next page is not at this registry")
@@ -152,7 +152,7 @@ class Paginator:
         if len(self._asked) == self._max_pages:
             raise Unsupported(f"{self._subject}: expected at most {self._max_pages} pages, there are more")
         self._asked.add(url)
-        return self._repository.ask("GET", url, subject=self._subject, headers={"Accept": self._accept})
+        return self._repository.send_read("GET", url, subject=self._subject, headers={"Accept": self._accept})
 
 
 class _Progress:
@@ -237,4 +237,4 @@ def read_page(raw: bytes, kind: ListingKind, *, at: str) -> tuple[str, ...]:
 
 def _page_url(repository: Repository, kind: ListingKind, number: int | None, *, last: str | None = None) -> httpx.URL:
     query = {name: value for name, value in (("n", number), ("last", last)) if value is not None}
-    return repository.at(f"{kind.path}?{urlencode(query)}" if query else kind.path)
+    return repository.url_of(f"{kind.path}?{urlencode(query)}" if query else kind.path)

@@ -14,7 +14,7 @@ from prefect_dist.remotes.fetcher import Fetcher
 _log = logging.getLogger(__name__)
 
 
-class Mirrored:
+class MirroredSource:
     """Reads from the first registry that answers. Thread-safe.
 
     `distrusted` is shared by all that read in a run: digests whose bytes were wrong, of which nobody but the registry itself is
@@ -127,10 +127,10 @@ def most_informative(errors: Sequence[DistError]) -> DistError:
     The origin's error wins if the origin answered (containerd #3868). Otherwise denied > not found > unreachable.
     """
     own = errors[-1]
-    return own if _weight(own) else max(reversed(errors), key=_weight)
+    return own if _rank(own) else max(reversed(errors), key=_rank)
 
 
-def _weight(error: DistError) -> int:
+def _rank(error: DistError) -> int:
     if not isinstance(error, RegistryError) and isinstance(error, Unavailable | NotFound):  # an unknown host is not found
         return 0
     return 1 if isinstance(error, NotFound) else 2

@@ -17,7 +17,7 @@ class Proxies:
     def __init__(self, proxies: Mapping[str, str] | None = None) -> None:
         self._proxies = dict(getproxies() if proxies is None else proxies)
 
-    def of(self, url: httpx.URL) -> httpx.URL | None:
+    def proxy_for(self, url: httpx.URL) -> httpx.URL | None:
         """The proxy for a URL; None for a direct connection, as always to this machine itself (Go's clients do the same).
 
         Raises:

@@ -36,7 +36,7 @@ class AddressRule(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Only:
+class FixedRule:
     """The rule that allows the same kinds all the time."""
 
     allowed: frozenset[Kind]
@@ -46,7 +46,7 @@ class Only:
         return self.allowed
 
 
-def kind_of(address: str) -> Kind:
+def address_kind(address: str) -> Kind:
     """The kind of an IP address. IPv6 forms of an IPv4 address (mapped, 6to4, NAT64) have the kind of that.
 
     Metadata services count as link-local. A public address is one of the Internet, of a single host. Private is what is
@@ -66,13 +66,13 @@ def kind_of(address: str) -> Kind:
     return "public" if found.is_global and is_handed_out else "private"
 
 
-def kind_of_literal(host: str) -> Kind | None:
+def literal_address_kind(host: str) -> Kind | None:
     """Return the kind of an address that is written in a URL; None for a name, which is not resolved."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):
         return None
-    return kind_of(str(found[0][4][0]))
+    return address_kind(str(found[0][4][0]))
 
 
 def refuse_literal(host: str, allowed: frozenset[Kind] | None) -> None:
@@ -90,7 +90,7 @@ def refuse_literal(host: str, allowed: frozenset[Kind] | None) -> None:
 class _GuardedConnection(HTTPConnection):
     """Connects to the addresses of its host that are of allowed kinds, in their order, until one answers."""
 
-    rule: ClassVar[AddressRule] = Only(PUBLIC_ONLY)
+    rule: ClassVar[AddressRule] = FixedRule(PUBLIC_ONLY)
 
     def _new_conn(self) -> socket.socket:
         host = self.host
@@ -128,8 +128,8 @@ def _allowed_addresses(host: str, allowed: frozenset[Kind] | None, *, flags: int
     """
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=flags)
     addresses = list(dict.fromkeys(str(where[0]) for *_, where in found))
-    good = [address for address in addresses if allowed is None or kind_of(address) in allowed]
+    good = [address for address in addresses if allowed is None or address_kind(address) in allowed]
     if not good:
         what = host if host == addresses[0] else f"{host}, which is at {addresses[0]},"
-        raise AddressRefused(f"{what} is a {kind_of(addresses[0])} address")
+        raise AddressRefused(f"{what} is a {address_kind(addresses[0])} address")
     return good

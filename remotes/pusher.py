@@ -33,16 +33,16 @@ from prefect_dist.remotes.upload import DONE, Content, Observer, Read, UploadSes
 
 _log = logging.getLogger(__name__)
 # How often an index of referrers is written anew when others write it at the same time.
-_WRITES = 5
+_MAX_WRITES = 5
 _OK, _CREATED, _NOT_FOUND, _TOO_LARGE = 200, 201, 404, 413
 # "If tag deletion is disabled, the registry MUST respond with either a 400 Bad Request or a 405 Method Not Allowed", and the
 # same of manifests (distribution-spec 1.1, "Deleting tags", "Deleting Manifests").
-_NOT_DELETED = frozenset({400, 405})
+_DELETION_UNSUPPORTED = frozenset({400, 405})
 _SIZE = "SIZE_INVALID"
-_TORN = ("DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN")
+_BLOB_IN_FLIGHT = ("DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN")
 
 
-def _nobody(_offset: int, _gained: int) -> None:
+def _ignore_progress(_offset: int, _gained: int) -> None:
     """The observer where there is none."""
 
 
@@ -53,8 +53,10 @@ class Pusher:
         self._repository, self._sizes = repository, sizes
         # Sessions that are open and that nobody is at: a blob's next upload goes on there. Taken and left in single steps.
         self._sessions: dict[Digest, UploadSession] = {}
-        self._turns: dict[str, threading.Lock] = {}  # of who writes an index of referrers, by its tag
-        self._referred: dict[Digest, dict[Digest, Descriptor]] = {}  # by subject: the entries that were added to its index
+        self._index_locks: dict[str, threading.Lock] = {}  # of who writes an index of referrers, by its tag
+        self._listed_referrers: dict[
+            Digest, dict[Digest, Descriptor]
+        ] = {}  # by subject: the entries that were added to its index
 
     def has(self, descriptor: Descriptor, *, tag: str | None = None) -> bool:
         """Return True if the repository has this manifest or blob; with `tag`, if the tag resolves to it.
@@ -71,9 +73,9 @@ class Pusher:
         answer = None
         if "head" not in self._repository.unsupported:
             expected = {_OK, _NOT_FOUND, *ASK_BY_GET}
-            answer = self._repository.tell("HEAD", path, expected=expected, subject=subject, headers=headers)
+            answer = self._repository.send_write("HEAD", path, expected=expected, subject=subject, headers=headers)
         if answer is None or answer.status_code in ASK_BY_GET:
-            answer = self._repository.tell("GET", path, expected={_OK, _NOT_FOUND}, subject=subject, headers=headers)
+            answer = self._repository.send_write("GET", path, expected={_OK, _NOT_FOUND}, subject=subject, headers=headers)
         if answer.status_code == _NOT_FOUND:
             return False
         if tag is not None:
@@ -97,7 +99,7 @@ class Pusher:
         query = {"mount": str(descriptor.digest)} | ({"from": source} if source else {})
         subject = self._subject(descriptor)
         try:
-            answer = self._repository.tell(
+            answer = self._repository.send_write(
                 "POST", f"blobs/uploads/?{urlencode(query)}", expected=DONE, subject=subject, source=source
             )
         except (Denied, InvalidInput, NotFound):  # containerd #12163, #14086: 401 and 403 where the source may not be read
@@ -108,7 +110,7 @@ class Pusher:
         self._sessions[descriptor.digest] = UploadSession(self._repository, descriptor, answer)
         return False
 
-    def upload(self, descriptor: Descriptor, read: Read, *, observer: Observer = _nobody) -> None:
+    def upload(self, descriptor: Descriptor, read: Read, *, observer: Observer = _ignore_progress) -> None:
         """Bring a blob into the repository. `read(offset)` gives its bytes from there on, and may be asked several times.
 
         `observer(offset, gained)` hears of each piece that is sent; where bytes have to be sent again, `offset` is smaller
@@ -137,9 +139,9 @@ class Pusher:
                 return
 
     def _send_blob(self, descriptor: Descriptor, content: Content) -> None:
-        session = self._sessions.pop(descriptor.digest, None) or self._open(descriptor)
+        session = self._sessions.pop(descriptor.digest, None) or self._open_session(descriptor)
         try:
-            self._send(session, content)
+            self._send_through(session, content)
         except DistError as exc:
             if not session.is_lost or _is_too_large(exc):
                 raise
@@ -147,7 +149,7 @@ class Pusher:
         else:
             return
         if not self.has(descriptor):  # a session is also lost when it was closed, and the answer did not arrive
-            self._send(self._open(descriptor), content, whole=chunks_refused)
+            self._send_through(self._open_session(descriptor), content, whole=chunks_refused)
             if chunks_refused:
                 self._sizes.avoid_chunks()
 
@@ -172,11 +174,11 @@ class Pusher:
             raise Corrupt(f"{subject}: expected {descriptor.size} bytes of this digest, got {len(raw)} others")
         path = f"manifests/{tag or descriptor.digest}"
         try:
-            answer = self._repository.tell(
+            answer = self._repository.send_write(
                 "PUT", path, expected=DONE, subject=subject, headers={"Content-Type": descriptor.media_type}, body=raw
             )
         except RegistryRefused as exc:
-            if _is_torn(exc.exchange):
+            if _has_blob_in_flight(exc.exchange):
                 raise RegistryUnavailable(f"{exc}; a blob of it may be on its way there from elsewhere", exc.exchange) from exc
             if exc.exchange.status != _TOO_LARGE:
                 raise
@@ -185,7 +187,7 @@ class Pusher:
         check_digest(answer, descriptor, subject)
         return digest_in(answer, subject, "oci-subject")
 
-    def refer(self, subject: Digest, referrer: Descriptor) -> None:
+    def list_referrer(self, subject: Digest, referrer: Descriptor) -> None:
         """List `referrer`, as of `ocispec.referrers.make_entry`, under the fallback tag of the referrers of `subject`.
 
         This is for a registry that does not list it by itself: `put` has returned None for a manifest with a subject. The index
@@ -196,30 +198,30 @@ class Pusher:
             Busy: others overwrote the entry each time.
             DistError: what the registry says.
         """
-        self._list(subject, (referrer,))
-        self._referred.setdefault(subject, {})[referrer.digest] = referrer
+        self._list_in_fallback_index(subject, (referrer,))
+        self._listed_referrers.setdefault(subject, {})[referrer.digest] = referrer
 
     @property
     def fallback_referrers(self) -> dict[Digest, frozenset[Digest]]:
         """Return the referrers that this run listed under fallback tags, by subject."""
-        return {subject: frozenset(entries) for subject, entries in list(self._referred.items())}
+        return {subject: frozenset(entries) for subject, entries in list(self._listed_referrers.items())}
 
     def confirm_referrers(self, subject: Digest) -> None:
-        """List those referrers of `subject` again that `refer` has listed and that someone else has overwritten since.
+        """List those referrers of `subject` again that `list_referrer` has listed and that someone else has overwritten since.
 
         Another client that read the index before such a write replaces it without notice: registries offer no conditional
         writes.
 
         Raises:
-            DistError: as `refer`.
+            DistError: as `list_referrer`.
         """
-        self._list(subject, tuple(self._referred[subject].values()))
+        self._list_in_fallback_index(subject, tuple(self._listed_referrers[subject].values()))
 
-    def _list(self, subject: Digest, entries: Sequence[Descriptor]) -> None:
+    def _list_in_fallback_index(self, subject: Digest, entries: Sequence[Descriptor]) -> None:
         tag = fallback_tag(subject)
         at = f"{self._repository.locator}:{tag}"
-        with self._turns.setdefault(tag, threading.Lock()):
-            for writes in range(_WRITES + 1):
+        with self._index_locks.setdefault(tag, threading.Lock()):
+            for writes in range(_MAX_WRITES + 1):
                 index, missing = referrers.read_fallback_index(self._repository, subject), list[Descriptor]()
                 for entry in entries:
                     if (extended := add_entry(index, entry, at=at)) is not None:
@@ -229,12 +231,12 @@ class Pusher:
                     return
                 if len(index) > manifest.MAX_BYTES:
                     raise document.too_big(at, str(len(index)))
-                if writes < _WRITES:
+                if writes < _MAX_WRITES:
                     described = Descriptor(media_type=mediatypes.OCI_INDEX, digest=Digest.of(index), size=len(index))
                     self.put(index, described, tag=tag)
-        raise Busy(f"{at}: expected {missing[0]} to be listed, others overwrote it {_WRITES} times; try again")
+        raise Busy(f"{at}: expected {missing[0]} to be listed, others overwrote it {_MAX_WRITES} times; try again")
 
-    def untag(self, tag: str) -> int | None:
+    def delete_tag(self, tag: str) -> int | None:
         """Delete a tag, and nothing else. Return the status of the answer, None if this registry cannot delete tags.
 
         The CNCF registry 2.8 cannot. The status is 404 for a tag that does not exist. A registry that answers 404 while the tag
@@ -248,16 +250,18 @@ class Pusher:
         if not is_tag(tag):
             raise InvalidInput(f"{subject}: bad tag {tag!r}")
         try:
-            status = self._remove(tag, subject)
+            status = self._delete(tag, subject)
         except RegistryRefused as exc:
-            if exc.exchange.status not in _NOT_DELETED:
+            if exc.exchange.status not in _DELETION_UNSUPPORTED:
                 raise
             return None
         return None if status == _NOT_FOUND and self._has_tag(tag, subject) else status
 
     def _has_tag(self, tag: str, subject: str) -> bool:
         headers = {"Accept": ANY_MANIFEST}
-        answer = self._repository.tell("GET", f"manifests/{tag}", expected={_OK, _NOT_FOUND}, subject=subject, headers=headers)
+        answer = self._repository.send_write(
+            "GET", f"manifests/{tag}", expected={_OK, _NOT_FOUND}, subject=subject, headers=headers
+        )
         return answer.status_code == _OK
 
     def delete(self, digest: Digest) -> int:
@@ -270,23 +274,23 @@ class Pusher:
             DistError: what the registry says.
         """
         try:
-            return self._remove(str(digest), f"{self._repository.locator}@{digest}")
+            return self._delete(str(digest), f"{self._repository.locator}@{digest}")
         except RegistryRefused as exc:
-            if exc.exchange.status not in _NOT_DELETED:
+            if exc.exchange.status not in _DELETION_UNSUPPORTED:
                 raise
             how = "it is to be allowed there (CNCF registry: storage.delete.enabled), or done by the registry's own means"
             raise Unsupported(f"{exc}; deleting is not possible: {how}") from exc
 
-    def _remove(self, key: str, subject: str) -> int:
+    def _delete(self, key: str, subject: str) -> int:
         """Delete a tag or manifest; return the status of the answer."""
         expected = DONE | {_NOT_FOUND}
-        return self._repository.tell("DELETE", f"manifests/{key}", expected=expected, subject=subject).status_code
+        return self._repository.send_write("DELETE", f"manifests/{key}", expected=expected, subject=subject).status_code
 
-    def _open(self, descriptor: Descriptor) -> UploadSession:
-        answer = self._repository.tell("POST", "blobs/uploads/", expected=DONE, subject=self._subject(descriptor))
+    def _open_session(self, descriptor: Descriptor) -> UploadSession:
+        answer = self._repository.send_write("POST", "blobs/uploads/", expected=DONE, subject=self._subject(descriptor))
         return UploadSession(self._repository, descriptor, answer)
 
-    def _send(self, session: UploadSession, content: Content, *, whole: bool = False) -> None:
+    def _send_through(self, session: UploadSession, content: Content, *, whole: bool = False) -> None:
         total, upload = content.descriptor.size, self._sizes.upload
         chunk_bytes = max(upload.chunk_bytes or total, session.min_chunk_bytes)
         is_small = total <= max(total if upload.whole_bytes is None else upload.whole_bytes, session.min_chunk_bytes)
@@ -316,10 +320,10 @@ def _with_advice(error: RegistryRefused, needed: int) -> RegistryRefused:
     return RegistryRefused(f"{error}; {advice}", error.exchange)
 
 
-def _is_torn(exchange: Exchange) -> bool:
+def _has_blob_in_flight(exchange: Exchange) -> bool:
     """Return True if a manifest was refused for a blob whose link the registry is still writing.
 
     So the CNCF registry 2.8 does where another client mounts or uploads a blob that the repository has: it says both codes, of
     which the first would be about bytes that were looked at before they were sent.
     """
-    return all(any(code.startswith(name) for code in exchange.codes) for name in _TORN)
+    return all(any(code.startswith(name) for code in exchange.codes) for name in _BLOB_IN_FLIGHT)

@@ -21,11 +21,11 @@ from prefect_dist.remotes.body import NoRanges, Send
 # Small enough to be held in memory, large enough that a request costs little of its time: at 8 MB/s a part takes half a second.
 PART_BYTES = 4 * 1024 * 1024
 # A transfer that has gone on for so long, and would for so much longer, is divided.
-_WATCHED_S = 1.0
-_WORTHWHILE_S = 2.0
+_MIN_WATCHED_S = 1.0
+_MIN_REMAINING_S = 2.0
 # Parts in flight or held at once: from one server, and of a run. The latter take 64 MiB of memory at most.
-_PARTS_PER_SERVER = 8
-_MOST_PARTS = 16
+_MAX_PARTS_PER_SERVER = 8
+_MAX_PARTS = 16
 # A part without progress for this long is given up. It is longer than the time-outs and repetitions of its own requests.
 _PATIENCE_S = 600.0
 
@@ -64,15 +64,15 @@ class Ranges:
 
         All transfers from the same `server` share the parts that are allowed for it.
         """
-        began, position = self._clock(), offset
+        started, position = self._clock(), offset
         transfer = _Transfer(send=send, descriptor=descriptor, subject=subject, server=server)
         with closing(_PartsAhead(self._pool, transfer, self._patience_s)) as ahead:
             for piece in (first := body.read(send, descriptor, offset=offset, subject=subject)):
                 yield piece
                 position += len(piece)
-                if self._is_worth_it(self._clock() - began, position - offset, descriptor.size - position):
+                if self._is_worth_it(self._clock() - started, position - offset, descriptor.size - position):
                     ahead.begin(position + PART_BYTES)
-                if ahead.has_come_to(position):
+                if ahead.has_reached(position):
                     first.close()
                     break
             yield from ahead.rest(position)
@@ -83,7 +83,7 @@ class Ranges:
 
     @staticmethod
     def _is_worth_it(seconds: float, got: int, left: int) -> bool:
-        return seconds >= _WATCHED_S and left > 2 * PART_BYTES and left * seconds >= got * _WORTHWHILE_S
+        return seconds >= _MIN_WATCHED_S and left > 2 * PART_BYTES and left * seconds >= got * _MIN_REMAINING_S
 
 
 class _PartPool:
@@ -93,7 +93,7 @@ class _PartPool:
     """
 
     def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(_MOST_PARTS, thread_name_prefix="ranges")
+        self._threads = ThreadPoolExecutor(_MAX_PARTS, thread_name_prefix="ranges")
         self._held: Counter[str] = Counter()
         self._guard = threading.Lock()
 
@@ -111,13 +111,13 @@ class _PartPool:
         """
         server = part.transfer.server
         with self._guard:
-            if self._held[server] >= _PARTS_PER_SERVER or self._held.total() >= _MOST_PARTS:
+            if self._held[server] >= _MAX_PARTS_PER_SERVER or self._held.total() >= _MAX_PARTS:
                 return False
             self._held[server] += 1
         try:
             part.pieces = self._threads.submit(part.fetch)
         except RuntimeError:  # after the shutdown
-            self._forget(server)
+            self._uncount(server)
             raise Unavailable(f"{part.transfer.subject}: interrupted; will resume") from None
         return True
 
@@ -125,12 +125,12 @@ class _PartPool:
         """Give up a part. It counts until its thread is free."""
         part.is_abandoned = True
         part.pieces.cancel()
-        part.pieces.add_done_callback(lambda _: self._forget(part.transfer.server))
+        part.pieces.add_done_callback(lambda _: self._uncount(part.transfer.server))
 
     def close(self) -> None:
         self._threads.shutdown(cancel_futures=True)
 
-    def _forget(self, server: str) -> None:
+    def _uncount(self, server: str) -> None:
         with self._guard:
             self._held[server] -= 1
 
@@ -190,7 +190,7 @@ class _PartsAhead:
             self._next = start
             self._fill()
 
-    def has_come_to(self, position: int) -> bool:
+    def has_reached(self, position: int) -> bool:
         """Return True if the bytes after `position` are arriving in this part."""
         return bool(self._parts) and position >= self._parts[0].start and self._parts[0].opened.is_set()
 
@@ -220,9 +220,9 @@ class _PartsAhead:
         finally:
             self._pool.release(part)
         self._fill()
-        passed = position - part.start  # the first connection may have been faster
+        skip = position - part.start  # the first connection may have been faster
         for piece in pieces:
-            kept, passed = piece[passed:], max(0, passed - len(piece))
+            kept, skip = piece[skip:], max(0, skip - len(piece))
             if kept:
                 yield kept
 

@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 MAX_PAGES = 100
 # The specification knows 404; registries without such an endpoint say the others, too (go-containerregistry takes 400 and 406).
 _NO_API = frozenset({400, 404, 405, 406, 501})
-_SAYS_NOTHING = frozenset({400, 406})  # of other subjects
-_NOT_FOR_US = frozenset({401, 403})
+_INCONCLUSIVE = frozenset({400, 406})  # of other subjects
+_DENIED = frozenset({401, 403})
 # The endpoint of a registry, at which a redirect may arrive.
 _REFERRERS_PATH = re.compile(r"/v2/.+/referrers/[^/]+")
 _UNKNOWN_REPOSITORY = "NAME_UNKNOWN"
@@ -36,16 +36,18 @@ class _Resolver(Protocol):
 
 
 def list_referrers(
-    repository: Repository, subject: Digest, *, artifact_type: str | None, unlisted: set[str]
+    repository: Repository, subject: Digest, *, artifact_type: str | None, no_referrers_api: set[str]
 ) -> Iterator[Descriptor]:
-    """Yield the referrers of `subject`, each once. A registry without the API is added to `unlisted`, which skips the API.
+    """Yield the referrers of `subject`, each once.
+
+    A host found to have no referrers API is added to `no_referrers_api`. The API is not requested from hosts in this set.
 
     Raises:
         InvalidInput: `artifact_type` is not a media type. Other errors are raised while iterating.
     """
     if artifact_type is not None and not MEDIA_TYPE.fullmatch(artifact_type):
         raise InvalidInput(f"referrers of {subject}: bad artifact type {artifact_type!r}, expected type/subtype")
-    return _distinct(_all(repository, subject, artifact_type, unlisted), repository, subject)
+    return _drop_duplicates(_read_all(repository, subject, artifact_type, no_referrers_api), repository, subject)
 
 
 def read_fallback_index(repository: Repository, subject: Digest) -> bytes | None:
@@ -54,8 +56,8 @@ def read_fallback_index(repository: Repository, subject: Digest) -> bytes | None
     Raises:
         Unsupported: the tag has other content, such as the subject: GitLab takes the tag for a digest (oras-go #1396).
     """
-    raw = _at_tag(repository, subject)
-    if raw is not None and not _lists(raw, subject):
+    raw = _read_fallback_tag(repository, subject)
+    if raw is not None and not _is_fallback_index(raw, subject):
         at = _tag_name(repository, subject)
         raise Unsupported(f"{at}: expected an OCI index of referrers of {subject}, the registry has something else there")
     return raw
@@ -75,20 +77,22 @@ def signatures(
         yield tag, found
 
 
-def _all(repository: Repository, subject: Digest, artifact_type: str | None, unlisted: set[str]) -> Iterator[Descriptor]:
+def _read_all(
+    repository: Repository, subject: Digest, artifact_type: str | None, no_referrers_api: set[str]
+) -> Iterator[Descriptor]:
     host = repository.locator.partition("/")[0]
     at = f"referrers of {subject} at {repository.locator}"
     paginator = Paginator(repository, at, accept=mediatypes.OCI_INDEX, max_pages=MAX_PAGES)
     page = refusal = None
-    if host not in unlisted and "referrers" not in repository.unsupported:
+    if host not in no_referrers_api and "referrers" not in repository.unsupported:
         query = "" if artifact_type is None else f"?{urlencode({'artifactType': artifact_type})}"
-        response = paginator.get(repository.at(f"referrers/{subject}{query}"))
+        response = paginator.get(repository.url_of(f"referrers/{subject}{query}"))
         if response.is_success or repository.owns(response.request.url):
-            page = _first_page(response, at=at, artifact_type=artifact_type, host=host, unlisted=unlisted)
+            page = _first_page(response, at=at, artifact_type=artifact_type, host=host, no_referrers_api=no_referrers_api)
         else:
             refusal = _refusal_elsewhere(response, at)
     if page is None:
-        found = _under_tag(repository, subject, artifact_type)
+        found = _list_fallback_tag(repository, subject, artifact_type)
         if refusal is not None and not found:
             raise refusal
         yield from found
@@ -115,7 +119,7 @@ def _refusal_elsewhere(response: httpx.Response, at: str) -> RegistryError | Non
     if _REFERRERS_PATH.fullmatch(url.path):
         if error.retryable:
             return error
-        if status not in _NO_API | _NOT_FOR_US:
+        if status not in _NO_API | _DENIED:
             raise error
     _log.warning("%s: the registry redirects the query to %s, which answers %d; only the tag is read", at, redact(url), status)
     return None
@@ -131,18 +135,20 @@ class _Page:
         self.following = next_page(response, at)
 
 
-def _first_page(response: httpx.Response, *, at: str, artifact_type: str | None, host: str, unlisted: set[str]) -> _Page | None:
+def _first_page(
+    response: httpx.Response, *, at: str, artifact_type: str | None, host: str, no_referrers_api: set[str]
+) -> _Page | None:
     """The first page; None where the registry has no API."""
     try:
         raw = document.read_document(response, at)
     except RegistryError as exc:
         if response.status_code not in _NO_API:
             raise
-        if response.status_code not in _SAYS_NOTHING and not _is_unknown_repository(exc):
-            unlisted.add(host)
+        if response.status_code not in _INCONCLUSIVE and not _is_unknown_repository(exc):
+            no_referrers_api.add(host)
         return None
     if not is_index(raw):  # such as the page of a web interface, which answers every path
-        unlisted.add(host)
+        no_referrers_api.add(host)
         return None
     return _Page(response, raw, at=at, artifact_type=artifact_type)
 
@@ -154,25 +160,25 @@ def _later_page(response: httpx.Response, *, at: str, artifact_type: str | None)
     return _Page(response, raw, at=at, artifact_type=artifact_type)
 
 
-def _under_tag(repository: Repository, subject: Digest, artifact_type: str | None) -> tuple[Descriptor, ...]:
-    raw = _at_tag(repository, subject)
-    if raw is None or not _lists(raw, subject):
+def _list_fallback_tag(repository: Repository, subject: Digest, artifact_type: str | None) -> tuple[Descriptor, ...]:
+    raw = _read_fallback_tag(repository, subject)
+    if raw is None or not _is_fallback_index(raw, subject):
         return ()
     return _filter_by_type(manifest.children(raw, mediatypes.OCI_INDEX, at=_tag_name(repository, subject)), artifact_type)
 
 
-def _at_tag(repository: Repository, subject: Digest) -> bytes | None:
+def _read_fallback_tag(repository: Repository, subject: Digest) -> bytes | None:
     """Whatever is under the tag of the referrers; None where there is no such tag."""
     at = _tag_name(repository, subject)
     # Any type is accepted: another document than an index is then found, and recognized as such.
-    response = repository.ask("GET", f"manifests/{fallback_tag(subject)}", subject=at, headers={"Accept": ANY_MANIFEST})
+    response = repository.send_read("GET", f"manifests/{fallback_tag(subject)}", subject=at, headers={"Accept": ANY_MANIFEST})
     if response.status_code == httpx.codes.NOT_FOUND:
         response.close()
         return None
     return document.read_document(response, at)
 
 
-def _lists(raw: bytes, subject: Digest) -> bool:
+def _is_fallback_index(raw: bytes, subject: Digest) -> bool:
     return is_index(raw) and Digest.of(raw, algorithm=subject.algorithm) != subject
 
 
@@ -180,7 +186,7 @@ def _tag_name(repository: Repository, subject: Digest) -> str:
     return f"{repository.locator}:{fallback_tag(subject)}"
 
 
-def _distinct(found: Iterator[Descriptor], repository: Repository, subject: Digest) -> Iterator[Descriptor]:
+def _drop_duplicates(found: Iterator[Descriptor], repository: Repository, subject: Digest) -> Iterator[Descriptor]:
     """Each once, and without the subject itself; not without end."""
     seen = {subject}
     for one in found:

@@ -17,11 +17,11 @@ from prefect_dist.remotes.auth import HostAuth
 from prefect_dist.remotes.credentials import Credentials, CredentialSource, RegistryLogin
 from prefect_dist.remotes.errors import redact
 from prefect_dist.remotes.fetcher import Fetcher, Source
-from prefect_dist.remotes.foreign import Foreign
+from prefect_dist.remotes.foreign import ForeignLayers
 from prefect_dist.remotes.guard import GuardedOrigin
 from prefect_dist.remotes.hosts import Hosts
 from prefect_dist.remotes.listing import CATALOG_SCOPE, list_repositories
-from prefect_dist.remotes.mirrors import Mirrored
+from prefect_dist.remotes.mirrors import MirroredSource
 from prefect_dist.remotes.pusher import Pusher
 from prefect_dist.remotes.ranges import Ranges
 from prefect_dist.remotes.repository import Repository
@@ -78,14 +78,14 @@ class Registries:
         self._settings = settings
         self._credentials, self._ways = credentials, ways
         self._ranges = Ranges()
-        self._foreign = Foreign(self._ranges)
+        self._foreign = ForeignLayers(self._ranges)
         self._repositories: dict[tuple[str, str], Repository] = {}
         self._pushers: dict[tuple[str, str], Pusher] = {}
         self._sizes: dict[str, RegistrySizes] = {}  # by host
         self._auth: dict[tuple[str, Credentials | None], HostAuth] = {}
         self._origins: dict[str, GuardedOrigin] = {}
         self._distrusted: set[Digest] = set()
-        self._unlisted: set[str] = set()
+        self._no_referrers_api: set[str] = set()
         self._guard = threading.Lock()
         self._transport = Urllib3Transport(
             hosts=settings.hosts, connect_timeout_s=settings.connect_timeout_s, read_timeout_s=settings.read_timeout_s
@@ -111,15 +111,15 @@ class Registries:
     def fetcher(self, reference: Reference) -> Source:
         """Access to the content of the reference's repository, at mirrors first if there are any."""
         caches = [
-            Fetcher(self._repository(host, reference), self._ranges, self._unlisted, None)
-            for host in self._settings.hosts.of(reference.host).mirrors
+            Fetcher(self._repository(host, reference), self._ranges, self._no_referrers_api, None)
+            for host in self._settings.hosts.settings_for(reference.host).mirrors
         ]
         own = self.origin_fetcher(reference)
-        return Mirrored([*caches, own], self._distrusted) if caches else own
+        return MirroredSource([*caches, own], self._distrusted) if caches else own
 
     def origin_fetcher(self, reference: Reference) -> Fetcher:
         """Return a fetcher for the reference's repository at the registry itself, without its mirrors."""
-        return Fetcher(self._repository(reference.host, reference), self._ranges, self._unlisted, self._foreign)
+        return Fetcher(self._repository(reference.host, reference), self._ranges, self._no_referrers_api, self._foreign)
 
     def pusher(self, reference: Reference) -> Pusher:
         """Access to the reference's repository for who writes; one for all who do, for it knows uploads that broke off."""
@@ -145,7 +145,7 @@ class Registries:
         registry = Repository(
             self._client, auth, url=url, name="", locator=host, scope=CATALOG_SCOPE, origin=self._origin(host)
         )
-        return list_repositories(registry, prefix=hosts.of(host).path_prefix)
+        return list_repositories(registry, prefix=hosts.settings_for(host).path_prefix)
 
     def _repository(self, host: str, reference: Reference) -> Repository:
         known = self._repositories.get((host, reference.repository))
@@ -153,7 +153,7 @@ class Registries:
 
     def _new_repository(self, host: str, reference: Reference) -> Repository:
         hosts = self._settings.hosts
-        settings = hosts.of(host)
+        settings = hosts.settings_for(host)
         name = f"{settings.path_prefix}{reference.repository}"
         auth = self._auth_of(host, name)
         url, locator = f"{hosts.url(host)}/v2/{name}", f"{host}/{name}"
@@ -169,7 +169,7 @@ class Registries:
         )
 
     def _sizes_of(self, host: str) -> RegistrySizes:
-        settings = self._settings.hosts.of(host)
+        settings = self._settings.hosts.settings_for(host)
         made = RegistrySizes(
             chunk_bytes=settings.chunk_bytes,
             whole_bytes=settings.whole_bytes,
@@ -179,7 +179,7 @@ class Registries:
 
     def _origin(self, host: str) -> GuardedOrigin:
         hosts = self._settings.hosts
-        made = GuardedOrigin(httpx.URL(hosts.url(host)), name=host, private_hosts=hosts.of(host).private_hosts)
+        made = GuardedOrigin(httpx.URL(hosts.url(host)), name=host, private_hosts=hosts.settings_for(host).private_hosts)
         return self._origins.setdefault(host, made)
 
     def _auth_of(self, host: str, name: str) -> HostAuth:
@@ -198,7 +198,7 @@ class Registries:
 
     def quotas(self) -> dict[str, Quota]:
         """The requests that registries last said they still allow, by their host as references have it."""
-        return {self._settings.hosts.name(server): quota for server, quota in self._throttled.quotas().items()}
+        return {self._settings.hosts.name_of(server): quota for server, quota in self._throttled.quotas().items()}
 
     def close(self) -> None:
         """Close all connections. What is under way is to be broken off before, or it is waited for."""

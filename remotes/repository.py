@@ -12,7 +12,7 @@ from prefect_dist.remotes.errors import ADVICE, from_response, from_transport, o
 from prefect_dist.remotes.guard import GUARD, Guard, GuardedOrigin
 from prefect_dist.remotes.hosts import Capability
 from prefect_dist.remotes.sizes import RegistrySizes
-from prefect_dist.remotes.token import to_delete, to_pull, to_push
+from prefect_dist.remotes.token import delete_scope, pull_scope, push_scope
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 # So answer object stores when the time of a signed URL is up: Amazon's, Azure's and CloudFront 403, Google's 400.
@@ -45,10 +45,10 @@ class Repository:
         self._client, self._host = client, host
         self._own = httpx.URL(url)
         self._origin = origin or GuardedOrigin(self._own, name=locator.partition("/")[0])
-        self._pull, self._push = RegistryAuth(host, scope or to_pull(name)), RegistryAuth(host, to_push(name))
-        self._delete = RegistryAuth(host, to_delete(name))
+        self._pull, self._push = RegistryAuth(host, scope or pull_scope(name)), RegistryAuth(host, push_scope(name))
+        self._delete = RegistryAuth(host, delete_scope(name))
 
-    def ask(self, method: str, target: str | httpx.URL, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
+    def send_read(self, method: str, target: str | httpx.URL, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
         """Send a request that reads: a path of this repository, or a URL of its registry, see `owns`.
 
         The answer, of whatever status, is open. Errors call what is asked for `subject`. What a redirect's target refuses is
@@ -57,7 +57,7 @@ class Repository:
         Raises:
             DistError: there is no answer, see `remotes.errors.from_transport`.
         """
-        url = target if isinstance(target, httpx.URL) else self.at(target)
+        url = target if isinstance(target, httpx.URL) else self.url_of(target)
         auth = self._pull if self.owns(url) else None
         response = self._send(method, url, auth, subject=subject, headers=headers)
         if response.status_code in _EXPIRED and response.history and not is_same_server(response.request.url, url):
@@ -65,7 +65,7 @@ class Repository:
             response = self._send(method, url, auth, subject=subject, headers=headers)
         return response
 
-    def ask_elsewhere(self, url: httpx.URL, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
+    def get_foreign_url(self, url: httpx.URL, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
         """Send a GET to a URL that a document names: without credentials of any kind, see `remotes.guard.Guard`.
 
         Raises:
@@ -74,7 +74,7 @@ class Repository:
         """
         return self._send("GET", url, None, subject=subject, headers=headers, guard=Guard())
 
-    def at(self, path: str) -> httpx.URL:
+    def url_of(self, path: str) -> httpx.URL:
         """Return the URL of a path in this repository."""
         return httpx.URL(f"{self.url}/{path}")
 
@@ -82,7 +82,7 @@ class Repository:
         """Return True if a URL from a response is at this registry, and not less safe."""
         return is_same_server(url, self._own)
 
-    def tell(
+    def send_write(
         self,
         method: str,
         target: str | httpx.URL,
@@ -104,13 +104,13 @@ class Repository:
             Denied: a redirect to an address that the registry may not name, or of a deletion or manifest to another server.
             DistError: there is no answer, see `remotes.errors.from_transport`; or what iterating `body` raises.
         """
-        url = target if isinstance(target, httpx.URL) else self.at(target)
+        url = target if isinstance(target, httpx.URL) else self.url_of(target)
         auth = self._delete if method == "DELETE" else self._push
         if source:
-            auth = RegistryAuth(self._host, to_push(self.name), to_pull(source))
+            auth = RegistryAuth(self._host, push_scope(self.name), pull_scope(source))
         # What a registry names may be anywhere: its credentials are for it alone.
         # A registry has no reason to send deletions and manifests elsewhere, where they would change another registry.
-        guard = Guard(self._origin, stays=method == "DELETE" or (method == "PUT" and not isinstance(target, httpx.URL)))
+        guard = Guard(self._origin, same_server=method == "DELETE" or (method == "PUT" and not isinstance(target, httpx.URL)))
         own_auth = auth if self.owns(url) else None
         response = self._send(method, url, own_auth, subject=subject, headers=headers, body=body, guard=guard)
         try:

@@ -58,20 +58,20 @@ class ThrottledTransport(httpx.BaseTransport):
         """Wait for a turn, then send one request."""
         throttle, began = self._throttle(request.url), time.monotonic()
         try:
-            alone_s = throttle.begin()
+            pause_s = throttle.acquire()
         except Aborted:
             raise httpx.ConnectError("the transport was aborted", request=request) from None
         waited_s = time.monotonic() - began
-        if alone_s:
-            return _not_asked(alone_s)
+        if pause_s:
+            return _rate_limited_response(pause_s)
         try:
             response = self._inner.handle_request(request)
         except BaseException:
-            throttle.end()
+            throttle.release()
             raise
         response.extensions[WAITED_S] = waited_s
         self._note_response(throttle, request.url, response)
-        response.stream = _NotifyingStream(cast("httpx.SyncByteStream", response.stream), throttle.end)
+        response.stream = _NotifyingStream(cast("httpx.SyncByteStream", response.stream), throttle.release)
         return response
 
     def quotas(self) -> dict[str, Quota]:
@@ -95,8 +95,8 @@ class ThrottledTransport(httpx.BaseTransport):
         server = url.netloc.decode("ascii")
         with self._guard:
             if server not in self._throttles:
-                per_second = self._hosts.at(url).per_second
-                self._throttles[server] = Throttle(in_flight=self._hosts.in_flight(url), per_second=per_second)
+                per_second = self._hosts.settings_at(url).per_second
+                self._throttles[server] = Throttle(in_flight=self._hosts.max_in_flight(url), per_second=per_second)
                 if self._aborted:
                     self._throttles[server].abort()
             return self._throttles[server]
@@ -155,6 +155,6 @@ def _number(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None  # noqa: PLR2004 - years of seconds
 
 
-def _not_asked(alone_s: float) -> httpx.Response:
+def _rate_limited_response(pause_s: float) -> httpx.Response:
     extensions = {"reason_phrase": b"not asked, it wants to be left alone"}
-    return httpx.Response(_TOO_MANY, headers={"Retry-After": str(math.ceil(alone_s))}, extensions=extensions)
+    return httpx.Response(_TOO_MANY, headers={"Retry-After": str(math.ceil(pause_s))}, extensions=extensions)

@@ -28,22 +28,22 @@ _REFUSES_POST = frozenset({400, 401, 404, 405})
 # "If omitted, this defaults to 60 seconds" (token specification, expires_in).
 _DEFAULT_LIFE_S = 60.0
 # A 403 may be transient, as behind a load balancer: the server is asked again, but not for each of thousands of requests.
-_MAX_FORBIDDEN = 3
+_MAX_403 = 3
 _MAX_LIFE_DIGITS = 12
 _MAX_ANSWER_BYTES = 1024 * 1024
 
 
-def to_pull(repository: str) -> str:
+def pull_scope(repository: str) -> str:
     """The scope that reads a repository; a mount needs it for the repository it mounts from."""
     return f"repository:{repository}:pull"
 
 
-def to_push(repository: str) -> str:
+def push_scope(repository: str) -> str:
     """The scope that writes to a repository; registries want it to read, too."""
     return f"repository:{repository}:pull,push"
 
 
-def to_delete(repository: str) -> str:
+def delete_scope(repository: str) -> str:
     """The scope that deletes from a repository: it is an action of its own (distribution since 2017, Keppel, IBM).
 
     Registries to which it is a kind of writing say so in their challenge.
@@ -51,7 +51,7 @@ def to_delete(repository: str) -> str:
     return f"repository:{repository}:delete,pull"
 
 
-def merge(*scopes: str) -> str:
+def merge_scopes(*scopes: str) -> str:
     """One list of scopes for all that are listed in these: each resource once, its actions and all resources sorted."""
     # scope ::= resourcescope { " " resourcescope };  resourcescope ::= type ":" name ":" action { "," action }
     # A name may begin with host:port. Amazon's public registry has a scope "aws", without any colon.
@@ -73,7 +73,7 @@ class TokenServer:
     service: str | None
 
     @classmethod
-    def named_by(cls, challenge: Challenge, *, host: str) -> Self:
+    def from_challenge(cls, challenge: Challenge, *, host: str) -> Self:
         """The one that a registry's challenge names.
 
         Raises:
@@ -103,11 +103,11 @@ class Tokens:
     def __init__(self, login: RegistryLogin) -> None:
         self._login, self.credentials = login, login.credentials
         self._refresh: dict[TokenServer, str] = {}
-        self._knows_get_only: set[TokenServer] = set()
+        self._get_only: set[TokenServer] = set()
         self._refused: dict[tuple[TokenServer, str], RegistryError] = {}
         self._forbidden: Counter[tuple[TokenServer, str]] = Counter()
 
-    def ask(
+    def fetch_token(
         self, server: TokenServer, scopes: str, *, guard: Guard | None = None
     ) -> Generator[httpx.Request, httpx.Response, Token]:
         """A token for a list of scopes: by POST with each secret there is, last by GET. A repeated refusal is remembered.
@@ -129,7 +129,7 @@ class Tokens:
             self._refresh.pop(server, None)
         token = self._token(_limit_body((yield last)), server, scopes)
         if first and last.method == "GET":
-            self._knows_get_only.add(server)
+            self._get_only.add(server)
         return token
 
     def _requests(self, server: TokenServer, scopes: str, guard: Guard | None) -> list[httpx.Request]:
@@ -138,40 +138,40 @@ class Tokens:
         for request in found:
             request.extensions[ADVICE] = self._login.advice
             if guard is not None:
-                request.extensions[GUARD] = guard.renew()
+                request.extensions[GUARD] = guard.copy()
         return found
 
     def _attempts(self, server: TokenServer, scopes: str) -> list[httpx.Request]:
         has = self.credentials
-        if has is None or server in self._knows_get_only:
-            return [_by_get(server, scopes, has)]
+        if has is None or server in self._get_only:
+            return [_get_request(server, scopes, has)]
         refresh_tokens = dict.fromkeys((self._refresh.get(server), has.identity_token))
         forms = [{"grant_type": "refresh_token", "refresh_token": one} for one in refresh_tokens if one]
         if has.has_password:
             # Not with access_type=offline: a refresh token would outlive the run at the server, and the password is at hand.
             forms.append({"grant_type": "password", "username": has.username, "password": has.password})
-        posts = [_by_post(server, scopes, form) for form in forms]
-        return [*posts, _by_get(server, scopes, has)] if has.has_password else posts
+        posts = [_post_request(server, scopes, form) for form in forms]
+        return [*posts, _get_request(server, scopes, has)] if has.has_password else posts
 
     def _token(self, response: httpx.Response, server: TokenServer, scopes: str) -> Token:
         raw = response.read()
         if not response.is_success:
             error = self._refusal(response)
-            self._remember(error, server, scopes)
+            self._remember_refusal(error, server, scopes)
             raise error
-        token = _read(raw, redact(server.realm))
+        token = _parse_token(raw, redact(server.realm))
         self._forbidden.pop((server, scopes), None)
         if token.refresh:
             self._refresh[server] = token.refresh
         return token
 
-    def _remember(self, error: RegistryError, server: TokenServer, scopes: str) -> None:
+    def _remember_refusal(self, error: RegistryError, server: TokenServer, scopes: str) -> None:
         """Remember a refusal: a 401 at once, a 403 when several came without a token in between."""
         if not isinstance(error, RegistryDenied):
             return
         is_forbidden = error.exchange.status == httpx.codes.FORBIDDEN
         self._forbidden[server, scopes] += is_forbidden
-        if not is_forbidden or self._forbidden[server, scopes] >= _MAX_FORBIDDEN:
+        if not is_forbidden or self._forbidden[server, scopes] >= _MAX_403:
             self._refused[server, scopes] = error
 
     def _refusal(self, response: httpx.Response) -> RegistryError:
@@ -188,14 +188,14 @@ def _limit_body(response: httpx.Response) -> httpx.Response:
     return response
 
 
-def _by_get(server: TokenServer, scopes: str, credentials: Credentials | None) -> httpx.Request:
+def _get_request(server: TokenServer, scopes: str, credentials: Credentials | None) -> httpx.Request:
     # "This query parameter should be specified multiple times if there is more than one scope entry" (token specification).
     params: dict[str, str | list[str]] = {"scope": scopes.split()} | ({"service": server.service} if server.service else {})
     headers = {"Accept": "application/json"} | ({"Authorization": credentials.basic()} if credentials else {})
     return httpx.Request("GET", server.realm.copy_merge_params(params), headers=headers)
 
 
-def _by_post(server: TokenServer, scopes: str, grant: dict[str, str]) -> httpx.Request:
+def _post_request(server: TokenServer, scopes: str, grant: dict[str, str]) -> httpx.Request:
     # "This query parameter should only be specified once but may contain multiple scopes" (OAuth2 specification).
     asked = {"service": server.service, "scope": scopes, "client_id": _CLIENT_ID}
     form = grant | {name: value for name, value in asked.items() if value}
@@ -205,7 +205,7 @@ def _by_post(server: TokenServer, scopes: str, grant: dict[str, str]) -> httpx.R
     return request
 
 
-def _read(raw: bytes, url: str) -> Token:
+def _parse_token(raw: bytes, url: str) -> Token:
     """Parse the response of a token server. Errors show nothing of it, since it may contain a token."""
     at = f"token from {url}"
     try:

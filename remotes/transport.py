@@ -41,8 +41,8 @@ from prefect_dist.remotes.public import (
     GuardedHTTPConnection,
     GuardedHTTPSConnection,
     Kind,
-    kind_of,
-    kind_of_literal,
+    address_kind,
+    literal_address_kind,
     refuse_literal,
 )
 
@@ -78,9 +78,9 @@ class Urllib3Transport(httpx.BaseTransport):
             httpx.TransportError: no answer.
             InvalidInput: certificates or proxies that are set but of no use.
         """
-        settings, proxy = self._hosts.at(request.url), self._proxies.of(request.url)
+        settings, proxy = self._hosts.settings_at(request.url), self._proxies.proxy_for(request.url)
         guard: Guard | None = request.extensions.get(GUARD)
-        allowed = guard.address_rule(request.url, is_named=self._hosts.names(request.url)) if guard is not None else None
+        allowed = guard.address_rule(request.url, is_named=self._hosts.is_named(request.url)) if guard is not None else None
         if guard is not None and not guard.may_have_secrets(request.url):
             settings = settings.without_secrets()
         pools = self._pools_for(settings.tls, proxy, allowed if proxy is None else None)
@@ -100,7 +100,7 @@ class Urllib3Transport(httpx.BaseTransport):
                 decode_content=False,
             )
         if guard is not None:
-            kind = _kind_of_server(answer) if proxy is None else kind_of_literal(request.url.host) or "public"
+            kind = _peer_kind(answer) if proxy is None else literal_address_kind(request.url.host) or "public"
             guard.note_answer(request.url, kind)
         body = _Body(answer, partial(self._as_httpx, request))
         is_content = httpx.codes.is_success(answer.status)
@@ -224,7 +224,7 @@ class _Connections:
                     raise ConnectTimeoutError(self, "the handshake timed out") from exc
                 if self.proxy is None:
                     with contextlib.suppress(OSError):  # reset already
-                        self.peer_kind = kind_of(self.sock.getpeername()[0])
+                        self.peer_kind = address_kind(self.sock.getpeername()[0])
                 opened(self)
 
         return type(pool.__name__, (pool,), {"ConnectionCls": Watched})
@@ -239,7 +239,7 @@ class _Connections:
             raise ProtocolError("the transport was aborted")
 
 
-def _kind_of_server(answer: urllib3.BaseHTTPResponse) -> Kind:
+def _peer_kind(answer: urllib3.BaseHTTPResponse) -> Kind:
     """The kind of address that an answer came from."""
     kind: Kind = getattr(answer.connection, "peer_kind", "public")
     return kind

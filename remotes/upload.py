@@ -50,7 +50,7 @@ class _UploadPart:
 
     def __iter__(self) -> Iterator[bytes]:
         offset = self._first
-        for piece in _cut(self._content.read(offset)):
+        for piece in _split(self._content.read(offset)):
             kept = piece[: self._end - offset]
             yield kept
             offset += len(kept)
@@ -73,7 +73,7 @@ class UploadSession:
         self.offset = 0
         self.is_lost = False
         self._repository, self._descriptor = repository, descriptor
-        self._in_doubt = self._is_closed = False
+        self._offset_is_unknown = self._is_closed = False
         opened_at = location(opened, self.subject)
         if opened_at is None:
             raise Unavailable(f"{self.subject}: the registry opens an upload and does not say where (no Location)")
@@ -102,26 +102,26 @@ class UploadSession:
                 best, fruitless = self.offset, 0
 
     def _step(self, content: Content, chunk_bytes: int) -> None:
-        if self._in_doubt:
-            self._ask()
+        if self._offset_is_unknown:
+            self._query_offset()
         elif self.offset < self._descriptor.size:
             self._send_chunk(content, min(self.offset + chunk_bytes, self._descriptor.size))
         else:
             self._close()
 
-    def _ask(self) -> None:
+    def _query_offset(self) -> None:
         """Learn where the registry stands. One that cannot tell has lost the session."""
-        answer = self._tell("GET", self._location, losing=(RegistryNotFound, RegistryRefused))
+        answer = self._send("GET", self._location, losing=(RegistryNotFound, RegistryRefused))
         has = uploaded_bytes(answer)
         if has is None:
             self.is_lost = True
             raise Unavailable(f"{self.subject}: the registry does not say what it has (no Range)")
-        self._stand_at(has)
+        self._set_offset(has)
 
     def _send_chunk(self, content: Content, end: int) -> None:
         begin = self.offset
         # Who refuses the first chunk may know no chunks, or none of this size: GHCR takes 4 MiB and answers 416 to more.
-        answer = self._tell(
+        answer = self._send(
             "PATCH",
             self._location,
             headers=_framing_headers(end - begin) | {"Content-Range": f"{begin}-{end - 1}"},
@@ -134,25 +134,25 @@ class UploadSession:
             return
         has = uploaded_bytes(answer)
         if has is None:
-            self._in_doubt = True
+            self._offset_is_unknown = True
         else:
-            self._stand_at(has)
+            self._set_offset(has)
         raise Unavailable(f"{self.subject}: the registry refuses bytes {begin} to {end - 1} as out of order")
 
     def _close(self, body: Iterable[bytes] = (), *, size: int = 0) -> None:
         digest = f"digest={self._descriptor.digest}".encode()
         query = b"&".join(filter(None, (self._location.query, digest)))  # parsed and put together, a signed one would change
         url = self._location.copy_with(query=query)
-        answer = self._tell("PUT", url, headers=_framing_headers(size), body=body, losing=(RegistryNotFound,))
+        answer = self._send("PUT", url, headers=_framing_headers(size), body=body, losing=(RegistryNotFound,))
         check_digest(answer, self._descriptor, self.subject)
         self._is_closed = True
 
-    def _stand_at(self, offset: int) -> None:
+    def _set_offset(self, offset: int) -> None:
         if offset > self._descriptor.size:
             raise Corrupt(f"{self.subject}: expected at most {self._descriptor.size} bytes, the registry has {offset}")
-        self.offset, self._in_doubt = offset, False
+        self.offset, self._offset_is_unknown = offset, False
 
-    def _tell(
+    def _send(
         self,
         method: str,
         url: httpx.URL,
@@ -164,9 +164,11 @@ class UploadSession:
     ) -> httpx.Response:
         """Send a request to the session; it goes on at the answer's Location, and errors that are `losing` are its end."""
         try:
-            answer = self._repository.tell(method, url, expected=expected, subject=self.subject, headers=headers, body=body)
+            answer = self._repository.send_write(
+                method, url, expected=expected, subject=self.subject, headers=headers, body=body
+            )
         except Unavailable:
-            self._in_doubt = True
+            self._offset_is_unknown = True
             raise
         except losing:
             self.is_lost = True
@@ -183,7 +185,7 @@ def _asks_to_wait(error: DistError) -> bool:
     return isinstance(error, RegistryError) and (error.exchange.retry_after_s is not None or error.exchange.status == _TOO_MANY)
 
 
-def _cut(pieces: Iterable[bytes]) -> Iterator[bytes]:
+def _split(pieces: Iterable[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         for start in range(0, len(piece), _PIECE_BYTES):
             yield piece[start : start + _PIECE_BYTES]

@@ -131,7 +131,7 @@ def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None, no
     notify(ContentAdvanced(descriptor, len(raw), len(raw)))
     subject = _subject(raw, descriptor)
     if subject is not None and listed_under is None:
-        target.refer(subject.digest, referrers.make_entry(raw, descriptor, at=str(descriptor)))
+        target.list_referrer(subject.digest, referrers.make_entry(raw, descriptor, at=str(descriptor)))
 
 
 def _subject(raw: bytes, descriptor: Descriptor) -> Descriptor | None:

@@ -95,7 +95,7 @@ class Remover:
         if obstacle is not None:
             return obstacle
         if self._can_delete_tags:
-            status = self._pusher.untag(tag)
+            status = self._pusher.delete_tag(tag)
             if status is not None:
                 self._accepted.add(tag)
                 self._check_deleted(tag, status)

@@ -20,11 +20,11 @@ from prefect_dist.remotes import (
     Credentials,
     CredentialSource,
     DockerConfig,
-    Given,
     Registries,
     RegistrySettings,
     Source,
-    first_of,
+    StaticCredentials,
+    chain_sources,
 )
 from prefect_dist.storage import ContentStore, open_store
 from prefect_dist.storage.leases import Lease
@@ -49,8 +49,8 @@ T = TypeVar("T")
 class SessionSpec:
     """The specification of a session. `store` is a path or fsspec URL.
 
-    `store_options` are fsspec's, and may be secret. `credentials` are by registry, as `remotes.Given` takes them; `ways` say
-    where there could be more, see `remotes.credentials`. `offline` images come from the store alone, and no source is asked.
+    `store_options` are fsspec's, and may be secret. `credentials` are by registry, as `StaticCredentials` takes them; `ways`
+    say where there could be more, see `remotes.credentials`. `offline` images come from the store alone, and no source is asked.
     """
 
     store: str
@@ -143,7 +143,7 @@ class Session:
     def _own_tags(self, place: Reference) -> Iterable[str]:
         """Return the tags of a repository as its registry lists them. Mirrors of the registry may list others."""
         known = self._tags.get(Reference.parse(place.locator))
-        if known is not None and not self.spec.registries.hosts.of(place.host).mirrors:
+        if known is not None and not self.spec.registries.hosts.settings_for(place.host).mirrors:
             return known
         return self.registries.origin_fetcher(place).tags()
 
@@ -314,7 +314,7 @@ def open_session(spec: SessionSpec, *, notify: Notify = ignore_event) -> Iterato
         InvalidInput: an unusable store or a damaged Docker configuration file.
     """
     given = _GIVEN.get()
-    sources = (*(source for source, _ in given), Given(spec.credentials).get, DockerConfig.load().get)
+    sources = (*(source for source, _ in given), StaticCredentials(spec.credentials).get, DockerConfig.load().get)
     ways = (*(way for _, way in given if way is not None), *spec.ways)
     cancel = current_token()
 
@@ -324,7 +324,7 @@ def open_session(spec: SessionSpec, *, notify: Notify = ignore_event) -> Iterato
     with (
         open_store(spec.store, options=spec.store_options) as store,
         store.leases.hold() as lease,
-        Registries(spec.registries, credentials=first_of(*sources), ways=ways, left_alone=throttled) as registries,
+        Registries(spec.registries, credentials=chain_sources(*sources), ways=ways, left_alone=throttled) as registries,
         cancel.on_cancel(registries.abort),
     ):
         session = Session(spec, store, lease, registries, notify=notify, cancel=cancel)

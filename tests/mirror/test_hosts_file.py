@@ -47,7 +47,7 @@ def test_everything_that_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
     shutil.copy(beside / "cert.pem", home / "ca.pem")
     monkeypatch.setenv("HOME", str(home))
     hosts = load(tmp_path, FULL.replace("CERTIFICATE", str(beside / "cert.pem")))
-    assert hosts.of("registry.example:5000") == HostSettings(
+    assert hosts.settings_for("registry.example:5000") == HostSettings(
         scheme="https",
         hostname="internal.example:5001",
         tls=Tls(
@@ -140,7 +140,7 @@ def test_files_are_beside_the_file_that_names_them(tmp_path: Path, monkeypatch: 
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    assert config.hosts("../hosts.yaml").of("a.example").tls == Tls(ca_file=str(elsewhere / "../cert.pem"))
+    assert config.hosts("../hosts.yaml").settings_for("a.example").tls == Tls(ca_file=str(elsewhere / "../cert.pem"))
 
 
 def test_what_is_said_beside_the_file_wins(tmp_path: Path) -> None:
@@ -149,10 +149,10 @@ def test_what_is_said_beside_the_file_wins(tmp_path: Path) -> None:
     shutil.copy(everywhere, one)
     path.write_text("registries: {a.example: {tls: disabled, pathPrefix: x}, b.example: {caFile: b.pem}}")
     hosts = config.hosts(str(path), plain_http=True, ca_file=everywhere, insecure=["a.example", "c.example"])
-    assert hosts.of("a.example").tls == Tls(ca_file=everywhere, verify=False)
-    assert hosts.of("a.example").path_prefix == "x/"
-    assert hosts.of("b.example").tls == Tls(ca_file=str(one))
-    assert hosts.of("z.example").tls == Tls(ca_file=everywhere)
+    assert hosts.settings_for("a.example").tls == Tls(ca_file=everywhere, verify=False)
+    assert hosts.settings_for("a.example").path_prefix == "x/"
+    assert hosts.settings_for("b.example").tls == Tls(ca_file=str(one))
+    assert hosts.settings_for("z.example").tls == Tls(ca_file=everywhere)
     assert [hosts.url(host) for host in ("a.example", "b.example", "c.example")] == [
         "https://a.example",
         "http://b.example",

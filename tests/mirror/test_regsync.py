@@ -163,7 +163,7 @@ def test_anchors_and_templates(anchors: Mirror) -> None:
     assert backup(anchors, 1, "registry.example/hub/library/debian:v2") == "registry.example/hub/library/debian:backup-v2"
     assert anchors.entries[0].backup is None
     assert (anchors.schedules[0].cron, anchors.schedules[0].interval_s) == ("0 0 * * *", None)
-    tls = anchors.hosts.of("registry.example").tls
+    tls = anchors.hosts.settings_for("registry.example").tls
     assert tls.ca_pem is not None
     assert tls.ca_pem.strip().startswith("-----BEGIN CERTIFICATE-----")
 

@@ -15,7 +15,7 @@ from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, Unavail
 from prefect_dist.remotes import Credentials, Origin, Registries, Source
 from prefect_dist.remotes.auth import HostAuth, RegistryAuth, is_same_server
 from prefect_dist.remotes.credentials import RegistryLogin
-from prefect_dist.remotes.token import to_pull, to_push
+from prefect_dist.remotes.token import pull_scope, push_scope
 from prefect_dist.remotes.transport import Urllib3Transport
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Answer, Fault, Redirect, WithHeaders
@@ -52,7 +52,7 @@ def serve(auth: Basic | Bearer) -> FakeRegistry:
     return registry
 
 
-def log_in(name: str, password: str) -> Registries:
+def login_commands(name: str, password: str) -> Registries:
     return Registries(SETTINGS, credentials=lambda *_: user(name, password))
 
 
@@ -82,14 +82,17 @@ def test_anonymous_bearer(registries: Registries) -> None:
 
 
 def test_basic() -> None:
-    with serve(Basic("me", SECRET)) as registry, log_in("me", SECRET) as registries:
+    with serve(Basic("me", SECRET)) as registry, login_commands("me", SECRET) as registries:
         for _ in range(2):
             assert read(fetcher(registries, registry), WANTED) == BLOB
         assert [one.status for one in registry.requests] == [401, 200, 200]
 
 
 def test_bearer_with_credentials() -> None:
-    with serve(Bearer(user="me", password=SECRET, refuse_anonymous=True)) as registry, log_in("me", SECRET) as registries:
+    with (
+        serve(Bearer(user="me", password=SECRET, refuse_anonymous=True)) as registry,
+        login_commands("me", SECRET) as registries,
+    ):
         assert read(fetcher(registries, registry), WANTED) == BLOB
         assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET, BLOB_GET]  # it knows GET only
         first, post, token, second = (one.headers.get("authorization", "") for one in registry.requests)
@@ -206,9 +209,9 @@ def test_the_life_of_a_token(clock: Clock, expires_in: object, life_s: float) ->
     challenged(flow, BEARER)
     flow.send(httpx.Response(200, json={"token": "abc", "expires_in": expires_in}))
     clock.now += life_s - 0.01
-    assert host.grant(SCOPE) == "Bearer abc"
+    assert host.find_header(SCOPE) == "Bearer abc"
     clock.now += 0.02
-    assert host.grant(SCOPE) is None
+    assert host.find_header(SCOPE) is None
 
 
 def test_a_revoked_token_is_replaced(registries: Registries) -> None:
@@ -234,7 +237,7 @@ def test_a_token_that_does_not_help_is_not_asked_for_again(registries: Registrie
 def test_a_wrong_password_for_a_token() -> None:
     with (
         serve(Bearer(user="me", password="right", refuse_anonymous=True)) as registry,
-        log_in("me", SECRET) as registries,
+        login_commands("me", SECRET) as registries,
     ):
         error = refusal(registries, registry)
         assert isinstance(error, Denied)
@@ -248,7 +251,7 @@ def test_a_wrong_password_for_a_token() -> None:
 def test_a_wrong_password_is_tried_once_for_all_threads() -> None:
     with (
         serve(Bearer(user="me", password="right", refuse_anonymous=True)) as registry,
-        log_in("me", SECRET) as registries,
+        login_commands("me", SECRET) as registries,
     ):
         source = fetcher(registries, registry)
         with ThreadPoolExecutor(THREADS) as threads:
@@ -260,7 +263,7 @@ def test_a_wrong_password_is_tried_once_for_all_threads() -> None:
 
 
 def test_a_wrong_password() -> None:
-    with serve(Basic("me", "right")) as registry, log_in("me", SECRET) as registries:
+    with serve(Basic("me", "right")) as registry, login_commands("me", SECRET) as registries:
         error = refusal(registries, registry)
         assert isinstance(error, Denied)
         assert str(error) == (
@@ -287,7 +290,7 @@ def test_a_wrong_password_is_told_to_all_alike(auth: Basic | Bearer) -> None:
 
 
 def test_a_password_is_not_wrong_because_a_redirect_leads_to_a_401(other: FakeRegistry) -> None:
-    with serve(Basic("me", SECRET)) as registry, log_in("me", SECRET) as registries:
+    with serve(Basic("me", SECRET)) as registry, login_commands("me", SECRET) as registries:
         registry.inject(Fault(path=BLOB_PATH, action=Redirect(f"http://{other.host}{{path}}")))
         other.inject(Fault(path=BLOB_PATH, action=Answer(401, ())))
         assert "is refused" not in str(refusal(registries, registry))
@@ -295,7 +298,7 @@ def test_a_password_is_not_wrong_because_a_redirect_leads_to_a_401(other: FakeRe
 
 
 def test_who_has_no_rights_is_told_whose_they_are() -> None:
-    with serve(Basic("me", SECRET)) as registry, log_in("me", SECRET) as registries:
+    with serve(Basic("me", SECRET)) as registry, login_commands("me", SECRET) as registries:
         registry.inject(Fault(path=BLOB_PATH, action=Answer(403, ())))
         assert "access denied; the password of user 'me' (from the caller) is not enough; have this user allowed" in str(
             refusal(registries, registry)
@@ -325,7 +328,7 @@ def test_a_challenge_that_cannot_be_met(registries: Registries, registry: FakeRe
 
 
 def test_a_token_server_gets_credentials_but_not_what_it_redirects_to(other: FakeRegistry) -> None:
-    with serve(Bearer(user="me", password=SECRET)) as registry, log_in("me", SECRET) as registries:
+    with serve(Bearer(user="me", password=SECRET)) as registry, login_commands("me", SECRET) as registries:
         registry.inject(Fault(path="/token", action=Redirect(f"http://{other.host}{{path}}")))
         other.inject(Fault(path="/token", action=Answer(200, (), b'{"token": "abc"}')))
         assert isinstance(refusal(registries, registry), Denied)
@@ -335,7 +338,7 @@ def test_a_token_server_gets_credentials_but_not_what_it_redirects_to(other: Fak
 def test_an_endless_refusal_is_not_read() -> None:
     head = b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=a\r\n\r\n"
     pieces = (head, *[b"x" * 65536] * 1000)
-    with Scripted(pieces, pieces) as endless, log_in("me", SECRET) as registries:
+    with Scripted(pieces, pieces) as endless, login_commands("me", SECRET) as registries:
         _, error = read_until_error(fetcher(registries, endless.host), WANTED)
         assert isinstance(error, Denied)
     assert all(sent < 1000 * 65536 for sent in endless.sent)
@@ -347,7 +350,7 @@ def test_an_endless_answer_behind_a_redirect_of_the_token_server_is_not_read(oth
     realm = f"http://{other.host}/v2/{REPOSITORY}/blobs/uploads/"  # a path at which this server takes a POST
     with Scripted(pieces) as endless, serve(Bearer(user="me", password=SECRET, realm=realm)) as registry:
         other.inject(Fault(method="POST", path=".*", nth=None, action=Redirect(f"http://{endless.host}/token", 303)))
-        with log_in("me", SECRET) as registries:
+        with login_commands("me", SECRET) as registries:
             refusal(registries, registry)
     assert [one.method for one in other.requests] == ["POST", "GET"]
     assert [head.split()[0] for head in endless.heads] == ["GET"]
@@ -461,7 +464,7 @@ def test_the_token_request() -> None:
             flow.send(httpx.Response(401, request=again))
 
 
-MOUNT = (to_push("new/app"), to_pull("old/app"))
+MOUNT = (push_scope("new/app"), pull_scope("old/app"))
 
 
 @pytest.mark.parametrize(
@@ -517,7 +520,7 @@ def test_an_ended_token_is_replaced_before_anything_is_sent(clock: Clock) -> Non
 
 def test_a_refused_token_is_not_sent_again() -> None:
     host = HostAuth(RegistryLogin(host="registry.example"))
-    host.keep(SCOPE, "Bearer refused")
+    host.store_header(SCOPE, "Bearer refused")
     flow = RegistryAuth(host, SCOPE).sync_auth_flow(request())
     ask = challenged(flow, f'{BEARER},error="invalid_token"')
     with pytest.raises(Unavailable):
@@ -648,7 +651,7 @@ def test_a_flow_that_is_given_up_lets_others_ask() -> None:
 
 def test_secrets_show_in_no_representation() -> None:
     host = HostAuth(LOGIN)
-    host.keep(SCOPE, f"Bearer {SECRET}")
+    host.store_header(SCOPE, f"Bearer {SECRET}")
     for one in (host, host.__dict__, RegistryAuth(host, SCOPE), anonymous):
         assert SECRET not in f"{one!r} {one}"
 

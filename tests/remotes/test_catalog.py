@@ -35,7 +35,7 @@ def refusal(registries: Registries, registry: FakeRegistry, kind: type[DistError
     return str(caught.value)
 
 
-def log_in(settings: RegistrySettings = SETTINGS) -> Registries:
+def login_commands(settings: RegistrySettings = SETTINGS) -> Registries:
     return Registries(settings, credentials=lambda *_: user("me", "secret"))
 
 
@@ -113,7 +113,7 @@ def test_another_bad_request_is_told(registries: Registries, paged: FakeRegistry
 def test_the_scope_of_a_token() -> None:
     with FakeRegistry(auth=Bearer(user="me", password="secret", refuse_anonymous=True), page_entries=2) as guarded:
         fill(guarded)
-        with log_in() as found:
+        with login_commands() as found:
             assert list(found.repositories(guarded.host)) == NAMES
             assert list(fetcher(found, guarded).tags()) == ["v1"]
         scopes = [parse_qs(one.query)["scope"] for one in guarded.asked("GET", "/token")]
@@ -138,7 +138,7 @@ def test_a_registry_that_shows_none(registries: Registries, registry: FakeRegist
 
 def test_a_token_that_does_not_do() -> None:
     with FakeRegistry(auth=Bearer(user="me", password="secret", withheld=frozenset({"catalog"}))) as guarded:
-        with log_in() as found:
+        with login_commands() as found:
             told = refusal(found, guarded, Denied)
         assert [one.status for one in guarded.asked("GET", CATALOG)] == [401, 401]
     assert "name those that are wanted instead" in told
@@ -187,7 +187,7 @@ def test_links_that_lead_nowhere(other: FakeRegistry, link: Callable[[str], Acti
     with FakeRegistry(auth=Basic("me", "secret")) as guarded:
         fill(guarded)
         guarded.inject(Fault(nth=None, action=link(other.host)))
-        with log_in() as found:
+        with login_commands() as found:
             assert says in refusal(found, guarded, Unsupported)
     assert other.requests == []
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from prefect_dist.ocispec.errors import Denied, InvalidInput
 from prefect_dist.remotes import credentials
-from prefect_dist.remotes.credentials import Credentials, DockerConfig, Given, Origin, first_of
+from prefect_dist.remotes.credentials import Credentials, DockerConfig, Origin, StaticCredentials, chain_sources
 from tests.peers.processes import require
 from tests.peers.registry import LOGIN, cncf_registry
 from tests.remotes.asking import check_told, user
@@ -268,7 +268,7 @@ HUB = auths("docker.io/library/redis", "docker.io/library", "docker.io", HUB_SER
 def test_the_longest_key_wins(tmp_path: Path, document: Any, host: str, repository: str, expected: str | None) -> None:
     assert name(DockerConfig.load(environment(tmp_path, {RUNTIME: document})).get(host, repository)) == expected
     if all(document["auths"].values()):
-        by_hand = Given({key: user(key.replace(":", ";"), SECRET) for key in document["auths"]})
+        by_hand = StaticCredentials({key: user(key.replace(":", ";"), SECRET) for key in document["auths"]})
         assert name(by_hand.get(host, repository)) == expected
 
 
@@ -425,7 +425,7 @@ def test_credentials_of_a_file_say_where_they_are_and_what_replaces_them(
     found = config.get(*wanted.split("/"))
     assert found == ME
     assert found.origin == Origin(f"{tmp_path / file}: {place}", f"log in anew with {command}")
-    assert found.told == f"the password of user 'me' (from {tmp_path / file}: {place})"
+    assert found.description == f"the password of user 'me' (from {tmp_path / file}: {place})"
 
 
 @pytest.mark.parametrize(
@@ -475,15 +475,15 @@ def test_how_long_a_helper_may_take(tmp_path: Path, programs: Programs) -> None:
 
 def test_what_is_given_by_hand_is_asked_first(tmp_path: Path, programs: Programs) -> None:
     config = DockerConfig.load(environment(tmp_path, {DOCKER: {"credsStore": "first"}}))
-    by_hand = Given({"r.example": ME, "index.docker.io": TOKEN})
+    by_hand = StaticCredentials({"r.example": ME, "index.docker.io": TOKEN})
     assert SECRET not in f"{by_hand!r} {by_hand}"
-    get = first_of(by_hand.get, config.get)
+    get = chain_sources(by_hand.get, config.get)
     assert get("r.example", "a/b") == ME
     assert get("docker.io", "library/redis") == TOKEN
     assert programs.asked == []
     assert name(get("q.example", "a/b")) == "first"
-    assert first_of()("r.example", "a") is None
-    assert first_of(by_hand.get)("q.example", "a") is None
+    assert chain_sources()("r.example", "a") is None
+    assert chain_sources(by_hand.get)("q.example", "a") is None
 
 
 @pytest.fixture(scope="module")
@@ -516,12 +516,12 @@ def test_every_prefix_of_a_repository_is_a_key(host: str, repository: str, data:
     assert [len(key) for key in keys] == sorted((len(key) for key in keys), reverse=True)
     assert len(keys) == repository.count("/") + 2
     length = data.draw(st.integers(0, len(keys) - 1))
-    assert Given({keys[length]: ME}).get(host, repository) == ME
+    assert StaticCredentials({keys[length]: ME}).get(host, repository) == ME
 
 
 @given(st.text())
 def test_a_bare_key_is_bare(key: str) -> None:
-    assert credentials._bare(credentials._bare(key)) == credentials._bare(key)
+    assert credentials._normalize_key(credentials._normalize_key(key)) == credentials._normalize_key(key)
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters=":")), st.text(st.characters(codec="utf-8")))

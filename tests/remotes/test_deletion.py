@@ -36,7 +36,7 @@ def tags(registries: Registries, host: FakeRegistry | str) -> list[str]:
 
 def test_a_tag_goes_alone(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
-    assert pusher(registries, registry).untag("v1")
+    assert pusher(registries, registry).delete_tag("v1")
     assert asked(registry) == [f"DELETE {PATH}/v1"]
     assert registry.manifest(REPOSITORY, str(DIGEST)) is not None
     assert tags(registries, registry) == ["latest", "v2"]
@@ -53,7 +53,7 @@ def test_a_manifest_takes_its_tags_along(registries: Registries, registry: FakeR
 
 def test_what_is_not_there_is_removed_already(registries: Registries, registry: FakeRegistry) -> None:
     target = pusher(registries, registry)
-    assert target.untag("v1")
+    assert target.delete_tag("v1")
     target.delete(DIGEST)
     assert [(one.method, one.status) for one in registry.requests] == [("DELETE", 404), ("GET", 404), ("DELETE", 404)]
 
@@ -63,14 +63,14 @@ def test_a_registry_that_does_not_find_a_tag_which_exists_cannot_delete_tags(
 ) -> None:
     fill(registry)
     registry.inject(Fault(method="DELETE", action=Refuse(404)))
-    assert not pusher(registries, registry).untag("v1")
+    assert not pusher(registries, registry).delete_tag("v1")
     assert tags(registries, registry) == ["latest", "v1", "v2"]
 
 
 @pytest.mark.parametrize("tag", ["", "a b", "../v1", "a/b", f"sha256:{'0' * 64}", "x" * 129])
 def test_what_is_no_tag(registries: Registries, registry: FakeRegistry, tag: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        pusher(registries, registry).untag(tag)
+        pusher(registries, registry).delete_tag(tag)
     check_told(caught.value, f"bad tag {tag!r}")
     assert registry.requests == []
 
@@ -81,7 +81,7 @@ def test_what_is_no_tag(registries: Registries, registry: FakeRegistry, tag: str
 @pytest.mark.parametrize("status", [400, 405])
 def test_a_registry_that_removes_no_tags(registries: Registries, registry: FakeRegistry, status: int) -> None:
     registry.inject(Fault(method="DELETE", action=Answer(status)))
-    assert not pusher(registries, registry).untag("v1")
+    assert not pusher(registries, registry).delete_tag("v1")
     assert asked(registry) == [f"DELETE {PATH}/v1"]
 
 
@@ -101,7 +101,7 @@ def test_a_refusal_of_another_kind_is_told(
 ) -> None:
     registry.inject(Fault(method="DELETE", nth=None, action=Answer(status)))
     target = pusher(registries, registry)
-    attempts: list[Callable[[], object]] = [lambda: target.untag("v1"), lambda: target.delete(DIGEST)]
+    attempts: list[Callable[[], object]] = [lambda: target.delete_tag("v1"), lambda: target.delete(DIGEST)]
     for attempt in attempts:
         with pytest.raises(kind) as caught:
             attempt()
@@ -112,7 +112,7 @@ def test_a_redirect_that_makes_a_get_of_it_has_removed_nothing(registries: Regis
     fill(registry)
     registry.inject(Fault(method="DELETE", action=Answer(302, (("Location", f"{PATH}/v1"),))))
     with pytest.raises(Unsupported, match="makes a GET of it"):
-        pusher(registries, registry).untag("v1")
+        pusher(registries, registry).delete_tag("v1")
 
 
 # Tokens.
@@ -123,7 +123,7 @@ def test_the_scope_of_a_token() -> None:
         fill(guarded)
         with Registries(SETTINGS, credentials=lambda *_: user("me", "secret")) as registries:
             target = pusher(registries, guarded)
-            assert target.untag("v1")
+            assert target.delete_tag("v1")
             target.delete(DIGEST)
         scopes = [parse_qs(one.query)["scope"] for one in guarded.asked("GET", "/token")]
         assert [one.status for one in guarded.requests].count(401) == 1
@@ -136,7 +136,7 @@ def test_a_registry_to_which_it_is_a_kind_of_writing(registries: Registries, reg
         scope = f"repository:{REPOSITORY}:pull,push"
         challenge = f'Bearer realm="http://{tokens.host}/token",service="fake",scope="{scope}"'
         registry.inject(Fault(method="DELETE", action=Answer(401, (("WWW-Authenticate", challenge),))))
-        assert pusher(registries, registry).untag("v1")
+        assert pusher(registries, registry).delete_tag("v1")
         (one,) = tokens.requests
         assert parse_qs(one.query)["scope"] == [f"repository:{REPOSITORY}:delete,pull,push"]
 
@@ -169,8 +169,8 @@ def filled(tmp_path: Path) -> Path:
 def test_the_cncf_registry_removes_manifests_alone(registries: Registries, filled: Path) -> None:
     with cncf_registry(filled) as registry:
         target = pusher(registries, registry.host)
-        assert not target.untag("v1")
-        assert not target.untag("never-there")  # so that it does not say what is there
+        assert not target.delete_tag("v1")
+        assert not target.delete_tag("never-there")  # so that it does not say what is there
         assert tags(registries, registry.host) == ["latest", "v1", "v2"]
         for _ in range(2):
             target.delete(DIGEST)
@@ -182,7 +182,7 @@ def test_the_cncf_registry_removes_manifests_alone(registries: Registries, fille
 def test_the_cncf_registry_that_removes_nothing(registries: Registries, filled: Path) -> None:
     with cncf_registry(filled, deletes=False) as registry:
         target = pusher(registries, registry.host)
-        assert not target.untag("v1")
+        assert not target.delete_tag("v1")
         with pytest.raises(Unsupported) as caught:
             target.delete(DIGEST)
         check_told(caught.value, str(DIGEST), "405", "storage.delete.enabled")

@@ -47,10 +47,10 @@ KINDS = {"public": "127.0.0.2", "other public": "127.0.0.3", "private": "127.0.0
 @pytest.fixture
 def at(monkeypatch: pytest.MonkeyPatch) -> Iterator["Places"]:
     """Registries at addresses that count as public or private."""
-    real = public.kind_of
+    real = public.address_kind
     kinds = {address: cast("Kind", name.split()[-1]) for name, address in KINDS.items()}
     for module in ("prefect_dist.remotes.public", "prefect_dist.remotes.transport"):
-        monkeypatch.setattr(f"{module}.kind_of", lambda address: kinds.get(address) or real(address))
+        monkeypatch.setattr(f"{module}.address_kind", lambda address: kinds.get(address) or real(address))
     with ExitStack() as stack:
         yield Places(stack)
 
@@ -164,20 +164,20 @@ def test_a_public_server_cannot_redirect_back_into_the_private_network(at: Place
 def test_a_registry_that_answers_from_a_public_and_a_private_address_counts_as_public() -> None:
     origin = GuardedOrigin(httpx.URL("https://registry.example/v2/"), name="registry.example")
     origin.note_answer("private")
-    assert origin.reachable() == {"public", "private"}
+    assert origin.allowed_kinds() == {"public", "private"}
     origin.note_answer("public")
     origin.note_answer("private")
-    assert origin.reachable() == {"public"}
+    assert origin.allowed_kinds() == {"public"}
 
 
 def test_a_registry_whose_address_is_not_known_counts_as_public() -> None:
-    assert GuardedOrigin(httpx.URL("https://registry.example"), name="registry.example").reachable() == {"public"}
+    assert GuardedOrigin(httpx.URL("https://registry.example"), name="registry.example").allowed_kinds() == {"public"}
 
 
 def test_threads_may_note_answers_while_another_one_asks_for_the_reachable_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     origin = GuardedOrigin(httpx.URL("https://registry.example"), name="registry.example")
     origin.note_answer("private")
-    reachable = guard._REACHABLE
+    reachable = guard._ALLOWED_KINDS
 
     class Noting(dict["Kind", "frozenset[Kind]"]):
         """Notes an answer of another thread in the middle of the look-up."""
@@ -186,9 +186,9 @@ def test_threads_may_note_answers_while_another_one_asks_for_the_reachable_addre
             origin.note_answer("public")
             return reachable[kind]
 
-    monkeypatch.setattr(guard, "_REACHABLE", Noting())
-    assert origin.reachable() == {"public", "private"}
-    assert origin.reachable() == {"public"}
+    monkeypatch.setattr(guard, "_ALLOWED_KINDS", Noting())
+    assert origin.allowed_kinds() == {"public", "private"}
+    assert origin.allowed_kinds() == {"public"}
 
 
 class Names:
@@ -248,7 +248,7 @@ def test_a_registry_that_changes_its_address_before_a_later_request_reaches_noth
 
 
 @pytest.mark.parametrize(
-    ("url", "is_itself"),
+    ("url", "is_origin"),
     [
         ("https://registry.example/x", True),
         ("https://registry.example:443/x", True),
@@ -257,11 +257,11 @@ def test_a_registry_that_changes_its_address_before_a_later_request_reaches_noth
         ("https://other.example/x", False),
     ],
 )
-def test_the_scheme_and_the_port_are_part_of_the_registry_itself(url: str, *, is_itself: bool) -> None:
+def test_the_scheme_and_the_port_are_part_of_the_registry_itself(url: str, *, is_origin: bool) -> None:
     origin = GuardedOrigin(httpx.URL("https://registry.example"), name="registry.example")
-    assert origin.is_itself(httpx.URL(url)) == is_itself
+    assert origin.is_origin(httpx.URL(url)) == is_origin
     origin.note_answer("public")
-    assert (Guard(origin).address_rule(httpx.URL(url), is_named=True) is origin) == is_itself
+    assert (Guard(origin).address_rule(httpx.URL(url), is_named=True) is origin) == is_origin
 
 
 def test_headers_of_another_registry_go_along_only_if_the_redirecting_one_may_name_it(at: Places) -> None:

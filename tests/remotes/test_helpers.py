@@ -240,7 +240,7 @@ QUESTION = helpers._HelperRequest(helper=ONE, server=SERVER)
 @given(st.binary(max_size=60) | st.from_regex(rb'\{"Username": ?"[a-z]*", "Secret": ?"?[a-z]*"?\}'), st.integers(-15, 3))
 def test_any_answer_can_be_read(raw: bytes, status: int) -> None:
     try:
-        answer = helpers._read(QUESTION, status, raw)
+        answer = helpers._parse_output(QUESTION, status, raw)
     except Denied as exc:
         check_told(exc, SERVER, "docker-credential-one")
     else:
@@ -250,4 +250,4 @@ def test_any_answer_can_be_read(raw: bytes, status: int) -> None:
 @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"), min_size=1))
 def test_answers_survive(username: str, secret: str) -> None:
     raw = json.dumps({"Username": username, "Secret": secret, "ServerURL": SERVER}).encode()
-    assert helpers._read(QUESTION, 0, raw + b"\n") == Answer(username=username, secret=secret)
+    assert helpers._parse_output(QUESTION, 0, raw + b"\n") == Answer(username=username, secret=secret)

@@ -38,7 +38,7 @@ def test_url(host: str, url: str) -> None:
 def test_where_a_registry_is_need_not_be_its_name(hostname: str | None, url: str) -> None:
     hosts = Hosts(named={"reg.example": HostSettings(hostname=hostname, headers=(("X-Key", "k"),))})
     assert hosts.url("reg.example") == url
-    assert hosts.at(httpx.URL(f"{url}/v2/")).headers
+    assert hosts.settings_at(httpx.URL(f"{url}/v2/")).headers
 
 
 @pytest.mark.parametrize(("host", "url"), [("ghcr.io", "http://ghcr.io"), ("docker.io", "http://registry-1.docker.io")])
@@ -60,5 +60,5 @@ def test_what_is_trusted_of_all_hosts_says_nothing_of_how_one_is_spoken_to() -> 
 
 def test_what_is_for_https_is_not_for_http() -> None:
     hosts = Hosts(named={"reg.example": HostSettings(headers=(("X-Key", "k"),))})
-    assert hosts.at(httpx.URL("https://reg.example/v2/")).headers
-    assert not hosts.at(httpx.URL("http://reg.example/v2/")).headers
+    assert hosts.settings_at(httpx.URL("https://reg.example/v2/")).headers
+    assert not hosts.settings_at(httpx.URL("http://reg.example/v2/")).headers

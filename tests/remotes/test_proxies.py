@@ -113,7 +113,7 @@ def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_who_is_reached_without(monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str, *, through: bool) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     monkeypatch.setenv("NO_PROXY", no_proxy)
-    assert Proxies().of(httpx.URL(url)) == (httpx.URL("http://proxy:3128") if through else None)
+    assert Proxies().proxy_for(httpx.URL(url)) == (httpx.URL("http://proxy:3128") if through else None)
 
 
 @pytest.mark.parametrize("text", ["socks5://me:secretword@proxy:1", "ftp://secretword", "http://", "http://sec:retword:x"])

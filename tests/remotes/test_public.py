@@ -10,7 +10,7 @@ import pytest
 
 from prefect_dist.remotes.guard import GUARD, Guard
 from prefect_dist.remotes.hosts import Hosts, HostSettings
-from prefect_dist.remotes.public import PUBLIC_ONLY, AddressRefused, kind_of, refuse_literal
+from prefect_dist.remotes.public import PUBLIC_ONLY, AddressRefused, address_kind, refuse_literal
 from prefect_dist.remotes.transport import Urllib3Transport
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.scripted import Scripted
@@ -35,7 +35,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
     ],
 )
 def test_what_is_public(address: str) -> None:
-    assert kind_of(address) == "public"
+    assert address_kind(address) == "public"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_what_is_public(address: str) -> None:
     ],
 )
 def test_what_is_not(address: str) -> None:
-    assert kind_of(address) != "public"
+    assert address_kind(address) != "public"
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,8 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
 
         monkeypatch.setattr(socket, "getaddrinfo", look_up)
         monkeypatch.setattr(
-            "prefect_dist.remotes.public.kind_of", lambda address: "public" if address in (PUBLIC, "127.0.0.3") else "loopback"
+            "prefect_dist.remotes.public.address_kind",
+            lambda address: "public" if address in (PUBLIC, "127.0.0.3") else "loopback",
         )
         return asked
 
@@ -167,7 +168,7 @@ def test_the_certificate_is_that_of_the_name(
         at = f"test:{server.host.rpartition(':')[2]}"
         server.names |= {f"secure.{at}", f"other.{at}"}
         answers(["127.0.0.1"], ["127.0.0.1"])
-        monkeypatch.setattr("prefect_dist.remotes.public.kind_of", lambda _: "public")
+        monkeypatch.setattr("prefect_dist.remotes.public.address_kind", lambda _: "public")
         hosts = Hosts(ca_file=str(tmp_path / "cert.pem"))
         assert ask(f"https://secure.{at}/v2/", hosts) == b"{}"
         with pytest.raises(httpx.ConnectError, match="Hostname mismatch"):
@@ -205,6 +206,6 @@ def test_all_others_may_be_asked_anywhere() -> None:
 
 @pytest.mark.parametrize("host", ["unknown.test", f"{'a' * 64}.test"])
 def test_names_that_mean_nothing(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
-    monkeypatch.setattr("prefect_dist.remotes.public.kind_of", lambda _: "public")
+    monkeypatch.setattr("prefect_dist.remotes.public.address_kind", lambda _: "public")
     with pytest.raises((httpx.TransportError, httpx.InvalidURL)):
         ask(f"http://{host}/")

@@ -21,7 +21,7 @@ PUSH, PULL_OTHER = f"repository:{REPOSITORY}:pull,push", f"repository:{OTHER}:pu
 UNAUTHORIZED = Refuse(401, (("WWW-Authenticate", 'Basic realm="fake"'),))
 
 
-def log_in() -> Registries:
+def login_commands() -> Registries:
     return Registries(SETTINGS, credentials=lambda *_: user("me", "secret"))
 
 
@@ -50,7 +50,7 @@ def test_one_token_for_all_of_a_push(registries: Registries, chunk_bytes: int) -
 
 def test_a_token_is_asked_for_before_a_body_is_sent() -> None:
     for auth in (Basic("me", "secret"), Bearer(user="me", password="secret", refuse_anonymous=True)):
-        with FakeRegistry(auth=auth) as registry, log_in() as registries:
+        with FakeRegistry(auth=auth) as registry, login_commands() as registries:
             assert push(pusher(registries, registry)).offsets == [0]
             assert shape(registry)[:1] + shape(registry)[-2:] == ["POST", "POST", "PUT"]
             assert registry.blob(REPOSITORY, str(WANTED.digest)) == BLOB
@@ -82,7 +82,7 @@ def test_a_token_that_ends_before_a_big_body(registries: Registries, *, chunked:
 
 
 def test_a_registry_that_wants_to_be_told_each_time() -> None:
-    with FakeRegistry(auth=Basic("me", "secret")) as registry, log_in() as registries:
+    with FakeRegistry(auth=Basic("me", "secret")) as registry, login_commands() as registries:
         target = pusher(registries, registry, chunk_bytes=CHUNK)
         for _ in range(3):
             push(target)

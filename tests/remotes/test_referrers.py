@@ -53,7 +53,7 @@ def put(target: Pusher, artifact: images.BuiltImage) -> None:
     described = descriptor(raw, artifact.root.media_type)
     about = manifest.subject(raw, described.media_type, at="artifact")
     if about and target.put(raw, described) is None:
-        target.refer(about.digest, make_entry(raw, described, at="artifact"))
+        target.list_referrer(about.digest, make_entry(raw, described, at="artifact"))
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from prefect_dist.ocispec.errors import NotFound, Unavailable
 from prefect_dist.remotes import Hosts, HostSettings, Quota, Registries, RegistryError, RegistrySettings
 from prefect_dist.remotes.throttle import Aborted, Throttle
 from prefect_dist.remotes.throttled import read_quota
-from prefect_dist.remotes.token import to_pull
+from prefect_dist.remotes.token import pull_scope
 from tests import images
 from tests.fakes.access import Bearer
 from tests.fakes.faults import Answer, Fault
@@ -29,13 +29,13 @@ def clock() -> Clock:
 
 def one(throttle: Throttle, *, refused: float | None = None, accepted: bool = False) -> float:
     """A request from its begin to its end; the seconds that it was put off instead."""
-    if alone := throttle.begin():
+    if alone := throttle.acquire():
         return alone
     if accepted:
         throttle.note_accepted()
     else:
         throttle.note_refused(refused)
-    throttle.end()
+    throttle.release()
     return 0.0
 
 
@@ -108,7 +108,7 @@ def test_after_a_refusal_the_pace_is_below_what_was_taken_and_grows_back(clock: 
 def test_refusals_of_requests_that_were_under_way_together_count_once(clock: Clock) -> None:
     throttle = Throttle(in_flight=16, clock=clock)
     for _ in range(16):
-        throttle.begin()
+        throttle.acquire()
     for _ in range(16):
         throttle.note_refused(None)
     assert throttle._window == 8
@@ -116,7 +116,7 @@ def test_refusals_of_requests_that_were_under_way_together_count_once(clock: Clo
     throttle.note_refused(None)
     assert throttle._window == 8  # half of the 16 that are still under way
     for _ in range(16):
-        throttle.end()
+        throttle.release()
     clock.now += 2
     throttle.note_refused(None)
     assert throttle._window == 1
@@ -138,13 +138,13 @@ def test_a_rate_that_was_set_is_kept(clock: Clock) -> None:
 
 def test_in_flight_is_bounded() -> None:
     throttle = Throttle(in_flight=2)
-    throttle.begin()
-    throttle.begin()
+    throttle.acquire()
+    throttle.acquire()
     with ThreadPoolExecutor(1) as threads:
-        third = threads.submit(throttle.begin)
+        third = threads.submit(throttle.acquire)
         assert poll_until(lambda: len(throttle._changed._waiters) == 1, timeout_s=10)  # type: ignore[attr-defined]
         assert not third.done()
-        throttle.end()
+        throttle.release()
         assert third.result(timeout=10) == 0
 
 
@@ -155,24 +155,24 @@ def test_a_request_is_under_way_until_its_answer_was_read(registry: FakeRegistry
         throttle = registries._throttled._throttle(httpx.URL(f"http://{registry.host}"))
         pieces = fetcher(registries, registry).fetch(descriptor(BLOB))
         next(pieces)
-        assert throttle._under_way == 1
+        assert throttle._in_flight == 1
         pieces.close()  # type: ignore[attr-defined] # it is a generator
-        assert throttle._under_way == 0
+        assert throttle._in_flight == 0
         assert read(fetcher(registries, registry), descriptor(BLOB)) == BLOB
         with pytest.raises(NotFound):
             registries.resolve(reference(registry))
-        assert throttle._under_way == 0
+        assert throttle._in_flight == 0
     assert len(asked(registry)) == 3
 
 
 def test_an_abort_ends_the_wait_for_a_turn() -> None:
     throttle = Throttle(in_flight=1)
-    throttle.begin()
+    throttle.acquire()
     waiting = threading.Event()
 
     def wait() -> None:
         waiting.set()
-        throttle.begin()
+        throttle.acquire()
 
     with ThreadPoolExecutor(1) as threads:
         second = threads.submit(wait)
@@ -181,7 +181,7 @@ def test_an_abort_ends_the_wait_for_a_turn() -> None:
         with pytest.raises(Aborted):
             second.result(timeout=10)
     with pytest.raises(Aborted):
-        throttle.begin()
+        throttle.acquire()
 
 
 # Through the client.
@@ -253,11 +253,11 @@ def test_a_request_that_waits_for_a_token_holds_no_slot() -> None:
         with Registries(guarded_settings(guarded), credentials=anonymous) as found, ThreadPoolExecutor(1) as threads:
             throttle = found._throttled._throttle(httpx.URL(f"http://{guarded.host}"))
             with found._auth_of(guarded.host, REPOSITORY).token_lock(
-                to_pull(REPOSITORY)
+                pull_scope(REPOSITORY)
             ):  # as another thread that gets the token
                 waiting = threads.submit(read, fetcher(found, guarded), descriptor(BLOB))
                 try:
-                    assert poll_until(lambda: bool(guarded.asked("GET", "/v2/.*")) and throttle._under_way == 0, timeout_s=5)
+                    assert poll_until(lambda: bool(guarded.asked("GET", "/v2/.*")) and throttle._in_flight == 0, timeout_s=5)
                     assert found._client.get(f"http://{guarded.host}/token?service=fake").status_code == 200
                 except BaseException:
                     found.abort()

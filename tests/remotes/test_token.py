@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, Unavailable
 from prefect_dist.remotes import Credentials, Origin
 from prefect_dist.remotes.credentials import RegistryLogin
-from prefect_dist.remotes.token import Token, Tokens, TokenServer, merge, to_pull, to_push
+from prefect_dist.remotes.token import Token, Tokens, TokenServer, merge_scopes, pull_scope, push_scope
 from tests.remotes.asking import check_told, user
 
 SECRET, IDENTITY = "hunter2hunter2", "identity-identity"
@@ -24,7 +24,7 @@ Ask = Generator[httpx.Request, httpx.Response, Token]
 
 def ask(tokens: Tokens, *answers: tuple[int, dict[str, Any]], server: TokenServer = SERVER) -> tuple[list[str], Token | None]:
     """Ask for a token with these answers; what was asked each time, in short, and the token."""
-    flow = tokens.ask(server, SCOPES)
+    flow = tokens.fetch_token(server, SCOPES)
     asked: list[str] = []
     try:
         request = next(flow)
@@ -69,10 +69,10 @@ BY_POST, BY_GET = f"POST {SECRET}", f"GET {user('me', SECRET).basic()}"
     [
         ((), ""),
         (("", " "), ""),
-        ((to_pull("a/b"),), "repository:a/b:pull"),
-        ((to_push("a/b"),), "repository:a/b:pull,push"),
-        ((to_pull("a/b"), to_push("a/b")), "repository:a/b:pull,push"),
-        ((to_push("b"), to_pull("a")), "repository:a:pull repository:b:pull,push"),
+        ((pull_scope("a/b"),), "repository:a/b:pull"),
+        ((push_scope("a/b"),), "repository:a/b:pull,push"),
+        ((pull_scope("a/b"), push_scope("a/b")), "repository:a/b:pull,push"),
+        ((push_scope("b"), pull_scope("a")), "repository:a:pull repository:b:pull,push"),
         (
             ("repository:b:push,pull repository:a:pull", "repository:b:delete"),
             "repository:a:pull repository:b:delete,pull,push",
@@ -86,20 +86,20 @@ BY_POST, BY_GET = f"POST {SECRET}", f"GET {user('me', SECRET).basic()}"
     ],
 )
 def test_scopes_are_merged(scopes: tuple[str, ...], merged: str) -> None:
-    assert merge(*scopes) == merged
+    assert merge_scopes(*scopes) == merged
 
 
 @given(st.lists(st.from_regex(r"(repository:)?[ab](:5000/c)?:(pull|push|pull,push|)", fullmatch=True)))
 def test_merging_has_an_end_and_no_order(scopes: list[str]) -> None:
-    once = merge(*scopes)
-    assert merge(once) == once == merge(*reversed(scopes)) == merge(*scopes, *scopes)
+    once = merge_scopes(*scopes)
+    assert merge_scopes(once) == once == merge_scopes(*reversed(scopes)) == merge_scopes(*scopes, *scopes)
 
 
 # What is asked.
 
 
 def test_the_form_with_a_password() -> None:
-    request = next(Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET))).ask(SERVER, SCOPES))
+    request = next(Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET))).fetch_token(SERVER, SCOPES))
     assert (request.method, request.url) == ("POST", SERVER.realm)
     assert request.headers["content-type"] == "application/x-www-form-urlencoded"
     assert "authorization" not in request.headers
@@ -108,14 +108,14 @@ def test_the_form_with_a_password() -> None:
 
 
 def test_the_form_with_an_identity_token() -> None:
-    request = next(Tokens(RegistryLogin(host=HOST, credentials=Credentials("", "", IDENTITY))).ask(SERVER, SCOPES))
+    request = next(Tokens(RegistryLogin(host=HOST, credentials=Credentials("", "", IDENTITY))).fetch_token(SERVER, SCOPES))
     asked = {"service": "registry.example", "client_id": "prefect-dist", "scope": SCOPES}
     assert form(request) == {"grant_type": "refresh_token", "refresh_token": IDENTITY, **asked}
 
 
 @pytest.mark.parametrize("credentials", [None, user("me", SECRET)])
 def test_the_query(credentials: Credentials | None) -> None:
-    flow = Tokens(RegistryLogin(host=HOST, credentials=credentials)).ask(SERVER, SCOPES)
+    flow = Tokens(RegistryLogin(host=HOST, credentials=credentials)).fetch_token(SERVER, SCOPES)
     request = next(flow)
     if credentials is not None:
         request = flow.send(httpx.Response(405, request=request))
@@ -131,8 +131,8 @@ def test_the_query(credentials: Credentials | None) -> None:
 
 def test_what_is_unknown_is_left_out() -> None:
     nothing = TokenServer(realm=SERVER.realm, service=None)
-    assert dict(next(Tokens(RegistryLogin(host=HOST)).ask(nothing, "")).url.params) == {"account": "a"}
-    assert form(next(Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET))).ask(nothing, ""))).keys() == {
+    assert dict(next(Tokens(RegistryLogin(host=HOST)).fetch_token(nothing, "")).url.params) == {"account": "a"}
+    assert form(next(Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET))).fetch_token(nothing, ""))).keys() == {
         "client_id",
         "grant_type",
         "password",
@@ -229,7 +229,7 @@ def test_an_identity_token_that_is_refused(status: int) -> None:
 def test_a_refusal_of_some_scopes_is_none_of_others() -> None:
     tokens = Tokens(RegistryLogin(host=HOST))
     assert isinstance(refusal(tokens, (401, {})), Denied)
-    next(tokens.ask(SERVER, "repository:another:pull"))
+    next(tokens.fetch_token(SERVER, "repository:another:pull"))
 
 
 def test_what_may_pass_is_tried_again() -> None:

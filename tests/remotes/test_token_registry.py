@@ -13,7 +13,7 @@ from prefect_dist.ocispec.errors import Denied
 from prefect_dist.remotes import Credentials, Registries
 from prefect_dist.remotes.auth import HostAuth, RegistryAuth
 from prefect_dist.remotes.credentials import RegistryLogin
-from prefect_dist.remotes.token import to_pull, to_push
+from prefect_dist.remotes.token import pull_scope, push_scope
 from prefect_dist.remotes.transport import Urllib3Transport
 from tests import images
 from tests.peers import skopeo
@@ -98,7 +98,7 @@ def test_skopeo_gets_on_with_these_peers(guarded: CncfRegistry, tokens: TokenSer
 def test_anonymous(guarded: CncfRegistry, tokens: TokenServer) -> None:
     before = len(guarded.requests())
     pull(guarded, PUBLIC, None, times=2)
-    assert short(tokens.requests) == [("GET", to_pull(PUBLIC), 200)]
+    assert short(tokens.requests) == [("GET", pull_scope(PUBLIC), 200)]
     assert statuses(guarded, since=before, count=5) == [401, 200, 200, 200, 200]
     with pytest.raises(Denied):
         pull(guarded, PRIVATE, None)
@@ -109,7 +109,7 @@ def test_anonymous(guarded: CncfRegistry, tokens: TokenServer) -> None:
 )
 def test_with_credentials(guarded: CncfRegistry, tokens: TokenServer, credentials: Credentials, grant: str) -> None:
     pull(guarded, PRIVATE, credentials, times=2)
-    assert short(tokens.requests) == [(grant, to_pull(PRIVATE), 200)]
+    assert short(tokens.requests) == [(grant, pull_scope(PRIVATE), 200)]
     assert tokens.requests[0].authorization is None
 
 
@@ -120,9 +120,9 @@ def test_a_server_that_knows_get_only_is_asked_by_post_once(
     tokens.post_status = status
     host = HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN))
     for repository in (PRIVATE, PUBLIC):
-        auth = RegistryAuth(host, to_pull(repository))
+        auth = RegistryAuth(host, pull_scope(repository))
         assert client.get(f"http://{guarded.host}/v2/{repository}/blobs/{DIGEST}", auth=auth).content == LAYER
-    first, second = to_pull(PRIVATE), to_pull(PUBLIC)
+    first, second = pull_scope(PRIVATE), pull_scope(PUBLIC)
     assert short(tokens.requests) == [("password", first, status), ("GET", first, 200), ("GET", second, 200)]
 
 
@@ -130,11 +130,11 @@ def test_a_refresh_token_spares_the_password(guarded: CncfRegistry, tokens: Toke
     tokens.gives_refresh = True
     host = HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN))
     for repository in (PRIVATE, PUBLIC):
-        auth = RegistryAuth(host, to_pull(repository))
+        auth = RegistryAuth(host, pull_scope(repository))
         assert client.get(f"http://{guarded.host}/v2/{repository}/blobs/{DIGEST}", auth=auth).is_success
     tokens.refresh_tokens.clear()
     assert client.get(
-        f"http://{guarded.host}/v2/missing/tags/list", auth=RegistryAuth(host, to_pull("missing"))
+        f"http://{guarded.host}/v2/missing/tags/list", auth=RegistryAuth(host, pull_scope("missing"))
     ).is_client_error
     assert [(kind, status) for kind, _, status in short(tokens.requests)] == [
         ("password", 200),
@@ -149,26 +149,26 @@ def test_a_refresh_token_spares_the_password(guarded: CncfRegistry, tokens: Toke
 
 @pytest.mark.parametrize("credentials", [LOGGED_IN, WITH_IDENTITY], ids=["password", "identity"])
 def test_an_upload(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client, credentials: Credentials) -> None:
-    auth = RegistryAuth(HostAuth(RegistryLogin(host=guarded.host, credentials=credentials)), to_push(NEW))
+    auth = RegistryAuth(HostAuth(RegistryLogin(host=guarded.host, credentials=credentials)), push_scope(NEW))
     begun = client.post(f"http://{guarded.host}/v2/{NEW}/blobs/uploads/", auth=auth)
     assert begun.status_code == 202
     blob = b"uploaded"
     assert client.put(ending(begun, images.digest_of(blob)), content=blob, auth=auth).status_code == 201
-    assert [one[1:] for one in short(tokens.requests)] == [(to_push(NEW), 200)]
+    assert [one[1:] for one in short(tokens.requests)] == [(push_scope(NEW), 200)]
 
 
 def test_a_mount(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
     auth = RegistryAuth(
-        HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN)), to_push("team/mounted"), to_pull(PRIVATE)
+        HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN)), push_scope("team/mounted"), pull_scope(PRIVATE)
     )
     where = {"mount": DIGEST, "from": PRIVATE}
     answer = client.post(f"http://{guarded.host}/v2/team/mounted/blobs/uploads/", params=where, auth=auth)
     assert answer.status_code == 201
-    assert short(tokens.requests) == [("password", f"{to_pull(PRIVATE)} {to_push('team/mounted')}", 200)]
+    assert short(tokens.requests) == [("password", f"{pull_scope(PRIVATE)} {push_scope('team/mounted')}", 200)]
 
 
 def test_a_push_that_the_user_may_not(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
-    auth = RegistryAuth(HostAuth(RegistryLogin(host=guarded.host)), to_push(PUBLIC))
+    auth = RegistryAuth(HostAuth(RegistryLogin(host=guarded.host)), push_scope(PUBLIC))
     before = len(guarded.requests())
     assert client.post(f"http://{guarded.host}/v2/{PUBLIC}/blobs/uploads/", auth=auth).status_code == 401
     assert len(tokens.requests) == 1
@@ -180,11 +180,11 @@ def test_a_push_that_the_user_may_not(guarded: CncfRegistry, tokens: TokenServer
 
 def test_a_token_that_ends_during_a_long_read(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
     host = HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN))
-    auth = RegistryAuth(host, to_pull(PRIVATE))
+    auth = RegistryAuth(host, pull_scope(PRIVATE))
     url, before = f"http://{guarded.host}/v2/{PRIVATE}/blobs/{DIGEST}", len(guarded.requests())
     with client.stream("GET", url, auth=auth) as answer:
         start = next(answer.iter_raw())
-        keep_over(host, to_pull(PRIVATE), tokens)
+        keep_over(host, pull_scope(PRIVATE), tokens)
     rest = client.get(url, headers={"Range": f"bytes={len(start)}-"}, auth=auth)
     assert start + rest.content == LAYER
     assert len(tokens.requests) == 2
@@ -193,10 +193,10 @@ def test_a_token_that_ends_during_a_long_read(guarded: CncfRegistry, tokens: Tok
 
 def test_a_token_that_ends_during_an_upload(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
     host = HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN))
-    auth = RegistryAuth(host, to_push(NEW))
+    auth = RegistryAuth(host, push_scope(NEW))
     answer = client.post(f"http://{guarded.host}/v2/{NEW}/blobs/uploads/", auth=auth)
     for start in range(0, len(LAYER), 1_000_000):
-        keep_over(host, to_push(NEW), tokens)
+        keep_over(host, push_scope(NEW), tokens)
         answer = client.patch(answer.headers["location"], content=LAYER[start : start + 1_000_000], auth=auth)
         assert answer.status_code == 202
     assert client.put(ending(answer, DIGEST), auth=auth).status_code == 201
@@ -210,13 +210,13 @@ def test_an_ended_token_is_replaced_once_for_all_threads(
 ) -> None:
     now = [1000.0]
     host = HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN), clock=lambda: now[0])
-    auth = RegistryAuth(host, to_pull(PRIVATE))
+    auth = RegistryAuth(host, pull_scope(PRIVATE))
     url = f"http://{guarded.host}/v2/{PRIVATE}/blobs/{DIGEST}"
     assert client.head(url, auth=auth).is_success
     if told == "by the clock":
         now[0] += tokens.declared_s
     else:
-        keep_over(host, to_pull(PRIVATE), tokens)
+        keep_over(host, pull_scope(PRIVATE), tokens)
     at_once = threading.Barrier(THREADS)
 
     def ask(_: int) -> int:
@@ -232,7 +232,9 @@ def test_a_token_whose_time_is_up_is_replaced_before_a_body_is_sent(
     guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client
 ) -> None:
     now = [1000.0]
-    auth = RegistryAuth(HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN), clock=lambda: now[0]), to_push(NEW))
+    auth = RegistryAuth(
+        HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN), clock=lambda: now[0]), push_scope(NEW)
+    )
     tokens.declared_s = 10
     before = len(guarded.requests())
     for second in (0, 4, 6, 10, 12):
@@ -254,7 +256,7 @@ def test_a_server_whose_tokens_are_over_at_once_ends_no_loop(guarded: CncfRegist
 
 def keep_over(host: HostAuth, scopes: str, tokens: TokenServer) -> None:
     """Leave the host with a token that is over, which it does not know."""
-    host.keep(scopes, "Bearer " + tokens.sign(scopes.split(), user=USER, life_s=OVER_S))
+    host.store_header(scopes, "Bearer " + tokens.sign(scopes.split(), user=USER, life_s=OVER_S))
 
 
 # Who does not get in.
