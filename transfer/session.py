@@ -50,7 +50,7 @@ class SessionSpec:
     """The specification of a session. `store` is a path or fsspec URL.
 
     `store_options` are fsspec's, and may be secret. `credentials` are by registry, as `StaticCredentials` takes them; `ways`
-    say where there could be more, see `remotes.credentials`. `offline` images come from the store alone, and no source is asked.
+    say where there could be more, see `remotes.credentials`. With `offline`, images come only from the store.
     """
 
     store: str
