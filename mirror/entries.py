@@ -7,7 +7,6 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 
 from prefect_dist.mirror.entry import Entry, Prune
-from prefect_dist.mirror.golang import duration
 from prefect_dist.mirror.naming import Naming, Rename, What
 from prefect_dist.mirror.schedule import Schedule
 from prefect_dist.mirror.sections import (
@@ -192,12 +191,19 @@ class _Options:
         }
 
     def _known(self) -> dict[str, str]:
-        interval = duration(self._all.interval) if self._all.interval else ""
+        interval = _format_interval(self._all.interval) if self._all.interval else ""
         return {"Backup": self._all.backup or "", "Interval": interval, "Schedule": self._all.schedule or ""}
 
     def _where(self, name: str) -> str:
         """Return the place of an option: in the entry or among the defaults."""
         return self._document.where((*(self._place if name in self._said else ("defaults",)), to_camel(name)))
+
+
+def _format_interval(seconds: float) -> str:
+    """Return an interval as regsync's templates show it: `1h0m0s`, `5m0s`, `30s`."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{seconds}s" if hours else f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
 
 
 def read_references(path: Path, *, at: str) -> list[tuple[str, str]]:

@@ -77,7 +77,7 @@ class Naming:
             sync=tuple((sync or {}).items()),
             renames=tuple(renames),
         )
-        if not naming.template.names("Ref"):
+        if not naming.template.refers_to("Ref"):
             naming.of(_ANY, _ANY)
         return naming
 
@@ -102,11 +102,11 @@ class Naming:
         if self.what == "backup":
             whole = re.search("[:/]", text)
             return Reference.parse(expand(text) if whole else f"{subject.locator}:{text}")
-        if self.what == "image" and not self.template.names("Ref"):
+        if self.what == "image" and not self.template.refers_to("Ref"):
             return Reference.parse(expand(text))
-        if self.what == "registry" and not self.template.names("Ref"):
+        if self.what == "registry" and not self.template.refers_to("Ref"):
             return Reference.parse(expand(f"{text.rstrip('/')}{separator}{path}"))
-        if self.template.names("Ref") and _is_named(text):
+        if self.template.refers_to("Ref") and _is_named(text):
             return Reference.parse(expand(text))
         return Reference.parse(expand(f"{text}{named}"))
 

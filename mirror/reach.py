@@ -41,7 +41,7 @@ def reach(entries: Iterable[Entry]) -> Reach:
 
 def _prefixes(entry: Entry) -> Iterator[str]:
     for naming in entry.targets:
-        if naming.template.names("Ref"):
+        if naming.template.refers_to("Ref"):
             yield _literal(naming)
         else:
             yield _prefix(naming, entry.source, f"/{_REPOSITORY}:{_TAG}" if entry.type == "registry" else f":{_TAG}")

@@ -1,8 +1,9 @@
-"""Templates in a configuration, as regsync's files have them: the part of Go's text/template that those use.
+"""Templates in configuration files: the part of Go's text/template that regsync's documentation and ours use.
 
     {{env "NAME"}}  {{file "PATH"}}  {{.Ref.Tag}}  {{index (split .Sync.Source "/") 1}}  {{printf "%d" time.Now.Year}}
 
-Values of `env` and `file` are looked up when a template is read; one that is not there is an error, unless `default` follows.
+The parser reads the values of `env` and `file`. A missing variable or file is an error, unless the template passes the call to
+`default`.
 """
 
 import os
@@ -11,78 +12,57 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import get_close_matches
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
-from prefect_dist.mirror.golang import format_time, printf
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
 
 Objects = Mapping[str, Mapping[str, str]]
-"""What a template may name: `{"Ref": {"Tag": …}}` is `.Ref.Tag`."""
+"""The values of the objects in a template: `{"Ref": {"Tag": "7.2"}}` gives `.Ref.Tag` its value."""
 
-# action ::= "{{" [ "-" blank ] ( tokens | comment ) [ blank "-" ] "}}";  the dashes trim blanks around
-_COMMENT = re.compile(r"(?:-\s+)?/\*.*?\*/(?:\s+-)?", re.DOTALL)
-_PIECE = re.compile(r'[^"`}]+|"(?:[^"\\]|\\.)*"|`[^`]*`|\}(?!\})', re.DOTALL)
-_TOKEN = re.compile(
-    r"""\s*(?:
-        (?P<text>"(?:[^"\\]|\\["\\nt])*"|`[^`]*`)
-      | (?P<number>[0-9]{1,9})(?![0-9.A-Za-z])
-      | (?P<set>\$[A-Za-z]\w*\s*:?=)
-      | (?P<variable>\$[A-Za-z]\w*)
-      | (?P<field>\.[A-Za-z]\w*)
-      | (?P<name>[A-Za-z]\w*)
-      | (?P<mark>[|()])
-    )""",
-    re.VERBOSE,
-)
-# An action is read and rendered by recursion.
-_MOST_TOKENS = 100
+# action ::= "{{" [ "-" blank ] [ "$" name ":=" ] pipeline [ blank "-" ] "}}"; a dash removes the blanks on its side
+_ACTION = re.compile(r'\{\{(?P<trim>-\s)?(?P<code>(?:[^"`}]++|"(?:[^"\\]|\\.)*+"|`[^`]*+`|\}(?!\}))*+)\}\}', re.DOTALL)
+_TRIM_AFTER = re.compile(r"\s-\Z")
+# word ::= text | number | [ "." | "$" ] name { "." name } | ":=" | "|" | "(" | ")"
+_WORD = re.compile(r'\s*("(?:[^"\\]|\\["\\nt])*"|`[^`]*`|[0-9]{1,9}(?![\w.])|[.$]?[A-Za-z]\w*(?:\.[A-Za-z]\w*)*|:=|[|()])\s*')
 _ESCAPES = {r"\"": '"', r"\\": "\\", r"\n": "\n", r"\t": "\t"}
+_MAX_WORDS = 100  # the parser and the renderer are recursive
+_VERB = re.compile(r"(%[-0]*[0-9]{0,3})([dsv%])")
+_PRINTF = re.compile(rf"(?:[^%]|{_VERB.pattern})*")
+# Parts of Go's reference time with strftime's code for each; a part precedes its prefixes.
+_TIME_PARTS = {"2006": "Y", "January": "B", "Monday": "A", "Jan": "b", "Mon": "a", "MST": "Z", "-0700": "z", "002": "j"}
+_TIME_PARTS |= {"01": "m", "02": "d", "03": "I", "04": "M", "05": "S", "06": "y", "15": "H", "PM": "p"}
 
 
-class _Refusal(Exception):
-    """A template is none of ours; says why."""
+class _Invalid(Exception):
+    """The text is no valid template. The message is the reason."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Value:
-    value: Any
+class _Missing(_Invalid):
+    """A variable or file does not exist. The error is the value of the call until a function other than `default` needs it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Absent:
-    """A value that the environment or the file system lacks, until `default` replaces it."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Variable:
-    name: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Call:
-    """A function, or with `base` a field or method of a value; `.Ref` is a field of None."""
+class _Call(NamedTuple):
+    """A call of a function or method; `.` reads a field, `$` reads a variable, `:=` sets a variable."""
 
     name: str
     arguments: tuple["_Node", ...] = ()
-    base: "_Node | None" = None
-    is_field: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Assignment:
-    name: str
-    value: "_Node"
+_Node = str | int | _Missing | _Call
 
 
-_Node = _Value | _Absent | _Variable | _Call | _Assignment
+class _Function(NamedTuple):
+    """A function of templates. `signature` names its arguments."""
+
+    signature: str
+    run: Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
-    """A text with actions in it. `at` is where it stands: `file:line: key.path`."""
+    """A text that contains actions. `at` is its place in the configuration: `file:line: key.path`."""
 
     text: str
     at: str
@@ -90,208 +70,177 @@ class Template:
 
     @classmethod
     def read(cls, text: str, *, at: str, objects: Mapping[str, Sequence[str]], environ: Mapping[str, str] = os.environ) -> Self:
-        """Return the template in `text`. `objects` has the names that it may use: `{"Ref": ["Tag", …]}`.
+        """Return the template in `text`. `objects` are the fields that the template may name: `{"Ref": ["Tag", …]}`.
 
         Raises:
-            InvalidInput: it is another template, or a secret that it refers to is not there.
+            InvalidInput: the template is invalid.
         """
         try:
             return cls(text=text, at=at, _nodes=_parse(text, objects, environ))
-        except _Refusal as exc:
+        except _Invalid as exc:
             raise InvalidInput(f"{at}: template {quote_text(text)}: {exc}") from None
 
-    def names(self, name: str) -> bool:
-        """Return whether the template uses one of the objects."""
-        return any(_names(node, name) for node in self._nodes)
+    def refers_to(self, name: str) -> bool:
+        """Return True if the template names a field of the object `name`."""
+        return any(_refers_to(node, name) for node in self._nodes)
 
     def render(self, objects: Objects) -> str:
-        """Return the text with the values in their places.
+        """Return the text with each action replaced by its result.
 
         Raises:
-            InvalidInput: it cannot be done with these values.
+            InvalidInput: an action fails for these values, or needs a variable or file that does not exist.
         """
         try:
             return _render(self._nodes, objects)
-        except _Refusal as exc:
+        except _Invalid as exc:
             raise InvalidInput(f"{self.at}: template {quote_text(self.text)}: {exc}") from None
 
 
 def resolve_secret(text: str, *, at: str, environ: Mapping[str, str] = os.environ) -> str:
-    """Return a text with its references resolved, without the last line break of a file. The text may be secret.
+    """Return a text with its `env` and `file` actions replaced. The text may contain a secret, so no message shows it.
 
     Raises:
-        InvalidInput: nothing is there, or it is another template. The text is not shown: it may hold a secret.
+        InvalidInput: a variable or file does not exist, or the text is another kind of template.
     """
     try:
         return _render(_parse(text, {}, environ), {})
     except _Missing as exc:
         raise InvalidInput(f"{at}: {exc}") from None
-    except _Refusal:
+    except _Invalid:
         raise InvalidInput(f'{at}: expected {{{{env "NAME"}}}} or {{{{file "PATH"}}}}, got another template') from None
 
 
-class _Missing(_Refusal):
-    """A variable or file that a template refers to is missing."""
-
-
-# -- reading
+# -- parsing
 
 
 def _parse(text: str, objects: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> tuple[_Node, ...]:
     nodes: list[_Node] = []
-    before, opening, rest = text.partition("{{")
-    while opening:
-        end = _end(rest)
-        inner, after = rest[:end], rest[end + len("}}") :]
-        trims_before, trims_after = re.match(r"-\s", inner), re.search(r"\s-\Z", inner)
-        nodes.append(_Value(value=before.rstrip() if trims_before else before))
-        tokens = inner[1 if trims_before else 0 : -1 if trims_after else None]
-        if not _COMMENT.fullmatch(inner):
-            nodes.append(_Reader(tokens, objects, environ).action())
-        before, opening, rest = (after.lstrip() if trims_after else after).partition("{{")
-    nodes.append(_Value(value=before))
-    return tuple(nodes)
+    place = 0
+    while (start := text.find("{{", place)) >= 0:
+        action = _ACTION.match(text, start)
+        if action is None:
+            raise _Invalid("'{{' has no closing '}}'")
+        before, code = text[place:start], action["code"]
+        nodes.append(before.rstrip() if action["trim"] else before)
+        nodes.append(_Parser(_TRIM_AFTER.sub("", code), objects, environ).parse_action())
+        place = action.end()
+        if _TRIM_AFTER.search(code):
+            place = len(text) - len(text[place:].lstrip())
+    return (*nodes, text[place:])
 
 
-def _end(text: str) -> int:
-    """Return the end of an action: the first `}}` outside of quotes."""
-    comment = _COMMENT.match(text)
-    place = comment.end() if comment else 0
-    while match := _PIECE.match(text, place):
+def _split_words(code: str) -> list[str]:
+    words: list[str] = []
+    code, place = code.strip(), 0
+    while place < len(code) and len(words) <= _MAX_WORDS:
+        match = _WORD.match(code, place)
+        if match is None:
+            raise _Invalid(f"unexpected {quote_text(code[place:])}")
+        words.append(match[1])
         place = match.end()
-    if not text.startswith("}}", place):
-        raise _Refusal("'{{' without its '}}'")
-    return place
+    if len(words) > _MAX_WORDS:
+        raise _Invalid(f"an action has more than {_MAX_WORDS} words")
+    return words
 
 
-class _Reader:
-    """Reads one action, by recursive descent."""
+class _Parser:
+    """A recursive-descent parser for one action."""
 
-    def __init__(self, text: str, objects: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> None:
-        self._objects, self._environ = objects, environ
-        self._tokens: list[tuple[str, str]] = []
-        place = 0
-        while text[place:].strip():
-            match = _TOKEN.match(text, place)
-            if match is None:
-                raise _Refusal(f"cannot read {text[place:].strip()!r}")
-            kind = match.lastgroup or ""
-            before = text[place - 1] if place and not match[0][0].isspace() else "("
-            joined = kind == "field" and before not in "(|"  # time.Now, but not split .Ref.Tag
-            self._tokens.append(("chain" if joined else kind, match[0].strip()))
-            place = match.end()
-            if len(self._tokens) > _MOST_TOKENS:
-                raise _Refusal(f"an action has more than {_MOST_TOKENS} words")
+    def __init__(self, code: str, objects: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> None:
+        self._words, self._environ = _split_words(code), environ
+        self._fields = [f".{name}.{field}" for name, fields in objects.items() for field in fields]
 
-    def action(self) -> _Node:
-        """Parse `[ $name := ] pipeline` to its end."""
-        name = self._next()[1].rstrip(":= \t\n") if self._kind == "set" else None
-        pipeline = self._pipeline()
-        if self._tokens:
-            raise _Refusal(f"cannot read {self._tokens[0][1]!r}")
-        return pipeline if name is None else _Assignment(name=name, value=pipeline)
-
-    @property
-    def _kind(self) -> str:
-        return self._tokens[0][0] if self._tokens else ""
-
-    def _next(self) -> tuple[str, str]:
-        if not self._tokens:
-            raise _Refusal("an action ends too early")
-        return self._tokens.pop(0)
-
-    def _pipeline(self) -> _Node:
-        """Parse `command { "|" command }`: the result of each is the last argument of the next."""
-        node = self._command(())
-        while self._tokens and self._tokens[0] == ("mark", "|"):
+    def parse_action(self) -> _Node:
+        """Parse `[ $name := ] pipeline`."""
+        variable = self._next() if self._words[1:2] == [":="] and self._words[0].startswith("$") else None
+        if variable is not None:
             self._next()
-            node = self._command((node,))
+        node = self._parse_pipeline()
+        if self._words:
+            raise _Invalid(f"unexpected {self._words[0]!r}")
+        return node if variable is None else _Call(":=", (variable, node))
+
+    def _next(self) -> str:
+        if not self._words:
+            raise _Invalid("an action ends too early")
+        return self._words.pop(0)
+
+    def _parse_pipeline(self) -> _Node:
+        """Parse `command { "|" command }`. The result of a command is the last argument of the next command."""
+        node = self._parse_term(is_command=True)
+        while self._words[:1] == ["|"]:
+            self._next()
+            node = self._parse_term(node, is_command=True)
         return node
 
-    def _command(self, piped: tuple[_Node, ...]) -> _Node:
-        first = self._operand()
-        arguments = []
-        while self._tokens and self._tokens[0] not in (("mark", "|"), ("mark", ")")):
-            arguments.append(self._operand())
-        given = (*arguments, *piped)
-        if not given:
-            return self._look_up(first)
-        if not isinstance(first, _Call) or first.arguments or _is_object(first.base):
-            raise _Refusal("what stands first in an action with arguments has to be a function")
-        call = _Call(name=first.name, arguments=given, base=first.base, is_field=first.is_field)
-        return self._look_up(call)
+    def _parse_term(self, *piped: _Node, is_command: bool = False) -> _Node:
+        """Parse a value; with `is_command`, also a function or method with its arguments, `piped` being the last."""
+        word = self._next()
+        group = None
+        if word == "(":
+            group = self._parse_pipeline()
+            self._next()  # only ")" or the end of the action ends a pipeline
+        arguments: list[_Node] = []
+        while is_command and self._words and self._words[0] not in ("|", ")"):
+            arguments.append(self._parse_term())
+        arguments += piped
+        if word[0] == "$" or word[0].isalpha():
+            return self._resolve_name(word, arguments)
+        if arguments:
+            raise _Invalid(f"expected a function before its arguments, got {word!r}")
+        return self._resolve_value(word) if group is None else group
 
-    def _operand(self) -> _Node:
-        kind, text = self._next()
-        node: _Node
-        if kind == "text":
-            inner = text[1:-1]
-            node = _Value(value=inner if text[0] == "`" else re.sub(r"\\.", lambda match: _ESCAPES[match[0]], inner))
-        elif kind == "number":
-            node = _Value(value=int(text))
-        elif kind == "variable":
-            node = _Variable(name=text)
-        elif (kind, text) == ("mark", "("):
-            node = self._pipeline()
-            self._next()  # the only thing that ends a pipeline, but for the end
-        elif kind == "field":
-            node = self._object(text[1:])
-        elif kind == "name" and (text in _FUNCTIONS or text in ("env", "file", "time")):
-            node = _Call(name=text)
-        else:
-            raise _Refusal(f"unknown {text!r}; there are {', '.join(sorted((*_FUNCTIONS, 'env', 'file', 'time.Now')))}")
-        while self._kind == "chain":
-            node = _Call(name=self._next()[1][1:], base=self._look_up(node), is_field=True)
-        return node
+    def _resolve_value(self, word: str) -> _Node:
+        if word[0] in '"`':
+            return re.sub(r"\\.", lambda match: _ESCAPES[match[0]], word[1:-1]) if word[0] == '"' else word[1:-1]
+        if word.isdigit():
+            return int(word)
+        if word in self._fields:
+            return _Call(".", tuple(word[1:].split(".")))
+        if word[0] != ".":
+            raise _Invalid(f"unexpected {word!r}")
+        near = get_close_matches(word, self._fields, n=1)
+        known = f"known fields: {', '.join(self._fields)}" if self._fields else "this key has no fields"
+        raise _Invalid(f"unknown field {word}; {f'did you mean {near[0]}' if near else known}")
 
-    def _object(self, name: str) -> _Node:
-        """Parse `.Ref.Tag`: both parts are known beforehand."""
-        known = [f".{one}.{field}" for one, fields in self._objects.items() for field in fields]
-        said = f".{name}{self._next()[1]}" if self._kind == "chain" else f".{name}"
-        if said not in known:
-            near = get_close_matches(said, known, n=1)
-            hint = f"did you mean {near[0]}" if near else f"there are {', '.join(known)}" if known else "there is nothing here"
-            raise _Refusal(f"unknown {said}; {hint}")
-        return _Call(name=said.rpartition(".")[2], base=_Call(name=name, is_field=True), is_field=True)
+    def _resolve_name(self, name: str, arguments: list[_Node]) -> _Node:
+        """Return a call of a function, or of methods of its result or of a variable; the last one takes the arguments."""
+        parts = name.split(".")
+        count = 2 if parts[0] == "time" else 1
+        *inner, last = [".".join(parts[:count]), *(f".{method}" for method in parts[count:])]
+        receiver: list[_Node] = []
+        for call in inner:
+            receiver = [self._resolve_call(call, receiver)]
+        return self._resolve_call(last, [*receiver, *arguments])
 
-    def _look_up(self, node: _Node) -> _Node:
-        """Return the values that the environment and files have now, in place of a call."""
-        if not isinstance(node, _Call) or node.base is not None or node.name not in ("env", "file") or node.is_field:
-            return node
-        if len(node.arguments) != 1 or not isinstance(node.arguments[0], _Value):
-            raise _Refusal(f'{node.name} expects one name, such as {{{{{node.name} "NAME"}}}}')
-        name = str(node.arguments[0].value)
-        if node.name == "file":
-            return _content(name)
-        if name not in self._environ:
-            return _Absent(why=f"expected {name} in the environment, it is not set")
-        return _Value(value=self._environ[name])
+    def _resolve_call(self, name: str, arguments: list[_Node]) -> _Node:
+        """Return a call; in place of a call of `env` or `file`, the value that the variable or file has now."""
+        if name[0] == "$" and not arguments:
+            return _Call("$", (name,))
+        if name not in _FUNCTIONS:
+            raise _Invalid(f"unknown function {name}; known functions: {', '.join(_FUNCTIONS)}")
+        if name not in ("env", "file"):
+            return _Call(name, tuple(arguments))
+        if len(arguments) != 1 or not isinstance(arguments[0], str):
+            raise _Invalid(f"function {name}: expected one quoted {_FUNCTIONS[name].signature}")
+        if name == "file":
+            return _read_file(arguments[0])
+        return self._environ.get(arguments[0], _Missing(f"environment variable {arguments[0]} is not set"))
 
 
-def _is_object(node: _Node | None) -> bool:
-    """Return whether the node is an object such as `.Ref`, whose fields are texts."""
-    return isinstance(node, _Call) and node.is_field and node.base is None
-
-
-def _content(path: str) -> _Value | _Absent:
+def _read_file(path: str) -> str | _Missing:
+    """Return the content of a file without its last line break."""
     try:
-        return _Value(value=Path(path).expanduser().read_text().removesuffix("\n"))
-    except (OSError, ValueError) as exc:  # no UTF-8, or no path
-        return _Absent(
-            why=f"{path if path.isprintable() else quote_text(path)}: {getattr(exc, 'strerror', None) or 'expected text'}"
-        )
+        return Path(path).expanduser().read_text().removesuffix("\n")
+    except (OSError, ValueError) as exc:  # ValueError: the content is not UTF-8, or the path has a null byte
+        reason = getattr(exc, "strerror", None) or "expected a text file in UTF-8"
+        return _Missing(f"{path if path.isprintable() else quote_text(path)}: {reason}")
 
 
-def _names(node: _Node, name: str) -> bool:
-    match node:
-        case _Call():
-            own = node.base is None and node.is_field and node.name == name
-            inner = (*node.arguments, *(() if node.base is None else (node.base,)))
-            return own or any(_names(one, name) for one in inner)
-        case _Assignment():
-            return _names(node.value, name)
-        case _:
-            return False
+def _refers_to(node: _Node, name: str) -> bool:
+    if not isinstance(node, _Call):
+        return False
+    return node.arguments[0] == name if node.name == "." else any(_refers_to(one, name) for one in node.arguments)
 
 
 # -- rendering
@@ -299,103 +248,81 @@ def _names(node: _Node, name: str) -> bool:
 
 def _render(nodes: Sequence[_Node], objects: Objects) -> str:
     variables: dict[str, Any] = {}
-    parts = []
-    for node in nodes:
-        if isinstance(node, _Assignment):
-            variables[node.name] = _evaluate(node.value, objects, variables)
-        else:
-            parts.append(_shown(_evaluate(node, objects, variables)))
-    return "".join(parts)
+    values = [_require(_evaluate(node, objects, variables)) for node in nodes]
+    if not all(isinstance(value, str | int) for value in values):
+        raise _Invalid("expected each action to give text or a number, got a list or a time")
+    return "".join(map(str, values))
 
 
-def _shown(value: Any) -> str:
-    if isinstance(_is_present(value), str | int):
-        return str(value)
-    raise _Refusal("expected text or a number to come out")
-
-
-def _evaluate(node: _Node, objects: Objects, variables: Mapping[str, Any]) -> Any:
-    match node:
-        case _Value():
-            return node.value
-        case _Absent():
-            return node
-        case _Variable():
-            if node.name not in variables:
-                raise _Refusal(f"unknown variable {node.name}")
-            return variables[node.name]
-        case _Assignment():  # stands alone only, see `_Reader.action`
-            raise AssertionError(node)
-        case _Call():
-            arguments = [_evaluate(one, objects, variables) for one in node.arguments]
-            if node.base is not None:
-                return _method(_evaluate(node.base, objects, variables), node.name, arguments)
-            return objects[node.name] if node.is_field else _call(node.name, arguments)
-
-
-def _call(name: str, arguments: list[Any]) -> Any:
-    if name == "time":
-        return _TIME
-    if name != "default":
-        arguments = [_is_present(one) for one in arguments]
+def _evaluate(node: _Node, objects: Objects, variables: dict[str, Any]) -> Any:
+    if not isinstance(node, _Call):
+        return node
+    arguments = [_evaluate(one, objects, variables) for one in node.arguments]
+    match node.name:
+        case ".":
+            return objects[arguments[0]][arguments[1]]
+        case "$":
+            return variables.get(arguments[0], _Missing(f"unknown variable {arguments[0]}"))
+        case ":=":
+            variables[arguments[0]] = arguments[1]
+            return ""
+        case "default":
+            needed = [None if isinstance(one, _Missing) else one for one in arguments]
+        case _:
+            needed = list(map(_require, arguments))
+    signature, run = _FUNCTIONS[node.name]
     try:
-        return _FUNCTIONS[name](*arguments)
-    except (TypeError, ValueError, IndexError, AttributeError) as exc:
-        raise _Refusal(f"{name}: {exc if isinstance(exc, ValueError) else 'these arguments do not do'}") from None
+        return run(*needed)
+    except ValueError as exc:
+        raise _Invalid(f"function {node.name}: {exc}") from None
+    except (TypeError, AttributeError):
+        kinds = ", ".join(type(one).__name__ for one in needed) or "no arguments"
+        raise _Invalid(f"function {node.name}: expected {signature or 'no arguments'}, got {kinds}") from None
 
 
-def _method(base: Any, name: str, arguments: list[Any]) -> Any:
-    """Return a field of an object, or the result of a method of a time."""
-    base = _is_present(base)
-    if base is _TIME and name == "Now" and not arguments:
-        return datetime.now().astimezone()
-    if isinstance(base, Mapping) and not arguments:
-        return base[name]
-    if isinstance(base, datetime) and name in _TIMES:
-        try:
-            return _TIMES[name](base, *arguments)
-        except TypeError:
-            raise _Refusal(f"{name}: these arguments do not do") from None
-    raise _Refusal(f"unknown .{name}; of a time there are {', '.join(_TIMES)}")
-
-
-def _is_present(value: Any) -> Any:
-    if isinstance(value, _Absent):
-        raise _Missing(value.why)
+def _require(value: Any) -> Any:
+    if isinstance(value, _Missing):
+        raise value
     return value
 
 
-def _or_default(default: Any, value: Any) -> Any:
-    return default if isinstance(value, _Absent) or not value else value
+def _get_item(values: list[str], number: int) -> str:
+    if not isinstance(values, list):
+        raise TypeError
+    if number >= len(values):
+        raise ValueError(f"expected at most {len(values) - 1}, the last item of the list, got {number}")
+    return values[number]
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"expected text, got {type(value).__name__}")  # noqa: TRY004 - all that is wrong here is one
-    return value
+def _printf(layout: str, *values: object) -> str:
+    if not _PRINTF.fullmatch(layout):
+        raise ValueError("expected only %d, %s and %v in the layout")
+    try:
+        return _VERB.sub(lambda verb: verb[1] + verb[2].replace("v", "s"), layout) % values
+    except TypeError as exc:  # too few values, too many, or text for %d
+        raise ValueError(str(exc)) from None
 
 
-_TIME = object()
-_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    "default": _or_default,
-    "index": lambda values, place: values[place],
-    "join": lambda values, separator: separator.join(values),
-    "lower": lambda text: _text(text).lower(),
-    "print": lambda *values: "".join(str(one) for one in values),
-    "printf": lambda layout, *values: printf(_text(layout), values),
-    "split": lambda text, separator: _text(text).split(_text(separator)),
-    "trimSpace": lambda text: _text(text).strip(),
-    "upper": lambda text: _text(text).upper(),
-}
-_TIMES: Mapping[str, Callable[..., Any]] = {
-    "Year": lambda moment: moment.year,
-    "Month": lambda moment: moment.month,
-    "Day": lambda moment: moment.day,
-    "Hour": lambda moment: moment.hour,
-    "Minute": lambda moment: moment.minute,
-    "Second": lambda moment: moment.second,
-    "YearDay": lambda moment: moment.timetuple().tm_yday,
-    "Unix": lambda moment: int(moment.timestamp()),
-    "UTC": lambda moment: moment.astimezone(UTC),
-    "Format": lambda moment, layout: format_time(moment, _text(layout)),
+def _format_time(moment: datetime, layout: str) -> str:
+    parts = re.compile("|".join(_TIME_PARTS))
+    return moment.strftime(parts.sub(lambda match: f"%{_TIME_PARTS[match[0]]}", layout.replace("%", "%%")))
+
+
+_FUNCTIONS: Mapping[str, _Function] = {
+    "default": _Function("DEFAULT VALUE", lambda default, value: value or default),
+    "env": _Function("NAME", str),
+    "file": _Function("PATH", str),
+    "index": _Function("LIST NUMBER", _get_item),
+    "join": _Function("LIST SEPARATOR", lambda values, separator: separator.join(values)),
+    "lower": _Function("TEXT", str.lower),
+    "printf": _Function("LAYOUT VALUE…", _printf),
+    "split": _Function("TEXT SEPARATOR", lambda text, separator: text.split(separator)),
+    "time.Now": _Function("", lambda: datetime.now().astimezone()),
+    "trimSpace": _Function("TEXT", lambda text: text.strip()),
+    "upper": _Function("TEXT", str.upper),
+    ".Format": _Function("TIME LAYOUT", _format_time),
+    ".UTC": _Function("TIME", lambda time: time.astimezone(UTC)),
+    **{
+        f".{part}": _Function("TIME", attrgetter(part.lower())) for part in ("Year", "Month", "Day", "Hour", "Minute", "Second")
+    },
 }

@@ -94,7 +94,7 @@ def test_everything_that_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("registries:\n  ghcr.io:\n    headers: {X: [topsecret]}\n", ":3: registries.ghcr.io.headers.X: "),
         (
             "registries:\n  ghcr.io:\n    headers: {X: '{{env \"NOT_SET\"}}'}\n",
-            "headers.X: expected NOT_SET in the environment",
+            "headers.X: environment variable NOT_SET is not set",
         ),
         ("registries:\n  ghcr.io:\n    headers: {X: '{{topsecret}}'}\n", "got another template"),
         ("registries:\n  ghcr.io:\n    headers: {X: '{{file \"/none\"}}'}\n", "/none: No such file"),
