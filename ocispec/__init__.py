@@ -1,6 +1,6 @@
-"""Values and grammar of OCI and Docker distribution: references, digests, descriptors, manifests, platforms, errors.
+"""Values and grammars of OCI and Docker distribution: references, digests, descriptors, manifests, platforms and errors.
 
-No I/O and no Prefect: everything here can be read and tested alone. Follows image-spec 1.1 and distribution-spec 1.1.
+This layer does no I/O and does not use Prefect. It follows image-spec 1.1 and distribution-spec 1.1.
 """
 
 from prefect_dist.ocispec.descriptor import Descriptor

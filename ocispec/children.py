@@ -1,9 +1,12 @@
-"""The graph of descriptors: the children of a manifest, filters of children, and the walk over a tree.
+"""The graph of descriptors: the children of a manifest, filters of children, and a walk over the tree below a root.
 
-A `Children` function returns the descriptors directly below a descriptor. Filters wrap one and return another:
+A `Children` function returns the descriptors directly below a descriptor. A filter wraps a `Children` function and returns a
+new one:
 
     children = filter_platforms(children_reader(store.manifest), platforms)
     for descriptor in walk_tree(children, root): ...
+
+`ocispec.manifest` parses the children of one document; this module combines them into a tree.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,10 +26,11 @@ _ATTESTATION_TYPE, _ATTESTATION_SUBJECT = "vnd.docker.reference.type", "vnd.dock
 def walk_tree(children: Children, *roots: Descriptor) -> Iterator[Descriptor]:
     """Yield the roots and all descriptors below them, each distinct content once.
 
-    The order is depth first: a descriptor comes before its children, siblings and roots come in their order. Content with
-    several parents comes at its first place in this order, so possibly before some of its parents.
+    The order is depth first. A descriptor comes before its children; siblings and roots keep their order. Content with several
+    parents comes at its first place in this order, possibly before some of its parents.
 
-    `children` is called once for each yielded descriptor, when the caller asks for the next one. Its errors end the walk.
+    `children` is called once for each yielded descriptor, when the caller asks for the next descriptor. An error of `children`
+    ends the walk.
     """
     seen = set[object]()
     pending = list(reversed(roots))
@@ -39,7 +43,7 @@ def walk_tree(children: Children, *roots: Descriptor) -> Iterator[Descriptor]:
 
 
 def children_reader(read: Callable[[Descriptor], bytes]) -> Children:
-    """Return a function for the children of manifests, whose bytes come from `read`. All other content has no children.
+    """Return a `Children` function that parses manifests, whose bytes `read` returns. Other content has no children.
 
     The result raises:
         InvalidInput, Unsupported: see `ocispec.manifest.children`; and the errors of `read`.
@@ -53,7 +57,7 @@ def children_reader(read: Callable[[Descriptor], bytes]) -> Children:
 
 
 def filter_platforms(children: Children, platforms: Iterable[Platform] | None) -> Children:
-    """Return a function that applies `select_manifests` to the children; None selects all.
+    """Return a `Children` function that keeps the children for `platforms`, see `select_manifests`. None keeps every child.
 
     The result raises:
         NotFound: see `select_manifests`.
@@ -67,29 +71,29 @@ def filter_platforms(children: Children, platforms: Iterable[Platform] | None) -
 def select_manifests(
     platforms: Sequence[Platform] | None, descriptor: Descriptor, children: Sequence[Descriptor]
 ) -> Sequence[Descriptor]:
-    """Return the children of an index that serve `platforms` best, and the attestation manifests of these.
+    """Return the children of an index that match `platforms` best, with the attestation manifests of these children.
 
-    All children are returned if `platforms` is None, or if the parent is no index.
+    If `platforms` is None, or if the parent is not an index, every child is returned.
 
     Raises:
-        NotFound: nothing in the index serves any of them; the message lists the platforms of the index.
+        NotFound: no child matches any of `platforms`; the message lists the platforms of the index.
     """
     if platforms is None or descriptor.kind != "index" or not children:
         return children
     chosen = best(platforms, children)
     if not chosen:
-        has = sorted({quote_text(str(child.platform)) for child in children})
-        listed = ", ".join(has[:_LISTED]) + (f" and {len(has) - _LISTED} more" if len(has) > _LISTED else "")
-        raise NotFound(f"{descriptor}: no manifest for {', '.join(map(str, platforms))}; it has {listed}")
+        offered = sorted({quote_text(str(child.platform)) for child in children})
+        listed = ", ".join(offered[:_LISTED]) + (f" and {len(offered) - _LISTED} more" if len(offered) > _LISTED else "")
+        raise NotFound(f"{descriptor}: no manifest for {', '.join(map(str, platforms))}; the index has {listed}")
     keys, digests = {id(child) for child in chosen}, {str(child.digest) for child in chosen}
     return tuple(child for child in children if id(child) in keys or attested_digest(child) in digests)
 
 
 def attested_digest(descriptor: Descriptor) -> str | None:
-    """Return the digest of the manifest that an attestation manifest of BuildKit describes; None for all other content.
+    """Return the digest of the manifest that a BuildKit attestation manifest describes; None for other content.
 
     An index lists attestation manifests with the platform unknown/unknown and two annotations (moby/buildkit,
-    attestation-storage.md). The annotations only select content; they prove nothing about it.
+    attestation-storage.md). The annotations only select content. They prove nothing about the content.
     """
     platform, annotations = descriptor.platform, dict(descriptor.annotations)
     if platform is None or (platform.os, platform.architecture) != ("unknown", "unknown"):
@@ -98,7 +102,7 @@ def attested_digest(descriptor: Descriptor) -> str | None:
 
 
 def without_missing_attestations(children: Children, is_missing: Callable[[Descriptor], bool]) -> Children:
-    """Return a function that leaves out attestation manifests for which `is_missing` is true."""
+    """Return a `Children` function that leaves out the attestation manifests for which `is_missing` returns True."""
 
     def filter_missing(descriptor: Descriptor) -> Sequence[Descriptor]:
         return [child for child in children(descriptor) if attested_digest(child) is None or not is_missing(child)]
@@ -107,12 +111,12 @@ def without_missing_attestations(children: Children, is_missing: Callable[[Descr
 
 
 def is_foreign(descriptor: Descriptor) -> bool:
-    """Return whether a descriptor is that of a non-distributable layer that has URLs."""
+    """Return True for a non-distributable layer whose descriptor has URLs."""
     return bool(descriptor.urls) and mediatypes.is_foreign(descriptor.media_type)
 
 
 def without_foreign(children: Children) -> Children:
-    """Return a function that leaves out non-distributable layers whose descriptors have URLs."""
+    """Return a `Children` function that leaves out non-distributable layers whose descriptors have URLs."""
 
     def filter_foreign(descriptor: Descriptor) -> Sequence[Descriptor]:
         return [child for child in children(descriptor) if not is_foreign(child)]

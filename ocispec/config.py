@@ -1,4 +1,7 @@
-"""Image configs: what the layers of an image are when they are unpacked (image-spec 1.1, config.md; Docker's are alike)."""
+"""Image configs: the diff IDs of the layers, the platform and the creation date.
+
+The form is that of image-spec 1.1, config.md. Docker's configs have the same fields.
+"""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -8,16 +11,17 @@ from prefect_dist.ocispec.digest import Digest
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported, quote_text
 from prefect_dist.ocispec.platform import Platform
 
-# The year of Docker's first release. Reproducible builds write earlier dates, such as 1, 1970 or 1980: no date is known then.
+# The year of Docker's first release. Reproducible builds write earlier dates, such as year 1, 1970 or 1980, for an unknown
+# date.
 FIRST_YEAR = 2013
 
 
 def diff_ids(raw: bytes, *, at: str) -> tuple[Digest, ...]:
-    """Return the digests of an image's uncompressed layers, in order. `at` names the config in errors.
+    """Return the digests of the uncompressed layers of an image, in order. `at` names the config in errors.
 
     Raises:
         InvalidInput: not JSON, or a bad field.
-        Unsupported: a root file system that is not made of layers.
+        Unsupported: a root file system that does not consist of layers.
     """
     rootfs = fields.require(fields.parse_object(raw, at=at), "rootfs", dict, at=at)
     if (kind := fields.optional(rootfs, "type", str, at=f"{at}.rootfs") or "layers") != "layers":
@@ -29,7 +33,7 @@ def diff_ids(raw: bytes, *, at: str) -> tuple[Digest, ...]:
 
 
 def platform(raw: bytes, *, at: str) -> Platform:
-    """The platform that an image is for.
+    """Return the platform of an image.
 
     Raises:
         InvalidInput: not JSON, or a bad field.
@@ -38,10 +42,10 @@ def platform(raw: bytes, *, at: str) -> Platform:
 
 
 def creation_date(raw: bytes, *, at: str) -> datetime | None:
-    """Return the creation date in a config; None if it has none, or one before the first container images.
+    """Return the creation date in a config; None if the config has no date, or a date before the first container images.
 
     Raises:
-        InvalidInput: not JSON, or no date (RFC 3339).
+        InvalidInput: not JSON, or a value that is not an RFC 3339 date.
     """
     text = fields.optional(fields.parse_object(raw, at=at), "created", str, at=at)
     if text is None:
@@ -55,7 +59,7 @@ def creation_date(raw: bytes, *, at: str) -> datetime | None:
 
 
 def chain_id(layers: Sequence[Digest]) -> Digest | None:
-    """The name of what layers with these diff IDs give when they are applied in order ("Layer ChainID"); None without any."""
+    """Return the ChainID of layers that are applied in this order (config.md, "Layer ChainID"); None for no layers."""
     if not layers:
         return None
     chain = layers[0]

@@ -1,4 +1,4 @@
-"""Descriptors: what content is, how big it is and what it is called (image-spec 1.1, descriptor.md)."""
+"""Descriptors: the media type, digest and size of content (image-spec 1.1, descriptor.md)."""
 
 import base64
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ _MAX_SIZE = 2**63 - 1  # the specification's int64
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Descriptor:
-    """One piece of content, named before it is fetched.
+    """The media type, digest and size of one piece of content, known before the content is fetched.
 
-    `size` is in bytes. `data`, when present, is the content itself, inline. Annotations are pairs in document order.
+    `size` is in bytes. `data`, if present, is the content itself, inline. Annotations are pairs in document order.
     """
 
     media_type: str
@@ -30,10 +30,11 @@ class Descriptor:
 
     @classmethod
     def from_json(cls, document: fields.Json, *, at: str) -> Self:
-        """The descriptor in a parsed document; keys that the specification does not name are ignored.
+        """Return the descriptor in a parsed document. Keys that the specification does not define are ignored.
 
         Raises:
-            InvalidInput: a required key is absent or a value has the wrong form; the message names its path below `at`.
+            InvalidInput: a required key is missing or a value has the wrong form; the message contains the path of the key
+                below `at`.
             Unsupported: a digest algorithm other than sha256 and sha512.
         """
         size = fields.require(document, "size", int, at=at)
@@ -52,7 +53,7 @@ class Descriptor:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The specification's JSON form, for records of ours; documents that have a digest are never rewritten."""
+        """Return the JSON form of the specification, for new documents. A document with a digest is never serialised again."""
         document: dict[str, Any] = {"mediaType": self.media_type, "digest": str(self.digest), "size": self.size}
         if self.urls:
             document["urls"] = list(self.urls)
@@ -68,7 +69,7 @@ class Descriptor:
 
     @property
     def kind(self) -> mediatypes.Kind:
-        """The role that the media type announces."""
+        """The role of the content according to the media type."""
         return mediatypes.kind(self.media_type)
 
     @property
@@ -78,7 +79,7 @@ class Descriptor:
 
     @property
     def is_manifest(self) -> bool:
-        """True if the content is a manifest, which has children."""
+        """True if the content is a manifest and can have children."""
         return mediatypes.is_manifest(self.media_type)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""Digests: the names of content (image-spec 1.1, descriptor.md, "Digests")."""
+"""Digests: identifiers of content by hash (image-spec 1.1, descriptor.md, "Digests")."""
 
 import hashlib
 import re
@@ -16,14 +16,14 @@ _SHORT = 12
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, order=True)
 class Digest:
-    """`algorithm:hex` of a registered algorithm. Build it with `parse` or a `Hasher`."""
+    """An `algorithm:hex` identifier with a registered algorithm. `parse`, `of` and `Hasher` create digests."""
 
     algorithm: str
     hex: str
 
     @classmethod
     def parse(cls, text: str, *, prefix: str = "") -> Self:
-        """Return the digest that `text` spells. `prefix` begins the message of an error.
+        """Return the digest that `text` contains. `prefix` starts the message of an error.
 
         Raises:
             InvalidInput: the grammar, the alphabet or the length is wrong.
@@ -43,7 +43,7 @@ class Digest:
 
     @classmethod
     def is_valid(cls, text: str) -> bool:
-        """Return True if `text` spells a digest."""
+        """Return True if `text` is a valid digest with a supported algorithm."""
         try:
             cls.parse(text)
         except (InvalidInput, Unsupported):
@@ -57,7 +57,7 @@ class Digest:
 
     @property
     def short(self) -> str:
-        """`algorithm:` and the first 12 hex digits: for names that a person reads, never for look-ups."""
+        """`algorithm:` and the first 12 hex digits. For display only, never for look-ups."""
         return f"{self.algorithm}:{self.hex[:_SHORT]}"
 
     def __str__(self) -> str:
@@ -65,7 +65,7 @@ class Digest:
 
 
 class Hasher:
-    """Computes a digest while bytes stream past. Not for use by several threads."""
+    """Computes a digest while bytes stream past. Not thread-safe."""
 
     def __init__(self, algorithm: str = "sha256") -> None:
         self.algorithm = algorithm
@@ -73,5 +73,5 @@ class Hasher:
         self.update = self._hash.update
 
     def digest(self) -> Digest:
-        """The digest of everything given to `update` so far."""
+        """Return the digest of the bytes that `update` has received so far."""
         return Digest(self.algorithm, self._hash.hexdigest())

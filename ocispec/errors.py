@@ -1,76 +1,76 @@
-"""The one tree of errors, named for what the caller can do about them.
+"""The tree of all errors. Each class is named for the reaction of the caller.
 
     DistError
-    ├── InvalidInput    the input is wrong: correct it                        (also a ValueError)
-    ├── NotFound        the thing is not there                                (also a LookupError)
-    ├── AlreadyExists   the thing is there: for content that is success
-    ├── Busy            another writer has it: wait, it may soon be there     retryable
-    ├── Unavailable     the other side did not answer as it should: try again retryable
-    ├── Corrupt         bytes are not what their digest or size says          retryable
-    ├── Denied          credentials or permissions do not suffice
-    ├── Conflict        the other side changed since it was read: start again from what is there now
-    └── Unsupported     a form that this program refuses by name
+    ├── InvalidInput    the input is wrong: correct the input                  (also a ValueError)
+    ├── NotFound        the object does not exist                              (also a LookupError)
+    ├── AlreadyExists   the object exists: success if the object is content
+    ├── Busy            another writer holds the object: wait and retry        retryable
+    ├── Unavailable     a service or disk failed: retry                        retryable
+    ├── Corrupt         bytes do not match their digest or size: fetch again   retryable
+    ├── Denied          credentials or permissions are insufficient
+    ├── Conflict        the object changed since it was read: read it again and start over
+    └── Unsupported     a known form that this program refuses
 
-A message is one line without a full stop: what, on what, expected, got, what to do. The class alone decides whether an
-attempt may be repeated (`retryable`); nothing reads the text. Every error survives pickling with its fields.
+A message is one line without a full stop: what failed, on what, expected value, actual value, remedy. Only the class decides
+about a retry (`retryable`); no code parses the message. Every error keeps its fields when it is pickled.
 """
 
 from typing import ClassVar
 
-# What a message shows of a foreign text: all of a digest or a media type (RFC 6838 allows 255 characters), not megabytes.
-_SHOWN_CHARS = 255
-_TOLD_MISTAKES = 5
+# Foreign text in a message is cut to this length: enough for a digest or a media type (RFC 6838 allows 255 characters).
+_QUOTED_CHARS = 255
+_LISTED_MISTAKES = 5
 
 
 def quote_text(text: str) -> str:
-    """A foreign text as messages show it: quoted, in one line, of a long one the beginning."""
-    return repr(text) if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]!r}…"
+    """Return foreign text for a message: quoted, on one line, and cut to 255 characters."""
+    return repr(text) if len(text) <= _QUOTED_CHARS else f"{text[:_QUOTED_CHARS]!r}…"
 
 
 class DistError(Exception):
-    """Base class of all errors of this program. The text is one line for the user."""
+    """Base class of all errors of this program. `str()` is one line for the user."""
 
     retryable: ClassVar[bool] = False
 
 
 class InvalidInput(DistError, ValueError):
-    """The input breaks a grammar or a schema; the message names the place."""
+    """The input violates a grammar or a schema; the message contains the place in the input."""
 
 
 class Mistakes(InvalidInput):
-    """Several things are wrong with one input; `lines` has a message for each. As one message it is some of them."""
+    """One input has several mistakes. `lines` has a message for each; `str()` lists the first five."""
 
     def __init__(self, *lines: str) -> None:
         super().__init__(*lines)
         self.lines = lines
 
     def __str__(self) -> str:
-        more = len(self.lines) - _TOLD_MISTAKES
-        return "; ".join(self.lines[:_TOLD_MISTAKES]) + (f" (and {more} more)" if more > 0 else "")
+        more = len(self.lines) - _LISTED_MISTAKES
+        return "; ".join(self.lines[:_LISTED_MISTAKES]) + (f" (and {more} more)" if more > 0 else "")
 
 
 class NotFound(DistError, LookupError):
-    """No such name, blob, manifest or host."""
+    """A name, blob, manifest or host does not exist."""
 
 
 class AlreadyExists(DistError):
-    """The content exists already. A caller that wanted to add it treats this as success."""
+    """The content exists already. A caller that adds content treats this error as success."""
 
 
 class Busy(DistError):
-    """Another writer holds the ref; when it ends, the content is likely there."""
+    """Another writer holds the ref. After that writer ends, the content is probably in the store."""
 
     retryable = True
 
 
 class Unavailable(DistError):
-    """A connection, a server or a disk failed in a way that may pass."""
+    """A connection, a server or a disk failed, possibly for a short time."""
 
     retryable = True
 
 
 class Corrupt(DistError):
-    """Bytes whose size or digest is not the declared one. They are never made visible."""
+    """Bytes do not have the declared size or digest. The store never makes such bytes visible."""
 
     retryable = True
 
@@ -80,8 +80,8 @@ class Denied(DistError):
 
 
 class Conflict(DistError):
-    """An object was changed after it was read; writing it now would undo that change."""
+    """An object changed after it was read. Writing the object now would overwrite that change."""
 
 
 class Unsupported(DistError):
-    """A known form that is refused on purpose, such as a schema 1 manifest."""
+    """A known form that this program refuses on purpose, such as a schema 1 manifest."""

@@ -1,4 +1,4 @@
-"""Readers for parsed JSON. Each error names the path of the bad key."""
+"""Typed access to parsed JSON. Each error contains the path of the bad key."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -15,10 +15,10 @@ _NAMES = {str: "a string", int: "an integer", dict: "an object", list: "a list"}
 
 
 def parse_object(raw: bytes, *, at: str) -> Json:
-    """The JSON object in `raw`.
+    """Return the JSON object in `raw`.
 
     Raises:
-        InvalidInput: not JSON, or not an object; the message begins with `at` and shows how the bytes start.
+        InvalidInput: not JSON, or not an object; the message starts with `at` and quotes the first bytes.
     """
     document = _parse(raw, at=at)
     if not isinstance(document, dict):
@@ -27,10 +27,10 @@ def parse_object(raw: bytes, *, at: str) -> Json:
 
 
 def parse_objects(raw: bytes, *, at: str) -> Iterator[tuple[str, Json]]:
-    """The objects in `raw`, a JSON list, each with its path.
+    """Return an iterator over the objects in the JSON list `raw`, each with its path.
 
     Raises:
-        InvalidInput: not JSON, or no list of objects.
+        InvalidInput: not JSON, or not a list of objects.
     """
     document = _parse(raw, at=at)
     if not isinstance(document, list):
@@ -39,7 +39,7 @@ def parse_objects(raw: bytes, *, at: str) -> Iterator[tuple[str, Json]]:
 
 
 def require(document: Json, key: str, kind: type[T], *, at: str) -> T:
-    """Return the value of `key`, which is required and of type `kind`."""
+    """Return the value of `key`, which is required and has the type `kind`."""
     value = optional(document, key, kind, at=at)
     if value is None:
         raise InvalidInput(f"{at}.{key}: missing, expected {_NAMES[kind]}")
@@ -57,23 +57,23 @@ def optional(document: Json, key: str, kind: type[T], *, at: str) -> T | None:
 
 
 def require_time(document: Json, key: str, *, at: str) -> datetime:
-    """Return the time (RFC 3339) under `key`, which is required."""
+    """Return the time (RFC 3339) of `key`, which is required."""
     return _parse_time(require(document, key, str, at=at), at=f"{at}.{key}")
 
 
 def optional_time(document: Json, key: str, *, at: str) -> datetime | None:
-    """Return the time (RFC 3339) under `key`; None if the key is absent or null."""
+    """Return the time (RFC 3339) of `key`; None if the key is absent or null."""
     text = optional(document, key, str, at=at)
     return None if text is None else _parse_time(text, at=f"{at}.{key}")
 
 
 def objects(document: Json, key: str, *, at: str) -> Iterator[tuple[str, Json]]:
-    """The objects listed under `key`, each with its path; an absent list is empty."""
+    """Return an iterator over the objects in the list `key`, each with its path; an absent list is empty."""
     return _objects(optional(document, key, list, at=at) or [], at=f"{at}.{key}")
 
 
 def strings(document: Json, key: str, *, at: str) -> tuple[str, ...]:
-    """The strings listed under `key`; an absent list is empty."""
+    """Return the strings in the list `key`; an absent list is empty."""
     items = optional(document, key, list, at=at) or []
     for number, item in enumerate(items):
         if not isinstance(item, str):
@@ -82,7 +82,7 @@ def strings(document: Json, key: str, *, at: str) -> tuple[str, ...]:
 
 
 def pairs(document: Json, key: str, *, at: str) -> tuple[tuple[str, str], ...]:
-    """The string values under `key`, as pairs in the document's order; an absent object is empty."""
+    """Return the keys and string values of the object `key`, in document order; an absent object is empty."""
     mapping = optional(document, key, dict, at=at) or {}
     for name, value in mapping.items():
         if not isinstance(value, str):
@@ -109,9 +109,10 @@ def _objects(items: list[Any], *, at: str) -> Iterator[tuple[str, Json]]:
     for number, item in enumerate(items):
         if not isinstance(item, dict):
             raise InvalidInput(f"{at}[{number}]: expected an object, got {_describe_value(item)}")
-    # one by one: a document of 4 MiB may list a million, and their paths would take several times the memory
+    # A generator: a document of 4 MiB can list a million objects, and a list of their paths would need several times the
+    # memory.
     return ((f"{at}[{number}]", item) for number, item in enumerate(items))
 
 
 def _describe_value(value: object) -> str:
-    return _NAMES.get(type(value)) or repr(value)  # of null, a boolean or a fraction; lists may be too deep for it
+    return _NAMES.get(type(value)) or repr(value)  # repr only for null, booleans and fractions: lists may be too deeply nested

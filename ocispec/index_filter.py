@@ -1,7 +1,7 @@
-"""Filters an index to some platforms: the only document with a digest that this program writes itself.
+"""Reduces an index to some platforms. The result is the only document with a digest that this program serialises.
 
-A sparse index, some manifests of which are missing, keeps its digest and its signatures. Registries that reject a sparse index
-need a rewritten one.
+A sparse index, in which some manifests are missing, keeps its digest and its signatures. Registries that reject a sparse index
+need a rewritten index.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,13 +17,17 @@ from prefect_dist.ocispec.digest import Digest
 from prefect_dist.ocispec.errors import NotFound, Unsupported
 from prefect_dist.ocispec.platform import Platform
 
-# No index is known that goes deeper than three.
-_DEEPEST = 16
+# Known images nest indexes at most three deep.
+_MAX_DEPTH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilteredIndex:
-    """The root of a filtered tree, and descriptors of its rewritten indexes with their bytes in `data`, inner indexes first."""
+    """The result of a filter.
+
+    `root` is the root of the filtered tree. `indexes` are its rewritten indexes with their bytes in `data`, inner indexes
+    first.
+    """
 
     root: Descriptor
     indexes: tuple[Descriptor, ...] = ()
@@ -39,18 +43,18 @@ def filter_index(
 ) -> FilteredIndex:
     """Return the tree below `root` reduced to `platforms`. An index that needs no change is not rewritten.
 
-    Other fields of an index keep their order, so that equal input gives equal bytes. Attestation manifests for which
-    `is_missing` is true are left out.
+    The rewritten index keeps its other fields in their order, so equal input gives equal bytes. Attestation manifests for which
+    `is_missing` returns True are left out.
 
     Raises:
-        NotFound: an index has nothing for any of `platforms`.
-        InvalidInput, Unsupported: an index cannot be read, or indexes are nested too deeply.
+        NotFound: an index has no manifest for any of `platforms`.
+        InvalidInput, Unsupported: an index cannot be parsed, or indexes are nested too deeply.
         DistError: see `read`.
     """
     if root.kind != "index":
         return FilteredIndex(root=root)
-    if depth > _DEEPEST:
-        raise Unsupported(f"{root}: expected at most {_DEEPEST} indexes in one another")
+    if depth > _MAX_DEPTH:
+        raise Unsupported(f"{root}: expected at most {_MAX_DEPTH} nested indexes, found more")
     raw, at = read(root), str(root)
     children = manifest.children(raw, root.media_type, at=at)
     document = fields.parse_object(raw, at=at)
@@ -60,7 +64,7 @@ def filter_index(
     for child, (_, entry) in zip(children, fields.objects(document, "manifests", at=at), strict=True):
         if child.key in chosen:
             below = filter_index(child, platforms, read, is_missing=is_missing, depth=depth + 1)
-            entries.append(dict(entry) if below.root is child else _entry(entry, below.root))
+            entries.append(dict(entry) if below.root is child else _replace_content(entry, below.root))
             indexes += below.indexes
     if len(entries) == len(children) and not indexes:
         return FilteredIndex(root=root)
@@ -70,25 +74,25 @@ def filter_index(
 
 
 def select_image(root: Descriptor, platform: Platform, read: Callable[[Descriptor], bytes]) -> Descriptor:
-    """Return the image for a platform in an index, or in a nested index. Return `root` unchanged if it is not an index.
+    """Return the image for a platform in an index or in a nested index. Return `root` unchanged if it is not an index.
 
     Raises:
         NotFound: the index has no image for the platform.
-        InvalidInput, Unsupported: an index cannot be read, or indexes are nested too deeply.
+        InvalidInput, Unsupported: an index cannot be parsed, or indexes are nested too deeply.
         DistError: see `read`.
     """
-    for _ in range(_DEEPEST):
+    for _ in range(_MAX_DEPTH):
         if root.kind != "index":
             return root
         children = manifest.children(read(root), root.media_type, at=str(root))
         if not children:
-            raise NotFound(f"{root}: no manifest for {platform}; it has none")
+            raise NotFound(f"{root}: no manifest for {platform}; the index is empty")
         chosen = select_manifests((platform,), root, children)
         root = next((one for one in chosen if attested_digest(one) is None), chosen[0])
-    raise Unsupported(f"{root}: expected at most {_DEEPEST} indexes in one another")
+    raise Unsupported(f"{root}: expected at most {_MAX_DEPTH} nested indexes, found more")
 
 
-def _entry(old: fields.Json, root: Descriptor) -> dict[str, Any]:
+def _replace_content(old: fields.Json, root: Descriptor) -> dict[str, Any]:
     """Return an entry of an index with the digest and size of its rewritten manifest."""
     kept = {key: value for key, value in old.items() if key != "data"}
     return {**kept, "digest": str(root.digest), "size": root.size}

@@ -1,6 +1,6 @@
-"""The children of manifests (image-spec 1.1, image-index.md and manifest.md; Docker v2 schema 2).
+"""The children, subject and media type of manifests (image-spec 1.1, image-index.md and manifest.md; Docker v2 schema 2).
 
-A manifest is its bytes. They are read here and never written, so unknown fields survive and digests stay true.
+This module parses manifests and never writes them, so unknown fields survive and digests stay correct.
 """
 
 from prefect_dist.ocispec import fields, mediatypes
@@ -10,11 +10,11 @@ from prefect_dist.ocispec.errors import InvalidInput, Unsupported, quote_text
 # Registries accept up to 4 MiB (distribution-spec 1.1, "Pushing Manifests"); more is refused before it is read.
 MAX_BYTES = 4 * 1024 * 1024
 
-# What one document may name. 4 MiB have room for 37,000 entries, each of which becomes a task and 40 KB of memory of a run;
-# Prefect draws no graph of more nodes than these, and no image is known that comes near.
+# 4 MiB have room for 37,000 entries, each of which becomes a task and takes 40 KB of a run's memory. Prefect's graph view has
+# the same limit of nodes, and no known image comes near it.
 MAX_CHILDREN = 10_000
 
-# The fields that show what a document is.
+# The fields by which the kind of a document is recognised.
 _FIELDS: dict[mediatypes.Kind, tuple[str, ...]] = {
     "index": ("manifests",),
     "manifest": ("config", "layers"),
@@ -23,13 +23,13 @@ _FIELDS: dict[mediatypes.Kind, tuple[str, ...]] = {
 
 
 def children(raw: bytes, media_type: str, *, at: str) -> tuple[Descriptor, ...]:
-    """The descriptors that a document names, in its order: of an index its manifests, of an image its config, then layers.
+    """Return the descriptors in a document, in order: the manifests of an index, or the config and then the layers of an image.
 
-    Content of a type that is no manifest has none. `at` names the document in errors.
+    Content with any other media type has no children. `at` names the document in errors.
 
     Raises:
-        InvalidInput: not JSON, a bad field, or a document that fits two kinds (CVE-2021-41190).
-        Unsupported: schema 1, or more than MAX_CHILDREN.
+        InvalidInput: not JSON, a bad field, or a document with the fields of two kinds (CVE-2021-41190).
+        Unsupported: schema 1, or more than MAX_CHILDREN entries.
     """
     kind = mediatypes.kind(media_type)
     if kind == "schema1":
@@ -48,7 +48,7 @@ def children(raw: bytes, media_type: str, *, at: str) -> tuple[Descriptor, ...]:
 
 
 def subject(raw: bytes, media_type: str, *, at: str) -> Descriptor | None:
-    """Return the subject of a manifest, which is not one of its children; None for no subject.
+    """Return the subject of a manifest; None without a subject. A subject is not one of the children.
 
     Raises:
         InvalidInput: not JSON, or a bad descriptor.
@@ -61,10 +61,10 @@ def subject(raw: bytes, media_type: str, *, at: str) -> Descriptor | None:
 
 
 def media_type_of(raw: bytes, *, at: str) -> str:
-    """The type that a document itself claims, or, where it is silent, the OCI type whose fields it has.
+    """Return the `mediaType` of a document, or without this field the OCI type that has the document's other fields.
 
     Raises:
-        InvalidInput: not JSON, ambiguous, or no manifest at all.
+        InvalidInput: not JSON, ambiguous, or not a manifest.
         Unsupported: schema 1.
     """
     document = fields.parse_object(raw, at=at)
@@ -74,20 +74,22 @@ def media_type_of(raw: bytes, *, at: str) -> str:
 
 
 def _kind_of(document: fields.Json, *, at: str) -> mediatypes.Kind:
-    """The kind that fields and claimed type agree on."""
+    """Return the kind on which the fields and the `mediaType` of a document agree."""
     if document.get("fsLayers") is not None or document.get("schemaVersion") == 1:
         raise _schema1(at)
     claimed = fields.optional(document, "mediaType", str, at=at)
     fits = {kind for kind, keys in _FIELDS.items() if any(document.get(key) for key in keys)}
     if len(fits) > 1:
-        raise InvalidInput(f"{at}: fits both {' and '.join(sorted(fits))}; refused, since readers would disagree about it")
+        raise InvalidInput(
+            f"{at}: has the fields of both {' and '.join(sorted(fits))}; refused, since tools would disagree about it"
+        )
     kind = _kind_from_fields(document, at=at) if claimed is None else mediatypes.kind(claimed)
     if kind == "schema1":
         raise _schema1(at)
     if kind not in _FIELDS:
         raise InvalidInput(f"{at}.mediaType: expected the type of a manifest, got {quote_text(str(claimed))}")
     if fits - {kind}:
-        raise InvalidInput(f"{at}: says {claimed or kind}, but has the fields of another type")
+        raise InvalidInput(f"{at}: expected the fields of {claimed or kind}, got the fields of another type")
     return kind
 
 
@@ -102,7 +104,7 @@ def _kind_from_fields(document: fields.Json, *, at: str) -> mediatypes.Kind:
 def _list_descriptors(document: fields.Json, key: str, *, at: str) -> tuple[Descriptor, ...]:
     count = len(fields.optional(document, key, list, at=at) or ())
     if count > MAX_CHILDREN:
-        raise Unsupported(f"{at}.{key}: expected at most {MAX_CHILDREN} entries, there are {count}")
+        raise Unsupported(f"{at}.{key}: expected at most {MAX_CHILDREN} entries, got {count}")
     return tuple(Descriptor.from_json(item, at=path) for path, item in fields.objects(document, key, at=at))
 
 

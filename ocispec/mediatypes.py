@@ -1,6 +1,6 @@
 """Media types of manifests and their content (image-spec 1.1, media-types.md; Docker v2 schema 2).
 
-Types help to find and to name content; they never prove what it is.
+A media type helps to find and to label content. It proves nothing about the content.
 """
 
 from typing import Literal
@@ -32,16 +32,16 @@ _KINDS: dict[str, Kind] = {
     OCI_CONFIG: "config",
     DOCKER_CONFIG: "config",
 }
-# Layers that are to be had from the URLs in their descriptors alone, by law or licence.
+# Layers that law or licence allows to download only from the URLs in their descriptors.
 _FOREIGN = ("application/vnd.oci.image.layer.nondistributable.", "application/vnd.docker.image.rootfs.foreign.")
 _LAYERS = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 
-# What a registry answers at its manifests endpoint and we read, in the order of our preference.
+# The types that requests to the manifests endpoint of a registry accept, most preferred first.
 MANIFESTS = (OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST, OCI_ARTIFACT)
 
 
 def kind(media_type: str) -> Kind:
-    """The role that a media type announces; `blob` for every unknown one."""
+    """Return the role of content with this media type; `blob` for unknown types."""
     if media_type.startswith(_LAYERS):
         return "layer"
     return _KINDS.get(media_type, "blob")

@@ -1,7 +1,7 @@
-"""Platforms: parse, normalise, match, choose (image-spec 1.1, image-index.md, "platform").
+"""Platforms: parse, normalise, match and select (image-spec 1.1, image-index.md, "platform").
 
-An index lists one manifest per platform. `Platform.parse` reads what a person writes (`linux/arm/v7`), `best` picks the
-manifests that serve a wish the way container engines do: the wanted variant first, then the older ones that it can run.
+An index lists one manifest per platform. `Platform.parse` reads the form that people write (`linux/arm/v7`). `best` selects
+manifests as container engines do: the wanted variant first, then older variants that the wanted platform can run.
 """
 
 import re
@@ -18,7 +18,7 @@ _GRAMMAR = re.compile(
     r"(?P<os>[A-Za-z0-9_-]+)(?:\((?P<version>[A-Za-z0-9._-]*)\))?/(?P<architecture>[A-Za-z0-9_-]+)(?:/(?P<variant>[A-Za-z0-9._-]+))?"
 )
 _SYSTEMS = {"macos": "darwin"}
-# Spellings in use beside Go's own; each gives architecture and, where it says so, the variant.
+# Other common spellings of Go's architecture names, with the variant that some of them imply.
 _ARCHITECTURES = {
     "i386": ("386", None),
     "x86_64": ("amd64", None),
@@ -28,13 +28,13 @@ _ARCHITECTURES = {
     "armel": ("arm", "v6"),
 }
 _LEVEL = re.compile(r"v([0-9]{1,3})")
-# The variant that is meant where none is written.
+# The variant that an architecture without a variant means.
 _BASELINES = {"arm": "v7", "arm64": "v8", "amd64": "v1"}
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Platform:
-    """Operating system, architecture and, where they matter, variant, OS version and OS features."""
+    """An operating system and an architecture, with optional variant, OS version and OS features."""
 
     os: str
     architecture: str
@@ -44,12 +44,12 @@ class Platform:
 
     @classmethod
     def local(cls) -> Self:
-        """The platform of Linux images for this machine."""
+        """Return the platform of Linux images for this machine."""
         return cls.parse(f"linux/{machine()}")
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The platform that a person wrote as `os/architecture[/variant]`, normalised.
+        """Return the platform written as `os/architecture[/variant]`, normalised.
 
         Raises:
             InvalidInput: another form.
@@ -66,7 +66,7 @@ class Platform:
 
     @classmethod
     def from_json(cls, document: fields.Json, *, at: str) -> Self:
-        """The platform object of a descriptor, as written there."""
+        """Return the platform object of a descriptor without normalising it."""
         return cls(
             os=fields.require(document, "os", str, at=at),
             architecture=fields.require(document, "architecture", str, at=at),
@@ -76,7 +76,7 @@ class Platform:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The specification's JSON form."""
+        """Return the JSON form of the specification."""
         document: dict[str, Any] = {"architecture": self.architecture, "os": self.os}
         if self.variant is not None:
             document["variant"] = self.variant
@@ -87,7 +87,7 @@ class Platform:
         return document
 
     def normalise(self) -> Self:
-        """Return the platform in Go's spelling, without a redundant variant."""
+        """Return the platform in Go's spelling and without a redundant variant."""
         system, architecture = self.os.lower(), self.architecture.lower()
         architecture, implied = _ARCHITECTURES.get(architecture, (architecture, None))
         variant = (self.variant or "").lower() or implied
@@ -98,7 +98,7 @@ class Platform:
         return replace(self, os=_SYSTEMS.get(system, system), architecture=architecture, variant=variant)
 
     def rank(self, candidate: "Platform") -> int | None:
-        """Return how well `candidate` serves this platform: 0 is exact, more is an older variant, None cannot run."""
+        """Return the distance of `candidate`: 0 is an exact match, n is n variants older, None cannot run on this platform."""
         wanted, offered = self.normalise(), candidate.normalise()
         if (wanted.os, wanted.architecture) != (offered.os, offered.architecture):
             return None
@@ -107,7 +107,7 @@ class Platform:
         return _steps_down(_variant(wanted), _variant(offered))
 
     def matches(self, candidate: "Platform") -> bool:
-        """Return True if `candidate` is this platform in any spelling."""
+        """Return True if `candidate` is this platform, in any spelling."""
         return self.rank(candidate) == 0
 
     def __str__(self) -> str:
@@ -116,7 +116,7 @@ class Platform:
         return f"{self.os}{version}/{self.architecture}{variant}"
 
 
-# Those that are wanted of an index; None is all.
+# The platforms to select from an index; None selects every platform.
 Platforms = tuple[Platform, ...] | None
 
 
@@ -125,17 +125,17 @@ class HasPlatform(Protocol):
 
     @property
     def platform(self) -> Platform | None:
-        """None where the platform is not known."""
+        """The platform; None if it is unknown."""
 
 
 P = TypeVar("P", bound=HasPlatform)
 
 
 def best(wanted: Iterable[Platform], candidates: Sequence[P]) -> tuple[P, ...]:
-    """The candidates that serve the wishes best, in their own order.
+    """Return the candidates that match the wanted platforms best, in the order of `candidates`.
 
-    For each wish all candidates of the best rank are taken, since an index may list several OS versions of one platform.
-    A candidate that does not say its platform is always taken: nothing tells that it is not wanted.
+    For each wanted platform, every candidate of the best rank is selected, since an index may list several OS versions of one
+    platform. A candidate without a platform is always selected, since it may match.
     """
     chosen = {id(candidate) for candidate in candidates if candidate.platform is None}
     for wish in wanted:
@@ -150,12 +150,12 @@ def _variant(platform: Platform) -> str | None:
 
 
 def _same_release(wanted: str, offered: str | None) -> bool:
-    """Windows versions agree when the parts that are asked for are equal: 10.0.17763 is served by 10.0.17763.1000."""
+    """Return True if Windows versions agree in the wanted parts: 10.0.17763.1000 matches the wanted version 10.0.17763."""
     return offered is not None and (offered == wanted or offered.startswith(f"{wanted}."))
 
 
 def _steps_down(wanted: str | None, offered: str | None) -> int | None:
-    """Return by how many variants the offer is older; None if it is newer or not comparable."""
+    """Return how many variants older the offer is; None if the offer is newer or not comparable."""
     if wanted == offered:
         return 0
     wanted_level, offered_level = _level(wanted), _level(offered)

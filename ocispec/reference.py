@@ -1,8 +1,8 @@
-"""References: where an image is and which one is meant.
+"""References: the location of a repository, and the tag or digest of an image in it.
 
-The grammar is containerd's, a URL without a scheme: `locator[:tag][@digest]`, locator = `host[:port]/path`. Unlike its
-original it is strict in every part, so that what parses can be put into a URL or shown as it is. To all code but a remote's
-a reference is opaque. Docker's short names (`redis`) are no part of the grammar: `expand` rewrites them where people type.
+The grammar is containerd's, a URL without a scheme: `locator[:tag][@digest]`, with locator = `host[:port]/path`. This parser is
+stricter than containerd's, so that a parsed reference is safe in a URL and in a message. Only remotes interpret the parts of a
+reference. Docker's short names (`redis`) are not part of the grammar; `expand` rewrites them where people type them.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Self
 from prefect_dist.ocispec.digest import Digest
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported
 
-# reference ::= locator [ ":" tag ] [ "@" digest ] [ "?" query ]; a query or fragment is dropped, as in the original
+# reference ::= locator [ ":" tag ] [ "@" digest ] [ "?" query ]; a query or fragment is dropped, as in containerd
 # locator   ::= host [ ":" port ] "/" path
 # path      ::= component { "/" component };  component ::= alnum { ( "." | "_" | "__" | "-"… ) alnum }
 #               (distribution-spec 1.1, "Pulling manifests", <name>)
@@ -31,19 +31,20 @@ _MAX_PORT = 65535
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Reference:
-    """`locator` is `host[:port]/path`; `object` is what follows: `tag`, `tag@digest`, `@digest` or nothing."""
+    """A parsed reference. `locator` is `host[:port]/path`; `object` is `tag`, `tag@digest`, `@digest` or empty."""
 
     locator: str
     object: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The reference that `text` spells; `str` of it gives the text back, less a query.
+        """Return the reference in `text`. `str()` of the result is `text` without its query.
 
-        The part after `@` may be shortened, as in `redis@sha256:abcdef`: a remote asks for `digest` and refuses it there.
+        The part after `@` may be shortened, as in `redis@sha256:abcdef`. The parser accepts a short digest; `pinned_digest`
+        refuses it.
 
         Raises:
-            InvalidInput: a scheme, user information, no host, a bad port, a bad path, tag or character.
+            InvalidInput: a scheme, user information, no host, or a bad port, path, tag or character.
         """
         if not _PRINTABLE.fullmatch(text):
             raise InvalidInput(f"reference {_without_user(text)!r}: expected printable ASCII without spaces")
@@ -74,19 +75,19 @@ class Reference:
 
     @property
     def tag(self) -> str | None:
-        """The tag; None where only a digest, or nothing, is given."""
+        """The tag; None if the reference has no tag."""
         return self.object.partition("@")[0] or None
 
     @property
     def digest(self) -> str | None:
-        """The text after `@`, possibly shortened; None where there is none."""
+        """The text after `@`, possibly shortened; None if the reference has no digest."""
         return self.object.partition("@")[2] or None
 
     def pinned_digest(self) -> Digest | None:
-        """Return the digest that the reference pins.
+        """Return the digest in the reference; None if the reference has no digest.
 
         Raises:
-            InvalidInput: the part after `@` is not a digest.
+            InvalidInput: the part after `@` is not a complete digest.
             Unsupported: a digest algorithm other than sha256 and sha512.
         """
         if self.digest is None:
@@ -102,11 +103,10 @@ class Reference:
 
 
 def expand(text: str) -> str:
-    """Expand a short name as Docker does: `redis` is `docker.io/library/redis:latest`.
+    """Expand a short name as Docker does: `redis` becomes `docker.io/library/redis:latest`.
 
-    The first component is a host if it has a dot, a port or is `localhost`; `library/` is added to single names on Docker
-    Hub; `latest` is added where there is neither tag nor digest; a query is dropped. A text that is no reference comes back no
-    better: parse it.
+    The first component is a host if it contains a dot or a port or is `localhost`. Single names on Docker Hub get `library/`. A
+    name without tag and digest gets `latest`. A query is dropped. The result is not validated: pass it to `Reference.parse`.
     """
     bare = re.split(r"[?#]", text, maxsplit=1)[0]
     first, slash, rest = bare.partition("/")
@@ -124,12 +124,12 @@ def is_tag(text: str) -> bool:
 
 
 def is_repository(text: str) -> bool:
-    """Return True for a valid name of a repository, without host."""
+    """Return True for a valid repository name without a host."""
     return len(text) <= _MAX_LOCATOR and _PATH.fullmatch(text) is not None
 
 
 def _cut(rest: str) -> tuple[str, str, str]:
-    """Path, the mark that ends it (`:`, `@` or nothing) and what follows."""
+    """Return the path, the character that ends it (`:`, `@` or nothing) and the rest."""
     match = re.search(r"[:@]", rest)
     if match is None:
         return rest, "", ""
@@ -139,7 +139,7 @@ def _cut(rest: str) -> tuple[str, str, str]:
 def _check_host(host: str, text: str) -> None:
     shown = _without_user(text)
     if "@" in host:
-        raise InvalidInput(f"reference {shown!r}: user and password do not belong into a reference")
+        raise InvalidInput(f"reference {shown!r}: remove the user and password; a reference has none")
     match = _HOST.match(host)
     name_end = match.end() if match else 0
     name, port = host[:name_end], host[name_end:]
@@ -165,6 +165,6 @@ def _check_object(named: str, text: str, *, tagged: bool) -> None:
 
 
 def _without_user(text: str) -> str:
-    """The text from its last `@` on, should it begin with user and password, which no message may show."""
+    """Return the text from its last `@` on. The text before `@` may be a user and password, which no message may contain."""
     _, at, rest = text.rpartition("@")
     return f"…@{rest}" if at else text

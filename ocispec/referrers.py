@@ -1,7 +1,7 @@
-"""Manifests about another manifest, its subject: signatures, bills of materials, attestations (distribution-spec 1.1).
+"""Referrers: manifests with a `subject`, such as signatures, bills of materials and attestations (distribution-spec 1.1).
 
-Where a registry does not list them ("Unavailable Referrers API"), they are listed in an index under a tag that the subject's
-digest makes ("Referrers Tag Schema"). Cosign has tags of its own.
+If a registry has no referrers API ("Unavailable Referrers API"), an index lists the referrers under a fallback tag, which is
+made from the digest of the subject ("Referrers Tag Schema"). Cosign uses digest tags of its own.
 """
 
 import re
@@ -16,22 +16,23 @@ from prefect_dist.ocispec.digest import Digest
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported
 from prefect_dist.ocispec.manifest import media_type_of
 
-# What one subject, or one image in all, may have; more is a mistake or an attack, and is told.
+# The limit for one subject, and for one image with its children. More referrers are a mistake or an attack, and an error.
 MAX_REFERRERS = 10_000
-# "Referrers Tag Schema": both sections are cut, and "-" stands for what no tag may have.
+# "Referrers Tag Schema": both parts are cut to a length, and "-" replaces characters that a tag cannot have.
 _MAX_ALGORITHM, _MAX_ENCODED = 32, 64
 _NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9._-]")
 _MAX_TAG = 128  # distribution-spec 1.1, "Pulling manifests", <reference>
-# Which tags that makes of the digests that are in use.
-_LISTING = re.compile(r"sha(?:256|512)-[0-9a-f]{64}")
-# What cosign appends to a digest (sigstore/cosign, pkg/oci/remote/options.go).
+# The fallback tags of sha256 and sha512 digests.
+_FALLBACK_TAG = re.compile(r"sha(?:256|512)-[0-9a-f]{64}")
+# The suffixes of cosign's digest tags (sigstore/cosign, pkg/oci/remote/options.go).
 _COSIGN = ("sig", "att", "sbom")
-_DIGEST_TAG = re.compile(rf"sha(?:256|512)-[0-9a-f]+\.(?:{'|'.join(_COSIGN)})")
+# digest-tag ::= algorithm "-" hex "." suffix
+_DIGEST_TAG = re.compile(rf"(sha256|sha512)-([0-9a-f]+)\.(?:{'|'.join(_COSIGN)})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferrerFilter:
-    """A condition on the descriptor with which a referrer is listed.
+    """A condition on the descriptor that lists a referrer.
 
     Attributes:
         artifact_type: the artifact type of the descriptor; None accepts any.
@@ -42,12 +43,11 @@ class ReferrerFilter:
     annotations: frozenset[tuple[str, str]] = frozenset()
 
     def __str__(self) -> str:
-        """Return the condition for people."""
         pairs = [f"{key}={value or '*'}" for key, value in sorted(self.annotations)]
         return " ".join([*([self.artifact_type] if self.artifact_type is not None else []), *pairs]) or "any"
 
     def matches(self, listed: Descriptor) -> bool:
-        """Return whether a listed descriptor meets all of the condition."""
+        """Return True if a listed descriptor meets the whole condition."""
         if self.artifact_type is not None and listed.artifact_type != self.artifact_type:
             return False
         found = dict(listed.annotations)
@@ -56,52 +56,62 @@ class ReferrerFilter:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Referrer:
-    """A manifest that refers to another one. `tag` is set if only a tag leads to it, as with cosign; None if it is listed."""
+    """A manifest that refers to another manifest.
+
+    `tag` is the digest tag of a referrer that only a tag leads to, as with cosign; None for a referrer in a list.
+    """
 
     descriptor: Descriptor
     tag: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The form of our records."""
+        """Return the form in which the store records a referrer."""
         return {"descriptor": self.descriptor.to_json(), "tag": self.tag}
 
     @classmethod
     def from_json(cls, document: fields.Json, *, at: str) -> Self:
-        """The referrer in a record.
+        """Return the referrer in a record of the store.
 
         Raises:
-            InvalidInput, Unsupported: it is damaged.
+            InvalidInput, Unsupported: the record is damaged.
         """
         descriptor = Descriptor.from_json(fields.require(document, "descriptor", dict, at=at), at=f"{at}.descriptor")
         return cls(descriptor, fields.optional(document, "tag", str, at=at))
 
 
 def fallback_tag(subject: Digest) -> str:
-    """The tag under which the referrers of `subject` are listed where the registry does not list them."""
+    """Return the tag of the index of referrers of `subject`, for registries without a referrers API."""
     return _NOT_IN_TAGS.sub("-", f"{subject.algorithm[:_MAX_ALGORITHM]}-{subject.hex[:_MAX_ENCODED]}")
 
 
 def is_fallback_tag(tag: str) -> bool:
     """Return True for a fallback tag of referrers."""
-    return _LISTING.fullmatch(tag) is not None
+    return _FALLBACK_TAG.fullmatch(tag) is not None
 
 
 def cosign_tags(subject: Digest) -> tuple[str, ...]:
-    """The tags under which cosign keeps signatures, attestations and a bill of materials of `subject`.
+    """Return the digest tags of cosign for signatures, attestations and a bill of materials of `subject`.
 
-    It cuts nothing, so a sha512 digest is too long for any.
+    Cosign does not shorten a digest. A tag with a sha512 digest would be too long, so such a subject has no digest tags.
     """
     tags = (f"{subject.algorithm}-{subject.hex}.{suffix}" for suffix in _COSIGN)
     return tuple(tag for tag in tags if len(tag) <= _MAX_TAG)
 
 
 def is_cosign_tag(tag: str) -> bool:
-    """Return whether a tag is one of `cosign_tags` of some digest."""
+    """Return True if a tag has the form of `cosign_tags`."""
     return _DIGEST_TAG.fullmatch(tag) is not None
 
 
+def cosign_subject(tag: str) -> Digest | None:
+    """Return the digest in one of cosign's digest tags; None for other tags."""
+    match = _DIGEST_TAG.fullmatch(tag)
+    text = f"{match[1]}:{match[2]}" if match else ""
+    return Digest.parse(text) if Digest.is_valid(text) and tag in cosign_tags(Digest.parse(text)) else None
+
+
 def is_index(raw: bytes) -> bool:
-    """Return True if the bytes are an OCI index, as lists of referrers are."""
+    """Return True if the bytes are an OCI index, the type of a list of referrers."""
     try:
         return media_type_of(raw, at="index") == mediatypes.OCI_INDEX
     except (InvalidInput, Unsupported):
@@ -109,7 +119,7 @@ def is_index(raw: bytes) -> bool:
 
 
 def make_entry(raw: bytes, descriptor: Descriptor, *, at: str) -> Descriptor:
-    """Return the entry of a manifest in a list of referrers, with its annotations, and its artifact type or config type.
+    """Return the entry of a manifest in a list of referrers: its descriptor, annotations, and artifact type or config type.
 
     Raises:
         InvalidInput: not JSON, or a bad field.
@@ -127,13 +137,13 @@ def make_entry(raw: bytes, descriptor: Descriptor, *, at: str) -> Descriptor:
 
 
 def add_entry(index: bytes | None, referrer: Descriptor, *, at: str) -> bytes | None:
-    """The index of referrers (None: there is none yet) with one more; None if it is listed already.
+    """Return an index of referrers with one more entry; None if `referrer` is in the index already.
 
-    What the index says beside is kept, whoever wrote it.
+    `index` None starts a new index. Other fields of an existing index are kept.
 
     Raises:
-        InvalidInput: a bad field of the index.
-        Unsupported: the index is nested too deeply to be written again.
+        InvalidInput: a bad field in the index.
+        Unsupported: the index is nested too deeply to be serialised again.
     """
     document: dict[str, Any] = {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": []}
     if index is not None:
@@ -143,5 +153,5 @@ def add_entry(index: bytes | None, referrer: Descriptor, *, at: str) -> bytes | 
         return None
     try:
         return orjson.dumps(document | {"manifests": [*(one for _, one in listed), referrer.to_json()]})
-    except orjson.JSONEncodeError as exc:  # what is read may be 1024 levels deep, what is written 254
-        raise Unsupported(f"{at}: the index of referrers there is nested too deeply to be added to") from exc
+    except orjson.JSONEncodeError as exc:  # orjson parses 1024 levels and writes 254
+        raise Unsupported(f"{at}: cannot add a referrer: the index of referrers has more than 254 nested levels") from exc

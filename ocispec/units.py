@@ -15,7 +15,7 @@ _SECONDS = {"s": 1, "m": _MINUTE_S, "h": _HOUR_S, "d": 86400}
 
 
 def size(count: float) -> str:
-    """Return bytes in binary units with one decimal: `0 B`, `1023 B`, `1.0 KiB`, `3.2 GiB`."""
+    """Return a number of bytes in binary units with one decimal: `0 B`, `1023 B`, `1.0 KiB`, `3.2 GiB`."""
     if round(count) < _STEP:
         return f"{count:.0f} B"
     for unit in ("KiB", "MiB", "GiB"):
@@ -26,7 +26,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in a short form: `0.3 s`, `45.0 s`, `3 min 20 s`, `2 h 5 min`."""
+    """Return a number of seconds in a short form: `0.3 s`, `45.0 s`, `3 min 20 s`, `2 h 5 min`."""
     if round(seconds, 1) < _MINUTE_S:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -36,7 +36,7 @@ def duration(seconds: float) -> str:
 
 
 def format_count(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 image`, `2 images`."""
+    """Return a number with its noun in singular or plural: `1 image`, `2 images`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
@@ -49,7 +49,7 @@ def age(seconds: float) -> str:
 
 
 def seconds(text: str) -> float:
-    """The seconds in a duration as people write it: `90s`, `30m`, `24h`, `1d12h`; `0` needs no unit.
+    """Return the seconds in a written duration: `90s`, `30m`, `24h`, `1d12h`; `0` needs no unit.
 
     Raises:
         InvalidInput: another form.

@@ -5,7 +5,6 @@ name the subject with this digest (distribution-spec 1.1, "Referrers Tag Schema"
 """
 
 import logging
-import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +14,7 @@ import orjson
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest, mediatypes
 from prefect_dist.ocispec.children import Children
 from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
-from prefect_dist.ocispec.referrers import MAX_REFERRERS, Referrer, cosign_tags, fallback_tag, is_fallback_tag, make_entry
+from prefect_dist.ocispec.referrers import MAX_REFERRERS, Referrer, cosign_subject, fallback_tag, is_fallback_tag, make_entry
 from prefect_dist.storage import presence
 from prefect_dist.storage.archive import layout
 from prefect_dist.storage.names import Name
@@ -25,8 +24,6 @@ _log = logging.getLogger(__name__)
 # An archive may list one manifest again and again, so that what is kept has to be limited in all.
 _MAX_CANDIDATES, _MAX_CLAIMS = 100_000, 100_000
 _MAX_BYTES = 64 * 1024 * 1024  # of manifests that refer to others
-# cosign-tag ::= algorithm "-" hex "." ( "sig" | "att" | "sbom" )
-_COSIGN_TAG = re.compile(r"(sha256|sha512)-([0-9a-f]+)\.[a-z]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +168,7 @@ class RelatedManifests:
     def _add(self, root: Descriptor) -> bool:
         """Add the candidates that an entry of `index.json` leads to, and return whether there are any."""
         repository, tag = layout.place_of(root)
-        is_cosign = tag is not None and _cosign_subject(tag) is not None
+        is_cosign = tag is not None and cosign_subject(tag) is not None
         kind = tag if tag is not None and is_cosign else "listing" if tag is not None and is_fallback_tag(tag) else "manifest"
         if kind == "manifest" and (tag is not None or not root.is_manifest):
             return False
@@ -198,7 +195,7 @@ class RelatedManifests:
     def _read(self, root: Descriptor, tag: str | None, kind: str) -> list[tuple[Digest, Referrer]]:
         """Return the referrers that an entry of `index.json` leads to, each with the digest of its subject."""
         bare = replace(root, annotations=tuple(pair for pair in root.annotations if pair[0] not in layout.NAMES))
-        if tag is not None and (subject := _cosign_subject(tag)) is not None:
+        if tag is not None and (subject := cosign_subject(tag)) is not None:
             return [(subject, Referrer(bare, tag))]
         listed = self._children(bare) if kind == "listing" else (bare,)
         distinct = {one.key: one for one in listed if one.is_manifest}
@@ -235,15 +232,6 @@ class RelatedManifests:
             _log.warning("%s: a referrer is left out: %s", name, exc)
             return False
         return True
-
-
-def _cosign_subject(tag: str) -> Digest | None:
-    match = _COSIGN_TAG.fullmatch(tag)
-    try:
-        subject = Digest.parse(f"{match[1]}:{match[2]}") if match else None
-    except (InvalidInput, Unsupported):
-        return None
-    return subject if subject is not None and tag in cosign_tags(subject) else None
 
 
 def merge_referrers(known: Sequence[Referrer], found: Sequence[Referrer]) -> tuple[Referrer, ...]:

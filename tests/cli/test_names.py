@@ -139,7 +139,7 @@ def test_an_index_that_has_nothing_of_what_was_wanted(store: ContentStore) -> No
     result = dist("--store", store.url, "names", "--check")
 
     assert (result.code, result.lines[1].split()[-3:]) == (1, ["incomplete", "(?)", "-"])
-    assert "no manifest for linux/s390x; it has 'linux/amd64', 'linux/arm64'" in result.line
+    assert "no manifest for linux/s390x; the index has 'linux/amd64', 'linux/arm64'" in result.line
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,7 @@ def test_a_platform_that_is_missing_is_an_error_that_lists_those_there(fetch: Fe
 
         report, _ = fetch(f"{registry.host}/app:v1", platforms=["linux/s390x"], retries=0)
 
-    assert "no manifest for linux/s390x; it has 'linux/amd64', 'linux/arm64/v8'" in report.errors()[0]
+    assert "no manifest for linux/s390x; the index has 'linux/amd64', 'linux/arm64/v8'" in report.errors()[0]
     assert not list(store.names)
 
 

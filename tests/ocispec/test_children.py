@@ -180,7 +180,7 @@ def test_no_platform_that_serves_is_an_error_that_lists_them() -> None:
     with pytest.raises(NotFound) as refusal:
         filter_platforms(answering(ARM64, AMD64, AMD64, ATTESTATION), wishes("linux/s390x", "windows/amd64"))(INDEX)
     assert str(refusal.value) == (
-        f"{INDEX}: no manifest for linux/s390x, windows/amd64; it has 'linux/amd64', 'linux/arm64', 'unknown/unknown'"
+        f"{INDEX}: no manifest for linux/s390x, windows/amd64; the index has 'linux/amd64', 'linux/arm64', 'unknown/unknown'"
     )
 
 

@@ -67,21 +67,36 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"blobs": [written()]}, "m: expected a manifest, got an object with neither manifests nor config"),
 ]
 
-_TWO = "; refused, since readers would disagree about it"
+_TWO = "; refused, since tools would disagree about it"
 AMBIGUOUS = [
-    (manifest(manifests=[written()]), f"m: fits both index and manifest{_TWO}"),
-    (index(config=written()), f"m: fits both index and manifest{_TWO}"),
-    (index(layers=[written()]), f"m: fits both index and manifest{_TWO}"),
-    (index(blobs=[written()]), f"m: fits both artifact and index{_TWO}"),
-    (manifest(blobs=[written()]), f"m: fits both artifact and manifest{_TWO}"),
-    (artifact(layers=[written()]), f"m: fits both artifact and manifest{_TWO}"),
-    ({"manifests": [written()], "config": written()}, f"m: fits both index and manifest{_TWO}"),
-    ({"manifests": [], "config": written()}, "m: says index, but has the fields of another type"),
-    (manifest(mediaType=mediatypes.OCI_INDEX), f"m: says {mediatypes.OCI_INDEX}, but has the fields of another type"),
-    (manifest(mediaType=mediatypes.DOCKER_LIST), f"m: says {mediatypes.DOCKER_LIST}, but has the fields of another type"),
-    (index(mediaType=mediatypes.OCI_MANIFEST), f"m: says {mediatypes.OCI_MANIFEST}, but has the fields of another type"),
-    (manifest(mediaType=mediatypes.OCI_ARTIFACT), f"m: says {mediatypes.OCI_ARTIFACT}, but has the fields of another type"),
-    (artifact(mediaType=mediatypes.OCI_MANIFEST), f"m: says {mediatypes.OCI_MANIFEST}, but has the fields of another type"),
+    (manifest(manifests=[written()]), f"m: has the fields of both index and manifest{_TWO}"),
+    (index(config=written()), f"m: has the fields of both index and manifest{_TWO}"),
+    (index(layers=[written()]), f"m: has the fields of both index and manifest{_TWO}"),
+    (index(blobs=[written()]), f"m: has the fields of both artifact and index{_TWO}"),
+    (manifest(blobs=[written()]), f"m: has the fields of both artifact and manifest{_TWO}"),
+    (artifact(layers=[written()]), f"m: has the fields of both artifact and manifest{_TWO}"),
+    ({"manifests": [written()], "config": written()}, f"m: has the fields of both index and manifest{_TWO}"),
+    ({"manifests": [], "config": written()}, "m: expected the fields of index, got the fields of another type"),
+    (
+        manifest(mediaType=mediatypes.OCI_INDEX),
+        f"m: expected the fields of {mediatypes.OCI_INDEX}, got the fields of another type",
+    ),
+    (
+        manifest(mediaType=mediatypes.DOCKER_LIST),
+        f"m: expected the fields of {mediatypes.DOCKER_LIST}, got the fields of another type",
+    ),
+    (
+        index(mediaType=mediatypes.OCI_MANIFEST),
+        f"m: expected the fields of {mediatypes.OCI_MANIFEST}, got the fields of another type",
+    ),
+    (
+        manifest(mediaType=mediatypes.OCI_ARTIFACT),
+        f"m: expected the fields of {mediatypes.OCI_ARTIFACT}, got the fields of another type",
+    ),
+    (
+        artifact(mediaType=mediatypes.OCI_MANIFEST),
+        f"m: expected the fields of {mediatypes.OCI_MANIFEST}, got the fields of another type",
+    ),
 ]
 
 NO_MANIFEST = [
@@ -111,7 +126,7 @@ BOMBS = {
     ),
     "deeper": (filled(b'{"manifests": ', b"[", b""), "m: not JSON ("),
     "deep objects": (filled(b"", b'{"a":', b"1"), "m: not JSON ("),
-    "wide": (filled(b'{"manifests": [', b"[],", b"]}"), "m.manifests: expected at most 10000 entries, there are 1398095"),
+    "wide": (filled(b'{"manifests": [', b"[],", b"]}"), "m.manifests: expected at most 10000 entries, got 1398095"),
     "wide beside": (filled(b'{"manifests": [], "else": [', b"[],", b"]}"), 0),
     "entries": (
         filled(b'{"manifests": [', _ENTRY % DIGEST.encode() + b",", b"]}"),
