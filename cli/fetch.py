@@ -13,7 +13,7 @@ from prefect_dist.ocispec.units import size
 from prefect_dist.transfer.session import use_credentials
 
 if TYPE_CHECKING:
-    from prefect_dist.flows.pull import PullReport
+    from prefect_dist.mirror.pull import PullReport
     from prefect_dist.mirror.run_report import RunReport
     from prefect_dist.transfer.image_report import ImageReport
 

@@ -17,7 +17,7 @@ from prefect_dist.transfer.events import ignore_event
 from prefect_dist.transfer.session import use_credentials
 
 if TYPE_CHECKING:
-    from prefect_dist.flows.push import PushReport
+    from prefect_dist.mirror.push import PushReport
 
 
 def push(context: Context, name: str, target: str, *, network: RunNetworkOptions, login: LoginOptions, **options: int) -> int:

@@ -15,8 +15,8 @@ from prefect_dist.storage.gc import find_hazard
 from prefect_dist.transfer.session import use_credentials
 
 if TYPE_CHECKING:
-    from prefect_dist.flows.gc import GcReport
-    from prefect_dist.flows.verify import VerifyReport
+    from prefect_dist.mirror.gc import GcReport
+    from prefect_dist.mirror.verify import VerifyReport
 
 
 def gc(context: Context, *, grace: str, dry_run: bool) -> int:

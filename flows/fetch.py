@@ -77,12 +77,12 @@ def fetch_into(
         lease_slots(spec, (one.host for one in named), workers=concurrency, notify=notify) as bounded,
         open_session(bounded, notify=notify) as session,
     ):
-        pool, parts = PrefectPool(session, window=concurrency, retries=retries), _FetchParts(session.cancel)
+        pool, parts = PrefectPool(session, window=concurrency, retries=retries), FetchParts(session.cancel)
         report = fetch_images(named, pool, parts, notify, platforms=platforms, referrers=referrers)
     return replace(report, tasks=report.tasks + parts.count)
 
 
-class _FetchParts(Parts):
+class FetchParts(Parts):
     """The parts of a fetch of many images."""
 
     def __init__(self, cancel: CancelToken) -> None:

@@ -11,18 +11,22 @@ if TYPE_CHECKING:
     from prefect_dist.flows.blocks import ContentStore, MirrorConfiguration, RegistryCredentials
     from prefect_dist.flows.check import check
     from prefect_dist.flows.fetch import fetch
-    from prefect_dist.flows.gc import GcReport, gc
+    from prefect_dist.flows.gc import gc
     from prefect_dist.flows.mirror import mirror
     from prefect_dist.flows.own_session import session
     from prefect_dist.flows.parameters import Network
-    from prefect_dist.flows.pull import PullReport, pull
-    from prefect_dist.flows.push import PushReport, push
+    from prefect_dist.flows.pull import pull
+    from prefect_dist.flows.push import push
     from prefect_dist.flows.seed import seed
-    from prefect_dist.flows.verify import VerifyReport, verify
+    from prefect_dist.flows.verify import verify
     from prefect_dist.mirror.check_report import CheckReport
+    from prefect_dist.mirror.gc import GcReport
     from prefect_dist.mirror.mirror_report import MirrorReport
+    from prefect_dist.mirror.pull import PullReport
+    from prefect_dist.mirror.push import PushReport
     from prefect_dist.mirror.run_report import Report, RunReport
     from prefect_dist.mirror.run_result import RunFailed, RunStopped, RunSummary
+    from prefect_dist.mirror.verify import VerifyReport
     from prefect_dist.ocispec.descriptor import Descriptor
     from prefect_dist.ocispec.digest import Digest
     from prefect_dist.ocispec.errors import (
@@ -98,18 +102,22 @@ _MODULES = {
     "flows.blocks": ("ContentStore", "MirrorConfiguration", "RegistryCredentials"),
     "flows.check": ("check",),
     "flows.fetch": ("fetch",),
-    "flows.gc": ("GcReport", "gc"),
+    "flows.gc": ("gc",),
     "flows.mirror": ("mirror",),
     "flows.own_session": ("session",),
     "flows.parameters": ("Network",),
-    "flows.pull": ("PullReport", "pull"),
-    "flows.push": ("PushReport", "push"),
+    "flows.pull": ("pull",),
+    "flows.push": ("push",),
     "flows.seed": ("seed",),
-    "flows.verify": ("VerifyReport", "verify"),
+    "flows.verify": ("verify",),
     "mirror.check_report": ("CheckReport",),
+    "mirror.gc": ("GcReport",),
     "mirror.mirror_report": ("MirrorReport",),
+    "mirror.pull": ("PullReport",),
+    "mirror.push": ("PushReport",),
     "mirror.run_report": ("Report", "RunReport"),
     "mirror.run_result": ("RunFailed", "RunStopped", "RunSummary"),
+    "mirror.verify": ("VerifyReport",),
     "ocispec.descriptor": ("Descriptor",),
     "ocispec.digest": ("Digest",),
     "ocispec.errors": (

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from prefect_dist.flows.push import PushReport
 from prefect_dist.mirror.progress import notify_also
+from prefect_dist.mirror.push import PushReport
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.referrers import fallback_tag
 from prefect_dist.transfer.cancellation import CancelToken, use_token

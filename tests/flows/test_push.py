@@ -7,7 +7,7 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from prefect_dist.flows.push import PushReport
+from prefect_dist.mirror.push import PushReport
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
 from prefect_dist.storage import ContentStore, open_store

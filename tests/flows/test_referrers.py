@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from prefect_dist.flows.push import PushReport
+from prefect_dist.mirror.push import PushReport
 from prefect_dist.mirror.run_report import RunReport
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.referrers import Referrer, cosign_tags, fallback_tag
@@ -291,7 +291,8 @@ def test_gc_keeps_what_refers_to_a_name_and_the_check_of_names_counts_it(fetch: 
 
 
 def test_a_repair_brings_back_what_refers_to_an_image(fetch: Run, prefect: PrefectServer, store: ContentStore) -> None:
-    from prefect_dist.flows.verify import VerifyReport, verify
+    from prefect_dist.flows.verify import verify
+    from prefect_dist.mirror.verify import VerifyReport
 
     with FakeRegistry() as registry:
         name = load(registry)
