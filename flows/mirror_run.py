@@ -11,6 +11,7 @@ from prefect_dist.flows.progress_artifact import publish_run_progress
 from prefect_dist.flows.slots import lease_slots
 from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.plan import Plan, TargetAction
+from prefect_dist.mirror.plan_text import summarize_plan, tabulate_plan
 from prefect_dist.mirror.run import MirrorJob, run_mirror
 from prefect_dist.transfer.cancellation import CancelToken
 from prefect_dist.transfer.session import SessionSpec, open_session
@@ -46,7 +47,7 @@ class MirrorEvents:
 
     def on_plan(self, plan: Plan) -> None:
         """Show the plan, and emit the failures of images that could not be planned."""
-        tabulate(plan.table(), key="plan", description=plan.summary())
+        tabulate(tabulate_plan(plan), key="plan", description=summarize_plan(plan))
         for action in () if self._is_dry else plan.actions:
             if action.change == "failed":
                 self.on_failed(action, action.note or "")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.utilities.annotations import opaque, quote
@@ -21,6 +21,7 @@ from prefect_dist.transfer.session import Session
 if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
+T = TypeVar("T")
 # Each of these modules makes the tasks of some units.
 _MODULES = (fetch, mirror, upkeep)
 # Threads are made as they are needed. The parameter `concurrency` of a flow bounds how many of them work at once.
@@ -48,7 +49,7 @@ class PrefectPool(Pool):
         """Call `listener` each time that a task run begins to wait during the block."""
         return WAITING.on_wait(listener)
 
-    def start(self, unit: Unit, end: Callable[[Outcome | Raised], None]) -> Hashable:
+    def start(self, unit: Unit[T], end: Callable[[Outcome[T] | Raised], None]) -> Hashable:
         """Submit the task of a unit. Return the id of its run.
 
         The arguments are quoted, or Prefect would draw arrows from any task that returned equal strings in its fields. The task
@@ -73,7 +74,7 @@ class PrefectPool(Pool):
         return future.task_run_id
 
 
-def _outcome(future: Any) -> Outcome | Raised:
+def _outcome(future: Any) -> Outcome[Any] | Raised:
     """Return the outcome of a task run that ended.
 
     Not `future.result()`: that goes to an event loop and back for a value in memory, at a tenth of the cost of a small task.

@@ -136,8 +136,7 @@ class Applying:
         )
         outcome = self._pool.call(unit)
         if not isinstance(outcome, Failed):
-            removed: Removed = outcome.value
-            return removed
+            return outcome.value
         if isinstance(outcome.error, Stopped):
             return f"{target}: {outcome.error}"
         failure = f"{target}: not removed: {outcome.error}"

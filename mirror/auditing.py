@@ -4,10 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 from prefect_dist.mirror.check_report import Audits
+from prefect_dist.mirror.claims import EntryIndex
 from prefect_dist.mirror.entry import Entry
-from prefect_dist.mirror.entry_index import EntryIndex
 from prefect_dist.mirror.lock import Locked, Records
-from prefect_dist.mirror.plan import PlannedImage, SyncItem, TargetAction, with_backup
+from prefect_dist.mirror.plan import PlannedImage, SyncItem, TargetAction
+from prefect_dist.mirror.plan_image import with_backup
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer import units
@@ -51,9 +52,10 @@ class Auditing:
     def locate(self, found: Audits, locked: Records) -> tuple[dict[PlannedImage, units.Located], dict[Reference, str]]:
         """Return the images to repair with the places of their content, and the reasons why others cannot be repaired."""
 
-        def unit(target: Reference) -> Unit:
-            record, entry = locked[target], self._entry_index.first(target, locked[target])
-            origin, is_rewritten = Reference.parse(record.source), entry is not None and entry.rewrite_index
+        def unit(target: Reference) -> Unit[units.Located]:
+            record, origin = locked[target], Reference.parse(locked[target].source)
+            entry = self._entry_index.find_first(target, origin)
+            is_rewritten = entry is not None and entry.rewrite_index
             return Unit(
                 work=units.locate,
                 arguments=(origin, _expected_state(target, record)),
@@ -74,15 +76,18 @@ class Auditing:
         return images, lost
 
     def _image(self, target: Reference, record: Locked, old: Descriptor | None, root: Descriptor) -> PlannedImage:
-        entry = self._entry_index.first(target, record)
+        source = Reference.parse(record.source)
+        entry = self._entry_index.find_first(target, source)
         if entry is None:
             raise ValueError(f"{target}: only what an entry wants is looked into")
-        item = SyncItem(entry=entry, source=Reference.parse(record.source), targets=(target,))
+        item = SyncItem(entry=entry, source=source, targets=(target,))
         action = with_backup(TargetAction(item=item, target=target, change="repair", old=old, new=root))
         return PlannedImage(item=item, root=root, content=(), sent=(), actions=(action,))
 
     def _is_wanted(self, target: Reference, record: Locked) -> bool:
-        return record.mirrored is not None and record.unwanted is None and self._entry_index.first(target, record) is not None
+        if record.mirrored is None or record.unwanted is not None:
+            return False
+        return self._entry_index.find_first(target, Reference.parse(record.source)) is not None
 
 
 def _expected_state(target: Reference, record: Locked) -> Expected:
@@ -99,5 +104,5 @@ def _batches_by_repository(expected: Iterable[Expected]) -> Iterator[tuple[Expec
         yield from split_batches(tags, _MOST_TAGS)
 
 
-def _audit_unit(chunk: tuple[Expected, ...]) -> Unit:
+def _audit_unit(chunk: tuple[Expected, ...]) -> Unit[units.Audited]:
     return Unit(work=units.audit, arguments=(chunk,), hosts=frozenset({chunk[0].target.host}))

@@ -48,6 +48,25 @@ class Claims:
                 yield str(target), entries
 
 
+class EntryIndex:
+    """The entries of a configuration, by their source."""
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._by_source = defaultdict[str, list[Entry]](list)
+        for entry in entries:
+            self._by_source[entry.source].append(entry)
+
+    def find_first(self, target: Reference, source: Reference) -> Entry | None:
+        """Return the first entry that can have mirrored an image from `source` to `target`, None if no entry can."""
+        return next(self.find_all(target, source), None)
+
+    def find_all(self, target: Reference, source: Reference) -> Iterator[Entry]:
+        """Return the entries that can have mirrored an image from `source` to `target`, whatever tags they select now."""
+        places = {"image": str(source), "repository": source.locator, "registry": source.host}
+        found = (entry for type_, place in places.items() for entry in self._by_source.get(place, ()) if entry.type == type_)
+        return (entry for entry in found if target in entry.valid_targets(source))
+
+
 def known_conflicts(entries: Sequence[Entry]) -> list[str]:
     """Return the conflicts that are certain before a registry is asked, one line each.
 

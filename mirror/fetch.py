@@ -68,7 +68,7 @@ class FetchPolicy:
     def __init__(self, scopes: FetchScopes) -> None:
         self._scopes = scopes
 
-    def unit_for(self, node: ContentNode, source: Reference) -> Unit:
+    def unit_for(self, node: ContentNode, source: Reference) -> Unit[units.Fetched]:
         """Return the unit that fetches content."""
         return Unit(work=units.fetch, arguments=(node.descriptor, source), hosts=frozenset({source.host}))
 

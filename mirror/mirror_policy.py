@@ -1,7 +1,7 @@
 """The policy of a mirror's walk: content is uploaded to targets as it arrives, and whole images are published there."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from prefect_dist.mirror.mirror_report import MirrorResults
 from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
@@ -48,8 +48,8 @@ class MirrorPolicy:
     def __init__(self, when_ended: EndOfImage, observer: MirrorObserver) -> None:
         self._when_ended, self._observer = when_ended, observer
         self._planned: dict[ImageState, PlannedImage] = {}
-        self._judgements: dict[ImageState, FollowUp] = {}
-        self._publications: dict[ImageState, dict[TargetAction, FollowUp]] = {}
+        self._judgements: dict[ImageState, FollowUp[units.Judged]] = {}
+        self._publications: dict[ImageState, dict[TargetAction, FollowUp[units.Published]]] = {}
 
     @property
     def planned_images(self) -> tuple[PlannedImage, ...]:
@@ -62,7 +62,7 @@ class MirrorPolicy:
         self._planned[image] = planned
         return image
 
-    def unit_for(self, node: ContentNode, source: Reference) -> Unit:
+    def unit_for(self, node: ContentNode, source: Reference) -> Unit[units.Fetched]:
         """Return the unit that fetches content and uploads it to one repository of each registry that wants it.
 
         Other repositories mount it from there. Content of an image that still waits for its gate is not uploaded, and
@@ -77,7 +77,7 @@ class MirrorPolicy:
         hosts = frozenset({source.host, *places})
         return Unit(work=units.carry, arguments=(node.descriptor, source, where), hosts=hosts)
 
-    def follow_ups(self, image: ImageState, /) -> Sequence[FollowUp]:
+    def follow_ups(self, image: ImageState, /) -> Sequence[FollowUp[Any]]:
         """Return the question to the gate, if there is one; then the publication at each target; then nothing."""
         planned, judgement = self._planned[image], self._judgements.get(image)
         if planned.item.entry.gate is not None:
@@ -149,7 +149,7 @@ class MirrorPolicy:
         follow_up = self._publications.get(image, {}).get(action)
         return follow_up is not None and isinstance(follow_up.outcome, Ok)
 
-    def _judgement(self, image: ImageState, planned: PlannedImage) -> FollowUp:
+    def _judgement(self, image: ImageState, planned: PlannedImage) -> FollowUp[units.Judged]:
         name = _gate(planned)
 
         def describe(judged: units.Judged) -> str:
@@ -163,7 +163,7 @@ class MirrorPolicy:
         )
         return FollowUp(image=image, unit=unit, describe=describe)
 
-    def _publication(self, image: ImageState, planned: PlannedImage, action: TargetAction) -> FollowUp:
+    def _publication(self, image: ImageState, planned: PlannedImage, action: TargetAction) -> FollowUp[units.Published]:
         entry, judgement = planned.item.entry, self._judgements.get(image)
         if image.root is None:
             raise ValueError(f"{image.reference}: an image without a root is not published")

@@ -6,6 +6,8 @@ from typing import Any, Literal, TypeGuard, get_args
 
 from prefect_dist.mirror.causes import Cause, group_lines
 from prefect_dist.mirror.plan import OrphanTag, Plan, TargetAction, Unnamed
+from prefect_dist.mirror.plan_cost import PlanCost
+from prefect_dist.mirror.plan_text import plan_to_json, summarize_plan, tabulate_plan
 from prefect_dist.mirror.run_report import Figures, Status, describe_pieces, gather_failures, is_cancellation, pace
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.units import duration, size
@@ -88,7 +90,7 @@ class MirrorReport:
     def summary(self) -> str:
         """Return one line that counts."""
         if self.dry_run:
-            return f"plan of {self._title}: {self.plan.summary()}"
+            return f"plan of {self._title}: {summarize_plan(self.plan)}"
         counts = self.counts()
         parts = [f"{counts[result]} {result}" for result in _SHOWN if counts[result] or result in _ALWAYS]
         parts += [f"{len(self.plan.problems)} cannot be told"] if self.plan.problems else []
@@ -116,7 +118,8 @@ class MirrorReport:
         stats, counts = self.stats, self.counts()
         # Manifests are in the store because the plan was made with them.
         content = {d.digest: d.size for image in self.plan.due for d in image.content if not d.is_manifest}
-        held = [count for digest, count in content.items() if digest not in self.plan.to_fetch]
+        to_fetch = PlanCost(self.plan).to_fetch
+        held = [count for digest, count in content.items() if digest not in to_fetch]
         return {
             **{result: count for result, count in counts.items() if count or result in _ALWAYS},
             "tags removed": self._gone,
@@ -179,7 +182,7 @@ class MirrorReport:
             "status": self.status,
             "seconds": round(self.seconds, 3),
             "dry_run": self.dry_run,
-            "plan": self.plan.to_json(),
+            "plan": plan_to_json(self.plan),
             "images": [
                 *map(self._action_json, self.plan.actions),
                 *map(_unnamed_json, self.plan.unnamed),
@@ -207,7 +210,7 @@ class MirrorReport:
         Unchanged targets, and those that were not reached before the run was ended, are only counted.
         """
         if self.dry_run:
-            return self.plan.table()
+            return tabulate_plan(self.plan)
         changed = (action for action in self.plan.actions if self.result(action) != "same")
         actions = [
             action for action in changed if not is_cancellation(self.results.failures.get(action.target, ""), self.stopped)

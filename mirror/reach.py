@@ -28,7 +28,7 @@ class Reach:
         return target in self.names or str(target).startswith(self.prefixes)
 
 
-def reach(entries: Iterable[Entry]) -> Reach:
+def compute_reach(entries: Iterable[Entry]) -> Reach:
     """Return the reach of all entries together."""
     names, prefixes = set[Reference](), dict[str, None]()
     for entry in entries:

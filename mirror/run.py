@@ -11,8 +11,9 @@ from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.lock import Lock, Locked, Records
 from prefect_dist.mirror.mirror_policy import MirrorObserver
 from prefect_dist.mirror.mirror_report import MirrorReport
+from prefect_dist.mirror.orphans import collect_known_tags, exclude_pushed
 from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
-from prefect_dist.mirror.planning import Planning
+from prefect_dist.mirror.planning import Planning, PlanRequest
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.events import Notify, Recording, StepFailed
@@ -57,23 +58,15 @@ def run_mirror(job: MirrorJob, pool: Pool, scopes: MirrorScopes, notify: Notify,
     locked = lock.read()
     applying = Applying(pool, scopes, notify, observer)
     receiver = _PlanReceiver(job, lock, locked, applying)
-    planning = Planning(
-        session,
-        notify,
-        locked,
-        loop=applying.walk,
-        receiver=receiver,
-        keep=not job.is_dry,
-        workers=pool.window,
-    )
-    planning.begin(job.entries, job.others)
+    request = PlanRequest(entries=job.entries, others=job.others, locked=locked, is_dry=job.is_dry, workers=pool.window)
+    Planning(request, session, notify, applying.walk, receiver).begin()
     results = applying.run()
     plan = receiver.plan
     report = MirrorReport(name=job.name, store=session.spec.store, plan=plan, dry_run=job.is_dry)
     if not job.is_dry:
         notify(Recording())
-        plan = plan.without_pushed(results.referrers)
-        known = plan.known_tags(locked, results.referrers)
+        plan = exclude_pushed(plan, results.referrers)
+        known = collect_known_tags(plan, locked, results.referrers)
         report = replace(report, plan=plan, results=results, removed=applying.remove(plan.orphans, known))
         report = _record(lock, report, receiver.replaced, notify)
         report = _update_index(session, report, notify)

@@ -198,7 +198,7 @@ class HashingProgress:
         return self._failed > 0
 
 
-def _verify_all(pool: Pool, notify: Notify, progress: HashingProgress) -> list[Outcome]:
+def _verify_all(pool: Pool, notify: Notify, progress: HashingProgress) -> list[Outcome[Verified]]:
     """Verify all blobs of the store. Return the outcome of each chunk of blobs."""
     chunks, store = list(_chunks(pool.session.store.walk())), pool.session.store
     for chunk in chunks:
@@ -255,7 +255,7 @@ def _count_extra(store: ContentStore) -> int | None:
     return sum(info.digest not in needed for info in store.walk())
 
 
-def _failures(outcomes: Iterable[Outcome], unreadable: Iterable[InvalidInput]) -> tuple[str, ...]:
+def _failures(outcomes: Iterable[Outcome[Verified]], unreadable: Iterable[InvalidInput]) -> tuple[str, ...]:
     """Return the errors of tasks, and of names that cannot be read; equal ones once."""
     failed = (outcome.error for outcome in outcomes if isinstance(outcome, Failed))
     return tuple(dict.fromkeys(map(str, (*failed, *unreadable))))

@@ -32,5 +32,5 @@ def confirm_referrers(pool: Pool) -> list[Unconfirmed]:
     return found
 
 
-def _unit(repository: Reference) -> Unit:
+def _unit(repository: Reference) -> Unit[units.Confirmed]:
     return Unit(work=units.confirm_referrers, arguments=(repository,), hosts=frozenset({repository.host}))

@@ -1,24 +1,25 @@
-"""Pools run the units of work of one run, and yield the outcome of each as it ends.
+"""Pools run the units of work of one run, and yield the outcome of each unit.
 
-A `Pool` says how a unit runs: in a thread here, as a task run in `flows.pool`. A `Worklist` says which unit is next. So one
-walk serves both.
+A `Pool` decides how a unit runs: in a thread (`transfer.threads`), or as a task run (`flows.pool`). A `Worklist` decides which
+unit is next. So one walk works with both pools.
 """
 
 import queue
 from abc import ABC, abstractmethod
-from collections import Counter, defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.session import Session
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 Item = TypeVar("Item", bound=Hashable)
 
 
@@ -28,17 +29,17 @@ def split_batches(items: Sequence[T], size: int) -> Iterator[tuple[T, ...]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Ok(Generic[T]):
+class Ok(Generic[T_co]):
     """The result of a unit of work."""
 
-    value: T
+    value: T_co
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The error that a unit of work ended with, or because of which it was not started.
+    """The error that a unit of work ended with, or that kept the unit from starting.
 
-    The error and its causes lose their tracebacks, which would keep the locals of their frames as long as the report.
+    The error and its causes lose their tracebacks: a traceback keeps the locals of its frames as long as the report.
     """
 
     error: DistError
@@ -51,12 +52,12 @@ class Failed:
                 pending += (error.__cause__, error.__context__)
 
 
-Outcome = Ok[Any] | Failed
+Outcome = Ok[T] | Failed
 
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """An exception that ends the loop over the outcomes, such as the one by which Prefect suspends a flow run."""
+    """An exception that ends the loop over the outcomes, such as the exception by which Prefect suspends a flow run."""
 
     error: BaseException
 
@@ -66,7 +67,7 @@ class Unexpected(DistError):
 
     @classmethod
     def of(cls, error: object) -> "Unexpected":
-        """Return the error for an exception, or a result, of any kind."""
+        """Return the error for an exception, or for a result, of any kind."""
         try:
             text = f": {error}"
         except Exception:  # noqa: BLE001 - an exception whose text cannot be made is still an outcome
@@ -75,24 +76,24 @@ class Unexpected(DistError):
 
 
 class Scope(Protocol):
-    """A flow run of its own for the units of some images."""
+    """A child flow run for the units of some images."""
 
     def run(self, submit: Callable[[], T], /) -> T:
-        """Call `submit`, so that the task run that it submits belongs to that flow run."""
+        """Call `submit` such that the submitted task run belongs to the child flow run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unit:
-    """A unit of work.
+class Unit(Generic[T_co]):
+    """A unit of work with a result of type `T_co`.
 
     Attributes:
-        work: a function of `transfer.units`. It is called with the session of the run, `arguments` and `options`.
-        hosts: the registries that it sends requests to.
-        parents: the results that it follows from: those very objects, from which Prefect draws arrows.
-        scope: the flow run that it belongs to; None is the current one.
+        work: a function of `transfer.units`. Its arguments are the session of the run, `arguments` and `options`.
+        hosts: the registries that the unit sends requests to.
+        parents: the results that the unit follows from. Prefect draws an arrow from each of these objects.
+        scope: the flow run that the unit belongs to; None is the current flow run.
     """
 
-    work: Callable[..., Any]
+    work: Callable[..., T_co]
     arguments: tuple[object, ...] = ()
     options: Mapping[str, object] = field(default_factory=dict)
     hosts: frozenset[str] = frozenset()
@@ -101,7 +102,7 @@ class Unit:
 
 
 class Lane(NamedTuple):
-    """A kind of items, such as those that need one server. Of a single lane, one item is in flight at a time."""
+    """A kind of items, such as the items that need one server. At most one item of a single lane is in flight."""
 
     name: Hashable
     is_single: bool = False
@@ -131,136 +132,159 @@ class Pool(ABC):
         """Call `listener`, from any thread, each time that a unit begins to wait during the block."""
 
     @abstractmethod
-    def start(self, unit: Unit, end: Callable[[Outcome | Raised], None]) -> Hashable:
-        """Start a unit of work. Return its key. `end` is called once with its outcome, from any thread.
+    def start(self, unit: Unit[T], end: Callable[[Outcome[T] | Raised], None]) -> Hashable:
+        """Start a unit of work. Return its key. The pool calls `end` once with the outcome, from any thread.
 
         Raises:
-            Stopped: the run cannot start units any more.
+            Stopped: the run starts no more units.
         """
 
-    def run(self, items: Iterable[Item], unit_of: Callable[[Item], Unit]) -> Iterator[tuple[Item, Outcome]]:
+    def run(self, items: Iterable[Item], unit_of: Callable[[Item], Unit[T]]) -> Iterator[tuple[Item, Outcome[T]]]:
         """Run the unit of each item. Yield each item with its outcome, in the order of ending."""
         worklist = Worklist(self, unit_of)
         worklist.add(items)
         return iter(worklist)
 
-    def call(self, unit: Unit) -> Outcome:
+    def call(self, unit: Unit[T]) -> Outcome[T]:
         """Run one unit of work. Return its outcome."""
         ((_, outcome),) = self.run([0], lambda _: unit)
         return outcome
 
 
-class Worklist(Generic[Item]):
+@dataclass(eq=False, slots=True)
+class _LaneState(Generic[Item]):
+    """The items of a lane: the numbered items that wait to start, and the runs in flight."""
+
+    lane: Lane
+    queued: deque[tuple[int, Item]] = field(default_factory=deque)
+    in_flight: set["_Run[Item]"] = field(default_factory=set)
+
+    def count_active(self, waiting: AbstractSet[Hashable]) -> int:
+        """Return the number of runs that use the window of the pool."""
+        if self.lane.is_single:
+            return 0
+        return sum(run.is_started and run.key not in waiting for run in self.in_flight)
+
+    def has_room(self, window: int, *, is_full: bool) -> bool:
+        """Return whether the next item of the lane may start. `is_full`: the window of the pool is used up."""
+        if self.lane.is_single:
+            return not self.in_flight
+        return not is_full and len(self.in_flight) < window
+
+    @property
+    def turn(self) -> tuple[bool, int, int]:
+        """Return the sort key of the lane: the lane with the least key starts the next item."""
+        number, _ = self.queued[0]
+        return number >= 0, len(self.in_flight), number
+
+
+@dataclass(eq=False, slots=True)
+class _Run(Generic[Item]):
+    """An item in flight. `key` is the pool's key of the unit, if the unit was started."""
+
+    item: Item
+    state: _LaneState[Item]
+    is_started: bool = False
+    key: Hashable = None
+
+
+class Worklist(Generic[Item, T]):
     """Items for a pool: each runs once, and at most `pool.window` are in flight.
 
-    `lane` returns the lane of an item. The lane with the fewest items in flight is next, and of lanes with equally many the one
-    whose first item was added first. So items that wait for one server leave room for items of others.
+    `lane` returns the lane of an item. The lane with the fewest items in flight is next. Among lanes with equally many, the
+    lane with the oldest item is next. So items that wait for one server leave room for items of other servers.
 
     Units that only wait do not count. Even so, at most `pool.window` items of one lane are in flight. Items of single lanes
     never count.
 
-    Iterating yields every item with its outcome, in the order of ending; the body of that loop adds what it found:
+    Iterating yields every item with its outcome, in the order of ending. The loop may add items:
 
         for item, outcome in worklist:
             worklist.add(found(outcome))
 
-    Once the run is cancelled, items that were not started end with `Stopped`.
+    After the run is cancelled, items that were not started end with `Stopped`.
 
     Not for use by several threads; only `call` is.
     """
 
     def __init__(
-        self, pool: Pool, unit_of: Callable[[Item], Unit], *, lane: Callable[[Item], Lane] = lambda _item: _ONLY_LANE
+        self, pool: Pool, unit_of: Callable[[Item], Unit[T]], *, lane: Callable[[Item], Lane] = lambda _item: _ONLY_LANE
     ) -> None:
-        self._pool, self._unit_of, self._lane = pool, unit_of, lane
+        self._pool, self._unit_of, self._lane_of = pool, unit_of, lane
         self._seen: set[Item] = set()
-        self._waiting: defaultdict[Lane, deque[tuple[int, Item]]] = defaultdict(deque)
-        self._in_flight: Counter[Lane] = Counter()
-        self._counted: dict[object, Hashable] = {}  # the pool's keys of units in flight
+        self._lanes: dict[Lane, _LaneState[Item]] = {}
         self._last, self._first = count(), count(-1, -1)
-        self._ended: queue.SimpleQueue[tuple[Item, Lane, object, Outcome | Raised] | Callable[[], None]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[tuple[_Run[Item], Outcome[T] | Raised] | Callable[[], None]] = queue.SimpleQueue()
 
     def add(self, items: Iterable[Item]) -> None:
-        """Add those items that were never added before, after all that wait."""
-        for item in self._new(items):
+        """Add new items after the queued items."""
+        for item in self._filter_new(items):
             self.again(item)
 
     def add_first(self, items: Iterable[Item]) -> None:
-        """Add those items that were never added before, before all that wait."""
-        for item in reversed(self._new(items)):
-            self._waiting[self._lane(item)].appendleft((next(self._first), item))
+        """Add new items before the queued items."""
+        for item in reversed(self._filter_new(items)):
+            self._state_for(item).queued.appendleft((next(self._first), item))
 
     def again(self, item: Item) -> None:
-        """Add an item once more, although it has ended."""
-        self._waiting[self._lane(item)].append((next(self._last), item))
+        """Add an item, also one that has ended."""
+        self._state_for(item).queued.append((next(self._last), item))
 
     def call(self, function: Callable[[], None]) -> None:
-        """Call a function between two items, in the thread that iterates. May be called from any thread."""
-        self._ended.put(function)
+        """Call a function between two items, in the thread that iterates. Any thread may use this method."""
+        self._events.put(function)
 
-    def __iter__(self) -> Iterator[tuple[Item, Outcome]]:
+    def __iter__(self) -> Iterator[tuple[Item, Outcome[T]]]:
         with self._pool.on_wait(lambda: self.call(_fill_again)):
-            while any(self._waiting.values()) or self._in_flight.total():
+            while self._lanes:
                 self._fill()
-                ended = self._ended.get()
-                if callable(ended):
-                    ended()
+                event = self._events.get()
+                if callable(event):
+                    event()
                     continue
-                item, lane, run, outcome = ended
+                run, outcome = event
                 if isinstance(outcome, Raised):
                     raise outcome.error
-                self._in_flight[lane] -= 1
-                self._counted.pop(run, None)
-                self._pool.runs += run is not None
-                yield item, outcome
+                self._end(run)
+                yield run.item, outcome
 
-    def _new(self, items: Iterable[Item]) -> list[Item]:
+    def _filter_new(self, items: Iterable[Item]) -> list[Item]:
         new = [item for item in dict.fromkeys(items) if item not in self._seen]
         self._seen.update(new)
         return new
 
+    def _state_for(self, item: Item) -> _LaneState[Item]:
+        lane = self._lane_of(item)
+        return self._lanes.setdefault(lane, _LaneState(lane))
+
+    def _end(self, run: _Run[Item]) -> None:
+        self._pool.runs += run.is_started
+        run.state.in_flight.remove(run)
+        if not run.state.queued and not run.state.in_flight:
+            del self._lanes[run.state.lane]
+
     def _fill(self) -> None:
-        while (lane := self._next_lane()) is not None:
-            _, item = self._waiting[lane].popleft()
-            if not self._waiting[lane]:
-                del self._waiting[lane]
-            self._in_flight[lane] += 1
-            self._start(item, lane)
+        while (state := self._choose_lane()) is not None:
+            _, item = state.queued.popleft()
+            self._start(_Run(item, state))
 
-    def _start(self, item: Item, lane: Lane) -> None:
-        run = object()
-
-        def end(outcome: Outcome | Raised) -> None:
-            self._ended.put((item, lane, run, outcome))
-
+    def _start(self, run: _Run[Item]) -> None:
+        run.state.in_flight.add(run)
         try:
             self._pool.session.cancel.check()
-            key = self._pool.start(self._unit_of(item), end)
+            run.key = self._pool.start(self._unit_of(run.item), lambda outcome: self._events.put((run, outcome)))
         except Stopped as exc:
-            self._ended.put((item, lane, None, Failed(exc)))
+            self._events.put((run, Failed(exc)))
         else:
-            if not lane.is_single:
-                self._counted[run] = key
+            run.is_started = True
 
-    def _count(self) -> int:
-        """Return the number of units in flight that count."""
-        waiting = self._pool.waiting
-        return sum(key not in waiting for key in self._counted.values()) if waiting else len(self._counted)
-
-    def _next_lane(self) -> Lane | None:
-        """Return the lane whose first item is to be started next, or None if none may be."""
-        is_full = self._count() >= self._pool.window
-        return min((lane for lane in self._waiting if self._has_room(lane, is_full=is_full)), key=self._turn, default=None)
-
-    def _has_room(self, lane: Lane, *, is_full: bool) -> bool:
-        if lane.is_single:
-            return not self._in_flight[lane]
-        return not is_full and self._in_flight[lane] < self._pool.window
-
-    def _turn(self, lane: Lane) -> tuple[bool, int, int]:
-        number, _ = self._waiting[lane][0]
-        return number >= 0, self._in_flight[lane], number
+    def _choose_lane(self) -> _LaneState[Item] | None:
+        """Return the lane that starts the next item, None if no lane may start an item."""
+        waiting, states, window = self._pool.waiting, self._lanes.values(), self._pool.window
+        is_full = sum(state.count_active(waiting) for state in states) >= window
+        free = (state for state in states if state.queued and state.has_room(window, is_full=is_full))
+        return min(free, key=lambda state: state.turn, default=None)
 
 
 def _fill_again() -> None:
-    """Do nothing: the worklist starts more items, because one that waits does not count."""
+    """Do nothing: the worklist starts more items after each call, and a unit that waits makes room."""

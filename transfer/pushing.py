@@ -46,7 +46,7 @@ class Push:
         along = image.referrers if referrers else ()
         self._wanted = Publication(root=image.descriptor, target=target, referrers=along, surveyed=False)
         self._state = ImageState(target, root=image.descriptor, referrers=dict.fromkeys(along))
-        self._publish: FollowUp | None = None
+        self._publish: FollowUp[units.Published] | None = None
         self._receipts: Receipts = {}
 
     def run(self) -> Delivered:
@@ -100,7 +100,7 @@ class Push:
         if isinstance(outcome, Ok):
             receipts = outcome.value.receipts
         else:
-            receipts = [one for one in self._session.receipts(self._wanted).values() if one[0].key != root.key]
+            receipts = tuple(one for one in self._session.receipts(self._wanted).values() if one[0].key != root.key)
         for descriptor, receipt in receipts:
             add_receipt(self._receipts, descriptor, receipt)
             self._notify(ContentFinished(descriptor, receipt))
@@ -119,12 +119,12 @@ class Push:
         receipts = tuple(self._receipts.values())
         return Delivered(receipts=receipts, failures=tuple(failures), waiting=waiting, tasks=self._pool.runs)
 
-    def unit_for(self, node: ContentNode, source: Reference) -> Unit:
+    def unit_for(self, node: ContentNode, source: Reference) -> Unit[units.Fetched]:
         """Return the unit that uploads a blob, or reads the children of a manifest."""
         origin = Reference(self._image.source, "")
         return Unit(work=units.upload, arguments=(node.descriptor, source, origin), hosts=frozenset({source.host}))
 
-    def follow_ups(self, image: ImageState) -> Sequence[FollowUp]:
+    def follow_ups(self, image: ImageState) -> Sequence[FollowUp[units.Published]]:
         """Return the publication, if the image or a referrer is not at the target; then nothing."""
         is_at_target = not self._wanted.referrers and self._wanted.root.key in self._receipts
         if self._publish is not None or is_at_target:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from contextvars import copy_context
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Generic, Self, TypeVar
 
 import tenacity
 
@@ -22,6 +22,7 @@ from prefect_dist.transfer.waiting import WaitingUnits
 _MAX_THREADS = 1024
 _FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 60.0
+T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 
@@ -46,7 +47,7 @@ class ThreadPool(Pool):
         """Call `listener` each time that a unit begins to wait during the block."""
         return self._waiting.on_wait(listener)
 
-    def start(self, unit: Unit, end: Callable[[Outcome | Raised], None]) -> Hashable:
+    def start(self, unit: Unit[T], end: Callable[[Outcome[T] | Raised], None]) -> Hashable:
         """Start a unit in a thread that has a copy of the present context."""
         key = object()
         self._executor.submit(copy_context().run, self._run, key, unit, end)
@@ -60,10 +61,10 @@ class ThreadPool(Pool):
             self.session.cancel.set(f"the run failed: {error!r}")
         self._executor.shutdown(cancel_futures=error is not None)
 
-    def _run(self, key: Hashable, unit: Unit, end: Callable[[Outcome | Raised], None]) -> None:
+    def _run(self, key: Hashable, unit: Unit[T], end: Callable[[Outcome[T] | Raised], None]) -> None:
         end(self._outcome(key, unit))
 
-    def _outcome(self, key: Hashable, unit: Unit) -> Outcome | Raised:
+    def _outcome(self, key: Hashable, unit: Unit[T]) -> Outcome[T] | Raised:
         try:
             return Ok(_Attempts(self, key, unit).run())
         except DistError as exc:
@@ -92,23 +93,23 @@ class ThreadPool(Pool):
         return self._retries
 
 
-class _Attempts:
+class _Attempts(Generic[T]):
     """The attempts at one unit of work."""
 
-    def __init__(self, pool: ThreadPool, key: Hashable, unit: Unit) -> None:
+    def __init__(self, pool: ThreadPool, key: Hashable, unit: Unit[T]) -> None:
         self._pool, self._key, self._unit = pool, key, unit
         self._began = datetime.now(UTC)
         self._number = 1
         self._wait_s: float | None = None
 
-    def run(self) -> Any:
+    def run(self) -> T:
         """Return the result of the first attempt that succeeds. Raise the error of the last one."""
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(self._is_retried), wait=self._delay_s, sleep=self._sleep, reraise=True
         )
         return retrying(self._attempt)
 
-    def _attempt(self) -> Any:
+    def _attempt(self) -> T:
         with use_attempt(Attempt(self._number, self._pool.retries, self._began)):
             return self._unit.work(self._pool.session, *self._unit.arguments, **self._unit.options)
 

@@ -12,7 +12,7 @@ The policy of the walk decides how content is fetched, and what else is done for
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.errors import DistError, Unsupported
@@ -37,7 +37,7 @@ from prefect_dist.transfer.pool import Failed, Lane, Outcome, Pool, Unexpected, 
 from prefect_dist.transfer.units import Fetched, Listed
 from prefect_dist.transfer.walk_state import ContentNode, ContentSource, FollowUp, ImageState, ReferrersQuery, RegistryQuery
 
-Item = ImageState | ContentNode | ReferrersQuery | FollowUp | RegistryQuery
+Item = ImageState | ContentNode | ReferrersQuery | FollowUp[Any] | RegistryQuery
 
 
 class Recorder(Protocol):
@@ -61,10 +61,10 @@ class WalkPolicy(Protocol):
     visits_existing: bool
     """True if content that is already in the store also gets a unit of work."""
 
-    def unit_for(self, node: ContentNode, source: Reference) -> Unit:
+    def unit_for(self, node: ContentNode, source: Reference) -> Unit[Fetched]:
         """Return the unit of work that fetches some content from a repository."""
 
-    def follow_ups(self, image: ImageState, /) -> Sequence[FollowUp]:
+    def follow_ups(self, image: ImageState, /) -> Sequence[FollowUp[Any]]:
         """Return further units for an image whose content and name are in the store; called again when these have ended."""
 
     def end(self, image: ImageState, /) -> None:
@@ -76,7 +76,7 @@ class Walk:
 
     def __init__(self, recorder: Recorder, policy: WalkPolicy, pool: Pool, notify: Notify) -> None:
         self._recorder, self._policy, self._notify = recorder, policy, notify
-        self._worklist: Worklist[Item] = Worklist(pool, self._unit_of, lane=self._lane_of)
+        self._worklist: Worklist[Item, object] = Worklist(pool, self._unit_of, lane=self._lane_of)
         self._nodes: dict[object, ContentNode] = {}
         self._queries: dict[object, ReferrersQuery] = {}
         self._known: deque[tuple[ImageState, Listed]] = deque()
@@ -127,7 +127,7 @@ class Walk:
         else:
             self._take_root(image, image.root, image.origin or image.root)
 
-    def _end(self, item: Item, outcome: Outcome) -> None:
+    def _end(self, item: Item, outcome: Outcome[object]) -> None:
         if isinstance(item, RegistryQuery):
             item.take(outcome)
         elif isinstance(item, FollowUp):
@@ -155,7 +155,7 @@ class Walk:
             return Lane(frozenset({item.source.host}))
         return Lane(self._policy.unit_for(item, item.sources[0].repository).hosts)
 
-    def _unit_of(self, item: Item) -> Unit:
+    def _unit_of(self, item: Item) -> Unit[object]:
         if isinstance(item, RegistryQuery | FollowUp):
             return item.unit
         if isinstance(item, ImageState):
@@ -305,7 +305,7 @@ class Walk:
         else:
             self._known.append((image, query.listed))
 
-    def _followed_up(self, follow_up: FollowUp, outcome: Outcome) -> None:
+    def _followed_up(self, follow_up: FollowUp[Any], outcome: Outcome[Any]) -> None:
         follow_up.image.open -= 1
         follow_up.outcome = outcome
         if isinstance(outcome, Failed):

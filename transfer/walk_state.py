@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.children import select_manifests
@@ -16,6 +16,8 @@ from prefect_dist.transfer.image_report import Failure, ImageReport
 from prefect_dist.transfer.pool import Outcome, Scope, Unit
 from prefect_dist.transfer.related import NOTHING, Related
 from prefect_dist.transfer.units import Fetched, Listed
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False, slots=True)
@@ -136,15 +138,15 @@ class RegistryQuery:
     """
 
     lane: str
-    unit: Unit
-    take: Callable[[Outcome], None]
+    unit: Unit[Any]
+    take: Callable[[Outcome[Any]], None]
 
 
 @dataclass(eq=False, slots=True, kw_only=True)
-class FollowUp:
+class FollowUp(Generic[T]):
     """A further unit of work for an image that is whole, and its outcome once it ended. `describe` puts a result in words."""
 
     image: ImageState
-    unit: Unit
-    describe: Callable[[Any], str]
-    outcome: Outcome | None = None
+    unit: Unit[T]
+    describe: Callable[[T], str]
+    outcome: Outcome[T] | None = None

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import pytest
 
+from prefect_dist.mirror.plan_text import plan_to_json
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.referrers import cosign_tags
 from tests import images
@@ -310,7 +311,7 @@ def test_the_limit_holds_for_a_run_over_all_entries(mirrors: Mirrors, source: Fa
     dry = mirrors.run(*denying, dry_run=True)
 
     first, *others = [f"{target.host}/copy{number}:unwanted" for number in range(3)]
-    assert [(one["target"], one["remove"], one["held"]) for one in dry.plan.to_json()["extra"]] == [
+    assert [(one["target"], one["remove"], one["held"]) for one in plan_to_json(dry.plan)["extra"]] == [
         (first, True, False),
         *((other, False, True) for other in others),
     ]

@@ -35,7 +35,7 @@ def attempt(session: Session, key: str, errors: tuple[DistError, ...]) -> int:
     raise error
 
 
-def run(kind: str, session: Session, unit: Unit) -> Outcome:
+def run(kind: str, session: Session, unit: Unit[int]) -> Outcome[int]:
     if kind == "threads":
         with ThreadPool(session, window=2, retries=1) as threads:
             return threads.call(unit)
@@ -47,7 +47,7 @@ def run(kind: str, session: Session, unit: Unit) -> Outcome:
 
     if attempt not in TASKS:
         task_for(attempt, "attempt", run_name=lambda: "attempt")
-    found = list[Outcome]()
+    found = list[Outcome[int]]()
 
     @flow(task_runner=RUNNER, persist_result=False)
     def one_unit() -> None:

@@ -12,7 +12,9 @@ from prefect_dist.mirror.bookkeeping import record_intent, record_results
 from prefect_dist.mirror.config import Mirror, parse_mirror
 from prefect_dist.mirror.lock import Locked, Records
 from prefect_dist.mirror.mirror_report import MirrorReport, MirrorResults
-from prefect_dist.mirror.plan import Plan, PlannedImage, SyncItem, TargetAction, find_orphans
+from prefect_dist.mirror.orphans import find_orphans
+from prefect_dist.mirror.plan import Plan, PlannedImage, SyncItem, TargetAction
+from prefect_dist.mirror.plan_text import plan_to_json, summarize_plan
 from prefect_dist.mirror.yamlfile import Document
 from prefect_dist.ocispec import Descriptor, Digest, Reference, mediatypes
 from prefect_dist.ocispec.referrers import cosign_tags
@@ -61,9 +63,11 @@ def pushed(*targets: Reference, referrers: Mapping[Digest, str | None]) -> Mirro
 def test_a_digest_tag_that_a_wanted_image_has_as_a_referrer_is_not_extra() -> None:
     tag = record(SIGNATURE, FIRST, unwanted=OLD)
 
-    kept = find_orphans([image()], (), REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag})
-    trusted = find_orphans([], [V1], REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag})
-    with_its_image = find_orphans([], [V2], REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag})
+    kept = find_orphans([image()], (), REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag}).tags
+    trusted = find_orphans([], [V1], REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag}).tags
+    with_its_image = find_orphans(
+        [], [V2], REFERRERS.entries, {V1: record(V1, IMAGE, referrers={FIRST: SIG}), SIGNATURE: tag}
+    ).tags
 
     assert (kept, trusted) == ((), ())
     assert {orphan.target for orphan in with_its_image} == {V1, SIGNATURE}
@@ -74,8 +78,8 @@ def test_a_digest_tag_of_a_wanted_image_is_not_extra_before_its_record_lists_it(
     without_referrers = mirror(tags={"allow": ["v.*"]})
     unrelated = replace(image(), item=replace(image().item, entry=without_referrers.entries[0]))
 
-    assert find_orphans([image()], (), REFERRERS.entries, records) == ()
-    assert [orphan.is_due for orphan in find_orphans([unrelated], (), without_referrers.entries, records)] == [True]
+    assert find_orphans([image()], (), REFERRERS.entries, records).tags == ()
+    assert [orphan.is_due for orphan in find_orphans([unrelated], (), without_referrers.entries, records).tags] == [True]
 
 
 def test_a_digest_tag_is_wanted_again_once_it_is_a_referrer() -> None:
@@ -141,15 +145,15 @@ def test_an_intention_keeps_the_digest_that_the_tag_has_until_the_image_is_publi
 def test_a_record_of_other_entries_never_becomes_unwanted() -> None:
     other = Reference.parse("target.example/elsewhere:v1")
     records = {V1: record(V1, IMAGE), other: replace(record(other, OTHER), source="source.example/elsewhere:v1")}
-    found = find_orphans([], [V1], mirror().entries, records)
+    found = find_orphans([], [V1], mirror().entries, records).tags
     plan = Plan(images=(), orphans=found)
 
     after = record_results(replace(report(results=MirrorResults()), plan=plan), {}, records)
 
     assert [(orphan.target, orphan.since, orphan.is_due) for orphan in found] == [(other, None, False)]
     assert after == records
-    assert ", 1 of no entry; " in plan.summary()
-    assert plan.to_json()["extra"][0]["since"] is None
+    assert ", 1 of no entry; " in summarize_plan(plan)
+    assert plan_to_json(plan)["extra"][0]["since"] is None
 
 
 def test_only_the_plan_of_a_dry_run_counts_the_pulls_that_it_needs() -> None:
@@ -157,9 +161,9 @@ def test_only_the_plan_of_a_dry_run_counts_the_pulls_that_it_needs() -> None:
     dry = Plan(images=(image(),), missing=frozenset({IMAGE}), quotas=quotas)
     real = Plan(images=(image(),), quotas=quotas, is_dry=False)
 
-    assert dry.to_json()["quotas"]["source.example"]["needed"] == 1
-    assert real.to_json()["quotas"]["source.example"]["needed"] is None
-    assert real.summary().endswith("; source.example: still allows 42 pulls")
+    assert plan_to_json(dry)["quotas"]["source.example"]["needed"] == 1
+    assert plan_to_json(real)["quotas"]["source.example"]["needed"] is None
+    assert summarize_plan(real).endswith("; source.example: still allows 42 pulls")
 
 
 def test_the_options_for_referrers_are_recorded_only_once_they_were_compared() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from prefect_dist.mirror.lock import Locked
-from prefect_dist.mirror.planning import Planning
+from prefect_dist.mirror.planning import Planning, PlanRequest
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.transfer.events import ignore_event
@@ -39,13 +39,22 @@ def plans() -> Plans:
     return Plans()
 
 
+Plan = Callable[..., None]
+
+
 @pytest.fixture
-def planning(session: Session, queries: Queries, plans: Plans) -> Planning:
-    return Planning(session, ignore_event, {}, loop=queries, receiver=plans, keep=True, workers=1)
+def plan(session: Session, queries: Queries, plans: Plans) -> Plan:
+    """Begin to plan the entries of a section `sync`."""
+
+    def begin(*sync: dict[str, Any], locked: Mapping[Reference, Locked] | None = None) -> None:
+        request = PlanRequest(entries=entries(*sync), locked=locked or {})
+        Planning(request, session, ignore_event, queries, plans).begin()
+
+    return begin
 
 
-def test_an_unexpected_error_of_a_survey_fails_only_its_images(planning: Planning, queries: Queries, plans: Plans) -> None:
-    planning.begin(entries(ONE, TWO))
+def test_an_unexpected_error_of_a_survey_fails_only_its_images(plan: Plan, queries: Queries, plans: Plans) -> None:
+    plan(ONE, TWO)
     queries.answer("one.example", lambda _: RuntimeError("boom"))
     queries.answer("two.example", surveyed)
     assert plans.changes == {"registry.example/one:v1": "failed", "registry.example/two:v1": "add"}
@@ -54,12 +63,12 @@ def test_an_unexpected_error_of_a_survey_fails_only_its_images(planning: Plannin
 
 
 def test_a_store_that_cannot_be_read_fails_images_and_does_not_end_the_walk(
-    planning: Planning, session: Session, queries: Queries, plans: Plans, monkeypatch: pytest.MonkeyPatch
+    plan: Plan, session: Session, queries: Queries, plans: Plans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(descriptor: Descriptor) -> bool:
         raise Unavailable(f"blob {descriptor.digest.short}: the store does not answer")
 
-    planning.begin(entries(ONE, TWO))
+    plan(ONE, TWO)
     monkeypatch.setattr(session.store, "holds", refuse)
     queries.answer("one.example", surveyed)
     monkeypatch.undo()
@@ -84,10 +93,10 @@ def many(host: str, target: str, **more: object) -> dict[str, object]:
 
 
 def test_images_that_cannot_collide_do_not_wait_for_a_registry_that_is_not_listed(
-    planning: Planning, queries: Queries, plans: Plans
+    plan: Plan, queries: Queries, plans: Plans
 ) -> None:
     free = {**ONE, "source": "one.example/other:v1", "target": "registry.example/free:v1"}
-    planning.begin(entries(many("slow.example", "registry.example/app"), {**ONE, "target": "registry.example/app:v1"}, free))
+    plan(many("slow.example", "registry.example/app"), {**ONE, "target": "registry.example/app:v1"}, free)
     queries.answer("one.example", surveyed)
     assert plans.changes == {"registry.example/free:v1": "add"}
     assert plans.plan is None
@@ -104,8 +113,8 @@ def test_images_that_cannot_collide_do_not_wait_for_a_registry_that_is_not_liste
     assert all("expected one source for this target, got 2" in error for error in plans.plan.errors)
 
 
-def test_images_are_planned_once_their_target_turns_out_to_be_free(planning: Planning, queries: Queries, plans: Plans) -> None:
-    planning.begin(entries(many("slow.example", "registry.example/app"), {**ONE, "target": "registry.example/app:v1"}))
+def test_images_are_planned_once_their_target_turns_out_to_be_free(plan: Plan, queries: Queries, plans: Plans) -> None:
+    plan(many("slow.example", "registry.example/app"), {**ONE, "target": "registry.example/app:v1"})
     assert [one.lane for one in queries.open] == ["slow.example"]
     queries.answer("slow.example", listed("v2"))
     queries.answer("one.example", surveyed)
@@ -136,7 +145,7 @@ def tagged(repositories: Mapping[str, Sequence[str]]) -> Callable[[object], obje
 
 
 def replanned(
-    session: Session, queries: Queries, plans: Plans, repositories: Mapping[str, Sequence[str]], *sync: dict[str, Any]
+    plan: Plan, queries: Queries, plans: Plans, repositories: Mapping[str, Sequence[str]], *sync: dict[str, Any]
 ) -> tuple[list[str], tuple[str, ...]]:
     """Return the tags to remove and the notes of a run after one that mirrored the tag v1 of three repositories."""
     locked = {
@@ -145,8 +154,7 @@ def replanned(
         )
         for name in MIRRORED
     }
-    planning = Planning(session, ignore_event, locked, loop=queries, receiver=plans, keep=True, workers=1)
-    planning.begin(entries(*sync))
+    plan(*sync, locked=locked)
     queries.answer("one.example", tagged(repositories))
     assert plans.plan is not None
     return [str(orphan.target) for orphan in plans.plan.to_prune], plans.plan.idle
@@ -154,9 +162,9 @@ def replanned(
 
 @pytest.mark.parametrize("lost", [{"b": []}, {}], ids=["it lists no tag", "the catalog lacks it"])
 def test_a_repository_of_a_registry_that_was_emptied_is_not_pruned(
-    session: Session, queries: Queries, plans: Plans, lost: dict[str, list[str]]
+    plan: Plan, queries: Queries, plans: Plans, lost: dict[str, list[str]]
 ) -> None:
-    pruned, idle = replanned(session, queries, plans, {"a": ["v2"], **lost, "c": ["v1"]}, REGISTRY)
+    pruned, idle = replanned(plan, queries, plans, {"a": ["v2"], **lost, "c": ["v1"]}, REGISTRY)
 
     assert pruned == ["registry.example/a:v1"]
     (note,) = idle
@@ -166,32 +174,32 @@ def test_a_repository_of_a_registry_that_was_emptied_is_not_pruned(
     )
 
 
-def test_repositories_that_the_configuration_excludes_are_pruned(session: Session, queries: Queries, plans: Plans) -> None:
+def test_repositories_that_the_configuration_excludes_are_pruned(plan: Plan, queries: Queries, plans: Plans) -> None:
     found = {"a": ["v1"], "b": ["v1"]}
 
-    pruned, idle = replanned(session, queries, plans, found, {**REGISTRY, "repos": {"deny": ["b", "c"]}})
+    pruned, idle = replanned(plan, queries, plans, found, {**REGISTRY, "repos": {"deny": ["b", "c"]}})
 
     assert (pruned, idle) == (["registry.example/b:v1", "registry.example/c:v1"], ())
 
 
 def test_a_repository_is_not_taken_for_emptied_if_another_entry_chooses_of_it(
-    session: Session, queries: Queries, plans: Plans
+    plan: Plan, queries: Queries, plans: Plans
 ) -> None:
     filtered = {**REGISTRY, "tags": {"allow": ["v1"]}}
     special = {"source": "one.example/b", "target": "registry.example/b", "type": "repository", "tags": {"allow": ["w.*"]}}
     found = {"a": ["v1"], "b": ["w1"], "c": ["v1"]}
 
-    pruned, idle = replanned(session, queries, plans, found, filtered, {**special, "prune": {"after": "0s"}})
+    pruned, idle = replanned(plan, queries, plans, found, filtered, {**special, "prune": {"after": "0s"}})
 
     assert (pruned, idle) == (["registry.example/b:v1"], ())
 
 
 def test_a_repository_of_several_entries_is_not_pruned_if_the_one_that_takes_it_finds_it_emptied(
-    session: Session, queries: Queries, plans: Plans
+    plan: Plan, queries: Queries, plans: Plans
 ) -> None:
     sync = [{**REGISTRY, "repos": {"allow": [name]}} for name in ("a", "b|c")]
 
-    pruned, idle = replanned(session, queries, plans, {"a": ["v1"], "b": [], "c": ["v1"]}, *sync)
+    pruned, idle = replanned(plan, queries, plans, {"a": ["v1"], "b": [], "c": ["v1"]}, *sync)
 
     assert pruned == []
     assert [line.partition(": nothing")[0] for line in idle] == ["mirror.yaml: sync[1]"]

@@ -12,7 +12,7 @@ from prefect_dist.transfer.pool import Ok, Outcome, Pool, Raised, Unit
 if TYPE_CHECKING:
     from prefect_dist.transfer.session import Session
 
-End = Callable[[Outcome | Raised], None]
+End = Callable[[Outcome[Any] | Raised], None]
 
 
 class HeldPool(Pool):
@@ -51,7 +51,7 @@ class HeldPool(Pool):
         for listener in self._listeners:
             listener()
 
-    def start(self, unit: Unit, end: End) -> Hashable:
+    def start(self, unit: Unit[Any], end: End) -> Hashable:
         """Pass a unit to the test."""
         item = unit.arguments[0]
         self.started.append(item)
@@ -60,7 +60,7 @@ class HeldPool(Pool):
         self._run(self, item)
         return item
 
-    def finish(self, item: object, outcome: Outcome | Raised = Ok(None)) -> None:  # noqa: B008 - frozen
+    def finish(self, item: object, outcome: Outcome[Any] | Raised = Ok(None)) -> None:  # noqa: B008 - frozen
         """End a unit in flight."""
         self.open.pop(item)(outcome)
 

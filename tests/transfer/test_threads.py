@@ -88,7 +88,7 @@ def test_a_retry_after_is_no_retry_and_frees_a_place_in_the_window(session: Sess
         beginning.set()
 
     with ThreadPool(session, window=1, retries=0) as pool:
-        made: Worklist[Callable[[Session], None]] = Worklist(pool, lambda work: Unit(work=work), lane=Lane)
+        made: Worklist[Callable[[Session], None], None] = Worklist(pool, lambda work: Unit(work=work), lane=Lane)
         made.add([wait_for_other, begin])
         assert dict(made) == {wait_for_other: Ok(None), begin: Ok(None)}
 
@@ -133,7 +133,7 @@ def test_many_throttled_registries_leave_a_thread_to_another_one(session: Sessio
         served.set()
 
     with ThreadPool(session, window=1) as pool:
-        made: Worklist[int] = Worklist(
+        made: Worklist[int, None] = Worklist(
             pool, lambda host: Unit(work=serve if host == 20 else wait_for_other, arguments=(host,)), lane=Lane
         )
         made.add(range(21))

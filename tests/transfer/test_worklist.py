@@ -14,13 +14,13 @@ from prefect_dist.transfer.pool import Failed, Lane, Ok, Raised, Unit, Worklist
 from tests.transfer.pools import HeldPool, end_at_once
 
 
-def unit_of(item: int) -> Unit:
+def unit_of(item: int) -> Unit[Any]:
     return Unit(work=divmod, arguments=(item,))
 
 
 def worklist(
     run: Callable[[HeldPool, Any], None], *items: int, window: int = 2, lane: Callable[[int], Lane] = lambda _: Lane(None)
-) -> tuple[Worklist[int], HeldPool]:
+) -> tuple[Worklist[int, Any], HeldPool]:
     pool = HeldPool(run, window=window)
     made = Worklist(pool, unit_of, lane=lane)
     made.add(items)

@@ -2,6 +2,7 @@
 # ruff: noqa: ARG002 - the interfaces are those of a walk
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.platform import Platforms
@@ -23,7 +24,7 @@ class FetchingPolicy:
     def __init__(self, when_ended: Callable[[ImageState], None]) -> None:
         self._when_ended = when_ended
 
-    def unit_for(self, node: ContentNode, source: Reference) -> Unit:
+    def unit_for(self, node: ContentNode, source: Reference) -> Unit[Fetched]:
         """Return a unit that fetches content."""
         return Unit(work=units.fetch, arguments=(node.descriptor, source), hosts=frozenset({source.host}))
 
@@ -31,7 +32,7 @@ class FetchingPolicy:
         """Report an image to the test."""
         self._when_ended(image)
 
-    def follow_ups(self, image: ImageState, /) -> Sequence[FollowUp]:
+    def follow_ups(self, image: ImageState, /) -> Sequence[FollowUp[Any]]:
         """Return nothing."""
         return ()
 

@@ -1,0 +1,84 @@
+"""The second stage of planning: claim the targets of images, and admit the images whose targets no other registry can claim.
+
+An entry for a whole registry or repository may claim targets of other entries. That is known only after its source registry is
+listed. So an image waits for each unlisted registry that may claim one of its targets, and for no other registry.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from prefect_dist.mirror.claims import Claims
+from prefect_dist.mirror.entry import Entry
+from prefect_dist.mirror.plan import PlannedImage, SyncItem
+from prefect_dist.mirror.plan_image import fail_image
+from prefect_dist.mirror.reach import compute_reach
+from prefect_dist.ocispec import Reference
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """Images of one source registry: `items` have targets of their own, `refused` fail because other entries contradict."""
+
+    host: str
+    items: tuple[SyncItem, ...]
+    refused: tuple[PlannedImage, ...]
+
+
+class Claiming:
+    """The claims of the entries, by source registry."""
+
+    def __init__(self, entries: Mapping[str, Sequence[Entry]]) -> None:
+        self._reach = cache(lambda host: compute_reach(entries[host]))
+        self._unlisted = set(entries)
+        self._claims = Claims()
+        self._waiting: dict[str, list[SyncItem]] = {}
+        self._admitted = set[tuple[Reference, Reference]]()
+
+    @property
+    def is_complete(self) -> bool:
+        """Return whether every registry is listed, so that no image waits."""
+        return not self._unlisted
+
+    def claim(self, host: str, items: Sequence[SyncItem]) -> list[Admitted]:
+        """Claim the targets of the images of a listed registry. Return the images that are admitted now, by registry.
+
+        Images that wait for an unlisted registry are admitted by a later call. Each registry is returned at least once.
+        """
+        self._unlisted.remove(host)
+        self._waiting[host] = list(items)
+        for item in items:
+            self._claims.add(item.entry, item.source, item.targets)
+        admitted = list[Admitted]()
+        for name, candidates in tuple(self._waiting.items()):
+            clear, waiting = self._divide(candidates)
+            if clear or not waiting:
+                admitted.append(self._admit(name, clear))
+            if waiting:
+                self._waiting[name] = waiting
+            else:
+                del self._waiting[name]
+        return admitted
+
+    def _divide(self, items: Iterable[SyncItem]) -> tuple[list[SyncItem], list[SyncItem]]:
+        """Return the images whose targets no unlisted registry may claim, and the other images."""
+        unlisted = [self._reach(host) for host in self._unlisted]
+        clear, waiting = list[SyncItem](), list[SyncItem]()
+        for item in items:
+            is_waiting = any(reach.has(target) for reach in unlisted for target in item.targets)
+            (waiting if is_waiting else clear).append(item)
+        return clear, waiting
+
+    def _admit(self, host: str, items: Iterable[SyncItem]) -> Admitted:
+        """Return the items without the targets that an earlier item has, and without the targets that entries contend for."""
+        conflicts = self._claims.conflicts()
+        admitted, refused = list[SyncItem](), list[PlannedImage]()
+        for item in items:
+            new = [target for target in item.targets if (item.source, target) not in self._admitted]
+            self._admitted.update((item.source, target) for target in new)
+            if clear := tuple(target for target in new if target not in conflicts):
+                admitted.append(item if clear == item.targets else replace(item, targets=clear))
+            refused += [
+                fail_image(replace(item, targets=(target,)), conflicts[target]) for target in new if target in conflicts
+            ]
+        return Admitted(host=host, items=tuple(admitted), refused=tuple(refused))

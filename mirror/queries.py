@@ -1,0 +1,43 @@
+"""Queries of planning: a stage is a generator that yields units of work, and gets the outcome of each.
+
+So a stage reads like a plain function, although its queries run in the loop of the walk, next to the units of other images.
+"""
+
+from collections.abc import Callable, Generator, Iterable
+from typing import Any, Protocol, TypeVar
+
+from prefect_dist.transfer.pool import Outcome, Unit
+from prefect_dist.transfer.walk_state import RegistryQuery
+
+T = TypeVar("T")
+# A stage of planning, which returns a T.
+Stage = Generator[Unit[Any], Outcome[Any], T]
+
+
+class QueryLoop(Protocol):
+    """The loop that queries run in."""
+
+    def query(self, queries: Iterable[RegistryQuery], /) -> None:
+        """Add queries."""
+
+
+def ask(unit: Unit[T]) -> Stage[Outcome[T]]:
+    """Have the loop run a unit, and return its outcome. A stage uses this as `outcome = yield from ...`."""
+    outcome: Outcome[T] = yield unit
+    return outcome
+
+
+def run_stage(stage: Stage[T], loop: QueryLoop, *, lane: str, done: Callable[[T], None]) -> None:
+    """Run the queries of a stage in a lane of the loop. Call `done` with the result: at once if the stage has no queries."""
+
+    def resume(outcome: Outcome[Any] | None) -> None:
+        try:
+            unit = next(stage) if outcome is None else stage.send(outcome)
+        except StopIteration as end:
+            result: T = end.value
+        else:
+            loop.query([RegistryQuery(lane=lane, unit=unit, take=resume)])
+            return
+        done(result)
+
+    resume(None)

@@ -1,0 +1,100 @@
+"""The third stage of planning: survey admitted images at their source and targets, and plan each of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from prefect_dist.mirror.claiming import Admitted
+from prefect_dist.mirror.lock import Records
+from prefect_dist.mirror.plan import PlannedImage, SyncItem
+from prefect_dist.mirror.plan_image import fail_image, is_trusted, make_query, plan_image
+from prefect_dist.mirror.queries import Stage, ask
+from prefect_dist.ocispec import Digest
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.storage import ContentStore
+from prefect_dist.transfer import units
+from prefect_dist.transfer.events import Notify, Planned
+from prefect_dist.transfer.pool import Failed, Outcome, Unit, split_batches
+from prefect_dist.transfer.survey import ImageQuery, QueryResult
+
+# The number of images per task: few tasks for an unchanged mirror.
+_BATCH = 100
+
+
+class SurveyProgress:
+    """Counts the images of a run that are surveyed, and notifies of the count."""
+
+    def __init__(self, notify: Notify) -> None:
+        self._notify, self._done, self._total = notify, 0, 0
+
+    def expect(self, images: int) -> None:
+        """Add images that are going to be surveyed."""
+        self._total += images
+
+    def count(self, images: int) -> None:
+        """Count surveyed images."""
+        self._done += images
+        self._notify(Planned(self._done, self._total))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurveyedImages:
+    """The plans for some images of one registry.
+
+    Attributes:
+        images: the planned images.
+        origins: the survey by which each image was planned.
+        trusted: the images for which the lock file answers, without a request.
+        missing: the digests of needed content that the store lacks.
+    """
+
+    images: tuple[PlannedImage, ...]
+    origins: Mapping[PlannedImage, units.Surveyed]
+    trusted: tuple[SyncItem, ...]
+    missing: frozenset[Digest] = frozenset()
+
+
+def survey_images(
+    admitted: Admitted, locked: Records, progress: SurveyProgress, *, keep: bool, workers: int
+) -> Stage[SurveyedImages]:
+    """Compare admitted images with their targets, except trusted images. Return their plans.
+
+    `keep` stores the manifests of images that have to be mirrored. One task sends at most `workers` requests at a time.
+    """
+    trusted = tuple(item for item in admitted.items if is_trusted(item, locked))
+    images, origins = list(admitted.refused), dict[PlannedImage, units.Surveyed]()
+    items = {make_query(item, locked): item for item in admitted.items if not is_trusted(item, locked)}
+    progress.expect(len(items))
+    for batch in split_batches(list(items), _BATCH):
+        outcome = yield from ask(_survey_unit(batch, keep=keep, workers=workers))
+        progress.count(len(batch))
+        for result in _results(batch, outcome):
+            if (image := plan_image(items[result.query], result, locked)) is None:
+                continue
+            images.append(image)
+            if not isinstance(outcome, Failed):
+                origins[image] = outcome.value
+    return SurveyedImages(images=tuple(images), origins=origins, trusted=trusted)
+
+
+def find_missing_content(store: ContentStore, surveyed: SurveyedImages) -> SurveyedImages:
+    """Return the images with the content that the store lacks. If the store cannot be read, images that need content fail."""
+    content = {one.digest: one for image in surveyed.images if image.is_needed for one in image.content}
+    try:
+        held = list(store.each(store.holds, content.values()))
+    except DistError as exc:
+        failed = (fail_image(image.item, exc) if image.is_needed else image for image in surveyed.images)
+        return replace(surveyed, images=tuple(failed))
+    return replace(surveyed, missing=frozenset(digest for digest, is_held in zip(content, held, strict=True) if not is_held))
+
+
+def _survey_unit(batch: tuple[ImageQuery, ...], *, keep: bool, workers: int) -> Unit[units.Surveyed]:
+    hosts = frozenset(reference.host for query in batch for reference in (query.source, *query.targets))
+    return Unit(work=units.survey, arguments=(batch,), options={"keep": keep, "workers": workers}, hosts=hosts)
+
+
+def _results(batch: Sequence[ImageQuery], outcome: Outcome[units.Surveyed]) -> Sequence[QueryResult]:
+    """Return the results of a survey. The error of a failed survey is the result for each image."""
+    if not isinstance(outcome, Failed):
+        return outcome.value.found
+    error = outcome.error
+    return [QueryResult(query=query, image=error, standing=(error,) * len(query.targets)) for query in batch]
