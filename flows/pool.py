@@ -12,8 +12,8 @@ from prefect_dist.flows.api import CALL_ERRORS, ApiUnavailable, client
 from prefect_dist.flows.limits import Limits
 from prefect_dist.mirror.hosts_file import MAX_CONCURRENCY
 from prefect_dist.ocispec.errors import DistError
-from prefect_dist.tasks import fetch, mirror, upkeep
-from prefect_dist.tasks._task import TASKS, WAITING
+from prefect_dist.tasks._task import WAITING
+from prefect_dist.tasks.table import TASKS
 from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Raised, Unexpected, Unit
 from prefect_dist.transfer.session import Session
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
 T = TypeVar("T")
-# Each of these modules makes the tasks of some units.
-_MODULES = (fetch, mirror, upkeep)
 # Threads are made as they are needed. The parameter `concurrency` of a flow bounds how many of them work at once.
 # The others are for tasks that wait for a Retry-After: such a task holds a thread, and does not count.
 _MAX_THREADS = 4 * MAX_CONCURRENCY

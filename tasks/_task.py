@@ -37,8 +37,6 @@ from prefect_dist.transfer.waiting import WaitingUnits
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# The task of each unit of work, for `flows.pool`.
-TASKS: dict[Callable[..., Any], Task[..., Any]] = {}
 # The ids of task runs that wait for a Retry-After.
 WAITING = WaitingUnits()
 # When waiting task runs continue, by their ids, and how many waits they had. Prefect counts the attempt after a wait as a run.
@@ -63,7 +61,7 @@ def task_for(
     _, *parameters = inspect.signature(work).parameters.values()
     run.__signature__ = inspect.signature(work).replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__name__, run.__doc__ = work.__name__, work.__doc__
-    made: Task[P, R] = task(
+    bind = task(
         name=name,
         task_run_name=run_name,
         retries=RETRIES,
@@ -72,9 +70,8 @@ def task_for(
         retry_condition_fn=_is_worth_it,
         cache_policy=NO_CACHE,
         persist_result=False,
-    )(_attempted(run))
-    TASKS[work] = made
-    return made
+    )
+    return bind(_attempted(run))
 
 
 def argument(name: str) -> Any:

@@ -42,11 +42,10 @@ def run(kind: str, session: Session, unit: Unit[int]) -> Outcome[int]:
 
     from prefect import flow
 
+    from prefect_dist.flows import pool as prefect_pool
     from prefect_dist.flows.pool import RUNNER, PrefectPool
-    from prefect_dist.tasks._task import TASKS, task_for
+    from prefect_dist.tasks._task import task_for
 
-    if attempt not in TASKS:
-        task_for(attempt, "attempt", run_name=lambda: "attempt")
     found = list[Outcome[int]]()
 
     @flow(task_runner=RUNNER, persist_result=False)
@@ -54,7 +53,9 @@ def run(kind: str, session: Session, unit: Unit[int]) -> Outcome[int]:
         pool: Pool = PrefectPool(session, window=2, retries=1)
         found.append(pool.call(unit))
 
-    one_unit()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prefect_pool, "TASKS", {attempt: task_for(attempt, "attempt", run_name=lambda: "attempt")})
+        one_unit()
     return found[0]
 
 
