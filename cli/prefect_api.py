@@ -28,7 +28,7 @@ _ONE_BY_ONE = (
     "hint: this Prefect server records task runs one by one; start it with "
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=200 (docs/how-to/schedule-and-limit.md)"
 )
-_ENVIRONMENT = {
+ENVIRONMENT = {
     # We say ourselves what happens; the API still gets every line.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL": "CRITICAL",
@@ -161,7 +161,7 @@ def prefect_api(*, connect_timeout_s: float, debug: bool, load: Callable[[], obj
         Unavailable: the configured API does not answer, or the embedded server does not start.
     """
     logging.raiseExceptions = debug  # or Prefect writes to standard error for each batch of log lines that it cannot send
-    os.environ.update({key: value for key, value in _ENVIRONMENT.items() if key not in os.environ and not debug})
+    os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ and not debug})
     _spare_loopback()
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
 

@@ -1,19 +1,33 @@
-"""Runs the `dist` command in a process of its own, as a person or a script does."""
+"""Runs the `dist` command in a process, as a person or a script does."""
 
+import atexit
 import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
+
+from prefect_dist.cli import prefect_api
+from tests.peers.processes import poll_until
 
 _TIMEOUT_S = 100
+_START_S = 60
+_RUNS = {"fetch", "pull", "push", "mirror", "seed", "check", "verify", "gc"}
+# Modules that a command imports in any case: the fork server has imported them already.
+_BY_HAND = ("prefect_dist.cli.main", "prefect_dist.remotes", "prefect_dist.storage", "prefect_dist.transfer.session")
+_WITH_PREFECT = (*_BY_HAND, *(f"prefect_dist.flows.{name}" for name in sorted(_RUNS)))
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How a command ended."""
+    """The exit code and the output of a command."""
 
     code: int
     out: bytes
@@ -37,15 +51,74 @@ class Result:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    """The command line that starts `dist` with these arguments."""
+    """Return the command line that starts `dist` with these arguments in a new Python process."""
     return [sys.executable, "-m", "prefect_dist.cli.main", *map(str, arguments)]
 
 
 def dist(*arguments: str | Path, stdin: bytes = b"", file_limit_bytes: int | None = None, **environment: str | None) -> Result:
-    """Run `dist` to its end; an environment variable that is None is unset, and a limit on files is a disk that gets full."""
+    """Run `dist` to its end. An environment variable that is None is unset. A limit on files acts as a disk that gets full."""
     variables = {key: value for key, value in (os.environ | environment).items() if value is not None}
-    argv = command(*arguments)
     if file_limit_bytes is not None:
-        argv = ["prlimit", f"--fsize={file_limit_bytes}", *argv]
-    done = subprocess.run(argv, input=stdin, capture_output=True, timeout=_TIMEOUT_S, env=variables, check=False)
-    return Result(done.returncode, done.stdout, done.stderr.decode())
+        argv = ["prlimit", f"--fsize={file_limit_bytes}", *command(*arguments)]
+        done = subprocess.run(argv, input=stdin, capture_output=True, timeout=_TIMEOUT_S, env=variables, check=False)
+        return Result(done.returncode, done.stdout, done.stderr.decode())
+    return _fork([str(argument) for argument in arguments], variables, stdin)
+
+
+def _fork(arguments: list[str], variables: Mapping[str, str], stdin: bytes) -> Result:
+    # Prefect reads its settings when it is imported, so a fork server with Prefect serves one set of them.
+    settings = {key: value for key, value in variables.items() if key.startswith("PREFECT_")}
+    if "PREFECT_API_URL" in settings and _RUNS & set(arguments) and "--debug" not in arguments:
+        server = _fork_server(_WITH_PREFECT, frozenset((prefect_api.ENVIRONMENT | settings).items()))
+    else:
+        server = _fork_server(_BY_HAND, frozenset())
+    request = json.dumps({"arguments": arguments, "environment": dict(variables), "directory": str(Path.cwd())}).encode()
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err, socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(_TIMEOUT_S)
+        connection.connect(str(server))
+        source, sink = os.pipe()
+        socket.send_fds(connection, [request], [source, out.fileno(), err.fileno()])
+        os.close(source)
+        threading.Thread(target=_write, args=(sink, stdin), daemon=True).start()
+        with connection.makefile("r") as answers:
+            child = int(answers.readline())
+            try:
+                code = int(answers.readline())
+            except TimeoutError:
+                os.kill(child, 9)
+                raise
+        return Result(code, _read(out), _read(err).decode())
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    try:
+        with open(descriptor, "wb") as sink:
+            sink.write(data)
+    except BrokenPipeError:
+        return  # the command does not read its standard input
+
+
+def _read(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    return file.read()
+
+
+@cache
+def _fork_server(modules: tuple[str, ...], settings: frozenset[tuple[str, str]]) -> Path:
+    """Start a fork server. Return the path of its socket."""
+    path = Path(tempfile.mkdtemp(prefix="fork-server-")) / "socket"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PREFECT_")} | dict(settings)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.cli.fork_server", str(path), *modules], stdin=subprocess.DEVNULL, env=environment
+    )
+    atexit.register(_end, process, path)
+    if not poll_until(lambda: path.exists() or process.poll() is not None, timeout_s=_START_S) or process.poll() is not None:
+        raise RuntimeError("the fork server of `dist` did not start")
+    return path
+
+
+def _end(process: subprocess.Popen[bytes], path: Path) -> None:
+    process.terminate()
+    process.wait()
+    path.unlink(missing_ok=True)
+    path.parent.rmdir()
