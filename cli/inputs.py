@@ -103,11 +103,11 @@ def hosts(network: NetworkOptions) -> "Hosts":
 
 def mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mirror":
     """The configuration of a mirror, in our form or in one of another program's."""
-    from prefect_dist.mirror import config
+    from prefect_dist.mirror import config, skopeo
 
     if bool(to) != (dialect == "skopeo"):
         raise BadInput("expected --from skopeo and --to together: our own files say where images go")
-    return _read(lambda: config.load(path, dialect, to=to))
+    return _read(lambda: config.load(path, skopeo.choose_parser(dialect, to)))
 
 
 def read_audited_mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mirror":
@@ -120,10 +120,10 @@ def read_audited_mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] 
 
 
 def make_seed_mirror(to: Sequence[str], **said: Any) -> "Mirror":
-    """Return the configuration that `mirror.seeding` makes of images and registries."""
-    from prefect_dist.mirror import seeding
+    """Return the configuration of images and registries."""
+    from prefect_dist.mirror import config
 
-    return _read(lambda: seeding.make_seed_mirror(to, **said))
+    return _read(lambda: config.make_seed_mirror(to, **said))
 
 
 def images(lines: Iterable[str]) -> list[str]:

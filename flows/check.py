@@ -26,7 +26,7 @@ from prefect_dist.flows.progress_artifact import publish_run_progress
 from prefect_dist.flows.slots import lease_slots
 from prefect_dist.mirror.check import check_mirror
 from prefect_dist.mirror.check_report import CheckReport
-from prefect_dist.mirror.config import Dialect
+from prefect_dist.mirror.skopeo import Dialect, choose_parser
 from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.session import open_session
 
@@ -50,7 +50,7 @@ def check(
     network: Reached = None,
 ) -> CheckReport:
     """Check that each tag of a mirror resolves to the digest in its lock file, with all its content and referrers."""
-    wanted, spec = load_run_config(config, store, store_options, network, dialect=dialect, to=to, may_be_lock=True)
+    wanted, spec = load_run_config(config, store, store_options, network, parse=choose_parser(dialect, to), may_be_lock=True)
     workers, entries = concurrency or wanted.concurrency, (*wanted.entries, *wanted.seed)
     hosts = {host for entry in entries for host in entry.target_hosts}
     hosts |= {entry.source_host for entry in entries} if repair else set()

@@ -1,7 +1,7 @@
 """Loads the configuration of a mirror run. Parameters of the run take precedence over the configuration."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from prefect import get_run_logger
 from prefect_dist.flows.blocks import configuration, credentials_in
 from prefect_dist.flows.parameters import Network, session_spec
 from prefect_dist.mirror import yamlfile
-from prefect_dist.mirror.config import Dialect, Mirror, parse_config
+from prefect_dist.mirror.config import Mirror, Parser, parse_mirror
 from prefect_dist.mirror.locked import from_lock, is_lock
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.transfer.session import SessionSpec
@@ -21,7 +21,7 @@ _TEXT = "configuration"
 _NAME = re.compile(r"^name:[ \t]*([A-Za-z0-9][A-Za-z0-9._-]*)[ \t]*(?:#.*)?$", re.MULTILINE)
 
 
-def read(config: str, dialect: Dialect = "dist", *, to: Sequence[str] = (), may_be_lock: bool = False) -> Mirror:
+def read(config: str, parse: Parser = parse_mirror, *, may_be_lock: bool = False) -> Mirror:
     """Return a configuration from `block:NAME`, a path, a URL or its text; from a lock file if `may_be_lock`.
 
     Raises:
@@ -29,12 +29,12 @@ def read(config: str, dialect: Dialect = "dist", *, to: Sequence[str] = (), may_
         Denied, Unavailable: an error of the file system of a URL.
     """
     if _is_text(config):
-        return parse_config(yamlfile.parse_yaml(config.encode(), _TEXT, is_file=False), dialect, to=to)
+        return parse(yamlfile.parse_yaml(config.encode(), _TEXT, is_file=False))
     text = configuration(config)
     document = yamlfile.read(config) if text is None else yamlfile.parse_yaml(text.encode(), config, is_file=False)
     if may_be_lock and text is None and is_lock(document):
         return from_lock(config)
-    return parse_config(document, dialect, to=to)
+    return parse(document)
 
 
 def load_run_config(
@@ -43,8 +43,7 @@ def load_run_config(
     store_options: Mapping[str, Any],
     network: Network | None,
     *,
-    dialect: Dialect = "dist",
-    to: Sequence[str] = (),
+    parse: Parser = parse_mirror,
     may_be_lock: bool = False,
 ) -> tuple[Mirror, SessionSpec]:
     """Return a configuration and the specification of the run's session. Log the warnings of the configuration.
@@ -53,7 +52,7 @@ def load_run_config(
         InvalidInput: the configuration is invalid, or no store is given.
         Denied, Unavailable: see `read`.
     """
-    wanted = read(config, dialect, to=to, may_be_lock=may_be_lock)
+    wanted = read(config, parse, may_be_lock=may_be_lock)
     for warning in wanted.warnings:
         get_run_logger().warning("%s", warning)
     return wanted, mirror_session_spec(wanted, store, store_options, network)

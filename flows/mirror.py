@@ -20,9 +20,9 @@ from prefect_dist.flows.parameters import (
     StoreOptions,
     label,
 )
-from prefect_dist.mirror.config import Dialect
 from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.run import MirrorJob
+from prefect_dist.mirror.skopeo import Dialect, choose_parser
 from prefect_dist.transfer.attempts import RETRIES
 
 
@@ -45,7 +45,7 @@ def mirror(
     network: Reached = None,
 ) -> MirrorReport:
     """Mirror the images of a configuration to its targets: only changed images, each piece of content once per registry."""
-    wanted, spec = load_run_config(config, store, store_options, network, dialect=dialect, to=to)
+    wanted, spec = load_run_config(config, store, store_options, network, parse=choose_parser(dialect, to))
     job = MirrorJob(
         name=f"mirror {wanted.name}",
         entries=wanted.entries,

@@ -25,9 +25,9 @@ from prefect_dist.flows.parameters import (
     StoreOptions,
     label,
 )
+from prefect_dist.mirror.config import make_seed_mirror
 from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.run import MirrorJob
-from prefect_dist.mirror.seeding import make_seed_mirror
 from prefect_dist.ocispec.errors import DistError, InvalidInput
 from prefect_dist.ocispec.units import format_count
 from prefect_dist.storage.statefile import StateFile

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import atheris
@@ -17,6 +18,7 @@ with atheris.instrument_imports(include=["ocispec", "remotes", "flows"]):
 
     from prefect_dist.mirror import templates
     from prefect_dist.mirror.config import load
+    from prefect_dist.mirror.skopeo import parse_skopeo
     from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference, config, fields, manifest, referrers
     from prefect_dist.ocispec.errors import DistError
     from prefect_dist.ocispec.mediatypes import MANIFESTS
@@ -138,7 +140,7 @@ def mirrors(data: bytes) -> None:
         file.write(data)
         file.flush()
         with contextlib.suppress(DistError):
-            load(file.name, "skopeo", to=["registry.example"])
+            load(file.name, partial(parse_skopeo, to=["registry.example"]))
         load(file.name)
 
 

@@ -1,24 +1,23 @@
-"""Reads the configuration of a mirror from its file.
+"""Reads the configuration of a mirror from a file.
 
-Everything that can be known to be wrong is told when the file is read, with file, line and key. No registry is asked.
+Reading sends no request to a registry. It reports each mistake with file, line and key.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from prefect_dist.mirror import yamlfile
-from prefect_dist.mirror.access import access, of_regsync
+from prefect_dist.mirror.access import read_access, regsync_advice
 from prefect_dist.mirror.claims import known_conflicts
-from prefect_dist.mirror.entries import Entries
+from prefect_dist.mirror.entries import EntryFactory
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.hosts_file import CONCURRENCY, MAX_CONCURRENCY
-from prefect_dist.mirror.schedule import Schedule, idle_schedules
+from prefect_dist.mirror.schedule import Schedule, list_idle_schedules
 from prefect_dist.mirror.sections import MirrorFile, StoreSection
-from prefect_dist.mirror.skopeo import SkopeoFile, sources
 from prefect_dist.mirror.templates import resolve_secret
-from prefect_dist.mirror.validation import Checked, MistakeLog, checked_in_parts, validate, without_effect
+from prefect_dist.mirror.validation import Checked, MistakeLog, list_idle_keys, validate_parts
 from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec.errors import InvalidInput, Mistakes
 from prefect_dist.remotes import Credentials, Hosts
@@ -26,152 +25,157 @@ from prefect_dist.remotes.advice import TlsAdvice
 from prefect_dist.storage.options import has_userinfo, is_secret, refuse_userinfo
 
 _BLOCK = "block:"
+_SEED = "seed"
 _PLATFORMS = ("defaults", "platforms")
-_FORGETFUL = "nothing is remembered of what is mirrored, to be checked or pruned later; say lock, an absolute path or a URL"
-
-Dialect = Literal["dist", "skopeo"]
+_NO_LOCK = "no lock file: this mirror cannot be checked or pruned; set lock to an absolute path or a URL"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mirror:
     """The configuration of a mirror.
 
-    `way` says how to give credentials in it. `store` may be `block:NAME`; None is left to whoever starts a run. `credentials`
-    are by registry, or registry and namespace; the blocks that `credential_blocks` name have more. `lock` is a path or URL,
-    None keeps none. `schedules` are for whoever starts runs. `warnings` name each key that has no effect, a line each.
-    `is_lock` says that it was made of a lock file, in which nothing can be configured.
+    `way` is advice on how to configure credentials; None if there is no file to configure. `store` may be `block:NAME`;
+    without it, the run needs a parameter. `credentials` have a host, or a host and a namespace, as keys; the Prefect blocks in
+    `credential_blocks` contain further credentials. `lock` is a path or URL, or None for no lock file. No run follows
+    `schedules`. `warnings` has a line for each key without effect. `is_lock` is True for a configuration made from a lock file.
     """
 
     path: str
     way: str | None
     name: str
-    store: str | None
-    store_options: Mapping[str, Any] = field(repr=False)
-    hosts: Hosts
-    credentials: Mapping[str, Credentials] = field(repr=False)
-    credential_blocks: tuple[str, ...]
     entries: tuple[Entry, ...]
-    seed: tuple[Entry, ...]
-    lock: str | None
-    concurrency: int
-    schedules: tuple[Schedule, ...]
-    warnings: tuple[str, ...]
+    hosts: Hosts
+    store: str | None = None
+    store_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    credentials: Mapping[str, Credentials] = field(default_factory=dict, repr=False)
+    credential_blocks: tuple[str, ...] = ()
+    seed: tuple[Entry, ...] = ()
+    lock: str | None = None
+    concurrency: int = CONCURRENCY
+    schedules: tuple[Schedule, ...] = ()
+    warnings: tuple[str, ...] = ()
     is_lock: bool = False
 
 
-def load(path: str, dialect: Dialect = "dist", *, to: Sequence[str] = ()) -> Mirror:
-    """Return the configuration in a file, see `parse_config`. Relative paths in it begin at the folder of the file.
+Parser = Callable[[Document], Mirror]
+
+
+def parse_mirror(document: Document, *, has_lock: bool = True) -> Mirror:
+    """Return the configuration in a document of this program or of regsync. Without `has_lock`, runs keep no lock file.
 
     Raises:
-        InvalidInput: the file is wrong; the message names file, line and key.
-        Denied, Unavailable: see `mirror.yamlfile.read`.
+        Mistakes: the configuration is invalid; each line names file, line and key of a mistake.
     """
-    return parse_config(yamlfile.read(path), dialect, to=to)
-
-
-def parse_config(document: Document, dialect: Dialect = "dist", *, to: Sequence[str] = ()) -> Mirror:
-    """Return the configuration in a document: of this project, of regsync, or by `dialect` of `skopeo sync --src yaml`.
-
-    A file of skopeo's does not say where images go: `to` does, registries with or without a path.
-
-    Raises:
-        InvalidInput: it is wrong; the message names file, line and key.
-    """
-    return _skopeos(document, to) if dialect == "skopeo" else parse_mirror(document)
-
-
-def parse_mirror(document: Document, *, is_remembered: bool = True) -> Mirror:
-    """Return the configuration in a document of this project. If `is_remembered`, results go to a lock file.
-
-    Raises:
-        Mistakes: it is wrong; each line names file, line and key of a mistake.
-    """
-    found = checked_in_parts(MirrorFile, document)
-    file, mistakes = found.value, MistakeLog(document, found.mistakes)
+    checked = validate_parts(MirrorFile, document)
+    file, mistakes = checked.value, MistakeLog(document, checked.mistakes)
     if file is None:
-        raise Mistakes(*found.mistakes)
-    if not file.sync and file.seed is None and not found.mistakes:
+        raise Mistakes(*checked.mistakes)
+    if not file.sync and file.seed is None and not checked.mistakes:
         raise InvalidInput(f"{document.where(())}: expected sync or seed")
-    reached = access(file, document, found.kept("creds", len(file.creds)), mistakes)
+    access = read_access(file, document, checked.list_positions("creds", len(file.creds)), mistakes)
     store, options = mistakes.attempt(lambda: _store(file.store, document)) or (None, {})
-    stem = _stem(document)
+    stem = stem_of(document)
     lock = file.lock or (f"{stem}.lock.json" if document.is_file else None)
-    lock_place = mistakes.attempt(lambda: document.resolve_path(lock, ("lock",))) if is_remembered and lock else None
-    entries = Entries(document, file.defaults, mistakes)
-    sync, seed = _entries(file, found, entries)
+    lock_place = mistakes.attempt(lambda: document.resolve_path(lock, ("lock",))) if has_lock and lock else None
+    factory = EntryFactory(document, file.defaults, mistakes)
+    sync, seed = _make_entries(file, checked, factory)
     if mistakes:
         mistakes.add((*known_conflicts(sync), *known_conflicts(seed)))
-    mistakes.refuse()
+    mistakes.raise_mistakes()
     return Mirror(
         path=document.path,
         way=f"set user and pass{'' if file.creds else ', or block,'} in {_access_section(file, document)}",
         name=file.name or stem,
         store=store,
         store_options=options,
-        hosts=Hosts(named=reached.hosts, advice=_tls_advice(file, document)),
-        credentials=reached.credentials,
-        credential_blocks=reached.blocks,
+        hosts=Hosts(named=access.hosts, advice=_tls_advice(file, document)),
+        credentials=access.credentials,
+        credential_blocks=access.blocks,
         entries=tuple(sync),
         seed=tuple(seed),
         lock=lock_place,
         concurrency=file.concurrency or min(file.defaults.parallel or CONCURRENCY, MAX_CONCURRENCY),
-        schedules=tuple(entries.schedules),
+        schedules=tuple(factory.schedules),
         warnings=(
-            *without_effect(file, document, entries.idle),
-            *idle_schedules(list(entries.schedules)),
-            *([] if lock else [f"{document.path}: {_FORGETFUL}"]),
+            *list_idle_keys(file, document, factory.idle),
+            *list_idle_schedules(list(factory.schedules)),
+            *([] if lock else [f"{document.path}: {_NO_LOCK}"]),
         ),
     )
 
 
-def _entries(file: MirrorFile, found: Checked[MirrorFile], entries: Entries) -> tuple[list[Entry], list[Entry]]:
-    """Return the entries of `sync` and `seed` that have no mistakes."""
-    if _PLATFORMS in found.wrong:  # `rewriteIndex` would seem to lack platforms
+def load(path: str, parse: Parser = parse_mirror) -> Mirror:
+    """Return the configuration in a file. Relative paths in the file start at its directory.
+
+    Raises:
+        InvalidInput: the configuration is invalid; the message names file, line and key.
+        Denied, Unavailable: see `mirror.yamlfile.read`.
+    """
+    return parse(yamlfile.read(path))
+
+
+def make_seed_mirror(
+    to: Sequence[str],
+    *,
+    images: Sequence[str] = (),
+    file: str | None = None,
+    platforms: Sequence[str] | None = None,
+    rewrite_index: bool = False,
+    referrers: bool = False,
+    lock: str | None = None,
+) -> Mirror:
+    """Return a configuration with only a `seed` section, which command options define instead of a file.
+
+    `to` are registries, each optionally with a path that precedes the repositories. `file` contains further images, one per
+    line. Without `lock`, the run keeps no lock file.
+
+    Raises:
+        InvalidInput: an option is invalid, or `file` is not readable.
+    """
+    section: dict[str, Any] = {"images": list(images), "to": list(to), "referrers": referrers}
+    section |= {"list": file} if file is not None else {}
+    section |= {"platforms": list(platforms)} if platforms is not None else {}
+    section |= {"rewriteIndex": True} if rewrite_index else {}
+    data = {"name": _SEED, "seed": section} | ({} if lock is None else {"lock": lock})
+    return without_file(parse_mirror(Document(path=_SEED, data=data, lines={}), has_lock=lock is not None))
+
+
+def without_file(mirror: Mirror) -> Mirror:
+    """Return a configuration whose messages advise command options, because there is no file with keys to set."""
+    return replace(mirror, way=None, hosts=replace(mirror.hosts, advice=None))
+
+
+def stem_of(document: Document) -> str:
+    """Return the name of a document's file or block without suffix."""
+    return Path(document.path.removeprefix(_BLOCK)).stem
+
+
+def _make_entries(file: MirrorFile, checked: Checked[MirrorFile], factory: EntryFactory) -> tuple[list[Entry], list[Entry]]:
+    """Return the valid entries of `sync` and of `seed`."""
+    if _PLATFORMS in checked.wrong:  # without the invalid platforms, rewriteIndex would be a further mistake
         return [], []
-    numbers = found.kept("sync", len(file.sync))
-    synced = (entries.make_sync_entry(section, ("sync", number)) for number, section in zip(numbers, file.sync, strict=True))
-    seed = [] if file.seed is None else list(entries.make_seed_entries(file.seed, ("seed",)))
-    return [entry for entry in synced if entry is not None], seed
-
-
-def _skopeos(document: Document, to: Sequence[str]) -> Mirror:
-    found = sources(validate(SkopeoFile, document), document, to)
-    stem = _stem(document)
-    return Mirror(
-        path=document.path,
-        way=f"say its credentials in {document.path}",
-        name=stem,
-        store=None,
-        store_options={},
-        hosts=Hosts(named=found.hosts),
-        credentials=found.credentials,
-        credential_blocks=(),
-        entries=found.entries,
-        seed=(),
-        lock=document.resolve_path(f"{stem}.lock.json", ()),
-        concurrency=CONCURRENCY,
-        schedules=(),
-        warnings=(),
-    )
+    numbers = checked.list_positions("sync", len(file.sync))
+    sync = (factory.make_sync_entry(section, ("sync", number)) for number, section in zip(numbers, file.sync, strict=True))
+    seed = [] if file.seed is None else list(factory.make_seed_entries(file.seed, (_SEED,)))
+    return [entry for entry in sync if entry is not None], seed
 
 
 def _access_section(file: MirrorFile, document: Document) -> str:
-    """Return the section with settings of registries: regsync's if the file has it, otherwise ours."""
+    """Return the section for the settings of registries: `creds` if the file has it, otherwise `registries`."""
     return f"{'creds' if file.creds else 'registries'} of {document.path}"
 
 
 def _tls_advice(file: MirrorFile, document: Document) -> TlsAdvice:
     """Return the advice for registries that the file does not name."""
     at = f"an entry for {{server}} in {_access_section(file, document)}"
-    return of_regsync(at) if file.creds else TlsAdvice.of_file(at)
+    return regsync_advice(at) if file.creds else TlsAdvice.of_file(at)
 
 
 def _store(section: StoreSection | None, document: Document) -> tuple[str | None, dict[str, Any]]:
-    """Return the URL of the store and the options of its file system, those that templates name in their place.
+    """Return the URL of the content store and the options of its file system, with templates replaced.
 
     Raises:
-        InvalidInput: a URL with a password, or a template with nothing to put in its place; in a text that Prefect keeps, also
-            a secret itself.
+        InvalidInput: the URL contains a password, a template fails, or Prefect would keep a literal secret.
     """
     if section is None:
         return None, {}
@@ -197,11 +201,7 @@ def _store_option(name: str, value: object, document: Document, place: Place) ->
         return yamlfile.plain(value)
     text = resolve_secret(value, at=at)
     if has_userinfo(text):
-        raise InvalidInput(f"{at}: user and password do not belong in a URL; use options such as key and secret")
+        raise InvalidInput(f"{at}: expected a URL without user and password; use options such as key and secret")
     if is_secret(name, text):
         document.refuse_secret(value, place)
     return text
-
-
-def _stem(document: Document) -> str:
-    return Path(document.path.removeprefix(_BLOCK)).stem

@@ -1,7 +1,7 @@
-"""Constraints on versions as `skopeo sync` has them, in Masterminds' syntax (semver 3.5 of Go), as sets of tags.
+"""Version constraints of `skopeo sync`, in the syntax of Masterminds' semver 3.5 for Go, as sets of tags.
 
-They differ from regsync's ranges: `,` and blanks join, `||` separates, a partial version stands for all that it begins, and
-versions with a prerelease are meant only where one is named.
+The syntax differs from regsync's ranges: `,` and blanks join comparisons, `||` separates alternatives, a partial version
+includes every version that starts with it, and a constraint includes prereleases only if it contains one.
 """
 
 import re
@@ -17,7 +17,7 @@ _VERSION = rf"v?{_PART}(?:\.{_PART}){{0,2}}(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-
 _TERM = re.compile(rf"\s*(?:({_VERSION})\s+-\s+({_VERSION})|(=>|>=|=<|<=|~>|!=|[=<>~^])?\s*({_VERSION}))\s*(?:,|(?=\s|$))")
 _SAME = {"=>": ">=", "=<": "<=", "~>": "~", "": "="}
 _MOST_NUMBERS = 3
-# What its NewVersion takes for one.
+# The texts that NewVersion of Masterminds' semver accepts.
 _TAG = r"v?[0-9]+(\.[0-9]+){0,2}"
 _PRERELEASE = r"(-[0-9A-Za-z.-]+)?"
 
@@ -25,10 +25,10 @@ _Comparison = tuple[Operator, Version]
 
 
 def parse(text: str) -> tuple[TagSet, ...]:
-    """Return the sets of tags that a constraint allows: a tag in any of them.
+    """Return the sets of tags that a constraint allows, one for each alternative.
 
     Raises:
-        InvalidInput: it is none, or has `!=` before a partial version.
+        InvalidInput: the constraint is invalid, or has `!=` before a partial version.
     """
     return tuple(_group(group, text) for group in text.split("||"))
 
@@ -52,7 +52,7 @@ def _group(group: str, text: str) -> TagSet:
 
 
 def _parse_comparisons(operator: str, bound: str, text: str) -> list[_Comparison]:
-    """Return the comparisons of one term. Of a partial version only the given numbers are compared."""
+    """Return the comparisons of one term. A partial version compares only its own numbers."""
     written = re.split(r"[-+]", bound.removeprefix("v"), maxsplit=1)[0].split(".")
     numbers = tuple(int(part) for part in written if part.isdigit())[: _first_wildcard(written)]
     version = Version(numbers=numbers, prerelease=bound.partition("+")[0].partition("-")[2])
@@ -70,7 +70,7 @@ def _parse_comparisons(operator: str, bound: str, text: str) -> list[_Comparison
             found = _between(version, count)[1:]
         case ">" if numbers:
             found = [(">=", _after(numbers))]
-        case "~" if whole and not any(numbers):  # that library's exception
+        case "~" if whole and not any(numbers):  # an exception of Masterminds' semver
             found = [(">=", version)]
         case "~":
             found = _between(version, min(count, 2))
@@ -82,12 +82,12 @@ def _parse_comparisons(operator: str, bound: str, text: str) -> list[_Comparison
 
 
 def _between(version: Version, length: int) -> list[_Comparison]:
-    """Return the range from a version up to the next that differs in its first `length` numbers; all if `length` is 0."""
+    """Return the range of versions that start with the first `length` numbers; no comparison if `length` is 0."""
     return [(">=", version), ("<", _after(version.numbers[:length]))] if length else []
 
 
 def _after(numbers: tuple[int, ...]) -> Version:
-    """Return the least version with the next number in the last place, which is a prerelease."""
+    """Return the least version, a prerelease, whose last number is one higher."""
     return Version(numbers=(*numbers[:-1], numbers[-1] + 1), prerelease="0")
 
 

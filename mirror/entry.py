@@ -1,7 +1,7 @@
 """An entry of a mirror's configuration: the images that it selects, and their targets and options."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -16,71 +16,72 @@ from prefect_dist.transfer.gate import Gate
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prune:
-    """When tags that are wanted no longer are removed: `grace_s` after that was seen, at most so many in a run."""
+    """The conditions for deleting orphaned tags: a grace period of `grace_s`, and at most `most` deleted tags per run."""
 
     grace_s: float
     most: int
 
     def is_over(self, since: datetime, *, now: datetime) -> bool:
-        """Return whether the grace period of a tag that is unwanted since then is over."""
+        """Return True if the grace period of a tag that is orphaned since `since` has passed."""
         return (now - since).total_seconds() >= self.grace_s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """An entry. `at` is its place in the configuration: `file:line: key.path`.
+    """An entry of `sync`, or an image of `seed`. `at` is its place in the configuration: `file:line: key.path`.
 
-    `source` is a registry's host, a repository's locator or an image's reference, as `type` says. `repositories` choose among
-    those of a registry, `tags` among those of a repository. `platforms` are those that are wanted of an index; None is all.
-    With `rewrite_index` an index of these alone is made, otherwise the index stays as it is. With a `single` platform, an
-    index's image for it takes the place of the index. With `trust_lock` no request is sent for tags that never
-    change and that the lock file has. With `referrer_filters`, a listed referrer has to meet one of these.
+    `source` is the host of a registry, the locator of a repository or the reference of an image, depending on `type`.
+    `repositories` filters the repositories of a registry, and `tags` filters the tags of a repository. `platforms` are the
+    wanted platforms of an index; None selects every platform. With `rewrite_index`, targets get a new index of these
+    platforms; otherwise the index stays unchanged. With `single`, the image for that platform replaces its index. With
+    `trust_lock`, a run sends no request for an immutable tag that the lock file lists. With `referrer_filters`, a run
+    mirrors only listed referrers that match one of the filters.
     """
 
     at: str
     source: str
     type: Literal["registry", "repository", "image"]
     targets: tuple[Naming, ...]
-    repositories: Patterns
-    tags: Selection
-    platforms: Platforms
-    rewrite_index: bool
-    single: Platform | None
-    trust_lock: bool
-    referrers: bool
-    referrer_filters: frozenset[ReferrerFilter]
-    digest_tags: bool
-    backup: Naming | None
-    gate: Gate | None
-    prune: Prune | None
+    repositories: Patterns = field(default_factory=Patterns)
+    tags: Selection = field(default_factory=Selection)
+    platforms: Platforms = None
+    rewrite_index: bool = False
+    single: Platform | None = None
+    trust_lock: bool = False
+    referrers: bool = False
+    referrer_filters: frozenset[ReferrerFilter] = frozenset()
+    digest_tags: bool = False
+    backup: Naming | None = None
+    gate: Gate | None = None
+    prune: Prune | None = None
 
     def chosen(self, tags: Sequence[str]) -> list[str]:
         """Return the tags of a repository that the entry selects.
 
-        Where referrers go along, the indexes that list them are none: each target has its own, where others may be listed, too.
+        With `referrers`, the entry selects no fallback tag: each target has its own, which may list further referrers.
         """
         return [tag for tag in self.tags.choose(tags) if not (self.referrers and is_fallback_tag(tag))]
 
     @property
     def source_host(self) -> str:
-        """Return the source registry."""
+        """Host of the source registry."""
         return self._sample.host
 
     @property
     def target_hosts(self) -> frozenset[str]:
-        """Return the target registries, including those of backups, except those that depend on the name of an image."""
+        """Hosts of the target registries and of backups; a host that depends on the name of an image is left out."""
         try:
             targets = self.targets_of(self._sample)
             backups = [self.backup_of(self._sample, target) for target in targets]
-        except InvalidInput:  # which need not be so for images that there are
+        except InvalidInput:  # the names of real images may be valid
             return frozenset()
         return frozenset(place.host for place in (*targets, *backups) if place is not None)
 
     @property
     def _sample(self) -> Reference:
-        """Return an example of an image that the entry selects."""
-        more = {"registry": "/name:tag", "repository": ":tag", "image": ""}
-        return Reference.parse(f"{self.source}{more[self.type]}")
+        """Example of an image that the entry selects."""
+        suffix = {"registry": "/name:tag", "repository": ":tag", "image": ""}[self.type]
+        return Reference.parse(f"{self.source}{suffix}")
 
     def targets_of(self, source: Reference) -> tuple[Reference, ...]:
         """Return the distinct targets of an image.
@@ -88,30 +89,30 @@ class Entry:
         Raises:
             InvalidInput: the name of a target is invalid.
         """
-        found = self.each_target(source)
-        for one in found:
-            if isinstance(one, InvalidInput):
-                raise one
-        return tuple(one for one in found if isinstance(one, Reference))
+        targets = self.each_target(source)
+        for target in targets:
+            if isinstance(target, InvalidInput):
+                raise target
+        return tuple(target for target in targets if isinstance(target, Reference))
 
     def valid_targets(self, source: Reference) -> tuple[Reference, ...]:
-        """Return the distinct targets of an image without those whose name is invalid."""
-        return tuple(one for one in self.each_target(source) if isinstance(one, Reference))
+        """Return the distinct targets of an image without the targets whose name is invalid."""
+        return tuple(target for target in self.each_target(source) if isinstance(target, Reference))
 
     def each_target(self, source: Reference) -> tuple[Reference | InvalidInput, ...]:
-        """Return the distinct targets of an image, with an error in place of an invalid name."""
-        found = dict[Reference | InvalidInput, None]()
+        """Return the distinct targets of an image, with an error in place of each invalid name."""
+        targets = dict[Reference | InvalidInput, None]()
         for naming in self.targets:
             try:
-                found[naming.of(source)] = None
+                targets[naming.of(source)] = None
             except InvalidInput as exc:
-                found[exc] = None
-        return tuple(found)
+                targets[exc] = None
+        return tuple(targets)
 
     def differing_options(self, other: "Entry", tag: str | None) -> list[str]:
-        """Return the options, by their key, that differ between two entries for an image with this tag.
+        """Return the keys of the options that differ between two entries for an image with this tag.
 
-        Pruning and schedules do not count: an image that any entry wants is kept.
+        The options of pruning and schedules do not count: no run deletes a tag that another entry selects.
         """
         pairs = {
             "platforms": (_platforms(self), _platforms(other)),
@@ -129,10 +130,10 @@ class Entry:
         return [name for name, (ours, theirs) in pairs.items() if ours != theirs]
 
     def backup_of(self, source: Reference, target: Reference) -> Reference | None:
-        """Return the backup name of the image that a target has before it is overwritten; None if it is not kept.
+        """Return the name for a backup of the image that a run overwrites at a target; None without `backup`.
 
         Raises:
-            InvalidInput: a name comes out that is none.
+            InvalidInput: the name is invalid.
         """
         return None if self.backup is None else self.backup.of(source, target)
 
@@ -142,7 +143,7 @@ def _platforms(entry: Entry) -> frozenset[Platform] | None:
 
 
 def _immutable(entry: Entry, tag: str | None) -> object:
-    """Return whether a tag never changes; for None, the patterns of the tags that never change."""
+    """Return whether a tag is immutable; for None, the patterns of immutable tags."""
     return entry.tags.immutable if tag is None else entry.tags.immutable.holds(tag)
 
 

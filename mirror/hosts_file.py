@@ -1,6 +1,6 @@
-"""Files with settings of hosts, in YAML.
+"""Hosts files: connection settings of registries, in YAML.
 
-A file of hosts has one key, `registries`: how each registry is reached. Keys are named as in regsync where it has them.
+A hosts file has one key, `registries`, with the settings of each registry. Keys that regsync has keep its names.
 """
 
 import re
@@ -21,44 +21,49 @@ from prefect_dist.remotes.hosts import Capability, check_readable
 
 MAX_CONCURRENCY = 64
 CONCURRENCY = 8
-"""How many things a run does at once, if nobody says."""
-BLOB_CHUNK = "Bytes in a request of a chunked upload; 64 MiB, if nothing is said"
-BLOB_MAX = "Bytes of a blob that is uploaded in one request; as blobChunk, if nothing is said; -1 for any number"
-# As a repository's name is built (distribution-spec, "Pulling manifests"), slashes around it allowed.
+"""The default of the maximum number of parallel tasks of a run."""
+BLOB_CHUNK = "Bytes per request of a chunked upload; default: 64 MiB"
+BLOB_MAX = "Maximum bytes of a blob that is uploaded in one request; default: blobChunk; -1: no maximum"
+# The grammar of repository names (distribution-spec, "Pulling manifests"), optionally between slashes.
 _PREFIX = r"^/?([a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*/?)?$"
 # token ::= 1*tchar  (RFC 9110, 5.6.2)
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 class Registry(Section):
-    """How one registry is reached."""
+    """The connection settings of a registry."""
 
-    hostname: Host | None = Field(default=None, description="Where it is, if not where its name says: host[:port]")
+    hostname: Host | None = Field(default=None, description="host[:port] of the server, if it differs from the name")
     tls: Literal["enabled", "insecure", "disabled"] | None = Field(
-        default=None, description="https, https without looking at certificates, http; on loopback addresses http unless said"
+        default=None,
+        description="HTTPS (enabled), HTTPS with any certificate (insecure), HTTP (disabled); default: HTTPS, HTTP on loopback",
     )
-    ca_file: str | None = Field(default=None, description="PEM file of the authorities to trust, instead of the system's")
-    cert_file: str | None = Field(default=None, description="PEM file of our certificate")
-    key_file: str | None = Field(default=None, description="PEM file of its key, if that is not in certFile")
-    mirrors: list[Host] = Field(default=[], description="Registries that are asked before it, in this order")
+    ca_file: str | None = Field(default=None, description="CA bundle (PEM), which replaces the system's")
+    cert_file: str | None = Field(default=None, description="PEM file of the client certificate")
+    key_file: str | None = Field(default=None, description="PEM file of the key, if certFile does not contain it")
+    mirrors: list[Host] = Field(default=[], description="Registry mirrors, which a run tries first, in this order")
     path_prefix: str = Field(
-        default="", pattern=_PREFIX, description="Comes before the names of repositories, such as cache/hub"
+        default="", pattern=_PREFIX, description="Path that precedes the names of repositories, such as cache/hub"
     )
-    headers: dict[str, str] = Field(default={}, repr=False, description='Go with every request; may be {{env "NAME"}}')
-    req_concurrent: int | None = Field(default=None, ge=1, description="Requests under way at once")
-    req_per_sec: float | None = Field(default=None, gt=0, description="Requests begun in a second")
-    avoid: list[Capability] = Field(default=[], description="What it cannot do: head, range, mount, chunked, referrers")
+    headers: dict[str, str] = Field(
+        default={}, repr=False, description='HTTP headers of each request; a value may be {{env "NAME"}}'
+    )
+    req_concurrent: int | None = Field(default=None, ge=1, description="Maximum number of concurrent requests")
+    req_per_sec: float | None = Field(default=None, gt=0, description="Maximum number of requests per second")
+    avoid: list[Capability] = Field(
+        default=[], description="Features that the registry lacks without saying so: head, range, mount, chunked, referrers"
+    )
     private_hosts: list[Host] = Field(
-        default=[], description="Servers at private addresses that it may redirect to: host or host:port"
+        default=[], description="Servers at private addresses that the registry may redirect to: host or host:port"
     )
     blob_chunk: int | None = Field(default=None, ge=1, description=BLOB_CHUNK)
     blob_max: int | None = Field(default=None, ge=-1, description=BLOB_MAX)
 
     def settings(self, document: Document, place: Place) -> HostSettings:
-        """Return the settings as `remotes` takes them, with secrets resolved. Relative paths start where the document is.
+        """Return the settings for `remotes`, with secrets resolved. Relative paths start at the directory of the document.
 
         Raises:
-            InvalidInput: a secret or a file is not where it should be, or is of no use.
+            InvalidInput: a secret or a file is missing or invalid.
         """
         prefix = self.path_prefix.strip("/")
         settings = HostSettings(
@@ -85,16 +90,17 @@ class Registry(Section):
 
 
 class HostsFile(Section):
-    """A file of hosts."""
+    """The content of a hosts file."""
 
     registries: dict[Host, Registry]
 
 
 def hosts(path: str | None, *, plain_http: bool = False, ca_file: str | None = None, insecure: Sequence[str] = ()) -> Hosts:
-    """Return the settings of hosts from a file and from options, which take precedence.
+    """Return the settings of registries from a hosts file and from options. Options take precedence.
 
     Raises:
-        InvalidInput: the file is wrong, or one that it names; the message names file, line and key. Or `ca_file` is.
+        InvalidInput: the hosts file, a file that it names, or `ca_file` is missing or invalid; the message names file, line
+            and key.
     """
     named: dict[str, HostSettings] = {}
     if path is not None:
@@ -103,7 +109,7 @@ def hosts(path: str | None, *, plain_http: bool = False, ca_file: str | None = N
             named[host] = entry.settings(document, ("registries", host))
     for host in insecure:
         if not is_host(host):
-            raise InvalidInput(f"insecure {host!r}: expected host[:port], as it stands in references")
+            raise InvalidInput(f"insecure {host!r}: expected host[:port] as in references")
         known = named.get(host, HostSettings())
         named[host] = replace(known, scheme="https", tls=replace(known.tls, verify=False))
     found = Hosts(named=named, plain_http=plain_http, ca_file=ca_file and str(Path(ca_file).expanduser()))
@@ -113,7 +119,7 @@ def hosts(path: str | None, *, plain_http: bool = False, ca_file: str | None = N
 
 
 def _check(tls: Tls, document: Document, place: Place) -> None:
-    """Reject unusable certificate files with the line that names them, before any request."""
+    """Reject unusable certificate files before any request. The message has the line that names the file."""
     files = {"caFile": tls.ca_file, "certFile": tls.cert_file, "keyFile": tls.key_file}
     steps: list[tuple[str, Callable[[], object]]]
     steps = [(key, partial(check_readable, path)) for key, path in files.items() if path is not None]
@@ -127,10 +133,10 @@ def _check(tls: Tls, document: Document, place: Place) -> None:
 
 
 def _header(name: str, text: str, document: Document, place: Place) -> tuple[str, str]:
-    """Return a header as it is sent, without the whitespace at the end of a file or variable.
+    """Return an HTTP header with its template replaced, and without whitespace around the value.
 
     Raises:
-        InvalidInput: no header can be so; the value, which may be a secret, is not shown.
+        InvalidInput: the header is invalid; the message does not show the value, which may be a secret.
     """
     document.refuse_secret(text, place)
     at = document.where(place)
@@ -138,7 +144,7 @@ def _header(name: str, text: str, document: Document, place: Place) -> tuple[str
     if not _HEADER_NAME.fullmatch(name):
         raise InvalidInput(f"{at}: expected the name of a header, such as X-Api-Key")
     if not (value.isascii() and value.isprintable()):
-        raise InvalidInput(f"{at}: expected one line of printable ASCII characters, got others")
+        raise InvalidInput(f"{at}: expected one line of printable ASCII characters")
     return name, value
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prefect_dist.mirror.config import Mirror, parse_mirror
+from prefect_dist.mirror.config import Mirror, parse_mirror, without_file
 from prefect_dist.mirror.lock import Lock, Locked
 from prefect_dist.mirror.yamlfile import Document
 from prefect_dist.ocispec import Reference
@@ -32,11 +32,6 @@ def from_lock(path: str) -> Mirror:
     name = Path(path).name.removesuffix(".json").removesuffix(".lock")
     found = parse_mirror(Document(path=path, data={"name": name, "lock": lock, "sync": sync}, lines={}))
     return replace(without_file(found), is_lock=True)
-
-
-def without_file(found: Mirror) -> Mirror:
-    """Return the configuration with messages that name options, because there is no file with keys to set."""
-    return replace(found, way=None, hosts=replace(found.hosts, advice=None))
 
 
 def _entry(target: Reference, record: Locked) -> dict[str, Any]:

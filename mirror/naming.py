@@ -11,23 +11,23 @@ from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
 from prefect_dist.ocispec.reference import expand
 
-# regclient's fields of a reference, as far as there is something in them for a registry.
+# The fields of a reference in regclient's templates that apply to registries.
 FIELDS = ("Registry", "Repository", "Tag", "Digest", "Reference", "CommonName")
 # group ::= "$" number | "${" name "}" | "\" digit | "\g<" name ">"
 _GROUP = re.compile(r"\$([0-9]+)|\$\{(\w+)\}|\\([0-9])|\\g<(\w+)>")
 
 What = Literal["image", "repository", "registry", "backup"]
-"""What a name without a template is: all of an image's, that of a repository, what comes before one, or a backup's."""
+"""Kind of a name without `.Ref`: an image, a repository, a registry with an optional path, or a backup."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rename:
-    r"""A replacement for paths `repository[:tag]` at a target that `match` matches in full.
+    r"""A rule that replaces a path `repository[:tag]` at a target if `match` matches the whole path.
 
-    `to` names groups of the expression: `$1` or `\1`, `${name}` or `\g<name>`.
+    `to` may contain groups of the expression: `$1` or `\1`, `${name}` or `\g<name>`.
 
     Raises:
-        InvalidInput: no such expression, or it has no such group.
+        InvalidInput: `match` is no regular expression, or lacks a group of `to`.
     """
 
     match: str
@@ -37,23 +37,23 @@ class Rename:
         pattern = compile_pattern(self.match)
         groups = {*pattern.groupindex, *(str(number) for number in range(pattern.groups + 1))}
         for group in _GROUP.finditer(self.to):
-            if _name(group) not in groups:
-                raise InvalidInput(f"expected a group of {self.match!r}, got {group[0]!r}")
+            if _group_name(group) not in groups:
+                raise InvalidInput(f"to: expected a group of {self.match!r}, got {group[0]!r}")
 
     def of(self, path: str) -> str | None:
-        """Return the new path; None if `match` does not match."""
+        """Return the new path, or None if `match` does not match."""
         found = compile_pattern(self.match).fullmatch(path)
-        return None if found is None else _GROUP.sub(lambda group: _group(found, _name(group)), self.to)
+        return None if found is None else _GROUP.sub(lambda group: _group(found, _group_name(group)), self.to)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Naming:
-    """Makes names from a template.
+    """A template for the names of images at a target, or of backups.
 
-    A template that says nothing about `.Ref` is the name of an image, of a repository, to which the source's tag comes, or what
-    comes before the source's repository and tag. One that does is the whole name; without a tag, the source's comes to it. A
-    backup is called what its template gives if that has `:` or `/` in it, and otherwise has it for its tag. The first of
-    `renames` that matches is applied, if any does.
+    A template without `.Ref` is, depending on `what`, the name of an image, a repository that gets the source's tag, or a
+    registry with a path that gets the source's repository and tag. A template with `.Ref` is the full name, and gets the
+    source's tag if its result has none. The result for a backup is a reference if it contains `:` or `/`, otherwise a tag.
+    The first rule of `renames` that matches applies.
     """
 
     template: Template
@@ -65,10 +65,10 @@ class Naming:
     def read(
         cls, text: str, *, at: str, what: What, sync: Mapping[str, str] | None = None, renames: Sequence[Rename] = ()
     ) -> Self:
-        """Return the naming at a place of a configuration. `sync` has the fields of `.Sync`.
+        """Return the naming in a text. `sync` has the fields of `.Sync`.
 
         Raises:
-            InvalidInput: no such template, or what it gives is no name; the message begins with `at`.
+            InvalidInput: the template is invalid, or its result is no name; the message begins with `at`.
         """
         known = {"Ref": FIELDS, "Sync": tuple(sync or ())}
         naming = cls(
@@ -78,21 +78,21 @@ class Naming:
             renames=tuple(renames),
         )
         if not naming.template.refers_to("Ref"):
-            naming.of(_ANY, _ANY)
+            naming.of(_EXAMPLE, _EXAMPLE)
         return naming
 
     def of(self, source: Reference, target: Reference | None = None) -> Reference:
-        """Return the name of an image. For a backup, `target` is the reference that is about to be overwritten.
+        """Return the name of an image at the target. For a backup, `target` is the reference that the run overwrites.
 
         Raises:
-            InvalidInput: what comes out is no name; the message says of what, and what came.
+            InvalidInput: the result is no name; the message shows the image and the result.
         """
         subject = target or source
         text = self.template.render({"Ref": _fields(subject), "Sync": dict(self.sync)}).strip()
         try:
             return self._rename(self._complete(text, subject))
         except InvalidInput as exc:
-            about = "" if subject is _ANY else f" for {subject}"
+            about = "" if subject is _EXAMPLE else f" for {subject}"
             made = "" if text == self.template.text else f", which gives {quote_text(text)}{about}"
             raise InvalidInput(f"{self.template.at}: {quote_text(self.template.text)}{made}: {exc}") from exc
 
@@ -106,7 +106,7 @@ class Naming:
             return Reference.parse(expand(text))
         if self.what == "registry" and not self.template.refers_to("Ref"):
             return Reference.parse(expand(f"{text.rstrip('/')}{separator}{path}"))
-        if self.template.refers_to("Ref") and _is_named(text):
+        if self.template.refers_to("Ref") and _has_tag_or_digest(text):
             return Reference.parse(expand(text))
         return Reference.parse(expand(f"{text}{named}"))
 
@@ -117,8 +117,7 @@ class Naming:
         return reference if renamed is None else Reference.parse(f"{reference.host}/{renamed}{digest}")
 
 
-# Stands in for every image where a name is tried out.
-_ANY = Reference.parse("registry.example/repository:tag")
+_EXAMPLE = Reference.parse("registry.example/repository:tag")
 
 
 def _fields(reference: Reference) -> dict[str, str]:
@@ -133,12 +132,12 @@ def _fields(reference: Reference) -> dict[str, str]:
     return {name: text or "" for name, text in texts.items()}
 
 
-def _is_named(text: str) -> bool:
-    """Return whether a text has a tag or digest in its last component."""
+def _has_tag_or_digest(text: str) -> bool:
+    """Return True if the last component of a text has a tag or digest."""
     return bool(re.search("[:@]", text.rpartition("/")[2]))
 
 
-def _name(group: re.Match[str]) -> str:
+def _group_name(group: re.Match[str]) -> str:
     return next(one for one in group.groups() if one is not None)
 
 

@@ -1,4 +1,4 @@
-"""Schedules in a configuration. Another program starts the runs, such as Prefect."""
+"""Schedules in a configuration. They are validated, but start no run: a deployment in Prefect has its own schedule."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from prefect_dist.ocispec import units
 from prefect_dist.ocispec.errors import InvalidInput
 
 _FIELDS = 5
-# What cron programs and regsync know beside five fields.
+# Names that cron programs and regsync accept in place of five fields.
 _NAMED = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -26,7 +26,7 @@ _EVERY = "@every "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
-    """Either a cron expression of five fields, or the seconds between two runs. `at` is where the configuration says so."""
+    """A cron expression of five fields, or the seconds between two runs. `at` is its place in the configuration."""
 
     at: str
     cron: str | None = None
@@ -34,15 +34,15 @@ class Schedule:
 
     @property
     def option(self) -> str:
-        """Return the option of `prefect deployment schedule create` for the schedule."""
+        """Option of `prefect deployment schedule create` for the schedule."""
         return f"--interval {self.interval_s:g}" if self.cron is None else f"--cron '{self.cron}'"
 
     @classmethod
     def parse(cls, text: str, *, at: str) -> Self:
-        """Return the schedule of a cron expression, `@daily` and the like, or `@every 6h`.
+        """Return the schedule in a cron expression, a name such as `@daily`, or `@every 6h`.
 
         Raises:
-            InvalidInput: it is none.
+            InvalidInput: the text is invalid.
         """
         if text.startswith(_EVERY):
             try:
@@ -50,27 +50,26 @@ class Schedule:
             except InvalidInput as exc:
                 raise InvalidInput(f"{at}: {exc}") from exc
         cron = _NAMED.get(text, text)
-        problem = f"there are {len(cron.split())} fields" if len(cron.split()) != _FIELDS else _problem(cron)
+        count = len(cron.split())
+        problem = _find_problem(cron) if count == _FIELDS else f"{count} of {_FIELDS} fields"
         if problem:
-            raise InvalidInput(
-                f"{at}: expected minute, hour, day, month and day of the week, such as '15 1 * * *', got {text!r}: {problem}"
-            )
+            form = "expected minute, hour, day, month and day of the week, such as '15 1 * * *'"
+            raise InvalidInput(f"{at}: {form}, got {text!r}: {problem}")
         return cls(at=at, cron=cron)
 
 
-def idle_schedules(schedules: Sequence[Schedule]) -> list[str]:
-    """Return a warning that these schedules start no run, with the command for Prefect; none without schedules."""
+def list_idle_schedules(schedules: Sequence[Schedule]) -> list[str]:
+    """Return a warning that the schedules start no run, with the command that sets the first one on the deployment."""
     if not schedules:
         return []
     first, others = schedules[0], len(schedules) - 1
     places = f"{first.at} and {others} more" if others else first.at
     have = "have" if others else "has"
-    likewise = "; likewise for the others" if others else ""
-    how = f"prefect deployment schedule create mirror/mirror {first.option}{likewise}"
-    return [f"{places}: {have} no effect: Prefect starts runs, by the schedule of a deployment; to make one: {how}"]
+    command = f"prefect deployment schedule create mirror/mirror {first.option}"
+    return [f"{places}: {have} no effect: only the schedule of a deployment starts runs; to create one: {command}"]
 
 
-def _problem(cron: str) -> str | None:
+def _find_problem(cron: str) -> str | None:
     try:
         CronSim(cron.replace("?", "*"), datetime.now(UTC))
     except CronSimError as exc:

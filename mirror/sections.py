@@ -1,7 +1,7 @@
-"""The sections of a mirror's configuration, as pydantic checks them.
+"""The sections of a mirror's configuration file, which pydantic validates.
 
-Keys are named as in regsync's files (version 1) where those have them, and mean the same; such a file loads as it is. What they
-say is turned into values of ours by `mirror.config`.
+Keys that regsync's files (version 1) have keep their names and meanings, so that such a file loads unchanged. `mirror.config`
+turns sections into values of this program.
 """
 
 import re
@@ -19,7 +19,7 @@ from prefect_dist.ocispec.platform import Platform
 
 
 def _date(value: object) -> object:
-    """Return a date, or a time with its zone; without one it is UTC."""
+    """Return the time in a text. Without a time zone, the text is in UTC."""
     try:
         moment = datetime.fromisoformat(str(value))
     except ValueError:
@@ -41,288 +41,323 @@ def _one_or_more(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
 
-_REFERRED = 'may be {{env "NAME"}} or {{file "PATH"}}'
+def _store(value: object) -> object:
+    return {"url": value} if isinstance(value, str) else value
+
+
+_TEMPLATE = 'may be {{env "NAME"}} or {{file "PATH"}}'
 
 Regex = Annotated[Text, valid_by(compile_pattern)]
 PlatformName = Annotated[Text, valid_by(Platform.parse)]
 Date = Annotated[datetime, BeforeValidator(_date, json_schema_input_type=str)]
-
-
 TextOrNothing = Annotated[Text, BeforeValidator(_text_or_nothing, json_schema_input_type=str | float | None)]
 
 
 class Created(LenientSection):
-    """A window of dates; an image whose date is unknown is in it."""
+    """A range of creation dates. An image without a date passes."""
 
-    after: Date | None = Field(default=None, description="Made at this date (UTC) or time, or later")
-    within: Seconds | None = Field(default=None, description="Made at most so long ago, such as 90d")
+    after: Date | None = Field(default=None, description="Select images created at or after this date (UTC) or time")
+    within: Seconds | None = Field(default=None, description="Select images created within this period before now, such as 90d")
 
 
 class LatestTags(LenientSection):
-    """The newest tags that are versions."""
+    """The newest of the tags that are versions."""
 
-    count: int = Field(ge=1, description="So many of each group: tags with as many numbers and the same text around them")
-    per: Literal["all", "major", "minor"] = Field(default="all", description="A group for each major, or each minor version")
+    count: int = Field(ge=1, description="Number of tags per group; a group has equally many numbers and the same other text")
+    per: Literal["all", "major", "minor"] = Field(
+        default="all", description="Make a separate group for each major or each minor version"
+    )
 
 
 class TagFilter(LenientSection):
-    """Which tags of a repository; a tag has to pass all that is said."""
+    """A filter for the tags of a repository. A tag must meet each condition."""
 
-    allow: list[Regex] = Field(default=[], description="Regular expressions, one of which has to match the whole tag")
-    deny: list[Regex] = Field(default=[], description="Regular expressions, none of which may match the whole tag")
+    allow: list[Regex] = Field(default=[], description="Regular expressions; at least one must match the whole tag")
+    deny: list[Regex] = Field(default=[], description="Regular expressions; none may match the whole tag")
     semver_range: list[Annotated[Text, valid_by(Range.parse)]] = Field(
-        default=[], description="Ranges of versions, one of which the tag has to be in, such as '>=1.2 <2.0'; = > < >= <= ~ ^"
+        default=[],
+        description="Version ranges; at least one must contain the tag, such as '>=1.2 <2.0'; operators: = > < >= <= ~ ^",
     )
-    latest: LatestTags | None = Field(default=None, description="Of these, the newest versions alone")
+    latest: LatestTags | None = Field(default=None, description="Select only the newest versions of the remaining tags")
 
 
 class Tags(TagFilter):
-    """Which tags, and of their images those of a time."""
+    """A filter for the tags of a repository, and for the creation dates of their images."""
 
-    created: Created | None = Field(default=None, description="Of all that are chosen, images made in this time alone")
+    created: Created | None = Field(
+        default=None, description="Select only images created in this period, among the tags of tags and tagSets"
+    )
 
 
 class Repositories(LenientSection):
-    """Which repositories of a registry."""
+    """A filter for the repositories of a registry."""
 
-    allow: list[Regex] = Field(default=[], description="Regular expressions, one of which has to match the whole name")
-    deny: list[Regex] = Field(default=[], description="Regular expressions, none of which may match the whole name")
+    allow: list[Regex] = Field(default=[], description="Regular expressions; at least one must match the whole name")
+    deny: list[Regex] = Field(default=[], description="Regular expressions; none may match the whole name")
 
 
 class RenameRule(LenientSection):
-    """What paths at a target become."""
+    """A rule that changes repositories and tags at a target."""
 
-    match: Regex = Field(description="A regular expression for all of repository:tag, as it would be at the target")
-    to: Text = Field(description="The repository:tag to be there instead; $1 or ${name} is a group of the expression")
+    match: Regex = Field(description="Regular expression that must match the whole repository:tag at the target")
+    to: Text = Field(description="The new repository:tag; $1 or ${name} inserts a group of the expression")
 
     @model_validator(mode="after")
-    def _groups(self) -> "RenameRule":
-        self.rule()
+    def _validate_groups(self) -> "RenameRule":
+        self.to_rename()
         return self
 
-    def rule(self) -> Rename:
-        """The same as a value of ours."""
+    def to_rename(self) -> Rename:
+        """Return the rule as `mirror.naming` applies it."""
         return Rename(match=self.match, to=self.to)
 
 
 class GateSection(LenientSection):
-    """Who is asked before an image is published."""
+    """An external check that may veto the publication of an image."""
 
     command: list[Text] = Field(default=[], description="A program and its arguments")
     python: Annotated[Text, AfterValidator(_entry_point)] | None = Field(
         default=None, description="A callable, as module:function"
     )
-    timeout: Seconds = Field(default=300, description="How long it may take")
+    timeout: Seconds = Field(default=300, description="Maximum duration of one check")
     existing: Flag = Field(
-        default=False, description="Also ask, in each run, about images that are at their targets already; a veto is reported"
+        default=False, description="Check images that exist at their targets, too, in each run; the report lists a veto"
     )
 
     @model_validator(mode="after")
-    def _either(self) -> "GateSection":
+    def _validate_kind(self) -> "GateSection":
         if bool(self.command) == bool(self.python):
             raise ValueError("expected either command or python")
         return self
 
 
 class PruneSection(LenientSection):
-    """When tags are removed that the mirror created and that are not wanted any more."""
+    """The conditions for deleting orphaned tags."""
 
-    after: Seconds = Field(default=7 * 86400, description="So long after it was first seen")
+    after: Seconds = Field(default=7 * 86400, description="Grace period after a run first finds the tag orphaned")
     most: int = Field(
         default=20,
         ge=1,
-        description="Only while fewer are removed in the run, by all entries together; the longest unwanted first",
+        description="Maximum number of tags deleted in one run, for all entries together; the oldest orphaned tags first",
     )
 
 
 class ReferrerFilterSection(LenientSection):
-    """A condition that a listed referrer has to meet."""
+    """A filter for the referrers that a registry lists."""
 
-    artifact_type: Text | None = Field(default=None, description="The artifact type of the referrer; any without this")
+    artifact_type: Text | None = Field(default=None, description="Artifact type of the referrer; default: any")
     annotations: dict[str, TextOrNothing] = Field(
-        default={}, description="Annotations that the referrer has, all of them; an empty value matches any value"
+        default={}, description="Annotations that the referrer must have; an empty value matches any value"
     )
 
 
 class RateLimit(LenientSection):
-    """regsync's pause before a quota is used up."""
+    """regsync's pause before a registry's quota runs out."""
 
-    min: int = Field(default=0, description="Requests that have to be left")
-    retry: Seconds = Field(default=0, description="How long to wait otherwise")
+    min: int = Field(default=0, description="Minimum number of requests left in the quota")
+    retry: Seconds = Field(default=0, description="Pause until the next try")
 
 
 class Options(LenientSection):
-    """What may be said of an entry, or as a default of all."""
+    """The options of an entry, which `defaults` may set for all entries."""
 
     backup: Text | None = Field(
-        default=None, description="Tag or reference for what is overwritten, such as backup-{{.Ref.Tag}}; .Ref is the target"
+        default=None,
+        description="Tag or reference for a backup of each overwritten image, such as backup-{{.Ref.Tag}}; .Ref is the target",
     )
-    interval: Seconds | None = Field(default=None, description="How often; starts no run: a warning shows how")
+    interval: Seconds | None = Field(default=None, description="Validated, never executed: set the schedule on the deployment")
     schedule: Text | None = Field(
-        default=None, description="When, as cron has it; starts no run: a warning shows how; goes before interval"
+        default=None,
+        description="Cron expression; validated, never executed: set the schedule on the deployment; overrides interval",
     )
     digest_tags: Flag | None = Field(
         default=None,
-        description="Also cosign's digest tags: sha256-….sig, .att, .sbom; included in referrers, unless this is false",
+        description="Mirror cosign's digest tags: sha256-….sig, .att, .sbom; default: the value of referrers",
     )
     referrers: Flag = Field(
-        default=False,
-        description="Also signatures, bills of materials and attestations: manifests that refer to the image, and digest tags",
+        default=False, description="Mirror the referrers of each image (signatures, SBOMs, attestations) and its digest tags"
     )
     referrer_filters: list[ReferrerFilterSection] = Field(
         default=[],
-        description="With referrers, only listed referrers that match one of these; digest tags are not filtered",
+        description="With referrers: mirror only listed referrers that match one of these filters; does not filter digest tags",
     )
     platforms: list[PlatformName] | None = Field(
-        default=None, description="These of an index alone, such as linux/arm64; otherwise all"
+        default=None,
+        description="Mirror only these platforms of an index, such as linux/arm64; the index keeps its digest but is sparse",
     )
     rewrite_index: Flag = Field(
         default=False,
-        description="Make an index of these platforms alone, which has another digest; otherwise it stays as it is",
+        description="Publish a new index of only these platforms, with another digest, for targets that reject a sparse index",
     )
-    gate: GateSection | None = Field(default=None, description="Who is asked before an image is published")
+    gate: GateSection | None = Field(default=None, description="External check that may veto the publication of an image")
     prune: PruneSection | None = Field(
-        default=None, description="Remove tags that this mirror made and that are wanted no longer"
+        default=None, description="Delete orphaned tags: tags that this mirror created and no entry selects any more"
     )
     immutable_tags: list[Regex] = Field(
         default=[],
-        description="Regular expressions for tags that never change: once mirrored, they are looked up at the target only",
+        description="Regular expressions for tags that never change; a run looks up a mirrored tag only at its targets",
     )
     trust_lock: Flag = Field(
-        default=False, description="For immutableTags, trust the lock file: send no request, and miss what changed at a target"
+        default=False,
+        description="For immutableTags: trust the lock file and send no request, so a run misses changes at a target",
     )
-    rename: list[RenameRule] = Field(default=[], description="The first rule that matches is applied to the name at a target")
+    rename: list[RenameRule] = Field(default=[], description="Rules for names at targets; a run applies the first that matches")
 
     ratelimit: RateLimit | None = no_effect(
-        "a plan says what it needs of a quota, and requests wait as long as a registry wants"
+        "the plan shows how much of a quota the run needs, and requests wait as long as a registry demands"
     )
-    fast_check: Flag | None = no_effect("what a target has is never sent again")
-    fast_copy: Flag | None = no_effect("what a target has is never sent again")
-    force_recursive: Flag | None = no_effect("`dist check --repair` sends what is missing")
-    include_external: Flag | None = no_effect("layers that are not to be distributed stay where their urls lead")
-    media_types: list[Text] | None = no_effect("images of all media types are mirrored")
-    hooks: dict[str, Any] | None = no_effect("nor has it with regsync; `gate` asks before an image is published")
-    referrer_source: Text | None = no_effect("referrers are taken from the repository of their image")
-    referrer_target: Text | None = no_effect("referrers go to the repository of their image")
-    referrer_slow: Flag | None = no_effect("the referrers API is asked, or the fallback tag")
+    fast_check: Flag | None = no_effect("a run never sends content again that a target has")
+    fast_copy: Flag | None = no_effect("a run never sends content again that a target has")
+    force_recursive: Flag | None = no_effect("`dist check --repair` sends missing content")
+    include_external: Flag | None = no_effect("non-distributable layers stay at the URLs in their descriptors")
+    media_types: list[Text] | None = no_effect("a run mirrors images of all media types")
+    hooks: dict[str, Any] | None = no_effect("regsync ignores hooks, too; `gate` checks images before publication")
+    referrer_source: Text | None = no_effect("a run reads referrers from the repository of their image")
+    referrer_target: Text | None = no_effect("a run publishes referrers in the repository of their image")
+    referrer_slow: Flag | None = no_effect("a run uses the referrers API, or the fallback tag if there is no API")
 
 
 class Defaults(Options):
-    """What holds for all entries that do not say otherwise, and what is regsync's for the whole run."""
+    """The default options of all entries, and regsync's options of a run."""
 
-    parallel: int | None = Field(default=None, ge=0, description="regsync's name for concurrency; more than 64 counts as 64")
-    blob_limit: int | None = no_effect("manifests have one bound, blobs none")
-    cache_count: int | None = no_effect("a run keeps what it was told")
-    cache_time: Text | None = no_effect("a run keeps what it was told")
-    skip_docker_config: Flag | None = no_effect("credentials that are configured go before those of docker login")
-    user_agent: Text | None = no_effect("the program says what it is")
+    parallel: int | None = Field(default=None, ge=0, description="regsync's name for concurrency; values above 64 count as 64")
+    blob_limit: int | None = no_effect("the size of manifests has a fixed limit, and the size of blobs has no limit")
+    cache_count: int | None = no_effect("a run keeps the answers of registries until it ends")
+    cache_time: Text | None = no_effect("a run keeps the answers of registries until it ends")
+    skip_docker_config: Flag | None = no_effect("credentials in the configuration take precedence over `docker login`")
+    user_agent: Text | None = no_effect("requests name this program and its version")
 
 
 class SyncEntry(Options):
-    """What is mirrored from where to where."""
+    """A source, its targets, and a selection of images."""
 
-    source: Text = Field(description="Registry, repository or image, as type says; short names as docker has them")
-    target: Text | None = Field(default=None, description="Likewise; may be a template")
-    targets: list[Text] = Field(default=[], description="Several of these")
-    type: Literal["registry", "repository", "image"] = Field(description="What source and target are")
-    tags: Tags | None = Field(default=None, description="Which tags; all, if nothing is said")
-    tag_sets: list[TagFilter] = Field(default=[], description="Which tags, in several ways: a tag has to pass one of them")
-    repos: Repositories | None = Field(default=None, description="Which repositories of a registry")
+    source: Text = Field(description="Registry, repository or image, depending on type; short names are Docker Hub's")
+    target: Text | None = Field(default=None, description="Registry, repository or image, depending on type; may be a template")
+    targets: list[Text] = Field(default=[], description="Several targets, instead of target")
+    type: Literal["registry", "repository", "image"] = Field(description="Kind of source and target")
+    tags: Tags | None = Field(default=None, description="Filter for tags; default: all tags")
+    tag_sets: list[TagFilter] = Field(default=[], description="Several filters for tags; a tag must pass one of them")
+    repos: Repositories | None = Field(default=None, description="Filter for the repositories of a registry")
     platform: PlatformName | None = Field(
-        default=None, description="Instead of an index its image for this platform, os/architecture[/variant]"
+        default=None, description="Mirror the image for os/architecture[/variant] in place of its index"
     )
 
     @model_validator(mode="after")
-    def _one_way(self) -> "SyncEntry":
+    def _validate_alternatives(self) -> "SyncEntry":
         if bool(self.target) == bool(self.targets):
             raise ValueError("expected either target or targets")
+        if self.platform and self.platforms:
+            raise ValueError("expected either platform or platforms")
         return self
 
 
 class SeedSection(Options):
-    """What is brought to registries in bulk, each image under its own repository and tag."""
+    """Images that `dist seed` mirrors to registries, each under its own repository and tag."""
 
     images: list[Text] = Field(default=[], description="References of images")
-    file: Text | None = Field(default=None, alias="list", description="A file of references, one in a line; # begins a comment")
+    file: Text | None = Field(default=None, alias="list", description="File with one reference per line; # starts a comment")
     to: Annotated[list[Text], BeforeValidator(_one_or_more, json_schema_input_type=Text | list[Text])] = Field(
-        min_length=1, description="Registries, each with or without a path that comes before the repositories"
+        min_length=1, description="Target registries, each optionally with a path that precedes the repositories"
     )
 
 
-class MirrorRegistry(LenientSection, Registry):
-    """How one registry is reached, and who we are there."""
+class LoginSection(LenientSection):
+    """The credentials for a registry."""
 
-    user: Text | None = Field(default=None, repr=False, description=f"The user; {_REFERRED}")
-    pass_: Text | None = Field(default=None, alias="pass", repr=False, description=f"Password; {_REFERRED}")
-    token: Text | None = Field(default=None, repr=False, description=f"Identity token (OAuth2), instead; {_REFERRED}")
+    user: Text | None = Field(default=None, repr=False, description=f"User name; {_TEMPLATE}")
+    pass_: Text | None = Field(default=None, alias="pass", repr=False, description=f"Password or access token; {_TEMPLATE}")
+    token: Text | None = Field(
+        default=None, repr=False, description=f"Identity token (OAuth2 refresh token), instead of a password; {_TEMPLATE}"
+    )
+
+    @model_validator(mode="after")
+    def _validate_login(self) -> "LoginSection":
+        if self.user and not (self.pass_ or self.token):
+            raise ValueError("expected pass or token in addition to user")
+        if self.pass_ and not self.user:
+            raise ValueError("expected user in addition to pass")
+        return self
+
+
+class MirrorRegistry(LoginSection, Registry):
+    """The connection settings and the credentials of a registry."""
+
     block: Text | None = Field(
-        default=None, description="Block of Prefect's that has user and password, instead: NAME or TYPE/NAME"
+        default=None, description="Prefect block with the credentials: NAME of a Registry Credentials block, or TYPE/NAME"
     )
 
+    @model_validator(mode="after")
+    def _validate_block(self) -> "MirrorRegistry":
+        if self.block and (self.user or self.pass_ or self.token):
+            raise ValueError("expected either block, or user, pass and token")
+        return self
 
-class Creds(LenientSection):
-    """A registry as regsync says it: the same as in `registries`, with its name within."""
 
-    registry: Text = Field(description="host[:port], as it stands in references; may be a template")
-    hostname: Host | None = Field(default=None, description="Where it is, if not where its name says: host[:port]")
-    user: Text | None = Field(default=None, repr=False, description=f"The user; {_REFERRED}")
-    pass_: Text | None = Field(default=None, alias="pass", repr=False, description=f"Password; {_REFERRED}")
-    token: Text | None = Field(default=None, repr=False, description=f"Identity token (OAuth2), instead; {_REFERRED}")
-    tls: Annotated[Literal["", "enabled", "insecure", "disabled"], BeforeValidator(lambda said: str(said).lower())] = Field(
-        default="", description="https, https without looking at certificates, http"
+class Creds(LoginSection):
+    """The settings of a registry in regsync's form: the same as in `registries`, including the name."""
+
+    registry: Text = Field(description="host[:port] of the registry in references; may be a template")
+    hostname: Host | None = Field(default=None, description="host[:port] of the server, if it differs from registry")
+    tls: Annotated[Literal["", "enabled", "insecure", "disabled"], BeforeValidator(lambda value: str(value).lower())] = Field(
+        default="", description="HTTPS (enabled), HTTPS with any certificate (insecure) or HTTP (disabled)"
     )
-    regcert: Text | None = Field(default=None, repr=False, description="Authorities to trust beside the system's, as PEM")
-    client_cert: Text | None = Field(default=None, repr=False, description="Our certificate, as PEM")
-    client_key: Text | None = Field(default=None, repr=False, description="Its key, as PEM")
-    mirrors: list[Host] = Field(default=[], description="Registries that are asked before it; higher priority comes first")
-    priority: int = Field(default=0, ge=0, description="Where it comes among the mirrors of others")
-    path_prefix: str = Field(default="", description="Comes before the names of repositories")
-    req_per_sec: float = Field(default=0, ge=0, description="Requests begun in a second; 0 is no limit")
-    req_concurrent: int = Field(default=0, ge=0, description="Requests under way at once; 0 is no limit")
-    api_opts: dict[str, Any] = Field(default={}, description='Of these, disableHead: "true" has an effect')
+    regcert: Text | None = Field(
+        default=None, repr=False, description="CA bundle (PEM) that the run trusts in addition to the system's"
+    )
+    client_cert: Text | None = Field(default=None, repr=False, description="Client certificate, as PEM")
+    client_key: Text | None = Field(default=None, repr=False, description="Key of the client certificate, as PEM")
+    mirrors: list[Host] = Field(default=[], description="Registry mirrors, which a run tries first; higher priority first")
+    priority: int = Field(default=0, ge=0, description="Priority of this registry as a registry mirror of others")
+    path_prefix: str = Field(default="", description="Path that precedes the names of repositories")
+    req_per_sec: float = Field(default=0, ge=0, description="Maximum number of requests per second; 0: no limit")
+    req_concurrent: int = Field(default=0, ge=0, description="Maximum number of concurrent requests; 0: no limit")
+    api_opts: dict[str, Any] = Field(default={}, description='Only disableHead: "true" has an effect')
 
-    blob_chunk: int = Field(default=0, ge=0, description=f"{BLOB_CHUNK}, or with 0")
-    blob_max: int = Field(default=0, ge=-1, description=f"{BLOB_MAX}; 0 is as nothing")
+    blob_chunk: int = Field(default=0, ge=0, description=f"{BLOB_CHUNK}; 0: the default")
+    blob_max: int = Field(default=0, ge=-1, description=f"{BLOB_MAX}; 0: the default")
 
-    cred_helper: Text | None = no_effect("name it under credHelpers in docker's config.json")
-    cred_expire: Text | None = no_effect("helpers are named in docker's config.json")
-    cred_host: Text | None = no_effect("helpers are named in docker's config.json")
-    repo_auth: Flag | None = no_effect("tokens are asked for by repository")
-    api: Text | None = no_effect("there is one API")
-    scheme: Text | None = no_effect("tls says it")
+    cred_helper: Text | None = no_effect("configure credential helpers under credHelpers in docker's config.json")
+    cred_expire: Text | None = no_effect("configure credential helpers in docker's config.json")
+    cred_host: Text | None = no_effect("configure credential helpers in docker's config.json")
+    repo_auth: Flag | None = no_effect("a run requests a token for each repository")
+    api: Text | None = no_effect("there is only one API")
+    scheme: Text | None = no_effect("tls sets the scheme")
+
+    @model_validator(mode="after")
+    def _validate_certificate(self) -> "Creds":
+        if bool(self.client_cert) != bool(self.client_key):
+            raise ValueError("expected both clientCert and clientKey, or neither")
+        return self
 
 
 class StoreSection(LenientSection):
-    """Where images are kept on their way."""
+    """The content store of a mirror."""
 
     url: Text = Field(description="A path, an fsspec URL such as s3://bucket/prefix, or block:NAME")
-    options: dict[str, Any] = Field(
-        default={}, description='Options of its file system; secrets may be {{env "NAME"}} or {{file "PATH"}}'
-    )
-
-
-def _store(value: object) -> object:
-    return {"url": value} if isinstance(value, str) else value
+    options: dict[str, Any] = Field(default={}, description=f"Options of the store's file system; a secret {_TEMPLATE}")
 
 
 class MirrorFile(LenientSection):
-    """A mirror's configuration."""
+    """The configuration of a mirror."""
 
-    version: Literal[1] = Field(default=1, description="regsync's: there is no other")
+    version: Literal[1] = Field(default=1, description="Version of regsync's format; always 1")
     name: Text | None = Field(
-        default=None, description="What runs are called; the file's name without its suffix, if nothing is said"
+        default=None,
+        description="Name of the mirror in reports, metrics and summaries; default: the file name without its suffix",
     )
     store: Annotated[StoreSection | None, BeforeValidator(_store, json_schema_input_type=Text | StoreSection)] = Field(
-        default=None, description="Where images are kept on their way"
+        default=None, description="Content store"
     )
-    lock: Text | None = Field(default=None, description="The lock file; beside this file, NAME.lock.json, if nothing is said")
+    lock: Text | None = Field(
+        default=None, description="Path or URL of the lock file; default: NAME.lock.json next to NAME.yaml"
+    )
     concurrency: int | None = Field(
-        default=None, ge=1, le=MAX_CONCURRENCY, description=f"How many things are done at once, {CONCURRENCY} by default"
+        default=None, ge=1, le=MAX_CONCURRENCY, description=f"Maximum parallel tasks; default: {CONCURRENCY}"
     )
     registries: dict[str, MirrorRegistry] = Field(
-        default={}, description="By host[:port], or host[:port]/namespace for credentials alone"
+        default={}, description="Settings by host[:port]; credentials also by host[:port]/namespace"
     )
-    creds: list[Creds] = Field(default=[], description="The same as regsync has it")
-    defaults: Defaults = Field(default=Defaults(), description="What holds for all entries that do not say otherwise")
-    sync: list[SyncEntry] = Field(default=[], description="What is mirrored from where to where")
-    seed: SeedSection | None = Field(default=None, description="What `dist seed` brings to registries in bulk")
+    creds: list[Creds] = Field(default=[], description="Settings of registries in regsync's form")
+    defaults: Defaults = Field(default=Defaults(), description="Default options of all entries")
+    sync: list[SyncEntry] = Field(default=[], description="Entries: sources, targets and selections of images")
+    seed: SeedSection | None = Field(default=None, description="Images that `dist seed` mirrors to registries")

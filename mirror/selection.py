@@ -1,6 +1,6 @@
 """The selection of repositories, tags and images by an entry.
 
-Filters are regsync's and come in its order: the range of versions, what is allowed, what is denied; then the newest alone.
+The filters apply in regsync's order: version ranges, `allow`, `deny`; then this program's filter for the newest versions.
 """
 
 import re
@@ -15,7 +15,7 @@ from prefect_dist.mirror.semver import Range, Version
 from prefect_dist.ocispec import config
 from prefect_dist.ocispec.errors import InvalidInput
 
-# Go's regular expressions, which regsync's files have, know POSIX classes; Python's do not.
+# POSIX classes, which Go's regular expressions have (regsync's files use them) and Python's lack.
 _CLASSES = {
     "alnum": "0-9A-Za-z",
     "alpha": "A-Za-z",
@@ -32,10 +32,10 @@ _FIRST = datetime(config.FIRST_YEAR, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patterns:
-    """Regular expressions that match a whole text: one of `allow` has to, unless there is none; none of `deny` may.
+    """Regular expressions for whole texts. At least one of `allow` must match, unless it is empty; none of `deny` may match.
 
     Raises:
-        InvalidInput: one that is no regular expression.
+        InvalidInput: a pattern is no regular expression.
     """
 
     allow: tuple[str, ...] = ()
@@ -48,25 +48,25 @@ class Patterns:
         object.__setattr__(self, "_deny", tuple(compile_pattern(one) for one in self.deny))
 
     def holds(self, text: str) -> bool:
-        """Return whether a text passes."""
+        """Return True if a text passes."""
         allowed = not self._allow or any(one.fullmatch(text) for one in self._allow)
         return allowed and not any(one.fullmatch(text) for one in self._deny)
 
     def choose(self, texts: Iterable[str]) -> list[str]:
-        """Return the texts that pass, in their order."""
+        """Return the texts that pass, in the given order."""
         return [text for text in texts if self.holds(text)]
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Return a regular expression in Python's syntax or, as far as tags need it, in Go's.
+    """Return the regular expression in a pattern of Python's syntax, with Go's POSIX classes.
 
     Raises:
-        InvalidInput: it is none.
+        InvalidInput: the pattern is no regular expression.
     """
     written = _CLASS.sub(lambda match: _CLASSES[match[1]], pattern)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # what may mean something else in a later Python
+            warnings.simplefilter("error")  # for syntax whose meaning may change in a later Python
             return re.compile(written)
     except (re.error, FutureWarning, OverflowError, RecursionError) as exc:
         raise InvalidInput(f"expected a regular expression ({exc})") from exc
@@ -77,18 +77,18 @@ NOTHING = Patterns(deny=("(?s:.*)",))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latest:
-    """The newest `count` tags of each group.
+    """A filter for the newest `count` tags of each group.
 
-    Tags are compared where they are of one shape: as many numbers (`7`, `7.2` and `7.2.4` are three shapes) and the same text
-    around them (so are `7.2.4`, `v7.2.4`, `7.2.4-alpine` and `7.3.0-rc1`). `per` makes a group of each major or minor version
-    of a shape.
+    The tags of a group have the same shape: equally many numbers (`7`, `7.2` and `7.2.4` are three shapes) and the same text
+    around the numbers (`7.2.4`, `v7.2.4`, `7.2.4-alpine` and `7.3.0-rc1` are four shapes). `per` makes a separate group for
+    each major or minor version of a shape.
     """
 
     count: int
     per: Literal["all", "major", "minor"]
 
     def group(self, version: Version) -> tuple[Any, ...]:
-        """Return the key of the versions that a version is compared with."""
+        """Return the key of a version's group."""
         shape = len(version.numbers), version.variant
         places = {"all": 0, "major": 1, "minor": 2}[self.per]
         return (*shape, *(version.number(place) for place in range(places)))
@@ -96,9 +96,9 @@ class Latest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TagSet:
-    """Tags that have a version in one of `ranges`, if there are any, and pass `patterns`; only the `latest` of them.
+    """The tags with a version in one of `ranges` (if there are ranges) that pass `patterns`; with `latest`, only the newest.
 
-    Tags that are no versions are in no range, and never the latest. `written` is how a file in another form than ours says it.
+    A tag that is no version is in no range, and never the newest. `written` is the condition in the words of skopeo's file.
     """
 
     patterns: Patterns = field(default_factory=Patterns)
@@ -107,7 +107,7 @@ class TagSet:
     written: str = field(default="", compare=False)
 
     def choose(self, tags: Iterable[str]) -> set[str]:
-        """Return the tags that are in the set."""
+        """Return the tags in the set."""
         chosen = {tag: Version.parse(tag) for tag in tags if self.patterns.holds(tag)}
         if self.ranges:
             chosen = {tag: version for tag, version in chosen.items() if version and self._in_range(version)}
@@ -119,16 +119,16 @@ class TagSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Window:
-    """Images made since `after`, and at most `within_s` seconds before now.
+    """A period of creation dates: at or after `after`, and at most `within_s` seconds before now.
 
-    An image whose date is unknown is in it, also where a builder wrote a date that cannot be: nothing tells that it is old.
+    An image without a plausible date passes, because it may be new: builders write 1970 or 0001 for reproducible images.
     """
 
     after: datetime | None = None
     within_s: float | None = None
 
     def holds(self, created: datetime | None, *, now: datetime) -> bool:
-        """Return whether the date of an image is in the window."""
+        """Return True if the creation date of an image is in the period."""
         if created is None or created < _FIRST:
             return True
         earliest = [] if self.after is None else [self.after]
@@ -139,9 +139,9 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The tags in any of `sets`, all if there are none; of these, images that are in `created`.
+    """The tags in any of `sets` (all tags if `sets` is empty), and of their images those in `created`.
 
-    Tags that `immutable` holds never change once they are mirrored.
+    Tags that match `immutable` never change after they are mirrored.
     """
 
     sets: tuple[TagSet, ...] = ()
@@ -150,11 +150,11 @@ class Selection:
 
     @property
     def is_relative(self) -> bool:
-        """Return whether the selection of a tag depends on the other tags of its repository."""
+        """True if the selection of a tag depends on further tags of its repository."""
         return any(one.latest is not None for one in self.sets)
 
     def choose(self, tags: Sequence[str]) -> list[str]:
-        """Return the distinct selected tags, in their order."""
+        """Return the distinct selected tags, in the given order."""
         distinct = dict.fromkeys(tags)
         if not self.sets:
             return list(distinct)
@@ -167,5 +167,5 @@ def _newest(tags: dict[str, Version | None], latest: Latest) -> set[str]:
     for tag, version in tags.items():
         if version is not None:
             groups[(tag.startswith("v"), *latest.group(version))].append((version, tag))
-    newest = (sorted(group, key=lambda one: one[0], reverse=True)[: latest.count] for group in groups.values())
+    newest = (sorted(group, key=lambda item: item[0].key, reverse=True)[: latest.count] for group in groups.values())
     return {tag for group in newest for _, tag in group}

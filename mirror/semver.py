@@ -1,17 +1,19 @@
-"""Versions in tags, their order, and ranges of them (semver.org 2.0.0, section 11; ranges as regsync has them).
+"""Versions in tags, their order (semver.org 2.0.0, section 11), and version ranges in regsync's syntax.
 
-Tags are looser than the specification: `v1.2.3`, `7`, `3.19` and `1.2.3.4` are versions, too, missing numbers count as zero.
-Numbers inside an identifier compare as numbers, so that `rc10` is newer than `rc9`. Own code, since libraries either hold
-tags to the letter of the specification or know other operators; what regsync chooses is to be chosen here.
+Tags are looser than the specification: `v1.2.3`, `7`, `3.19` and `1.2.3.4` are versions, and missing numbers count as zero.
+Numbers inside an identifier compare as numbers, so `rc10` is newer than `rc9`. No library selects the same tags as regsync:
+libraries are as strict as the specification, or have different operators.
 """
 
+import operator
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from prefect_dist.ocispec.errors import InvalidInput
 
-# version ::= ["v"] number { "." number } [ "-" prerelease ] [ "+" build ]; a tag's prerelease may have "_" in it
+# version ::= ["v"] number { "." number } [ "-" prerelease ] [ "+" build ]; the prerelease of a tag may contain "_"
 _VERSION = re.compile(r"v?(?P<numbers>[0-9]+(?:\.[0-9]+)*)(?:-(?P<prerelease>[0-9A-Za-z._-]+))?(?:\+[0-9A-Za-z.-]+)?")
 _PIECES = re.compile(r"[0-9]+|[^0-9]+")
 _NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)*")
@@ -19,19 +21,21 @@ _NUMBERS = re.compile(r"[0-9]+(?:\.[0-9]+)*")
 _COMPARISON = re.compile(r"(?P<operator>[<>]=?|[=~^])?(?P<version>.+)")
 
 Operator = Literal["=", "!=", ">", "<", ">=", "<="]
+_COMPARE: Mapping[Operator, Callable[[Any, Any], bool]]
+_COMPARE = {"=": operator.eq, "!=": operator.ne, ">": operator.gt, "<": operator.lt, ">=": operator.ge, "<=": operator.le}
 _LOWER, _UPPER = frozenset({"=", ">", ">="}), frozenset({"=", "<", "<="})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """A version: its numbers as they are written, and the text after the first `-`."""
+    """A version: its numbers, and the text after the first `-`."""
 
     numbers: tuple[int, ...]
     prerelease: str = ""
 
     @classmethod
     def parse(cls, text: str) -> Self | None:
-        """Return the version of a tag; None if the tag is no version."""
+        """Return the version in a tag, or None if the tag is no version."""
         match = _VERSION.fullmatch(text)
         if match is None:
             return None
@@ -43,23 +47,16 @@ class Version:
 
     @property
     def variant(self) -> str:
-        """Return the kind of the prerelease without its numbers: `rc#` of `1.0-rc2`, `alpine#` of `7.2-alpine3.19`."""
+        """Prerelease with `#` in place of numbers: `rc#` for `1.0-rc2`, `alpine#` for `7.2-alpine3.19`."""
         return _NUMBERS.sub("#", self.prerelease)
 
     def number(self, place: int) -> int:
-        """Return the number at a place, from 0; zero if the version has none there."""
+        """Return the number at a place, which starts at 0; zero if the version has fewer numbers."""
         return self.numbers[place] if place < len(self.numbers) else 0
-
-    def same(self, other: "Version") -> bool:
-        """Return whether two versions are equal in the order, such as 1.2 and 1.2.0."""
-        return self.key == other.key
-
-    def __lt__(self, other: "Version") -> bool:
-        return self.key < other.key
 
     @property
     def key(self) -> tuple[tuple[int, ...], bool, tuple[tuple[tuple[int, int, str], ...], ...]]:
-        """Return the sort key."""
+        """Sort key; equal for versions such as 1.2 and 1.2.0."""
         numbers = list(self.numbers)
         while numbers and numbers[-1] == 0:
             numbers.pop()
@@ -69,10 +66,10 @@ class Version:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """Comparisons that a version has to hold all of.
+    """A conjunction of comparisons.
 
     Raises:
-        InvalidInput: no version can.
+        InvalidInput: the comparisons exclude each other.
     """
 
     comparisons: tuple[tuple[Operator, Version], ...]
@@ -80,17 +77,16 @@ class Range:
     def __post_init__(self) -> None:
         for lower, least in self.comparisons:
             for upper, most in self.comparisons:
-                is_at_most = most < least or (most.same(least) and {lower, upper} & {"<", ">"})
-                if lower in _LOWER and upper in _UPPER and is_at_most:
-                    told = f"nothing is both {lower}{least} and {upper}{most}"
-                    raise InvalidInput(f"version range '{self}': expected one that some version is in, {told}")
+                is_empty = most.key < least.key or (most.key == least.key and {lower, upper} & {"<", ">"})
+                if lower in _LOWER and upper in _UPPER and is_empty:
+                    raise InvalidInput(f"version range '{self}': no version is both {lower}{least} and {upper}{most}")
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Return the range in a text such as `>=1.2 <2.0`, `~1.4`, `^2.1.0` or `3.0.1`.
 
         Raises:
-            InvalidInput: another form.
+            InvalidInput: the text has another form.
         """
         comparisons = tuple(one for part in text.split() for one in _comparisons(part, text))
         if not comparisons:
@@ -98,15 +94,15 @@ class Range:
         return cls(comparisons=comparisons)
 
     def __str__(self) -> str:
-        return " ".join(f"{operator}{version}" for operator, version in self.comparisons)
+        return " ".join(f"{symbol}{version}" for symbol, version in self.comparisons)
 
     def holds(self, version: Version) -> bool:
-        """Return whether a version is in the range."""
-        return all(_compare(version, operator, bound) for operator, bound in self.comparisons)
+        """Return True if a version is in the range."""
+        return all(_COMPARE[symbol](version.key, bound.key) for symbol, bound in self.comparisons)
 
 
 def _identifier(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Return the sort key of an identifier: numbers come before text (section 11.4)."""
+    """Return the sort key of an identifier. Numbers precede text (section 11.4)."""
     return tuple((0, int(piece), "") if piece.isdigit() else (1, 0, piece) for piece in _PIECES.findall(text))
 
 
@@ -120,31 +116,15 @@ def _comparisons(part: str, text: str) -> tuple[tuple[Operator, Version], ...]:
             return (">=", version), ("<", Version(numbers=(version.number(0), version.number(1) + 1)))
         case "^":
             return (">=", version), ("<", _next_breaking(version))
-        case ">" | "<" | ">=" | "<=" as operator:
-            return ((operator, version),)
+        case ">" | "<" | ">=" | "<=" as symbol:
+            return ((symbol, version),)
         case _:
             return (("=", version),)
 
 
 def _next_breaking(version: Version) -> Version:
-    """Return the next version that may be incompatible: the first number that is not zero, plus one."""
+    """Return the next version that may be incompatible: it increments the first number that is not zero."""
     major, minor, patch = (version.number(place) for place in range(3))
     if major:
         return Version(numbers=(major + 1,))
     return Version(numbers=(0, minor + 1) if minor else (0, 0, patch + 1))
-
-
-def _compare(version: Version, operator: Operator, bound: Version) -> bool:
-    match operator:
-        case "=":
-            return version.same(bound)
-        case "!=":
-            return not version.same(bound)
-        case ">":
-            return bound < version
-        case "<":
-            return version < bound
-        case ">=":
-            return not version < bound
-        case "<=":
-            return not bound < version

@@ -1,4 +1,4 @@
-"""YAML that people write, with the line of everything in it, so that a refusal can say where."""
+"""Reads YAML files together with the line of each value, so that a message can name the line of a mistake."""
 
 import math
 import re
@@ -12,7 +12,7 @@ import yaml
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.storage.statefile import StateFile
 
-# A configuration of a hundred thousand images has less; aliases that multiply would make any file large.
+# Limits above a configuration of 100,000 images. They stop files whose nested aliases expand without bound.
 _MOST_BYTES = 16 * 1024 * 1024
 _MOST_PLACES = 500_000
 _DEEPEST = 64
@@ -21,7 +21,7 @@ Place = tuple[str | int, ...]
 
 
 class Written:
-    """A value that remembers how it was written, for places where it is text: the tag 3.10 is no 3.1."""
+    """A number with its text in the file, for places that expect text: the tag 3.10 is not the tag 3.1."""
 
     written: str
 
@@ -35,9 +35,9 @@ class _Float(Written, float):
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain data; a date is text, as it is everywhere but in YAML, and so are `on` and `no`, as they are in YAML 1.2.
+    """A loader for plain data. Dates are text, and so are `on` and `no`, as in YAML 1.2.
 
-    Slower than libyaml, which dies of a file that is nested too deeply.
+    The loader is slower than libyaml's, but libyaml crashes on a deeply nested file.
     """
 
 
@@ -66,9 +66,10 @@ _Loader.add_constructor("tag:yaml.org,2002:timestamp", _as_text)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """The content of a file: plain data, and the line of each place in it. Without `lines` it comes from no file.
+    """The content of a file: plain data, and the line of each place. `lines` is empty for data from options.
 
-    `path` is a path or URL; what is no file (`is_file`) has a name there, and is kept by Prefect for all to read.
+    `path` is a path or URL. If `is_file` is False, the document is a block or a parameter with `path` as its name, and each
+    user of Prefect can read its text.
     """
 
     path: str
@@ -77,7 +78,7 @@ class Document:
     is_file: bool = True
 
     def where(self, place: Sequence[str | int]) -> str:
-        """Return `file:line: key.path` of a place, or of the nearest existing place around it."""
+        """Return `file:line: key.path` for a place. For a missing place, the line is that of the nearest place around it."""
         at = f"{self.path}:{self.line(place)}" if self.lines else self.path
         return f"{at}: {keys}" if (keys := _keys(place)) else at
 
@@ -86,32 +87,32 @@ class Document:
         return next(self.lines[known] for length in range(len(place), -1, -1) if (known := tuple(place[:length])) in self.lines)
 
     def resolve_path(self, path: str, place: Sequence[str | int]) -> str:
-        """Return the path or URL at a place. A relative path begins at the folder of the file.
+        """Return the absolute form of a path or URL. A relative path starts at the directory of the file.
 
         Raises:
-            InvalidInput: it is relative, and there is no file.
+            InvalidInput: the path is relative, and the document is no file.
         """
-        said = Path(path).expanduser()
-        if "://" in path or said.is_absolute():
-            return path if "://" in path else str(said)
+        expanded = Path(path).expanduser()
+        if "://" in path or expanded.is_absolute():
+            return path if "://" in path else str(expanded)
         if not self.is_file:
-            told = "expected a URL or an absolute path, for there is no file to be beside"
-            raise InvalidInput(f"{self.where(place)}: {told}: {path}")
-        return f"{self.path.rpartition('/')[0]}/{path}" if "://" in self.path else str(Path(self.path).parent / said)
+            reason = "a block or a parameter has no directory for relative paths"
+            raise InvalidInput(f"{self.where(place)}: expected a URL or an absolute path, got {path}: {reason}")
+        return f"{self.path.rpartition('/')[0]}/{path}" if "://" in self.path else str(Path(self.path).parent / expanded)
 
     def refuse_secret(self, text: str, place: Sequence[str | int]) -> None:
-        """Reject a literal secret in a text that Prefect keeps. Such a text has to refer to the secret.
+        """Reject a literal secret in a document that is no file, because Prefect stores such a document in plain text.
 
         Raises:
-            InvalidInput: it does not; the message does not show it.
+            InvalidInput: the text is no template; the message does not show the text.
         """
         if not self.is_file and "{{" not in text:
-            told = 'expected {{env "NAME"}}, {{file "PATH"}} or a block, got what may be a secret'
-            raise InvalidInput(f"{self.where(place)}: {told}; Prefect keeps this text as it is, so replace the secret, too")
+            form = 'expected {{env "NAME"}}, {{file "PATH"}} or a block, got a literal text'
+            raise InvalidInput(f"{self.where(place)}: {form}; Prefect stores it in plain text, so replace the secret, too")
 
 
 def in_order(messages: Iterable[str], path: str) -> list[str]:
-    """Return messages in the order of the first line of a file that each names; the others come last."""
+    """Return messages in the order of the lines of a file that they name first. Messages without a line come last."""
     named = re.compile(rf"{re.escape(path)}:(\d+)\b")
 
     def position(message: str) -> float:
@@ -122,7 +123,7 @@ def in_order(messages: Iterable[str], path: str) -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """Return the data without the marks of how values were written."""
+    """Return the data with plain numbers in place of numbers that keep their text."""
     if isinstance(value, dict):
         return {plain(key): plain(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -134,8 +135,8 @@ def read(path: str) -> Document:
     """Return the document in the file at a path or URL.
 
     Raises:
-        InvalidInput: it cannot be read, is no YAML, or says the same key twice.
-        Denied, Unavailable: the file system of a URL.
+        InvalidInput: the file is not readable, is no YAML, or contains a key twice.
+        Denied, Unavailable: an error of the file system of a URL.
     """
     if "://" in path:
         raw = StateFile(path).read()
@@ -150,13 +151,13 @@ def read(path: str) -> Document:
 
 
 def parse_yaml(raw: bytes, path: str, *, is_file: bool = True) -> Document:
-    """Return the document in the content of a file, or in a text that messages call `path`.
+    """Return the document in the content of a file, or of a block or parameter with the name `path`.
 
     Raises:
-        InvalidInput: it is no YAML, or says the same key twice.
+        InvalidInput: the content is no YAML, or contains a key twice.
     """
     if len(raw) > _MOST_BYTES:
-        raise InvalidInput(f"{path}: expected at most {_MOST_BYTES} bytes, it has {len(raw)}")
+        raise InvalidInput(f"{path}: expected at most {_MOST_BYTES} bytes, got {len(raw)}")
     try:
         loader = _Loader(raw.decode())
         node = loader.get_single_node()
@@ -165,7 +166,7 @@ def parse_yaml(raw: bytes, path: str, *, is_file: bool = True) -> Document:
     except InvalidInput:
         raise
     except UnicodeDecodeError as exc:
-        raise InvalidInput(f"{path}: expected UTF-8, byte {exc.start} is not") from exc
+        raise InvalidInput(f"{path}: expected UTF-8, got an invalid byte at offset {exc.start}") from exc
     except yaml.MarkedYAMLError as exc:
         line = f":{exc.problem_mark.line + 1}" if exc.problem_mark else ""
         raise InvalidInput(f"{path}{line}: not YAML ({exc.problem or exc.context})") from exc
@@ -175,18 +176,20 @@ def parse_yaml(raw: bytes, path: str, *, is_file: bool = True) -> Document:
 
 
 def _keys(place: Sequence[str | int]) -> str:
-    """Return `key.path[0]` of a place."""
+    """Return a place in the form `key.path[0]`."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).removeprefix(".")
 
 
 def _lines(root: yaml.Node | None, path: str) -> dict[Place, int]:
-    """Return the line of every place; for a value in a mapping, that of its key."""
+    """Return the line of each place. The line of a value in a mapping is the line of its key."""
     lines: dict[Place, int] = {(): 1}
     pending: list[tuple[Place, yaml.Node | None]] = [((), root)]
     while pending:
         at, node = pending.pop()
         if len(lines) > _MOST_PLACES or len(at) > _DEEPEST:
-            raise InvalidInput(f"{path}: expected at most {_MOST_PLACES} values in {_DEEPEST} levels, aliases make more of it")
+            raise InvalidInput(
+                f"{path}: expected at most {_MOST_PLACES} values in {_DEEPEST} levels after the expansion of aliases"
+            )
         children: list[tuple[str | int, int, yaml.Node]] = []
         if isinstance(node, yaml.SequenceNode):
             children = [(number, item.start_mark.line, item) for number, item in enumerate(node.value)]
@@ -194,8 +197,7 @@ def _lines(root: yaml.Node | None, path: str) -> dict[Place, int]:
             children = [(str(key.value), key.start_mark.line, value) for key, value in node.value]
         for key, line, child in children:
             if (place := (*at, key)) in lines:
-                first = f"first in line {lines[place]}"
-                raise InvalidInput(f"{path}:{line + 1}: {_keys(place)}: expected once, it is there twice, {first}")
+                raise InvalidInput(f"{path}:{line + 1}: {_keys(place)}: duplicate key, first in line {lines[place]}")
             lines[place] = line + 1
             pending.append((place, child))
     return lines

@@ -26,8 +26,6 @@ def _plain(part: Any) -> Any:
     if not isinstance(part, dict):
         return int(part) if isinstance(part, float) and part.is_integer() else part  # versions of pydantic differ
     told = {key: _plain(value) for key, value in part.items() if not (key == "title" and isinstance(value, str))}
-    if told.pop("hasNoEffect", None):
-        told["deprecated"] = True
     # A section's own defaults are told with its keys, and those of durations are seconds, which nobody may write.
     default = told.get("default")
     if isinstance(default, dict | list) or default is None or (told.get("type") == "string" and not isinstance(default, str)):

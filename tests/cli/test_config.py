@@ -66,8 +66,8 @@ def test_people_see_what_it_comes_to(tmp_path: Path) -> None:
     idle, schedule = shown.err.splitlines()
     assert idle.startswith(f"dist: warning: {tmp_path}/mirror.yaml:13: seed.fastCheck: has no effect")
     assert schedule == (
-        f"dist: warning: {tmp_path}/mirror.yaml:6: defaults.schedule: has no effect: Prefect starts runs, by the schedule of a "
-        "deployment; to make one: prefect deployment schedule create mirror/mirror --cron '0 3 * * *'"
+        f"dist: warning: {tmp_path}/mirror.yaml:6: defaults.schedule: has no effect: only the schedule of a deployment "
+        "starts runs; to create one: prefect deployment schedule create mirror/mirror --cron '0 3 * * *'"
     )
 
 
@@ -151,12 +151,12 @@ seed: {images: [ok, Bad], to: r.example}
     assert (wrong.code, wrong.out) == (2, b"")
     at = f"dist: {tmp_path}/mirror.yaml"
     starts = [
-        f"{at}:2: registries.a.example: expected pass or token beside user",
+        f"{at}:2: registries.a.example: expected pass or token in addition to user",
         f"{at}:3: registries.b.example.pas: unknown key",
         f"{at}:4: defaults.unknown: unknown key",
         f"{at}:4: defaults.schedule: expected minute, hour, day",
-        f"{at}:6: sync[0].target: template 'r.example/{{{{.Ref.Tga}}}}': unknown .Ref.Tga; did you mean .Ref.Tag",
-        f"{at}:6: sync[0].backup: template '{{{{nothing}}}}': unknown 'nothing'",
+        f"{at}:6: sync[0].target: template 'r.example/{{{{.Ref.Tga}}}}': unknown field .Ref.Tga; did you mean .Ref.Tag",
+        f"{at}:6: sync[0].backup: template '{{{{nothing}}}}': unknown function nothing",
         f"{at}:7: sync[1].source: reference 'docker.io/library/Redis:latest': bad path",
         f"{at}:7: sync[1].target: 'r.example/a:b:c': reference",
         f"{at}:8: sync[2].sorce: unknown key; did you mean source",
@@ -265,9 +265,8 @@ sync:
     )
     assert shown.code == 0
     assert shown.line == (
-        f"dist: warning: {tmp_path}/mirror.yaml:2: defaults.interval and 1 more: have no effect: Prefect starts runs, by the "
-        "schedule of a deployment; to make one: prefect deployment schedule create mirror/mirror --interval 3600; likewise for "
-        "the others"
+        f"dist: warning: {tmp_path}/mirror.yaml:2: defaults.interval and 1 more: have no effect: only the "
+        "schedule of a deployment starts runs; to create one: prefect deployment schedule create mirror/mirror --interval 3600"
     )
 
 

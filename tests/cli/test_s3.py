@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_dist.mirror.config import parse_config
+from prefect_dist.mirror.config import parse_mirror
 from prefect_dist.mirror.yamlfile import parse_yaml
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.storage import open_store
@@ -95,5 +95,5 @@ def test_a_configuration_that_prefect_keeps_may_not_hold_a_secret_itself() -> No
         "store: {url: 's3://x', options: {secret: topsecret}}\nsync: [{source: redis:1, target: 'a.example/b:1', type: image}]"
     )
     with pytest.raises(InvalidInput, match=r"store\.options\.secret: expected \{\{env") as caught:
-        parse_config(parse_yaml(text.encode(), "block:x", is_file=False))
+        parse_mirror(parse_yaml(text.encode(), "block:x", is_file=False))
     assert "topsecret" not in str(caught.value)

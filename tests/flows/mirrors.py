@@ -14,7 +14,7 @@ from prefect_dist.mirror import yamlfile
 from prefect_dist.mirror.applying import Admit
 from prefect_dist.mirror.check import check_mirror
 from prefect_dist.mirror.check_report import CheckReport
-from prefect_dist.mirror.config import Mirror, parse_config
+from prefect_dist.mirror.config import Mirror, make_seed_mirror, parse_mirror
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.fetch import fetch_images
 from prefect_dist.mirror.mirror_report import MirrorReport
@@ -22,7 +22,6 @@ from prefect_dist.mirror.plan import Plan, PlannedImage, TargetAction
 from prefect_dist.mirror.progress import add_callers_listener
 from prefect_dist.mirror.run import MirrorJob, run_mirror
 from prefect_dist.mirror.run_report import RunReport, in_one_line
-from prefect_dist.mirror.seeding import make_seed_mirror
 from prefect_dist.ocispec import Platform, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.reference import expand
@@ -131,12 +130,12 @@ class DirectMirrors(Mirrors):
     def run(self, *sync: dict[str, Any], dry_run: bool = False, retries: int = 0, **said: Any) -> MirrorReport:
         """Return the report of a run; see `Mirrors.run`."""
         self.config.write_text(json.dumps({"sync": sync, **said}))
-        wanted = parse_config(yamlfile.read(str(self.config)))
+        wanted = parse_mirror(yamlfile.read(str(self.config)))
         return self._mirror(wanted, wanted.entries, wanted.seed, name=f"mirror {wanted.name}", is_dry=dry_run, retries=retries)
 
     def check(self, *, repair: bool = False, retries: int = 0) -> CheckReport:
         """Return the report of a check; see `Mirrors.check`."""
-        wanted = parse_config(yamlfile.read(str(self.config)))
+        wanted = parse_mirror(yamlfile.read(str(self.config)))
         with self._pool(wanted, retries) as pool:
             return check_mirror(wanted, pool, OneScope(), add_callers_listener(ignore_event), Unobserved(), is_repairing=repair)
 

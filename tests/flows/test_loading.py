@@ -92,19 +92,22 @@ def test_a_block_that_is_not_there() -> None:
 
 
 @pytest.mark.parametrize("kind", ["block", "text"])
-def test_without_a_file_nothing_is_remembered_unless_it_is_said_where(kind: str) -> None:
+def test_a_configuration_without_a_file_warns_that_it_has_no_lock_file(kind: str) -> None:
     config = in_block(BARE, "bare") if kind == "block" else BARE
     mirror = read(config)
     assert mirror.lock is None
     assert mirror.name == ("bare" if kind == "block" else "configuration")
     (warning,) = mirror.warnings
-    assert "nothing is remembered of what is mirrored" in warning
+    assert "no lock file: this mirror cannot be checked or pruned" in warning
 
 
 @pytest.mark.parametrize(
     ("said", "told"),
     [
-        ("store: cache", ":1: store: expected a URL or an absolute path, for there is no file to be beside: cache"),
+        (
+            "store: cache",
+            ":1: store: expected a URL or an absolute path, got cache: a block or a parameter has no directory",
+        ),
         ("lock: x.json", ":1: lock: expected a URL or an absolute path"),
         ("registries: {a.example: {caFile: ca.pem}}", ":1: registries.a.example.caFile: expected a URL or an absolute path"),
         ("registries: {a.example: {user: u, pass: topsecret}}", ":1: registries.a.example.pass: expected {{env"),

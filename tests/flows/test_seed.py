@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_dist.mirror.seeding import make_seed_mirror
+from prefect_dist.mirror.config import make_seed_mirror
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag

@@ -17,7 +17,7 @@ from prefect_dist.transfer.walk_state import RegistryQuery
 
 def entries(*sync: dict[str, Any]) -> Sequence[Entry]:
     """The entries of a section `sync`."""
-    return parse_mirror(Document(path="mirror.yaml", data={"sync": list(sync)}, lines={}), is_remembered=False).entries
+    return parse_mirror(Document(path="mirror.yaml", data={"sync": list(sync)}, lines={}), has_lock=False).entries
 
 
 def manifest(name: str) -> Descriptor:

@@ -248,8 +248,8 @@ sync:
 """
     mirror = load(path := write(tmp_path, text))
     assert mirror.warnings == (
-        f"{path}:3: sync[0].tags: has no effect: an image is named by its source",
-        f"{path}:3: sync[0].tagSets: has no effect: an image is named by its source",
+        f"{path}:3: sync[0].tags: has no effect: source names one image",
+        f"{path}:3: sync[0].tagSets: has no effect: source names one image",
         f"{path}:3: sync[0].repos: has no effect: type is not registry",
         f"{path}:4: sync[1].repos: has no effect: type is not registry",
     )

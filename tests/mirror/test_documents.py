@@ -11,6 +11,7 @@ import yaml
 
 from prefect_dist.mirror.config import load
 from prefect_dist.mirror.sections import Options
+from prefect_dist.mirror.skopeo import choose_parser
 from scripts import mirror_schema
 from tests.mirror.test_config import FULL
 
@@ -91,7 +92,7 @@ def test_examples_load(name: str) -> None:
 
 
 def test_the_example_of_skopeo_loads() -> None:
-    mirror = load(str(TOP / "examples" / "skopeo-sync.yaml"), "skopeo", to=["registry.example.org"])
+    mirror = load(str(TOP / "examples" / "skopeo-sync.yaml"), choose_parser("skopeo", ["registry.example.org"]))
     assert len(mirror.entries) == 5
 
 

@@ -41,29 +41,29 @@ def backup(mirror: Mirror, number: int, target: str) -> str:
 
 
 WARNINGS = """\
-everything.yaml:11: creds[0].repoAuth: has no effect: tokens are asked for by repository
-everything.yaml:31: creds[4].credHelper: has no effect: name it under credHelpers in docker's config.json
-everything.yaml:32: creds[4].credExpire: has no effect: helpers are named in docker's config.json
-everything.yaml:33: creds[4].credHost: has no effect: helpers are named in docker's config.json
-everything.yaml:38: creds[4].api: has no effect: there is one API
-everything.yaml:39: creds[4].scheme: has no effect: tls says it
-everything.yaml:46: defaults.ratelimit: has no effect: a plan says what it needs of a quota, and requests wait as long as a registry wants
-everything.yaml:56: defaults.referrerSource: has no effect: referrers are taken from the repository of their image
-everything.yaml:57: defaults.referrerTarget: has no effect: referrers go to the repository of their image
-everything.yaml:58: defaults.referrerSlow: has no effect: the referrers API is asked, or the fallback tag
-everything.yaml:59: defaults.fastCheck: has no effect: what a target has is never sent again
-everything.yaml:60: defaults.forceRecursive: has no effect: `dist check --repair` sends what is missing
-everything.yaml:61: defaults.includeExternal: has no effect: layers that are not to be distributed stay where their urls lead
-everything.yaml:62: defaults.mediaTypes: has no effect: images of all media types are mirrored
-everything.yaml:64: defaults.hooks: has no effect: nor has it with regsync; `gate` asks before an image is published
-everything.yaml:68: defaults.blobLimit: has no effect: manifests have one bound, blobs none
-everything.yaml:69: defaults.cacheCount: has no effect: a run keeps what it was told
-everything.yaml:70: defaults.cacheTime: has no effect: a run keeps what it was told
-everything.yaml:71: defaults.skipDockerConfig: has no effect: credentials that are configured go before those of docker login
-everything.yaml:72: defaults.userAgent: has no effect: the program says what it is
-everything.yaml:78: sync[0].fastCopy: has no effect: what a target has is never sent again
-everything.yaml:91: sync[1].ratelimit: has no effect: a plan says what it needs of a quota, and requests wait as long as a registry wants
-everything.yaml:77: sync[0].schedule and 2 more: have no effect: Prefect starts runs, by the schedule of a deployment; to make one: prefect deployment schedule create mirror/mirror --cron '15 01 * * *'; likewise for the others
+everything.yaml:11: creds[0].repoAuth: has no effect: a run requests a token for each repository
+everything.yaml:31: creds[4].credHelper: has no effect: configure credential helpers under credHelpers in docker's config.json
+everything.yaml:32: creds[4].credExpire: has no effect: configure credential helpers in docker's config.json
+everything.yaml:33: creds[4].credHost: has no effect: configure credential helpers in docker's config.json
+everything.yaml:38: creds[4].api: has no effect: there is only one API
+everything.yaml:39: creds[4].scheme: has no effect: tls sets the scheme
+everything.yaml:46: defaults.ratelimit: has no effect: the plan shows how much of a quota the run needs, and requests wait as long as a registry demands
+everything.yaml:56: defaults.referrerSource: has no effect: a run reads referrers from the repository of their image
+everything.yaml:57: defaults.referrerTarget: has no effect: a run publishes referrers in the repository of their image
+everything.yaml:58: defaults.referrerSlow: has no effect: a run uses the referrers API, or the fallback tag if there is no API
+everything.yaml:59: defaults.fastCheck: has no effect: a run never sends content again that a target has
+everything.yaml:60: defaults.forceRecursive: has no effect: `dist check --repair` sends missing content
+everything.yaml:61: defaults.includeExternal: has no effect: non-distributable layers stay at the URLs in their descriptors
+everything.yaml:62: defaults.mediaTypes: has no effect: a run mirrors images of all media types
+everything.yaml:64: defaults.hooks: has no effect: regsync ignores hooks, too; `gate` checks images before publication
+everything.yaml:68: defaults.blobLimit: has no effect: the size of manifests has a fixed limit, and the size of blobs has no limit
+everything.yaml:69: defaults.cacheCount: has no effect: a run keeps the answers of registries until it ends
+everything.yaml:70: defaults.cacheTime: has no effect: a run keeps the answers of registries until it ends
+everything.yaml:71: defaults.skipDockerConfig: has no effect: credentials in the configuration take precedence over `docker login`
+everything.yaml:72: defaults.userAgent: has no effect: requests name this program and its version
+everything.yaml:78: sync[0].fastCopy: has no effect: a run never sends content again that a target has
+everything.yaml:91: sync[1].ratelimit: has no effect: the plan shows how much of a quota the run needs, and requests wait as long as a registry demands
+everything.yaml:77: sync[0].schedule and 2 more: have no effect: only the schedule of a deployment starts runs; to create one: prefect deployment schedule create mirror/mirror --cron '15 01 * * *'
 """  # noqa: E501 - lines as they are shown
 
 

@@ -50,7 +50,7 @@ def test_their_order() -> None:
     shuffled = random.Random(1).sample(versions, len(versions))
     assert len(versions) == len(ORDER)
     assert sorted(shuffled, key=lambda version: version.key) == versions
-    assert all(one < other for one, other in pairwise(versions))
+    assert all(one.key < other.key for one, other in pairwise(versions))
 
 
 @pytest.mark.parametrize(("one", "other"), [("1.2", "1.2.0"), ("v1", "1.0.0"), ("1.0+a", "1.0+b"), ("0", "0.0")])
@@ -58,9 +58,7 @@ def test_what_is_the_same(one: str, other: str) -> None:
     first, second = Version.parse(one), Version.parse(other)
     assert first is not None
     assert second is not None
-    assert first.same(second)
-    assert not first < second
-    assert not second < first
+    assert first.key == second.key
 
 
 @pytest.mark.parametrize(
@@ -98,7 +96,7 @@ def test_what_is_no_range(text: str) -> None:
 
 @pytest.mark.parametrize("text", [">=2 <1", ">1 <1", ">1 <=1.0", "=1 =2", "=1 >1.0.0", "~1.2 >=1.3", "^1 <1-rc1"])
 def test_a_range_that_nothing_is_in_is_none(text: str) -> None:
-    with pytest.raises(InvalidInput, match=r"version range '.*': expected one that some version is in, nothing is both "):
+    with pytest.raises(InvalidInput, match=r"version range '.*': no version is both "):
         Range.parse(text)
 
 

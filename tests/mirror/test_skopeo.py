@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from prefect_dist.mirror.config import Mirror, load
+from prefect_dist.mirror.skopeo import choose_parser
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.remotes import Credentials, HostSettings, Tls
@@ -66,7 +67,8 @@ def full(tmp_path: Path) -> Mirror:
     (certs / "client.key").write_text(key)
     (certs / "client.cert").write_text(f"-----BEGIN CERTIFICATE{certificate}")
     return load(
-        str(write(tmp_path, FULL)), "skopeo", to=["mirror.example/all/", "other.example/{{.Ref.Registry}}/{{.Ref.Repository}}"]
+        str(write(tmp_path, FULL)),
+        choose_parser("skopeo", ["mirror.example/all/", "other.example/{{.Ref.Registry}}/{{.Ref.Repository}}"]),
     )
 
 
@@ -144,7 +146,7 @@ def test_what_is_mirrored_is_what_skopeo_copies(tmp_path: Path) -> None:
             "images-by-tag-regex": {"library/one": "v1.2", "team/app": "^1|ly"},
         }
         path = write(tmp_path, f'"{registry.host}": {{tls-verify: false, **}}'.replace("**", str(said)[1:-1]))
-        mirror = load(str(path), "skopeo", to=["mirror.example/all"])
+        mirror = load(str(path), choose_parser("skopeo", ["mirror.example/all"]))
         copied = skopeo.planned(path, "mirror.example/all")
     mirrored = set()
     for entry in mirror.entries:
@@ -192,7 +194,7 @@ def test_what_is_mirrored_is_what_skopeo_copies(tmp_path: Path) -> None:
 def test_what_is_wrong_is_told(tmp_path: Path, text: str, told: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(InvalidInput) as caught:
-        load(str(path), "skopeo", to=["b.example"])
+        load(str(path), choose_parser("skopeo", ["b.example"]))
     check_told(caught.value, f"{path}{told}".replace("{folder}", str(tmp_path)), hides=["topsecret"])
 
 
@@ -210,18 +212,18 @@ def test_certificates_that_are_of_no_use(tmp_path: Path, files: dict[str, str], 
         (tmp_path / "certs" / name).write_text(text)
     path = write(tmp_path, "a.example:\n  images: {redis: []}\n  cert-dir: certs\n")
     with pytest.raises(InvalidInput) as caught:
-        load(str(path), "skopeo", to=["b.example"])
+        load(str(path), choose_parser("skopeo", ["b.example"]))
     check_told(caught.value, f"{path}:3: a.example.cert-dir: {told}".replace("{folder}", str(tmp_path)), hides=["topsecret"])
 
 
 def test_a_destination_has_to_be_said(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="expected a destination beside it"):
-        load(str(write(tmp_path, FULL)), "skopeo")
+    with pytest.raises(InvalidInput, match="destinations and the format skopeo require each other"):
+        load(str(write(tmp_path, FULL)), choose_parser("skopeo", []))
 
 
 @pytest.mark.parametrize("destination", ["https://b.example", "b.example/Team", "b.example/{{.Ref.Nothing}}"])
 def test_a_destination_that_is_none(tmp_path: Path, destination: str) -> None:
     path = write(tmp_path, "a.example: {images: {redis: []}}")
     with pytest.raises(InvalidInput) as caught:
-        load(str(path), "skopeo", to=[destination])
+        load(str(path), choose_parser("skopeo", [destination]))
     check_told(caught.value, f"destination {destination}: ")

@@ -71,8 +71,8 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("a: [", ":1: not YAML"),
-        ("a: 1\nb: 2\na: 3\n", ":3: a: expected once, it is there twice, first in line 1"),
-        ("a: {b: 1, b: 2}", ":1: a.b: expected once, it is there twice"),
+        ("a: 1\nb: 2\na: 3\n", ":3: a: duplicate key, first in line 1"),
+        ("a: {b: 1, b: 2}", ":1: a.b: duplicate key, first in line 1"),
         ("a: !!python/object:os.system x", "not YAML"),
         ("a: 1\n---\nb: 2\n", "not YAML"),
         ("a: !!int x\n", "not YAML"),
@@ -82,8 +82,11 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
         ("? [1, 2]\n: x\n", "not YAML"),
         (b"\xff\xfe\xff", "expected UTF-8"),
         ("a: \x07", "not YAML"),
-        ("&a [*a]", "aliases make more of it"),
-        ("\n".join(["a0: &a0 [x]", *(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]" for n in range(9))]), "aliases"),
+        ("&a [*a]", "after the expansion of aliases"),
+        (
+            "\n".join(["a0: &a0 [x]", *(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]" for n in range(9))]),
+            "after the expansion of aliases",
+        ),
     ],
 )
 def test_what_is_refused(tmp_path: Path, text: str | bytes, told: str) -> None:
