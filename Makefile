@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install peers format check test demo bench fuzz schema ui pictures lowest clean
+.PHONY: help install peers format check test test-fast demo bench fuzz schema ui pictures lowest clean
 
 help: ## Show this list.
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
 install: $(INSTALLED) ## Make the virtual environment with everything in it.
 
@@ -29,28 +29,31 @@ check: install ## Lint and type-check.
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
+test-fast: install ## Run the tests of the layers below Prefect.
+	$(BIN)/python -m pytest tests/ocispec tests/storage tests/remotes tests/transfer tests/mirror
+
 test: install peers check ## Check, then run all tests.
 	$(BIN)/python -m pytest
 
 demo: install peers ## Fetch a real image from a real registry, here and now, and show what came of it.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.demo
 
-bench: install peers ## Time fetches side by side with their floors and with skopeo (docs/explanation/performance.md).
+bench: install peers ## Time fetches side by side with their floors and with skopeo (docs/dev/benchmarks.md).
 	$(BIN)/python -m benchmarks.fetch
 	$(BIN)/python -m benchmarks.slow
 	$(BIN)/python -m benchmarks.mirror
 
-fuzz: install ## Fuzz what parses strangers' input, for a minute (docs/reference/registries.md).
+fuzz: install ## Fuzz what parses strangers' input, for a minute (docs/dev/fuzzing.md).
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python -m fuzz.parsers
 
-schema: install ## Write docs/reference/mirror.schema.json anew, from what the sections of a configuration say.
+schema: install ## Write docs/reference/mirror.schema.json from the sections of a configuration.
 	$(BIN)/python -m scripts.mirror_schema
 
 ui: install peers ## Take a picture of a run in Prefect's UI: build/run.png.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.picture
 
-pictures: install peers ## Follow docs/tutorials/scheduled-mirror.md, and take its pictures of Prefect's UI anew: docs/images.
+pictures: install peers ## Follow docs/tutorials/scheduled-mirror.md, and take its pictures of the UI of Prefect: docs/images.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.tutorial
 
 lowest: peers ## Run the tests with the oldest versions that are allowed.

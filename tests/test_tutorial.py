@@ -1,17 +1,24 @@
-"""docs/tutorials/scheduled-mirror.md: each of its commands works, in order, and its pictures can be taken."""
+"""The tutorials: their commands work, in order, and the pictures of docs/tutorials/scheduled-mirror.md can be taken."""
 
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from examples.tutorial import IMAGES, take
-from tests import tutorial
+from tests import images, tutorial
 from tests.peers.chromium import chromium
 from tests.peers.processes import require
+from tests.peers.registry import cncf_registry
+
+FIRST_MIRROR = Path(__file__).parents[1] / "docs" / "tutorials" / "first-mirror.md"
 
 
 @pytest.mark.timeout(400)
-def test_the_tutorial(tmp_path: Path) -> None:
+def test_the_tutorial_of_a_scheduled_mirror(tmp_path: Path) -> None:
     for program, package in (("docker-registry", "docker-registry"), ("skopeo", "skopeo"), ("umoci", "umoci")):
         require(program, package)
     taken = []
@@ -28,3 +35,31 @@ def test_the_tutorial(tmp_path: Path) -> None:
     assert {path.stem for path in IMAGES.glob("*.png")} == set(taken)
     assert not (tmp_path / "dist-tutorial").exists()
     assert not (tmp_path / ".prefect").exists()
+
+
+@pytest.mark.timeout(300)
+def test_the_tutorial_of_a_first_mirror(tmp_path: Path) -> None:
+    versions = ("3.20.9", "3.21.5", "3.21.6", "3.22.0", "3.22.1", "edge")
+    with cncf_registry(tmp_path / "source") as source, cncf_registry(tmp_path / "target") as target:
+        for seed, tag in enumerate(versions):
+            images.push(source.host, "library/alpine", images.image(1500 + seed), tag)
+        script = "".join(re.findall(r"^```bash\n(.*?)^```$", FIRST_MIRROR.read_text(), re.MULTILINE | re.DOTALL))
+        for name, host in (("docker.io", source.host), ("localhost:5000", target.host)):
+            assert name in script
+            script = script.replace(name, host)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "DIST_", "XDG_"))}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", script],
+            cwd=tmp_path,
+            env=kept | {"HOME": str(tmp_path), "PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        published = {request.path.rpartition("/")[2] for request in target.requests() if request.method == "PUT"}
+
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert published >= {"3.21.5", "3.21.6", "3.22.0", "3.22.1"}
+    assert not published & {"3.20.9", "edge"}
+    assert not (tmp_path / "first-mirror").exists()
