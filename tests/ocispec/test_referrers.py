@@ -108,7 +108,7 @@ def test_what_others_wrote_is_kept() -> None:
 def test_an_index_that_is_read_but_too_deep_to_be_written() -> None:
     theirs = raw(index()).replace(b"{", b'{"deep": ' + b"[" * 1000 + b"]" * 1000 + b", ", 1)
     assert is_index(theirs)
-    with pytest.raises(Unsupported, match=r"^i: the index of referrers there is nested too deeply"):
+    with pytest.raises(Unsupported, match=r"^i: cannot add a referrer: the index of referrers has more than 254 nested levels"):
         add_entry(theirs, described(name="x"), at="i")
 
 
