@@ -1,6 +1,7 @@
-"""The content store: an OCI image layout on fsspec, with resumable ingests and names. Synchronous and thread-safe.
+"""The content store: an OCI image layout on any supported fsspec file system, with resumable ingests and names.
 
-Bytes become visible only whole, verified and durable (see `storage.ingest` and `storage.backend`).
+The store is synchronous and thread-safe. Content becomes visible only when it is whole, verified and durable (see
+`storage.ingest` and `storage.backend`).
 """
 
 from prefect_dist.storage.errors import StoreFull

@@ -1,10 +1,12 @@
-"""The file systems that can be a store, and how each is used.
+"""The supported file systems, and the implementation of a store on each.
 
-fsspec reads, lists and deletes everywhere in one way. Making bytes durable, keeping a second writer out and making content
-visible at once is done in one of two ways: on a disk by locks, fsync and rename (`storage.disk`, `storage.files`), on an
-object store by uploads that are completed or not (`storage.objects`, `storage.uploads`). Which one it is, is written in the
-table `_KINDS`. Other file systems of fsspec are refused: a store needs that a file appears whole or not at all, and fsspec does
-not say which file systems promise that.
+fsspec reads, lists and deletes in the same way everywhere. Three operations differ: making bytes durable, excluding a second
+writer, and making content visible atomically. Disks use locks, fsync and rename (`storage.disk`, `storage.files`). Object
+stores use uploads that are completed or aborted (`storage.objects`, `storage.uploads`). The table `_KINDS` assigns each
+protocol to an implementation.
+
+Other file systems of fsspec are refused. A store needs files that appear whole or not at all, and fsspec does not say which
+file systems guarantee this.
 """
 
 import contextlib
@@ -32,108 +34,109 @@ R = TypeVar("R")
 
 
 class Backend(Protocol):
-    """Operations that differ between kinds of file systems. Paths have no protocol. All raise OSError."""
+    """The operations that differ between kinds of file systems. Paths have no protocol. Every method may raise OSError."""
 
     fs: Any
     has_locks: bool
-    """Whether `locked` keeps out the processes of all machines."""
+    """True if `hold_lock` excludes the processes of all machines."""
     can_exclude_gc: bool
-    """Whether gc and runs can be kept apart at all: by locks, or since each process sees at once what others wrote."""
+    """True if gc and runs can exclude each other: by locks, or by markers that every process sees immediately."""
 
     def translate_errors(self, what: str) -> contextlib.AbstractContextManager[None]:
-        """Convert errors of the file system in this block, see `storage.errors.translate_errors`."""
+        """Convert errors of the file system in this block to `DistError`, see `storage.errors.translate_errors`."""
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """Return the result of `work` for each item, in order; concurrently where that is faster."""
+        """Return the result of `work` for each item, in order. A backend may run several calls concurrently."""
 
     def put(self, path: str, data: bytes) -> None:
-        """Replace a small file: readers see the old or the new bytes, also after a power loss."""
+        """Replace a small file. Readers see the old or the new bytes, also after a power loss."""
 
     def move(self, path: str, target: str) -> None:
-        """Take a file out of sight, to where it can be looked at."""
+        """Move a file to another path, such as a corrupt blob to quarantine."""
 
     def hold_lock(self, path: str, *, shared: bool, make: bool = False) -> contextlib.AbstractContextManager[None]:
-        """Hold a shared or an exclusive lock during this block. Object stores have no locks.
+        """Hold a shared or an exclusive lock during this block. On an object store, do nothing.
 
-        Only `make` creates the directory of the lock. Without the directory no lock is taken.
+        If the directory of the lock is missing, no lock is taken, unless `make` creates the directory.
         """
 
     def read_versioned(self, path: str) -> tuple[bytes | None, str | None]:
-        """Return the content of a small file and its version, for `replace`; no content if there is no file."""
+        """Return the content of a small file and its version, for `replace`. The content is None if the file is missing."""
 
     def replace(self, path: str, data: bytes, version: str | None) -> bool:
-        """Replace a small file if it still has this version, or make it if it has none; return whether that was done.
+        """Replace a small file that still has this version, or create it if `version` is None. Return False after a conflict.
 
-        On a disk the caller holds a lock instead. An object store without conditional writes replaces it in any case.
-        Content that is there already counts as written: an answer may have been lost.
+        On a disk there are no versions, and the caller holds a lock. An object store without conditional writes replaces the
+        file in any case. A file that has the new content already counts as written, since the response to an earlier attempt
+        may have been lost.
         """
 
     def hold_liveness_lock(self, path: str) -> contextlib.AbstractContextManager[bool]:
-        """Hold a lock that shows to others that this process lives; yields False where no lock can do that."""
+        """Hold a lock that shows other processes that this process is alive. Yield False if the file system has no locks."""
 
     def is_held(self, path: str) -> bool | None:
-        """Return whether a process holds the lock at `path`; None if that cannot be known here."""
+        """Return True if a process holds the lock at `path`; None if this file system cannot tell."""
 
     def remove_lock(self, path: str) -> None:
-        """Remove a lock that no process holds; one that is held stays."""
+        """Remove the file of a lock that no process holds."""
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove files; those that are not there are skipped."""
+        """Remove files. Missing files are skipped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _FileSystemKind:
-    """The way to open a store on a kind of file system.
+    """The way to open a store on one kind of file system.
 
-    `options` are those of fsspec if the user names none. `prepared` changes what fsspec cannot use as the user names it.
+    `options` are the default options of fsspec. `prepare` replaces options that fsspec does not know.
     """
 
     open: Callable[[Any, Layout], tuple[Backend, Ingests]]
     options: Callable[[], dict[str, Any]] = dict
-    prepared: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    prepare: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
 
 
-def _on_disk(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
+def _open_disk(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
     disk = Disk(fs, layout.root)
     return disk, FileIngests(disk, layout)
 
 
-def _on_s3(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
+def _open_s3(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
     fs = s3.connect(fs)
     objects = Objects(fs, layout.url, s3.S3Api(fs), s3.S3ConditionalWrites(fs, layout.url))
     return objects, UploadIngests(objects, layout)
 
 
-def _on_objects(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
+def _open_objects(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
     objects = Objects(fs, layout.url)
     return objects, UploadIngests(objects, layout)
 
 
-def _in_memory(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
+def _open_memory(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
     objects = Objects(fs, layout.url, conditional=MemoryConditionalWrites(fs))
     return objects, UploadIngests(objects, layout)
 
 
 def _disable_cache() -> dict[str, Any]:
-    """Return options that disable fsspec's cache of listings, since other processes write, too."""
+    """Return options that disable fsspec's cache of listings, since other processes write to the store, too."""
     return {"use_listings_cache": False, "skip_instance_cache": True}
 
 
 def _s3_options() -> dict[str, Any]:
-    return _disable_cache() | s3.options()
+    return _disable_cache() | s3.default_options()
 
 
 _KINDS = {
-    "file": _FileSystemKind(open=_on_disk),
-    "s3": _FileSystemKind(open=_on_s3, options=_s3_options, prepared=s3.with_role),
-    "gs": _FileSystemKind(open=_on_objects, options=_disable_cache),
-    "az": _FileSystemKind(open=_on_objects, options=_disable_cache),
-    "abfs": _FileSystemKind(open=_on_objects, options=_disable_cache),
-    "memory": _FileSystemKind(open=_in_memory),  # of this process: for tests and trials
+    "file": _FileSystemKind(open=_open_disk),
+    "s3": _FileSystemKind(open=_open_s3, options=_s3_options, prepare=s3.apply_role),
+    "gs": _FileSystemKind(open=_open_objects, options=_disable_cache),
+    "az": _FileSystemKind(open=_open_objects, options=_disable_cache),
+    "abfs": _FileSystemKind(open=_open_objects, options=_disable_cache),
+    "memory": _FileSystemKind(open=_open_memory),  # only within this process: for tests and trials
 }
 
 
-# The extras of this distribution that install the drivers of a protocol.
+# The extra of this distribution that installs the driver of a protocol.
 _EXTRAS = {
     **dict.fromkeys(("s3", "s3a"), "s3"),
     **dict.fromkeys(("gs", "gcs"), "gcs"),
@@ -142,15 +145,15 @@ _EXTRAS = {
 
 
 def open_backend(url: str, options: Mapping[str, Any]) -> tuple[Backend, Ingests, Layout]:
-    """The backend for an fsspec URL or local path, with its ingests, and where things are in it.
+    """Return the backend, the ingests and the layout of a store at an fsspec URL or local path.
 
     Raises:
-        InvalidInput: an empty URL, a protocol that fsspec does not know or whose driver is not installed, or wrong options.
-        Unsupported: a file system that lacks what a store needs.
+        InvalidInput: an empty URL, an unknown protocol, a protocol whose driver is not installed, or wrong options.
+        Unsupported: a file system that does not meet the needs of a store.
     """
     if not url:
-        raise InvalidInput("store: the location is empty, expected a path or URL")
-    if "::" in url:  # fsspec's chains; it would take the path /a::b for /a
+        raise InvalidInput("store: expected a path or URL, got an empty location")
+    if "::" in url:  # fsspec would parse /a::b as a chain of URLs and use /a
         raise Unsupported(f"store {url}: a location with :: is not supported")
     refuse_userinfo(url)
     refuse_flat(options)
@@ -158,17 +161,19 @@ def open_backend(url: str, options: Mapping[str, Any]) -> tuple[Backend, Ingests
         return _open(_kind_of(url), url, options)
     except DistError:
         raise
-    except Exception as exc:  # nothing was asked over the network; what else is wrong, each library says in its own way
+    except (
+        Exception
+    ) as exc:  # nothing was sent yet, so the location or the options are wrong; each library raises its own class
         raise InvalidInput(f"store {url}: {exc}; check the location and its options") from exc
 
 
 def _open(kind: _FileSystemKind, url: str, options: Mapping[str, Any]) -> tuple[Backend, Ingests, Layout]:
     on_disk = kind is _KINDS["file"]
     if on_disk and options:
-        raise InvalidInput(f"store {url}: a local disk has no store options, got {', '.join(options)}; leave them out")
-    fs, root = url_to_fs(url, **kind.prepared(merge_options(kind.options(), options)))
+        raise InvalidInput(f"store {url}: a local disk has no store options, got {', '.join(options)}; remove them")
+    fs, root = url_to_fs(url, **kind.prepare(merge_options(kind.options(), options)))
     if on_disk and not os.path.isabs(root):
-        raise InvalidInput(f"store {url}: expected an absolute path, got {root} (is there such a user?)")
+        raise InvalidInput(f"store {url}: expected an absolute path, got {root}; check that the user after ~ exists")
     layout = Layout(root.rstrip("/"), "" if on_disk else f"{get_protocol(url)}://")
     return *kind.open(fs, layout), layout
 
@@ -189,5 +194,5 @@ def _kind_of(url: str) -> _FileSystemKind:
 
 
 def _unsupported_error(url: str) -> Unsupported:
-    reason = f"{get_protocol(url)}:// does not promise that a file appears whole or not at all, as a store needs"
+    reason = f"{get_protocol(url)}:// does not guarantee that a file appears whole or not at all"
     return Unsupported(f"store {url}: {reason}; use one of {', '.join(sorted(_KINDS))}")

@@ -1,4 +1,4 @@
-"""A local disk as a store's ground: what is needed of it beyond fsspec."""
+"""The backend of a store on a local disk: locks, durable writes and atomic renames. `storage.files` has its ingests."""
 
 import contextlib
 import errno
@@ -17,17 +17,17 @@ from prefect_dist.storage.locked_file import LockedFile, shares_locks
 
 T = TypeVar("T")
 R = TypeVar("R")
-_MODE = 0o666  # as far as the umask allows
+_MODE = 0o666  # the umask restricts it
 _READ_ONLY = 0o444
-# What flock answers where a file system has no locks, such as NFS without a lock service.
+# The errors of flock on a file system without locks, such as NFS without a lock service.
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 class Disk:
-    """A local disk: advisory locks (flock) that a crash releases, fsync, atomic rename. Raises OSError, untranslated.
+    """A local disk: advisory locks (flock) that a crash releases, fsync and atomic rename. Methods raise untranslated OSErrors.
 
-    What every blob goes through asks the system for no more than it needs: with many threads each call may cost a change of
-    threads, and for small blobs these are most of the cost (docs/explanation/performance.md).
+    The methods that every blob uses make as few system calls as possible. With many threads, each call can cost a thread
+    switch, and for small blobs these switches are most of the cost (docs/explanation/performance.md).
     """
 
     def __init__(self, fs: Any, root: str) -> None:
@@ -39,11 +39,11 @@ class Disk:
         return translate_errors(what)
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """Return the result of `work` for each item, in order; sequentially, since threads cost more than a disk."""
+        """Return the result of `work` for each item, in order. Calls are sequential: threads cost more than disk access."""
         return [work(item) for item in items]
 
     def put(self, path: str, data: bytes) -> None:
-        """Replace a small file: readers see the old or the new bytes, also after a power loss."""
+        """Replace a small file. Readers see the old or the new bytes, also after a power loss."""
         temporary = f"{path}.{uuid.uuid4().hex}{TEMPORARY}"
         self._make_parent(path)
         try:
@@ -51,16 +51,16 @@ class Disk:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            # Not fsspec's mv: where rename fails it falls back to copying, and a full disk would leave half a file in sight.
+            # Not fsspec's mv: if rename fails, mv copies, and a full disk would leave half a file at the final path.
             os.replace(temporary, path)
             _sync_directory(os.path.dirname(path))
         except BaseException:
-            with contextlib.suppress(OSError):  # the error that is on its way says more
+            with contextlib.suppress(OSError):  # do not hide the first error
                 self.fs.rm_file(temporary)
             raise
 
     def read_versioned(self, path: str) -> tuple[bytes | None, str | None]:
-        """Return the content of a small file, None if it is missing. There are no versions: a lock keeps other writers out."""
+        """Return the content of a small file, None if it is missing. The version is None: the caller holds a lock."""
         try:
             return self.fs.cat_file(path), None
         except FileNotFoundError:
@@ -72,51 +72,50 @@ class Disk:
         return True
 
     def append(self, path: str) -> LockedFile:
-        """The file at `path`, made if need be, for this writer alone to append to until it is closed.
+        """Open a file for appending and lock it until it is closed. A missing file is created.
 
         Raises:
-            Busy: another writer, of this process or another, has it.
+            Busy: another writer, in this process or another process, holds the file.
         """
         while True:
             try:
-                held = self._hold(path)
+                held = self._open_locked_file(path)
             except BlockingIOError:
-                raise Busy(f"{path}: another writer has it") from None
+                raise Busy(f"{path}: another writer holds it; wait until it ends") from None
             try:
                 if held.size() is not None:
                     return held
             except BaseException:
                 held.close()
                 raise
-            held.close()  # the writer before us published or dropped the file between our open and our lock
+            held.close()  # another writer renamed or removed the file after this process opened it and before it was locked
 
     def write_back(self, held: LockedFile, start: int, end: int) -> None:
-        """Begin to make these bytes durable. A hint: `publish` alone promises it."""
-        # On Linux this starts writing dirty pages and waits for none, so that fsync finds little left to do: a fetch of 1 GiB
-        # takes a quarter less time (docs/explanation/performance.md).
+        """Start to write a range of bytes to the disk. This is only a hint: `fsync` makes bytes durable."""
+        # On Linux this call starts writing dirty pages without waiting for them, which leaves little work to fsync: a fetch of
+        # 1 GiB takes a quarter less time (docs/explanation/performance.md).
         os.posix_fadvise(held.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
 
     def fsync(self, held: LockedFile) -> int:
-        """Make a file from `append` durable, and return its size in bytes."""
+        """Make a file from `append` durable and return its size in bytes."""
         held.sync()
-        if (size := held.size()) is None:  # the path may be another writer's file by now, which must not be published
+        if (size := held.size()) is None:  # the path may now be the file of another writer, which must not be published
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), held.path)
         return size
 
     def publish(self, held: LockedFile, target: str) -> None:
-        """Make a file that is durable visible under `target` at once, read-only; its writer still holds it."""
+        """Rename a durable file to `target` and make it read-only. The writer still holds its lock."""
         try:
             os.replace(held.path, target)
         except FileNotFoundError:
             self._make_parent(target)
             os.replace(held.path, target)
-        os.fchmod(
-            held.fileno(), held.mode & _READ_ONLY
-        )  # not earlier: after a failed rename its owner could not open it to go on
+        # Only after the rename: the owner could not open a read-only file to resume it.
+        os.fchmod(held.fileno(), held.mode & _READ_ONLY)
         _sync_directory(os.path.dirname(target))
 
     def move(self, path: str, target: str) -> None:
-        """Take a file out of sight at once, to where it can be looked at."""
+        """Move a file to another path, atomically."""
         self._make_parent(target)
         os.replace(path, target)
         _sync_directory(os.path.dirname(path))
@@ -125,7 +124,8 @@ class Disk:
     def hold_lock(self, path: str, *, shared: bool, make: bool = False) -> Iterator[None]:
         """Hold a shared or an exclusive lock (flock) during this block.
 
-        If the directory of the lock is missing, there is nothing to protect: no lock is taken, unless `make` creates it.
+        A missing directory of the lock means that there is nothing to protect. No lock is taken then, unless `make` creates the
+        directory.
         """
         if make:
             self._make_parent(path)
@@ -141,7 +141,7 @@ class Disk:
 
     @contextmanager
     def hold_liveness_lock(self, path: str) -> Iterator[bool]:
-        """Hold a lock that shows to others that this process lives; yields False where no lock can do that."""
+        """Hold a lock that shows other processes that this process is alive. Yield False if the file system has no locks."""
         try:
             self._make_parent(path)
             lock = _open_locked(path, fcntl.LOCK_EX) if self.has_locks else None
@@ -160,7 +160,7 @@ class Disk:
             os.close(lock)
 
     def is_held(self, path: str) -> bool | None:
-        """Return whether a process holds the lock at `path`; None if that cannot be known here."""
+        """Return True if a process holds the lock at `path`; None if this file system cannot tell."""
         if not self.has_locks:
             return None
         try:
@@ -173,7 +173,7 @@ class Disk:
         return False
 
     def remove_lock(self, path: str) -> None:
-        """Remove a lock that no process holds; one that is held stays."""
+        """Remove the file of a lock that no process holds."""
         try:
             lock = _open_locked(path, fcntl.LOCK_EX | fcntl.LOCK_NB, make=False)
         except (FileNotFoundError, BlockingIOError):
@@ -184,16 +184,16 @@ class Disk:
             os.close(lock)
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove files; those that are not there are skipped."""
+        """Remove files. Missing files are skipped."""
         for path in paths:
             with contextlib.suppress(FileNotFoundError):
                 self.fs.rm_file(path)
 
     def touch(self, path: str) -> None:
-        """Have a file count as new."""
+        """Set the modification time of a file to now, so that gc treats it as new."""
         os.utime(path)
 
-    def _hold(self, path: str) -> LockedFile:
+    def _open_locked_file(self, path: str) -> LockedFile:
         try:
             return LockedFile(path)
         except FileNotFoundError:
@@ -209,9 +209,9 @@ class Disk:
 
 
 def _open_locked(path: str, operation: int, *, make: bool = True) -> int:
-    """Return a descriptor of the file at `path`, locked; the caller closes it.
+    """Open and lock the file at `path`, and return its descriptor. The caller closes the descriptor.
 
-    A lock whose file was removed by its last holder is no lock for the next one, so the file is opened again.
+    The last holder of a lock removes its file. A lock on a removed file excludes no one, so the file is opened again.
     """
     while True:
         lock = _open_lock_file(path, make=make)
@@ -226,14 +226,14 @@ def _open_locked(path: str, operation: int, *, make: bool = True) -> int:
 
 
 def _open_lock_file(path: str, *, make: bool) -> int:
-    """Return a descriptor of a lock file. A new lock file gets its permissions from the umask."""
+    """Return a descriptor of a lock file. The umask sets the permissions of a new file."""
     try:
         return os.open(path, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if make else 0), _MODE)
     except PermissionError as exc:
         if make and not os.path.exists(path):
-            raise  # the directory is the reason
+            raise  # the directory does not permit new files
         with contextlib.suppress(OSError):
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another user's: enough to lock it on a local disk
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # a file of another user: read access is enough for a local lock
         remedy = f"let all users of the store read and write it: chmod g+rw {shlex.quote(path)}"
         raise PermissionError(errno.EACCES, f"cannot open {path} ({exc.strerror}); {remedy}", path) from exc
 

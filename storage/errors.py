@@ -1,4 +1,4 @@
-"""Errors of the content store: the border where a file system's errors become ours."""
+"""Translation of file system errors to the errors of this program."""
 
 import errno
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 class StoreFull(Unavailable):
-    """No space left. What was written stays and is gone on with; trying again at once does not help."""
+    """No space is left. The ingest keeps its data and can be resumed. An immediate retry would fail again."""
 
     retryable = False
 
@@ -21,10 +21,10 @@ class StoreFull(Unavailable):
 def translate_errors(what: str, *, service: str | None = None) -> Iterator[None]:
     """Convert errors of a file system in this block to `DistError`. `what` names the operation and its object.
 
-    `service` is the URL of an object store. Its errors name it, and say what there is to check.
+    `service` is the URL of an object store. The messages of its errors contain this URL and what to check.
 
-    The libraries of object stores raise not only OSError but errors of their own, of which fsspec says nothing, and ValueError
-    for options that cannot be right. What else Python itself raises is a mistake of ours, and stays one.
+    Besides OSError, the libraries of object stores raise classes of their own, which fsspec does not document, and ValueError
+    for impossible options. Other built-in exceptions are programming errors and pass unchanged.
     """
     try:
         yield
@@ -41,16 +41,16 @@ def translate_errors(what: str, *, service: str | None = None) -> Iterator[None]
 def _translate(exc: OSError, what: str, service: str | None) -> DistError:
     cause = exc.strerror or _one_line(exc)
     if isinstance(exc, FileNotFoundError):
-        return NotFound(f"{what}: not there")
+        return NotFound(f"{what}: not found")
     if isinstance(exc, NotADirectoryError | IsADirectoryError | FileExistsError):
         return InvalidInput(f"{what}: {cause} ({exc.filename})")
     if exc.errno == errno.EXDEV:
         places = f"{exc.filename} and {exc.filename2} are on different file systems"
-        return InvalidInput(f"{what}: {places}; content becomes visible by a rename, so keep the whole store on one")
+        return InvalidInput(f"{what}: {places}; keep the whole store on one file system, since content is renamed into place")
     if exc.errno in _FULL:
-        return StoreFull(f"{what}: {cause}; make room and run again, what was fetched is kept")
+        return StoreFull(f"{what}: {cause}; free some space and run again, the run resumes")
     if exc.errno in _REFUSED or isinstance(exc, PermissionError):
-        return Denied(f"{what}: {cause}{_check('the credentials and what they permit', what, service)}")
+        return Denied(f"{what}: {cause}{_check('the credentials and their permissions', what, service)}")
     return _unavailable(what, cause, service)
 
 

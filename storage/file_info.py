@@ -1,4 +1,4 @@
-"""Facts of a file from fsspec's `info` and `ls`. A failing file system is an error, not an empty one."""
+"""Facts about a file from fsspec's `info` and `ls`. An error of the file system is raised, never treated as a missing file."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ from prefect_dist.ocispec.errors import Unsupported
 
 
 def is_there(fs: Any, path: str) -> bool:
-    """Return True if the path exists. Unlike fsspec's `exists`, a failure raises OSError."""
+    """Return True if the path exists. Unlike fsspec's `exists`, raise OSError if the file system fails."""
     try:
         fs.info(path)
     except FileNotFoundError:
@@ -17,15 +17,15 @@ def is_there(fs: Any, path: str) -> bool:
 
 
 def modification_time(entry: Mapping[str, Any]) -> datetime:
-    """Return the modification time of a file. File systems report it under different keys.
+    """Return the modification time of a file, whose key differs between file systems.
 
     Raises:
-        Unsupported: the file system reports it under no known key.
+        Unsupported: the file system reports no time under a known key.
     """
     for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
         if (moment := entry.get(key)) is not None:
             return _moment(moment)
-    raise Unsupported(f"{entry.get('name')}: its file system tells no time, only {', '.join(sorted(entry))}")
+    raise Unsupported(f"{entry.get('name')}: its file system reports no modification time, only {', '.join(sorted(entry))}")
 
 
 def _moment(value: Any) -> datetime:

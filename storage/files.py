@@ -1,9 +1,10 @@
-"""Ingests that are files: appended to, gone on with after a crash, and renamed into place.
+"""Ingests on a disk: files that are appended to, resumed after a crash, and renamed into place.
 
-Below `ingest/` each ref has a data file, whose name is the SHA-256 of the ref, and beside it a small record in JSON with the
-ref itself, the declared total and digest, and the start. What a writer leaves behind, by closing or by dying, the next one
-goes on with: the data is hashed anew and written at its end, so that the digest and the file always cover the same bytes
-(containerd #1526). Small content is recorded only by closing: after a death it starts over.
+Each ref has a data file in `ingest/`, named by the SHA-256 of the ref, and next to it a small JSON record with the ref, the
+declared size and digest, and the start time. A writer that closes or dies leaves both files. The next writer hashes the
+existing data again and appends to it, so that the digest and the file always cover the same bytes (containerd #1526).
+
+An ingest of at most 1 MiB gets its record only when it is closed unfinished. After a crash, such an ingest starts over.
 """
 
 import contextlib
@@ -25,15 +26,15 @@ from prefect_dist.storage.locked_file import LockedFile
 
 _log = logging.getLogger(__name__)
 _PIECE_BYTES = 4 * 1024 * 1024
-# How much is written before the disk is told to begin with it.
+# The amount of unwritten data after which the disk starts to write.
 _WRITE_BACK_BYTES = 8 * 1024 * 1024
-# Content of at most this size comes in one piece. Its ingest is recorded only if it is closed unfinished: on a disk a record
-# costs as much as all else that is done for a small blob.
+# Content of at most this size arrives in one piece. Its ingest is recorded only if it is closed unfinished: on a disk, the
+# record would double the cost of a small blob.
 _SMALL_BYTES = 1024 * 1024
 
 
 class FileWriter:
-    """A writer that appends to the data file of its ingest; see `storage.ingest.Writer`."""
+    """Appends to the data file of an ingest; see `storage.ingest.Writer`."""
 
     def __init__(
         self, disk: Disk, layout: Layout, held: LockedFile, declared: Declaration, *, there: int, recorded: bool
@@ -41,47 +42,47 @@ class FileWriter:
         self.declaration = declared
         self._disk, self._layout, self._held, self._recorded = disk, layout, held, recorded
         self._path = held.path
-        self._measured = ContentVerifier(declared)
+        self._verifier = ContentVerifier(declared)
         self._open = True
-        self._catch_up(there)
-        self._written_back = self.offset  # what was there may well be on the disk
+        self._hash_existing(there)
+        self._written_back = self.offset  # data of an earlier writer has probably reached the disk
 
     @property
     def offset(self) -> int:
         """The number of bytes that are written and hashed."""
-        return self._measured.offset
+        return self._verifier.offset
 
     @property
     def digest(self) -> Digest:
-        """The digest of the bytes that are there."""
-        return self._measured.digest
+        """The digest of the bytes so far."""
+        return self._verifier.digest
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`."""
-        self._measured.refuse_excess(len(data))
+        self._verifier.refuse_excess(len(data))
         with translate_errors(f"{self.declaration.ref}: writing to {self._path}"):
             self._held.write(data)
-            self._measured.add(data)
+            self._verifier.add(data)
             if self.offset - self._written_back >= _WRITE_BACK_BYTES:
                 self._disk.write_back(self._held, self._written_back, self.offset)
                 self._written_back = self.offset
 
     def truncate(self) -> None:
-        """Drop what was written and start over at 0."""
+        """Drop the data and start over at offset 0."""
         with translate_errors(f"{self.declaration.ref}: truncating {self._path}"):
             self._held.truncate()
-        self._measured.reset()
+        self._verifier.reset()
         self._written_back = 0
 
     def commit(self, *, size: int | None = None, expected: Digest | None = None) -> Digest:
-        """Make the blob durable, then visible."""
-        digest = self._measured.verify(size, expected)
+        """Make the blob durable, then visible; see `storage.ingest.Writer`."""
+        digest = self._verifier.verify(size, expected)
         with translate_errors(f"{self.declaration.ref}: committing {digest}"):
             self._refuse_half_written(self._disk.fsync(self._held))
             self._disk.publish(self._held, self._layout.blob(digest))
         self._release_quietly()
         if self._recorded:
-            self._tidy()
+            self._remove_record()
         return digest
 
     def abort(self) -> None:
@@ -91,14 +92,14 @@ class FileWriter:
         self._release_quietly()
 
     def close(self) -> None:
-        """Let the ref go and keep what was written."""
+        """Release the ref and keep the data."""
         if not self._open:
             return
         self._open = False
         with translate_errors(f"{self.declaration.ref}: closing {self._path}"):
             try:
                 if not self._recorded:
-                    self._keep()
+                    self._record_unfinished()
             finally:
                 self._held.close()
 
@@ -108,55 +109,56 @@ class FileWriter:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None) -> None:
         close_writer(self, exc)
 
-    def _keep(self) -> None:
-        """Leave what a small ingest has for the next writer; if it has nothing, leave nothing."""
+    def _record_unfinished(self) -> None:
+        """Write the record of a small ingest, so that the next writer can resume it. Drop an ingest without data."""
         size = self._held.size()
         if size is None:
-            return  # dropped, or a commit failed after its rename, with which the lock went: a new writer has the ref
+            return  # the file was dropped, or renamed by a commit that failed afterwards: the ref may have a new writer
         if size == 0:
             _drop(self._disk, self._path)
             return
         try:
             self._disk.fs.pipe_file(self._path + RECORD, self.declaration.to_json())
         except OSError:
-            with contextlib.suppress(OSError):  # without a record the data is of no use, least of all on a full disk
+            with contextlib.suppress(OSError):  # data without a record is useless and may fill the disk
                 _drop(self._disk, self._path)
             raise
 
-    def _catch_up(self, there: int) -> None:
-        """Hash what a writer before this one left."""
+    def _hash_existing(self, there: int) -> None:
+        """Hash the data that an earlier writer left; drop it if it exceeds the declared size."""
         with translate_errors(f"{self.declaration.ref}: reading {self._path}"):
             if self.declaration.total is not None and there > self.declaration.total:
                 self.truncate()
                 return
             while self.offset < there:
-                self._measured.add(self._read(min(self.offset + _PIECE_BYTES, there)))
+                self._verifier.add(self._read(min(self.offset + _PIECE_BYTES, there)))
 
     def _read(self, end: int) -> bytes:
         data: bytes = self._disk.fs.cat_file(self._path, start=self.offset, end=end)
         return data
 
     def _refuse_half_written(self, size: int) -> None:
-        if size != self.offset:  # after a write that failed half-way
-            at = f"{self.offset} bytes in {self._path}, got {size}"
-            raise Corrupt(f"{self.declaration.ref}: expected {at}; open it again to go on")
+        if size != self.offset:  # an earlier write failed half-way
+            expected = f"{self.offset} bytes in {self._path}, got {size}"
+            raise Corrupt(f"{self.declaration.ref}: expected {expected}; open the ingest again to resume it")
 
-    def _tidy(self) -> None:
-        """Remove the record of a blob that is safe. It may fail: a record without data says nothing.
+    def _remove_record(self) -> None:
+        """Remove the record of a committed ingest. A failure is only logged, since a record without data is harmless.
 
-        With its data the ingest lost its lock. A new writer may have the ref by now, or have left data: the record is its own.
+        The commit renamed the data file and thereby released the lock. If a new writer holds the ref by now, or has left data,
+        the record belongs to that writer and stays.
         """
         try:
             with contextlib.closing(self._disk.append(self._path)) as held:
                 if not held.found:
                     _drop(self._disk, self._path)
         except Busy:
-            _log.debug("%s: a new writer has it", self.declaration.ref)
+            _log.debug("%s: a new writer holds the ref, its record stays", self.declaration.ref)
         except OSError:
             _log.warning("%s: could not remove %s", self.declaration.ref, self._path + RECORD, exc_info=True)
 
     def _release_quietly(self) -> None:
-        """End an ingest that left nothing to keep."""
+        """Release the lock of an ingest that has ended. A failure is only logged."""
         if not self._open:
             return
         self._open = False
@@ -167,15 +169,15 @@ class FileWriter:
 
 
 class FileIngests:
-    """All ingests of a store on a disk; see `storage.ingest.Ingests`."""
+    """The ingests of a store on a disk; see `storage.ingest.Ingests`."""
 
     def __init__(self, disk: Disk, layout: Layout) -> None:
         self._disk, self._layout = disk, layout
 
     def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> FileWriter:
-        """Begin the ingest `ref`, or go on with what is there of it, also from another process."""
+        """Begin the ingest `ref`, or resume it, also if another process began it."""
         if not ref:
-            raise InvalidInput("ingest: the ref is empty")
+            raise InvalidInput("ingest: expected a ref, got an empty text")
         self._refuse_existing(ref, expected)
         path = self._path(ref)
         with translate_errors(f"{ref}: opening {path}"):
@@ -190,13 +192,13 @@ class FileIngests:
             raise
 
     def status(self, ref: str) -> Status:
-        """Return the status of an ingest. One of at most 1 MiB has no status while its writer works."""
+        """Return the status of an ingest. An ingest of at most 1 MiB has no status while its writer is open."""
         path = self._path(ref)
         with translate_errors(f"ingest {ref}"):
             return self._status(path, self._disk.fs.info(path))
 
     def active(self) -> Iterator[Status]:
-        """All recorded ingests."""
+        """Yield the status of each recorded ingest."""
         for entry in self._entries():
             if not self._layout.is_ingest(entry["name"]):
                 continue
@@ -204,22 +206,22 @@ class FileIngests:
                 with translate_errors(f"ingest {entry['name']}"):
                     status = self._status(entry["name"], entry)
             except (NotFound, InvalidInput, Unsupported):
-                _log.debug("ingest %s ended or is damaged", entry["name"])
+                _log.debug("ingest %s has ended, or its record is damaged", entry["name"])
                 continue
             yield status
 
     def sweep(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
-        """Drop what nobody has touched since `before`: data with or without its record, and records without data."""
+        """Drop ingests that were not written to since `before`: data with or without a record, and records without data."""
         for path, touched in self._touch_times().items():
             with translate_errors(f"ingest {path}"):
                 if touched < before and (dry_run or self._drop_unless_busy(path)):
                     yield path
 
     def close(self) -> None:
-        """Nothing to give up: what is on the disk outlives this process."""
+        """Do nothing: ingests on a disk outlive this process."""
 
     def _path(self, ref: str) -> str:
-        """Return the data file of an ingest; each machine has one of its own where locks are not shared with others."""
+        """Return the data file of an ingest. If locks are not shared between machines, each machine has its own data file."""
         return self._layout.ingest(ref if self._disk.has_locks else f"{ref} on {socket.gethostname()}")
 
     def _entries(self) -> list[dict[str, Any]]:
@@ -249,12 +251,12 @@ class FileIngests:
 
     def _begin(self, held: LockedFile, wanted: Declaration) -> FileWriter:
         with translate_errors(f"{wanted.ref}: opening {held.path}"):
-            try:  # once more: its writer may have ended before we got the lock
+            try:  # again: another writer may have committed the blob before this writer got the lock
                 self._refuse_existing(wanted.ref, wanted.expected)
             except AlreadyExists:
                 _drop(self._disk, held.path)
                 raise
-            found, recorded = self._found(held.path)
+            found, recorded = self._read_record(held.path)
         if found is not None and found.agrees(wanted):
             return FileWriter(self._disk, self._layout, held, found, there=held.found, recorded=True)
         recorded = recorded or wanted.total is None or wanted.total > _SMALL_BYTES
@@ -265,8 +267,8 @@ class FileIngests:
                 self._disk.fs.pipe_file(held.path + RECORD, wanted.to_json())
         return FileWriter(self._disk, self._layout, held, wanted, there=0, recorded=recorded)
 
-    def _found(self, path: str) -> tuple[Declaration | None, bool]:
-        """The record of an ingest, None if it is damaged or absent, and whether there is one."""
+    def _read_record(self, path: str) -> tuple[Declaration | None, bool]:
+        """Return the record of an ingest, None if it is damaged or missing, and True if the record exists."""
         try:
             raw = self._disk.fs.cat_file(path + RECORD)
         except FileNotFoundError:
@@ -278,7 +280,7 @@ class FileIngests:
 
     def _refuse_existing(self, ref: str, expected: Digest | None) -> None:
         if expected is not None and is_there(self._disk.fs, self._layout.blob(expected)):
-            with contextlib.suppress(OSError):  # somebody else's, or read-only; a courtesy to who just wanted it
+            with contextlib.suppress(OSError):  # optional: protects the blob from gc; fails on files of other users
                 self._disk.touch(self._layout.blob(expected))
             raise AlreadyExists(f"{ref}: {expected} is in the store")
 
@@ -290,12 +292,12 @@ class FileIngests:
         try:
             status = self.status(ref)
         except DistError:
-            return f"{ref}: another writer has it"
-        return f"{ref}: another writer has it since {status.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {status.offset}"
+            return f"{ref}: another writer holds it; wait until it ends"
+        return f"{ref}: another writer holds it since {status.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {status.offset}"
 
 
 def _drop(disk: Disk, path: str) -> None:
-    """Remove an ingest whose lock the caller holds; the data last, for without it the lock is free."""
+    """Remove an ingest whose lock the caller holds. The data file is removed last, since its removal frees the lock."""
     with contextlib.suppress(FileNotFoundError):
         disk.fs.rm_file(path + RECORD)
     disk.fs.rm_file(path)

@@ -1,9 +1,10 @@
-"""Garbage collection: blobs that nothing needs, and what dead runs left behind.
+"""Garbage collection: removes unneeded blobs and the leftovers of dead runs.
 
-Whatever names and leases reach is needed. The candidates are listed first. They are removed in batches; for each batch leases
-and names are read again, in that order, since a run records its names before it releases its leases. `storage.sweeps` keeps
-runs from relying on the content of a batch meanwhile. So a run either is seen by gc, or looks after the removal and finds what
-is left.
+A blob is needed if a name or a lease reaches it. gc lists the candidates first and removes them in batches. Before each batch,
+gc reads leases and names again, in this order, since a run records its names before it releases its leases.
+
+`storage.sweeps` prevents runs from relying on the content of a batch during its removal. So either gc sees the lease of a run,
+or the run looks content up after the removal and finds only the remaining content.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from prefect_dist.ocispec.units import duration
 from prefect_dist.storage import presence
 from prefect_dist.storage.store import ContentStore, Info
 
-# Where runs are not kept apart from gc: longer than they usually take.
+# The shortest safe grace period if gc and runs cannot exclude each other. Runs usually take less time.
 _LONGER_THAN_A_RUN = timedelta(hours=24)
 _BATCH = 1000
 _ATTEMPTS = 3
@@ -25,9 +26,10 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Swept:
-    """The blobs and the paths of leftovers that were, or in a dry run would be, removed.
+    """The result of a garbage collection: the removed blobs and the paths of removed leftovers.
 
-    `lost` says of names that were recorded meanwhile which content they lack, and how to get it again.
+    In a dry run, they are the blobs and leftovers that gc would remove. `kept` is the number of blobs that stay. `lost` has a
+    line for each name that was recorded during gc and lacks content.
     """
 
     blobs: tuple[Info, ...]
@@ -37,28 +39,28 @@ class Swept:
 
     @property
     def size(self) -> int:
-        """The bytes of the blobs."""
+        """The size of the removed blobs, in bytes."""
         return sum(info.size for info in self.blobs)
 
 
 def find_hazard(store: ContentStore, *, grace: timedelta) -> str | None:
-    """Return a warning, in one line, if a sweep with this grace period may remove what a run in progress needs."""
+    """Return a one-line warning if gc with this grace period may remove content of a run in progress; None if it is safe."""
     if store.can_exclude_gc or grace >= _LONGER_THAN_A_RUN:
         return None
     given = duration(grace.total_seconds())
     return (
-        f"gc of {store.url}: its locks are not shared with other machines, and the grace period is {given}; "
-        "make sure that no run is in progress on another machine"
+        f"gc of {store.url}: the locks of this file system do not exclude other machines, and the grace period is only "
+        f"{given}; make sure that no run is in progress on another machine"
     )
 
 
 def collect(store: ContentStore, *, grace: timedelta, dry_run: bool) -> Swept:
-    """Remove what nothing needs and what was not touched for `grace`.
+    """Remove blobs and leftovers that are unneeded and were not touched during the grace period.
 
-    Times are compared by the clock of the store; a dry run, which writes nothing, takes that of this machine.
+    Ages are measured by the clock of the store. A dry run writes nothing and uses the clock of this machine.
 
     Raises:
-        Corrupt, InvalidInput, Unsupported: a manifest, name or lease cannot be read, so that it is unknown what it needs.
+        Corrupt, InvalidInput, Unsupported: a manifest, name or lease cannot be read, so the content that it needs is unknown.
         Denied, Unavailable: the store.
     """
     now = datetime.now(UTC) if dry_run else store.clock()
@@ -78,39 +80,38 @@ def collect(store: ContentStore, *, grace: timedelta, dry_run: bool) -> Swept:
 
 
 class _Needed:
-    """The digests that names and leases need. The set only grows: so each `update` reads what is new."""
+    """The digests that names and leases need. The set only grows, so each `update` reads only new roots."""
 
     def __init__(self, store: ContentStore, now: datetime) -> None:
         self._store, self._now = store, now
         self._digests: set[Digest] = set()
         self._leased: set[object] = set()
         self._named: set[object] = set()
-        self._awaited: dict[object, Descriptor] = {}  # manifests below leases that have not arrived yet
+        self._awaited: dict[object, Descriptor] = {}  # manifests below leases that runs have not fetched yet
         self._first: dict[str, object] | None = None
 
     def __contains__(self, digest: Digest) -> bool:
         return digest in self._digests
 
     def update(self) -> None:
-        """Read leases and names again."""
         leased = _new(self._store.leases.roots(now=self._now), self._leased)
         names = list(self._store.names)
         if self._first is None:
             self._first = {name.name: name for name in names}
         self._walk(_new((root for name in names for root in name.roots), self._named))
-        for missing in (*self._walk(leased), *self._walk(self._take_arrived())):
+        for missing in (*self._walk(leased), *self._walk(self._pop_arrived())):
             if missing.is_manifest:
                 self._awaited[missing.key] = missing
 
     def lost(self) -> Iterator[str]:
-        """Return a line for each name that was recorded since the first update and lacks content."""
+        """Yield a line for each name that was recorded since the first update and lacks content."""
         first = self._first or {}
         for name in self._store.names:
             if first.get(name.name) != name and not (found := presence.check_name(self._store, name)).is_complete:
-                yield f"{name.name}: recorded while gc ran, {found.shortage}; fetch it again"
+                yield f"{name.name}: recorded while gc ran, {found.shortage}; fetch the image again"
 
-    def _take_arrived(self) -> list[Descriptor]:
-        """Return, and forget, awaited manifests that are in the store now."""
+    def _pop_arrived(self) -> list[Descriptor]:
+        """Return the awaited manifests that are in the store now, and stop awaiting them."""
         awaited = list(self._awaited.values())
         there = self._store.each(self._store.holds, awaited) if awaited else []
         arrived = [manifest for manifest, is_there in zip(awaited, there, strict=True) if is_there]
@@ -119,29 +120,29 @@ class _Needed:
         return arrived
 
     def _walk(self, roots: Sequence[Descriptor]) -> tuple[Descriptor, ...]:
-        """Add what is below roots, and return what is missing of it."""
+        """Add the digests below the roots, and return the missing descriptors."""
         found = presence.check(self._store, *roots, children=children_reader(self._store.manifest))
         self._digests |= {descriptor.digest for descriptor in (*found.present, *found.missing)}
         return found.missing
 
 
 def _new(roots: Iterator[Descriptor], known: set[object]) -> list[Descriptor]:
-    """Return the roots that are not known yet, and note them as known."""
+    """Return the roots whose keys are not in `known`, and add these keys to `known`."""
     fresh = {root.key: root for root in roots if root.key not in known}
     known |= fresh.keys()
     return list(fresh.values())
 
 
 def _remove(store: ContentStore, batch: Sequence[Info], needed: _Needed) -> list[Info]:
-    """Remove those blobs of a batch that are still not needed."""
+    """Remove the blobs of a batch that are still unneeded, and return them."""
     for _ in range(_ATTEMPTS):
         with store.begin_sweep() as sweep:
             needed.update()
             doomed = [info for info in batch if info.digest not in needed]
-            if sweep.is_current:  # else so much was new that reading it took too long; it is known now
+            if sweep.is_current:  # otherwise reading took too long; the next attempt has less to read
                 store.delete_all(info.digest for info in doomed)
                 return doomed
-    raise Unavailable(f"gc of {store.url}: names and leases cannot be read fast enough; run it when fewer runs are in progress")
+    raise Unavailable(f"gc of {store.url}: reading names and leases takes too long; run gc when fewer runs are in progress")
 
 
 def _batches(infos: Sequence[Info]) -> Iterator[Sequence[Info]]:

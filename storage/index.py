@@ -1,8 +1,8 @@
-"""The files that make a store, or an archive of it, an OCI image layout for other tools (image-spec 1.1, image-layout.md).
+"""The files that make a store or an archive an OCI image layout for other tools (image-spec 1.1, image-layout.md).
 
-`oci-layout` marks it. `index.json` is derived from the names. Each is listed under its whole text, so that
-`skopeo inspect oci:STORE:NAME` finds it. Its referrers are listed beside it, where other tools look for them: without a name,
-or, those that a tag has to find, under that tag in the repository that they are from.
+`oci-layout` marks the directory. `index.json` is derived from the names. Each image is listed under its full name, so that
+`skopeo inspect oci:STORE:NAME` finds it. Its referrers are listed in the same index: a referrer with a digest tag under this
+tag in the repository of the image, other referrers without a name.
 """
 
 import logging
@@ -22,13 +22,13 @@ from prefect_dist.storage.statefile import change_file
 
 _log = logging.getLogger(__name__)
 REF_NAME = "org.opencontainers.image.ref.name"
-# An annotation of the whole index: the digest of what it lists and of the names that this was derived from.
+# An annotation of the whole index: a digest over its manifests and over the names from which they were derived.
 _SEAL = "io.github.prefect-dist.names"
 MARKER = orjson.dumps({"imageLayoutVersion": "1.0.0"})
 
 
 def create(backend: Backend, layout: Layout, names: Names) -> None:
-    """Make an empty image layout where there is none; harmless where there is one."""
+    """Create an empty image layout if the store has none."""
     with backend.translate_errors(f"store {layout.url}"):
         if is_there(backend.fs, layout.marker):
             return
@@ -37,43 +37,44 @@ def create(backend: Backend, layout: Layout, names: Names) -> None:
 
 
 def mark(backend: Backend, layout: Layout) -> None:
-    """Write the file that makes a directory an image layout."""
+    """Write `oci-layout`, the file that marks an image layout."""
     with backend.translate_errors(f"store {layout.url}"):
         backend.put(layout.marker, MARKER)
 
 
 def update(backend: Backend, layout: Layout, names: Names) -> None:
-    """Write `index.json` again if the names have changed since; only records that changed are read.
+    """Write `index.json` again if the names have changed. Only changed records are read.
 
-    Many processes may do this at once, see `storage.statefile`. Each lists the names again after it wrote, for stores that have
-    neither locks nor conditional writes: a name is recorded before its process comes here, so the last writer has seen it.
+    Several processes may update at once, see `storage.statefile`. After writing, each process lists the names again. A process
+    records its name before it updates the index, so the last writer has seen every name, even on stores with neither locks nor
+    conditional writes.
 
-    A damaged name is left out with a warning: other tools are no worse off without it, and no other image fails for it.
+    A damaged name is left out with a warning, so that one damaged record does not fail the other images.
     """
     what, written = f"store {layout.url}: index.json", dict[str, str]()
 
-    def update(raw: bytes | None) -> bytes:
+    def refresh(raw: bytes | None) -> bytes:
         nonlocal written
         with backend.translate_errors(what):
             written = names.list_records()
-            return raw if raw is not None and _is_of(raw, written) else _make_index(names, written)
+            return raw if raw is not None and _is_current(raw, written) else _make_index(names, written)
 
     with backend.translate_errors(what):
-        if _is_of(_content(backend, layout), names.list_records()):
+        if _is_current(_read_index(backend, layout), names.list_records()):
             return
-        names.recall()
+        names.load_cache()
     while True:
-        change_file(backend, layout.index, update, what=what)
+        change_file(backend, layout.index, refresh, what=what)
         with backend.translate_errors(what):
             if names.list_records() == written:
                 break
     if written:
         with backend.translate_errors(what):
-            names.remember()
+            names.save_cache()
 
 
 def document(names: Iterable[Name], *, under: tuple[str, ...], tagged: Iterable[tuple[str, Descriptor]] = ()) -> bytes:
-    """Return an `index.json` that lists `names`, each in these annotations, and `tagged` manifests by reference name."""
+    """Return an `index.json` that lists `names` under the annotations `under`, and `tagged` manifests by reference name."""
     others = [_entry_json(descriptor, {REF_NAME: name}) for name, descriptor in tagged]
     return _document([*(_entry(name, under) for name in names), *others])
 
@@ -85,12 +86,12 @@ def _document(manifests: Sequence[Mapping[str, Any]], **more: object) -> bytes:
 def _make_index(names: Names, listed: Mapping[str, str]) -> bytes:
     known, damaged = names.read()
     for error in damaged:
-        _log.warning("index.json leaves out: %s", error)
+        _log.warning("index.json does not list a damaged name: %s", error)
     manifests = [*(_entry(name, (REF_NAME,)) for name in known), *_referrers(known)]
     return _document(manifests, annotations={_SEAL: _seal(manifests, listed)})
 
 
-def _content(backend: Backend, layout: Layout) -> bytes:
+def _read_index(backend: Backend, layout: Layout) -> bytes:
     try:
         content: bytes = backend.fs.cat_file(layout.index)
     except FileNotFoundError:
@@ -98,8 +99,8 @@ def _content(backend: Backend, layout: Layout) -> bytes:
     return content
 
 
-def _is_of(raw: bytes, listed: Mapping[str, str]) -> bool:
-    """Return whether an `index.json` was made from these names, and was not changed since."""
+def _is_current(raw: bytes, listed: Mapping[str, str]) -> bool:
+    """Return True if an `index.json` was made from these names and was not changed afterwards."""
     try:
         found = fields.parse_object(raw, at="index.json")
         annotations = dict(fields.pairs(found, "annotations", at="index.json"))
@@ -117,7 +118,7 @@ def _entry(name: Name, under: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _referrers(names: Sequence[Name]) -> list[dict[str, Any]]:
-    """Each referrer once; none under what is a name by itself."""
+    """Return the entries of the referrers of all names, each once. A tag that is also a recorded name is left out."""
     taken: set[object] = {name.name for name in names}
     entries = list[dict[str, Any]]()
     for name in names:

@@ -1,7 +1,8 @@
 """Ingests: content on its way into the store, on any kind of file system.
 
-An ingest has a ref and a declaration of its content. A ref has one writer at a time. The writer hashes the bytes that it
-writes, so that the commit verifies the bytes that become visible. `storage.files` and `storage.uploads` implement ingests.
+An ingest has a ref and a declaration of its content. A ref has at most one writer at a time. The writer hashes the bytes that
+it writes, so that a commit verifies exactly the bytes that become visible. `storage.files` and `storage.uploads` implement
+ingests.
 """
 
 import logging
@@ -21,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Status:
-    """An ingest: `offset` bytes of `total` are there; total and digest are None where they were not declared."""
+    """The progress of an ingest: `offset` of `total` bytes are written. `total` and `expected` are None if undeclared."""
 
     ref: str
     offset: int
@@ -33,7 +34,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Declaration:
-    """The declared ref, size and digest of an ingest, and its start time."""
+    """The ref, declared size and digest of an ingest, and its start time."""
 
     ref: str
     total: int | None
@@ -41,11 +42,11 @@ class Declaration:
     started: datetime
 
     def agrees(self, other: "Declaration") -> bool:
-        """Return True if both declare the same content, so that an ingest can be resumed."""
+        """Return True if both declare the same content, so that one can resume the other."""
         return (self.ref, self.total, self.expected) == (other.ref, other.total, other.expected)
 
     def status(self, offset: int, updated: datetime) -> Status:
-        """Return the status of the ingest."""
+        """Return the status of this ingest."""
         return Status(
             ref=self.ref, offset=offset, total=self.total, expected=self.expected, started=self.started, updated=updated
         )
@@ -73,7 +74,7 @@ class Declaration:
 
 
 class ContentVerifier:
-    """Counts and hashes the bytes of a writer, and checks them against the declaration. Not thread-safe."""
+    """Counts and hashes the bytes of a writer and compares them with the declaration. Not thread-safe."""
 
     def __init__(self, declared: Declaration) -> None:
         self.declaration = declared
@@ -84,35 +85,35 @@ class ContentVerifier:
         """Check that `length` more bytes do not exceed the declared size.
 
         Raises:
-            Corrupt: they do.
+            Corrupt: the bytes exceed the declared size.
         """
         total, end = self.declaration.total, self.offset + length
         if total is not None and end > total:
             raise Corrupt(f"{self.declaration.ref}: expected {total} bytes, got {end} or more")
 
     def add(self, data: bytes | bytearray | memoryview) -> None:
-        """Count and hash bytes that were written."""
+        """Count and hash written bytes."""
         self._hasher.update(data)
         self.offset += len(data)
 
     def reset(self) -> None:
-        """Start over at 0."""
+        """Start over at offset 0."""
         self._hasher = Hasher(self._hasher.algorithm)
         self.offset = 0
 
     @property
     def digest(self) -> Digest:
-        """Return the digest of the bytes so far."""
+        """The digest of the bytes so far."""
         return self._hasher.digest()
 
     def verify(self, size: int | None, expected: Digest | None) -> Digest:
-        """Return the digest of the bytes, if size and digest are as declared and as given here; see `Writer.commit`."""
+        """Return the digest of the bytes, after checking size and digest as described at `Writer.commit`."""
         ref, declared = self.declaration.ref, self.declaration
         if (wanted := declared.total if size is None else size) is not None and wanted != self.offset:
             raise Corrupt(f"{ref}: expected {wanted} bytes, got {self.offset}")
         if expected is not None and expected.algorithm != self._hasher.algorithm:
             raise InvalidInput(
-                f"{ref}: expected {expected}, but it is hashed with {self._hasher.algorithm}; declare the digest"
+                f"{ref}: expected {expected}, but the content is hashed with {self._hasher.algorithm}; declare the digest"
             )
         digest = self._hasher.digest()
         for named in (declared.expected, expected):
@@ -122,48 +123,48 @@ class ContentVerifier:
 
 
 class Writer(Protocol):
-    """Writes one blob. Leaving the `with` block without a commit keeps what was written. Not for use by several threads."""
+    """Writes one blob. Leaving the `with` block without a commit keeps the data for a later writer. Not thread-safe."""
 
     @property
     def declaration(self) -> Declaration:
-        """Return the declaration of the content from the beginning of the ingest."""
+        """The declaration of the content, from the beginning of the ingest."""
 
     @property
     def offset(self) -> int:
-        """Return the number of bytes that are written and hashed, the offset of the next ones."""
+        """The number of bytes that are written and hashed: the offset of the next byte."""
 
     @property
     def digest(self) -> Digest:
-        """The digest of the bytes that are there."""
+        """The digest of the bytes so far."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`.
 
         Raises:
-            Corrupt: more than the declared total; nothing of `data` is taken.
-            StoreFull, Denied, Unavailable: the disk; the writer is of no use any more, its ref can be resumed.
+            Corrupt: `data` exceeds the declared size; nothing of `data` is written.
+            StoreFull, Denied, Unavailable: the disk; this writer cannot be used any more, but its ref can be resumed.
         """
 
     def truncate(self) -> None:
-        """Drop what was written and start over at 0."""
+        """Drop the data and start over at offset 0."""
 
     def commit(self, *, size: int | None = None, expected: Digest | None = None) -> Digest:
-        """Make the blob visible under its digest, whole and durable, and end the ingest. A blob that exists is success.
+        """Verify the content, make it visible under its digest, whole and durable, and end the ingest.
 
-        The digest is checked against the declared one and the one given here, the size against that given here or else the
-        declared total.
+        The digest must equal the declared digest and `expected`. The size must equal `size`, or without `size` the declared
+        total. A blob that exists already is success.
 
         Raises:
-            Corrupt: size or digest are wrong; the ingest stays and can be committed rightly, truncated or aborted.
-            InvalidInput: a digest of another algorithm than the declared one (sha256 where none was).
+            Corrupt: size or digest are wrong; the ingest stays open and can be committed again, truncated or aborted.
+            InvalidInput: `expected` has another algorithm than the declared digest, or than sha256 if no digest was declared.
             StoreFull, Denied, Unavailable: the disk; the ingest can be resumed.
         """
 
     def abort(self) -> None:
-        """Drop the ingest."""
+        """Drop the ingest and its data."""
 
     def close(self) -> None:
-        """Let the ref go and keep what was written. Harmless after `commit` or `abort`."""
+        """Release the ref and keep the data. Has no effect after `commit` or `abort`."""
 
     def __enter__(self) -> Self: ...
 
@@ -171,7 +172,7 @@ class Writer(Protocol):
 
 
 def close_writer(writer: Writer, error: BaseException | None) -> None:
-    """Close a writer at the end of its block. A failing close is only logged if the block has failed already."""
+    """Close a writer at the end of its block. If the block failed, a failing close is only logged."""
     try:
         writer.close()
     except DistError:
@@ -181,31 +182,31 @@ def close_writer(writer: Writer, error: BaseException | None) -> None:
 
 
 class Ingests(Protocol):
-    """All ingests of a store. Thread-safe."""
+    """The ingests of a store. Thread-safe."""
 
     def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> Writer:
         """Begin or resume the ingest `ref`.
 
-        An ingest that was declared otherwise, or whose record is damaged, is started over (containerd #3089).
+        An ingest with another declaration or a damaged record starts over (containerd #3089).
 
         Raises:
             InvalidInput: an empty ref.
             AlreadyExists: the expected blob is in the store.
-            Busy: another writer has the ref; the message says since when and how far it is, if that is known.
+            Busy: another writer holds the ref; the message has its start time and offset, if they are known.
         """
 
     def status(self, ref: str) -> Status:
         """Return the status of an ingest.
 
         Raises:
-            NotFound: no such ingest is known.
+            NotFound: the ingest does not exist.
         """
 
     def active(self) -> Iterator[Status]:
-        """All ingests that are known, in no order. One that ends while they are listed is left out (containerd #1231)."""
+        """Yield the status of each ingest, in any order. Ingests that end meanwhile are left out (containerd #1231)."""
 
     def sweep(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
-        """Drop the ingests that nobody has touched since `before`, and answer with their refs or else their paths."""
+        """Drop the ingests that were not written to since `before`, and yield their refs or paths."""
 
     def close(self) -> None:
-        """Give up what cannot outlive this process."""
+        """Discard ingests that cannot outlive this process."""

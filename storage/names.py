@@ -164,7 +164,7 @@ class Names:
             NotFound: no such name.
         """
         if name not in self:
-            raise NotFound(f"name {name}: not there")
+            raise NotFound(f"name {name}: not found")
         with self._backend.translate_errors(f"name {name}"):
             self._backend.fs.rm_file(self._layout.name(name))
 
@@ -190,8 +190,8 @@ class Names:
         damaged = [record for record in found if isinstance(record, InvalidInput)]
         return sorted(known, key=lambda record: record.name), sorted(damaged, key=str)
 
-    def recall(self) -> None:
-        """Have `read` know what the last process that called `remember` had read: then it reads only newer records."""
+    def load_cache(self) -> None:
+        """Have `read` know what the last process that called `save_cache` had read: then it reads only newer records."""
         try:
             document = fields.parse_object(self._backend.fs.cat_file(self._layout.index_names), at="names")
             found = {
@@ -206,8 +206,8 @@ class Names:
             return  # every record is read
         self._read = found | self._read
 
-    def remember(self) -> None:
-        """Keep what was read for `recall`, with the version of each record."""
+    def save_cache(self) -> None:
+        """Keep what was read for `load_cache`, with the version of each record."""
         known = {
             path.rpartition("/")[2]: {"version": version, "record": orjson.Fragment(name.to_json())}
             for path, (version, name) in sorted(self._read.items())

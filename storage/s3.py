@@ -35,7 +35,7 @@ _PART_BYTES_UNKNOWN = 64 * 1024 * 1024
 _OTHER_KEYS = ("username", "password", "aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 
-def options() -> dict[str, Any]:
+def default_options() -> dict[str, Any]:
     """s3fs's options. Made anew each time: botocore writes into them."""
     return {
         "config_kwargs": _client_config(),
@@ -44,7 +44,7 @@ def options() -> dict[str, Any]:
     }
 
 
-def with_role(options: Mapping[str, Any]) -> dict[str, Any]:
+def apply_role(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return s3fs's options, with a session that assumes the role of `assume_role`, if that is among them.
 
     As in prefect-aws, the client of STS has the region of S3's client, and none of its other options, such as `endpoint_url`.

@@ -190,7 +190,7 @@ class ContentStore:
         path = self._layout.blob(digest)
         with self._backend.translate_errors(f"blob {digest}"):
             if not is_there(self._backend.fs, path):
-                raise NotFound(f"blob {digest}: not there")
+                raise NotFound(f"blob {digest}: not found")
             self._backend.fs.rm_file(path)
 
     def quarantine(self, info: Info) -> bool:

@@ -176,7 +176,7 @@ class UploadIngests:
         with self._guard:
             ingest = self._ingests.get(ref)
         if ingest is None:
-            raise NotFound(f"ingest {ref}: not there")
+            raise NotFound(f"ingest {ref}: not found")
         return ingest.declaration.status(ingest.measured.offset, ingest.updated)
 
     def active(self) -> Iterator[Status]:
@@ -273,7 +273,7 @@ class UploadIngests:
             found = self._ingests.get(wanted.ref)
             if found is not None and found.held:
                 since = f"since {found.declaration.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {found.measured.offset}"
-                raise Busy(f"{wanted.ref}: another writer has it {since}")
+                raise Busy(f"{wanted.ref}: another writer holds it {since}")
             if found is not None and found.declaration.agrees(wanted):
                 found.held = True
                 return found, None

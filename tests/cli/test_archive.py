@@ -129,7 +129,7 @@ def test_an_export_that_fails_leaves_the_file_as_it_was(store: ContentStore, tmp
     full = dist("--store", store.url, "export", TWO, archive, file_limit_bytes=4096)
 
     assert (damaged.code, damaged.out, layer in damaged.line) == (1, b"", True)
-    assert (unknown.code, "nothing:latest: not there" in unknown.line) == (1, True)
+    assert (unknown.code, "nothing:latest: not found" in unknown.line) == (1, True)
     assert (full.code, full.line) == (1, f"dist: {archive}: {os.strerror(errno.EFBIG)}")
     assert archive.read_bytes() == b"before"
     assert files(tmp_path) == {"a.tar"}

@@ -271,7 +271,7 @@ def test_a_store_that_gets_full_keeps_what_it_has(fake: FakeRegistry, prefect: P
 
     full = dist(*arguments, file_limit_bytes=4_000_000)
 
-    is_one_line(full, code=1, says=f"layer-{layer}.*File too large; make room and run again")
+    is_one_line(full, code=1, says=f"layer-{layer}.*File too large; free some space and run again")
     assert holds(tmp_path) == set(big.descriptors) - {layer}
     again = dist(*arguments)
     assert again.code == 0, again.err

@@ -85,7 +85,7 @@ def test_get_of_what_is_not_there(store: Path) -> None:
 
     result = dist("--store", store, "get", str(missing))
 
-    assert (result.code, result.out, result.line) == (1, b"", f"dist: blob {missing}: not there")
+    assert (result.code, result.out, result.line) == (1, b"", f"dist: blob {missing}: not found")
 
 
 def test_get_of_a_blob_that_was_spoilt_says_so(store: Path) -> None:

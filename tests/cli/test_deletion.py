@@ -63,7 +63,7 @@ def test_one_that_fails_does_not_keep_the_others(store: ContentStore) -> None:
         (free, "deleted"),
     ]
     assert [f"dist: {outcome['error']}" for outcome in result.json if outcome["error"]] == result.err.splitlines()
-    assert f"blob {MISSING}: not there" in result.err
+    assert f"blob {MISSING}: not found" in result.err
 
 
 def test_nothing_is_deleted_when_one_is_no_digest(store: ContentStore) -> None:

@@ -100,7 +100,7 @@ def test_what_is_not_there_leaves_no_copy(store: ContentStore, temporary: Path) 
 
     result = dist("--store", store.url, "edit", str(missing), "--editor", "true")
 
-    assert (result.code, result.line) == (1, f"dist: blob {missing}: not there")
+    assert (result.code, result.line) == (1, f"dist: blob {missing}: not found")
     assert list(temporary.iterdir()) == []
 
 

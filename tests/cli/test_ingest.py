@@ -207,4 +207,4 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
         result = dist("--store", tmp_path, "ingest", "key", "--resume", stdin=DATA)
 
     assert result.code == 1
-    assert "dist: key: another writer has it since" in result.line
+    assert "dist: key: another writer holds it since" in result.line

@@ -57,7 +57,7 @@ def test_wrong_credentials_are_told_before_prefect_starts(s3: S3Server) -> None:
         PREFECT_API_URL=None,
     )
     assert result.code == 1
-    assert result.line == f"dist: store {s3.url}/x: Forbidden; check the credentials and what they permit"
+    assert result.line == f"dist: store {s3.url}/x: Forbidden; check the credentials and their permissions"
     assert "wrong-secret" not in result.err
 
 

@@ -119,7 +119,7 @@ def test_an_index_without_any_manifest_is_no_image(store: ContentStore) -> None:
 def test_an_unknown_name_is_refused_before_anything_is_written(store: ContentStore) -> None:
     fill(store)
     file = io.BytesIO()
-    with pytest.raises(NotFound, match=r"^name docker.io/library/none:1: not there$"):
+    with pytest.raises(NotFound, match=r"^name docker.io/library/none:1: not found$"):
         export_images(store, [ONE, "docker.io/library/none:1"], file)
     assert file.getvalue() == b""
 

@@ -104,7 +104,7 @@ def test_a_resumed_ingest_keeps_its_start(store: ContentStore) -> None:
 
 
 def test_status_of_no_ingest_is_not_found(store: ContentStore) -> None:
-    with pytest.raises(NotFound, match="ingest ref: not there"):
+    with pytest.raises(NotFound, match="ingest ref: not found"):
         store.status("ref")
 
 
@@ -345,7 +345,7 @@ def test_a_ref_that_is_declared_otherwise_is_started_over(
 def test_a_locked_ref_is_busy_and_says_since_when_and_where(store: ContentStore) -> None:
     with store.writer("ref", total=len(BIG)) as writer:
         writer.write(BIG[:50_000])
-        pattern = r"^ref: another writer has it since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC and is at byte 50000$"
+        pattern = r"^ref: another writer holds it since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC and is at byte 50000$"
         with pytest.raises(Busy, match=pattern):
             store.writer("ref", total=len(BIG))
         store.writer("another ref").close()
@@ -467,7 +467,7 @@ READERS: dict[str, Callable[[ContentStore], object]] = {
 def test_a_missing_blob_is_not_found(store: ContentStore, read: Callable[[ContentStore], object], *, empty: bool) -> None:
     if not empty:
         ingest(store, DATA)
-    with pytest.raises(NotFound, match=f"^blob {OTHER}: not there$"):
+    with pytest.raises(NotFound, match=f"^blob {OTHER}: not found$"):
         read(store)
 
 

@@ -80,7 +80,7 @@ def test_a_ref_is_locked_against_other_processes_until_its_holder_ends(
     with start(HOLD, root, total) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(Busy, match=f"^ref: another writer has it{how_far}$"):
+        with pytest.raises(Busy, match=f"^ref: another writer holds it{how_far}$"):
             store.writer("ref", total=total)
         holder.communicate()
     with store.writer("ref", total=total) as writer:
@@ -232,7 +232,7 @@ def test_a_file_that_took_the_place_of_an_ingest_is_not_published(root: Path, st
         assert isinstance(writer, FileWriter)
         (root / INGEST).unlink()
         (root / INGEST).write_bytes(noise(len(DATA), seed=2))
-        with pytest.raises(NotFound, match=f"ref: committing {DIGEST}: not there"):
+        with pytest.raises(NotFound, match=f"ref: committing {DIGEST}: not found"):
             writer.commit()
     assert blobs(root) == set()
 
@@ -475,7 +475,7 @@ def test_a_store_on_two_file_systems_is_refused_with_the_reason(tmp_path: Path) 
             ingest(open_store(str(tmp_path / "store")), b"data")
 
 
-ROOM = "make room and run again, what was fetched is kept"
+ROOM = "free some space and run again, the run resumes"
 
 
 def use_up(disk: Path) -> None:
@@ -516,7 +516,7 @@ def test_a_writer_whose_disk_was_full_commits_nothing_half(small_disk: Path) -> 
         writer.write(data[:1_000_000])
         with pytest.raises(StoreFull):
             writer.write(data[1_000_000:])
-        with pytest.raises(Corrupt, match=r"expected 1000000 bytes in .*; open it again to go on"):
+        with pytest.raises(Corrupt, match=r"expected 1000000 bytes in .*; open the ingest again to resume it"):
             writer.commit()
     assert blobs(small_disk / "store") == set()
 

@@ -44,7 +44,7 @@ def test_a_small_ingest_is_active_once_it_is_closed_unfinished(store: ContentSto
     with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
         writer.write(DATA[:50_000])
         assert not list(store.active())
-        with pytest.raises(NotFound, match="ingest ref: not there"):
+        with pytest.raises(NotFound, match="ingest ref: not found"):
             store.status("ref")
         after = datetime.now(UTC)
     (status,) = store.active()
@@ -215,7 +215,7 @@ def test_a_locked_ref_is_busy_also_when_it_is_small(place: Place, store: Content
     with store.writer("ref", total=len(DATA)) as writer:
         writer.write(DATA[:50_000])
         for other in (store, place.open()):
-            with pytest.raises(Busy, match=r"^ref: another writer has it$"):
+            with pytest.raises(Busy, match=r"^ref: another writer holds it; wait until it ends$"):
                 other.writer("ref", total=len(DATA))
         store.writer("another ref", total=len(DATA)).close()
         writer.write(DATA[50_000:])
@@ -225,7 +225,7 @@ def test_a_locked_ref_is_busy_also_when_it_is_small(place: Place, store: Content
 def test_a_locked_ref_is_busy_also_when_its_record_is_damaged(place: Place, store: ContentStore) -> None:
     with store.writer("ref"):
         place.plant(f"{ingest_path('ref')}.json", b'{"ref": "ref", "expected": "sha384:00", "started": ""}')
-        with pytest.raises(Busy, match=r"^ref: another writer has it$"):
+        with pytest.raises(Busy, match=r"^ref: another writer holds it; wait until it ends$"):
             store.writer("ref")
 
 

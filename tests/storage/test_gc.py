@@ -158,7 +158,9 @@ def test_a_short_grace_is_a_hazard_only_on_a_disk_whose_locks_are_not_shared(
     store._backend.can_exclude_gc = False  # as on an NFS mount with local_lock=all
     warning = gc.find_hazard(store, grace=grace)
     assert (warning is not None) == short
-    assert warning is None or warning.startswith(f"gc of {place.url}: its locks are not shared with other machines")
+    assert warning is None or warning.startswith(
+        f"gc of {place.url}: the locks of this file system do not exclude other machines"
+    )
 
 
 def test_content_of_one_digest_under_two_types_is_followed_as_a_manifest_too(store: ContentStore) -> None:

@@ -88,7 +88,7 @@ def test_a_deleted_name_is_gone_and_its_content_stays(store: ContentStore) -> No
     assert list(store.names) == []
     assert store.read(digest) == b"data"
     for look in (store.names.get, store.names.delete):
-        with pytest.raises(NotFound, match=r"^name name: not there$"):
+        with pytest.raises(NotFound, match=r"^name name: not found$"):
             look("name")
 
 

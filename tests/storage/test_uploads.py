@@ -183,7 +183,7 @@ def test_who_has_no_key_is_denied_and_reads_no_secret(s3: S3Server) -> None:
             use()
         says = str(caught.value)
         assert f"{s3.url}/denied" in says
-        assert "; check the credentials and what they permit" in says
+        assert "; check the credentials and their permissions" in says
         assert s3.key not in says
         assert "wrong-secret" not in says
 
