@@ -1,4 +1,4 @@
-"""The paths in a store: those of an OCI image layout (image-spec 1.1, image-layout.md), and our own.
+"""The paths in a store: those of an OCI image layout (image-spec 1.1, image-layout.md), and the paths that this program adds.
 
 oci-layout  index.json  index.names.json  blobs/<algorithm>/<hex>
 ingest/<sha256 of the ref>  ingest/<sha256 of the ref>.json
@@ -14,84 +14,84 @@ from urllib.parse import quote, unquote
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.errors import InvalidInput, Unsupported
 
-# Beside the data of an ingest: its record.
+# The suffix of the record of an ingest, next to its data file.
 RECORD = ".json"
-# What a small file is called while it is written.
+# The suffix of a small file that is being written.
 TEMPORARY = ".new"
 _KEY = re.compile(r"[a-f0-9]{64}")
-# A file name has at most 255 bytes on common systems: 120 of the name, a dash, 64 of its hash and `.json`, and while it is
-# written 37 more that make it unique.
+# Common systems limit a file name to 255 bytes: 120 of the name, a dash, 64 of its hash, `.json`, and 37 more that make the
+# name unique while the file is written.
 _READABLE = 120
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The paths below `root`, a path of the store's file system; `scheme` is what makes one a URL, nothing on a disk."""
+    """The paths below `root`, a path on the store's file system. `scheme` turns a path into a URL; it is empty on a disk."""
 
     root: str
     scheme: str = ""
 
     @property
     def url(self) -> str:
-        """The store as people name it."""
+        """The location of the store as users write it."""
         return self.format_path(self.root)
 
     def format_path(self, path: str) -> str:
-        """A path of the file system as people name it: a URL, or on a disk the path."""
+        """Return a path as users write it: a URL, or on a disk the path."""
         return f"{self.scheme}{path}"
 
     @property
     def marker(self) -> str:
-        """The file that makes a directory an OCI image layout."""
+        """Path of the file that marks an OCI image layout."""
         return f"{self.root}/oci-layout"
 
     @property
     def index(self) -> str:
-        """The list of names that other tools read."""
+        """Path of the list of images that other tools read."""
         return f"{self.root}/index.json"
 
     @property
     def index_names(self) -> str:
-        """The names that the index was made from, each with the version of its record."""
+        """Path of the cache of names from which the index was made, each with the version of its record."""
         return f"{self.root}/index.names.json"
 
     @property
     def blobs(self) -> str:
-        """All blobs, by algorithm."""
+        """Path of the directory of blobs, by algorithm."""
         return f"{self.root}/blobs"
 
     @property
     def ingests(self) -> str:
-        """All ingests."""
+        """Path of the directory of ingests."""
         return f"{self.root}/ingest"
 
     @property
     def names(self) -> str:
-        """All names."""
+        """Path of the directory of names."""
         return f"{self.root}/names"
 
     @property
     def leases(self) -> str:
-        """The directory of leases of active runs."""
+        """Path of the directory of leases."""
         return f"{self.root}/leases"
 
     @property
     def sweeps(self) -> str:
-        """The markers of batches that gc is removing, where there are no locks."""
+        """Path of the directory of gc's markers, for stores without locks."""
         return f"{self.root}/sweeps"
 
     @property
     def quarantine(self) -> str:
-        """Path of the folder of corrupt blobs, by algorithm."""
+        """Path of the directory of corrupt blobs, by algorithm."""
         return f"{self.root}/quarantine"
 
     @property
     def lock(self) -> str:
-        """Path of the lock that keeps gc apart from runs that record names."""
+        """Path of the lock with which gc and runs that record names exclude each other."""
         return f"{self.root}/sweep.lock"
 
     def lease_lock(self, run: str) -> str:
-        """The lock that tells whether a run lives that has leases."""
+        """Return the path of the lock that a run with leases holds while it is alive."""
         return f"{self.leases}/{run}.lock"
 
     def quarantine_path(self, digest: Digest) -> str:
@@ -99,11 +99,11 @@ class Layout:
         return f"{self.quarantine}/{digest.algorithm}/{digest.hex}"
 
     def blob(self, digest: Digest) -> str:
-        """The blob of a digest."""
+        """Return the path of a blob."""
         return f"{self.root}/blobs/{digest.algorithm}/{digest.hex}"
 
     def digest(self, path: str) -> Digest | None:
-        """The digest whose blob has this path; None for a strange file."""
+        """Return the digest of the blob at a path; None if the path is not that of a blob."""
         algorithm, _, encoded = path.removeprefix(f"{self.blobs}/").partition("/")
         try:
             return Digest.parse(f"{algorithm}:{encoded}")
@@ -111,15 +111,15 @@ class Layout:
             return None
 
     def ingest(self, ref: str) -> str:
-        """The data file of an ingest."""
+        """Return the path of the data file of an ingest."""
         return f"{self.ingests}/{_hash(ref)}"
 
     def is_ingest(self, path: str) -> bool:
-        """Return True for the path of an ingest's data file."""
+        """Return True for the path of the data file of an ingest."""
         return _KEY.fullmatch(path.removeprefix(f"{self.ingests}/")) is not None
 
     def name(self, name: str) -> str:
-        """The record of a name: readable for whoever looks around, unambiguous by its hash, never too long."""
+        """Return the path of the record of a name: readable for people, unique by its hash, and limited in length."""
         key = _hash(name)
         return f"{self.names}/{quote(name, safe='')[:_READABLE]}-{key}.json"
 
@@ -133,4 +133,4 @@ def _hash(text: str) -> str:
     try:
         return hashlib.sha256(text.encode()).hexdigest()
     except UnicodeEncodeError as exc:
-        raise InvalidInput(f"{text!a}: not Unicode text") from exc
+        raise InvalidInput(f"{text!a}: expected valid Unicode text") from exc

@@ -1,9 +1,10 @@
-"""Leases: the roots that a run in progress needs and that no name holds yet. For gc they are roots like names.
+"""Leases: the roots that a run in progress needs before a name holds them. gc treats leased roots like names.
 
-A run takes a lease on each root before it relies on content that is in the store, and releases all of them at its end. The
-roots of a run are in few records, each replaced as a whole when roots are added. On a disk the run holds a lock as long as it
-lives, and the records count exactly as long as that lock is held. Where no lock can be held, as on an object store, a record
-counts for some days after it was last written.
+A run leases each root before it relies on existing content below the root, and releases its leases at the end. A run writes few
+records, each with many roots; a record is replaced as a whole when a root is added.
+
+On a disk, the run holds a lock while it is alive, and its records are valid exactly while the lock is held. On a file system
+without such locks, such as an object store, a record is valid for seven days after its last write.
 """
 
 import threading
@@ -23,11 +24,11 @@ from prefect_dist.storage.backend import Backend
 from prefect_dist.storage.file_info import modification_time
 from prefect_dist.storage.layout import Layout
 
-# How long a record counts that no lock belongs to. A run that goes on for longer writes its records again.
+# The time for which a record without a lock protects its roots. A run that takes longer writes its records again.
 _LIFE = timedelta(days=7)
 _RENEWAL_S = 24 * 3600.0
 _RECORD, _LOCK = ".json", ".lock"
-# Roots per record: it is written again for each root that is added, so that it must not become large.
+# Each added root rewrites the last record, so the size of a record is limited.
 _MAX_ROOTS = 500
 
 _Roots = dict[object, Descriptor]
@@ -39,52 +40,52 @@ class Lease:
     def __init__(self, backend: Backend, layout: Layout) -> None:
         self._backend, self._layout = backend, layout
         self._run = uuid.uuid4().hex
-        self._guard = threading.Lock()  # of what follows; held for no longer than a look
+        self._guard = threading.Lock()  # protects _held and _waiting; never held during I/O
         self._held: set[object] = set()
         self._waiting: _Roots = {}
-        self._writing = threading.Lock()  # held while a record is written; it guards what follows
+        self._writing = threading.Lock()  # held while a record is written; protects the attributes below
         self._records: list[_Roots] = []
         self._life = ExitStack()
         self._is_locked: bool | None = None
         self._renewed = time.monotonic()
 
     def take(self, *roots: Descriptor) -> None:
-        """Protect all content below `roots` until the lease is released; the roots are on record when this returns.
+        """Protect all content below `roots` until the lease is released. The roots are on record when this method returns.
 
-        Roots that several threads take at once are written together.
+        If several threads take roots at once, one thread writes the roots of all.
 
         Raises:
             StoreFull, Denied, Unavailable: the store; the roots can be taken again.
         """
         wanted: _Roots = {root.key: root for root in roots}
-        if not self._enlist(wanted):
+        if not self._enqueue(wanted):
             self._renew()
             return
         with self._writing, self._backend.translate_errors(f"lease on {roots[0]}"):
             with self._guard:
                 waiting = dict(self._waiting)
             if not wanted.keys() & waiting.keys():
-                return  # another thread wrote them meanwhile
+                return  # another thread has written these roots meanwhile
             self._write(waiting)
             with self._guard:
                 self._held |= waiting.keys()
                 self._waiting = {key: root for key, root in self._waiting.items() if key not in waiting}
 
     def release(self) -> None:
-        """Leave to gc whatever no name holds. Records that cannot be removed are left to a later gc."""
+        """Release the roots, so that gc may remove content without a name. If the store fails, a later gc removes them."""
         with self._writing, self._life, suppress(DistError), self._backend.translate_errors(f"leases {self._layout.leases}"):
             self._backend.remove([self._path(number) for number in range(len(self._records))])
             self._records.clear()
 
-    def _enlist(self, wanted: _Roots) -> bool:
-        """Note roots as to be written; return False if all of them are on record."""
+    def _enqueue(self, wanted: _Roots) -> bool:
+        """Queue roots that are not on record yet for writing; return True if there are any."""
         with self._guard:
             fresh = {key: root for key, root in wanted.items() if key not in self._held}
             self._waiting |= fresh
             return bool(fresh)
 
     def _renew(self) -> None:
-        """Write the records of a long run again where their age counts."""
+        """Write the records of a long run again, if their age matters."""
         if self._is_locked or time.monotonic() - self._renewed < _RENEWAL_S:
             return
         with self._writing, self._backend.translate_errors(f"leases {self._layout.leases}"):
@@ -93,8 +94,8 @@ class Lease:
             self._renewed = time.monotonic()
 
     def _write(self, roots: _Roots) -> None:
-        """Add roots to the last record, or begin another one."""
-        if self._is_locked is None:  # the lock comes first: gc takes a record without a lock for a dead run's
+        """Add roots to the last record, or start another record."""
+        if self._is_locked is None:  # lock first: gc treats a record whose lock is free as that of a dead run
             self._is_locked = self._life.enter_context(self._backend.hold_liveness_lock(self._layout.lease_lock(self._run)))
         last = self._records[-1] if self._records else {}
         if not self._records or len(last) + len(roots) > _MAX_ROOTS:
@@ -114,11 +115,11 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class _LeaseRecord:
-    """A record of leases: its roots or the error of reading them, and if its run is alive."""
+    """A record of leases: its roots, or the error of reading it. `is_active` is True if the run may still be in progress."""
 
     path: str
     roots: tuple[Descriptor, ...]
-    lives: bool
+    is_active: bool
     error: InvalidInput | None = None
 
 
@@ -130,7 +131,7 @@ class Leases:
 
     @contextmanager
     def hold(self) -> Iterator[Lease]:
-        """Return a lease for the length of this block."""
+        """Yield a lease and release it at the end of this block."""
         lease = Lease(self._backend, self._layout)
         try:
             yield lease
@@ -138,21 +139,21 @@ class Leases:
             lease.release()
 
     def roots(self, *, now: datetime | None = None) -> Iterator[Descriptor]:
-        """Return the roots that are protected at `now`, by default the time of this machine.
+        """Yield the roots that are protected at `now`, by default the time of this machine.
 
         Raises:
-            InvalidInput: the record of a run that may be in progress is damaged; the message says what to do.
+            InvalidInput: the record of a run that may be in progress is damaged; the message has the remedy.
         """
         for found in self._records(now or datetime.now(UTC)):
-            if found.lives:
+            if found.is_active:
                 if found.error:
                     raise found.error
                 yield from found.roots
 
     def sweep(self, *, now: datetime, dry_run: bool) -> Iterator[str]:
-        """Remove the records of dead runs and return their paths."""
+        """Remove the records of dead runs and yield their paths."""
         for found in self._records(now):
-            if found.lives:
+            if found.is_active:
                 continue
             if not dry_run:
                 with suppress(DistError), self._backend.translate_errors(self._layout.format_path(found.path)):
@@ -170,13 +171,13 @@ class Leases:
     def _records(self, now: datetime) -> list[_LeaseRecord]:
         with self._backend.translate_errors("leases"):
             entries = [entry for entry in self._entries() if entry["name"].endswith(_RECORD)]
-            found = self._backend.each(lambda entry: self._found(entry, now), entries)
+            found = self._backend.each(lambda entry: self._read_record(entry, now), entries)
         return [one for one in found if one is not None]
 
-    def _found(self, entry: dict[str, Any], now: datetime) -> _LeaseRecord | None:
-        """Return what is known of a record; None if it was removed meanwhile."""
+    def _read_record(self, entry: dict[str, Any], now: datetime) -> _LeaseRecord | None:
+        """Return the content and state of a record; None if it was removed meanwhile."""
         path, is_young = entry["name"], now - modification_time(entry) < _LIFE
-        is_held = self._backend.is_held(self._layout.lease_lock(_run(path)))
+        is_held = self._backend.is_held(self._layout.lease_lock(_run_of(path)))
         try:
             document = fields.parse_object(self._backend.fs.cat_file(path), at="record")
             fields.require(document, "roots", list, at="record")
@@ -184,8 +185,8 @@ class Leases:
         except FileNotFoundError:
             return None
         except (InvalidInput, Unsupported) as exc:
-            remedy = "if no run is in progress that may need it, remove this file"
-            error = InvalidInput(f"lease: damaged in {self._layout.format_path(path)} ({exc}); {remedy}")
+            remedy = "remove this file when no run is in progress"
+            error = InvalidInput(f"lease: damaged record {self._layout.format_path(path)} ({exc}); {remedy}")
             return _LeaseRecord(path, (), is_young if is_held is None else is_held, error)
         return _LeaseRecord(path, tuple(roots), is_held if document.get("locked") is True and is_held is not None else is_young)
 
@@ -197,10 +198,10 @@ class Leases:
         return entries
 
 
-def _run(path: str) -> str:
+def _run_of(path: str) -> str:
     return path.rpartition("/")[2].partition(".")[0]
 
 
 def _bare(root: Descriptor) -> Descriptor:
-    """Return the parts of a root by which its content is found."""
+    """Return only the fields of a root that identify its content."""
     return Descriptor(media_type=root.media_type, digest=root.digest, size=root.size)

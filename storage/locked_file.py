@@ -1,4 +1,4 @@
-"""Files that are locked (flock) for one writer, and which mounts share such locks between machines."""
+"""Files that a writer locks (flock), and the detection of mounts that share such locks between machines."""
 
 import errno
 import fcntl
@@ -10,24 +10,23 @@ from pathlib import Path
 
 _MODE = 0o666
 _MOUNTS = Path("/proc/self/mountinfo")
-# Options of an NFS mount with which flock keeps out only processes of the same machine (nfs(5)).
+# Options of an NFS mount with which flock excludes only processes of the same machine (nfs(5)).
 _LOCAL = {"nolock", "local_lock=all", "local_lock=flock"}
 
 
 class LockedFile:
-    """A file that is created if it is missing, and locked until it is closed. Unbuffered; raises OSError.
+    """A file that is created if it is missing, and locked until it is closed. Unbuffered; methods raise OSError.
 
     `found` is the size of the file when it was locked, in bytes.
 
     Raises:
-        BlockingIOError: another writer, of this process or another, has locked the file.
+        BlockingIOError: another writer, in this process or another process, has locked the file.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._file = FileIO(
-            path, "w", opener=_open_to_append
-        )  # the opener sets the mode; "a" would cost another call, a seek to the end
+        # The opener appends, not mode "a", which would cost another system call, a seek to the end.
+        self._file = FileIO(path, "w", opener=_open_to_append)
         try:
             fcntl.flock(self._file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._status = os.fstat(self._file.fileno())
@@ -38,7 +37,7 @@ class LockedFile:
 
     @property
     def mode(self) -> int:
-        """Return the permissions of the file, which followed the umask when it was made."""
+        """The permissions of the file when it was locked."""
         return stat.S_IMODE(self._status.st_mode)
 
     def fileno(self) -> int:
@@ -46,7 +45,7 @@ class LockedFile:
         return self._file.fileno()
 
     def size(self) -> int | None:
-        """Return the present size in bytes; None if an earlier writer has moved or removed the file."""
+        """Return the current size in bytes; None if another writer has moved or removed the file."""
         try:
             status = os.stat(self.path)
         except FileNotFoundError:
@@ -54,21 +53,21 @@ class LockedFile:
         return status.st_size if os.path.samestat(status, self._status) else None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append all of `data`. One system call may write less: what fits on a full disk, and at most 2 GiB."""
+        """Append all of `data`. One system call may write less: on a full disk, or beyond 2 GiB."""
         left = memoryview(data)
         while left:
             left = left[self._file.write(left) :]
 
     def truncate(self) -> None:
-        """Truncate the file to no bytes."""
+        """Truncate the file to zero bytes."""
         self._file.truncate(0)
 
     def sync(self) -> None:
-        """Make the content durable (fsync). After an I/O error, truncate the file."""
+        """Make the content durable (fsync). After an I/O error, the file is truncated."""
         try:
             os.fsync(self._file.fileno())
         except OSError as exc:
-            if exc.errno == errno.EIO:  # the kernel has dropped the dirty pages: the next fsync would succeed without them
+            if exc.errno == errno.EIO:  # the kernel has dropped the unwritten pages, and the next fsync would succeed
                 self.truncate()
             raise
 
@@ -82,14 +81,14 @@ def _open_to_append(path: str, _flags: int) -> int:
 
 
 def shares_locks(path: str) -> bool:
-    """Return True if every machine that mounts the file system sees a lock (flock) on a file at `path`."""
-    with suppress(OSError):  # other systems have no such list
+    """Return True if a lock (flock) on a file at `path` excludes processes on every machine that mounts the file system."""
+    with suppress(OSError):  # only Linux has this list
         return shares_locks_by(_MOUNTS.read_text(), os.path.realpath(path))
     return True
 
 
 def shares_locks_by(mounts: str, path: str) -> bool:
-    """Return the same from the text of a mountinfo file (proc_pid_mountinfo(5)), for a path without symbolic links."""
+    """Return the result of `shares_locks` for a mountinfo text (proc_pid_mountinfo(5)) and a path without symbolic links."""
     longest, found = -1, True
     for line in mounts.splitlines():
         left, _, right = line.partition(" - ")

@@ -1,6 +1,7 @@
-"""Names: which descriptor a reference stands for. One small object per name, so that writers never wait for each other.
+"""Names: the mapping from image references to root descriptors, with one small file per name.
 
-Names are what people and other tools start from; a name is only recorded for content that is whole.
+Writers of different names do not wait for each other. Names are the entry points for people, other tools and gc. A run records
+a name only after all content of the image is in the store.
 """
 
 import shlex
@@ -23,10 +24,11 @@ _SUFFIX = ".json"
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Name:
-    """A name, its root descriptor, the repository that it came from, and the time of its recording.
+    """A name, its root descriptor, the repository from which the image was fetched, and the time at which it was recorded.
 
-    `platforms` are the platforms wanted of an index, whose other manifests may be missing; None is all.
-    With `lacks_attestations`, attestation manifests of these platforms may be missing, too: an archive has none.
+    `platforms` are the wanted platforms of an index; the manifests of other platforms may be missing. None means every
+    platform.
+    With `lacks_attestations`, the attestation manifests of the wanted platforms may be missing, too: an archive has none.
     `referrers` are manifests that refer to the root, to manifests below it, or to one another.
     """
 
@@ -40,19 +42,19 @@ class Name:
 
     @property
     def roots(self) -> tuple[Descriptor, ...]:
-        """The roots of all content that the name needs."""
+        """The roots of the content that this name needs."""
         return (self.descriptor, *(referrer.descriptor for referrer in self.referrers))
 
     @property
     def repository(self) -> str:
-        """The repository in which the tags of its referrers are."""
+        """The repository that has the tags of the referrers."""
         try:
             return Reference.parse(self.name).locator
         except InvalidInput:
             return self.source
 
     def to_json(self) -> bytes:
-        """The record as it is kept."""
+        """Return the stored form of the record."""
         return orjson.dumps(
             {
                 "name": self.name,
@@ -68,19 +70,19 @@ class Name:
 
     @classmethod
     def from_json(cls, raw: bytes) -> Self:
-        """Return the name whose record is `raw`.
+        """Return the name in the stored record `raw`.
 
         Raises:
-            InvalidInput, Unsupported: it is damaged.
+            InvalidInput, Unsupported: the record is damaged.
         """
         return cls.from_document(fields.parse_object(raw, at="record"))
 
     @classmethod
     def from_document(cls, document: fields.Json) -> Self:
-        """Return the name whose record was parsed to `document`.
+        """Return the name in a parsed record.
 
         Raises:
-            InvalidInput, Unsupported: it is damaged.
+            InvalidInput, Unsupported: the record is damaged.
         """
         at = "record"
         descriptor = fields.require(document, "descriptor", dict, at=at)
@@ -102,7 +104,7 @@ class Names:
 
     def __init__(self, backend: Backend, layout: Layout) -> None:
         self._backend, self._layout = backend, layout
-        self._read: dict[str, tuple[str, Name]] = {}  # by path: the version that was read, and what it says
+        self._read: dict[str, tuple[str, Name]] = {}  # by path: the version of the record, and the name in it
 
     def put(
         self,
@@ -114,16 +116,16 @@ class Names:
         lacks_attestations: bool = False,
         referrers: tuple[Referrer, ...] = (),
     ) -> Name:
-        """Record that `name` stands for `descriptor`, which came from `source`; an older record is replaced.
+        """Record that `name` refers to `descriptor`, fetched from `source`. An older record of the name is replaced.
 
-        One that says the same stays as it is, with its time: so `index.json` is not written anew for it.
+        A record with the same content keeps its time and is not written, so that `index.json` is not written again.
 
         Raises:
             InvalidInput: an empty name.
             StoreFull, Denied, Unavailable: the disk.
         """
         if not name:
-            raise InvalidInput("name: it is empty")
+            raise InvalidInput("name: expected a name, got an empty text")
         record = Name(
             name=name,
             descriptor=descriptor,
@@ -133,7 +135,7 @@ class Names:
             referrers=referrers,
             recorded=datetime.now(UTC),
         )
-        known = self._known(name)
+        known = self._get_if_sound(name)
         if known is not None and replace(known, recorded=record.recorded) == record:
             return known
         with self._backend.translate_errors(f"name {name}"):
@@ -141,11 +143,11 @@ class Names:
         return record
 
     def get(self, name: str) -> Name:
-        """The record of a name.
+        """Return the record of a name.
 
         Raises:
-            NotFound: no such name.
-            InvalidInput: its record is damaged; the message says what to do.
+            NotFound: the name does not exist.
+            InvalidInput: the record is damaged; the message has the remedy.
         """
         path = self._layout.name(name)
         with self._backend.translate_errors(f"name {name}"):
@@ -153,15 +155,15 @@ class Names:
         return self._parse_record(raw, path, name)
 
     def __contains__(self, name: str) -> bool:
-        """Return True if a name is recorded, even with a damaged record."""
+        """Return True if a name is recorded, even if its record is damaged."""
         with self._backend.translate_errors(f"name {name}"):
             return is_there(self._backend.fs, self._layout.name(name))
 
     def delete(self, name: str) -> None:
-        """Forget a name, be its record damaged; its content stays.
+        """Remove a name, even if its record is damaged. The content stays.
 
         Raises:
-            NotFound: no such name.
+            NotFound: the name does not exist.
         """
         if name not in self:
             raise NotFound(f"name {name}: not found")
@@ -169,10 +171,11 @@ class Names:
             self._backend.fs.rm_file(self._layout.name(name))
 
     def __iter__(self) -> Iterator[Name]:
-        """All names, sorted. One that is deleted while they are read is left out.
+        """Return an iterator over the names, sorted. Names that are deleted meanwhile are left out.
 
         Raises:
-            InvalidInput: a record is damaged; the message says what to do. For gc it is a root that nobody knows.
+            InvalidInput: a record is damaged; the message has the remedy. For gc, a damaged record is a root with unknown
+                content.
         """
         known, damaged = self.read()
         if damaged:
@@ -180,18 +183,18 @@ class Names:
         return iter(known)
 
     def read(self) -> tuple[list[Name], list[InvalidInput]]:
-        """All names, sorted, and for each whose record is damaged the error that says what to do."""
+        """Return the names, sorted, and an error with its remedy for each damaged record."""
         with self._backend.translate_errors("names"):
             listed, read = self.list_records(), self._read
             self._read = {path: read[path] for path, version in listed.items() if path in read and read[path][0] == version}
             changed = [(path, version) for path, version in listed.items() if path not in self._read]
-            found = [*(name for _, name in self._read.values()), *self._backend.each(self._found, changed)]
+            found = [*(name for _, name in self._read.values()), *self._backend.each(self._read_record, changed)]
         known = [record for record in found if isinstance(record, Name)]
         damaged = [record for record in found if isinstance(record, InvalidInput)]
         return sorted(known, key=lambda record: record.name), sorted(damaged, key=str)
 
     def load_cache(self) -> None:
-        """Have `read` know what the last process that called `save_cache` had read: then it reads only newer records."""
+        """Load the records that the last `save_cache` of any process stored, so that `read` parses only newer records."""
         try:
             document = fields.parse_object(self._backend.fs.cat_file(self._layout.index_names), at="names")
             found = {
@@ -203,11 +206,11 @@ class Names:
                 if isinstance(one, dict)
             }
         except (FileNotFoundError, InvalidInput, Unsupported):
-            return  # every record is read
+            return  # without a cache, `read` parses every record
         self._read = found | self._read
 
     def save_cache(self) -> None:
-        """Keep what was read for `load_cache`, with the version of each record."""
+        """Store the parsed records for `load_cache`, each with its version."""
         known = {
             path.rpartition("/")[2]: {"version": version, "record": orjson.Fragment(name.to_json())}
             for path, (version, name) in sorted(self._read.items())
@@ -215,7 +218,7 @@ class Names:
         self._backend.put(self._layout.index_names, orjson.dumps(known))
 
     def list_records(self) -> dict[str, str]:
-        """Return the path and the version of each record. They change with every change of a name."""
+        """Return the version of each record by path. A change of a name changes its version."""
         return {entry["name"]: _version(entry) for entry in self._entries()}
 
     def _entries(self) -> list[dict[str, Any]]:
@@ -225,13 +228,13 @@ class Names:
             return []
         return [entry for entry in entries if entry["name"].endswith(_SUFFIX)]
 
-    def _known(self, name: str) -> Name | None:
+    def _get_if_sound(self, name: str) -> Name | None:
         try:
             return self.get(name)
         except (NotFound, InvalidInput):
             return None
 
-    def _found(self, record: tuple[str, str]) -> Name | InvalidInput | None:
+    def _read_record(self, record: tuple[str, str]) -> Name | InvalidInput | None:
         path, version = record
         try:
             name = self._parse_record(self._backend.fs.cat_file(path), path, self._layout.parse_name(path))
@@ -247,14 +250,14 @@ class Names:
             return Name.from_json(raw)
         except (InvalidInput, Unsupported) as exc:
             called = "a name" if name is None else f"name {name}"
-            remedy = "remove this file" if name is None else f"forget it with dist rm {shlex.quote(name)}"
-            raise InvalidInput(f"{called}: damaged in {self._layout.format_path(path)} ({exc}); {remedy}") from exc
+            remedy = "remove this file" if name is None else f"remove the name with dist rm {shlex.quote(name)}"
+            raise InvalidInput(f"{called}: damaged record {self._layout.format_path(path)} ({exc}); {remedy}") from exc
 
 
 def _version(entry: dict[str, Any]) -> str:
-    """Return what changes when a file is replaced, as fsspec shows it: on an object store its tag or time.
+    """Return a text that changes when a file is replaced: the ETag or time on an object store; inode, time and size on a disk.
 
-    On a disk that is inode, time and size: the inode of a file that was replaced is soon another's, but not at the same time.
+    A disk may reuse the inode of a replaced file, but not with the same modification time.
     """
     if "ino" in entry:
         return f"{entry['ino']} {entry['mtime']!r} {entry['size']}"

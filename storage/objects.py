@@ -1,4 +1,7 @@
-"""An object store as a store's ground: objects become visible whole and at once; nothing can be appended to or locked."""
+"""The backend of a store on an object store. Objects become visible whole and atomically, but cannot be appended to or locked.
+
+`storage.uploads` has the ingests of this backend, `storage.s3` the operations that fsspec does not offer for S3.
+"""
 
 import io
 import logging
@@ -19,19 +22,19 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 _MEMORY_LOCK = threading.Lock()
-# What is smaller is sent at once. Every transfer under way holds one part in memory.
+# Smaller content is sent in one request. Every upload in flight holds one part in memory.
 MIN_PART_BYTES = 8 * 1024 * 1024
-# Small looks that are under way at once; botocore keeps ten connections.
-_AT_ONCE = 10
+# Concurrent small requests; botocore keeps ten connections.
+_CONCURRENCY = 10
 
 
 class UploadAbortedError(OSError):
-    """The upload was aborted by another process, such as gc or a lifecycle rule; what was sent of it is lost."""
+    """Another process, such as gc or a lifecycle rule, aborted the upload; its data is lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnfinishedUpload:
-    """An upload of any process that was begun and did not end: `size` bytes of it have arrived."""
+    """An upload of any process that was neither completed nor aborted. `size` bytes have arrived."""
 
     path: str
     upload: str
@@ -41,52 +44,52 @@ class UnfinishedUpload:
 
 
 class Upload(Protocol):
-    """Content on its way to a path: seen there after `commit`, all at once, or never.
+    """Content on its way to a path. It becomes visible as a whole at `commit`.
 
-    All methods but `discard` raise UploadAbortedError if another process aborted it.
+    Every method except `discard` raises UploadAbortedError if another process aborted the upload.
     """
 
     def take(self, data: bytes | bytearray | memoryview) -> None:
-        """Append `data`. If this fails, nobody knows how much was taken."""
+        """Append `data` to the upload. After a failure, the amount of accepted data is unknown."""
 
     def send(self) -> None:
-        """Send what was taken, as far as it fills parts. If this fails, it can be tried again."""
+        """Send complete parts of the accepted data. After a failure, the call can be repeated."""
 
     def commit(self) -> None:
-        """Send the rest and make it visible. If this fails, it can be tried again."""
+        """Send the rest and make the content visible. After a failure, the call can be repeated."""
 
     def discard(self) -> None:
-        """Give it up."""
+        """Abort the upload and drop its data."""
 
 
 class ObjectApi(Protocol):
-    """Operations of an object store that fsspec has no common API for."""
+    """Operations of an object store that fsspec does not offer for every service."""
 
     def upload(self, path: str, size: int | None) -> Upload:
-        """Begin to write `size` bytes, None if that is not known."""
+        """Begin an upload of `size` bytes; None if the size is unknown."""
 
     def list_unfinished(self, prefix: str, *, before: datetime | None = None) -> Iterator[UnfinishedUpload]:
-        """Yield the unfinished uploads below `prefix`; with `before`, only those without new data since then."""
+        """Yield the unfinished uploads below `prefix`. With `before`, yield only uploads without new data since then."""
 
     def abort(self, path: str, upload: str, /) -> None:
-        """Give up an upload, whatever process began it."""
+        """Abort an upload of any process."""
 
     def remove(self, paths: Sequence[str], /) -> None:
-        """Remove objects, many by one request; those that are not there are skipped."""
+        """Remove objects, many per request. Missing objects are skipped."""
 
 
 class ConditionalWrites(Protocol):
-    """Writes of an object on the condition that no other process has changed it."""
+    """Writes that succeed only if no other process has changed the object."""
 
     def read(self, path: str) -> tuple[bytes, str]:
         """Return the content of an object and its version.
 
         Raises:
-            FileNotFoundError: no such object.
+            FileNotFoundError: the object does not exist.
         """
 
     def write(self, path: str, data: bytes, version: str | None, /) -> bool:
-        """Write an object if it still has this version, or with None only if there is none; return whether it was written.
+        """Write an object that still has this version, or create it if `version` is None. Return False after a conflict.
 
         Raises:
             NoConditionsError: the service has no conditional writes.
@@ -94,7 +97,7 @@ class ConditionalWrites(Protocol):
 
 
 class MemoryConditionalWrites:
-    """`ConditionalWrites` for fsspec's file system in memory, under a lock of this process: for tests and trials."""
+    """`ConditionalWrites` for fsspec's in-memory file system, under a lock of this process. For tests and trials."""
 
     def __init__(self, fs: Any) -> None:
         self._fs = fs
@@ -105,7 +108,7 @@ class MemoryConditionalWrites:
         return content, str(Digest.of(content))
 
     def write(self, path: str, data: bytes, version: str | None) -> bool:
-        """Write an object if it still has this version, or with None only if there is none."""
+        """Write an object that still has this version, or create it if `version` is None. Return False after a conflict."""
         with _MEMORY_LOCK:
             try:
                 found = self.read(path)[1]
@@ -122,10 +125,10 @@ class NoConditionsError(OSError):
 
 
 class Objects:
-    """An object store that fsspec knows, with the store at `url` in it.
+    """The store at `url` in an object store that fsspec supports.
 
-    Without an `api`, what is big goes to a place aside and is copied into sight there. Without `conditional` writes, the last
-    writer of a small object wins.
+    Without `api`, large content is written to a temporary path and then copied. Without `conditional`, the last writer of a
+    small object wins.
     """
 
     has_locks, can_exclude_gc = False, True
@@ -135,46 +138,46 @@ class Objects:
         self._url, self._api, self._conditional = url, api, conditional
 
     def translate_errors(self, what: str) -> AbstractContextManager[None]:
-        """Convert errors of the object store in this block. They name the store and what to check."""
+        """Convert errors of the object store in this block. Messages contain the URL of the store and what to check."""
         return translate_errors(what, service=self._url)
 
     def each(self, work: Callable[[T], R], items: Iterable[T]) -> list[R]:
-        """Return the result of `work` for each item, in order; concurrently, since each is a round trip."""
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
+        """Return the result of `work` for each item, in order. The calls are concurrent, since each is a round trip."""
+        with ThreadPoolExecutor(_CONCURRENCY) as threads:
             return list(threads.map(work, items))
 
     def put(self, path: str, data: bytes) -> None:
-        """Replace a small object: readers see the old or the new bytes."""
+        """Replace a small object. Readers see the old or the new bytes."""
         with self._in_bucket():
             self.fs.pipe_file(path, data)
 
     @contextmanager
     def _in_bucket(self) -> Iterator[None]:
-        """Have the error of a write say what it means: an object need not be there to be written, its bucket does."""
+        """Report a missing bucket. A write needs no existing object, so FileNotFoundError means that the bucket is missing."""
         try:
             yield
         except FileNotFoundError as exc:
-            raise NotFound(f"store {self._url}: its bucket is not there; check the location, or make the bucket") from exc
+            raise NotFound(f"store {self._url}: the bucket does not exist; check the location, or create the bucket") from exc
 
     def move(self, path: str, target: str) -> None:
-        """Take an object away, to where it can be looked at; for a moment it is in both places."""
-        self.fs.cp_file(path, target)  # not mv, which takes * and [ in a path for patterns
+        """Copy an object to another path and remove the original. For a moment, both exist."""
+        self.fs.cp_file(path, target)  # not mv, which treats * and [ in a path as patterns
         self.fs.rm_file(path)
 
     @contextmanager
     def hold_lock(self, path: str, *, shared: bool, make: bool = False) -> Iterator[None]:  # noqa: ARG002
-        """Do nothing: object stores have no locks. Conditional writes and markers (`storage.sweeps`) take their place."""
+        """Do nothing: object stores have no locks. Conditional writes and markers (`storage.sweeps`) replace them."""
         yield
 
     def read_versioned(self, path: str) -> tuple[bytes | None, str | None]:
-        """Return the content of a small object and its version, None for both if there is none."""
+        """Return the content of a small object and its version; None for both if the object is missing."""
         try:
             return self._conditional.read(path) if self._conditional else (self.fs.cat_file(path), None)
         except FileNotFoundError:
             return None, None
 
     def replace(self, path: str, data: bytes, version: str | None) -> bool:
-        """Replace a small object if it still has this version; see `storage.backend.Backend`."""
+        """Replace a small object that still has this version; see `storage.backend.Backend`."""
         if self._conditional:
             with suppress(NoConditionsError), self._in_bucket():
                 return self._conditional.write(path, data, version) or self.read_versioned(path)[0] == data
@@ -196,7 +199,7 @@ class Objects:
         """Do nothing: object stores have no locks."""
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove objects, on S3 a thousand per request; those that are not there are skipped."""
+        """Remove objects, on S3 a thousand per request. Missing objects are skipped."""
         if self._api:
             self._api.remove(paths)
             return
@@ -205,17 +208,17 @@ class Objects:
                 self.fs.rm_file(path)
 
     def upload(self, path: str, size: int | None, *, aside: str) -> Upload:
-        """Begin to write `size` bytes, None if that is not known; `aside` is where they may be seen before they are whole."""
+        """Begin an upload of `size` bytes, None if the size is unknown. `aside` is a temporary path for incomplete content."""
         if size is not None and size <= MIN_PART_BYTES:
-            return _Whole(self.fs, path)
-        return self._api.upload(path, size) if self._api else _Aside(self, aside, path)
+            return _SingleRequest(self.fs, path)
+        return self._api.upload(path, size) if self._api else _CopiedUpload(self, aside, path)
 
     def list_unfinished(self, prefix: str) -> Iterator[UnfinishedUpload]:
-        """Return the uploads of all processes below `prefix`, where the service lists them."""
+        """Yield the unfinished uploads of every process below `prefix`, if the service can list them."""
         return self._api.list_unfinished(prefix) if self._api else iter(())
 
     def sweep(self, prefix: str, before: datetime, *, dry_run: bool) -> Iterator[str]:
-        """Abort the uploads below `prefix` to which nothing was sent since `before`, and return their paths."""
+        """Abort the uploads below `prefix` that received no data since `before`, and yield their paths."""
         for found in self._api.list_unfinished(prefix, before=before) if self._api else ():
             if self._api and not dry_run:
                 self._api.abort(found.path, found.upload)
@@ -224,12 +227,14 @@ class Objects:
 
 @cache
 def warn_of_lost_changes(url: str) -> None:
-    """Log once per process that a store has no conditional writes."""
-    _log.warning("%s: no conditional writes there: of two runs that change one file at once, the last one wins", url)
+    """Warn once per process and store that the store has no conditional writes."""
+    _log.warning(
+        "%s: the object store has no conditional writes: if two runs change the same file at once, one change is lost", url
+    )
 
 
-class _Whole:
-    """Small enough to be sent in one request, which is atomic."""
+class _SingleRequest:
+    """An upload of content that is small enough for one request, which is atomic."""
 
     def __init__(self, fs: Any, path: str) -> None:
         self._fs, self._path = fs, path
@@ -248,8 +253,8 @@ class _Whole:
         self._buffer = io.BytesIO()
 
 
-class _Aside:
-    """Written by fsspec's own file to a place that nobody takes for the object, then copied by the object store."""
+class _CopiedUpload:
+    """An upload through fsspec's file to a temporary path, which the object store then copies to the final path."""
 
     def __init__(self, objects: Objects, aside: str, path: str) -> None:
         self._objects, self._aside, self._path = objects, aside, path

@@ -1,7 +1,8 @@
-"""Options of a store's file system, as people write them: `endpoint_url=https://…`, `client_kwargs.region_name=eu-west-1`.
+"""Options of a store's file system, in the form that people write: `endpoint_url=…`, `client_kwargs.region_name=eu-west-1`.
 
-They say where and how. Who is said elsewhere: by the environment and the files of the service's own tools, or by a block of
-Prefect's. A secret among them would be seen in process lists, and kept in the parameters of runs.
+Options configure the location and the client, never the credentials. Credentials come from the environment, from the
+configuration files of the service's own tools, or from a Prefect block. A secret in an option would appear in process lists and
+in the parameters of runs.
 """
 
 import re
@@ -12,25 +13,26 @@ import orjson
 
 from prefect_dist.ocispec.errors import InvalidInput
 
-# By their names: `key`, `account_key`, `sas_token`, `aws_secret_access_key` and the like; not `SSEKMSKeyId`, which is a name.
+# Names of secret options: `key`, `account_key`, `sas_token`, `aws_secret_access_key` and similar. `SSEKMSKeyId` is not a secret
+# but an identifier.
 _SECRET = re.compile(
     r".*(?:key|secret.*|token.*|password.*|passphrase.*|passwd|credential.*|connection_string|authorization|cookies?)"
     r"|(?:.*[_.-])?(?:pass|pwd|sas|auth)",
     re.IGNORECASE,
 )
-# By their values, as headers have them.
+# Values of secret options: those of authorization headers.
 _SECRET_VALUE = re.compile(r"(?:basic|bearer)\s+\S", re.IGNORECASE)
 _PAIR = 2
-# gcsfs takes the way to log in for its `token`, too.
+# In gcsfs, `token` may also select a login method.
 _NO_SECRETS = {"token": frozenset({"google_default", "cache", "anon", "browser", "cloud"})}
 _USERINFO = re.compile(r"[a-z0-9+.-]+://[^/]*@", re.IGNORECASE)
 
 
 def parse(texts: Iterable[str]) -> dict[str, Any]:
-    """Nested options from `name.name=value` texts; a value that is JSON is what JSON says, any other a string.
+    """Return nested options from `name.name=value` texts. A value that is valid JSON is parsed, any other value is a string.
 
     Raises:
-        InvalidInput: another form, one name for two things, or a secret.
+        InvalidInput: another form, a name with both a value and nested options, or a secret.
     """
     options: dict[str, Any] = {}
     for text in texts:
@@ -42,35 +44,35 @@ def parse(texts: Iterable[str]) -> dict[str, Any]:
         for step in path:
             place = place.setdefault(step, {})
             if not isinstance(place, dict):
-                raise InvalidInput(f"store option {name}: {step} has a value already")
+                raise InvalidInput(f"store option {name}: {step} already has a single value, so it cannot have nested options")
         place[last] = _value(value)
     refuse_secrets(options)
     return options
 
 
 def refuse_secrets(options: Mapping[str, Any], *, at: str = "") -> None:
-    """Refuse options that may be secrets.
+    """Check that no option is a secret.
 
     Raises:
-        InvalidInput: one is; the message names it and not its value.
+        InvalidInput: an option may be a secret; the message contains its name but not its value.
     """
     for name, value in options.items():
         if is_secret(name, value) or (isinstance(value, list) and _has_secret(value)):
-            where = "the environment, the files of the service's own tools, or a block of Prefect's"
-            raise InvalidInput(f"store option {at}{name}: a secret does not belong here; use {where}")
+            where = "the environment, the configuration files of the service's own tools, or a Prefect block"
+            raise InvalidInput(f"store option {at}{name}: options must not contain secrets; use {where}")
         if isinstance(value, Mapping):
             refuse_secrets(value, at=f"{at}{name}.")
 
 
 def is_secret(name: str, value: object) -> bool:
-    """Return whether an option may be a secret: by its name, as a URL with a password, or as the value of a header."""
+    """Return True if an option may be a secret: by its name, as a URL with a password, or as the value of a header."""
     if isinstance(value, str) and (has_userinfo(value) or _SECRET_VALUE.match(value)):
         return True
     return _SECRET.fullmatch(str(name)) is not None and not (isinstance(value, str) and value in _NO_SECRETS.get(name, ()))
 
 
 def _has_secret(value: object) -> bool:
-    """Return whether a list has a secret in it, at any depth: in an item, or as a pair of name and value."""
+    """Return True if a list contains a secret at any depth, as an item or as a pair of name and value."""
     if isinstance(value, Mapping):
         return any(is_secret(name, inner) or _has_secret(inner) for name, inner in value.items())
     if not isinstance(value, list):
@@ -91,26 +93,26 @@ def merge_options(known: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str
 
 
 def refuse_flat(options: Mapping[str, Any]) -> None:
-    """See that what holds options of its own, such as fsspec's `client_kwargs`, is no single value.
+    """Check that options with nested options, such as fsspec's `client_kwargs`, do not have a single value.
 
     Raises:
-        InvalidInput: it is one; the message names it and not its value.
+        InvalidInput: such an option has a single value; the message contains its name but not its value.
     """
     for name, value in options.items():
         if name.endswith("_kwargs") and not isinstance(value, Mapping):
-            raise InvalidInput(f"store option {name}: expected options in it, {name}.NAME=VALUE, got a single value")
+            raise InvalidInput(f"store option {name}: expected nested options as {name}.NAME=VALUE, got a single value")
 
 
 def refuse_userinfo(url: str) -> None:
-    """See that a URL has no user and password in it.
+    """Check that a URL has no user and password.
 
     Raises:
-        InvalidInput: it has; the message does not show it.
+        InvalidInput: the URL has a user or password; the message does not contain them.
     """
     if _USERINFO.match(url):
         protocol, _, rest = url.partition("://")
         shown = f"{protocol}://…@{rest.rpartition('@')[2]}"
-        raise InvalidInput(f"store {shown}: user and password do not belong here; use the environment or a block of Prefect's")
+        raise InvalidInput(f"store {shown}: a location has no user and password; use the environment or a Prefect block")
 
 
 def _value(text: str) -> Any:

@@ -1,4 +1,4 @@
-"""The presence of images in a store: which content below a root is there, and which is missing."""
+"""The presence of images in a store: the descriptors below a root that are present, and those that are missing."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -18,12 +18,12 @@ from prefect_dist.storage.names import Name
 from prefect_dist.storage.store import ContentStore
 
 _log = logging.getLogger(__name__)
-_NAMED = 3  # of many that are missing, so that a message stays one line
+_LISTED = 3  # missing descriptors in a message, which stays one line
 
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """The distinct content of some trees, present and missing, level by level. Children of a missing manifest are unknown."""
+    """The distinct descriptors of some trees, present and missing, level by level. A missing manifest has no known children."""
 
     present: tuple[Descriptor, ...]
     missing: tuple[Descriptor, ...]
@@ -35,20 +35,20 @@ class Presence:
 
     @property
     def shortage(self) -> str:
-        """The missing descriptors as one line; of many, the first ones."""
-        some = ", ".join(map(str, self.missing[:_NAMED]))
+        """The number of missing descriptors and the first of them, as one line."""
+        some = ", ".join(map(str, self.missing[:_LISTED]))
         return f"{format_count(len(self.missing), 'descriptor')} missing in the store ({some})"
 
 
 def check(store: ContentStore, *roots: Descriptor, children: Children) -> Presence:
-    """Return the presence of the content below `roots`, with `children` as the function for children.
+    """Return the presence of the content below `roots`. `children` selects the children of each descriptor.
 
-    The content of a level is looked up concurrently, which on an object store takes little longer than one look-up. This is why
-    `walk_tree`, which visits one descriptor after the other, is not used here.
+    The descriptors of a level are looked up concurrently, which on an object store takes little longer than one look-up.
+    Therefore this function does not use `walk_tree`, which visits one descriptor after another.
 
     Raises:
-        Corrupt: a blob has another size than its descriptor, or a manifest's bytes are wrong.
-        InvalidInput, Unsupported: a manifest cannot be read.
+        Corrupt: a blob has another size than its descriptor, or the bytes of a manifest do not match its digest.
+        InvalidInput, Unsupported: a manifest cannot be parsed.
         NotFound: an index has no manifest for the platforms that `children` selects.
     """
     seen = set[object]()
@@ -65,10 +65,10 @@ def check(store: ContentStore, *roots: Descriptor, children: Children) -> Presen
 
 
 def check_name(store: ContentStore, name: Name) -> Presence:
-    """Return the presence of the content of a name. Platforms that were not wanted do not count.
+    """Return the presence of the content of a name. Manifests of unwanted platforms do not count as missing.
 
     Raises:
-        Corrupt, InvalidInput, Unsupported, NotFound: as `check`.
+        Corrupt, InvalidInput, Unsupported, NotFound: see `check`.
     """
     children = children_reader(store.manifest)
     if name.lacks_attestations:
@@ -78,21 +78,21 @@ def check_name(store: ContentStore, name: Name) -> Presence:
 
 
 def reachable_digests(store: ContentStore, roots: Iterable[Descriptor]) -> set[Digest]:
-    """Return the digests of the roots and of all content below them. The children of a missing manifest are unknown.
+    """Return the digests of the roots and of the content below them. The children of a missing manifest are unknown.
 
     Raises:
-        Corrupt, InvalidInput, Unsupported: a manifest cannot be read, so that its children would seem unneeded.
+        Corrupt, InvalidInput, Unsupported: a manifest cannot be read, so its children would wrongly seem unneeded.
     """
     found = check(store, *roots, children=children_reader(store.manifest))
     return {descriptor.digest for descriptor in (*found.present, *found.missing)}
 
 
 def require(store: ContentStore, *roots: Descriptor, children: Children, name: str) -> tuple[Descriptor, ...]:
-    """Return the distinct descriptors of some trees, all of which are present. `name` begins the message of errors.
+    """Return the distinct descriptors of some trees after checking that each is present. `name` starts the message of errors.
 
     Raises:
-        NotFound: content is missing; the message names it.
-        Corrupt, InvalidInput, Unsupported: as `check`.
+        NotFound: content is missing; the message lists the missing descriptors.
+        Corrupt, InvalidInput, Unsupported: see `check`.
     """
     found = check(store, *roots, children=children)
     if not found.is_complete:
@@ -101,13 +101,13 @@ def require(store: ContentStore, *roots: Descriptor, children: Children, name: s
 
 
 def present_children(store: ContentStore) -> Children:
-    """Return a function for the children of manifests, with only the present manifests of an index.
+    """Return a `Children` function that keeps only the present manifests of an index.
 
-    An image that was fetched for some platforms lacks the manifests of the others. Such a sparse index counts as complete. A
-    present manifest that lacks a child does not.
+    An image that was fetched for some platforms lacks the manifests of other platforms. Such a sparse index counts as complete.
+    A present manifest with a missing child does not.
 
     The result raises:
-        NotFound: none of an index's manifests is present.
+        NotFound: no manifest of an index is present.
     """
     children = children_reader(store.manifest)
 
@@ -125,7 +125,7 @@ def present_children(store: ContentStore) -> Children:
 
 
 def present_platforms(store: ContentStore, root: Descriptor) -> tuple[tuple[Platform, ...] | None, bool]:
-    """Return the platforms of an index that are present, and whether an attestation manifest of these is missing.
+    """Return the platforms of an index that are present, and True if an attestation manifest of these platforms is missing.
 
     The platforms are None if no manifest is missing.
     """
@@ -143,11 +143,11 @@ def present_platforms(store: ContentStore, root: Descriptor) -> tuple[tuple[Plat
 
 
 def require_platform(store: ContentStore, root: Descriptor, wanted: Sequence[Platform]) -> None:
-    """Check that an image without an index is for one of the wanted platforms, by its config. Artifacts pass.
+    """Check by its config that a single-platform image is for a wanted platform. Indexes and artifacts pass.
 
     Raises:
-        NotFound: the image is for another platform.
-        NotFound, Corrupt, InvalidInput: manifest or config cannot be read.
+        NotFound: the image is for another platform, or the manifest or config is missing.
+        Corrupt, InvalidInput: the manifest or config cannot be read.
     """
     if root.kind != "manifest":
         return
@@ -156,4 +156,4 @@ def require_platform(store: ContentStore, root: Descriptor, wanted: Sequence[Pla
         return
     offered = config.platform(store.manifest(configured), at=str(configured))
     if all(wish.rank(offered) is None for wish in wanted):
-        raise NotFound(f"{root}: no manifest for {', '.join(map(str, wanted))}; it is for {quote_text(str(offered))}")
+        raise NotFound(f"{root}: no manifest for {', '.join(map(str, wanted))}; the image is for {quote_text(str(offered))}")

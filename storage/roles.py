@@ -1,7 +1,7 @@
-"""Credentials of a role on AWS, for stores on S3.
+"""Credentials of an AWS role, for stores on S3.
 
-STS issues them for an hour or so, and a run may last longer. So botocore's own refreshable credentials hold them: they request
-new ones before the old ones expire.
+STS issues credentials for about an hour, and a run may take longer. botocore's refreshable credentials request new credentials
+before the old ones expire.
 """
 
 import logging
@@ -18,9 +18,9 @@ from aiobotocore.session import AioSession
 from prefect_dist.ocispec.errors import InvalidInput
 
 _log = logging.getLogger(__name__)
-# Errors of requests for a role. If they count, they are raised; aiobotocore logs each one, with its traceback.
+# Errors of AssumeRole requests. The request raises them, so the log record of aiobotocore with its traceback is dropped.
 _FAILURES: WeakSet[Exception] = WeakSet()
-# Nobody can enter another code of an MFA device when the credentials expire.
+# A run cannot ask for another code of an MFA device when the credentials expire.
 _MFA = ("SerialNumber", "TokenCode")
 
 
@@ -34,19 +34,21 @@ def assuming_session(
     region: str | None,
     config: Mapping[str, Any],
 ) -> AioSession:
-    """Return a session whose credentials are those of a role.
+    """Return a session whose credentials are those of a role. Nothing is requested before the first use.
 
-    `role` has the parameters of the request AssumeRole. The request is signed with the key, or else with the credentials of the
-    profile or the environment. `region` and `config` are those of the client of STS. Nothing is requested before the first use.
+    `role` has the parameters of the AssumeRole request. The request is signed with `key` and `secret`, or without them with the
+    credentials of the profile or the environment. `region` and `config` configure the STS client.
 
     Raises:
-        InvalidInput: no RoleArn, a role that needs a code of an MFA device, or a key without its secret.
+        InvalidInput: no RoleArn, a role that needs an MFA code, or a key without its secret.
     """
     arn = role.get("RoleArn")
     if not arn:
-        raise InvalidInput("store option assume_role: expected RoleArn in it, such as arn:aws:iam::123456789012:role/mirror")
+        raise InvalidInput(
+            "store option assume_role.RoleArn: missing, expected the ARN of a role: arn:aws:iam::123456789012:role/mirror"
+        )
     if mfa := [name for name in _MFA if role.get(name)]:
-        reason = "no code of an MFA device can be entered when the credentials of a run expire"
+        reason = "a run cannot ask for another code of the MFA device when its credentials expire"
         raise InvalidInput(f"role {arn}: {' and '.join(mfa)} cannot be used, since {reason}; use a role that needs no MFA")
     if bool(key) != bool(secret):
         raise InvalidInput(f"role {arn}: expected a key with its secret to assume it, got only one of them")
@@ -61,27 +63,27 @@ def assuming_session(
 
 
 class _RoleProvider:
-    """A provider of credentials as botocore's sessions use it; see botocore.credentials.CredentialProvider."""
+    """A credential provider for botocore's sessions; see botocore.credentials.CredentialProvider."""
 
     METHOD = "assume-role"
     CANONICAL_NAME = None
 
     def __init__(self, role: Mapping[str, Any], caller: AioSession, create_client: Callable[..., Any]) -> None:
-        # As prefect-aws names a session that has no name.
+        # The default session name of prefect-aws.
         self._role = {"RoleSessionName": f"prefect-session-{uuid.uuid4().hex[:8]}", **role}
         self._caller, self._create_client = caller, create_client
 
     async def load(self) -> credentials.AioDeferredRefreshableCredentials:
-        """Return credentials of the role, which are requested when they are used.
+        """Return credentials of the role. They are requested at their first use.
 
         Raises:
-            InvalidInput: there are no credentials to sign the request with.
+            InvalidInput: no credentials to sign the request with.
         """
         arn = self._role["RoleArn"]
         source = await self._caller.get_credentials()
         if source is None:
             raise InvalidInput(
-                f"role {arn}: found no credentials to assume it; expected a key, a profile, or a role of the machine"
+                f"role {arn}: no credentials found to assume the role; expected a key, a profile, or a role of the machine"
             )
         fetcher = credentials.AioAssumeRoleCredentialFetcher(self._create_client, source, arn, extra_args=self._role)
 
@@ -96,16 +98,16 @@ class _RoleProvider:
 
 
 def _name_role(exc: Exception, arn: str) -> None:
-    """Make the error of a request for a role name the role, and keep aiobotocore from logging it."""
+    """Add the role to the message of a failed AssumeRole request, and prevent aiobotocore from logging the error."""
     error = getattr(exc, "response", {}).get("Error", {})
     error["Message"] = f"role {arn}: {error.get('Message') or exc}"
     _FAILURES.add(exc)
     _log.debug("role %s: %s", arn, exc)
 
 
-def _is_of_others(record: logging.LogRecord) -> bool:
-    """Return whether a record of aiobotocore is not about a request for a role that is made here."""
+def _is_unrelated(record: logging.LogRecord) -> bool:
+    """Return True if a log record of aiobotocore is not about an AssumeRole request of this module."""
     return record.exc_info is None or record.exc_info[1] not in _FAILURES
 
 
-credentials.logger.addFilter(_is_of_others)
+credentials.logger.addFilter(_is_unrelated)

@@ -26,42 +26,42 @@ from prefect_dist.storage.objects import (
 _MAX_PARTS = 10_000
 # S3's limit for one request to delete objects.
 _MAX_DELETED = 1_000
-# The codes of a write whose condition does not hold, and of services that know no conditions.
+# The error codes of a write whose condition failed, and of services without conditional writes.
 _CHANGED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
 _UNSUPPORTED = {"NotImplemented"}
-# Where the size is not known before: room for 640 GB.
+# The part size for content of unknown size: 10,000 parts have room for 640 GB.
 _PART_BYTES_UNKNOWN = 64 * 1024 * 1024
-# Other names of s3fs and its client for keys; its client would sign with these instead of the credentials of a role.
+# Alternative names of s3fs and its client for keys. The client would sign with these keys instead of a role's credentials.
 _OTHER_KEYS = ("username", "password", "aws_access_key_id", "aws_secret_access_key", "aws_session_token")
 
 
 def default_options() -> dict[str, Any]:
-    """s3fs's options. Made anew each time: botocore writes into them."""
+    """Return the default options of s3fs. Each call returns a new dictionary, since botocore changes it."""
     return {
         "config_kwargs": _client_config(),
-        # What is read whole is small. In several pieces s3fs would ask for its size first, a second request for each.
+        # Objects that are read whole are small. With concurrent ranges, s3fs would request the size of each object first.
         "max_concurrency": 1,
     }
 
 
 def apply_role(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return s3fs's options, with a session that assumes the role of `assume_role`, if that is among them.
+    """Return the options of s3fs with a session that assumes the role in `assume_role`, if there is one.
 
-    As in prefect-aws, the client of STS has the region of S3's client, and none of its other options, such as `endpoint_url`.
+    As in prefect-aws, the STS client has the region of the S3 client, and none of its other options, such as `endpoint_url`.
 
     Raises:
-        InvalidInput: a role that cannot be assumed with these options.
+        InvalidInput: the role cannot be assumed with these options.
     """
     rest = dict(options)
     role = rest.pop("assume_role", None)
     if role is None:
         return rest
     if not isinstance(role, Mapping):
-        raise InvalidInput("store option assume_role: expected options in it, assume_role.NAME=VALUE, got a single value")
+        raise InvalidInput("store option assume_role: expected nested options as assume_role.NAME=VALUE, got a single value")
     client = rest.get("client_kwargs", {})
     if other := [name for name in _OTHER_KEYS if rest.get(name) or client.get(name)]:
-        raise InvalidInput(f"store option {other[0]}: expected the credentials that assume a role as key, secret and token")
-    from prefect_dist.storage.roles import assuming_session  # noqa: PLC0415 - imports aiobotocore, which is there with the extra s3 only
+        raise InvalidInput(f"store option {other[0]}: to assume a role, give the credentials as key, secret and token")
+    from prefect_dist.storage.roles import assuming_session  # noqa: PLC0415 - aiobotocore is installed only with the extra s3
 
     login = {name: rest.pop(name, None) for name in ("key", "secret", "token", "profile")}
     session = assuming_session(role, **login, region=client.get("region_name"), config=_client_config())
@@ -69,14 +69,14 @@ def apply_role(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _client_config() -> dict[str, Any]:
-    """Return botocore's configuration of a client: a few quick attempts, Prefect makes the others."""
+    """Return the botocore configuration of a client: a few quick attempts. Prefect makes further attempts."""
     return {"retries": {"mode": "standard", "total_max_attempts": 4}, "connect_timeout": 10, "read_timeout": 60}
 
 
 def connect(fs: Any) -> Any:
-    """Return the file system with its client, so that wrong options fail now. No request is sent.
+    """Return the file system with a connected client, so that wrong options fail here. No request is sent.
 
-    Only botocore retries; with three layers of retries an attempt could take half an hour.
+    Only botocore retries: with three layers of retries, an attempt could take half an hour.
 
     Raises:
         TypeError: unknown options.
@@ -100,29 +100,29 @@ class S3Api:
         self._fs = fs
 
     def upload(self, path: str, size: int | None) -> Upload:
-        """Begin an upload; S3 is told with its first part."""
-        return _Multipart(self._fs, path, part_bytes(size))
+        """Begin an upload. The first request is sent with the first part."""
+        return _MultipartUpload(self._fs, path, part_bytes(size))
 
     def list_unfinished(self, prefix: str, *, before: datetime | None = None) -> Iterator[UnfinishedUpload]:
-        """Yield the unfinished uploads below `prefix`; with `before`, only those without new data since then."""
+        """Yield the unfinished uploads below `prefix`. With `before`, yield only uploads without new data since then."""
         for path, upload, started in self._uploads(prefix):
             if before is not None and started >= before:
                 continue
             try:
                 size, updated = self._upload_progress(path, upload, started)
             except FileNotFoundError:
-                continue  # it ended meanwhile
+                continue  # the upload ended meanwhile
             if before is None or updated < before:
                 yield UnfinishedUpload(path=path, upload=upload, size=size, started=started, updated=updated)
 
     def abort(self, path: str, upload: str) -> None:
-        """Give up an upload, whatever process began it."""
+        """Abort an upload of any process."""
         bucket, _, key = path.partition("/")
         with suppress(FileNotFoundError):
             self._fs.abort_mpu(bucket, key, upload)
 
     def _uploads(self, prefix: str) -> Iterator[tuple[str, str, datetime]]:
-        """Return path, id and start of each upload below `prefix`."""
+        """Yield the path, the upload ID and the start time of each unfinished upload below `prefix`."""
         bucket, _, key = prefix.partition("/")
         asked = {"Bucket": bucket, "Prefix": f"{key}/" if key else ""}
         while True:
@@ -134,7 +134,7 @@ class S3Api:
             asked |= {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer.get("NextUploadIdMarker", "")}
 
     def _upload_progress(self, path: str, upload: str, started: datetime) -> tuple[int, datetime]:
-        """Return the number of bytes that an upload has received, and the time of the last part."""
+        """Return the number of bytes that an upload has received, and the time of its last part."""
         bucket, _, key = path.partition("/")
         asked: dict[str, Any] = {"Bucket": bucket, "Key": key, "UploadId": upload}
         size, updated = 0, started
@@ -147,10 +147,10 @@ class S3Api:
             asked["PartNumberMarker"] = answer["NextPartNumberMarker"]
 
     def remove(self, paths: Sequence[str]) -> None:
-        """Remove objects of one bucket, a thousand per request; those that are not there are skipped.
+        """Remove objects of one bucket, a thousand per request. Missing objects are skipped.
 
         Raises:
-            PermissionError, OSError: S3 refused to remove some; others are gone.
+            PermissionError, OSError: S3 refused to remove some objects; other objects are removed.
         """
         for start in range(0, len(paths), _MAX_DELETED):
             some = paths[start : start + _MAX_DELETED]
@@ -177,9 +177,9 @@ class S3ConditionalWrites:
         return content
 
     def write(self, path: str, data: bytes, version: str | None) -> bool:
-        """Write an object if its ETag is still this one, or with None only if there is no object.
+        """Write an object whose ETag is still `version`, or create it if `version` is None. Return False after a conflict.
 
-        Some services take the condition and ignore it, so the first write is sent again: it has to be refused.
+        Some services accept the condition and ignore it. Therefore the first write is sent twice: the second write must fail.
         """
         if not self._put(path, data, version):
             return False
@@ -213,14 +213,14 @@ async def _get(fs: Any, bucket: str, key: str) -> tuple[bytes, str]:
 
 
 def _code(exc: OSError) -> str | None:
-    """Return S3's code of an error that s3fs made an OSError of."""
+    """Return the S3 error code of an error that s3fs has converted to OSError."""
     cause = exc.__cause__ or exc.__context__
     response = getattr(cause, "response", None) or {}
     code: str | None = response.get("Error", {}).get("Code")
     return code
 
 
-class _Multipart:
+class _MultipartUpload:
     def __init__(self, fs: Any, path: str, part: int) -> None:
         self._fs, self._path, self._part = fs, path, part
         bucket, _, key = path.partition("/")
@@ -245,7 +245,7 @@ class _Multipart:
             self._send_part()
         try:
             self._fs.call_s3("complete_multipart_upload", **self._to, MultipartUpload={"Parts": self._sent})
-        except FileNotFoundError as exc:  # completed by an earlier attempt, whose answer was lost, or aborted
+        except FileNotFoundError as exc:  # aborted, or completed by an earlier attempt whose response was lost
             if is_there(self._fs, self._path):
                 return
             if _code(exc) != "NoSuchUpload":
@@ -261,10 +261,10 @@ class _Multipart:
             del self._to["UploadId"]
 
     def _abort_error(self) -> UploadAbortedError:
-        """Forget an upload that another process ended, and return the error for that."""
+        """Drop the state of an upload that another process aborted, and return the error to raise."""
         self._to.pop("UploadId", None)
         self.discard()
-        return UploadAbortedError("it was aborted by another process")
+        return UploadAbortedError("another process aborted the upload")
 
     def _send_part(self) -> None:
         if "UploadId" not in self._to:

@@ -1,7 +1,7 @@
-"""Small files that several processes change, such as `index.json` or the lock file of a mirror. No change is lost.
+"""Small files that several processes change, such as `index.json` or the lock file of a mirror, without losing a change.
 
-On a disk a change is made under a lock. On an object store it is a conditional write, which is repeated if the object has
-changed since it was read. Where neither is possible the last writer wins, which is reported once.
+On a disk, a change is made under a lock. On an object store, a change is a conditional write, which is repeated if another
+process has changed the object meanwhile. If neither is possible, the last writer wins, and a warning is logged once.
 """
 
 import random
@@ -18,7 +18,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
 
 class StateFile:
-    """The file at `url`; `options` are fsspec's for that place."""
+    """The file at `url`. `options` are fsspec's options for its location."""
 
     def __init__(self, url: str, *, options: Mapping[str, Any] | None = None) -> None:
         self.url = url
@@ -27,7 +27,7 @@ class StateFile:
         self._path = f"{layout.root}/{self._name}"
 
     def read(self) -> bytes | None:
-        """Return the content; None if there is no file.
+        """Return the content; None if the file is missing.
 
         Raises:
             Denied, Unavailable: the file system.
@@ -35,14 +35,14 @@ class StateFile:
         with self._backend.translate_errors(self.url):
             return self._backend.read_versioned(self._path)[0]
 
-    def change(self, changed: Callable[[bytes | None], bytes]) -> None:
-        """Replace the content by the result of `changed`; see `change_file`.
+    def change(self, make_content: Callable[[bytes | None], bytes]) -> None:
+        """Replace the content by the result of `make_content`; see `change_file`.
 
         Raises:
             StoreFull, Denied, Unavailable: the file system.
-            DistError: see `changed`.
+            DistError: see `make_content`.
         """
-        change_file(self._backend, self._path, changed, what=self.url)
+        change_file(self._backend, self._path, make_content, what=self.url)
 
     def write(self, content: bytes) -> None:
         """Replace the content.
@@ -54,28 +54,30 @@ class StateFile:
             self._backend.put(self._path, content)
 
 
-def change_file(backend: Backend, path: str, changed: Callable[[bytes | None], bytes], *, what: str) -> None:
-    """Replace the content of a file by the result of `changed`, which is called again after a conflict.
+def change_file(backend: Backend, path: str, make_content: Callable[[bytes | None], bytes], *, what: str) -> None:
+    """Replace the content of a file by the result of `make_content`, which gets the old content, or None for a missing file.
+
+    After a conflict with another writer, `make_content` is called again with the new content.
 
     Raises:
         StoreFull, Denied, Unavailable: the file system, or conflicts with other writers for a minute.
-        DistError: see `changed`.
+        DistError: see `make_content`.
     """
     deadline, pause = time.monotonic() + _PATIENCE_S, _FIRST_PAUSE_S
-    while not _is_changed(backend, path, changed, what):
+    while not _try_change(backend, path, make_content, what):
         if time.monotonic() > deadline:
-            raise Unavailable(f"{what}: other processes change it all the time; run again later")
-        time.sleep(random.uniform(0, pause))  # noqa: S311 - spreads writers, hides nothing
+            raise Unavailable(f"{what}: other processes kept changing the file for {_PATIENCE_S:.0f} s; run again later")
+        time.sleep(random.uniform(0, pause))  # noqa: S311 - not for cryptography
         pause = min(2 * pause, _LONGEST_PAUSE_S)
 
 
-def _is_changed(backend: Backend, path: str, changed: Callable[[bytes | None], bytes], what: str) -> bool:
-    """Return False if another process changed the file meanwhile."""
+def _try_change(backend: Backend, path: str, make_content: Callable[[bytes | None], bytes], what: str) -> bool:
+    """Return False after a conflict with another process."""
     with ExitStack() as held:
         with backend.translate_errors(what):
             held.enter_context(backend.hold_lock(f"{path}.lock", shared=False, make=True))
             content, version = backend.read_versioned(path)
-        new = changed(content)
+        new = make_content(content)
         if new == content:
             return True
         with backend.translate_errors(what):

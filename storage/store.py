@@ -1,4 +1,4 @@
-"""The content store: blobs by digest, on any file system that `storage.backend` lists."""
+"""The content store: blobs, ingests, names and leases at one location, on any file system that `storage.backend` lists."""
 
 import logging
 import threading
@@ -24,13 +24,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
 _PIECE_BYTES = 4 * 1024 * 1024
-# A small file is written in milliseconds; what is older was left by a process that was killed.
+# Writing a small file takes milliseconds. An older temporary file is from a process that was killed.
 _TEMPORARY_LIFE = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Info:
-    """A blob: its digest, its size in bytes and when it was committed."""
+    """The digest, size in bytes and commit time of a blob."""
 
     digest: Digest
     size: int
@@ -38,7 +38,7 @@ class Info:
 
 
 class ContentStore:
-    """Blobs, ingests and names at one place. Thread-safe; open it with `open_store`."""
+    """Blobs, ingests, names and leases at one location. Thread-safe. Created by `open_store`."""
 
     def __init__(self, backend: Backend, ingests: Ingests, layout: Layout, *, url: str) -> None:
         self.url = url
@@ -51,7 +51,7 @@ class ContentStore:
 
     @property
     def has_locks(self) -> bool:
-        """True if `exclude_gc` excludes gc by a lock. Without locks, runs record a lease before they look content up."""
+        """True if `exclude_gc` holds a lock. Without locks, a run leases a root before it looks up content."""
         return self._backend.has_locks
 
     @property
@@ -60,49 +60,53 @@ class ContentStore:
         return self._backend.can_exclude_gc
 
     def each(self, look: Callable[[T], R], things: Iterable[T]) -> list[R]:
-        """Return the result of `look` for each thing, in order.
+        """Return the result of `look` for each item, in order.
 
-        On an object store, where every look is a round trip, some are under way at once, from several threads.
+        On an object store, where each look-up is a round trip, several calls run concurrently in threads.
         """
         return self._backend.each(look, things)
 
     def prepare(self) -> None:
-        """Make the store if it is not there, and see that it can be written.
+        """Create the store if it does not exist, and check that it is writable.
 
         Raises:
-            InvalidInput, Denied, StoreFull, Unavailable: it cannot.
+            InvalidInput, Denied, StoreFull, Unavailable: the store cannot be created or written.
         """
         self._create()
         index.mark(self._backend, self._layout)
 
     def require(self) -> None:
-        """See that there is a store.
+        """Check that the store exists.
 
         Raises:
-            NotFound: there is none.
+            NotFound: the location has no store.
         """
         with self._backend.translate_errors(f"store {self.url}"):
             if not is_there(self._backend.fs, self._layout.marker):
-                raise NotFound(f"store {self.url}: there is none (no oci-layout); check the location")
+                raise NotFound(f"store {self.url}: no store found (no file oci-layout); check the location")
 
     def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> Writer:
-        """Begin or resume the ingest `ref`: see `storage.ingest.Ingests`."""
+        """Begin or resume the ingest `ref`; see `storage.ingest.Ingests`."""
         self._create()
         return self._ingests.writer(ref, expected=expected, total=total)
 
     def status(self, ref: str) -> Status:
-        """Return the status of an ingest; NotFound if there is none."""
+        """Return the status of an ingest.
+
+        Raises:
+            NotFound: the ingest does not exist.
+        """
         return self._ingests.status(ref)
 
     def active(self) -> Iterator[Status]:
-        """All ingests, in no order."""
+        """Return an iterator over the status of each ingest, in any order."""
         return self._ingests.active()
 
     def info(self, digest: Digest) -> Info:
-        """Return size and commit time of a blob.
+        """Return the size and commit time of a blob.
 
         Raises:
-            NotFound: no such blob.
+            NotFound: the blob does not exist.
         """
         path = self._layout.blob(digest)
         with self._backend.translate_errors(f"blob {digest}"):
@@ -110,10 +114,10 @@ class ContentStore:
         return Info(digest=digest, size=entry["size"], committed=modification_time(entry))
 
     def holds(self, descriptor: Descriptor) -> bool:
-        """Return True if the store has the content, by digest and size.
+        """Return True if the store has a blob with the digest and size of `descriptor`.
 
         Raises:
-            Corrupt: a blob of that digest has another size.
+            Corrupt: the blob has another size.
         """
         try:
             with self._backend.translate_errors(f"blob {descriptor.digest}"):
@@ -121,71 +125,69 @@ class ContentStore:
         except NotFound:
             return False
         if size != descriptor.size:
-            raise Corrupt(
-                f"{descriptor} in {self.url}: expected {descriptor.size} bytes, the store has {size}; run dist verify"
-            )
+            raise Corrupt(f"{descriptor} in {self.url}: expected {descriptor.size} bytes, got {size}; run dist verify")
         return True
 
     def read(self, digest: Digest, *, offset: int = 0, length: int | None = None) -> bytes:
-        """Bytes of a blob from `offset` on, as many as `length` says or all; fewer at its end. Not verified.
+        """Return `length` bytes of a blob from `offset` on, fewer at its end, without verifying them. None returns the rest.
 
         Raises:
-            NotFound: no such blob.
-            InvalidInput: `offset` is past the end.
+            NotFound: the blob does not exist.
+            InvalidInput: `offset` is beyond the end of the blob.
         """
         if offset == 0 and length is None:
             return self._cat(digest)
         size = self.info(digest).size
         if offset > size:
-            raise InvalidInput(f"blob {digest}: offset {offset} is past its end, it has {size} bytes")
+            raise InvalidInput(f"blob {digest}: expected an offset of at most its size of {size} bytes, got {offset}")
         end = size if length is None else min(offset + length, size)
-        return self._cat(digest, offset, end) if end > offset else b""  # to an object store an empty range is an error
+        return self._cat(digest, offset, end) if end > offset else b""  # object stores refuse an empty range
 
     def manifest(self, descriptor: Descriptor) -> bytes:
-        """The whole, verified bytes of a small blob such as a manifest.
+        """Return the verified bytes of a small blob, such as a manifest or config.
 
         Raises:
-            NotFound: no such blob.
-            Corrupt: the bytes are not those of the digest.
+            NotFound: the blob does not exist.
+            Corrupt: the bytes do not match the digest.
         """
         raw = self.read(descriptor.digest)
         if (found := Digest.of(raw, algorithm=descriptor.digest.algorithm)) != descriptor.digest:
-            raise Corrupt(f"{descriptor} in {self.url}: the store has bytes of {found}")
+            raise Corrupt(f"{descriptor} in {self.url}: the stored bytes have the digest {found}")
         return raw
 
     def chunks(self, digest: Digest, *, offset: int = 0) -> Iterator[bytes]:
-        """The blob in pieces, from `offset` on; hashed on the way if that is its beginning.
+        """Yield a blob in pieces, from `offset` on. If `offset` is 0, the bytes are verified.
 
         Raises:
-            NotFound: no such blob.
-            Corrupt: after the last piece, when the bytes are not those of the digest.
+            NotFound: the blob does not exist.
+            Corrupt: raised after the last piece, if the bytes do not match the digest.
         """
         hasher, is_whole, size = Hasher(digest.algorithm), not offset, self.info(digest).size
         while offset < size:
             piece = self._cat(digest, offset, min(offset + _PIECE_BYTES, size))
             if not piece:
-                break  # it has become shorter
+                break  # the blob has become shorter
             hasher.update(piece)
             offset += len(piece)
             yield piece
         if is_whole and hasher.digest() != digest:
-            raise Corrupt(f"blob {digest} in {self.url}: the store has bytes of {hasher.digest()}")
+            raise Corrupt(f"blob {digest} in {self.url}: the stored bytes have the digest {hasher.digest()}")
 
     def walk(self) -> Iterator[Info]:
-        """All blobs, by algorithm, in no order. Strange files are passed over with a warning."""
+        """Yield each blob, by algorithm, in any order. Other files are skipped with a warning."""
         for directory in self._list(self._layout.blobs):
             for entry in self._list(directory["name"]) if directory["type"] == "directory" else (directory,):
                 digest = self._layout.digest(entry["name"])
                 if digest is None or entry["type"] != "file":
-                    _log.warning("%s is no blob", entry["name"])
+                    _log.warning("%s is not a blob, ignored", entry["name"])
                     continue
                 yield Info(digest=digest, size=entry["size"], committed=modification_time(entry))
 
     def delete(self, digest: Digest) -> None:
-        """Remove a blob, whatever needs it.
+        """Remove a blob, even if it is still needed.
 
         Raises:
-            NotFound: no such blob.
+            NotFound: the blob does not exist.
         """
         path = self._layout.blob(digest)
         with self._backend.translate_errors(f"blob {digest}"):
@@ -194,7 +196,7 @@ class ContentStore:
             self._backend.fs.rm_file(path)
 
     def quarantine(self, info: Info) -> bool:
-        """Take a corrupt blob out of sight; False where that very blob is not there any more."""
+        """Move a corrupt blob to quarantine. Return False if the blob with this size and time is not in the store any more."""
         path = self._layout.blob(info.digest)
         with self.begin_sweep(), self._backend.translate_errors(f"blob {info.digest}"):
             try:
@@ -206,48 +208,49 @@ class ContentStore:
         return True
 
     def delete_all(self, digests: Iterable[Digest]) -> None:
-        """Remove blobs by as few requests as the store allows; those that are not there are skipped."""
+        """Remove blobs with as few requests as possible. Missing blobs are skipped."""
         with self._backend.translate_errors(f"blobs of {self.url}"):
             self._backend.remove([self._layout.blob(digest) for digest in digests])
 
     def exclude_gc(self) -> AbstractContextManager[None]:
-        """Begin a short look at content: what a name or lease that is on record needs is not removed from now on.
+        """Prevent gc from removing content while this block looks it up.
 
-        See `storage.sweeps`. On a disk gc waits until the block ends.
+        Content below a recorded name or lease stays from the start of the block on. On a disk, gc waits until the block ends;
+        see `storage.sweeps` for object stores.
         """
         return self._sweeps.exclude_gc()
 
     def begin_sweep(self) -> AbstractContextManager[Sweep]:
-        """Begin a sweep: during this block content may be removed, and `exclude_gc` blocks of runs wait."""
+        """Begin a sweep, which may remove content during this block. `exclude_gc` blocks wait until it ends."""
         return self._sweeps.begin_sweep()
 
     def clock(self) -> datetime:
-        """Return the present time by the clock that stamps the files of this store."""
+        """Return the current time of the clock that sets the modification times of this store."""
         return self._sweeps.clock()
 
     def sweep_leftovers(self, now: datetime, before: datetime, *, dry_run: bool) -> Iterator[str]:
-        """Remove what was not touched since `before`: ingests, and small files of dead processes; return the paths."""
+        """Remove ingests and temporary files of dead processes that were not touched since `before`, and yield their paths."""
         yield from self._ingests.sweep(before, dry_run=dry_run)
         yield from self.leases.sweep(now=now, dry_run=dry_run)
         before = min(before, now - _TEMPORARY_LIFE)
-        for path in (*self._temporary(before), *self._sweeps.list_stale_markers(before)):
+        for path in (*self._list_temporary(before), *self._sweeps.list_stale_markers(before)):
             if not dry_run:
                 with suppress(NotFound), self._backend.translate_errors(self._layout.format_path(path)):
                     self._backend.remove([path])
             yield path
 
-    def _temporary(self, before: datetime) -> list[str]:
+    def _list_temporary(self, before: datetime) -> list[str]:
         directories = (self._layout.root, self._layout.names, self._layout.leases)
         entries = [entry for directory in directories for entry in self._list(directory)]
         return [entry["name"] for entry in entries if entry["name"].endswith(TEMPORARY) and modification_time(entry) < before]
 
     def update_index(self) -> None:
-        """Bring `index.json`, which other tools read, up to date with the names."""
+        """Update `index.json`, which other tools read, to the current names."""
         self._create()
         index.update(self._backend, self._layout, self.names)
 
     def close(self) -> None:
-        """Give up what this store cannot hand on to another process: uploads that were not committed."""
+        """Discard uncommitted uploads, which cannot be resumed by another process."""
         self._ingests.close()
 
     def __enter__(self) -> Self:
@@ -268,7 +271,7 @@ class ContentStore:
         return data
 
     def _list(self, path: str) -> list[dict[str, Any]]:
-        """Return what is in a directory, without the empty objects that some object stores have for the directory itself."""
+        """Return the entries of a directory, without the empty objects by which some object stores represent a directory."""
         try:
             with self._backend.translate_errors(f"store {self.url}"):
                 entries: list[dict[str, Any]] = self._backend.fs.ls(path, detail=True)
@@ -278,10 +281,10 @@ class ContentStore:
 
 
 def open_store(url: str, *, options: Mapping[str, Any] | None = None) -> ContentStore:
-    """The store at a local path or fsspec URL, with fsspec's storage options. Nothing is made before the first write.
+    """Return the store at a local path or fsspec URL. `options` are those of fsspec. Nothing is created before a write.
 
     Raises:
-        InvalidInput: an unusable URL.
-        Unsupported: a file system that lacks what a store needs.
+        InvalidInput: an unusable URL or wrong options.
+        Unsupported: a file system that does not meet the needs of a store.
     """
     return ContentStore(*open_backend(url, options or {}), url=url)

@@ -1,11 +1,13 @@
-"""Keeps gc and runs apart: no content is removed that a run has just found.
+"""Mutual exclusion of gc and runs: gc removes no content that a run has just found.
 
-On a disk a lock does that: runs share it while they look for content, gc holds it while it removes a batch. Object stores have
-no locks, but each process sees at once what others wrote. There gc writes a marker, then reads names and leases, removes one
-batch of what nothing needs, and removes the marker. A run records a lease, then waits until the markers that it sees are gone,
-and only then looks for content. So gc either sees the lease, or the run looks after the removal and finds what is left.
+On a disk, a lock excludes gc: runs share the lock while they look up content, and gc holds it while it removes a batch.
 
-A marker counts for six minutes, by the clock of the store; gc removes nothing later than one minute after it wrote one.
+Object stores have no locks, but every process sees immediately what another process has written. There, gc writes a marker,
+reads names and leases, removes one batch of unneeded content, and removes the marker. A run records a lease, waits until the
+markers that it sees are gone, and only then looks up content. So either gc sees the lease, or the run looks after the removal
+and finds only the remaining content.
+
+A marker expires after six minutes, by the clock of the store. gc removes nothing later than one minute after writing a marker.
 """
 
 import logging
@@ -22,39 +24,39 @@ from prefect_dist.storage.file_info import modification_time
 from prefect_dist.storage.layout import TEMPORARY, Layout
 
 _log = logging.getLogger(__name__)
-_MARKER = ".gc"  # an empty directory is listed as an object, too, by some services
-# A batch is sent within a minute after its marker, and the last attempt of a request ends within five minutes.
+_MARKER = ".gc"  # needed because some services list an empty directory as an object, too
+# gc sends the requests of a batch within a minute after its marker, and the last attempt of a request ends within five minutes.
 _LIFE = timedelta(minutes=6)
 _BATCH_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 _LONG_S = 3.0
-# A clock that goes on while the machine is suspended, where there is one.
+# A clock that does not stop while the machine is suspended, if the system has one.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """The right to remove content that nothing needs; `until` is the end of that right, None if it has none."""
+    """The permission to remove unneeded content. `until` is the time at which the permission ends, None if it has no end."""
 
     until: float | None = None
 
     @property
     def is_current(self) -> bool:
-        """Return whether content may still be removed by what was read since this sweep began."""
+        """True if content may still be removed, based on the names and leases read since this sweep began."""
         return self.until is None or time.clock_gettime(_CLOCK) < self.until
 
     def require(self) -> None:
-        """Refuse to remove anything too late.
+        """Check that content may still be removed.
 
         Raises:
-            Unavailable: what was read since this sweep began may no longer be all that is needed.
+            Unavailable: the names and leases read since this sweep began may be outdated.
         """
         if not self.is_current:
-            raise Unavailable(f"reading names and leases took longer than {_BATCH_S:.0f} s; nothing was removed, run again")
+            raise Unavailable(f"reading names and leases took more than {_BATCH_S:.0f} s; nothing was removed, run again")
 
 
 class Sweeps:
-    """The sweeps of a store and the runs that wait for them. Thread-safe."""
+    """The sweeps of a store, and the waiting of runs for them. Thread-safe."""
 
     def __init__(self, backend: Backend, layout: Layout) -> None:
         self._backend, self._layout = backend, layout
@@ -62,7 +64,7 @@ class Sweeps:
 
     @contextmanager
     def exclude_gc(self) -> Iterator[None]:
-        """Begin a look at content when no batch is being removed that was chosen before; on a disk, keep gc out meanwhile."""
+        """Wait until the batches that gc is removing are done; on a disk, also prevent further batches during this block."""
         with ExitStack() as held:
             with self._backend.translate_errors(f"store {self._layout.url}"):
                 if self._backend.has_locks:
@@ -85,7 +87,7 @@ class Sweeps:
             yield sweep
 
     def clock(self) -> datetime:
-        """Return the present time by the clock that stamps the files of this store."""
+        """Return the current time of the clock that sets the modification times of this store."""
         path = f"{self._layout.root}/clock.{uuid.uuid4().hex}{TEMPORARY}"
         with self._backend.translate_errors(f"store {self._layout.url}"):
             self._backend.put(path, b"")
@@ -95,7 +97,7 @@ class Sweeps:
                 self._backend.remove([path])
 
     def list_stale_markers(self, before: datetime) -> list[str]:
-        """Return the markers that dead processes left before a time."""
+        """Return the markers of dead processes that expired before a time."""
         with self._backend.translate_errors(f"store {self._layout.url}"):
             return [path for path, written in self._markers().items() if written < before - _LIFE]
 
@@ -106,11 +108,11 @@ class Sweeps:
         try:
             yield
         finally:
-            with suppress(Exception):  # the error that is on its way says more, and the marker ends by itself
+            with suppress(Exception):  # do not hide an error of the block; the marker expires by itself
                 self._backend.remove([marker])
 
     def _wait(self) -> None:
-        """Wait until the markers that are there now are gone or have ended."""
+        """Wait until the markers that exist now are removed or have expired."""
         awaited, started, pause = self._markers().keys() - self._ended, time.monotonic(), _FIRST_PAUSE_S
         is_long = False
         while awaited:
@@ -119,11 +121,14 @@ class Sweeps:
             markers = self._markers()
             awaited &= markers.keys()
             if awaited and time.monotonic() - started > _LONG_S:
-                now = self.clock()  # asked for only now: most batches are over by then
+                now = self.clock()  # costs requests, and most batches end before
                 self._ended |= {path for path in awaited if now - markers[path] > _LIFE}
                 awaited -= self._ended
                 if awaited and not is_long:
-                    _log.warning("waiting for gc: if none is running, remove %s", self._layout.format_path(min(awaited)))
+                    _log.warning(
+                        "waiting for gc to remove a batch; if no gc is running, remove %s",
+                        self._layout.format_path(min(awaited)),
+                    )
                 is_long = True
 
     def _markers(self) -> dict[str, datetime]:

@@ -1,11 +1,11 @@
-"""Ingests that are uploads: streamed to where the blob will be, and shown there only after size and digest are right.
+"""Ingests on an object store: uploads to the path of the blob, which become visible only after size and digest are verified.
 
-Object stores can neither append nor rename, and what was sent but not committed cannot be read back. So an ingest lives as
-long as the process that has it: another writer of the same store goes on with it, another process starts over. Two machines
-that upload the same blob do no harm: both commit the same bytes.
+Object stores can neither append nor rename, and uncommitted data cannot be read back. So an ingest lives only as long as its
+process: another writer of the same store object resumes it, and another process starts over. Two machines may upload the same
+blob at once, since both commit the same bytes.
 
-Where the digest is not declared, the place is not known: such content goes to `ingest/`, under a name of this process alone,
-and is copied by the object store.
+If no digest was declared, the path of the blob is unknown. Such content is uploaded to a path in `ingest/` that is unique to
+this process, and the object store then copies it.
 """
 
 import logging
@@ -26,32 +26,33 @@ from prefect_dist.storage.layout import Layout
 from prefect_dist.storage.objects import Objects, UnfinishedUpload, Upload, UploadAbortedError
 
 _log = logging.getLogger(__name__)
-# Nothing tells whether the process that began an upload is still at it.
+# The age after which gc aborts an upload. A younger upload may belong to a process that is still alive.
 _UPLOAD_LIFE = timedelta(hours=24)
 
 
 @dataclass(eq=False, slots=True)
 class _Ingest:
-    """An upload, and what has been taken of it.
+    """An upload and the state of its content.
 
-    `held` while a writer has it, `broken` when that writer failed half-way, `sent` when all is at `path`.
+    `is_held` is True while a writer holds the ref. `is_broken` is True after a failure that left an unknown amount of data.
+    `is_sent` is True when the complete content is at `path`.
     """
 
-    measured: ContentVerifier
+    verifier: ContentVerifier
     upload: Upload
     path: str
     updated: datetime
-    held: bool = True
-    broken: bool = False
-    sent: bool = False
+    is_held: bool = True
+    is_broken: bool = False
+    is_sent: bool = False
 
     @property
     def declaration(self) -> Declaration:
-        return self.measured.declaration
+        return self.verifier.declaration
 
 
 class UploadWriter:
-    """A writer that uploads; see `storage.ingest.Writer`."""
+    """Uploads the content of an ingest; see `storage.ingest.Writer`."""
 
     def __init__(self, ingests: "UploadIngests", ingest: _Ingest) -> None:
         self._ingests, self._ingest = ingests, ingest
@@ -59,39 +60,39 @@ class UploadWriter:
 
     @property
     def declaration(self) -> Declaration:
-        """Return the declaration of the content from the beginning of the ingest."""
+        """The declaration of the content, from the beginning of the ingest."""
         return self._ingest.declaration
 
     @property
     def offset(self) -> int:
-        """The number of bytes that were written and hashed."""
-        return self._ingest.measured.offset
+        """The number of bytes that are written and hashed."""
+        return self._ingest.verifier.offset
 
     @property
     def digest(self) -> Digest:
-        """The digest of the bytes that are there."""
-        return self._ingest.measured.digest
+        """The digest of the bytes so far."""
+        return self._ingest.verifier.digest
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Append `data`."""
         ingest = self._ingest
-        ingest.measured.refuse_excess(len(data))
-        with self._sound("writing to"):
+        ingest.verifier.refuse_excess(len(data))
+        with self._break_on_failure("writing to"):
             ingest.upload.take(data)
-            ingest.measured.add(data)
+            ingest.verifier.add(data)
         ingest.updated = datetime.now(UTC)
         with self._restart_if_aborted("sending to"):
             ingest.upload.send()
 
     def truncate(self) -> None:
-        """Drop what was written and start over at 0."""
+        """Drop the data and start over at offset 0."""
         with self._ingests.translate_errors(self._ingest, "truncating"):
             self._ingests.restart(self._ingest)
 
     def commit(self, *, size: int | None = None, expected: Digest | None = None) -> Digest:
-        """Make the blob visible."""
+        """Make the blob visible; see `storage.ingest.Writer`."""
         self._refuse_broken()
-        digest = self._ingest.measured.verify(size, expected)
+        digest = self._ingest.verifier.verify(size, expected)
         with self._restart_if_aborted("committing"):
             self._ingests.publish(self._ingest, digest)
         self._open = False
@@ -104,7 +105,7 @@ class UploadWriter:
             self._ingests.drop(self._ingest)
 
     def close(self) -> None:
-        """Let the ref go and keep what was sent, for a writer of the same store."""
+        """Release the ref and keep the data for another writer of the same store object."""
         if self._open:
             self._open = False
             with self._ingests.translate_errors(self._ingest, "closing"):
@@ -112,32 +113,32 @@ class UploadWriter:
 
     @contextmanager
     def _restart_if_aborted(self, doing: str) -> Iterator[None]:
-        """Mark an upload that another process aborted as broken. The next writer starts it over; its data is lost."""
+        """Mark the ingest as broken if another process aborted its upload. The data is lost; the next writer starts over."""
         with self._ingests.translate_errors(self._ingest, doing):
             try:
                 yield
             except UploadAbortedError as exc:
-                self._ingest.broken = True
+                self._ingest.is_broken = True
                 at = self._ingests.format_target(self._ingest)
                 raise Unavailable(
-                    f"{self.declaration.ref}: the upload to {at} was aborted by another process; it starts over"
+                    f"{self.declaration.ref}: another process aborted the upload to {at}; the next attempt starts over"
                 ) from exc
 
     @contextmanager
-    def _sound(self, doing: str) -> Iterator[None]:
-        """Taking: after a failure nobody knows how much was taken, so the ingest has to start over."""
+    def _break_on_failure(self, doing: str) -> Iterator[None]:
+        """Mark the ingest as broken if this block fails, since the amount of accepted data is unknown then."""
         self._refuse_broken()
         try:
             with self._ingests.translate_errors(self._ingest, doing):
                 yield
         except BaseException:
-            self._ingest.broken = True
+            self._ingest.is_broken = True
             raise
 
     def _refuse_broken(self) -> None:
-        if self._ingest.broken:
+        if self._ingest.is_broken:
             at = self._ingests.format_target(self._ingest)
-            raise Corrupt(f"{self.declaration.ref}: not all that was written arrived at {at}; open it again")
+            raise Corrupt(f"{self.declaration.ref}: an earlier write to {at} failed; open the ingest again to start over")
 
     def __enter__(self) -> Self:
         return self
@@ -147,7 +148,7 @@ class UploadWriter:
 
 
 class UploadIngests:
-    """The ingests that this store began on an object store; see `storage.ingest.Ingests`."""
+    """The ingests of one store object on an object store; see `storage.ingest.Ingests`."""
 
     def __init__(self, objects: Objects, layout: Layout) -> None:
         self._objects, self._layout = objects, layout
@@ -156,12 +157,12 @@ class UploadIngests:
         self._process = uuid.uuid4().hex
 
     def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> UploadWriter:
-        """Begin the ingest `ref`, or go on with what another writer of this store sent of it."""
+        """Begin the ingest `ref`, or resume it if an earlier writer of this store object began it."""
         if not ref:
-            raise InvalidInput("ingest: the ref is empty")
+            raise InvalidInput("ingest: expected a ref, got an empty text")
         declared = Declaration(ref=ref, total=total, expected=expected, started=datetime.now(UTC))
-        with self._objects.translate_errors(f"{ref}: opening {self._layout.format_path(self._place(declared))}"):
-            ingest, stale = self._taken(declared)
+        with self._objects.translate_errors(f"{ref}: opening {self._layout.format_path(self._upload_path(declared))}"):
+            ingest, stale = self._claim_ref(declared)
             if stale is not None:
                 self._discard(stale)
             try:
@@ -172,17 +173,17 @@ class UploadIngests:
         return UploadWriter(self, ingest)
 
     def status(self, ref: str) -> Status:
-        """Return the status of an ingest of this store."""
+        """Return the status of an ingest of this store object."""
         with self._guard:
             ingest = self._ingests.get(ref)
         if ingest is None:
             raise NotFound(f"ingest {ref}: not found")
-        return ingest.declaration.status(ingest.measured.offset, ingest.updated)
+        return ingest.declaration.status(ingest.verifier.offset, ingest.updated)
 
     def active(self) -> Iterator[Status]:
-        """Return the ingests of this store, and the uploads of other processes where the service lists them.
+        """Yield the ingests of this store object, and the uploads of other processes if the service lists them.
 
-        An upload has no ref: it is listed under its path in the store.
+        An upload of another process has no ref. Its status has the path in the store as ref.
         """
         with self._guard:
             own = {ingest.path: ref for ref, ingest in self._ingests.items()}
@@ -195,14 +196,14 @@ class UploadIngests:
                     yield self._status(found)
 
     def sweep(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
-        """Drop what other processes began before a time and did not end."""
+        """Abort uploads of other processes that received no data since `before`, or for 24 hours if `before` is later."""
         before = min(before, datetime.now(UTC) - _UPLOAD_LIFE)
         with self._objects.translate_errors("ingests"):
             yield from self._objects.sweep(self._layout.root, before, dry_run=dry_run)
             yield from self._sweep_aside(before, dry_run=dry_run)
 
     def close(self) -> None:
-        """Give up what was not committed: nobody else could go on with it."""
+        """Discard uncommitted uploads, which no other process could resume."""
         with self._guard:
             ingests = list(self._ingests.values())
             self._ingests.clear()
@@ -210,40 +211,40 @@ class UploadIngests:
             self._discard(ingest)
 
     def format_target(self, ingest: _Ingest) -> str:
-        """Return the target of an ingest for messages."""
+        """Return the path of an upload for messages."""
         return self._layout.format_path(ingest.path)
 
     def translate_errors(self, ingest: _Ingest, doing: str) -> AbstractContextManager[None]:
-        """Convert errors of the object store in this block; they name the operation and the ingest."""
+        """Convert errors of the object store in this block. Messages contain the operation and the ingest."""
         return self._objects.translate_errors(f"{ingest.declaration.ref}: {doing} {self.format_target(ingest)}")
 
     def restart(self, ingest: _Ingest) -> None:
-        """Drop what was sent of an ingest."""
+        """Drop the data of an ingest and begin a new upload."""
         ingest.upload.discard()
         ingest.upload = self._upload(ingest.declaration)
-        ingest.measured.reset()
-        ingest.broken = False
+        ingest.verifier.reset()
+        ingest.is_broken = False
 
     def publish(self, ingest: _Ingest, digest: Digest) -> None:
-        """Show the blob, and end its ingest."""
+        """Make the blob visible and end its ingest."""
         blob = self._layout.blob(digest)
-        if not ingest.sent:
+        if not ingest.is_sent:
             ingest.upload.commit()
-            ingest.sent = True
+            ingest.is_sent = True
         if ingest.path != blob:
             self._objects.move(ingest.path, blob)
         self._forget(ingest)
 
     def drop(self, ingest: _Ingest) -> None:
-        """End an ingest without a blob."""
+        """End an ingest and discard its data."""
         self._forget(ingest)
         ingest.upload.discard()
 
     def park(self, ingest: _Ingest) -> None:
-        """Keep an ingest for the next writer, unless nobody knows what was sent of it."""
-        if ingest.broken:
+        """Keep an ingest for the next writer. A broken ingest is dropped."""
+        if ingest.is_broken:
             self.drop(ingest)
-        ingest.held = False
+        ingest.is_held = False
 
     def _status(self, found: UnfinishedUpload) -> Status:
         return Status(
@@ -266,16 +267,20 @@ class UploadIngests:
                     self._objects.fs.rm_file(entry["name"])
                 yield entry["name"]
 
-    def _taken(self, wanted: Declaration) -> tuple[_Ingest, _Ingest | None]:
-        """The ingest for a new writer, and the one that it takes the place of."""
-        path = self._place(wanted)
+    def _claim_ref(self, wanted: Declaration) -> tuple[_Ingest, _Ingest | None]:
+        """Return the ingest for a new writer, and the ingest of the same ref that it replaces, if any.
+
+        Raises:
+            Busy: another writer holds the ref.
+        """
+        path = self._upload_path(wanted)
         with self._guard:
             found = self._ingests.get(wanted.ref)
-            if found is not None and found.held:
-                since = f"since {found.declaration.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {found.measured.offset}"
+            if found is not None and found.is_held:
+                since = f"since {found.declaration.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {found.verifier.offset}"
                 raise Busy(f"{wanted.ref}: another writer holds it {since}")
             if found is not None and found.declaration.agrees(wanted):
-                found.held = True
+                found.is_held = True
                 return found, None
             ingest = _Ingest(ContentVerifier(wanted), self._upload(wanted), path, datetime.now(UTC))
             self._ingests[wanted.ref] = ingest
@@ -283,10 +288,10 @@ class UploadIngests:
 
     def _upload(self, declared: Declaration) -> Upload:
         aside = f"{self._layout.ingest(declared.ref)}.{self._process}.aside"
-        return self._objects.upload(self._place(declared), declared.total, aside=aside)
+        return self._objects.upload(self._upload_path(declared), declared.total, aside=aside)
 
-    def _place(self, declared: Declaration) -> str:
-        """The blob's own place, or if that is not known, one that no other process has."""
+    def _upload_path(self, declared: Declaration) -> str:
+        """Return the path of the blob, or if the digest is unknown, a path that is unique to this process."""
         if declared.expected:
             return self._layout.blob(declared.expected)
         return f"{self._layout.ingest(declared.ref)}.{self._process}"
@@ -302,9 +307,9 @@ class UploadIngests:
 
     def _discard(self, ingest: _Ingest) -> None:
         try:
-            with self.translate_errors(ingest, "giving up"):
+            with self.translate_errors(ingest, "aborting"):
                 ingest.upload.discard()
         except DistError:
             _log.warning(
-                "%s: what was sent to %s is still there", ingest.declaration.ref, self.format_target(ingest), exc_info=True
+                "%s: could not abort the upload to %s", ingest.declaration.ref, self.format_target(ingest), exc_info=True
             )

@@ -1,4 +1,4 @@
-"""Verification: whether blobs still are what their names say. What is not is taken out of sight, never deleted."""
+"""Verification: hashes blobs again and moves corrupt blobs to quarantine. No blob is deleted."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from prefect_dist.storage.store import ContentStore, Info
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Verified:
-    """The result of a verification: the number of sound blobs, the bytes read, and the blobs now in quarantine."""
+    """The result of a verification: the number of sound blobs, their size in bytes, and the digests of quarantined blobs."""
 
     sound: int
     size: int
@@ -18,7 +18,7 @@ class Verified:
 
 
 def verify(store: ContentStore, blobs: Iterable[Info]) -> Verified:
-    """Hash blobs anew, and put those that are corrupt into quarantine. One that is gone meanwhile counts for nothing.
+    """Hash blobs and move corrupt blobs to quarantine. Blobs that were removed meanwhile are not counted.
 
     Raises:
         Denied, Unavailable: the store.
@@ -36,7 +36,7 @@ def verify(store: ContentStore, blobs: Iterable[Info]) -> Verified:
 
 
 def _is_sound(store: ContentStore, info: Info) -> bool | None:
-    """Return True for a sound blob, False for one that was moved to quarantine, None if it is gone."""
+    """Return True for a sound blob, False for a blob that was moved to quarantine, None for a blob that was removed."""
     while True:
         try:
             for _ in store.chunks(info.digest):
@@ -49,6 +49,6 @@ def _is_sound(store: ContentStore, info: Info) -> bool | None:
         else:
             return True
         try:
-            info = store.info(info.digest)  # another one came meanwhile, or somebody touched this one
+            info = store.info(info.digest)  # the blob was replaced or touched meanwhile: hash it again
         except NotFound:
             return None

@@ -114,7 +114,7 @@ def test_a_reference_that_cannot_be_right(reference: str, says: str, tmp_path: P
         (("--store", "/x", "--store-option", "endpoint_url=http://x", "fetch", "redis"), "a local disk has no store options"),
         (
             ("--store", "s3://x", "--store-option", "client_kwargs=eu", "ls"),
-            "store option client_kwargs: expected options in it",
+            "store option client_kwargs: expected nested options as",
         ),
         (("--store", "s3://x", "--store-option", "endpoint_url=5", "ls"), "store s3://x: "),
         (("--store", "s3://x", "--store-option", "endpoint_url=5", "verify"), "store s3://x: "),

@@ -96,7 +96,7 @@ def test_get_of_a_blob_that_was_spoilt_says_so(store: Path) -> None:
     result = dist("--store", store, "get", str(DIGEST))
 
     assert result.code == 1
-    assert f"the store has bytes of {Digest.of(b'hello w0rld')}" in result.line
+    assert f"the stored bytes have the digest {Digest.of(b'hello w0rld')}" in result.line
 
 
 def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:

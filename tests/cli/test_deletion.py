@@ -116,7 +116,7 @@ def test_nothing_is_deleted_while_a_name_is_damaged(store: ContentStore) -> None
 
     result = dist("--store", store.url, "delete", CONFIG)
 
-    assert (result.code, result.line.endswith(f"; forget it with dist rm {NAME}")) == (1, True)
+    assert (result.code, result.line.endswith(f"; remove the name with dist rm {NAME}")) == (1, True)
     assert CONFIG in content(store)
 
 

@@ -76,12 +76,12 @@ def damage(store: ContentStore, name: str) -> Path:
 def test_a_damaged_name_is_told_and_the_others_are_listed(store: ContentStore, check: list[str]) -> None:
     put(store, IMAGE, OTHER)
     record = damage(store, OTHER)
-    says = f"dist: name {OTHER}: damaged in {record} (record.descriptor: missing, expected an object)"
+    says = f"dist: name {OTHER}: damaged record {record} (record.descriptor: missing, expected an object)"
 
     for wanted in ([], ["app:1", OTHER]):
         result = dist("--store", store.url, "names", "-q", *check, *wanted)
         assert (result.code, result.lines) == (1, [APP])
-        assert result.line == f"{says}; forget it with dist rm '{OTHER}'"
+        assert result.line == f"{says}; remove the name with dist rm '{OTHER}'"
     assert [name["name"] for name in dist("--store", store.url, "--output", "json", "names", *check).json] == [APP]
     assert dist("--store", store.url, "names", *check, "app:1").code == 0
 

@@ -84,4 +84,4 @@ def test_a_blob_that_is_corrupt_here_is_not_blamed_on_the_registry(store: Path, 
     path.chmod(0o644)
     path.write_bytes(b"x" * path.stat().st_size)
     result = dist("--store", store, "push-object", f"{registry.host}/cli/corrupt", layer)
-    assert (result.code, "the store has bytes of sha256:" in result.line) == (1, True), result.err
+    assert (result.code, "the stored bytes have the digest sha256:" in result.line) == (1, True), result.err

@@ -36,8 +36,8 @@ def test_gc_says_which_name_is_damaged_and_what_to_do(store: ContentStore) -> No
     result = dist("--store", store.url, "--output", "json", "gc", "--grace", "0")
 
     assert result.code == 1
-    assert result.line.startswith(f"dist: name {OTHER}: damaged in {store._layout.name(OTHER)} (record: not JSON ")
-    assert result.line.endswith(f"; forget it with dist rm {OTHER}")
+    assert result.line.startswith(f"dist: name {OTHER}: damaged record {store._layout.name(OTHER)} (record: not JSON ")
+    assert result.line.endswith(f"; remove the name with dist rm {OTHER}")
     assert free in content(store)
 
 
@@ -46,7 +46,7 @@ def test_verify_tells_of_a_damaged_name_and_goes_on(store: ContentStore) -> None
 
     assert result.code == 1
     assert (result.json["sound"], result.json["damaged"], result.json["extra"]) == (len(IMAGE.descriptors), [], None)
-    assert result.line.endswith(f"; forget it with dist rm {OTHER}")
+    assert result.line.endswith(f"; remove the name with dist rm {OTHER}")
 
 
 def test_gc_without_a_grace_period_needs_no_warning_on_a_disk_or_on_s3(s3: S3Server, tmp_path: Path) -> None:

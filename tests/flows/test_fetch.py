@@ -180,7 +180,7 @@ def test_an_image_without_an_index_has_to_be_for_a_wanted_platform(fetch: Fetch,
         assert not list(store.names)
         right, _ = fetch(f"{registry.host}/app:v1", platforms=["linux/arm64", "linux/amd64"])
 
-    assert wrong.errors()[0].endswith("no manifest for linux/arm64; it is for 'linux/amd64'")
+    assert wrong.errors()[0].endswith("no manifest for linux/arm64; the image is for 'linux/amd64'")
     assert not right.failed
     assert [name.name for name in store.names] == [f"{registry.host}/app:v1"]
 

@@ -141,7 +141,9 @@ def test_a_name_that_cannot_be_read_stops_gc_before_it_removes_anything(place: P
     (path,) = (path for path in place.files() if path.startswith("names/"))
     place.plant(path, b"")
     before = blobs(store)
-    with pytest.raises(InvalidInput, match=rf"^name damaged: damaged in .*{path} .*; forget it with dist rm damaged$"):
+    with pytest.raises(
+        InvalidInput, match=rf"^name damaged: damaged record .*{path} .*; remove the name with dist rm damaged$"
+    ):
         gc.collect(store, grace=NOW, dry_run=False)
     assert blobs(store) == before
     store.names.delete("damaged")

@@ -182,7 +182,7 @@ def test_a_damaged_record_of_a_living_run_stops_gc_and_the_error_says_what_to_do
         lease.take(root(1))
         (record,) = (path for path in place.files() if path.startswith("leases/") and path.endswith(".json"))
         place.plant(record, b"{")
-        with pytest.raises(InvalidInput, match=rf"^lease: damaged in .*{record} .*; .*remove this file$"):
+        with pytest.raises(InvalidInput, match=rf"^lease: damaged record .*{record} .*; .*remove this file$"):
             gc.collect(store, grace=NOW, dry_run=False)
         assert list(store.walk())
 

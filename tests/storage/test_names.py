@@ -117,7 +117,7 @@ def test_a_damaged_name_is_refused_by_its_path(place: Place, store: ContentStore
     (path,) = place.files()
     place.plant(path, record.replace(b"DESCRIPTOR", json.dumps(FULL.to_json()).encode()))
     store.names.put("other", FULL, source="x")
-    says = rf"^name name: damaged in .*{path} \(.+\); forget it with dist rm name$"
+    says = rf"^name name: damaged record .*{path} \(.+\); remove the name with dist rm name$"
     with pytest.raises(InvalidInput, match=says):
         store.names.get("name")
     with pytest.raises(InvalidInput, match=says):  # passed over, it would be no root of gc, and its content lost
@@ -141,8 +141,8 @@ def test_a_damaged_name_is_recorded_anew(place: Place, store: ContentStore) -> N
 @pytest.mark.parametrize(
     ("name", "remedy"),
     [
-        ("with 'blank'", "forget it with dist rm 'with '\"'\"'blank'\"'\"''"),
-        ("x" * 120, f"forget it with dist rm {'x' * 120}"),
+        ("with 'blank'", "remove the name with dist rm 'with '\"'\"'blank'\"'\"''"),
+        ("x" * 120, f"remove the name with dist rm {'x' * 120}"),
         ("x" * 121, "remove this file"),  # its file has not all of it
     ],
 )
@@ -160,7 +160,7 @@ def test_a_strange_record_has_no_name(place: Place, store: ContentStore) -> None
     place.plant("names/strange.json", b"{}")
     _, (error,) = store.names.read()
     assert re.match(
-        r"^a name: damaged in .*/names/strange.json \(record.descriptor: missing.*\); remove this file$", str(error)
+        r"^a name: damaged record .*/names/strange.json \(record.descriptor: missing.*\); remove this file$", str(error)
     )
 
 

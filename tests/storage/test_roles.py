@@ -131,19 +131,19 @@ def test_a_role_that_the_caller_may_not_assume_is_named_in_one_line(
 @pytest.mark.parametrize(
     ("login", "message"),
     [
-        ({"role": {"RoleSessionName": "x"}, **KEYS}, "store option assume_role: expected RoleArn in it"),
-        ({"role": "arn", **KEYS}, "store option assume_role: expected options in it, assume_role.NAME=VALUE"),
+        ({"role": {"RoleSessionName": "x"}, **KEYS}, "store option assume_role.RoleArn: missing"),
+        ({"role": "arn", **KEYS}, "store option assume_role: expected nested options as assume_role.NAME=VALUE"),
         (
             {"role": {"RoleArn": ROLE_ARN, "SerialNumber": "1", "TokenCode": "2"}, **KEYS},
             "SerialNumber and TokenCode cannot be",
         ),
-        ({}, f"role {ROLE_ARN}: found no credentials to assume it"),
+        ({}, f"role {ROLE_ARN}: no credentials found to assume the role"),
         ({"key": CALLER_KEY}, f"role {ROLE_ARN}: expected a key with its secret"),
         (
             {"username": CALLER_KEY, "password": "x"},
-            "store option username: expected the credentials that assume a role as key",
+            "store option username: to assume a role, give the credentials as key",
         ),
-        ({"client_kwargs": {"aws_access_key_id": "x"}}, "store option aws_access_key_id: expected the credentials that assume"),
+        ({"client_kwargs": {"aws_access_key_id": "x"}}, "store option aws_access_key_id: to assume a role"),
         ({**KEYS, "endpont_url": "x"}, "endpont_url"),
         ({**KEYS, "profile": "none"}, "none"),
     ],

@@ -81,7 +81,9 @@ def test_a_service_without_conditional_writes_is_warned_of_once(
         file.change(lambda _, new=content: new)  # type: ignore[misc]
         assert file.read() == content
     (message,) = caplog.messages
-    assert message.startswith(f"{s3.url}/{answer}: no conditional writes there: of two runs that change one file at once,")
+    assert message.startswith(
+        f"{s3.url}/{answer}: the object store has no conditional writes: if two runs change the same file at once,"
+    )
 
 
 def test_a_write_whose_answer_was_lost_counts_as_written(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

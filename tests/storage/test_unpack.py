@@ -359,7 +359,7 @@ def test_a_damaged_blob_is_named_with_both_digests(store: ContentStore, place: P
     damaged = flip(blob, len(blob) * percent // 100)
     Place(url=store.url).plant(blob_path(layer.digest), damaged)
     message = refused(store, root, place, Corrupt)
-    assert message == f"blob {layer.digest} in {store.url}: the store has bytes of {Digest.of(damaged)}"
+    assert message == f"blob {layer.digest} in {store.url}: the stored bytes have the digest {Digest.of(damaged)}"
 
 
 @pytest.mark.parametrize("part", ["manifest", "config"])
@@ -432,7 +432,7 @@ ARCHIVES = {
     "a file cut": BIG[:5000],
     "cut in the second header": BIG[: 512 + 100_352 + 200],
     "a bad sum in the second header": flip(BIG, 512 + 100_352 + 150),
-    "a block of zeros inside": ONE[:1024] + bytes(512) + ONE,
+    "a single block of zeros between entries": ONE[:1024] + bytes(512) + ONE,
     "a long name without its file": block(tarfile.GNUTYPE_LONGNAME, 10) + b"x".ljust(512, b"\0"),
     "a long name before the end": block(tarfile.GNUTYPE_LONGNAME, 10) + b"x".ljust(512, b"\0") + bytes(1024),
     "a negative size": block(tarfile.REGTYPE, -1024) + bytes(2048),

@@ -361,9 +361,9 @@ def records(count: int) -> bytes:
 
 def test_records_without_end_are_refused(store: ContentStore) -> None:
     many, entry = records(90_000), header(tarfile.REGTYPE, 0, ".wh..wh.aufs")
-    assert "an entry with more than 100000 pax records" in explode(store, records(100_001) + entry)
+    assert "an entry has more than 100000 pax records" in explode(store, records(100_001) + entry)
     assert explode(store, (many + entry) * 11) == ""
-    assert "more than 1000000 pax records and extents, and 100 for each entry" in explode(store, (many + entry) * 100)
+    assert "more than 1000000 pax records and extents, plus 100 for each entry" in explode(store, (many + entry) * 100)
 
 
 def test_read_only_directories_that_are_replaced_take_no_quadratic_time(store: ContentStore) -> None:
