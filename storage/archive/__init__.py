@@ -1,6 +1,7 @@
-"""Images in files: an OCI image layout in a tar stream (image-spec 1.1, image-layout.md), and what `docker save` wrote before.
+"""Images in files: an OCI image layout in a tar stream (image-spec 1.1, image-layout.md), and Docker's older format.
 
-Synchronous. Streams need not seek: standard output and input will do. No entry's name ever becomes a path.
+This package is synchronous. Streams need not be seekable, so standard input and output work. The name of an entry is never used
+as a path on the disk.
 """
 
 from prefect_dist.storage.archive.reading import Imported, import_images

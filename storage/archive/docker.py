@@ -1,7 +1,8 @@
-"""`manifest.json`, the list by which `docker save` and `docker load` know images; no specification says more than their source.
+"""`manifest.json`, the list of images that `docker save` writes and `docker load` reads. Docker's source is its specification.
 
-It has no manifests: an image is a config and layers, which the config names by their uncompressed digests ("diff IDs",
-image-spec 1.1, config.md). So on import a manifest is made, and on export the list is only for images of one platform.
+The list has no manifests. An image is a config and layers, and the config contains the digests of the uncompressed layers
+("diff IDs", image-spec 1.1, config.md). Therefore an import creates a manifest, and an export lists only images of one
+platform.
 """
 
 import zlib
@@ -18,8 +19,8 @@ from prefect_dist.storage.names import Name
 from prefect_dist.storage.store import ContentStore
 
 _GZIP = b"\x1f\x8b"
-_GZIP_WINDOW = 31  # zlib's number for gzip
-_PIECE_BYTES = 1024 * 1024  # of a layer, unpacked
+_GZIP_WINDOW = 31  # zlib's value for the gzip format
+_PIECE_BYTES = 1024 * 1024  # of an uncompressed layer
 _CONFIGS = (mediatypes.OCI_CONFIG, mediatypes.DOCKER_CONFIG)
 
 
@@ -27,44 +28,44 @@ def docker_list(store: ContentStore, images: Iterable[tuple[Name, Sequence[Descr
     """Return Docker's list (manifest.json) of the images that have exactly one platform."""
     tags: dict[tuple[Descriptor, ...], list[str]] = {}
     for name, descriptors in images:
-        found = [parts for descriptor in descriptors if (parts := _parts(store, descriptor))]
+        found = [parts for descriptor in descriptors if (parts := _image_parts(store, descriptor))]
         if len(found) == 1:
-            tags.setdefault(found[0], []).extend(_tag(name.name))
+            tags.setdefault(found[0], []).extend(_docker_tags(name.name))
     return orjson.dumps([_item(parts, names) for parts, names in tags.items()])
 
 
-def build(store: ContentStore, received: Received, item: fields.Json, *, at: str) -> Descriptor:
-    """Make the manifest of a listed image, whose content came with an archive, and put it into the store.
+def build_manifest(store: ContentStore, received: Received, item: fields.Json, *, at: str) -> Descriptor:
+    """Create the manifest of a listed image from received content, write it to the store and return its descriptor.
 
     Raises:
-        NotFound: a config or layer did not come.
-        Corrupt: a layer is not the one that the config names.
-        InvalidInput: list or config have another form.
+        NotFound: the archive lacks the config or a layer.
+        Corrupt: the digest of an uncompressed layer differs from the diff ID in the config.
+        InvalidInput: the list or the config has another form.
     """
     configured = received.find(store, fields.require(item, "Config", str, at=at))
     layers = [received.find(store, name) for name in fields.strings(item, "Layers", at=at)]
-    diff_ids = _diff_ids(store, configured, at=f"{at}.Config")
+    diff_ids = _read_diff_ids(store, configured, at=f"{at}.Config")
     if len(layers) != len(diff_ids):
-        raise InvalidInput(f"{at}.Layers: expected {len(diff_ids)} as in its config, got {len(layers)}")
+        raise InvalidInput(f"{at}.Layers: expected {len(diff_ids)} layers as in the config, got {len(layers)}")
     document = {
         "schemaVersion": 2,
         "mediaType": mediatypes.OCI_MANIFEST,
         "config": replace(configured, media_type=mediatypes.OCI_CONFIG).to_json(),
-        "layers": [_layer(store, *pair, at=at).to_json() for pair in zip(layers, diff_ids, strict=True)],
+        "layers": [_check_layer(store, *pair, at=at).to_json() for pair in zip(layers, diff_ids, strict=True)],
     }
-    return _put(store, received, orjson.dumps(document))
+    return _store_manifest(store, received, orjson.dumps(document))
 
 
-def _parts(store: ContentStore, descriptor: Descriptor) -> tuple[Descriptor, ...]:
-    """Config and layers of an image; nothing of content that is none, such as an attestation."""
+def _image_parts(store: ContentStore, descriptor: Descriptor) -> tuple[Descriptor, ...]:
+    """Return the config and layers of an image; an empty tuple for other content, such as an attestation."""
     if descriptor.kind != "manifest":
         return ()
     configured, *layers = manifest.children(store.manifest(descriptor), descriptor.media_type, at=str(descriptor))
     return (configured, *layers) if configured.media_type in _CONFIGS and all(layer.kind == "layer" for layer in layers) else ()
 
 
-def _tag(name: str) -> list[str]:
-    """The name as `docker load` takes it, which wants a tag and no digest."""
+def _docker_tags(name: str) -> list[str]:
+    """Return the name in a list if `docker load` accepts it, which requires a tag and no digest; otherwise an empty list."""
     try:
         reference = Reference.parse(name)
     except InvalidInput:
@@ -77,13 +78,14 @@ def _item(parts: Sequence[Descriptor], tags: list[str]) -> dict[str, object]:
     return {"Config": first, "RepoTags": tags, "Layers": layers}
 
 
-def _diff_ids(store: ContentStore, configured: Descriptor, *, at: str) -> tuple[Digest, ...]:
+def _read_diff_ids(store: ContentStore, configured: Descriptor, *, at: str) -> tuple[Digest, ...]:
     if configured.size > manifest.MAX_BYTES:
         raise InvalidInput(f"{at}: expected at most {manifest.MAX_BYTES} bytes, got {configured.size}")
     return config.diff_ids(store.manifest(configured), at=at)
 
 
-def _layer(store: ContentStore, layer: Descriptor, diff_id: Digest, *, at: str) -> Descriptor:
+def _check_layer(store: ContentStore, layer: Descriptor, diff_id: Digest, *, at: str) -> Descriptor:
+    """Return the descriptor of a layer with its media type, after comparing its uncompressed digest with the diff ID."""
     packed = store.read(layer.digest, length=len(_GZIP)) == _GZIP
     found = _hash_unpacked(store, layer.digest, diff_id.algorithm) if packed else layer.digest
     if found != diff_id:
@@ -114,7 +116,7 @@ def _inflate(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield inflater.flush()
 
 
-def _put(store: ContentStore, received: Received, raw: bytes) -> Descriptor:
+def _store_manifest(store: ContentStore, received: Received, raw: bytes) -> Descriptor:
     made = Descriptor(media_type=mediatypes.OCI_MANIFEST, digest=Digest.of(raw), size=len(raw))
     ingest(store, (raw,), ref=received.ref(str(made)), size=made.size, expected=made.digest, lease=received.lease)
     return made

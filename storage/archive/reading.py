@@ -1,4 +1,8 @@
-"""Import: the images of a tar stream into a store. Blobs first, as they come; names last, of images that are whole."""
+"""Import: reads the images of a tar stream into a store.
+
+Blobs are stored as they arrive, see `storage.archive.received`. After the whole stream is read, the names of complete images
+are recorded.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +22,7 @@ from prefect_dist.storage.store import ContentStore
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Imported:
-    """The result of one image: its name is recorded, or `error` says why not; `name` is None where it has none."""
+    """The result of one image: either its name is recorded, or `error` has the reason. An image without a name has None."""
 
     name: str | None
     descriptor: Descriptor | None
@@ -28,7 +32,7 @@ class Imported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ListedImage:
-    """An image as the archive lists it; `root` gives its manifest, which may have to be made first.
+    """An image in a list of the archive. `root` returns its manifest, which may have to be created first.
 
     `entry` is its descriptor in `index.json`, None in Docker's list.
     """
@@ -40,18 +44,20 @@ class _ListedImage:
 
 
 def import_images(store: ContentStore, file: IO[bytes], *, source: str, name: str | None = None) -> tuple[Imported, ...]:
-    """Bring the images of an archive into the store, and record the names of those that are whole, with their referrers.
+    """Import the images of an archive into the store, and record the names of complete images with their referrers.
 
-    `file` need not seek; `source` says in records and errors where it is from. `name` is for an image to which the archive
-    gives no whole name. What counts as whole is said by `storage.presence.present_children`. One image's error is no
-    other's; what is wrong with the whole archive is raised before any name is recorded, and whole blobs that came are kept.
+    `file` need not be seekable. `source` describes the archive in records and errors. `name` is the name for an image without a
+    full name in the archive. `storage.presence.present_children` defines which images are complete.
+
+    The error of one image does not stop other images. An error of the whole archive is raised before any name is recorded;
+    complete blobs stay in the store.
 
     Raises:
-        InvalidInput: no archive of images, a list that cannot be read, or a bad `name`.
-        Corrupt: a damaged stream, or content that is not what its name promises.
+        InvalidInput: not an archive of images, an unreadable list, or a bad `name`.
+        Corrupt: a damaged stream, or content that does not match the digest in its name.
         StoreFull, Denied, Unavailable: the store or the stream.
     """
-    fallback = () if name is None else (layout.whole(name),)
+    fallback = () if name is None else (layout.expand_name(name),)
     archive = f"archive {source}"
     with store.leases.hold() as lease:
         received = receive(store, file, source=archive, lease=lease)
@@ -77,32 +83,32 @@ def _list_images(store: ContentStore, received: Received) -> list[_ListedImage]:
     if (raw := received.lists.get(layout.INDEX)) is not None:
         at = f"{received.source}: {layout.INDEX}"
         roots = manifest.children(raw, mediatypes.OCI_INDEX, at=at)
-        images = [_of_index(root, at=f"{at}.manifests[{number}]") for number, root in enumerate(roots)]
+        images = [_from_index(root, at=f"{at}.manifests[{number}]") for number, root in enumerate(roots)]
     elif (raw := received.lists.get(layout.DOCKER_LIST)) is not None:
         items = fields.parse_objects(raw, at=f"{received.source}: {layout.DOCKER_LIST}")
-        images = [_of_docker(store, received, item, at=at) for at, item in items]
+        images = [_from_docker(store, received, item, at=at) for at, item in items]
     else:
-        raise InvalidInput(f"{received.source}: expected {layout.INDEX} or {layout.DOCKER_LIST}; it is no archive of images")
+        raise InvalidInput(
+            f"{received.source}: not an archive of images, found neither {layout.INDEX} nor {layout.DOCKER_LIST}"
+        )
     if not images:
-        raise InvalidInput(f"{received.source}: it lists no images")
+        raise InvalidInput(f"{received.source}: expected at least one image, got an empty list")
     return images
 
 
-def _of_index(root: Descriptor, *, at: str) -> _ListedImage:
-    name = layout.name_of(root)
+def _from_index(root: Descriptor, *, at: str) -> _ListedImage:
+    name = layout.image_name(root)
     others = tuple((key, value) for key, value in root.annotations if key not in layout.NAMES)
     bare = replace(root, annotations=others)
     return _ListedImage(at=at, names=() if name is None else (name,), root=lambda: bare, entry=root)
 
 
-def _of_docker(store: ContentStore, received: Received, item: fields.Json, *, at: str) -> _ListedImage:
-    names = tuple(dict.fromkeys(map(layout.whole, fields.strings(item, "RepoTags", at=at))))
-    return _ListedImage(at=at, names=names, root=partial(docker.build, store, received, item, at=at))
+def _from_docker(store: ContentStore, received: Received, item: fields.Json, *, at: str) -> _ListedImage:
+    names = tuple(dict.fromkeys(map(layout.expand_name, fields.strings(item, "RepoTags", at=at))))
+    return _ListedImage(at=at, names=names, root=partial(docker.build_manifest, store, received, item, at=at))
 
 
 class _Importer:
-    """Records the names of images whose content has been received."""
-
     def __init__(self, store: ContentStore, lease: Lease, source: str, fallback: tuple[str, ...]) -> None:
         self.related = RelatedManifests.of(store, ())
         self._store, self._lease, self._source, self._fallback = store, lease, source, fallback
@@ -110,11 +116,11 @@ class _Importer:
 
     @property
     def has_recorded(self) -> bool:
-        """True if an image with a name was recorded."""
+        """True if the name of an image was recorded."""
         return bool(self._taken)
 
     def import_image(self, image: _ListedImage) -> list[Imported]:
-        """Record an image under its names; of an image that is not whole, return the error."""
+        """Record an image under its names and return a result for each name. An incomplete image gives an error."""
         children = presence.present_children(self._store)
         names = image.names or self._fallback
         try:
@@ -123,7 +129,7 @@ class _Importer:
             with self._store.exclude_gc():
                 presence.require(self._store, root, children=children, name=", ".join(names) or image.at)
             if not names:
-                raise InvalidInput(f"{image.at}: the archive gives {root} no whole name; say what to call it")
+                raise InvalidInput(f"{image.at}: the archive has no full name for {root}; give a name for it")
         except DistError as exc:
             return [Imported(name=name, descriptor=None, error=exc) for name in names or (None,)]
         return [self._record(name, root) for name in names]
@@ -133,10 +139,12 @@ class _Importer:
         store = self._store
         try:
             if first.key != root.key:
-                raise InvalidInput(f"{name}: {self._source} has it as {first} and as {root}; only the first was taken")
+                raise InvalidInput(
+                    f"{name}: {self._source} has this name for {first} and for {root}; only the first is imported"
+                )
             claimed = self.related.claim(root, name=name)
             roots = (root, *(referrer.descriptor for referrer in claimed))
-            referrers = merge_referrers(self._known(name, root), claimed)
+            referrers = merge_referrers(self._recorded_referrers(name, root), claimed)
             platforms, is_lacking = presence.present_platforms(store, root)
             self._lease.take(*roots)
             with store.exclude_gc():
@@ -153,8 +161,8 @@ class _Importer:
             return Imported(name=name, descriptor=root, error=exc)
         return Imported(name=name, descriptor=root, referrers=len(referrers))
 
-    def _known(self, name: str, root: Descriptor) -> tuple[Referrer, ...]:
-        """The referrers that the store has recorded with the same image."""
+    def _recorded_referrers(self, name: str, root: Descriptor) -> tuple[Referrer, ...]:
+        """Return the referrers that the store has already recorded for the same name and image."""
         if name not in self._store.names:
             return ()
         known = self._store.names.get(name)

@@ -1,4 +1,4 @@
-"""The first half of an import: what comes with the stream goes into the store, while nobody knows yet what is an image."""
+"""The first half of an import: stores the content of a tar stream before its lists of images are known."""
 
 import logging
 import os
@@ -16,9 +16,9 @@ from prefect_dist.storage.leases import Lease
 from prefect_dist.storage.store import ContentStore
 
 _log = logging.getLogger(__name__)
-# Each takes some memory. Blobs of an image layout need none, so that there may be any number of those.
+# The limits for files that are kept in memory by name. Blobs of an image layout need no memory, so their number is unlimited.
 _MAX_REMEMBERED = 100_000
-_MAX_REMEMBERED_BYTES = 16 * 1024 * 1024  # of their names and the targets of links
+_MAX_REMEMBERED_BYTES = 16 * 1024 * 1024  # of names and link targets
 _MAX_LINKS = 8  # on the way to one file
 
 
@@ -26,7 +26,7 @@ _MAX_LINKS = 8  # on the way to one file
 class Received:
     """The content of an archive: its lists of images, and by name other files and the targets of links.
 
-    `lease` protects all content that came, until names do.
+    `lease` protects the received content until names protect it.
     """
 
     source: str
@@ -37,14 +37,14 @@ class Received:
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
     def ref(self, name: str) -> str:
-        """The ingest of an entry: of this run alone, since a stream cannot wait until another import of the content ends."""
+        """Return the ref of the ingest of an entry, unique to this import: a stream cannot wait for another import to end."""
         return f"{self.source}: {name} (import {self.run})"
 
     def find(self, store: ContentStore, name: str) -> Descriptor:
-        """The content of an entry, of a type that nobody knows yet; links are followed.
+        """Return the content of an entry, with an unknown media type. Links are followed.
 
         Raises:
-            NotFound: no such entry came.
+            NotFound: the archive lacks the entry.
         """
         target, found = name, self.entries.get(name)
         for _ in range(_MAX_LINKS):
@@ -56,37 +56,37 @@ class Received:
         if (digest := layout.digest_of(target)) is not None:
             with suppress(NotFound):
                 return _describe_blob(digest, store.info(digest).size)
-        raise NotFound(f"{self.source}: expected {name!r}, which its {layout.DOCKER_LIST} names; the archive lacks it")
+        raise NotFound(f"{self.source}: {name!r} is missing in the archive, expected by its {layout.DOCKER_LIST}")
 
 
 def receive(store: ContentStore, file: IO[bytes], *, source: str, lease: Lease) -> Received:
-    """Read a stream to its end and put what may belong to images into the store, verified as far as names promise digests.
+    """Read a stream to its end and store each file that may belong to an image. Digests in names are verified.
 
     Raises:
-        InvalidInput: no tar stream, a list of images that is too large, or an entry that is there twice.
-        Corrupt: a damaged stream, or content that is not what its name promises.
-        StoreFull, Denied, Unavailable: the store or the stream. Whole blobs are kept, nothing else.
+        InvalidInput: not a tar stream, a list of images that is too large, or an entry that occurs twice.
+        Corrupt: a damaged stream, or content that does not match the digest in its name.
+        StoreFull, Denied, Unavailable: the store or the stream. Complete blobs stay in the store.
     """
     received = Received(source=source, lease=lease)
     for entry in tar.read(file, source=source):
         if entry.name in (layout.INDEX, layout.DOCKER_LIST):
-            _refuse_second(received.lists, entry.name, source=source)
-            received.lists[entry.name] = _whole(entry, source)
+            _refuse_duplicate(received.lists, entry.name, source=source)
+            received.lists[entry.name] = _read_list(entry, source)
         elif not layout.is_content(entry.name):
-            _log.debug("%s: %r passed over", source, entry.name)
+            _log.debug("%s: %r skipped", source, entry.name)
         elif entry.target is not None:
             _remember(received, entry.name, entry.target)
         else:
-            _keep(store, entry, received)
+            _ingest_file(store, entry, received)
     return received
 
 
 def ingest(
     store: ContentStore, pieces: Iterable[bytes], *, ref: str, size: int, expected: Digest | None, lease: Lease
 ) -> Digest:
-    """Write content to the store, protected by a lease. If that fails, nothing of it stays: the next attempt starts over.
+    """Write content to the store, protected by a lease. After a failure nothing is kept, and the next attempt starts over.
 
-    Content that is in the store already is not read.
+    The pieces of content that is in the store already are not read.
 
     Raises:
         Corrupt: size or digest are wrong.
@@ -98,7 +98,7 @@ def ingest(
         except AlreadyExists:
             if expected is None:
                 raise
-            with suppress(NotFound):  # gc removed it meanwhile
+            with suppress(NotFound):  # gc has removed the blob meanwhile
                 lease.take(_describe_blob(expected, store.info(expected).size))
                 with store.exclude_gc():
                     return store.info(expected).digest
@@ -112,15 +112,15 @@ def _write(
             for piece in pieces:
                 writer.write(piece)
             lease.take(_describe_blob(writer.digest, writer.offset))
-            with store.exclude_gc():  # gc may be about to remove an older copy that nothing needed
+            with store.exclude_gc():  # gc may be about to remove an older, unneeded copy of the blob
                 return writer.commit()
         except BaseException:
-            with suppress(DistError):  # the error that is on its way says more
+            with suppress(DistError):  # do not hide the first error
                 writer.abort()
             raise
 
 
-def _keep(store: ContentStore, entry: tar.ArchiveEntry, received: Received) -> None:
+def _ingest_file(store: ContentStore, entry: tar.ArchiveEntry, received: Received) -> None:
     expected = layout.digest_of(entry.name)
     ref, lease = received.ref(entry.name), received.lease
     digest = ingest(store, entry.pieces, ref=ref, size=entry.size, expected=expected, lease=lease)
@@ -128,30 +128,30 @@ def _keep(store: ContentStore, entry: tar.ArchiveEntry, received: Received) -> N
         _remember(received, entry.name, _describe_blob(digest, entry.size))
 
 
-def _whole(entry: tar.ArchiveEntry, source: str) -> bytes:
+def _read_list(entry: tar.ArchiveEntry, source: str) -> bytes:
     if entry.size > MAX_BYTES:
         raise InvalidInput(f"{source}: {entry.name}: expected at most {MAX_BYTES} bytes, got {entry.size}")
     return b"".join(entry.pieces)
 
 
 def _remember(received: Received, name: str, value: Descriptor | str) -> None:
-    """Add a file or the target of a link to what was received, within the limits of an archive."""
-    _refuse_second(received.entries, name, source=received.source)
+    """Add a file or the target of a link to the received content, within the limits of an archive."""
+    _refuse_duplicate(received.entries, name, source=received.source)
     if len(received.entries) >= _MAX_REMEMBERED:
         raise InvalidInput(
-            f"{received.source}: more than {_MAX_REMEMBERED} files that are no blobs of an image layout; refused"
+            f"{received.source}: expected at most {_MAX_REMEMBERED} files that are not blobs of an image layout, found more"
         )
     received.remembered_bytes += sum(len(os.fsencode(text)) for text in (name, value) if isinstance(text, str))
     if received.remembered_bytes > _MAX_REMEMBERED_BYTES:
         raise InvalidInput(
-            f"{received.source}: more than {_MAX_REMEMBERED_BYTES} bytes of names that are no blobs of an image layout; refused"
+            f"{received.source}: expected at most {_MAX_REMEMBERED_BYTES} bytes of names of files other than blobs, found more"
         )
     received.entries[name] = value
 
 
-def _refuse_second(known: Container[str], name: str, *, source: str) -> None:
+def _refuse_duplicate(known: Container[str], name: str, *, source: str) -> None:
     if name in known:
-        raise InvalidInput(f"{source}: {name} is there twice; readers would disagree about it")
+        raise InvalidInput(f"{source}: {name} occurs twice; refused, since tools would disagree about it")
 
 
 def _describe_blob(digest: Digest, size: int) -> Descriptor:

@@ -1,7 +1,10 @@
-"""Referrers of images in an archive: manifests with a `subject`, and those that cosign keeps under digest tags.
+"""Referrers of images in an archive: manifests with a `subject`, and manifests under cosign's digest tags.
 
-`index.json` has them as tags in the repository of their image. A fallback index, under `sha256-<hex>`, lists the manifests that
-name the subject with this digest (distribution-spec 1.1, "Referrers Tag Schema"). Cosign's manifests have their own tags.
+`index.json` lists them as tags in the repository of their image. A fallback index, under the fallback tag `sha256-<hex>`, lists
+the manifests whose subject has this digest (distribution-spec 1.1, "Referrers Tag Schema"). Cosign's manifests have their own
+digest tags.
+
+An export writes these tags (`tagged_manifests`). An import finds the referrers of each image again (`RelatedManifests`).
 """
 
 import logging
@@ -21,14 +24,14 @@ from prefect_dist.storage.names import Name
 from prefect_dist.storage.store import ContentStore
 
 _log = logging.getLogger(__name__)
-# An archive may list one manifest again and again, so that what is kept has to be limited in all.
+# An archive may list the same manifest many times, so the totals are limited, too.
 _MAX_CANDIDATES, _MAX_CLAIMS = 100_000, 100_000
-_MAX_BYTES = 64 * 1024 * 1024  # of manifests that refer to others
+_MAX_BYTES = 64 * 1024 * 1024  # of manifests with a subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaggedManifest:
-    """A manifest that an archive has under a tag; `raw` is the content of a fallback index, which no store has."""
+    """A manifest that an archive lists under a tag. `raw` is the content of a fallback index, which no store has."""
 
     name: str
     descriptor: Descriptor
@@ -36,7 +39,7 @@ class TaggedManifest:
 
 
 def tagged_manifests(store: ContentStore, names: Iterable[Name]) -> tuple[TaggedManifest, ...]:
-    """Return what an archive needs under tags so that the referrers of `names` are found, sorted by tag.
+    """Return the tagged manifests by which importers find the referrers of `names`, sorted by tag.
 
     Raises:
         DistError: a referrer cannot be read.
@@ -73,8 +76,8 @@ def _fallback_index(called: str, entries: dict[Digest, Descriptor]) -> TaggedMan
 class _ReferrerCandidate:
     """A manifest that may refer to an image.
 
-    `root` is the digest of its entries in `index.json`. `repositories` are those in which they are; all such candidates of one
-    entry share them. None in it means any.
+    `root` is the digest of its entry in `index.json`. `repositories` are the repositories in which `index.json` lists this
+    entry, where None means any repository. The candidates of one entry share this set.
     """
 
     referrer: Referrer
@@ -83,32 +86,32 @@ class _ReferrerCandidate:
 
 
 class ReferrersBeyondLimits(InvalidInput):
-    """An archive has more manifests that refer to others than are kept in memory."""
+    """An archive has more manifests with a subject than this program keeps in memory."""
 
 
 @dataclass(slots=True)
 class RelatedManifests:
-    """The manifests of an archive that refer to others. Those that no image claims are images themselves."""
+    """The manifests of an archive that refer to other manifests. A manifest that no image claims is imported as an image."""
 
     _store: ContentStore
     _children: Children
     _by_subject: dict[Digest, list[_ReferrerCandidate]] = field(default_factory=dict)
     _roots: set[Descriptor] = field(default_factory=set)
     _claimed: set[Digest] = field(default_factory=set)
-    # By the digest of an entry and the kind of its tag: the repositories of the entries that have both; None without referrers.
+    # By the digest of an entry and the kind of its tag: the repositories of such entries; None if they lead to no referrer.
     _repositories: dict[tuple[Digest, str], set[str | None] | None] = field(default_factory=dict)
     _described: dict[object, tuple[Digest, Descriptor] | None] = field(default_factory=dict)
-    _is_whole_by_content: dict[object, bool] = field(default_factory=dict)
+    _completeness: dict[object, bool] = field(default_factory=dict)
     _candidates_left: int = field(default_factory=lambda: _MAX_CANDIDATES)
     _bytes_left: int = field(default_factory=lambda: _MAX_BYTES)
     _claims_left: int = field(default_factory=lambda: _MAX_CLAIMS)
 
     @classmethod
     def of(cls, store: ContentStore, roots: Iterable[Descriptor]) -> "RelatedManifests":
-        """Find the manifests that refer to others among the entries of an `index.json`.
+        """Find the manifests that may refer to other manifests among the entries of an `index.json`.
 
         Raises:
-            ReferrersBeyondLimits: there are too many.
+            ReferrersBeyondLimits: too many manifests.
         """
         related = cls(store, presence.present_children(store))
         for root in roots:
@@ -116,15 +119,15 @@ class RelatedManifests:
                 has_candidates = related._add(root)
             except ReferrersBeyondLimits:
                 raise
-            except DistError as exc:  # it is reported when it is imported as an image
-                _log.debug("%s: no referrer (%s)", root, exc)
+            except DistError as exc:  # the import of this entry as an image reports the error
+                _log.debug("%s: not a referrer (%s)", root, exc)
                 continue
             if has_candidates:
                 related._roots.add(root)
         return related
 
     def may_refer(self, root: Descriptor) -> bool:
-        """Return True if an entry of `index.json` may be a referrer or a list of referrers."""
+        """Return True if an entry of `index.json` may be a referrer or a fallback index."""
         return root in self._roots
 
     def is_claimed(self, root: Descriptor) -> bool:
@@ -132,12 +135,12 @@ class RelatedManifests:
         return root.digest in self._claimed
 
     def claim(self, root: Descriptor, *, name: str) -> tuple[Referrer, ...]:
-        """Return all that refers to an image, to its manifests and to one another, sorted by digest.
+        """Return the referrers of an image, of the manifests below it, and of these referrers, sorted by digest.
 
-        A referrer that is not whole is left out with a warning.
+        An incomplete referrer is left out with a warning.
 
         Raises:
-            Unsupported: too many of them, or of all images together.
+            Unsupported: too many referrers of this image, or of all images together.
             DistError: a manifest of the image cannot be read.
         """
         repository = Reference.parse(name).locator
@@ -149,15 +152,13 @@ class RelatedManifests:
                 digest = candidate.referrer.descriptor.digest
                 is_better = digest not in found or candidate.referrer.tag is not None
                 is_elsewhere = candidate.repositories.isdisjoint((None, repository))
-                if is_elsewhere or not is_better or not self._is_whole(candidate, name):
+                if is_elsewhere or not is_better or not self._is_complete(candidate, name):
                     continue
                 if len(found) == MAX_REFERRERS:
-                    raise Unsupported(f"{name}: expected at most {MAX_REFERRERS} referrers, there are more")
+                    raise Unsupported(f"{name}: expected at most {MAX_REFERRERS} referrers, found more")
                 self._claims_left -= 1
                 if self._claims_left < 0:
-                    raise Unsupported(
-                        f"{name}: expected at most {_MAX_CLAIMS} referrers of all images together, there are more"
-                    )
+                    raise Unsupported(f"{name}: expected at most {_MAX_CLAIMS} referrers of all images together, found more")
                 found[digest] = candidate.referrer
                 self._claimed.add(candidate.root)
                 more = [one for one in self._manifests(candidate.referrer.descriptor) if one not in met]
@@ -166,8 +167,8 @@ class RelatedManifests:
         return tuple(found[digest] for digest in sorted(found, key=str))
 
     def _add(self, root: Descriptor) -> bool:
-        """Add the candidates that an entry of `index.json` leads to, and return whether there are any."""
-        repository, tag = layout.place_of(root)
+        """Add the candidates that an entry of `index.json` leads to. Return True if there are any."""
+        repository, tag = layout.repository_and_tag(root)
         is_cosign = tag is not None and cosign_subject(tag) is not None
         kind = tag if tag is not None and is_cosign else "listing" if tag is not None and is_fallback_tag(tag) else "manifest"
         if kind == "manifest" and (tag is not None or not root.is_manifest):
@@ -180,7 +181,7 @@ class RelatedManifests:
             self._candidates_left -= len(found)
             if self._candidates_left < 0:
                 raise ReferrersBeyondLimits(
-                    f"archive: expected at most {_MAX_CANDIDATES} referrers, its {layout.INDEX} has more"
+                    f"archive: expected at most {_MAX_CANDIDATES} referrers in {layout.INDEX}, found more"
                 )
             for subject, referrer in found:
                 candidate = _ReferrerCandidate(referrer=referrer, root=root.digest, repositories=repositories)
@@ -203,14 +204,17 @@ class RelatedManifests:
         return [(one[0], Referrer(one[1])) for one in described if one is not None]
 
     def _describe(self, listed: Descriptor) -> tuple[Digest, Descriptor] | None:
-        """Return the subject of a manifest and how the manifest is listed; None without a subject. Each is read once."""
+        """Return the subject's digest and the entry of a manifest in a list of referrers; None without a subject.
+
+        Each manifest is parsed once.
+        """
         if listed.key not in self._described:
             raw = self._store.manifest(listed)
             subject = manifest.subject(raw, listed.media_type, at=str(listed))
             if subject is not None:
                 self._bytes_left -= len(raw)
                 if self._bytes_left < 0:
-                    raise ReferrersBeyondLimits(f"archive: expected at most {_MAX_BYTES} bytes of referrers, it has more")
+                    raise ReferrersBeyondLimits(f"archive: expected at most {_MAX_BYTES} bytes of referrers, found more")
             self._described[listed.key] = (subject.digest, make_entry(raw, listed, at=str(listed))) if subject else None
         return self._described[listed.key]
 
@@ -218,23 +222,23 @@ class RelatedManifests:
         present = presence.check(self._store, root, children=self._children).present
         return [one.digest for one in present if one.is_manifest]
 
-    def _is_whole(self, candidate: _ReferrerCandidate, name: str) -> bool:
-        """Return whether the store has all of a referrer; look and warn once for each."""
+    def _is_complete(self, candidate: _ReferrerCandidate, name: str) -> bool:
+        """Return True if the store has all content of a referrer. The check and its warning happen once for each referrer."""
         descriptor = candidate.referrer.descriptor
-        if descriptor.key not in self._is_whole_by_content:
-            self._is_whole_by_content[descriptor.key] = self._find_whole(descriptor, name)
-        return self._is_whole_by_content[descriptor.key]
+        if descriptor.key not in self._completeness:
+            self._completeness[descriptor.key] = self._check_complete(descriptor, name)
+        return self._completeness[descriptor.key]
 
-    def _find_whole(self, descriptor: Descriptor, name: str) -> bool:
+    def _check_complete(self, descriptor: Descriptor, name: str) -> bool:
         try:
             presence.require(self._store, descriptor, children=self._children, name=str(descriptor))
         except DistError as exc:
-            _log.warning("%s: a referrer is left out: %s", name, exc)
+            _log.warning("%s: an incomplete referrer is not imported: %s", name, exc)
             return False
         return True
 
 
 def merge_referrers(known: Sequence[Referrer], found: Sequence[Referrer]) -> tuple[Referrer, ...]:
-    """Return the referrers of both, each digest once, sorted by digest; `found` wins."""
+    """Return the referrers of both sequences, each digest once, sorted by digest; `found` wins."""
     by_digest = {one.descriptor.digest: one for one in (*known, *found)}
     return tuple(by_digest[digest] for digest in sorted(by_digest, key=str))

@@ -1,4 +1,7 @@
-"""Tar streams of archives, written and read from front to back (POSIX.1-2001, pax interchange format)."""
+"""Writes and reads the tar streams of archives from front to back (POSIX.1-2001, pax interchange format).
+
+`storage.tarreader` parses the headers. This module adds compression, limits for names and normalised entries.
+"""
 
 import bz2
 import gzip
@@ -17,18 +20,18 @@ from prefect_dist.storage.errors import translate_errors
 from prefect_dist.storage.tarreader import read_headers
 
 END = bytes(2 * tarfile.BLOCKSIZE)
-"""What ends a tar stream. Without it a stream is cut short."""
+"""The end of a tar stream. A stream without these bytes is incomplete."""
 
 _PIECE_BYTES = 1024 * 1024
 _NAME_BYTES = 4095  # Linux's limit for a path
-# The window of an xz stream, which its header chooses, is memory: `xz -9` needs 65 MiB, other settings up to 4 GiB.
+# The header of an xz stream selects its window, which needs memory: 65 MiB for `xz -9`, up to 4 GiB for other settings.
 _XZ_BYTES = 128 * 1024 * 1024
 _Buffered: TypeAlias = "io.BufferedReader[Any]"
 _DAMAGED = (tarfile.TarError, EOFError, ValueError, zlib.error, lzma.LZMAError, OSError)
 
 
 def write(file: IO[bytes], name: str, *, size: int, pieces: Iterable[bytes]) -> None:
-    """Append an entry whose bytes depend only on these arguments: no time, no owner. `END` has to follow the last entry."""
+    """Append an entry that depends only on the arguments: it has no time and no owner. `END` must follow the last entry."""
     header = tarfile.TarInfo(name)
     header.size = size
     file.write(header.tobuf(tarfile.PAX_FORMAT))
@@ -38,22 +41,24 @@ def write(file: IO[bytes], name: str, *, size: int, pieces: Iterable[bytes]) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveEntry:
-    """A file, or a link to the entry `target`. Names are normalised, as in `a/b` for `./a//b`; they may lead anywhere."""
+    """A file, or a link to the entry `target`. Names are normalised (`a/b` for `./a//b`) but may point anywhere."""
 
     name: str
     size: int
     target: str | None
     pieces: Iterator[bytes]
-    """The bytes of a file, to be read before the next entry."""
+    """The bytes of a file. They must be read before the next entry."""
 
 
 def read(file: IO[bytes], *, source: str) -> Iterator[ArchiveEntry]:
-    """Yield the files and links of a tar stream, plain or compressed with gzip, bzip2 or xz; `source` names it in errors.
+    """Yield the files and links of a tar stream, uncompressed or compressed with gzip, bzip2 or xz.
+
+    `source` describes the stream in errors.
 
     Raises:
-        InvalidInput: no tar stream.
+        InvalidInput: not a tar stream.
         Corrupt: the stream is damaged, ends early, or has headers beyond the reader's limits.
-        Denied, Unavailable: it cannot be read.
+        Denied, Unavailable: the stream cannot be read.
     """
     stream = _TarStream(_Input(file, source))
     headers = read_headers(stream, needs_end=True)
@@ -87,10 +92,10 @@ def _entry(stream: "_TarStream", header: tarfile.TarInfo, source: str) -> Archiv
 
 
 def _check_length(header: tarfile.TarInfo, source: str) -> None:
-    """Refuse names and targets that no system has. They are kept until the end of the archive.
+    """Refuse names and link targets that no file system accepts, since they are kept in memory until the end of the archive.
 
     Raises:
-        InvalidInput: one of them is too long.
+        InvalidInput: a name or target is too long.
     """
     longest = max(len(os.fsencode(text)) for text in (header.name, header.linkname))
     if longest > _NAME_BYTES:
@@ -112,13 +117,13 @@ def _pieces(stream: "_TarStream", size: int, source: str) -> Iterator[bytes]:
 
 
 def _damage(source: str, cause: Exception) -> Corrupt:
-    return Corrupt(f"{source}: damaged or cut short ({cause}); get it again")
+    return Corrupt(f"{source}: damaged or incomplete ({cause}); copy or create the archive again")
 
 
 class _Input(io.RawIOBase):
-    """An archive as it is read, with a first look at its first bytes. Errors of the file are translated here.
+    """The bytes of an archive as a file. `magic` has the first bytes, which are read again afterwards.
 
-    So an OSError that arrives through a decompressor is one of the decompressor.
+    Errors of the file are translated here. So an OSError that a decompressor raises is its own.
     """
 
     def __init__(self, file: IO[bytes], source: str) -> None:
@@ -146,7 +151,7 @@ class _Input(io.RawIOBase):
 
 
 class _Xz(io.RawIOBase):
-    """The uncompressed bytes of xz streams that follow one another, with bounded memory."""
+    """The uncompressed bytes of consecutive xz streams, with bounded memory."""
 
     def __init__(self, compressed: _Buffered) -> None:
         self._compressed = compressed
@@ -169,7 +174,7 @@ class _Xz(io.RawIOBase):
         return len(data)
 
     def _starts_next(self) -> bool:
-        """Start with the next stream, if there is one. Zeros between streams are padding."""
+        """Begin the next xz stream; return False at the end. Zeros between streams are padding."""
         rest = self._decompressor.unused_data.lstrip(b"\0")
         while not rest:
             if not (compressed := self._compressed.read1()):
@@ -179,7 +184,7 @@ class _Xz(io.RawIOBase):
         return True
 
 
-# Each gives as many uncompressed bytes as it is asked for, however far the archive is compressed.
+# Each decompressor returns only the requested number of uncompressed bytes, even for highly compressed input.
 _DECOMPRESSORS: Mapping[bytes, Callable[[_Buffered], IO[bytes]]] = {
     b"\x1f\x8b\x08": lambda raw: cast("IO[bytes]", gzip.GzipFile(fileobj=raw)),
     b"BZh": lambda raw: cast("IO[bytes]", bz2.BZ2File(raw)),
@@ -190,7 +195,7 @@ _MAGIC_BYTES = max(map(len, _DECOMPRESSORS))
 
 
 class _TarStream:
-    """The uncompressed bytes of an archive, and how many of them have been read."""
+    """The uncompressed bytes of an archive. `offset` counts the bytes that have been read."""
 
     def __init__(self, source: _Input) -> None:
         self.offset = 0
@@ -199,7 +204,7 @@ class _TarStream:
         self._bytes: IO[bytes] = opened[0] if opened else cast("IO[bytes]", raw)
 
     def read(self, size: int) -> bytes:
-        """Read `size` bytes; fewer only at the end."""
+        """Return the next `size` bytes; fewer only at the end."""
         data = self._bytes.read(size)
         self.offset += len(data)
         return data

@@ -1,7 +1,7 @@
-"""Export: images of a store as one tar stream, an image layout that other tools read (image-spec 1.1, image-layout.md).
+"""Export: writes images of a store as one tar stream, an image layout that other tools read (image-spec 1.1, image-layout.md).
 
-Its `index.json` has each image under its name, for skopeo's `oci-archive:FILE:NAME` and for containerd. Images of one platform
-are also listed as `docker save` does, for `docker load` and skopeo's `docker-archive:FILE:NAME`; that list has no place for
+`index.json` lists each image under its name, for skopeo's `oci-archive:FILE:NAME` and for containerd. Images of one platform
+are also listed in Docker's `manifest.json`, for `docker load` and skopeo's `docker-archive:FILE:NAME`. That list cannot contain
 referrers.
 """
 
@@ -20,17 +20,17 @@ _Image = tuple[Name, Sequence[Descriptor]]
 
 
 def export_images(store: ContentStore, names: Iterable[str], file: IO[bytes]) -> tuple[Name, ...]:
-    """Write images and their referrers to `file`, which need not seek, and return their names.
+    """Write images and their referrers to `file`, which need not be seekable, and return their names.
 
-    The same content gives the same bytes. Exactly the blobs that the images consist of are written, each once and verified on
-    its way, and the fallback indexes by which referrers are found. `storage.presence.present_children` says what counts as
-    whole: of an index, manifests that are not in the store are left out.
+    Equal content gives equal bytes. The archive has each blob of the images once, verified while it is written, and the
+    fallback indexes by which importers find referrers. `storage.presence.present_children` defines which images are complete:
+    the missing manifests of an index are left out.
 
     Raises:
-        NotFound: no such name, or an image or referrer lacks something; nothing has been written.
-        InvalidInput: names whose list no importer would read, for its size; nothing has been written.
-        Corrupt: a blob is not what its digest says; what has been written is of no use.
-        OSError: what `file` raises.
+        NotFound: an unknown name, or missing content of an image or referrer; nothing has been written.
+        InvalidInput: so many names that no importer would read the list; nothing has been written.
+        Corrupt: a blob does not match its digest; the written archive is useless.
+        OSError: an error of `file`.
     """
     children = presence.present_children(store)
     wanted = tuple(store.names.get(name) for name in sorted(set(names)))
@@ -50,7 +50,7 @@ def export_images(store: ContentStore, names: Iterable[str], file: IO[bytes]) ->
 
 
 def _without_names(tagged: Iterable[TaggedManifest], names: Iterable[Name]) -> list[TaggedManifest]:
-    """Return the tagged manifests whose tags are not names of the store."""
+    """Return the tagged manifests whose tags are not names in the archive."""
     named = {name.name for name in names}
     return [one for one in tagged if one.name not in named]
 
@@ -65,6 +65,6 @@ def _documents(store: ContentStore, images: Sequence[_Image], tagged: Iterable[T
     for path, document in documents.items():
         if len(document) > manifest.MAX_BYTES:
             raise InvalidInput(
-                f"export: expected at most {manifest.MAX_BYTES} bytes in {path}, got {len(document)}; name fewer"
+                f"export: expected at most {manifest.MAX_BYTES} bytes in {path}, got {len(document)}; export fewer images"
             )
     return documents

@@ -1,8 +1,10 @@
-"""Unpacking: from an image in the content store to a directory with its root file system (image-spec 1.1, layer.md).
+"""Unpacking: creates a directory with the root file system of an image in the content store (image-spec 1.1, layer.md).
 
-ContentStore, root → image: which manifest, what is checked first, when the result appears
-→ layers: uncompressed bytes, verified  → storage.tarreader, entries: what a tar archive says
-→ rootfs: what that does to a directory  → tree, inodes: by handles, never outside of it
+image    selects the manifest, checks the image first, and publishes the directory at the end
+layers   decompress and verify the bytes of each layer
+entries  parse the tar archive of a layer, with `storage.tarreader`
+rootfs   applies the entries to the directory
+tree, inodes  change files by open handles, never outside of the directory
 """
 
 from prefect_dist.storage.unpack.image import Unpacked, unpack

@@ -1,4 +1,4 @@
-"""The entries of a layer as values that Linux can have (image-spec 1.1, layer.md).
+"""The entries of a layer as values that are valid on Linux (image-spec 1.1, layer.md).
 
 `storage.tarreader` reads the archive; `storage.unpack.rootfs` applies the entries to a directory.
 """
@@ -29,19 +29,19 @@ _KINDS: dict[bytes, Kind] = {
     tarfile.CHRTYPE: "character",
     tarfile.BLKTYPE: "block",
 }
-# Linux's limits, and the value of an ID that means "leave it".
+# Linux's limits, and the user or group ID that means "unchanged" to chown(2).
 _NAME_BYTES, _NO_ID, _MAX_MAJOR, _MAX_MINOR = 255, 2**32 - 1, 2**12 - 1, 2**20 - 1
 _XATTR = "SCHILY.xattr."
 # mtime ::= [ "-" ] seconds [ "." fraction ]
 _TIME = re.compile(r"(?P<sign>-?)(?P<seconds>[0-9]{1,18})(?:\.(?P<fraction>[0-9]*))?")
 _NANO = 9
-# As much of a name as a message needs.
-_SHOWN = 300
+# The maximum length of a name in a message.
+_QUOTED_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attributes:
-    """The attributes of an inode. The defaults are those of a directory that no layer describes."""
+    """The attributes of an inode. The defaults apply to a directory that no layer describes."""
 
     mode: int = 0o755
     uid: int = 0
@@ -52,13 +52,14 @@ class Attributes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerEntry:
-    """One entry. A file's content follows in the stream: the bytes of its `extents`, pairs of offset and size, in order.
+    """One entry of a layer.
 
-    `target` is what a symbolic link says, `source` where a hard link points, `size` what a file has with its holes.
+    The content of a file follows in the stream: the bytes of its `extents`, pairs of offset and size, in order. `target` is the
+    text of a symbolic link, `source` the path to which a hard link points, `size` the size of a file including its holes.
     """
 
     name: str
-    """As the archive has it, for messages."""
+    """The name in the archive, quoted for messages."""
     path: TreePath
     kind: Kind
     attributes: Attributes
@@ -73,23 +74,23 @@ class LayerEntry:
 
 
 def read_entries(stream: LayerStream) -> Iterator[LayerEntry]:
-    """Yield the entries of a layer, in order. Content that the caller does not read is skipped; an empty stream has none.
+    """Yield the entries of a layer, in order. Content that the caller does not read is skipped. An empty stream has no entries.
 
     Raises:
-        Corrupt: no tar archive, one that breaks off, or headers beyond the reader's limits.
-        InvalidInput: an entry that cannot be: above the root, with a name or number beyond Linux's limits.
-        Unsupported: an entry of a type that images do not have, such as one volume of several.
+        Corrupt: not a tar archive, an incomplete archive, or headers beyond the reader's limits.
+        InvalidInput: an impossible entry: a path above the root, or a name or number beyond Linux's limits.
+        Unsupported: an entry of a type that images do not have, such as a multi-volume file.
     """
-    headers = read_headers(stream, needs_end=False)  # a layer without an end is not rare, and its diff ID covers every byte
+    headers = read_headers(stream, needs_end=False)  # layers without an end are common, and the diff ID covers every byte
     while (header := _next_header(headers, stream)) is not None:
-        yield _entry(header, at=f"{stream}: {_shown(header.name)}")
+        yield _entry(header, at=f"{stream}: {_quote(header.name)}")
 
 
 def _next_header(headers: Iterator[tarfile.TarInfo], stream: LayerStream) -> tarfile.TarInfo | None:
     try:
         return next(headers, None)
     except (tarfile.TarError, ValueError) as exc:
-        raise Corrupt(f"{stream}: no whole tar archive at byte {stream.offset} ({exc}); build the image again") from exc
+        raise Corrupt(f"{stream}: damaged tar archive at byte {stream.offset} ({exc}); build the image again") from exc
 
 
 def _entry(header: tarfile.TarInfo, *, at: str) -> LayerEntry:
@@ -97,9 +98,9 @@ def _entry(header: tarfile.TarInfo, *, at: str) -> LayerEntry:
         raise Unsupported(f"{at}: expected a file, directory, link, fifo or device, got an entry of type {header.type!r}")
     path = _path(header.name, at=at)
     if not path and kind != "directory":
-        raise InvalidInput(f"{at}: the root has to be a directory, got a {kind}")
+        raise InvalidInput(f"{at}: expected a directory as the root of the image, got a {kind}")
     return LayerEntry(
-        name=_shown(header.name),
+        name=_quote(header.name),
         path=path,
         kind=kind,
         attributes=_attributes(header, at=at),
@@ -112,35 +113,35 @@ def _entry(header: tarfile.TarInfo, *, at: str) -> LayerEntry:
 
 
 def _path(name: str, *, at: str) -> TreePath:
-    """Return the names from the root down. `.` and `..` are resolved as text, as Go's engines do.
+    """Return the names of a path from the root down. `.` and `..` are resolved as text, as in container engines written in Go.
 
     Raises:
-        InvalidInput: a `..` too many, or a path or name that is too long or too deep.
+        InvalidInput: the path leads above the root, is too long or too deep, or has a name that is too long.
     """
     path: list[bytes] = []
     raw = _raw(name, at=at)
     for part in raw.split(b"/"):
         if len(part) > _NAME_BYTES:
-            raise InvalidInput(f"{at}: a name in it has {len(part)} bytes, expected at most {_NAME_BYTES}")
+            raise InvalidInput(f"{at}: expected at most {_NAME_BYTES} bytes in each name of the path, got {len(part)}")
         if part == b".." and not path:
-            raise InvalidInput(f"{at}: leads out of the image with ..")
+            raise InvalidInput(f"{at}: the path leads out of the image with ..")
         if part == b"..":
             path.pop()
         elif part not in (b"", b"."):
             path.append(part)
     if len(path) > PATH_NAMES:
-        raise InvalidInput(f"{at}: its path has {len(path)} names, expected at most {PATH_NAMES}")
+        raise InvalidInput(f"{at}: expected at most {PATH_NAMES} names in the path, got {len(path)}")
     return tuple(path)
 
 
 def _target(text: str, *, at: str) -> bytes:
     if not (raw := _raw(text, at=at)):
-        raise InvalidInput(f"{at}: a symbolic link without a target")
+        raise InvalidInput(f"{at}: the symbolic link has no target")
     return raw
 
 
 def _source(text: str, *, at: str) -> TreePath:
-    at = f"{at}: the hard link to {_shown(text)}"
+    at = f"{at}: the hard link to {_quote(text)}"
     if not (path := _path(text, at=at)):
         raise InvalidInput(f"{at}: expected a file to link to, got the root")
     return path
@@ -155,7 +156,7 @@ def _device(header: tarfile.TarInfo, *, at: str) -> int:
 def _raw(text: str, *, at: str) -> bytes:
     raw = text.encode("utf-8", "surrogateescape")
     if b"\0" in raw or len(raw) > PATH_BYTES:
-        raise InvalidInput(f"{at}: expected a path of at most {PATH_BYTES} bytes without zeros, got {len(raw)} bytes")
+        raise InvalidInput(f"{at}: expected a path of at most {PATH_BYTES} bytes without zero bytes, got {len(raw)} bytes")
     return raw
 
 
@@ -179,12 +180,14 @@ def _attributes(header: tarfile.TarInfo, *, at: str) -> Attributes:
 def _xattr_name(key: str, *, at: str) -> str:
     name = key.removeprefix(_XATTR)
     if "\0" in name or not 0 < len(os.fsencode(name)) <= _NAME_BYTES:
-        raise InvalidInput(f"{at}: {_shown(key)} names no extended attribute, expected 1 to {_NAME_BYTES} bytes")
+        raise InvalidInput(
+            f"{at}: {_quote(key)} is not a valid extended attribute, expected a name of 1 to {_NAME_BYTES} bytes"
+        )
     return name
 
 
 def _nanoseconds(text: str, *, at: str) -> int:
-    """The time in `text`, exactly: the library's float is right to some hundred nanoseconds only."""
+    """Return the time in `text` exactly. The float of the standard library would be off by up to some hundred nanoseconds."""
     if not (match := _TIME.fullmatch(text)):
         raise InvalidInput(f"{at}: expected a time in seconds, got {text[:40]!r}")
     fraction = (match["fraction"] or "")[:_NANO].ljust(_NANO, "0")
@@ -192,18 +195,18 @@ def _nanoseconds(text: str, *, at: str) -> int:
 
 
 def _extents(header: tarfile.TarInfo, *, at: str) -> tuple[tuple[int, int], ...]:
-    """Return the extents of a file with content; the rest of a sparse file are holes."""
+    """Return the extents of a file that have content. The remaining ranges of a sparse file are holes."""
     if header.size < 0:
-        raise Corrupt(f"{at}: a size of {header.size} bytes")
+        raise Corrupt(f"{at}: expected a size of at least 0 bytes, got {header.size}")
     sparse = cast("list[tuple[int, int]] | None", header.sparse)
     extents = ((0, header.size),) if sparse is None else tuple(sparse)
     end = 0
     for offset, size in extents:
         if offset < end or size < 0 or offset + size > header.size:
-            raise Corrupt(f"{at}: {size} bytes at {offset} do not fit a file of {header.size} bytes after byte {end}")
+            raise Corrupt(f"{at}: expected {size} bytes between byte {end} and {header.size} of the file, got offset {offset}")
         end = offset + size
     return tuple((offset, size) for offset, size in extents if size)
 
 
-def _shown(name: str) -> str:
-    return repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…")
+def _quote(name: str) -> str:
+    return repr(name if len(name) <= _QUOTED_CHARS else f"{name[:_QUOTED_CHARS]}…")

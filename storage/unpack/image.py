@@ -1,7 +1,7 @@
-"""Unpacking: from an image in the content store to a directory with its root file system.
+"""Unpacks an image of the content store into a directory.
 
-Which manifest is chosen, what is checked before anything is written, and when the result becomes visible are decided here;
-what layers do to a directory is in `storage.unpack.rootfs`.
+This module selects the manifest, checks the image before anything is written, and publishes the directory at the end.
+`storage.unpack.rootfs` applies the layers.
 """
 
 import contextlib
@@ -26,13 +26,13 @@ from prefect_dist.storage.unpack.rootfs import Rootfs
 from prefect_dist.storage.unpack.tree import open_directory, remove, sync
 
 _log = logging.getLogger(__name__)
-# Builders list what they attest as manifests for this platform, which no machine has.
+# The platform under which builders list attestation manifests.
 _NO_PLATFORM = Platform(os="unknown", architecture="unknown")
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Unpacked:
-    """An unpacked image: its manifest and config, the number of its layers and their chain ID.
+    """The result of unpacking: the manifest and config of the image, the number of its layers, and their chain ID.
 
     `chain_id` is None for an image without layers.
     """
@@ -52,19 +52,20 @@ class _CheckedImage:
 
 
 def unpack(store: ContentStore, root: Descriptor, directory: Path, *, platform: Platform) -> Unpacked:
-    """Make `directory` the root file system of an image: of an index's images, the one that serves `platform` best.
+    """Create `directory` with the root file system of an image. In an index, the image that matches `platform` best is used.
 
-    `directory` must not exist, or be empty. It appears at the end, whole, durable, all digests and diff IDs verified; before
-    that, and after any error, nothing is there. Root gets owners and devices as the image has them; others own all themselves.
+    `directory` must be missing or empty. It appears at the end: complete, durable, and with all digests and diff IDs verified.
+    Before that, and after an error, it does not exist. As root, files get the owners and devices of the image; as another user,
+    they belong to that user.
 
     Raises:
-        InvalidInput: `directory` is in use or a mount point, or the image says what cannot be.
-        NotFound: the index has nothing for the platform, or the store lacks a part of the image.
-        Unsupported: no image, or a layer of a type that cannot be unpacked.
-        Corrupt: content is not that of its digest, a layer not that of its diff ID, or no whole tar archive.
+        InvalidInput: `directory` has files or is a mount point, or the image has an impossible entry.
+        NotFound: the index has no image for the platform, or the store lacks content of the image.
+        Unsupported: not an image, or a layer of a type that cannot be unpacked.
+        Corrupt: content does not match its digest, or a layer its diff ID, or a layer is not a complete tar archive.
         StoreFull, Denied, Unavailable: the disk.
     """
-    image = _read(store, _choose(store, root, platform))
+    image = _check_image(store, _select_manifest(store, root, platform))
     with (
         translate_errors(f"directory {directory}"),
         _publish_directory(directory) as unfinished,
@@ -85,18 +86,18 @@ def unpack(store: ContentStore, root: Descriptor, directory: Path, *, platform: 
     )
 
 
-def _choose(store: ContentStore, root: Descriptor, platform: Platform) -> Descriptor:
-    """The manifest that is meant: `root` itself, or of the images below an index the first that serves the platform best.
+def _select_manifest(store: ContentStore, root: Descriptor, platform: Platform) -> Descriptor:
+    """Return `root`, or the first manifest below an index that matches the platform best.
 
-    Several may serve it alike, such as the versions of Windows.
+    Several manifests may match equally, such as those of several Windows versions.
     """
     if root.kind != "index":
         return root
     candidates = [_with_platform(store, descriptor) for descriptor in _manifests(store, root, platform)]
     if chosen := best((platform,), [candidate for candidate in candidates if candidate.platform]):
         return chosen[0]
-    has = ", ".join(sorted({str(candidate.platform) for candidate in candidates if candidate.platform})) or "no image"
-    raise NotFound(f"{root}: no image for {platform}; it has {has}")
+    offered = ", ".join(sorted({str(candidate.platform) for candidate in candidates if candidate.platform})) or "no image"
+    raise NotFound(f"{root}: no image for {platform}; the index has {offered}")
 
 
 def _manifests(store: ContentStore, root: Descriptor, platform: Platform) -> Iterator[Descriptor]:
@@ -115,7 +116,7 @@ def _manifests(store: ContentStore, root: Descriptor, platform: Platform) -> Ite
 
 
 def _with_platform(store: ContentStore, manifest: Descriptor) -> Descriptor:
-    """The descriptor with its platform, for which its config is asked where an index is silent; artifacts have none."""
+    """Return the descriptor with its platform, from the config if the index does not have the platform. Artifacts have none."""
     if manifest.platform is not None:
         return manifest
     configured = _children(store, manifest)[0]
@@ -124,15 +125,15 @@ def _with_platform(store: ContentStore, manifest: Descriptor) -> Descriptor:
     return replace(manifest, platform=config.platform(_document(store, configured), at=str(configured)))
 
 
-def _read(store: ContentStore, manifest: Descriptor) -> _CheckedImage:
-    """Read and check manifest and config, before any layer is read."""
+def _check_image(store: ContentStore, manifest: Descriptor) -> _CheckedImage:
+    """Read and check the manifest and config of an image, before any layer is read."""
     if manifest.kind != "manifest":
         raise Unsupported(f"{manifest}: expected an image, got the type {manifest.media_type}")
     configured, *listed = _children(store, manifest)
     if configured.kind != "config":
-        raise Unsupported(f"{manifest}: no image, there is nothing to unpack: its config is of type {configured.media_type}")
+        raise Unsupported(f"{manifest}: expected an image, got an artifact with a config of type {configured.media_type}")
     for layer in listed:
-        layers.require(store, layer)
+        layers.require_unpackable(store, layer)
     diff_ids = config.diff_ids(_document(store, configured), at=str(configured))
     if len(diff_ids) != len(listed):
         raise Corrupt(f"{configured}: expected a diff ID for each of {len(listed)} layers of {manifest}, got {len(diff_ids)}")
@@ -144,7 +145,7 @@ def _children(store: ContentStore, descriptor: Descriptor) -> tuple[Descriptor, 
 
 
 def _document(store: ContentStore, descriptor: Descriptor) -> bytes:
-    """The verified bytes of a manifest or config."""
+    """Return the verified bytes of a manifest or config."""
     if descriptor.size > documents.MAX_BYTES:
         raise InvalidInput(f"{descriptor}: expected at most {documents.MAX_BYTES} bytes, got {descriptor.size}")
     if not store.holds(descriptor):
@@ -156,7 +157,7 @@ def _document(store: ContentStore, descriptor: Descriptor) -> bytes:
 def _publish_directory(directory: Path) -> Iterator[Path]:
     """Yield an empty directory that is renamed to `directory` at the end of the block, or removed after an error.
 
-    The block makes its content durable; the rename is made durable here.
+    The block must make the content durable. This function makes the rename durable.
     """
     target = Path(os.path.realpath(directory))
     unfinished = target.parent / f".unpack-{uuid.uuid4().hex}"
@@ -168,7 +169,7 @@ def _publish_directory(directory: Path) -> Iterator[Path]:
     except BaseException:
         _discard(unfinished)
         raise
-    with open_directory(target.parent) as parent:  # should this fail, the directory is there, and whole
+    with open_directory(target.parent) as parent:  # if the sync fails, the published directory is complete nevertheless
         os.fsync(parent)
 
 
@@ -176,7 +177,7 @@ def _check_unused(directory: Path) -> None:
     with contextlib.suppress(FileNotFoundError), os.scandir(directory) as children:
         if next(children, None) is not None:
             raise _in_use(directory)
-    if directory.is_mount():  # rename(2) would tell at the end, when all work is done
+    if directory.is_mount():  # otherwise rename(2) would fail at the end, after all work
         raise _mount_point(directory)
 
 
@@ -184,9 +185,9 @@ def _move(unfinished: Path, target: Path) -> None:
     try:
         unfinished.rename(target)
     except OSError as exc:
-        if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):  # somebody came before us
+        if exc.errno in (errno.ENOTEMPTY, errno.EEXIST):  # another process has created files meanwhile
             raise _in_use(target) from exc
-        if exc.errno == errno.EBUSY:  # a directory of the same disk is mounted there, which nothing told
+        if exc.errno == errno.EBUSY:  # a bind mount of a directory on the same disk, which is_mount() does not detect
             raise _mount_point(target) from exc
         raise
 
@@ -195,15 +196,15 @@ def _discard(unfinished: Path) -> None:
     try:
         with open_directory(unfinished.parent) as parent, contextlib.suppress(FileNotFoundError):
             remove(os.fsencode(unfinished.name), within=parent)
-    except OSError as exc:  # the error that is on its way says more
-        _log.warning("%s: could not be removed (%s)", unfinished, exc)
+    except OSError as exc:  # do not hide the first error
+        _log.warning("could not remove the unfinished directory %s: %s", unfinished, exc)
 
 
 def _mount_point(directory: Path) -> InvalidInput:
     return InvalidInput(
-        f"directory {directory}: a mount point, which nothing can replace at once; name a directory in it, which is not there"
+        f"directory {directory}: a mount point, which cannot be replaced atomically; give a new directory below it"
     )
 
 
 def _in_use(directory: Path) -> InvalidInput:
-    return InvalidInput(f"directory {directory}: expected none, or an empty one, to unpack to; it has files")
+    return InvalidInput(f"directory {directory}: expected a new or empty directory to unpack into, got a directory with files")

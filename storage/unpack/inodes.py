@@ -9,28 +9,27 @@ from contextlib import contextmanager
 from prefect_dist.storage.unpack.entries import Attributes
 
 _log = logging.getLogger(__name__)
-# They belong to the machine, or tell overlayfs where else to look: neither is an image's to say.
+# Attributes that an image must not set: labels and access lists of this machine, and instructions to overlayfs.
 _FOREIGN = ("security.selinux", "system.nfs4_acl", "trusted.overlay.")
 _REFUSED = {errno.ENOTSUP, errno.EPERM}
 
 
 class Restorer:
-    """Gives inodes the attributes that an image has for them; owners only if `privileged`."""
+    """Sets the attributes of an image on inodes; owners only if `privileged`."""
 
     def __init__(self, *, privileged: bool) -> None:
         self._privileged = privileged
         self._refused: set[str] = set()
 
     def restore(self, handle: int, attributes: Attributes, *, mode: int | None) -> None:
-        """Give the inode that is open as `handle`, be it with O_PATH, its attributes; `mode` None leaves the mode of a link.
+        """Set the attributes of the inode that is open as `handle`, possibly with O_PATH. `mode` None keeps the mode of a link.
 
-        The order is one in which none undoes another: a new owner clears capabilities and setuid, and a mode may forbid to
-        set extended attributes.
+        The order matters: a new owner clears capabilities and setuid, and a mode may forbid setting extended attributes.
 
         Raises:
-            OSError: the disk; but what it does not take of extended attributes is only logged.
+            OSError: the disk. A refused extended attribute is only logged.
         """
-        inode = f"/proc/self/fd/{handle}"  # the very inode, a link itself, too: the one name that all these calls take
+        inode = f"/proc/self/fd/{handle}"  # the only name of an inode, even of a link, that every call below accepts
         if self._privileged:
             os.chown(inode, attributes.uid, attributes.gid)
         self._set_xattrs(inode, dict(attributes.xattrs))
@@ -39,16 +38,16 @@ class Restorer:
         os.utime(inode, ns=(attributes.mtime_ns, attributes.mtime_ns))
 
     def _set_xattrs(self, inode: str, wanted: dict[str, bytes]) -> None:
-        """Make these the only extended attributes: a new inode may have inherited an access list."""
+        """Set exactly these extended attributes. Others are removed, since a new inode may have inherited an access list."""
         for name in set(_own(_list_attributes(inode))) - wanted.keys():
-            with self._refusal_logged(name):
+            with self._log_refusal(name):
                 os.removexattr(inode, name)
         for name in _own(wanted):
-            with self._refusal_logged(name):
+            with self._log_refusal(name):
                 os.setxattr(inode, name, wanted[name])
 
     @contextmanager
-    def _refusal_logged(self, name: str) -> Iterator[None]:
+    def _log_refusal(self, name: str) -> Iterator[None]:
         try:
             yield
         except OSError as exc:
@@ -56,7 +55,7 @@ class Restorer:
                 raise
             if name not in self._refused:
                 self._refused.add(name)
-                _log.warning("extended attribute %s is left out everywhere: %s", ascii(name), exc.strerror)
+                _log.warning("the file system refuses the extended attribute %s, files lack it: %s", ascii(name), exc.strerror)
 
 
 def _own(names: Iterable[str]) -> list[str]:

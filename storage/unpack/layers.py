@@ -1,7 +1,7 @@
-"""Layers of an image as streams of uncompressed bytes, verified on the way (image-spec 1.1, layer.md and config.md).
+"""Layers as streams of uncompressed bytes that are verified while they are read (image-spec 1.1, layer.md and config.md).
 
-A layer has two digests: its blob's, in the manifest, and that of its uncompressed bytes, the diff ID, in the config. Both
-cover every byte, also those behind the end of the tar archive. What the bytes mean is left to `storage.unpack.entries`.
+A layer has two digests: that of its blob, in the manifest, and that of its uncompressed bytes, the diff ID, in the config. Both
+cover every byte, including bytes after the end of the tar archive. `storage.unpack.entries` parses the bytes.
 """
 
 import gzip
@@ -30,11 +30,11 @@ class _ByteSource(Protocol):
     """A source of uncompressed bytes."""
 
     def read(self, size: int, /) -> bytes:
-        """At most `size` bytes; none at the end."""
+        """Return at most `size` bytes; an empty result at the end."""
 
 
 class LayerStream:
-    """The uncompressed bytes of a layer, from the first to the last, hashed. `str()` names the layer in errors."""
+    """The uncompressed bytes of a layer, hashed while they are read. `str()` names the layer in errors."""
 
     def __init__(self, source: _ByteSource, *, layer: Descriptor, diff_id: Digest) -> None:
         self.offset = 0
@@ -42,10 +42,10 @@ class LayerStream:
         self._hasher = Hasher(diff_id.algorithm)
 
     def read(self, size: int) -> bytes:
-        """The next `size` bytes, fewer only at the end.
+        """Return the next `size` bytes; fewer only at the end.
 
         Raises:
-            Corrupt: the blob is not compressed as its media type says.
+            Corrupt: the blob is not compressed as its media type promises.
         """
         pieces = []
         while size and (piece := self._read(size)):
@@ -54,23 +54,23 @@ class LayerStream:
         return b"".join(pieces)
 
     def pieces(self, size: int) -> Iterator[bytes]:
-        """The next `size` bytes, in pieces that memory holds.
+        """Yield the next `size` bytes in pieces of bounded size.
 
         Raises:
-            Corrupt: also when the stream ends before.
+            Corrupt: see `read`, and if the stream ends early.
         """
         while size:
             piece = self.read(min(size, _PIECE_BYTES))
             if not piece:
-                raise Corrupt(f"{self}: ends at byte {self.offset}, expected {size} more; build or fetch it again")
+                raise Corrupt(f"{self}: ends at byte {self.offset}, expected {size} more bytes; build or fetch the image again")
             size -= len(piece)
             yield piece
 
     def finish(self) -> None:
-        """Read what is left and compare all with the diff ID.
+        """Read the rest of the stream and compare its digest with the diff ID.
 
         Raises:
-            Corrupt: they differ.
+            Corrupt: the digest differs.
         """
         while self._read(_PIECE_BYTES):
             pass
@@ -81,7 +81,7 @@ class LayerStream:
         try:
             data = self._source.read(size)
         except (gzip.BadGzipFile, zlib.error, EOFError, zstandard.ZstdError) as exc:
-            raise Corrupt(f"{self}: not what {self._layer.media_type} says after byte {self.offset} ({exc})") from exc
+            raise Corrupt(f"{self}: not valid {self._layer.media_type} after byte {self.offset} ({exc})") from exc
         self._hasher.update(data)
         self.offset += len(data)
         return data
@@ -92,11 +92,11 @@ class LayerStream:
 
 @contextmanager
 def open_layer(store: ContentStore, layer: Descriptor, *, diff_id: Digest) -> Iterator[LayerStream]:
-    """The uncompressed bytes of a layer. At the end of the block those that nobody read are read, too, and all verified.
+    """Yield the uncompressed bytes of a layer as a stream. The end of the block reads the rest and verifies the digests.
 
     Raises:
-        Corrupt: the blob or its uncompressed bytes are not those of their digests; also instead of any error in the block
-            that a damaged blob explains.
+        Corrupt: the blob or its uncompressed bytes do not match their digests. If the blob is damaged, this error replaces an
+            error of the block.
     """
     blob = _Blob(store.chunks(layer.digest))
     stream = LayerStream(
@@ -112,35 +112,35 @@ def open_layer(store: ContentStore, layer: Descriptor, *, diff_id: Digest) -> It
 
 
 def compression(layer: Descriptor) -> str | None:
-    """Return the compression in a layer's media type; None for none.
+    """Return the compression in the media type of a layer; None for an uncompressed layer.
 
     Raises:
-        Unsupported: any other type, among them encrypted layers.
+        Unsupported: another type, such as an encrypted layer.
     """
     if not (match := _GRAMMAR.fullmatch(layer.media_type)):
         raise Unsupported(f"{layer}: expected a layer as tar, tar+gzip or tar+zstd, got the type {layer.media_type}")
     return match["compression"]
 
 
-def require(store: ContentStore, layer: Descriptor) -> None:
-    """Make sure that a layer can be unpacked, as far as that can be told without reading it.
+def require_unpackable(store: ContentStore, layer: Descriptor) -> None:
+    """Check that a layer can be unpacked, without reading it.
 
     Raises:
-        NotFound: the store does not have it.
-        Unsupported: another type, or a foreign layer whose content the store does not have.
-        Corrupt: the store has it with another size.
+        NotFound: the store lacks the layer.
+        Unsupported: another media type, or a foreign layer whose content the store lacks.
+        Corrupt: the stored blob has another size.
     """
     compression(layer)
     if store.holds(layer):
         return
     match = _GRAMMAR.fullmatch(layer.media_type)
     if match and (match["foreign"] or match["nondistributable"]):
-        raise Unsupported(f"{layer}: a foreign layer ({layer.media_type}), whose content {store.url} does not have")
+        raise Unsupported(f"{layer}: a foreign layer ({layer.media_type}), whose content is missing in {store.url}")
     raise NotFound(f"{layer}: not in {store.url}; fetch the image first")
 
 
 class _Blob(io.RawIOBase):
-    """A blob's pieces as a file that is read forward."""
+    """The pieces of a blob as a file that is read forward."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces, self._rest = pieces, memoryview(b"")
@@ -156,7 +156,7 @@ class _Blob(io.RawIOBase):
         return size
 
     def drain(self) -> None:
-        """Read to the end, where the digest is compared."""
+        """Read to the end, where the store compares the digest."""
         for _ in self._pieces:
             pass
 
@@ -165,7 +165,7 @@ def _unzstd(blob: io.BufferedReader) -> _ByteSource:
     return zstandard.ZstdDecompressor().stream_reader(blob, read_across_frames=True)
 
 
-# Each gives uncompressed bytes in the pieces that are asked for, however much a piece of the blob may hold.
+# Each decompressor returns only the requested number of uncompressed bytes, even for highly compressed input.
 _DECOMPRESSORS: Mapping[str | None, Callable[[io.BufferedReader], _ByteSource]] = {
     None: lambda blob: blob,
     "gzip": lambda blob: gzip.GzipFile(fileobj=blob),

@@ -1,10 +1,10 @@
-"""Paths kept as a tree of names. Paths that begin alike share their beginning, so memory grows with the number of names."""
+"""Paths stored as a tree of names. Paths share their common beginnings, so memory grows with the number of distinct names."""
 
 from collections.abc import Iterable
 
 
 class NameNode:
-    """A name in a tree, with what is known of it: is it cleared, and which mode does it get."""
+    """A name in a tree, with the state of its directory: True if lower layers are cleared from it, and its final mode."""
 
     __slots__ = ("children", "is_cleared", "mode")
 
@@ -14,7 +14,7 @@ class NameNode:
         self.mode: int | None = None
 
     def add(self, path: Iterable[bytes]) -> "NameNode":
-        """Return the node at a path below this one, which is made if it is missing."""
+        """Return the node at a path below this node. Missing nodes are created."""
         node = self
         for name in path:
             inner = node.children.get(name)
@@ -24,7 +24,7 @@ class NameNode:
         return node
 
     def find(self, path: Iterable[bytes]) -> "NameNode | None":
-        """Return the node at a path below this one; None if it is missing."""
+        """Return the node at a path below this node; None if it is missing."""
         node: NameNode | None = self
         for name in path:
             if (node := node.children.get(name) if node else None) is None:
@@ -32,6 +32,6 @@ class NameNode:
         return node
 
     def drop(self, path: tuple[bytes, ...]) -> None:
-        """Remove the node at a path, with all below it."""
+        """Remove the node at a path and the nodes below it."""
         if (parent := self.find(path[:-1])) is not None:
             parent.children.pop(path[-1], None)

@@ -1,8 +1,10 @@
-"""The root file system that layers make when they are applied in order (image-spec 1.1, layer.md, "Applying Changesets").
+"""Applies layers in order to a directory, which becomes a root file system (image-spec 1.1, layer.md, "Applying Changesets").
 
-What an entry replaces, what a whiteout hides and what an inode gets are decided here; that nothing outside the root is
-touched is `storage.unpack.tree`'s promise. As umoci does: a parent that no layer describes belongs to root and has mode 0755; a
-directory's times are those of its entry, whatever is put into it; where devices cannot be made, an empty file stands in.
+This module decides which files an entry replaces, which files a whiteout hides, and which attributes an inode gets.
+`storage.unpack.tree` guarantees that nothing outside of the root is touched.
+
+Three rules follow umoci. A parent directory that no layer describes belongs to root and has mode 0755. A directory keeps the
+times of its entry when files are added. An empty file replaces a device that cannot be created.
 """
 
 import logging
@@ -27,32 +29,32 @@ _OWNER_MAY_ALL = 0o700
 _NODE = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ROOT: TreePath = ()
-# Directories on the way to entries that no entry describes. Each costs an inode, and an entry may name 255 of them.
+# The limit for parent directories that no entry describes. Each needs an inode, and one entry can create 255 of them.
 _UNDESCRIBED, _UNDESCRIBED_EARNED = 100_000, 4
 
 
 class Rootfs:
-    """An empty directory, open as `root`, that becomes a root file system. Nobody else may work in it meanwhile.
+    """Turns an empty directory, open as `root`, into a root file system. No other process may work in it meanwhile.
 
-    Until `finish`, its owner may enter and change every directory, and others cannot enter its root.
+    Until `finish`, the owner may enter and change every directory, and other users cannot enter the root.
     """
 
     def __init__(self, root: int) -> None:
         self._root = root
         self._privileged = os.geteuid() == 0
         self._inodes = Restorer(privileged=self._privileged)
-        # Paths, without links, that the layer in work has made or passed on the way: no whiteout of the same layer hides them.
+        # Paths, without links, that the current layer has created or walked through. Its own whiteouts do not hide them.
         self._upper = NameNode()
-        # The modes that directories get in the end because they cannot have them yet.
+        # The final modes of directories whose owner could not work in them with that mode.
         self._modes = NameNode()
         self._undescribed_left = _UNDESCRIBED
         self._restore(root, Attributes(), "directory", path=_ROOT)
 
     def apply(self, layer: LayerStream) -> None:
-        """Change the tree as a layer says.
+        """Apply the entries of a layer.
 
         Raises:
-            Corrupt, InvalidInput, Unsupported: the layer, see `read_entries`; a link that leads nowhere or in circles.
+            Corrupt, InvalidInput, Unsupported: a bad layer, see `read_entries`; or a link without a target or in a cycle.
             StoreFull, Denied, Unavailable: the disk.
         """
         self._upper = NameNode()
@@ -61,7 +63,7 @@ class Rootfs:
                 self._apply(entry, layer)
 
     def finish(self) -> None:
-        """Give directories their modes."""
+        """Set the final modes of directories."""
         with translate_errors("modes of directories"), Cursor(self._root) as here:
             pending = [list(self._modes.children.items())]
             while pending:
@@ -75,7 +77,7 @@ class Rootfs:
                 self._leave_with_mode(here)
 
     def _leave_with_mode(self, here: Cursor) -> None:
-        """Leave a directory, then give it its mode: the mode may bar the way out of it, and to what is in it."""
+        """Leave a directory, then set its mode. The mode may forbid leaving the directory or entering its subdirectories."""
         node = self._modes.find(here.path)
         if not here.path:
             os.chmod(self._root, _OWNER_MAY_ALL if node is None or node.mode is None else node.mode)  # noqa: PTH101 - a handle
@@ -95,7 +97,7 @@ class Rootfs:
             return
         with Cursor(self._root) as here:
             if name.startswith(_WHITEOUT):
-                self._hide(here, tuple(parents), name)
+                self._apply_whiteout(here, tuple(parents), name)
             else:
                 here.follow(tuple(parents), make=self._make_parent)
                 with unchanged_times(here.handle):
@@ -103,13 +105,13 @@ class Rootfs:
                 self._upper.add((*here.path, name))
 
     def _put(self, here: Cursor, name: bytes, entry: LayerEntry, content: LayerStream) -> None:
-        """Make what the entry says; only a directory stays where one is."""
+        """Create the file of an entry. An existing file is replaced, except a directory by a directory."""
         there = here.status(name)
         stays = there is not None and stat.S_ISDIR(there.st_mode) and entry.kind == "directory"
         if there and not stays:
             self._remove(here, name)
         if entry.kind == "link":
-            self._link(here, name, entry.source)
+            self._make_link(here, name, entry.source)
             return
         if not stays:
             self._make(here, name, entry, content)
@@ -133,22 +135,22 @@ class Rootfs:
             if self._privileged:
                 os.mknod(name, _DEVICES[entry.kind], entry.device, dir_fd=here.handle)
                 return
-        except PermissionError:  # root of a user namespace only
+        except PermissionError:  # root, but only in a user namespace
             pass
-        _log.warning("%s: devices need root, an empty file stands in", entry)
+        _log.warning("%s: creating a device needs root, created an empty file instead", entry)
         os.close(os.open(name, _NEW_FILE, 0o600, dir_fd=here.handle))
 
     def _make_parent(self, here: Cursor, name: bytes) -> None:
-        """Make a directory that no entry has described so far."""
+        """Create a parent directory that no entry has described so far."""
         self._undescribed_left -= 1
         if self._undescribed_left < 0:
-            limit = f"{_UNDESCRIBED} of them, and {_UNDESCRIBED_EARNED} for each entry"
-            raise InvalidInput(f"too many directories that no entry describes; expected at most {limit}")
+            limit = f"{_UNDESCRIBED}, plus {_UNDESCRIBED_EARNED} for each entry"
+            raise InvalidInput(f"too many directories without an entry of their own; expected at most {limit}")
         with unchanged_times(here.handle):
             os.mkdir(name, _OWNER_MAY_ALL, dir_fd=here.handle)
             self._restore_named(here, name, Attributes(), "directory")
 
-    def _link(self, here: Cursor, name: bytes, source: TreePath) -> None:
+    def _make_link(self, here: Cursor, name: bytes, source: TreePath) -> None:
         *parents, last = source
         with Cursor(self._root) as there:
             try:
@@ -158,21 +160,21 @@ class Rootfs:
             else:
                 target = there.status(last)
             if target is None or stat.S_ISDIR(target.st_mode):
-                what = "not there" if target is None else "a directory"
-                raise InvalidInput(f"expected a file to link to, {os.fsdecode(b'/'.join(source))!r} is {what}")
+                found = "missing" if target is None else "a directory"
+                raise InvalidInput(f"expected a file as the target of the link, {os.fsdecode(b'/'.join(source))!r} is {found}")
             os.link(last, name, src_dir_fd=there.handle, dst_dir_fd=here.handle, follow_symlinks=False)
 
-    def _hide(self, here: Cursor, parents: TreePath, whiteout: bytes) -> None:
-        """Remove what a whiteout hides: one name, or with an opaque whiteout all that lower layers have in a directory."""
+    def _apply_whiteout(self, here: Cursor, parents: TreePath, whiteout: bytes) -> None:
+        """Remove the file that a whiteout hides, or with an opaque whiteout every file of lower layers in a directory."""
         try:
             here.follow(parents)
         except (FileNotFoundError, NotADirectoryError):
-            return  # nothing there to hide
+            return  # the directory is missing, so there is nothing to hide
         if whiteout == _OPAQUE:
             self._clear(here, self._upper.find(here.path))
             return
         if (name := whiteout.removeprefix(_WHITEOUT)) in _NO_NAMES:
-            raise InvalidInput("a whiteout without a name to hide")
+            raise InvalidInput("expected the name of a file after the prefix .wh., got none")
         if (there := here.status(name)) is None:
             return
         if (node := self._upper.find((*here.path, name))) is None:
@@ -183,7 +185,7 @@ class Rootfs:
             self._clear(here, node)
 
     def _clear(self, here: Cursor, node: NameNode | None) -> None:
-        """Remove what lower layers have below a directory, but not what the layer in work has made."""
+        """Remove the files of lower layers below a directory, but not those of the current layer."""
         pending = [self._clear_directory(here, node)]
         while pending:
             if pending[-1]:
@@ -196,9 +198,9 @@ class Rootfs:
                     here.leave()
 
     def _clear_directory(self, here: Cursor, node: NameNode | None) -> list[tuple[bytes, NameNode]]:
-        """Remove what lower layers have in one directory, and return its directories that are still to be cleared.
+        """Remove the files of lower layers in one directory, and return its subdirectories that must be cleared, too.
 
-        A directory of the layer in work is cleared once: nothing of lower layers can appear there later.
+        A directory of the current layer is cleared only once, since no files of lower layers can appear in it later.
         """
         uncleared: list[tuple[bytes, NameNode]] = []
         if node is not None and node.is_cleared:
@@ -215,7 +217,7 @@ class Rootfs:
         return uncleared
 
     def _remove(self, here: Cursor, name: bytes) -> None:
-        """Remove what has a name in a directory, and what is known of modes below it."""
+        """Remove the file with this name, and the remembered modes at and below it."""
         remove(name, within=here.handle)
         self._modes.drop((*here.path, name))
 
@@ -227,11 +229,11 @@ class Rootfs:
             os.close(handle)
 
     def _restore(self, handle: int, attributes: Attributes, kind: Kind, *, path: TreePath) -> None:
-        mode = self._passable(attributes.mode, path=path) if kind == "directory" else attributes.mode
+        mode = self._interim_mode(attributes.mode, path=path) if kind == "directory" else attributes.mode
         self._inodes.restore(handle, attributes, mode=None if kind == "symlink" else mode)
 
-    def _passable(self, mode: int, *, path: TreePath) -> int:
-        """Return the mode that a directory has until `finish`."""
+    def _interim_mode(self, mode: int, *, path: TreePath) -> int:
+        """Return the mode that a directory has until `finish`, and remember its final mode if that differs."""
         if path and mode & _OWNER_MAY_ALL == _OWNER_MAY_ALL:
             if (node := self._modes.find(path)) is not None:
                 node.mode = None
@@ -246,7 +248,7 @@ def _is_aufs_metadata(name: bytes, parents: Iterable[bytes]) -> bool:
 
 @contextmanager
 def _name_entry_in_errors(what: str) -> Iterator[None]:
-    """Name the entry and its layer in errors of this block."""
+    """Add the entry and its layer to the messages of errors in this block."""
     with translate_errors(what):
         try:
             yield
@@ -255,7 +257,7 @@ def _name_entry_in_errors(what: str) -> Iterator[None]:
 
 
 def _write(here: Cursor, name: bytes, entry: LayerEntry, content: LayerStream) -> None:
-    """Make a file of the entry's content; where it has holes, the file has them, too."""
+    """Create a file with the content and the holes of the entry."""
     with os.fdopen(os.open(name, _NEW_FILE, 0o600, dir_fd=here.handle), "wb") as file:
         for offset, size in entry.extents:
             file.seek(offset)

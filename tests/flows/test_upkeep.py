@@ -160,7 +160,7 @@ def test_a_pull_that_cannot_unpack_keeps_the_image_and_says_why(run: Run, store:
 
         report, _ = run(pull, f"{registry.host}/app:v1", str(tmp_path / "full"), store.url, "linux/amd64")
 
-    assert "expected none, or an empty one" in report.errors()[0]
+    assert "expected a new or empty directory" in report.errors()[0]
     assert [name.name for name in store.names] == [f"{registry.host}/app:v1"]
 
 

@@ -1,1 +1,1 @@
-"""Tests of values and grammar: no I/O, no Prefect."""
+"""Tests of `ocispec`: values and grammars, without I/O and without Prefect."""

@@ -1,4 +1,4 @@
-"""Values for these tests: by name, and at random."""
+"""Sample values for these tests: fixed values by name, and random values."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ JSON = st.recursive(
     lambda children: st.lists(children) | st.dictionaries(st.text(), children),
     max_leaves=10,
 )
-# What a hostile or careless writer puts where something else belongs.
+# Values of the wrong type or form, as in hostile or careless documents.
 WRONG: list[Any] = [None, True, False, 0, 1, -1, 0.5, 2**70, "", "x", "\x00é\n", [], [None], [[]], {}, {"": 0}, [{}]]
 
 digests = st.one_of(
@@ -53,7 +53,7 @@ def descriptors(draw: st.DrawFn) -> Descriptor:
 
 
 def described(media_type: str = LAYER, name: str = "", *, platform: str | None = None) -> Descriptor:
-    """A descriptor whose digest is that of `name`."""
+    """Return a descriptor whose digest is that of `name`."""
     return Descriptor(
         media_type=media_type,
         digest=Digest.of(name.encode()),
@@ -63,26 +63,26 @@ def described(media_type: str = LAYER, name: str = "", *, platform: str | None =
 
 
 def written(media_type: str = LAYER, **more: Any) -> dict[str, Any]:
-    """A descriptor as it stands in a document."""
+    """Return a descriptor in JSON form, as in a document."""
     return {"mediaType": media_type, "digest": DIGEST, "size": 7, **more}
 
 
 def manifest(**more: Any) -> dict[str, Any]:
-    """An OCI image manifest."""
+    """Return an OCI image manifest."""
     layers = [written(annotations={"title": "a"}), written(urls=["https://example.com/layer"])]
     config = written(mediatypes.OCI_CONFIG, data="MTIzNDU2Nw==")
     return {"schemaVersion": 2, "mediaType": mediatypes.OCI_MANIFEST, "config": config, "layers": layers, **more}
 
 
 def index(**more: Any) -> dict[str, Any]:
-    """An OCI index of an image for Windows and a nested index."""
+    """Return an OCI index with an image for Windows and a nested index."""
     platform = {"os": "windows", "architecture": "amd64", "os.version": "10.0", "os.features": ["win32k"], "variant": "v2"}
     listed = [written(mediatypes.OCI_MANIFEST, platform=platform), written(mediatypes.OCI_INDEX, artifactType="a/b")]
     return {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": listed, **more}
 
 
 def artifact(**more: Any) -> dict[str, Any]:
-    """An artifact manifest, as in image-spec 1.1's release candidates."""
+    """Return an artifact manifest, as in the release candidates of image-spec 1.1."""
     return {"mediaType": mediatypes.OCI_ARTIFACT, "artifactType": "a/b", "blobs": [written("text/plain")], **more}
 
 
@@ -91,7 +91,7 @@ def raw(document: object) -> bytes:
 
 
 def outcome(call: Callable[[], T]) -> T | DistError:
-    """What `call` returns, or the error of ours that it raises; any other error is the test's failure."""
+    """Return the result of `call`, or the DistError that it raises. Any other exception fails the test."""
     try:
         return call()
     except DistError as refusal:

@@ -1,4 +1,4 @@
-"""The walk over a tree of descriptors, and the filters of children."""
+"""Tests of the walk over a tree of descriptors, and of the filters of children."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -90,7 +90,7 @@ def test_a_deep_walk_does_not_recurse() -> None:
     assert list(walk_tree(Recorder({parent: [child] for parent, child in pairwise(deep)}), deep[0])) == deep
 
 
-def test_children_come_from_what_is_read() -> None:
+def test_children_are_parsed_from_the_bytes_that_read_returns() -> None:
     built = images.index([images.image(1)])
     raws = {manifest.digest: manifest.raw for manifest in built.manifests}
     read: list[str] = []
@@ -106,16 +106,16 @@ def test_children_come_from_what_is_read() -> None:
 
 
 @pytest.mark.parametrize("media_type", [images.OCI_LAYER, images.OCI_CONFIG, "text/plain", "application/vnd.in-toto+json"])
-def test_leaves_are_not_read(media_type: str) -> None:
+def test_content_that_is_not_a_manifest_is_not_read(media_type: str) -> None:
     assert children_reader(lambda _: pytest.fail("read"))(described(media_type)) == ()
 
 
-def test_schema_1_is_refused_unread() -> None:
+def test_schema_1_is_refused_without_reading_it() -> None:
     with pytest.raises(Unsupported, match=r"^schema1 sha256:[0-9a-f]{64}: .*schema 1"):
         children_reader(lambda _: pytest.fail("read"))(described(mediatypes.DOCKER_SCHEMA1_SIGNED))
 
 
-def test_a_bad_manifest_is_named() -> None:
+def test_the_error_of_a_bad_manifest_names_its_descriptor() -> None:
     with pytest.raises(InvalidInput, match=r"^index sha256:[0-9a-f]{64}: not JSON"):
         children_reader(lambda _: b"<html>")(INDEX)
 
@@ -131,7 +131,9 @@ def test_a_bad_manifest_is_named() -> None:
         (None, LISTED),
     ],
 )
-def test_filter_platforms(platforms: list[Platform] | None, chosen: list[Descriptor]) -> None:
+def test_the_filter_keeps_the_best_manifests_for_the_wanted_platforms(
+    platforms: list[Platform] | None, chosen: list[Descriptor]
+) -> None:
     handler = filter_platforms(answering(*LISTED), platforms)
     assert list(handler(INDEX)) == chosen
     assert list(handler(INDEX)) == chosen
@@ -153,30 +155,30 @@ def test_attestations_of_selected_platforms_are_kept_in_the_order_of_the_index()
     [attesting(AMD64), attesting(ARM64, kind="other"), attesting(ARM64, platform="linux/amd64"), ATTESTATION],
     ids=["another platform", "another type", "a platform of its own", "no annotations"],
 )
-def test_what_is_no_attestation_of_a_selected_platform_is_left_out(odd: Descriptor) -> None:
+def test_attestations_of_other_platforms_are_left_out(odd: Descriptor) -> None:
     assert list(filter_platforms(answering(odd, AMD64, ARM64), wishes("linux/arm64"))(INDEX)) == [ARM64]
 
 
-def test_an_attestation_does_not_stand_in_for_a_missing_platform() -> None:
+def test_an_attestation_does_not_count_as_an_image_for_a_platform() -> None:
     with pytest.raises(NotFound):
         filter_platforms(answering(attesting(AMD64)), wishes("linux/amd64"))(INDEX)
 
 
-def test_wishes_from_a_generator_serve_every_index() -> None:
+def test_platforms_from_a_generator_apply_to_every_index() -> None:
     handler = filter_platforms(answering(*LISTED), (platform for platform in wishes("linux/amd64")))
     assert [list(handler(INDEX)), list(handler(INDEX))] == [[AMD64], [AMD64]]
 
 
-def test_to_wish_for_nothing_is_not_to_wish_for_all() -> None:
+def test_an_empty_list_of_platforms_selects_nothing() -> None:
     with pytest.raises(NotFound):
         filter_platforms(answering(*LISTED), [])(INDEX)
 
 
-def test_what_does_not_say_its_platform_passes() -> None:
+def test_a_manifest_without_a_platform_passes_the_filter() -> None:
     assert list(filter_platforms(answering(UNSAID, AMD64), wishes("linux/s390x"))(INDEX)) == [UNSAID]
 
 
-def test_no_platform_that_serves_is_an_error_that_lists_them() -> None:
+def test_an_index_without_a_wanted_platform_is_an_error_that_lists_its_platforms() -> None:
     with pytest.raises(NotFound) as refusal:
         filter_platforms(answering(ARM64, AMD64, AMD64, ATTESTATION), wishes("linux/s390x", "windows/amd64"))(INDEX)
     assert str(refusal.value) == (
@@ -184,7 +186,7 @@ def test_no_platform_that_serves_is_an_error_that_lists_them() -> None:
     )
 
 
-def test_of_an_index_for_very_many_platforms_some_are_listed() -> None:
+def test_the_error_lists_only_some_of_very_many_platforms() -> None:
     many = [described(platform=f"linux/{number:04}{'x' * 1000}") for number in range(1000)]
     with pytest.raises(NotFound) as refusal:
         filter_platforms(answering(*many), wishes("linux/amd64"))(INDEX)
@@ -192,7 +194,7 @@ def test_of_an_index_for_very_many_platforms_some_are_listed() -> None:
     assert len(str(refusal.value)) < 10_000
 
 
-def test_no_platform_of_an_index_breaks_the_line() -> None:
+def test_a_platform_with_a_line_break_keeps_the_error_on_one_line() -> None:
     odd = Descriptor(
         media_type=mediatypes.OCI_MANIFEST, digest=A.digest, size=1, platform=Platform(os="a\n\x1b[2J", architecture="b")
     )

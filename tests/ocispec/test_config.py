@@ -1,4 +1,4 @@
-"""What a config says of the layers, and the name of their result."""
+"""Tests of image configs: diff IDs, platform, creation date and chain ID."""
 
 import hashlib
 import json
@@ -40,20 +40,20 @@ def test_a_bad_config_is_refused_with_the_path_of_the_bad_key(document: bytes, e
     assert str(caught.value).startswith(message)
 
 
-def test_the_platform_is_read_as_written() -> None:
+def test_the_platform_is_read_without_normalising_it() -> None:
     assert config.platform(b'{"os": "linux", "architecture": "arm", "variant": "v7"}', at="config") == Platform(
         os="linux", architecture="arm", variant="v7"
     )
 
 
-def test_a_chain_names_all_layers_up_to_one() -> None:
+def test_a_chain_id_covers_a_layer_and_every_layer_below() -> None:
     first, second, third = map(str, IDS[:3])
     two = f"sha256:{hashlib.sha256(f'{first} {second}'.encode()).hexdigest()}"
     three = f"sha256:{hashlib.sha256(f'{two} {third}'.encode()).hexdigest()}"
     assert [str(config.chain_id(IDS[:count])) for count in (1, 2, 3)] == [first, two, three]
 
 
-def test_no_layers_have_no_chain() -> None:
+def test_an_image_without_layers_has_no_chain_id() -> None:
     assert config.chain_id([]) is None
 
 
@@ -70,11 +70,11 @@ def test_no_layers_have_no_chain() -> None:
         (None, None),
     ],
 )
-def test_when_an_image_was_made_is_told_unless_nothing_was_made_then(text: str | None, expected: datetime | None) -> None:
+def test_a_creation_date_before_the_first_images_is_unknown(text: str | None, expected: datetime | None) -> None:
     assert config.creation_date(json.dumps({"created": text}).encode(), at="config") == expected
 
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-13-01T00:00:00Z", ""])
-def test_a_date_that_is_none_is_refused(text: str) -> None:
+def test_a_creation_date_in_another_form_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match=r"^config\.created: expected a date such as .*, got "):
         config.creation_date(json.dumps({"created": text}).encode(), at="config")

@@ -1,4 +1,4 @@
-"""Descriptors: every field read and written, and refusals that name the place."""
+"""Tests of descriptors: every field is parsed and serialised, and each refusal contains the path of the bad key."""
 
 import copy
 import pickle
@@ -72,7 +72,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_every_field() -> None:
+def test_every_field_is_parsed() -> None:
     assert Descriptor.from_json(FULL, at="m") == Descriptor(
         media_type="application/vnd.oci.image.layer.v1.tar+gzip",
         digest=Digest.parse(DIGEST),
@@ -85,7 +85,7 @@ def test_every_field() -> None:
     )
 
 
-def test_the_least_that_a_descriptor_says() -> None:
+def test_a_descriptor_with_only_the_required_fields() -> None:
     least = {"mediaType": "", "digest": DIGEST, "size": 0}
     assert Descriptor.from_json(least, at="m") == Descriptor(media_type="", digest=Digest.parse(DIGEST), size=0)
 
@@ -99,32 +99,32 @@ def test_inline_data_may_be_empty() -> None:
     assert Descriptor.from_json(written(size=0, data=""), at="m").data == b""
 
 
-def test_the_largest_size() -> None:
+def test_the_largest_allowed_size_is_accepted() -> None:
     assert Descriptor.from_json(written(size=2**63 - 1), at="m").size == 2**63 - 1
 
 
 @pytest.mark.parametrize(("change", "message"), REFUSED)
-def test_refused(change: dict[str, Any], message: str) -> None:
+def test_a_bad_value_is_refused_with_its_path(change: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         Descriptor.from_json(written() | change, at="m")
     assert str(refusal.value) == message
 
 
 @pytest.mark.parametrize("key", ["mediaType", "digest", "size"])
-def test_required(key: str) -> None:
+def test_a_missing_required_key_is_refused(key: str) -> None:
     document = {name: value for name, value in written().items() if name != key}
     with pytest.raises(InvalidInput, match=rf"^m\.{key}: missing, expected "):
         Descriptor.from_json(document, at="m")
 
 
-def test_another_algorithm_is_refused_by_name_and_place() -> None:
+def test_an_unsupported_algorithm_is_refused_with_its_name_and_path() -> None:
     with pytest.raises(Unsupported, match=r"^m\.digest 'md5:ab': algorithm md5 is not supported, use sha256 or sha512$"):
         Descriptor.from_json(written(digest="md5:ab"), at="m")
 
 
 @pytest.mark.parametrize("key", FULL)
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
-def test_anything_anywhere_is_read_or_an_error_of_ours(key: str, wrong: object) -> None:
+def test_any_value_of_any_key_is_parsed_or_raises_a_dist_error(key: str, wrong: object) -> None:
     found = outcome(lambda: Descriptor.from_json(FULL | {key: wrong}, at="m"))
     if isinstance(found, DistError):
         assert str(found).startswith(("m.data: expected", f"m.{key}"))
@@ -140,7 +140,7 @@ def test_json_and_value_are_inverses(descriptor: Descriptor) -> None:
 
 
 @given(descriptors())
-def test_a_value_like_any_other(descriptor: Descriptor) -> None:
+def test_descriptors_can_be_hashed_pickled_copied_and_weakly_referenced(descriptor: Descriptor) -> None:
     assert {descriptor} == {pickle.loads(pickle.dumps(descriptor))} == {copy.deepcopy(descriptor)}  # noqa: S301
     assert weakref.ref(descriptor)() is descriptor
 
@@ -151,19 +151,19 @@ def test_json_has_the_specified_keys_and_no_others() -> None:
 
 
 @given(JSON)
-def test_any_object_is_read_or_an_error_of_ours(value: object) -> None:
+def test_any_incomplete_object_raises_invalid_input(value: object) -> None:
     with pytest.raises(InvalidInput, match=r"^m\."):
         Descriptor.from_json(value if isinstance(value, dict) else {"size": 1, "mediaType": value}, at="m")
 
 
-def test_what_content_is_does_not_depend_on_where_it_is_named() -> None:
+def test_the_key_of_content_does_not_depend_on_its_parent() -> None:
     here = Descriptor.from_json(FULL, at="m")
     there = Descriptor.from_json(written(), at="m")
     assert here != there
     assert here.key == there.key == (there.media_type, there.digest, 7)
 
 
-def test_kind_and_text() -> None:
+def test_kind_and_str_of_a_descriptor() -> None:
     index, layer = described(mediatypes.OCI_INDEX), described()
     assert (index.kind, index.is_manifest, layer.kind, layer.is_manifest) == ("index", True, "layer", False)
     assert str(index) == f"index {index.digest}"

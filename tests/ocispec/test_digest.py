@@ -1,4 +1,4 @@
-"""Digests: what is one, what is not, and how they are computed."""
+"""Tests of digests: valid and invalid forms, and their computation."""
 
 import hashlib
 import pickle
@@ -49,14 +49,14 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "algorithm", "hexed", "short"), ACCEPTED)
-def test_parts(text: str, algorithm: str, hexed: str, short: str) -> None:
+def test_a_digest_has_an_algorithm_and_hex_digits(text: str, algorithm: str, hexed: str, short: str) -> None:
     digest = Digest.parse(text)
     assert (digest.algorithm, digest.hex, digest.short, str(digest)) == (algorithm, hexed, short, text)
     assert Digest.is_valid(text)
 
 
 @pytest.mark.parametrize(("text", "error"), REFUSED)
-def test_refused(text: str, error: type[Exception]) -> None:
+def test_a_bad_digest_is_refused(text: str, error: type[Exception]) -> None:
     with pytest.raises(error, match=r"^digest '") as refusal:
         Digest.parse(text)
     assert type(refusal.value) is error
@@ -66,12 +66,12 @@ def test_refused(text: str, error: type[Exception]) -> None:
 
 
 @given(digests)
-def test_text_and_value_are_inverses(digest: Digest) -> None:
+def test_parsing_and_formatting_are_inverses(digest: Digest) -> None:
     assert Digest.parse(str(digest)) == digest
 
 
 @given(st.text() | st.text("asha256512:0_-+.", max_size=80))
-def test_any_text_is_a_digest_or_refused(text: str) -> None:
+def test_any_text_is_parsed_or_raises_a_dist_error(text: str) -> None:
     try:
         digest = Digest.parse(text)
     except (InvalidInput, Unsupported):
@@ -80,19 +80,19 @@ def test_any_text_is_a_digest_or_refused(text: str) -> None:
 
 
 @given(st.binary(), st.sampled_from(["sha256", "sha512"]))
-def test_the_digest_of_bytes(data: bytes, algorithm: str) -> None:
+def test_of_returns_the_digest_of_bytes(data: bytes, algorithm: str) -> None:
     assert str(Digest.of(data, algorithm=algorithm)) == f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
 
 
 @given(st.lists(st.binary(max_size=9)), st.sampled_from(["sha256", "sha512"]))
-def test_pieces_have_the_digest_of_the_whole(pieces: list[bytes], algorithm: str) -> None:
+def test_hashing_pieces_gives_the_digest_of_the_whole(pieces: list[bytes], algorithm: str) -> None:
     hasher = Hasher(algorithm)
     for piece in pieces:
         hasher.update(piece)
     assert hasher.digest() == Digest.of(b"".join(pieces), algorithm=algorithm)
 
 
-def test_a_hasher_tells_its_digest_at_any_time() -> None:
+def test_a_hasher_returns_its_digest_at_any_time() -> None:
     hasher = Hasher()
     assert str(hasher.digest()) == EMPTY
     hasher.update(b"a")
@@ -101,7 +101,7 @@ def test_a_hasher_tells_its_digest_at_any_time() -> None:
     assert hasher.digest() == Digest.of(b"ab")
 
 
-def test_a_value_like_any_other() -> None:
+def test_digests_can_be_hashed_pickled_and_sorted() -> None:
     digest = Digest.parse(DIGEST)
     assert {digest} == {Digest("sha256", HEX)} == {pickle.loads(pickle.dumps(digest))}  # noqa: S301
     assert sorted([Digest("sha512", "0"), Digest("sha256", "1"), Digest("sha256", "0")]) == [

@@ -1,4 +1,4 @@
-"""The tree of errors: what each is, whether it may be repeated, and that it survives every way it travels."""
+"""Tests of the tree of errors: base classes, retryability, and fields that survive pickling and copying."""
 
 import copy
 import importlib
@@ -44,7 +44,7 @@ for _module in sorted(set(DECLARED.values())):
 EXCHANGE = Exchange(method="GET", url="https://h/v2/", status=429, codes=("TOOMANYREQUESTS: slow down",), retry_after_s=1.5)
 TEXT = "blob sha256:…: expected 7 bytes, got 6"
 
-# class, whether an attempt may be repeated, what else it is
+# class, retryable, other base classes
 CLASSES: list[tuple[type[DistError], bool, tuple[type[Exception], ...]]] = [
     (DistError, False, ()),
     (InvalidInput, False, (ValueError,)),
@@ -72,15 +72,15 @@ CLASSES: list[tuple[type[DistError], bool, tuple[type[Exception], ...]]] = [
 ]
 
 
-def family(kind: type[DistError]) -> Iterator[type[DistError]]:
-    """A class and what descends from it in our packages, however often it is reached."""
+def subclasses(kind: type[DistError]) -> Iterator[type[DistError]]:
+    """Return a class and its distinct descendants in the packages of this program."""
     if kind.__module__.partition(".")[0] == source.TOP:
         yield kind
     for child in kind.__subclasses__():
-        yield from family(child)
+        yield from subclasses(child)
 
 
-FAMILY = list(dict.fromkeys(family(DistError)))
+FAMILY = list(dict.fromkeys(subclasses(DistError)))
 TRIPS: dict[str, Callable[[DistError], DistError]] = {
     **{f"pickle {p}": lambda error, p=p: pickle.loads(pickle.dumps(error, p)) for p in range(2, 6)},  # type: ignore[misc]  # noqa: S301
     "copy": copy.copy,
@@ -88,13 +88,13 @@ TRIPS: dict[str, Callable[[DistError], DistError]] = {
 }
 
 
-def made(kind: type[DistError]) -> DistError:
+def make_error(kind: type[DistError]) -> DistError:
     if issubclass(kind, RunFailed):
         return kind(RunSummary(status="failed", tasks=1, seconds=1.5, message=TEXT, line="0 of 1", numbers={"failed": 1}))
     return kind(TEXT, EXCHANGE) if issubclass(kind, RegistryError) else kind(TEXT)
 
 
-def test_no_class_is_forgotten() -> None:
+def test_the_table_has_every_error_class() -> None:
     assert {kind.__name__ for kind in FAMILY} == DECLARED.keys() | {"DistError"}
     assert {kind for kind, _, _ in CLASSES} <= set(FAMILY)
     assert {name for name, module in DECLARED.items() if module.startswith(("ocispec", "storage", "remotes", "tasks"))} <= {
@@ -103,16 +103,20 @@ def test_no_class_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize(("kind", "retryable", "bases"), CLASSES)
-def test_what_it_is(kind: type[DistError], retryable: bool, bases: tuple[type[Exception], ...]) -> None:  # noqa: FBT001
+def test_the_base_classes_and_retryability_of_each_error(
+    kind: type[DistError],
+    retryable: bool,  # noqa: FBT001
+    bases: tuple[type[Exception], ...],
+) -> None:
     assert kind.retryable is retryable
-    assert made(kind).retryable is retryable
+    assert make_error(kind).retryable is retryable
     assert all(issubclass(kind, base) for base in bases)
 
 
 @pytest.mark.parametrize("kind", FAMILY)
 @pytest.mark.parametrize("trip", TRIPS.values(), ids=TRIPS)
-def test_it_survives_with_its_fields(kind: type[DistError], trip: Callable[[DistError], DistError]) -> None:
-    error = made(kind)
+def test_an_error_keeps_its_fields_when_it_is_pickled(kind: type[DistError], trip: Callable[[DistError], DistError]) -> None:
+    error = make_error(kind)
     error.add_note("note")
     returned = trip(error)
     assert type(returned) is kind
@@ -122,13 +126,13 @@ def test_it_survives_with_its_fields(kind: type[DistError], trip: Callable[[Dist
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FAMILY if issubclass(kind, RegistryError)])
-def test_the_facts_of_an_exchange_travel_with_it(kind: type[RegistryError]) -> None:
+def test_an_error_keeps_the_facts_of_its_http_exchange_when_it_is_pickled(kind: type[RegistryError]) -> None:
     returned = pickle.loads(pickle.dumps(kind(TEXT, EXCHANGE)))  # noqa: S301
     assert returned.exchange == EXCHANGE
     assert returned.exchange.retry_after_s == 1.5
 
 
-def test_the_tree_at_the_top_of_the_module_is_complete_and_true() -> None:
+def test_the_tree_in_the_module_docstring_matches_the_classes() -> None:
     lines = {
         words[1]: line for line in (errors.__doc__ or "").splitlines() if (words := line.split())[:1] in (["├──"], ["└──"])
     }
@@ -140,7 +144,7 @@ def test_the_tree_at_the_top_of_the_module_is_complete_and_true() -> None:
     assert {name for name, line in lines.items() if "(also a" in line} == {"InvalidInput", "NotFound"}
 
 
-def test_of_many_mistakes_a_message_has_some_and_their_lines_all() -> None:
+def test_many_mistakes_are_all_in_lines_and_some_in_the_message() -> None:
     mistakes = Mistakes(*map(str, range(7)))
     assert str(mistakes) == "0; 1; 2; 3; 4 (and 2 more)"
     assert copy.copy(mistakes).lines == mistakes.lines == tuple(map(str, range(7)))

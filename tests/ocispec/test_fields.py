@@ -1,4 +1,4 @@
-"""Readers for parsed JSON: what they give, and that refusals name the place."""
+"""Tests of typed access to parsed JSON: the values, and refusals with the path of the bad key."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from prefect_dist.ocispec import fields
 from prefect_dist.ocispec.errors import InvalidInput
 
 DEEP: list[object] = []
-for _ in range(5000):  # deeper than repr() goes
+for _ in range(5000):  # nested too deeply for repr()
     DEEP = [DEEP]
 DOCUMENT: fields.Json = {
     "null": None,
@@ -81,12 +81,12 @@ NOT_OBJECTS = [
 
 
 @pytest.mark.parametrize(("value", "expected"), READ)
-def test_read(value: object, expected: object) -> None:
+def test_a_value_of_the_expected_type_is_returned(value: object, expected: object) -> None:
     assert value == expected
 
 
 @pytest.mark.parametrize(("reader", "arguments", "message"), REFUSED)
-def test_refused(reader: Any, arguments: tuple[Any, ...], message: str) -> None:
+def test_a_value_of_another_type_is_refused_with_its_path(reader: Any, arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         reader(DOCUMENT, *arguments, at="m")
     assert str(refusal.value) == message
@@ -100,18 +100,18 @@ def test_refused(reader: Any, arguments: tuple[Any, ...], message: str) -> None:
         (b"[{}, []]", "m[1]: expected an object, got a list"),
     ],
 )
-def test_no_list_of_objects(raw: bytes, message: str) -> None:
+def test_other_json_than_a_list_of_objects_is_refused(raw: bytes, message: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         fields.parse_objects(raw, at="m")
     assert str(refusal.value) == message
 
 
-def test_an_object() -> None:
+def test_a_json_object_is_parsed() -> None:
     assert fields.parse_object(b' {"a": [1, "\xc3\xa9", null]} ', at="m") == {"a": [1, "é", None]}
 
 
 @pytest.mark.parametrize(("raw", "says"), NOT_OBJECTS)
-def test_not_an_object(raw: bytes, says: str) -> None:
+def test_other_input_than_a_json_object_is_refused(raw: bytes, says: str) -> None:
     with pytest.raises(InvalidInput, match=r"^m: ") as refusal:
         fields.parse_object(raw, at="m")
     assert says in str(refusal.value)
@@ -122,7 +122,7 @@ def test_not_an_object(raw: bytes, says: str) -> None:
 @given(st.binary())
 @example(b'{"a": "\\ud800"}')
 @example(b'\xef\xbb\xbf{"a": 1}')
-def test_any_bytes_are_an_object_or_invalid_input(raw: bytes) -> None:
+def test_any_bytes_are_parsed_or_raise_invalid_input(raw: bytes) -> None:
     try:
         document = fields.parse_object(raw, at="m")
     except InvalidInput:

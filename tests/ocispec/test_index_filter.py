@@ -1,4 +1,4 @@
-"""A new index of some platforms: what is left out, what stays as it was, what has a digest of its own."""
+"""Tests of filtered indexes: manifests that are left out, parts that stay unchanged, and new digests."""
 
 from base64 import b64encode
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def reader(image: BuiltImage) -> Callable[[Descriptor], bytes]:
     return lambda descriptor: documents[str(descriptor.digest)]
 
 
-def chosen(image: BuiltImage, *platforms: str) -> FilteredIndex:
+def filter_to(image: BuiltImage, *platforms: str) -> FilteredIndex:
     return filter_index(root(image), tuple(map(Platform.parse, platforms)), reader(image))
 
 
@@ -34,8 +34,8 @@ def data(descriptor: Descriptor) -> bytes:
     return descriptor.data
 
 
-def test_an_index_of_some_platforms_is_a_new_one_with_a_digest_of_its_own() -> None:
-    found = chosen(ALL, "linux/arm64", "linux/amd64")
+def test_a_filtered_index_is_a_new_document_with_its_own_digest() -> None:
+    found = filter_to(ALL, "linux/arm64", "linux/amd64")
     assert found.indexes == (found.root,)
     assert found.root.media_type == images.OCI_INDEX
     assert found.root.digest == Digest.of(data(found.root))
@@ -45,12 +45,12 @@ def test_an_index_of_some_platforms_is_a_new_one_with_a_digest_of_its_own() -> N
     assert [str(child.digest) for child in children] == [AMD.root.digest, ARM.root.digest]
 
 
-def test_the_same_choice_gives_the_same_bytes() -> None:
-    assert chosen(ALL, "linux/arm64") == chosen(ALL, "linux/arm64")
-    assert chosen(ALL, "linux/arm64").root != chosen(ALL, "linux/amd64").root
+def test_equal_input_gives_equal_bytes() -> None:
+    assert filter_to(ALL, "linux/arm64") == filter_to(ALL, "linux/arm64")
+    assert filter_to(ALL, "linux/arm64").root != filter_to(ALL, "linux/amd64").root
 
 
-def test_what_an_index_says_beside_its_manifests_is_kept_in_its_order() -> None:
+def test_other_fields_of_an_index_are_kept_in_their_order() -> None:
     old = {"annotations": {"b": "1", "a": "2"}, **orjson.loads(ALL.manifests[-1].raw), "unknown": [1, {"x": None}]}
     raw = orjson.dumps(old)
     descriptor = Descriptor(media_type=images.OCI_INDEX, digest=Digest.of(raw), size=len(raw))
@@ -64,20 +64,20 @@ def test_what_an_index_says_beside_its_manifests_is_kept_in_its_order() -> None:
 
 
 @pytest.mark.parametrize("image", [AMD, images.index([AMD, ARM])], ids=["an image", "an index of nothing else"])
-def test_where_nothing_is_to_be_left_out_the_root_stays(image: BuiltImage) -> None:
-    assert chosen(image, "linux/amd64", "linux/arm64") == FilteredIndex(root=root(image))
+def test_an_index_that_needs_no_change_is_not_rewritten(image: BuiltImage) -> None:
+    assert filter_to(image, "linux/amd64", "linux/arm64") == FilteredIndex(root=root(image))
 
 
-def test_an_index_in_an_index_is_written_anew_first() -> None:
+def test_a_nested_index_is_rewritten_before_its_parent() -> None:
     outer = images.index([AMD, ARM, S390], nested=True)
-    inner, new = chosen(outer, "linux/amd64").indexes
+    inner, new = filter_to(outer, "linux/amd64").indexes
     (listed,) = manifest.children(data(new), images.OCI_INDEX, at="outer")
     assert (listed.digest, listed.size) == (inner.digest, len(data(inner)))
     (image,) = manifest.children(data(inner), images.OCI_INDEX, at="inner")
     assert str(image.digest) == AMD.root.digest
 
 
-def test_an_index_that_is_written_anew_is_not_inline_in_its_parent_as_it_was() -> None:
+def test_a_rewritten_index_loses_its_inline_data_in_the_parent() -> None:
     inner = orjson.loads(images.index([AMD, ARM]).manifests[-1].raw)
     raw = orjson.dumps(inner)
     entry = {"mediaType": images.OCI_INDEX, "digest": images.digest_of(raw), "size": len(raw), "data": b64encode(raw).decode()}
@@ -88,14 +88,14 @@ def test_an_index_that_is_written_anew_is_not_inline_in_its_parent_as_it_was() -
     assert "data" not in orjson.loads(data(found.root))["manifests"][0]
 
 
-def test_an_index_without_any_of_the_platforms_is_refused() -> None:
+def test_an_index_without_any_wanted_platform_is_refused() -> None:
     with pytest.raises(NotFound, match=r"no manifest for linux/riscv64; the index has .*linux/amd64"):
-        chosen(ALL, "linux/riscv64")
+        filter_to(ALL, "linux/riscv64")
 
 
-def test_indexes_in_one_another_to_no_end_are_refused() -> None:
+def test_endlessly_nested_indexes_are_refused() -> None:
     image = images.index([AMD, ARM])
     for _ in range(20):
         image = images.index([image])
     with pytest.raises(Unsupported, match="expected at most 16 nested indexes"):
-        chosen(image, "linux/amd64")
+        filter_to(image, "linux/amd64")

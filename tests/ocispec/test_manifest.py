@@ -1,4 +1,4 @@
-"""Manifests: their children, what is refused by name, and that nothing else can come out of any bytes."""
+"""Tests of manifests: their children, refused documents, and the safety of parsing arbitrary bytes."""
 
 import json
 from collections.abc import Iterator
@@ -112,13 +112,13 @@ NO_MANIFEST = [
 
 
 def filled(begin: bytes, piece: bytes, end: bytes) -> bytes:
-    """As many pieces as a manifest may have."""
+    """Return a document that is filled with pieces up to the maximum size of a manifest."""
     pieces = piece * ((MAX_BYTES - len(begin) - len(end)) // len(piece))
     return begin + pieces.removesuffix(b",") + end
 
 
 _ENTRY = b'{"mediaType": "a/b", "size": 7, "digest": "%b"}'
-# As big as they may be, or as deep: each is refused, or has so many children.
+# Documents of the maximum size or depth: the number of children, or the start of the error.
 BOMBS = {
     "as deep as is read": (
         b'{"manifests": ' + b"[" * 1000 + b"]" * 1000 + b"}",
@@ -145,14 +145,14 @@ BOMBS = {
 
 
 def read(document: dict[str, Any]) -> tuple[Descriptor, ...]:
-    """The children of a document that is sent as what it fits best."""
+    """Return the children of a document under its own media type, or under the type that fits its fields."""
     claimed = document.get("mediaType")
     fits = mediatypes.OCI_INDEX if "manifests" in document else mediatypes.OCI_MANIFEST
     return children(raw(document), claimed if claimed in mediatypes.MANIFESTS else fits, at="m")
 
 
 def places(document: Any) -> Iterator[tuple[str | int, ...]]:
-    """The path of everything in a document."""
+    """Yield the path of every value in a document."""
     items = document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
     for key, value in items:
         yield (key,)
@@ -160,7 +160,7 @@ def places(document: Any) -> Iterator[tuple[str | int, ...]]:
 
 
 def replaced(document: Any, path: tuple[str | int, ...], value: object) -> Any:
-    """A copy of a document with one value replaced."""
+    """Return a copy of a document with one value replaced."""
     changed = json.loads(json.dumps(document))
     at = changed
     for key in path[:-1]:
@@ -170,7 +170,9 @@ def replaced(document: Any, path: tuple[str | int, ...], value: object) -> Any:
 
 
 @pytest.mark.parametrize(("image", "media_type", "kinds"), KINDS.values(), ids=KINDS)
-def test_children_are_those_of_the_document_in_its_order(image: images.BuiltImage, media_type: str, kinds: list[str]) -> None:
+def test_children_are_the_descriptors_of_the_document_in_order(
+    image: images.BuiltImage, media_type: str, kinds: list[str]
+) -> None:
     document = json.loads(image.manifests[-1].raw)
     listed = document["manifests"] if "manifests" in document else [document["config"], *document["layers"]]
     found = children(image.manifests[-1].raw, media_type, at="m")
@@ -183,19 +185,19 @@ def test_children_of_an_artifact_manifest_are_its_blobs() -> None:
     assert [child.to_json() for child in found] == [written("text/plain")]
 
 
-def test_equal_children_are_all_named() -> None:
+def test_equal_children_are_all_returned() -> None:
     assert len(read(manifest(layers=[written(), written()]))) == 3
 
 
 @pytest.mark.parametrize("media_type", ["application/octet-stream", "", "text/html", images.OCI_LAYER, images.OCI_CONFIG])
 @pytest.mark.parametrize("content", [b"", b"\xff", b"{}", raw(manifest()), raw(SCHEMA1)], ids=repr)
-def test_what_is_no_manifest_by_type_is_a_leaf(content: bytes, media_type: str) -> None:
+def test_content_of_another_media_type_has_no_children(content: bytes, media_type: str) -> None:
     assert children(content, media_type, at="m") == ()
 
 
 @pytest.mark.parametrize("media_type", [mediatypes.OCI_MANIFEST, mediatypes.DOCKER_MANIFEST])
 @pytest.mark.parametrize("change", [{}, {"mediaType": mediatypes.OCI_MANIFEST}, {"mediaType": mediatypes.DOCKER_MANIFEST}])
-def test_oci_and_docker_say_the_same(change: dict[str, str], media_type: str) -> None:
+def test_oci_and_docker_documents_give_the_same_children(change: dict[str, str], media_type: str) -> None:
     document = {"config": written(), "layers": [written()]} | change
     assert len(children(raw(document), media_type, at="m")) == 2
 
@@ -215,19 +217,19 @@ def test_oci_and_docker_say_the_same(change: dict[str, str], media_type: str) ->
         (artifact(blobs=None), 0),
     ],
 )
-def test_null_and_empty_lists_are_absent(document: dict[str, Any], count: int) -> None:
+def test_null_and_empty_lists_count_as_absent(document: dict[str, Any], count: int) -> None:
     assert len(read(document)) == count
 
 
 @pytest.mark.parametrize(("document", "message"), [*REFUSED, *AMBIGUOUS])
-def test_refused(document: dict[str, Any], message: str) -> None:
+def test_a_bad_document_is_refused_with_the_path(document: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         read(document)
     assert str(refusal.value) == message
 
 
 @pytest.mark.parametrize(("document", "message"), AMBIGUOUS)
-def test_an_ambiguous_document_has_no_type(document: dict[str, Any], message: str) -> None:
+def test_an_ambiguous_document_has_no_media_type(document: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         media_type_of(raw(document), at="m")
     assert str(refusal.value) == message
@@ -246,7 +248,7 @@ def test_an_ambiguous_document_has_no_type(document: dict[str, Any], message: st
         ({"config": {}}, mediatypes.OCI_INDEX),
     ],
 )
-def test_a_document_of_another_kind_than_announced_is_refused(document: dict[str, Any], media_type: str) -> None:
+def test_a_document_of_another_kind_than_its_media_type_is_refused(document: dict[str, Any], media_type: str) -> None:
     with pytest.raises(InvalidInput, match=r"^m: expected application/\S+, got a document of another type$"):
         children(raw(document), media_type, at="m")
 
@@ -274,14 +276,14 @@ def test_schema_1_is_refused_by_name(document: dict[str, Any], media_type: str) 
 
 
 @pytest.mark.parametrize("media_type", [mediatypes.DOCKER_SCHEMA1, mediatypes.DOCKER_SCHEMA1_SIGNED])
-def test_schema_1_is_refused_by_its_media_type_whatever_it_holds(media_type: str) -> None:
+def test_schema_1_is_refused_by_its_media_type_for_any_bytes(media_type: str) -> None:
     with pytest.raises(Unsupported, match="schema 1"):
         children(b"", media_type, at="m")
 
 
 @pytest.mark.parametrize(("content", "says"), NO_MANIFEST)
 @pytest.mark.parametrize("media_type", mediatypes.MANIFESTS)
-def test_something_else_instead_of_a_manifest(content: bytes, says: str, media_type: str) -> None:
+def test_bytes_that_are_no_manifest_are_refused(content: bytes, says: str, media_type: str) -> None:
     with pytest.raises(InvalidInput, match=r"^m: ") as refusal:
         children(content, media_type, at="m")
     assert says in str(refusal.value)
@@ -300,13 +302,13 @@ def test_something_else_instead_of_a_manifest(content: bytes, says: str, media_t
         ({"manifests": []}, mediatypes.OCI_INDEX),
     ],
 )
-def test_the_type_of_a_document(document: dict[str, Any], media_type: str) -> None:
+def test_the_media_type_of_a_document(document: dict[str, Any], media_type: str) -> None:
     assert media_type_of(raw(document), at="m") == media_type
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
 @pytest.mark.parametrize("document", [manifest(), index(), artifact()], ids=["manifest", "index", "artifact"])
-def test_anything_at_every_place_is_read_or_an_error_of_ours(document: dict[str, Any], wrong: object) -> None:
+def test_any_value_at_every_path_is_parsed_or_raises_a_dist_error(document: dict[str, Any], wrong: object) -> None:
     paths = list(places(document))
     assert len(paths) >= 7
     for path in paths:
@@ -317,20 +319,20 @@ def test_anything_at_every_place_is_read_or_an_error_of_ours(document: dict[str,
 @given(
     st.dictionaries(st.sampled_from(["schemaVersion", "mediaType", "manifests", "config", "layers", "blobs", "fsLayers"]), JSON)
 )
-def test_any_document_is_read_or_an_error_of_ours(document: dict[str, Any]) -> None:
+def test_any_document_is_parsed_or_raises_a_dist_error(document: dict[str, Any]) -> None:
     for media_type in mediatypes.MANIFESTS:
         found = outcome(partial(children, raw(document), media_type, at="m"))
         assert found == () or isinstance(found, InvalidInput | Unsupported)
 
 
 @given(st.binary(), st.sampled_from(mediatypes.MANIFESTS))
-def test_any_bytes_are_an_error_of_ours(content: bytes, media_type: str) -> None:
+def test_any_bytes_raise_a_dist_error(content: bytes, media_type: str) -> None:
     with pytest.raises(InvalidInput, match=r"^m: "):
         children(content, media_type, at="m")
 
 
 @pytest.mark.parametrize(("content", "expected"), BOMBS.values(), ids=BOMBS)
-def test_bombs(content: bytes, expected: int | str) -> None:
+def test_very_large_and_very_deep_documents_are_limited(content: bytes, expected: int | str) -> None:
     found = outcome(lambda: children(content, mediatypes.OCI_INDEX, at="m"))
     if isinstance(expected, int):
         assert isinstance(found, tuple)
@@ -341,5 +343,5 @@ def test_bombs(content: bytes, expected: int | str) -> None:
         assert len(str(found)) < 500
 
 
-def test_the_limit_is_what_registries_accept() -> None:
+def test_the_size_limit_is_that_of_registries() -> None:
     assert MAX_BYTES == 4_194_304

@@ -1,4 +1,4 @@
-"""Media types and the roles they announce."""
+"""Tests of media types and the kinds that they announce."""
 
 import pytest
 
@@ -36,18 +36,18 @@ KINDS = [
 
 
 @pytest.mark.parametrize(("media_type", "kind"), KINDS)
-def test_kinds(media_type: str, kind: str) -> None:
+def test_the_kind_of_each_media_type(media_type: str, kind: str) -> None:
     assert mediatypes.kind(media_type) == kind
     assert mediatypes.is_manifest(media_type) is (kind in ("index", "manifest", "artifact"))
 
 
-def test_every_constant_has_its_row() -> None:
+def test_the_table_has_every_constant() -> None:
     constants = {value for name, value in vars(mediatypes).items() if name.isupper() and isinstance(value, str)}
     assert len(constants) == 13
     assert constants <= {media_type for media_type, _ in KINDS}
 
 
-def test_what_is_asked_of_registries_is_every_manifest_once_and_oci_first() -> None:
+def test_requests_accept_every_manifest_type_once_and_prefer_oci() -> None:
     assert sorted(mediatypes.MANIFESTS) == sorted(media_type for media_type, _ in KINDS if mediatypes.is_manifest(media_type))
     assert mediatypes.MANIFESTS.index(mediatypes.OCI_INDEX) < mediatypes.MANIFESTS.index(mediatypes.DOCKER_LIST)
     assert mediatypes.MANIFESTS.index(mediatypes.OCI_MANIFEST) < mediatypes.MANIFESTS.index(mediatypes.DOCKER_MANIFEST)
@@ -56,5 +56,5 @@ def test_what_is_asked_of_registries_is_every_manifest_once_and_oci_first() -> N
 @pytest.mark.parametrize(
     "name", ["OCI_MANIFEST", "OCI_INDEX", "OCI_CONFIG", "OCI_EMPTY", "DOCKER_MANIFEST", "DOCKER_LIST", "DOCKER_CONFIG"]
 )
-def test_spelled_as_in_the_test_images(name: str) -> None:
+def test_the_constants_match_the_test_images(name: str) -> None:
     assert getattr(mediatypes, name) == getattr(images, name)

@@ -1,4 +1,4 @@
-"""Platforms: what people write, what is the same, and which manifest serves a wish."""
+"""Tests of platforms: the written forms, equivalent spellings, and the best match in an index."""
 
 import pickle
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ REFUSED = [
     "linux/amd64,linux/arm64",
 ]
 
-# wish, candidate, rank: 0 serves exactly, more is an older variant, None does not run
+# wanted platform, candidate, rank: 0 is an exact match, n is n variants older, None does not run
 RANKS = [
     ("linux/amd64", "linux/amd64", 0),
     ("linux/amd64", "linux/x86_64/v1", 0),
@@ -142,24 +142,24 @@ class Candidate:
 
     @property
     def platform(self) -> Platform | None:
-        return None if self.text is None else as_written(self.text)
+        return None if self.text is None else unnormalised(self.text)
 
 
-def as_written(text: str) -> Platform:
-    """A platform as an index may spell it, not normalised."""
+def unnormalised(text: str) -> Platform:
+    """Return a platform in the spelling of the text, without normalising it."""
     system, architecture, *variant = text.split("/")
     system, _, version = system.removesuffix(")").partition("(")
     return Platform(os=system, architecture=architecture, variant=variant[0] if variant else None, os_version=version or None)
 
 
 @pytest.mark.parametrize(("text", "normal"), PARSED)
-def test_parsed(text: str, normal: str) -> None:
+def test_written_platforms_are_parsed_and_normalised(text: str, normal: str) -> None:
     assert str(Platform.parse(text)) == normal
-    assert Platform.parse(text) == as_written(normal) == as_written(normal).normalise()
+    assert Platform.parse(text) == unnormalised(normal) == unnormalised(normal).normalise()
 
 
 @pytest.mark.parametrize("text", REFUSED)
-def test_refused(text: str) -> None:
+def test_another_form_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         Platform.parse(text)
     assert str(refusal.value) == f"platform {text!r}: expected os/architecture[/variant], such as linux/amd64"
@@ -168,13 +168,13 @@ def test_refused(text: str) -> None:
 @given(st.from_regex(r"\A[A-Za-z0-9_-]{1,6}(\([0-9.]{0,6}\))?/[A-Za-z0-9_-]{1,6}(/[A-Za-z0-9._-]{1,4})?\Z"))
 @example("linux/armel")
 @example("macos/x86_64/1")
-def test_text_and_normal_value_are_inverses(text: str) -> None:
+def test_parsing_and_formatting_a_normalised_platform_are_inverses(text: str) -> None:
     platform = Platform.parse(text)
     assert Platform.parse(str(platform)) == platform
 
 
 @given(platforms)
-def test_the_normal_form_is_its_own(platform: Platform) -> None:
+def test_normalising_twice_changes_nothing(platform: Platform) -> None:
     assert platform.normalise().normalise() == platform.normalise()
     assert platform.matches(platform.normalise())
 
@@ -185,26 +185,26 @@ def test_json_and_value_are_inverses(platform: Platform) -> None:
     assert {platform} == {pickle.loads(pickle.dumps(platform))}  # noqa: S301
 
 
-def test_json_is_kept_as_written() -> None:
+def test_platforms_from_json_are_not_normalised() -> None:
     document = {"architecture": "x86_64", "os": "Linux", "variant": "V1", "os.version": "10", "os.features": ["a", "b"]}
     platform = Platform.from_json(document, at="m")
     assert platform.to_json() == document
     assert platform.normalise() == Platform(os="linux", architecture="amd64", os_version="10", os_features=("a", "b"))
 
 
-def test_empty_strings_say_nothing() -> None:
+def test_empty_strings_count_as_absent() -> None:
     document = {"architecture": "amd64", "os": "linux", "variant": "", "os.version": "", "os.features": []}
     assert Platform.from_json(document, at="m") == Platform(os="linux", architecture="amd64")
 
 
 @pytest.mark.parametrize(("wish", "candidate", "rank"), RANKS)
-def test_ranks(wish: str, candidate: str, rank: int | None) -> None:
-    assert as_written(wish).rank(as_written(candidate)) == rank
-    assert as_written(wish).matches(as_written(candidate)) is (rank == 0)
+def test_the_rank_of_a_candidate(wish: str, candidate: str, rank: int | None) -> None:
+    assert unnormalised(wish).rank(unnormalised(candidate)) == rank
+    assert unnormalised(wish).matches(unnormalised(candidate)) is (rank == 0)
 
 
 @pytest.mark.parametrize("variant", ["v" + "9" * 5000, "v", "v-1", "v٣", "v²", "v1.2", "V", "9" * 5000, "\x00"])
-def test_odd_variants_of_an_index_serve_nobody(variant: str) -> None:
+def test_unknown_variants_match_only_themselves(variant: str) -> None:
     offered = Platform(os="linux", architecture="amd64", variant=variant)
     assert Platform.parse("linux/amd64/v4").rank(offered) is None
     assert offered.rank(Platform.parse("linux/amd64")) is None
@@ -212,23 +212,23 @@ def test_odd_variants_of_an_index_serve_nobody(variant: str) -> None:
 
 
 @given(platforms, platforms)
-def test_any_two_platforms_compare(wish: Platform, candidate: Platform) -> None:
+def test_any_two_platforms_can_be_compared(wish: Platform, candidate: Platform) -> None:
     rank = wish.rank(candidate)
     assert rank is None or rank >= 0
 
 
-def test_features_of_an_offer_do_not_hide_it() -> None:
+def test_os_features_of_a_candidate_do_not_exclude_it() -> None:
     offered = Platform(os="windows", architecture="amd64", os_features=("win32k",))
     assert Platform.parse("windows/amd64").matches(offered)
 
 
 @pytest.mark.parametrize(("wishes", "chosen"), CHOSEN)
-def test_the_best_of_an_index_in_its_order(wishes: list[str], chosen: list[str]) -> None:
+def test_the_best_candidates_keep_their_order(wishes: list[str], chosen: list[str]) -> None:
     found = best([Platform.parse(wish) for wish in wishes], [Candidate(text) for text in INDEX])
     assert [candidate.text for candidate in found] == chosen
 
 
-def test_all_of_the_best_rank_are_taken() -> None:
+def test_every_candidate_of_the_best_rank_is_selected() -> None:
     candidates = [
         Candidate("linux/arm/v6", 1),
         Candidate("linux/arm", 2),
@@ -239,19 +239,19 @@ def test_all_of_the_best_rank_are_taken() -> None:
     assert found == tuple(candidates[1:])
 
 
-def test_what_does_not_say_its_platform_is_always_taken() -> None:
+def test_a_candidate_without_a_platform_is_always_selected() -> None:
     candidates = [Candidate(None), Candidate("linux/amd64"), Candidate(None)]
     assert best([Platform.parse("linux/s390x")], candidates) == (candidates[0], candidates[2])
     assert best([Platform.parse("linux/amd64")], candidates) == tuple(candidates)
 
 
-def test_wishes_may_come_from_a_generator() -> None:
+def test_wanted_platforms_may_come_from_a_generator() -> None:
     candidates = [Candidate("linux/amd64"), Candidate("linux/arm64")]
     assert best((Platform.parse(text) for text in ("linux/arm64", "linux/amd64")), candidates) == tuple(candidates)
 
 
 @given(words)
-def test_any_text_is_a_platform_or_invalid_input(text: str) -> None:
+def test_any_text_is_parsed_or_raises_invalid_input(text: str) -> None:
     try:
         platform = Platform.parse(text)
     except InvalidInput:

@@ -1,4 +1,4 @@
-"""References: containerd's vectors, what is refused, and that text and value are inverses."""
+"""Tests of references: containerd's test vectors, refused texts, and parsing as the inverse of formatting."""
 
 import copy
 import pickle
@@ -12,7 +12,7 @@ from prefect_dist.ocispec.errors import InvalidInput, Unsupported
 from prefect_dist.ocispec.reference import expand, is_repository
 from tests.ocispec.samples import DIGEST
 
-# containerd's reference package: text, locator, object, host, digest, text again
+# from containerd's reference package: text, locator, object, host, digest, formatted text
 VECTORS = {
     "Basic": (
         "docker.io/library/redis:foo?fooo=asdf",
@@ -233,19 +233,19 @@ def references(draw: st.DrawFn) -> Reference:
 
 
 @pytest.mark.parametrize(("text", "expected"), VECTORS.values(), ids=VECTORS)
-def test_vectors_of_containerd(text: str, expected: tuple[str | None, ...]) -> None:
+def test_the_vectors_of_containerd(text: str, expected: tuple[str | None, ...]) -> None:
     reference = Reference.parse(text)
     assert (reference.locator, reference.object, reference.host, reference.digest, str(reference)) == expected
 
 
 @pytest.mark.parametrize(("text", "host", "repository", "tag", "digest"), ACCEPTED)
-def test_parts(text: str, host: str, repository: str, tag: str | None, digest: str | None) -> None:
+def test_the_parts_of_a_reference(text: str, host: str, repository: str, tag: str | None, digest: str | None) -> None:
     reference = Reference.parse(text)
     assert (reference.host, reference.repository, reference.tag, reference.digest) == (host, repository, tag, digest)
 
 
 @pytest.mark.parametrize(("text", "says"), REFUSED)
-def test_refused(text: str, says: str) -> None:
+def test_a_bad_reference_is_refused(text: str, says: str) -> None:
     with pytest.raises(InvalidInput, match=r"^reference ") as refusal:
         Reference.parse(text)
     assert says in str(refusal.value)
@@ -261,7 +261,7 @@ def test_no_message_shows_a_password(text: str) -> None:
 
 
 @given(references())
-def test_text_and_value_are_inverses(reference: Reference) -> None:
+def test_parsing_and_formatting_are_inverses(reference: Reference) -> None:
     assert Reference.parse(str(reference)) == reference
     assert str(Reference.parse(f"{reference}?query#fragment")) == str(reference)
 
@@ -282,12 +282,12 @@ def test_any_text_is_a_safe_reference_or_invalid_input(text: str) -> None:
 
 
 @given(references())
-def test_the_repository_of_a_reference_is_one(reference: Reference) -> None:
+def test_the_repository_of_a_reference_is_a_valid_repository(reference: Reference) -> None:
     assert is_repository(reference.repository)
 
 
 @pytest.mark.parametrize("text", ["", "/", "a/", "/a", "a//b", "..", "a/../b", "A", "a:b", "a@b", "a?b", "a b", "é", "a" * 256])
-def test_what_is_no_repository(text: str) -> None:
+def test_invalid_repository_names(text: str) -> None:
     assert not is_repository(text)
 
 
@@ -299,30 +299,30 @@ def test_the_pinned_digest() -> None:
 @pytest.mark.parametrize(
     ("text", "error"), [("h/x@abcdef", InvalidInput), ("h/x@sha256:abcdef", InvalidInput), ("h/x:t@md5:abcdef", Unsupported)]
 )
-def test_what_does_not_pin(text: str, error: type[Exception]) -> None:
+def test_a_reference_without_a_complete_digest_is_not_pinned(text: str, error: type[Exception]) -> None:
     with pytest.raises(error, match=f"^reference {text}: digest "):
         Reference.parse(text).pinned_digest()
 
 
-def test_a_value_like_any_other() -> None:
+def test_references_can_be_hashed_pickled_and_copied() -> None:
     reference = Reference.parse("h/x:t")
     assert {reference} == {Reference("h/x", "t")} == {pickle.loads(pickle.dumps(reference))} == {copy.copy(reference)}  # noqa: S301
     assert reference != Reference.parse("h/x")
 
 
 @pytest.mark.parametrize(("text", "expanded"), EXPANDED)
-def test_short_names(text: str, expanded: str) -> None:
+def test_short_names_are_expanded_as_docker_does(text: str, expanded: str) -> None:
     assert expand(text) == expanded
     assert str(Reference.parse(expanded)) == expanded
 
 
 @pytest.mark.parametrize("text", ["", "/", ":", "@", "redis:", "redis@", "docker.io/", "http://h/x", "a/../b", "Redis"])
-def test_what_is_no_short_name_does_not_become_a_reference(text: str) -> None:
+def test_expanding_an_invalid_name_does_not_make_it_valid(text: str) -> None:
     with pytest.raises(InvalidInput):
         Reference.parse(expand(text))
 
 
-@pytest.mark.parametrize("text", [text for text in WITH_PASSWORD if text != "user:hunter2@host"])  # that is name:tag@digest
+@pytest.mark.parametrize("text", [text for text in WITH_PASSWORD if text != "user:hunter2@host"])  # parsed as name:tag@digest
 def test_no_message_shows_a_password_after_expansion(text: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
         Reference.parse(expand(text))

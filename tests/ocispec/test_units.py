@@ -1,4 +1,4 @@
-"""Sizes, durations, counts and ages as people read them."""
+"""Tests of sizes, durations, counts and ages in the form that people read."""
 
 import pytest
 from hypothesis import given
@@ -57,27 +57,27 @@ AGES = [
 
 
 @pytest.mark.parametrize(("count", "text"), SIZES)
-def test_sizes(count: float, text: str) -> None:
+def test_sizes_are_formatted_in_binary_units(count: float, text: str) -> None:
     assert units.size(count) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), DURATIONS)
-def test_durations(seconds: float, text: str) -> None:
+def test_durations_are_formatted(seconds: float, text: str) -> None:
     assert units.duration(seconds) == text
 
 
 @pytest.mark.parametrize(("seconds", "text"), AGES)
-def test_ages(seconds: float, text: str) -> None:
+def test_ages_are_formatted_in_the_largest_whole_unit(seconds: float, text: str) -> None:
     assert units.age(seconds) == text
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 images"), (1, "1 image"), (2, "2 images")])
-def test_counts(number: int, text: str) -> None:
+def test_counts_have_a_singular_and_a_plural(number: int, text: str) -> None:
     assert units.format_count(number, "image") == text
 
 
 @given(st.integers(0, 1024**5 - 1))
-def test_no_size_has_a_thousand_of_its_unit(count: int) -> None:
+def test_no_size_reaches_1024_of_its_unit(count: int) -> None:
     number, unit = units.size(count).split()
     scale = 1024 ** ["B", "KiB", "MiB", "GiB", "TiB"].index(unit)
     assert float(number) < 1024 or (unit == "TiB" and float(number) == 1024)
@@ -85,7 +85,7 @@ def test_no_size_has_a_thousand_of_its_unit(count: int) -> None:
 
 
 @given(st.floats(0, 10**7))
-def test_no_duration_has_sixty_of_its_unit(seconds: float) -> None:
+def test_no_duration_reaches_sixty_of_its_unit(seconds: float) -> None:
     words = units.duration(seconds).split()
     numbers = [float(word) for word in words[::2]]
     scales = [{"s": 1, "min": 60, "h": 3600}[word] for word in words[1::2]]

@@ -104,7 +104,7 @@ def test_a_link_that_leads_nowhere_is_a_layer_that_is_missing(target: str) -> No
     store = memory_store()
     (outcome,) = imported(store, tar_of([link("bb/layer.tar", target), *others]))
     assert isinstance(outcome.error, NotFound)
-    assert str(outcome.error) == "archive a.tar: expected 'bb/layer.tar', which its manifest.json names; the archive lacks it"
+    assert str(outcome.error) == "archive a.tar: 'bb/layer.tar' is missing in the archive, expected by its manifest.json"
     assert names(store) == {}
 
 
@@ -142,7 +142,7 @@ def test_an_image_without_tags_takes_the_name_that_is_given(tags: list[str] | No
     store = memory_store()
     (outcome,) = imported(store, saved({"RepoTags": tags}))
     assert isinstance(outcome.error, InvalidInput)
-    assert str(outcome.error).endswith("no whole name; say what to call it")
+    assert str(outcome.error).endswith("; give a name for it")
     (outcome,) = imported(store, saved({"RepoTags": tags}), name=NAME)
     assert outcome.error is None
     assert_made(store)
@@ -154,14 +154,22 @@ def test_an_image_without_tags_takes_the_name_that_is_given(tags: list[str] | No
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"Layers": ["aa/layer.tar"]}, InvalidInput, r"manifest\.json\[0\]\.Layers: expected 2 as in its config, got 1$"),
+        (
+            {"Layers": ["aa/layer.tar"]},
+            InvalidInput,
+            r"manifest\.json\[0\]\.Layers: expected 2 layers as in the config, got 1$",
+        ),
         (
             {"Layers": ["bb/layer.tar", "aa/layer.tar"]},
             Corrupt,
             r"layer sha256:\S+: expected diff ID sha256:\S+, got sha256:\S+$",
         ),
-        ({"Layers": ["aa/layer.tar", "cc/layer.tar"]}, NotFound, "expected 'cc/layer.tar', .* the archive lacks it$"),
-        ({"Config": "absent.json"}, NotFound, "expected 'absent.json', "),
+        (
+            {"Layers": ["aa/layer.tar", "cc/layer.tar"]},
+            NotFound,
+            "'cc/layer.tar' is missing in the archive, expected by its manifest.json$",
+        ),
+        ({"Config": "absent.json"}, NotFound, "'absent.json' is missing in the archive"),
         ({"Config": "aa/layer.tar"}, InvalidInput, r"manifest\.json\[0\]\.Config: not JSON"),
         ({"Config": None}, InvalidInput, r"manifest\.json\[0\]\.Config: missing"),
         ({"Layers": [1]}, InvalidInput, r"manifest\.json\[0\]\.Layers\[0\]: expected a string"),
@@ -217,11 +225,14 @@ def test_a_layer_whose_compression_is_damaged_gives_no_image(damage: Any) -> Non
 @pytest.mark.parametrize("name", ["aa/layer.tar", "./aa/layer.tar"])
 def test_a_layer_that_is_there_twice_is_refused(name: str) -> None:
     entries: list[Entry] = [("aa/layer.tar", LAYERS[0]), (name, LAYERS[1])]
-    with pytest.raises(InvalidInput, match=r"^archive a\.tar: aa/layer\.tar is there twice"):
+    with pytest.raises(InvalidInput, match=r"^archive a\.tar: aa/layer\.tar occurs twice"):
         imported(memory_store(), tar_of([*entries, ("manifest.json", document([ITEM]))]))
 
 
-@pytest.mark.parametrize(("listed", "message"), [(b"{}", "expected a JSON list, got an object"), (b"[]", "it lists no images")])
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [(b"{}", "expected a JSON list, got an object"), (b"[]", "expected at least one image, got an empty list")],
+)
 def test_a_list_of_another_form_is_refused(listed: bytes, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
         imported(memory_store(), saved(files={"manifest.json": listed}))
@@ -229,7 +240,7 @@ def test_a_list_of_another_form_is_refused(listed: bytes, message: str) -> None:
 
 def test_more_files_than_can_be_remembered_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefect_dist.storage.archive.received._MAX_REMEMBERED", 2)
-    with pytest.raises(InvalidInput, match="more than 2 files that are no blobs"):
+    with pytest.raises(InvalidInput, match="expected at most 2 files that are not blobs"):
         imported(memory_store(), saved(files={"cc.tar": b"", "dd.tar": b""}))
 
 

@@ -138,7 +138,7 @@ def test_a_list_that_no_importer_would_read_is_not_written() -> None:
     for number in range(2):
         noted = Descriptor(media_type=root.media_type, digest=root.digest, size=root.size, annotations=(("note", "x" * 2**21),))
         store.names.put(f"docker.io/library/one:{number}", noted, source="tests")
-    with pytest.raises(InvalidInput, match=r"expected at most 4194304 bytes in index\.json, got \d+; name fewer"):
+    with pytest.raises(InvalidInput, match=r"expected at most 4194304 bytes in index\.json, got \d+; export fewer images"):
         exported(store, *names(store))
 
 

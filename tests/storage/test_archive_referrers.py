@@ -194,7 +194,7 @@ def test_a_listing_that_many_repositories_have_is_kept_once(tmp_path: Path) -> N
 
 def test_more_referrers_than_are_kept_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefect_dist.storage.archive.related._MAX_CANDIDATES", 1)
-    with pytest.raises(InvalidInput, match=r"expected at most 1 referrers, its index\.json has more"):
+    with pytest.raises(InvalidInput, match=r"expected at most 1 referrers in index\.json, found more"):
         imported(memory_store(), archive((IMAGE, NAME), (BILL, None), (ATTESTED, None)))
 
 
@@ -233,7 +233,7 @@ def test_a_referrer_that_is_not_whole_is_an_error_and_its_image_is_not(caplog: p
     assert (outcome.name, outcome.error) == (NAME, None)
     assert noted(store.names.get(NAME)) == ALL - {(one.root.digest, None) for one in (BILL, SIGNED_BILL)}
     assert [type(one.error) for one in others if one.name == f"{REPOSITORY}:{LISTINGS[0]}"] == [NotFound]
-    assert [message.startswith(f"{NAME}: a referrer is left out: ") for message in caplog.messages] == [True]
+    assert [message.startswith(f"{NAME}: an incomplete referrer is not imported: ") for message in caplog.messages] == [True]
 
 
 def test_an_export_without_all_of_a_referrer_is_refused() -> None:

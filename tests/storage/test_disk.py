@@ -73,7 +73,9 @@ with open_store(sys.argv[1]).writer("ref", total=int(sys.argv[2])) as writer:
 """
 
 
-@pytest.mark.parametrize(("total", "how_far"), [(100_000, ""), (2_000_000, r" since .* UTC and is at byte 60000")])
+@pytest.mark.parametrize(
+    ("total", "how_far"), [(100_000, "; wait until it ends"), (2_000_000, r" since .* UTC and is at byte 60000")]
+)
 def test_a_ref_is_locked_against_other_processes_until_its_holder_ends(
     root: Path, store: ContentStore, total: int, how_far: str
 ) -> None:

@@ -249,13 +249,13 @@ def test_a_manifest_without_platform_is_asked_for_its_config(store: ContentStore
 def test_a_platform_that_is_not_there_is_told_with_those_that_are(store: ContentStore, place: Path) -> None:
     root = index(store, image(store, ONE, platform=AMD64), index(store, image(store, tar(), platform=ARM64)))
     message = refused(store, root, place, NotFound, platform=Platform.parse("windows/amd64"))
-    assert message == f"{root}: no image for windows/amd64; it has linux/amd64, linux/arm64"
+    assert message == f"{root}: no image for windows/amd64; the index has linux/amd64, linux/arm64"
 
 
 @pytest.mark.parametrize("wanted", ["unknown/unknown", "linux/amd64"])
 def test_attestations_are_never_chosen(store: ContentStore, place: Path, wanted: str) -> None:
     attestation = image(store, ONE, platform=Platform(os="unknown", architecture="unknown"))
-    assert "it has no image" in refused(store, index(store, attestation), place, NotFound, platform=Platform.parse(wanted))
+    assert "the index has no image" in refused(store, index(store, attestation), place, NotFound, platform=Platform.parse(wanted))
 
 
 def test_artifacts_in_an_index_are_passed_over(store: ContentStore, place: Path) -> None:
@@ -493,7 +493,7 @@ def test_a_directory_that_somebody_fills_meanwhile_stays(
 ) -> None:
     root = image(store, ONE)
     fill_late(monkeypatch, place / "rootfs")
-    with pytest.raises(InvalidInput, match="it has files"):
+    with pytest.raises(InvalidInput, match="got a directory with files"):
         unpack(store, root, place / "rootfs", platform=AMD64)
     assert set(tree(place)) == {".", "rootfs", "rootfs/mine"}
 
@@ -527,7 +527,7 @@ def test_a_mount_point_is_refused_before_anything_is_written(
     (place / "rootfs").mkdir()
     with mounted("-t", "tmpfs", "tmpfs", at=place / "rootfs"):
         steps = interrupt(monkeypatch, before=0)
-        with pytest.raises(InvalidInput, match=f"^directory {place}/rootfs: a mount point, .*; name a directory in it"):
+        with pytest.raises(InvalidInput, match=f"^directory {place}/rootfs: a mount point, .*; give a new directory below it"):
             unpack(store, root, place / "rootfs", platform=AMD64)
         assert steps == []
         monkeypatch.undo()
@@ -644,7 +644,7 @@ def test_without_privileges_nothing_is_left_of_a_tree_that_bars_the_way(
     store = open_store(str(open_place / "store"))
     root = image(store, INTRACTABLE)
     fill_late(monkeypatch, open_place / "rootfs")
-    with pytest.raises(InvalidInput, match="it has files"):
+    with pytest.raises(InvalidInput, match="got a directory with files"):
         as_nobody(lambda: unpack(store, root, open_place / "rootfs", platform=AMD64))
     assert {path.name for path in open_place.iterdir()} == {"store", "rootfs"}
 
@@ -657,7 +657,7 @@ def test_without_privileges_a_file_stands_in_for_a_device(open_place: Path, capl
         unpack(store, root, open_place / "rootfs", platform=AMD64)
         return caplog.messages
 
-    assert as_nobody(unpack_and_tell) == ["character 'null': devices need root, an empty file stands in"]
+    assert as_nobody(unpack_and_tell) == ["character 'null': creating a device needs root, created an empty file instead"]
     found = tree(open_place / "rootfs")
     assert (found["null"].mode, found["null"].mtime_ns) == (stat.S_IFREG | 0o666, 7_000_000_000)
     assert found["null"].names == {"null", "same"}

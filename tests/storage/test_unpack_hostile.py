@@ -91,7 +91,7 @@ def test_an_absolute_name_is_one_below_the_root(store: ContentStore, victim: Pat
 
 
 def test_a_hard_link_to_an_absolute_name_is_one_below_the_root(store: ContentStore, victim: Path) -> None:
-    assert "is not there" in refused(store, victim, [link("x", f"{victim}/secret")])
+    assert "is missing" in refused(store, victim, [link("x", f"{victim}/secret")])
 
 
 @pytest.mark.parametrize("split", [False, True], ids=["one layer", "two layers"])
@@ -114,7 +114,7 @@ def test_a_directory_for_a_link_replaces_the_link(store: ContentStore, victim: P
 
 
 def test_a_hard_link_through_a_link_stays_inside(store: ContentStore, victim: Path) -> None:
-    assert "is not there" in refused(store, victim, [symlink("out", str(victim)), link("x", "out/secret")])
+    assert "is missing" in refused(store, victim, [symlink("out", str(victim)), link("x", "out/secret")])
 
 
 def test_a_hard_link_to_a_link_that_leads_out_links_the_link(store: ContentStore, victim: Path) -> None:
@@ -136,14 +136,14 @@ def test_a_whiteout_of_a_directory_does_not_follow_the_links_in_it(store: Conten
 
 @pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh...", "d/.wh.", "d/.wh..", "d/.wh..."])
 def test_a_whiteout_of_no_name_is_refused(store: ContentStore, victim: Path, name: str) -> None:
-    assert "a whiteout without a name" in refused(store, victim, [directory("d/"), file(name)])
+    assert "expected the name of a file after the prefix .wh., got none" in refused(store, victim, [directory("d/"), file(name)])
 
 
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.LNKTYPE])
 @pytest.mark.parametrize("name", [".", "/", "./", "a/.."])
 def test_the_root_cannot_become_something_else(store: ContentStore, victim: Path, name: str, kind: bytes) -> None:
     message = refused(store, victim, [member(name, kind, linkname=str(victim))])
-    assert "the root has to be a directory" in message
+    assert "expected a directory as the root of the image" in message
 
 
 def test_the_root_cannot_be_linked(store: ContentStore, victim: Path) -> None:
@@ -160,7 +160,7 @@ def test_nothing_is_below_a_file(store: ContentStore, victim: Path) -> None:
 
 @pytest.mark.parametrize("members", [[symlink("a", "a")], [symlink("a", "b"), symlink("b", "a/x")]])
 def test_links_in_circles_are_refused(store: ContentStore, victim: Path, members: list[Member]) -> None:
-    assert "more than 40 links" in refused(store, victim, [*members, file("a/x")])
+    assert "at most 40 links" in refused(store, victim, [*members, file("a/x")])
 
 
 def test_a_chain_of_forty_links_is_followed(store: ContentStore, victim: Path) -> None:
@@ -186,39 +186,39 @@ def test_trees_of_256_directories_are_made_and_removed(store: ContentStore, vict
 
 
 def test_deeper_trees_are_refused(store: ContentStore, victim: Path) -> None:
-    assert "has 257 names, expected at most 256" in refused(store, victim, [file("a/" * 256 + "x")])
+    assert "expected at most 256 names in the path, got 257" in refused(store, victim, [file("a/" * 256 + "x")])
     through_link = [directory("a/" * 200), symlink("s", "a/" * 200), directory("s/" + "b/" * 58)]
-    assert "its path has more than 256 names" in refused(store, victim, through_link)
+    assert "expected at most 256 names in its path" in refused(store, victim, through_link)
 
 
 def test_trees_deeper_than_linux_names_are_refused(store: ContentStore, victim: Path) -> None:
     long = f"{'n' * 250}/"
     deep = [directory(long * 10), symlink("s", long * 10), directory("s/" + long * 10)]
-    assert "more than 4095 bytes" in refused(store, victim, deep)
+    assert "at most 4095 bytes" in refused(store, victim, deep)
 
 
 def test_links_of_very_many_names_are_not_followed(store: ContentStore, victim: Path) -> None:
     chain = [directory("a/"), *(symlink(f"l{number}", f"{'a/../' * 150}l{number + 1}") for number in range(39))]
-    assert "more than 512 names in one path" in refused(store, victim, [*chain, directory("l39/"), file("l0/x")])
+    assert "at most 512 names in one path" in refused(store, victim, [*chain, directory("l39/"), file("l0/x")])
 
 
 def test_directories_that_no_entry_describes_are_limited(
     store: ContentStore, victim: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("prefect_dist.storage.unpack.rootfs._UNDESCRIBED", 10)
-    assert "expected at most 10 of them, and 4 for each entry" in refused(store, victim, [file("a/" * 15 + "x")])
+    assert "expected at most 10, plus 4 for each entry" in refused(store, victim, [file("a/" * 15 + "x")])
     assert "a/x" in unpacked(store, victim, [file("a/" * 14 + "x"), file("a/x")])
 
 
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        (file("x" * 256), "has 256 bytes"),
+        (file("x" * 256), "of the path, got 256"),
         (file("x/" * 2500), "at most 4095 bytes"),
         (symlink("x", "y/" * 2500), "at most 4095 bytes"),
-        (symlink("x", ""), "without a target"),
-        (file("x", pax_headers={"path": "a\0b"}), "without zeros"),
-        (symlink("x", "y", pax_headers={"linkpath": "a\0b"}), "without zeros"),
+        (symlink("x", ""), "the symbolic link has no target"),
+        (file("x", pax_headers={"path": "a\0b"}), "without zero bytes"),
+        (symlink("x", "y", pax_headers={"linkpath": "a\0b"}), "without zero bytes"),
         (file("x", uid=2**32 - 1), "expected an owner from 0 to 4294967294"),
         (file("x", gid=-1), "expected an owner"),
         (file("x", pax_headers={"uid": "99999999999"}), "expected an owner"),
@@ -227,9 +227,9 @@ def test_directories_that_no_entry_describes_are_limited(
         (file("x", pax_headers={"mtime": "9" * 19}), "expected a time"),
         (device("x", tarfile.CHRTYPE, 2**12, 0), "no device 4096:0"),
         (device("x", tarfile.BLKTYPE, 0, 2**20), "no device 0:1048576"),
-        (file("x", xattrs={"": b"x"}), "names no extended attribute"),
-        (file("x", xattrs={"user." + "x" * 300: b"x"}), "names no extended attribute"),
-        (file("x", xattrs={"user.\0": b"x"}), "names no extended attribute"),
+        (file("x", xattrs={"": b"x"}), "is not a valid extended attribute"),
+        (file("x", xattrs={"user." + "x" * 300: b"x"}), "is not a valid extended attribute"),
+        (file("x", xattrs={"user.\0": b"x"}), "is not a valid extended attribute"),
     ],
 )
 def test_what_linux_cannot_have_is_refused(store: ContentStore, victim: Path, bad: Member, says: str) -> None:
@@ -253,7 +253,7 @@ def test_attributes_that_a_file_system_does_not_take_are_logged_once(
     with caplog.at_level(logging.WARNING):
         unpacked(store, victim, [file("x", xattrs={"nothing.x": b"1"}), file("y", xattrs={"nothing.x": b"1"})])
     assert [record.getMessage() for record in caplog.records] == [
-        "extended attribute 'nothing.x' is left out everywhere: Operation not supported"
+        "the file system refuses the extended attribute 'nothing.x', files lack it: Operation not supported"
     ]
 
 
