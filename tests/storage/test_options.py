@@ -111,7 +111,9 @@ def test_a_file_system_that_may_show_files_in_part_is_refused(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["", "file://"])
 def test_a_local_disk_has_no_options(tmp_path: Path, url: str) -> None:
-    with pytest.raises(InvalidInput, match=r"^store .*: a local disk has no store options, got endpoint_url, anon; remove them"):
+    with pytest.raises(
+        InvalidInput, match=r"^store .*: a local disk has no store options, got endpoint_url, anon; remove them"
+    ):
         open_store(f"{url}{tmp_path}", options={"endpoint_url": "http://x", "anon": True})
 
 

@@ -255,7 +255,9 @@ def test_a_platform_that_is_not_there_is_told_with_those_that_are(store: Content
 @pytest.mark.parametrize("wanted", ["unknown/unknown", "linux/amd64"])
 def test_attestations_are_never_chosen(store: ContentStore, place: Path, wanted: str) -> None:
     attestation = image(store, ONE, platform=Platform(os="unknown", architecture="unknown"))
-    assert "the index has no image" in refused(store, index(store, attestation), place, NotFound, platform=Platform.parse(wanted))
+    assert "the index has no image" in refused(
+        store, index(store, attestation), place, NotFound, platform=Platform.parse(wanted)
+    )
 
 
 def test_artifacts_in_an_index_are_passed_over(store: ContentStore, place: Path) -> None:
@@ -267,7 +269,7 @@ def test_artifacts_in_an_index_are_passed_over(store: ContentStore, place: Path)
 
 def test_an_artifact_is_refused_by_name(store: ContentStore, place: Path) -> None:
     artifact = described(store, images.artifact(1).manifests[0].raw, images.OCI_MANIFEST)
-    assert f"its config is of type {images.OCI_EMPTY}" in refused(store, artifact, place, Unsupported)
+    assert f"an artifact with a config of type {images.OCI_EMPTY}" in refused(store, artifact, place, Unsupported)
 
 
 @pytest.mark.parametrize("media_type", [images.OCI_CONFIG, images.OCI_LAYER, "application/vnd.oci.artifact.manifest.v1+json"])

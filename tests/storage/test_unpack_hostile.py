@@ -136,7 +136,9 @@ def test_a_whiteout_of_a_directory_does_not_follow_the_links_in_it(store: Conten
 
 @pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh...", "d/.wh.", "d/.wh..", "d/.wh..."])
 def test_a_whiteout_of_no_name_is_refused(store: ContentStore, victim: Path, name: str) -> None:
-    assert "expected the name of a file after the prefix .wh., got none" in refused(store, victim, [directory("d/"), file(name)])
+    assert "expected the name of a file after the prefix .wh., got none" in refused(
+        store, victim, [directory("d/"), file(name)]
+    )
 
 
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.LNKTYPE])
