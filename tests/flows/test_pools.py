@@ -15,6 +15,7 @@ from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Unit
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
 from prefect_dist.transfer.threads import ThreadPool
 from tests.peers.prefect import PrefectServer
+from tests.peers.processes import poll_until
 
 _SEEN: dict[str, list[bool]] = {}
 
@@ -54,7 +55,7 @@ def run(kind: str, session: Session, unit: Unit[int]) -> Outcome[int]:
         found.append(pool.call(unit))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prefect_pool, "TASKS", {attempt: task_for(attempt, "attempt", run_name=lambda: "attempt")})
+        patch.setattr(prefect_pool, "TASKS", {unit.work: task_for(unit.work, "attempt", run_name=lambda: "attempt")})
         one_unit()
     return found[0]
 
@@ -90,3 +91,25 @@ def test_attempts(
     outcome = run(kind, session, Unit(work=attempt, arguments=(key, errors)))
     assert _SEEN[key] == had_another
     assert isinstance(outcome, Ok if is_ok else Failed)
+
+
+def cancel_own_task_run(session: Session, server: PrefectServer, key: str) -> int:
+    """Set the state of this task run to Cancelled, as an operator does in Prefect's UI; then fail once, and succeed."""
+    from prefect.runtime import task_run
+
+    assert isinstance(session, Session)
+    seen = _SEEN.setdefault(key, [])
+    if not seen:
+        this = {"task_runs": {"id": {"any_": [str(task_run.id)]}, "state": {"type": {"any_": ["RUNNING"]}}}}
+        assert poll_until(lambda: bool(server.post("/task_runs/filter", this)), timeout_s=60)
+        path = f"/task_runs/{task_run.id}"
+        server.post(f"{path}/set_state", {"state": {"type": "CANCELLED", "name": "Cancelled"}, "force": True})
+        assert server.get(path)["state_type"] == "CANCELLED"
+        seen.append(True)
+        raise Unavailable("no route")
+    return len(seen)
+
+
+def test_a_task_run_that_an_operator_cancels_continues_with_its_retries(session: Session, prefect: PrefectServer) -> None:
+    unit = Unit(work=cancel_own_task_run, arguments=(prefect, "cancelled"))
+    assert run("prefect", session, unit) == Ok(1)
