@@ -1,4 +1,4 @@
-"""A run that mirrors images, in the current flow run."""
+"""Runs a mirror job in the current flow run."""
 
 from dataclasses import replace
 
@@ -36,31 +36,31 @@ def run(job: MirrorJob, spec: SessionSpec, *, concurrency: int, retries: int) ->
 
 
 class MirrorEvents:
-    """Shows a mirror in Prefect: the plan as an artifact, the result at each target as an event as soon as it is known."""
+    """Shows a mirror run in Prefect: the plan as an artifact, and an event for the result at each target."""
 
     def __init__(self, cancel: CancelToken, *, is_dry: bool = False) -> None:
         self._cancel, self._is_dry = cancel, is_dry
 
     def on_begin(self) -> None:
-        """Cancel the run if Prefect's API does not answer: nothing that it cannot record is begun."""
+        """Stop the run if Prefect's API does not answer: Prefect has to record each task run."""
         stop_without_api(self._cancel)
 
     def on_plan(self, plan: Plan) -> None:
-        """Show the plan, and emit the failures of images that could not be planned."""
+        """Show the plan, and emit the failures of images without a plan."""
         tabulate(tabulate_plan(plan), key="plan", description=summarize_plan(plan))
         for action in () if self._is_dry else plan.actions:
             if action.change == "failed":
                 self.on_failed(action, action.note or "")
 
     def on_mirrored(self, action: TargetAction) -> None:
-        """Emit that an image is at a target now."""
+        """Emit the publication of an image at a target."""
         if action.new is not None:
             previous = action.old.digest if action.old else None
             reason = _reason(action)
             emit_mirrored(action.item.source, action.target, reason=reason, digest=action.new.digest, previous=previous)
 
     def on_failed(self, action: TargetAction, error: str) -> None:
-        """Emit why an image is not at a target, unless the run was cancelled."""
+        """Emit the failure of an image at a target, unless the run was stopped."""
         if self._cancel.reason is None:
             digest = action.new.digest if action.new else None
             emit_failure(action.item.source, action.target, digest=digest, error=error)

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from prefect.futures import PrefectFuture
 
 T = TypeVar("T")
-# Threads are made as they are needed. The parameter `concurrency` of a flow bounds how many of them work at once.
-# The others are for tasks that wait for a Retry-After: such a task holds a thread, and does not count.
+# The task runner makes threads on demand. The parameter `concurrency` of a flow limits the working threads. Further threads
+# hold tasks that wait for a Retry-After.
 _MAX_THREADS = 4 * MAX_CONCURRENCY
 RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers=_MAX_THREADS))
 
@@ -31,7 +31,8 @@ RUNNER = cast("TaskRunner[PrefectFuture[Any]]", ThreadPoolTaskRunner(max_workers
 class PrefectPool(Pool):
     """Runs each unit as a task run of the current flow run, or of the unit's scope.
 
-    A unit whose run Prefect's API does not take cancels the run.
+    If Prefect's API does not accept a task run, the flow run stops. If an operator sets the state of a task run to Cancelled,
+    Prefect does not notify the task: the unit continues, and its result counts.
     """
 
     def __init__(self, session: Session, *, window: int, retries: int = RETRIES) -> None:
@@ -40,19 +41,19 @@ class PrefectPool(Pool):
 
     @property
     def waiting(self) -> AbstractSet[Hashable]:
-        """The ids of the task runs that wait for a Retry-After."""
+        """Return the ids of the task runs that wait for a Retry-After."""
         return WAITING.keys
 
     def on_wait(self, listener: Callable[[], None]) -> AbstractContextManager[None]:
-        """Call `listener` each time that a task run begins to wait during the block."""
+        """Call `listener` for each task run that starts to wait during the block."""
         return WAITING.on_wait(listener)
 
     def start(self, unit: Unit[T], end: Callable[[Outcome[T] | Raised], None]) -> Hashable:
-        """Submit the task of a unit. Return the id of its run.
+        """Submit the task of a unit. Return the id of the task run.
 
-        The arguments are quoted, or Prefect would draw arrows from any task that returned equal strings in its fields. The task
-        waits for the results of its parents, which exist: that draws the arrows. For futures, Prefect would go through an
-        event loop and back, at a tenth of the cost of a small task.
+        Prefect draws an arrow from each result in `wait_for`. The arguments are quoted: otherwise Prefect draws an arrow from
+        any task with an equal string in the result. The parents are results instead of futures: for a future, Prefect needs
+        an event loop, at a tenth of the cost of a small task.
         """
         try:
             task = self._limits.ready(TASKS[unit.work], *unit.hosts)
@@ -75,12 +76,12 @@ class PrefectPool(Pool):
 def _outcome(future: Any) -> Outcome[Any] | Raised:
     """Return the outcome of a task run that ended.
 
-    Not `future.result()`: that goes to an event loop and back for a value in memory, at a tenth of the cost of a small task.
+    `future.result()` would need an event loop for a value in memory, at a tenth of the cost of a small task.
     """
     try:
         state = future.wrapped_future.result()
         result = state.data.result if state.is_completed() else state.result(raise_on_failure=False)
-    except BaseException as exc:  # noqa: BLE001 - a suspended flow run, for example; this is called in the thread of the task
+    except BaseException as exc:  # noqa: BLE001 - such as a suspended flow run; raised again in the thread of the walk
         return Raised(exc)
     if isinstance(result, DistError):
         return Failed(result)

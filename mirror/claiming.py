@@ -1,7 +1,7 @@
-"""The second stage of planning: claim the targets of images, and admit the images whose targets no other registry can claim.
+"""The second stage of planning: claim the targets of images, and admit images after the claims on their targets are complete.
 
-An entry for a whole registry or repository may claim targets of other entries. That is known only after its source registry is
-listed. So an image waits for each unlisted registry that may claim one of its targets, and for no other registry.
+An entry for a whole registry or repository may claim the same targets as a different entry. The claims are complete only after
+the source registry is listed. So an image waits for each unlisted registry with a possible claim on a target of the image.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from prefect_dist.ocispec import Reference
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Admitted:
-    """Images of one source registry: `items` have targets of their own, `refused` fail because other entries contradict."""
+    """Admitted images of a source registry: `items` are free to be mirrored, `refused` fail because of conflicting claims."""
 
     host: str
     items: tuple[SyncItem, ...]
@@ -37,13 +37,13 @@ class Claiming:
 
     @property
     def is_complete(self) -> bool:
-        """Return whether every registry is listed, so that no image waits."""
+        """Return whether every registry is listed, so no image waits."""
         return not self._unlisted
 
     def claim(self, host: str, items: Sequence[SyncItem]) -> list[Admitted]:
-        """Claim the targets of the images of a listed registry. Return the images that are admitted now, by registry.
+        """Claim the targets of the images of a listed registry. Return the newly admitted images, by registry.
 
-        Images that wait for an unlisted registry are admitted by a later call. Each registry is returned at least once.
+        A later call admits the images that wait for an unlisted registry. The calls return each registry at least once.
         """
         self._unlisted.remove(host)
         self._waiting[host] = list(items)
@@ -61,7 +61,7 @@ class Claiming:
         return admitted
 
     def _divide(self, items: Iterable[SyncItem]) -> tuple[list[SyncItem], list[SyncItem]]:
-        """Return the images whose targets no unlisted registry may claim, and the other images."""
+        """Return the images without a possible claim of an unlisted registry, and the waiting images."""
         unlisted = [self._reach(host) for host in self._unlisted]
         clear, waiting = list[SyncItem](), list[SyncItem]()
         for item in items:
@@ -70,7 +70,7 @@ class Claiming:
         return clear, waiting
 
     def _admit(self, host: str, items: Iterable[SyncItem]) -> Admitted:
-        """Return the items without the targets that an earlier item has, and without the targets that entries contend for."""
+        """Return items without the targets of earlier equal items, and without targets in conflict."""
         conflicts = self._claims.conflicts()
         admitted, refused = list[SyncItem](), list[PlannedImage]()
         for item in items:

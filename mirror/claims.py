@@ -1,7 +1,7 @@
-"""Conflicts between entries of a mirror: one target that is claimed more than once.
+"""Claims of entries on targets, and the conflicts between claims on the same target.
 
-A target may be claimed twice only for the same source and with the same options. Otherwise nothing is published there: to pick
-one claim would skip the gate, the platforms or the referrers of the other one.
+Several entries may claim a target only for the same source and with the same options. In a conflict, the run publishes no image
+at the target: any choice would skip the gate, the platforms or the referrers of an entry.
 """
 
 from collections import defaultdict
@@ -12,36 +12,36 @@ from prefect_dist.mirror.entry import Entry
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput
 
-# A message names so many claims of one target.
+# A message names at most this many claims on a target.
 _MOST_NAMED = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """An entry that wants an image at a target."""
+    """The claim of an entry on a target, for an image."""
 
     entry: Entry
     source: Reference
 
 
 class Claims:
-    """All claims, by target."""
+    """The claims of entries, by target."""
 
     def __init__(self) -> None:
         self._by_target = defaultdict[Reference, list[Claim]](list)
 
     def add(self, entry: Entry, source: Reference, targets: Iterable[Reference]) -> None:
-        """Add the claims of an entry for one image."""
+        """Add the claims of an entry on the targets of an image."""
         for target in targets:
             self._by_target[target].append(Claim(entry=entry, source=source))
 
     def conflicts(self) -> dict[Reference, InvalidInput]:
-        """Return the targets at which nothing can be published, each with the error that names the contradicting claims."""
+        """Return the targets with a conflict. The error of each target names the claims."""
         found = ((target, _conflict(claims)) for target, claims in self._by_target.items() if len(claims) > 1)
         return {target: InvalidInput(why) for target, why in found if why is not None}
 
     def overlaps(self) -> Iterator[tuple[str, Sequence[Entry]]]:
-        """Return the targets that several entries claim without a contradiction, each with these entries."""
+        """Return the targets that several entries claim without a conflict, with the entries."""
         for target, claims in self._by_target.items():
             entries = list({claim.entry.at: claim.entry for claim in claims}.values())
             if len(entries) > 1 and _conflict(claims) is None:
@@ -49,7 +49,7 @@ class Claims:
 
 
 class EntryIndex:
-    """The entries of a configuration, by their source."""
+    """The entries of a configuration, by source."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._by_source = defaultdict[str, list[Entry]](list)
@@ -61,17 +61,17 @@ class EntryIndex:
         return next(self.find_all(target, source), None)
 
     def find_all(self, target: Reference, source: Reference) -> Iterator[Entry]:
-        """Return the entries that can have mirrored an image from `source` to `target`, whatever tags they select now."""
+        """Return the entries that can have mirrored an image from `source` to `target`, with any tags selected now."""
         places = {"image": str(source), "repository": source.locator, "registry": source.host}
         found = (entry for type_, place in places.items() for entry in self._by_source.get(place, ()) if entry.type == type_)
         return (entry for entry in found if target in entry.valid_targets(source))
 
 
 def known_conflicts(entries: Sequence[Entry]) -> list[str]:
-    """Return the conflicts that are certain before a registry is asked, one line each.
+    """Return a line for each conflict that is certain without a request to a registry.
 
-    Entries for single images are compared with each other, and with entries for the repository of their image. Other entries
-    are compared if they select the same images.
+    The comparison covers entries for single images, entries for the repositories and registries of these images, and entries
+    that select equal sets of images.
     """
     lines = [f"{target}: {why}" for target, why in _known_claims(entries).conflicts().items()]
     several = ((target, _list_differing_options(found, found[0].source, None)) for target, found in _equal_selections(entries))
@@ -79,7 +79,7 @@ def known_conflicts(entries: Sequence[Entry]) -> list[str]:
 
 
 def known_overlaps(entries: Sequence[Entry]) -> list[str]:
-    """Return a line for each target that several entries are certain to claim with equal options."""
+    """Return a line for each target that several entries certainly claim with equal options."""
     several = (
         (target, found)
         for target, found in _equal_selections(entries)
@@ -93,7 +93,7 @@ def known_overlaps(entries: Sequence[Entry]) -> list[str]:
 
 
 def _known_claims(entries: Sequence[Entry]) -> Claims:
-    """Return the claims of single images that are certain before a registry is asked."""
+    """Return the claims for single images that are certain without a request to a registry."""
     single = [entry for entry in entries if entry.type == "image"]
     several = [entry for entry in entries if entry.type != "image"]
     by_source = defaultdict[str, list[Entry]](list)
@@ -110,7 +110,7 @@ def _known_claims(entries: Sequence[Entry]) -> Claims:
 
 
 def _conflict(claims: Sequence[Claim]) -> str | None:
-    """Return why the claims of one target contradict each other, or None if they agree."""
+    """Return the reason for a conflict between the claims on a target, or None if the claims agree."""
     sources = list({claim.source: claim for claim in claims}.values())
     if len(sources) > 1:
         named = [f"{claim.source} ({claim.entry.at})" for claim in sources]
@@ -119,7 +119,7 @@ def _conflict(claims: Sequence[Claim]) -> str | None:
 
 
 def _list_differing_options(entries: Sequence[Entry], source: str, tag: str | None) -> str | None:
-    """Return which options of entries with one source and one target differ, or None if they agree."""
+    """Return a line with the different options of entries with the same source and target, or None for equal options."""
     differing = {name for entry in entries for name in entries[0].differing_options(entry, tag)}
     if not differing:
         return None
@@ -131,14 +131,14 @@ def _list_differing_options(entries: Sequence[Entry], source: str, tag: str | No
 
 
 def _certainly_selects(entry: Entry, source: Reference) -> bool:
-    """Return whether an entry selects an image independently of the other tags of its repository."""
+    """Return whether an entry selects an image, whatever tags the repository has."""
     if source.tag is None or source.digest is not None or entry.tags.is_relative:
         return False
     return entry.repositories.holds(source.repository) and bool(entry.chosen([source.tag]))
 
 
 def _equal_selections(entries: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
-    """Return the targets of entries that select the same images of one registry or repository, each with these entries."""
+    """Return the entries that select the same images of a registry or repository for the same target, with the target."""
     groups = defaultdict[object, list[tuple[str, Entry]]](list)
     for entry in entries:
         for naming in entry.targets if entry.type != "image" else ():

@@ -1,4 +1,4 @@
-"""The first stage of planning: list one source registry, and select the images of its entries."""
+"""The first stage of planning: list a source registry, and select the images of each entry."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class Selected:
 
     Attributes:
         sources: the selected images.
-        items: the images with the valid names of their targets.
-        unnamed: the images for which the name of a target is invalid.
-        problem: the first error of a list that the entry needs; None if `sources` is complete.
+        items: the images with valid target names.
+        unnamed: the images with an invalid target name.
+        problem: the first error of a required list; None if `sources` is complete.
     """
 
     entry: Entry
@@ -45,7 +45,7 @@ def list_registry(host: str, entries: Sequence[Entry], *, workers: int) -> Stage
 
 
 def _choose_repositories(entry: Entry, catalog: Sequence[str] | DistError) -> list[str]:
-    """Return the locators of the repositories whose tags an entry selects from."""
+    """Return the locators of the repositories that an entry selects tags from."""
     if entry.type == "repository":
         return [entry.source]
     if entry.type == "image" or isinstance(catalog, DistError):
@@ -54,7 +54,7 @@ def _choose_repositories(entry: Entry, catalog: Sequence[str] | DistError) -> li
 
 
 def _list_tags(host: str, locators: Sequence[str], workers: int) -> Stage[dict[str, tuple[str, ...] | DistError]]:
-    """Return the tags of each repository, or the error of its list."""
+    """Return the tags of each repository, or the error of the list."""
     tags = dict[str, tuple[str, ...] | DistError]()
     for batch in split_batches([Reference.parse(locator) for locator in locators], _BATCH):
         unit = Unit(work=units.list_tags, arguments=(batch,), options={"workers": workers}, hosts=frozenset({host}))

@@ -1,7 +1,7 @@
-"""The lock file: the digest that a mirror published at each target. It cannot be derived from other data.
+"""The lock file: the digest that a mirror published at each target. No other data contains these digests.
 
-It tells people and other tools what is mirrored, a check what to look for, and a later run which tags are the mirror's own:
-only those may ever be pruned. So it is written before a run changes anything, and again when it is known what came of it.
+People and other tools read the mirrored images in the lock file. A check compares the targets with it. A later run prunes only
+tags that the lock file lists as created by the mirror. So a run writes the file before its first change, and again at the end.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -17,19 +17,23 @@ from prefect_dist.ocispec.errors import Denied, InvalidInput, Unsupported
 from prefect_dist.storage.statefile import StateFile
 
 _VERSION = 1
-_REMEDY = "; let the user of the run write the file and its directory, or set lock to another file"
+_REMEDY = "; allow the user of the run to write the file and its directory, or set `lock` to another file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Locked:
-    """One target: the digest that it has, since when, and the source of that.
+    """The record of a target: its digest and source, the time, and the options of the entry.
 
-    `mirrored` is None if a run was about to publish the digest and has not recorded yet that it did. In such a record
-    `replaces` is the digest that the mirror published there before: a killed run may not have set the tag. `own` is true if no
-    tag was there before the mirror made it. `platforms` are those that were wanted of an index, None is all. With `rewritten`
-    an index of these was made; a `single` platform replaced the index by its image. `referrers` were mirrored with the image,
-    each with its tag, or None if the registry lists it. `unwanted` is when a run first found that no entry wants the tag.
-    `related` are the options by which referrers and digest tags were compared last, None if that was not recorded.
+    Attributes:
+        mirrored: the time of publication. None if a run has announced the publication and not confirmed it.
+        own: true if the mirror created the tag.
+        platforms: the selected platforms of an index; None for every platform.
+        rewritten: true if the target got an index of the selected platforms only.
+        single: the platform whose image replaced the index.
+        referrers: the mirrored referrers, each with its tag, or None if the registry lists the referrer.
+        unwanted: the time when a run first found no entry for the tag.
+        replaces: the earlier digest at the target, for a record without `mirrored`: a killed run may not have set the tag.
+        related: the options of the last comparison of referrers and digest tags; None if no run recorded the options.
     """
 
     source: str
@@ -45,7 +49,7 @@ class Locked:
     related: tuple[str, ...] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the record as it is stored."""
+        """Return the record for the file."""
         return {
             "source": self.source,
             "digest": str(self.digest),
@@ -65,7 +69,7 @@ class Locked:
         """Return the record in a parsed document.
 
         Raises:
-            InvalidInput, Unsupported: it is damaged.
+            InvalidInput, Unsupported: the record is damaged.
         """
         return cls(
             source=fields.require(document, "source", str, at=at),
@@ -86,17 +90,17 @@ Records = Mapping[Reference, Locked]
 
 
 class Lock:
-    """The lock file of a mirror; several runs may have it at once. Without a `url` nothing is remembered."""
+    """The lock file of a mirror, which several runs may share. Without a `url` there is no file and no record."""
 
     def __init__(self, url: str | None) -> None:
         self._file = StateFile(url) if url is not None else None
 
     def read(self) -> dict[Reference, Locked]:
-        """Return the records by target; none if there is no file.
+        """Return the records by target. A missing file has no records.
 
         Raises:
             InvalidInput: the file is damaged.
-            DistError: it cannot be read.
+            DistError: the file cannot be read.
         """
         if self._file is None:
             return {}
@@ -104,17 +108,17 @@ class Lock:
             raw = self._file.read()
         return self._parse(raw, self._file.url)
 
-    def update(self, amended: Callable[[Records], Records]) -> None:
-        """Replace the records by the result of `amended` for them.
+    def update(self, amend: Callable[[Records], Records]) -> None:
+        """Replace the records by the result of `amend`. A concurrent change of the file repeats the call.
 
         Raises:
             InvalidInput: the file is damaged.
-            DistError: it cannot be written.
+            DistError: the file cannot be written.
         """
         if self._file is not None:
             at = self._file.url
             with _name_lock_file():
-                self._file.change(lambda raw: _document(amended(self._parse(raw, at))))
+                self._file.change(lambda raw: _document(amend(self._parse(raw, at))))
 
     def _parse(self, raw: bytes | None, at: str) -> dict[Reference, Locked]:
         if raw is None:
@@ -122,12 +126,12 @@ class Lock:
         try:
             return _records(raw, at=at)
         except (InvalidInput, Unsupported) as exc:
-            raise InvalidInput(f"lock file {at}: damaged ({exc}); mend it, or remove it to begin a new one") from exc
+            raise InvalidInput(f"lock file {at}: damaged ({exc}); restore the file, or remove it to start a new one") from exc
 
 
 @contextmanager
 def _name_lock_file() -> Iterator[None]:
-    """Add to a permission error of this block that it is about the lock file, and the remedy."""
+    """Add the remedy to a permission error of the lock file."""
     try:
         yield
     except Denied as exc:

@@ -1,4 +1,4 @@
-"""Finds orphaned tags: tags that the mirror created and that no entry selects any more. Decides which of them to remove."""
+"""Finds orphaned tags, which the mirror created and no entry selects any more, and decides about their removal."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -41,11 +41,11 @@ def find_orphans(
     no orphans: a target may list further referrers under a fallback tag. A tag that no entry can have created stays, because
     the entries of another run may share the lock file.
 
-    Tags of the entries in `held`, by their places, are no orphans. `selected` has the source repositories of which an entry
-    selected a tag, as pairs of a place and a locator: tags of an emptied repository are no orphans.
+    `held` has the places of entries with tags that stay. `selected` has pairs of the place of an entry and the locator of a
+    source repository with a selected tag. The tags of a repository without a selected tag stay: the source may be emptied.
 
-    The limit on removals counts for the run: a tag is due if fewer tags than its entry allows are due before the tag, whichever
-    entries the tags have.
+    The limit on removals applies to the run: a tag is due if fewer tags are due before the tag than the entry allows, counted
+    over the tags of any entries.
     """
     now, wanted, index = datetime.now(UTC), _WantedTargets(images, trusted, locked), EntryIndex(entries)
     unwanted = [
@@ -88,7 +88,7 @@ def collect_known_tags(plan: Plan, locked: Records, referrers: PushedReferrers) 
 
 
 class _WantedTargets:
-    """The targets that a run wants: the targets of its images, and the digest tags of their referrers."""
+    """The targets that a run wants: the targets of images, and the digest tags of referrers."""
 
     def __init__(self, images: Iterable[PlannedImage], trusted: Iterable[Reference], locked: Records) -> None:
         self._targets, self._digest_tags = set(trusted), set[str]()
@@ -112,7 +112,7 @@ class _WantedTargets:
 
 
 class _Retention:
-    """Keeps unwanted tags whose source may only have been emptied, and collects the emptied source repositories."""
+    """Keeps unwanted tags of emptied source repositories, and collects these repositories."""
 
     def __init__(self, held: Collection[str], selected: Collection[tuple[str, str]]) -> None:
         self._held, self._selected = held, selected
@@ -138,7 +138,7 @@ class _Retention:
 def _describe_emptied(entry: Entry, locators: Collection[str]) -> str:
     shown = sorted(locators)[:_MOST_NAMED]
     more = f" and {len(locators) - len(shown)} more" if len(locators) > len(shown) else ""
-    note = f"nothing of {', '.join(shown)}{more} is chosen any more"
+    note = f"no tag of {', '.join(shown)}{more} is selected any more"
     if entry.prune is None:
         return note
-    return f"{note}, so nothing of that is pruned; to have it pruned, exclude it with repos.deny"
+    return f"{note}, so their tags at the target are not pruned; to prune them, exclude the repositories with repos.deny"

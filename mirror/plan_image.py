@@ -1,6 +1,6 @@
-"""Plans one image: the query about the image, and the action for each target by the result of the query.
+"""Plans an image: the query about the image, and the action for each target by the result of the query.
 
-The lock file decides with the registries: its records show what earlier runs mirrored, and with which options.
+The action depends on the registries, and on the records of earlier runs in the lock file.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ def is_trusted(item: SyncItem, locked: Records) -> bool:
 
 
 def make_query(item: SyncItem, locked: Records) -> ImageQuery:
-    """Return the query that a survey answers about an image."""
+    """Return the query about an image for a survey."""
     entry, records = item.entry, {target: locked.get(target) for target in item.targets}
     is_dated = entry.tags.created is not None
     # A survey that needs the root of a rewritten index has to resolve the source, which has another index.
@@ -69,7 +69,7 @@ def fail_image(item: SyncItem, error: DistError) -> PlannedImage:
 
 
 def with_backup(action: TargetAction) -> TargetAction:
-    """Return the action with the name of its backup, if the entry wants one; a failed action if that name is invalid."""
+    """Return the action with the name of the backup, if the entry has backups; a failed action for an invalid name."""
     is_overwritten = action.change == "repair" or (action.change == "change" and action.old != action.new)
     if not is_overwritten:
         return action
@@ -116,7 +116,7 @@ def _fail_action(item: SyncItem, target: Reference, error: DistError) -> TargetA
 
 
 def _settled_digest(item: SyncItem, locked: Records) -> Digest | None:
-    """Return the digest of an immutable tag that was mirrored to each target, from this source and with these options."""
+    """Return the digest of an immutable tag that each target has from the same source, with the same options."""
     tag, immutable = item.source.tag, item.entry.tags.immutable
     if tag is None or not immutable.holds(tag):
         return None

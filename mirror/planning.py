@@ -1,7 +1,7 @@
 """Makes the plan of a mirror run in three stages: list each source registry, claim targets, survey the images.
 
-Several registries are in progress at a time, each with one query at a time. Surveyed images are handed over at once, to be
-mirrored. A registry that makes the run wait delays no image of another registry, except images whose targets it may claim.
+Several registries are in progress at a time, each with a single query in flight. The run mirrors surveyed images at once. A
+slow registry delays only its own images, and images with targets that the registry may claim.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,10 +25,10 @@ from prefect_dist.transfer.session import Session
 
 
 class Receiver(Protocol):
-    """Takes planned images, from the loop that queries run in."""
+    """Takes planned images, in the thread of the walk."""
 
     def take_images(self, images: Sequence[PlannedImage], origins: Mapping[PlannedImage, units.Surveyed], /) -> None:
-        """Take planned images of a registry; `origins` are the surveys by which the images were planned."""
+        """Take planned images of a registry; `origins` has the survey of each image."""
 
     def take_plan(self, plan: Plan, /) -> None:
         """Take the plan of the run."""
@@ -40,7 +40,7 @@ class PlanRequest:
 
     Attributes:
         entries: the entries to plan.
-        others: entries that share the lock file and that another run carries out. Each keeps its tags.
+        others: the entries of another run with the same lock file. This run keeps their tags.
         locked: the records of the lock file.
         is_dry: true if the run only makes the plan.
         workers: the largest number of requests of one task at a time.
@@ -54,9 +54,9 @@ class PlanRequest:
 
 
 class Planning:
-    """Runs the stages of planning, and hands over their results.
+    """Runs the stages of planning, and hands over the results.
 
-    Images and entries that cannot be planned are part of the plan, with the reason.
+    The plan also contains failed images and entries, with the reasons.
     """
 
     def __init__(self, request: PlanRequest, session: Session, notify: Notify, loop: QueryLoop, receiver: Receiver) -> None:
@@ -77,7 +77,7 @@ class Planning:
             run_stage(stage, self._loop, lane=host, done=partial(self._claim, claiming, host))
 
     def _claim(self, claiming: Claiming, host: str, selections: Sequence[Selected]) -> None:
-        """Claim the targets of a listed registry, and survey the images that are admitted now."""
+        """Claim targets for the images of a listed registry, and survey the admitted images."""
         self._selections += selections
         admitted = claiming.claim(host, [item for selected in selections for item in selected.items])
         self._open_surveys += len(admitted)
@@ -92,7 +92,7 @@ class Planning:
             run_stage(stage, self._loop, lane=images.host, done=partial(self._hand_over, claiming))
 
     def _hand_over(self, claiming: Claiming, surveyed: SurveyedImages) -> None:
-        """Hand over surveyed images, and the plan after the last of them."""
+        """Hand over surveyed images, and the plan after the last images."""
         self._open_surveys -= 1
         surveyed = find_missing_content(self._session.store, surveyed)
         self._surveys.append(surveyed)
@@ -131,7 +131,7 @@ class Planning:
         trusted: Sequence[Reference],
         unknown: AbstractSet[str],
     ) -> Orphans:
-        """Return the orphaned tags. The tags of `unknown` entries and of other entries stay."""
+        """Return the orphaned tags, except tags of `unknown` entries and of entries of another run."""
         entries, others = self._request.entries, self._request.others
         held = unknown | {entry.at for entry in others}
         chosen = {(selected.entry.at, source.locator) for selected in selections for source in selected.sources}
@@ -148,10 +148,10 @@ def _describe_problems(selections: Iterable[Selected]) -> dict[str, str]:
 
 
 def _describe_idle(selections: Iterable[Selected]) -> dict[str, str]:
-    """Return a line for each entry that selects nothing, by the place of the entry.
+    """Return a line for each entry without selected images, by the place of the entry.
 
-    Such an entry has a mistake, or its source was emptied. So the run removes none of its tags.
+    The entry has a mistake, or the source was emptied. So the run prunes no tag of the entry.
     """
     idle = [selected.entry for selected in selections if not selected.sources and selected.problem is None]
-    note = {True: "", False: ", so nothing that it brought is pruned"}
-    return {one.at: f"{one.at}: nothing of {one.source} is chosen{note[one.prune is None]}" for one in idle}
+    note = {True: "", False: ", so no tag of this entry is pruned"}
+    return {one.at: f"{one.at}: no image of {one.source} is selected{note[one.prune is None]}" for one in idle}

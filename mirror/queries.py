@@ -1,6 +1,6 @@
-"""Queries of planning: a stage is a generator that yields units of work, and gets the outcome of each.
+"""Queries of planning: a stage is a generator that yields units of work, and receives the outcomes.
 
-So a stage reads like a plain function, although its queries run in the loop of the walk, next to the units of other images.
+So a stage reads like a plain function, although the walk runs the queries next to the units of images.
 """
 
 from collections.abc import Callable, Generator, Iterable
@@ -15,20 +15,20 @@ Stage = Generator[Unit[Any], Outcome[Any], T]
 
 
 class QueryLoop(Protocol):
-    """The loop that queries run in."""
+    """The loop of queries: the walk of the run."""
 
     def query(self, queries: Iterable[RegistryQuery], /) -> None:
         """Add queries."""
 
 
 def ask(unit: Unit[T]) -> Stage[Outcome[T]]:
-    """Have the loop run a unit, and return its outcome. A stage uses this as `outcome = yield from ...`."""
+    """Have the loop run a unit, and return the outcome. A stage uses the result of `yield from` this generator."""
     outcome: Outcome[T] = yield unit
     return outcome
 
 
 def run_stage(stage: Stage[T], loop: QueryLoop, *, lane: str, done: Callable[[T], None]) -> None:
-    """Run the queries of a stage in a lane of the loop. Call `done` with the result: at once if the stage has no queries."""
+    """Run the queries of a stage in a lane of the loop. Call `done` with the result, at once for a stage without queries."""
 
     def resume(outcome: Outcome[Any] | None) -> None:
         try:

@@ -1,6 +1,6 @@
-"""The names at targets that entries can claim, as far as that is known before their registry is listed.
+"""The target names that entries can claim, as far as the configuration shows before the source registry is listed.
 
-The answer errs on one side: a name that is out of reach is never claimed, a name within reach may be.
+The reach may be too large, never too small: no entry claims a name out of reach.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ _REPOSITORY, _TAG = "name/name", "tag"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reach:
-    """All names in `names`, and all that begin with one of `prefixes`."""
+    """The target names in `names`, and each name that starts with a prefix in `prefixes`."""
 
     names: frozenset[Reference]
     prefixes: tuple[str, ...]
@@ -29,7 +29,7 @@ class Reach:
 
 
 def compute_reach(entries: Iterable[Entry]) -> Reach:
-    """Return the reach of all entries together."""
+    """Return the common reach of entries."""
     names, prefixes = set[Reference](), dict[str, None]()
     for entry in entries:
         if entry.type == "image":
@@ -48,17 +48,17 @@ def _prefixes(entry: Entry) -> Iterator[str]:
 
 
 def _prefix(naming: Naming, source: str, varying: str) -> str:
-    """Return how all names begin to which the source's repository or tag is appended."""
+    """Return the common prefix of the names that a naming makes by appending the source's repository or tag."""
     try:
         target = naming.of(Reference.parse(f"{source}{varying}"))
-    except InvalidInput:  # as a rename may make it of this sample
+    except InvalidInput:  # a rename may make an invalid name of the sample
         return ""
     is_kept = not naming.renames and str(target).endswith(varying)
     return str(target)[: 1 - len(varying)] if is_kept else f"{target.host}/"
 
 
 def _literal(naming: Naming) -> str:
-    """Return how all names begin that a template makes of an image: its text before the first action, if that has a host."""
+    """Return the common prefix of the names that a template makes: the text before the first action, if the text has a host."""
     host, slash, path = naming.template.text.partition("{{")[0].lstrip().partition("/")
     if not slash:
         return ""

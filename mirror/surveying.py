@@ -1,4 +1,4 @@
-"""The third stage of planning: survey admitted images at their source and targets, and plan each of them."""
+"""The third stage of planning: survey admitted images at the source and the targets, and plan each image."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,13 +21,13 @@ _BATCH = 100
 
 
 class SurveyProgress:
-    """Counts the images of a run that are surveyed, and notifies of the count."""
+    """Counts the surveyed images of a run, and notifies of the count."""
 
     def __init__(self, notify: Notify) -> None:
         self._notify, self._done, self._total = notify, 0, 0
 
     def expect(self, images: int) -> None:
-        """Add images that are going to be surveyed."""
+        """Add images to the total."""
         self._total += images
 
     def count(self, images: int) -> None:
@@ -38,12 +38,12 @@ class SurveyProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SurveyedImages:
-    """The plans for some images of one registry.
+    """The plans for images of a registry.
 
     Attributes:
         images: the planned images.
-        origins: the survey by which each image was planned.
-        trusted: the images for which the lock file answers, without a request.
+        origins: the survey of each image.
+        trusted: the images for which the lock file makes requests needless.
         missing: the digests of needed content that the store lacks.
     """
 
@@ -56,9 +56,9 @@ class SurveyedImages:
 def survey_images(
     admitted: Admitted, locked: Records, progress: SurveyProgress, *, keep: bool, workers: int
 ) -> Stage[SurveyedImages]:
-    """Compare admitted images with their targets, except trusted images. Return their plans.
+    """Compare admitted images with their targets, except trusted images. Return the plans.
 
-    `keep` stores the manifests of images that have to be mirrored. One task sends at most `workers` requests at a time.
+    `keep` stores the manifests of images to mirror. A task sends at most `workers` requests at a time.
     """
     trusted = tuple(item for item in admitted.items if is_trusted(item, locked))
     images, origins = list(admitted.refused), dict[PlannedImage, units.Surveyed]()
@@ -77,7 +77,7 @@ def survey_images(
 
 
 def find_missing_content(store: ContentStore, surveyed: SurveyedImages) -> SurveyedImages:
-    """Return the images with the content that the store lacks. If the store cannot be read, images that need content fail."""
+    """Return the images with the content that the store lacks. If reading the store fails, images that need content fail."""
     content = {one.digest: one for image in surveyed.images if image.is_needed for one in image.content}
     try:
         held = list(store.each(store.holds, content.values()))

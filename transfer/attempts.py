@@ -1,10 +1,10 @@
-"""Attempts at a unit of work: which errors get another one, and when.
+"""Attempts at a unit of work: the errors that cause a retry, and the time of the retry.
 
 Three rules hold for every pool:
 
-- an error that is not `retryable` gets no other attempt;
-- wrong bytes are fetched once more: a bit that flipped on the way is right then, a wrong blob at the registry is not;
-- a Retry-After of a registry is waited for, up to a day after the first attempt. Such attempts do not count as retries.
+- an error that is not `retryable` causes no retry;
+- corrupt content causes one retry: a bit may have flipped in transit, a corrupt blob at the registry stays corrupt;
+- a Retry-After header of a registry causes a wait, up to a day after the first attempt. The wait does not count as a retry.
 """
 
 from collections.abc import Iterator
@@ -23,20 +23,20 @@ _RETRIES_CORRUPT = 1
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An attempt: its `number` from 1 on, of which at most `retries` + 1 are made, and when the first one `began`."""
+    """An attempt: the `number` (1 to `retries` + 1), and the time when the first attempt `began`."""
 
     number: int
     retries: int
     began: datetime
 
     def has_successor(self, error: DistError) -> bool:
-        """Return whether another attempt is made if this one ends with `error`."""
+        """Return whether another attempt follows if this attempt ends with `error`."""
         if self.wait_s(error) is not None:
             return True
         return is_retried(error, self.number) and self.number <= self.retries
 
     def wait_s(self, error: DistError) -> float | None:
-        """Return the seconds to wait because `error` has a Retry-After, at most a day; None if another rule applies."""
+        """Return the seconds to wait for the Retry-After of `error`, at most a day; None if another rule applies."""
         if not isinstance(error, RegistryError) or not error.retryable or error.exchange.retry_after_s is None:
             return None
         if self.began < datetime.now(UTC) - LONGEST_WAIT:
@@ -45,7 +45,7 @@ class Attempt:
 
 
 def is_retried(error: object, number: int) -> bool:
-    """Return whether an error gets another attempt after attempt `number`, if any are left."""
+    """Return whether an error of attempt `number` causes a retry, if the unit has retries left."""
     if isinstance(error, Corrupt):
         return number <= _RETRIES_CORRUPT
     return isinstance(error, DistError) and error.retryable
@@ -56,7 +56,7 @@ _ATTEMPT: ContextVar[Attempt | None] = ContextVar("attempt", default=None)
 
 @contextmanager
 def use_attempt(attempt: Attempt) -> Iterator[None]:
-    """Make `attempt` the current one in this block."""
+    """Make `attempt` the current attempt in the block."""
     token = _ATTEMPT.set(attempt)
     try:
         yield
@@ -65,6 +65,6 @@ def use_attempt(attempt: Attempt) -> Iterator[None]:
 
 
 def has_another(error: DistError) -> bool:
-    """Return whether the current unit of work gets another attempt if it raises `error`; False outside of a pool."""
+    """Return whether the current unit of work has another attempt after `error`; False outside of a pool."""
     attempt = _ATTEMPT.get()
     return attempt is not None and attempt.has_successor(error)

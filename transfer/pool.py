@@ -1,7 +1,7 @@
-"""Pools run the units of work of one run, and yield the outcome of each unit.
+"""Pools run the units of work of a run, and yield the outcome of each unit.
 
-A `Pool` decides how a unit runs: in a thread (`transfer.threads`), or as a task run (`flows.pool`). A `Worklist` decides which
-unit is next. So one walk works with both pools.
+A `Pool` runs a unit in a thread (`transfer.threads`) or as a task run (`flows.pool`). A `Worklist` chooses the next unit. So
+the same walk works with both pools.
 """
 
 import queue
@@ -24,7 +24,7 @@ Item = TypeVar("Item", bound=Hashable)
 
 
 def split_batches(items: Sequence[T], size: int) -> Iterator[tuple[T, ...]]:
-    """Yield the items in batches of at most `size`, each for one unit of work."""
+    """Yield the items in batches of at most `size`, each for a unit of work."""
     return (tuple(items[start : start + size]) for start in range(0, len(items), size))
 
 
@@ -37,9 +37,9 @@ class Ok(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The error that a unit of work ended with, or that kept the unit from starting.
+    """The error of a unit of work that failed or did not start.
 
-    The error and its causes lose their tracebacks: a traceback keeps the locals of its frames as long as the report.
+    The error and the causes lose their tracebacks: a traceback would keep the locals of the frames as long as the report.
     """
 
     error: DistError
@@ -57,7 +57,7 @@ Outcome = Ok[T] | Failed
 
 @dataclass(frozen=True, slots=True)
 class Raised:
-    """An exception that ends the loop over the outcomes, such as the exception by which Prefect suspends a flow run."""
+    """An exception that ends the loop over the outcomes. For example, Prefect suspends a flow run by an exception."""
 
     error: BaseException
 
@@ -87,10 +87,10 @@ class Unit(Generic[T_co]):
     """A unit of work with a result of type `T_co`.
 
     Attributes:
-        work: a function of `transfer.units`. Its arguments are the session of the run, `arguments` and `options`.
+        work: a function of `transfer.units`, called with the session of the run, `arguments` and `options`.
         hosts: the registries that the unit sends requests to.
-        parents: the results that the unit follows from. Prefect draws an arrow from each of these objects.
-        scope: the flow run that the unit belongs to; None is the current flow run.
+        parents: the results that the unit follows from. Prefect draws an arrow from each result object.
+        scope: the flow run of the unit; None for the current flow run.
     """
 
     work: Callable[..., T_co]
@@ -102,7 +102,7 @@ class Unit(Generic[T_co]):
 
 
 class Lane(NamedTuple):
-    """A kind of items, such as the items that need one server. At most one item of a single lane is in flight."""
+    """A kind of items, such as the items for a server. A single lane has at most one item in flight."""
 
     name: Hashable
     is_single: bool = False
@@ -112,9 +112,9 @@ _ONLY_LANE = Lane(None)
 
 
 class Pool(ABC):
-    """Runs units of work of one run, with at most `window` in flight.
+    """Runs the units of work of a run, with at most `window` in flight.
 
-    `runs` counts the units that were run; retries of a unit do not count.
+    `runs` counts the completed units, without retries.
     """
 
     def __init__(self, session: Session, *, window: int) -> None:
@@ -125,11 +125,11 @@ class Pool(ABC):
     @property
     @abstractmethod
     def waiting(self) -> AbstractSet[Hashable]:
-        """Return the keys of units in flight that only wait for the time in a registry's Retry-After."""
+        """Return the keys of units in flight that only wait for a Retry-After."""
 
     @abstractmethod
     def on_wait(self, listener: Callable[[], None]) -> AbstractContextManager[None]:
-        """Call `listener`, from any thread, each time that a unit begins to wait during the block."""
+        """Call `listener`, from any thread, for each unit that starts to wait during the block."""
 
     @abstractmethod
     def start(self, unit: Unit[T], end: Callable[[Outcome[T] | Raised], None]) -> Hashable:
@@ -140,13 +140,13 @@ class Pool(ABC):
         """
 
     def run(self, items: Iterable[Item], unit_of: Callable[[Item], Unit[T]]) -> Iterator[tuple[Item, Outcome[T]]]:
-        """Run the unit of each item. Yield each item with its outcome, in the order of ending."""
+        """Run the unit of each item. Yield each item with the outcome, in the order of ending."""
         worklist = Worklist(self, unit_of)
         worklist.add(items)
         return iter(worklist)
 
     def call(self, unit: Unit[T]) -> Outcome[T]:
-        """Run one unit of work. Return its outcome."""
+        """Run a unit of work, and return the outcome."""
         ((_, outcome),) = self.run([0], lambda _: unit)
         return outcome
 
@@ -227,7 +227,7 @@ class Worklist(Generic[Item, T]):
             self._state_for(item).queued.appendleft((next(self._first), item))
 
     def again(self, item: Item) -> None:
-        """Add an item, also one that has ended."""
+        """Add an item after the queued items, even if the item has already run."""
         self._state_for(item).queued.append((next(self._last), item))
 
     def call(self, function: Callable[[], None]) -> None:
@@ -287,4 +287,4 @@ class Worklist(Generic[Item, T]):
 
 
 def _fill_again() -> None:
-    """Do nothing: the worklist starts more items after each call, and a unit that waits makes room."""
+    """Do nothing. After each call the worklist starts more items: a waiting unit makes room."""

@@ -18,7 +18,7 @@ from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Raised, Unexpe
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.waiting import WaitingUnits
 
-# Threads are made as they are needed. Units that wait for a Retry-After hold a thread each and do not count as in flight.
+# The executor makes threads on demand. Each unit that waits for a Retry-After holds a thread and does not count as in flight.
 _MAX_THREADS = 1024
 _FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 60.0
@@ -40,15 +40,15 @@ class ThreadPool(Pool):
 
     @property
     def waiting(self) -> AbstractSet[Hashable]:
-        """Return the units that wait for a Retry-After."""
+        """Return the keys of the units that wait for a Retry-After."""
         return self._waiting.keys
 
     def on_wait(self, listener: Callable[[], None]) -> AbstractContextManager[None]:
-        """Call `listener` each time that a unit begins to wait during the block."""
+        """Call `listener` for each unit that starts to wait during the block."""
         return self._waiting.on_wait(listener)
 
     def start(self, unit: Unit[T], end: Callable[[Outcome[T] | Raised], None]) -> Hashable:
-        """Start a unit in a thread that has a copy of the present context."""
+        """Start a unit in a thread with a copy of the current context."""
         key = object()
         self._executor.submit(copy_context().run, self._run, key, unit, end)
         return key
@@ -57,7 +57,7 @@ class ThreadPool(Pool):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is not None:  # units that wait for a registry would hold the block for as long as it says
+        if error is not None:  # units would wait for their Retry-After first
             self.session.cancel.set(f"the run failed: {error!r}")
         self._executor.shutdown(cancel_futures=error is not None)
 
@@ -69,17 +69,17 @@ class ThreadPool(Pool):
             return Ok(_Attempts(self, key, unit).run())
         except DistError as exc:
             return Failed(exc)
-        except Exception as exc:  # noqa: BLE001 - an error that no one expects concerns one unit
+        except Exception as exc:  # noqa: BLE001 - an unexpected error fails one unit
             _log.debug("unexpected error of a unit of work", exc_info=exc)
             return Failed(Unexpected.of(exc))
-        except BaseException as exc:  # noqa: BLE001 - it ends the run, not only this thread
+        except BaseException as exc:  # noqa: BLE001 - ends the run, not only the thread
             return Raised(exc)
 
     def pause(self, key: Hashable, seconds: float, *, is_waiting: bool) -> None:
         """Sleep before the next attempt of a unit. `is_waiting`: because of a Retry-After.
 
         Raises:
-            Stopped: the run was cancelled meanwhile.
+            Stopped: the run was cancelled.
         """
         if not is_waiting:
             self.session.cancel.pause(seconds)
@@ -89,12 +89,12 @@ class ThreadPool(Pool):
 
     @property
     def retries(self) -> int:
-        """Return the number of further attempts that a unit gets."""
+        """Return the largest number of retries of a unit."""
         return self._retries
 
 
 class _Attempts(Generic[T]):
-    """The attempts at one unit of work."""
+    """The attempts at a unit of work."""
 
     def __init__(self, pool: ThreadPool, key: Hashable, unit: Unit[T]) -> None:
         self._pool, self._key, self._unit = pool, key, unit
@@ -103,7 +103,7 @@ class _Attempts(Generic[T]):
         self._wait_s: float | None = None
 
     def run(self) -> T:
-        """Return the result of the first attempt that succeeds. Raise the error of the last one."""
+        """Return the result of the first successful attempt. Raise the error of the last attempt."""
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(self._is_retried), wait=self._delay_s, sleep=self._sleep, reraise=True
         )

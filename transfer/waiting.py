@@ -1,4 +1,4 @@
-"""The units of work that wait for as long as a registry's Retry-After says, and do nothing else."""
+"""The units of work that only wait for the time in a registry's Retry-After."""
 
 import threading
 from collections.abc import Callable, Hashable, Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class WaitingUnits:
-    """The keys of units that wait. Thread-safe."""
+    """The keys of waiting units. Thread-safe."""
 
     def __init__(self) -> None:
         self._keys: frozenset[Hashable] = frozenset()
@@ -15,12 +15,12 @@ class WaitingUnits:
 
     @property
     def keys(self) -> frozenset[Hashable]:
-        """Return the keys of the units that wait now."""
+        """Return the keys of the waiting units."""
         return self._keys
 
     @contextmanager
     def add(self, key: Hashable) -> Iterator[None]:
-        """Count a unit among those that wait during this block, and call the listeners at its beginning."""
+        """Call the listeners, and list a unit as waiting during the block."""
         with self._guard:
             self._keys |= {key}
             listeners = self._listeners
@@ -34,7 +34,7 @@ class WaitingUnits:
 
     @contextmanager
     def on_wait(self, listener: Callable[[], None]) -> Iterator[None]:
-        """Call `listener`, from any thread, each time that a unit begins to wait during this block."""
+        """Call `listener`, from any thread, for each unit that starts to wait during the block."""
         with self._guard:
             self._listeners += (listener,)
         try:

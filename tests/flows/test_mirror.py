@@ -168,8 +168,8 @@ def test_an_entry_that_chooses_nothing_is_told_and_is_no_failure(
     at = f"{mirrors.config}:1: sync"
     assert (report.status, report.plan.count("add")) == ("complete", 1)
     assert report.notes() == [
-        f"{at}[0]: nothing of {source.host}/app is chosen",
-        f"{at}[1]: nothing of {source.host} is chosen",
+        f"{at}[0]: no image of {source.host}/app is selected",
+        f"{at}[1]: no image of {source.host} is selected",
     ]
 
 

@@ -193,7 +193,7 @@ def test_a_damaged_lock_file_is_told_before_anything_is_asked(
 ) -> None:
     mirrors.lock.write_bytes(content)
     with pytest.raises(
-        InvalidInput, match=r"lock file .*mirror.lock.json: damaged .*; mend it, or remove it to begin a new one"
+        InvalidInput, match=r"lock file .*mirror.lock.json: damaged .*; restore the file, or remove it to start a new one"
     ):
         mirrors.run(repository(source, target))
     assert source.requests + target.requests == []

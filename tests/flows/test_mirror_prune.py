@@ -128,7 +128,7 @@ def test_an_entry_that_chooses_nothing_at_all_prunes_nothing(
     report = mirrors.run({**entry, "tags": {"allow": ["w.*"]}})
 
     assert (report.status, report.plan.orphans, deleted(mirrors, target)) == ("complete", (), [])
-    told = f"{mirrors.config}:1: sync[0]: nothing of {entry['source']} is chosen, so nothing that it brought is pruned"
+    told = f"{mirrors.config}:1: sync[0]: no image of {entry['source']} is selected, so no tag of this entry is pruned"
     assert report.notes() == [told]
     assert not any(record["unwanted"] for record in mirrors.locked().values())
 
@@ -141,14 +141,15 @@ def test_a_repository_that_a_registry_lists_no_tags_of_or_does_not_list_is_not_p
     entry = {"source": source.host, "target": target.host, "type": "registry", "prune": AT_ONCE}
     mirrors.run(entry)
     mirrors.asked(target)
-    told = f"{mirrors.config}:1: sync[0]: nothing of {source.host}/b is chosen any more, so nothing of that is pruned; "
-    for path, lost in (("/v2/b/tags/list", b'{"name":"b","tags":[]}'), ("/v2/_catalog", b'{"repositories":["a"]}')):
-        source.inject(Fault(path=path, action=Answer(200, (("Content-Type", "application/json"),), lost)))
+    lost = f"no tag of {source.host}/b is selected any more, so their tags at the target are not pruned"
+    told = f"{mirrors.config}:1: sync[0]: {lost}; to prune them, exclude the repositories with repos.deny"
+    for path, body in (("/v2/b/tags/list", b'{"name":"b","tags":[]}'), ("/v2/_catalog", b'{"repositories":["a"]}')):
+        source.inject(Fault(path=path, action=Answer(200, (("Content-Type", "application/json"),), body)))
 
         report = mirrors.run(entry)
 
         assert (report.status, report.plan.orphans, deleted(mirrors, target)) == ("complete", (), [])
-        assert report.notes() == [f"{told}to have it pruned, exclude it with repos.deny"]
+        assert report.notes() == [told]
         assert not any(record["unwanted"] for record in mirrors.locked().values())
     report = mirrors.run({**entry, "repos": {"deny": ["b"]}})
 

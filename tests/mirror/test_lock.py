@@ -11,7 +11,7 @@ from prefect_dist.mirror.lock import Lock
 from prefect_dist.ocispec.errors import Denied
 from tests.storage.layered import as_nobody
 
-REMEDY = "let the user of the run write the file and its directory, or set lock to another file"
+REMEDY = "allow the user of the run to write the file and its directory, or set `lock` to another file"
 
 
 @pytest.fixture

@@ -169,8 +169,8 @@ def test_a_repository_of_a_registry_that_was_emptied_is_not_pruned(
     assert pruned == ["registry.example/a:v1"]
     (note,) = idle
     assert note == (
-        "mirror.yaml: sync[0]: nothing of one.example/b is chosen any more, so nothing of that is pruned; "
-        "to have it pruned, exclude it with repos.deny"
+        "mirror.yaml: sync[0]: no tag of one.example/b is selected any more, so their tags at the target are not pruned; "
+        "to prune them, exclude the repositories with repos.deny"
     )
 
 
@@ -202,4 +202,4 @@ def test_a_repository_of_several_entries_is_not_pruned_if_the_one_that_takes_it_
     pruned, idle = replanned(plan, queries, plans, {"a": ["v1"], "b": [], "c": ["v1"]}, *sync)
 
     assert pruned == []
-    assert [line.partition(": nothing")[0] for line in idle] == ["mirror.yaml: sync[1]"]
+    assert [line.partition(": no tag")[0] for line in idle] == ["mirror.yaml: sync[1]"]
