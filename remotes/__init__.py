@@ -1,6 +1,7 @@
-"""Remotes: where content comes from. `resolve(reference) → (name, descriptor, fetcher)`. Synchronous and thread-safe.
+"""Registries: resolve references, fetch and push content, list tags and referrers. Synchronous and thread-safe.
 
-Registries speak the OCI distribution-spec 1.1 and Docker's registry protocol v2.
+`Registries.resolve(reference)` returns the name to record, the descriptor, and the source to fetch from. Registries follow the
+OCI distribution-spec 1.1 or Docker's registry protocol v2.
 """
 
 from prefect_dist.remotes.credentials import (

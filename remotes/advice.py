@@ -1,4 +1,8 @@
-"""Remedies for failures of TLS, in terms of what the user can set: command options, keys of a file, parameters of a run."""
+"""Remedies for TLS failures, phrased for the place where the user can change the setting.
+
+That place is a command option, a key of a configuration file, or a flow parameter. `remotes.errors` puts the remedy into the
+message.
+"""
 
 from dataclasses import dataclass, fields, replace
 from typing import Self
@@ -9,10 +13,10 @@ TLS_ADVICE = "dist.tls_advice"
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class TlsAdvice:
-    """A remedy for each TLS failure; `{server}` is replaced by `host[:port]`.
+    """A remedy for each TLS failure, as an imperative phrase; `{server}` is replaced by `host[:port]`.
 
-    `authority`: trust the signer of a certificate. `any_certificate`: accept whatever the server shows. `certificate`: show
-    one of our own. `http` and `https`: use that scheme.
+    `authority`: trust the CA that signed the server's certificate. `any_certificate`: skip verification. `certificate`: send a
+    client certificate. `http` and `https`: use that scheme.
     """
 
     authority: str
@@ -22,16 +26,19 @@ class TlsAdvice:
     https: str
 
     def for_server(self, server: str) -> Self:
-        """The advice with the name of a server."""
+        """Return the advice with `{server}` replaced."""
         texts = {field.name: getattr(self, field.name).replace("{server}", server) for field in fields(self)}
         return replace(self, **texts)
 
     @classmethod
     def of_file(cls, at: str, *, authority: str = "caFile", certificate: str = "certFile") -> Self:
-        """The advice to set keys `at` a place in a file; the keys for certificates have these names."""
+        """Return the advice to set keys of a file. `at` names the file and the section in messages.
+
+        `authority` and `certificate` are the names of the keys for the CA and for the client certificate.
+        """
         return cls(
-            authority=f"set {authority}",
-            any_certificate=f"take any with tls: insecure, in {at}",
+            authority=f"add its CA with {authority}",
+            any_certificate=f"skip verification with tls: insecure, in {at}",
             certificate=f"set {certificate} in {at}",
             http=f"set tls: disabled in {at}",
             https=f"set tls: enabled in {at}",
@@ -39,16 +46,16 @@ class TlsAdvice:
 
 
 OPTIONS = TlsAdvice(
-    authority="trust who signed it with --ca-file",
-    any_certificate="take any with --insecure {server}",
-    certificate="set certFile in the file of hosts",
-    http="give --plain-http, or set tls: disabled for it in a file of hosts",
-    https="set tls: enabled for it in a file of hosts",
+    authority="add its CA with --ca-file",
+    any_certificate="skip verification with --insecure {server}",
+    certificate="set certFile in the hosts file",
+    http="use --plain-http, or set tls: disabled for this registry in a hosts file",
+    https="set tls: enabled for this registry in a hosts file",
 )
 PARAMETERS = TlsAdvice(
-    authority="set ca_file in the run's parameter network",
-    any_certificate="add {server} to insecure there",
-    certificate="set certFile in the file that hosts in the run's parameter network names",
-    http="set plain_http in the run's parameter network, or tls: disabled in the file that hosts there names",
-    https="set tls: enabled in the file that hosts in the run's parameter network names",
+    authority="add its CA with ca_file in the parameter network",
+    any_certificate="add {server} to insecure in the parameter network",
+    certificate="set certFile in the hosts file (hosts in the parameter network)",
+    http="set plain_http in the parameter network, or tls: disabled in the hosts file (hosts in the parameter network)",
+    https="set tls: enabled in the hosts file (hosts in the parameter network)",
 )

@@ -1,7 +1,7 @@
-"""Authentication against registries, driven by their challenges: anonymous, basic and bearer tokens.
+"""Authentication against registries, driven by their challenges: anonymous, basic (RFC 7617) and bearer tokens.
 
-`RegistryAuth` is an `httpx.Auth`, a pure generator of requests: it can be driven by hand, and whatever it asks goes through
-the same client as all else. How a token is asked for is `remotes.token`'s.
+`RegistryAuth` is an `httpx.Auth`: a generator of requests, which the client sends like any other request. How a token is
+requested is left to `remotes.token`, and where credentials come from to `remotes.credentials`.
 """
 
 import threading
@@ -19,12 +19,12 @@ from prefect_dist.remotes.guard import GUARD
 from prefect_dist.remotes.headers import Challenge, parse_challenges
 from prefect_dist.remotes.token import Tokens, TokenServer, merge_scopes
 
-# A token is not used in its last seconds: it would expire on the way.
+# A token is not used in its last seconds: it could expire before the registry checks it.
 _MARGIN_S = 5
-# The answers to an expired password that have no challenge: Amazon ECR 403, its public registry perhaps 400. They may have
-# another reason.
+# Statuses for an expired password without a challenge: 403 from Amazon ECR, perhaps 400 from its public registry. The same
+# statuses may have another reason.
 _MAY_BE_EXPIRED = frozenset({400, 403})
-# The time for which a helper is not called again because of such answers to the same secret.
+# The time for which such a response does not cause another call of the helper for the same secret.
 _DOUBT_S = 300.0
 _BASIC = "Basic "
 
@@ -33,7 +33,7 @@ _Flow = Generator[httpx.Request, httpx.Response, str | None]
 
 @dataclass(frozen=True, slots=True)
 class _TokenSource:
-    """The server and the scopes of a token, to renew it there."""
+    """The server and the scopes of a token, needed to renew it."""
 
     server: TokenServer
     scopes: str
@@ -41,13 +41,18 @@ class _TokenSource:
 
 @dataclass(frozen=True, slots=True)
 class _Grant:
+    """An Authorization header, the time at which it expires, and the source of its token."""
+
     header: str = field(repr=False)
     expires: float
     source: _TokenSource | None
 
 
 class HostAuth:
-    """The tokens and password state of one registry, shared by all requests with these credentials. Thread-safe."""
+    """The tokens and the state of the password of one registry. Thread-safe.
+
+    All requests with the same credentials share this object.
+    """
 
     def __init__(self, login: RegistryLogin, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.host = login.host
@@ -64,30 +69,30 @@ class HostAuth:
         self._doubted_until = float("-inf")
 
     def find_header(self, scopes: str) -> str | None:
-        """The Authorization header for a list of scopes, as long as it is good."""
+        """Authorization header for a list of scopes; None if there is none or it has expired."""
         grant = self._grants.get(scopes)
         return grant.header if grant is not None and self._clock() < grant.expires else None
 
     def find_token_source(self, scopes: str) -> _TokenSource | None:
-        """Return the source of the last token for these scopes, expired or not."""
+        """Return the source of the last token for these scopes, expired or not; None if there is none."""
         grant = self._grants.get(scopes)
         return grant.source if grant is not None else None
 
     def store_header(
         self, scopes: str, header: str, *, life_s: float = float("inf"), source: _TokenSource | None = None
     ) -> None:
-        """Remember a header for a list of scopes."""
+        """Store a header for a list of scopes."""
         self._grants[scopes] = _Grant(header, self._clock() + life_s, source)
 
     def drop_header(self, scopes: str) -> None:
-        """Forget a header that the registry refuses."""
+        """Forget a header that the registry rejected."""
         self._grants.pop(scopes, None)
 
     def renew(self, refused: Credentials | None) -> bool:
-        """Replace credentials that were refused, if their source has others now: one call for all threads.
+        """Replace rejected credentials if their source has others now: one call for all threads.
 
-        Credentials that replaced others are not replaced before they were accepted once. A helper may make a new secret for
-        each call, and some registries lock accounts after several failures.
+        Return False if there are no others. Renewed credentials are not renewed again before they were accepted once: a
+        credential helper may return a new secret for each call, and some registries lock accounts after several failures.
 
         Raises:
             Denied: the credential helper fails.
@@ -107,9 +112,10 @@ class HostAuth:
             return True
 
     def renew_doubted(self, doubted: Credentials) -> bool:
-        """Replace credentials after an answer that may be about them, or about something else, such as a missing right.
+        """Replace credentials after a response that may mean an expired secret.
 
-        For each secret the helper is called once in five minutes for this reason.
+        The response may also mean something else, such as a missing permission. Therefore the helper is called at most once in
+        five minutes per secret.
 
         Raises:
             Denied: the credential helper fails.
@@ -127,7 +133,7 @@ class HostAuth:
         self._may_renew = True
 
     def note_password(self, header: str | None, response: httpx.Response) -> None:
-        """Remember that the present password was accepted, if the answer to a request with this header shows that."""
+        """Remember that the present password was accepted, if the response to a request with this header shows that."""
         if header is None or not header.startswith(_BASIC) or not _shows_acceptance(response):
             return
         credentials = self.login.credentials
@@ -136,7 +142,7 @@ class HostAuth:
             self.note_accepted()
 
     def token_lock(self, scopes: str) -> threading.Lock:
-        """Return the lock that is held while a token for `scopes` is fetched, so that it is fetched once."""
+        """Return the lock that is held while a token for `scopes` is fetched, so that only one thread fetches it."""
         with self._guard:
             return self._token_locks.setdefault(scopes, threading.Lock())
 
@@ -144,7 +150,7 @@ class HostAuth:
 class RegistryAuth(httpx.Auth):
     """Authorises requests for some scopes of `remotes.token`, such as `RegistryAuth(host, push_scope(a), pull_scope(b))`.
 
-    A request may be sent a second time, so its body has to be bytes, or such as can be iterated anew.
+    A request may be sent twice, so its body has to be bytes, or an iterable that can be iterated again.
     """
 
     def __init__(self, host: HostAuth, *scopes: str) -> None:
@@ -152,14 +158,14 @@ class RegistryAuth(httpx.Auth):
         self._scopes = merge_scopes(*scopes)
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Send the request with the known header; answer the challenge of a 401 once, and replace an expired password once.
+        """Send the request with the known header. Answer the challenge of a 401 once, and replace an expired password once.
 
-        The body of the 401 is read first. An unread response occupies one of the server's slots, and the thread that fetches
-        the token may need that slot. A 401 from another host, where a redirect led, is not answered: these credentials are not
-        for it.
+        The body of the 401 is read first: an unread response occupies one of the server's slots, and the thread that fetches
+        the token may need that slot. A 401 from another server, after a redirect, is not answered, because these credentials
+        are not for it.
 
         Raises:
-            Denied: the token server refuses the credentials, or is not to be trusted with them.
+            Denied: the token server rejects the credentials, or would get them over plain http.
         """
         sent = yield from self._initial_header(request)
         if sent is not None:
@@ -181,7 +187,7 @@ class RegistryAuth(httpx.Auth):
                 self._host.note_password(header, response)
 
     def _renewed_header(self, response: httpx.Response, sent: str | None) -> str | None:
-        """Return the header with another password if the one that was sent may have expired; None if there is no other."""
+        """Return a header with a renewed password if the response may mean that the sent one expired; else None."""
         if not _may_be_expired(response):
             self._host.note_password(sent, response)
             return None
@@ -193,7 +199,7 @@ class RegistryAuth(httpx.Auth):
         return self._store_password()
 
     def _store_password(self) -> str | None:
-        """Return the header with the present password, and use it from now on; None if there is no password."""
+        """Return the header with the present password and use it from now on; None if there is no password."""
         credentials = self._host.login.credentials
         if credentials is None or not credentials.has_password:
             return None
@@ -202,7 +208,10 @@ class RegistryAuth(httpx.Auth):
         return header
 
     def _initial_header(self, request: httpx.Request) -> _Flow:
-        """The header to begin with. A token that has ended is replaced now: a 401 could come after a whole body was sent."""
+        """Header of the first attempt, if one is known.
+
+        An expired token is replaced before the request: otherwise the 401 could arrive after a whole body was sent.
+        """
         if (header := self._host.find_header(self._scopes)) is not None or self._host.find_token_source(self._scopes) is None:
             return header
         with self._host.token_lock(self._scopes):
@@ -212,7 +221,7 @@ class RegistryAuth(httpx.Auth):
             return (yield from self._fetch_token(source, request))
 
     def _answer_challenges(self, challenges: list[Challenge], request: httpx.Request, sent: str | None) -> _Flow:
-        """The header that may satisfy one of the challenges; None where there is nothing to offer."""
+        """Header that may satisfy one of the challenges; None if there are no credentials for any of them."""
         credentials = self._host.login.credentials
         with self._host.token_lock(self._scopes):
             known = self._host.find_header(self._scopes)
@@ -222,7 +231,7 @@ class RegistryAuth(httpx.Auth):
             for challenge in challenges:
                 if challenge.scheme == "bearer":
                     server = TokenServer.from_challenge(challenge, host=self._host.host)
-                    # A challenge may name less than what is wanted, as for a mount, or nothing at all, or more.
+                    # A challenge may name fewer scopes than needed (for a mount), none, or more.
                     scopes = merge_scopes(self._scopes, challenge.params.get("scope", ""))
                     return (yield from self._fetch_token(_TokenSource(server, scopes), request))
                 if challenge.scheme == "basic" and credentials is not None and credentials.has_password:
@@ -230,39 +239,39 @@ class RegistryAuth(httpx.Auth):
         return None
 
     def _basic_header(self, request: httpx.Request) -> _Flow:
-        """The header with a password that was accepted before, or that replaces one; None if this request tried it.
+        """Header with the password, once it is known to be good; None if this request itself tried the password.
 
         Only one request tries the password while others wait: some registries lock accounts after several failures. A password
-        from a credential helper may have expired, so the helper is asked for another one.
+        from a credential helper may have expired, so the helper is called for another one.
 
         Raises:
-            Denied: the password is refused now, or was before; all requests get the same error.
+            Denied: the password is rejected now, or was rejected before; all requests get the same error.
         """
         sent, is_tried = request.headers.get("Authorization"), False
         with self._host.token_lock("basic"):
             credentials = self._host.login.credentials
             if self._host.password_is_good and credentials is not None and sent == credentials.basic():
                 self._host.renew(credentials)
-            goes_on = True
-            while goes_on and not self._host.password_is_good:
+            may_retry = True
+            while may_retry and not self._host.password_is_good:
                 is_tried = True
-                goes_on = yield from self._try_password(request)
+                may_retry = yield from self._try_password(request)
             header = self._store_password()
         return None if is_tried else header
 
     def _try_password(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, bool]:
-        """Send the request with the password. A refused one is replaced, if its source has another.
+        """Send the request with the password. If it is rejected, replace it, if its source has another.
 
-        Return False if the answer does not show whether the password is good.
+        Return False if the response does not show whether the password is good.
 
         Raises:
-            Denied: the password is refused, or there is none.
+            Denied: the password is rejected and there is no other, or there is no password.
         """
         credentials = self._host.login.credentials
         if self._host.refused is not None:
             raise copy(self._host.refused)
         if credentials is None:
-            raise Denied(f"{self._host.host}: expected credentials, there are none")
+            raise Denied(f"{self._host.host}: no credentials for basic authentication; log in again")
         request.headers["Authorization"] = credentials.basic()
         response = yield request
         is_elsewhere = not is_same_server(response.request.url, request.url)
@@ -282,7 +291,9 @@ class RegistryAuth(httpx.Auth):
     def _fetch_token(self, source: _TokenSource, request: httpx.Request) -> _Flow:
         realm = source.server.realm
         if request.url.scheme == "https" and realm.scheme != "https":
-            raise Denied(f"{self._host.host}: its token server {redact(realm)} is not https, nothing is sent there")
+            raise Denied(
+                f"{self._host.host}: expected https for its token server, got {redact(realm)}; no credentials were sent"
+            )
         guard, tokens = request.extensions.get(GUARD), self._host.tokens
         try:
             token = yield from tokens.fetch_token(source.server, source.scopes, guard=guard)
@@ -296,22 +307,22 @@ class RegistryAuth(httpx.Auth):
         return header
 
     def _renew_for_token(self, refusal: RegistryError, credentials: Credentials | None) -> bool:
-        """Replace credentials that a token server refused, if their source has others now."""
+        """Replace credentials that a token server rejected, if their source has others now."""
         if isinstance(refusal, CredentialsRefused):
             return self._host.renew(credentials)
         return refusal.exchange.status in _MAY_BE_EXPIRED and credentials is not None and self._host.renew_doubted(credentials)
 
 
 def _may_be_expired(response: httpx.Response) -> bool:
-    """Return whether an answer without a challenge may mean that the password has expired."""
+    """Return True if a response without a challenge may mean that the password has expired."""
     return response.status_code in _MAY_BE_EXPIRED and "www-authenticate" not in response.headers
 
 
 def _shows_acceptance(response: httpx.Response) -> bool:
-    """Return whether an answer shows that the registry accepted the password of the request."""
+    """Return True if a response shows that the registry accepted the password of the request."""
     return response.status_code != httpx.codes.UNAUTHORIZED and response.status_code not in _MAY_BE_EXPIRED
 
 
 def is_same_server(answered: httpx.URL, asked: httpx.URL) -> bool:
-    """Return True if no redirect led to another server, or from https to http."""
+    """Return True if the server is the same and https was not downgraded to http."""
     return answered.netloc == asked.netloc and (answered.scheme == "https" or asked.scheme != "https")

@@ -1,9 +1,9 @@
-"""Reading a blob's bytes to their end, over as many connections as that takes.
+"""Reads the bytes of a blob to their end, over as many successive connections as needed.
 
-A transfer that breaks off is gone on with by a closed range (`bytes=N-M`, which works everywhere; some registries answer 416
-to open ones). A range is only asked for when needed, Accept-Ranges is not consulted: most registries honour ranges without
-saying so. The answer decides: see `_skip`. A server may answer with less than the range (RFC 9110, 15.3.7); the next request
-then continues where its Content-Range ended.
+An interrupted transfer is resumed by a closed range (`bytes=N-M`), because some registries answer 416 to open ranges. A range
+is requested only to resume or to read a part. Accept-Ranges is ignored: most registries honour ranges without announcing it.
+The response decides, see `_skip`. A server may send less than the range (RFC 9110, 15.3.7); the next request then starts where
+its Content-Range ended. Verification of the bytes is left to the store.
 """
 
 import re
@@ -16,13 +16,13 @@ from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import Corrupt, Unavailable
 from prefect_dist.remotes.errors import from_transport, one_line, refuse_coding
 
-# Re-opening without any byte gained in between: more is a case for the caller's retries, which wait.
+# Successive connections without a new byte. After these, the caller retries, with a delay.
 _MAX_FAILURES = 3
-# So many ranges of fewer bytes in a row end a transfer: a server could otherwise cause a request for each byte.
+# This number of smaller ranges in a row ends a transfer: otherwise a server could cause one request per byte.
 _SMALL_BYTES, _MAX_SMALL = 64 * 1024, 16
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
-# The statuses of answers that are content, or of a range that there is not.
+# Statuses of responses with content; 416 is the answer to a range beyond the end.
 ANSWERS = frozenset({200, 206})
 ANSWERS_RANGED = ANSWERS | {416}
 
@@ -30,28 +30,28 @@ Send = Callable[[str | None], httpx.Response]
 
 
 class NoRanges(Exception):
-    """A server that was asked for a part sends the whole."""
+    """The server answered the request for a part with the whole content."""
 
 
 def read(send: Send, descriptor: Descriptor, *, offset: int, subject: str, ranges: bool = True) -> Generator[bytes, None, None]:
-    """The bytes of `descriptor` from `offset` to its size, never more.
+    """Yield the bytes of `descriptor` from `offset` to its size, never more.
 
-    `send` requests the content, with a Range header if given, and answers with an open 200, 206 or 416 response. Without
-    `ranges` none is asked for, and what comes before `offset` is passed over.
+    `send` requests the content, with a Range header if given, and returns an open response with status 200, 206 or 416. With
+    `ranges=False`, no range is requested, and the bytes before `offset` are skipped.
 
     Raises:
-        Corrupt: the server announces or sends another length, or answers with another range.
-        Unavailable: the connection broke and re-opening gained nothing.
-        Unsupported: a body in a content coding.
+        Corrupt: the server announces or sends another length, or another range.
+        Unavailable: the connection broke, and reconnecting gained nothing.
+        Unsupported: the body has a content coding.
     """
     yield from _BodyReader(send, descriptor, offset, subject, ranges=ranges).read()
 
 
 def read_part(send: Send, descriptor: Descriptor, *, offset: int, end: int, subject: str) -> Iterator[bytes]:
-    """The bytes of `descriptor` from `offset` to `end`, of a server that has them in parts.
+    """Yield the bytes of `descriptor` from `offset` to `end`, from a server that supports ranges.
 
     Raises:
-        NoRanges: it does not.
+        NoRanges: the server does not support ranges.
         Corrupt, Unavailable, Unsupported: as `read`.
     """
     yield from _BodyReader(send, descriptor, offset, subject, end=end).read()
@@ -77,7 +77,7 @@ class TruncatedStream(httpx.SyncByteStream):
 
 
 class _BodyReader:
-    """Position and failures of one transfer, of all that follows or of a part that ends before `end`."""
+    """Position and failures of one transfer: of the rest of a blob, or of a part that ends before `end`."""
 
     def __init__(
         self, send: Send, descriptor: Descriptor, offset: int, subject: str, *, end: int | None = None, ranges: bool = True
@@ -88,7 +88,7 @@ class _BodyReader:
         self._failures = self._small_answers = 0
 
     def read(self) -> Iterator[bytes]:
-        """Yield the bytes of all connections that are needed."""
+        """Yield the bytes, over as many connections as needed."""
         while self._offset < self._end:
             yield from self._read_connection()
 
@@ -127,16 +127,16 @@ class _BodyReader:
         for piece in response.iter_raw():
             kept, skip = piece[skip:], max(0, skip - len(piece))
             if len(kept) > left:
-                raise Corrupt(f"{self._subject}: expected {self._size} bytes, the server sends more")
+                raise Corrupt(f"{self._subject}: expected {self._size} bytes, the server sent more")
             left -= len(kept)
             if kept:
                 yield kept
 
     def _skip(self, response: httpx.Response) -> int:
-        """Return the number of bytes before the offset in this body: none in a 206, all in a 200."""
+        """Return the number of bytes to skip in this body: none in a 206, all before the offset in a 200."""
         if response.status_code == httpx.codes.PARTIAL_CONTENT:
             return 0
-        if self._is_part or self._offset:  # at 0 no range was asked for, so nothing is known yet about this server
+        if self._is_part or self._offset:  # at offset 0 no range was requested, so the server may still support ranges
             self._give_up_ranges()
         return self._offset
 
@@ -144,7 +144,7 @@ class _BodyReader:
         """Return the offset at which the response ends. A 206 may have less than the requested range.
 
         Raises:
-            Corrupt: a 206 that starts elsewhere, or has more.
+            Corrupt: a 206 that starts elsewhere, or has more than the requested range.
         """
         if response.status_code != httpx.codes.PARTIAL_CONTENT:
             return self._end
@@ -153,14 +153,14 @@ class _BodyReader:
         end = int(match[2]) + 1 if match and int(match[1]) == self._offset and match[3] in (str(self._size), "*") else 0
         if not self._offset < end <= self._end:
             wanted = f"bytes {self._offset}-{self._end - 1}/{self._size}"
-            raise Corrupt(f"{self._subject}: expected {wanted}, the server answers with {one_line(text) or 'no Content-Range'}")
+            raise Corrupt(f"{self._subject}: expected {wanted}, the server sent {one_line(text) or 'no Content-Range'}")
         return end
 
     def _check_gain(self, gained: int) -> None:
-        """Raise Unavailable after many small answers in a row."""
+        """Raise Unavailable after many small responses in a row."""
         self._small_answers = 0 if gained >= _SMALL_BYTES else self._small_answers + 1
         if self._small_answers >= _MAX_SMALL:
-            raise Unavailable(f"{self._subject}: the server sends less than {_SMALL_BYTES} bytes of each range; will resume")
+            raise Unavailable(f"{self._subject}: the server sent less than {_SMALL_BYTES} bytes of each range; will resume")
 
     def _give_up_ranges(self) -> None:
         if self._is_part:
@@ -170,12 +170,12 @@ class _BodyReader:
     def _check_length(self, response: httpx.Response, expected: int) -> None:
         announced = response.headers.get("content-length")
         if announced is not None and announced != str(expected):
-            raise Corrupt(f"{self._subject}: expected {expected} bytes, the server announces {one_line(announced)}")
+            raise Corrupt(f"{self._subject}: expected {expected} bytes, the server announced {one_line(announced)}")
 
     def _may_reopen(self, started: int) -> bool:
-        """Count a broken connection; whether re-opening it is worth it.
+        """Count a broken connection that gained nothing; return True if another connection is worth it.
 
-        A server without ranges sends everything again each time: that is left to the caller's retries, or a bad line would
+        A server without ranges sends all bytes again each time. Retries are then left to the caller, because a bad line would
         cost the square of the blob's size.
         """
         self._failures = 0 if self._offset > started else self._failures + 1

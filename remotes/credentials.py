@@ -1,7 +1,7 @@
-"""Credentials for registries: the files and helpers in which docker, podman and skopeo keep them, and those given by hand.
+"""Credentials for registries: from the files and helpers of docker, podman and skopeo, or given by the caller.
 
-Follows containers-auth.json(5) of containers/image 5.36 and `cli/config` of docker/cli 28. How helpers are run is
-`remotes.helpers`'s, what is done with credentials is `remotes.auth`'s.
+Follows containers-auth.json(5) of containers/image 5.36 and `cli/config` of docker/cli 28. Running helpers is left to
+`remotes.helpers`, using credentials to `remotes.auth`.
 """
 
 import base64
@@ -20,14 +20,14 @@ from prefect_dist.remotes.errors import CredentialsRefused, Exchange, one_line
 from prefect_dist.remotes.helpers import Answer, HelperName, Helpers, is_name
 
 _log = logging.getLogger(__name__)
-# Docker Hub has one account under many names: the one in references, and the one that `docker login` writes.
+# Docker Hub has several names for one account: the host name in references, and the URL that `docker login` writes.
 _HUB = "docker.io"
 _HUB_SERVER = "https://index.docker.io/v1/"
 _HUB_NAMES = frozenset({_HUB, _HUB_SERVER, "index.docker.io", "registry-1.docker.io"})
-# Where podman has a user's file without XDG_RUNTIME_DIR, as root does.
+# The folder of podman's files per user if XDG_RUNTIME_DIR is not set, as for root.
 _RUN = Path("/run/containers")
 _DOCKER_FILE = "config.json"
-# With this user name, a helper's secret is an identity token.
+# A helper that returns this user name returns an identity token as the secret.
 _TOKEN_USER = "<token>"  # noqa: S105 - no password
 
 T = TypeVar("T")
@@ -35,22 +35,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Origin:
-    """The source of credentials and the remedy if they are refused, for messages. Neither is secret."""
+    """The source of credentials and the remedy if they are rejected, for messages. Neither is secret."""
 
     place: str
     remedy: str
 
 
-_CALLER = Origin("the caller", "give others")
+_CALLER = Origin("the caller", "use other credentials")
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Credentials:
-    """A user and a password or access token, an identity token, or both. No secret shows in any representation.
+    """A user and a password or access token, an identity token, or both. No representation shows a secret.
 
-    An identity token is an OAuth2 refresh token: a token server takes it in place of user and password, a registry does not.
-    `renew` gives other credentials once these were refused, or None; it exists where a program made them, for a limited time.
-    Credentials are equal wherever they are from.
+    An identity token is an OAuth2 refresh token: a token server accepts it in place of user and password, a registry does not.
+    `renew` returns other credentials after these were rejected, or None; only credentials from a helper have it. `origin` and
+    `renew` do not count for equality.
     """
 
     username: str
@@ -61,21 +61,21 @@ class Credentials:
 
     @property
     def description(self) -> str:
-        """The kind, user and source of the credentials, without the secret: `the password of user 'me' (from PLACE)`."""
+        """Kind, user and source of the credentials, without the secret: `the password of user 'me' (from PLACE)`."""
         what = "password" if self.has_password else "identity token"
         whose = f" of user {one_line(self.username)!r}" if self.username else ""
         return f"the {what}{whose} (from {self.origin.place})"
 
     @property
     def has_password(self) -> bool:
-        """True if `basic` has a password. An empty one counts, unless there is an identity token."""
+        """True if `basic` has a password. An empty password counts, unless there is an identity token."""
         return bool(self.password or not self.identity_token)
 
     def basic(self) -> str:
-        """The value of an Authorization header (RFC 7617).
+        """Return the value of an Authorization header (RFC 7617).
 
         Raises:
-            Denied: there is an identity token and no password; ask `has_password` first.
+            Denied: there is an identity token and no password; check `has_password` first.
         """
         if not self.has_password:
             raise Denied("expected a password for basic authentication, got an identity token; log in with a password")
@@ -83,12 +83,12 @@ class Credentials:
 
 
 CredentialSource: TypeAlias = Callable[[str, str], Credentials | None]
-"""Gives the credentials for (host, repository), as they stand in references; None where it has none. Thread-safe."""
+"""Returns the credentials for (host, repository), both as in references; None if it has none. Thread-safe."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryLogin:
-    """The credentials for a registry, None for none, and hints for the user. The hints contain no secret.
+    """The credentials for a registry, or None, and hints for the user, which contain no secret.
 
     `ways` are ways to give credentials besides the files of docker and podman, such as "give --username and --password-stdin".
     """
@@ -99,17 +99,17 @@ class RegistryLogin:
 
     @property
     def advice(self) -> str:
-        """Return the hint that is shown if the registry denies access."""
+        """Hint for messages if the registry denies access."""
         if self.credentials is not None:
-            return f"{self.credentials.description} is not enough; have this user allowed, or give another"
+            return f"{self.credentials.description} gives no access; grant this user access, or use other credentials"
         *most, last = (*self.ways, f"log in with {login_commands(self.host)}")
         return f"{', '.join(most)}, or {last}" if most else last
 
     def refusal(self, credentials: Credentials, exchange: Exchange, *, by: str = "") -> CredentialsRefused:
-        """Return the error for wrong credentials. `by` names the server that refused them, if it is not the registry."""
+        """Return the error for wrong credentials. `by` names the server that rejected them, if not the registry."""
         answer = f"{by}: {exchange.answer}" if by else exchange.answer
-        told = f"{self.host}: {credentials.description} is refused; {credentials.origin.remedy} ({answer})"
-        return CredentialsRefused(told, exchange)
+        message = f"{self.host}: {credentials.description} was rejected; {credentials.origin.remedy} ({answer})"
+        return CredentialsRefused(message, exchange)
 
 
 def chain_sources(*sources: CredentialSource) -> CredentialSource:
@@ -123,13 +123,13 @@ def chain_sources(*sources: CredentialSource) -> CredentialSource:
 
 
 class StaticCredentials:
-    """Credentials given by hand, for `host` or, more narrowly, `host/namespace`. Thread-safe."""
+    """Credentials given by the caller, for `host` or, more narrowly, `host/namespace`. Thread-safe."""
 
     def __init__(self, credentials: Mapping[str, Credentials]) -> None:
         self._credentials = _normalize_keys(credentials)
 
     def get(self, host: str, repository: str = "") -> Credentials | None:
-        """The credentials of the longest key that host and repository begin with."""
+        """Return the credentials of the longest key that is a prefix of host and repository; None if there are none."""
         return _first_present(_keys(host, repository), self._credentials)
 
 
@@ -141,21 +141,21 @@ class DockerConfig:
 
     @classmethod
     def load(cls, environ: Mapping[str, str] = os.environ, *, helper_timeout_s: float = 30) -> Self:
-        """The file `$REGISTRY_AUTH_FILE`, or else podman's two and then Docker's. Absent ones are empty; no helper is run.
+        """Read the file `$REGISTRY_AUTH_FILE` or, without it, podman's two files and docker's. No helper is run.
 
-        That the named one is absent is warned of. podman refuses that and skopeo says nothing: its own image names a file that
-        is there only after a login, and what is public needs none.
+        Missing files count as empty. A missing `$REGISTRY_AUTH_FILE` causes a warning only, since public images need no login.
+        (podman fails, skopeo is silent; skopeo's own image sets the variable to a file that exists only after a login.)
 
         Raises:
-            InvalidInput: a file is damaged; the message names it and the place, and shows nothing of it.
+            InvalidInput: a file is damaged. The message names the file and the key, and omits the content.
         """
         files = [file for path in _paths(environ) if (file := _load(path)) is not None]
         if not files and (named := environ.get("REGISTRY_AUTH_FILE")):
-            _log.warning("REGISTRY_AUTH_FILE: there is no file %s, and no other is read: no credentials come from files", named)
+            _log.warning("REGISTRY_AUTH_FILE: the file %s does not exist, so no credentials are read from files", named)
         return cls(files, Helpers(timeout_s=helper_timeout_s))
 
     def get(self, host: str, repository: str = "") -> Credentials | None:
-        """The credentials of the longest key that host and repository begin with, in the first file that has any.
+        """Return the credentials of the longest key that begins host and repository, in the first file with such a key.
 
         Raises:
             Denied: a helper fails, see `Helpers.get`.
@@ -187,7 +187,7 @@ class DockerConfig:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class _Helper:
-    """A helper, what it is asked for, and where the file says so."""
+    """A helper, the server name to request from it, and the place in a file that names the helper."""
 
     name: HelperName
     server: str
@@ -196,12 +196,15 @@ class _Helper:
     @property
     def origin(self) -> Origin:
         server = _HUB if self.server in _HUB_NAMES else self.server
-        return Origin(f"docker-credential-{self.name}, named in {self.at}", f"log in anew with {login_commands(server)}")
+        return Origin(f"docker-credential-{self.name}, named in {self.at}", f"log in again with {login_commands(server)}")
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class _File:
-    """One file. Its keys are bare; None stands for an entry without secrets, and for a registry that is to have no helper."""
+    """One file, with normalized keys.
+
+    None marks an entry without secrets, and a registry for which helpers are disabled.
+    """
 
     path: Path
     auths: Mapping[str, Credentials | None]
@@ -209,10 +212,10 @@ class _File:
     store: HelperName | None
 
     def find(self, keys: Sequence[str]) -> Credentials | _Helper | None:
-        """Return the entry for the first matching key: from credHelpers, else auths, else credsStore.
+        """Return the entry for the first matching key: from credHelpers, else from auths, else from credsStore.
 
-        Nobody else has all three: podman ignores a credsStore, and docker auths if there is one. Who has both logged in
-        before docker had the store; that entry is good, and needs no program.
+        This differs from other tools: podman ignores credsStore, and docker ignores auths if there is a credsStore. A file with
+        both belongs to a user who logged in before docker used the store; the entry in auths is good, and needs no program.
         """
         if helper := _first_present(keys, self.helpers):
             return helper
@@ -224,23 +227,23 @@ class _File:
 
 
 def login_commands(host: str, *tools: str) -> str:
-    """The commands that log in at a registry with docker's or podman's, or with `tools` alone."""
+    """Return the commands to log in at a registry, with docker or podman by default."""
     return " or ".join(f"'{tool} login {host}'" for tool in tools or ("docker", "podman"))
 
 
 def _first_present(keys: Sequence[str], found: Mapping[str, T]) -> T | None:
-    """The value of the first key that is there, whatever it is."""
+    """Return the value of the first key that exists, even if the value is None."""
     return next((found[key] for key in keys if key in found), None)
 
 
 def _keys(host: str, repository: str) -> tuple[str, ...]:
-    """Return the keys for a repository: the full name, then shorter prefixes, last only the host."""
+    """Return the keys for a repository: the full name, then shorter prefixes, finally only the host."""
     path = repository.split("/") if repository else []
     return tuple("/".join((_normalize_key(host), *path[:length])) for length in range(len(path), -1, -1))
 
 
 def _normalize_key(key: str) -> str:
-    """A key as host and repository make it. Old clients wrote URLs, whose path is of the registry's interface."""
+    """Return a key in the form `host[/namespace]`. Old clients wrote URLs, whose path belongs to the registry API."""
     # key ::= host { "/" component } | scheme "://" [ user "@" ] host [ "/" path ]
     if "://" in key:
         key = key.partition("://")[2].partition("/")[0].rpartition("@")[2]
@@ -249,7 +252,10 @@ def _normalize_key(key: str) -> str:
 
 
 def _normalize_keys(entries: Mapping[str, T | None]) -> dict[str, T | None]:
-    """Entries by bare key. Of several for one, what is there counts, then a key as references have it, then docker's."""
+    """Return the entries by normalized key.
+
+    If several keys become equal, an entry with a value wins, then a key that was already normalized, then docker's key.
+    """
     found: dict[str, T | None] = {}
     for key in sorted(entries, key=lambda key: (entries[key] is None, key != _normalize_key(key), key != _HUB_SERVER)):
         found.setdefault(_normalize_key(key), entries[key])
@@ -257,13 +263,13 @@ def _normalize_keys(entries: Mapping[str, T | None]) -> dict[str, T | None]:
 
 
 def _paths(environ: Mapping[str, str]) -> Iterator[Path]:
-    """The files in the order in which they are asked."""
+    """Yield the paths of the files, in the order in which they are read."""
     if only := environ.get("REGISTRY_AUTH_FILE"):
         yield Path(only)
         return
     if runtime := environ.get("XDG_RUNTIME_DIR"):
         yield Path(runtime, "containers", "auth.json")
-    elif os.access(own := _RUN / str(os.getuid()), os.X_OK):  # all of _RUN may be root's alone
+    elif os.access(own := _RUN / str(os.getuid()), os.X_OK):  # _RUN may be accessible only to root
         yield own / "auth.json"
     yield Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config", "containers", "auth.json")
     yield Path(environ.get("DOCKER_CONFIG") or Path.home() / ".docker", _DOCKER_FILE)
@@ -275,11 +281,11 @@ def _load(path: Path) -> _File | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as exc:
-        raise InvalidInput(f"{path}: {exc.strerror}") from exc
+        raise InvalidInput(f"{path}: cannot read the file: {exc.strerror}") from exc
     except orjson.JSONDecodeError:
-        raise InvalidInput(f"{path}: not JSON") from None  # the parser's error shows the text, which holds passwords
+        raise InvalidInput(f"{path}: expected JSON") from None  # the parser's error quotes the text, which has passwords
     if not isinstance(document, dict):
-        raise InvalidInput(f"{path}: expected an object with auths")
+        raise InvalidInput(f"{path}: expected a JSON object with the key auths")
     return _File(
         path=path,
         auths=_auths(_object(document.get("auths"), f"{path}: auths"), path),
@@ -291,13 +297,16 @@ def _load(path: Path) -> _File | None:
 def _auths(document: Mapping[str, Any], path: Path) -> dict[str, Credentials | None]:
     found = {}
     for key, value in document.items():
-        origin = Origin(_key_place(f"{path}: auths", key), f"log in anew with {_relogin_command(key, path)}")
+        origin = Origin(_key_place(f"{path}: auths", key), f"log in again with {_relogin_command(key, path)}")
         found[key] = _credentials(_object(value, origin.place), origin)
     return _normalize_keys(found)
 
 
 def _relogin_command(key: str, path: Path) -> str:
-    """Return the command that replaces an entry or takes precedence. Docker has no namespaces, and its file is read last."""
+    """Return the command that replaces an entry.
+
+    docker login works only for entries of docker's file without a namespace; podman login writes a file that takes precedence.
+    """
     bare = _normalize_key(key)
     return login_commands(_hide_user_info(bare), "docker" if path.name == _DOCKER_FILE and "/" not in bare else "podman")
 
@@ -306,14 +315,14 @@ def _helpers(document: Mapping[str, Any], at: str) -> dict[str, _Helper | None]:
     found: dict[str, _Helper | None] = {}
     for key, value in document.items():
         name = _helper_name(value, _key_place(at, key))
-        # For Docker Hub each tool has its own key, and had the helper store the credentials under that.
+        # Each tool has its own key for Docker Hub, and stores the credentials in the helper under that key.
         server = key if key in _HUB_NAMES else _normalize_key(key).partition("/")[0]
         found[key] = _Helper(name=name, server=server, at=_key_place(at, key)) if name else None
     return _normalize_keys(found)
 
 
 def _credentials(entry: Mapping[str, Any], origin: Origin) -> Credentials | None:
-    """None for an entry without secrets: their place is a credential helper."""
+    """Return the credentials of an entry; None for an entry without secrets, which are then in a credential helper."""
     at = origin.place
     texts = {name: _text(entry.get(name), _key_place(at, name)) for name in ("username", "password", "auth", "identitytoken")}
     token = texts["identitytoken"] or None
@@ -334,11 +343,11 @@ def _decode_auth(text: str, at: str) -> tuple[str, str]:
     return user, password.rstrip("\0")
 
 
-# Unlike those of `ocispec.fields`, these readers show nothing of what they refuse.
+# Unlike the readers of `ocispec.fields`, these readers omit the rejected value from their errors: it may be a secret.
 
 
 def _object(value: Any, at: str) -> Mapping[str, Any]:
-    """An object; absent or null is an empty one."""
+    """Return an object; an empty one for a missing or null value."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -347,7 +356,7 @@ def _object(value: Any, at: str) -> Mapping[str, Any]:
 
 
 def _text(value: Any, at: str) -> str:
-    """A string; absent or null is an empty one."""
+    """Return a string; an empty one for a missing or null value."""
     if value is None:
         return ""
     if not isinstance(value, str):
@@ -356,10 +365,10 @@ def _text(value: Any, at: str) -> str:
 
 
 def _helper_name(value: Any, at: str) -> HelperName | None:
-    """The name of a helper; absent, null or empty is none."""
+    """Return the name of a helper; None for a missing, null or empty value."""
     text = _text(value, at)
     if text and not is_name(text):
-        raise InvalidInput(f"{at}: expected NAME of a program docker-credential-NAME")
+        raise InvalidInput(f"{at}: expected the NAME of a program docker-credential-NAME")
     return HelperName(text) if text else None
 
 
@@ -368,5 +377,5 @@ def _key_place(at: str, key: str) -> str:
 
 
 def _hide_user_info(key: str) -> str:
-    """A key as it may be shown: a URL may have a password before its host."""
+    """Return a key for messages: a URL may have a password before its host."""
     return one_line(key.rpartition("@")[2])

@@ -1,4 +1,4 @@
-"""Reads small documents, such as manifests, from responses."""
+"""Reads small documents, such as manifests and pages of a list, from responses, with a limit on their size."""
 
 from collections.abc import Callable
 
@@ -13,13 +13,13 @@ from prefect_dist.remotes.headers import length
 def read_document(
     response: httpx.Response, subject: str, *, limit: int = manifest.MAX_BYTES, check: Callable[[], None] | None = None
 ) -> bytes:
-    """Return the body of an open response, which has to be 200, and close the response.
+    """Return the body of an open response with status 200, and close the response.
 
     `check` is called after each piece of the body; its errors end the reading.
 
     Raises:
         RegistryError: another status, see `remotes.errors.from_response`.
-        Unsupported: the body is bigger than `limit` bytes, or has a content coding.
+        Unsupported: the body has more than `limit` bytes, or a content coding.
         Unavailable: the body breaks off.
     """
     try:
@@ -33,20 +33,20 @@ def read_document(
 
 
 def too_big(subject: str, size: str) -> Unsupported:
-    """The error for a manifest of `size` bytes."""
-    return Unsupported(f"{subject}: expected a manifest of at most {manifest.MAX_BYTES} bytes, it has {size}")
+    """Return the error for a manifest of `size` bytes."""
+    return Unsupported(f"{subject}: expected a manifest of at most {manifest.MAX_BYTES} bytes, got {size}")
 
 
 def _read(response: httpx.Response, subject: str, limit: int, check: Callable[[], None] | None) -> bytes:
     refuse_coding(subject, response)
     announced = length(response)
     if announced is not None and announced > limit:
-        raise Unsupported(f"{subject}: expected at most {limit} bytes, the registry announces {announced}")
+        raise Unsupported(f"{subject}: expected at most {limit} bytes, the registry announced {announced}")
     raw = bytearray()
     for piece in response.iter_raw():
         raw += piece
         if len(raw) > limit:
-            raise Unsupported(f"{subject}: expected at most {limit} bytes, the registry sends more")
+            raise Unsupported(f"{subject}: expected at most {limit} bytes, the registry sent more")
         if check is not None:
             check()
     return bytes(raw)

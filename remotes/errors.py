@@ -1,4 +1,8 @@
-"""Errors of remotes: the border where HTTP's errors become ours, with the facts and without secrets."""
+"""Errors of remotes: HTTP responses and transport failures converted to the error tree of `ocispec.errors`.
+
+Each message names the subject, the request and the response in one line, and contains no secret. Error codes follow
+distribution-spec 1.1, "Error Codes".
+"""
 
 import contextlib
 import re
@@ -18,32 +22,33 @@ from prefect_dist.remotes.advice import OPTIONS, TLS_ADVICE, TlsAdvice
 from prefect_dist.remotes.guard import GUARD
 from prefect_dist.remotes.public import AddressRefused
 
-# Query keys whose values say where, not who; every other value may be a signature or a token.
+# Query keys whose values are never secret. The value of any other key may be a signature or a token.
 _SAFE_QUERY_KEYS = frozenset({"n", "last", "ns", "digest", "mount", "from", "artifactType", "scope", "service"})
-# What a TLS server says when it wants a certificate of the client's, or another one: alerts (RFC 8446, 6.2) as OpenSSL calls
-# them. It may close the connection before it is heard.
+# OpenSSL's names for the alerts (RFC 8446, 6.2) of a server that requires a client certificate, or rejects the one it got. The
+# server may close the connection before the alert arrives.
 _ABOUT_OUR_CERTIFICATE = re.compile(
     r"TLSV13_ALERT_CERTIFICATE_REQUIRED|(SSLV3|TLSV1)_ALERT_(BAD_CERTIFICATE|CERTIFICATE_(EXPIRED|REVOKED|UNKNOWN)|UNKNOWN_CA)"
 )
-# What OpenSSL makes of an answer that is no TLS.
+# OpenSSL's reasons if the server answers without TLS.
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
-# X509_V_ERR_ of OpenSSL (openssl-verify(1)): issuer or its certificate not found, self-signed alone and in a chain, only one.
+# Values of OpenSSL's X509_V_ERR_* (openssl-verify(1)): issuer or issuer certificate not found, self-signed
+# certificate, self-signed certificate in the chain, chain of one certificate.
 _UNKNOWN_AUTHORITY = frozenset({2, 18, 19, 20, 21})
 ADVICE = "dist.advice"
-"""Extension of a request: what there is to do for who is not let in, a text that is no secret."""
-# A message about several servers shows so much of the answer of each.
+"""Extension of a request: the hint shown on an authentication failure, without secrets."""
+# The length of each answer in a message about several servers.
 ANSWER_CHARS = 320
 _BODY_BYTES = 4096
 _CODES = 5
 _TEXT = 200
 _URL_CHARS = 500
-# Who asks for more than a day is not waited for any longer; an absurd number would not even fit a date.
+# A longer Retry-After counts as one day: a huge number would not fit into a date.
 _LONGEST_RETRY_AFTER_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """The facts of a failed request. `url` is redacted; `codes` are the registry's own (distribution-spec, "Error Codes")."""
+    """The facts of a failed request. `url` is redacted; `codes` are the registry's error codes with their messages."""
 
     method: str
     url: str
@@ -53,12 +58,15 @@ class Exchange:
 
     @property
     def answer(self) -> str:
-        """Status and codes, in short."""
+        """Status and error codes, such as `404 NAME_UNKNOWN`."""
         return f"{self.status} {', '.join(self.codes)}".rstrip()
 
 
 class RegistryError(DistError):
-    """A registry answered with an error; mixed with the class that says what the caller can do about it."""
+    """An error response of a registry.
+
+    Each subclass also derives from the class of `ocispec.errors` that shows what the caller can do about the error.
+    """
 
     def __init__(self, message: str, exchange: Exchange) -> None:
         super().__init__(message, exchange)
@@ -69,27 +77,27 @@ class RegistryError(DistError):
 
 
 class RegistryNotFound(RegistryError, NotFound):
-    """404: no such repository, tag or blob."""
+    """404: the repository, tag, manifest or blob does not exist."""
 
 
 class RegistryDenied(RegistryError, Denied):
-    """401 or 403: not with these credentials."""
+    """401 or 403: these credentials give no access."""
 
 
 class CredentialsRefused(RegistryDenied):
-    """The credentials themselves are wrong or have expired."""
+    """The credentials are wrong or have expired."""
 
 
 class RegistryUnavailable(RegistryError, Unavailable):
-    """408, 429 or 5xx: later perhaps."""
+    """408, 429 or 5xx: a retry may succeed."""
 
 
 class RegistryRefused(RegistryError, InvalidInput):
-    """Any other refusal: repeating the request will not help."""
+    """Any other error status: a retry gives the same answer."""
 
 
 _CLASSES: dict[int, tuple[type[RegistryError], str]] = {
-    401: (RegistryDenied, "credentials needed or wrong"),
+    401: (RegistryDenied, "authentication failed"),
     403: (RegistryDenied, "access denied"),
     404: (RegistryNotFound, "not found"),
     408: (RegistryUnavailable, "the registry timed out"),
@@ -98,26 +106,26 @@ _CLASSES: dict[int, tuple[type[RegistryError], str]] = {
 
 
 def with_message(error: DistError, message: str) -> DistError:
-    """Return an error of the same class, and about the same exchange, with another message."""
+    """Return an error of the same class and about the same exchange, with another message."""
     return type(error)(message, error.exchange) if isinstance(error, RegistryError) else type(error)(message)
 
 
 def from_response(subject: str, response: httpx.Response) -> RegistryError:
-    """The error for a response whose status is not the expected one; reads the start of its body.
+    """Return the error for a response with an unexpected status; reads the start of its body.
 
-    `subject` names what was asked for. What its request has as `ADVICE` is told to who is not let in.
+    `subject` names the requested content. The hint under `ADVICE` in the request is part of the message of a 401 or 403.
     """
     status = response.status_code
-    kind, meaning = _CLASSES.get(status, (RegistryRefused, "the registry refuses"))
+    kind, meaning = _CLASSES.get(status, (RegistryRefused, "the registry rejected the request"))
     if status >= httpx.codes.INTERNAL_SERVER_ERROR:
-        kind, meaning = RegistryUnavailable, "the registry fails"
+        kind, meaning = RegistryUnavailable, "the registry failed"
     codes = _codes(response)
     advice = response.request.extensions.get(ADVICE)
     if kind is RegistryDenied and advice and not _came_from_elsewhere(response):
         meaning = f"{meaning}; {advice}"
     elif status == httpx.codes.BAD_REQUEST and response.request.url.scheme == "http" and not codes:
-        # So servers answer that speak TLS (Go's, nginx), and perhaps others: a HEAD has no words.
-        meaning = f"{meaning}; it was asked in http: {_tls_advice(response.request).https}, if it speaks https"
+        # Servers that expect TLS (Go's, nginx) answer plain http this way. The response to a HEAD has no body with details.
+        meaning = f"{meaning}; the request used http: if the server expects https, {_tls_advice(response.request).https}"
     exchange = Exchange(
         method=response.request.method,
         url=redact(response.request.url),
@@ -135,18 +143,22 @@ def _came_from_elsewhere(response: httpx.Response) -> bool:
 
 
 def refuse_coding(subject: str, response: httpx.Response) -> None:
-    """Raise Unsupported for a body in a content coding: its bytes are not those that have the digest."""
+    """Raise Unsupported for a body in a content coding: the digest is that of the bytes without it."""
     coding = response.headers.get("content-encoding", "").lower()
     if coding not in ("", "identity"):
-        raise Unsupported(f"{subject}: the server sends it in coding {one_line(coding)}, although none was accepted")
+        raise Unsupported(
+            f"{subject}: expected no content coding, the server sent {one_line(coding)};"
+            " disable compression in the registry or its proxy"
+        )
 
 
 def from_transport(subject: str, exc: httpx.RequestError) -> DistError:
-    """The error for a request that got no answer, or a body that broke off."""
+    """Return the error for a request without a response, or for a body that broke off."""
     request = exc.request
     where = f"{request.method} {redact(request.url)}"
     if isinstance(exc, httpx.ProxyError):
-        return Unavailable(f"{subject}: no way through the proxy: {_deepest_message(exc)} ({where})")
+        why = f"{_deepest_message(exc)}; check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
+        return Unavailable(f"{subject}: no connection through the proxy: {why} ({where})")
     causes = list(_cause_chain(exc))
     lookup = next((c for c in causes if isinstance(c, socket.gaierror)), None)
     if lookup is not None and lookup.errno == socket.EAI_NONAME:
@@ -168,22 +180,25 @@ def _tls_advice(request: httpx.Request) -> TlsAdvice:
 
 
 def _explain_tls_error(error: ssl.SSLError, request: httpx.Request) -> tuple[type[DistError], str] | None:
-    """Return the error class and remedy for a TLS failure; None for an unknown one."""
+    """Return the error class and the remedy for a TLS failure; None for an unknown failure."""
     url, advice = request.url, _tls_advice(request)
     server, reason = url.netloc.decode("ascii"), getattr(error, "reason", None) or ""
     if isinstance(error, ssl.SSLCertVerificationError):
-        is_unknown = getattr(error, "verify_code", None) in _UNKNOWN_AUTHORITY  # else another authority is of no help
-        good = advice.authority if is_unknown else "have the server show a good one"
-        return Denied, f"the certificate of {url.host} is not trusted; {good}, or {advice.any_certificate}"
+        is_unknown = getattr(error, "verify_code", None) in _UNKNOWN_AUTHORITY  # otherwise another CA does not help
+        remedy = advice.authority if is_unknown else "install a valid certificate on the server"
+        return Denied, f"the certificate of {url.host} is not trusted; {remedy}, or {advice.any_certificate}"
     if _ABOUT_OUR_CERTIFICATE.fullmatch(reason):
-        return Denied, f"{url.host} wants a client certificate, or another one; {advice.certificate}"
+        return Denied, f"{url.host} requires a client certificate, or rejected the one it got; {advice.certificate}"
     if reason in _NO_TLS:
-        return Unavailable, f"{server} does not speak TLS; {advice.http}, if it speaks http"
+        return Unavailable, f"{server} does not use TLS; for plain http, {advice.http}"
     return None
 
 
 def retry_after_s(response: httpx.Response) -> float | None:
-    """The seconds that Retry-After (RFC 9110, 10.2.3) says or is away, at most a day; None where it is absent or neither."""
+    """Seconds to wait according to Retry-After (RFC 9110, 10.2.3), at most a day; None if the header is absent or invalid.
+
+    The header has a number of seconds or a date.
+    """
     text = response.headers.get("retry-after", "").strip()
     if text.isascii() and text.isdecimal():
         return min(float(text), _LONGEST_RETRY_AFTER_S)
@@ -196,7 +211,7 @@ def retry_after_s(response: httpx.Response) -> float | None:
 
 
 def redact(url: httpx.URL) -> str:
-    """The URL as it may be shown: in one line, no user information, query values only where they cannot be secrets."""
+    """Return a URL for messages: one line, no user information, and query values only of keys that never hold secrets."""
     bare = url.copy_with(userinfo=b"", query=None, fragment=None)
     shown = "&".join(_redact_value(key, value) for key, value in url.params.multi_items())
     text = f"{bare}?{shown}" if shown else str(bare)
@@ -205,12 +220,12 @@ def redact(url: httpx.URL) -> str:
 
 def _redact_value(key: str, value: str) -> str:
     if not value:
-        return "…"  # a key alone may be a token
+        return "…"  # a key without a value may be a token
     return f"{quote(key)}={quote(value, safe='/:,*') if key in _SAFE_QUERY_KEYS else '…'}"
 
 
 def _codes(response: httpx.Response) -> tuple[str, ...]:
-    """The registry's own words about an error, from a body that may be anything."""
+    """Error codes and messages in the body; empty if the body is not an error document of distribution-spec."""
     try:
         errors = orjson.loads(_start_of_body(response))["errors"]
         return tuple(_format_code(error) for error in errors[:_CODES])
@@ -219,7 +234,7 @@ def _codes(response: httpx.Response) -> tuple[str, ...]:
 
 
 def _start_of_body(response: httpx.Response) -> bytes:
-    """The start of the body, also of a response that was read before; empty if the body cannot be read."""
+    """Start of the body, also if the body was read before; empty if the body cannot be read."""
     with contextlib.suppress(httpx.ResponseNotRead):
         return response.content[:_BODY_BYTES]
     body = b""
@@ -234,26 +249,29 @@ def _start_of_body(response: httpx.Response) -> bytes:
 
 
 def _format_code(error: dict[str, Any]) -> str:
-    """Return the code of one error; values that are not text are left out."""
+    """Code and message of one error, in one line; values that are not strings are omitted."""
     code, message = (value if isinstance(value := error.get(key), str) else "" for key in ("code", "message"))
     return one_line(f"{code or 'UNKNOWN'}: {message}").rstrip(": ")
 
 
 def one_line(text: str) -> str:
-    """The start of a foreign text, in one line and without control characters."""
+    """Start of a text from a server or file, in one line and without control characters."""
     return "".join(c for c in " ".join(text.split()) if c.isprintable())[:_TEXT]
 
 
 def _deepest_message(exc: Exception) -> str:
-    """The deepest cause that says something, in one line."""
+    """Message of the deepest cause that has one, in one line."""
     if isinstance(exc, httpx.TimeoutException):
-        return one_line(str(exc))  # says which time-out it was; its causes do not
+        return one_line(str(exc))  # names the timeout; its causes do not
     texts = [one_line(str(c.strerror if isinstance(c, OSError) and c.strerror else c)) for c in _cause_chain(exc)]
     return next((text for text in reversed(texts) if text), type(exc).__name__)
 
 
 def _cause_chain(exc: BaseException) -> list[BaseException]:
-    """An error and what led to it, up to an error of ours: that is of another request, which was being handled."""
+    """Return an error and its causes, up to the first DistError.
+
+    A DistError in the chain belongs to another request, whose failure was being handled.
+    """
     chain: list[BaseException] = []
     at: BaseException | None = exc
     while at is not None and at not in chain and not isinstance(at, DistError):

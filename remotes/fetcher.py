@@ -1,7 +1,7 @@
-"""Reading from a repository: resolve references, fetch content (distribution-spec 1.1, "Pull").
+"""Reading from a repository: resolve references, fetch content, list tags and referrers (distribution-spec 1.1, "Pull").
 
-A registry is trusted for one thing: which digest a tag stands for, at the moment of resolving. A digest in the reference
-wins over whatever the registry says.
+A registry is trusted for one fact: the digest of a tag at the moment of resolving. A digest in the reference always wins over
+the registry. Content is returned unverified; its verification is left to the store.
 """
 
 from collections.abc import Container, Iterator
@@ -35,22 +35,22 @@ class Source(Protocol):
     """A source of content: a repository at one registry, or at several. Thread-safe."""
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
-        """The descriptor of a tag or digest in this repository: see `Registries.resolve`."""
+        """Return the descriptor of a tag or digest, see `Registries.resolve`."""
 
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
-        """The bytes of `descriptor` from `offset` to its size, in pieces of at most 1 MiB, unverified."""
+        """Yield the bytes of `descriptor` from `offset` to its size, in pieces of at most 1 MiB, unverified."""
 
     def distrust(self, descriptor: Descriptor) -> None:
-        """Note that the received bytes were wrong: use another source next time, if there is one."""
+        """Note that the received bytes were wrong: prefer another registry or URL next time."""
 
     def tags(self) -> Iterator[str]:
-        """The tags of this repository, each once, in the registry's order; asked for as they are taken."""
+        """Yield the tags, each once, in the registry's order. Pages are requested as the caller reads on."""
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
-        """The manifests about `descriptor`, each once, with artifact type and annotations; asked for as they are taken."""
+        """Yield the referrers of `descriptor`, each once, with artifact type and annotations. Pages are requested on demand."""
 
     def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
-        """Cosign's digest tags of `descriptor` that exist, resolved. With known `tags`, no others are requested."""
+        """Yield cosign's digest tags of `descriptor` that exist, with their descriptors; of `tags` only, if given."""
 
 
 class Fetcher:
@@ -77,7 +77,7 @@ class Fetcher:
         return host not in self._no_referrers_api and "referrers" not in self._repository.unsupported
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
-        """The descriptor of a tag or digest in this repository: see `Registries.resolve`."""
+        """Return the descriptor of a tag or digest, see `Registries.resolve`."""
         pinned = reference.pinned_digest()
         target = str(pinned) if pinned else reference.tag
         if target is None:
@@ -96,15 +96,15 @@ class Fetcher:
             if found.size > manifest.MAX_BYTES:
                 raise document.too_big(str(reference), str(found.size))
             return found
-        return self._blob(pinned, str(reference))  # out of the handler: its errors have no 404 for a cause
+        return self._blob(pinned, str(reference))  # outside the handler, so that the 404 is not the cause of its errors
 
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
-        """The bytes of `descriptor` from `offset` to its size, in pieces of at most 1 MiB, unverified.
+        """Yield the bytes of `descriptor` from `offset` to its size, in pieces of at most 1 MiB, unverified.
 
-        A blob that the registry does not have is looked for at the descriptor's urls.
+        A blob that the registry lacks is fetched from the `urls` of its descriptor.
 
         Raises:
-            DistError: as `remotes.body.read`, and what the registry says, and the urls.
+            DistError: as `remotes.body.read`, and the errors of the registry and of the URLs.
         """
         subject = f"{descriptor} from {self._repository.locator}"
         if descriptor.is_manifest and descriptor.size > manifest.MAX_BYTES:
@@ -128,31 +128,31 @@ class Fetcher:
             self._foreign.distrust(descriptor.digest)
 
     def tags(self) -> Iterator[str]:
-        """The tags of this repository, each once, in the registry's order; asked for as they are taken.
+        """Yield the tags of this repository, each once, in the registry's order. Pages are requested as the caller reads on.
 
         Raises:
-            DistError: as `remotes.listing.list_tags`, while iterating.
+            DistError: see `remotes.listing.list_tags`; raised while iterating.
         """
         return list_tags(self._repository)
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
-        """The manifests about `descriptor`, each once, with artifact type and annotations; asked for as they are taken.
+        """Yield the referrers of `descriptor`, each once, with artifact type and annotations. Pages are requested on demand.
 
         Raises:
-            InvalidInput: an `artifact_type` that is no media type, or a listing with a bad entry.
-            Unsupported: a listing without end, or one that leads away from the registry.
-            DistError: what the registry says.
+            InvalidInput: `artifact_type` is not a media type, or a page has an invalid entry.
+            Unsupported: the list is endless, or continues at another server.
+            DistError: an error of the registry.
         """
         return referrers.list_referrers(
             self._repository, descriptor.digest, artifact_type=artifact_type, no_referrers_api=self._no_referrers_api
         )
 
     def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
-        """Cosign's digest tags of `descriptor` that exist, resolved. With known `tags`, no others are requested."""
+        """Yield cosign's digest tags of `descriptor` that exist, with their descriptors; of `tags` only, if given."""
         return referrers.signatures(self, self.locator, descriptor.digest, tags=tags)
 
     def _or_at_urls(self, foreign: ForeignLayers, own: Iterator[bytes], descriptor: Descriptor, offset: int) -> Iterator[bytes]:
-        """Yield bytes from the registry or, if it does not have the content, from the URLs of the descriptor."""
+        """Yield the bytes from the registry or, if the registry lacks the content, from the URLs of the descriptor."""
         try:
             for piece in own:
                 offset += len(piece)
@@ -164,7 +164,7 @@ class Fetcher:
         yield from foreign.read(self._repository, descriptor, offset=offset, missing=missing)
 
     def _by_head(self, ask: "_ManifestRequest") -> Descriptor | None:
-        """The descriptor in the headers; None where they do not tell all of type, length and digest."""
+        """Descriptor from the headers of a HEAD; None if they do not include type, length and digest."""
         if "head" in self._repository.unsupported:
             return None
         response = self._repository.send_read("HEAD", ask.path, subject=ask.subject, headers={"Accept": ask.accept})
@@ -175,40 +175,43 @@ class Fetcher:
             raise from_response(ask.subject, response)
         media_type, size = _media_type(response), length(response)
         if mediatypes.kind(media_type) == "schema1":
-            raise Unsupported(f"{ask.subject}: image manifest version 2, schema 1 is obsolete and refused; re-push the image")
+            raise Unsupported(f"{ask.subject}: image manifest version 2, schema 1 is not supported; push the image again")
         digest = ask.pinned or digest_in(response, ask.subject)
         if digest is None or size is None or not mediatypes.is_manifest(media_type):
             return None
         return Descriptor(media_type=media_type, digest=digest, size=size)
 
     def _by_get(self, ask: "_ManifestRequest") -> Descriptor:
-        """The descriptor of the document itself."""
+        """Descriptor computed from the manifest itself."""
         response = self._repository.send_read("GET", ask.path, subject=ask.subject, headers={"Accept": ask.accept})
         raw = document.read_document(response, ask.subject)
         expected = ask.pinned or digest_in(response, ask.subject)
         digest = Digest.of(raw, algorithm=expected.algorithm if expected else "sha256")
         if expected is not None and digest != expected:
-            raise Corrupt(f"{ask.subject}: expected {expected}, the registry sends {digest}")
+            raise Corrupt(f"{ask.subject}: expected {expected}, the registry sent {digest}")
         return Descriptor(media_type=manifest.media_type_of(raw, at=ask.subject), digest=digest, size=len(raw))
 
     def _blob(self, digest: Digest, subject: str) -> Descriptor:
-        """The descriptor of a pinned digest that is no manifest. A tag never gets here: blobs have none."""
+        """Descriptor of a pinned digest that is not a manifest. Blobs have no tags."""
         response = self._repository.send_read("HEAD", f"blobs/{digest}", subject=subject, headers={"Accept": "*/*"})
         response.close()
         if response.status_code != httpx.codes.OK:
             raise from_response(subject, response)
         size = length(response)
         if size is None:
-            raise Unsupported(f"{subject}: the registry does not say how big this blob is")
+            raise Unsupported(f"{subject}: the registry reports no size for this blob (no Content-Length)")
         return Descriptor(media_type=_media_type(response), digest=digest, size=size)
 
     def _get_content(self, descriptor: Descriptor, byte_range: str | None, subject: str) -> httpx.Response:
-        """An open response with content, from the endpoint that its type suggests or, after a 404 there, the other one."""
-        is_named = MEDIA_TYPE.fullmatch(descriptor.media_type)  # a document may hold anything in its place
+        """Return an open response with content.
+
+        The endpoint follows from the media type. After a 404 the other endpoint is tried.
+        """
+        is_named = MEDIA_TYPE.fullmatch(descriptor.media_type)  # a manifest may have any text as a media type
         headers = {"Accept": f"{descriptor.media_type}, */*" if is_named else "*/*"}
         missing: DistError | None = None
         for endpoint in _endpoints(descriptor):
-            # Some registries refuse ranges of manifests. These are small: they come whole, and are skipped over.
+            # Some registries reject ranges of manifests. Manifests are small: they are fetched whole, and the start is skipped.
             ranged = {"Range": byte_range} if byte_range and endpoint == "blobs" else {}
             path = f"{endpoint}/{descriptor.digest}"
             response = self._repository.send_read("GET", path, subject=subject, headers=headers | ranged)
@@ -225,13 +228,13 @@ class Fetcher:
 
 
 def _endpoints(descriptor: Descriptor) -> tuple[str, ...]:
-    """Return the endpoints for content. Content of an unknown type may be a manifest, if an index lists it."""
+    """Return the endpoints for content, in order. Content of an unknown type in an index may be a manifest."""
     if descriptor.is_manifest:
         return ("manifests", "blobs")
     return ("blobs", "manifests") if descriptor.kind == "blob" else ("blobs",)
 
 
 def _media_type(response: httpx.Response) -> str:
-    """The content type without parameters such as charset."""
+    """Content-Type without parameters such as charset."""
     text: str = response.headers.get("content-type", "")
     return text.partition(";")[0].strip().lower() or mediatypes.OCTET_STREAM

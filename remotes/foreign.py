@@ -1,7 +1,8 @@
-"""Content that its registry does not have, at the `urls` of its descriptor (image-spec 1.1, descriptor.md): foreign layers.
+"""Foreign layers: blobs that their registry lacks, at the `urls` of their descriptor (image-spec 1.1, descriptor.md).
 
-They are whatever the author of a manifest wrote. The digest proves what comes from there, so http will do; who asks proves
-nothing about himself, and asks at public addresses alone (`remotes.public`), lest others have him ask on their behalf.
+The author of a manifest chooses the URLs. The digest proves the content, so plain http is acceptable. Requests have no
+credentials, and go only to public addresses or to servers in the hosts file (`remotes.guard`): otherwise a manifest could make
+this machine send requests into its private network.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,29 +17,31 @@ from prefect_dist.remotes.errors import ANSWER_CHARS, RegistryError, from_respon
 from prefect_dist.remotes.ranges import Ranges
 from prefect_dist.remotes.repository import Repository
 
-# Of a descriptor's urls so many are asked: who writes thousands wants others to be asked, not content to be found.
+# The number of URLs that are tried. A manifest with thousands of URLs would make this machine flood other servers.
 MAX_URLS = 5
-# In a message that has room for what each of them answered.
+# Short enough for a message with the answer of each URL.
 _URL_CHARS = 200
 _SCHEMES = ("http", "https")
 
 
 class ForeignLayers:
-    """Reads content at the urls of its descriptor, in their order. Thread-safe; shared by all that read in a run."""
+    """Reads blobs from the URLs of their descriptors, in order. Thread-safe; all fetchers of a run share it."""
 
     def __init__(self, ranges: Ranges) -> None:
         self._ranges = ranges
-        self._gave: dict[Digest, str] = {}
+        self._last_url: dict[Digest, str] = {}
         self._wrong: set[tuple[Digest, str]] = set()
 
     def read(self, repository: Repository, descriptor: Descriptor, *, offset: int, missing: RegistryError) -> Iterator[bytes]:
-        """The bytes of `descriptor` from `offset` to its size, unverified; where one url breaks off, the next goes on.
+        """Yield the bytes of `descriptor` from `offset` to its size, unverified.
 
-        `missing` is what the registry said.
+        If a URL fails in the middle, the next one resumes at that byte.
+
+        `missing` is the 404 of the registry.
 
         Raises:
-            DistError: no url has it. The message tells what the registry and each of them said, its class what can be done:
-                the error that may pass if there is one, else a refusal, else `missing`.
+            DistError: no URL has the content. The message has the answers of the registry and of each URL. The class is that of
+                a retryable error if there is one, else Denied if there is one, else that of `missing`.
         """
         errors: list[DistError] = []
         for text in self._order_urls(descriptor):
@@ -47,7 +50,7 @@ class ForeignLayers:
                 send = partial(_send, repository, url)
                 server = _server(url)
                 for piece in self._ranges.read(send, descriptor, offset=offset, subject=server, server=server):
-                    self._gave[descriptor.digest] = text
+                    self._last_url[descriptor.digest] = text
                     offset += len(piece)
                     yield piece
             except DistError as exc:
@@ -57,8 +60,8 @@ class ForeignLayers:
         raise _combine_errors(missing, errors, more=len(descriptor.urls) - len(errors))
 
     def distrust(self, digest: Digest) -> None:
-        """Note that the received bytes were wrong: the last URL used is tried after the others from now on."""
-        if (text := self._gave.pop(digest, None)) is not None:
+        """Note that the received bytes were wrong: from now on the last URL is tried after the others."""
+        if (text := self._last_url.pop(digest, None)) is not None:
             self._wrong.add((digest, text))
 
     def _order_urls(self, descriptor: Descriptor) -> list[str]:
@@ -66,7 +69,7 @@ class ForeignLayers:
 
 
 def _send(repository: Repository, url: httpx.URL, byte_range: str | None) -> httpx.Response:
-    """An open response with content, as `remotes.body` takes it."""
+    """Return an open response with content, as `remotes.body` expects it."""
     headers = {"Accept": "*/*"} | ({"Range": byte_range} if byte_range else {})
     response = repository.get_foreign_url(url, subject=_server(url), headers=headers)
     if response.status_code in (ANSWERS_RANGED if byte_range else ANSWERS):
@@ -78,26 +81,26 @@ def _send(repository: Repository, url: httpx.URL, byte_range: str | None) -> htt
 
 
 def parse(text: str) -> httpx.URL:
-    """One of a descriptor's urls, as it may be asked.
+    """Return a URL of a descriptor, checked.
 
     Raises:
-        InvalidInput: it is none, not http or https, or has a user or password in it.
+        InvalidInput: not an http or https URL, or with a user or password.
     """
     try:
         url = httpx.URL(text)
-    except (httpx.InvalidURL, ValueError) as exc:  # a lone surrogate is nothing that can be encoded
-        raise InvalidInput(f"a url that is none ({one_line(str(exc))})") from exc
+    except (httpx.InvalidURL, ValueError) as exc:  # ValueError: a lone surrogate cannot be encoded
+        raise InvalidInput(f"invalid URL ({one_line(str(exc))})") from exc
     if url.scheme not in _SCHEMES or not url.host:
-        raise InvalidInput(f"{redact(url)[:_URL_CHARS]}: expected http or https, not asked")
+        raise InvalidInput(f"{redact(url)[:_URL_CHARS]}: expected http or https; not requested")
     if url.userinfo:
-        raise InvalidInput(f"{redact(url)[:_URL_CHARS]}: has a user or password, not asked")
+        raise InvalidInput(f"{redact(url)[:_URL_CHARS]}: contains a user or password; not requested")
     return url
 
 
 def _combine_errors(missing: RegistryError, errors: Sequence[DistError], *, more: int) -> DistError:
-    told = "; ".join([_answer(error)[:ANSWER_CHARS] for error in errors] + ([f"{more} more, not asked"] if more else []))
+    answers = "; ".join([_answer(error)[:ANSWER_CHARS] for error in errors] + ([f"{more} more, not requested"] if more else []))
     chosen = max([missing, *errors], key=lambda error: (error.retryable, isinstance(error, Denied)))
-    message = f"{missing}; nor is it at its urls: {told}"
+    message = f"{missing}; its URLs failed, too: {answers}"
     return with_message(chosen, message)
 
 
@@ -105,10 +108,9 @@ def _answer(error: DistError) -> str:
     """Return the answer of a URL, without the meaning that the status has for registries."""
     if not isinstance(error, RegistryError):
         return str(error)
-    of = error.exchange
-    return f"{of.url[:_URL_CHARS]}: {of.answer}"
+    return f"{error.exchange.url[:_URL_CHARS]}: {error.exchange.answer}"
 
 
 def _server(url: httpx.URL) -> str:
-    """Return the server of a URL for messages; the full URL follows where it matters."""
+    """Server of a URL, for messages that contain the full URL elsewhere."""
     return url.netloc.decode("ascii")

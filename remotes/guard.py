@@ -1,8 +1,8 @@
-"""Guards against server-side request forgery: for redirects, other URLs of a registry, and `urls` of descriptors.
+"""Guards against server-side request forgery (CWE-918): for redirects, other URLs of a registry, and `urls` of descriptors.
 
-A server on the Internet could otherwise have this machine send requests to systems that only this machine reaches, such as a
-cloud's metadata service (server-side request forgery, CWE-918). A registry inside a private network may name other servers of
-that network, because object storage often is one of them.
+Otherwise a server on the Internet could make this machine send requests to systems that only this machine reaches, such as the
+metadata service of a cloud. A registry inside a private network may refer to other servers of that network, because object
+storage often is one of them. The check of addresses at connection time is left to `remotes.public`.
 """
 
 from collections.abc import Mapping
@@ -29,10 +29,10 @@ _ALLOWED_KINDS: Mapping[Kind, frozenset[Kind]] = MappingProxyType(
 
 
 class GuardedOrigin:
-    """The origin registry, and the kinds of addresses from which it answered. Thread-safe: state changes are atomic.
+    """The registry to which a request goes first, and the kinds of addresses from which it answered. Thread-safe.
 
-    `private_hosts` are servers, `host` or `host:port`, that it may name at any address. As an `AddressRule` it is the rule for
-    connections to its own server.
+    `private_hosts` are servers, `host` or `host:port`, that the registry may refer to at any address. As an `AddressRule`, this
+    object is the rule for connections to the registry's own server.
     """
 
     def __init__(self, url: httpx.URL, *, name: str, private_hosts: frozenset[str] = frozenset()) -> None:
@@ -41,15 +41,15 @@ class GuardedOrigin:
         self._kinds: set[Kind] = set()
 
     def is_origin(self, url: httpx.URL) -> bool:
-        """Return whether a URL leads to the registry itself. The same name with another scheme or port is another server."""
+        """Return True if a URL is at the registry itself. Another scheme or port is another server."""
         return _server_of(url) == self._server
 
     def is_https_upgrade(self, url: httpx.URL) -> bool:
-        """Return whether a registry at the default port of http is reached by https instead, at the default port."""
+        """Return True if a URL leads from http to https at the registry, both at their default ports."""
         return self._server == ("http", url.host, _PORTS["http"]) and _server_of(url) == ("https", url.host, _PORTS["https"])
 
     def trusts(self, url: httpx.URL) -> bool:
-        """Return whether a URL leads to a server that the registry may name at any address."""
+        """Return True if a URL leads to a server that the registry may refer to at any address."""
         return not self._private_hosts.isdisjoint(_names_of(url))
 
     def note_answer(self, kind: Kind) -> None:
@@ -57,15 +57,19 @@ class GuardedOrigin:
         self._kinds.add(kind)
 
     def allowed_kinds(self) -> frozenset[Kind]:
-        """Return the kinds of addresses that it may name. If it has several kinds of addresses, the strictest one decides."""
-        # A tuple is made in one step. Another thread may add to the set while this one iterates.
+        """Return the kinds of addresses that the registry may refer to.
+
+        For a registry with addresses of several kinds, only the kinds that all of these allow.
+        """
+        # The tuple is an atomic copy: another thread may add to the set meanwhile.
         return frozenset.intersection(*(_ALLOWED_KINDS[kind] for kind in tuple(self._kinds) or ("public",)))
 
     def kinds(self) -> frozenset[Kind] | None:
-        """Return the kinds of addresses at which a connection to its own server may be made; None for any.
+        """Return the kinds of addresses allowed for connections to the registry's own server; None for any.
 
-        The user names the registry, so any address is good until it has answered. Later the registry could change its DNS
-        record and redirect to itself, so only the kinds it answered from, and those it may name, are good.
+        The user names the registry, so any address is allowed until the registry has answered. Later the registry could change
+        its DNS record and redirect to itself. So only the kinds from which it answered, and the kinds it may refer to, are
+        allowed.
         """
         return self.allowed_kinds() | frozenset(tuple(self._kinds)) if self._kinds else None
 
@@ -73,8 +77,8 @@ class GuardedOrigin:
 class Guard:
     """The guard of one request and of all requests that it is redirected to.
 
-    Without `origin`, its URL is one that a document names. Requests to URLs of documents have no secrets. They go to public
-    addresses, or to servers that the file of hosts names. With `stays`, a redirect to another server is refused.
+    Without `origin`, the URL comes from a manifest: the request has no secrets, and goes only to public addresses or to servers
+    in the hosts file. With `same_server`, a redirect to another server is refused.
     """
 
     def __init__(self, origin: GuardedOrigin | None = None, *, same_server: bool = False) -> None:
@@ -82,33 +86,33 @@ class Guard:
         self._has_left = False
 
     def copy(self) -> "Guard":
-        """Return a guard for another request to a URL that the same registry names."""
+        """Return a new guard for a request to a URL that the same registry returned."""
         return Guard(self._origin)
 
     def check(self, url: httpx.URL) -> None:
-        """Check that this request may be sent to the server of a URL, wherever that is.
+        """Check that the request may be sent to the server of a URL.
 
         Raises:
-            AddressRefused: the request has to stay at its registry, and the URL leads to another server.
+            AddressRefused: the request has to stay at its registry, and the URL is at another server.
         """
         if self.leaves(url):
-            raise AddressRefused("a request that changes content is not redirected to another server")
+            raise AddressRefused("the registry redirected a write to another server, which is not followed")
 
     def leaves(self, url: httpx.URL) -> bool:
-        """Return whether the request has to stay at its registry, and a URL leads to another server."""
+        """Return True if the request has to stay at its registry, and a URL is at another server."""
         if not self._same_server or self._origin is None:
             return False
         return not (self._origin.is_origin(url) or self._origin.is_https_upgrade(url))
 
     def may_have_secrets(self, url: httpx.URL) -> bool:
-        """Return whether the headers and the client certificate that are set for a server may go along to a URL.
+        """Return True if the headers and the client certificate set for the server of a URL may be sent to it.
 
-        A registry could otherwise have this machine use them at a server that the registry has no access to.
+        Otherwise a registry could make this machine use them at a server to which the registry has no access.
         """
         return self._origin is not None and (self._origin.is_origin(url) or self._origin.trusts(url))
 
     def address_rule(self, url: httpx.URL, *, is_named: bool) -> AddressRule | None:
-        """Return the rule for the addresses of a URL; None for any address. `is_named`: the file of hosts names its server."""
+        """Return the rule for the addresses of a URL; None for any address. `is_named`: its server is in the hosts file."""
         if self._origin is None:
             return None if is_named else FixedRule(PUBLIC_ONLY)
         if self._origin.trusts(url):
@@ -118,7 +122,10 @@ class Guard:
         return FixedRule(PUBLIC_ONLY if self._has_left else self._origin.allowed_kinds())
 
     def note_answer(self, url: httpx.URL, kind: Kind) -> None:
-        """Remember the kind of address that answered: a public server cannot redirect back into a private network."""
+        """Remember the kind of address that answered.
+
+        After an answer from a public server, redirects into a private network are refused.
+        """
         if self._origin is None:
             return
         if self._origin.is_origin(url):
@@ -130,10 +137,10 @@ class Guard:
         """Return the remedy for a refused URL."""
         server = url.netloc.decode("ascii")
         if self.leaves(url):
-            return f"if {server} is meant, name it as the registry"
+            return f"if {server} is the intended registry, use its name in the reference"
         if self._origin is None:
-            return f"to allow it, name {server} under registries in the file of hosts"
-        return f"if {self._origin.name} may name this server, add {server} to privateHosts of {self._origin.name}"
+            return f"to allow it, add {server} to registries in the hosts file"
+        return f"to allow it, add {server} to privateHosts of {self._origin.name} in the hosts file"
 
 
 def _server_of(url: httpx.URL) -> tuple[str, str, int | None]:
@@ -142,6 +149,6 @@ def _server_of(url: httpx.URL) -> tuple[str, str, int | None]:
 
 
 def _names_of(url: httpx.URL) -> tuple[str, str]:
-    """The server of a URL without and with its port, as settings name it."""
+    """Server of a URL without and with its port, as written in settings."""
     host = f"[{url.host}]" if ":" in url.host else url.host
     return host, f"{host}:{url.port or _PORTS.get(url.scheme)}"

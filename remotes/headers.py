@@ -1,4 +1,8 @@
-"""Headers of requests, and those of answers, which are checked: lengths, digests, locations (distribution-spec 1.1)."""
+"""Header values of requests, and checked header values of responses: lengths, digests, locations, links, challenges.
+
+Follows distribution-spec 1.1, RFC 9110 and RFC 8288. A registry may send anything in a header, so each function defines what it
+returns for an invalid value.
+"""
 
 import re
 from collections.abc import Iterable
@@ -14,55 +18,59 @@ from prefect_dist.remotes.errors import one_line
 _UPLOADED = re.compile(r"(?:bytes[= ])?0-(\d{1,18})")
 # media-type ::= restricted-name "/" restricted-name, each of at most 127 characters  (RFC 6838, 4.2)
 MEDIA_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
-# The Accept header for a manifest of any type, and for whatever else is there.
+# The Accept header for a manifest of any type, and for any other document.
 ANY_MANIFEST = ", ".join((*mediatypes.MANIFESTS, "*/*"))
-# The answers to a HEAD that may hide something: HEAD does not exist, or (403) only the body of a GET says why.
+# Statuses of a HEAD after which a GET follows: the registry has no HEAD (405, 501), or only the body of a GET has the reason of
+# the refusal (403).
 ASK_BY_GET = frozenset({403, 405, 501})
 # challenge ::= scheme [ param { "," param } ];  param ::= token "=" ( token | quoted-string )
-# Blanks and commas are one class, for two neighbouring repetitions of blanks take quadratic time.
+# Blanks and commas share one character class: two adjacent repetitions of blanks would take quadratic time.
 _SCHEME = re.compile(r"[\s,]*([A-Za-z][A-Za-z0-9._~+/-]*)(?=\s|,|$)")
 _PARAM = re.compile(r'[\s,]*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))')
 _MAX_LENGTH_DIGITS = 19
-_DIGEST_CHARS = 160  # more than any digest has: what a message shows of a bad one
+_DIGEST_CHARS = 160  # longer than any digest: the part of an invalid digest that a message shows
 
 
 @dataclass(frozen=True, slots=True)
 class Challenge:
-    """A challenge of WWW-Authenticate (RFC 9110, 11.6.1). The scheme and the names of parameters are in lower case."""
+    """A challenge of WWW-Authenticate (RFC 9110, 11.6.1). The scheme and the parameter names are in lower case."""
 
     scheme: str
     params: dict[str, str] = field(default_factory=dict)
 
 
 def length(response: httpx.Response, name: str = "content-length") -> int | None:
-    """The number of bytes in a header; None where it is absent or no number."""
+    """Number of bytes in a header; None if the header is absent or not a number."""
     text: str = response.headers.get(name, "")
     return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_LENGTH_DIGITS else None
 
 
 def digest_in(response: httpx.Response, subject: str, name: str = "docker-content-digest") -> Digest | None:
-    """The digest in a header; None where it is absent.
+    """Digest in a header; None if the header is absent.
 
     Raises:
-        InvalidInput, Unsupported: it is no digest.
+        InvalidInput, Unsupported: the value is not a digest.
     """
     text: str | None = response.headers.get(name)
     if not text:
         return None
-    return Digest.parse(text[:_DIGEST_CHARS], prefix=f"{subject}: the registry answers with ")
+    return Digest.parse(text[:_DIGEST_CHARS], prefix=f"{subject}: the registry sent ")
 
 
 def check_digest(response: httpx.Response, descriptor: Descriptor, subject: str) -> None:
-    """Raise Corrupt where Docker-Content-Digest contradicts. One in another algorithm does not: the registry prefers that."""
+    """Raise Corrupt if Docker-Content-Digest differs from the digest of the descriptor.
+
+    A digest in another algorithm is ignored: a registry may prefer another algorithm than the client.
+    """
     found = digest_in(response, subject)
     if found is not None and found.algorithm == descriptor.digest.algorithm and found != descriptor.digest:
-        raise Corrupt(f"{subject}: expected {descriptor.digest}, the registry has {found}")
+        raise Corrupt(f"{subject}: expected {descriptor.digest}, the registry reports {found}")
 
 
 def uploaded_bytes(response: httpx.Response) -> int | None:
-    """Return the number of bytes of an upload that the registry has; None if it does not report it.
+    """Return the number of bytes of an upload that the registry has; None if the registry does not report it.
 
-    `0-0` counts as no byte. It could also be one byte, but a registry that has none cannot report that in another way.
+    `0-0` counts as no byte. The value could also mean one byte, but a registry with no byte has no other way to report it.
     """
     match = _UPLOADED.fullmatch(response.headers.get("range", ""))
     last = int(match[1]) if match else None
@@ -70,22 +78,22 @@ def uploaded_bytes(response: httpx.Response) -> int | None:
 
 
 def location(response: httpx.Response, subject: str) -> httpx.URL | None:
-    """The URL that Location names, relative to what was asked; None where it is absent.
+    """URL in Location, relative to the request; None if the header is absent.
 
     Raises:
-        Unavailable: it is no URL that HTTP can ask.
-        Unsupported: the registry speaks https, and names itself by http.
+        Unavailable: the value is not an http or https URL.
+        Unsupported: the registry uses https, and refers to itself by http.
     """
     text: str | None = response.headers.get("location")
     return None if text is None else _join_url(response, text, "Location", subject)
 
 
 def next_page(response: httpx.Response, subject: str) -> httpx.URL | None:
-    """The URL that Link (RFC 8288) names as rel="next", relative to what was asked; None where there is none.
+    """URL that Link (RFC 8288) names as rel="next", relative to the request; None if there is no such link.
 
     Raises:
-        Unavailable: it is no URL that HTTP can ask.
-        Unsupported: the registry speaks https, and names itself by http.
+        Unavailable: the value is not an http or https URL.
+        Unsupported: the registry uses https, and refers to itself by http.
     """
     text = response.links.get("next", {}).get("url")
     return None if text is None else _join_url(response, text, "Link", subject)
@@ -112,20 +120,23 @@ def _parse_challenges(header: str) -> list[Challenge]:
 def _join_url(response: httpx.Response, text: str, header: str, subject: str) -> httpx.URL:
     try:
         url = response.request.url.join(text)
-    except (httpx.InvalidURL, ValueError) as exc:  # of urllib.parse, about brackets in the host
-        raise Unavailable(f"{subject}: the registry names a bad {header} ({one_line(str(exc))})") from exc
+    except (httpx.InvalidURL, ValueError) as exc:  # urllib.parse raises ValueError for brackets in the host
+        raise Unavailable(f"{subject}: the registry sent an invalid {header} ({one_line(str(exc))})") from exc
     if url.scheme not in ("http", "https") or not url.host:
-        raise Unavailable(f"{subject}: the registry names a bad {header}, expected a URL of http or https")
+        raise Unavailable(f"{subject}: the registry sent an invalid {header}, expected an http or https URL")
     _refuse_downgrade(response.request.url, url, header, subject)
     return url
 
 
 def _refuse_downgrade(asked: httpx.URL, named: httpx.URL, header: str, subject: str) -> None:
-    """Raise Unsupported if a registry names itself by http although it speaks https: it does not know of the proxy with TLS."""
+    """Raise Unsupported if a registry that uses https refers to itself by http.
+
+    Such a registry is behind a proxy that terminates TLS, and does not know about the proxy.
+    """
     if asked.scheme != "https" or named.scheme != "http" or named.host != asked.host or named.port not in (None, asked.port):
         return
     here = f"https://{asked.netloc.decode('ascii')}"
     raise Unsupported(
-        f"{subject}: the registry at {here} names itself by http in {header}, nothing is sent there; have the proxy in front of"
-        f" it set X-Forwarded-Proto to https, or set the registry's own address (http.host of the CNCF registry) to {here}"
+        f"{subject}: the registry at {here} refers to itself by http in {header}, which is not followed; let the proxy in front"
+        f" of it set X-Forwarded-Proto to https, or set the registry's external URL (http.host of the CNCF registry) to {here}"
     )

@@ -1,7 +1,7 @@
-"""Credential helpers: programs `docker-credential-NAME` that know what a registry wants to hear.
+"""Credential helpers: programs `docker-credential-NAME` that return the credentials for a server.
 
-Follows the protocol of docker/docker-credential-helpers 0.9: `get` with a server's name on standard input gives a JSON object.
-Which helper is asked for which server is `remotes.credentials`'s.
+Follows the protocol of docker/docker-credential-helpers 0.9: `get` with a server's name on standard input prints a JSON object.
+Which helper is run for which server is left to `remotes.credentials`.
 """
 
 import contextlib
@@ -25,11 +25,11 @@ HelperName = NewType("HelperName", str)
 """The NAME of a program `docker-credential-NAME`, checked by `is_name`."""
 
 _log = logging.getLogger(__name__)
-# name ::= alnum { alnum | "." | "_" | "-" }: no path, no option, nothing that a shell or a message would stumble over
+# name ::= alnum { alnum | "." | "_" | "-" }: no path, no option, no character that is special in a shell or a message
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-# What all helpers say, on standard output and then with exit status 1, of a server that they do not know.
+# The standard output of all helpers, with exit status 1, for an unknown server.
 _UNKNOWN = b"credentials not found in native keychain"
-# The longest tokens, Amazon's, have some 3 KB.
+# The longest known tokens, those of Amazon, have about 3 KB.
 _MAX_ANSWER_BYTES = 64 * 1024
 
 
@@ -57,12 +57,12 @@ class _HelperRequest:
         return f"{self.server}: credential helper docker-credential-{self.helper}"
 
     def failure(self, what: str) -> Denied:
-        """Return the error for a helper that fails. It has no output of the helper, but the command that shows it."""
+        """Return the error for a helper that fails. It omits the helper's output, and has the command that shows the output."""
         return Denied(f"{self} {what}; to see why: echo {self.server} | docker-credential-{self.helper} get")
 
 
 class Helpers:
-    """Credential helpers. Each is run once for each server, and once more for each secret that is refused. Thread-safe."""
+    """Runs credential helpers: once for each server, and once more for each rejected secret. Thread-safe."""
 
     def __init__(self, *, timeout_s: float = 30) -> None:
         self._timeout_s = timeout_s
@@ -72,22 +72,24 @@ class Helpers:
         self._guard = threading.Lock()
 
     def get(self, helper: HelperName, server: str) -> Answer | None:
-        """Return the credentials of `docker-credential-HELPER`, found on PATH, for `server`; None for none.
+        """Return the credentials for `server` from `docker-credential-HELPER`, found on PATH; None if the helper has none.
 
         Raises:
-            Denied: there is no such program, it fails, takes too long, or answers with something else. It is not run again.
+            Denied: the program is missing, fails, takes too long, or prints other output. It is not run again.
         """
         request = _HelperRequest(helper=helper, server=server)
-        with self._lock(request):  # threads with the same request wait for one answer
+        with self._lock(request):  # threads with the same request wait for one run
             if request not in self._answers:
                 self._answers[request] = self._run_helper(request)
             answer = self._answers[request]
         if isinstance(answer, Denied):
-            raise Denied(str(answer))  # a new one: threads that raised the same would write into one traceback
+            raise Denied(str(answer))  # a copy: threads that raise one object would share its traceback
         return answer
 
     def get_another(self, helper: HelperName, server: str, refused: Answer) -> Answer | None:
-        """Another answer than the one that was `refused`; None if the helper has no other. Runs it once for each refused one.
+        """Return credentials other than those that were `refused`; None if the helper has no others.
+
+        The helper is run once for each rejected secret.
 
         Raises:
             Denied: the helper fails, see `get`.
@@ -113,22 +115,22 @@ class Helpers:
             return self._locks.setdefault(request, threading.Lock())
 
     def _run_helper(self, request: _HelperRequest) -> Answer | Denied | None:
-        _log.debug("asking docker-credential-%s for %s", request.helper, request.server)
+        _log.debug("running docker-credential-%s for %s", request.helper, request.server)
         try:
             return _parse_output(request, *_run(request, timeout_s=self._timeout_s))
         except Denied as exc:
-            return Denied(str(exc))  # without what hangs on a raised one
+            return Denied(str(exc))  # without the traceback
 
 
 def _run(request: _HelperRequest, *, timeout_s: float) -> tuple[int, bytes]:
-    """The exit status of a helper and what it writes to standard output."""
+    """Run a helper; return its exit status and its standard output."""
     program = shutil.which(f"docker-credential-{request.helper}")
     if program is None:
         raise Denied(f"{request} is not on PATH; install it, or log in without it")
     deadline = time.monotonic() + timeout_s
     try:
-        # Without a terminal: it could not be asked there, beside a progress display or by a worker, and would wait for ever.
-        process = subprocess.Popen(  # noqa: S603 - its name is checked, and PATH is the user's
+        # Without a terminal: a prompt would collide with the progress display, or wait forever in a worker.
+        process = subprocess.Popen(  # noqa: S603 - the name is checked, and PATH is the user's
             [program, "get"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -137,28 +139,28 @@ def _run(request: _HelperRequest, *, timeout_s: float) -> tuple[int, bytes]:
             start_new_session=True,
         )
     except OSError as exc:
-        raise request.failure(f"cannot be run ({exc.strerror})") from exc
+        raise request.failure(f"cannot be started ({exc.strerror})") from exc
     with process:
         try:
             raw = _communicate(process, request, deadline)
             return process.wait(max(deadline - time.monotonic(), 0)), raw
         except (TimeoutError, subprocess.TimeoutExpired):
             _kill(process)
-            raise request.failure(f"gave no answer in {timeout_s:g} s") from None
+            raise request.failure(f"did not finish within {timeout_s:g} s") from None
         except BaseException:
             _kill(process)
             raise
 
 
 def _communicate(process: subprocess.Popen[bytes], request: _HelperRequest, deadline: float) -> bytes:
-    """Tell a program the server, and read all that it writes.
+    """Write the server's name to the helper, and return its output.
 
     Raises:
-        TimeoutError: it has not ended that in time.
-        Denied: it writes too much.
+        TimeoutError: the helper has not finished at the deadline.
+        Denied: the output is too long.
     """
     stdin, stdout = cast("IO[bytes]", process.stdin), cast("IO[bytes]", process.stdout)
-    with contextlib.suppress(BrokenPipeError), stdin:  # it may end without reading
+    with contextlib.suppress(BrokenPipeError), stdin:  # the helper may exit without reading
         stdin.write(request.server.encode())  # fits into any pipe
     raw = b""
     with selectors.DefaultSelector() as selector:
@@ -170,18 +172,18 @@ def _communicate(process: subprocess.Popen[bytes], request: _HelperRequest, dead
             if not piece:
                 return raw
             raw += piece
-    raise request.failure(f"answers with more than {_MAX_ANSWER_BYTES} bytes")
+    raise request.failure(f"printed more than {_MAX_ANSWER_BYTES} bytes")
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a program and what it started."""
-    if process.returncode is None:  # afterwards the number may be another's
+    """Kill a helper and the processes that it started."""
+    if process.returncode is None:  # later the process id may be reused
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
 
 
 def _parse_output(request: _HelperRequest, status: int, raw: bytes) -> Answer | None:
-    """Parse the output of a helper."""
+    """Return the credentials in the output of a helper; None if the helper has none."""
     if raw.strip() == _UNKNOWN:
         return None
     if status != 0:
@@ -189,10 +191,10 @@ def _parse_output(request: _HelperRequest, status: int, raw: bytes) -> Answer | 
     try:
         document = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        raise request.failure("answers with something that is not JSON") from None  # the parser's error shows the text
+        raise request.failure("printed something other than JSON") from None  # the parser's error quotes the text
     if document == {}:
-        return None  # docker and podman take it so
+        return None  # as in docker and podman
     username, secret = (document.get("Username"), document.get("Secret")) if isinstance(document, dict) else (None, None)
     if not isinstance(username, str) or not isinstance(secret, str):
-        raise request.failure("answers without the strings Username and Secret")
+        raise request.failure("printed no strings Username and Secret")
     return Answer(username=username, secret=secret) if secret else None

@@ -1,6 +1,7 @@
-"""Settings of each registry: address, TLS, limits, and features that it lacks.
+"""Settings of each registry: address, scheme, TLS, limits, and features that the registry lacks.
 
-A registry is known by its host as it stands in references, `host[:port]`.
+A registry is identified by its host as written in references, `host[:port]`. Reading these settings from a hosts file is left
+to `mirror.hosts_file`, applying limits to `remotes.throttled`.
 """
 
 import ipaddress
@@ -17,7 +18,7 @@ import httpx
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
 from prefect_dist.remotes.advice import OPTIONS, TlsAdvice
 
-# Docker Hub's name in references is not the name of its registry.
+# Docker Hub's name in references is not the host name of its registry.
 _ALIASES = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 
 Capability = Literal["head", "range", "mount", "chunked", "referrers"]
@@ -25,10 +26,11 @@ Capability = Literal["head", "range", "mount", "chunked", "referrers"]
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Tls:
-    """Whom we trust, and how we prove who we are: paths of PEM files. `ca_file` None trusts what the system trusts.
+    """Trusted CAs and the client certificate of one registry. The `_file` fields are paths of PEM files.
 
-    `key_file` None means that the key is in `cert_file`, too. `verify` False accepts any certificate. `ca_pem` is PEM itself,
-    of authorities that are trusted beside the others; `cert_pem` that of our certificate with its key, instead of files.
+    Without `ca_file`, the system's CAs are trusted. Without `key_file`, the key is in `cert_file`. `verify=False` accepts any
+    certificate. `ca_pem` has CAs in PEM, trusted in addition to the others. `cert_pem` has the client certificate and its key
+    in PEM, and replaces the files.
     """
 
     ca_file: str | None = None
@@ -42,13 +44,13 @@ class Tls:
         """Return the TLS context for connections.
 
         Raises:
-            InvalidInput: a file that is not there, or not what it should be.
+            InvalidInput: a file is missing, unreadable or has other content.
         """
         for path in filter(None, (self.ca_file, self.cert_file, self.key_file)):
             check_readable(path)
         if self.key_file is not None and self.cert_file is None:
-            raise InvalidInput(f"{self.key_file}: expected a certificate beside the key, there is none")
-        at, what = self.ca_file or "certificates of authorities", "certificate"
+            raise InvalidInput(f"{self.key_file}: expected a certificate for this key, none is set")
+        at, what = self.ca_file or "CA certificates", "certificate"
         try:
             context = ssl.create_default_context(cafile=self.ca_file)
             if self.ca_pem is not None:
@@ -71,14 +73,18 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class HostSettings:
-    """Settings of one registry. `scheme` None is https, on loopback addresses http unless `tls` says something.
+    """Settings of one registry.
 
-    `hostname` is where it is, None where its name says it. `mirrors` are hosts that are asked before it, in their order.
-    `path_prefix` comes between `/v2/` and a repository's name. `headers` go with every request to it, and may be
-    secret. `in_flight` bounds requests under way at once, `per_second` those that are begun; None does not. `avoid` is what it
-    cannot do, although it does not say so. `private_hosts` are servers, `host` or `host:port`, that it may name in redirects
-    and elsewhere although they are at private addresses, see `remotes.guard`. `chunk_bytes` and `whole_bytes` are the sizes of
-    uploads, see `remotes.sizes`. `advice` says where people change these settings, None as for hosts that are not named.
+    - `scheme`: None for https, or for http on a loopback address without `tls` settings.
+    - `hostname`: the server of the registry, None if the registry's name is also its address.
+    - `mirrors`: hosts of registry mirrors, tried in this order before the registry.
+    - `path_prefix`: a prefix of every repository name, after `/v2/`.
+    - `headers`: sent with every request to the registry, possibly secret.
+    - `in_flight`, `per_second`: limits of concurrent requests and of requests started per second, None for no limit.
+    - `avoid`: features that the registry lacks although it does not report that.
+    - `private_hosts`: servers, `host` or `host:port`, that the registry may refer to at private addresses, see `remotes.guard`.
+    - `chunk_bytes`, `whole_bytes`: sizes of uploads, see `remotes.sizes`.
+    - `advice`: remedies for TLS failures, None for those of `Hosts`.
     """
 
     scheme: Literal["http", "https"] | None = None
@@ -96,17 +102,17 @@ class HostSettings:
     advice: TlsAdvice | None = field(default=None, compare=False)
 
     def without_secrets(self) -> Self:
-        """The same for somebody who is to be known to nobody: without headers and a certificate of our own."""
+        """Return the settings without headers and client certificate, for servers that must not get these."""
         return replace(self, headers=(), tls=replace(self.tls, cert_file=None, key_file=None, cert_pem=None))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hosts:
-    """The settings of all hosts: those that are `named`, and plain ones for all others.
+    """The settings of all registries: those in `named`, and defaults for all others.
 
-    `plain_http` is for registries whose scheme is not set; `ca_file` is trusted wherever no other is set. It is for all hosts,
-    so unlike one that is set for a host it does not have loopback addresses spoken to in https. `slots` bound the requests
-    under way at once to some hosts, beside what their settings say.
+    `plain_http` applies to registries without a `scheme`. `ca_file` applies to registries without a CA of their own; unlike a
+    registry's own CA, it does not switch loopback addresses to https. `slots` limit concurrent requests per host, in addition
+    to `in_flight`.
     """
 
     named: Mapping[str, HostSettings] = field(default_factory=dict)
@@ -116,15 +122,18 @@ class Hosts:
     advice: TlsAdvice | None = None
 
     def settings_for(self, host: str) -> HostSettings:
-        """The settings of a registry."""
+        """Settings of a registry."""
         return self._complete(self.named.get(host))
 
     def url(self, host: str) -> str:
-        """Return the URL of a registry: `https://host`, or `http://` if set so or on a loopback address (as engines do)."""
+        """Return the URL of a registry.
+
+        The scheme is https, or http if set so or on a loopback address, as in container engines.
+        """
         return f"{self._scheme(host)}://{self._server_of(host)}"
 
     def name_of(self, server: str) -> str:
-        """The registry, as references name it, that is at a server, `host[:port]`."""
+        """Name in references of the registry at a server, `host[:port]`."""
         names = (*self.named, *_ALIASES)
         return next((host for host in names if self._server_of(host) == server), server)
 
@@ -135,13 +144,13 @@ class Hosts:
         settings = self.named.get(host, HostSettings())
         if settings.scheme is not None:
             return settings.scheme
-        means_https = settings.tls != Tls()  # certificates are of use there alone
+        means_https = settings.tls != Tls()  # certificates have a use only with https
         return "http" if self.plain_http or (_is_loopback(self._server_of(host)) and not means_https) else "https"
 
     def settings_at(self, url: httpx.URL) -> HostSettings:
-        """The settings of the server that a URL leads to, be it a registry or where one redirects to.
+        """Settings of the server in a URL, which may be the target of a redirect.
 
-        What was set for a registry is for that registry alone.
+        The settings of a registry never apply to another server that the registry redirects to.
         """
         return self._complete(self._by_server.get(_server(url)))
 
@@ -155,7 +164,7 @@ class Hosts:
         return min((bound for bound in bounds if bound is not None), default=None)
 
     def is_named(self, url: httpx.URL) -> bool:
-        """Return True if the server of a URL is one of the `named`."""
+        """Return True if the server of a URL is one of the `named` registries."""
         return _server(url) in self._by_server
 
     def _complete(self, settings: HostSettings | None) -> HostSettings:
@@ -174,8 +183,8 @@ class Hosts:
 
 
 def _server(url: httpx.URL) -> str:
-    """The scheme is part of it: what is meant for https is not to be sent in the clear."""
-    return f"{url.scheme}://{url.netloc.decode('ascii')}"  # httpx leaves out the port that the scheme implies
+    """Scheme and server of a URL. The scheme counts: settings for https must not be sent over plain http."""
+    return f"{url.scheme}://{url.netloc.decode('ascii')}"  # httpx omits the default port
 
 
 def _is_loopback(host: str) -> bool:
@@ -189,21 +198,21 @@ def _is_loopback(host: str) -> bool:
 
 
 def check_readable(path: str) -> None:
-    """See that a file can be read: what OpenSSL says of two files does not tell which it is about.
+    """Check that a file can be read. OpenSSL's error for a certificate and a key does not name the file that is missing.
 
     Raises:
-        InvalidInput: it cannot.
+        InvalidInput: the file cannot be read.
     """
     try:
         with Path(path).open("rb"):
             pass
-    except (OSError, ValueError) as exc:  # a path may have a NUL in it
-        why = getattr(exc, "strerror", None) or "no path"
-        raise InvalidInput(f"{path if path.isprintable() else quote_text(path)}: {why}, expected a file in PEM") from exc
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the path
+        why = getattr(exc, "strerror", None) or "not a path"
+        raise InvalidInput(f"{path if path.isprintable() else quote_text(path)}: {why}; expected a readable PEM file") from exc
 
 
 def _load_pem(context: ssl.SSLContext, pem: str) -> None:
-    """OpenSSL reads keys from files alone: one that nobody else can read, for as long as that takes."""
+    """Load a certificate and key from a string. OpenSSL reads keys only from files, so a private temporary file is used."""
     with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
         file.write(pem)
         file.flush()
@@ -211,5 +220,5 @@ def _load_pem(context: ssl.SSLContext, pem: str) -> None:
 
 
 def _no_password() -> str:
-    """Instead of OpenSSL's question on the terminal, an error: the key is encrypted."""
-    raise ValueError("its key is encrypted")
+    """Raise an error for an encrypted key. OpenSSL's default is to prompt on the terminal."""
+    raise ValueError("the key is encrypted")

@@ -1,4 +1,7 @@
-"""Lists in pages: the tags of a repository, the repositories of a registry; and the limits that protect their reader."""
+"""Lists in pages: the tags of a repository and the repositories of a registry, with limits that protect the client.
+
+Follows distribution-spec 1.1, "Listing Tags", and "Catalog" of Docker's registry API v2. Pages are linked by RFC 8288.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,39 +21,39 @@ from prefect_dist.remotes.repository import Repository
 from prefect_dist.remotes.sizes import SMALL_PAGE_NAMES
 from prefect_dist.remotes.throttled import waited_s
 
-# More than any known list has.
+# Limits of one list, above the length of any known list.
 MAX_NAMES, MAX_PAGES, MAX_BYTES = 1_000_000, 10_000, 64 * 1024 * 1024
-# The time for all requests of one list without the waits for turns, and the pages in a row without a new name.
+# The time for all requests of one list without the delays of the throttle, and successive pages without a new name.
 MAX_SECONDS, MAX_EMPTY_PAGES = 300.0, 100
-# Of one page, which is read as a whole: if it has nothing but empty lists in it, Python's take forty times its size.
+# The size of one page, which is parsed as a whole: empty JSON lists take forty times their size in Python.
 MAX_PAGE_BYTES = 8 * 1024 * 1024
 _SHOWN_CHARS = 140
-# The answers to a number of names that is too high: 400 by CNCF distribution (maxentries), 413 by Quay.
+# Statuses for too many names per page: 400 from CNCF distribution (maxentries), 413 from Quay.
 _TOO_MANY_NAMES = frozenset({400, 413})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListingKind:
-    """A kind of list: its path, its key in a page, and the grammar of its names, as a test and in words."""
+    """A kind of list: its path, its key in a page, the singular for messages, and the grammar of its names."""
 
     path: str
     key: str
-    one: str
+    singular: str
     is_name: Callable[[str], bool]
     grammar: str
 
 
-TAGS = ListingKind(path="tags/list", key="tags", one="tag", is_name=is_tag, grammar="1 to 128 letters, digits and . _ -")
+TAGS = ListingKind(path="tags/list", key="tags", singular="tag", is_name=is_tag, grammar="1 to 128 letters, digits and . _ -")
 REPOSITORIES = ListingKind(
     path="_catalog",
     key="repositories",
-    one="repository",
+    singular="repository",
     is_name=is_repository,
     grammar="lower-case letters, digits and . _ - / between them",
 )
 # "registry" is the type and "catalog" the name of the resource ("Token Scope Documentation" of distribution).
 CATALOG_SCOPE = "registry:catalog:*"
-# Registries without a catalog, or with one for administrators only: Docker Hub answers 401, GHCR 403, others 404 or 405.
+# Registries without a catalog, or with a catalog only for administrators: Docker Hub answers 401, GHCR 403, others 404 or 405.
 _NOT_SHOWN = frozenset({401, 403, 404, 405})
 
 
@@ -79,8 +82,8 @@ def list_repositories(registry: Repository, *, prefix: str = "") -> Iterator[str
     except (RegistryDenied, RegistryNotFound, RegistryRefused) as exc:
         if exc.exchange.status not in _NOT_SHOWN:
             raise
-        instead = "not every registry lists its repositories, and not to everybody: name those that are wanted instead"
-        raise with_message(exc, f"{exc}; {instead}") from exc
+        remedy = "the registry has no list of repositories for this user: name the repositories instead"
+        raise with_message(exc, f"{exc}; {remedy}") from exc
 
 
 def list_names(repository: Repository, kind: ListingKind, *, at: str) -> Iterator[str]:
@@ -119,17 +122,17 @@ def list_names(repository: Repository, kind: ListingKind, *, at: str) -> Iterato
         if following is None and new and len(page) == number:
             following = _page_url(
                 repository, kind, number, last=page[-1]
-            )  # not every registry names the next page; this was full
+            )  # this page was full, and not every registry names the next page
         if following is None:
             return
         if page and not new:
-            raise Unsupported(f"{at}: a page has nothing but what came before it, and is said not to be the last")
+            raise Unsupported(f"{at}: a page has only names of earlier pages, and links to another page")
         progress.check()
         url = following
 
 
 class Paginator:
-    """Gets the pages of one list: only from its registry, none twice, and at most `max_pages`.
+    """Requests the pages of one list: only from its registry, no page twice, and at most `max_pages`.
 
     Each page names the next one in a Link header (distribution-spec 1.1; RFC 8288). `subject` names the list in errors.
     """
@@ -139,16 +142,16 @@ class Paginator:
         self._asked: set[httpx.URL] = set()
 
     def get(self, url: httpx.URL) -> httpx.Response:
-        """Return the open response for the first page, or for the page that the last one named as next.
+        """Return the open response for the first page, or for the page that the last page named as next.
 
         Raises:
             Unsupported: the URL is at another server or was requested before, or there are too many pages.
             DistError: as `Repository.send_read`.
         """
         if not self._repository.owns(url):
-            raise Unsupported(f"{self._subject}: the next page is not at this registry")
+            raise Unsupported(f"{self._subject}: the next page is at another server, which is not followed")
         if url in self._asked:
-            raise Unsupported(f"{self._subject}: the pages go round in a circle")
+            raise Unsupported(f"{self._subject}: the pages link in a circle")
         if len(self._asked) == self._max_pages:
             raise Unsupported(f"{self._subject}: expected at most {self._max_pages} pages, there are more")
         self._asked.add(url)
@@ -156,18 +159,18 @@ class Paginator:
 
 
 class _Progress:
-    """The received part of one list, and its limits."""
+    """The part of one list that was received, and the limits."""
 
     def __init__(self, at: str) -> None:
         self.seen: set[str] = set()
         self._at = at
         self._bytes = self._pages = self._empty_pages = 0
-        self._seconds = 0.0  # of the requests that ended, less the waits that are excluded
-        self._began: float | None = None  # the present request
+        self._seconds = 0.0  # of finished requests, without the excluded delays
+        self._began: float | None = None  # start of the request in flight
 
     @contextmanager
     def time_request(self) -> Iterator[None]:
-        """Add the time of this block to that of the requests. The time of the reader between pages does not count."""
+        """Count the time of this block as time of the requests. The time of the caller between pages does not count."""
         self._began = time.monotonic()
         try:
             yield
@@ -176,24 +179,23 @@ class _Progress:
             self._began = None
 
     def exclude(self, seconds: float) -> None:
-        """Do not count the time for which our own throttle held a request back."""
+        """Subtract the time for which the throttle of this client delayed a request."""
         self._seconds -= seconds
 
     def check_time(self) -> None:
-        """Check the time of all requests so far, also while a page is read.
+        """Check the time of all requests so far; also called while a page is read.
 
         Raises:
             Unavailable: the requests took too long. The registry may be faster later.
         """
         seconds = self._seconds + (0.0 if self._began is None else time.monotonic() - self._began)
         if seconds > MAX_SECONDS:
-            so_far = f"{len(self.seen)} names in {self._pages} pages so far"
-            raise Unavailable(
-                f"{self._at}: expected the whole list within {MAX_SECONDS:g} s, got {so_far}; try again, or name what is wanted"
-            )
+            received = f"{len(self.seen)} names in {self._pages} pages"
+            remedy = "try again, or name the wanted items instead of listing all"
+            raise Unavailable(f"{self._at}: expected the whole list within {MAX_SECONDS:g} s, got {received}; {remedy}")
 
     def add(self, page: tuple[str, ...], size: int) -> list[str]:
-        """The names of a page that are new.
+        """Return the names of a page that are new.
 
         Raises:
             Unsupported: the list is too long.
@@ -204,34 +206,36 @@ class _Progress:
         self._pages += 1
         self._empty_pages = 0 if new else self._empty_pages + 1
         if len(self.seen) > MAX_NAMES or self._bytes > MAX_BYTES:
-            raise Unsupported(f"{self._at}: expected at most {MAX_NAMES} in {MAX_BYTES} bytes, there are more")
+            raise Unsupported(f"{self._at}: expected at most {MAX_NAMES} names in {MAX_BYTES} bytes, got more")
         return new
 
     def check(self) -> None:
-        """See whether another page may be requested.
+        """Check whether another page may be requested.
 
         Raises:
-            Unsupported: the requests brought nothing.
+            Unsupported: too many pages in a row had no new name.
             Unavailable: the requests took too long.
         """
         if self._empty_pages >= MAX_EMPTY_PAGES:
-            raise Unsupported(f"{self._at}: {MAX_EMPTY_PAGES} pages in a row are empty, and the last is said not to be the end")
+            raise Unsupported(
+                f"{self._at}: {MAX_EMPTY_PAGES} pages in a row have no new name, and the last links to another page"
+            )
         self.check_time()
 
 
 def read_page(raw: bytes, kind: ListingKind, *, at: str) -> tuple[str, ...]:
-    """Return the names in one page, which is `at` in errors. Some registries send null for an empty list.
+    """Return the names in one page. `at` names the list in errors. Some registries send null for an empty list.
 
     Raises:
         InvalidInput: the page is not a list of such names.
     """
     found = fields.parse_object(raw, at=at)
     if kind.key not in found:
-        raise InvalidInput(f"{at}: expected a list under the key {kind.key}, there is none")
+        raise InvalidInput(f"{at}: expected a list under the key {kind.key}, the key is missing")
     listed = fields.strings(found, kind.key, at=at)
     for name in listed:
-        if not kind.is_name(name):  # which may be meant for a terminal, or a path
-            raise InvalidInput(f"{at}: bad {kind.one} {name[:_SHOWN_CHARS]!a}, expected {kind.grammar}")
+        if not kind.is_name(name):  # the name could contain terminal codes or a path
+            raise InvalidInput(f"{at}: bad {kind.singular} {name[:_SHOWN_CHARS]!a}, expected {kind.grammar}")
     return listed
 
 

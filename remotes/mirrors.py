@@ -1,4 +1,4 @@
-"""A repository that several registries have: mirrors are asked in their order, the registry itself last."""
+"""A repository that several registries have: registry mirrors are tried in order, then the registry itself."""
 
 import logging
 from collections.abc import Container, Iterator, Sequence
@@ -15,10 +15,10 @@ _log = logging.getLogger(__name__)
 
 
 class MirroredSource:
-    """Reads from the first registry that answers. Thread-safe.
+    """Reads from the first registry that succeeds. Thread-safe.
 
-    `distrusted` is shared by all that read in a run: digests whose bytes were wrong, of which nobody but the registry itself is
-    asked any more (containerd #11925).
+    `fetchers` are those of the registry mirrors, followed by that of the registry itself. All sources of a run share
+    `distrusted`: the digests whose bytes were wrong, which are fetched only from the registry itself (containerd #11925).
     """
 
     def __init__(self, fetchers: Sequence[Fetcher], distrusted: set[Digest]) -> None:
@@ -26,7 +26,7 @@ class MirroredSource:
         self._distrusted = distrusted
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Descriptor:
-        """The descriptor of a tag or digest, see `Registries.resolve`."""
+        """Return the descriptor of a tag or digest, see `Registries.resolve`."""
         errors: list[DistError] = []
         for fetcher in self._fetchers:
             try:
@@ -36,7 +36,10 @@ class MirroredSource:
         raise _combine_errors(self._fetchers, errors)
 
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
-        """The bytes of `descriptor` from `offset` on, unverified; where one breaks off, the next goes on."""
+        """Yield the bytes of `descriptor` from `offset` to its size, unverified.
+
+        If a registry fails in the middle, the next one resumes at that byte.
+        """
         errors: list[DistError] = []
         fetchers = self._fetchers[-1:] if descriptor.digest in self._distrusted else self._fetchers
         for fetcher in fetchers:
@@ -51,14 +54,14 @@ class MirroredSource:
         raise _combine_errors(fetchers, errors)
 
     def distrust(self, descriptor: Descriptor) -> None:
-        """Ask no mirror for this content any more: what came was not it."""
+        """Note that the received bytes were wrong: fetch this content only from the registry itself from now on."""
         self._distrusted.add(descriptor.digest)
         self._fetchers[-1].distrust(descriptor)
 
     def tags(self) -> Iterator[str]:
-        """The tags of the repository as the registry itself lists them: a mirror has those that somebody asked it for.
+        """Yield the tags that the registry itself lists, because a mirror may list only the tags that were pulled through it.
 
-        Where the registry cannot be reached, those of the first mirror that lists them, with a warning.
+        If the registry is unreachable, the tags of the first mirror that lists any are used, with a warning.
         """
         *mirrors, own = self._fetchers
         try:
@@ -70,7 +73,10 @@ class MirroredSource:
         yield from listed
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
-        """The manifests about `descriptor`, of the first registry that lists any: a cache without one knows of none."""
+        """Yield the referrers of `descriptor` from the first registry that lists any, each once.
+
+        A cache without referrers may simply not know of them, so an empty list does not end the search.
+        """
         errors: list[DistError] = []
         seen: set[Digest] = set()
         for fetcher in self._fetchers:
@@ -87,21 +93,21 @@ class MirroredSource:
         raise _combine_errors(self._fetchers, errors)
 
     def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
-        """Cosign's digest tags of `descriptor` that exist, resolved. With known `tags`, no others are requested."""
+        """Yield cosign's digest tags of `descriptor` that exist, with their descriptors; of `tags` only, if given."""
         return referrers.signatures(self, self._fetchers[-1].locator, descriptor.digest, tags=tags)
 
 
-def _list_at_mirror(mirrors: Sequence[Fetcher], absent: DistError) -> Iterator[str]:
+def _list_at_mirror(mirrors: Sequence[Fetcher], failure: DistError) -> Iterator[str]:
     for mirror in mirrors:
         with suppress(DistError):
             listed = _start_listing(mirror.tags())
-            _log.warning("%s; these are the tags that %s lists, it need not have all", absent, mirror.locator)
+            _log.warning("%s; using the tags of the registry mirror %s, which may be incomplete", failure, mirror.locator)
             return listed
-    raise absent
+    raise failure
 
 
 def _start_listing(tags: Iterator[str]) -> Iterator[str]:
-    """Request the first tag now, so that a failing registry is noticed, and return all tags."""
+    """Request the first tag now, so that a failing registry is noticed here, and return all tags."""
     return chain(list(islice(tags, 1)), tags)
 
 
@@ -122,7 +128,7 @@ def _answer(error: DistError) -> str:
 
 
 def most_informative(errors: Sequence[DistError]) -> DistError:
-    """Return the error that best explains the failure. The last one is that of the origin.
+    """Return the error that best explains the failure. The last error is that of the origin.
 
     The origin's error wins if the origin answered (containerd #3868). Otherwise denied > not found > unreachable.
     """
@@ -131,6 +137,6 @@ def most_informative(errors: Sequence[DistError]) -> DistError:
 
 
 def _rank(error: DistError) -> int:
-    if not isinstance(error, RegistryError) and isinstance(error, Unavailable | NotFound):  # an unknown host is not found
+    if not isinstance(error, RegistryError) and isinstance(error, Unavailable | NotFound):  # NotFound of an unknown host
         return 0
     return 1 if isinstance(error, NotFound) else 2

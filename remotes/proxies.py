@@ -1,4 +1,4 @@
-"""Proxies, from the environment that other tools read: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY, and in lower case."""
+"""Proxies from the environment: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, also in lower case."""
 
 import ipaddress
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ _SCHEMES = ("http", "https")
 
 
 class Proxies:
-    """The proxies of the environment, as it is now."""
+    """The proxies that the environment named when this object was made."""
 
     def __init__(self, proxies: Mapping[str, str] | None = None) -> None:
         self._proxies = dict(getproxies() if proxies is None else proxies)
 
     def proxy_for(self, url: httpx.URL) -> httpx.URL | None:
-        """The proxy for a URL; None for a direct connection, as always to this machine itself (Go's clients do the same).
+        """Proxy for a URL; None for a direct connection. Loopback addresses are always direct, as in Go's clients.
 
         Raises:
-            InvalidInput: the environment has no usable URL of a proxy; it may hold a password, so it is not shown.
+            InvalidInput: the environment has no valid proxy URL. The message omits the URL, which may contain a password.
         """
         text = self._proxies.get(url.scheme) or self._proxies.get("all")
         if not text or _is_here(url.host) or proxy_bypass(_netloc(url), self._proxies):
@@ -30,7 +30,7 @@ class Proxies:
         if proxy is None:
             name = f"{url.scheme.upper()}_PROXY"
             raise InvalidInput(
-                f"proxy for {url.host}: expected http://HOST:PORT or https://HOST:PORT in {name}, got something else"
+                f"proxy for {url.host}: expected http://HOST:PORT or https://HOST:PORT in {name}, got another value"
             )
         return proxy
 

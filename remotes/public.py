@@ -1,8 +1,8 @@
-"""Kinds of addresses, and connections to some kinds only: for URLs that the user did not write.
+"""Kinds of IP addresses, and connections only to some kinds: for URLs that the user did not write.
 
-For each new connection a name is resolved once. The kind of each address is checked, and the connection is made to a checked
-address. So a name that resolves to another address a moment later (DNS rebinding) gains nothing. `remotes.guard` decides which
-kinds are allowed; only the first connection to a registry that the user names may go to any address.
+Each new connection resolves its host name once, checks the kind of each address, and connects to a checked address. A name that
+resolves to another address a moment later (DNS rebinding) is therefore harmless. The allowed kinds are left to `remotes.guard`.
+Only the first connection to a registry that the user names may go to any address.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from urllib3.exceptions import ConnectTimeoutError, HTTPError, LocationParseErro
 Kind: TypeAlias = Literal["public", "private", "loopback", "link-local", "reserved"]
 PUBLIC_ONLY: frozenset[Kind] = frozenset({"public"})
 
-# Python's `is_global` counts more of IPv6 in than is handed out (RFC 4291, 2.4; IANA's registry of address space).
+# Python's `is_global` also accepts IPv6 space that IANA has not allocated (RFC 4291, 2.4).
 _UNICAST = IPv6Network("2000::/3")
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
 # Metadata services of Azure, Oracle Cloud, Alibaba Cloud and AWS, which are not at link-local addresses.
@@ -25,32 +25,32 @@ _METADATA = frozenset(map(ip_address, ("168.63.129.16", "192.0.0.192", "100.100.
 
 
 class AddressRefused(HTTPError):
-    """A server, or an address of a kind, that is not allowed. No connection was made, and nothing was sent."""
+    """The server, or the kind of its address, is not allowed. No connection was made, and nothing was sent."""
 
 
 class AddressRule(Protocol):
     """The kinds of addresses to which connections may be made."""
 
     def kinds(self) -> frozenset[Kind] | None:
-        """Return the kinds that are allowed at this moment; None for any."""
+        """Return the kinds that are allowed now; None for any."""
 
 
 @dataclass(frozen=True, slots=True)
 class FixedRule:
-    """The rule that allows the same kinds all the time."""
+    """A rule that always allows the same kinds."""
 
     allowed: frozenset[Kind]
 
     def kinds(self) -> frozenset[Kind]:
-        """Return these kinds."""
+        """Return the allowed kinds."""
         return self.allowed
 
 
 def address_kind(address: str) -> Kind:
-    """The kind of an IP address. IPv6 forms of an IPv4 address (mapped, 6to4, NAT64) have the kind of that.
+    """Return the kind of an IP address. IPv6 forms of an IPv4 address (mapped, 6to4, NAT64) have the kind of the IPv4 address.
 
-    Metadata services count as link-local. A public address is one of the Internet, of a single host. Private is what is
-    neither public nor special, such as 10.0.0.0/8, 100.64.0.0/10 and fc00::/7.
+    Metadata services count as link-local. "public" is a single host of the Internet. "private" is any other address that is not
+    special, such as 10.0.0.0/8, 100.64.0.0/10 and fc00::/7.
     """
     found = ip_address(address.partition("%")[0])
     if isinstance(found, IPv6Address):
@@ -67,7 +67,7 @@ def address_kind(address: str) -> Kind:
 
 
 def literal_address_kind(host: str) -> Kind | None:
-    """Return the kind of an address that is written in a URL; None for a name, which is not resolved."""
+    """Return the kind of an IP address in a URL; None for a name, which is not resolved."""
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     except (socket.gaierror, UnicodeError):
@@ -76,10 +76,10 @@ def literal_address_kind(host: str) -> Kind | None:
 
 
 def refuse_literal(host: str, allowed: frozenset[Kind] | None) -> None:
-    """Refuse an address that is written in a URL. A name is not resolved: the proxy that connects does that.
+    """Refuse an IP address in a URL. Names are not resolved here, but by the proxy that connects.
 
     Raises:
-        AddressRefused: the address, in whatever spelling (`127.1`, `0x7f000001`), is of a kind that is not allowed.
+        AddressRefused: the address, in any spelling (`127.1`, `0x7f000001`), is of a kind that is not allowed.
     """
     try:
         _allowed_addresses(host, allowed, flags=socket.AI_NUMERICHOST)
@@ -88,7 +88,7 @@ def refuse_literal(host: str, allowed: frozenset[Kind] | None) -> None:
 
 
 class _GuardedConnection(HTTPConnection):
-    """Connects to the addresses of its host that are of allowed kinds, in their order, until one answers."""
+    """Connects to the addresses of its host that are of allowed kinds, in order, until one answers."""
 
     rule: ClassVar[AddressRule] = FixedRule(PUBLIC_ONLY)
 
@@ -109,27 +109,29 @@ class _GuardedConnection(HTTPConnection):
             self.host = last
             return super()._new_conn()
         finally:
-            self.host = host  # which certificates are about
+            self.host = host  # certificates are checked against the name
 
 
 class GuardedHTTPConnection(_GuardedConnection):
-    """http to addresses of allowed kinds only."""
+    """http only to addresses of allowed kinds."""
 
 
 class GuardedHTTPSConnection(_GuardedConnection, HTTPSConnection):
-    """https to addresses of allowed kinds only."""
+    """https only to addresses of allowed kinds."""
 
 
 def _allowed_addresses(host: str, allowed: frozenset[Kind] | None, *, flags: int = 0) -> list[str]:
-    """Return the addresses of a host that are of allowed kinds, or all if any kind is allowed: at least one.
+    """Return the addresses of a host that are of allowed kinds, or all if `allowed` is None; at least one.
 
     Raises:
-        AddressRefused: there is none.
+        AddressRefused: no address is of an allowed kind.
     """
     found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=flags)
     addresses = list(dict.fromkeys(str(where[0]) for *_, where in found))
     good = [address for address in addresses if allowed is None or address_kind(address) in allowed]
     if not good:
-        what = host if host == addresses[0] else f"{host}, which is at {addresses[0]},"
-        raise AddressRefused(f"{what} is a {address_kind(addresses[0])} address")
+        kind, first = address_kind(addresses[0]), addresses[0]
+        raise AddressRefused(
+            f"{host} is a {kind} address" if host == first else f"{host} resolves to the {kind} address {first}"
+        )
     return good

@@ -1,7 +1,7 @@
-"""Writing to a repository: blobs first, then the manifests that name them (distribution-spec 1.1, "Push").
+"""Writing to a repository: blobs, manifests, tags and fallback indexes of referrers (distribution-spec 1.1, "Push").
 
-And taking away from it, a tag or a manifest ("Content Management"): what is to go, and how sure that has to be, is decided
-elsewhere. What goes on in one upload is `remotes.upload`'s.
+Deleting tags and manifests follows "Content Management"; the decision what to delete is left to the caller. One upload session
+is left to `remotes.upload`.
 """
 
 import logging
@@ -32,43 +32,41 @@ from prefect_dist.remotes.sizes import RegistrySizes
 from prefect_dist.remotes.upload import DONE, Content, Observer, Read, UploadSession
 
 _log = logging.getLogger(__name__)
-# How often an index of referrers is written anew when others write it at the same time.
+# Attempts to write a fallback index that other clients write at the same time.
 _MAX_WRITES = 5
 _OK, _CREATED, _NOT_FOUND, _TOO_LARGE = 200, 201, 404, 413
 # "If tag deletion is disabled, the registry MUST respond with either a 400 Bad Request or a 405 Method Not Allowed", and the
-# same of manifests (distribution-spec 1.1, "Deleting tags", "Deleting Manifests").
+# same for manifests (distribution-spec 1.1, "Deleting tags", "Deleting Manifests").
 _DELETION_UNSUPPORTED = frozenset({400, 405})
 _SIZE = "SIZE_INVALID"
 _BLOB_IN_FLIGHT = ("DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN")
 
 
 def _ignore_progress(_offset: int, _gained: int) -> None:
-    """The observer where there is none."""
+    """Observer that does nothing."""
 
 
 class Pusher:
-    """Brings content into one repository. Thread-safe. `sizes` are those of its registry."""
+    """Pushes content to one repository. Thread-safe. `sizes` are those of its registry."""
 
     def __init__(self, repository: Repository, sizes: RegistrySizes) -> None:
         self._repository, self._sizes = repository, sizes
-        # Sessions that are open and that nobody is at: a blob's next upload goes on there. Taken and left in single steps.
+        # Interrupted sessions, by blob; the next upload of the blob resumes one. Each access to the dictionary is atomic.
         self._sessions: dict[Digest, UploadSession] = {}
-        self._index_locks: dict[str, threading.Lock] = {}  # of who writes an index of referrers, by its tag
-        self._listed_referrers: dict[
-            Digest, dict[Digest, Descriptor]
-        ] = {}  # by subject: the entries that were added to its index
+        self._index_locks: dict[str, threading.Lock] = {}  # held while a fallback index is changed, by its tag
+        self._listed_referrers: dict[Digest, dict[Digest, Descriptor]] = {}  # entries added to fallback indexes, by subject
 
     def has(self, descriptor: Descriptor, *, tag: str | None = None) -> bool:
         """Return True if the repository has this manifest or blob; with `tag`, if the tag resolves to it.
 
-        Of a tag, a registry that does not say the digest is not believed.
+        With `tag`, a registry that reports no digest counts as False.
 
         Raises:
-            Corrupt: it has this digest with another size.
+            Corrupt: the registry has this digest with another size.
         """
         path = f"{'manifests' if descriptor.is_manifest else 'blobs'}/{tag or descriptor.digest}"
         subject = self._subject(descriptor)
-        # A manifest is only found by those who name its type (CNCF distribution); the type of a blob may be any text.
+        # CNCF distribution finds a manifest only if Accept has its media type. The media type of a blob may be any text.
         headers = {"Accept": f"{descriptor.media_type}, */*" if descriptor.is_manifest else "*/*"}
         answer = None
         if "head" not in self._repository.unsupported:
@@ -82,14 +80,15 @@ class Pusher:
             return digest_in(answer, subject) == descriptor.digest
         found = length(answer)
         if found is not None and found != descriptor.size:
-            raise Corrupt(f"{subject}: expected {descriptor.size} bytes, the registry has it with {found}")
+            raise Corrupt(f"{subject}: expected {descriptor.size} bytes, the registry has {found} bytes")
         check_digest(answer, descriptor, subject)
         return True
 
     def mount(self, descriptor: Descriptor, *, source: str | None = None) -> bool:
-        """Have the registry take a blob over from another of its repositories; of its own choice, without a `source`.
+        """Let the registry take a blob from another repository; return True if it did.
 
-        False says that the blob is to be uploaded: for whatever reason, which the upload meets as well if it is of weight.
+        Without `source`, the registry chooses the repository. False means that the blob has to be uploaded. The reason is not
+        reported: an error that matters also fails the upload.
 
         Raises:
             Unavailable: the registry fails.
@@ -102,7 +101,7 @@ class Pusher:
             answer = self._repository.send_write(
                 "POST", f"blobs/uploads/?{urlencode(query)}", expected=DONE, subject=subject, source=source
             )
-        except (Denied, InvalidInput, NotFound):  # containerd #12163, #14086: 401 and 403 where the source may not be read
+        except (Denied, InvalidInput, NotFound):  # 401 or 403: no access to the source (containerd #12163, #14086)
             return False
         if answer.status_code == _CREATED:
             check_digest(answer, descriptor, subject)
@@ -111,15 +110,14 @@ class Pusher:
         return False
 
     def upload(self, descriptor: Descriptor, read: Read, *, observer: Observer = _ignore_progress) -> None:
-        """Bring a blob into the repository. `read(offset)` gives its bytes from there on, and may be asked several times.
+        """Upload a blob. `read(offset)` yields its bytes from there on, and may be called several times.
 
-        `observer(offset, gained)` hears of each piece that is sent; where bytes have to be sent again, `offset` is smaller
-        than before. A blob of more than a chunk goes in chunks. After Unavailable, the next upload of it goes on where this
-        one was.
+        `observer(offset, gained)` is called for each piece that is sent; if bytes are sent again, `offset` is smaller than
+        before. A blob larger than a chunk is uploaded in chunks. After Unavailable, the next upload of the blob resumes.
 
         Raises:
-            Corrupt: the registry or `read` have other content than the descriptor says.
-            DistError: what the registry says, or `read` raises.
+            Corrupt: the registry received, or `read` yields, other content than the descriptor describes.
+            DistError: an error of the registry or of `read`.
         """
         content = Content(descriptor=descriptor, read=read, observer=observer)
         while True:
@@ -134,7 +132,12 @@ class Pusher:
                 if not self._sizes.lower(largest):
                     raise _with_advice(exc, self._sizes.smallest_chunk_bytes or descriptor.size) from exc
                 chunk = size(self._sizes.upload.chunk_bytes or 0)
-                _log.info("%s: a request of %s is too large; continuing in chunks of %s", descriptor, size(largest), chunk)
+                _log.info(
+                    "%s: a request of %s is too large for the registry; continuing in chunks of %s",
+                    descriptor,
+                    size(largest),
+                    chunk,
+                )
             else:
                 return
 
@@ -148,22 +151,22 @@ class Pusher:
             chunks_refused = isinstance(exc, RegistryRefused) and session.offset == 0
         else:
             return
-        if not self.has(descriptor):  # a session is also lost when it was closed, and the answer did not arrive
+        if not self.has(descriptor):  # a session is also lost if the upload completed but the response did not arrive
             self._send_through(self._open_session(descriptor), content, whole=chunks_refused)
             if chunks_refused:
                 self._sizes.avoid_chunks()
 
     def put(self, raw: bytes, descriptor: Descriptor, *, tag: str | None = None) -> Digest | None:
-        """Store a manifest, byte for byte, under its digest and under `tag` if there is one. Its children have to be there.
+        """Push a manifest, byte for byte, under its digest or under `tag`. Its children have to exist in the repository.
 
-        The digest that comes back is of the subject under which the registry lists it as a referrer (OCI-Subject): where there
-        is a subject and None comes back, that is left to the caller.
+        Return the subject under which the registry lists the manifest as a referrer (OCI-Subject). If the manifest has a
+        subject and the result is None, the caller has to call `list_referrer`.
 
         Raises:
-            InvalidInput: a media type or tag that is none.
-            Corrupt: these are not the bytes that the descriptor names, or the registry says so.
-            Unavailable: the registry cannot read what it has of the children, because somebody brings that there once more.
-            DistError: what the registry says.
+            InvalidInput: an invalid media type or tag.
+            Corrupt: the bytes do not match the descriptor, or the registry reports another digest.
+            Unavailable: the registry cannot read a blob yet, because another client is pushing it at the same time.
+            DistError: an error of the registry.
         """
         subject = self._subject(descriptor)
         if not MEDIA_TYPE.fullmatch(descriptor.media_type):
@@ -171,7 +174,7 @@ class Pusher:
         if tag is not None and Reference.parse(f"{self._repository.locator}:{tag}").tag != tag:
             raise InvalidInput(f"{subject}: bad tag {tag!r}")
         if len(raw) != descriptor.size or Digest.of(raw, algorithm=descriptor.digest.algorithm) != descriptor.digest:
-            raise Corrupt(f"{subject}: expected {descriptor.size} bytes of this digest, got {len(raw)} others")
+            raise Corrupt(f"{subject}: expected {descriptor.size} bytes with this digest, got {len(raw)} other bytes")
         path = f"manifests/{tag or descriptor.digest}"
         try:
             answer = self._repository.send_write(
@@ -179,37 +182,37 @@ class Pusher:
             )
         except RegistryRefused as exc:
             if _has_blob_in_flight(exc.exchange):
-                raise RegistryUnavailable(f"{exc}; a blob of it may be on its way there from elsewhere", exc.exchange) from exc
+                raise RegistryUnavailable(f"{exc}; another client may be pushing one of its blobs now", exc.exchange) from exc
             if exc.exchange.status != _TOO_LARGE:
                 raise
-            taken = f"registries need not take more than {manifest.MAX_BYTES}"
-            raise RegistryRefused(f"{exc}; a manifest of {len(raw)} bytes, {taken}", exc.exchange) from exc
+            why = f"the manifest has {len(raw)} bytes, and registries need not accept more than {manifest.MAX_BYTES}"
+            raise RegistryRefused(f"{exc}; {why}", exc.exchange) from exc
         check_digest(answer, descriptor, subject)
         return digest_in(answer, subject, "oci-subject")
 
     def list_referrer(self, subject: Digest, referrer: Descriptor) -> None:
-        """List `referrer`, as of `ocispec.referrers.make_entry`, under the fallback tag of the referrers of `subject`.
+        """List `referrer`, made by `ocispec.referrers.make_entry`, under the fallback tag of the referrers of `subject`.
 
-        This is for a registry that does not list it by itself: `put` has returned None for a manifest with a subject. The index
-        is read again after each write, and written again if the entry is missing. Threads that use this object take turns.
+        This is for a registry that does not list it: `put` has returned None for a manifest with a subject. The index is read
+        again after each write, and written again if the entry is missing. Threads that use this object take turns.
 
         Raises:
-            Unsupported: there is something else under this tag, or the index becomes larger than manifests may be.
-            Busy: others overwrote the entry each time.
-            DistError: what the registry says.
+            Unsupported: the fallback tag has other content, or the index would exceed the size limit of manifests.
+            Busy: other clients overwrote the entry each time.
+            DistError: an error of the registry.
         """
         self._list_in_fallback_index(subject, (referrer,))
         self._listed_referrers.setdefault(subject, {})[referrer.digest] = referrer
 
     @property
     def fallback_referrers(self) -> dict[Digest, frozenset[Digest]]:
-        """Return the referrers that this run listed under fallback tags, by subject."""
+        """Referrers that this run listed under fallback tags, by subject."""
         return {subject: frozenset(entries) for subject, entries in list(self._listed_referrers.items())}
 
     def confirm_referrers(self, subject: Digest) -> None:
-        """List those referrers of `subject` again that `list_referrer` has listed and that someone else has overwritten since.
+        """List the referrers of `subject` again that `list_referrer` listed and another client has overwritten since.
 
-        Another client that read the index before such a write replaces it without notice: registries offer no conditional
+        Another client that read the index before such a write replaces the index without notice: registries have no conditional
         writes.
 
         Raises:
@@ -234,17 +237,17 @@ class Pusher:
                 if writes < _MAX_WRITES:
                     described = Descriptor(media_type=mediatypes.OCI_INDEX, digest=Digest.of(index), size=len(index))
                     self.put(index, described, tag=tag)
-        raise Busy(f"{at}: expected {missing[0]} to be listed, others overwrote it {_MAX_WRITES} times; try again")
+        raise Busy(f"{at}: other clients overwrote the entry for {missing[0]} {_MAX_WRITES} times; try again")
 
     def delete_tag(self, tag: str) -> int | None:
-        """Delete a tag, and nothing else. Return the status of the answer, None if this registry cannot delete tags.
+        """Delete only a tag. Return the status of the response, None if this registry cannot delete tags.
 
-        The CNCF registry 2.8 cannot. The status is 404 for a tag that does not exist. A registry that answers 404 while the tag
-        exists cannot delete tags.
+        The CNCF registry 2.8 cannot delete tags. The status is 404 for a tag that does not exist. A registry that answers 404
+        while the tag exists counts as one that cannot delete tags.
 
         Raises:
-            InvalidInput: a bad tag.
-            DistError: what the registry says.
+            InvalidInput: an invalid tag.
+            DistError: an error of the registry.
         """
         subject = f"{self._repository.locator}:{tag}"
         if not is_tag(tag):
@@ -265,24 +268,24 @@ class Pusher:
         return answer.status_code == _OK
 
     def delete(self, digest: Digest) -> int:
-        """Delete a manifest with every tag that resolves to it. Return the status of the answer, 404 for no such manifest.
+        """Delete a manifest and every tag that resolves to it. Return the status of the response, 404 for a missing manifest.
 
-        Manifests and blobs that the manifest names are not deleted. An index that names the manifest stays and is incomplete.
+        Manifests and blobs that the manifest names are kept. An index that names the manifest is kept and becomes incomplete.
 
         Raises:
             Unsupported: this registry deletes no manifests.
-            DistError: what the registry says.
+            DistError: an error of the registry.
         """
         try:
             return self._delete(str(digest), f"{self._repository.locator}@{digest}")
         except RegistryRefused as exc:
             if exc.exchange.status not in _DELETION_UNSUPPORTED:
                 raise
-            how = "it is to be allowed there (CNCF registry: storage.delete.enabled), or done by the registry's own means"
-            raise Unsupported(f"{exc}; deleting is not possible: {how}") from exc
+            remedy = "enable deletion there (CNCF registry: storage.delete.enabled), or use the registry's own tools"
+            raise Unsupported(f"{exc}; the registry does not delete manifests: {remedy}") from exc
 
     def _delete(self, key: str, subject: str) -> int:
-        """Delete a tag or manifest; return the status of the answer."""
+        """Delete a tag or manifest; return the status of the response."""
         expected = DONE | {_NOT_FOUND}
         return self._repository.send_write("DELETE", f"manifests/{key}", expected=expected, subject=subject).status_code
 
@@ -316,14 +319,14 @@ def _is_too_large(error: DistError) -> bool:
 
 
 def _with_advice(error: RegistryRefused, needed: int) -> RegistryRefused:
-    advice = f"if a proxy before the registry does, have it take requests of {size(needed)} (nginx: client_max_body_size)"
+    advice = f"if a proxy limits requests, raise its limit to {size(needed)} (nginx: client_max_body_size)"
     return RegistryRefused(f"{error}; {advice}", error.exchange)
 
 
 def _has_blob_in_flight(exchange: Exchange) -> bool:
-    """Return True if a manifest was refused for a blob whose link the registry is still writing.
+    """Return True if a manifest was rejected for a blob whose link the registry is still writing.
 
-    So the CNCF registry 2.8 does where another client mounts or uploads a blob that the repository has: it says both codes, of
-    which the first would be about bytes that were looked at before they were sent.
+    The CNCF registry 2.8 does this if another client mounts or uploads a blob that the repository has. It reports both codes;
+    the first one would otherwise mean wrong bytes, but the bytes were checked before the request.
     """
     return all(any(code.startswith(name) for code in exchange.codes) for name in _BLOB_IN_FLIGHT)

@@ -1,8 +1,8 @@
-"""Reads one blob over several connections where one connection is slow.
+"""Reads one blob over several connections in parallel if one connection is slow.
 
-Some servers limit the speed of each connection. A transfer starts on one connection. If it turns out to take long, parts of the
-rest are fetched ahead over further connections, and handed on in order. The first connection is left as soon as the server is
-seen to send parts. A server that does not send parts continues with the first connection.
+Some servers limit the speed of each connection. A transfer starts on one connection. If it is going to take long, parts of the
+rest are fetched ahead over further connections, and yielded in order. The first connection is closed once it reaches a part
+that the server has started to send. If the server does not send parts, the first connection continues to the end.
 """
 
 import threading
@@ -18,21 +18,21 @@ from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.remotes import body
 from prefect_dist.remotes.body import NoRanges, Send
 
-# Small enough to be held in memory, large enough that a request costs little of its time: at 8 MB/s a part takes half a second.
+# Small enough to be held in memory, large enough that requests cost little: at 8 MB/s a part takes half a second.
 PART_BYTES = 4 * 1024 * 1024
-# A transfer that has gone on for so long, and would for so much longer, is divided.
+# A transfer is divided after this time, if the rest would take at least the second time.
 _MIN_WATCHED_S = 1.0
 _MIN_REMAINING_S = 2.0
-# Parts in flight or held at once: from one server, and of a run. The latter take 64 MiB of memory at most.
+# Parts in flight or in memory: from one server, and in a run. The parts of a run take at most 64 MiB.
 _MAX_PARTS_PER_SERVER = 8
 _MAX_PARTS = 16
-# A part without progress for this long is given up. It is longer than the time-outs and repetitions of its own requests.
+# A part without progress for this time is given up. It is longer than the timeouts and retries of its own requests.
 _PATIENCE_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Transfer:
-    """One blob that is read from one server."""
+    """The transfer of one blob from one server."""
 
     send: Send
     descriptor: Descriptor
@@ -40,7 +40,7 @@ class _Transfer:
     server: str
 
     def read_part(self, start: int, end: int) -> Iterator[bytes]:
-        """Read the bytes from `start` to `end` in this thread.
+        """Yield the bytes from `start` to `end`, read in this thread.
 
         Raises:
             Unavailable: the server does not send parts.
@@ -49,7 +49,7 @@ class _Transfer:
         try:
             yield from body.read_part(self.send, self.descriptor, offset=start, end=end, subject=self.subject)
         except NoRanges:
-            raise Unavailable(f"{self.subject}: the server no longer sends parts; will resume") from None
+            raise Unavailable(f"{self.subject}: the server stopped sending parts; will resume") from None
 
 
 class Ranges:
@@ -60,9 +60,9 @@ class Ranges:
         self._pool = _PartPool()
 
     def read(self, send: Send, descriptor: Descriptor, *, offset: int, subject: str, server: str) -> Iterator[bytes]:
-        """The bytes of `descriptor` from `offset` to its size, as `remotes.body.read` gives them, and with its errors.
+        """Yield the bytes of `descriptor` from `offset` to its size, with the errors of `remotes.body.read`.
 
-        All transfers from the same `server` share the parts that are allowed for it.
+        All transfers from the same `server` share the limit of parts for the server.
         """
         started, position = self._clock(), offset
         transfer = _Transfer(send=send, descriptor=descriptor, subject=subject, server=server)
@@ -87,9 +87,9 @@ class Ranges:
 
 
 class _PartPool:
-    """Threads that fetch parts, with a limit for each server and one for all. Thread-safe.
+    """Threads that fetch parts, with a limit for each server and a total limit. Thread-safe.
 
-    There is a thread for each part that is allowed, so no part waits for a thread behind the parts of a slow server.
+    The pool has a thread for each allowed part, so no part waits for a thread behind the parts of a slow server.
     """
 
     def __init__(self) -> None:
@@ -99,15 +99,15 @@ class _PartPool:
 
     @property
     def held(self) -> int:
-        """The parts that are in flight, or fetched and not yet released."""
+        """Number of parts that are in flight, or fetched and not yet released."""
         with self._guard:
             return self._held.total()
 
     def start(self, part: "_RangePart") -> bool:
-        """Fetch a part in a thread; return False if too many parts are held. A started part has to be released.
+        """Fetch a part in a thread; return False if too many parts are held. The caller releases a started part.
 
         Raises:
-            Unavailable: the pool is closed, since the run ends.
+            Unavailable: the pool is closed, because the run ends.
         """
         server = part.transfer.server
         with self._guard:
@@ -136,7 +136,7 @@ class _PartPool:
 
 
 class _RangePart:
-    """A part of a blob. `opened` is set once the server was seen to send these bytes."""
+    """A part of a blob. `opened` is set once the server has sent the first bytes of the part."""
 
     def __init__(self, transfer: _Transfer, start: int, end: int) -> None:
         self.transfer, self.start, self.end = transfer, start, end
@@ -146,7 +146,7 @@ class _RangePart:
         self.pieces: Future[list[bytes]]
 
     def fetch(self) -> list[bytes]:
-        """Fetch the bytes; stop early if the part is abandoned."""
+        """Return the bytes; stop early if the part is abandoned."""
         pieces = []
         for piece in self.transfer.read_part(self.start, self.end):
             if self.is_abandoned:
@@ -157,11 +157,11 @@ class _RangePart:
         return pieces
 
     def wait(self, patience_s: float) -> list[bytes]:
-        """The bytes, once all of them are here.
+        """Wait for the part and return its bytes.
 
         Raises:
             Unavailable: the server stopped sending parts, nothing arrived for `patience_s`, or the run ends.
-            DistError: what the server says.
+            DistError: an error of the server.
         """
         subject, before = self.transfer.subject, -1
         while before < self.received:
@@ -176,7 +176,7 @@ class _RangePart:
 
 
 class _PartsAhead:
-    """The parts of one blob that are fetched ahead of the one that is being handed on."""
+    """The parts of one blob that are fetched ahead of the current position."""
 
     def __init__(self, pool: _PartPool, transfer: _Transfer, patience_s: float) -> None:
         self._pool, self._transfer, self._patience_s = pool, transfer, patience_s
@@ -185,29 +185,29 @@ class _PartsAhead:
         self._next: int | None = None
 
     def begin(self, start: int) -> None:
-        """Fetch from `start` on; once."""
+        """Start to fetch parts from `start` on. Only the first call has an effect."""
         if self._next is None:
             self._next = start
             self._fill()
 
     def has_reached(self, position: int) -> bool:
-        """Return True if the bytes after `position` are arriving in this part."""
+        """Return True if `position` is in the first part, and the server has started to send that part."""
         return bool(self._parts) and position >= self._parts[0].start and self._parts[0].opened.is_set()
 
     def rest(self, position: int) -> Iterator[bytes]:
-        """The bytes from `position` to the end."""
+        """Yield the bytes from `position` to the end."""
         while position < self._size:
             for piece in self._pieces(position):
                 yield piece
                 position += len(piece)
 
     def close(self) -> None:
-        """Release all parts that were not handed on."""
+        """Release all parts that were not yielded."""
         while self._parts:
             self._pool.release(self._parts.popleft())
 
     def _pieces(self, position: int) -> Iterator[bytes]:
-        """The bytes of the first part from `position` on. Without a part in flight they are read in this thread."""
+        """Yield the bytes of the first part from `position` on. Without a part in flight, read them in this thread."""
         if not self._parts:
             end = min(position + PART_BYTES, self._size)
             self._next = end

@@ -1,4 +1,7 @@
-"""Referrers of a manifest: the API and its fallback tags (distribution-spec 1.1, "Listing Referrers")."""
+"""Referrers of a manifest: the API and its fallback tags (distribution-spec 1.1, "Listing Referrers").
+
+Also cosign's digest tags, which predate the API.
+"""
 
 import contextlib
 import logging
@@ -19,28 +22,28 @@ from prefect_dist.remotes.listing import Paginator
 from prefect_dist.remotes.repository import Repository
 
 _log = logging.getLogger(__name__)
-# What a list of them may have; more is a mistake or an attack, and is told.
+# The pages of one list. A longer list is a mistake or an attack, and an error.
 MAX_PAGES = 100
-# The specification knows 404; registries without such an endpoint say the others, too (go-containerregistry takes 400 and 406).
+# Statuses of registries without the API: 404 in the specification, others in practice (go-containerregistry: 400 and 406).
 _NO_API = frozenset({400, 404, 405, 406, 501})
-_INCONCLUSIVE = frozenset({400, 406})  # of other subjects
+_INCONCLUSIVE = frozenset({400, 406})  # the API may exist for other subjects
 _DENIED = frozenset({401, 403})
-# The endpoint of a registry, at which a redirect may arrive.
+# The path of the API at any registry, which may be the target of a redirect.
 _REFERRERS_PATH = re.compile(r"/v2/.+/referrers/[^/]+")
 _UNKNOWN_REPOSITORY = "NAME_UNKNOWN"
 
 
 class _Resolver(Protocol):
     def resolve(self, reference: Reference) -> Descriptor:
-        """The descriptor of a tag."""
+        """Return the descriptor of a tag."""
 
 
 def list_referrers(
     repository: Repository, subject: Digest, *, artifact_type: str | None, no_referrers_api: set[str]
 ) -> Iterator[Descriptor]:
-    """Yield the referrers of `subject`, each once.
+    """Yield the referrers of `subject`, each once, from the API or, without an API, from the fallback tag.
 
-    A host found to have no referrers API is added to `no_referrers_api`. The API is not requested from hosts in this set.
+    A host without the API is added to `no_referrers_api`, and is not asked for the API again.
 
     Raises:
         InvalidInput: `artifact_type` is not a media type. Other errors are raised while iterating.
@@ -59,14 +62,14 @@ def read_fallback_index(repository: Repository, subject: Digest) -> bytes | None
     raw = _read_fallback_tag(repository, subject)
     if raw is not None and not _is_fallback_index(raw, subject):
         at = _tag_name(repository, subject)
-        raise Unsupported(f"{at}: expected an OCI index of referrers of {subject}, the registry has something else there")
+        raise Unsupported(f"{at}: expected an OCI index of referrers of {subject}, the tag has other content")
     return raw
 
 
 def signatures(
     source: _Resolver, locator: str, subject: Digest, *, tags: Container[str] | None
 ) -> Iterator[tuple[str, Descriptor]]:
-    """Resolve cosign's digest tags of `subject`: those that exist, of all or of the known `tags`."""
+    """Yield cosign's digest tags of `subject` that exist, with their descriptors; of `tags` only, if given."""
     for tag in cosign_tags(subject):
         if tags is not None and tag not in tags:
             continue
@@ -104,14 +107,14 @@ def _read_all(
 
 
 def _refusal_elsewhere(response: httpx.Response, at: str) -> RegistryError | None:
-    """Return the error of a query that failed at another server, to be raised unless the tag lists referrers.
+    """Return the error of a query that was redirected and failed, to be raised unless the fallback tag lists referrers.
 
-    None means that the tag is all there is. Another registry that is busy or fails may have referrers (registry.k8s.io
-    redirects to such registries), so its error counts. GHCR redirects some queries to a rate-limited interface of GitHub,
-    which is no registry: GHCR has no API of its own, and its clients keep referrers under the tag.
+    None means that only the fallback tag counts. A registry that is busy or fails may have referrers (registry.k8s.io redirects
+    to such registries), so its error counts. GHCR has no API, and redirects some queries to a rate-limited interface of GitHub
+    that is not a registry; clients of GHCR keep referrers under the fallback tag.
 
     Raises:
-        RegistryError: another registry answers with an error from which neither follows.
+        RegistryError: another registry answers with an error that allows neither conclusion.
     """
     with contextlib.closing(response):
         error = from_response(at, response)
@@ -121,12 +124,14 @@ def _refusal_elsewhere(response: httpx.Response, at: str) -> RegistryError | Non
             return error
         if status not in _NO_API | _DENIED:
             raise error
-    _log.warning("%s: the registry redirects the query to %s, which answers %d; only the tag is read", at, redact(url), status)
+    _log.warning(
+        "%s: the registry redirected the query to %s, which answered %d; only the fallback tag is read", at, redact(url), status
+    )
     return None
 
 
 class _Page:
-    """One answer of the API: its entries, filtered, and where it goes on."""
+    """One page of the API: its entries, filtered, and the URL of the next page."""
 
     def __init__(self, response: httpx.Response, raw: bytes, *, at: str, artifact_type: str | None) -> None:
         entries = manifest.children(raw, mediatypes.OCI_INDEX, at=at)
@@ -138,7 +143,7 @@ class _Page:
 def _first_page(
     response: httpx.Response, *, at: str, artifact_type: str | None, host: str, no_referrers_api: set[str]
 ) -> _Page | None:
-    """The first page; None where the registry has no API."""
+    """Return the first page; None if the registry has no API."""
     try:
         raw = document.read_document(response, at)
     except RegistryError as exc:
@@ -147,7 +152,7 @@ def _first_page(
         if response.status_code not in _INCONCLUSIVE and not _is_unknown_repository(exc):
             no_referrers_api.add(host)
         return None
-    if not is_index(raw):  # such as the page of a web interface, which answers every path
+    if not is_index(raw):  # for example a web interface that answers every path
         no_referrers_api.add(host)
         return None
     return _Page(response, raw, at=at, artifact_type=artifact_type)
@@ -156,7 +161,7 @@ def _first_page(
 def _later_page(response: httpx.Response, *, at: str, artifact_type: str | None) -> _Page:
     raw = document.read_document(response, at)
     if not is_index(raw):
-        raise Unavailable(f"{at}: expected an OCI index as next page, got something else")
+        raise Unavailable(f"{at}: expected an OCI index as next page, got another document")
     return _Page(response, raw, at=at, artifact_type=artifact_type)
 
 
@@ -168,9 +173,9 @@ def _list_fallback_tag(repository: Repository, subject: Digest, artifact_type: s
 
 
 def _read_fallback_tag(repository: Repository, subject: Digest) -> bytes | None:
-    """Whatever is under the tag of the referrers; None where there is no such tag."""
+    """Return the document under the fallback tag, of any type; None if there is no such tag."""
     at = _tag_name(repository, subject)
-    # Any type is accepted: another document than an index is then found, and recognized as such.
+    # Any type is accepted, so that a document other than an index is found and recognized.
     response = repository.send_read("GET", f"manifests/{fallback_tag(subject)}", subject=at, headers={"Accept": ANY_MANIFEST})
     if response.status_code == httpx.codes.NOT_FOUND:
         response.close()
@@ -187,7 +192,11 @@ def _tag_name(repository: Repository, subject: Digest) -> str:
 
 
 def _drop_duplicates(found: Iterator[Descriptor], repository: Repository, subject: Digest) -> Iterator[Descriptor]:
-    """Each once, and without the subject itself; not without end."""
+    """Yield each referrer once, without the subject itself.
+
+    Raises:
+        Unsupported: there are too many.
+    """
     seen = {subject}
     for one in found:
         if one.digest in seen:
@@ -204,5 +213,5 @@ def _filter_by_type(entries: tuple[Descriptor, ...], artifact_type: str | None) 
 
 
 def _is_unknown_repository(error: RegistryError) -> bool:
-    """Return True if the repository is missing, which says nothing about the API (as in oras-go)."""
+    """Return True if the repository is missing, which does not show whether there is an API (as in oras-go)."""
     return any(code.partition(":")[0] == _UNKNOWN_REPOSITORY for code in error.exchange.codes)

@@ -1,4 +1,4 @@
-"""All registries that a run talks to, through one client.
+"""All registries of a run, through one HTTP client: the entry point of this layer.
 
 text → Reference → Registries.resolve → (name, descriptor, fetcher) → fetcher.fetch(descriptor) → bytes
 """
@@ -43,7 +43,7 @@ class RegistrySettings:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A resolved reference: the name to record, the root of its content, and the source to fetch from."""
+    """A resolved reference: the name to record, the root descriptor, and the source to fetch the content from."""
 
     name: str
     descriptor: Descriptor
@@ -51,10 +51,10 @@ class Resolved:
 
 
 class _NoCookies(httpx.Cookies):
-    """Cookies ignore ports and outlive a request: a registry needs none, and none is taken."""
+    """Ignores cookies: registries need none, and httpx would send them to other ports and in later requests."""
 
     def extract_cookies(self, response: httpx.Response) -> None:
-        """Take none. Looking for some in every answer, only to refuse them, is a twentieth of what a request costs."""
+        """Store no cookie. Parsing the cookies of each response would take 5 % of the time of a request."""
 
 
 class _Client(httpx.Client):
@@ -62,9 +62,9 @@ class _Client(httpx.Client):
 
 
 class Registries:
-    """All registries, through one client. Thread-safe; close it, or use it in a `with` block.
+    """All registries, through one client. Thread-safe; the owner closes it, or uses it in a `with` block.
 
-    `ways` are ways to give credentials, see `RegistryLogin`. `left_alone` is called for a registry to which requests pause.
+    `ways` are hints how to give credentials, see `RegistryLogin`. `left_alone` is called when requests to a registry pause.
     """
 
     def __init__(
@@ -99,17 +99,19 @@ class Registries:
         )
 
     def resolve(self, reference: Reference, *, media_type: str | None = None) -> Resolved:
-        """The root of what `reference` names. A `media_type` hints at which of several forms of it is meant.
+        """Return the name, root descriptor and source of a reference.
+
+        `media_type` is a hint for a reference with several forms.
 
         Raises:
-            InvalidInput: neither tag nor digest, a bad digest, or the registry answers with something that is no manifest.
-            NotFound, Denied, Unavailable, Unsupported, Corrupt: what the registry says, see `remotes.errors`.
+            InvalidInput: the reference has neither tag nor digest, or the registry sent something that is not a manifest.
+            NotFound, Denied, Unavailable, Unsupported, Corrupt: see `remotes.errors`.
         """
         fetcher = self.fetcher(reference)
         return Resolved(str(reference), fetcher.resolve(reference, media_type=media_type), fetcher)
 
     def fetcher(self, reference: Reference) -> Source:
-        """Access to the content of the reference's repository, at mirrors first if there are any."""
+        """Return a source for the reference's repository: its registry mirrors first, if there are any."""
         caches = [
             Fetcher(self._repository(host, reference), self._ranges, self._no_referrers_api, None)
             for host in self._settings.hosts.settings_for(reference.host).mirrors
@@ -122,7 +124,10 @@ class Registries:
         return Fetcher(self._repository(reference.host, reference), self._ranges, self._no_referrers_api, self._foreign)
 
     def pusher(self, reference: Reference) -> Pusher:
-        """Access to the reference's repository for who writes; one for all who do, for it knows uploads that broke off."""
+        """Return the pusher for the reference's repository.
+
+        All callers share one pusher per repository, because the pusher knows which interrupted uploads can resume.
+        """
         key = (reference.host, reference.repository)
         repository = self._repository(reference.host, reference)
         return self._pushers.get(key) or self._pushers.setdefault(key, Pusher(repository, repository.sizes))
@@ -133,12 +138,12 @@ class Registries:
         return [Reference.parse(f"{host}/{repository}") for (host, repository), pusher in pushers if pusher.fallback_referrers]
 
     def repositories(self, host: str) -> Iterator[str]:
-        """The repositories of a registry, `host[:port]`, each once, in its order; asked for as they are taken.
+        """Yield the repositories of a registry `host[:port]`, each once, in the registry's order.
 
-        They are those of the registry itself, whatever mirrors it has.
+        Pages are requested as the caller reads on. Registry mirrors are not used.
 
         Raises:
-            DistError: as `remotes.listing.list_repositories`, while iterating.
+            DistError: see `remotes.listing.list_repositories`; raised while iterating.
         """
         hosts = self._settings.hosts
         url, auth = f"{hosts.url(host)}/v2", self._auth_of(host, "")
@@ -183,25 +188,25 @@ class Registries:
         return self._origins.setdefault(host, made)
 
     def _auth_of(self, host: str, name: str) -> HostAuth:
-        credentials = self._credentials(host, name)  # which may run a program, so no lock is held
+        credentials = self._credentials(host, name)  # no lock is held: this may run a credential helper
         with self._guard:
             for (known_host, _), known in self._auth.items():
                 if known_host == host and known.login.credentials == credentials:
-                    return known  # renewed ones, too
+                    return known  # also if its credentials were renewed
             made = HostAuth(RegistryLogin(host=host, credentials=credentials, ways=self._ways))
             return self._auth.setdefault((host, credentials), made)
 
     def abort(self) -> None:
-        """Break off whatever is under way: it fails with Unavailable, and so does all that follows."""
+        """Abort all requests in flight and all later ones: they fail with Unavailable."""
         self._throttled.abort()
         self._transport.abort()
 
     def quotas(self) -> dict[str, Quota]:
-        """The requests that registries last said they still allow, by their host as references have it."""
+        """Return the request quota that each registry last reported, by host as written in references."""
         return {self._settings.hosts.name_of(server): quota for server, quota in self._throttled.quotas().items()}
 
     def close(self) -> None:
-        """Close all connections. What is under way is to be broken off before, or it is waited for."""
+        """Close all connections. Requests in flight are waited for, unless they were aborted."""
         self._ranges.close()
         self._client.close()
 
@@ -218,6 +223,6 @@ def _has_no_chunks(host: str) -> bool:
 
 
 def _log_response(response: httpx.Response) -> None:
-    """One line for each answer, those of redirects and token servers included."""
-    if _log.isEnabledFor(logging.DEBUG):  # to make a URL fit to be shown costs as much as hashing a small blob
+    """Log one line for each response, also of redirects and token servers."""
+    if _log.isEnabledFor(logging.DEBUG):  # redacting a URL costs as much as hashing a small blob
         _log.debug("%s %s: %d", response.request.method, redact(response.request.url), response.status_code)

@@ -1,4 +1,8 @@
-"""One repository of one registry: sends requests with authorisation, and converts failures to errors."""
+"""One repository of one registry: sends requests with authorisation, and converts failures to errors.
+
+`send_read` and `send_write` are the two ways to reach a registry. The choice of requests is left to `remotes.fetcher`,
+`remotes.pusher` and `remotes.listing`.
+"""
 
 from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
@@ -15,16 +19,16 @@ from prefect_dist.remotes.sizes import RegistrySizes
 from prefect_dist.remotes.token import delete_scope, pull_scope, push_scope
 
 _NONE: Mapping[str, str] = MappingProxyType({})
-# So answer object stores when the time of a signed URL is up: Amazon's, Azure's and CloudFront 403, Google's 400.
+# Statuses of object stores for an expired signed URL: 403 from Amazon, Azure and CloudFront, 400 from Google.
 _EXPIRED = frozenset({400, 403})
 
 
 class Repository:
     """Sends the requests of a repository. Thread-safe: it is immutable (containerd 2e0c92b168).
 
-    `url` is its own, such as `https://ghcr.io/v2/a/b`; `locator` is the name for people: `ghcr.io/a/b`. `unsupported` are the
-    features that the registry lacks. `scope` is the token scope for reading, if not that of a pull from `name`. `origin` is the
-    registry as the source of redirects, and `sizes` are its limits; the repositories of a registry share both.
+    `url` is the repository's URL, such as `https://ghcr.io/v2/a/b`; `locator` is its name in messages, `ghcr.io/a/b`.
+    `unsupported` are the features that the registry lacks. `scope` is the token scope for reading, by default a pull from
+    `name`. `origin` identifies the registry to guards, and `sizes` are its limits; all repositories of a registry share both.
     """
 
     def __init__(
@@ -49,13 +53,14 @@ class Repository:
         self._delete = RegistryAuth(host, delete_scope(name))
 
     def send_read(self, method: str, target: str | httpx.URL, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
-        """Send a request that reads: a path of this repository, or a URL of its registry, see `owns`.
+        """Send a request that reads; return the open response, with any status.
 
-        The answer, of whatever status, is open. Errors call what is asked for `subject`. What a redirect's target refuses is
-        asked for once more: the registry may have kept a URL until its time was up.
+        `target` is a path in this repository, or a URL at its registry (see `owns`). `subject` names the requested content in
+        errors. If the target of a redirect refuses the request, the request is sent to the registry once more: the registry may
+        have returned a signed URL that has expired.
 
         Raises:
-            DistError: there is no answer, see `remotes.errors.from_transport`.
+            DistError: there is no response, see `remotes.errors.from_transport`.
         """
         url = target if isinstance(target, httpx.URL) else self.url_of(target)
         auth = self._pull if self.owns(url) else None
@@ -66,11 +71,11 @@ class Repository:
         return response
 
     def get_foreign_url(self, url: httpx.URL, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
-        """Send a GET to a URL that a document names: without credentials of any kind, see `remotes.guard.Guard`.
+        """Send a GET to a URL from a manifest; return the open response. No credentials are sent, see `remotes.guard.Guard`.
 
         Raises:
-            Denied: the URL, or one that it redirects to, is not at a public address.
-            DistError: as `ask`.
+            Denied: the URL, or the target of a redirect, is not at a public address.
+            DistError: as `send_read`.
         """
         return self._send("GET", url, None, subject=subject, headers=headers, guard=Guard())
 
@@ -79,7 +84,7 @@ class Repository:
         return httpx.URL(f"{self.url}/{path}")
 
     def owns(self, url: httpx.URL) -> bool:
-        """Return True if a URL from a response is at this registry, and not less safe."""
+        """Return True if a URL from a response is at this registry, and does not downgrade https to http."""
         return is_same_server(url, self._own)
 
     def send_write(
@@ -93,30 +98,31 @@ class Repository:
         body: Iterable[bytes] | bytes = b"",
         source: str | None = None,
     ) -> httpx.Response:
-        """Send a request of somebody who pushes or deletes: to a path of this repository, or to a URL that the registry named.
+        """Send a request that writes or deletes; return the closed response, whose status is in `expected`.
 
-        The answer is closed, its status one of those `expected`. A `body` in pieces needs its Content-Length in `headers`, and
-        is iterated anew whenever it is sent again: after a 401, after a redirect. Who mounts names the `source` repository.
+        `target` is a path in this repository, or a URL that the registry returned. A `body` in pieces needs its Content-Length
+        in `headers`, and is iterated again if the request is sent again: after a 401 or a redirect. A mount names its `source`
+        repository.
 
         Raises:
-            RegistryError: the registry answers with another status, see `remotes.errors.from_response`.
-            Unsupported: a redirect of a kind that only reading can follow.
-            Denied: a redirect to an address that the registry may not name, or of a deletion or manifest to another server.
-            DistError: there is no answer, see `remotes.errors.from_transport`; or what iterating `body` raises.
+            RegistryError: another status, see `remotes.errors.from_response`.
+            Unsupported: a redirect that would turn the request into a GET.
+            Denied: a redirect to an address that is not allowed, or of a deletion or manifest to another server.
+            DistError: there is no response, see `remotes.errors.from_transport`; or an error of iterating `body`.
         """
         url = target if isinstance(target, httpx.URL) else self.url_of(target)
         auth = self._delete if method == "DELETE" else self._push
         if source:
             auth = RegistryAuth(self._host, push_scope(self.name), pull_scope(source))
-        # What a registry names may be anywhere: its credentials are for it alone.
-        # A registry has no reason to send deletions and manifests elsewhere, where they would change another registry.
+        # Deletions and manifests stay at the registry: at another server they would change another registry. Only uploads may
+        # be redirected, for example to an object store, which never gets the registry's credentials.
         guard = Guard(self._origin, same_server=method == "DELETE" or (method == "PUT" and not isinstance(target, httpx.URL)))
         own_auth = auth if self.owns(url) else None
         response = self._send(method, url, own_auth, subject=subject, headers=headers, body=body, guard=guard)
         try:
-            if response.request.method != method:  # RFC 9110, 15.4: the answer says nothing of what was to be done
+            if response.request.method != method:  # RFC 9110, 15.4: the response is not about the write
                 raise Unsupported(
-                    f"{subject}: {method} is redirected to {redact(response.request.url)}, which makes a GET of it"
+                    f"{subject}: the registry redirected {method} to {redact(response.request.url)}, which turns it into GET"
                 )
             if response.status_code not in expected:
                 raise from_response(subject, response)
@@ -146,4 +152,4 @@ class Repository:
         except httpx.RequestError as exc:
             raise from_transport(subject, exc) from exc
         except httpx.InvalidURL as exc:
-            raise Unavailable(f"{subject}: the server redirects to a bad URL ({one_line(str(exc))})") from exc
+            raise Unavailable(f"{subject}: the server redirected to an invalid URL ({one_line(str(exc))})") from exc

@@ -1,22 +1,22 @@
-"""Sizes that one registry accepts, learned while a run asks it: of upload requests, and of pages of a list."""
+"""Sizes that one registry accepts, learned during a run: of upload requests, and of pages of a list."""
 
 import threading
 from dataclasses import dataclass
 
 _MIB = 1024 * 1024
-# An interruption costs at most one chunk, and each chunk costs a round trip. Proxies refuse larger requests than they are set
-# for: Cloudflare 100 MB, Azure Container Registry about 20 MB.
+# An interruption costs at most one chunk, and each chunk costs a round trip. Proxies limit the size of requests: Cloudflare to
+# 100 MB, Azure Container Registry to about 20 MB.
 CHUNK_BYTES = 64 * _MIB
 _SMALLER_CHUNKS = (16 * _MIB, 4 * _MIB)
-# Registries send more or fewer: the CNCF registry 2.8 sends all tags there are.
+# Names per page that are requested. A registry may return more or fewer: the CNCF registry 2.8 returns all tags.
 PAGE_NAMES = 1000
-# Quay answers 413 to more, without saying how many it accepts.
+# Quay answers 413 to a larger number, and does not report its limit.
 SMALL_PAGE_NAMES = 100
 
 
 @dataclass(frozen=True, slots=True)
 class UploadSize:
-    """The upload limits: one request up to `whole_bytes`, above that chunks of `chunk_bytes`.
+    """The upload limits: one request for blobs up to `whole_bytes`, chunks of `chunk_bytes` for larger blobs.
 
     None: any blob is uploaded in one request.
     """
@@ -26,9 +26,9 @@ class UploadSize:
 
 
 class RegistrySizes:
-    """The sizes of one registry. Thread-safe, shared by all that ask the registry in a run.
+    """The sizes of one registry. Thread-safe; shared by all requests of a run to the registry.
 
-    `chunk_bytes` and `whole_bytes` are what the user set: the size of a chunk, and the size up to which a blob is uploaded in
+    `chunk_bytes` and `whole_bytes` are the user's settings: the size of a chunk, and the size up to which a blob is uploaded in
     one request (-1: always). `has_chunks` is False for a registry that accepts no chunks.
     """
 
@@ -38,11 +38,11 @@ class RegistrySizes:
         self._upload = UploadSize(chunk, whole) if has_chunks else UploadSize(None, None)
         self._guard = threading.Lock()
         self.page_names: int | None = PAGE_NAMES
-        """How many names a list is asked for at once; None: the registry decides. Only ever lowered."""
+        """Names per page that are requested; None: the registry decides. Only ever lowered."""
 
     @property
     def upload(self) -> UploadSize:
-        """Return the present upload limits."""
+        """The present upload limits."""
         return self._upload
 
     @property
@@ -52,7 +52,7 @@ class RegistrySizes:
         return None if chunk is None else min(chunk, *_SMALLER_CHUNKS)
 
     def lower(self, refused: int) -> bool:
-        """Use smaller requests after one of `refused` bytes was too large; False if there is no smaller size."""
+        """Use smaller requests after a request of `refused` bytes was too large; return False if there is no smaller size."""
         with self._guard:
             chunk = self._upload.chunk_bytes
             smaller = [] if chunk is None else [size for size in (chunk, *_SMALLER_CHUNKS) if size < refused and size <= chunk]
@@ -62,6 +62,6 @@ class RegistrySizes:
             return True
 
     def avoid_chunks(self) -> None:
-        """Upload every blob in one request: the registry refused a chunk, and accepted the whole."""
+        """Upload every blob in one request: the registry rejected a chunk, and accepted the whole blob."""
         with self._guard:
             self._upload = UploadSize(None, None)

@@ -1,8 +1,9 @@
 """The request rate and concurrency to one server, for all threads of a run.
 
-A server that refuses (429, or 503 with a Retry-After) is left alone for as long as it says, then asked by half as many at once
-and at seven tenths of the rate that it took. Both grow back slowly while it accepts: additive increase, multiplicative
-decrease. So a limit that it has and tells nobody is found and kept near, and of many requests few are refused.
+If a server refuses a request (429, or 503 with Retry-After), all requests pause for the time in Retry-After. Then half the
+concurrency and 70 % of the accepted rate apply. Both grow back slowly while the server accepts requests: additive increase,
+multiplicative decrease. The rate therefore stays close to a limit that the server does not announce, and few requests are
+refused.
 """
 
 import threading
@@ -10,28 +11,28 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-# More than any run has threads.
+# More than the threads of any run.
 _UNLIMITED = 1024
 _RATE_AFTER_REFUSAL = 0.7
-# Per second and second: from a half to the whole of 20 requests a second takes 10 s.
+# Growth of the rate per second: from 10 to 20 requests per second takes 10 s.
 _RATE_GROWTH = 1.0
 _MIN_PER_S = 0.5
-# A pace that has grown to this is none.
+# A pace that has grown to this value is dropped.
 _MAX_PER_S = 500.0
-# Refusals of requests that were under way together are one.
+# Refusals within this time count as one: the requests were in flight together.
 _SAME_REFUSAL_S = 1.0
 # The time over which accepted requests are counted.
 _MEASURED_S = 2.0
 
 
 class Aborted(Exception):
-    """Nobody waits any more."""
+    """The throttle was aborted: no request waits or starts any more."""
 
 
 class Throttle:
     """Admits requests to one server. Thread-safe.
 
-    `in_flight` bounds those under way at once, `per_second` those begun in a second; None does not.
+    `in_flight` limits concurrent requests, `per_second` the requests started per second; None means no limit.
     """
 
     def __init__(
@@ -52,9 +53,9 @@ class Throttle:
         self._aborted = False
 
     def acquire(self) -> float:
-        """Wait until a request may be sent, and answer 0; its `end` has to follow.
+        """Wait until a request may be sent, and return 0. A call of `release` has to follow.
 
-        Or do not wait, and answer with the seconds for which the server wants to be left alone.
+        If the server wants a pause, return at once with its seconds; no call of `release` follows.
 
         Raises:
             Aborted: `abort` was called.
@@ -63,7 +64,7 @@ class Throttle:
             self._changed.wait_for(lambda: self._aborted or self._in_flight < int(self._window))
             pause_s = self._paused_until - self._clock()
             if pause_s > 0 and not self._aborted:
-                self._changed.notify()  # who waits behind us is to hear of it, too
+                self._changed.notify()  # the next waiting thread has to see the pause, too
                 return pause_s
             self._in_flight += 1
             turn = self._take_turn()
@@ -74,7 +75,7 @@ class Throttle:
         return 0.0
 
     def release(self) -> None:
-        """A request, and the reading of its answer, is over."""
+        """Note that a request and the reading of its response have ended."""
         with self._changed:
             self._in_flight -= 1
             self._changed.notify()
@@ -94,7 +95,7 @@ class Throttle:
                 self._paced_at = now
 
     def note_refused(self, retry_after_s: float | None) -> bool:
-        """Note that the server refused a request as one too many: pause, then continue at a lower rate.
+        """Note that the server refused a request because there were too many: pause, then continue at a lower rate.
 
         Return True if the server asks for a longer pause than before.
         """
@@ -114,7 +115,7 @@ class Throttle:
             return is_news
 
     def abort(self) -> None:
-        """Let nobody wait, now or later."""
+        """Wake all waiting threads, and let no thread wait again."""
         with self._changed:
             self._aborted = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""A transport that asks each server only as hard as its throttle admits, and remembers what it says of quotas."""
+"""A transport that sends requests only as fast as the throttle of each server admits, and records reported quotas."""
 
 import math
 import threading
@@ -18,10 +18,10 @@ _UNAVAILABLE = httpx.codes.SERVICE_UNAVAILABLE
 
 
 WAITED_S = "dist.waited_s"
-"""Extension of a response: the seconds that its request waited here before it was sent."""
+"""Extension of a response: the seconds for which the throttle delayed its request."""
 
 LeftAlone = Callable[[str, float], None]
-"""Told of a server that is not asked for so many seconds, since it wants that; once, or again if it wants more. Thread-safe."""
+"""Called with a server and the seconds for which requests to it pause; again if the pause grows. Thread-safe."""
 
 
 def nobody(_server: str, _seconds: float) -> None:
@@ -32,7 +32,7 @@ def nobody(_server: str, _seconds: float) -> None:
 class Quota:
     """The request quota that a registry reports: Docker Hub's `ratelimit-limit` and `ratelimit-remaining`.
 
-    `remaining` of `limit` in a window of `window_s` seconds, None where it does not say how long that is.
+    `remaining` of `limit` requests in a window of `window_s` seconds; None if the registry does not report the window.
     """
 
     limit: int
@@ -43,8 +43,8 @@ class Quota:
 class ThrottledTransport(httpx.BaseTransport):
     """Sends requests through another transport. Thread-safe.
 
-    While a server wants to be left alone it is not asked: the answer is a 429 of our own, with the time that is left in
-    Retry-After. Whoever can wait in a better way than by holding a thread does so then.
+    While requests to a server pause, this transport answers itself: with 429 and the remaining time in Retry-After. The caller
+    can then wait without holding a thread.
     """
 
     def __init__(self, inner: httpx.BaseTransport, hosts: Hosts, *, left_alone: LeftAlone = nobody) -> None:
@@ -60,7 +60,7 @@ class ThrottledTransport(httpx.BaseTransport):
         try:
             pause_s = throttle.acquire()
         except Aborted:
-            raise httpx.ConnectError("the transport was aborted", request=request) from None
+            raise httpx.ConnectError("the run was stopped", request=request) from None
         waited_s = time.monotonic() - began
         if pause_s:
             return _rate_limited_response(pause_s)
@@ -80,7 +80,7 @@ class ThrottledTransport(httpx.BaseTransport):
             return dict(self._quotas)
 
     def abort(self) -> None:
-        """Let nobody wait for a turn any more."""
+        """Wake all requests that wait for a turn, and let no request wait again."""
         with self._guard:
             self._aborted = True
             throttles = list(self._throttles.values())
@@ -133,12 +133,12 @@ class _NotifyingStream(httpx.SyncByteStream):
 
 
 def waited_s(response: httpx.Response) -> float:
-    """Return the seconds for which the requests that led to a response waited here, redirects and token requests included."""
+    """Return the seconds for which the throttle delayed a response, including its redirects and token requests."""
     return sum(float(one.extensions.get(WAITED_S, 0.0)) for one in (*response.history, response))
 
 
 def read_quota(headers: httpx.Headers) -> Quota | None:
-    """The quota in an answer's headers, such as `ratelimit-limit: 100;w=21600`; None where there is none, or in other words."""
+    """Return the quota in headers such as `ratelimit-limit: 100;w=21600`; None if they are absent or have another form."""
     limit, window_s = _amount(headers.get("ratelimit-limit", ""))
     remaining, _ = _amount(headers.get("ratelimit-remaining", ""))
     return None if limit is None or remaining is None else Quota(limit=limit, remaining=remaining, window_s=window_s)
@@ -156,5 +156,5 @@ def _number(text: str) -> int | None:
 
 
 def _rate_limited_response(pause_s: float) -> httpx.Response:
-    extensions = {"reason_phrase": b"not asked, it wants to be left alone"}
+    extensions = {"reason_phrase": b"not sent, the server is rate-limiting"}
     return httpx.Response(_TOO_MANY, headers={"Retry-After": str(math.ceil(pause_s))}, extensions=extensions)

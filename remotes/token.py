@@ -1,7 +1,7 @@
-"""Tokens: for what a token server is asked, in which form, and what its answer means.
+"""Bearer tokens: scopes, the requests to a token server, and the parsing of its responses.
 
-Follows distribution's "Token Authentication Specification" (asked by GET), "OAuth2 Token Authentication" (by POST) and "Token
-Scope Documentation". When a token is needed, and how long one is kept, is `remotes.auth`'s.
+Follows distribution's "Token Authentication Specification" (GET), "OAuth2 Token Authentication" (POST) and "Token Scope
+Documentation". When a token is needed and how long it is kept is left to `remotes.auth`.
 """
 
 from collections import Counter
@@ -22,37 +22,37 @@ from prefect_dist.remotes.headers import Challenge
 
 # "This client_id does not need to be registered […] but should be set to a meaningful value" (OAuth2 specification).
 _CLIENT_ID = "prefect-dist"
-# So answer token servers that know GET only: GCR 404, Artifactory 401, ACR 400 (containerd core/remotes/docker/authorizer.go),
-# Docker Hub 405. A wrong secret has the same answers, and GET then says so.
+# Statuses of token servers that accept only GET: GCR 404, Artifactory 401, ACR 400 (authorizer.go in containerd's
+# core/remotes/docker), Docker Hub 405. A wrong secret causes the same statuses, and the GET that follows shows that.
 _REFUSES_POST = frozenset({400, 401, 404, 405})
 # "If omitted, this defaults to 60 seconds" (token specification, expires_in).
 _DEFAULT_LIFE_S = 60.0
-# A 403 may be transient, as behind a load balancer: the server is asked again, but not for each of thousands of requests.
+# A 403 may be transient, for example behind a load balancer: it is retried, but not for each of thousands of requests.
 _MAX_403 = 3
 _MAX_LIFE_DIGITS = 12
 _MAX_ANSWER_BYTES = 1024 * 1024
 
 
 def pull_scope(repository: str) -> str:
-    """The scope that reads a repository; a mount needs it for the repository it mounts from."""
+    """Return the scope for reading a repository; a mount needs it for its source repository."""
     return f"repository:{repository}:pull"
 
 
 def push_scope(repository: str) -> str:
-    """The scope that writes to a repository; registries want it to read, too."""
+    """Return the scope for writing to a repository. Registries require that it includes reading."""
     return f"repository:{repository}:pull,push"
 
 
 def delete_scope(repository: str) -> str:
-    """The scope that deletes from a repository: it is an action of its own (distribution since 2017, Keppel, IBM).
+    """Return the scope for deleting from a repository: a separate action (distribution since 2017, Keppel, IBM).
 
-    Registries to which it is a kind of writing say so in their challenge.
+    Registries that treat a deletion as a write name their own scope in the challenge.
     """
     return f"repository:{repository}:delete,pull"
 
 
 def merge_scopes(*scopes: str) -> str:
-    """One list of scopes for all that are listed in these: each resource once, its actions and all resources sorted."""
+    """Return one list of scopes for several lists: each resource once, with sorted actions and resources."""
     # scope ::= resourcescope { " " resourcescope };  resourcescope ::= type ":" name ":" action { "," action }
     # A name may begin with host:port. Amazon's public registry has a scope "aws", without any colon.
     found: dict[str, set[str]] = {}
@@ -67,30 +67,30 @@ def merge_scopes(*scopes: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenServer:
-    """The token server of a service."""
+    """A token server and the service for which it issues tokens."""
 
     realm: httpx.URL
     service: str | None
 
     @classmethod
     def from_challenge(cls, challenge: Challenge, *, host: str) -> Self:
-        """The one that a registry's challenge names.
+        """Return the token server in a registry's challenge.
 
         Raises:
-            InvalidInput: it names none; the message names the registry's `host`.
+            InvalidInput: the challenge has no valid realm; the message names the registry's `host`.
         """
         try:
             realm = httpx.URL(challenge.params.get("realm", ""))
         except httpx.InvalidURL as exc:
-            raise InvalidInput(f"{host}: the challenge names a bad realm ({exc})") from exc
+            raise InvalidInput(f"{host}: the challenge has an invalid realm ({exc})") from exc
         if realm.scheme not in ("http", "https") or not realm.host:
-            raise InvalidInput(f"{host}: the challenge names no token server, got realm {redact(realm)!r}")
+            raise InvalidInput(f"{host}: expected an http or https URL as realm of the challenge, got {redact(realm)!r}")
         return cls(realm=realm, service=challenge.params.get("service") or None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """A bearer token, its life in seconds, and possibly a refresh token."""
+    """A bearer token, its lifetime in seconds, and a refresh token if the server sent one."""
 
     bearer: str = field(repr=False)
     life_s: float
@@ -98,7 +98,7 @@ class Token:
 
 
 class Tokens:
-    """The tokens of one registry, as they are asked for. Thread-safe: what it remembers is set in single steps."""
+    """Requests tokens for one registry, and remembers refusals. Thread-safe: each change of its state is atomic."""
 
     def __init__(self, login: RegistryLogin) -> None:
         self._login, self.credentials = login, login.credentials
@@ -110,14 +110,14 @@ class Tokens:
     def fetch_token(
         self, server: TokenServer, scopes: str, *, guard: Guard | None = None
     ) -> Generator[httpx.Request, httpx.Response, Token]:
-        """A token for a list of scopes: by POST with each secret there is, last by GET. A repeated refusal is remembered.
+        """Fetch a token for a list of scopes: by POST with each secret, then by GET.
 
-        `guard` is that of the request which needs the token: the registry names the server.
+        A 401, or several 403 in a row, is remembered and raised again without a request. `guard` is that of the request that
+        needs the token, because the registry names the token server.
 
         Raises:
-            Denied: the server refuses the credentials, or refuses access without any. After one 401, or several 403
-                in a row, it is not asked this again.
-            Unavailable, InvalidInput, NotFound: it cannot answer, or not with a token.
+            Denied: the server rejects the credentials, or refuses anonymous access.
+            Unavailable, InvalidInput, NotFound: the server fails, or its response has no token.
         """
         if refused := self._refused.get((server, scopes)):
             raise copy(refused)
@@ -133,7 +133,7 @@ class Tokens:
         return token
 
     def _requests(self, server: TokenServer, scopes: str, guard: Guard | None) -> list[httpx.Request]:
-        """The requests to send, in this order; all but the last may be refused."""
+        """Return the requests to try, in this order. A refusal of the last one is final."""
         found = self._attempts(server, scopes)
         for request in found:
             request.extensions[ADVICE] = self._login.advice
@@ -148,7 +148,7 @@ class Tokens:
         refresh_tokens = dict.fromkeys((self._refresh.get(server), has.identity_token))
         forms = [{"grant_type": "refresh_token", "refresh_token": one} for one in refresh_tokens if one]
         if has.has_password:
-            # Not with access_type=offline: a refresh token would outlive the run at the server, and the password is at hand.
+            # Without access_type=offline: a refresh token would outlive the run, and the password is available anyway.
             forms.append({"grant_type": "password", "username": has.username, "password": has.password})
         posts = [_post_request(server, scopes, form) for form in forms]
         return [*posts, _get_request(server, scopes, has)] if has.has_password else posts
@@ -166,7 +166,7 @@ class Tokens:
         return token
 
     def _remember_refusal(self, error: RegistryError, server: TokenServer, scopes: str) -> None:
-        """Remember a refusal: a 401 at once, a 403 when several came without a token in between."""
+        """Remember a refusal: a 401 at once, a 403 after several without a token in between."""
         if not isinstance(error, RegistryDenied):
             return
         is_forbidden = error.exchange.status == httpx.codes.FORBIDDEN
@@ -200,13 +200,14 @@ def _post_request(server: TokenServer, scopes: str, grant: dict[str, str]) -> ht
     asked = {"service": server.service, "scope": scopes, "client_id": _CLIENT_ID}
     form = grant | {name: value for name, value in asked.items() if value}
     request = httpx.Request("POST", server.realm, data=form, headers={"Accept": "application/json"})
-    # A redirect hands on the stream, to any host: it has no secret. The content, which the transport sends, stays here.
+    # httpx passes the stream on to the target of a redirect, so the stream has no secret. The transport sends the content
+    # instead.
     request.stream = httpx.ByteStream(b"")
     return request
 
 
 def _parse_token(raw: bytes, url: str) -> Token:
-    """Parse the response of a token server. Errors show nothing of it, since it may contain a token."""
+    """Parse the response of a token server. Errors omit its content, which may contain a token."""
     at = f"token from {url}"
     try:
         answer = fields.parse_object(raw, at=at)
@@ -225,7 +226,7 @@ def _parse_token(raw: bytes, url: str) -> Token:
 
 
 def _life_s(value: object) -> float:
-    """The seconds in `expires_in`, a number or, from some servers, a string with one; the default for anything else."""
+    """Seconds in `expires_in`: a number or, from some servers, a string; the default for any other value."""
     if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= _MAX_LIFE_DIGITS:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:

@@ -1,7 +1,7 @@
-"""An httpx transport over urllib3: blobs arrive in large pieces, with few copies and in the thread that asked for them.
+"""An httpx transport over urllib3: blobs arrive in large pieces, with few copies, in the thread that requested them.
 
-httpx's own transport hands every 64 KiB through several layers of Python; for gigabytes that costs more than hashing them
-(docs/dev/adr/0002). Everything above - redirects, authentication, tests - sees plain httpx.
+httpx's own transport passes every 64 KiB through several layers of Python; for gigabytes that costs more than hashing
+(docs/adr/0002). All layers above (redirects, authentication, tests) use plain httpx.
 """
 
 import contextlib
@@ -46,20 +46,20 @@ from prefect_dist.remotes.public import (
     refuse_literal,
 )
 
-# Large enough that per-piece costs vanish, small enough that many transfers at once need little memory.
+# Large enough that the cost per piece vanishes, small enough that many concurrent transfers need little memory.
 PIECE_BYTES = 1024 * 1024
-# Hosts, and connections to each of them, that are kept for reuse. As many connections as there ever were threads are kept:
-# above the limit urllib3 logs a warning for each one that it closes.
+# Hosts, and connections per host, that are kept for reuse. The second limit exceeds any number of threads, because urllib3 logs
+# a warning for each connection closed above the limit.
 _HOSTS = 64
 _KEPT_PER_HOST = 1024
-# What is no content - errors, the pages of redirects - is read so far and no further.
+# The part that is read of a body without content, such as an error or a redirect.
 _MAX_OTHER_BYTES = 64 * 1024
 
 
 class Urllib3Transport(httpx.BaseTransport):
     """Sends requests over pooled connections. Thread-safe.
 
-    `read_timeout_s` is the longest wait for any bytes to come or go, not for a whole body.
+    `read_timeout_s` is the longest wait for any bytes in either direction, not for a whole body.
     """
 
     def __init__(self, *, connect_timeout_s: float, read_timeout_s: float, hosts: Hosts | None = None) -> None:
@@ -72,11 +72,11 @@ class Urllib3Transport(httpx.BaseTransport):
         self._connections = _Connections(read_timeout_s)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request and return with the head of the answer; the body follows as it is read.
+        """Send one request and return after the head of the response; the body follows as it is read.
 
         Raises:
-            httpx.TransportError: no answer.
-            InvalidInput: certificates or proxies that are set but of no use.
+            httpx.TransportError: there is no response.
+            InvalidInput: the certificates or proxies in the settings are unusable.
         """
         settings, proxy = self._hosts.settings_at(request.url), self._proxies.proxy_for(request.url)
         guard: Guard | None = request.extensions.get(GUARD)
@@ -106,13 +106,13 @@ class Urllib3Transport(httpx.BaseTransport):
         is_content = httpx.codes.is_success(answer.status)
         return httpx.Response(
             answer.status,
-            # http.client reads header bytes as Latin-1; httpx by itself would refuse all but ASCII
+            # http.client reads header bytes as Latin-1; httpx would reject non-ASCII text
             headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers.iteritems()],
             stream=body if is_content else TruncatedStream(body, _MAX_OTHER_BYTES),
         )
 
     def abort(self) -> None:
-        """Break off all requests, also those that wait for an answer, and let no new one connect; they fail where they are."""
+        """Shut down all connections in use, and let no new request connect. All these requests fail."""
         self._connections.abort()
 
     def close(self) -> None:
@@ -122,33 +122,33 @@ class Urllib3Transport(httpx.BaseTransport):
 
     @contextmanager
     def _as_httpx(self, request: httpx.Request) -> Iterator[None]:
-        """Raise urllib3's errors as httpx's, so that nobody above needs to know what is below."""
+        """Raise urllib3's errors as httpx's, so that the layers above do not depend on urllib3."""
         try:
             yield
         except AddressRefused as exc:
             raise httpx.ConnectError(str(exc), request=request) from exc
-        except NewConnectionError as exc:  # to urllib3 this is a ConnectTimeoutError, too
+        except NewConnectionError as exc:  # before ConnectTimeoutError, its base class
             raise httpx.ConnectError(str(exc.__cause__ or exc), request=request) from exc
         except ConnectTimeoutError as exc:
-            told = f"no connection within the connect time-out of {self._connect_timeout_s:g} s"
-            raise httpx.ConnectTimeout(told, request=request) from exc
+            why = f"no connection within the connect timeout of {self._connect_timeout_s:g} s"
+            raise httpx.ConnectTimeout(why, request=request) from exc
         except ProxyError as exc:
             raise httpx.ProxyError(str(exc.original_error), request=request) from exc
         except LocationValueError:
-            raise httpx.UnsupportedProtocol("no URL that can be asked", request=request) from None  # the error shows all of it
+            raise httpx.UnsupportedProtocol("invalid URL", request=request) from None  # the error quotes the whole URL
         except SSLError as exc:
             raise httpx.ConnectError(str(exc), request=request) from exc
         except ReadTimeoutError as exc:
-            told = f"nothing came within the read time-out of {self._read_timeout_s:g} s"
-            raise httpx.ReadTimeout(told, request=request) from exc
+            why = f"no data received within the read timeout of {self._read_timeout_s:g} s"
+            raise httpx.ReadTimeout(why, request=request) from exc
         except HTTPError as exc:
             if any(isinstance(arg, TimeoutError) for arg in exc.args):
-                told = f"nothing could be sent within the read time-out of {self._read_timeout_s:g} s"
-                raise httpx.WriteTimeout(told, request=request) from exc
+                why = f"no data could be sent within the read timeout of {self._read_timeout_s:g} s"
+                raise httpx.WriteTimeout(why, request=request) from exc
             raise httpx.RemoteProtocolError(str(exc), request=request) from exc
 
     def _pools_for(self, tls: Tls, proxy: httpx.URL | None, allowed: AddressRule | None) -> urllib3.PoolManager:
-        """The connections that are made in one way. A request never uses a connection that it may not make."""
+        """Return the pools for these settings. Requests with different settings never share a connection."""
         way = (tls, proxy, allowed)
         with self._guard:
             if way not in self._pools:
@@ -157,7 +157,7 @@ class Urllib3Transport(httpx.BaseTransport):
 
     def _new_pools(self, tls: Tls, proxy: httpx.URL | None, allowed: AddressRule | None) -> urllib3.PoolManager:
         if not tls.verify:
-            urllib3.disable_warnings(InsecureRequestWarning)  # whoever set this for a host need not be told at each connection
+            urllib3.disable_warnings(InsecureRequestWarning)  # the user disabled verification, so no warning per connection
         how: dict[str, Any] = {
             "num_pools": _HOSTS,
             "maxsize": _KEPT_PER_HOST,
@@ -175,14 +175,14 @@ class Urllib3Transport(httpx.BaseTransport):
         return pools
 
     def _tls_context(self, tls: Tls) -> ssl.SSLContext:
-        """Return the context for these settings, which all pools share: reading all authorities takes 0.1 s."""
+        """Return the context for these settings. All pools share it, because reading all CAs takes 0.1 s."""
         if tls not in self._tls_contexts:
             self._tls_contexts[tls] = tls.context()
         return self._tls_contexts[tls]
 
 
 class _Connections:
-    """The open connections of one transport, also those in use: urllib3 lists only idle connections."""
+    """The open connections of one transport, including those in use: urllib3 lists only idle connections."""
 
     def __init__(self, read_timeout_s: float) -> None:
         self._read_timeout_s = read_timeout_s
@@ -197,11 +197,11 @@ class _Connections:
         for sock in [connection.sock for connection in connections]:
             if sock is not None:
                 with contextlib.suppress(OSError):  # closed meanwhile
-                    # Not SSLSocket's own: that takes away what a reading thread still uses.
+                    # Not SSLSocket.shutdown: it frees the TLS object that a reading thread still uses.
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def pool_classes(self, allowed: AddressRule | None) -> dict[str, type[HTTPConnectionPool]]:
-        """Return the pool classes by scheme. Their connections are known here, and go to `allowed` addresses, or any."""
+        """Return pool classes by scheme. This object tracks their connections, which go to `allowed` addresses, or to any."""
         if allowed is None:
             return {
                 "http": self._tracking_pool(HTTPConnectionPool, HTTPConnection),
@@ -220,8 +220,8 @@ class _Connections:
             def connect(self) -> None:
                 try:
                     super().connect()
-                except TimeoutError as exc:  # in the handshake: urllib3 would call it one of reading
-                    raise ConnectTimeoutError(self, "the handshake timed out") from exc
+                except TimeoutError as exc:  # in the TLS handshake: urllib3 would report a read timeout
+                    raise ConnectTimeoutError(self, "the TLS handshake timed out") from exc
                 if self.proxy is None:
                     with contextlib.suppress(OSError):  # reset already
                         self.peer_kind = address_kind(self.sock.getpeername()[0])
@@ -230,17 +230,17 @@ class _Connections:
         return type(pool.__name__, (pool,), {"ConnectionCls": Watched})
 
     def _note_opened(self, connection: HTTPConnection) -> None:
-        connection.sock.settimeout(self._read_timeout_s)  # urllib3 sets that when it has sent, and sends with the other
+        connection.sock.settimeout(self._read_timeout_s)  # urllib3 sets this only after sending
         with self._guard:
             self._open.add(connection)
             aborted = self._aborted
         if aborted:
             connection.close()
-            raise ProtocolError("the transport was aborted")
+            raise ProtocolError("the run was stopped")
 
 
 def _peer_kind(answer: urllib3.BaseHTTPResponse) -> Kind:
-    """The kind of address that an answer came from."""
+    """Return the kind of address from which a response came."""
     kind: Kind = getattr(answer.connection, "peer_kind", "public")
     return kind
 
@@ -251,22 +251,22 @@ class _Body(httpx.SyncByteStream):
 
     def __iter__(self) -> Iterator[bytes]:
         with self._as_httpx():
-            # read1 returns what has arrived: progress shows at once, and a cut loses nothing that came before it.
+            # read1 returns the bytes that have arrived: progress is visible at once, and a broken connection loses none.
             while piece := self._answer.read1(PIECE_BYTES):
                 yield piece
 
     def close(self) -> None:
         if self._answer.length_remaining == 0:
-            self._answer.read1(1)  # an answer without a body, as to HEAD: seen to its end, its connection is of use again
+            self._answer.read1(1)  # no body, as after HEAD: read to its end, so that the connection is reused
         self._answer.close()
 
 
 def _headers(request: httpx.Request, settings: HostSettings) -> urllib3.HTTPHeaderDict:
-    """Return the headers for this server. The request is unchanged, since redirects copy it for other servers.
+    """Return the headers for this server. The request is unchanged, because redirects copy it for other servers.
 
-    Names are in title case: for a proxy, urllib3 adds Host and Accept unless they are there, spelt like that.
+    Names are in title case: for a proxy, urllib3 adds Host and Accept unless they exist in that spelling.
     """
-    framing = () if _is_streamed(request) else ("content-length",)  # of bytes, urllib3 tells the length itself
+    framing = () if _is_streamed(request) else ("content-length",)  # urllib3 adds the length of bytes
     headers = urllib3.HTTPHeaderDict((k.title(), v) for k, v in request.headers.multi_items() if k not in framing)
     for name, value in settings.headers:
         headers.setdefault(name, value)

@@ -1,6 +1,7 @@
-"""One upload session: the bytes of a blob go to a registry, whole or in chunks (distribution-spec 1.1, "Pushing Blobs").
+"""One upload session: sends the bytes of a blob, in one request or in chunks (distribution-spec 1.1, "Pushing Blobs").
 
-What breaks off in chunks is gone on with: the registry says what it has, and the rest is sent.
+An interrupted upload in chunks is resumed: the registry reports how much it has, and the rest is sent. The choice between one
+request and chunks is left to `remotes.pusher`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -18,11 +19,11 @@ from prefect_dist.remotes.repository import Repository
 Read = Callable[[int], Iterator[bytes]]
 Observer = Callable[[int, int], None]
 
-# What says that a request was done: registries take these for one another (containerd PR #1472, PR #3750).
+# Statuses for success. Registries confuse these (containerd PR #1472, PR #3750).
 DONE = frozenset({200, 201, 202, 204})
-# Failures in a row without any byte gained in between: more is a case for the caller's retries, which wait.
+# Successive failures without a new byte. After these, the caller retries, with a delay.
 _MAX_FRUITLESS = 3
-# The time-out of a socket is for each piece it is handed, which a slow line has to carry in that time.
+# A socket timeout applies to each piece, so a slow connection has to carry a piece within that time.
 _PIECE_BYTES = 128 * 1024
 _OUT_OF_ORDER = 416
 _TOO_MANY = 429
@@ -38,12 +39,12 @@ class Content:
     observer: Observer
 
     def part(self, first: int, end: int) -> "_UploadPart":
-        """The bytes from `first` to before `end`, as the body of a request."""
+        """Return the bytes from `first` to before `end`, as the body of a request."""
         return _UploadPart(self, first, end)
 
 
 class _UploadPart:
-    """Iterated anew, it reads anew: a request may have to be sent again."""
+    """A part of the content as a request body. Each iteration reads the content again, because a request may be sent again."""
 
     def __init__(self, content: Content, first: int, end: int) -> None:
         self._content, self._first, self._end = content, first, end
@@ -58,13 +59,13 @@ class _UploadPart:
             if offset == self._end:
                 return
         if offset < self._end:
-            raise Corrupt(f"{self._content.descriptor}: expected {self._content.descriptor.size} bytes, there are {offset}")
+            raise Corrupt(f"{self._content.descriptor}: expected {self._content.descriptor.size} bytes, got {offset}")
 
 
 class UploadSession:
-    """An upload that a registry has opened. `offset` is how many bytes it has. Not for use by several threads.
+    """An upload session at a registry. `offset` is the number of bytes that the registry has. Not thread-safe.
 
-    After a failure `is_lost` says that this session is at its end, which need not be the end of the upload.
+    `is_lost` is True if a failure ended the session. The upload may then go on in a new session.
     """
 
     def __init__(self, repository: Repository, descriptor: Descriptor, opened: httpx.Response) -> None:
@@ -76,19 +77,19 @@ class UploadSession:
         self._offset_is_unknown = self._is_closed = False
         opened_at = location(opened, self.subject)
         if opened_at is None:
-            raise Unavailable(f"{self.subject}: the registry opens an upload and does not say where (no Location)")
+            raise Unavailable(f"{self.subject}: the registry opened an upload without a URL for it (no Location)")
         self._location = opened_at
 
     def send_whole(self, content: Content) -> None:
-        """Upload everything in one request."""
+        """Upload all bytes in one request."""
         self._close(content.part(0, self._descriptor.size), size=self._descriptor.size)
 
     def send_chunks(self, content: Content, *, chunk_bytes: int) -> None:
-        """Upload what the registry does not have, in requests of `chunk_bytes`.
+        """Upload the bytes that the registry does not have yet, in requests of `chunk_bytes`.
 
         Raises:
-            Unavailable: repeated failures gained nothing, or the registry asks to wait; call this again to go on.
-            DistError: this session does not lead to its end.
+            Unavailable: repeated failures gained nothing, or the registry asks to wait; another call resumes the upload.
+            DistError: this session cannot be completed.
         """
         best, fruitless = self.offset, 0
         while not self._is_closed:
@@ -110,17 +111,18 @@ class UploadSession:
             self._close()
 
     def _query_offset(self) -> None:
-        """Learn where the registry stands. One that cannot tell has lost the session."""
+        """Ask the registry for the offset. A registry that does not report it has lost the session."""
         answer = self._send("GET", self._location, losing=(RegistryNotFound, RegistryRefused))
         has = uploaded_bytes(answer)
         if has is None:
             self.is_lost = True
-            raise Unavailable(f"{self.subject}: the registry does not say what it has (no Range)")
+            raise Unavailable(f"{self.subject}: the registry does not report how much it has (no Range)")
         self._set_offset(has)
 
     def _send_chunk(self, content: Content, end: int) -> None:
         begin = self.offset
-        # Who refuses the first chunk may know no chunks, or none of this size: GHCR takes 4 MiB and answers 416 to more.
+        # A registry that rejects the first chunk may accept no chunks, or none of this size: GHCR answers 416 to more than
+        # 4 MiB.
         answer = self._send(
             "PATCH",
             self._location,
@@ -130,18 +132,20 @@ class UploadSession:
             losing=(RegistryNotFound,) if begin else (RegistryNotFound, RegistryRefused),
         )
         if answer.status_code in DONE:
-            self.offset = end  # whatever its Range says: ECR's stays at the end of the first chunk (containers-roadmap #2831)
+            self.offset = end  # Range is ignored: that of ECR stays at the end of the first chunk (containers-roadmap #2831)
             return
         has = uploaded_bytes(answer)
         if has is None:
             self._offset_is_unknown = True
         else:
             self._set_offset(has)
-        raise Unavailable(f"{self.subject}: the registry refuses bytes {begin} to {end - 1} as out of order")
+        raise Unavailable(f"{self.subject}: the registry rejected bytes {begin} to {end - 1} as out of order")
 
     def _close(self, body: Iterable[bytes] = (), *, size: int = 0) -> None:
         digest = f"digest={self._descriptor.digest}".encode()
-        query = b"&".join(filter(None, (self._location.query, digest)))  # parsed and put together, a signed one would change
+        query = b"&".join(
+            filter(None, (self._location.query, digest))
+        )  # as bytes: parsing a signed query and joining it again could change it
         url = self._location.copy_with(query=query)
         answer = self._send("PUT", url, headers=_framing_headers(size), body=body, losing=(RegistryNotFound,))
         check_digest(answer, self._descriptor, self.subject)
@@ -162,7 +166,10 @@ class UploadSession:
         body: Iterable[bytes] = (),
         expected: Collection[int] = DONE,
     ) -> httpx.Response:
-        """Send a request to the session; it goes on at the answer's Location, and errors that are `losing` are its end."""
+        """Send a request to the session and follow its Location in later requests.
+
+        Errors of the classes `losing` end the session. After Unavailable the offset is unknown.
+        """
         try:
             answer = self._repository.send_write(
                 method, url, expected=expected, subject=self.subject, headers=headers, body=body

@@ -163,7 +163,7 @@ def test_wrong_credentials(fetch: Callable[[str], Result], tmp_path: Path, monke
     is_one_line(
         result,
         code=1,
-        says=f"{registry.host}: the password of user 'ann' .from {tmp_path}/config.json: auths.* is refused; log in anew .*",
+        says=f"{registry.host}: the password of user 'ann' .from {tmp_path}/config.json: auths.* was rejected; log in again .*",
     )
     assert "wrong-secret" not in result.err + result.out.decode()
 

@@ -299,7 +299,7 @@ def test_a_layer_that_is_elsewhere(prefect: PrefectServer, tmp_path: Path) -> No
         assert refused.code == 1
         (error,) = refused.json["images"][0]["errors"]
         assert layer["digest"] in error["descriptor"]
-        assert "127.0.0.1 is a loopback address; to allow it, name " in error["message"]
+        assert "127.0.0.1 is a loopback address; to allow it, add " in error["message"]
         assert elsewhere.requests == []
 
         fetched = dist(*fetch, "--hosts", hosts)

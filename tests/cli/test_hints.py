@@ -39,8 +39,8 @@ def test_an_unknown_authority_is_set_in_the_file_of_the_mirror(tmp_path: Path) -
         images.load(source, "app", IMAGE, "v1")
         ours = failure(tmp_path, source, registries={source.host: {"tls": "enabled"}})
         regsync = failure(tmp_path, source, creds=[{"registry": source.host, "tls": "enabled"}])
-    assert f"is not trusted; set caFile, or take any with tls: insecure, in FILE:2: registries.{source.host} (" in ours
-    assert "is not trusted; set regcert, or take any with tls: insecure, in FILE:2: creds[0] (" in regsync
+    assert f"; add its CA with caFile, or skip verification with tls: insecure, in FILE:2: registries.{source.host} (" in ours
+    assert "is not trusted; add its CA with regcert, or skip verification with tls: insecure, in FILE:2: creds[0] (" in regsync
 
 
 def test_a_registry_that_the_file_does_not_name_is_to_be_added_to_it(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_a_registry_that_the_file_does_not_name_is_to_be_added_to_it(tmp_path: P
 def test_a_registry_that_speaks_http_is_set_so_in_the_file_of_the_mirror(tmp_path: Path) -> None:
     with FakeRegistry() as source:
         told = failure(tmp_path, source, registries={source.host: {"tls": "enabled"}})
-    assert f"does not speak TLS; set tls: disabled in FILE:2: registries.{source.host}, if it speaks http" in told
+    assert f"does not use TLS; for plain http, set tls: disabled in FILE:2: registries.{source.host}" in told
 
 
 def test_missing_credentials_are_set_in_the_file_of_the_mirror(tmp_path: Path) -> None:
@@ -75,4 +75,4 @@ def test_a_list_of_images_has_no_file_to_set_anything_in_so_options_are_named(tm
         listed.write_text(f"{source.host}/app:v1\n")
         seed = "--store", tmp_path / "store", "seed", listed, "--to", "127.0.0.1:1", "--hosts", hosts, "--dry-run"
         told = dist(*seed, "--retries", "0").err
-    assert f"trust who signed it with --ca-file, or take any with --insecure {source.host}" in told
+    assert f"add its CA with --ca-file, or skip verification with --insecure {source.host}" in told

@@ -38,7 +38,7 @@ def test_a_password_from_the_environment(private: FakeRegistry) -> None:
 
 
 def test_a_wrong_password_is_told_with_where_it_was_given(private: FakeRegistry) -> None:
-    told = f"dist: {private.host}: the password of user 'me' (from {{}}) is refused; give the right ones ("
+    told = f"dist: {private.host}: the password of user 'me' (from {{}}) was rejected; give the right ones ("
     name = f"{private.host}/app:v1"
     result = dist("resolve", name, DIST_USERNAME="me", DIST_PASSWORD="another")
     assert result.line.startswith(told.format("$DIST_USERNAME and $DIST_PASSWORD"))
@@ -112,7 +112,7 @@ def test_a_terminal_without_a_password(typed: str, code: int, says: str) -> None
     [
         (("--password-stdin",), "--password-stdin requires --username"),
         (("--username", "me"), "user me: no password"),
-        (("--ca-file", "/none.pem"), "/none.pem: No such file or directory, expected a file in PEM"),
+        (("--ca-file", "/none.pem"), "/none.pem: No such file or directory; expected a readable PEM file"),
         (("--hosts", "/none.yaml"), "/none.yaml: No such file"),
         (("--insecure", "https://a"), "insecure 'https://a': expected host[:port]"),
     ],
@@ -140,7 +140,7 @@ def test_a_file_of_credentials_that_is_not_there_is_told_of_once(
         name = f"{public.host}/app:v1"
         result = dist("--store", store, "--output", "json", *command, name, REGISTRY_AUTH_FILE="/none/auth.json")
     assert result.code == 0, result.err
-    assert "REGISTRY_AUTH_FILE: there is no file /none/auth.json, and no other is read" in result.line
+    assert "REGISTRY_AUTH_FILE: the file /none/auth.json does not exist" in result.line
 
 
 def test_certificates_and_hosts_by_option_and_file(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_certificates_and_hosts_by_option_and_file(tmp_path: Path) -> None:
         hosts = tmp_path / "hosts.yaml"
         hosts.write_text(f"registries:\n  {registry.host}:\n    tls: enabled\n")
         unknown = dist("resolve", name, "--hosts", str(hosts))
-        assert (unknown.code, f"--ca-file, or take any with --insecure {registry.host}" in unknown.line) == (1, True)
+        assert (unknown.code, f"--ca-file, or skip verification with --insecure {registry.host}" in unknown.line) == (1, True)
         assert dist("resolve", name, "--hosts", str(hosts), "--ca-file", str(tmp_path / "cert.pem")).code == 0
         assert dist("resolve", name, "--insecure", registry.host).code == 0
 

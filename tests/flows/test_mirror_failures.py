@@ -36,7 +36,7 @@ def test_credentials_of_the_configuration_that_are_wrong_are_told_alike_with_the
         known = {shut.host: {"user": "me", "pass": "topsecret"}}
         report = mirrors.run(*(image(source, shut, f"app:{tag}") for tag in BUILT), registries=known)
         start = (
-            f"{shut.host}: the password of user 'me' (from {mirrors.config}:1: registries.{shut.host}) is refused; "
+            f"{shut.host}: the password of user 'me' (from {mirrors.config}:1: registries.{shut.host}) was rejected; "
             "correct user and pass there ("
         )
         told = [error.partition(": ")[2] for error in report.errors()]

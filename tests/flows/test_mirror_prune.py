@@ -206,7 +206,7 @@ def test_registries_differ_in_what_they_remove(
         else:
             assert (report.status, gone, left) == ("failed", set(), {tag for tag, _ in loaded})
             assert len(report.errors()) == 3  # of shared it is seen before that it cannot go
-            assert all("deleting is not possible" in error for error in report.errors())
+            assert all("the registry does not delete manifests" in error for error in report.errors())
             assert "0 of 4 removed" in report.summary()
 
 

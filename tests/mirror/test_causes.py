@@ -31,9 +31,9 @@ def test_a_message_without_a_name_lists_the_images_that_it_hit() -> None:
 
 def test_layers_of_one_image_are_listed_by_their_digests() -> None:
     name = "registry.example/a:v1"
-    messages = [f"registry.example/a@sha256:{n}: the registry fails (GET https://registry.example/v2/{n}: 500)" for n in "12"]
+    messages = [f"registry.example/a@sha256:{n}: the registry failed (GET https://registry.example/v2/{n}: 500)" for n in "12"]
     (cause,) = group_causes((name, message) for message in messages)
-    assert cause.text == "the registry fails (GET https://registry.example/…: 500)"
+    assert cause.text == "the registry failed (GET https://registry.example/…: 500)"
     assert cause.objects == ("registry.example/a@sha256:1", "registry.example/a@sha256:2")
 
 

@@ -308,7 +308,7 @@ def test_certificates_are_read_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, "creds: [{registry: a.example, regcert: topsecret}]\nsync: []\nseed: {images: [a], to: b.example}\n")
     with pytest.raises(InvalidInput) as caught:
         load(path)
-    check_told(caught.value, f"{path}:1: creds[0]: certificates of authorities: expected a certificate", hides=["topsecret"])
+    check_told(caught.value, f"{path}:1: creds[0]: CA certificates: expected a certificate", hides=["topsecret"])
 
 
 def test_all_mistakes_are_told(tmp_path: Path) -> None:

@@ -109,7 +109,10 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, told: st
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        ("caFile: none.pem", ":3: registries.a.example.caFile: {}/none.pem: No such file or directory, expected a file in PEM"),
+        (
+            "caFile: none.pem",
+            ":3: registries.a.example.caFile: {}/none.pem: No such file or directory; expected a readable PEM file",
+        ),
         ("caFile: .", ":3: registries.a.example.caFile: {}: Is a directory"),
         ("caFile: key.pem", ":3: registries.a.example.caFile: {}/key.pem: expected a certificate in PEM"),
         ("caFile: cert.pem\n    certFile: /none", ":4: registries.a.example.certFile: /none: No such file or directory"),
@@ -119,7 +122,7 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, told: st
             "certFile: cert.pem\n    keyFile: hosts.yaml",
             ":3: registries.a.example.certFile: {0}/cert.pem and {0}/hosts.yaml: expected a certificate and key in PEM",
         ),
-        ("keyFile: key.pem", ":2: registries.a.example.certFile: {}/key.pem: expected a certificate beside the key"),
+        ("keyFile: key.pem", ":2: registries.a.example.certFile: {}/key.pem: expected a certificate for this key"),
     ],
 )
 def test_files_of_no_use_are_told_with_the_line_that_names_them(tmp_path: Path, files: str, told: str) -> None:

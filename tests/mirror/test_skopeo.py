@@ -201,7 +201,7 @@ def test_what_is_wrong_is_told(tmp_path: Path, text: str, told: str) -> None:
 @pytest.mark.parametrize(
     ("files", "told"),
     [
-        ({"ca.crt": "topsecret"}, "certificates of authorities: expected a certificate in PEM"),
+        ({"ca.crt": "topsecret"}, "CA certificates: expected a certificate in PEM"),
         ({"own.cert": "topsecret", "own.key": ""}, "certificate with key: expected a certificate and key in PEM"),
         ({"own.cert": "topsecret"}, "{folder}/certs: No such file or directory"),
     ],

@@ -77,10 +77,10 @@ def check_told(error: BaseException, *names: str, hides: Collection[str] = ()) -
     """A message is one bounded, printable line without a full stop; it names things and hides others, cause and all."""
     text = str(error)
     assert text.isprintable(), text
-    assert len(text) <= LONGEST_MESSAGE
+    assert len(text) <= LONGEST_MESSAGE, text
     assert not text.endswith(".")
     for name in names:
-        assert name in text
+        assert name in text, text
     everything = "\n".join([text, repr(error), *traceback.format_exception(error)])
     for secret in hides:
         assert secret not in everything

@@ -242,7 +242,9 @@ def test_a_wrong_password_for_a_token() -> None:
         error = refusal(registries, registry)
         assert isinstance(error, Denied)
         assert not error.retryable
-        check_told(error, registry.host, "the password of user 'me' (from the caller) is refused; give others (GET http://")
+        check_told(
+            error, registry.host, "the password of user 'me' (from the caller) was rejected; use other credentials (GET http://"
+        )
         assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET]
         assert str(refusal(registries, registry)) == str(error)  # said again, not asked again: an account may be locked
         assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET, BLOB_GET]
@@ -267,7 +269,7 @@ def test_a_wrong_password() -> None:
         error = refusal(registries, registry)
         assert isinstance(error, Denied)
         assert str(error) == (
-            f"{registry.host}: the password of user 'me' (from the caller) is refused; give others "
+            f"{registry.host}: the password of user 'me' (from the caller) was rejected; use other credentials "
             "(401 UNAUTHORIZED: authentication required)"
         )
         assert asked(registry) == [BLOB_GET] * 2
@@ -284,7 +286,7 @@ def test_a_wrong_password_is_told_to_all_alike(auth: Basic | Bearer) -> None:
             told = {str(error) for _, error in threads.map(lambda _: read_until_error(source, WANTED), range(THREADS))}
         (one,) = told
         assert one.startswith(
-            f"{registry.host}: the password of user 'me' (from mirror.yaml:3: registries.a) is refused; "
+            f"{registry.host}: the password of user 'me' (from mirror.yaml:3: registries.a) was rejected; "
             "correct user and pass there ("
         )
 
@@ -300,7 +302,7 @@ def test_a_password_is_not_wrong_because_a_redirect_leads_to_a_401(other: FakeRe
 def test_who_has_no_rights_is_told_whose_they_are() -> None:
     with serve(Basic("me", SECRET)) as registry, login_commands("me", SECRET) as registries:
         registry.inject(Fault(path=BLOB_PATH, action=Answer(403, ())))
-        assert "access denied; the password of user 'me' (from the caller) is not enough; have this user allowed" in str(
+        assert "access denied; the password of user 'me' (from the caller) gives no access; grant this user access" in str(
             refusal(registries, registry)
         )
 
@@ -534,7 +536,7 @@ def test_an_ended_token_is_not_replaced_by_way_of_plain_http(clock: Clock) -> No
     ask = challenged(flow, 'Bearer realm="http://auth.example/token"')
     flow.send(httpx.Response(200, json={"token": "abc"}, request=ask))
     clock.now += 60
-    with pytest.raises(Denied, match="not https"):
+    with pytest.raises(Denied, match="expected https for its token server"):
         next(RegistryAuth(host, SCOPE).sync_auth_flow(request("https://registry.example/v2/")))
 
 

@@ -130,9 +130,7 @@ def test_a_registry_that_shows_none(registries: Registries, registry: FakeRegist
     told = refusal(registries, registry, kind)
     assert told.startswith(f"repositories of {registry.host}: ")
     assert f"{status} UNSUPPORTED" in told
-    assert told.endswith(
-        "; not every registry lists its repositories, and not to everybody: name those that are wanted instead"
-    )
+    assert told.endswith("; the registry has no list of repositories for this user: name the repositories instead")
     assert len(registry.requests) == 1
 
 
@@ -141,7 +139,7 @@ def test_a_token_that_does_not_do() -> None:
         with login_commands() as found:
             told = refusal(found, guarded, Denied)
         assert [one.status for one in guarded.asked("GET", CATALOG)] == [401, 401]
-    assert "name those that are wanted instead" in told
+    assert "name the repositories instead" in told
 
 
 @pytest.mark.parametrize(("status", "kind"), [(429, Unavailable), (500, Unavailable)])
@@ -177,9 +175,9 @@ def _link(to: Callable[[str], str]) -> Callable[[str], Action]:
 @pytest.mark.parametrize(
     ("link", "says"),
     [
-        (_link(lambda host: f"http://{host}{CATALOG}?last=app"), "not at this registry"),
+        (_link(lambda host: f"http://{host}{CATALOG}?last=app"), "at another server"),
         (_link(lambda _: f"{CATALOG}?n=1000"), "circle"),
-        (_link(lambda _: f"{CATALOG}?x=1"), "nothing but what came before"),
+        (_link(lambda _: f"{CATALOG}?x=1"), "only names of earlier pages"),
     ],
     ids=["elsewhere", "circle", "repeated"],
 )
@@ -220,7 +218,7 @@ def test_who_may_not_is_told_what_to_do(guarded: tuple[CncfRegistry, TokenServer
     registry, _ = guarded
     with Registries(SETTINGS, credentials=anonymous) as found, pytest.raises(Denied) as caught:
         list(found.repositories(registry.host))
-    check_told(caught.value, f"repositories of {registry.host}", "name those that are wanted instead")
+    check_told(caught.value, f"repositories of {registry.host}", "name the repositories instead")
 
 
 def test_the_cncf_registry_with_nothing_and_with_one_page(registries: Registries, tmp_path: Path) -> None:

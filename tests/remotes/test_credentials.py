@@ -312,7 +312,7 @@ def test_a_named_file_that_is_not_there_is_told_of(tmp_path: Path, caplog: pytes
     absent = str(tmp_path / "absent.json")
     assert DockerConfig.load(environ | {"REGISTRY_AUTH_FILE": absent}).get("r.example") is None
     (told,) = caplog.messages
-    assert f"REGISTRY_AUTH_FILE: there is no file {absent}" in told
+    assert f"REGISTRY_AUTH_FILE: the file {absent} does not exist" in told
 
 
 def test_podman_has_a_directory_for_who_has_no_runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -424,7 +424,7 @@ def test_credentials_of_a_file_say_where_they_are_and_what_replaces_them(
     config = DockerConfig.load(environment(tmp_path, {file: {"auths": {key: {"auth": encoded(f"me:{SECRET}")}}}}))
     found = config.get(*wanted.split("/"))
     assert found == ME
-    assert found.origin == Origin(f"{tmp_path / file}: {place}", f"log in anew with {command}")
+    assert found.origin == Origin(f"{tmp_path / file}: {place}", f"log in again with {command}")
     assert found.description == f"the password of user 'me' (from {tmp_path / file}: {place})"
 
 
@@ -441,7 +441,7 @@ def test_credentials_of_a_helper_say_which_and_who_names_it(programs: Programs, 
     assert found is not None
     assert found.origin == Origin(
         f"docker-credential-first, named in {programs.directory / DOCKER}: {key}",
-        f"log in anew with 'docker login {host}' or 'podman login {host}'",
+        f"log in again with 'docker login {host}' or 'podman login {host}'",
     )
 
 

@@ -111,7 +111,7 @@ def test_a_refusal_of_another_kind_is_told(
 def test_a_redirect_that_makes_a_get_of_it_has_removed_nothing(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
     registry.inject(Fault(method="DELETE", action=Answer(302, (("Location", f"{PATH}/v1"),))))
-    with pytest.raises(Unsupported, match="makes a GET of it"):
+    with pytest.raises(Unsupported, match="turns it into GET"):
         pusher(registries, registry).delete_tag("v1")
 
 

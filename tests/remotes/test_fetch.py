@@ -321,7 +321,7 @@ def test_a_server_that_sends_ranges_of_a_few_bytes_is_not_asked_for_each_of_them
     registry.inject(Fault(path=".*/blobs/.*", nth=None, action=ShortRange(1)))
     arrived, error = read_until_error(fetcher(registries, registry), WANTED, offset=1000)
     assert isinstance(error, Unavailable)
-    check_told(error, str(WANTED.digest), "sends less than 65536 bytes of each range; will resume")
+    check_told(error, str(WANTED.digest), "sent less than 65536 bytes of each range; will resume")
     assert arrived == BLOB[1000:1016]
     assert len(registry.requests) == 16
 
@@ -505,7 +505,7 @@ def test_a_stall_ends_after_the_read_timeout(registry: FakeRegistry, after: int)
     with Registries(HASTY, credentials=anonymous) as registries:
         arrived, error = read_until_error(fetcher(registries, registry), WANTED)
     assert isinstance(error, Unavailable)
-    check_told(error, f"layer {WANTED.digest}", registry.host, "nothing came within the read time-out of 0.2 s")
+    check_told(error, f"layer {WANTED.digest}", registry.host, "no data received within the read timeout of 0.2 s")
     assert BLOB[:after].startswith(arrived)  # all of it, unless the machine is so busy that the head came late
 
 
@@ -513,7 +513,7 @@ def test_a_registry_that_never_answers() -> None:
     with Scripted() as silent, Registries(HASTY, credentials=anonymous) as registries:
         with pytest.raises(Unavailable) as caught:
             registries.resolve(reference(silent.host))
-        check_told(caught.value, silent.host, "nothing came within the read time-out of 0.2 s")
+        check_told(caught.value, silent.host, "no data received within the read timeout of 0.2 s")
     assert len(silent.heads) == 1
 
 
@@ -540,7 +540,7 @@ def test_a_handshake_that_does_not_end() -> None:
         settings = RegistrySettings(hosts=hosts, connect_timeout_s=0.2, read_timeout_s=10)
         with Registries(settings, credentials=anonymous) as registries, pytest.raises(Unavailable) as caught:
             registries.resolve(reference(host))
-    check_told(caught.value, host, "no connection within the connect time-out of 0.2 s")
+    check_told(caught.value, host, "no connection within the connect timeout of 0.2 s")
 
 
 @pytest.mark.parametrize("host", ["nosuch.invalid", "a" * 64 + ".invalid"])

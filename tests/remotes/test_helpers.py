@@ -97,16 +97,16 @@ def test_a_helper_need_not_read(programs: Programs) -> None:
         (f"echo 'credentials of {SECRET} not found in native keychain'; exit 2", "failed with exit status 2"),
         (f"echo {SECRET} >&2; exit 3", "failed with exit status 3"),
         ("kill -9 $$", "failed with exit status -9"),
-        ("exit 0", "answers with something that is not JSON"),
-        (f"echo {SECRET}", "answers with something that is not JSON"),
-        (f'echo \'{{"Username": "me", "Secret": "{SECRET}\'', "answers with something that is not JSON"),
-        (f"printf '\"\\377{SECRET}\"'", "answers with something that is not JSON"),
-        (f"echo '[\"{SECRET}\"]'", "answers without the strings Username and Secret"),
-        (f'echo \'{{"Secret": "{SECRET}"}}\'', "answers without the strings Username and Secret"),
-        (f'echo \'{{"Username": "{SECRET}"}}\'', "answers without the strings Username and Secret"),
-        (f'echo \'{{"Username": "me", "Secret": ["{SECRET}"]}}\'', "answers without the strings Username and Secret"),
-        ("head -c 5000000 /dev/zero", "answers with more than 65536 bytes"),
-        (f"trap '' PIPE; while :; do echo {SECRET} 2>/dev/null; done", "answers with more than 65536 bytes"),
+        ("exit 0", "printed something other than JSON"),
+        (f"echo {SECRET}", "printed something other than JSON"),
+        (f'echo \'{{"Username": "me", "Secret": "{SECRET}\'', "printed something other than JSON"),
+        (f"printf '\"\\377{SECRET}\"'", "printed something other than JSON"),
+        (f"echo '[\"{SECRET}\"]'", "printed no strings Username and Secret"),
+        (f'echo \'{{"Secret": "{SECRET}"}}\'', "printed no strings Username and Secret"),
+        (f'echo \'{{"Username": "{SECRET}"}}\'', "printed no strings Username and Secret"),
+        (f'echo \'{{"Username": "me", "Secret": ["{SECRET}"]}}\'', "printed no strings Username and Secret"),
+        ("head -c 5000000 /dev/zero", "printed more than 65536 bytes"),
+        (f"trap '' PIPE; while :; do echo {SECRET} 2>/dev/null; done", "printed more than 65536 bytes"),
     ],
     ids=range(14),
 )
@@ -132,7 +132,7 @@ def test_a_helper_that_hangs_is_ended_with_all_its_children(programs: Programs, 
     for _ in range(2):
         with pytest.raises(Denied) as caught:
             asked.get(ONE, SERVER)
-        check_told(caught.value, SERVER, "docker-credential-one", "gave no answer in 0.3 s", hides=[SECRET])
+        check_told(caught.value, SERVER, "docker-credential-one", "did not finish within 0.3 s", hides=[SECRET])
     assert len(programs.asked) <= 1  # a slow machine may not have come so far
     if (child := tmp_path / "child").exists() and (pid := child.read_text().strip()):
         assert poll_until(lambda: has_ended(pid), timeout_s=10)
@@ -158,7 +158,7 @@ def test_a_program_that_cannot_be_run(programs: Programs) -> None:
     programs.write("one", "\x7fELF")
     with pytest.raises(Denied) as caught:
         Helpers().get(ONE, SERVER)
-    check_told(caught.value, SERVER, "docker-credential-one cannot be run (Exec format error)")
+    check_told(caught.value, SERVER, "docker-credential-one cannot be started (Exec format error)")
 
 
 def test_each_is_asked_once_for_each_server_by_however_many_threads(programs: Programs) -> None:
@@ -213,7 +213,7 @@ def test_a_secret_shows_in_no_representation(programs: Programs, caplog: pytest.
     assert answer is not None
     assert SECRET not in f"{answer!r} {answer} {asked!r} {asked}"
     assert SECRET not in caplog.text
-    assert f"asking docker-credential-one for {SERVER}" in caplog.text
+    assert f"running docker-credential-one for {SERVER}" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["pass", "ecr-login", "desktop.exe", "osxkeychain", "a", "1password", "a" * 64])

@@ -236,7 +236,7 @@ def test_a_proxy_that_takes_no_request_of_this_size(registries: Registries, regi
     for method in ("PATCH", "PUT"):
         strike(registry, method, Answer(413, (), b"<html>413 Request Entity Too Large</html>"), nth=None)
     target = pusher(registries, registry, chunk_bytes=chunk_bytes)
-    told = f"have it take requests of {size(chunk_bytes)} (nginx: client_max_body_size)"
+    told = f"raise its limit to {size(chunk_bytes)} (nginx: client_max_body_size)"
     error = refusal(lambda: target.upload(WANTED, Reader(BLOB)), str(WANTED.digest), registry.host, "413", told)
     assert isinstance(error, InvalidInput)
 
@@ -271,7 +271,7 @@ def test_requests_that_are_too_large_become_smaller_for_the_whole_run(
 def test_a_limit_below_the_smallest_chunk_is_reported(registries: Registries) -> None:
     with FakeRegistry(max_request_bytes=1_000_000) as registry:
         target = registries.pusher(reference(registry, ""))
-        told = f"have it take requests of {size(4 * MIB)} (nginx: client_max_body_size)"
+        told = f"raise its limit to {size(4 * MIB)} (nginx: client_max_body_size)"
         refusal(lambda: target.upload(descriptor(BIG), Reader(BIG)), "413", told)
 
 

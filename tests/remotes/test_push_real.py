@@ -83,8 +83,8 @@ def test_a_proxy_with_tls_has_to_say_that_clients_speak_https(tmp_path: Path, *,
                 return
             with pytest.raises(Unsupported) as caught:
                 target.upload(wanted, Reader(content))
-    check_told(caught.value, str(wanted.digest), f"the registry at https://{host} names itself by http in Location")
-    check_told(caught.value, "have the proxy in front of it set X-Forwarded-Proto to https", "http.host", hides=[LOGIN[1]])
+    check_told(caught.value, str(wanted.digest), f"the registry at https://{host} refers to itself by http in Location")
+    check_told(caught.value, "let the proxy in front of it set X-Forwarded-Proto to https", "http.host", hides=[LOGIN[1]])
     assert "credentials" not in str(caught.value)
 
 

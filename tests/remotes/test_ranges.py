@@ -216,7 +216,7 @@ def test_a_server_that_stops_sending_parts_while_no_part_is_in_flight_is_an_erro
             b"".join(pieces)
         held[registry.host] -= 107
         assert found._ranges._pool.held == 0
-    check_told(caught.value, "the server no longer sends parts; will resume", str(WANTED.digest))
+    check_told(caught.value, "the server stopped sending parts; will resume", str(WANTED.digest))
     assert BIG.startswith(arrived)
 
 

@@ -165,7 +165,7 @@ def test_a_query_that_is_redirected_to_another_host_and_refused_there_falls_back
         assert found.resolve(reference(bare, f"@{SUBJECT.digest}")).descriptor == SUBJECT  # the registry is asked at once
     assert told == ([] if status == 403 else [(other.host, 3600)])
     assert {one.status for one in bare.requests[asked_before:]} == {303, 200}
-    assert f"redirects the query to http://{other.host}/-/v2/packages?sig=…, which answers {status}" in caplog.text
+    assert f"redirected the query to http://{other.host}/-/v2/packages?sig=…, which answered {status}" in caplog.text
     assert "topsecret" not in caplog.text
 
 
@@ -211,7 +211,7 @@ def test_a_query_that_a_web_interface_keeps_refusing_does_not_fail(
     registry.inject(Fault(path=API, nth=None, action=Redirect(f"http://{other.host}/-/v2/packages", 303)))
     other.inject(Fault(path="/-/v2/packages", nth=None, action=Answer(429)))
     assert listed(registries, registry) == listed(registries, registry) == []
-    assert "which answers 429; only the tag is read" in caplog.text
+    assert "which answered 429; only the fallback tag is read" in caplog.text
 
 
 def test_a_missing_repository_says_nothing_of_the_api(registries: Registries, registry: FakeRegistry) -> None:

@@ -10,6 +10,7 @@ from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import Denied, InvalidInput
 from prefect_dist.remotes import DockerConfig, Registries
 from prefect_dist.remotes.credentials import Credentials
+from prefect_dist.remotes.errors import RegistryDenied, RegistryRefused
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Answer, Call, Fault, Redirect
 from tests.fakes.registry import FakeRegistry
@@ -105,9 +106,9 @@ def test_a_helper_without_another_secret_is_run_once_more(
     for repository in (REPOSITORY, REPOSITORY, "team/other"):
         source = registries.fetcher(Reference.parse(f"{registry.host}/{repository}"))
         _, error = read_until_error(source, WANTED)
-        assert isinstance(error, Denied | InvalidInput)
-        if "401" in str(error):
-            check_told(error, "docker-credential-cloud", "is refused; log in anew", hides=["wrong-secret"])
+        assert isinstance(error, RegistryDenied | RegistryRefused)
+        if error.exchange.status == 401:
+            check_told(error, "docker-credential-cloud", "was rejected; log in again", hides=["wrong-secret"])
     assert helper.calls == 2
 
 

@@ -213,7 +213,7 @@ def test_a_link_to_another_server_is_not_followed(other: FakeRegistry) -> None:
         fill(guarded)
         guarded.inject(Fault(nth=None, action=_link(f"http://{other.host}{LIST}?last=v1")))
         with Registries(SETTINGS, credentials=lambda *_: user("me", "secret")) as known:
-            assert "not at this registry" in refusal(known, guarded, Unsupported)
+            assert "at another server" in refusal(known, guarded, Unsupported)
     assert other.requests == []
 
 
@@ -231,7 +231,7 @@ def test_links_in_a_circle(registries: Registries, registry: FakeRegistry, link:
     fill(registry)
     registry.inject(Fault(nth=None, action=_link(link)))
     told = refusal(registries, registry, Unsupported)
-    assert "circle" in told or "nothing but what came before" in told
+    assert "circle" in told or "only names of earlier pages" in told
     assert len(registry.requests) <= 2
 
 
@@ -239,11 +239,11 @@ def test_a_page_that_repeats_itself_under_ever_new_links(registries: Registries,
     fill(registry)
     for number in range(10):
         registry.inject(Fault(nth=number + 1, action=_page(b'{"tags": ["v1"]}', f"{LIST}?page={number}")))
-    assert "nothing but what came before" in refusal(registries, registry, Unsupported)
+    assert "only names of earlier pages" in refusal(registries, registry, Unsupported)
     assert len(registry.requests) == 2
 
 
-@pytest.mark.parametrize(("limit", "says"), [("MAX_PAGES", "at most 3 pages"), ("MAX_NAMES", "at most 3 in ")])
+@pytest.mark.parametrize(("limit", "says"), [("MAX_PAGES", "at most 3 pages"), ("MAX_NAMES", "at most 3 names in ")])
 def test_pages_without_end(
     registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, limit: str, says: str
 ) -> None:
@@ -262,14 +262,14 @@ def test_pages_of_nothing_without_end(registries: Registries, registry: FakeRegi
         page = _page(b'{"tags": []' + b" " * 988 + b"}", f"{LIST}?page={number}")
         registry.inject(Fault(nth=number + 1, action=page))
     fill(registry)
-    assert " in 3000 bytes, there are more" in refusal(registries, registry, Unsupported)
+    assert " in 3000 bytes, got more" in refusal(registries, registry, Unsupported)
     assert len(registry.requests) == 4
 
 
 def test_empty_pages_without_end_are_given_up_soon(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
     registry.inject(Fault(nth=None, action=_Endless(has_tags=False)))
-    assert "100 pages in a row are empty" in refusal(registries, registry, Unsupported)
+    assert "100 pages in a row have no new name" in refusal(registries, registry, Unsupported)
     assert len(registry.requests) == 100
 
 
@@ -280,7 +280,9 @@ def test_a_list_that_takes_too_long_is_given_up(
     fill(registry)
     registry.inject(Fault(nth=None, action=_Endless(has_tags=True)))
     told = refusal(registries, registry, Unavailable)
-    assert re.search(r"expected the whole list within 0.2 s, got (\d+) names in \1 pages so far; try again, or name what", told)
+    assert re.search(
+        r"expected the whole list within 0.2 s, got (\d+) names in \1 pages; try again, or name the wanted items", told
+    )
     assert 1 < len(registry.requests) < 10_000
 
 
@@ -294,7 +296,7 @@ def test_a_page_that_arrives_too_slowly_is_given_up(registries: Registries, monk
             time.sleep(0.01)
 
     with Scripted(trickle()) as slow:
-        with pytest.raises(Unavailable, match=r"expected the whole list within 0\.3 s, got 0 names in 0 pages so far"):
+        with pytest.raises(Unavailable, match=r"expected the whole list within 0\.3 s, got 0 names in 0 pages;"):
             list(fetcher(registries, slow.host).tags())
         assert slow.sent[0] < 500
 
@@ -361,7 +363,7 @@ def test_where_it_cannot_be_reached_a_mirror_is_all_there_is(mirror: FakeRegistr
         assert listed(found, host) == ["v1"]
     (warning,) = caplog.messages
     assert f"tags of {host}/{REPOSITORY}: Connection refused" in warning
-    assert f"{mirror.host}/{REPOSITORY} lists" in warning
+    assert f"using the tags of the registry mirror {mirror.host}/{REPOSITORY}" in warning
 
 
 def test_where_nobody_has_any_the_registry_is_told_of(other: FakeRegistry) -> None:

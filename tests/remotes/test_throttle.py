@@ -208,7 +208,7 @@ def test_while_a_server_wants_to_be_left_alone_nobody_asks(found: Registries, re
         assert isinstance(caught.value, RegistryError)
         assert caught.value.exchange.retry_after_s == pytest.approx(3600, abs=60)
     assert len(asked(registry)) == 1
-    assert "wants to be left alone" in str(caught.value)
+    assert "the server is rate-limiting" in str(caught.value)
 
 
 def test_who_wants_to_know_is_told_for_how_long(registry: FakeRegistry, other: FakeRegistry) -> None:

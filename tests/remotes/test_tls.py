@@ -158,7 +158,7 @@ def test_certificates_may_be_given_themselves(demanding: FakeRegistry, client_pe
 @pytest.mark.parametrize(
     ("tls", "told"),
     [
-        (Tls(ca_pem="topsecret"), "certificates of authorities: expected a certificate in PEM"),
+        (Tls(ca_pem="topsecret"), "CA certificates: expected a certificate in PEM"),
         (Tls(cert_pem="topsecret"), "certificate with key: expected a certificate and key in PEM"),
     ],
 )

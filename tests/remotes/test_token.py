@@ -212,7 +212,7 @@ def test_a_wrong_password_is_said_once_and_tried_no_more() -> None:
     error = refusal(tokens, (401, {}), (401, {"errors": [{"code": "UNAUTHORIZED", "message": "2FA needs a token"}]}))
     assert isinstance(error, Denied)
     check_told(
-        error, f"{HOST}: the password of user 'me' (from here) is refused; mend it (GET ", "UNAUTHORIZED: 2FA needs a token"
+        error, f"{HOST}: the password of user 'me' (from here) was rejected; mend it (GET ", "UNAUTHORIZED: 2FA needs a token"
     )
     again = refusal(tokens)
     assert (type(again), str(again)) == (type(error), str(error))
@@ -223,7 +223,9 @@ def test_a_wrong_password_is_said_once_and_tried_no_more() -> None:
 def test_an_identity_token_that_is_refused(status: int) -> None:
     error = refusal(Tokens(RegistryLogin(host=HOST, credentials=Credentials("me", "", IDENTITY))), (status, {}))
     assert isinstance(error, Denied)
-    check_told(error, f"{HOST}: the identity token of user 'me' (from the caller) is refused; give others", str(status))
+    check_told(
+        error, f"{HOST}: the identity token of user 'me' (from the caller) was rejected; use other credentials", str(status)
+    )
 
 
 def test_a_refusal_of_some_scopes_is_none_of_others() -> None:

@@ -280,7 +280,12 @@ def test_a_wrong_secret(
             with pytest.raises(Denied) as caught:
                 registries.resolve(Reference.parse(f"{guarded.host}/{PRIVATE}:v1"))
             assert not caught.value.retryable
-            check_told(caught.value, guarded.host, f"of user '{USER}' (from the caller) is refused; give others", hides=[WRONG])
+            check_told(
+                caught.value,
+                guarded.host,
+                f"of user '{USER}' (from the caller) was rejected; use other credentials",
+                hides=[WRONG],
+            )
     assert [kind for kind, _, _ in short(tokens.requests)] == asked
 
 

@@ -232,7 +232,7 @@ def test_a_server_that_takes_no_more_of_a_body() -> None:
     body = Pieces(100_000)
     with socket.create_server(("127.0.0.1", 0)) as server, httpx.Client(transport=transport) as hasty:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/"
-        with pytest.raises(httpx.WriteTimeout, match=r"nothing could be sent within the read time-out of 0\.2 s"):
+        with pytest.raises(httpx.WriteTimeout, match=r"no data could be sent within the read timeout of 0\.2 s"):
             hasty.put(url, content=body, headers={"Content-Length": str(body.size)})
 
 

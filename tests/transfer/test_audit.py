@@ -142,7 +142,7 @@ def test_a_blob_of_another_size_is_told_with_both(session: Session, target: Fake
     DAMAGE["a blob has another size"][0](target)
     (line,) = faults(session, expected(target))
     size = len(ONE.blobs[LAYER])
-    assert line.endswith(f": expected {size} bytes, the registry has it with {size + 3}")
+    assert line.endswith(f": expected {size} bytes, the registry has {size + 3} bytes")
 
 
 @pytest.mark.parametrize("wanted", ["linux/amd64", "linux/arm64"])
