@@ -1,11 +1,11 @@
-"""Blocks: named settings that Prefect keeps for flows, with their secrets encrypted.
+"""Block types: named settings that Prefect stores for flows, with their secrets encrypted.
 
-A Prefect server registers the types when it starts, through the entry point group `prefect.collections` in pyproject.toml.
+A Prefect server registers the types at its start, through the entry point group `prefect.collections` in pyproject.toml.
 """
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -18,7 +18,8 @@ from prefect_dist.remotes import Credentials, Origin
 from prefect_dist.storage.options import merge_options, refuse_secrets
 
 _PREFIX = "block:"
-# prefect-aws's, and what its fields are called by s3fs.
+B = TypeVar("B", bound=Block)
+# The block type of prefect-aws, and its fields for each option of s3fs.
 _AWS = "aws-credentials"
 _AWS_OPTIONS = {
     "key": "aws_access_key_id",
@@ -29,55 +30,57 @@ _AWS_OPTIONS = {
 
 
 class ContentStore(Block):
-    """Where a content store is, and what its file system needs to be let in."""
+    """The location of a content store, with the options and secrets of its file system."""
 
     _block_type_name = "Content Store"
     _block_type_slug = "content-store"
-    _description = "Where images are stored: a path or fsspec URL, with the options and secrets of its file system."
+    _description = "A content store: a path or fsspec URL, with the options and secrets of its file system."
 
     url: str = Field(description="A path or fsspec URL, such as s3://bucket/prefix")
     options: dict[str, Any] = Field(
-        default_factory=dict, description="fsspec's options that are no secrets, such as endpoint_url"
+        default_factory=dict, description="Options of the file system without secrets, such as endpoint_url"
     )
     secrets: SecretDict = Field(
-        default_factory=lambda: SecretDict({}), description="fsspec's options that are, such as key, secret"
+        default_factory=lambda: SecretDict({}), description="Secret options of the file system, such as key and secret"
     )
     credentials: str | None = Field(
-        default=None, description="Instead of secrets: a block of type AWS Credentials (prefect-aws), by name"
+        default=None, description="Name of an AWS Credentials block (prefect-aws), in place of secrets"
     )
 
 
 class MirrorConfiguration(Block):
-    """What is mirrored from where to where, for runs on any machine; people read and change it in Prefect's UI."""
+    """The configuration of a mirror, for runs on any machine. Users read and change it in Prefect's UI."""
 
     _block_type_name = "Mirror Configuration"
     _block_type_slug = "mirror-configuration"
-    _description = "What is mirrored from where to where: the YAML of a configuration, without secrets."
+    _description = "The configuration of a mirror in YAML, without secrets."
 
-    text: str = Field(title="Configuration", description="YAML; what is secret is named there, as env, file or block")
+    text: str = Field(title="Configuration", description="YAML; secrets are references: env, file or block")
 
 
 class RegistryCredentials(Block):
-    """Who we are to a registry."""
+    """The credentials for a registry."""
 
     _block_type_name = "Registry Credentials"
     _block_type_slug = "registry-credentials"
-    _description = "User and password, or an identity token, for a container registry or a namespace of it."
+    _description = "User and password, or an identity token, for a container registry or one of its namespaces."
 
-    registry: str = Field(description="host[:port] as in references, such as ghcr.io, or with a namespace: ghcr.io/team")
-    username: str = Field(default="", description="The user; not needed with an identity token")
+    registry: str = Field(
+        description="host[:port] as in references, such as ghcr.io; or host[:port]/namespace, such as ghcr.io/team"
+    )
+    username: str = Field(default="", description="User name; optional with an identity token")
     password: SecretStr = Field(default=SecretStr(""), description="Password or access token")
-    identity_token: SecretStr | None = Field(default=None, description="An OAuth2 refresh token, instead of a password")
+    identity_token: SecretStr | None = Field(default=None, description="OAuth2 refresh token, in place of a password")
 
 
-def credentials_in(blocks: Iterable[str]) -> dict[str, Credentials]:
-    """The credentials in blocks, by registry.
+def load_credentials(blocks: Iterable[str]) -> dict[str, Credentials]:
+    """Return the credentials in blocks, by registry.
 
-    A block is named NAME, for one of type Registry Credentials, or TYPE/NAME as Prefect shows it for one of another type that
-    has `username`, `password` and `registry_url`, such as prefect-docker's.
+    NAME is the name of a Registry Credentials block. TYPE/NAME is the name of a block of another type with the fields
+    `username`, `password` and `registry_url`, such as prefect-docker's.
 
     Raises:
-        InvalidInput: no such block, or one without these.
+        InvalidInput: a block does not exist, or contains no credentials.
     """
     found = {}
     with get_client(sync_client=True) as client:
@@ -87,57 +90,59 @@ def credentials_in(blocks: Iterable[str]) -> dict[str, Credentials]:
     return found
 
 
-def configuration(config: str) -> str | None:
-    """The text of a mirror's configuration in `block:NAME`; None where that names no block.
+def load_configuration(config: str) -> str | None:
+    """Return the text of the configuration in `block:NAME`, or None if `config` names no block.
 
     Raises:
-        InvalidInput: no such block.
+        InvalidInput: the block does not exist.
     """
     if not config.startswith(_PREFIX):
         return None
+    return _load_block(MirrorConfiguration, config.removeprefix(_PREFIX), "Mirror Configuration").text
+
+
+def _load_block(kind: type[B], name: str, title: str) -> B:
     try:
-        block = cast("MirrorConfiguration", MirrorConfiguration.load(config.removeprefix(_PREFIX)))
+        return cast("B", kind.load(name))
     except ValueError as exc:
-        raise InvalidInput(f"configuration {config}: there is no such block of type Mirror Configuration") from exc
-    return block.text
+        raise InvalidInput(f"{title} block {name!r} not found; create it under Blocks, or pass the name of another") from exc
 
 
 def _data(client: SyncPrefectClient, block: str, usual: str) -> Mapping[str, Any]:
-    """What is in the block TYPE/NAME, or NAME of the usual type; read without its class, which need not be installed here."""
+    """Return the data of the block TYPE/NAME, or NAME of the usual type. The class of the block need not be installed."""
     slug, _, name = block.rpartition("/")
     try:
         return client.read_block_document_by_name(name, slug or usual, include_secrets=True).data
     except ObjectNotFound as exc:
-        raise InvalidInput(f"credentials {block}: there is no such block; expected NAME or TYPE/NAME") from exc
+        raise InvalidInput(
+            f"credentials block {block!r} not found; create it under Blocks, or pass NAME or TYPE/NAME of another block"
+        ) from exc
 
 
 def _credentials(data: Mapping[str, Any], block: str) -> tuple[str, Credentials]:
     registry = data.get("registry") or data.get("registry_url")
     if not registry or not (data.get("password") or data.get("identity_token")):
-        raise InvalidInput(f"credentials {block}: expected a block with a registry, a user and a password or identity token")
-    origin = Origin(f"Prefect's block {block}", "correct them there")
+        raise InvalidInput(f"credentials block {block!r}: expected a registry, and a password or identity token")
+    origin = Origin(f"Prefect block {block}", "correct them there")
     return registry, Credentials(data.get("username") or "", data.get("password") or "", data.get("identity_token"), origin)
 
 
 def locate_store(
     store: str, options: dict[str, Any], *, configured: Mapping[str, Any] = MappingProxyType({})
 ) -> tuple[str, dict[str, Any]]:
-    """Return the path or URL of a flow's parameter `store`, and all options of its file system.
+    """Return the path or URL of a flow's parameter `store`, and the options of the store's file system.
 
-    `store` is a path or URL itself, or `block:NAME`. `options` are a parameter, so they may hold no secrets; the
-    `configured` ones may, and are used below them.
+    `store` is a path, a URL or `block:NAME`. `options` are a parameter, so they must not contain secrets. The `configured`
+    options may contain secrets; `options` take precedence over them.
 
     Raises:
-        InvalidInput: a secret in `options`, no such block, or a block with options that cannot be used.
+        InvalidInput: `options` contain a secret, a block does not exist, or its options are unusable.
     """
     refuse_secrets(options)
     chosen = merge_options(configured, options)
     if not store.startswith(_PREFIX):
         return store, chosen
-    try:
-        block = cast("ContentStore", ContentStore.load(store.removeprefix(_PREFIX)))
-    except ValueError as exc:
-        raise InvalidInput(f"store {store}: there is no such block of type Content Store") from exc
+    block = _load_block(ContentStore, store.removeprefix(_PREFIX), "Content Store")
     known = merge_options(_aws_options(block.credentials) if block.credentials else {}, block.options)
     return block.url, merge_options(merge_options(known, chosen), block.secrets.get_secret_value())
 
@@ -145,14 +150,14 @@ def locate_store(
 def _aws_options(block: str) -> dict[str, Any]:
     """Return s3fs's options for the credentials in a block of prefect-aws.
 
-    A block without keys leaves credentials to the environment, such as the role of an instance. A role that the block assumes
-    is passed as the parameters of the request, in the option `assume_role` of `storage.s3`.
+    Without keys in the block, s3fs reads credentials from the environment, such as the role of an instance. For a role to
+    assume, the option `assume_role` of `storage.s3` has the parameters of the request.
     """
     with get_client(sync_client=True) as client:
         data = _data(client, block, _AWS)
     options = {name: data[key] for name, key in _AWS_OPTIONS.items() if data.get(key)}
     if not options and block.rpartition("/")[0] not in ("", _AWS):
-        raise InvalidInput(f"credentials {block}: expected a block with keys or a profile, such as AWS Credentials")
+        raise InvalidInput(f"credentials block {block!r}: expected a block with keys or a profile, such as AWS Credentials")
     if arn := data.get("assume_role_arn"):
         parameters = data.get("assume_role_kwargs") or {}
         options["assume_role"] = {name: value for name, value in parameters.items() if value is not None} | {"RoleArn": arn}
@@ -161,7 +166,7 @@ def _aws_options(block: str) -> dict[str, Any]:
 
 def _aws_client_options(parameters: Mapping[str, Any], region: str | None) -> dict[str, Any]:
     """Return s3fs's options for the client parameters of a block of prefect-aws."""
-    # With verify False, prefect-aws ignores the path, too.
+    # With verify False, prefect-aws also ignores the path.
     verify = False if parameters.get("verify") is False else parameters.get("verify_cert_path") or parameters.get("verify")
     client = {"region_name": region, "api_version": parameters.get("api_version"), "verify": verify}
     options: dict[str, Any] = {

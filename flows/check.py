@@ -16,6 +16,8 @@ from prefect_dist.flows.parameters import (
     Configuration,
     ConfiguredConcurrency,
     ConfiguredStore,
+    Destinations,
+    Format,
     Reached,
     Retries,
     StoreOptions,
@@ -26,7 +28,7 @@ from prefect_dist.flows.progress_artifact import publish_run_progress
 from prefect_dist.flows.slots import lease_slots
 from prefect_dist.mirror.check import check_mirror
 from prefect_dist.mirror.check_report import CheckReport
-from prefect_dist.mirror.skopeo import Dialect, choose_parser
+from prefect_dist.mirror.skopeo import choose_parser
 from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.session import open_session
 
@@ -45,8 +47,8 @@ def check(
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    dialect: Annotated[Dialect, label("Form", "Whose form the configuration has: ours and regsync's, or skopeo's")] = "dist",
-    to: Annotated[list[str], label("Destinations", "With skopeo's form: where images went, registries or paths in them")] = [],  # noqa: B006
+    dialect: Format = "dist",
+    to: Destinations = [],  # noqa: B006
     network: Reached = None,
 ) -> CheckReport:
     """Check that each tag of a mirror resolves to the digest in its lock file, with all its content and referrers."""

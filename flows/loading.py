@@ -8,7 +8,7 @@ from typing import Any
 
 from prefect import get_run_logger
 
-from prefect_dist.flows.blocks import configuration, credentials_in
+from prefect_dist.flows.blocks import load_configuration, load_credentials
 from prefect_dist.flows.parameters import Network, session_spec
 from prefect_dist.mirror import yamlfile
 from prefect_dist.mirror.config import Mirror, Parser, parse_mirror
@@ -30,7 +30,7 @@ def read(config: str, parse: Parser = parse_mirror, *, may_be_lock: bool = False
     """
     if _is_text(config):
         return parse(yamlfile.parse_yaml(config.encode(), _TEXT, is_file=False))
-    text = configuration(config)
+    text = load_configuration(config)
     document = yamlfile.read(config) if text is None else yamlfile.parse_yaml(text.encode(), config, is_file=False)
     if may_be_lock and text is None and is_lock(document):
         return from_lock(config)
@@ -85,7 +85,7 @@ def mirror_session_spec(
     spec = session_spec(place, dict(store_options), network, configured=configured)
     given = spec.registries.hosts
     hosts = replace(given, named={**wanted.hosts.named, **given.named}, advice=wanted.hosts.advice or given.advice)
-    blocks = credentials_in(wanted.credential_blocks) if wanted.credential_blocks else {}
+    blocks = load_credentials(wanted.credential_blocks) if wanted.credential_blocks else {}
     return replace(
         spec,
         registries=replace(spec.registries, hosts=hosts),

@@ -1,7 +1,5 @@
 """The flow `mirror`: what targets lack is planned, then brought: fetched once, sent once to each registry, published last."""
 
-from typing import Annotated
-
 from prefect import get_run_logger
 from prefect.runtime import flow_run
 
@@ -14,15 +12,16 @@ from prefect_dist.flows.parameters import (
     Configuration,
     ConfiguredConcurrency,
     ConfiguredStore,
+    Destinations,
     DryRun,
+    Format,
     Reached,
     Retries,
     StoreOptions,
-    label,
 )
 from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.run import MirrorJob
-from prefect_dist.mirror.skopeo import Dialect, choose_parser
+from prefect_dist.mirror.skopeo import choose_parser
 from prefect_dist.transfer.attempts import RETRIES
 
 
@@ -40,8 +39,8 @@ def mirror(
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
-    dialect: Annotated[Dialect, label("Form", "Whose form the configuration has: ours and regsync's, or skopeo's")] = "dist",
-    to: Annotated[list[str], label("Destinations", "With skopeo's form: where images go, registries or paths in them")] = [],  # noqa: B006
+    dialect: Format = "dist",
+    to: Destinations = [],  # noqa: B006
     network: Reached = None,
 ) -> MirrorReport:
     """Mirror the images of a configuration to its targets: only changed images, each piece of content once per registry."""

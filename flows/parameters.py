@@ -1,4 +1,4 @@
-"""Parameters that several flows have, as their forms show them."""
+"""Parameters of several flows, with the labels of their form fields in Prefect's UI."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,79 +8,89 @@ from typing import Annotated, Any, Literal
 from prefect.context import FlowRunContext
 from pydantic import BaseModel, ConfigDict, Field
 
-from prefect_dist.flows.blocks import credentials_in, locate_store
+from prefect_dist.flows.blocks import load_credentials, locate_store
 from prefect_dist.mirror.hosts_file import CONCURRENCY, MAX_CONCURRENCY, hosts
+from prefect_dist.mirror.skopeo import Dialect
 from prefect_dist.remotes import RegistrySettings
 from prefect_dist.remotes.advice import PARAMETERS
 from prefect_dist.transfer.session import SessionSpec
 
 
 def label(title: str, description: str, **constraints: Any) -> Any:
-    """A parameter as its form shows it. Prefect gives parameters titles and descriptions of its own, except where these are."""
+    """Return the form field of a parameter, with a title and a description instead of Prefect's defaults."""
     return Field(description=description, json_schema_extra={"title": title, "description": description}, **constraints)
 
 
 _WAY = "give the run a credentials block (--credentials)"
 _WAY_DEPLOYED = "name a credentials block in the run's parameter network"
 _STORE = "a path, an fsspec URL such as s3://bucket/prefix, or block:NAME"
-_ONCE = "How many things are done at once"
+_TASKS = f"Maximum parallel tasks, 1 to {MAX_CONCURRENCY}"
 
-Store = Annotated[str, label("Content store", f"Where images are kept: {_STORE}")]
+Store = Annotated[str, label("Content store", f"Content store: {_STORE}")]
 ConfiguredStore = Annotated[
-    str | None, label("Content store", f"Where images are kept, instead of where the configuration says: {_STORE}")
+    str | None, label("Content store", f"Content store: {_STORE}; default: the store in the configuration")
 ]
 Configuration = Annotated[
     str,
     label(
         "Configuration",
-        "What is mirrored, in YAML: block:NAME, or the path or URL of a file as whoever runs this sees it, or the text itself",
+        "Mirror configuration: block:NAME, a path or URL that the worker can read, or inline YAML",
     ),
 ]
-DryRun = Annotated[bool, label("Dry run", "Only plan: nothing is written")]
+DryRun = Annotated[bool, label("Dry run", "Stop after the plan, and write nothing")]
 PlatformNames = Annotated[
     Literal["all"] | list[str],
-    label("Platforms", "All, or a list such as linux/amd64, linux/arm64: images for others are left out"),
+    label(
+        "Platforms", "all, or a list of platforms such as linux/amd64, linux/arm64; the run skips images for further platforms"
+    ),
 ]
 Referrers = Annotated[
     bool,
-    label("Referrers", "Also signatures, bills of materials and attestations: referrers, and cosign's digest tags"),
+    label("Referrers", "Include referrers (signatures, SBOMs, attestations) and digest tags"),
 ]
-Concurrency = Annotated[int, label("Concurrency", _ONCE, ge=1, le=MAX_CONCURRENCY)]
+Concurrency = Annotated[int, label("Concurrency", _TASKS, ge=1, le=MAX_CONCURRENCY)]
 ConfiguredConcurrency = Annotated[
     int | None,
-    label("Concurrency", f"{_ONCE}; without it as the configuration says, or {CONCURRENCY}", ge=1, le=MAX_CONCURRENCY),
+    label("Concurrency", f"{_TASKS}; default: the value in the configuration, or {CONCURRENCY}", ge=1, le=MAX_CONCURRENCY),
 ]
-Retries = Annotated[int, label("Retries", "Attempts after the first, for each task", ge=0)]
+Retries = Annotated[int, label("Retries", "Maximum retries of each task", ge=0)]
 StoreOptions = Annotated[
     dict[str, Any],
-    label("Store options", "Options of the store's file system that are no secrets, such as endpoint_url"),
+    label("Store options", "Options of the store's file system without secrets, such as endpoint_url"),
+]
+Format = Annotated[Dialect, label("Format", "Format of the configuration: dist (includes regsync v1) or skopeo")]
+Destinations = Annotated[
+    list[str],
+    label("Destinations", "Targets for the format skopeo: registries, each optionally with a path"),
 ]
 
 
 class Network(BaseModel):
-    """How registries are reached."""
+    """Connection settings and credentials for registries."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     credentials: list[str] = Field(
-        default=[], description="Blocks of type Registry Credentials, by name; asked before what docker login left"
+        default=[], description="Names of Registry Credentials blocks; they take precedence over docker login"
     )
     plain_http: bool = Field(
-        default=False, title="Plain HTTP", description="Speak http to registries that are not on this machine"
+        default=False,
+        title="Plain HTTP",
+        description="Use plain HTTP for registries without a tls setting; loopback registries use it anyway",
     )
-    connect_timeout: float = Field(default=30, gt=0, description="Seconds to wait for a connection")
-    read_timeout: float = Field(default=60, gt=0, description="Seconds to wait for any next byte")
-    hosts: str | None = Field(default=None, description="A file, where the run is, with settings of registries")
-    ca_file: str | None = Field(
-        default=None, title="CA file", description="PEM file of authorities to trust, instead of the system's"
+    connect_timeout: float = Field(default=30, gt=0, description="Maximum seconds until a connection is established")
+    read_timeout: float = Field(default=60, gt=0, description="Maximum seconds between two reads of a response")
+    hosts: str | None = Field(default=None, description="Path of a hosts file on the machine of the run")
+    ca_file: str | None = Field(default=None, title="CA file", description="CA bundle (PEM), which replaces the system's")
+    insecure: list[str] = Field(
+        default=[], description="Registries, as host[:port], whose certificates the run does not verify"
     )
-    insecure: list[str] = Field(default=[], description="Registries whose certificates are not looked at")
 
     def settings(self) -> RegistrySettings:
-        """The same, as `remotes` takes it.
+        """Return the settings for `remotes`.
 
         Raises:
-            InvalidInput: the file of hosts is wrong.
+            InvalidInput: the hosts file is invalid.
         """
         return RegistrySettings(
             hosts=hosts(self.hosts, plain_http=self.plain_http, ca_file=self.ca_file, insecure=self.insecure),
@@ -89,9 +99,7 @@ class Network(BaseModel):
         )
 
 
-Reached = Annotated[
-    Network | None, label("Network", "How registries are reached, if not as usual: credentials, time-outs, TLS")
-]
+Reached = Annotated[Network | None, label("Network", "Connection settings for registries: credentials, time-outs, TLS")]
 
 
 def session_spec(
@@ -101,10 +109,10 @@ def session_spec(
     *,
     configured: Mapping[str, Any] = MappingProxyType({}),
 ) -> SessionSpec:
-    """Return the specification of a run's session. `configured` are the store options of a configuration, secrets among them.
+    """Return the specification of a run's session. `configured` are the store options of a configuration, including secrets.
 
     Raises:
-        InvalidInput: a secret among the plain options, no such block, or a wrong file of hosts.
+        InvalidInput: `store_options` contain a secret, a block does not exist, or the hosts file is invalid.
     """
     url, options = locate_store(store, store_options, configured=configured)
     reached = network or Network()
@@ -115,12 +123,12 @@ def session_spec(
         store=url,
         store_options=options,
         registries=registries,
-        credentials=credentials_in(reached.credentials) if reached.credentials else {},
+        credentials=load_credentials(reached.credentials) if reached.credentials else {},
         ways=(_WAY_DEPLOYED if is_deployed else _WAY,),
     )
 
 
 def _is_deployed() -> bool:
-    """Whether the current flow run is that of a deployment, for which there is no command line."""
+    """Return True if the current flow run is the run of a deployment, which has no command options."""
     context = FlowRunContext.get()
     return context is not None and context.flow_run is not None and context.flow_run.deployment_id is not None

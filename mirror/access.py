@@ -6,7 +6,7 @@ from functools import partial
 
 from prefect_dist.mirror.sections import Creds, LoginSection, MirrorFile, MirrorRegistry
 from prefect_dist.mirror.templates import resolve_secret
-from prefect_dist.mirror.validation import MistakeLog, is_host
+from prefect_dist.mirror.validation import MistakeLog, is_host, located
 from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput
@@ -131,9 +131,7 @@ def _tls(creds: Creds, place: Place, document: Document) -> Tls:
     )
     own = f"{certificate}\n{key}" if certificate else None
     tls = Tls(verify=creds.tls != "insecure", ca_pem=authority, cert_pem=own)
-    try:
+    with located(document.where(place)):
         if authority or own:
             tls.context()
-    except InvalidInput as exc:
-        raise InvalidInput(f"{document.where(place)}: {exc}") from None
     return tls

@@ -17,7 +17,7 @@ from prefect_dist.mirror.hosts_file import CONCURRENCY, MAX_CONCURRENCY
 from prefect_dist.mirror.schedule import Schedule, list_idle_schedules
 from prefect_dist.mirror.sections import MirrorFile, StoreSection
 from prefect_dist.mirror.templates import resolve_secret
-from prefect_dist.mirror.validation import Checked, MistakeLog, list_idle_keys, validate_parts
+from prefect_dist.mirror.validation import Checked, MistakeLog, list_idle_keys, located, validate_parts
 from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec.errors import InvalidInput, Mistakes
 from prefect_dist.remotes import Credentials, Hosts
@@ -82,13 +82,14 @@ def parse_mirror(document: Document, *, has_lock: bool = True) -> Mirror:
     if mistakes:
         mistakes.add((*known_conflicts(sync), *known_conflicts(seed)))
     mistakes.raise_mistakes()
+    section, advise = ("creds", regsync_advice) if file.creds else ("registries", TlsAdvice.of_file)
     return Mirror(
         path=document.path,
-        way=f"set user and pass{'' if file.creds else ', or block,'} in {_access_section(file, document)}",
+        way=f"set user and pass{'' if file.creds else ', or block,'} in {section} of {document.path}",
         name=file.name or stem,
         store=store,
         store_options=options,
-        hosts=Hosts(named=access.hosts, advice=_tls_advice(file, document)),
+        hosts=Hosts(named=access.hosts, advice=advise(f"an entry for {{server}} in {section} of {document.path}")),
         credentials=access.credentials,
         credential_blocks=access.blocks,
         entries=tuple(sync),
@@ -141,7 +142,7 @@ def make_seed_mirror(
 
 
 def without_file(mirror: Mirror) -> Mirror:
-    """Return a configuration whose messages advise command options, because there is no file with keys to set."""
+    """Return a configuration with messages that recommend command options instead of keys of a file."""
     return replace(mirror, way=None, hosts=replace(mirror.hosts, advice=None))
 
 
@@ -160,17 +161,6 @@ def _make_entries(file: MirrorFile, checked: Checked[MirrorFile], factory: Entry
     return [entry for entry in sync if entry is not None], seed
 
 
-def _access_section(file: MirrorFile, document: Document) -> str:
-    """Return the section for the settings of registries: `creds` if the file has it, otherwise `registries`."""
-    return f"{'creds' if file.creds else 'registries'} of {document.path}"
-
-
-def _tls_advice(file: MirrorFile, document: Document) -> TlsAdvice:
-    """Return the advice for registries that the file does not name."""
-    at = f"an entry for {{server}} in {_access_section(file, document)}"
-    return regsync_advice(at) if file.creds else TlsAdvice.of_file(at)
-
-
 def _store(section: StoreSection | None, document: Document) -> tuple[str | None, dict[str, Any]]:
     """Return the URL of the content store and the options of its file system, with templates replaced.
 
@@ -181,10 +171,8 @@ def _store(section: StoreSection | None, document: Document) -> tuple[str | None
         return None, {}
     at = document.where(("store",))
     url = resolve_secret(section.url, at=at)
-    try:
+    with located(at):
         refuse_userinfo(url)
-    except InvalidInput as exc:
-        raise InvalidInput(f"{at}: {exc}") from None
     place = url if url.startswith(_BLOCK) else document.resolve_path(url, ("store",))
     return place, _store_options(section.options, document, ("store", "options"))
 

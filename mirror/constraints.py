@@ -52,7 +52,7 @@ def _group(group: str, text: str) -> TagSet:
 
 
 def _parse_comparisons(operator: str, bound: str, text: str) -> list[_Comparison]:
-    """Return the comparisons of one term. A partial version compares only its own numbers."""
+    """Return the comparisons of a term. A partial version limits only the numbers that are present."""
     written = re.split(r"[-+]", bound.removeprefix("v"), maxsplit=1)[0].split(".")
     numbers = tuple(int(part) for part in written if part.isdigit())[: _first_wildcard(written)]
     version = Version(numbers=numbers, prerelease=bound.partition("+")[0].partition("-")[2])
@@ -87,7 +87,7 @@ def _between(version: Version, length: int) -> list[_Comparison]:
 
 
 def _after(numbers: tuple[int, ...]) -> Version:
-    """Return the least version, a prerelease, whose last number is one higher."""
+    """Return the least version with the last number plus one: a prerelease."""
     return Version(numbers=(*numbers[:-1], numbers[-1] + 1), prerelease="0")
 
 

@@ -13,7 +13,7 @@ from prefect_dist.mirror.sections import Defaults, GateSection, Options, Reposit
 from prefect_dist.mirror.selection import NOTHING, Latest, Patterns, Selection, TagSet, Window
 from prefect_dist.mirror.semver import Range
 from prefect_dist.mirror.templates import Template
-from prefect_dist.mirror.validation import MistakeLog, is_host
+from prefect_dist.mirror.validation import MistakeLog, is_host, located
 from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput, quote_text
@@ -87,7 +87,7 @@ class EntryFactory:
         return images
 
     def _note_idle_filters(self, section: SyncEntry, place: Place) -> None:
-        """Note filters that have no effect on an entry. Another entry that shares them by a YAML anchor may use them."""
+        """Note filters without effect on the type of an entry. YAML anchors share filters between entries of several types."""
         filters = {"tags": section.tags, "tagSets": section.tag_sets} if section.type == "image" else {}
         self.idle += [((*place, key), "source names one image") for key, value in filters.items() if value]
         if section.type != "registry" and section.repos:
@@ -134,7 +134,7 @@ class _Options:
         return self._mistakes.attempt(lambda: Naming.read(text, at=at, what=what, sync=sync, renames=renames))
 
     def idle(self) -> list[tuple[Place, str]]:
-        """Return the places of options that the section's other options make ineffective, each with the reason."""
+        """Return the place of each option that has no effect because of a further option, with the reason."""
         is_idle = "referrer_filters" in self._own and self._all.referrer_filters and not self._all.referrers
         return [((*self._place, "referrerFilters"), "referrers is not true")] if is_idle else []
 
@@ -209,10 +209,8 @@ def _parse_source(text: str, type_: str, at: str) -> str:
         if is_host(text):
             return text
         raise InvalidInput(f"{at}: expected host[:port] of a registry, got {text!r}")
-    try:
+    with located(at):
         reference = Reference.parse(expand(text))
-    except InvalidInput as exc:
-        raise InvalidInput(f"{at}: {exc}") from exc
     if type_ == "image":
         return str(reference)
     if "@" in text or text.endswith(f":{reference.tag}"):

@@ -1,4 +1,4 @@
-"""An entry of a mirror's configuration: the images that it selects, and their targets and options."""
+"""An entry of a mirror's configuration: selected images, targets and options."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -114,20 +114,25 @@ class Entry:
 
         The options of pruning and schedules do not count: no run deletes a tag that another entry selects.
         """
-        pairs = {
-            "platforms": (_platforms(self), _platforms(other)),
-            "platform": (self.single, other.single),
-            "rewriteIndex": (self.rewrite_index, other.rewrite_index),
-            "referrers": (self.referrers, other.referrers),
-            "referrerFilters": (self.referrer_filters, other.referrer_filters),
-            "digestTags": (self.digest_tags, other.digest_tags),
-            "backup": (_text(self.backup), _text(other.backup)),
-            "gate": (self.gate, other.gate),
-            "tags.created": (self.tags.created, other.tags.created),
-            "immutableTags": (_immutable(self, tag), _immutable(other, tag)),
-            "trustLock": (self.trust_lock, other.trust_lock),
+        ours, theirs = self.comparable_options(tag), other.comparable_options(tag)
+        return [name for name, value in ours.items() if value != theirs[name]]
+
+    def comparable_options(self, tag: str | None) -> dict[str, object]:
+        """Return the options that two entries for the same target must share, by key."""
+        immutable = self.tags.immutable
+        return {
+            "platforms": None if self.platforms is None else frozenset(self.platforms),
+            "platform": self.single,
+            "rewriteIndex": self.rewrite_index,
+            "referrers": self.referrers,
+            "referrerFilters": self.referrer_filters,
+            "digestTags": self.digest_tags,
+            "backup": self.backup and self.backup.template.text,
+            "gate": self.gate,
+            "tags.created": self.tags.created,
+            "immutableTags": immutable if tag is None else immutable.holds(tag),
+            "trustLock": self.trust_lock,
         }
-        return [name for name, (ours, theirs) in pairs.items() if ours != theirs]
 
     def backup_of(self, source: Reference, target: Reference) -> Reference | None:
         """Return the name for a backup of the image that a run overwrites at a target; None without `backup`.
@@ -136,16 +141,3 @@ class Entry:
             InvalidInput: the name is invalid.
         """
         return None if self.backup is None else self.backup.of(source, target)
-
-
-def _platforms(entry: Entry) -> frozenset[Platform] | None:
-    return None if entry.platforms is None else frozenset(entry.platforms)
-
-
-def _immutable(entry: Entry, tag: str | None) -> object:
-    """Return whether a tag is immutable; for None, the patterns of immutable tags."""
-    return entry.tags.immutable if tag is None else entry.tags.immutable.holds(tag)
-
-
-def _text(naming: Naming | None) -> str | None:
-    return None if naming is None else naming.template.text

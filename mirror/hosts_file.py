@@ -1,6 +1,6 @@
 """Hosts files: connection settings of registries, in YAML.
 
-A hosts file has one key, `registries`, with the settings of each registry. Keys that regsync has keep its names.
+A hosts file has one key, `registries`, with the settings of each registry. Keys of regsync keep their names.
 """
 
 import re
@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from prefect_dist.mirror import templates, yamlfile
-from prefect_dist.mirror.validation import Host, Section, is_host, validate
+from prefect_dist.mirror.validation import Host, Section, is_host, key, located, validate
 from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.remotes import Hosts, HostSettings, Tls
@@ -33,28 +33,25 @@ _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 class Registry(Section):
     """The connection settings of a registry."""
 
-    hostname: Host | None = Field(default=None, description="host[:port] of the server, if it differs from the name")
-    tls: Literal["enabled", "insecure", "disabled"] | None = Field(
-        default=None,
-        description="HTTPS (enabled), HTTPS with any certificate (insecure), HTTP (disabled); default: HTTPS, HTTP on loopback",
+    hostname: Host | None = key("host[:port] of the server, if it differs from the name")
+    tls: Literal["enabled", "insecure", "disabled"] | None = key(
+        "HTTPS (enabled), HTTPS with any certificate (insecure), HTTP (disabled); default: HTTPS, HTTP on loopback"
     )
-    ca_file: str | None = Field(default=None, description="CA bundle (PEM), which replaces the system's")
-    cert_file: str | None = Field(default=None, description="PEM file of the client certificate")
-    key_file: str | None = Field(default=None, description="PEM file of the key, if certFile does not contain it")
-    mirrors: list[Host] = Field(default=[], description="Registry mirrors, which a run tries first, in this order")
+    ca_file: str | None = key("CA bundle (PEM), which replaces the system's")
+    cert_file: str | None = key("PEM file of the client certificate")
+    key_file: str | None = key("PEM file of the key, if certFile does not contain it")
+    mirrors: list[Host] = key("Registry mirrors, which a run tries first, in this order", default=[])
     path_prefix: str = Field(
         default="", pattern=_PREFIX, description="Path that precedes the names of repositories, such as cache/hub"
     )
-    headers: dict[str, str] = Field(
-        default={}, repr=False, description='HTTP headers of each request; a value may be {{env "NAME"}}'
-    )
-    req_concurrent: int | None = Field(default=None, ge=1, description="Maximum number of concurrent requests")
+    headers: dict[str, str] = key('HTTP headers of each request; a value may be {{env "NAME"}}', default={}, repr=False)
+    req_concurrent: int | None = key("Maximum number of concurrent requests", ge=1)
     req_per_sec: float | None = Field(default=None, gt=0, description="Maximum number of requests per second")
-    avoid: list[Capability] = Field(
-        default=[], description="Features that the registry lacks without saying so: head, range, mount, chunked, referrers"
+    avoid: list[Capability] = key(
+        "Features that the registry lacks without saying so: head, range, mount, chunked, referrers", default=[]
     )
-    private_hosts: list[Host] = Field(
-        default=[], description="Servers at private addresses that the registry may redirect to: host or host:port"
+    private_hosts: list[Host] = key(
+        "Servers at private addresses that the registry may redirect to: host or host:port", default=[]
     )
     blob_chunk: int | None = Field(default=None, ge=1, description=BLOB_CHUNK)
     blob_max: int | None = Field(default=None, ge=-1, description=BLOB_MAX)
@@ -122,14 +119,12 @@ def _check(tls: Tls, document: Document, place: Place) -> None:
     """Reject unusable certificate files before any request. The message has the line that names the file."""
     files = {"caFile": tls.ca_file, "certFile": tls.cert_file, "keyFile": tls.key_file}
     steps: list[tuple[str, Callable[[], object]]]
-    steps = [(key, partial(check_readable, path)) for key, path in files.items() if path is not None]
+    steps = [(name, partial(check_readable, path)) for name, path in files.items() if path is not None]
     if steps:
         steps += [("caFile", Tls(ca_file=tls.ca_file).context), ("certFile", tls.context)]
-    for key, step in steps:
-        try:
+    for name, step in steps:
+        with located(document.where((*place, name))):
             step()
-        except InvalidInput as exc:
-            raise InvalidInput(f"{document.where((*place, key))}: {exc}") from exc
 
 
 def _header(name: str, text: str, document: Document, place: Place) -> tuple[str, str]:

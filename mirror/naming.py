@@ -13,8 +13,8 @@ from prefect_dist.ocispec.reference import expand
 
 # The fields of a reference in regclient's templates that apply to registries.
 FIELDS = ("Registry", "Repository", "Tag", "Digest", "Reference", "CommonName")
-# group ::= "$" number | "${" name "}" | "\" digit | "\g<" name ">"
-_GROUP = re.compile(r"\$([0-9]+)|\$\{(\w+)\}|\\([0-9])|\\g<(\w+)>")
+# group ::= "$" number | "${" name "}"
+_GROUP = re.compile(r"\$(?:([0-9]+)|\{(\w+)\})")
 
 What = Literal["image", "repository", "registry", "backup"]
 """Kind of a name without `.Ref`: an image, a repository, a registry with an optional path, or a backup."""
@@ -34,26 +34,30 @@ class Rename:
     to: str
 
     def __post_init__(self) -> None:
-        pattern = compile_pattern(self.match)
-        groups = {*pattern.groupindex, *(str(number) for number in range(pattern.groups + 1))}
-        for group in _GROUP.finditer(self.to):
-            if _group_name(group) not in groups:
-                raise InvalidInput(f"to: expected a group of {self.match!r}, got {group[0]!r}")
+        try:
+            compile_pattern(self.match).sub(self._replacement, "")
+        except (re.error, IndexError):
+            raise InvalidInput(f"to: expected only groups of {self.match!r}, got {self.to!r}") from None
+
+    @property
+    def _replacement(self) -> str:
+        r"""`to` in Python's syntax, which has `\g<name>` for `$name`."""
+        return _GROUP.sub(lambda group: rf"\g<{group[1] or group[2]}>", self.to)
 
     def of(self, path: str) -> str | None:
         """Return the new path, or None if `match` does not match."""
         found = compile_pattern(self.match).fullmatch(path)
-        return None if found is None else _GROUP.sub(lambda group: _group(found, _group_name(group)), self.to)
+        return None if found is None else found.expand(self._replacement)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Naming:
     """A template for the names of images at a target, or of backups.
 
-    A template without `.Ref` is, depending on `what`, the name of an image, a repository that gets the source's tag, or a
-    registry with a path that gets the source's repository and tag. A template with `.Ref` is the full name, and gets the
-    source's tag if its result has none. The result for a backup is a reference if it contains `:` or `/`, otherwise a tag.
-    The first rule of `renames` that matches applies.
+    `what` is the kind of a template without `.Ref`. An image is the full name. The source's tag is appended to a repository,
+    and the source's repository and tag to a registry. A template with `.Ref` is the full name; the source's tag is appended
+    to a result without a tag. The result for a backup is a reference if `:` or `/` occurs in the result, otherwise a tag.
+    The first matching rule of `renames` applies.
     """
 
     template: Template
@@ -135,11 +139,3 @@ def _fields(reference: Reference) -> dict[str, str]:
 def _has_tag_or_digest(text: str) -> bool:
     """Return True if the last component of a text has a tag or digest."""
     return bool(re.search("[:@]", text.rpartition("/")[2]))
-
-
-def _group_name(group: re.Match[str]) -> str:
-    return next(one for one in group.groups() if one is not None)
-
-
-def _group(found: re.Match[str], name: str) -> str:
-    return found[int(name) if name.isdigit() else name] or ""

@@ -1,4 +1,4 @@
-"""Schedules in a configuration. They are validated, but start no run: a deployment in Prefect has its own schedule."""
+"""Schedules in a configuration: validated, but without effect. The schedule of a Prefect deployment starts runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ from typing import Self
 
 from cronsim import CronSim, CronSimError
 
+from prefect_dist.mirror.validation import located
 from prefect_dist.ocispec import units
 from prefect_dist.ocispec.errors import InvalidInput
 
@@ -45,10 +46,8 @@ class Schedule:
             InvalidInput: the text is invalid.
         """
         if text.startswith(_EVERY):
-            try:
+            with located(at):
                 return cls(at=at, interval_s=units.seconds(text.removeprefix(_EVERY).strip()))
-            except InvalidInput as exc:
-                raise InvalidInput(f"{at}: {exc}") from exc
         cron = _NAMED.get(text, text)
         count = len(cron.split())
         problem = _find_problem(cron) if count == _FIELDS else f"{count} of {_FIELDS} fields"
@@ -59,7 +58,7 @@ class Schedule:
 
 
 def list_idle_schedules(schedules: Sequence[Schedule]) -> list[str]:
-    """Return a warning that the schedules start no run, with the command that sets the first one on the deployment."""
+    """Return a warning that the schedules start no run, with the command for the first schedule of the deployment."""
     if not schedules:
         return []
     first, others = schedules[0], len(schedules) - 1

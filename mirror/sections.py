@@ -1,7 +1,7 @@
 """The sections of a mirror's configuration file, which pydantic validates.
 
-Keys that regsync's files (version 1) have keep their names and meanings, so that such a file loads unchanged. `mirror.config`
-turns sections into values of this program.
+Keys of regsync's files (version 1) keep their names and meanings, so a regsync file loads unchanged. `mirror.config` converts
+sections into values.
 """
 
 import re
@@ -14,7 +14,7 @@ from prefect_dist.mirror.hosts_file import BLOB_CHUNK, BLOB_MAX, CONCURRENCY, MA
 from prefect_dist.mirror.naming import Rename
 from prefect_dist.mirror.selection import compile_pattern
 from prefect_dist.mirror.semver import Range
-from prefect_dist.mirror.validation import Flag, Host, LenientSection, Seconds, Text, no_effect, valid_by
+from prefect_dist.mirror.validation import Flag, Host, LenientSection, Seconds, Text, key, no_effect, valid_by
 from prefect_dist.ocispec.platform import Platform
 
 
@@ -56,8 +56,8 @@ TextOrNothing = Annotated[Text, BeforeValidator(_text_or_nothing, json_schema_in
 class Created(LenientSection):
     """A range of creation dates. An image without a date passes."""
 
-    after: Date | None = Field(default=None, description="Select images created at or after this date (UTC) or time")
-    within: Seconds | None = Field(default=None, description="Select images created within this period before now, such as 90d")
+    after: Date | None = key("Select images created at or after this date (UTC) or time")
+    within: Seconds | None = key("Select images created within this period before now, such as 90d")
 
 
 class LatestTags(LenientSection):
@@ -72,28 +72,25 @@ class LatestTags(LenientSection):
 class TagFilter(LenientSection):
     """A filter for the tags of a repository. A tag must meet each condition."""
 
-    allow: list[Regex] = Field(default=[], description="Regular expressions; at least one must match the whole tag")
-    deny: list[Regex] = Field(default=[], description="Regular expressions; none may match the whole tag")
-    semver_range: list[Annotated[Text, valid_by(Range.parse)]] = Field(
-        default=[],
-        description="Version ranges; at least one must contain the tag, such as '>=1.2 <2.0'; operators: = > < >= <= ~ ^",
+    allow: list[Regex] = key("Regular expressions; at least one must match the whole tag", default=[])
+    deny: list[Regex] = key("Regular expressions; none may match the whole tag", default=[])
+    semver_range: list[Annotated[Text, valid_by(Range.parse)]] = key(
+        "Version ranges; at least one must contain the tag, such as '>=1.2 <2.0'; operators: = > < >= <= ~ ^", default=[]
     )
-    latest: LatestTags | None = Field(default=None, description="Select only the newest versions of the remaining tags")
+    latest: LatestTags | None = key("Select only the newest versions of the remaining tags")
 
 
 class Tags(TagFilter):
     """A filter for the tags of a repository, and for the creation dates of their images."""
 
-    created: Created | None = Field(
-        default=None, description="Select only images created in this period, among the tags of tags and tagSets"
-    )
+    created: Created | None = key("Select only images created in this period, among the tags of tags and tagSets")
 
 
 class Repositories(LenientSection):
     """A filter for the repositories of a registry."""
 
-    allow: list[Regex] = Field(default=[], description="Regular expressions; at least one must match the whole name")
-    deny: list[Regex] = Field(default=[], description="Regular expressions; none may match the whole name")
+    allow: list[Regex] = key("Regular expressions; at least one must match the whole name", default=[])
+    deny: list[Regex] = key("Regular expressions; none may match the whole name", default=[])
 
 
 class RenameRule(LenientSection):
@@ -115,14 +112,10 @@ class RenameRule(LenientSection):
 class GateSection(LenientSection):
     """An external check that may veto the publication of an image."""
 
-    command: list[Text] = Field(default=[], description="A program and its arguments")
-    python: Annotated[Text, AfterValidator(_entry_point)] | None = Field(
-        default=None, description="A callable, as module:function"
-    )
+    command: list[Text] = key("A program and its arguments", default=[])
+    python: Annotated[Text, AfterValidator(_entry_point)] | None = key("A callable, as module:function")
     timeout: Seconds = Field(default=300, description="Maximum duration of one check")
-    existing: Flag = Field(
-        default=False, description="Check images that exist at their targets, too, in each run; the report lists a veto"
-    )
+    existing: Flag = key("Check images that exist at their targets, too, in each run; the report lists a veto", default=False)
 
     @model_validator(mode="after")
     def _validate_kind(self) -> "GateSection":
@@ -145,65 +138,47 @@ class PruneSection(LenientSection):
 class ReferrerFilterSection(LenientSection):
     """A filter for the referrers that a registry lists."""
 
-    artifact_type: Text | None = Field(default=None, description="Artifact type of the referrer; default: any")
-    annotations: dict[str, TextOrNothing] = Field(
-        default={}, description="Annotations that the referrer must have; an empty value matches any value"
+    artifact_type: Text | None = key("Artifact type of the referrer; default: any")
+    annotations: dict[str, TextOrNothing] = key(
+        "Annotations that the referrer must have; an empty value matches any value", default={}
     )
-
-
-class RateLimit(LenientSection):
-    """regsync's pause before a registry's quota runs out."""
-
-    min: int = Field(default=0, description="Minimum number of requests left in the quota")
-    retry: Seconds = Field(default=0, description="Pause until the next try")
 
 
 class Options(LenientSection):
-    """The options of an entry, which `defaults` may set for all entries."""
+    """The options of an entry. The section `defaults` may set each option for every entry."""
 
-    backup: Text | None = Field(
-        default=None,
-        description="Tag or reference for a backup of each overwritten image, such as backup-{{.Ref.Tag}}; .Ref is the target",
+    backup: Text | None = key(
+        "Tag or reference for a backup of each overwritten image, such as backup-{{.Ref.Tag}}; .Ref is the target"
     )
-    interval: Seconds | None = Field(default=None, description="Validated, never executed: set the schedule on the deployment")
-    schedule: Text | None = Field(
-        default=None,
-        description="Cron expression; validated, never executed: set the schedule on the deployment; overrides interval",
+    interval: Seconds | None = key("Validated, never executed: set the schedule on the deployment")
+    schedule: Text | None = key(
+        "Cron expression; validated, never executed: set the schedule on the deployment; overrides interval"
     )
-    digest_tags: Flag | None = Field(
-        default=None,
-        description="Mirror cosign's digest tags: sha256-….sig, .att, .sbom; default: the value of referrers",
+    digest_tags: Flag | None = key("Mirror cosign's digest tags: sha256-….sig, .att, .sbom; default: the value of referrers")
+    referrers: Flag = key(
+        "Mirror the referrers of each image (signatures, SBOMs, attestations) and its digest tags", default=False
     )
-    referrers: Flag = Field(
-        default=False, description="Mirror the referrers of each image (signatures, SBOMs, attestations) and its digest tags"
+    referrer_filters: list[ReferrerFilterSection] = key(
+        "With referrers: mirror only listed referrers that match one of these filters; does not filter digest tags", default=[]
     )
-    referrer_filters: list[ReferrerFilterSection] = Field(
-        default=[],
-        description="With referrers: mirror only listed referrers that match one of these filters; does not filter digest tags",
+    platforms: list[PlatformName] | None = key(
+        "Mirror only these platforms of an index, such as linux/arm64; the index keeps its digest but is sparse"
     )
-    platforms: list[PlatformName] | None = Field(
-        default=None,
-        description="Mirror only these platforms of an index, such as linux/arm64; the index keeps its digest but is sparse",
-    )
-    rewrite_index: Flag = Field(
+    rewrite_index: Flag = key(
+        "Publish a new index of only these platforms, with another digest, for targets that reject a sparse index",
         default=False,
-        description="Publish a new index of only these platforms, with another digest, for targets that reject a sparse index",
     )
-    gate: GateSection | None = Field(default=None, description="External check that may veto the publication of an image")
-    prune: PruneSection | None = Field(
-        default=None, description="Delete orphaned tags: tags that this mirror created and no entry selects any more"
+    gate: GateSection | None = key("External check that may veto the publication of an image")
+    prune: PruneSection | None = key("Delete orphaned tags: tags that this mirror created and no entry selects any more")
+    immutable_tags: list[Regex] = key(
+        "Regular expressions for tags that never change; a run looks up a mirrored tag only at its targets", default=[]
     )
-    immutable_tags: list[Regex] = Field(
-        default=[],
-        description="Regular expressions for tags that never change; a run looks up a mirrored tag only at its targets",
+    trust_lock: Flag = key(
+        "For immutableTags: trust the lock file and send no request, so a run misses changes at a target", default=False
     )
-    trust_lock: Flag = Field(
-        default=False,
-        description="For immutableTags: trust the lock file and send no request, so a run misses changes at a target",
-    )
-    rename: list[RenameRule] = Field(default=[], description="Rules for names at targets; a run applies the first that matches")
+    rename: list[RenameRule] = key("Rules for names at targets; a run applies the first that matches", default=[])
 
-    ratelimit: RateLimit | None = no_effect(
+    ratelimit: dict[str, Any] | None = no_effect(
         "the plan shows how much of a quota the run needs, and requests wait as long as a registry demands"
     )
     fast_check: Flag | None = no_effect("a run never sends content again that a target has")
@@ -218,9 +193,9 @@ class Options(LenientSection):
 
 
 class Defaults(Options):
-    """The default options of all entries, and regsync's options of a run."""
+    """The default options of entries, and regsync's options of a run."""
 
-    parallel: int | None = Field(default=None, ge=0, description="regsync's name for concurrency; values above 64 count as 64")
+    parallel: int | None = key("regsync's name for concurrency; values above 64 count as 64", ge=0)
     blob_limit: int | None = no_effect("the size of manifests has a fixed limit, and the size of blobs has no limit")
     cache_count: int | None = no_effect("a run keeps the answers of registries until it ends")
     cache_time: Text | None = no_effect("a run keeps the answers of registries until it ends")
@@ -232,15 +207,13 @@ class SyncEntry(Options):
     """A source, its targets, and a selection of images."""
 
     source: Text = Field(description="Registry, repository or image, depending on type; short names are Docker Hub's")
-    target: Text | None = Field(default=None, description="Registry, repository or image, depending on type; may be a template")
-    targets: list[Text] = Field(default=[], description="Several targets, instead of target")
+    target: Text | None = key("Registry, repository or image, depending on type; may be a template")
+    targets: list[Text] = key("Several targets, instead of target", default=[])
     type: Literal["registry", "repository", "image"] = Field(description="Kind of source and target")
-    tags: Tags | None = Field(default=None, description="Filter for tags; default: all tags")
-    tag_sets: list[TagFilter] = Field(default=[], description="Several filters for tags; a tag must pass one of them")
-    repos: Repositories | None = Field(default=None, description="Filter for the repositories of a registry")
-    platform: PlatformName | None = Field(
-        default=None, description="Mirror the image for os/architecture[/variant] in place of its index"
-    )
+    tags: Tags | None = key("Filter for tags; default: all tags")
+    tag_sets: list[TagFilter] = key("Several filters for tags; a tag must pass one of them", default=[])
+    repos: Repositories | None = key("Filter for the repositories of a registry")
+    platform: PlatformName | None = key("Mirror the image for os/architecture[/variant] in place of its index")
 
     @model_validator(mode="after")
     def _validate_alternatives(self) -> "SyncEntry":
@@ -254,7 +227,7 @@ class SyncEntry(Options):
 class SeedSection(Options):
     """Images that `dist seed` mirrors to registries, each under its own repository and tag."""
 
-    images: list[Text] = Field(default=[], description="References of images")
+    images: list[Text] = key("References of images", default=[])
     file: Text | None = Field(default=None, alias="list", description="File with one reference per line; # starts a comment")
     to: Annotated[list[Text], BeforeValidator(_one_or_more, json_schema_input_type=Text | list[Text])] = Field(
         min_length=1, description="Target registries, each optionally with a path that precedes the repositories"
@@ -264,11 +237,9 @@ class SeedSection(Options):
 class LoginSection(LenientSection):
     """The credentials for a registry."""
 
-    user: Text | None = Field(default=None, repr=False, description=f"User name; {_TEMPLATE}")
-    pass_: Text | None = Field(default=None, alias="pass", repr=False, description=f"Password or access token; {_TEMPLATE}")
-    token: Text | None = Field(
-        default=None, repr=False, description=f"Identity token (OAuth2 refresh token), instead of a password; {_TEMPLATE}"
-    )
+    user: Text | None = key(f"User name; {_TEMPLATE}", repr=False)
+    pass_: Text | None = key(f"Password or access token; {_TEMPLATE}", alias="pass", repr=False)
+    token: Text | None = key(f"Identity token (OAuth2 refresh token), instead of a password; {_TEMPLATE}", repr=False)
 
     @model_validator(mode="after")
     def _validate_login(self) -> "LoginSection":
@@ -282,9 +253,7 @@ class LoginSection(LenientSection):
 class MirrorRegistry(LoginSection, Registry):
     """The connection settings and the credentials of a registry."""
 
-    block: Text | None = Field(
-        default=None, description="Prefect block with the credentials: NAME of a Registry Credentials block, or TYPE/NAME"
-    )
+    block: Text | None = key("Prefect block with the credentials: NAME of a Registry Credentials block, or TYPE/NAME")
 
     @model_validator(mode="after")
     def _validate_block(self) -> "MirrorRegistry":
@@ -297,24 +266,22 @@ class Creds(LoginSection):
     """The settings of a registry in regsync's form: the same as in `registries`, including the name."""
 
     registry: Text = Field(description="host[:port] of the registry in references; may be a template")
-    hostname: Host | None = Field(default=None, description="host[:port] of the server, if it differs from registry")
-    tls: Annotated[Literal["", "enabled", "insecure", "disabled"], BeforeValidator(lambda value: str(value).lower())] = Field(
-        default="", description="HTTPS (enabled), HTTPS with any certificate (insecure) or HTTP (disabled)"
+    hostname: Host | None = key("host[:port] of the server, if it differs from registry")
+    tls: Annotated[Literal["", "enabled", "insecure", "disabled"], BeforeValidator(lambda value: str(value).lower())] = key(
+        "HTTPS (enabled), HTTPS with any certificate (insecure) or HTTP (disabled)", default=""
     )
-    regcert: Text | None = Field(
-        default=None, repr=False, description="CA bundle (PEM) that the run trusts in addition to the system's"
-    )
-    client_cert: Text | None = Field(default=None, repr=False, description="Client certificate, as PEM")
-    client_key: Text | None = Field(default=None, repr=False, description="Key of the client certificate, as PEM")
-    mirrors: list[Host] = Field(default=[], description="Registry mirrors, which a run tries first; higher priority first")
-    priority: int = Field(default=0, ge=0, description="Priority of this registry as a registry mirror of others")
-    path_prefix: str = Field(default="", description="Path that precedes the names of repositories")
-    req_per_sec: float = Field(default=0, ge=0, description="Maximum number of requests per second; 0: no limit")
-    req_concurrent: int = Field(default=0, ge=0, description="Maximum number of concurrent requests; 0: no limit")
-    api_opts: dict[str, Any] = Field(default={}, description='Only disableHead: "true" has an effect')
+    regcert: Text | None = key("CA bundle (PEM) that the run trusts in addition to the system's", repr=False)
+    client_cert: Text | None = key("Client certificate, as PEM", repr=False)
+    client_key: Text | None = key("Key of the client certificate, as PEM", repr=False)
+    mirrors: list[Host] = key("Registry mirrors, which a run tries first; higher priority first", default=[])
+    priority: int = key("Priority of this registry as a registry mirror of others", default=0, ge=0)
+    path_prefix: str = key("Path that precedes the names of repositories", default="")
+    req_per_sec: float = key("Maximum number of requests per second; 0: no limit", default=0, ge=0)
+    req_concurrent: int = key("Maximum number of concurrent requests; 0: no limit", default=0, ge=0)
+    api_opts: dict[str, Any] = key('Only disableHead: "true" has an effect', default={})
 
-    blob_chunk: int = Field(default=0, ge=0, description=f"{BLOB_CHUNK}; 0: the default")
-    blob_max: int = Field(default=0, ge=-1, description=f"{BLOB_MAX}; 0: the default")
+    blob_chunk: int = key(f"{BLOB_CHUNK}; 0: the default", default=0, ge=0)
+    blob_max: int = key(f"{BLOB_MAX}; 0: the default", default=0, ge=-1)
 
     cred_helper: Text | None = no_effect("configure credential helpers under credHelpers in docker's config.json")
     cred_expire: Text | None = no_effect("configure credential helpers in docker's config.json")
@@ -334,30 +301,25 @@ class StoreSection(LenientSection):
     """The content store of a mirror."""
 
     url: Text = Field(description="A path, an fsspec URL such as s3://bucket/prefix, or block:NAME")
-    options: dict[str, Any] = Field(default={}, description=f"Options of the store's file system; a secret {_TEMPLATE}")
+    options: dict[str, Any] = key(f"Options of the store's file system; a secret {_TEMPLATE}", default={})
 
 
 class MirrorFile(LenientSection):
     """The configuration of a mirror."""
 
     version: Literal[1] = Field(default=1, description="Version of regsync's format; always 1")
-    name: Text | None = Field(
-        default=None,
-        description="Name of the mirror in reports, metrics and summaries; default: the file name without its suffix",
+    name: Text | None = key("Name of the mirror in reports, metrics and summaries; default: the file name without its suffix")
+    store: Annotated[StoreSection | None, BeforeValidator(_store, json_schema_input_type=Text | StoreSection)] = key(
+        "Content store"
     )
-    store: Annotated[StoreSection | None, BeforeValidator(_store, json_schema_input_type=Text | StoreSection)] = Field(
-        default=None, description="Content store"
-    )
-    lock: Text | None = Field(
-        default=None, description="Path or URL of the lock file; default: NAME.lock.json next to NAME.yaml"
-    )
+    lock: Text | None = key("Path or URL of the lock file; default: NAME.lock.json next to NAME.yaml")
     concurrency: int | None = Field(
         default=None, ge=1, le=MAX_CONCURRENCY, description=f"Maximum parallel tasks; default: {CONCURRENCY}"
     )
-    registries: dict[str, MirrorRegistry] = Field(
-        default={}, description="Settings by host[:port]; credentials also by host[:port]/namespace"
+    registries: dict[str, MirrorRegistry] = key(
+        "Settings by host[:port]; credentials also by host[:port]/namespace", default={}
     )
-    creds: list[Creds] = Field(default=[], description="Settings of registries in regsync's form")
+    creds: list[Creds] = key("Settings of registries in regsync's form", default=[])
     defaults: Defaults = Field(default=Defaults(), description="Default options of all entries")
-    sync: list[SyncEntry] = Field(default=[], description="Entries: sources, targets and selections of images")
-    seed: SeedSection | None = Field(default=None, description="Images that `dist seed` mirrors to registries")
+    sync: list[SyncEntry] = key("Entries: sources, targets and selections of images", default=[])
+    seed: SeedSection | None = key("Images that `dist seed` mirrors to registries")

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal
 
 from prefect_dist.mirror.semver import Range, Version
@@ -40,23 +41,22 @@ class Patterns:
 
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
-    _allow: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
-    _deny: tuple[re.Pattern[str], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_allow", tuple(compile_pattern(one) for one in self.allow))
-        object.__setattr__(self, "_deny", tuple(compile_pattern(one) for one in self.deny))
+        for pattern in (*self.allow, *self.deny):
+            compile_pattern(pattern)
 
     def holds(self, text: str) -> bool:
         """Return True if a text passes."""
-        allowed = not self._allow or any(one.fullmatch(text) for one in self._allow)
-        return allowed and not any(one.fullmatch(text) for one in self._deny)
+        is_allowed = not self.allow or any(compile_pattern(pattern).fullmatch(text) for pattern in self.allow)
+        return is_allowed and not any(compile_pattern(pattern).fullmatch(text) for pattern in self.deny)
 
     def choose(self, texts: Iterable[str]) -> list[str]:
         """Return the texts that pass, in the given order."""
         return [text for text in texts if self.holds(text)]
 
 
+@lru_cache(maxsize=1024)
 def compile_pattern(pattern: str) -> re.Pattern[str]:
     """Return the regular expression in a pattern of Python's syntax, with Go's POSIX classes.
 
@@ -139,9 +139,9 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """The tags in any of `sets` (all tags if `sets` is empty), and of their images those in `created`.
+    """The tags in at least one of `sets`, or every tag if `sets` is empty, with an image in the period `created`.
 
-    Tags that match `immutable` never change after they are mirrored.
+    A mirrored tag that matches `immutable` never changes.
     """
 
     sets: tuple[TagSet, ...] = ()

@@ -123,7 +123,7 @@ def _comparisons(part: str, text: str) -> tuple[tuple[Operator, Version], ...]:
 
 
 def _next_breaking(version: Version) -> Version:
-    """Return the next version that may be incompatible: it increments the first number that is not zero."""
+    """Return the next version with breaking changes: the first nonzero number plus one."""
     major, minor, patch = (version.number(place) for place in range(3))
     if major:
         return Version(numbers=(major + 1,))

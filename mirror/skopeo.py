@@ -18,7 +18,7 @@ from prefect_dist.mirror.config import Mirror, Parser, parse_mirror, stem_of
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.naming import Naming
 from prefect_dist.mirror.selection import Patterns, Selection, TagSet, compile_pattern
-from prefect_dist.mirror.validation import Flag, LenientSection, MistakeLog, Text, valid_by, validate
+from prefect_dist.mirror.validation import Flag, LenientSection, MistakeLog, Text, located, valid_by, validate
 from prefect_dist.mirror.yamlfile import Document, Place
 from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import InvalidInput
@@ -124,10 +124,8 @@ def _list_selected(registry: str, section: SkopeoRegistry) -> Iterator[_Selected
 
 def _make_entry(document: Document, to: Sequence[str], selected: _Selected) -> Entry:
     at = document.where(selected.place)
-    try:
+    with located(at):
         source = Reference.parse(expand(selected.text))
-    except InvalidInput as exc:
-        raise InvalidInput(f"{at}: {exc}") from exc
     return Entry(
         at=at,
         source=str(source) if selected.type == "image" else source.locator,
@@ -166,8 +164,6 @@ def _settings(registry: SkopeoRegistry, place: Place, document: Document) -> Hos
     except (OSError, UnicodeDecodeError) as exc:
         raise InvalidInput(f"{at}: {folder}: {getattr(exc, 'strerror', None) or 'expected certificates'}") from exc
     tls = Tls(verify=registry.tls_verify, ca_pem="\n".join(authorities) or None, cert_pem=own[0] if own else None)
-    try:
+    with located(at):
         tls.context()
-    except InvalidInput as exc:
-        raise InvalidInput(f"{at}: {exc}") from None
     return HostSettings(tls=tls)

@@ -40,7 +40,7 @@ class _Invalid(Exception):
 
 
 class _Missing(_Invalid):
-    """A variable or file does not exist. The error is the value of the call until a function other than `default` needs it."""
+    """A variable or file does not exist. The error is the value of a call until a function except `default` needs it."""
 
 
 class _Call(NamedTuple):
@@ -204,7 +204,7 @@ class _Parser:
         raise _Invalid(f"unknown field {word}; {f'did you mean {near[0]}' if near else known}")
 
     def _resolve_name(self, name: str, arguments: list[_Node]) -> _Node:
-        """Return a call of a function, or of methods of its result or of a variable; the last one takes the arguments."""
+        """Return a call of a function or of methods. The last function or method takes the arguments."""
         parts = name.split(".")
         count = 2 if parts[0] == "time" else 1
         *inner, last = [".".join(parts[:count]), *(f".{method}" for method in parts[count:])]

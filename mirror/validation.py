@@ -2,6 +2,7 @@
 
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar, Union, get_args, get_origin
@@ -38,7 +39,7 @@ class Section(BaseModel):
 
 
 class LenientSection(Section):
-    """A section of a file in regsync's format. It ignores keys without a value and keys that start with `x-`."""
+    """A section of a file in regsync's format, which ignores keys without a value and keys with the prefix `x-`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -63,8 +64,17 @@ def validate(model: type[M], document: Document) -> M:
         raise Mistakes(*in_order(lines, document.path)) from None  # pydantic's message may show a secret
 
 
+@contextmanager
+def located(at: str) -> Iterator[None]:
+    """Prefix the message of an InvalidInput with a place in a document."""
+    try:
+        yield
+    except InvalidInput as exc:
+        raise InvalidInput(f"{at}: {exc}") from None
+
+
 class MistakeLog:
-    """Collects the distinct mistakes in a document, so that one error reports them all."""
+    """A collection of the distinct mistakes in a document, for a single error with every mistake."""
 
     def __init__(self, document: Document, lines: Iterable[str] = ()) -> None:
         self._path = document.path
@@ -115,7 +125,7 @@ class Checked(Generic[M]):
 
 
 def validate_parts(model: type[M], document: Document) -> Checked[M]:
-    """Validate a file against `model` without the parts that have mistakes, so that a mistake in one part hides no other."""
+    """Validate a file against `model`. Leave out parts with mistakes, so later checks find mistakes in further parts."""
     try:
         return Checked(validate(model, document))
     except Mistakes as exc:
@@ -144,6 +154,11 @@ def _leave_out(data: Any, wrong: frozenset[Place], at: Place = ()) -> Any:
     if isinstance(data, list):
         return [_leave_out(value, wrong, (*at, number)) for number, value in enumerate(data) if (*at, number) not in wrong]
     return data
+
+
+def key(description: str, *, default: Any = None, **options: Any) -> Any:
+    """Return the field of an optional key."""
+    return Field(default=default, description=description, **options)
 
 
 def no_effect(why: str) -> Any:
@@ -217,7 +232,7 @@ Seconds = Annotated[
 
 
 def valid_by(check: Callable[[str], object]) -> AfterValidator:
-    """Return a validator that accepts a text if `check` does. The message is that of the InvalidInput from `check`."""
+    """Return a validator for texts. The InvalidInput of `check` becomes the message of a mistake."""
 
     def run(value: str) -> str:
         try:

@@ -78,7 +78,7 @@ class Document:
     is_file: bool = True
 
     def where(self, place: Sequence[str | int]) -> str:
-        """Return `file:line: key.path` for a place. For a missing place, the line is that of the nearest place around it."""
+        """Return `file:line: key.path` for a place. A missing place has the line of the nearest place around it."""
         at = f"{self.path}:{self.line(place)}" if self.lines else self.path
         return f"{at}: {keys}" if (keys := _keys(place)) else at
 
@@ -112,7 +112,7 @@ class Document:
 
 
 def in_order(messages: Iterable[str], path: str) -> list[str]:
-    """Return messages in the order of the lines of a file that they name first. Messages without a line come last."""
+    """Return messages in the order of the first line of `path` in each message. Messages without a line come last."""
     named = re.compile(rf"{re.escape(path)}:(\d+)\b")
 
     def position(message: str) -> float:

@@ -28,16 +28,16 @@ def _api(prefect: PrefectServer) -> Iterator[None]:
 
 
 def test_credentials_of_our_own_block() -> None:
-    from prefect_dist.flows.blocks import RegistryCredentials, credentials_in
+    from prefect_dist.flows.blocks import RegistryCredentials, load_credentials
 
     by_password = RegistryCredentials(registry="ghcr.io/team", username="me", password=SecretStr("secret"))
     by_password.save("team", overwrite=True)
     RegistryCredentials(registry="a:5000", identity_token=SecretStr("token")).save("token", overwrite=True)
-    found = credentials_in(["team", "registry-credentials/token"])
+    found = load_credentials(["team", "registry-credentials/token"])
     assert found == {"ghcr.io/team": Credentials("me", "secret"), "a:5000": Credentials("", "", "token")}
     assert [one.origin.place for one in found.values()] == [
-        "Prefect's block team",
-        "Prefect's block registry-credentials/token",
+        "Prefect block team",
+        "Prefect block registry-credentials/token",
     ]
     assert "secret" not in repr(found)
 
@@ -45,27 +45,27 @@ def test_credentials_of_our_own_block() -> None:
 def test_credentials_of_prefect_dockers_block() -> None:
     from prefect_docker import DockerRegistryCredentials
 
-    from prefect_dist.flows.blocks import credentials_in
+    from prefect_dist.flows.blocks import load_credentials
 
     block = DockerRegistryCredentials(username="me", password=SecretStr("secret"), registry_url="https://index.docker.io/v1/")
     block.save("hub", overwrite=True)
-    assert credentials_in(["docker-registry-credentials/hub"]) == {"https://index.docker.io/v1/": Credentials("me", "secret")}
+    assert load_credentials(["docker-registry-credentials/hub"]) == {"https://index.docker.io/v1/": Credentials("me", "secret")}
 
 
 @pytest.mark.parametrize("name", ["none", "no-type/none"])
 def test_a_block_that_is_not_there(name: str) -> None:
-    from prefect_dist.flows.blocks import credentials_in
+    from prefect_dist.flows.blocks import load_credentials
 
-    with pytest.raises(InvalidInput, match=f"credentials {name}: there is no such block"):
-        credentials_in([name])
+    with pytest.raises(InvalidInput, match=f"credentials block '{name}' not found"):
+        load_credentials([name])
 
 
 def test_a_block_without_credentials() -> None:
-    from prefect_dist.flows.blocks import ContentStore, credentials_in
+    from prefect_dist.flows.blocks import ContentStore, load_credentials
 
     ContentStore(url="memory://x").save("a-store", overwrite=True)
-    with pytest.raises(InvalidInput, match="expected a block with a registry"):
-        credentials_in(["content-store/a-store"])
+    with pytest.raises(InvalidInput, match="expected a registry, and a password"):
+        load_credentials(["content-store/a-store"])
 
 
 def test_one_command_registers_them(prefect: PrefectServer) -> None:
@@ -194,7 +194,7 @@ def test_a_block_of_another_type_without_keys_is_refused() -> None:
     from prefect_dist.flows.blocks import ContentStore, locate_store
 
     ContentStore(url="s3://bucket", credentials="content-store/other").save("other", overwrite=True)
-    with pytest.raises(InvalidInput, match="credentials content-store/other: expected a block with keys or a profile"):
+    with pytest.raises(InvalidInput, match="credentials block 'content-store/other': expected a block with keys or a profile"):
         locate_store("block:other", {})
 
 
@@ -228,5 +228,5 @@ def test_a_block_of_aws_that_is_not_there_is_named() -> None:
     from prefect_dist.flows.blocks import ContentStore, locate_store
 
     ContentStore(url="s3://bucket", credentials="none").save("odd", overwrite=True)
-    with pytest.raises(InvalidInput, match="credentials none: there is no such block"):
+    with pytest.raises(InvalidInput, match="credentials block 'none' not found"):
         locate_store("block:odd", {})

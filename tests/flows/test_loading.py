@@ -87,7 +87,7 @@ def test_a_file_that_is_not_at_its_url() -> None:
 
 
 def test_a_block_that_is_not_there() -> None:
-    with pytest.raises(InvalidInput, match=r"^configuration block:none: there is no such block of type Mirror Configuration"):
+    with pytest.raises(InvalidInput, match=r"^Mirror Configuration block 'none' not found; create it under Blocks"):
         read("block:none")
 
 

@@ -11,7 +11,13 @@ from tests.peers.skopeo import inspect
 
 ONE, OTHER = images.image(7100, layers=2), images.image(7101, layers=2, platform="linux/arm64")
 INDEX = images.index([ONE, OTHER])
-TITLES = ("Configuration", "What is mirrored, in YAML", "Content store", "Dry run", "Only plan: nothing is written")
+TITLES = (
+    "Configuration",
+    "Mirror configuration: block:NAME",
+    "Content store",
+    "Dry run",
+    "Stop after the plan, and write nothing",
+)
 _TAKEN_S = 20.0
 
 

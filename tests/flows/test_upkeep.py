@@ -191,7 +191,7 @@ def test_a_store_can_be_named_by_a_block_that_keeps_its_secrets(prefect: Prefect
 def test_a_block_that_is_not_there_is_told_by_name(run: Run) -> None:
     from prefect_dist.flows.fetch import fetch
 
-    with pytest.raises(InvalidInput, match="block:none: there is no such block"):
+    with pytest.raises(InvalidInput, match="block 'none' not found"):
         run(fetch, ["redis"], "block:none")
 
 

@@ -1,4 +1,4 @@
-"""Plans without Prefect: entries of a configuration, and the queries of their planning, which a test answers."""
+"""Helpers for tests of planning without Prefect: entries, and queries that the test answers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -16,17 +16,17 @@ from prefect_dist.transfer.walk_state import RegistryQuery
 
 
 def entries(*sync: dict[str, Any]) -> Sequence[Entry]:
-    """The entries of a section `sync`."""
+    """Return the entries of a section `sync`."""
     return parse_mirror(Document(path="mirror.yaml", data={"sync": list(sync)}, lines={}), has_lock=False).entries
 
 
 def manifest(name: str) -> Descriptor:
-    """A manifest; equal names give the same one."""
+    """Return the descriptor of a manifest. Equal names give equal descriptors."""
     return Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=Digest.of(name.encode()), size=9)
 
 
 def found(query: ImageQuery) -> QueryResult:
-    """The answer that an image is at its source, and nothing at its targets."""
+    """Return the result for an image that exists at its source and at no target."""
     root = manifest(str(query.source))
     return QueryResult(
         query=query,
@@ -46,7 +46,7 @@ class Queries:
         self.open += queries
 
     def answer(self, host: str, reply: Callable[[Any], object]) -> None:
-        """Answer all open queries about a registry, also those that follow."""
+        """Answer the open queries about a registry, and the queries that follow from the answers."""
         while mine := [one for one in self.open if one.lane == host]:
             self.open.remove(mine[0])
             result = reply(mine[0].unit.arguments[0])
@@ -59,7 +59,7 @@ class Queries:
 
 
 class Plans:
-    """Keeps what was planned."""
+    """Keeps the planned images and the plan."""
 
     def __init__(self) -> None:
         self.images: list[PlannedImage] = []
@@ -75,15 +75,15 @@ class Plans:
 
     @property
     def changes(self) -> dict[str, str]:
-        """The change at each target that is planned."""
+        """Planned change at each target."""
         return {str(action.target): action.change for image in self.images for action in image.actions}
 
 
 def surveyed(queries: Sequence[ImageQuery]) -> Surveyed:
-    """The answer that all images are at their source and nothing is at their targets."""
+    """Return the answer that the images exist at their source and at no target."""
     return Surveyed(tuple(map(found, queries)))
 
 
 def missing(queries: Sequence[ImageQuery]) -> NotFound:
-    """The answer that the images are not there."""
+    """Return the answer that the images do not exist."""
     return NotFound(f"{len(queries)} images are not there")

@@ -43,7 +43,7 @@ def test_sources_targets_and_places_in_files_are_objects() -> None:
     assert group_lines(f"{name}: {why}" for name in names) == [Cause(text=why, objects=names)]
 
 
-def test_of_many_objects_some_are_named_and_the_others_counted() -> None:
+def test_a_cause_names_the_first_objects_and_counts_the_rest() -> None:
     cause = Cause(text="down", objects=tuple(f"image {number}" for number in range(5)))
     assert list(cause.object_lines(3)) == ["image 0", "image 1", "image 2", "and 2 more"]
     assert list(cause.object_lines(5))[-1] == "image 4"

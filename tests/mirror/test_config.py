@@ -1,4 +1,4 @@
-"""The configuration of a mirror: all that ours can say, and what each mistake is told. Files of regsync: test_regsync.py."""
+"""The configuration of a mirror: each key, and the message of each mistake. For files of regsync, see test_regsync.py."""
 
 import pickle
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ seed:
   list: images.txt
   to: [edge1.example, edge2.example:5000/pre]
   digestTags: true
-"""  # noqa: E501 - as long as a digest makes it
+"""  # noqa: E501 - a digest is long
 
 
 def write(tmp_path: Path, text: str, name: str = "mirror.yaml") -> str:
@@ -91,14 +91,14 @@ def targets(mirror: Mirror, number: int, source: str) -> list[str]:
     return [str(target) for target in mirror.entries[number].targets_of(Reference.parse(source))]
 
 
-def test_where_things_are(full: Mirror, tmp_path: Path) -> None:
+def test_paths_start_at_the_directory_of_the_file(full: Mirror, tmp_path: Path) -> None:
     assert full.path == str(tmp_path / "mirror.yaml")
     assert (full.name, full.concurrency, full.warnings, full.schedules) == ("nightly", 12, (), ())
     assert (full.store, full.store_options) == (str(tmp_path / "cache"), {"endpoint_url": "https://s3.example"})
     assert full.lock == str(tmp_path / "state" / "nightly.json")
 
 
-def test_registries(full: Mirror, tmp_path: Path) -> None:
+def test_registries_have_settings_and_credentials(full: Mirror, tmp_path: Path) -> None:
     settings = full.hosts.named["registry.example"]
     assert (settings.tls.ca_file, settings.headers) == (str(tmp_path / CERTIFICATE), (("X-Key", "key"),))
     assert full.hosts.named["ghcr.io"] == HostSettings(per_second=5)
@@ -118,7 +118,7 @@ def test_registries(full: Mirror, tmp_path: Path) -> None:
     assert not [secret for secret in ("s3cret1", "s3cret2", "t0ken") if secret in repr(full)]
 
 
-def test_several_targets(full: Mirror) -> None:
+def test_an_entry_names_its_images_at_each_target(full: Mirror) -> None:
     assert targets(full, 0, "docker.io/library/redis:7.2") == ["registry.example/hub/redis:7.2", "mirror.example/redis:7.2"]
     assert targets(full, 1, "ghcr.io/team/app:1") == ["registry.example/team-app:1"]
     assert targets(full, 1, "ghcr.io/other/app:1") == ["registry.example/mirror/other/app:1"]
@@ -126,7 +126,7 @@ def test_several_targets(full: Mirror) -> None:
     assert targets(full, 2, f"quay.io/team/app@{digest}") == [f"registry.example/team/app@{digest}"]
 
 
-def test_what_entries_choose(full: Mirror) -> None:
+def test_entries_select_tags_and_repositories(full: Mirror) -> None:
     redis, ghcr, _ = full.entries
     assert redis.tags.choose(["6.0", "7.0.0", "7.0.1", "7.0.2", "7.2.0", "latest"]) == ["7.0.1", "7.0.2", "7.2.0"]
     assert redis.tags.created == Window(after=datetime(2026, 1, 31, tzinfo=UTC), within_s=timedelta(days=90).total_seconds())
@@ -135,7 +135,7 @@ def test_what_entries_choose(full: Mirror) -> None:
     assert [entry.tags.immutable.holds("latest") for entry in full.entries] == [False, False, False]
 
 
-def test_what_is_done_with_them(full: Mirror) -> None:
+def test_options_of_an_entry_override_the_defaults(full: Mirror) -> None:
     redis, ghcr, app = full.entries
     amd64 = Platform(os="linux", architecture="amd64")
     assert [redis.platforms, app.platforms] == [(amd64,), (amd64,)]
@@ -150,7 +150,7 @@ def test_what_is_done_with_them(full: Mirror) -> None:
 
 
 @pytest.mark.parametrize(
-    ("defaults", "said", "along"),
+    ("defaults", "options", "along"),
     [
         ("", "", (False, False)),
         ("", "referrers: true", (True, True)),
@@ -163,12 +163,12 @@ def test_what_is_done_with_them(full: Mirror) -> None:
     ],
 )
 def test_referrers_include_digest_tags_unless_these_are_excluded(
-    tmp_path: Path, defaults: str, said: str, along: tuple[bool, bool]
+    tmp_path: Path, defaults: str, options: str, along: tuple[bool, bool]
 ) -> None:
     text = f"""\
         defaults: {{{defaults}}}
-        sync: [{{source: redis, target: a.example/b, type: repository, {said}}}]
-        seed: {{images: [redis], to: a.example, {said}}}
+        sync: [{{source: redis, target: a.example/b, type: repository, {options}}}]
+        seed: {{images: [redis], to: a.example, {options}}}
         """
     found = load(write(tmp_path, text))
     assert {(entry.referrers, entry.digest_tags) for entry in (*found.entries, *found.seed)} == {along}
@@ -189,8 +189,8 @@ def test_a_seed_is_an_entry_for_each_image(full: Mirror, tmp_path: Path) -> None
     assert {(entry.type, entry.digest_tags, entry.referrers) for entry in full.seed} == {("image", True, True)}
 
 
-def test_a_configuration_goes_to_other_processes(full: Mirror) -> None:
-    assert pickle.loads(pickle.dumps(full)) == full  # noqa: S301 - our own
+def test_a_configuration_can_be_pickled(full: Mirror) -> None:
+    assert pickle.loads(pickle.dumps(full)) == full  # noqa: S301 - the test's own data
     assert len(set(full.entries)) == 3
 
 
@@ -208,7 +208,9 @@ def test_a_configuration_goes_to_other_processes(full: Mirror) -> None:
         ("store: '{{env \"PLACE\"}}'\nlock: /l\nseed: {images: [a], to: b.example}", "memory://here", "/l"),
     ],
 )
-def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, store: str | None, lock: str) -> None:
+def test_store_and_lock_file_may_be_paths_urls_or_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, store: str | None, lock: str
+) -> None:
     monkeypatch.setenv("PLACE", "memory://here")
     mirror = load(write(tmp_path, text))
     assert mirror.store == store
@@ -225,20 +227,20 @@ def test_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, stor
         ("@every 1d12h", None, 129600),
     ],
 )
-def test_schedules(text: str, cron: str | None, interval_s: float | None) -> None:
+def test_schedules_are_cron_expressions_or_intervals(text: str, cron: str | None, interval_s: float | None) -> None:
     assert Schedule.parse(text, at="here") == Schedule(at="here", cron=cron, interval_s=interval_s)
 
 
-@pytest.mark.parametrize(("text", "told"), WRONG, ids=lambda value: value if value.startswith(":") else "")
-def test_what_is_wrong_is_told(tmp_path: Path, text: str, told: str) -> None:
+@pytest.mark.parametrize(("text", "message"), WRONG, ids=lambda value: value if value.startswith(":") else "")
+def test_each_mistake_has_a_message_with_its_line_and_key(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(InvalidInput) as caught:
         load(path)
     check_told(caught.value, hides=["topsecret"])
-    assert str(caught.value) == path + told.replace("{folder}", str(tmp_path))
+    assert str(caught.value) == path + message.replace("{folder}", str(tmp_path))
 
 
-def test_what_is_shared_by_anchors_may_be_for_others(tmp_path: Path) -> None:
+def test_options_shared_by_an_anchor_have_a_warning_where_they_have_no_effect(tmp_path: Path) -> None:
     text = """\
 x-all: &all {tags: {allow: [on]}, tagSets: [{allow: [no]}], repos: {allow: [a]}, referrers: yes}
 sync:
@@ -288,30 +290,30 @@ VALUES = [
 
 @given(at=st.sampled_from(PLACES), value=st.sampled_from(VALUES))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_value_in_any_place_is_taken_or_told(tmp_path: Path, at: tuple[Any, ...], value: object) -> None:
+def test_any_value_at_any_key_loads_or_is_a_mistake(tmp_path: Path, at: tuple[Any, ...], value: object) -> None:
     (tmp_path / "images.txt").write_text("redis")
     if not (tmp_path / CERTIFICATE).exists():
         self_signed(tmp_path)
-    said = {"": yaml.safe_load(FULL)}
-    parent: Any = said
+    options = {"": yaml.safe_load(FULL)}
+    parent: Any = options
     for key in ("", *at)[:-1]:
         parent = parent[key]
     parent[("", *at)[-1]] = value
-    path = write(tmp_path, yaml.safe_dump(said[""]).replace('{{env "ROBOT"}}', "robot"))
+    path = write(tmp_path, yaml.safe_dump(options[""]).replace('{{env "ROBOT"}}', "robot"))
     try:
         assert load(path).path == path
     except InvalidInput as exc:
         check_told(exc, path)
 
 
-def test_certificates_are_read_at_once(tmp_path: Path) -> None:
+def test_an_invalid_certificate_is_a_mistake_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "creds: [{registry: a.example, regcert: topsecret}]\nsync: []\nseed: {images: [a], to: b.example}\n")
     with pytest.raises(InvalidInput) as caught:
         load(path)
     check_told(caught.value, f"{path}:1: creds[0]: CA certificates: expected a certificate", hides=["topsecret"])
 
 
-def test_all_mistakes_are_told(tmp_path: Path) -> None:
+def test_one_error_reports_all_mistakes(tmp_path: Path) -> None:
     path = write(
         tmp_path, "sync:\n- {typ: image, target: a.example/b}\n- {source: a, type: image, platforms: [a, linux/b, c]}\n"
     )

@@ -1,4 +1,4 @@
-"""Constraints on versions in Masterminds' syntax, as skopeo's files have them."""
+"""Version constraints of skopeo's files, in Masterminds' syntax."""
 
 import pytest
 
@@ -53,13 +53,13 @@ def chosen(constraint: str) -> list[str]:
         (" >= 4 ", ["4.0.0"]),
     ],
 )
-def test_what_a_constraint_chooses(constraint: str, tags: list[str]) -> None:
+def test_a_constraint_selects_tags(constraint: str, tags: list[str]) -> None:
     assert chosen(constraint) == tags
 
 
 @pytest.mark.parametrize(
     "constraint", ["", " ", "latest", ">=", "||", ">=1 ||", "1.2.3.4", "!=1.2", ">*", ">=1 and <2", "1 -2", "==1"]
 )
-def test_what_is_no_constraint(constraint: str) -> None:
+def test_an_invalid_constraint_is_rejected(constraint: str) -> None:
     with pytest.raises(InvalidInput, match="constraint"):
         parse(constraint)

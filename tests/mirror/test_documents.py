@@ -1,4 +1,4 @@
-"""What the documents, the schema and the examples say of a mirror's configuration is so."""
+"""Documents, schema and examples agree with the code about the configuration of a mirror."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def chapter(document: str, title: str) -> str:
 
 
 def keys(text: str) -> list[str]:
-    """What stands in the first column of the tables in a text."""
+    """Return the keys in the first column of the tables in a text."""
     cells = re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE)
     return [key for cell in cells for key in re.findall(r"`([^`]+)`", cell)]
 
@@ -61,22 +61,22 @@ def test_the_schema_is_current() -> None:
     assert mirror_schema.PATH.read_text() == mirror_schema.schema(), "make schema"
 
 
-def test_every_key_is_described_in_the_schema() -> None:
+def test_the_schema_describes_each_key() -> None:
     names = ["", *(name for name in SCHEMA["$defs"] if "properties" in SCHEMA["$defs"][name])]
-    missing = [(name, key) for name in names for key, said in properties(name).items() if "description" not in said]
+    missing = [(name, key) for name in names for key, field in properties(name).items() if "description" not in field]
     assert [(name, key) for name, key in missing if "$ref" not in properties(name)[key]] == []
 
 
 @pytest.mark.parametrize(("title", "section"), SECTIONS.items())
-def test_the_manual_has_every_key_and_no_other(title: str, section: str) -> None:
-    told = [key for key in keys(chapter("reference/configuration.md", title)) if re.fullmatch("[a-zA-Z]+", key)]
+def test_the_reference_lists_exactly_the_keys_of_the_schema(title: str, section: str) -> None:
+    documented = [key for key in keys(chapter("reference/configuration.md", title)) if re.fullmatch("[a-zA-Z]+", key)]
     wanted = set(properties(section)) - (OPTIONS if title in ("defaults", "seed") else set())
-    assert sorted(told) == sorted(wanted)
+    assert sorted(documented) == sorted(wanted)
 
 
-def test_what_has_no_effect_is_in_the_manual_with_its_reason() -> None:
+def test_the_guide_lists_each_key_without_effect() -> None:
     idle = {
-        key for name in ("Defaults", "SyncEntry", "Creds") for key, said in properties(name).items() if said.get("deprecated")
+        key for name in ("Defaults", "SyncEntry", "Creds") for key, field in properties(name).items() if field.get("deprecated")
     }
     assert sorted(keys(chapter("how-to/from-regsync.md", "What has no effect"))) == sorted(idle)
 
@@ -91,13 +91,13 @@ def test_examples_load(name: str) -> None:
     )
 
 
-def test_the_example_of_skopeo_loads() -> None:
+def test_the_skopeo_example_loads() -> None:
     mirror = load(str(TOP / "examples" / "skopeo-sync.yaml"), choose_parser("skopeo", ["registry.example.org"]))
     assert len(mirror.entries) == 5
 
 
 @pytest.mark.parametrize("document", ["reference/configuration.md", "how-to/from-regsync.md", "how-to/from-skopeo-sync.md"])
-def test_what_documents_show_loads(document: str, tmp_path: Path) -> None:
+def test_examples_in_documents_load(document: str, tmp_path: Path) -> None:
     for text in re.findall(r"```yaml\n(.*?)```", (DOCS / document).read_text(), re.DOTALL):
         path = tmp_path / "mirror.yaml"
         path.write_text(re.sub(r"/run/secrets/\w+", str(tmp_path / "secret"), text))
@@ -106,7 +106,7 @@ def test_what_documents_show_loads(document: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [FULL, *((TOP / "examples" / name).read_text() for name in EXAMPLES)])
-def test_what_loads_is_what_the_schema_allows(text: str) -> None:
+def test_the_schema_accepts_valid_configurations(text: str) -> None:
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     jsonschema.validate(json.loads(json.dumps(yaml.safe_load(text), default=str)), SCHEMA)
 
@@ -114,6 +114,6 @@ def test_what_loads_is_what_the_schema_allows(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["syncs: []", "sync: [{source: a, target: b, type: repo}]", "seed: {images: [a]}", "store: [a]"]
 )
-def test_what_is_wrong_the_schema_refuses(text: str) -> None:
+def test_the_schema_rejects_invalid_configurations(text: str) -> None:
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(yaml.safe_load(text), SCHEMA)

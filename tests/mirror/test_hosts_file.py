@@ -1,4 +1,4 @@
-"""Files of hosts: what they say, and what a wrong one is told."""
+"""Hosts files: each key, and the message of each mistake."""
 
 import shutil
 from pathlib import Path
@@ -38,20 +38,23 @@ def load(tmp_path: Path, text: str) -> Hosts:
     return config.hosts(str(path))
 
 
-def test_everything_that_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_key_sets_its_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("API_KEY", "topsecret\n")
-    beside, home = tmp_path / "tls", tmp_path / "home"
-    beside.mkdir()
+    directory, home = tmp_path / "tls", tmp_path / "home"
+    directory.mkdir()
     home.mkdir()
-    self_signed(beside)
-    shutil.copy(beside / "cert.pem", home / "ca.pem")
+    self_signed(directory)
+    shutil.copy(directory / "cert.pem", home / "ca.pem")
     monkeypatch.setenv("HOME", str(home))
-    hosts = load(tmp_path, FULL.replace("CERTIFICATE", str(beside / "cert.pem")))
+    hosts = load(tmp_path, FULL.replace("CERTIFICATE", str(directory / "cert.pem")))
     assert hosts.settings_for("registry.example:5000") == HostSettings(
         scheme="https",
         hostname="internal.example:5001",
         tls=Tls(
-            ca_file=str(home / "ca.pem"), cert_file=str(beside / "cert.pem"), key_file=str(beside / "key.pem"), verify=False
+            ca_file=str(home / "ca.pem"),
+            cert_file=str(directory / "cert.pem"),
+            key_file=str(directory / "key.pem"),
+            verify=False,
         ),
         mirrors=("mirror.example", "cache:5000"),
         path_prefix="cache/hub/",
@@ -66,7 +69,7 @@ def test_everything_that_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("registries: {ghcr.io: {tlss: enabled}}", ":1: registries.ghcr.io.tlss: unknown key"),
         ("hosts: {}", ":1: registries: missing"),
@@ -100,14 +103,14 @@ def test_everything_that_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("registries:\n  ghcr.io:\n    headers: {X: '{{file \"/none\"}}'}\n", "/none: No such file"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, told: str) -> None:
+def test_a_mistake_has_a_message_with_its_line_and_key(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         load(tmp_path, text)
-    check_told(caught.value, str(tmp_path / "hosts.yaml"), told, hides=["topsecret"])
+    check_told(caught.value, str(tmp_path / "hosts.yaml"), message, hides=["topsecret"])
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         (
             "caFile: none.pem",
@@ -125,19 +128,21 @@ def test_what_is_wrong_is_told_with_its_line(tmp_path: Path, text: str, told: st
         ("keyFile: key.pem", ":2: registries.a.example.certFile: {}/key.pem: expected a certificate for this key"),
     ],
 )
-def test_files_of_no_use_are_told_with_the_line_that_names_them(tmp_path: Path, files: str, told: str) -> None:
+def test_an_unusable_certificate_file_has_a_message_with_the_line_that_names_it(
+    tmp_path: Path, files: str, message: str
+) -> None:
     self_signed(tmp_path)
     with pytest.raises(InvalidInput) as caught:
         load(tmp_path, f"registries:\n  a.example:\n    {files}\n")
-    check_told(caught.value, f"{tmp_path}/hosts.yaml{told.format(tmp_path)}")
+    check_told(caught.value, f"{tmp_path}/hosts.yaml{message.format(tmp_path)}")
 
 
-def test_authorities_of_no_use_are_told_before_anything_is_asked(tmp_path: Path) -> None:
+def test_an_unusable_ca_bundle_is_rejected_before_any_request(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"none\.pem: No such file or directory"):
         config.hosts(None, ca_file=str(tmp_path / "none.pem"))
 
 
-def test_files_are_beside_the_file_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_start_at_the_directory_of_the_hosts_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     self_signed(tmp_path)
     (tmp_path / "hosts.yaml").write_text("registries: {a.example: {caFile: cert.pem}}")
     elsewhere = tmp_path / "elsewhere"
@@ -146,7 +151,7 @@ def test_files_are_beside_the_file_that_names_them(tmp_path: Path, monkeypatch: 
     assert config.hosts("../hosts.yaml").settings_for("a.example").tls == Tls(ca_file=str(elsewhere / "../cert.pem"))
 
 
-def test_what_is_said_beside_the_file_wins(tmp_path: Path) -> None:
+def test_options_override_the_hosts_file(tmp_path: Path) -> None:
     path, everywhere, one = tmp_path / "hosts.yaml", str(tmp_path / "cert.pem"), tmp_path / "b.pem"
     self_signed(tmp_path)
     shutil.copy(everywhere, one)
@@ -163,7 +168,7 @@ def test_what_is_said_beside_the_file_wins(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_insecure_is_a_host() -> None:
+def test_insecure_must_be_a_host() -> None:
     with pytest.raises(InvalidInput, match="insecure 'https://a'"):
         config.hosts(None, insecure=["https://a"])
 
@@ -179,14 +184,14 @@ def test_what_is_insecure_is_a_host() -> None:
         ("{ {}", "{ {}"),
     ],
 )
-def test_templates(text: str, value: str) -> None:
+def test_a_secret_may_be_a_template(text: str, value: str) -> None:
     assert templates.resolve_secret(text, at="here", environ={"A": "alpha"}) == value
 
 
-def test_what_a_variable_holds_is_no_template() -> None:
+def test_the_value_of_a_variable_is_not_a_template() -> None:
     assert templates.resolve_secret('{{env "A"}}', at="here", environ={"A": '{{env "B"}}'}) == '{{env "B"}}'
 
 
-def test_a_file_without_its_last_line_break(tmp_path: Path) -> None:
+def test_a_secret_from_a_file_has_no_trailing_line_break(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("s3cret\n")
     assert templates.resolve_secret(f'{{{{file "{tmp_path}/secret"}}}}', at="here") == "s3cret"

@@ -1,4 +1,4 @@
-"""The lock file of a mirror: what is said of one that may not be read or written."""
+"""The lock file of a mirror: the messages if the user may not read or write it."""
 
 import os
 import tempfile

@@ -1,4 +1,4 @@
-"""What images are called at their targets."""
+"""The names of images at their targets, and of backups."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def named(text: str, what: What, *renames: tuple[str, str]) -> Naming:
         (" reg:5000/x ", "repository", REDIS, "reg:5000/x:7.2"),
     ],
 )
-def test_names_at_targets(text: str, what: What, source: Reference, target: str) -> None:
+def test_a_naming_gives_the_name_at_a_target(text: str, what: What, source: Reference, target: str) -> None:
     assert str(named(text, what).of(source)) == target
 
 
@@ -53,7 +53,7 @@ def test_names_at_targets(text: str, what: What, source: Reference, target: str)
         ("team/app", "docker.io/team/app:latest"),
     ],
 )
-def test_backups_are_named_for_what_is_overwritten(text: str, backup: str) -> None:
+def test_a_backup_is_named_after_the_overwritten_image(text: str, backup: str) -> None:
     assert str(named(text, "backup").of(REDIS, Reference.parse("reg.example/app:1"))) == backup
 
 
@@ -71,23 +71,23 @@ def test_backups_are_named_for_what_is_overwritten(text: str, backup: str) -> No
         ([("(.*):7.2", "$1")], "reg.example/library/redis"),
     ],
 )
-def test_renames(renames: list[tuple[str, str]], target: str) -> None:
+def test_the_first_matching_rename_applies(renames: list[tuple[str, str]], target: str) -> None:
     assert str(named("reg.example", "registry", *renames).of(REDIS)) == target
 
 
-def test_a_digest_outlasts_a_rename() -> None:
+def test_a_rename_keeps_the_digest() -> None:
     assert str(named("reg.example", "registry", ("team/(.*)", "$1")).of(PINNED)) == f"reg.example/app@sha256:{'0' * 64}"
 
 
-@pytest.mark.parametrize(("match", "to", "told"), [("(a)", "$2", "'$2'"), ("a", "${x}", "'${x}'"), ("a", r"\1", r"'\\1'")])
-def test_a_rename_has_the_groups_of_its_pattern(match: str, to: str, told: str) -> None:
+@pytest.mark.parametrize(("match", "to", "message"), [("(a)", "$2", "'$2'"), ("a", "${x}", "'${x}'"), ("a", r"\1", r"'\\1'")])
+def test_a_rename_with_an_unknown_group_or_a_bad_pattern_is_rejected(match: str, to: str, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         Rename(match=match, to=to)
-    check_told(caught.value, "expected a group of", told)
+    check_told(caught.value, "expected only groups of", message)
 
 
 @pytest.mark.parametrize(
-    ("text", "what", "told"),
+    ("text", "what", "message"),
     [
         ("reg.example/App", "repository", "'reg.example/App': reference 'reg.example/App:tag': bad path"),
         ("reg.example/app:1", "repository", "bad tag '1:tag'"),
@@ -98,13 +98,13 @@ def test_a_rename_has_the_groups_of_its_pattern(match: str, to: str, told: str) 
         ("", "image", "''"),
     ],
 )
-def test_a_name_that_is_none_is_told_before_there_are_images(text: str, what: What, told: str) -> None:
+def test_an_invalid_name_without_ref_is_rejected_when_it_is_read(text: str, what: What, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         named(text, what)
-    check_told(caught.value, "m.yaml:3: sync[0].target: ", told)
+    check_told(caught.value, "m.yaml:3: sync[0].target: ", message)
 
 
-def test_a_name_that_comes_out_wrong_is_told_with_its_image() -> None:
+def test_an_invalid_result_has_a_message_with_its_image() -> None:
     naming = named("reg.example/x:{{.Ref.Tag}}", "repository")
     with pytest.raises(InvalidInput) as caught:
         naming.of(PINNED)

@@ -1,4 +1,4 @@
-"""Files of regsync, version 1: they load as they are, and mean what they mean there."""
+"""Files of regsync, version 1, load unchanged and keep their meaning."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ FILES = Path(__file__).parent / "regsync"
 
 @pytest.fixture
 def everything(monkeypatch: pytest.MonkeyPatch) -> Mirror:
-    monkeypatch.chdir(FILES)  # a template's file is looked for where the program runs, as regsync does
+    monkeypatch.chdir(FILES)  # as with regsync, the path of a template's file starts at the working directory
     monkeypatch.setenv("HUB_USER", "hubuser")
     return load("everything.yaml")
 
@@ -64,14 +64,14 @@ everything.yaml:72: defaults.userAgent: has no effect: requests name this progra
 everything.yaml:78: sync[0].fastCopy: has no effect: a run never sends content again that a target has
 everything.yaml:91: sync[1].ratelimit: has no effect: the plan shows how much of a quota the run needs, and requests wait as long as a registry demands
 everything.yaml:77: sync[0].schedule and 2 more: have no effect: only the schedule of a deployment starts runs; to create one: prefect deployment schedule create mirror/mirror --cron '15 01 * * *'
-"""  # noqa: E501 - lines as they are shown
+"""  # noqa: E501 - lines of output
 
 
-def test_what_has_no_effect_is_named(everything: Mirror) -> None:
+def test_each_key_without_effect_has_a_warning(everything: Mirror) -> None:
     assert "".join(f"{line}\n" for line in everything.warnings) == WARNINGS
 
 
-def test_registries(everything: Mirror) -> None:
+def test_creds_become_settings_and_credentials(everything: Mirror) -> None:
     assert everything.hosts.named == {
         "registry.example:5000": HostSettings(scheme="http", in_flight=4, per_second=10, chunk_bytes=1048576, whole_bytes=-1),
         "docker.io": HostSettings(mirrors=("high.example", "low.example")),
@@ -88,12 +88,12 @@ def test_registries(everything: Mirror) -> None:
     }
 
 
-def test_no_secret_shows(everything: Mirror) -> None:
+def test_no_representation_contains_a_secret(everything: Mirror) -> None:
     shown = f"{everything!r}{everything.warnings}"
     assert not [secret for secret in ("Pa$$w0rd", "hubsecret", "12345") if secret in shown]
 
 
-def test_entries(everything: Mirror) -> None:
+def test_entries_select_as_in_regsync(everything: Mirror) -> None:
     image, repository, registry = everything.entries
     assert (image.type, image.source) == ("image", "docker.io/library/busybox:latest")
     assert (repository.type, repository.source) == ("repository", "docker.io/library/alpine")
@@ -128,14 +128,14 @@ def test_entries(everything: Mirror) -> None:
     assert not any(one.tags.immutable.holds("v1.0.0") for one in everything.entries)
 
 
-def test_targets_and_backups(everything: Mirror) -> None:
+def test_targets_and_backups_have_the_names_of_regsync(everything: Mirror) -> None:
     assert targets(everything, 0, "docker.io/library/busybox:latest") == ["registry.example:5000/library/busybox:latest"]
     assert targets(everything, 1, "docker.io/library/alpine:3.10") == ["registry.example:5000/library/alpine:3.10"]
     assert targets(everything, 2, "registry.example:5000/team/app:edge") == ["backup.example/all/team/app:edge"]
     assert backup(everything, 1, "registry.example:5000/library/alpine:3") == "registry.example:5000/library/alpine:bkup-3"
 
 
-def test_the_rest(everything: Mirror) -> None:
+def test_further_options_of_a_run_are_read(everything: Mirror) -> None:
     assert (everything.name, everything.lock, everything.concurrency) == ("everything", "everything.lock.json", 2)
     assert (everything.store, everything.seed, everything.credential_blocks) == (None, (), ())
     assert [(one.cron, one.interval_s) for one in everything.schedules] == [("15 01 * * *", None), (None, 3600), (None, 21600)]
@@ -146,7 +146,7 @@ def test_the_rest(everything: Mirror) -> None:
     ]
 
 
-def test_anchors_and_templates(anchors: Mirror) -> None:
+def test_anchors_and_templates_expand(anchors: Mirror) -> None:
     assert [warning.partition(": ")[2].partition(": ")[0] for warning in anchors.warnings] == ["sync[3].schedule"]
     assert [entry.source for entry in anchors.entries] == [
         "docker.io/library/alpine",
@@ -168,7 +168,7 @@ def test_anchors_and_templates(anchors: Mirror) -> None:
     assert tls.ca_pem.strip().startswith("-----BEGIN CERTIFICATE-----")
 
 
-def test_a_backup_may_bear_the_day(anchors: Mirror) -> None:
+def test_the_name_of_a_backup_may_contain_the_date(anchors: Mirror) -> None:
     name = backup(anchors, 3, "registry.example/other/app:1")
     assert name.startswith("registry.example/backup/app:2")
     assert name.endswith("-1")

@@ -1,4 +1,4 @@
-"""Which tags are chosen, and which images of a time."""
+"""The selection of tags and repositories, and of images by creation date."""
 
 import pickle
 from datetime import UTC, datetime, timedelta
@@ -30,22 +30,22 @@ REDIS += ["7.4-rc1", "7.4-rc2", "v1.0", "bookworm"]
         (("^edge$",), (), ["edge"]),
     ],
 )
-def test_patterns(allow: tuple[str, ...], deny: tuple[str, ...], chosen: list[str]) -> None:
+def test_patterns_select_whole_texts(allow: tuple[str, ...], deny: tuple[str, ...], chosen: list[str]) -> None:
     assert Patterns(allow=allow, deny=deny).choose(["latest", "edge", "v1.2", "v1.2-rc1"]) == chosen
 
 
 @pytest.mark.parametrize("text", ["", "latest", "a\nb"])
-def test_nothing_holds_nothing(text: str) -> None:
+def test_the_pattern_nothing_matches_no_text(text: str) -> None:
     assert not NOTHING.holds(text)
 
 
 @pytest.mark.parametrize("pattern", ["(", "[a", "*", "a{2,1}", "\\pL", "(?P<n>a)(?P<n>b)", "[[a]"])
-def test_what_is_no_pattern(pattern: str) -> None:
+def test_an_invalid_pattern_is_rejected(pattern: str) -> None:
     with pytest.raises(InvalidInput, match="expected a regular expression"):
         Patterns(allow=(pattern,))
 
 
-def test_patterns_are_values() -> None:
+def test_equal_patterns_are_equal_values() -> None:
     patterns = Patterns(allow=("a+",), deny=("aa",))
     copied = pickle.loads(pickle.dumps(patterns))  # noqa: S301 - our own
     assert copied == patterns
@@ -65,7 +65,7 @@ def test_patterns_are_values() -> None:
         (TagSet(patterns=Patterns(allow=(r"\d+\.\d+\.\d+",)), latest=Latest(count=9, per="minor")), REDIS[3:5] + REDIS[8:10]),
     ],
 )
-def test_tag_sets(tag_set: TagSet, chosen: list[str]) -> None:
+def test_a_tag_set_selects_tags(tag_set: TagSet, chosen: list[str]) -> None:
     assert Selection(sets=(tag_set,)).choose(REDIS) == chosen
 
 
@@ -76,17 +76,17 @@ def test_tag_sets(tag_set: TagSet, chosen: list[str]) -> None:
         ("major", ["7", "7.2", "7.2.4", "7.2.4-alpine", "7.2.4-alpine3.19", "6.2.14", "6", "7.4-rc2", "v1.0"]),
     ],
 )
-def test_the_latest_of_each_shape(per: Literal["all", "major"], chosen: list[str]) -> None:
+def test_latest_selects_the_newest_versions_of_each_shape(per: Literal["all", "major"], chosen: list[str]) -> None:
     assert Selection(sets=(TagSet(latest=Latest(count=1, per=per)),)).choose(REDIS) == chosen
 
 
-def test_the_latest_by_minor_version() -> None:
+def test_latest_selects_the_newest_versions_of_each_minor_version() -> None:
     tags = ["1.0.0", "1.0.1", "1.0.2", "1.1.0", "1.1.1", "2.0.0", "2.0.0-rc1", "latest"]
     latest = Selection(sets=(TagSet(latest=Latest(count=2, per="minor")),))
     assert latest.choose(tags) == ["1.0.1", "1.0.2", "1.1.0", "1.1.1", "2.0.0", "2.0.0-rc1"]
 
 
-def test_sets_add_up_in_the_registrys_order() -> None:
+def test_a_selection_is_the_union_of_its_sets_in_the_registry_order() -> None:
     sets = (
         TagSet(patterns=Patterns(allow=("latest", "7"))),
         TagSet(ranges=(Range.parse("=6"),)),
@@ -95,7 +95,7 @@ def test_sets_add_up_in_the_registrys_order() -> None:
     assert Selection(sets=sets).choose(["6", "7", "latest", "8", "6"]) == ["6", "7", "latest"]
 
 
-def test_without_sets_all_tags_are_chosen_once() -> None:
+def test_a_selection_without_sets_selects_each_tag_once() -> None:
     assert Selection().choose(["b", "a", "b"]) == ["b", "a"]
 
 
@@ -119,5 +119,5 @@ NOW = datetime(2026, 6, 30, tzinfo=UTC)
         (Window(after=NOW), datetime(1, 1, 1, tzinfo=UTC), True),
     ],
 )
-def test_windows(window: Window, created: datetime | None, held: bool) -> None:  # noqa: FBT001 - a row of a table
+def test_a_window_contains_dates(window: Window, created: datetime | None, held: bool) -> None:  # noqa: FBT001 - a row of a table
     assert window.holds(created, now=NOW) is held

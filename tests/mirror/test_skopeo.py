@@ -1,4 +1,4 @@
-"""Files of `skopeo sync --src yaml`: what is mirrored by them is what skopeo copies."""
+"""Files of `skopeo sync --src yaml`: a mirror copies the images that skopeo copies."""
 
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def full(tmp_path: Path) -> Mirror:
     )
 
 
-def test_entries(full: Mirror) -> None:
+def test_entries_have_skopeos_order(full: Mirror) -> None:
     assert [(entry.type, entry.source, entry.at.partition(".yml:")[2]) for entry in full.entries] == [
         ("repository", "registry.example.com/busybox", "3: registry.example.com.images.busybox"),
         ("repository", "registry.example.com/alpine", "4: registry.example.com.images.alpine"),
@@ -87,7 +87,7 @@ def test_entries(full: Mirror) -> None:
     ]
 
 
-def test_tags(full: Mirror) -> None:
+def test_entries_select_the_tags_of_the_file(full: Mirror) -> None:
     tags = ["1.13.1-alpine-perl", "1.13.3-alpine", "x1.13.1-alpine", "v1-rc2", "3.11.9", "3.12.0", "4.0.0-rc1"]
     assert [entry.tags.choose(tags) for entry in full.entries if entry.type == "repository"] == [
         tags,
@@ -98,7 +98,7 @@ def test_tags(full: Mirror) -> None:
     ]
 
 
-def test_names_at_destinations(full: Mirror) -> None:
+def test_an_image_has_its_last_component_or_the_template_as_its_name(full: Mirror) -> None:
     assert targets(full, 4, f"registry.example.com/redis@{DIGEST}") == [
         f"mirror.example/all/redis@{DIGEST}",
         f"other.example/registry.example.com/redis@{DIGEST}",
@@ -113,7 +113,7 @@ def test_names_at_destinations(full: Mirror) -> None:
     ]
 
 
-def test_registries(full: Mirror) -> None:
+def test_registries_have_settings_and_credentials(full: Mirror) -> None:
     tls = full.hosts.named["registry.example.com"].tls
     assert tls.ca_pem is not None
     assert tls.cert_pem is not None
@@ -124,13 +124,13 @@ def test_registries(full: Mirror) -> None:
     assert "this is a secret" not in repr(full)
 
 
-def test_the_rest(full: Mirror, tmp_path: Path) -> None:
+def test_further_options_have_their_defaults(full: Mirror, tmp_path: Path) -> None:
     assert (full.name, full.lock) == ("sync", str(tmp_path / "sync.lock.json"))
     assert (full.store, full.seed, full.warnings, full.concurrency) == (None, (), (), 8)
     assert not any(one.platforms or one.referrers or one.digest_tags or one.backup or one.prune for one in full.entries)
 
 
-def test_what_is_mirrored_is_what_skopeo_copies(tmp_path: Path) -> None:
+def test_a_mirror_selects_the_images_that_skopeo_copies(tmp_path: Path) -> None:
     root = images.image(seed=1).manifests[-1]
     tags = {
         "team/app": ["1.0", "1.1", "latest", "nightly-7"],
@@ -141,11 +141,11 @@ def test_what_is_mirrored_is_what_skopeo_copies(tmp_path: Path) -> None:
         for repository, names in tags.items():
             for name in names:
                 registry.put_manifest(repository, root.raw, root.media_type, tag=name)
-        said = {
+        data = {
             "images": {"flat": [], "team/app": ["1.0", "latest"]},
             "images-by-tag-regex": {"library/one": "v1.2", "team/app": "^1|ly"},
         }
-        path = write(tmp_path, f'"{registry.host}": {{tls-verify: false, **}}'.replace("**", str(said)[1:-1]))
+        path = write(tmp_path, f'"{registry.host}": {{tls-verify: false, **}}'.replace("**", str(data)[1:-1]))
         mirror = load(str(path), choose_parser("skopeo", ["mirror.example/all"]))
         copied = skopeo.planned(path, "mirror.example/all")
     mirrored = set()
@@ -157,12 +157,12 @@ def test_what_is_mirrored_is_what_skopeo_copies(tmp_path: Path) -> None:
             else [entry.source]
         )
         mirrored |= {(source, str(target)) for source in chosen for target in entry.targets_of(Reference.parse(source))}
-    assert len(copied) == 2 + 2 + 3 + 3 - 1  # of team/app, 1.0 is wanted twice
+    assert len(copied) == 2 + 2 + 3 + 3 - 1  # two entries select team/app:1.0
     assert mirrored == copied
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("- a", ":1: expected keys and values"),
         ("a.example: [x]", ":1: a.example: expected keys and values"),
@@ -191,38 +191,38 @@ def test_what_is_mirrored_is_what_skopeo_copies(tmp_path: Path) -> None:
         ("a.example:\n  cert-dir: none\n", ":2: a.example.cert-dir: {folder}/none: expected a directory of certificates"),
     ],
 )
-def test_what_is_wrong_is_told(tmp_path: Path, text: str, told: str) -> None:
+def test_each_mistake_has_a_message_with_its_line_and_key(tmp_path: Path, text: str, message: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(InvalidInput) as caught:
         load(str(path), choose_parser("skopeo", ["b.example"]))
-    check_told(caught.value, f"{path}{told}".replace("{folder}", str(tmp_path)), hides=["topsecret"])
+    check_told(caught.value, f"{path}{message}".replace("{folder}", str(tmp_path)), hides=["topsecret"])
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         ({"ca.crt": "topsecret"}, "CA certificates: expected a certificate in PEM"),
         ({"own.cert": "topsecret", "own.key": ""}, "certificate with key: expected a certificate and key in PEM"),
         ({"own.cert": "topsecret"}, "{folder}/certs: No such file or directory"),
     ],
 )
-def test_certificates_that_are_of_no_use(tmp_path: Path, files: dict[str, str], told: str) -> None:
+def test_an_unusable_certificate_is_rejected(tmp_path: Path, files: dict[str, str], message: str) -> None:
     (tmp_path / "certs").mkdir()
     for name, text in files.items():
         (tmp_path / "certs" / name).write_text(text)
     path = write(tmp_path, "a.example:\n  images: {redis: []}\n  cert-dir: certs\n")
     with pytest.raises(InvalidInput) as caught:
         load(str(path), choose_parser("skopeo", ["b.example"]))
-    check_told(caught.value, f"{path}:3: a.example.cert-dir: {told}".replace("{folder}", str(tmp_path)), hides=["topsecret"])
+    check_told(caught.value, f"{path}:3: a.example.cert-dir: {message}".replace("{folder}", str(tmp_path)), hides=["topsecret"])
 
 
-def test_a_destination_has_to_be_said(tmp_path: Path) -> None:
+def test_a_skopeo_file_requires_a_destination(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="destinations and the format skopeo require each other"):
         load(str(write(tmp_path, FULL)), choose_parser("skopeo", []))
 
 
 @pytest.mark.parametrize("destination", ["https://b.example", "b.example/Team", "b.example/{{.Ref.Nothing}}"])
-def test_a_destination_that_is_none(tmp_path: Path, destination: str) -> None:
+def test_an_invalid_destination_is_rejected(tmp_path: Path, destination: str) -> None:
     path = write(tmp_path, "a.example: {images: {redis: []}}")
     with pytest.raises(InvalidInput) as caught:
         load(str(path), choose_parser("skopeo", [destination]))

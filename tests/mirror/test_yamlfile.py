@@ -40,13 +40,13 @@ def write(tmp_path: Path, text: str | bytes) -> str:
         (("absent",), "1: absent"),
     ],
 )
-def test_every_place_has_its_line(tmp_path: Path, place: tuple[str | int, ...], where: str) -> None:
+def test_each_place_has_its_line(tmp_path: Path, place: tuple[str | int, ...], where: str) -> None:
     document = yamlfile.read(path := write(tmp_path, TEXT))
     assert document.where(place) == f"{path}:{where}"
     assert document.data["registries"]["merged"] == document.data["registries"]["other"] == {"tls": "disabled"}
 
 
-def test_numbers_and_dates_are_known_as_they_were_written(tmp_path: Path) -> None:
+def test_numbers_keep_their_text_and_dates_are_text(tmp_path: Path) -> None:
     read = yamlfile.read(write(tmp_path, "[3.10, 0x10, 017, 22:22, 2026-01-02, 2026-99-99]")).data
     assert [one.written for one in read[:4]] == ["3.10", "0x10", "017", "22:22"]
     assert read == [3.1, 16, 15, 1342, "2026-01-02", "2026-99-99"]
@@ -57,18 +57,18 @@ def test_only_true_and_false_are_booleans(tmp_path: Path) -> None:
     assert read == ["on", "no", "Yes", "OFF", "y", True, False, True, "trueish"]
 
 
-def test_numbers_lose_how_they_were_written(tmp_path: Path) -> None:
+def test_plain_data_has_plain_numbers(tmp_path: Path) -> None:
     read = yamlfile.plain(yamlfile.read(write(tmp_path, "{a: [1, 2.5], 3: {b: x}}")).data)
     assert read == {"a": [1, 2.5], 3: {"b": "x"}}
     assert [type(one) for one in read["a"]] == [int, float]
 
 
-def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
+def test_an_empty_file_has_no_data(tmp_path: Path) -> None:
     assert yamlfile.read(write(tmp_path, "# nothing\n")).data is None
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("a: [", ":1: not YAML"),
         ("a: 1\nb: 2\na: 3\n", ":3: a: duplicate key, first in line 1"),
@@ -89,14 +89,14 @@ def test_an_empty_file_says_nothing(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_refused(tmp_path: Path, text: str | bytes, told: str) -> None:
+def test_invalid_yaml_is_rejected(tmp_path: Path, text: str | bytes, message: str) -> None:
     path = write(tmp_path, text)
     with pytest.raises(InvalidInput) as caught:
         yamlfile.read(path)
-    check_told(caught.value, path, told)
+    check_told(caught.value, path, message)
     assert str(caught.value).count(path) == 1
 
 
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"none\.yaml: No such file"):
         yamlfile.read(str(tmp_path / "none.yaml"))

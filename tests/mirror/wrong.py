@@ -1,4 +1,4 @@
-"""Wrong configurations of mirrors, and what each is told after the name of the file; `{folder}` is where that is."""
+"""Invalid configurations of mirrors, each with its message after the name of the file; `{folder}` is the file's directory."""
 
 SYNC = "sync:\n  - source: redis\n    target: r.example/redis\n    type: repository\n"
 SEED = "seed:\n  images: [redis]\n  to: r.example\n"
@@ -53,9 +53,9 @@ WRONG = [
     (SYNC + "    prune: {after: soon}\n", ":5: sync[0].prune.after: expected a duration with a unit, such as 90s, 30m, 24h or 1d12h, got 'soon'"),
     (SYNC + "    prune: true\n", ":5: sync[0].prune: expected keys and values (after, most), got true or false"),
     (SYNC + "    immutableTags: ['[']\n", ":5: sync[0].immutableTags[0]: expected a regular expression (unterminated character set at position 0), got '['"),
-    (SYNC + "    rename: [{match: a, to: $1}]\n", ":5: sync[0].rename[0]: to: expected a group of 'a', got '$1'"),
+    (SYNC + "    rename: [{match: a, to: $1}]\n", ":5: sync[0].rename[0]: to: expected only groups of 'a', got '$1'"),
     (SYNC + "    rename: [{match: a}]\n", ":5: sync[0].rename[0].to: missing"),
-    # when
+    # schedules
     (SYNC + "    interval: 60\n", ":5: sync[0].interval: expected a duration with a unit, such as 90s, 30m, 24h or 1d12h, got 60"),
     (SYNC + "    schedule: 61 * * * *\n", f":5: sync[0].schedule: {CRON}, got '61 * * * *': bad minute"),
     (SYNC + "    schedule: 0 0 31 2 *\n", f":5: sync[0].schedule: {CRON}, got '0 0 31 2 *': bad day-of-month"),
