@@ -84,7 +84,7 @@ def _entry(entry: "Entry") -> dict[str, Any]:
 def _targets(entry: "Entry") -> Iterator[str]:
     """Where an entry's images go: an image by its name there, others, and what comes to no name, as it is written."""
     try:
-        names = entry.targets_of(Reference.parse(entry.source)) if entry.type == "image" else ()
+        names = entry.list_targets(Reference.parse(entry.source)) if entry.type == "image" else ()
     except InvalidInput:
         names = ()
     yield from map(str, names or (naming.template.text for naming in entry.targets))

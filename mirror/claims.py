@@ -64,7 +64,7 @@ class EntryIndex:
         """Return the entries that can have mirrored an image from `source` to `target`, with any tags selected now."""
         places = {"image": str(source), "repository": source.locator, "registry": source.host}
         found = (entry for type_, place in places.items() for entry in self._by_source.get(place, ()) if entry.type == type_)
-        return (entry for entry in found if target in entry.valid_targets(source))
+        return (entry for entry in found if target in entry.list_valid_targets(source))
 
 
 def known_conflicts(entries: Sequence[Entry]) -> list[str]:
@@ -102,10 +102,10 @@ def _known_claims(entries: Sequence[Entry]) -> Claims:
     claims = Claims()
     for entry in single:
         source = Reference.parse(entry.source)
-        claims.add(entry, source, entry.valid_targets(source))
+        claims.add(entry, source, entry.list_valid_targets(source))
         for other in (*by_source[source.locator], *by_source[source.host]):
             if _certainly_selects(other, source):
-                claims.add(other, source, other.valid_targets(source))
+                claims.add(other, source, other.list_valid_targets(source))
     return claims
 
 
@@ -120,7 +120,7 @@ def _conflict(claims: Sequence[Claim]) -> str | None:
 
 def _list_differing_options(entries: Sequence[Entry], source: str, tag: str | None) -> str | None:
     """Return a line with the different options of entries with the same source and target, or None for equal options."""
-    differing = {name for entry in entries for name in entries[0].differing_options(entry, tag)}
+    differing = {name for entry in entries for name in entries[0].list_differing_options(entry, tag)}
     if not differing:
         return None
     places = _join(list(dict.fromkeys(entry.at for entry in entries)))
@@ -134,7 +134,7 @@ def _certainly_selects(entry: Entry, source: Reference) -> bool:
     """Return whether an entry selects an image, whatever tags the repository has."""
     if source.tag is None or source.digest is not None or entry.tags.is_relative:
         return False
-    return entry.repositories.holds(source.repository) and bool(entry.chosen([source.tag]))
+    return entry.repositories.holds(source.repository) and bool(entry.select_tags([source.tag]))
 
 
 def _equal_selections(entries: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:

@@ -55,7 +55,7 @@ class Entry:
     gate: Gate | None = None
     prune: Prune | None = None
 
-    def chosen(self, tags: Sequence[str]) -> list[str]:
+    def select_tags(self, tags: Sequence[str]) -> list[str]:
         """Return the tags of a repository that the entry selects.
 
         With `referrers`, the entry selects no fallback tag: each target has its own, which may list further referrers.
@@ -71,8 +71,8 @@ class Entry:
     def target_hosts(self) -> frozenset[str]:
         """Hosts of the target registries and of backups; a host that depends on the name of an image is left out."""
         try:
-            targets = self.targets_of(self._sample)
-            backups = [self.backup_of(self._sample, target) for target in targets]
+            targets = self.list_targets(self._sample)
+            backups = [self.make_backup_name(self._sample, target) for target in targets]
         except InvalidInput:  # the names of real images may be valid
             return frozenset()
         return frozenset(place.host for place in (*targets, *backups) if place is not None)
@@ -83,33 +83,33 @@ class Entry:
         suffix = {"registry": "/name:tag", "repository": ":tag", "image": ""}[self.type]
         return Reference.parse(f"{self.source}{suffix}")
 
-    def targets_of(self, source: Reference) -> tuple[Reference, ...]:
+    def list_targets(self, source: Reference) -> tuple[Reference, ...]:
         """Return the distinct targets of an image.
 
         Raises:
             InvalidInput: the name of a target is invalid.
         """
-        targets = self.each_target(source)
+        targets = self.list_targets_and_errors(source)
         for target in targets:
             if isinstance(target, InvalidInput):
                 raise target
         return tuple(target for target in targets if isinstance(target, Reference))
 
-    def valid_targets(self, source: Reference) -> tuple[Reference, ...]:
+    def list_valid_targets(self, source: Reference) -> tuple[Reference, ...]:
         """Return the distinct targets of an image without the targets whose name is invalid."""
-        return tuple(target for target in self.each_target(source) if isinstance(target, Reference))
+        return tuple(target for target in self.list_targets_and_errors(source) if isinstance(target, Reference))
 
-    def each_target(self, source: Reference) -> tuple[Reference | InvalidInput, ...]:
+    def list_targets_and_errors(self, source: Reference) -> tuple[Reference | InvalidInput, ...]:
         """Return the distinct targets of an image, with an error in place of each invalid name."""
         targets = dict[Reference | InvalidInput, None]()
         for naming in self.targets:
             try:
-                targets[naming.of(source)] = None
+                targets[naming.make_name(source)] = None
             except InvalidInput as exc:
                 targets[exc] = None
         return tuple(targets)
 
-    def differing_options(self, other: "Entry", tag: str | None) -> list[str]:
+    def list_differing_options(self, other: "Entry", tag: str | None) -> list[str]:
         """Return the keys of the options that differ between two entries for an image with this tag.
 
         The options of pruning and schedules do not count: no run deletes a tag that another entry selects.
@@ -134,10 +134,10 @@ class Entry:
             "trustLock": self.trust_lock,
         }
 
-    def backup_of(self, source: Reference, target: Reference) -> Reference | None:
+    def make_backup_name(self, source: Reference, target: Reference) -> Reference | None:
         """Return the name for a backup of the image that a run overwrites at a target; None without `backup`.
 
         Raises:
             InvalidInput: the name is invalid.
         """
-        return None if self.backup is None else self.backup.of(source, target)
+        return None if self.backup is None else self.backup.make_name(source, target)

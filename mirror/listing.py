@@ -77,10 +77,10 @@ def _select(
         if isinstance(found, DistError):
             problem = problem or found
         else:
-            sources += [Reference.parse(f"{repository}:{tag}") for tag in entry.chosen(found)]
+            sources += [Reference.parse(f"{repository}:{tag}") for tag in entry.select_tags(found)]
     items, unnamed = list[SyncItem](), list[Unnamed]()
     for source in sources:
-        targets = entry.each_target(source)
+        targets = entry.list_targets_and_errors(source)
         unnamed += [Unnamed(entry=entry, source=source, error=one) for one in targets if isinstance(one, InvalidInput)]
         if valid := tuple(one for one in targets if isinstance(one, Reference)):
             items.append(SyncItem(entry=entry, source=source, targets=valid))

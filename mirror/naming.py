@@ -44,7 +44,7 @@ class Rename:
         r"""`to` in Python's syntax, which has `\g<name>` for `$name`."""
         return _GROUP.sub(lambda group: rf"\g<{group[1] or group[2]}>", self.to)
 
-    def of(self, path: str) -> str | None:
+    def apply(self, path: str) -> str | None:
         """Return the new path, or None if `match` does not match."""
         found = compile_pattern(self.match).fullmatch(path)
         return None if found is None else found.expand(self._replacement)
@@ -82,10 +82,10 @@ class Naming:
             renames=tuple(renames),
         )
         if not naming.template.refers_to("Ref"):
-            naming.of(_EXAMPLE, _EXAMPLE)
+            naming.make_name(_EXAMPLE, _EXAMPLE)
         return naming
 
-    def of(self, source: Reference, target: Reference | None = None) -> Reference:
+    def make_name(self, source: Reference, target: Reference | None = None) -> Reference:
         """Return the name of an image at the target. For a backup, `target` is the reference that the run overwrites.
 
         Raises:
@@ -117,7 +117,7 @@ class Naming:
     def _rename(self, reference: Reference) -> Reference:
         path = f"{reference.repository}{f':{reference.tag}' if reference.tag else ''}"
         digest = f"@{reference.digest}" if reference.digest else ""
-        renamed = next((new for one in self.renames if (new := one.of(path)) is not None), None)
+        renamed = next((new for rule in self.renames if (new := rule.apply(path)) is not None), None)
         return reference if renamed is None else Reference.parse(f"{reference.host}/{renamed}{digest}")
 
 

@@ -74,7 +74,7 @@ def with_backup(action: TargetAction) -> TargetAction:
     if not is_overwritten:
         return action
     try:
-        return replace(action, backup=action.item.entry.backup_of(action.item.source, action.target))
+        return replace(action, backup=action.item.entry.make_backup_name(action.item.source, action.target))
     except InvalidInput as exc:
         return _fail_action(action.item, action.target, exc)
 

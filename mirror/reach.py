@@ -33,7 +33,7 @@ def compute_reach(entries: Iterable[Entry]) -> Reach:
     names, prefixes = set[Reference](), dict[str, None]()
     for entry in entries:
         if entry.type == "image":
-            names.update(entry.valid_targets(Reference.parse(entry.source)))
+            names.update(entry.list_valid_targets(Reference.parse(entry.source)))
         else:
             prefixes.update(dict.fromkeys(_prefixes(entry)))
     return Reach(names=frozenset(names), prefixes=tuple(prefixes))
@@ -50,7 +50,7 @@ def _prefixes(entry: Entry) -> Iterator[str]:
 def _prefix(naming: Naming, source: str, varying: str) -> str:
     """Return the common prefix of the names that a naming makes by appending the source's repository or tag."""
     try:
-        target = naming.of(Reference.parse(f"{source}{varying}"))
+        target = naming.make_name(Reference.parse(f"{source}{varying}"))
     except InvalidInput:  # a rename may make an invalid name of the sample
         return ""
     is_kept = not naming.renames and str(target).endswith(varying)

@@ -88,7 +88,7 @@ def full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mirror:
 
 
 def targets(mirror: Mirror, number: int, source: str) -> list[str]:
-    return [str(target) for target in mirror.entries[number].targets_of(Reference.parse(source))]
+    return [str(target) for target in mirror.entries[number].list_targets(Reference.parse(source))]
 
 
 def test_paths_start_at_the_directory_of_the_file(full: Mirror, tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_a_seed_is_an_entry_for_each_image(full: Mirror, tmp_path: Path) -> None
         (f"{listed}:2", "docker.io/library/alpine:3"),
         (f"{listed}:4", "docker.io/library/busybox:latest"),
     ]
-    assert [str(target) for target in full.seed[0].targets_of(Reference.parse(full.seed[0].source))] == [
+    assert [str(target) for target in full.seed[0].list_targets(Reference.parse(full.seed[0].source))] == [
         "edge1.example/library/redis:7",
         "edge2.example:5000/pre/library/redis:7",
     ]

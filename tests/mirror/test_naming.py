@@ -40,7 +40,7 @@ def named(text: str, what: What, *renames: tuple[str, str]) -> Naming:
     ],
 )
 def test_a_naming_gives_the_name_at_a_target(text: str, what: What, source: Reference, target: str) -> None:
-    assert str(named(text, what).of(source)) == target
+    assert str(named(text, what).make_name(source)) == target
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_a_naming_gives_the_name_at_a_target(text: str, what: What, source: Refe
     ],
 )
 def test_a_backup_is_named_after_the_overwritten_image(text: str, backup: str) -> None:
-    assert str(named(text, "backup").of(REDIS, Reference.parse("reg.example/app:1"))) == backup
+    assert str(named(text, "backup").make_name(REDIS, Reference.parse("reg.example/app:1"))) == backup
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,11 @@ def test_a_backup_is_named_after_the_overwritten_image(text: str, backup: str) -
     ],
 )
 def test_the_first_matching_rename_applies(renames: list[tuple[str, str]], target: str) -> None:
-    assert str(named("reg.example", "registry", *renames).of(REDIS)) == target
+    assert str(named("reg.example", "registry", *renames).make_name(REDIS)) == target
 
 
 def test_a_rename_keeps_the_digest() -> None:
-    assert str(named("reg.example", "registry", ("team/(.*)", "$1")).of(PINNED)) == f"reg.example/app@sha256:{'0' * 64}"
+    assert str(named("reg.example", "registry", ("team/(.*)", "$1")).make_name(PINNED)) == f"reg.example/app@sha256:{'0' * 64}"
 
 
 @pytest.mark.parametrize(("match", "to", "message"), [("(a)", "$2", "'$2'"), ("a", "${x}", "'${x}'"), ("a", r"\1", r"'\\1'")])
@@ -107,5 +107,5 @@ def test_an_invalid_name_without_ref_is_rejected_when_it_is_read(text: str, what
 def test_an_invalid_result_has_a_message_with_its_image() -> None:
     naming = named("reg.example/x:{{.Ref.Tag}}", "repository")
     with pytest.raises(InvalidInput) as caught:
-        naming.of(PINNED)
+        naming.make_name(PINNED)
     check_told(caught.value, "m.yaml:3: sync[0].target", "'reg.example/x:'", f"for {PINNED}")

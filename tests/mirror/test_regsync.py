@@ -33,11 +33,11 @@ def anchors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Mirror:
 
 
 def targets(mirror: Mirror, number: int, source: str) -> list[str]:
-    return [str(target) for target in mirror.entries[number].targets_of(Reference.parse(source))]
+    return [str(target) for target in mirror.entries[number].list_targets(Reference.parse(source))]
 
 
 def backup(mirror: Mirror, number: int, target: str) -> str:
-    return str(mirror.entries[number].backup_of(Reference.parse("source.example/x:1"), Reference.parse(target)))
+    return str(mirror.entries[number].make_backup_name(Reference.parse("source.example/x:1"), Reference.parse(target)))
 
 
 WARNINGS = """\

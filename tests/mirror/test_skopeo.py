@@ -53,7 +53,7 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 def targets(mirror: Mirror, number: int, source: str) -> list[str]:
-    return [str(target) for target in mirror.entries[number].targets_of(Reference.parse(source))]
+    return [str(target) for target in mirror.entries[number].list_targets(Reference.parse(source))]
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_a_mirror_selects_the_images_that_skopeo_copies(tmp_path: Path) -> None:
             if entry.type == "repository"
             else [entry.source]
         )
-        mirrored |= {(source, str(target)) for source in chosen for target in entry.targets_of(Reference.parse(source))}
+        mirrored |= {(source, str(target)) for source in chosen for target in entry.list_targets(Reference.parse(source))}
     assert len(copied) == 2 + 2 + 3 + 3 - 1  # two entries select team/app:1.0
     assert mirrored == copied
 
