@@ -61,7 +61,7 @@ def _fetch(name: str, store: Path, settings: HostSettings) -> None:
     reference = Reference.parse(name)
     hosts = Hosts(named={reference.host: settings})
     with open_session(SessionSpec(store=str(store), registries=RegistrySettings(hosts=hosts))) as session:
-        fetch_tree(session, reference, session.resolve(reference), workers=4)
+        fetch_tree(session, reference, session.open_source(reference).resolve(reference), workers=4)
 
 
 def _skopeo(name: str, target: Path) -> None:

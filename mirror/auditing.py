@@ -15,6 +15,7 @@ from prefect_dist.transfer import units
 from prefect_dist.transfer.audit import Expected, Finding
 from prefect_dist.transfer.events import Notify, Planned
 from prefect_dist.transfer.pool import Failed, Pool, Unit, split_batches
+from prefect_dist.transfer.repair_source import Located
 
 # What one task looks into, of one repository.
 _MOST_TAGS = 100
@@ -35,7 +36,7 @@ class Auditing:
         for chunk, outcome in self._pool.run(chunks, _audit_unit):
             count += len(chunk)
             self._notify(Planned(count, len(wanted)))
-            findings = [outcome.error] * len(chunk) if isinstance(outcome, Failed) else outcome.value.findings
+            findings = [outcome.error] * len(chunk) if isinstance(outcome, Failed) else outcome.value.found
             for expected, found in zip(chunk, findings, strict=True):
                 if isinstance(found, DistError):
                     unresolved[expected.target] = f"{expected.target}: {found}"
@@ -49,10 +50,10 @@ class Auditing:
             unaudited=len(locked) - len(wanted),
         )
 
-    def locate(self, found: Audits, locked: Records) -> tuple[dict[PlannedImage, units.Located], dict[Reference, str]]:
+    def locate(self, found: Audits, locked: Records) -> tuple[dict[PlannedImage, Located], dict[Reference, str]]:
         """Return the images to repair with the places of their content, and the reasons why others cannot be repaired."""
 
-        def unit(target: Reference) -> Unit[units.Located]:
+        def unit(target: Reference) -> Unit[Located]:
             record, origin = locked[target], Reference.parse(locked[target].source)
             entry = self._entry_index.find_first(target, origin)
             is_rewritten = entry is not None and entry.rewrite_index
@@ -63,7 +64,7 @@ class Auditing:
                 hosts=frozenset({origin.host}),
             )
 
-        images, lost = dict[PlannedImage, units.Located](), dict[Reference, str]()
+        images, lost = dict[PlannedImage, Located](), dict[Reference, str]()
         for target, outcome in self._pool.run(found.damaged, unit):
             if isinstance(outcome, Failed):
                 lost[target] = f"{target}: {outcome.error}"
@@ -104,5 +105,5 @@ def _batches_by_repository(expected: Iterable[Expected]) -> Iterator[tuple[Expec
         yield from split_batches(tags, _MOST_TAGS)
 
 
-def _audit_unit(chunk: tuple[Expected, ...]) -> Unit[units.Audited]:
+def _audit_unit(chunk: tuple[Expected, ...]) -> Unit[units.Answers[Finding | DistError]]:
     return Unit(work=units.audit, arguments=(chunk,), hosts=frozenset({chunk[0].target.host}))

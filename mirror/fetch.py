@@ -11,6 +11,7 @@ from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.transfer import units
 from prefect_dist.transfer.events import Notify, StepFailed
+from prefect_dist.transfer.fetching import Fetched
 from prefect_dist.transfer.image_report import Failure, ImageReport
 from prefect_dist.transfer.pool import Pool, Unit
 from prefect_dist.transfer.related import EVERYTHING, NOTHING
@@ -68,7 +69,7 @@ class FetchPolicy:
     def __init__(self, scopes: FetchScopes) -> None:
         self._scopes = scopes
 
-    def unit_for(self, node: ContentNode, source: Reference) -> Unit[units.Fetched]:
+    def unit_for(self, node: ContentNode, source: Reference) -> Unit[Fetched]:
         """Return the unit that fetches content."""
         return Unit(work=units.fetch, arguments=(node.descriptor, source), hosts=frozenset({source.host}))
 

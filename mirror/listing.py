@@ -38,7 +38,7 @@ def list_registry(host: str, entries: Sequence[Entry], *, workers: int) -> Stage
     catalog: tuple[str, ...] | DistError = ()
     if any(entry.type == "registry" for entry in entries):
         outcome = yield from ask(Unit(work=units.list_repositories, arguments=(host,), hosts=frozenset({host})))
-        catalog = outcome.error if isinstance(outcome, Failed) else outcome.value.names
+        catalog = outcome.error if isinstance(outcome, Failed) else outcome.value.found
     repositories = [_choose_repositories(entry, catalog) for entry in entries]
     tags = yield from _list_tags(host, sorted({one for chosen in repositories for one in chosen}), workers)
     return tuple(_select(entry, chosen, catalog, tags) for entry, chosen in zip(entries, repositories, strict=True))

@@ -10,9 +10,11 @@ from prefect_dist.ocispec.children import is_foreign
 from prefect_dist.ocispec.errors import Conflict
 from prefect_dist.transfer import units
 from prefect_dist.transfer.delivery import Publication
+from prefect_dist.transfer.fetching import Fetched
 from prefect_dist.transfer.image_report import Failure
 from prefect_dist.transfer.pool import Failed, Ok, Unit
 from prefect_dist.transfer.related import NOTHING
+from prefect_dist.transfer.repair_source import Located
 from prefect_dist.transfer.walk import Walk
 from prefect_dist.transfer.walk_state import ContentNode, FollowUp, ImageState
 
@@ -48,8 +50,8 @@ class MirrorPolicy:
     def __init__(self, when_ended: EndOfImage, observer: MirrorObserver) -> None:
         self._when_ended, self._observer = when_ended, observer
         self._planned: dict[ImageState, PlannedImage] = {}
-        self._judgements: dict[ImageState, FollowUp[units.Judged]] = {}
-        self._publications: dict[ImageState, dict[TargetAction, FollowUp[units.Published]]] = {}
+        self._judgements: dict[ImageState, FollowUp[units.Answer[str | None]]] = {}
+        self._publications: dict[ImageState, dict[TargetAction, FollowUp[units.Answer[units.PublishReceipts]]]] = {}
 
     @property
     def planned_images(self) -> tuple[PlannedImage, ...]:
@@ -62,7 +64,7 @@ class MirrorPolicy:
         self._planned[image] = planned
         return image
 
-    def unit_for(self, node: ContentNode, source: Reference) -> Unit[units.Fetched]:
+    def unit_for(self, node: ContentNode, source: Reference) -> Unit[Fetched]:
         """Return the unit that fetches content and uploads it to one repository of each registry that wants it.
 
         Other repositories mount it from there. Content of an image that still waits for its gate is not uploaded, and
@@ -143,17 +145,17 @@ class MirrorPolicy:
     def _veto(self, image: ImageState) -> str | None:
         judgement = self._judgements.get(image)
         judged = judgement.outcome if judgement is not None else None
-        return judged.value.veto if isinstance(judged, Ok) else None
+        return judged.value.found if isinstance(judged, Ok) else None
 
     def _is_published(self, image: ImageState, action: TargetAction) -> bool:
         follow_up = self._publications.get(image, {}).get(action)
         return follow_up is not None and isinstance(follow_up.outcome, Ok)
 
-    def _judgement(self, image: ImageState, planned: PlannedImage) -> FollowUp[units.Judged]:
+    def _judgement(self, image: ImageState, planned: PlannedImage) -> FollowUp[units.Answer[str | None]]:
         name = _gate(planned)
 
-        def describe(judged: units.Judged) -> str:
-            return f"passed {name}" if judged.veto is None else f"was vetoed by {name}: {judged.veto}"
+        def describe(judged: units.Answer[str | None]) -> str:
+            return f"passed {name}" if judged.found is None else f"was vetoed by {name}: {judged.found}"
 
         unit = Unit(
             work=units.judge,
@@ -163,7 +165,9 @@ class MirrorPolicy:
         )
         return FollowUp(image=image, unit=unit, describe=describe)
 
-    def _publication(self, image: ImageState, planned: PlannedImage, action: TargetAction) -> FollowUp[units.Published]:
+    def _publication(
+        self, image: ImageState, planned: PlannedImage, action: TargetAction
+    ) -> FollowUp[units.Answer[units.PublishReceipts]]:
         entry, judgement = planned.item.entry, self._judgements.get(image)
         if image.root is None:
             raise ValueError(f"{image.reference}: an image without a root is not published")
@@ -186,7 +190,7 @@ class MirrorPolicy:
             scope=image.scope,
         )
 
-        def describe(_published: units.Published) -> str:
+        def describe(_receipts: object) -> str:
             return f"published at {action.target}"
 
         return FollowUp(image=image, unit=unit, describe=describe)
@@ -205,6 +209,6 @@ def _image(planned: PlannedImage, origin: object) -> ImageState:
     """Return the state of an image for the walk. A repair pushes the referrers that the target had, not those of today."""
     item = planned.item
     image = ImageState(item.source, platforms=item.entry.platforms, related=item.related, root=planned.root, origin=origin)
-    if isinstance(origin, units.Located):
+    if isinstance(origin, Located):
         image.related, image.referrers = NOTHING, dict.fromkeys(origin.referrers)
     return image

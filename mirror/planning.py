@@ -22,12 +22,15 @@ from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.transfer import units
 from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.session import Session
+from prefect_dist.transfer.survey import QueryResult
 
 
 class Receiver(Protocol):
     """Takes planned images, in the thread of the walk."""
 
-    def take_images(self, images: Sequence[PlannedImage], origins: Mapping[PlannedImage, units.Surveyed], /) -> None:
+    def take_images(
+        self, images: Sequence[PlannedImage], origins: Mapping[PlannedImage, units.Answers[QueryResult]], /
+    ) -> None:
         """Take planned images of a registry; `origins` has the survey of each image."""
 
     def take_plan(self, plan: Plan, /) -> None:

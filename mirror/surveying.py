@@ -48,7 +48,7 @@ class SurveyedImages:
     """
 
     images: tuple[PlannedImage, ...]
-    origins: Mapping[PlannedImage, units.Surveyed]
+    origins: Mapping[PlannedImage, units.Answers[QueryResult]]
     trusted: tuple[SyncItem, ...]
     missing: frozenset[Digest] = frozenset()
 
@@ -61,7 +61,7 @@ def survey_images(
     `keep` stores the manifests of images to mirror. A task sends at most `workers` requests at a time.
     """
     trusted = tuple(item for item in admitted.items if is_trusted(item, locked))
-    images, origins = list(admitted.refused), dict[PlannedImage, units.Surveyed]()
+    images, origins = list(admitted.refused), dict[PlannedImage, units.Answers[QueryResult]]()
     items = {make_query(item, locked): item for item in admitted.items if not is_trusted(item, locked)}
     progress.expect(len(items))
     for batch in split_batches(list(items), _BATCH):
@@ -87,12 +87,12 @@ def find_missing_content(store: ContentStore, surveyed: SurveyedImages) -> Surve
     return replace(surveyed, missing=frozenset(digest for digest, is_held in zip(content, held, strict=True) if not is_held))
 
 
-def _survey_unit(batch: tuple[ImageQuery, ...], *, keep: bool, workers: int) -> Unit[units.Surveyed]:
+def _survey_unit(batch: tuple[ImageQuery, ...], *, keep: bool, workers: int) -> Unit[units.Answers[QueryResult]]:
     hosts = frozenset(reference.host for query in batch for reference in (query.source, *query.targets))
     return Unit(work=units.survey, arguments=(batch,), options={"keep": keep, "workers": workers}, hosts=hosts)
 
 
-def _results(batch: Sequence[ImageQuery], outcome: Outcome[units.Surveyed]) -> Sequence[QueryResult]:
+def _results(batch: Sequence[ImageQuery], outcome: Outcome[units.Answers[QueryResult]]) -> Sequence[QueryResult]:
     """Return the results of a survey. The error of a failed survey is the result for each image."""
     if not isinstance(outcome, Failed):
         return outcome.value.found

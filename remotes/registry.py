@@ -26,7 +26,7 @@ from prefect_dist.remotes.pusher import Pusher
 from prefect_dist.remotes.ranges import Ranges
 from prefect_dist.remotes.repository import Repository
 from prefect_dist.remotes.sizes import RegistrySizes
-from prefect_dist.remotes.throttled import LeftAlone, Quota, ThrottledTransport, nobody
+from prefect_dist.remotes.throttled import OnThrottled, Quota, ThrottledTransport, nobody
 from prefect_dist.remotes.transport import Urllib3Transport
 
 _log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class _Client(httpx.Client):
 class Registries:
     """All registries, through one client. Thread-safe; the owner closes it, or uses it in a `with` block.
 
-    `ways` are hints how to give credentials, see `RegistryLogin`. `left_alone` is called when requests to a registry pause.
+    `ways` are hints how to give credentials, see `RegistryLogin`. `on_throttled` is called when requests to a registry pause.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Registries:
         *,
         credentials: CredentialSource,
         ways: Sequence[str] = (),
-        left_alone: LeftAlone = nobody,
+        on_throttled: OnThrottled = nobody,
     ) -> None:
         self._settings = settings
         self._credentials, self._ways = credentials, ways
@@ -90,7 +90,7 @@ class Registries:
         self._transport = Urllib3Transport(
             hosts=settings.hosts, connect_timeout_s=settings.connect_timeout_s, read_timeout_s=settings.read_timeout_s
         )
-        self._throttled = ThrottledTransport(self._transport, settings.hosts, left_alone=left_alone)
+        self._throttled = ThrottledTransport(self._transport, settings.hosts, on_throttled=on_throttled)
         self._client = _Client(
             transport=self._throttled,
             event_hooks={"response": [_log_response]},

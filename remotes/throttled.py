@@ -20,7 +20,7 @@ _UNAVAILABLE = httpx.codes.SERVICE_UNAVAILABLE
 WAITED_S = "dist.waited_s"
 """Extension of a response: the seconds for which the throttle delayed its request."""
 
-LeftAlone = Callable[[str, float], None]
+OnThrottled = Callable[[str, float], None]
 """Called with a server and the seconds for which requests to it pause; again if the pause grows. Thread-safe."""
 
 
@@ -47,8 +47,8 @@ class ThrottledTransport(httpx.BaseTransport):
     can then wait without holding a thread.
     """
 
-    def __init__(self, inner: httpx.BaseTransport, hosts: Hosts, *, left_alone: LeftAlone = nobody) -> None:
-        self._inner, self._hosts, self._left_alone = inner, hosts, left_alone
+    def __init__(self, inner: httpx.BaseTransport, hosts: Hosts, *, on_throttled: OnThrottled = nobody) -> None:
+        self._inner, self._hosts, self._on_throttled = inner, hosts, on_throttled
         self._throttles: dict[str, Throttle] = {}
         self._quotas: dict[str, Quota] = {}
         self._guard = threading.Lock()
@@ -105,7 +105,7 @@ class ThrottledTransport(httpx.BaseTransport):
         wait_s = retry_after_s(response)
         if response.status_code == _TOO_MANY or (response.status_code == _UNAVAILABLE and wait_s is not None):
             if throttle.note_refused(wait_s) and wait_s is not None:
-                self._left_alone(url.netloc.decode("ascii"), wait_s)
+                self._on_throttled(url.netloc.decode("ascii"), wait_s)
         else:
             throttle.note_accepted()
         if (quota := read_quota(response.headers)) is not None:

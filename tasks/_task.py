@@ -31,7 +31,7 @@ from prefect.utilities.annotations import quote
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.transfer.attempts import RETRIES, Attempt, is_retried, use_attempt
 from prefect_dist.transfer.session import Session, current_session
-from prefect_dist.transfer.units import errors_in
+from prefect_dist.transfer.units import Answers
 from prefect_dist.transfer.waiting import WaitingUnits
 
 P = ParamSpec("P")
@@ -56,7 +56,9 @@ def task_for(
     """
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        return work(current_session(), *args, **kwargs)
+        session = current_session()
+        with session.cancel.raise_stopped():
+            return work(session, *args, **kwargs)
 
     _, *parameters = inspect.signature(work).parameters.values()
     run.__signature__ = inspect.signature(work).replace(parameters=parameters)  # type: ignore[attr-defined]
@@ -112,8 +114,9 @@ def _attempted(function: Callable[P, R]) -> Callable[P, Any]:
             _WAITED[run_id] += 1
             return AwaitingRetry(scheduled_time=now, message=f"{exc}; until {until:%Y-%m-%d %H:%M:%S} UTC")
         _WAITED.pop(run_id, None)
-        errors = errors_in(result)
-        return Failed(message=_first_of(errors), data=result) if errors else result
+        if isinstance(result, Answers) and result.errors:
+            return Failed(message=_first_of(result.errors), data=result)
+        return result
 
     return run
 

@@ -1,24 +1,26 @@
-"""Audits the tags of a repository: the content below each, and its referrers.
+"""Audits the tags of a repository: the content below each tag, and its referrers.
 
-That a tag stands for the right digest proves nothing of what this names: blobs and manifests can be missing below it, after a
-deletion, a collection of garbage that went wrong, or a copy that broke off.
+A tag may resolve to the right digest although content below it is missing: after a deletion, a failed garbage collection, or an
+interrupted copy.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest
 from prefect_dist.ocispec.children import children_reader, filter_platforms, walk_tree, without_foreign
-from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound
+from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.remotes import Pusher, Source
+from prefect_dist.transfer.session import Session
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True, eq=False)
 class Expected:
-    """The expected state of a tag. `platforms` are those of an index that were mirrored; None is all.
+    """The expected state of a tag. `platforms` are the mirrored platforms of an index; None is all.
 
-    `referrers` should be beside it, under a tag or listed at what they are about, None.
+    `referrers` has the expected referrers with their digest tags. The tag is None for a referrer in the registry's list.
     """
 
     target: Reference
@@ -29,13 +31,35 @@ class Expected:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Finding:
-    """The result of an audit of one tag: its faults, a line each, and what it resolves to, None for no such tag."""
+    """The result of an audit of one tag: its faults, a line each, and its descriptor; None if the tag does not exist."""
 
     faults: tuple[str, ...]
     root: Descriptor | None
 
 
-class Auditor:
+class _Unfinished(dict[tuple[Expected, ...], "_Auditor"]):
+    """The auditors of tags whose audit has failed so far."""
+
+
+def audit_tags(session: Session, expected: Sequence[Expected]) -> list[Finding | DistError]:
+    """Return the finding, or the error, for each of some tags of one repository.
+
+    After an error, the known findings are kept until exactly these tags are audited again without an error.
+
+    Raises:
+        Stopped: the run was cancelled.
+    """
+    place, key, unfinished = expected[0].target, tuple(expected), session.memo(_Unfinished)
+    auditor = unfinished.pop(key, None)
+    if auditor is None:
+        auditor = _Auditor(session.registries.origin_fetcher(place), session.registries.pusher(place))
+    findings = [session.cancel.catch_error(partial(auditor.audit, one)) for one in expected]
+    if any(isinstance(one, DistError) for one in findings):
+        unfinished[key] = auditor
+    return findings
+
+
+class _Auditor:
     """Audits tags of one repository. Each piece of content is looked up once."""
 
     def __init__(self, source: Source, pusher: Pusher) -> None:
@@ -49,7 +73,7 @@ class Auditor:
         """Return the faults of a tag and its root.
 
         Raises:
-            DistError: the registry does not answer as it should.
+            DistError: an error of the registry.
         """
         root = self._resolve(expected.target)
         return Finding(faults=tuple(dict.fromkeys(self._faults(expected, root))), root=root)
@@ -62,7 +86,7 @@ class Auditor:
     def _image(
         self, target: Reference, there: Descriptor | None, digest: Digest, platforms: Platforms, *, missing: str
     ) -> Iterator[str]:
-        """Return the faults of a tag, which resolves to `there`, and of the image that it should resolve to."""
+        """Yield the faults of a tag, which resolves to `there`, and of the image that the tag is expected to resolve to."""
         if there is None:
             yield f"{target.tag or target} is not there"
         elif there.digest != digest:
@@ -77,7 +101,7 @@ class Auditor:
         return self._resolve(Reference.parse(f"{target.locator}@{digest}"))
 
     def _resolve(self, reference: Reference) -> Descriptor | None:
-        """Return the descriptor that a reference resolves to, None if there is none. It is requested once."""
+        """Return the descriptor that a reference resolves to, or None if it does not exist. It is requested once."""
         if reference not in self._resolved:
             try:
                 self._resolved[reference] = self._source.resolve(reference)
@@ -97,7 +121,7 @@ class Auditor:
                 yield fault
 
     def _look(self, descriptor: Descriptor) -> str | None:
-        """Return the fault of one piece of content, None for none. Each is requested once: manifests by GET, blobs by HEAD."""
+        """Return the fault of one piece of content, or None. Content is requested once: manifests by GET, blobs by HEAD."""
         if descriptor.key not in self._seen:
             try:
                 there = bool(self._read(descriptor)) if descriptor.is_manifest else self._pusher.has(descriptor)

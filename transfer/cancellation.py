@@ -8,9 +8,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import TypeVar
 
 from prefect_dist.ocispec.errors import DistError
 
+T = TypeVar("T")
 _REMEDY = "what is whole is kept, run again to go on"
 
 
@@ -65,6 +67,33 @@ class CancelToken:
         """
         self._requested.wait(seconds)
         self.check()
+
+    @contextmanager
+    def raise_stopped(self) -> Iterator[None]:
+        """Raise `Stopped` in place of any error of this block if the token is cancelled.
+
+        Cancellation aborts connections, so the error of a request that was in flight does not have the reason.
+        """
+        self.check()
+        try:
+            yield
+        except DistError:
+            self.check()
+            raise
+
+    def catch_error(self, call: Callable[[], T]) -> T | DistError:
+        """Return the result of a call, or its error.
+
+        Raises:
+            Stopped: the token is cancelled.
+        """
+        try:
+            with self.raise_stopped():
+                return call()
+        except Stopped:
+            raise
+        except DistError as exc:
+            return exc
 
     @contextmanager
     def on_cancel(self, callback: Callable[[], None]) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""The last step of a run that pushed referrers to registries without a referrers API: see that they are still listed."""
+"""The last step of a run that pushed referrers to registries without a referrers API: ensure that they are still listed."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from prefect_dist.transfer.pool import Failed, Pool, Unit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unconfirmed:
-    """Referrers in a repository that are not listed there, or for which that is not known, with the error."""
+    """Referrers in a repository that are not listed there, or that could not be looked up, with the error."""
 
     repository: Reference
     referrers: frozenset[Digest]
@@ -18,9 +18,9 @@ class Unconfirmed:
 
 
 def confirm_referrers(pool: Pool) -> list[Unconfirmed]:
-    """List referrers again that others have overwritten. Return those that could not be listed.
+    """List referrers again that other clients overwrote. Return the referrers that could not be listed.
 
-    Without fallback tags no unit is run.
+    A run without fallback tags runs no unit.
     """
     registries, found = pool.session.registries, list[Unconfirmed]()
     for repository, outcome in pool.run(registries.with_fallback_referrers(), _unit):
@@ -28,9 +28,9 @@ def confirm_referrers(pool: Pool) -> list[Unconfirmed]:
             pushed = frozenset[Digest]().union(*registries.pusher(repository).fallback_referrers.values())
             found.append(Unconfirmed(repository=repository, referrers=pushed, error=outcome.error))
         else:
-            found += [Unconfirmed(repository=repository, referrers=one, error=error) for one, error in outcome.value.failed]
+            found += [Unconfirmed(repository=repository, referrers=one, error=error) for one, error in outcome.value.found]
     return found
 
 
-def _unit(repository: Reference) -> Unit[units.Confirmed]:
+def _unit(repository: Reference) -> Unit[units.Answer[units.UnlistedReferrers]]:
     return Unit(work=units.confirm_referrers, arguments=(repository,), hosts=frozenset({repository.host}))

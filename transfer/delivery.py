@@ -1,41 +1,39 @@
 """Publishes images from the store in many repositories: blobs as they arrive, then manifests.
 
-Content is uploaded to a registry once and mounted into its other repositories. A second upload of
-content to a registry waits until the first one ends. The CNCF registry 2.8 requires that: it refuses a manifest (400
+Content is uploaded to a registry once and mounted into its other repositories. A second upload of the same content to a
+registry waits until the first upload ends. The CNCF registry 2.8 requires this order: it refuses a manifest (400
 DIGEST_INVALID) while a blob that the manifest names is uploaded once more.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
 from prefect_dist.ocispec.children import Children, children_reader, walk_tree, without_foreign
-from prefect_dist.ocispec.errors import Conflict, NotFound
+from prefect_dist.ocispec.errors import Conflict, DistError, NotFound
 from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
-from prefect_dist.remotes import Pusher, RegistryError, Source
+from prefect_dist.remotes import RegistryError, Source
 from prefect_dist.storage import presence
 from prefect_dist.storage.presence import present_children
-from prefect_dist.transfer import content as transfer
+from prefect_dist.transfer import content
+from prefect_dist.transfer.attempts import has_another
 from prefect_dist.transfer.content import Receipt
-from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.push_order import push_order
-from prefect_dist.transfer.recorder import ImageRecorder
-from prefect_dist.transfer.stats import ReceiptCounter
+from prefect_dist.transfer.session import Session
 
 # The number of candidates per content: one of them is not the repository itself.
 _CANDIDATES = 2
 # The error code of a registry that lacks content of an index (distribution-spec 1.1, "Error Codes").
 _INCOMPLETE = "MANIFEST_BLOB_UNKNOWN"
 _NO_SPARSE = (
-    "this registry takes no index of which some platforms are missing: mirror all of them, or have a new index made of those "
-    "that are wanted (rewriteIndex)"
-)
-# By the keys of descriptors.
+    "this registry accepts no sparse index; mirror all platforms, or set rewriteIndex to publish a new index of the wanted "
+    "platforms"
+)  # By the keys of descriptors.
 Receipts = dict[object, tuple[Descriptor, Receipt]]
 # The receipt of content that the run uploaded or found there before.
 _KNOWN = Receipt("existed")
@@ -47,12 +45,14 @@ _Put = Callable[..., Receipt]
 class Publication:
     """An image of the store, and the tag to publish it under.
 
-    `replaces` is the digest that the tag had when this was planned, None if there was no such tag. `platforms` are the wanted
-    platforms of an index, None for all; with `rewritten`, an index of only these is made. `referrers` are published, too. The
-    manifest that the tag had before is kept under the name `backup`.
-
-    If the target was not `surveyed`, manifests are looked up there before they are sent, and its tag is set whatever it
-    resolves to.
+    Attributes:
+        replaces: the digest that the tag had when the publication was planned; None if the tag did not exist.
+        platforms: the wanted platforms of an index; None is all.
+        rewritten: the target gets a new index of the wanted platforms.
+        referrers: the referrers to publish, too.
+        backup: the tag that keeps the manifest that the target tag had before.
+        surveyed: the target was surveyed before. Otherwise manifests are looked up there before they are sent, and the tag is
+            set whatever it resolves to.
     """
 
     root: Descriptor
@@ -66,7 +66,7 @@ class Publication:
 
 
 def add_receipt(receipts: Receipts, descriptor: Descriptor, receipt: Receipt) -> None:
-    """Add a receipt, also one of content that has one already."""
+    """Add a receipt. If the content has a receipt already, combine both."""
     _, known = receipts.get(descriptor.key, (None, None))
     receipts[descriptor.key] = descriptor, receipt if known is None else known.with_more(receipt)
 
@@ -100,185 +100,229 @@ class MountCandidates:
         return next((repository for repository in known if repository != place.repository), None)
 
 
-class Delivery:
-    """One run's deliveries. `source` and `pusher` give access to the repository of a reference. Thread-safe."""
+class _Deliveries:
+    """The state of the deliveries of a run. Thread-safe: it is changed in single steps.
 
-    def __init__(
-        self,
-        recorder: ImageRecorder,
-        *,
-        source: Callable[[Reference], Source],
-        pusher: Callable[[Reference], Pusher],
-        received: Notify,
-        sent: Notify,
-    ) -> None:
-        self.counter = ReceiptCounter()
-        self._recorder, self._store = recorder, recorder.store
-        self._source, self._pusher, self._received, self._sent = source, pusher, received, sent
-        self._turns: dict[tuple[str, Digest], Lock] = {}
-        self._mount_candidates = MountCandidates()
-        self._receipts: dict[Publication, Receipts] = {}
+    `turns` has a lock for each piece of content and registry, and `failing_hosts` the registries that refused a blob in all
+    attempts. `receipts` are those of publications that have not succeeded.
+    """
 
-    def has_image(self, root: Descriptor, target: Reference) -> bool:
-        """Return whether `target` resolves to `root`. If it does, no other content of the image is looked up there.
+    def __init__(self) -> None:
+        self.turns: dict[tuple[str, Digest], Lock] = {}
+        self.mount_candidates = MountCandidates()
+        self.receipts: dict[Publication, Receipts] = {}
+        self.failing_hosts: set[str] = set()
 
-        Raises:
-            DistError: an error of the registry, or of the store, which has to have the image.
-        """
-        if not self._pusher(target).has(root, tag=target.tag):
-            return False
-        for descriptor in walk_tree(without_foreign(children_reader(self._store.manifest)), root):
-            self._mount_candidates.note(target, descriptor.digest)
-        return True
 
-    def deliver(self, blob: Descriptor, place: Reference, *, origin: Reference | None = None) -> Receipt:
-        """Put a blob into the repository of `place`. It is mounted from `origin` or elsewhere, if the registry has it.
+def resolve_tag(session: Session, target: Reference) -> Descriptor | None:
+    """Return the descriptor that a tag resolves to at its own registry, or None if the tag does not exist.
 
-        Raises:
-            DistError: see `transfer.content.push`.
-        """
-        with self._turn(place, blob):
-            if self._mount_candidates.has(place, blob.digest):
-                return _KNOWN
-            mounted_from = self._mount_candidates.mount_candidate(place, blob.digest)
-            if mounted_from is None and origin is not None and origin.host == place.host and origin.locator != place.locator:
-                mounted_from = origin.repository
-            receipt = transfer.push(self._store, self._pusher(place), blob, source=mounted_from, notify=self._sent)
-            self.counter.count(blob, receipt)
-            self._mount_candidates.note(place, blob.digest)
-            return receipt
+    Raises:
+        DistError: an error of the registry.
+    """
+    try:
+        return session.registries.origin_fetcher(target).resolve(target)
+    except NotFound:
+        return None
 
-    def publish(self, wanted: Publication) -> Receipts:
-        """Push what the repository lacks of an image, in order, and set its tag last.
 
-        Return the receipts of content that was not known to be there. After a failure they are kept for the next attempt, and
-        for `receipts`.
+def has_image(session: Session, root: Descriptor, target: Reference) -> bool:
+    """Return whether `target` resolves to `root`. If it does, no other content of the image is looked up there.
 
-        Raises:
-            NotFound: content of the image is not in the store.
-            Conflict: the tag moved since this was planned. It stays unchanged.
-            DistError: see `transfer.content`; content that was pushed before need not be sent again.
-        """
-        root, platforms = wanted.root, wanted.platforms
-        receipts = self._receipts.setdefault(wanted, {})
-        if wanted.rewritten and platforms is not None:
-            root, platforms = self._select_platforms(wanted, platforms), None
-        if wanted.backup is not None:
-            self._back_up(self._require_unmoved(wanted, root), wanted.target, root, wanted.backup)
-        children = self._recorder.children(platforms)
+    Raises:
+        DistError: an error of the registry, or of the store, which has to have the image.
+    """
+    if not session.registries.pusher(target).has(root, tag=target.tag):
+        return False
+    candidates = session.memo(_Deliveries).mount_candidates
+    for descriptor in walk_tree(without_foreign(children_reader(session.store.manifest)), root):
+        candidates.note(target, descriptor.digest)
+    return True
+
+
+def deliver(session: Session, blob: Descriptor, place: Reference, *, origin: Reference | None = None) -> Receipt:
+    """Put a blob into the repository of `place`. The registry mounts it from `origin` or elsewhere, if it can.
+
+    Raises:
+        DistError: see `transfer.content.push`.
+    """
+    candidates = session.memo(_Deliveries).mount_candidates
+    with _turn(session, place, blob):
+        if candidates.has(place, blob.digest):
+            return _KNOWN
+        mounted_from = candidates.mount_candidate(place, blob.digest)
+        if mounted_from is None and origin is not None and origin.host == place.host and origin.locator != place.locator:
+            mounted_from = origin.repository
+        pusher, sent = session.registries.pusher(place), session.counter.sent
+        receipt = content.push(session.store, pusher, blob, source=mounted_from, notify=sent)
+        session.counter.count(blob, receipt)
+        candidates.note(place, blob.digest)
+        return receipt
+
+
+def deliver_to_places(session: Session, blob: Descriptor, places: Iterable[Reference], *, origin: Reference) -> None:
+    """Put a blob into the repositories of several places. The failure of a place does not keep the blob from other places.
+
+    The publication at a place delivers the blob again, and reports the error. After a registry has refused a blob in all
+    attempts, it gets one attempt per blob until it accepts a blob: a registry that is full or down would otherwise cost each
+    blob all attempts, and the delays between them.
+
+    Raises:
+        DistError: the error of a place, if another attempt follows.
+    """
+    failing, again = session.memo(_Deliveries).failing_hosts, list[DistError]()
+    for place in places:
         try:
-            for descriptor, receipt in self._steps(wanted, root, children):
-                if receipt is not _KNOWN:
-                    add_receipt(receipts, descriptor, receipt)
-        except RegistryError as exc:
-            is_incomplete = not exc.retryable and any(code.startswith(_INCOMPLETE) for code in exc.exchange.codes)
-            if platforms is None or not is_incomplete:
-                raise
-            raise type(exc)(f"{exc}; {_NO_SPARSE}", exc.exchange) from exc
-        return self._receipts.pop(wanted)
+            with session.cancel.raise_stopped():
+                deliver(session, blob, place, origin=origin)
+        except DistError as exc:
+            if place.host not in failing and has_another(exc):
+                again.append(exc)
+            elif exc.retryable:
+                failing.add(place.host)
+        else:
+            failing.discard(place.host)
+    if again:
+        raise again[-1]
 
-    def receipts(self, wanted: Publication) -> Receipts:
-        """Return the receipts of a publication that failed."""
-        return self._receipts.get(wanted, {})
 
-    def resolve(self, target: Reference) -> Descriptor | None:
-        """Return what a tag resolves to; None if there is no such tag.
+def publish(session: Session, wanted: Publication) -> Receipts:
+    """Push the content of an image that the repository lacks, in order, and set the tag last.
 
-        Raises:
-            DistError: an error of the registry.
-        """
+    Return the receipts of content that was not known to be there. After a failure the receipts are kept for the next attempt,
+    and for `failed_receipts`.
+
+    Raises:
+        NotFound: content of the image is not in the store.
+        Conflict: the tag moved since the publication was planned. The tag stays unchanged.
+        DistError: see `transfer.content`. The next attempt skips content that was pushed before.
+    """
+    root, platforms, kept = wanted.root, wanted.platforms, session.memo(_Deliveries).receipts
+    receipts = kept.setdefault(wanted, {})
+    if wanted.rewritten and platforms is not None:
+        root, platforms = _select_platforms(session, wanted, platforms), None
+    if wanted.backup is not None:
+        _back_up(session, _require_unmoved(session, wanted, root), wanted.target, root, wanted.backup)
+    try:
+        for descriptor, receipt in _push_image(session, wanted, root, session.recorder.children(platforms)):
+            if receipt is not _KNOWN:
+                add_receipt(receipts, descriptor, receipt)
+    except RegistryError as exc:
+        is_incomplete = not exc.retryable and any(code.startswith(_INCOMPLETE) for code in exc.exchange.codes)
+        if platforms is None or not is_incomplete:
+            raise
+        raise type(exc)(f"{exc}; {_NO_SPARSE}", exc.exchange) from exc
+    return kept.pop(wanted)
+
+
+def failed_receipts(session: Session, wanted: Publication) -> Receipts:
+    """Return the receipts of a publication that failed."""
+    return session.memo(_Deliveries).receipts.get(wanted, {})
+
+
+def _select_platforms(session: Session, wanted: Publication, platforms: tuple[Platform, ...]) -> Descriptor:
+    """Return the root of a tree with these platforms only. The store has its new indexes until the run ends."""
+    selected = filter_index(wanted.root, platforms, session.store.manifest, is_missing=session.recorder.is_missing)
+    unused = session.registries.origin_fetcher(wanted.target)  # the descriptors of new indexes contain their bytes
+    session.recorder.keep(selected.root)
+    for index in selected.indexes:
+        _fetch(session, unused, index)
+    return replace(selected.root, data=None)
+
+
+def _require_unmoved(session: Session, wanted: Publication, root: Descriptor) -> Descriptor | None:
+    """Return the descriptor that the target tag resolves to now, or None if the tag does not exist.
+
+    Raises:
+        Conflict: the descriptor is neither `root` nor the descriptor of the plan.
+    """
+    found = resolve_tag(session, wanted.target)
+    if found is not None and found.digest not in (wanted.replaces, root.digest):
+        before = wanted.replaces or "no manifest"
+        raise Conflict(f"{wanted.target}: target tag moved from {before} to {found.digest} since it was planned; run again")
+    return found
+
+
+def _back_up(session: Session, old: Descriptor | None, target: Reference, new: Descriptor, backup: Reference) -> None:
+    """Set the tag `backup` to `old`, to which the target tag resolves, unless the target tag stays unchanged."""
+    pusher = session.registries.pusher(backup)
+    if old is None or old.digest == new.digest or pusher.has(old, tag=backup.tag):
+        return
+    session.recorder.keep(old)
+    source = session.registries.origin_fetcher(target)
+    if backup.locator == target.locator:
+        _fetch(session, source, old)
+        content.put(session.store, pusher, old, tag=backup.tag, notify=session.counter.sent)
+        return
+    _fetch_tree(session, old, source)
+    for _ in _push_tree(session, old, backup, present_children(session.store)):
+        pass
+
+
+def _fetch_tree(session: Session, root: Descriptor, source: Source) -> None:
+    """Fetch a tree into the store. Manifests in an index may be missing: a target may have only some platforms."""
+    read, missing = children_reader(session.store.manifest), set[object]()
+
+    def children(descriptor: Descriptor) -> Sequence[Descriptor]:
+        return () if descriptor.key in missing else read(descriptor)
+
+    for descriptor in walk_tree(children, root):
         try:
-            return self._source(target).resolve(target)
+            _fetch(session, source, descriptor)
         except NotFound:
-            return None
+            if descriptor is root or not descriptor.is_manifest:
+                raise
+            missing.add(descriptor.key)
 
-    def _select_platforms(self, wanted: Publication, platforms: tuple[Platform, ...]) -> Descriptor:
-        """Return the root of a tree with these platforms only. Its new indexes are in the store until the run ends."""
-        selected = filter_index(wanted.root, platforms, self._store.manifest, is_missing=self._recorder.is_missing)
-        unused = self._source(wanted.target)  # the descriptors of new indexes contain their bytes
-        self._recorder.keep(selected.root)
-        for index in selected.indexes:
-            transfer.fetch(self._store, unused, index, notify=self._received)
-        return replace(selected.root, data=None)
 
-    def _require_unmoved(self, wanted: Publication, root: Descriptor) -> Descriptor | None:
-        """Return the descriptor that the target tag resolves to now, None if there is no such tag.
+def _fetch(session: Session, source: Source, descriptor: Descriptor) -> None:
+    content.fetch(session.store, source, descriptor, notify=session.counter.received)
 
-        Raises:
-            Conflict: it is neither `root` nor the descriptor of the plan.
-        """
-        found = self.resolve(wanted.target)
-        if found is not None and found.digest not in (wanted.replaces, root.digest):
-            before = wanted.replaces or "no manifest"
-            raise Conflict(f"{wanted.target}: target tag moved from {before} to {found.digest} since it was planned; run again")
-        return found
 
-    def _back_up(self, old: Descriptor | None, target: Reference, new: Descriptor, backup: Reference) -> None:
-        """Set the tag `backup` to `old`, to which the target tag resolves, unless that stays unchanged."""
-        if old is None or old.digest == new.digest or self._pusher(backup).has(old, tag=backup.tag):
-            return
-        self._recorder.keep(old)
-        source = self._source(target)
-        if backup.locator == target.locator:
-            transfer.fetch(self._store, source, old, notify=self._received)
-            transfer.put(self._store, self._pusher(backup), old, tag=backup.tag, notify=self._sent)
-            return
-        self._take(old, source)
-        for _ in self._push_tree(old, backup, present_children(self._store)):
-            pass
+def _push_image(
+    session: Session, wanted: Publication, root: Descriptor, children: Children
+) -> Iterator[tuple[Descriptor, Receipt]]:
+    if not wanted.surveyed:
+        return _push_tree(session, root, wanted.target, children, wanted.referrers, put=content.push)
+    check = partial(_require_unmoved, session, wanted, root)
+    return _push_tree(session, root, wanted.target, children, wanted.referrers, before_last=check)
 
-    def _take(self, root: Descriptor, source: Source) -> None:
-        """Fetch a tree into the store. Manifests in an index may be missing: a target may have only some platforms."""
-        read, missing = children_reader(self._store.manifest), set[object]()
 
-        def children(descriptor: Descriptor) -> Sequence[Descriptor]:
-            return () if descriptor.key in missing else read(descriptor)
+def _push_tree(
+    session: Session,
+    root: Descriptor,
+    target: Reference,
+    children: Children,
+    referrers: Sequence[Referrer] = (),
+    *,
+    put: _Put = content.put,
+    before_last: Callable[[], object] = lambda: None,
+) -> Iterator[tuple[Descriptor, Receipt]]:
+    """Push a tree and its referrers. Yield the receipt of each step, the last of which sets the target tag."""
+    wanted = without_foreign(children)
+    roots = (root, *(referrer.descriptor for referrer in referrers))
+    found = presence.require(session.store, *roots, children=wanted, name=str(target))
+    *others, last = push_order(session.store, found, wanted, root=root, tag=target.tag, referrers=referrers)
+    for descriptor, tag in others:
+        yield descriptor, _push(session, descriptor, target, tag, put)
+    before_last()
+    descriptor, tag = last
+    yield descriptor, _push(session, descriptor, target, tag, put)
 
-        for descriptor in walk_tree(children, root):
-            try:
-                transfer.fetch(self._store, source, descriptor, notify=self._received)
-            except NotFound:
-                if descriptor is root or not descriptor.is_manifest:
-                    raise
-                missing.add(descriptor.key)
 
-    def _steps(self, wanted: Publication, root: Descriptor, children: Children) -> Iterator[tuple[Descriptor, Receipt]]:
-        if not wanted.surveyed:
-            return self._push_tree(root, wanted.target, children, wanted.referrers, put=transfer.push)
-        check = partial(self._require_unmoved, wanted, root)
-        return self._push_tree(root, wanted.target, children, wanted.referrers, before_last=check)
+def _push(session: Session, descriptor: Descriptor, target: Reference, tag: str | None, put: _Put) -> Receipt:
+    if not descriptor.is_manifest:
+        return deliver(session, descriptor, target)
+    candidates = session.memo(_Deliveries).mount_candidates
+    with _turn(session, target, descriptor):
+        if tag is None and candidates.has(target, descriptor.digest):
+            return _KNOWN
+        pusher, sent = session.registries.pusher(target), session.counter.sent
+        receipt = put(session.store, pusher, descriptor, tag=tag, notify=sent)
+        candidates.note(target, descriptor.digest)
+        return receipt
 
-    def _push_tree(
-        self,
-        root: Descriptor,
-        target: Reference,
-        children: Children,
-        referrers: Sequence[Referrer] = (),
-        *,
-        put: _Put = transfer.put,
-        before_last: Callable[[], object] = lambda: None,
-    ) -> Iterator[tuple[Descriptor, Receipt]]:
-        """Push a tree and its referrers. Yield the receipt of each step, the last of which sets the target tag."""
-        wanted = without_foreign(children)
-        roots = (root, *(referrer.descriptor for referrer in referrers))
-        content = presence.require(self._store, *roots, children=wanted, name=str(target))
-        *others, last = push_order(self._store, content, wanted, root=root, tag=target.tag, referrers=referrers)
-        for descriptor, tag in others:
-            yield descriptor, self._push(descriptor, target, tag, put)
-        before_last()
-        descriptor, tag = last
-        yield descriptor, self._push(descriptor, target, tag, put)
 
-    def _push(self, descriptor: Descriptor, target: Reference, tag: str | None, put: _Put) -> Receipt:
-        if not descriptor.is_manifest:
-            return self.deliver(descriptor, target)
-        with self._turn(target, descriptor):
-            if tag is None and self._mount_candidates.has(target, descriptor.digest):
-                return _KNOWN
-            receipt = put(self._store, self._pusher(target), descriptor, tag=tag, notify=self._sent)
-            self._mount_candidates.note(target, descriptor.digest)
-            return receipt
-
-    def _turn(self, place: Reference, content: Descriptor) -> Lock:
-        """Return the lock of the thread that uploads this content to this registry. The run keeps it until it ends."""
-        return self._turns.setdefault((place.host, content.digest), Lock())
+def _turn(session: Session, place: Reference, descriptor: Descriptor) -> Lock:
+    """Return the lock of the thread that uploads this content to this registry. The run keeps the lock until it ends."""
+    return session.memo(_Deliveries).turns.setdefault((place.host, descriptor.digest), Lock())

@@ -1,4 +1,4 @@
-"""The store as the one place that images come from, where no other is to be asked."""
+"""The store as the only source of images, for runs that are offline."""
 
 from collections.abc import Container, Iterator
 
@@ -8,8 +8,8 @@ from prefect_dist.ocispec.referrers import Referrer, cosign_tags
 from prefect_dist.storage import ContentStore
 
 
-class Stored:
-    """A `remotes.Source` with the content that the store has recorded under one name. Thread-safe."""
+class StoredSource:
+    """A `remotes.Source` with the content that the store has under one name. Thread-safe."""
 
     def __init__(self, store: ContentStore, reference: Reference) -> None:
         self._store, self._name = store, str(reference)
@@ -18,35 +18,37 @@ class Stored:
         """Return the descriptor that the name in the store resolves to.
 
         Raises:
-            NotFound: there is no such name.
+            NotFound: the store does not have the name.
         """
         try:
             return self._store.names.get(str(reference)).descriptor
         except NotFound:
             raise NotFound(
-                f"{reference}: not in the store under this name, and nobody else is to be asked; `dist names` lists what is"
+                f"{reference}: the store has no image of this name, and the run is offline; `dist names` lists the names"
             ) from None
 
-    def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:  # noqa: ARG002 - there is nothing
-        """Return nothing: content in the store is not requested.
+    def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:  # noqa: ARG002 - it always fails
+        """Raise an error: no unit of work requests content that the store has.
 
         Raises:
             NotFound: always.
         """
         platforms = self._store.names.get(self._name).platforms
-        advice = f"of {self._name} it has {', '.join(map(str, platforms))} alone" if platforms else "fetch it before"
-        raise NotFound(f"{descriptor}: not in the store, and nobody else is to be asked; {advice}")
+        remedy = (
+            f"of {self._name} the store has only {', '.join(map(str, platforms))}" if platforms else "fetch the image first"
+        )
+        raise NotFound(f"{descriptor}: not in the store, and the run is offline; {remedy}")
 
     def distrust(self, descriptor: Descriptor) -> None:
         """Do nothing: there is no other source."""
 
     def tags(self) -> Iterator[str]:
-        """Return nothing: the store lists no tags.
+        """Raise an error: the store lists no tags.
 
         Raises:
             NotFound: always.
         """
-        raise NotFound("the store does not list tags; name the images")
+        raise NotFound("the store lists no tags, and the run is offline; name each image with its tag")
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
         """Return the recorded referrers of the name that refer to `descriptor`."""
@@ -55,7 +57,7 @@ class Stored:
                 yield referrer.descriptor
 
     def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
-        """Return cosign's digest tags of `descriptor` that are recorded with the name. With known `tags`, no others count."""
+        """Return the digest tags of `descriptor` that are recorded with the name, as far as they are among `tags`."""
         own = cosign_tags(descriptor.digest)
         for referrer in self._store.names.get(self._name).referrers:
             if referrer.tag in own and (tags is None or referrer.tag in tags):

@@ -12,8 +12,9 @@ from prefect_dist.transfer import units
 from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.confirming import confirm_referrers
 from prefect_dist.transfer.content import Receipt
-from prefect_dist.transfer.delivery import Publication, Receipts, add_receipt
+from prefect_dist.transfer.delivery import Publication, Receipts, add_receipt, failed_receipts
 from prefect_dist.transfer.events import ContentFinished, Event, ImageEnded, ImageResolving, Notify, StepDone
+from prefect_dist.transfer.fetching import Fetched
 from prefect_dist.transfer.image_report import Failure
 from prefect_dist.transfer.pool import Failed, Ok, Pool, Unit
 from prefect_dist.transfer.walk import Walk
@@ -46,7 +47,7 @@ class Push:
         along = image.referrers if referrers else ()
         self._wanted = Publication(root=image.descriptor, target=target, referrers=along, surveyed=False)
         self._state = ImageState(target, root=image.descriptor, referrers=dict.fromkeys(along))
-        self._publish: FollowUp[units.Published] | None = None
+        self._publish: FollowUp[units.Answer[units.PublishReceipts]] | None = None
         self._receipts: Receipts = {}
 
     def run(self) -> Delivered:
@@ -67,7 +68,7 @@ class Push:
             failure = Failure(descriptor=None, error=checked.error)
             return Delivered(receipts=(), failures=(failure,), waiting=len(content), tasks=self._pool.runs)
         self._state.origin = checked.value
-        if checked.value.stands:
+        if checked.value.found:
             self._state.met.update(own)
             self._receipts = {key: (one, Receipt("existed")) for key, one in own.items()}
         Walk(self, self, self._pool, self._pass_on).run((self._state,))
@@ -98,9 +99,9 @@ class Push:
             return
         outcome, root = self._publish.outcome, self._wanted.root
         if isinstance(outcome, Ok):
-            receipts = outcome.value.receipts
+            receipts = outcome.value.found
         else:
-            receipts = tuple(one for one in self._session.receipts(self._wanted).values() if one[0].key != root.key)
+            receipts = tuple(one for one in failed_receipts(self._session, self._wanted).values() if one[0].key != root.key)
         for descriptor, receipt in receipts:
             add_receipt(self._receipts, descriptor, receipt)
             self._notify(ContentFinished(descriptor, receipt))
@@ -119,12 +120,12 @@ class Push:
         receipts = tuple(self._receipts.values())
         return Delivered(receipts=receipts, failures=tuple(failures), waiting=waiting, tasks=self._pool.runs)
 
-    def unit_for(self, node: ContentNode, source: Reference) -> Unit[units.Fetched]:
+    def unit_for(self, node: ContentNode, source: Reference) -> Unit[Fetched]:
         """Return the unit that uploads a blob, or reads the children of a manifest."""
         origin = Reference(self._image.source, "")
         return Unit(work=units.upload, arguments=(node.descriptor, source, origin), hosts=frozenset({source.host}))
 
-    def follow_ups(self, image: ImageState) -> Sequence[FollowUp[units.Published]]:
+    def follow_ups(self, image: ImageState) -> Sequence[FollowUp[units.Answer[units.PublishReceipts]]]:
         """Return the publication, if the image or a referrer is not at the target; then nothing."""
         is_at_target = not self._wanted.referrers and self._wanted.root.key in self._receipts
         if self._publish is not None or is_at_target:

@@ -104,9 +104,12 @@ class ImageRecorder:
             return None
         return known if known.descriptor.digest == root.digest else None
 
-    def children(self, platforms: Platforms) -> Children:
-        """Return a handler for the children of manifests: of an index, the manifests for `platforms`."""
-        children = children_reader(self.store.manifest)
+    def children(self, platforms: Platforms, *, read: Callable[[Descriptor], bytes] | None = None) -> Children:
+        """Return a handler for the children of manifests: of an index, the manifests for `platforms`.
+
+        `read` reads a manifest; the default reads the store.
+        """
+        children = children_reader(read or self.store.manifest)
         if self.is_missing is not None and platforms is not None:
             children = without_missing_attestations(children, self.is_missing)
         return filter_platforms(children, platforms)

@@ -12,16 +12,18 @@ from prefect_dist.ocispec import Descriptor, Digest, Reference, manifest
 from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput, NotFound, Unsupported
 from prefect_dist.ocispec.referrers import MAX_REFERRERS, Referrer, ReferrerFilter, is_cosign_tag
 from prefect_dist.remotes import Source
+from prefect_dist.transfer.listing import list_own_tags
+from prefect_dist.transfer.session import Session
 
 K = TypeVar("K")
 V = TypeVar("V")
 _log = logging.getLogger(__name__)
-# A list with more entries that are not about its subject is forged as a whole; each costs a request.
+# A list with more manifests that do not refer to its subject is forged as a whole; each manifest costs a request.
 _MAX_UNRELATED = 100
-# Of a list with more tags, requesting digest tags one by one costs less.
+# If a repository has more tags, requests for single digest tags cost less than the list.
 _MAX_LISTED = 20_000
 _Filters = frozenset[ReferrerFilter]
-# Source or target, the repository there, and the subject.
+# "source" or "target", the repository there, and the subject.
 _Key = tuple[str, str, Digest]
 # Reads the manifest of a descriptor, verified.
 Read = Callable[[Descriptor], bytes]
@@ -29,12 +31,12 @@ Read = Callable[[Descriptor], bytes]
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Related:
-    """The related manifests that are wanted with an image. It is false if none are wanted.
+    """The related manifests that are wanted with an image. The value is false if none are wanted.
 
     Attributes:
-        listed: those in the registry's list of referrers, or under the fallback tag.
-        tagged: those under cosign's digest tags.
-        filters: conditions, one of which a listed manifest has to meet, at each level of referrers; empty accepts all.
+        listed: manifests in the registry's list of referrers, or under the fallback tag, are wanted.
+        tagged: manifests under digest tags of cosign are wanted.
+        filters: a listed manifest has to meet one of these conditions, at each level of referrers; empty accepts all.
     """
 
     listed: bool = False
@@ -60,17 +62,20 @@ NOTHING, EVERYTHING = Related(), Related(listed=True, tagged=True)
 
 
 class SharedAnswers(Generic[K, V]):
-    """Answers by key, each computed once; threads that need the same one wait for it. Errors are not kept. Thread-safe."""
+    """Answers by key, each computed once. Threads that need an answer wait for the thread that computes it. Thread-safe.
+
+    Errors are not kept.
+    """
 
     def __init__(self) -> None:
         self._guard = Lock()
         self._answers: dict[K, Future[V]] = {}
 
     def get(self, key: K, compute: Callable[[], V]) -> V:
-        """Return the answer for `key`; `compute` gives it if there is none yet.
+        """Return the answer for `key`; call `compute` if there is no answer yet.
 
         Raises:
-            BaseException: the error of `compute`, also in threads that waited for it. The next call computes again.
+            BaseException: the error of `compute`, also in threads that waited for the answer. The next call computes again.
         """
         with self._guard:
             is_known = key in self._answers
@@ -86,112 +91,104 @@ class SharedAnswers(Generic[K, V]):
         return answer.result()
 
 
-class RelatedLookup:
-    """Looks up related manifests at sources and targets: once per subject and repository of a run. Thread-safe.
+class _Answers:
+    """The related manifests that a run has listed, once per subject and repository. Thread-safe."""
 
-    `source` and `target` give access to the repository of a reference. `tags` lists the tags of a repository as its registry
-    does, not as a mirror of that registry does: a mirror may list only the tags that somebody requested there. An `offline`
-    source is the store, which has its own related manifests for each name.
+    def __init__(self) -> None:
+        self.listed: SharedAnswers[tuple[_Key, _Filters], tuple[Descriptor, ...]] = SharedAnswers()
+        self.tagged: SharedAnswers[_Key, tuple[Referrer, ...]] = SharedAnswers()
+        self.digest_tags: SharedAnswers[str, frozenset[str] | None] = SharedAnswers()
+
+
+def list_at_source(
+    session: Session,
+    subject: Descriptor,
+    place: Reference,
+    related: Related,
+    *,
+    read: Read,
+    verified: frozenset[Digest] = frozenset(),
+) -> tuple[Referrer, ...]:
+    """Return the wanted manifests in a source repository that refer to `subject`.
+
+    A list can be forged: any client that may push to the repository can write its fallback index. A listed manifest counts
+    only if its own `subject` is the requested one; all others are ignored with a warning. `read` reads a manifest, and
+    `verified` has the digests of manifests that need not be read again. Manifests of cosign have no subject: the name of the
+    digest tag is their only link.
+
+    The source of an offline run is the store, which has the related manifests of each name.
+
+    Raises:
+        Unsupported: a list has more than a hundred manifests that do not refer to the subject.
+        DistError: an error of the source.
     """
+    source, is_offline = session.open_source(place), session.spec.offline
 
-    def __init__(
-        self,
-        source: Callable[[Reference], Source],
-        target: Callable[[Reference], Source],
-        tags: Callable[[Reference], Iterable[str]],
-        *,
-        offline: bool,
-    ) -> None:
-        self._source, self._target, self._tags, self._offline = source, target, tags, offline
-        self._listed: SharedAnswers[tuple[_Key, _Filters], tuple[Descriptor, ...]] = SharedAnswers()
-        self._tagged: SharedAnswers[_Key, tuple[Referrer, ...]] = SharedAnswers()
-        self._digest_tags: SharedAnswers[str, frozenset[str] | None] = SharedAnswers()
+    def list_verified() -> tuple[Descriptor, ...]:
+        listed = tuple(filter(related.accepts, source.referrers(subject)))
+        ignored = _find_unrelated([one for one in listed if one.digest not in verified], subject, read)
+        return tuple(one for one in listed if one.digest not in ignored)
 
-    def at_source(
-        self,
-        subject: Descriptor,
-        place: Reference,
-        related: Related,
-        *,
-        read: Read,
-        verified: frozenset[Digest] = frozenset(),
-    ) -> tuple[Referrer, ...]:
-        """Return the wanted manifests in a source repository that refer to `subject`.
+    def list_tagged() -> tuple[Referrer, ...]:
+        return _list_tagged(source, subject, None if is_offline else _list_digest_tags(session, place))
 
-        A list can be forged: anyone who may push to the repository can write its fallback index. A listed manifest counts
-        only if its own `subject` is the one asked for; all others are ignored with a warning. `read` reads a manifest, and
-        `verified` has the digests of manifests that need not be read again. Cosign's manifests have no subject: there the
-        name of the tag is the only link.
-
-        Raises:
-            Unsupported: a list with more than a hundred manifests that do not refer to the subject.
-            DistError: an error of the source.
-        """
-        source = self._source(place)
-
-        def list_verified() -> tuple[Descriptor, ...]:
-            listed = tuple(filter(related.accepts, source.referrers(subject)))
-            ignored = _find_unrelated([one for one in listed if one.digest not in verified], subject, read)
-            return tuple(one for one in listed if one.digest not in ignored)
-
-        key = "source", str(place) if self._offline else place.locator, subject.digest
-        listed = self._listed.get((key, related.filters), list_verified) if related.listed else ()
-        tags = None if self._offline else self._digest_tags_of
-        return _combine(listed, self._find_tagged(key, subject, source, place, tags) if related.tagged else ())
-
-    def at_target(self, subject: Descriptor, place: Reference, related: Related) -> tuple[Referrer, ...]:
-        """Return the same at a target, where listed manifests are not read.
-
-        Raises:
-            DistError: an error of the target.
-        """
-        target, key = self._target(place), ("target", place.locator, subject.digest)
-
-        def list_accepted() -> tuple[Descriptor, ...]:
-            return tuple(filter(related.accepts, target.referrers(subject)))
-
-        listed = self._listed.get((key, related.filters), list_accepted) if related.listed else ()
-        tagged = self._find_tagged(key, subject, target, place, self._digest_tags_of) if related.tagged else ()
-        return _combine(listed, tagged)
-
-    def _find_tagged(
-        self,
-        key: "_Key",
-        subject: Descriptor,
-        source: Source,
-        place: Reference,
-        tags_of: Callable[[Reference], frozenset[str] | None] | None,
-    ) -> tuple[Referrer, ...]:
-        """Return the manifests under digest tags of `subject`."""
-
-        def find() -> tuple[Referrer, ...]:
-            tags = None if tags_of is None else tags_of(place)
-            return tuple(Referrer(one, tag) for tag, one in source.signatures(subject, tags=tags))
-
-        return self._tagged.get(key, find)
-
-    def _digest_tags_of(self, place: Reference) -> frozenset[str] | None:
-        """Return the digest tags of a repository. None: they have to be requested one by one, which finds them, too."""
-
-        def select() -> frozenset[str] | None:
-            found = set[str]()
-            try:
-                for number, tag in enumerate(self._tags(place)):
-                    if number == _MAX_LISTED:
-                        return None
-                    if is_cosign_tag(tag):
-                        found.add(tag)
-            except DistError as exc:
-                _log.info("%s: digest tags are requested one by one, the list of tags failed: %s", place.locator, exc)
-                return None
-            return frozenset(found)
-
-        return self._digest_tags.get(place.locator, select)
+    key = "source", str(place) if is_offline else place.locator, subject.digest
+    return _list(session, key, related, list_verified, list_tagged)
 
 
-def _combine(listed: Iterable[Descriptor], tagged: tuple[Referrer, ...]) -> tuple[Referrer, ...]:
+def list_at_target(session: Session, subject: Descriptor, place: Reference, related: Related) -> tuple[Referrer, ...]:
+    """Return the wanted manifests in a target repository that refer to `subject`. Listed manifests are not read.
+
+    Raises:
+        DistError: an error of the target.
+    """
+    target = session.registries.origin_fetcher(place)
+
+    def list_accepted() -> tuple[Descriptor, ...]:
+        return tuple(filter(related.accepts, target.referrers(subject)))
+
+    def list_tagged() -> tuple[Referrer, ...]:
+        return _list_tagged(target, subject, _list_digest_tags(session, place))
+
+    return _list(session, ("target", place.locator, subject.digest), related, list_accepted, list_tagged)
+
+
+def _list(
+    session: Session,
+    key: _Key,
+    related: Related,
+    list_referrers: Callable[[], tuple[Descriptor, ...]],
+    list_tagged: Callable[[], tuple[Referrer, ...]],
+) -> tuple[Referrer, ...]:
+    """Return the related manifests from the registry's list and under digest tags, as far as they are wanted."""
+    answers = session.memo(_Answers)
+    listed = answers.listed.get((key, related.filters), list_referrers) if related.listed else ()
+    tagged = answers.tagged.get(key, list_tagged) if related.tagged else ()
     known = {referrer.descriptor.digest for referrer in tagged}
     return (*(Referrer(one) for one in listed if one.digest not in known), *tagged)
+
+
+def _list_tagged(source: Source, subject: Descriptor, tags: frozenset[str] | None) -> tuple[Referrer, ...]:
+    return tuple(Referrer(one, tag) for tag, one in source.signatures(subject, tags=tags))
+
+
+def _list_digest_tags(session: Session, place: Reference) -> frozenset[str] | None:
+    """Return the digest tags of a repository, or None if they have to be requested one by one."""
+
+    def select() -> frozenset[str] | None:
+        found = set[str]()
+        try:
+            for number, tag in enumerate(list_own_tags(session, place)):
+                if number == _MAX_LISTED:
+                    return None
+                if is_cosign_tag(tag):
+                    found.add(tag)
+        except DistError as exc:
+            _log.info("%s: digest tags are requested one by one, the list of tags failed: %s", place.locator, exc)
+            return None
+        return frozenset(found)
+
+    return session.memo(_Answers).digest_tags.get(place.locator, select)
 
 
 def _find_unrelated(listed: Iterable[Descriptor], subject: Descriptor, read: Read) -> set[Digest]:
@@ -224,10 +221,10 @@ def find_all_related(
     *,
     at: str,
 ) -> dict[Digest, Referrer]:
-    """Return the referrers of `subjects`, the referrers of those, and so on, by digest.
+    """Return the referrers of `subjects`, the referrers of these referrers, and so on, by digest.
 
     `find` returns the referrers of one subject, and `manifests_of` the manifests in the tree of a referrer. Each manifest is
-    passed to `find` once, so circles end. `at` names the image in errors.
+    passed to `find` once, so cycles end. `at` names the image in errors.
 
     Raises:
         Unsupported: more than MAX_REFERRERS.

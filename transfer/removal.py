@@ -1,19 +1,23 @@
-"""Removal of tags that a mirror made and that are not wanted any more.
+"""Removes tags that a mirror created and that no entry wants any more.
 
-A tag is deleted by its name where the registry can do that. Other registries delete manifests, with every tag of them. Then a
-manifest is deleted only if no remaining tag of the repository needs it (`transfer.tag_graph`).
+Some registries delete a tag by its name. Other registries delete only manifests, with every tag of a manifest. There a manifest
+is deleted only if no remaining tag of the repository needs it (`transfer.tag_graph`).
 
-The answer to a deletion proves nothing: some registries accept the request and do not carry it out. A tag is reported as
-removed only once it does not resolve to its digest any more.
+Some registries accept a deletion and do not carry it out. So a tag is reported as removed only if it does not resolve to its
+digest any more.
 """
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.remotes import Pusher
+from prefect_dist.transfer.delivery import resolve_tag
+from prefect_dist.transfer.session import Session
+from prefect_dist.transfer.survey import Reader
 from prefect_dist.transfer.tag_graph import TagGraph, TagSource
 
 _ONLY_MANIFESTS = "this registry deletes only whole manifests, not tags"
@@ -21,9 +25,9 @@ _ONLY_MANIFESTS = "this registry deletes only whole manifests, not tags"
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class UnwantedTag:
-    """A tag to remove: the digest that the mirror published under it, and the referrers that it copied with that.
+    """A tag to remove: the digest that the mirror published under the tag, and the referrers that it copied with the image.
 
-    `replaces` is the digest that the mirror published before, if it is not known whether `digest` was published.
+    `replaces` is the digest that the mirror published before, if the publication of `digest` may have failed.
     """
 
     target: Reference
@@ -40,8 +44,36 @@ class Removed:
     why: str | None = None
 
 
-class Remover:
-    """Removes tags of one repository, one at a time. `resolve` returns what a tag resolves to now, None for no such tag.
+class _Removers(dict[str, "_Remover"]):
+    """The removers of a run, by repository."""
+
+
+def remove_tag(
+    session: Session, target: Reference, unwanted: Iterable[UnwantedTag], *, known: Iterable[str] = (), workers: int
+) -> Removed:
+    """Remove one of the `unwanted` tags of a repository, in which the `known` tags may exist, too; see `_Remover.remove`.
+
+    Tags of one repository are removed one at a time.
+    """
+    removers = session.memo(_Removers)
+    if target.locator not in removers:
+        source = session.registries.origin_fetcher(target)
+        removers[target.locator] = _Remover(
+            target,
+            source=source,
+            pusher=session.registries.pusher(target),
+            resolve=partial(resolve_tag, session),
+            read=Reader(session, source, keep=False).read,
+            workers=workers,
+        )
+    remover = removers[target.locator]
+    remover.allow(unwanted)
+    remover.add_known(known)
+    return remover.remove(str(target.tag))
+
+
+class _Remover:
+    """Removes tags of one repository. `resolve` returns the descriptor of a tag, or None if the tag does not exist.
 
     Not thread-safe.
     """
@@ -60,11 +92,11 @@ class Remover:
         self._pusher, self._resolve = pusher, resolve
         self._outcomes: dict[str, Removed] = {}
         self._can_delete_tags = True
-        self._accepted: set[str] = set()  # tags of which a deletion was answered as if they did not exist any more
+        self._accepted: set[str] = set()  # tags whose deletion the registry accepted
         self._graph = TagGraph(repository, source, resolve=resolve, read=read, workers=workers)
 
     def allow(self, unwanted: Iterable[UnwantedTag]) -> None:
-        """Allow the removal of some tags. Only these may be removed together with a manifest."""
+        """Allow the removal of some tags. A manifest is deleted only if all its tags may be removed."""
         for one in unwanted:
             tag = str(one.target.tag)
             if tag not in self._unwanted:
@@ -72,7 +104,7 @@ class Remover:
                 self._graph.allow(tag, one.digest, one.referrers)
 
     def add_known(self, tags: Iterable[str]) -> None:
-        """Add tags that the mirror knows in this repository. What they need stays, even if the registry does not list them."""
+        """Add tags that the mirror knows in this repository. Their content stays, even if the registry does not list them."""
         self._graph.add_known(tags)
 
     def remove(self, tag: str) -> Removed:
@@ -81,13 +113,13 @@ class Remover:
         Raises:
             Unsupported: the registry deletes neither tags nor manifests.
             Conflict: the registry deletes only manifests, and its list of tags lacks a tag that exists.
-            Unavailable: the tag still resolves to its digest after the registry answered to its deletion.
+            Unavailable: the tag still resolves to its digest after the registry accepted its deletion.
             DistError: the tag, or anything that other tags need, cannot be read or deleted.
         """
         if tag not in self._outcomes:
             self._outcomes[tag] = self._remove(tag)
             if self._outcomes[tag].status == "shared":
-                self._graph.disallow(tag)  # it is reported as kept, so it must not go with another tag later
+                self._graph.disallow(tag)  # it is reported as kept, so no other tag may take it along later
         return self._outcomes[tag]
 
     def _remove(self, tag: str) -> Removed:
@@ -138,10 +170,10 @@ class Remover:
             raise Unavailable(f"{one.target} still resolves to {one.digest} after DELETE was answered with {status}")
 
     def _obstacle(self, tag: str) -> Removed | None:
-        """Return why a tag is not to be removed, None if it is."""
+        """Return the reason why a tag must not be removed, or None."""
         one = self._unwanted[tag]
         found = self._resolve(one.target)
-        if found is not None and one.replaces is not None:  # only the first look decides which of both digests it is
+        if found is not None and one.replaces is not None:  # the first look decides which of both digests was published
             digest = found.digest if found.digest == one.replaces else one.digest
             one = self._unwanted[tag] = replace(one, digest=digest, replaces=None)
             self._graph.allow(tag, one.digest, one.referrers)

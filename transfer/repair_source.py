@@ -1,6 +1,7 @@
 """Finds the source of content that a target has lost."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
@@ -8,40 +9,47 @@ from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.storage import ContentStore, Name
 from prefect_dist.transfer.audit import Expected
+from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.survey import Reader
 
 
-def locate(origin: Reference, expected: Expected, reader: Reader, *, rewritten: bool) -> Descriptor:
-    """Return the root at its source of the image that a target should have: from the store, otherwise from the source.
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Located:
+    """The root of an image that was mirrored to a target before, and the manifests that referred to the image."""
 
-    An index that was `rewritten` has another root there, of which it is made again.
+    root: Descriptor
+    referrers: tuple[Referrer, ...]
+
+
+def locate(session: Session, origin: Reference, expected: Expected, *, rewritten: bool) -> Located:
+    """Return the root at the source, and the referrers, of the image that a target is expected to have.
+
+    They are looked up in the store, and then at the source. A `rewritten` index has another root at the source, from which the
+    index is made again. Referrers that are in neither place are left out.
 
     Raises:
-        NotFound: neither has it.
-        DistError: whatever the source raises.
+        NotFound: the root is in neither place.
+        DistError: an error of the source.
     """
-    named = _find_name(reader.store, str(origin))
-    if named is not None and _is_what_it_was(named.descriptor, expected, reader, rewritten=rewritten):
+    reader = Reader(session, session.open_source(origin), keep=True)
+    root = _locate_root(origin, expected, reader, rewritten=rewritten)
+    return Located(root, tuple(_locate_referrers(origin, expected, reader)))
+
+
+def _locate_root(origin: Reference, expected: Expected, reader: Reader, *, rewritten: bool) -> Descriptor:
+    named = _find_name(reader.session.store, str(origin))
+    if named is not None and _is_expected_name(named.descriptor, expected, reader, rewritten=rewritten):
         return named.descriptor
     if not rewritten:
         return reader.source.resolve(_pin(origin, expected.digest))
     root = reader.source.resolve(origin)
-    if not _gives(root, expected, reader, rewritten=rewritten):
-        raise NotFound(f"{origin}: no longer what {expected.target} was made of; mirror it anew")
+    if not _is_expected(root, expected, reader, rewritten=rewritten):
+        raise NotFound(f"{origin}: the tag moved since {expected.target} was mirrored from it; mirror the image again")
     return root
 
 
-def referrers(origin: Reference, expected: Expected, reader: Reader) -> tuple[Referrer, ...]:
-    """Return the expected referrers of an image from the store or the source, without those that neither has.
-
-    Raises:
-        DistError: whatever the source raises.
-    """
-    return tuple(_referrers(origin, expected, reader))
-
-
-def _referrers(origin: Reference, expected: Expected, reader: Reader) -> Iterator[Referrer]:
-    named = _find_name(reader.store, str(origin))
+def _locate_referrers(origin: Reference, expected: Expected, reader: Reader) -> Iterator[Referrer]:
+    named = _find_name(reader.session.store, str(origin))
     known = {one.descriptor.digest: one.descriptor for one in (named.referrers if named is not None else ())}
     for digest, tag in expected.referrers.items():
         try:
@@ -50,22 +58,23 @@ def _referrers(origin: Reference, expected: Expected, reader: Reader) -> Iterato
             continue
 
 
-def _is_what_it_was(named: Descriptor, expected: Expected, reader: Reader, *, rewritten: bool) -> bool:
-    """Return whether a name in the store still has the expected root. False if it cannot be read: the source decides then."""
+def _is_expected_name(named: Descriptor, expected: Expected, reader: Reader, *, rewritten: bool) -> bool:
+    """Return whether a name in the store still has the expected root. If it cannot be read, the source decides."""
     try:
-        return _gives(named, expected, reader, rewritten=rewritten)
+        return _is_expected(named, expected, reader, rewritten=rewritten)
     except DistError:
         return False
 
 
-def _gives(root: Descriptor, expected: Expected, reader: Reader, *, rewritten: bool) -> bool:
-    """Return whether a root is that of the target, or the one that the index of the target was made from."""
+def _is_expected(root: Descriptor, expected: Expected, reader: Reader, *, rewritten: bool) -> bool:
+    """Return whether a root is the root of the target, or the root that the index of the target was made from."""
     if not rewritten or expected.platforms is None:
         return root.digest == expected.digest
     try:
-        return filter_index(root, expected.platforms, reader.read, is_missing=reader.is_missing).root.digest == expected.digest
-    except NotFound:  # it has nothing for these platforms any more
+        selected = filter_index(root, expected.platforms, reader.read, is_missing=reader.session.recorder.is_missing)
+    except NotFound:  # the index has no image for these platforms any more
         return False
+    return selected.root.digest == expected.digest
 
 
 def _find_name(store: ContentStore, name: str) -> Name | None:

@@ -1,4 +1,4 @@
-"""Counts the content that a run transferred. Bytes are counted as they arrive, so failed attempts are included."""
+"""Counts the content that a run transfers. Bytes are counted as they arrive, so failed attempts are included."""
 
 from dataclasses import dataclass
 from threading import Lock
@@ -22,17 +22,17 @@ class TransferStats:
 
 
 class ByteCounter:
-    """A listener that counts the bytes of the events that it passes on to another. Thread-safe."""
+    """A listener that counts transferred bytes and passes each event on to another listener. Thread-safe."""
 
     def __init__(self, notify: Notify, cancel: CancelToken) -> None:
         self.total = 0
         self._notify, self._cancel, self._guard = notify, cancel, Lock()
 
     def __call__(self, event: Event) -> None:
-        """Count the bytes of an event, and pass it on.
+        """Count the bytes of an event, and pass the event on.
 
         Raises:
-            Stopped: the run was cancelled. This ends the transfer that the event is about.
+            Stopped: the run was cancelled. The error ends the transfer that the event reports.
         """
         if isinstance(event, ContentAdvanced):
             with self._guard:
@@ -41,20 +41,37 @@ class ByteCounter:
         self._notify(event)
 
 
-class ReceiptCounter:
-    """Counts the blobs that did not have to be sent. Thread-safe."""
+class TransferCounter:
+    """Counts the transfers of a run. Thread-safe.
 
-    def __init__(self) -> None:
-        self.mounted = self.existed = 0
-        self.mounted_bytes = self.existed_bytes = 0
+    `received` and `sent` are the listeners of fetches and of uploads.
+    """
+
+    def __init__(self, notify: Notify, cancel: CancelToken) -> None:
+        self.received, self.sent = ByteCounter(notify, cancel), ByteCounter(notify, cancel)
+        self._mounted = self._existed = 0
+        self._mounted_bytes = self._existed_bytes = 0
         self._guard = Lock()
 
-    def count(self, descriptor: Descriptor, receipt: Receipt) -> None:
-        """Count one piece of content."""
+    def count(self, blob: Descriptor, receipt: Receipt) -> None:
+        """Count a blob that did not have to be uploaded; ignore any other receipt."""
         with self._guard:
             if receipt.status == "mounted":
-                self.mounted += 1
-                self.mounted_bytes += descriptor.size
+                self._mounted += 1
+                self._mounted_bytes += blob.size
             elif receipt.status == "existed":
-                self.existed += 1
-                self.existed_bytes += descriptor.size
+                self._existed += 1
+                self._existed_bytes += blob.size
+
+    @property
+    def stats(self) -> TransferStats:
+        """The counts so far."""
+        with self._guard:
+            return TransferStats(
+                received=self.received.total,
+                sent=self.sent.total,
+                mounted=self._mounted,
+                existed=self._existed,
+                mounted_bytes=self._mounted_bytes,
+                existed_bytes=self._existed_bytes,
+            )

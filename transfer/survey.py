@@ -1,23 +1,23 @@
 """Resolves images at their source and at their targets, before a mirror begins."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
+from functools import partial
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference, config, manifest
-from prefect_dist.ocispec.children import Children, children_reader, filter_platforms, walk_tree, without_missing_attestations
+from prefect_dist.ocispec.children import Children, children_reader, walk_tree
 from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput
 from prefect_dist.ocispec.index_filter import FilteredIndex, filter_index, select_image
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.remotes import Source
-from prefect_dist.storage import ContentStore
 from prefect_dist.transfer import content as transfer
-from prefect_dist.transfer.events import Notify
-from prefect_dist.transfer.related import NOTHING, Related, RelatedLookup, find_all_related
-
-T = TypeVar("T")
+from prefect_dist.transfer.cancellation import Stopped
+from prefect_dist.transfer.delivery import resolve_tag
+from prefect_dist.transfer.related import NOTHING, Related, find_all_related, list_at_source, list_at_target
+from prefect_dist.transfer.session import Session
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
@@ -90,30 +90,17 @@ class QueryResult:
         return tuple(one for one in (self.image, *self.standing) if isinstance(one, DistError))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads manifests and configs of one source: from the store if it has them. With `keep` the others are stored.
+    """Reads manifests and configs: from the store, otherwise from one source. With `keep`, the store gets what is read."""
 
-    If the source `is_offline`, it is the store: attestation manifests that are missing there are left out.
-    """
-
-    store: ContentStore
+    session: Session
     source: Source
     keep: bool
-    notify: Notify
-    is_offline: bool = False
-
-    @property
-    def is_missing(self) -> Callable[[Descriptor], bool] | None:
-        """Return the test for attestation manifests that are left out; None if all are needed."""
-        return (lambda descriptor: not self.store.holds(descriptor)) if self.is_offline else None
 
     def children(self, platforms: Platforms) -> Children:
         """Return a handler for the children of manifests: of an index, the manifests for `platforms`."""
-        children = children_reader(self.read)
-        if self.is_missing is not None and platforms is not None:
-            children = without_missing_attestations(children, self.is_missing)
-        return filter_platforms(children, platforms)
+        return self.session.recorder.children(platforms, read=self.read)
 
     def read(self, descriptor: Descriptor) -> bytes:
         """Return the verified content of a descriptor.
@@ -122,29 +109,49 @@ class Reader:
             InvalidInput: the content is longer than a document may be.
             DistError: an error of the store or the source.
         """
+        store = self.session.store
         if descriptor.size > manifest.MAX_BYTES:
             raise InvalidInput(
-                f"{descriptor}: expected at most {manifest.MAX_BYTES} bytes, it is said to have {descriptor.size}"
+                f"{descriptor}: expected at most {manifest.MAX_BYTES} bytes, its descriptor states {descriptor.size}"
             )
         if self.keep:
-            transfer.fetch(self.store, self.source, descriptor, notify=self.notify)
-        if self.keep or self.store.holds(descriptor):
-            return self.store.manifest(descriptor)
+            transfer.fetch(store, self.source, descriptor, notify=self.session.counter.received)
+        if self.keep or store.holds(descriptor):
+            return store.manifest(descriptor)
         return _read_verified(self.source, descriptor)
 
 
-def find(
-    query: ImageQuery, reader: Reader, standing: Callable[[Reference], Descriptor | None], related: RelatedLookup
-) -> QueryResult:
-    """Resolve an image at its source and at its targets: one HEAD each. `standing` resolves a target.
+class _Results(dict[ImageQuery, QueryResult]):
+    """The results without errors that a run has so far."""
 
-    More is read if the image has to be mirrored to a target, or if the query needs it.
+
+def survey_images(session: Session, queries: Sequence[ImageQuery], *, keep: bool, workers: int) -> list[QueryResult]:
+    """Return the results of queries. At most `workers` queries are resolved at once.
+
+    A run resolves a query again only if the result had an error. With `keep`, the store gets the manifests that are read.
     """
-    there = tuple(_or_error(lambda target=target: standing(target)) for target in query.targets)  # type: ignore[misc]
-    settled = _settled_root(query, there)
-    if settled is not None and not (query.related or query.dated or query.whole):
-        return QueryResult(query=query, image=ImageInfo(root=settled, target_root=settled), standing=there)
-    image = _or_error(lambda: _image_info(query, settled or reader.source.resolve(query.source), there, reader, related))
+    known = session.memo(_Results)
+    new = [query for query in queries if query not in known]
+    with ThreadPoolExecutor(workers) as executor:
+        found = dict(zip(new, executor.map(lambda query: _survey_image(session, query, keep=keep), new), strict=True))
+    known |= {query: one for query, one in found.items() if not one.errors}
+    return [found.get(query) or known[query] for query in queries]
+
+
+def _survey_image(session: Session, query: ImageQuery, *, keep: bool) -> QueryResult:
+    """Resolve an image at its source and at its targets by one HEAD each.
+
+    More is read if the image has to be mirrored to a target, or if the query needs more.
+    """
+    catch, reader = session.cancel.catch_error, Reader(session, session.open_source(query.source), keep)
+    try:
+        there = tuple(catch(partial(resolve_tag, session, target)) for target in query.targets)
+        settled = _settled_root(query, there)
+        if settled is not None and not (query.related or query.dated or query.whole):
+            return QueryResult(query=query, image=ImageInfo(root=settled, target_root=settled), standing=there)
+        image = catch(lambda: _image_info(query, settled or reader.source.resolve(query.source), there, reader))
+    except Stopped as exc:  # the unit of work keeps the results of its other queries
+        return QueryResult(query=query, image=exc, standing=(exc,) * len(query.targets))
     return QueryResult(query=query, image=image, standing=there)
 
 
@@ -154,13 +161,11 @@ def _settled_root(query: ImageQuery, there: Sequence[Descriptor | DistError | No
     return roots[0] if roots and len(roots) == len(there) else None
 
 
-def _image_info(
-    query: ImageQuery, found: Descriptor, standing: Sequence[object], reader: Reader, related: RelatedLookup
-) -> ImageInfo:
+def _image_info(query: ImageQuery, found: Descriptor, standing: Sequence[object], reader: Reader) -> ImageInfo:
     root = found if query.single is None else select_image(found, query.single, reader.read)
     is_rewritten = query.rewritten and query.platforms is not None
     selected = (
-        filter_index(root, query.platforms or (), reader.read, is_missing=reader.is_missing)
+        filter_index(root, query.platforms or (), reader.read, is_missing=reader.session.recorder.is_missing)
         if is_rewritten
         else FilteredIndex(root=root)
     )
@@ -172,7 +177,7 @@ def _image_info(
         return ImageInfo(root=root, target_root=target_root)
     children = reader.children(query.platforms)
     content = tuple(walk_tree(children, root))
-    referrers, trees = ({}, {}) if due else _all_related(query, content, children, reader, related)
+    referrers, trees = ({}, {}) if due else _all_related(query, content, children, reader)
     unknown = [target for target in query.targets if target in query.unrecorded] if referrers else []
     return ImageInfo(
         root=root,
@@ -180,13 +185,13 @@ def _image_info(
         content=content,
         sent=_written(selected, reader) if selected.indexes else content,
         referrers=frozenset(referrers),
-        target_referrers={target: _related_there(query, content, trees, target, related) for target in unknown},
+        target_referrers={target: _related_there(query, content, trees, target, reader.session) for target in unknown},
         created=_creation_date(content, reader) if query.dated else None,
     )
 
 
 def _all_related(
-    query: ImageQuery, content: Sequence[Descriptor], children: Children, reader: Reader, related: RelatedLookup
+    query: ImageQuery, content: Sequence[Descriptor], children: Children, reader: Reader
 ) -> tuple[dict[Digest, Referrer], dict[Digest, tuple[Descriptor, ...]]]:
     """Return the related manifests of an image at its source, and the manifests in the tree of each, both by digest."""
     trees: dict[Digest, tuple[Descriptor, ...]] = {}
@@ -196,7 +201,7 @@ def _all_related(
         return trees.setdefault(root.digest, tuple(one for one in tree if one.is_manifest))
 
     def referrers_of(subject: Descriptor) -> tuple[Referrer, ...]:
-        return related.at_source(subject, query.source, query.related, read=reader.read, verified=query.verified)
+        return list_at_source(reader.session, subject, query.source, query.related, read=reader.read, verified=query.verified)
 
     subjects = [descriptor for descriptor in content if descriptor.is_manifest] if query.related else []
     return find_all_related(subjects, referrers_of, manifests_of, at=str(query.source)), trees
@@ -207,13 +212,13 @@ def _related_there(
     content: Sequence[Descriptor],
     trees: Mapping[Digest, tuple[Descriptor, ...]],
     target: Reference,
-    related: RelatedLookup,
+    session: Session,
 ) -> dict[Digest, str | None]:
     """Return the digests and tags of related manifests at a target; of manifests unknown at the source, no referrers."""
     subjects = [descriptor for descriptor in content if descriptor.is_manifest]
     found = find_all_related(
         subjects,
-        lambda one: related.at_target(one, target, query.related),
+        lambda one: list_at_target(session, one, target, query.related),
         lambda root: trees.get(root.digest, ()),
         at=str(query.source),
     )
@@ -239,10 +244,3 @@ def _read_verified(source: Source, descriptor: Descriptor) -> bytes:
     if found != descriptor.digest:
         raise Corrupt(f"{descriptor}: expected {descriptor.digest}, got {found}")
     return raw
-
-
-def _or_error(call: Callable[[], T]) -> T | DistError:
-    try:
-        return call()
-    except DistError as exc:
-        return exc

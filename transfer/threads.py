@@ -110,7 +110,8 @@ class _Attempts(Generic[T]):
         return retrying(self._attempt)
 
     def _attempt(self) -> T:
-        with use_attempt(Attempt(self._number, self._pool.retries, self._began)):
+        attempt = Attempt(self._number, self._pool.retries, self._began)
+        with use_attempt(attempt), self._pool.session.cancel.raise_stopped():
             return self._unit.work(self._pool.session, *self._unit.arguments, **self._unit.options)
 
     def _is_retried(self, error: BaseException) -> bool:

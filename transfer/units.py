@@ -1,14 +1,19 @@
-"""Units of work. Each is a function of a run's session and its arguments, and a pool runs it.
+"""Units of work. Each is a function of the run's session and its arguments, and a pool runs it.
 
-A unit that handles several objects returns an error in place of each result that could not be had. It raises a retryable
-error instead, as long as another attempt is left: the session keeps what is known until then.
+A unit that handles several objects returns an error in place of each result that is missing. The unit raises a retryable error
+instead as long as another attempt is left; the run keeps the other results until then.
+
+The result of a unit supports weak references. Prefect identifies such an object reliably when it draws the edges of a flow run.
+It may mistake a tuple or a string for the result of another task.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
 from prefect_dist.ocispec.children import children_reader, without_foreign
@@ -20,172 +25,97 @@ from prefect_dist.storage.unpack import Unpacked
 from prefect_dist.storage.unpack import unpack as unpack_image
 from prefect_dist.storage.verify import Verified
 from prefect_dist.storage.verify import verify as verify_content
+from prefect_dist.transfer import delivery, fetching, listing, removal, repair_source
 from prefect_dist.transfer.attempts import has_another
-from prefect_dist.transfer.audit import Expected, Finding
+from prefect_dist.transfer.audit import Expected, Finding, audit_tags
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.delivery import Publication
 from prefect_dist.transfer.events import CorruptContent, Unresolved, UnresolvedKind
-from prefect_dist.transfer.gate import Gate
+from prefect_dist.transfer.fetching import Fetched
+from prefect_dist.transfer.gate import Candidate, Gate, ask
 from prefect_dist.transfer.related import Related
 from prefect_dist.transfer.removal import Removed, UnwantedTag
+from prefect_dist.transfer.repair_source import Located
 from prefect_dist.transfer.session import Session
-from prefect_dist.transfer.survey import ImageQuery, QueryResult
+from prefect_dist.transfer.survey import ImageQuery, QueryResult, survey_images
+
+T = TypeVar("T")
+PublishReceipts = tuple[tuple[Descriptor, Receipt], ...]
+UnlistedReferrers = tuple[tuple[frozenset[Digest], DistError], ...]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
-class Fetched:
-    """How the content of one descriptor came into the store, or to a target, and its children."""
+class Answer(Generic[T]):
+    """The result of a unit whose value does not support weak references."""
 
-    receipt: Receipt
-    children: tuple[Descriptor, ...]
-
-
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Listed:
-    """The manifests that refer to one manifest."""
-
-    referrers: tuple[Referrer, ...]
+    found: T
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
-class RepositoryList:
-    """The repositories of a registry."""
+class Answers(Generic[T]):
+    """The results of a unit for several objects, in their order, with one line for each object that failed."""
 
-    names: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class TagLists:
-    """The tags of some repositories, or the errors of their lists."""
-
-    found: tuple[tuple[str, ...] | DistError, ...]
-
-
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Surveyed:
-    """The results of a survey of some images."""
-
-    found: tuple[QueryResult, ...]
-
-
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Audited:
-    """The result of the audit of each of some tags, or the error that it ended with."""
-
-    findings: tuple[Finding | DistError, ...]
-
-
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Located:
-    """The root of an image that was mirrored to a target before, and the manifests that referred to it."""
-
-    root: Descriptor
-    referrers: tuple[Referrer, ...]
-
-
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Judged:
-    """The answer of a gate: the reason why an image is not published, or None."""
-
-    veto: str | None
-
-
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Published:
-    """An image is published at a target. `receipts` are those of content that was not known to be there."""
-
-    target: Reference
-    receipts: tuple[tuple[Descriptor, Receipt], ...] = ()
-
-
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Confirmed:
-    """The referrers of a repository that are not listed, or for which that is not known, with the errors."""
-
-    failed: tuple[tuple[frozenset[Digest], DistError], ...]
-
-
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Standing:
-    """The result of a check that a reference resolves to a given descriptor at its registry."""
-
-    stands: bool
+    found: tuple[T, ...]
+    errors: tuple[str, ...] = ()
 
 
 def resolve(session: Session, reference: Reference) -> Descriptor:
     """Return the descriptor that a reference resolves to now."""
-    return session.resolve(reference)
+    return session.open_source(reference).resolve(reference)
 
 
 def fetch(session: Session, descriptor: Descriptor, source: Reference) -> Fetched:
-    """Fetch the content of one descriptor into the store. Return its children."""
+    """Fetch the content of one descriptor into the store. Return its receipt and its children."""
     with _reporting_corruption(session, descriptor, source):
-        return Fetched(*session.fetch(descriptor, source))
+        return fetching.fetch(session, descriptor, source)
 
 
-def list_referrers(session: Session, subject: Descriptor, source: Reference, related: Related) -> Listed:
+def list_referrers(session: Session, subject: Descriptor, source: Reference, related: Related) -> Answer[tuple[Referrer, ...]]:
     """Return the manifests in a repository that refer to `subject`."""
-    return Listed(session.referrers(subject, source, related))
+    return Answer(fetching.list_referrers(session, subject, source, related))
 
 
-def list_repositories(session: Session, host: str) -> RepositoryList:
-    """Return the repositories of a registry, in its order."""
+def list_repositories(session: Session, host: str) -> Answer[tuple[str, ...]]:
+    """Return the repositories of a registry, in the order of the registry."""
     with _reporting_unresolved(session, host, "list"):
-        return RepositoryList(session.repositories(host))
+        return Answer(tuple(session.registries.repositories(host)))
 
 
-def list_tags(session: Session, repositories: tuple[Reference, ...], *, workers: int) -> TagLists:
-    """Return the tags of some repositories, `workers` at once, each in its registry's order."""
-    found = session.tags(repositories, workers=workers)
-    _settle(session, "list", ((place.locator, one) for place, one in zip(repositories, found, strict=True)))
-    return TagLists(tuple(found))
+def list_tags(session: Session, repositories: tuple[Reference, ...], *, workers: int) -> Answers[tuple[str, ...] | DistError]:
+    """Return the tags of some repositories, each in the order of its registry. At most `workers` are listed at once."""
+    found = tuple(listing.list_tags(session, repositories, workers=workers))
+    answers = zip((place.locator for place in repositories), found, strict=True)
+    return Answers(found, _settle(session, "list", answers))
 
 
-def survey(session: Session, queries: tuple[ImageQuery, ...], *, keep: bool, workers: int) -> Surveyed:
-    """Compare some images with their targets, `workers` at once."""
-    found = session.find(queries, keep=keep, workers=workers)
-    _settle(session, "image", ((str(one.query.source), error) for one in found for error in one.errors))
-    return Surveyed(tuple(found))
+def survey(session: Session, queries: tuple[ImageQuery, ...], *, keep: bool, workers: int) -> Answers[QueryResult]:
+    """Compare some images with their targets, at most `workers` images at once."""
+    found = tuple(survey_images(session, queries, keep=keep, workers=workers))
+    answers = ((str(one.query.source), error) for one in found for error in one.errors)
+    return Answers(found, _settle(session, "image", answers))
 
 
 def carry(session: Session, descriptor: Descriptor, source: Reference, places: tuple[Reference, ...]) -> Fetched:
-    """Fetch the content of one descriptor. If it is a blob, upload it to the repositories of `places`.
-
-    A place that fails after some attempts is left to `publish`, which reports the error: the content is not kept from other
-    places. After a registry has failed so, it gets one attempt per blob until one succeeds: a registry that is full or down
-    would otherwise cost each blob all attempts and the waiting between them.
-    """
+    """Fetch the content of one descriptor. If it is a blob, upload it to the repositories of `places`."""
     with _reporting_corruption(session, descriptor, source):
-        fetched = Fetched(*session.fetch(descriptor, source))
+        fetched = fetching.fetch(session, descriptor, source)
         if not descriptor.is_manifest:
-            _deliver(session, descriptor, source, places)
+            delivery.deliver_to_places(session, descriptor, places, origin=source)
     return fetched
 
 
-def _deliver(session: Session, blob: Descriptor, source: Reference, places: Iterable[Reference]) -> None:
-    again: DistError | None = None
-    for place in places:
-        try:
-            session.deliver(blob, place, origin=source)
-        except DistError as exc:
-            if place.host not in session.failing and has_another(exc):
-                again = exc
-            elif exc.retryable:
-                session.failing.add(place.host)
-        else:
-            session.failing.discard(place.host)
-    if again is not None:
-        raise again
+def judge(session: Session, gate: Gate, reference: Reference, root: Descriptor) -> Answer[str | None]:
+    """Return the reason why a gate vetoes an image of the store, or None if the image passes."""
+    candidate = Candidate(reference=reference, digest=root.digest, store=session.store.url)
+    return Answer(ask(gate, candidate, check=session.cancel.check))
 
 
-def judge(session: Session, gate: Gate, reference: Reference, root: Descriptor) -> Judged:
-    """Ask a gate about an image, whose content is in the store."""
-    return Judged(session.judge(gate, reference, root))
+def publish(session: Session, wanted: Publication) -> Answer[PublishReceipts]:
+    """Push the content of an image that a target lacks: blobs, then manifests, the tag last.
 
-
-def publish(session: Session, wanted: Publication) -> Published:
-    """Push what a target lacks of an image: blobs, then manifests, its tag last."""
-    return Published(wanted.target, tuple(session.publish(wanted).values()))
+    Return the receipts of content that was not known to be there.
+    """
+    return Answer(tuple(delivery.publish(session, wanted).values()))
 
 
 def remove(
@@ -196,47 +126,55 @@ def remove(
     `known` are the tags of the repository that the run wants or that the lock file has. At most `workers` requests are made in
     parallel.
     """
-    return session.remove(target, unwanted, known=known, workers=workers)
+    return removal.remove_tag(session, target, unwanted, known=known, workers=workers)
 
 
-def audit(session: Session, expected: tuple[Expected, ...]) -> Audited:
-    """Audit some tags of one repository: each should resolve to its digest, with all content below and all referrers."""
-    findings = session.audit(expected)
-    _settle(session, "image", ((str(one.target), found) for one, found in zip(expected, findings, strict=True)))
-    return Audited(tuple(findings))
+def audit(session: Session, expected: tuple[Expected, ...]) -> Answers[Finding | DistError]:
+    """Audit some tags of one repository: each resolves to its digest, and no content and no referrer is missing."""
+    found = tuple(audit_tags(session, expected))
+    _settle(session, "image", ((str(one.target), finding) for one, finding in zip(expected, found, strict=True)))
+    faults = (str(one) if isinstance(one, DistError) else next(iter(one.faults), "") for one in found)
+    return Answers(found, tuple(filter(None, faults)))
 
 
 def locate(session: Session, origin: Reference, expected: Expected, *, rewritten: bool) -> Located:
-    """Find the root and the referrers that a target should have, in the store or at its source."""
+    """Find the root and the referrers that a target is expected to have, in the store or at their source."""
     with _reporting_unresolved(session, str(expected.target), "image"):
-        return Located(*session.locate(origin, expected, rewritten=rewritten))
+        return repair_source.locate(session, origin, expected, rewritten=rewritten)
 
 
-def confirm_referrers(session: Session, repository: Reference) -> Confirmed:
-    """List referrers again that this run listed under fallback tags of a repository and that others have overwritten."""
-    failed = session.confirm_referrers(repository)
+def confirm_referrers(session: Session, repository: Reference) -> Answer[UnlistedReferrers]:
+    """List referrers again that this run listed under fallback tags of a repository and that other clients overwrote.
+
+    Return the referrers that are still not listed, or that could not be looked up, with the errors.
+    """
+    pusher, failed = session.registries.pusher(repository), list[tuple[frozenset[Digest], DistError]]()
+    for subject, referrers in pusher.fallback_referrers.items():
+        error = session.cancel.catch_error(partial(pusher.confirm_referrers, subject))
+        if error is not None:
+            failed.append((referrers, error))
     _raise_if_retried(error for _, error in failed)
-    return Confirmed(tuple(failed))
+    return Answer(tuple(failed))
 
 
-def check_target(session: Session, root: Descriptor, target: Reference) -> Standing:
+def check_target(session: Session, root: Descriptor, target: Reference) -> Answer[bool]:
     """Return whether `target` resolves to `root` now."""
-    return Standing(session.has_image(root, target))
+    return Answer(delivery.has_image(session, root, target))
 
 
 def upload(session: Session, descriptor: Descriptor, target: Reference, origin: Reference) -> Fetched:
-    """Upload a blob of the store to the repository of `target`, into which its registry may mount it from `origin`.
+    """Upload a blob of the store to the repository of `target`. The registry may mount the blob from `origin`.
 
     A manifest is only read for its children: `publish` pushes it.
     """
     if not descriptor.is_manifest:
-        return Fetched(session.deliver(descriptor, target, origin=origin), ())
+        return Fetched(delivery.deliver(session, descriptor, target, origin=origin), ())
     children = without_foreign(children_reader(session.store.manifest))
     return Fetched(Receipt("existed"), tuple(children(descriptor)))
 
 
 def verify(session: Session, blobs: tuple[Info, ...]) -> Verified:
-    """Hash blobs again. Corrupt ones go to quarantine."""
+    """Hash blobs again. Move corrupt blobs into quarantine."""
     return verify_content(session.store, blobs)
 
 
@@ -251,16 +189,17 @@ def unpack(session: Session, name: str, directory: str, platform: Platform) -> U
     return unpack_image(session.store, root, Path(directory), platform=platform)
 
 
-def _settle(session: Session, kind: UnresolvedKind, answers: Iterable[tuple[str, object]]) -> None:
-    """Report the answers that are errors, by the names of their objects, unless another attempt follows.
+def _settle(session: Session, kind: UnresolvedKind, answers: Iterable[tuple[str, object]]) -> tuple[str, ...]:
+    """Report the answers that are errors, by the names of their objects. Return the errors as lines.
 
     Raises:
-        DistError: another attempt may have another answer.
+        DistError: one of the errors, if another attempt follows.
     """
     errors = [(name, answer) for name, answer in answers if isinstance(answer, DistError)]
     _raise_if_retried(error for _, error in errors)
     for name, _ in errors:
         session.notify(Unresolved(name, kind))
+    return tuple(str(error) for _, error in errors)
 
 
 def _raise_if_retried(errors: Iterable[DistError]) -> None:
@@ -271,7 +210,7 @@ def _raise_if_retried(errors: Iterable[DistError]) -> None:
 
 @contextmanager
 def _reporting_corruption(session: Session, descriptor: Descriptor, source: Reference) -> Iterator[None]:
-    """Report content from `source` that turns out to be corrupt in this block; raise the error in any case."""
+    """Report content from `source` that turns out to be corrupt in this block, and raise the error in any case."""
     try:
         yield
     except Corrupt as exc:
@@ -281,21 +220,9 @@ def _reporting_corruption(session: Session, descriptor: Descriptor, source: Refe
 
 @contextmanager
 def _reporting_unresolved(session: Session, name: str, kind: UnresolvedKind) -> Iterator[None]:
-    """Report an error of this block, unless another attempt follows; raise it in any case."""
+    """Report an error of this block, unless another attempt follows, and raise the error in any case."""
     try:
         yield
     except DistError as exc:
         _settle(session, kind, [(name, exc)])
         raise
-
-
-def errors_in(result: object) -> Sequence[str]:
-    """Return one line for each object that failed in the result of a unit that handles several."""
-    if isinstance(result, TagLists):
-        return [str(one) for one in result.found if isinstance(one, DistError)]
-    if isinstance(result, Surveyed):
-        return [str(error) for one in result.found for error in one.errors]
-    if isinstance(result, Audited):
-        faults = (one if isinstance(one, DistError) else next(iter(one.faults), None) for one in result.findings)
-        return [str(one) for one in faults if one is not None]
-    return ()

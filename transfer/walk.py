@@ -32,10 +32,19 @@ from prefect_dist.transfer.events import (
     Notify,
     StepDone,
 )
+from prefect_dist.transfer.fetching import Fetched
 from prefect_dist.transfer.image_report import Failure, ImageReport
 from prefect_dist.transfer.pool import Failed, Lane, Outcome, Pool, Unexpected, Unit, Worklist
-from prefect_dist.transfer.units import Fetched, Listed
-from prefect_dist.transfer.walk_state import ContentNode, ContentSource, FollowUp, ImageState, ReferrersQuery, RegistryQuery
+from prefect_dist.transfer.units import Answer
+from prefect_dist.transfer.walk_state import (
+    ContentNode,
+    ContentSource,
+    FollowUp,
+    ImageState,
+    ReferrersAnswer,
+    ReferrersQuery,
+    RegistryQuery,
+)
 
 Item = ImageState | ContentNode | ReferrersQuery | FollowUp[Any] | RegistryQuery
 
@@ -79,7 +88,7 @@ class Walk:
         self._worklist: Worklist[Item, object] = Worklist(pool, self._unit_of, lane=self._lane_of)
         self._nodes: dict[object, ContentNode] = {}
         self._queries: dict[object, ReferrersQuery] = {}
-        self._known: deque[tuple[ImageState, Listed]] = deque()
+        self._known: deque[tuple[ImageState, ReferrersAnswer]] = deque()
         self._added: deque[ImageState] = deque()
         self._is_busy = False
         self._reports: dict[ImageState, ImageReport] = {}
@@ -138,7 +147,7 @@ class Walk:
             self._take_root(item, outcome.value, outcome.value)
         elif isinstance(item, ContentNode) and isinstance(outcome.value, Fetched):
             self._take_fetched(item, outcome.value)
-        elif isinstance(item, ReferrersQuery) and isinstance(outcome.value, Listed):
+        elif isinstance(item, ReferrersQuery) and isinstance(outcome.value, Answer):
             self._take_listed(item, outcome.value)
         else:
             self._fail(item, Unexpected.of(outcome.value))
@@ -212,15 +221,15 @@ class Walk:
             self._reach(image, self._below(image, node.descriptor, result), result)
             self._conclude(image)
 
-    def _take_listed(self, query: ReferrersQuery, result: Listed) -> None:
+    def _take_listed(self, query: ReferrersQuery, result: ReferrersAnswer) -> None:
         query.listed = result
         self._known.extend((image, result) for image in query.images)
 
-    def _follow(self, image: ImageState, listed: Listed) -> None:
+    def _follow(self, image: ImageState, listed: ReferrersAnswer) -> None:
         """Have an image wait for the referrers of one of its manifests."""
         image.open -= 1
         try:
-            for referrer in listed.referrers:
+            for referrer in listed.found:
                 if len(image.referrers) == MAX_REFERRERS:
                     raise Unsupported(f"{image.reference}: expected at most {MAX_REFERRERS} referrers, there are more")
                 if referrer not in image.referrers:

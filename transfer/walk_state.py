@@ -12,10 +12,14 @@ from prefect_dist.ocispec.errors import DistError, NotFound
 from prefect_dist.ocispec.platform import Platforms
 from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.fetching import Fetched
 from prefect_dist.transfer.image_report import Failure, ImageReport
 from prefect_dist.transfer.pool import Outcome, Scope, Unit
 from prefect_dist.transfer.related import NOTHING, Related
-from prefect_dist.transfer.units import Fetched, Listed
+from prefect_dist.transfer.units import Answer
+
+ReferrersAnswer = Answer[tuple[Referrer, ...]]
+"""The result of a unit that lists referrers."""
 
 T = TypeVar("T")
 
@@ -126,7 +130,7 @@ class ReferrersQuery:
     parent: object
     scope: Scope | None = None
     images: list[ImageState] = field(default_factory=list)
-    listed: Listed | None = None
+    listed: ReferrersAnswer | None = None
     failure: Failure | None = None
 
 

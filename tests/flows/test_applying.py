@@ -20,7 +20,7 @@ from prefect_dist.mirror.run import MirrorJob, _PlanReceiver
 from prefect_dist.ocispec import Reference
 from prefect_dist.transfer.events import ignore_event
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
-from prefect_dist.transfer.units import Surveyed
+from prefect_dist.transfer.units import Answers
 from tests.mirror.planned import entries, manifest
 
 TARGET = Reference.parse("registry.example/app:v1")
@@ -75,7 +75,7 @@ def test_images_that_the_lock_file_cannot_name_are_not_published(applying: Apply
     image = PlannedImage(item=item, root=root, content=(root,), sent=(root,), actions=(action,))
     job = MirrorJob(name="mirror", entries=(entry,), lock=str(lock), is_dry=False)
 
-    _PlanReceiver(job, Lock(str(lock)), {}, applying).take_images([image], {image: Surveyed(())})
+    _PlanReceiver(job, Lock(str(lock)), {}, applying).take_images([image], {image: Answers(())})
     results = applying.run()
 
     assert str(lock) in str(session.cancel.reason)

@@ -442,7 +442,7 @@ def test_no_name_is_recorded_for_an_image_of_which_something_is_missing(store: C
     ):
         images.load(registry, "app", image, "v1")
         reference = Reference.parse(f"{registry.host}/app:v1")
-        root = session.resolve(reference)
+        root = session.open_source(reference).resolve(reference)
         fetch_tree(session, reference, root, workers=4)
         gone = Digest.parse(list(image.blobs)[-1])
         store.delete(gone)

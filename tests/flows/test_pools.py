@@ -11,6 +11,7 @@ from prefect_dist.mirror.progress import LogWriter
 from prefect_dist.ocispec.errors import Corrupt, DistError, NotFound, Unavailable
 from prefect_dist.remotes.errors import Exchange, RegistryUnavailable
 from prefect_dist.transfer.attempts import has_another
+from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.pool import Failed, Ok, Outcome, Pool, Unit
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
 from prefect_dist.transfer.threads import ThreadPool
@@ -113,3 +114,17 @@ def cancel_own_task_run(session: Session, server: PrefectServer, key: str) -> in
 def test_a_task_run_that_an_operator_cancels_continues_with_its_retries(session: Session, prefect: PrefectServer) -> None:
     unit = Unit(work=cancel_own_task_run, arguments=(prefect, "cancelled"))
     assert run("prefect", session, unit) == Ok(1)
+
+
+def stop_and_fail(session: Session) -> int:
+    """Fail as a request does whose connection the cancellation aborts."""
+    session.cancel.set("Ctrl-C")
+    raise Unavailable("connection lost")
+
+
+@pytest.mark.parametrize("kind", ["threads", "prefect"])
+def test_the_error_of_a_unit_in_a_cancelled_run_is_the_stop(session: Session, kind: str) -> None:
+    outcome = run(kind, session, Unit(work=stop_and_fail))
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, Stopped)
+    assert "Ctrl-C" in str(outcome.error)

@@ -11,7 +11,7 @@ from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import DistError, NotFound
 from prefect_dist.transfer.pool import Failed, Ok, Unexpected
 from prefect_dist.transfer.survey import ImageInfo, ImageQuery, QueryResult
-from prefect_dist.transfer.units import Surveyed
+from prefect_dist.transfer.units import Answers
 from prefect_dist.transfer.walk_state import RegistryQuery
 
 
@@ -65,7 +65,7 @@ class Plans:
         self.images: list[PlannedImage] = []
         self.plan: Plan | None = None
 
-    def take_images(self, images: Sequence[PlannedImage], _origins: Mapping[PlannedImage, Surveyed], /) -> None:
+    def take_images(self, images: Sequence[PlannedImage], _origins: Mapping[PlannedImage, Answers[QueryResult]], /) -> None:
         """Keep the images."""
         self.images += images
 
@@ -79,9 +79,9 @@ class Plans:
         return {str(action.target): action.change for image in self.images for action in image.actions}
 
 
-def surveyed(queries: Sequence[ImageQuery]) -> Surveyed:
+def surveyed(queries: Sequence[ImageQuery]) -> Answers[QueryResult]:
     """Return the answer that the images exist at their source and at no target."""
-    return Surveyed(tuple(map(found, queries)))
+    return Answers(tuple(map(found, queries)))
 
 
 def missing(queries: Sequence[ImageQuery]) -> NotFound:

@@ -13,7 +13,7 @@ from prefect_dist.ocispec import Descriptor, Reference
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.transfer.events import ignore_event
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
-from prefect_dist.transfer.units import RepositoryList, TagLists
+from prefect_dist.transfer.units import Answer, Answers
 from tests.mirror.planned import Plans, Queries, entries, manifest, surveyed
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def listed(*tags: str) -> Callable[[object], object]:
 
     def reply(argument: object) -> object:
         first = argument[0] if isinstance(argument, tuple) else argument
-        return TagLists((tags,)) if isinstance(first, Reference) else surveyed(cast("Sequence[ImageQuery]", argument))
+        return Answers((tags,)) if isinstance(first, Reference) else surveyed(cast("Sequence[ImageQuery]", argument))
 
     return reply
 
@@ -132,11 +132,11 @@ def tagged(repositories: Mapping[str, Sequence[str]]) -> Callable[[object], obje
 
     def reply(argument: object) -> object:
         if isinstance(argument, str):
-            return RepositoryList(tuple(repositories))
+            return Answer(tuple(repositories))
         found = cast("tuple[Reference | ImageQuery, ...]", argument)
         names = [one.repository for one in found if isinstance(one, Reference)]
         return (
-            TagLists(tuple(tuple(repositories[name]) for name in names))
+            Answers(tuple(tuple(repositories[name]) for name in names))
             if names
             else surveyed(cast("Sequence[ImageQuery]", found))
         )

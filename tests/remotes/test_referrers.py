@@ -158,7 +158,7 @@ def test_a_query_that_is_redirected_to_another_host_and_refused_there_falls_back
     other.inject(Fault(path="/-/v2/packages", nth=None, action=Answer(status, (("Retry-After", "3600"),))))
     told: list[tuple[str, float]] = []
     with Registries(
-        RegistrySettings(connect_timeout_s=10), credentials=anonymous, left_alone=lambda *what: told.append(what)
+        RegistrySettings(connect_timeout_s=10), credentials=anonymous, on_throttled=lambda *what: told.append(what)
     ) as found:
         for _ in range(2):
             assert digests(listed(found, bare)) == DIGESTS

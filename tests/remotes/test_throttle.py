@@ -217,7 +217,7 @@ def test_who_wants_to_know_is_told_for_how_long(registry: FakeRegistry, other: F
     for method in ("HEAD", "GET"):
         registry.inject(Fault(method=method, nth=None, action=Answer(429, (("Retry-After", "3600"),))))
         other.inject(Fault(method=method, action=Answer(429)))
-    with Registries(SETTINGS, credentials=anonymous, left_alone=lambda *what: told.append(what)) as found:
+    with Registries(SETTINGS, credentials=anonymous, on_throttled=lambda *what: told.append(what)) as found:
         for server in (registry, registry, other):
             with pytest.raises(Unavailable):
                 found.resolve(reference(server))

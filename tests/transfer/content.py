@@ -5,6 +5,7 @@ from contextlib import suppress
 
 from prefect_dist.ocispec import Descriptor, Digest, Reference
 from prefect_dist.ocispec.errors import AlreadyExists
+from prefect_dist.transfer.fetching import fetch
 from prefect_dist.transfer.session import Session
 from tests.fakes.registry import FakeRegistry
 from tests.images import BuiltImage
@@ -28,8 +29,8 @@ def fetch_tree(session: Session, reference: Reference, root: Descriptor, *, work
     with ThreadPoolExecutor(workers) as executor:
         while level:
             seen.update(level)
-            fetched = executor.map(lambda one: session.fetch(one, reference), level)
-            level = {child: None for _, children in fetched for child in children if child not in seen}
+            fetched = executor.map(lambda one: fetch(session, one, reference), level)
+            level = {child: None for result in fetched for child in result.children if child not in seen}
 
 
 def root_of(image: BuiltImage) -> Descriptor:

@@ -8,7 +8,7 @@ import pytest
 from prefect_dist.ocispec import Digest, Platform
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
-from prefect_dist.transfer.audit import Expected, Finding
+from prefect_dist.transfer.audit import Expected, Finding, audit_tags
 from prefect_dist.transfer.session import Session
 from tests import images
 from tests.fakes.faults import Action, Answer, Cut, Fault, Flip, Lengthen, WithHeaders
@@ -40,7 +40,7 @@ def expected(target: FakeRegistry, tag: str = "v1", built: BuiltImage = INDEX) -
 
 
 def faults(session: Session, wanted: Expected) -> tuple[str, ...]:
-    (found,) = session.audit([wanted])
+    (found,) = audit_tags(session, [wanted])
     return faults_of(found)
 
 
@@ -176,7 +176,7 @@ def test_what_tags_of_a_repository_share_is_asked_for_once(session: Session, tar
     images.load(target, "copy", ONE, "v3")
     wanted = [expected(target), expected(target, "v2", images.index([ONE])), expected(target, "v3", ONE)]
 
-    assert [faults_of(one) for one in session.audit(wanted)] == [(), (), ()]
+    assert [faults_of(one) for one in audit_tags(session, wanted)] == [(), (), ()]
 
     requests = Counter(asked(target))
     blobs = {*INDEX.blobs, *BILL.blobs, *SIGNATURE.blobs}
@@ -197,7 +197,7 @@ def test_referrers_of_several_tags_of_one_index_are_requested_once(session: Sess
     load(target)
     images.load(target, "copy", INDEX, "v2")
 
-    found = session.audit([expected(target), expected(target, "v2")])
+    found = audit_tags(session, [expected(target), expected(target, "v2")])
 
     assert [faults_of(one) for one in found] == [(), ()]
     requests = Counter(asked(target))
@@ -211,7 +211,7 @@ def test_what_is_missing_is_told_of_each_tag_that_has_it_and_asked_for_once(sess
     images.load(target, "copy", ONE, "v3")
     target.lose("copy", LAYER)
 
-    found = session.audit([expected(target), expected(target, "v3", ONE)])
+    found = audit_tags(session, [expected(target), expected(target, "v3", ONE)])
 
     assert [faults_of(one) for one in found] == [(f"layer {LAYER} is missing",)] * 2
     assert asked(target).count(f"HEAD /v2/copy/blobs/{LAYER}") == 1
@@ -234,7 +234,7 @@ def test_what_cannot_be_told_is_no_damage_and_keeps_nothing_from_other_tags(
     images.load(target, "copy", OTHER, "v3")
     target.inject(fault)
 
-    untold, right = session.audit([expected(target), expected(target, "v3", OTHER)])
+    untold, right = audit_tags(session, [expected(target), expected(target, "v3", OTHER)])
 
     assert isinstance(untold, DistError), untold
     assert target.host in str(untold)
@@ -244,7 +244,7 @@ def test_what_cannot_be_told_is_no_damage_and_keeps_nothing_from_other_tags(
 def test_of_a_registry_that_is_down_nothing_can_be_told(session: Session) -> None:
     with FakeRegistry() as gone:
         pass
-    found = session.audit([expected(gone), expected(gone, "v3", OTHER)])
+    found = audit_tags(session, [expected(gone), expected(gone, "v3", OTHER)])
     assert len(found) == 2
     assert all(isinstance(one, DistError) and str(one).startswith(f"{gone.host}/copy:v") for one in found)
 
@@ -254,15 +254,15 @@ def test_another_attempt_asks_only_for_what_is_not_known(session: Session, targe
     images.load(target, "copy", OTHER, "v2")
     target.inject(Fault(method="HEAD", path=".*/manifests/v2", action=Answer(401)))
     wanted = (expected(target), expected(target, "v2", OTHER))
-    found, untold = session.audit(wanted)
+    found, untold = audit_tags(session, wanted)
     assert (faults_of(found), isinstance(untold, DistError)) == ((), True)
 
     before = len(asked(target))
-    assert [faults_of(one) for one in session.audit(wanted)] == [(), ()]
+    assert [faults_of(one) for one in audit_tags(session, wanted)] == [(), ()]
     again = asked(target)[before:]
     assert again
     assert not [request for request in again if "/manifests/v1" in request or f"/blobs/{LAYER}" in request]
 
     before = len(asked(target))
-    session.audit(wanted)
+    audit_tags(session, wanted)
     assert f"HEAD /v2/copy/blobs/{LAYER}" in asked(target)[before:]  # what was there may be lost by now

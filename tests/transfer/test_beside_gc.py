@@ -81,7 +81,7 @@ def going_on(script: str, place: Place) -> Iterator[list[int]]:
 
 
 def fetch(session: Session, reference: Reference) -> None:
-    root = session.resolve(reference)
+    root = session.open_source(reference).resolve(reference)
     if not session.recorder.check_and_name(reference, root).is_complete:
         fetch_tree(session, reference, root, workers=2)
         session.recorder.record(reference, root)

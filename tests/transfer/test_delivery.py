@@ -7,7 +7,8 @@ import pytest
 from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
 from prefect_dist.ocispec.errors import Conflict, DistError, NotFound
 from prefect_dist.ocispec.index_filter import filter_index
-from prefect_dist.transfer.delivery import Publication
+from prefect_dist.transfer import delivery
+from prefect_dist.transfer.delivery import Publication, deliver
 from prefect_dist.transfer.session import Session
 from prefect_dist.transfer.stats import TransferStats
 from tests import images
@@ -28,7 +29,7 @@ MANIFEST = ONE.root.size
 def publish(session: Session, root: Descriptor, target: Reference) -> tuple[int, int]:
     """Publish an image; the bytes that were sent and the blobs that were mounted for it."""
     before = session.stats
-    session.publish(Publication(root=root, target=target))
+    delivery.publish(session, Publication(root=root, target=target))
     return session.stats.sent - before.sent, session.stats.mounted - before.mounted
 
 
@@ -36,7 +37,7 @@ def test_what_was_delivered_is_not_asked_for_when_the_image_is_published(session
     root = put(session, ONE)
     for digest, data in ONE.blobs.items():
         blob = Descriptor(media_type=images.OCI_LAYER, digest=Digest.parse(digest), size=len(data))
-        session.deliver(blob, at(target, "copy:v1"))
+        deliver(session, blob, at(target, "copy:v1"))
     before = len(target.requests)
     assert publish(session, root, at(target, "copy:v1")) == (MANIFEST, 0)
     assert asked(target)[before:] == ["HEAD /v2/copy/manifests/v1", "PUT /v2/copy/manifests/v1"]
@@ -92,7 +93,7 @@ def test_content_that_several_images_of_one_registry_want_at_once_is_sent_once(s
     places = [at(target, f"copy{number}:v1") for number in range(8)]
     with ThreadPoolExecutor(8) as executor:
         for blob in blobs:
-            list(executor.map(lambda place, blob=blob: session.deliver(blob, place), places))
+            list(executor.map(lambda place, blob=blob: deliver(session, blob, place), places))
     assert session.stats == TransferStats(sent=SIZE, mounted=7 * len(blobs), mounted_bytes=7 * SIZE)
 
 
@@ -102,7 +103,7 @@ SOME = (Platform.parse("linux/arm64"),)
 def test_an_index_of_some_platforms_is_published_as_it_is(session: Session) -> None:
     root = put(session, INDEX)
     with FakeRegistry(sparse=True) as target:
-        session.publish(Publication(root=root, target=at(target, "copy:v1"), platforms=SOME))
+        delivery.publish(session, Publication(root=root, target=at(target, "copy:v1"), platforms=SOME))
         assert target.manifest("copy", "v1") == (images.OCI_INDEX, INDEX.manifests[-1].raw)
         assert target.manifest("copy", OTHER.root.digest)
         assert target.manifest("copy", ONE.root.digest) is None
@@ -110,14 +111,14 @@ def test_an_index_of_some_platforms_is_published_as_it_is(session: Session) -> N
 
 def test_a_registry_that_takes_whole_indexes_alone_is_told_of_with_what_to_do(session: Session, target: FakeRegistry) -> None:
     root = put(session, INDEX)
-    with pytest.raises(NotFound, match=r"MANIFEST_BLOB_UNKNOWN.*; this registry takes no index of which .*rewriteIndex"):
-        session.publish(Publication(root=root, target=at(target, "copy:v1"), platforms=SOME))
+    with pytest.raises(NotFound, match=r"MANIFEST_BLOB_UNKNOWN.*; this registry accepts no sparse index; .*rewriteIndex"):
+        delivery.publish(session, Publication(root=root, target=at(target, "copy:v1"), platforms=SOME))
     assert target.manifest("copy", "v1") is None
 
 
 def test_an_index_that_is_written_anew_lists_what_is_there_alone(session: Session, target: FakeRegistry) -> None:
     root = put(session, INDEX)
-    session.publish(Publication(root=root, target=at(target, "copy:v1"), platforms=SOME, rewritten=True))
+    delivery.publish(session, Publication(root=root, target=at(target, "copy:v1"), platforms=SOME, rewritten=True))
     expected = filter_index(root, SOME, session.store.manifest)
     assert target.manifest("copy", "v1") == (images.OCI_INDEX, expected.root.data)
     assert target.manifest("copy", OTHER.root.digest)
@@ -135,7 +136,9 @@ def old(target: FakeRegistry) -> BuiltImage:
 def overwrite(session: Session, target: FakeRegistry, backup: Reference) -> None:
     there = target.manifest("copy", "v1")
     replaces = Digest.of(there[1]) if there else None
-    session.publish(Publication(root=put(session, ONE), target=at(target, "copy:v1"), replaces=replaces, backup=backup))
+    delivery.publish(
+        session, Publication(root=put(session, ONE), target=at(target, "copy:v1"), replaces=replaces, backup=backup)
+    )
 
 
 def test_what_is_overwritten_is_kept_under_another_tag_before(session: Session, target: FakeRegistry, old: BuiltImage) -> None:
@@ -220,7 +223,7 @@ def test_what_the_same_registry_has_is_mounted_from_where_it_was_read(session: S
     images.load(target, "source", ONE)
     for digest, data in ONE.blobs.items():
         blob = Descriptor(media_type=images.OCI_LAYER, digest=Digest.parse(digest), size=len(data))
-        session.deliver(blob, at(target, "copy:v1"), origin=at(target, "source:v1"))
+        deliver(session, blob, at(target, "copy:v1"), origin=at(target, "source:v1"))
     assert session.stats == TransferStats(mounted=len(ONE.blobs), mounted_bytes=SIZE)
     assert {one.query.split("from=")[1] for one in target.requests if one.method == "POST"} == {"source"}
 
@@ -247,7 +250,7 @@ def test_a_tag_that_was_moved_since_the_plan_is_not_overwritten(
         f"{target.host}/copy:v1: target tag moved from {replaces or 'no manifest'} to {NEWER.root.digest} since it was planned"
     )
     with pytest.raises(Conflict, match=f"^{moved}; run again$"):
-        session.publish(wanted)
+        delivery.publish(session, wanted)
     assert target.manifest("copy", "v1") == (images.OCI_MANIFEST, NEWER.manifests[-1].raw)
     assert target.manifest("copy", "v1-old") is None
     assert not [one for one in asked(target) if one.startswith("PUT") and "/manifests/v1" in one]
@@ -258,8 +261,8 @@ def test_a_tag_that_is_moved_while_content_is_pushed_is_not_overwritten(
 ) -> None:
     target.inject(Fault(method="POST", path=".*/uploads/", action=Call(lambda: images.load(target, "copy", NEWER, "v1"))))
     with pytest.raises(Conflict, match=f"from {old.root.digest} to {NEWER.root.digest} "):
-        session.publish(
-            Publication(root=put(session, ONE), target=at(target, "copy:v1"), replaces=Digest.parse(old.root.digest))
+        delivery.publish(
+            session, Publication(root=put(session, ONE), target=at(target, "copy:v1"), replaces=Digest.parse(old.root.digest))
         )
     assert target.manifest("copy", "v1") == (images.OCI_MANIFEST, NEWER.manifests[-1].raw)
 
@@ -271,5 +274,7 @@ def test_a_tag_that_has_the_new_image_already_or_is_gone_is_set(
     target.untag("copy", "v1")
     if now == "the new image":
         images.load(target, "copy", ONE, "v1")
-    session.publish(Publication(root=put(session, ONE), target=at(target, "copy:v1"), replaces=Digest.parse(old.root.digest)))
+    delivery.publish(
+        session, Publication(root=put(session, ONE), target=at(target, "copy:v1"), replaces=Digest.parse(old.root.digest))
+    )
     assert target.manifest("copy", "v1") == (images.OCI_MANIFEST, ONE.manifests[-1].raw)

@@ -8,7 +8,7 @@ from prefect_dist.ocispec import Descriptor, Digest, Platform, Reference
 from prefect_dist.ocispec.errors import NotFound
 from prefect_dist.ocispec.referrers import Referrer, cosign_tags
 from prefect_dist.remotes import Source
-from prefect_dist.transfer.offline import Stored
+from prefect_dist.transfer.offline import StoredSource
 from prefect_dist.transfer.session import Session
 from tests import images
 from tests.transfer.content import put, root_of
@@ -26,7 +26,7 @@ def stored(session: Session) -> Source:
     bill = replace(bill, artifact_type=images.ARTIFACT)  # as registries list it
     along = (Referrer(bill), Referrer(typed), Referrer(signature, SIGNATURE_TAG))
     session.store.names.put(str(NAME), put(session, INDEX), source=NAME.locator, referrers=along)
-    return Stored(session.store, NAME)
+    return StoredSource(session.store, NAME)
 
 
 def digests(found: list[Descriptor]) -> list[str]:
@@ -35,24 +35,24 @@ def digests(found: list[Descriptor]) -> list[str]:
 
 def test_a_name_stands_for_what_was_recorded(stored: Source) -> None:
     assert stored.resolve(NAME) == root_of(INDEX)
-    told = r"registry\.example/app:v2: not in the store under this name, .*; `dist names` lists what is"
+    told = r"registry\.example/app:v2: the store has no image of this name, .*; `dist names` lists the names"
     with pytest.raises(NotFound, match=told):
         stored.resolve(Reference.parse("registry.example/app:v2"))
 
 
 def test_there_is_nothing_else_to_ask(stored: Source) -> None:
     missing = root_of(images.image(1139))
-    with pytest.raises(NotFound, match=f"{missing.digest}: not in the store, and nobody else is to be asked; fetch it before"):
+    with pytest.raises(NotFound, match=f"{missing.digest}: not in the store, and the run is offline; fetch the image first"):
         list(stored.fetch(missing))
-    with pytest.raises(NotFound, match="name the images"):
+    with pytest.raises(NotFound, match="name each image with its tag"):
         list(stored.tags())
 
 
 def test_of_an_index_for_some_platforms_it_is_told_which_are_there(session: Session) -> None:
     platforms = (Platform.parse("linux/amd64"),)
     session.store.names.put(str(NAME), put(session, INDEX), source=NAME.locator, platforms=platforms)
-    with pytest.raises(NotFound, match=f"nobody else is to be asked; of {NAME} it has linux/amd64 alone"):
-        list(Stored(session.store, NAME).fetch(root_of(images.image(1139))))
+    with pytest.raises(NotFound, match=f"the run is offline; of {NAME} the store has only linux/amd64"):
+        list(StoredSource(session.store, NAME).fetch(root_of(images.image(1139))))
 
 
 def test_what_came_along_is_listed_at_what_it_is_about(stored: Source) -> None:

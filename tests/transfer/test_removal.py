@@ -2,7 +2,7 @@
 
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.referrers import cosign_tags
-from prefect_dist.transfer.removal import UnwantedTag
+from prefect_dist.transfer.removal import UnwantedTag, remove_tag
 from prefect_dist.transfer.session import Session
 from tests import images
 from tests.fakes.registry import FakeRegistry
@@ -25,7 +25,7 @@ def test_a_manifest_stays_while_a_tag_has_it_that_is_not_to_be_removed(session: 
             UnwantedTag(target=at(registry, "copy:signature"), digest=signature),
         )
 
-        removed = session.remove(at(registry, "copy:signature"), unwanted, workers=1)
+        removed = remove_tag(session, at(registry, "copy:signature"), unwanted, workers=1)
 
         assert removed.status == "shared"
         assert (removed.why or "").startswith(f"{registry.host}/copy:{SIGNATURE_TAG} needs {signature}, and ")

@@ -12,11 +12,12 @@ from prefect_dist.ocispec import Digest, Platform
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.ocispec.index_filter import filter_index
 from prefect_dist.ocispec.referrers import cosign_tags, fallback_tag
+from prefect_dist.transfer.cancellation import Stopped
 from prefect_dist.transfer.related import EVERYTHING, Related
 from prefect_dist.transfer.session import Session
-from prefect_dist.transfer.survey import ImageInfo, ImageQuery, QueryResult
+from prefect_dist.transfer.survey import ImageInfo, ImageQuery, QueryResult, survey_images
 from tests import images
-from tests.fakes.faults import Answer, Fault
+from tests.fakes.faults import Answer, Call, Fault
 from tests.fakes.registry import FakeRegistry
 from tests.transfer.content import asked, at, root_of
 
@@ -40,10 +41,10 @@ def known(found: QueryResult) -> ImageInfo:
 def test_a_survey_asks_once_at_each_place(session: Session, source: FakeRegistry, target: FakeRegistry) -> None:
     images.load(target, "copy", INDEX, "all")
     query = ImageQuery(source=at(source, "app:all"), targets=(at(target, "copy:all"),))
-    (found,) = session.find([query], keep=True, workers=2)
+    (found,) = survey_images(session, [query], keep=True, workers=2)
     assert known(found).content == ()
     assert (asked(source), asked(target)) == (["HEAD /v2/app/manifests/all"], ["HEAD /v2/copy/manifests/all"])
-    assert session.find([query], keep=True, workers=2) == [found]
+    assert survey_images(session, [query], keep=True, workers=2) == [found]
     assert len(source.requests) == 1
 
 
@@ -53,7 +54,7 @@ def test_a_survey_reads_the_manifests_of_what_has_to_be_brought(
 ) -> None:
     images.load(target, "copy", ONE, "all")
     targets = at(target, "copy:all"), at(target, "other:all")
-    (found,) = session.find([ImageQuery(source=at(source, "app:all"), targets=targets)], keep=keep, workers=2)
+    (found,) = survey_images(session, [ImageQuery(source=at(source, "app:all"), targets=targets)], keep=keep, workers=2)
     standing = [there and str(there.digest) if not isinstance(there, DistError) else there for there in found.standing]
     assert standing == [ONE.root.digest, None]
     assert {str(descriptor.digest) for descriptor in known(found).content} == set(INDEX.descriptors)
@@ -68,12 +69,29 @@ def test_what_cannot_be_told_is_part_of_what_was_found(session: Session, source:
         ImageQuery(source=at(source, "app:none"), targets=(at(target, "copy:none"),)),
         ImageQuery(source=at(source, "app:one"), targets=(at(target, "shut:one"), at(target, "copy:one"))),
     ]
-    missing, shut = session.find(queries, keep=True, workers=2)
+    missing, shut = survey_images(session, queries, keep=True, workers=2)
     assert str(missing.errors[0]).startswith(f"{source.host}/app:none: ")
     (error,) = shut.errors
     assert str(error).startswith(f"{target.host}/shut:one: ")
     assert shut.standing[1] is None
     assert {str(descriptor.digest) for descriptor in known(shut).content} == set(ONE.descriptors)
+
+
+def test_a_stop_leaves_the_results_of_earlier_queries(session: Session, source: FakeRegistry, target: FakeRegistry) -> None:
+    def stop() -> None:
+        session.cancel.set("Ctrl-C")
+
+    target.inject(Fault(method="HEAD", path="/v2/copy/manifests/second", action=Call(stop)))
+    places = [at(target, "copy:first"), at(target, "copy:second"), at(target, "copy:third")]
+    queries = [ImageQuery(source=at(source, "app:one"), targets=(place,)) for place in places]
+
+    first, *others = survey_images(session, queries, keep=True, workers=1)
+
+    assert (known(first).root, first.standing) == (root_of(ONE), (None,))
+    for one in others:
+        assert [type(error) for error in one.errors] == [Stopped, Stopped]
+    assert asked(target) == ["HEAD /v2/copy/manifests/first", "HEAD /v2/copy/manifests/second"]
+    assert len([one for one in source.requests if one.method == "HEAD"]) == 1
 
 
 def test_what_is_to_be_written_anew_is_compared_with_what_that_gives(
@@ -86,7 +104,7 @@ def test_what_is_to_be_written_anew_is_compared_with_what_that_gives(
     images.load(target, "copy", OTHER)
     target.put_manifest("copy", target_root.data, images.OCI_INDEX, tag="all")
     query = ImageQuery(source=at(source, "app:all"), targets=(at(target, "copy:all"),), platforms=platforms, rewritten=True)
-    (found,) = session.find([query], keep=True, workers=1)
+    (found,) = survey_images(session, [query], keep=True, workers=1)
     assert known(found).root.digest == root_of(INDEX).digest
     assert known(found).target_root.digest == target_root.digest
     assert known(found).content == ()
@@ -101,7 +119,7 @@ def test_what_refers_to_an_image_that_is_there_is_asked_for_where_it_goes_along(
     images.load(source, "app", signature)
     images.load(target, "copy", ONE, "one")
     query = ImageQuery(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=EVERYTHING)
-    (found,) = session.find([query], keep=True, workers=1)
+    (found,) = survey_images(session, [query], keep=True, workers=1)
     assert known(found).referrers == {Digest.parse(signature.root.digest)}
 
 
@@ -119,7 +137,7 @@ def test_the_subject_of_a_referrer_is_compared_once(
     images.load(target, "copy", ONE, "one")
     verified = frozenset({Digest.parse(signature.root.digest)} if is_known else ())
     query = ImageQuery(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=EVERYTHING, verified=verified)
-    (found,) = session.find([query], keep=False, workers=1)
+    (found,) = survey_images(session, [query], keep=False, workers=1)
     assert known(found).referrers == {Digest.parse(signature.root.digest)}
     assert (f"GET /v2/app/manifests/{signature.root.digest}" in asked(source)) is not is_known
     assert f"GET /v2/app/manifests/{forged.root.digest}" in asked(source)
@@ -142,7 +160,7 @@ def test_referrers_of_referrers_are_found_at_the_source_and_at_an_unrecorded_tar
     unrecorded = frozenset() if is_recorded else frozenset({place})
     query = ImageQuery(source=at(source, "app:one"), targets=(place,), related=EVERYTHING, unrecorded=unrecorded)
 
-    (found,) = session.find([query], keep=True, workers=1)
+    (found,) = survey_images(session, [query], keep=True, workers=1)
 
     assert {str(digest) for digest in known(found).referrers} == {one.root.digest for one in (bill, bundle, *signatures)}
     there = {str(digest) for digest in known(found).target_referrers.get(place, {})}
@@ -162,7 +180,7 @@ def test_referrers_that_refer_to_each_other_in_a_circle_are_each_asked_about_onc
         images.load(target, "copy", ONE, "one")
         query = ImageQuery(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=Related(listed=True))
 
-        (found,) = session.find([query], keep=True, workers=1)
+        (found,) = survey_images(session, [query], keep=True, workers=1)
 
         assert {str(digest) for digest in known(found).referrers} == {first.root.digest, second.root.digest}
         listings = [fallback_tag(Digest.parse(one.root.digest)) for one in (ONE, first, second)]
@@ -188,7 +206,7 @@ def test_an_image_with_too_many_referrers_is_an_error_that_names_it(session: Ses
             verified=frozenset(verified),
         )
 
-        (found,) = session.find([query], keep=True, workers=1)
+        (found,) = survey_images(session, [query], keep=True, workers=1)
 
         assert [str(one) for one in found.errors] == [
             f"{source.host}/app:all: expected at most 10000 referrers, there are more"
@@ -204,7 +222,7 @@ def test_a_list_of_many_unrelated_manifests_is_refused(session: Session, source:
     source.inject(Fault(method="GET", path="/v2/app/referrers/.*", action=Answer(200, headers, listing)))
     images.load(target, "copy", ONE, "one")
     query = ImageQuery(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=Related(listed=True))
-    (found,) = session.find([query], keep=False, workers=1)
+    (found,) = survey_images(session, [query], keep=False, workers=1)
     assert [str(one) for one in found.errors] == [
         f"manifest {ONE.root.digest}: more than 100 manifests are listed as its referrers and are not"
     ]
@@ -231,7 +249,7 @@ def test_related_manifests_of_a_subject_are_requested_once_in_a_repository(
 ) -> None:
     queries = signed(source, target, tags=6)
 
-    found = [one for part in (queries[:3], queries[3:]) for one in session.find(part, keep=True, workers=3)]
+    found = [one for part in (queries[:3], queries[3:]) for one in survey_images(session, part, keep=True, workers=3)]
 
     assert {len(known(one).referrers) for one in found} == {2}
     assert {len(known(one).target_referrers[one.query.targets[0]]) for one in found} == {2}
@@ -252,7 +270,7 @@ def test_digest_tags_are_looked_up_one_by_one_where_the_list_of_tags_cannot_be_h
     for registry in (source, target):
         registry.inject(Fault(path=".*/tags/list", nth=None, action=Answer(405, (), b"")))
 
-    found = session.find(queries, keep=True, workers=2)
+    found = survey_images(session, queries, keep=True, workers=2)
 
     assert {len(known(one).referrers) for one in found} == {2}
     assert {len(known(one).target_referrers[one.query.targets[0]]) for one in found} == {2}
@@ -270,8 +288,8 @@ def test_a_list_of_referrers_that_failed_is_requested_again(
     (query,) = signed(source, target, tags=1)
     source.inject(Fault(path=f"/v2/app/referrers/{ONE.root.digest}", action=Answer(403, (), b"")))
 
-    (failed,) = session.find([query], keep=True, workers=1)
-    (found,) = session.find([query], keep=True, workers=1)
+    (failed,) = survey_images(session, [query], keep=True, workers=1)
+    (found,) = survey_images(session, [query], keep=True, workers=1)
 
     assert f"referrers of {ONE.root.digest}" in str(failed.errors[0])
     assert len(known(found).referrers) == 2
@@ -281,7 +299,7 @@ def test_referrers_of_what_has_to_be_brought_are_left_to_those_who_bring_it(
     session: Session, source: FakeRegistry, target: FakeRegistry
 ) -> None:
     query = ImageQuery(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=EVERYTHING)
-    (found,) = session.find([query], keep=True, workers=1)
+    (found,) = survey_images(session, [query], keep=True, workers=1)
     assert known(found).referrers == frozenset()
     assert not [one for one in asked(source) if "/referrers/" in one]
 
@@ -298,7 +316,7 @@ def test_when_an_image_was_made_is_read_from_its_config(
     image = images.with_manifest(ONE, dated, blobs={**ONE.blobs, images.digest_of(config): config})
     images.load(source, "app", images.index([image]), "dated")
     query = ImageQuery(source=at(source, "app:dated"), targets=(at(target, "copy:dated"),), dated=True)
-    (found,) = session.find([query], keep=True, workers=1)
+    (found,) = survey_images(session, [query], keep=True, workers=1)
     assert known(found).created == (None if created is None else datetime(2026, 1, 31, 12, tzinfo=UTC))
 
 
@@ -310,9 +328,9 @@ def test_with_a_single_platform_an_image_takes_the_place_of_its_index(
         query = ImageQuery(
             source=at(source, f"app:{tag}"), targets=(at(target, f"copy:{tag}"),), single=Platform.parse("linux/arm64")
         )
-        (found,) = session.find([query], keep=True, workers=1)
+        (found,) = survey_images(session, [query], keep=True, workers=1)
         assert known(found).root.digest == known(found).target_root.digest == root_of(OTHER).digest
         assert {str(descriptor.digest) for descriptor in known(found).content} == set(OTHER.descriptors)
     query = ImageQuery(source=at(source, "app:one"), targets=(at(target, "copy:one"),), single=Platform.parse("linux/arm64"))
-    (found,) = session.find([query], keep=True, workers=1)
+    (found,) = survey_images(session, [query], keep=True, workers=1)
     assert known(found).root.digest == root_of(ONE).digest  # no index, and so what it is

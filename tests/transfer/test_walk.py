@@ -7,8 +7,8 @@ from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.transfer.cancellation import CancelToken
 from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.events import ignore_event
+from prefect_dist.transfer.fetching import Fetched
 from prefect_dist.transfer.pool import Failed, Ok
-from prefect_dist.transfer.units import Fetched
 from prefect_dist.transfer.walk import Walk
 from prefect_dist.transfer.walk_state import ImageState
 from tests.transfer.pools import HeldPool

@@ -10,8 +10,8 @@ from prefect_dist.ocispec.referrers import Referrer
 from prefect_dist.storage.presence import Presence
 from prefect_dist.transfer import units
 from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.fetching import Fetched
 from prefect_dist.transfer.pool import Ok, Unit
-from prefect_dist.transfer.units import Fetched
 from prefect_dist.transfer.walk_state import ContentNode, FollowUp, ImageState
 from tests.transfer.pools import HeldPool
 

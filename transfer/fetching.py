@@ -1,0 +1,61 @@
+"""Fetches content of images into the store, and lists the referrers of manifests."""
+
+from dataclasses import dataclass
+
+from prefect_dist.ocispec import Descriptor, Reference
+from prefect_dist.ocispec.children import children_reader, without_missing_attestations
+from prefect_dist.ocispec.referrers import Referrer
+from prefect_dist.transfer import content, related
+from prefect_dist.transfer.content import Receipt
+from prefect_dist.transfer.related import Related
+from prefect_dist.transfer.session import Session
+
+
+@dataclass(frozen=True, slots=True, weakref_slot=True)
+class Fetched:
+    """The receipt of a descriptor whose content is in the store or at a target, and the children of the descriptor."""
+
+    receipt: Receipt
+    children: tuple[Descriptor, ...]
+
+
+class _FetchedAhead(dict[object, Receipt]):
+    """The receipts of manifests that were fetched before their own units of work, by the keys of the descriptors."""
+
+
+def fetch(session: Session, descriptor: Descriptor, source: Reference) -> Fetched:
+    """Fetch the content of a descriptor from a repository into the store.
+
+    Raises:
+        DistError: see `transfer.content.fetch`.
+    """
+    children, is_missing = children_reader(session.store.manifest), session.recorder.is_missing
+    if is_missing is not None:
+        children = without_missing_attestations(children, is_missing)
+    receipt = _fetch(session, descriptor, source)
+    return Fetched(session.memo(_FetchedAhead).pop(descriptor.key, receipt), tuple(children(descriptor)))
+
+
+def list_referrers(session: Session, subject: Descriptor, source: Reference, wanted: Related) -> tuple[Referrer, ...]:
+    """Return the wanted manifests in a source repository that refer to `subject`, see `transfer.related`.
+
+    The manifests have to be read, and stay in the store: their own units of work follow, and get the receipts.
+    """
+
+    def fetch_ahead(descriptor: Descriptor) -> bytes:
+        receipt = _fetch(session, descriptor, source)
+        if receipt.status == "fetched":
+            session.memo(_FetchedAhead)[descriptor.key] = receipt
+        return session.store.manifest(descriptor)
+
+    return related.list_at_source(session, subject, source, wanted, read=fetch_ahead)
+
+
+def _fetch(session: Session, descriptor: Descriptor, source: Reference) -> Receipt:
+    return content.fetch(
+        session.store,
+        session.open_source(source),
+        descriptor,
+        notify=session.counter.received,
+        pause=session.cancel.pause,
+    )

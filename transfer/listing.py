@@ -1,0 +1,43 @@
+"""Lists the tags of repositories."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.errors import DistError
+from prefect_dist.transfer.session import Session
+
+
+class _TagLists(dict[Reference, tuple[str, ...]]):
+    """The tags of the repositories that a run has listed."""
+
+
+def list_tags(session: Session, repositories: Sequence[Reference], *, workers: int) -> list[tuple[str, ...] | DistError]:
+    """Return the tags of each repository, or the error of its list. At most `workers` repositories are listed at once.
+
+    A run lists a repository once.
+
+    Raises:
+        Stopped: the run was cancelled.
+    """
+
+    def list_one(repository: Reference) -> tuple[str, ...] | DistError:
+        return session.cancel.catch_error(lambda: tuple(session.open_source(repository).tags()))
+
+    known = session.memo(_TagLists)
+    new = [repository for repository in repositories if repository not in known]
+    with ThreadPoolExecutor(workers) as executor:
+        found = dict(zip(new, executor.map(list_one, new), strict=True))
+    known |= {repository: tags for repository, tags in found.items() if isinstance(tags, tuple)}
+    return [found.get(repository) or known[repository] for repository in repositories]
+
+
+def list_own_tags(session: Session, place: Reference) -> Iterable[str]:
+    """Return the tags of a repository as its own registry lists them.
+
+    The list of a registry mirror may lack tags: some mirrors list only the tags that a client requested there.
+    """
+    known = session.memo(_TagLists).get(Reference.parse(place.locator))
+    if known is not None and not session.spec.registries.hosts.settings_for(place.host).mirrors:
+        return known
+    return session.registries.origin_fetcher(place).tags()
