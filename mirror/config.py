@@ -133,11 +133,13 @@ def make_seed_mirror(
     Raises:
         InvalidInput: an option is invalid, or `file` is not readable.
     """
-    section: dict[str, Any] = {"images": list(images), "to": list(to), "referrers": referrers}
-    section |= {"list": file} if file is not None else {}
-    section |= {"platforms": list(platforms)} if platforms is not None else {}
-    section |= {"rewriteIndex": True} if rewrite_index else {}
-    data = {"name": _SEED, "seed": section} | ({} if lock is None else {"lock": lock})
+    options = {
+        "platforms": None if platforms is None else list(platforms),
+        "rewriteIndex": rewrite_index,
+        "referrers": referrers,
+    }
+    section = {"images": list(images), "list": file, "to": list(to), **options}
+    data = {"name": _SEED, "seed": section, "lock": lock}  # a section ignores keys without a value
     return without_file(parse_mirror(Document(path=_SEED, data=data, lines={}), has_lock=lock is not None))
 
 

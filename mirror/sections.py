@@ -33,24 +33,18 @@ def _entry_point(value: str) -> str:
     raise ValueError("expected a callable, as module:function")
 
 
-def _text_or_nothing(value: object) -> object:
-    return "" if value is None else value
-
-
-def _one_or_more(value: object) -> object:
-    return [value] if isinstance(value, str) else value
-
-
-def _store(value: object) -> object:
-    return {"url": value} if isinstance(value, str) else value
-
-
 _TEMPLATE = 'may be {{env "NAME"}} or {{file "PATH"}}'
 
 Regex = Annotated[Text, valid_by(compile_pattern)]
 PlatformName = Annotated[Text, valid_by(Platform.parse)]
 Date = Annotated[datetime, BeforeValidator(_date, json_schema_input_type=str)]
-TextOrNothing = Annotated[Text, BeforeValidator(_text_or_nothing, json_schema_input_type=str | float | None)]
+OneOrMore = Annotated[
+    list[Text],
+    BeforeValidator(lambda value: [value] if isinstance(value, str) else value, json_schema_input_type=Text | list[Text]),
+]
+TextOrNothing = Annotated[
+    Text, BeforeValidator(lambda value: "" if value is None else value, json_schema_input_type=str | float | None)
+]
 
 
 class Created(LenientSection):
@@ -229,7 +223,7 @@ class SeedSection(Options):
 
     images: list[Text] = key("References of images", default=[])
     file: Text | None = Field(default=None, alias="list", description="File with one reference per line; # starts a comment")
-    to: Annotated[list[Text], BeforeValidator(_one_or_more, json_schema_input_type=Text | list[Text])] = Field(
+    to: OneOrMore = Field(
         min_length=1, description="Target registries, each optionally with a path that precedes the repositories"
     )
 
@@ -309,9 +303,12 @@ class MirrorFile(LenientSection):
 
     version: Literal[1] = Field(default=1, description="Version of regsync's format; always 1")
     name: Text | None = key("Name of the mirror in reports, metrics and summaries; default: the file name without its suffix")
-    store: Annotated[StoreSection | None, BeforeValidator(_store, json_schema_input_type=Text | StoreSection)] = key(
-        "Content store"
-    )
+    store: Annotated[
+        StoreSection | None,
+        BeforeValidator(
+            lambda value: {"url": value} if isinstance(value, str) else value, json_schema_input_type=Text | StoreSection
+        ),
+    ] = key("Content store")
     lock: Text | None = key("Path or URL of the lock file; default: NAME.lock.json next to NAME.yaml")
     concurrency: int | None = Field(
         default=None, ge=1, le=MAX_CONCURRENCY, description=f"Maximum parallel tasks; default: {CONCURRENCY}"

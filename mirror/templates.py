@@ -26,6 +26,7 @@ _ACTION = re.compile(r'\{\{(?P<trim>-\s)?(?P<code>(?:[^"`}]++|"(?:[^"\\]|\\.)*+"
 _TRIM_AFTER = re.compile(r"\s-\Z")
 # word ::= text | number | [ "." | "$" ] name { "." name } | ":=" | "|" | "(" | ")"
 _WORD = re.compile(r'\s*("(?:[^"\\]|\\["\\nt])*"|`[^`]*`|[0-9]{1,9}(?![\w.])|[.$]?[A-Za-z]\w*(?:\.[A-Za-z]\w*)*|:=|[|()])\s*')
+_WORDS = re.compile(rf"(?:{_WORD.pattern})*+\s*")
 _ESCAPES = {r"\"": '"', r"\\": "\\", r"\n": "\n", r"\t": "\t"}
 _MAX_WORDS = 100  # the parser and the renderer are recursive
 _VERB = re.compile(r"(%[-0]*[0-9]{0,3})([dsv%])")
@@ -129,25 +130,16 @@ def _parse(text: str, objects: Mapping[str, Sequence[str]], environ: Mapping[str
     return (*nodes, text[place:])
 
 
-def _split_words(code: str) -> list[str]:
-    words: list[str] = []
-    code, place = code.strip(), 0
-    while place < len(code) and len(words) <= _MAX_WORDS:
-        match = _WORD.match(code, place)
-        if match is None:
-            raise _Invalid(f"unexpected {quote_text(code[place:])}")
-        words.append(match[1])
-        place = match.end()
-    if len(words) > _MAX_WORDS:
-        raise _Invalid(f"an action has more than {_MAX_WORDS} words")
-    return words
-
-
 class _Parser:
     """A recursive-descent parser for one action."""
 
     def __init__(self, code: str, objects: Mapping[str, Sequence[str]], environ: Mapping[str, str]) -> None:
-        self._words, self._environ = _split_words(code), environ
+        if not _WORDS.fullmatch(code):
+            raise _Invalid(f"cannot parse {quote_text(code.strip())}")
+        self._words: list[str] = _WORD.findall(code)
+        if len(self._words) > _MAX_WORDS:
+            raise _Invalid(f"an action has more than {_MAX_WORDS} words")
+        self._environ = environ
         self._fields = [f".{name}.{field}" for name, fields in objects.items() for field in fields]
 
     def parse_action(self) -> _Node:
