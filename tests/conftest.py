@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.markers import MARKERS, mark_by_peers
 from tests.peers.prefect import PrefectServer, prefect_server
 from tests.peers.registry import CncfRegistry, cncf_registry
 from tests.peers.seaweedfs import S3Server, seaweedfs
@@ -15,6 +16,18 @@ from tests.peers.seaweedfs import S3Server, seaweedfs
 # How long an example takes says something of the machine, nothing of the code.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marks."""
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what it needs."""
+    for item in items:
+        mark_by_peers(item)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -68,7 +68,6 @@ def _on_path(request: pytest.FixtureRequest) -> Path:
 
 BACKENDS: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
     "path": lambda request: Place(url=str(_on_path(request))),
-    "file": lambda request: Place(url=f"file://{_on_path(request)}/"),
     "memory": lambda _: Place(url=f"memory://{uuid.uuid4().hex}", outlives=False),
     "s3": _in_s3,
 }

@@ -1,0 +1,87 @@
+"""Marks each test by the servers and programs that it needs, so that `pytest -m` can leave them out.
+
+No test sets these marks itself. They follow from the code: a test needs a peer if the test, one of its fixtures, or a function of
+`tests` that one of these calls, names the function that starts the peer.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import pytest
+
+from tests.cli.dist import command, dist
+from tests.peers.chromium import chromium
+from tests.peers.prefect import prefect_server
+from tests.peers.processes import require
+from tests.peers.registry import cncf_registry
+from tests.peers.seaweedfs import seaweedfs
+
+MARKERS = {
+    "prefect": "needs a Prefect server",
+    "registry": "needs a real registry",
+    "s3": "needs an S3 server",
+    "browser": "needs Chromium",
+    "process": "starts another program, such as `dist` or skopeo",
+}
+_STARTERS: dict[Callable[..., Any], str] = {
+    prefect_server: "prefect",
+    cncf_registry: "registry",
+    seaweedfs: "s3",
+    chromium: "browser",
+    require: "process",
+    command: "process",
+    dist: "process",
+}
+
+
+def mark_by_peers(item: pytest.Item) -> None:
+    """Add the marks of a test."""
+    assert isinstance(item, pytest.Function)
+    found = set(_marks_of(item.function))
+    for definitions in item._fixtureinfo.name2fixturedefs.values():
+        found |= _marks_of(definitions[-1].func)
+    for name in found:
+        item.add_marker(name)
+
+
+@cache
+def _marks_of(function: Callable[..., Any]) -> frozenset[str]:
+    pending, seen, found = [function], set[object](), set[str]()
+    while pending:
+        one = pending.pop()
+        one = getattr(one, "__wrapped__", one)
+        if one in seen:
+            continue
+        seen.add(one)
+        if (mark := _mark_of(one)) is not None:
+            found.add(mark)
+        elif isinstance(one, FunctionType):
+            pending += _functions_named_in(one)
+        elif isinstance(one, type):
+            pending += [member for member in vars(one).values() if isinstance(member, FunctionType)]
+    return frozenset(found)
+
+
+def _mark_of(function: object) -> str | None:
+    for starter, mark in _STARTERS.items():
+        if function in (starter, getattr(starter, "__wrapped__", starter)):
+            return mark
+    return None
+
+
+def _functions_named_in(function: FunctionType) -> Iterator[Any]:
+    """Yield the functions and classes of `tests` that the code of a function names, by itself or as a member of a module."""
+    names = _names_in(function.__code__)
+    values = [function.__globals__[name] for name in names if name in function.__globals__]
+    for module in [value for value in values if isinstance(value, ModuleType)]:
+        values += [vars(module)[name] for name in names if name in vars(module)]
+    for value in values:
+        if isinstance(value, FunctionType | type) and value.__module__.startswith("tests."):
+            yield value
+
+
+def _names_in(code: CodeType) -> set[str]:
+    nested = (_names_in(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+    return set(code.co_names).union(*nested)
