@@ -124,7 +124,7 @@ class LiveDisplay:
         match event:
             case Planned(count, total):
                 self._begin()
-                self._note = f"looked into {count} of {format_count(total, 'image')}"
+                self._note = f"{count} of {format_count(total, 'image')} compared"
             case ImageResolving(name) | ImageResolved(name):
                 self._begin()
                 self._rows[name] = _Row(name, "resolving" if isinstance(event, ImageResolving) else "under way")
@@ -179,7 +179,7 @@ class PlainLines:
             case Note(text):
                 self._print(text)
             case Planned(count, total):
-                self._print(f"looked into {count} of {format_count(total, 'image')}")
+                self._print(f"{count} of {format_count(total, 'image')} compared")
             case StepDone(name, text):
                 self._done.setdefault(name, []).append(text)  # for the line of the image
             case Throttled(server, seconds):

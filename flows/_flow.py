@@ -1,12 +1,12 @@
-"""The one place where flows get their settings, and where their runs end.
+"""Makes flows of plain functions: `flow_of` sets the options of every flow, and the end of every run.
 
-- No persisted results, but for the summary of a deployment's run (`flows.results`).
-- SIGTERM, by which a worker cancels a run, ends it in order: what has arrived is kept, and the run reports it. Prefect's
-  own handler raises an exception in the midst of whatever the main thread does. A command line has handlers of its own.
-- Objects that existed before a run are frozen out of the garbage collector: scanning all that Prefect imports took about 5 % of
-  the time of a run with many small tasks.
-- A failure that a user can cause is one line, the message of the state. In a process that a worker or runner started for one
-  flow run, Prefect also logs the traceback of that run's failure; it is dropped. Other flows keep their tracebacks.
+- Results are not persisted, except for the summary of a run of a deployment (`flows.results`).
+- A worker cancels a run with SIGTERM. The first SIGTERM stops the run gracefully: downloaded content is kept, and the run reports
+  its results. Prefect's own handler would raise an exception at any point of the main thread. The command has other handlers.
+- Objects that exist before a run are frozen out of the garbage collector. Scanning the modules of Prefect took about 5 % of the
+  time of a run with many small tasks.
+- A failure that a user can cause is one line: the message of the state. In a process that a worker or runner started for one
+  flow run, Prefect also logs the traceback of the failure of that run. The traceback is dropped. Other flows keep theirs.
 """
 
 import gc
@@ -26,7 +26,7 @@ from prefect.exceptions import CancelledRun, FailedRun
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Failed
 
-from prefect_dist.flows.background import drained
+from prefect_dist.flows.background import await_calls
 from prefect_dist.flows.final_state import finish
 from prefect_dist.flows.pool import RUNNER
 from prefect_dist.flows.results import keep_no_task_results
@@ -37,32 +37,33 @@ from prefect_dist.transfer.cancellation import Stopped, current_token, use_token
 P = ParamSpec("P")
 R = TypeVar("R", bound=Report)
 
-_ENDED = "ended by its worker, as on a cancellation"
-# The loggers to which Prefect writes the exception that ends the process of a flow run.
+_ENDED = "terminated by the worker, as on a cancellation"
+# Prefect writes the exception that ends the process of a flow run to these loggers.
 _LOGGERS = ("prefect.flow_runs", "prefect.engine")
 
 
 def flow_of(name: str, *, run_name: Callable[[], str]) -> Callable[[Callable[P, R]], Flow[P, R]]:
-    """Make a flow of a plain function that returns a report. `run_name` is called inside a run and returns its name.
+    """Return a decorator that makes a flow of a plain function, which returns a report.
 
-    A call of the flow returns the report. It raises `RunFailed` or `RunStopped` if the status of the report says so.
+    `run_name` returns the name of the current run. A call of the flow returns the report. The call raises `RunFailed` or
+    `RunStopped` if the run failed or was stopped.
     """
 
     def decorate(function: Callable[P, R]) -> Flow[P, R]:
-        run = cast("Callable[P, R]", _wrap_run(name, function))  # Prefect makes the report of the state that is returned
+        run = cast("Callable[P, R]", _wrap_run(name, function))  # a call of the flow returns the data of the state
         return flow(name=name, flow_run_name=run_name, task_runner=RUNNER, persist_result=False)(run)
 
     return decorate
 
 
 def _wrap_run(name: str, function: Callable[P, R]) -> Callable[P, State[Any]]:
-    """Wrap a function so that a signal ends it in order, and so that its report or its error becomes the final state."""
+    """Wrap a function: SIGTERM stops the run gracefully, and the report or the error becomes the final state."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> State[Any]:
         _drop_traceback_of_process()
         storage = keep_no_task_results()
-        with _handle_sigterm(), _freeze_garbage(), drained():
+        with _handle_sigterm(), _freeze_garbage(), await_calls():
             try:
                 return finish(name, function(*args, **kwargs), storage)
             except Stopped as exc:
@@ -74,9 +75,9 @@ def _wrap_run(name: str, function: Callable[P, R]) -> Callable[P, State[Any]]:
 
 
 def _drop_traceback_of_process() -> None:
-    """Drop the traceback of the current flow run's failure, if this process was started for that run.
+    """Drop the traceback of the failure of the current flow run, if this process was started for that run.
 
-    Prefect writes it after the flow function has returned, immediately before the process ends. So the filter stays.
+    Prefect logs the traceback after the flow function has returned, immediately before the process ends. So the filter stays.
     """
     run_id = flow_run.id
     if run_id and os.environ.get("PREFECT__FLOW_RUN_ID") == run_id:
@@ -86,14 +87,14 @@ def _drop_traceback_of_process() -> None:
 
 
 class _ExpectedFailure(logging.Filter):
-    """Rejects the records that show the expected failure of one flow run with its traceback."""
+    """Rejects log records with the traceback of an expected failure of one flow run."""
 
     def __init__(self, run_id: str) -> None:
         super().__init__()
         self._run_id = run_id
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether to keep a record."""
+        """Return true if the log keeps a record."""
         if not (record.exc_info and isinstance(record.exc_info[1], (CancelledRun, DistError, FailedRun))):
             return True
         return getattr(record, "flow_run_id", None) != self._run_id and self._run_id not in record.getMessage()
@@ -101,7 +102,7 @@ class _ExpectedFailure(logging.Filter):
 
 @contextmanager
 def _freeze_garbage() -> Iterator[None]:
-    """Have the garbage collector leave out, in this block, what is there before it."""
+    """Exclude objects that exist before this block from garbage collection in the block."""
     gc.freeze()
     try:
         yield
@@ -111,7 +112,7 @@ def _freeze_garbage() -> Iterator[None]:
 
 @contextmanager
 def _handle_sigterm() -> Iterator[None]:
-    """Have the first SIGTERM in this block end the run in order, if it is under way; any other is whose it was before."""
+    """Stop the run gracefully on the first SIGTERM in this block. The previous handler gets every further SIGTERM."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""Prefect's API for code that runs in a flow, through the client of the run: opening another one costs more than most calls."""
+"""Access to Prefect's API in a flow run, through the client of the run. Opening another client costs more than most calls."""
 
 import time
 from contextlib import AbstractContextManager
@@ -12,15 +12,14 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.transfer.cancellation import CancelToken, Stopped
 
-# Prefect's own client retries for a minute, and hears no stop meanwhile.
+# Prefect's own client retries for a minute, and a cancelled run would not end meanwhile.
 _PATIENCE_S = 10.0
 _PAUSE_S = 1.0
 _ANSWER_S = 5.0
 _RETRIES = 2
 
-
-# Errors of calls to Prefect's API, whose HTTP client other modules do not know: it cannot be reached, it answers late, or any
-# of these and refusals.
+# Errors of calls to Prefect's API, for modules that do not know its HTTP client: the API cannot be reached, the API answers too
+# late, and every failed call.
 UNREACHABLE = (httpx.TransportError,)
 SLOW = (httpx.ReadTimeout,)
 CALL_ERRORS = (httpx.HTTPError, PrefectException)
@@ -31,7 +30,7 @@ class ApiUnavailable(Unavailable):
 
 
 def client() -> SyncPrefectClient:
-    """The client of the current flow run. Thread-safe; open as long as the run goes."""
+    """Return the client of the current flow run. The client is thread-safe, and closed when the run ends."""
     context = FlowRunContext.get()
     if context is None or not isinstance(context.client, SyncPrefectClient):
         raise RuntimeError("expected to be called in a run of a synchronous flow")
@@ -42,8 +41,8 @@ def require_api(cancel: CancelToken) -> None:
     """Return once Prefect's API answers.
 
     Raises:
-        ApiUnavailable: it did not answer for ten seconds.
-        Stopped: the run was asked to end meanwhile.
+        ApiUnavailable: the API did not answer for ten seconds.
+        Stopped: the run was cancelled meanwhile.
     """
     api, deadline = client(), time.monotonic() + _PATIENCE_S
     while (reason := _silence(api)) is not None:
@@ -62,12 +61,12 @@ def stop_without_api(cancel: CancelToken) -> None:
 
 
 def brief() -> AbstractContextManager[object]:
-    """Have calls of this block to Prefect's API retried for some seconds, not for a minute."""
+    """Return a block in which failed calls to Prefect's API are retried for some seconds, not for a minute."""
     return temporary_settings({PREFECT_CLIENT_MAX_RETRIES: _RETRIES})
 
 
 def _silence(api: SyncPrefectClient) -> str | None:
-    """Return why the API does not answer, None if it does."""
+    """Return the reason why the API does not answer, or None if the API answers."""
     try:
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}):
             api.request("GET", "/health", timeout=_ANSWER_S)

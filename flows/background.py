@@ -1,7 +1,7 @@
-"""Calls to Prefect in the background, such as those that write artifacts. A run waits for them only at its end.
+"""Calls to Prefect in the background, such as the calls that write artifacts. A run waits for these calls only at its end.
 
-A busy server answers late, and a run that made one call after the other would wait each time (docs/explanation/performance.md).
-A call that fails is a warning, and does not fail the run.
+A busy server answers late. A run that made one call after the other would wait for each answer (docs/explanation/performance.md).
+A failed call causes a warning, and does not fail the run.
 """
 
 import logging
@@ -18,8 +18,8 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def drained() -> Iterator[None]:
-    """Wait at the end of this block for all calls that were submitted in it."""
+def await_calls() -> Iterator[None]:
+    """Wait at the end of this block for all calls that were submitted in the block."""
     with ThreadPoolExecutor(_MOST_AT_ONCE, thread_name_prefix="background") as executor:
         token = _EXECUTOR.set(executor)
         try:
@@ -28,25 +28,25 @@ def drained() -> Iterator[None]:
             _EXECUTOR.reset(token)
 
 
-def submit(what: str, call: Callable[[], object]) -> None:
-    """Make a call in a thread of its own, in the current context. `what` names it in a warning."""
+def submit(name: str, call: Callable[[], object]) -> None:
+    """Make a call in another thread, in a copy of the current context. `name` is its name in a warning."""
 
     def call_or_warn() -> None:
-        with best_effort(what):
+        with best_effort(name):
             call()
 
     _EXECUTOR.get().submit(copy_context().run, call_or_warn)
 
 
 @contextmanager
-def best_effort(what: str) -> Iterator[None]:
-    """Log a failed call to Prefect.
+def best_effort(name: str) -> Iterator[None]:
+    """Log a warning if a call to Prefect fails in this block.
 
-    This is a warning, unless the API cannot be reached: the end of the run reports that once.
+    If the API cannot be reached, the warning is left out: the end of the run reports that once.
     """
     try:
         yield
     except Exception as exc:  # noqa: BLE001 - Prefect's client raises many kinds
         is_lost = isinstance(exc, UNREACHABLE) and not isinstance(exc, SLOW)
         level = logging.DEBUG if is_lost else logging.WARNING
-        _log.log(level, "%s cannot be shown: %s", what, exc)
+        _log.log(level, "cannot show %s in Prefect: %s", name, exc)

@@ -1,4 +1,4 @@
-"""The flow `check`: whether what a mirror brought to its targets is still there, all of it; what is missing is sent again."""
+"""The flow `check`: checks that the targets of a mirror still have every mirrored image, and repairs targets on request."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -9,6 +9,7 @@ from prefect.runtime import flow_run
 from prefect_dist.flows import metrics
 from prefect_dist.flows._flow import flow_of
 from prefect_dist.flows.exclusive import only_run
+from prefect_dist.flows.limits import lease_slots
 from prefect_dist.flows.loading import display_name, load_run_config
 from prefect_dist.flows.mirror_parts import MirrorParts
 from prefect_dist.flows.mirror_run import MirrorEvents
@@ -25,7 +26,6 @@ from prefect_dist.flows.parameters import (
 )
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import publish_run_progress
-from prefect_dist.flows.slots import lease_slots
 from prefect_dist.mirror.check import check_mirror
 from prefect_dist.mirror.check_report import CheckReport
 from prefect_dist.mirror.skopeo import choose_parser
@@ -43,7 +43,7 @@ def check(
     config: Configuration,
     store: ConfiguredStore = None,
     *,
-    repair: Annotated[bool, label("Repair", "Send again what is missing")] = False,
+    repair: Annotated[bool, label("Repair", "Push missing content again")] = False,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it

@@ -1,4 +1,4 @@
-"""The flow `fetch`: images are fetched into the store, every descriptor by a task of its own."""
+"""The flow `fetch`: fetches images into the content store, each descriptor with one task."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -7,6 +7,7 @@ from typing import Annotated
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
+from prefect_dist.flows.limits import lease_slots
 from prefect_dist.flows.parameters import (
     Concurrency,
     PlatformNames,
@@ -21,7 +22,6 @@ from prefect_dist.flows.parameters import (
 from prefect_dist.flows.parts import Parts
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import publish_run_progress
-from prefect_dist.flows.slots import lease_slots
 from prefect_dist.mirror.fetch import fetch_images
 from prefect_dist.mirror.hosts_file import CONCURRENCY
 from prefect_dist.mirror.run_report import RunReport
@@ -34,7 +34,7 @@ from prefect_dist.transfer.cancellation import CancelToken
 from prefect_dist.transfer.session import SessionSpec, open_session
 from prefect_dist.transfer.walk_state import ImageState
 
-# Images of one flow run. The number of their descriptors is not known before; an image for many platforms has about a hundred.
+# The most images of one flow run. An image for many platforms has about a hundred descriptors.
 MOST_IMAGES = 50
 
 
@@ -55,7 +55,7 @@ def fetch(
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
 ) -> RunReport:
-    """Fetch images into the content store. Each descriptor of each image is fetched and verified by a task of its own."""
+    """Fetch images into the content store. One task fetches and verifies each descriptor of an image."""
     wanted = None if platforms == "all" else tuple(map(Platform.parse, platforms))
     spec = session_spec(store, store_options, network)
     return fetch_into(spec, references, platforms=wanted, referrers=referrers, concurrency=concurrency, retries=retries)
@@ -70,7 +70,7 @@ def fetch_into(
     concurrency: int,
     retries: int,
 ) -> RunReport:
-    """Fetch images in the current flow run; see `mirror.fetch`."""
+    """Fetch images in the current flow run, see `mirror.fetch.fetch_images`."""
     named = [Reference.parse(expand(text)) for text in dict.fromkeys(references)]
     with (
         publish_run_progress() as notify,
@@ -89,6 +89,6 @@ class FetchParts(Parts):
         super().__init__("fetch-part", "fetch", cancel)
 
     def divide(self, images: Sequence[ImageState]) -> None:
-        """Make a part of each so many images. Few images stay in the flow run of the fetch itself."""
+        """Divide many images into parts of `MOST_IMAGES` images. Fewer images stay in the flow run of the fetch."""
         for start in range(0, len(images) if len(images) > MOST_IMAGES else 0, MOST_IMAGES):
             self.add(images[start : start + MOST_IMAGES])

@@ -1,4 +1,4 @@
-"""The flow `mirror`: what targets lack is planned, then brought: fetched once, sent once to each registry, published last."""
+"""The flow `mirror`: plans the images that targets lack, fetches content once, pushes it once per registry, sets tags last."""
 
 from prefect import get_run_logger
 from prefect.runtime import flow_run
@@ -26,8 +26,8 @@ from prefect_dist.transfer.attempts import RETRIES
 
 
 def _run_name() -> str:
-    what = "plan mirror" if flow_run.parameters["dry_run"] else "mirror"
-    return f"{what} {display_name(flow_run.parameters['config'])}"
+    action = "plan mirror" if flow_run.parameters["dry_run"] else "mirror"
+    return f"{action} {display_name(flow_run.parameters['config'])}"
 
 
 @flow_of("mirror", run_name=_run_name)
@@ -43,7 +43,7 @@ def mirror(
     to: Destinations = [],  # noqa: B006
     network: Reached = None,
 ) -> MirrorReport:
-    """Mirror the images of a configuration to its targets: only changed images, each piece of content once per registry."""
+    """Mirror the images of a configuration to its targets. Only changed images are pushed, each blob once per registry."""
     wanted, spec = load_run_config(config, store, store_options, network, parse=choose_parser(dialect, to))
     job = MirrorJob(
         name=f"mirror {wanted.name}",

@@ -1,7 +1,7 @@
 """Divides the images of a mirror run into parts, by the number of their tasks.
 
-Of the images that are handed over together, some parts are open at a time: a slow blob of one part does not delay the next one,
-and the next part begins only when one ends.
+Several parts are open at a time, so that a slow blob of one part does not delay other parts. The next part begins when an open
+part ends.
 """
 
 from collections import deque
@@ -14,15 +14,15 @@ from prefect_dist.mirror.plan import PlannedImage
 from prefect_dist.transfer.cancellation import CancelToken
 from prefect_dist.transfer.walk_state import ImageState
 
-# Task runs of one flow run. Smaller parts cost: before one begins, its calls wait behind all events that the server has not
-# recorded yet.
+# The most task runs of one part. Smaller parts cost time: before a part begins, its first calls wait until the server has recorded
+# all earlier events.
 MOST_TASKS = 1000
-# The parts that are open at a time, of the images that are handed over together.
+# The most open parts of images that were planned together.
 MOST_OPEN = 4
 
 
 class MirrorParts(Parts):
-    """The parts of a mirror run, `name`."""
+    """The parts of the mirror run `name`."""
 
     def __init__(self, name: str, cancel: CancelToken) -> None:
         super().__init__("mirror-part", name, cancel)
@@ -30,11 +30,10 @@ class MirrorParts(Parts):
         self._unparted = 0
 
     def divide(self, images: Sequence[tuple[ImageState, PlannedImage]], admit: Admit) -> None:
-        """Have `admit` add images to the walk part by part.
+        """Add images to the walk with `admit`, part by part.
 
-        Few images stay in the flow run of the mirror itself, and are added at once.
-
-        If Prefect's API does not answer, the run is cancelled, and all of them end as not begun.
+        Few images stay in the flow run of the mirror itself, and are added at once. If Prefect's API does not answer, the run is
+        cancelled, and the images end without having been started.
         """
         shards = list(_split_shards(images))
         if len(shards) == 1 and self._unparted < MOST_TASKS:
@@ -48,7 +47,7 @@ class MirrorParts(Parts):
             waiting.admit_next()
 
     def end_image(self, image: ImageState, *, is_vetoed: bool = False) -> None:
-        """Count an image that ended. Once it is the last one of its part, the next part is admitted."""
+        """Count an image that ended. After the last image of a part, admit the next part."""
         super().end_image(image, is_vetoed=is_vetoed)
         if (part := self._of.get(image)) is not None and part.is_over:
             self._waiting[part].admit_next()
@@ -56,19 +55,19 @@ class MirrorParts(Parts):
 
 @dataclass(frozen=True, slots=True)
 class _Shards:
-    """Images that were handed over together and are not admitted yet, in shards of one part each."""
+    """Images that were planned together and are not admitted yet. Each shard becomes one part."""
 
     shards: deque[list[ImageState]]
     admit: Admit
 
     def admit_next(self) -> None:
-        """Admit the next shard, if there is one."""
+        """Admit the next shard, if any is left."""
         if self.shards:
             self.admit(self.shards.popleft())
 
 
 def _split_shards(images: Iterable[tuple[ImageState, PlannedImage]]) -> Iterator[list[tuple[ImageState, PlannedImage]]]:
-    """Images in their order, so many together as one flow run may have."""
+    """Yield the images in their order, in shards of about `MOST_TASKS` tasks."""
     shard, content, publications = list[tuple[ImageState, PlannedImage]](), set[object](), 0
     for image, planned in images:
         shard.append((image, planned))

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from prefect_dist.flows.api import stop_without_api
 from prefect_dist.flows.final_state import tabulate
+from prefect_dist.flows.limits import lease_slots
 from prefect_dist.flows.mirror_parts import MirrorParts
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.prefect_events import Reason, emit_failure, emit_mirrored
 from prefect_dist.flows.progress_artifact import publish_run_progress
-from prefect_dist.flows.slots import lease_slots
 from prefect_dist.mirror.mirror_report import MirrorReport
 from prefect_dist.mirror.plan import Plan, TargetAction
 from prefect_dist.mirror.plan_text import summarize_plan, tabulate_plan

@@ -1,4 +1,4 @@
-"""The session that tasks of this package need, for a flow of a user."""
+"""The session that the tasks of this package need in the flow of a user."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ from prefect_dist.transfer.session import Session, open_session
 
 @contextmanager
 def session(store: str, *, store_options: Mapping[str, Any] | None = None, network: Network | None = None) -> Iterator[Session]:
-    """Open a content store and the connections to registries for the tasks that are called in this block.
+    """Open a content store and connections to registries for tasks that are called in this block.
 
-    `store`, `store_options` and `network` are as for the flows. Tasks that are submitted in the block have to end in it. A `gc`
-    keeps the content below a root from `recorder.keep(root)` until the block ends, and from `recorder.record(reference, root)`
-    for as long as the store has that name.
+    `store`, `store_options` and `network` are the same as the parameters of the flows. Tasks that are submitted in the block must
+    end in the block. After `recorder.keep(root)`, gc keeps the content below a root until the block ends. After
+    `recorder.record(reference, root)`, gc keeps the content as long as the store has that name.
 
     Raises:
         InvalidInput: the store cannot be used, or a block does not exist.

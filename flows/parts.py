@@ -1,7 +1,7 @@
-"""Parts of a run with many images: flow runs for the tasks of some images.
+"""Parts of a run with many images. A part is a flow run with the tasks of some of the images.
 
-People can read the graph of a part, and Prefect draws none of more than 10,000 nodes. A part is open from its first task until
-its last image ends. Parts overlap: a slow blob of one does not delay the next one.
+Prefect draws no graph with more than 10,000 nodes, and people can read the graph of a part. A part is open from the first task
+until the last image of the part ends. Parts overlap: a slow blob of one part does not delay the next part.
 """
 
 import threading
@@ -28,7 +28,7 @@ _PAUSE_S = 1.0
 
 
 class Part:
-    """One run of a flow, `label`, for `count` images. Used by the thread of the walk only."""
+    """One flow run, named `label`, for `count` images. Only the thread of the walk may use it."""
 
     def __init__(self, flow_name: str, label: str, count: int, cancel: CancelToken) -> None:
         self._flow_name, self._label, self._count, self._left = flow_name, label, count, count
@@ -40,33 +40,33 @@ class Part:
 
     @property
     def is_begun(self) -> bool:
-        """Whether there is a flow run."""
+        """True if Prefect has a flow run of this part."""
         return self._flow is not None
 
     @property
     def is_over(self) -> bool:
-        """Whether all images ended."""
+        """True if all images have ended."""
         return not self._left
 
     def run(self, submit: Callable[[], T], /) -> T:
-        """Call `submit` in the context of the flow run, which begins with the first call.
+        """Call `submit` in the context of the flow run. The first call starts the flow run.
 
         Raises:
             ApiUnavailable: Prefect did not create the flow run in time.
-            Stopped: the run was asked to end meanwhile.
+            Stopped: the run was cancelled meanwhile.
         """
         if self._flow is None:
             require_api(self._cancel)
             self._flow = self._thread.submit(copy_context().run, self._run)
         self._await_begin()
         if self._context is None:
-            self._flow.result()  # raises what broke the flow run, other than a lost API
+            self._flow.result()  # raises an error of the flow run, except for the loss of the API
             self._cancel.check()
             raise RuntimeError(f"{self._label}: the flow run ended before its tasks")
         return self._context.run(submit)
 
     def end_image(self, *, has_failed: bool, is_vetoed: bool) -> None:
-        """Count an image that ended. The flow run ends with the last one."""
+        """Count an image that ended. The flow run ends with the last image."""
         self._left -= 1
         self._failed += has_failed
         self._vetoed += is_vetoed
@@ -74,11 +74,11 @@ class Part:
             self.close()
 
     def close(self) -> None:
-        """End the flow run. Do not wait until Prefect has recorded that."""
+        """End the flow run, and return before Prefect has recorded the end."""
         self._over.set()
 
     def wait(self) -> None:
-        """Return once Prefect has ended the flow run."""
+        """Wait until Prefect has ended the flow run."""
         self._thread.shutdown()
 
     def _await_begin(self) -> None:
@@ -99,7 +99,7 @@ class Part:
         try:
             with brief():
                 part(return_state=True)
-        except CALL_ERRORS as exc:  # the API does not record the part
+        except CALL_ERRORS as exc:  # the API did not record the part
             self._cancel.set(f"Prefect API {client().api_url}: {exc}")
         finally:
             self._begun.set()
@@ -116,7 +116,7 @@ class Part:
 
 
 class Parts:
-    """The parts of a run, `name`. Leaving the block waits until Prefect has ended all flow runs."""
+    """The parts of the run `name`. The end of the block waits until Prefect has ended all flow runs."""
 
     def __init__(self, flow_name: str, name: str, cancel: CancelToken) -> None:
         self._flow_name, self._name, self._cancel = flow_name, name, cancel
@@ -125,11 +125,11 @@ class Parts:
 
     @property
     def count(self) -> int:
-        """The number of flow runs, each of which Prefect records as a task run, too."""
+        """Number of flow runs. Prefect also records each of these as a task run."""
         return sum(part.is_begun for part in self._parts)
 
     def add(self, images: Sequence[ImageState]) -> Part:
-        """Make a part of some images. Return it."""
+        """Make a part of some images. Return the part."""
         label = f"{self._name}, part {len(self._parts) + 1}"
         part = Part(self._flow_name, label, len(images), self._cancel)
         self._parts.append(part)
@@ -146,7 +146,7 @@ class Parts:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is not None:  # tasks that wait for a registry hear that the run ends
+        if error is not None:  # ends tasks that wait for a registry
             self._cancel.set(f"the run failed: {error}")
         for part in self._parts:
             part.close()

@@ -9,7 +9,7 @@ from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 from prefect.utilities.annotations import opaque, quote
 
 from prefect_dist.flows.api import CALL_ERRORS, ApiUnavailable, client
-from prefect_dist.flows.limits import Limits
+from prefect_dist.flows.limits import TaskOptions
 from prefect_dist.mirror.hosts_file import MAX_CONCURRENCY
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.tasks._task import WAITING
@@ -37,7 +37,7 @@ class PrefectPool(Pool):
 
     def __init__(self, session: Session, *, window: int, retries: int = RETRIES) -> None:
         super().__init__(session, window=window)
-        self._limits = Limits(retries=retries)
+        self._options = TaskOptions(retries=retries)
 
     @property
     def waiting(self) -> AbstractSet[Hashable]:
@@ -56,7 +56,7 @@ class PrefectPool(Pool):
         an event loop, at a tenth of the cost of a small task.
         """
         try:
-            task = self._limits.ready(TASKS[unit.work], *unit.hosts)
+            task = self._options.configure(TASKS[unit.work], unit.hosts)
 
             def submit() -> "PrefectFuture[Any]":
                 wait_for = [opaque(parent) for parent in unit.parents]

@@ -1,7 +1,7 @@
-"""Publishes the progress of the current flow run as its artifact `progress`.
+"""Publishes the progress of the current flow run as the artifact `progress`.
 
-One thread checks the progress once a second, and calls Prefect's API only if it changed: the cost of a run does not depend on
-the number of its events. A run that ends within a second has the artifact, too.
+One thread checks the progress once a second, and calls Prefect's API only if the progress changed. So the cost does not depend on
+the number of events. A run that ends within a second has the artifact, too.
 """
 
 from collections.abc import Iterator
@@ -22,29 +22,30 @@ from prefect_dist.transfer.cancellation import current_token
 from prefect_dist.transfer.events import Notify, combine_listeners
 
 _EVERY_S = 1.0
-_WHAT = "the progress of the run"
-# The percentage of a run that has done all, and the most for any other run.
+_NAME = "the progress of the run"
+# The percentage of a complete run, and the highest percentage of any other run.
 _WHOLE, _MOST = 100.0, 99.9
 
 
 class ProgressSource(Protocol):
-    """The progress of a run. Its methods are called by another thread than that of the run."""
+    """The progress of a run. Another thread than the thread of the run calls the methods."""
 
     def fraction(self) -> float:
-        """Return the fraction of the known work that is done, 0 to 1."""
+        """Return the fraction of the known work that has ended, 0 to 1."""
 
     def words(self) -> str:
         """Return the progress as text."""
 
     def lacks(self) -> bool:
-        """Return whether some of the work failed and is not tried again."""
+        """Return true if some work failed and is not retried."""
 
 
 @contextmanager
 def publish_run_progress(*, planning: float = 0) -> Iterator[Notify]:
-    """Yield the `notify` of the current flow run, and publish its progress; `planning`: see `ProgressCounter`.
+    """Publish the progress of the current flow run during this block. Yield the listener of the run for events.
 
-    It writes the log, notifies the caller's listener, counts the progress, and emits Prefect events for corrupt content.
+    The listener writes the log, notifies the listener of the caller, counts the progress, and emits Prefect events for corrupt
+    content. `planning` is explained at `ProgressCounter`.
     """
     counter = ProgressCounter(planning=planning)
     with publish_progress(counter):
@@ -53,7 +54,7 @@ def publish_run_progress(*, planning: float = 0) -> Iterator[Notify]:
 
 @contextmanager
 def publish_progress(source: ProgressSource) -> Iterator[None]:
-    """Publish the progress of a source during this block. The last update is 100 % unless work failed or was cancelled."""
+    """Publish the progress of a source during this block. The last update is 100 % unless work failed or the run was cancelled."""
     over, done = Event(), False
     artifact = _Artifact(source, client())
 
@@ -62,7 +63,7 @@ def publish_progress(source: ProgressSource) -> Iterator[None]:
             artifact.show()
         artifact.show(done=done)
 
-    submit(_WHAT, keep)
+    submit(_NAME, keep)
     try:
         yield
         done = current_token().reason is None and not source.lacks()
@@ -79,12 +80,12 @@ class _Artifact:
         self._last: tuple[float, str] | None = None
 
     def show(self, *, done: bool = False) -> None:
-        """Update the artifact if the progress changed."""
+        """Update the artifact if the progress has changed."""
         percent = _WHOLE if done else min(round(_WHOLE * self._source.fraction(), 1), _MOST)
         news = percent, self._source.words()
         if news == self._last:
             return
-        with best_effort(_WHAT):
+        with best_effort(_NAME):
             if self._id is None:
                 self._id = create_progress_artifact(news[0], key="progress", description=news[1])
             else:

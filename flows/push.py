@@ -5,10 +5,10 @@ from typing import Annotated
 from prefect.runtime import flow_run
 
 from prefect_dist.flows._flow import flow_of
+from prefect_dist.flows.limits import lease_slots
 from prefect_dist.flows.parameters import Concurrency, Reached, Referrers, Retries, Store, StoreOptions, label, session_spec
 from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import publish_run_progress
-from prefect_dist.flows.slots import lease_slots
 from prefect_dist.mirror.hosts_file import CONCURRENCY
 from prefect_dist.mirror.push import PushReport, run_push
 from prefect_dist.ocispec import Reference

@@ -1,4 +1,4 @@
-"""The flow `seed`: many images to many registries at once, from where they are or from the store alone."""
+"""The flow `seed`: pushes many images to many registries, from their source registries or only from the content store."""
 # ruff: noqa: B006 - Prefect shows defaults in the form and copies them
 
 from contextlib import nullcontext
@@ -36,40 +36,42 @@ from prefect_dist.transfer.attempts import RETRIES
 
 def _run_name() -> str:
     given = flow_run.parameters
-    what = "plan seed" if given["dry_run"] else "seed"
+    action = "plan seed" if given["dry_run"] else "seed"
     if given["config"] is not None:
-        return f"{what} {display_name(given['config'])}"
+        return f"{action} {display_name(given['config'])}"
     images = Path(given["file"]).name if given["file"] is not None else format_count(len(given["images"]), "image")
-    return f"{what} {images} to {', '.join(given['to'])}"
+    return f"{action} {images} to {', '.join(given['to'])}"
 
 
 @flow_of("seed", run_name=_run_name)
 def seed(
     *,
     images: Annotated[list[str], label("Images", "Such as docker.io/library/redis:7")] = [],
-    to: Annotated[list[str], label("Registries", "Where they go, with or without a path, as in registry.example/mirror")] = [],
+    to: Annotated[list[str], label("Targets", "Registries, with or without a path, such as registry.example/mirror")] = [],
     platforms: PlatformNames = "all",
     dry_run: DryRun = False,
     store: ConfiguredStore = None,
-    file: Annotated[str | None, label("File", "More images, one in a line; a path where the run is")] = None,
+    file: Annotated[str | None, label("File", "A file on the worker with more images, one per line")] = None,
     config: Annotated[
         str | None,
         label(
             "Configuration",
-            "Instead of these: a mirror's, with a section seed; block:NAME, a path or URL, or the text itself",
+            "Instead of images and targets: a configuration with a section seed: block:NAME, a path or URL, or the YAML text",
         ),
     ] = None,
     rewrite_index: Annotated[
-        bool, label("Rewrite index", "Make an index of these platforms alone, for registries that want all that it names")
+        bool, label("Rewrite index", "Push a new index of only these platforms, for registries that reject a sparse index")
     ] = False,
     referrers: Referrers = False,
-    offline: Annotated[bool, label("Offline", "From the store alone: nobody else is asked for images")] = False,
+    offline: Annotated[bool, label("Offline", "Read images only from the content store; contact no source registry")] = False,
     failed: Annotated[
         str | None,
-        label("Failed", "File for the list of images that failed, as input for the next run; vetoed images are not listed"),
+        label(
+            "Failure list", "A file that receives the images that failed, as input for a retry; vetoed images are not listed"
+        ),
     ] = None,
     lock: Annotated[
-        str | None, label("Lock file", "Without a configuration: where the result is recorded, so that a check can audit it")
+        str | None, label("Lock file", "Without a configuration: the lock file, so that check can audit the targets")
     ] = None,
     concurrency: ConfiguredConcurrency = None,
     retries: Retries = RETRIES,
@@ -99,8 +101,8 @@ def seed(
         lock=wanted.lock,
         is_dry=dry_run,
     )
-    alone = nullcontext() if config is None else only_run("seed", config, label=wanted.name)
-    with alone:
+    exclusive = nullcontext() if config is None else only_run("seed", config, label=wanted.name)
+    with exclusive:
         workers = concurrency or wanted.concurrency
         report = run(job, replace(spec, offline=offline), concurrency=workers, retries=retries)
     if failed is not None:
@@ -111,7 +113,7 @@ def seed(
 
 
 def _write_unfinished(report: MirrorReport, url: str) -> MirrorReport:
-    """Write the images that failed to a file that the next run can read; return the report, with an error if that failed."""
+    """Write the images that failed to a file that the next run can read. Return the report, with an error if writing failed."""
     lines = "".join(f"{image}\n" for image in report.unfinished())
     try:
         StateFile(url).write(lines.encode())

@@ -1,4 +1,4 @@
-"""The listeners of a run: one writes its log, and one counts its progress. A command adds its own with `notify_also`."""
+"""The listeners of a run for events: `LogWriter` and `ProgressCounter`. A command adds another listener with `notify_also`."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -44,8 +44,8 @@ class LogWriter:
         self._log = logger
 
     def __call__(self, event: Event) -> None:
-        """Write the line of an event, if it has one."""
-        if not isinstance(event, ContentAdvanced):  # which is frequent, and has none
+        """Write the line of an event, if the event has a line."""
+        if not isinstance(event, ContentAdvanced):  # a frequent event without a line
             self._write(event)
 
     def _write(self, event: Event) -> None:
@@ -53,9 +53,9 @@ class LogWriter:
             case Note(text):
                 self._log.info("%s", text)
             case Planned(count, total):
-                self._log.info("looked into %d of %s", count, format_count(total, "image"))
+                self._log.info("compared %d of %s with their targets", count, format_count(total, "image"))
             case ImageResolved(name, root):
-                self._log.info("%s is %s", name, root)
+                self._log.info("%s resolves to %s", name, root)
             case ContentFinished(descriptor, receipt):
                 self._log.info("%s %s", descriptor, _describe_receipt(descriptor, receipt))
             case ContentFailed(descriptor, error):
@@ -79,7 +79,7 @@ class LogWriter:
 
 @dataclass(slots=True)
 class _Piece:
-    """Some content, and how many of its bytes are transferred. The state `over` is final, also for content without bytes."""
+    """The size of some content, the number of transferred bytes, and the state. The state `over` is final."""
 
     size: int
     there: int = 0
@@ -87,14 +87,13 @@ class _Piece:
 
 
 class ProgressCounter:
-    """A listener that counts the work done and the work known so far. Thread-safe.
+    """A listener that counts the completed work and the known work. Thread-safe.
 
-    The work known so far grows, so that the fraction may fall. Failed work is not done, but those of its bytes that are there
-    count.
-    `planning` is the share of planning in the work, 0 to 1.
+    The known work grows during a run, so the fraction may fall. Failed work is not complete, but its transferred bytes count.
+    `planning` is the share of planning in the whole work, 0 to 1.
     """
 
-    # A request for a piece of content, or for an image, counts as so many bytes.
+    # The requests for a descriptor, or for an image, count as much as this number of bytes.
     _EACH_BYTES = 1024**2
 
     def __init__(self, *, planning: float = 0) -> None:
@@ -102,22 +101,22 @@ class ProgressCounter:
         self._planned = 0, 0
         self._asked = 0
         self._has_failed_step = False
-        self._unresolved: dict[str, str] = {}  # the kinds of objects, by name
+        self._unresolved: dict[str, str] = {}  # the kind of each unresolved object, by its name
         self._images: dict[str, State] = {}
         self._content: dict[object, _Piece] = {}
 
     def __call__(self, event: Event) -> None:
         """Count an event."""
         with self._guard:
-            if isinstance(event, ContentAdvanced):  # which is frequent
+            if isinstance(event, ContentAdvanced):  # the most frequent event
                 self._advance(event.descriptor, event.offset)
             else:
                 self._count(event)
 
     def fraction(self) -> float:
-        """Return the share of the known work that is done, 0 to 1.
+        """Return the completed fraction of the known work, 0 to 1.
 
-        The size of unresolved objects is not known: all other work is scaled by the share of resolved objects.
+        The size of unresolved objects is not known. So the fraction is scaled down by the share of unresolved objects.
         """
         with self._guard:
             count, total = self._planned
@@ -131,13 +130,13 @@ class ProgressCounter:
         return resolved * (self._share * (count / total if total else 0) + (1 - self._share) * (over / known if known else 0))
 
     def words(self) -> str:
-        """Return the counts of images, of content and of bytes in words."""
+        """Return the counts of images, descriptors and bytes as text."""
         with self._guard:
             count, total = self._planned
             unresolved, images = len(self._unresolved), list(self._images.values())
             pieces = list(self._content.values())
-        parts = [f"looked into {count} of {format_count(total, 'image')}"] if total else []
-        parts += [f"{unresolved} cannot be told"] if unresolved else []
+        parts = [f"{count} of {format_count(total, 'image')} compared"] if total else []
+        parts += [f"{unresolved} unresolved"] if unresolved else []
         parts += (
             [f"{images.count('over')} of {format_count(len(images), 'image')} finished{_failed_count(images)}"]
             if images
@@ -145,12 +144,12 @@ class ProgressCounter:
         )
         if pieces:
             states, there, known = [p.state for p in pieces], sum(p.there for p in pieces), sum(p.size for p in pieces)
-            parts += [f"{states.count('over')} of {format_count(len(pieces), 'piece')} of content{_failed_count(states)}"]
+            parts += [f"{states.count('over')} of {format_count(len(pieces), 'descriptor')}{_failed_count(states)}"]
             parts += [f"{size(there)} of {size(known)}"]
         return ", ".join(parts) or "nothing to do"
 
     def lacks(self) -> bool:
-        """Return whether something failed or is unresolved."""
+        """Return true if some work failed or some objects are unresolved."""
         with self._guard:
             states = {*self._images.values(), *(piece.state for piece in self._content.values())}
             return self._has_failed_step or bool(self._unresolved) or "failed" in states
@@ -159,7 +158,7 @@ class ProgressCounter:
         match event:
             case Planned(count, total):
                 self._planned = count, total
-                self._asked = max(self._asked, total)  # repaired images are audited again
+                self._asked = max(self._asked, total)  # a later audit of repaired images has a lower total
             case Unresolved(name, kind):
                 self._unresolved[name] = kind
             case ImageResolving(name) | ImageResolved(name):
@@ -169,7 +168,7 @@ class ProgressCounter:
             case ContentFinished(descriptor):
                 self._content[descriptor.key] = _Piece(descriptor.size, descriptor.size, "over")
             case ContentFailed(descriptor):
-                # Its bytes still count: of a manifest that is there, the list of referrers may have failed.
+                # The bytes still count: a manifest can be fetched while the list of its referrers fails.
                 self._content.setdefault(descriptor.key, _Piece(descriptor.size)).state = "failed"
             case StepFailed():
                 self._has_failed_step = True
@@ -177,16 +176,16 @@ class ProgressCounter:
                 self._images[image.name] = "failed" if image.failures else "over"
 
     def _advance(self, descriptor: Descriptor, offset: int) -> None:
-        """Count the bytes that are there. Content that is read for a plan, or uploaded after it was fetched, does not count."""
+        """Count transferred bytes. Content that is read for a plan, or uploaded after it was fetched, does not count."""
         piece = self._content.get(descriptor.key)
-        if piece is not None and piece.state != "over" and offset < piece.size:  # all bytes count when the content finished
+        if piece is not None and piece.state != "over" and offset < piece.size:  # the last byte counts when the content ends
             piece.there = offset
 
 
 def describe_throttling(server: str, seconds: float) -> str:
-    """Return the line for a server to which requests pause for some seconds, which may be a day."""
+    """Return the line for a rate-limited server. The pause may be as long as a day."""
     until = datetime.now(UTC) + timedelta(seconds=seconds)
-    return f"{server} has too many requests and is not asked until {until:%Y-%m-%d %H:%M:%S} UTC, for {duration(seconds)}"
+    return f"{server}: rate-limited; requests pause for {duration(seconds)}, until {until:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _describe_receipt(descriptor: Descriptor, receipt: Receipt) -> str:
@@ -207,14 +206,14 @@ _LISTENER: ContextVar[Notify | None] = ContextVar("listener", default=None)
 
 
 def add_callers_listener(notify: Notify) -> Notify:
-    """Return a listener that passes events to `notify`, and to the listener of the `notify_also` block around this call."""
+    """Return a listener that passes events to `notify` and to the listener of the enclosing `notify_also` block."""
     other = _LISTENER.get()
     return notify if other is None else combine_listeners(notify, other)
 
 
 @contextmanager
 def notify_also(listener: Notify) -> Iterator[None]:
-    """Have runs that are started in this block notify a listener."""
+    """Add a listener to the runs that are started in this block."""
     token = _LISTENER.set(listener)
     try:
         yield
@@ -227,9 +226,9 @@ _REPORTS: ContextVar[list[tuple[UUID, Report]] | None] = ContextVar("reports", d
 
 @contextmanager
 def collected_reports() -> Iterator[list[tuple[UUID, Report]]]:
-    """Collect the id and the report of each run that is started in this block, as soon as its work is done.
+    """Collect the id and the report of each run that is started in this block, as soon as the work of the run is complete.
 
-    So a caller has the report even if Prefect's API does not take the final state of the run.
+    A caller has the report even if Prefect's API does not record the final state of the run.
     """
     reports = list[tuple[UUID, Report]]()
     token = _REPORTS.set(reports)
@@ -240,7 +239,7 @@ def collected_reports() -> Iterator[list[tuple[UUID, Report]]]:
 
 
 def collect(flow_run_id: UUID, report: Report) -> None:
-    """Give a report to `collected_reports`, if a caller collects them."""
+    """Add a report to the list of the enclosing `collected_reports` block, if there is one."""
     reports = _REPORTS.get()
     if reports is not None:
         reports.append((flow_run_id, report))

@@ -255,7 +255,7 @@ def test_a_run_that_waits_for_slots_says_so_and_ends_when_it_is_told_to(prefect:
         prefect.delete(f"/v2/concurrency_limits/{name}")
         assert registry.requests == []
     assert process.returncode == 143
-    assert said[-1] == f"waits for 1 slot of the 1 of Prefect's limit {name}, which other runs have\n"
+    assert said[-1] == f"waiting for 1 slot of the 1 of Prefect limit {name}, held by other runs\n"
     assert rest.splitlines() == [
         "ending; once more leaves at once",
         "dist: terminated; what is whole is kept, run again to go on",
@@ -272,7 +272,7 @@ def test_a_log_says_which_registry_is_waited_for(prefect: PrefectServer, tmp_pat
         result = dist("--store", tmp_path / "store", *fetch, COLUMNS="20")  # which is for terminals
     assert result.code == 0, result.err
     (line,) = [line for line in result.err.splitlines() if "too many requests" in line]
-    found = re.fullmatch(rf"{registry.host} has too many requests and is not asked until ([-0-9: ]+) UTC, for 2\.0 s", line)
+    found = re.fullmatch(rf"{registry.host}: rate-limited; requests pause for 2\.0 s, until ([-0-9: ]+) UTC", line)
     assert found is not None, line
     until = datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").replace(tzinfo=UTC)
     assert timedelta(0) <= datetime.now(UTC) - until < timedelta(minutes=5)

@@ -75,7 +75,7 @@ def test_a_mirror_shows_plan_progress_and_what_was_spared(
     shown = artifacts(mirrors.flow_run)
     assert shown.keys() == {"plan", "progress", "mirror", "summary"}
     assert shown["progress"]["data"] == 100
-    assert shown["progress"]["description"].startswith("looked into 3 of 3 images, ")
+    assert shown["progress"]["description"].startswith("3 of 3 images compared, ")
     told = facts(shown["summary"])
     assert (told["added"], told["bytes fetched"]) == (
         "3",
@@ -106,7 +106,7 @@ def test_failures_are_a_table_that_says_what_to_do(
     assert shown["failures"]["data"].splitlines() == lines
     assert "log in with" in lines[1]
     assert shown["progress"]["data"] < 100
-    told = "looked into 2 of 2 images, 1 cannot be told, 0 of 1 image finished, 1 failed, 4 of 4 pieces of content, "
+    told = "2 of 2 images compared, 1 unresolved, 0 of 1 image finished, 1 failed, 4 of 4 descriptors, "
     assert shown["progress"]["description"].startswith(told)
     assert shown["summary"]["data"].startswith("| mirror | failed |\n|---|---|\n")
 
@@ -132,8 +132,8 @@ def test_what_cannot_be_told_is_not_done(
 
     assert len(report.errors()) == 3
     shown = artifacts(mirrors.flow_run)["progress"]
-    assert shown["description"].startswith("looked into 3 of 3 images, 3 cannot be told")
-    assert ("1 of 1 image finished, 4 of 4 pieces" in shown["description"]) == (not dry_run)
+    assert shown["description"].startswith("3 of 3 images compared, 3 unresolved")
+    assert ("1 of 1 image finished, 4 of 4 descriptors" in shown["description"]) == (not dry_run)
     assert shown["data"] == 25  # one of three images and a repository
 
 
@@ -168,7 +168,7 @@ def test_a_check_of_what_cannot_be_told_is_not_done(
         target.inject(Fault(method=method, path=f"/v2/app/manifests/(v2|{root})", nth=None, action=Refuse(403)))
     assert len(mirrors.check().first.unresolved) == 1
     shown = artifacts(mirrors.flow_run)["progress"]
-    assert (shown["data"], shown["description"]) == (50, "looked into 2 of 2 images, 1 cannot be told")
+    assert (shown["data"], shown["description"]) == (50, "2 of 2 images compared, 1 unresolved")
 
 
 def test_a_run_that_was_ended_says_how_far_it_came_and_that_the_next_one_goes_on(
@@ -193,7 +193,7 @@ def test_a_run_that_was_ended_says_how_far_it_came_and_that_the_next_one_goes_on
 
     assert shown["progress"]["data"] < 100
     assert "1 of 2 images finished, 1 failed, " in shown["progress"]["description"]
-    assert ", 1 failed, " in shown["progress"]["description"].partition("of content")[2]
+    assert ", 1 failed, " in shown["progress"]["description"].partition("descriptors")[2]
     assert shown["failures"]["description"].startswith("1 failure. The run was ended before it had done all. Run it again to")
     assert config not in shown["failures"]["data"]
 
@@ -257,7 +257,7 @@ def test_a_check_shows_what_is_damaged_and_how_it_is_mended(
     shown = artifacts(check(config, str(mirrors.store), return_state=True))
 
     assert shown.keys() == {"progress", "check", "summary", "failures"}
-    assert (shown["progress"]["data"], shown["progress"]["description"]) == (100, "looked into 1 of 1 image")
+    assert (shown["progress"]["data"], shown["progress"]["description"]) == (100, "1 of 1 image compared")
     assert facts(shown["summary"])["damaged"] == "1"
     assert "run check with `repair`" in shown["failures"]["description"]
     assert layer in shown["failures"]["data"]
@@ -365,7 +365,7 @@ def test_what_is_known_to_be_done_grows() -> None:
     counter(ContentFound(layer))
     counter(ContentAdvanced(layer, mib, mib))
     assert counter.fraction() == 0.5 + 0.5 * 2 / 5
-    assert counter.words() == "looked into 2 of 2 images, 0 of 1 image finished, 1 of 2 pieces of content, 1.0 MiB of 2.0 MiB"
+    assert counter.words() == "2 of 2 images compared, 0 of 1 image finished, 1 of 2 descriptors, 1.0 MiB of 2.0 MiB"
     counter(ContentFinished(layer, Receipt("fetched", layer.size)))
     counter(ContentAdvanced(layer, mib, mib))  # sent on, which takes nothing away
     assert counter.fraction() == 0.5 + 0.5 * 4 / 5
@@ -388,7 +388,7 @@ def test_what_failed_is_not_done() -> None:
 
     assert counter.lacks()
     assert counter.fraction() == 5 / 8
-    told = "1 of 2 images finished, 1 failed, 1 of 2 pieces of content, 1 failed, 3.0 MiB of 4.0 MiB"
+    told = "1 of 2 images finished, 1 failed, 1 of 2 descriptors, 1 failed, 3.0 MiB of 4.0 MiB"
     assert counter.words() == told
     counter(ContentFinished(other, Receipt("fetched", other.size)))  # another image had it from elsewhere
-    assert counter.words() == "1 of 2 images finished, 1 failed, 2 of 2 pieces of content, 4.0 MiB of 4.0 MiB"
+    assert counter.words() == "1 of 2 images finished, 1 failed, 2 of 2 descriptors, 4.0 MiB of 4.0 MiB"

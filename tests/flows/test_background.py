@@ -5,7 +5,7 @@ from threading import Barrier
 
 import pytest
 
-from prefect_dist.flows.background import drained, submit
+from prefect_dist.flows.background import await_calls, submit
 
 _TIMEOUT_S = 30
 WORD: ContextVar[str] = ContextVar("word")
@@ -18,7 +18,7 @@ def test_what_is_begun_goes_on_at_once_in_its_context_and_is_done_in_the_end() -
         all_here.wait()
         heard.append(WORD.get())
 
-    with drained():
+    with await_calls():
         for word in ("plan", "progress"):
             token = WORD.set(word)
             submit("a word", hear)
@@ -37,7 +37,7 @@ def test_a_run_that_fails_waits_too() -> None:
         done.append(True)
 
     def fail() -> None:
-        with drained():
+        with await_calls():
             submit("that it is done", do)
             here.wait()
             raise ValueError

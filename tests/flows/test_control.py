@@ -136,7 +136,7 @@ def test_a_run_has_no_more_requests_under_way_than_slots_of_a_global_limit(
 ) -> None:
     assert mirrors.run(image(source, target, "app:v1")).status == "complete"
     assert gauge.most == 3
-    assert f"has 3 slots of {slots}" in caplog.text
+    assert f"holds 3 slots of Prefect limit {slots}" in caplog.text
     assert prefect.get(f"/v2/concurrency_limits/{slots}")["active_slots"] == 0
 
 
@@ -205,7 +205,7 @@ def test_a_run_that_takes_too_long_is_cancelled_in_order_and_the_next_one_goes_o
     assert server.ended(second)["type"] == "COMPLETED"
 
     assert progress(server, first)[0] < 100
-    assert progress(server, first)[1].startswith("0 of 1 image finished, 1 failed, 5 of 6 pieces of content, 1 failed, ")
+    assert progress(server, first)[1].startswith("0 of 1 image finished, 1 failed, 5 of 6 descriptors, 1 failed, ")
     assert progress(server, second)[0] == 100
     assert Counter(before) == dict.fromkeys(MANY.blobs, 1)
     assert read(source)[len(before) :] == [stalling]

@@ -84,7 +84,7 @@ def test_that_prefect_does_not_take_an_artifact_is_no_reason_to_fail(
     monkeypatch.setattr(SyncPrefectClient, "create_artifact", refuse)
     assert ended(prefect, REPORT, key="many").is_completed()
     told = [record.message for record in caplog.records if record.name == "prefect_dist.flows.background"]
-    assert sorted(told) == [f"the artifact {key} cannot be shown: timed out" for key in ("many", "summary")]
+    assert sorted(told) == [f"cannot show the artifact {key} in Prefect: timed out" for key in ("many", "summary")]
 
 
 def test_the_garbage_collector_leaves_out_what_was_there_and_only_for_the_run(prefect: PrefectServer) -> None:

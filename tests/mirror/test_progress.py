@@ -113,8 +113,8 @@ def test_each_event_has_at_most_one_line_in_the_log(caplog: pytest.LogCaptureFix
             write(event)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("INFO", "starting"),
-        ("INFO", "looked into 1 of 2 images"),
-        ("INFO", f"{NAME} is {DESCRIPTOR}"),
+        ("INFO", "compared 1 of 2 images with their targets"),
+        ("INFO", f"{NAME} resolves to {DESCRIPTOR}"),
         ("INFO", f"{DESCRIPTOR} fetched, 2.0 KiB in 2.0 s"),
         ("INFO", f"{DESCRIPTOR} existed, 2.0 KiB"),
         ("ERROR", f"{DESCRIPTOR} failed: gone"),

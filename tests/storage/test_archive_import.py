@@ -266,7 +266,9 @@ def test_a_list_that_cannot_be_read_is_refused_by_its_place(index: bytes, messag
         imported(memory_store(), tar_of([*ENTRIES[:-2], ("index.json", index)]))
 
 
-@pytest.mark.parametrize("data", [b"", b"not a tar", bytes(512), noise(5000), gzip.compress(b"text", mtime=0), tar_of([("x", b"y")])])
+@pytest.mark.parametrize(
+    "data", [b"", b"not a tar", bytes(512), noise(5000), gzip.compress(b"text", mtime=0), tar_of([("x", b"y")])]
+)
 def test_what_is_no_archive_of_images_is_refused_as_input(data: bytes) -> None:
     with pytest.raises(
         InvalidInput, match=r"^archive a\.tar: (expected a tar archive|.*not an archive of images, found neither .*)"
