@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PEERS := prefect or registry or s3 or browser or process
 
 .DEFAULT_GOAL := help
 .PHONY: help install peers format check test test-fast demo bench fuzz schema ui pictures lowest clean
@@ -32,8 +33,12 @@ check: install ## Lint and type-check.
 test-fast: install ## Run the tests of the layers below Prefect.
 	$(BIN)/python -m pytest tests/ocispec tests/storage tests/remotes tests/transfer tests/mirror
 
+test-fast: install ## Run the tests that need no server and no other program than Python.
+	$(BIN)/python -m pytest -n 2 -m "not ($(PEERS))" tests/ocispec tests/storage tests/remotes tests/transfer tests/mirror \
+		tests/test_architecture.py
+
 test: install peers check ## Check, then run all tests.
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 4 --dist loadgroup --durations 50
 
 demo: install peers ## Fetch a real image from a real registry, here and now, and show what came of it.
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.demo

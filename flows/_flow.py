@@ -1,8 +1,9 @@
 """Makes flows of plain functions: `flow_of` sets the options of every flow, and the end of every run.
 
 - Results are not persisted, except for the summary of a run of a deployment (`flows.results`).
-- A worker cancels a run with SIGTERM. The first SIGTERM stops the run gracefully: downloaded content is kept, and the run reports
-  its results. Prefect's own handler would raise an exception at any point of the main thread. The command has other handlers.
+- A worker cancels a run with SIGTERM. The first SIGTERM stops the run gracefully: downloaded content is kept, and the run
+  reports its results. Prefect's own handler would raise an exception at any point of the main thread. The command has other
+  handlers.
 - Objects that exist before a run are frozen out of the garbage collector. Scanning the modules of Prefect took about 5 % of the
   time of a run with many small tasks.
 - A failure that a user can cause is one line: the message of the state. In a process that a worker or runner started for one

@@ -1,7 +1,7 @@
 """Calls to Prefect in the background, such as the calls that write artifacts. A run waits for these calls only at its end.
 
-A busy server answers late. A run that made one call after the other would wait for each answer (docs/explanation/performance.md).
-A failed call causes a warning, and does not fail the run.
+A busy server answers late. A run that made one call after the other would wait for each answer
+(docs/explanation/performance.md). A failed call causes a warning, and does not fail the run.
 """
 
 import logging

@@ -2,12 +2,13 @@
 
 There are two kinds:
 
-- A concurrency limit on the tag limits the task runs. Prefect requests a slot for each task run that has a tag, even if no limit
-  exists; this makes a flow of small tasks three times as slow (docs/dev/adr/0004). So each run looks for the limit once per
-  registry, and its tasks have the tag only if the limit exists.
-- A global concurrency limit limits the requests in flight of all runs together, wherever they run. A run takes one lease for its
-  whole duration, with one slot for each request that it may have in flight. A slot per task would cost several requests to
-  Prefect for each task, and a thread. Runs take their leases in the order of the names, so that no two runs wait for each other.
+- A concurrency limit on the tag limits the task runs. Prefect requests a slot for each task run that has a tag, even if no
+  limit exists; this makes a flow of small tasks three times as slow (docs/dev/adr/0004). So each run looks for the limit once
+  per registry, and its tasks have the tag only if the limit exists.
+- A global concurrency limit limits the requests in flight of all runs together, wherever they run. A run takes one lease for
+  its whole duration, with one slot for each request that it may have in flight. A slot per task would cost several requests to
+  Prefect for each task, and a thread. Runs take their leases in the order of the names, so that no two runs wait for each
+  other.
 """
 
 from collections.abc import Iterable, Iterator

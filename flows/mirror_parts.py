@@ -14,8 +14,8 @@ from prefect_dist.mirror.plan import PlannedImage
 from prefect_dist.transfer.cancellation import CancelToken
 from prefect_dist.transfer.walk_state import ImageState
 
-# The most task runs of one part. Smaller parts cost time: before a part begins, its first calls wait until the server has recorded
-# all earlier events.
+# The most task runs of one part. Smaller parts cost time: before a part begins, its first calls wait until the server has
+# recorded all earlier events.
 MOST_TASKS = 1000
 # The most open parts of images that were planned together.
 MOST_OPEN = 4
@@ -32,8 +32,8 @@ class MirrorParts(Parts):
     def divide(self, images: Sequence[tuple[ImageState, PlannedImage]], admit: Admit) -> None:
         """Add images to the walk with `admit`, part by part.
 
-        Few images stay in the flow run of the mirror itself, and are added at once. If Prefect's API does not answer, the run is
-        cancelled, and the images end without having been started.
+        Few images stay in the flow run of the mirror itself, and are added at once. If Prefect's API does not answer, the run
+        is cancelled, and the images end without having been started.
         """
         shards = list(_split_shards(images))
         if len(shards) == 1 and self._unparted < MOST_TASKS:

@@ -17,8 +17,8 @@ from prefect_dist.transfer.session import Session, open_session
 def session(store: str, *, store_options: Mapping[str, Any] | None = None, network: Network | None = None) -> Iterator[Session]:
     """Open a content store and connections to registries for tasks that are called in this block.
 
-    `store`, `store_options` and `network` are the same as the parameters of the flows. Tasks that are submitted in the block must
-    end in the block. After `recorder.keep(root)`, gc keeps the content below a root until the block ends. After
+    `store`, `store_options` and `network` are the same as the parameters of the flows. Tasks that are submitted in the block
+    must end in the block. After `recorder.keep(root)`, gc keeps the content below a root until the block ends. After
     `recorder.record(reference, root)`, gc keeps the content as long as the store has that name.
 
     Raises:

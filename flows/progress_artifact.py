@@ -1,7 +1,7 @@
 """Publishes the progress of the current flow run as the artifact `progress`.
 
-One thread checks the progress once a second, and calls Prefect's API only if the progress changed. So the cost does not depend on
-the number of events. A run that ends within a second has the artifact, too.
+One thread checks the progress once a second, and calls Prefect's API only if the progress changed. So the cost does not depend
+on the number of events. A run that ends within a second has the artifact, too.
 """
 
 from collections.abc import Iterator
@@ -54,7 +54,7 @@ def publish_run_progress(*, planning: float = 0) -> Iterator[Notify]:
 
 @contextmanager
 def publish_progress(source: ProgressSource) -> Iterator[None]:
-    """Publish the progress of a source during this block. The last update is 100 % unless work failed or the run was cancelled."""
+    """Publish the progress of a source during this block. The last update is 100 % if all work succeeded."""
     over, done = Event(), False
     artifact = _Artifact(source, client())
 

@@ -1,7 +1,7 @@
 """Marks each test by the servers and programs that it needs, so that `pytest -m` can leave them out.
 
-No test sets these marks itself. They follow from the code: a test needs a peer if the test, one of its fixtures, or a function of
-`tests` that one of these calls, names the function that starts the peer.
+No test sets these marks itself. They follow from the code: a test needs a peer if the test, one of its fixtures, or a function
+of `tests` that one of these calls, names the function that starts the peer.
 """
 
 from collections.abc import Callable, Iterator
@@ -44,6 +44,8 @@ def mark_by_peers(item: pytest.Item) -> None:
         found |= _marks_of(definitions[-1].func)
     for name in found:
         item.add_marker(name)
+    if "server" in item.fixturenames:  # one process of pytest-xdist runs the tests that need the worker of all deployments
+        item.add_marker(pytest.mark.xdist_group("deployments"))
 
 
 @cache
