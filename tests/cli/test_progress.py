@@ -44,7 +44,7 @@ def test_one_wrong_password_is_reported_once_with_the_images_that_it_hit(tmp_pat
     hit = {fetched: names, mirrored: [f"{one['source']} to {one['target']}" for one in sync]}
     for result, objects in hit.items():
         assert result.code == 1
-        assert "is refused" not in result.out.decode()
+        assert "was rejected" not in result.out.decode()
         assert result.err.count("the password of user 'me'") == 1
         *_, cause, one, two, three = result.err.splitlines()
         assert cause.startswith(f"dist: {source.host}: the password of user 'me'")

@@ -10,7 +10,7 @@ import pytest
 from prefect_dist.mirror.config import Mirror
 from prefect_dist.ocispec.errors import InvalidInput
 from tests.peers.prefect import PrefectServer
-from tests.remotes.asking import check_told
+from tests.remotes.asking import check_message
 
 TEXT = """\
 name: nightly
@@ -126,7 +126,7 @@ def test_what_cannot_be_said_where_there_is_no_file(kind: str, said: str, told: 
     config = in_block(said + BARE, "wrong") if kind == "block" else said + BARE
     with pytest.raises(InvalidInput) as caught:
         read(config)
-    check_told(caught.value, "block:wrong" if kind == "block" else "configuration", told, hides=["topsecret"])
+    check_message(caught.value, "block:wrong" if kind == "block" else "configuration", told, hides=["topsecret"])
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from prefect_dist.remotes import Credentials, HostSettings
 from prefect_dist.transfer.gate import Gate
 from tests.mirror.wrong import WRONG
 from tests.peers.tls import CERTIFICATE, self_signed
-from tests.remotes.asking import check_told
+from tests.remotes.asking import check_message
 
 FULL = """\
 name: nightly
@@ -236,7 +236,7 @@ def test_each_mistake_has_a_message_with_its_line_and_key(tmp_path: Path, text: 
     path = write(tmp_path, text)
     with pytest.raises(InvalidInput) as caught:
         load(path)
-    check_told(caught.value, hides=["topsecret"])
+    check_message(caught.value, hides=["topsecret"])
     assert str(caught.value) == path + message.replace("{folder}", str(tmp_path))
 
 
@@ -303,14 +303,14 @@ def test_any_value_at_any_key_loads_or_is_a_mistake(tmp_path: Path, at: tuple[An
     try:
         assert load(path).path == path
     except InvalidInput as exc:
-        check_told(exc, path)
+        check_message(exc, path)
 
 
 def test_an_invalid_certificate_is_a_mistake_of_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "creds: [{registry: a.example, regcert: topsecret}]\nsync: []\nseed: {images: [a], to: b.example}\n")
     with pytest.raises(InvalidInput) as caught:
         load(path)
-    check_told(caught.value, f"{path}:1: creds[0]: CA certificates: expected a certificate", hides=["topsecret"])
+    check_message(caught.value, f"{path}:1: creds[0]: CA certificates: expected a certificate", hides=["topsecret"])
 
 
 def test_one_error_reports_all_mistakes(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from prefect_dist.mirror import templates
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.remotes import Hosts, HostSettings, Tls
 from tests.peers.tls import self_signed
-from tests.remotes.asking import check_told
+from tests.remotes.asking import check_message
 
 FULL = """\
 registries:
@@ -106,7 +106,7 @@ def test_each_key_sets_its_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_mistake_has_a_message_with_its_line_and_key(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         load(tmp_path, text)
-    check_told(caught.value, str(tmp_path / "hosts.yaml"), message, hides=["topsecret"])
+    check_message(caught.value, str(tmp_path / "hosts.yaml"), message, hides=["topsecret"])
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_an_unusable_certificate_file_has_a_message_with_the_line_that_names_it(
     self_signed(tmp_path)
     with pytest.raises(InvalidInput) as caught:
         load(tmp_path, f"registries:\n  a.example:\n    {files}\n")
-    check_told(caught.value, f"{tmp_path}/hosts.yaml{message.format(tmp_path)}")
+    check_message(caught.value, f"{tmp_path}/hosts.yaml{message.format(tmp_path)}")
 
 
 def test_an_unusable_ca_bundle_is_rejected_before_any_request(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from prefect_dist.mirror.naming import Naming, Rename, What
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput
-from tests.remotes.asking import check_told
+from tests.remotes.asking import check_message
 
 REDIS = Reference.parse("docker.io/library/redis:7.2")
 PINNED = Reference.parse(f"quay.io/team/app@sha256:{'0' * 64}")
@@ -83,7 +83,7 @@ def test_a_rename_keeps_the_digest() -> None:
 def test_a_rename_with_an_unknown_group_or_a_bad_pattern_is_rejected(match: str, to: str, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         Rename(match=match, to=to)
-    check_told(caught.value, "expected only groups of", message)
+    check_message(caught.value, "expected only groups of", message)
 
 
 @pytest.mark.parametrize(
@@ -101,11 +101,11 @@ def test_a_rename_with_an_unknown_group_or_a_bad_pattern_is_rejected(match: str,
 def test_an_invalid_name_without_ref_is_rejected_when_it_is_read(text: str, what: What, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         named(text, what)
-    check_told(caught.value, "m.yaml:3: sync[0].target: ", message)
+    check_message(caught.value, "m.yaml:3: sync[0].target: ", message)
 
 
 def test_an_invalid_result_has_a_message_with_its_image() -> None:
     naming = named("reg.example/x:{{.Ref.Tag}}", "repository")
     with pytest.raises(InvalidInput) as caught:
         naming.make_name(PINNED)
-    check_told(caught.value, "m.yaml:3: sync[0].target", "'reg.example/x:'", f"for {PINNED}")
+    check_message(caught.value, "m.yaml:3: sync[0].target", "'reg.example/x:'", f"for {PINNED}")

@@ -13,7 +13,7 @@ from tests import images
 from tests.fakes.registry import FakeRegistry
 from tests.peers import skopeo
 from tests.peers.tls import client_certificate, self_signed
-from tests.remotes.asking import check_told
+from tests.remotes.asking import check_message
 
 DIGEST = f"sha256:{'0' * 64}"
 FULL = f"""\
@@ -195,7 +195,7 @@ def test_each_mistake_has_a_message_with_its_line_and_key(tmp_path: Path, text: 
     path = write(tmp_path, text)
     with pytest.raises(InvalidInput) as caught:
         load(str(path), choose_parser("skopeo", ["b.example"]))
-    check_told(caught.value, f"{path}{message}".replace("{folder}", str(tmp_path)), hides=["topsecret"])
+    check_message(caught.value, f"{path}{message}".replace("{folder}", str(tmp_path)), hides=["topsecret"])
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,9 @@ def test_an_unusable_certificate_is_rejected(tmp_path: Path, files: dict[str, st
     path = write(tmp_path, "a.example:\n  images: {redis: []}\n  cert-dir: certs\n")
     with pytest.raises(InvalidInput) as caught:
         load(str(path), choose_parser("skopeo", ["b.example"]))
-    check_told(caught.value, f"{path}:3: a.example.cert-dir: {message}".replace("{folder}", str(tmp_path)), hides=["topsecret"])
+    check_message(
+        caught.value, f"{path}:3: a.example.cert-dir: {message}".replace("{folder}", str(tmp_path)), hides=["topsecret"]
+    )
 
 
 def test_a_skopeo_file_requires_a_destination(tmp_path: Path) -> None:
@@ -226,4 +228,4 @@ def test_an_invalid_destination_is_rejected(tmp_path: Path, destination: str) ->
     path = write(tmp_path, "a.example: {images: {redis: []}}")
     with pytest.raises(InvalidInput) as caught:
         load(str(path), choose_parser("skopeo", [destination]))
-    check_told(caught.value, f"destination {destination}: ")
+    check_message(caught.value, f"destination {destination}: ")

@@ -6,7 +6,7 @@ import pytest
 
 from prefect_dist.mirror.templates import Template
 from prefect_dist.ocispec.errors import InvalidInput
-from tests.remotes.asking import check_told
+from tests.remotes.asking import check_message
 
 OBJECTS = {"Ref": ("Tag", "Repository"), "Sync": ("Source",)}
 VALUES = {"Ref": {"Tag": "7.2", "Repository": "library/redis"}, "Sync": {"Source": "gcr.io/example/repo"}}
@@ -97,7 +97,7 @@ def test_a_template_renders_the_current_time(text: str, form: str) -> None:
 def test_an_invalid_template_is_rejected_with_its_place(text: str, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read(text)
-    check_told(caught.value, f"f.yaml:1: key: template {text[:9]!r}"[:-1], message)
+    check_message(caught.value, f"f.yaml:1: key: template {text[:9]!r}"[:-1], message)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_an_invalid_template_is_rejected_with_its_place(text: str, message: str)
 def test_a_long_invalid_template_is_rejected_at_once(text: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read(text)
-    check_told(caught.value, "f.yaml:1: key: template ")
+    check_message(caught.value, "f.yaml:1: key: template ")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_long_invalid_template_is_rejected_at_once(text: str) -> None:
 def test_a_template_that_fails_for_its_values_is_rejected_with_its_place(text: str, message: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read(text).render(VALUES)
-    check_told(caught.value, f"f.yaml:1: key: template {text!r}: ", message)
+    check_message(caught.value, f"f.yaml:1: key: template {text!r}: ", message)
 
 
 def test_a_file_is_read_without_its_last_line_break(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from prefect_dist.mirror import yamlfile
 from prefect_dist.ocispec.errors import InvalidInput
-from tests.remotes.asking import check_told
+from tests.remotes.asking import check_message
 
 TEXT = """\
 # a comment
@@ -93,7 +93,7 @@ def test_invalid_yaml_is_rejected(tmp_path: Path, text: str | bytes, message: st
     path = write(tmp_path, text)
     with pytest.raises(InvalidInput) as caught:
         yamlfile.read(path)
-    check_told(caught.value, path, message)
+    check_message(caught.value, path, message)
     assert str(caught.value).count(path) == 1
 
 

@@ -1,4 +1,4 @@
-"""How these tests ask: short forms for references, descriptors and reading, and what is expected of every error."""
+"""Short forms for references, descriptors and reads in the tests of `remotes`, and the checks of every error message."""
 
 import traceback
 from collections.abc import Collection
@@ -18,7 +18,7 @@ LONGEST_MESSAGE = 1200
 
 
 class Clock:
-    """Stands still until a test moves it."""
+    """A clock that a test sets."""
 
     now = 1000.0
 
@@ -27,7 +27,7 @@ class Clock:
 
 
 def anonymous(_host: str, _repository: str) -> None:
-    """No credentials for anybody."""
+    """No credentials for any registry."""
 
 
 def user(name: str, password: str) -> Credentials:
@@ -35,7 +35,7 @@ def user(name: str, password: str) -> Credentials:
 
 
 def reference(host: str | FakeRegistry, named: str = ":v1") -> Reference:
-    """The reference of REPOSITORY at a registry; `named` is ":tag", "@digest" or both."""
+    """Reference of REPOSITORY at a registry; `named` is ":tag", "@digest" or both."""
     return Reference.parse(f"{host if isinstance(host, str) else host.host}/{REPOSITORY}{named}")
 
 
@@ -52,7 +52,7 @@ def read(source: Source, wanted: Descriptor, *, offset: int = 0) -> bytes:
 
 
 def read_until_error(source: Source, wanted: Descriptor, *, offset: int = 0) -> tuple[bytes, DistError | None]:
-    """What arrives before the error, and the error."""
+    """The bytes that arrive before the error, and the error."""
     arrived = b""
     with closing(source.fetch(wanted, offset=offset)) as pieces:  # type: ignore[type-var] # it is a generator
         try:
@@ -73,8 +73,8 @@ def ranges(registry: FakeRegistry) -> list[str | None]:
     return [one.headers.get("range") for one in registry.requests if one.method == "GET"]
 
 
-def check_told(error: BaseException, *names: str, hides: Collection[str] = ()) -> None:
-    """A message is one bounded, printable line without a full stop; it names things and hides others, cause and all."""
+def check_message(error: BaseException, *names: str, hides: Collection[str] = ()) -> None:
+    """Check that a message is one bounded, printable line without a full stop, has the `names`, and hides the secrets."""
     text = str(error)
     assert text.isprintable(), text
     assert len(text) <= LONGEST_MESSAGE, text

@@ -10,7 +10,7 @@ from tests.remotes.asking import SETTINGS, anonymous
 
 @pytest.fixture(autouse=True, scope="package")
 def _no_authorities() -> Iterator[None]:
-    """Trust no certificate authority: none is needed on loopback, and reading all of them takes 0.1 s for each client."""
+    """Trust no CA: no test on loopback needs one, and reading all CAs takes 0.1 s for each client."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SSL_CERT_FILE", os.devnull)
         patch.setenv("SSL_CERT_DIR", os.devnull)
@@ -19,14 +19,14 @@ def _no_authorities() -> Iterator[None]:
 
 @pytest.fixture
 def registry() -> Iterator[FakeRegistry]:
-    """A registry that lets everybody in."""
+    """A registry without authentication."""
     with FakeRegistry() as registry:
         yield registry
 
 
 @pytest.fixture
 def other() -> Iterator[FakeRegistry]:
-    """A second registry, where redirects lead: the same address, another port."""
+    """A second registry at the same address and another port, for redirects."""
     with FakeRegistry() as other:
         yield other
 

@@ -1,4 +1,4 @@
-"""How the tests of pushing push, and what they look at."""
+"""Helpers of the tests of pushing: content to upload, and summaries of the requests."""
 
 from collections.abc import Iterator
 
@@ -19,7 +19,7 @@ def pusher(registries: Registries, host: str | FakeRegistry, *, chunked: bool = 
 
 
 class Reader:
-    """Reads content from an offset on, in pieces; knows the offsets it was asked for."""
+    """Reads content from an offset, in pieces; records the requested offsets."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content
@@ -32,10 +32,10 @@ class Reader:
 
 
 def shape(registry: FakeRegistry) -> list[str]:
-    """The methods asked, in their order."""
+    """Methods of the requests, in order."""
     return [one.method for one in registry.requests]
 
 
 def sent_ranges(registry: FakeRegistry) -> list[str]:
-    """The Content-Range of each chunk."""
+    """Content-Range of each chunk."""
     return [one.headers["content-range"] for one in registry.asked("PATCH", f"/v2/{REPOSITORY}/blobs/uploads/.*")]

@@ -28,7 +28,7 @@ from tests.remotes.asking import (
     Clock,
     anonymous,
     asked,
-    check_told,
+    check_message,
     descriptor,
     fetcher,
     read,
@@ -52,14 +52,14 @@ def serve(auth: Basic | Bearer) -> FakeRegistry:
     return registry
 
 
-def login_commands(name: str, password: str) -> Registries:
+def open_registries(name: str, password: str) -> Registries:
     return Registries(SETTINGS, credentials=lambda *_: user(name, password))
 
 
 def refusal(registries: Registries, registry: FakeRegistry) -> DistError:
     _, error = read_until_error(fetcher(registries, registry), WANTED)
     assert error is not None
-    check_told(error, registry.host, hides=SECRETS)
+    check_message(error, registry.host, hides=SECRETS)
     return error
 
 
@@ -68,10 +68,10 @@ def read_by_all(source: Source) -> None:
         assert set(threads.map(lambda _: read(source, WANTED), range(THREADS))) == {BLOB}
 
 
-# Who gets in.
+# Accepted credentials.
 
 
-def test_anonymous_bearer(registries: Registries) -> None:
+def test_an_anonymous_token_is_fetched_for_a_bearer_challenge(registries: Registries) -> None:
     with serve(Bearer()) as registry:
         for _ in range(3):
             assert read(fetcher(registries, registry), WANTED) == BLOB
@@ -81,20 +81,20 @@ def test_anonymous_bearer(registries: Registries) -> None:
         assert dict(httpx.QueryParams(token.query)) == {"scope": SCOPE, "service": "fake"}
 
 
-def test_basic() -> None:
-    with serve(Basic("me", SECRET)) as registry, login_commands("me", SECRET) as registries:
+def test_basic_auth_sends_the_password_after_a_challenge() -> None:
+    with serve(Basic("me", SECRET)) as registry, open_registries("me", SECRET) as registries:
         for _ in range(2):
             assert read(fetcher(registries, registry), WANTED) == BLOB
         assert [one.status for one in registry.requests] == [401, 200, 200]
 
 
-def test_bearer_with_credentials() -> None:
+def test_credentials_are_sent_to_the_token_server() -> None:
     with (
         serve(Bearer(user="me", password=SECRET, refuse_anonymous=True)) as registry,
-        login_commands("me", SECRET) as registries,
+        open_registries("me", SECRET) as registries,
     ):
         assert read(fetcher(registries, registry), WANTED) == BLOB
-        assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET, BLOB_GET]  # it knows GET only
+        assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET, BLOB_GET]  # the server accepts only GET
         first, post, token, second = (one.headers.get("authorization", "") for one in registry.requests)
         assert (first, post, token) == ("", "", user("me", SECRET).basic())
         assert second.startswith("Bearer ")
@@ -113,7 +113,7 @@ def test_credentials_are_looked_up_once_for_a_repository() -> None:
         assert asked_for == [(registry.host, REPOSITORY)]
 
 
-def test_each_repository_has_its_token(registries: Registries) -> None:
+def test_each_repository_gets_its_own_token(registries: Registries) -> None:
     with serve(Bearer()) as registry:
         registry.put_blob("other/app", BLOB)
         other = registries.fetcher(Reference.parse(f"{registry.host}/other/app"))
@@ -142,7 +142,7 @@ def test_one_new_token_for_all_threads(registries: Registries) -> None:
         assert Counter(asked(registry))[TOKEN_GET] == 2
 
 
-def test_a_failed_token_request_blocks_nobody(registries: Registries) -> None:
+def test_a_failed_token_request_does_not_block_other_threads(registries: Registries) -> None:
     with serve(Bearer()) as registry:
         registry.inject(Fault(path="/token", times=THREADS - 1, action=Answer(503)))
         source = fetcher(registries, registry)
@@ -154,7 +154,7 @@ def test_a_failed_token_request_blocks_nobody(registries: Registries) -> None:
         assert Counter(asked(registry))[TOKEN_GET] == THREADS
 
 
-def test_a_token_server_that_is_gone_blocks_nobody(registries: Registries) -> None:
+def test_an_unreachable_token_server_does_not_block_other_threads(registries: Registries) -> None:
     with serve(Bearer(realm="http://127.0.0.1:1/token")) as registry:
         for _ in range(2):
             error = refusal(registries, registry)
@@ -175,7 +175,7 @@ def client(auth: httpx.Auth) -> httpx.Client:
     return httpx.Client(transport=transport, auth=auth)
 
 
-def test_a_token_is_used_until_shortly_before_its_end(clock: Clock) -> None:
+def test_a_token_is_used_until_shortly_before_it_expires(clock: Clock) -> None:
     with serve(Bearer(expires_in=60)) as registry:
         auth = RegistryAuth(HostAuth(RegistryLogin(host=registry.host), clock=clock), SCOPE)
         with client(auth) as asking:
@@ -203,7 +203,7 @@ def test_a_token_is_used_until_shortly_before_its_end(clock: Clock) -> None:
         (["3600"], 55),
     ],
 )
-def test_the_life_of_a_token(clock: Clock, expires_in: object, life_s: float) -> None:
+def test_expires_in_sets_the_lifetime_of_a_token(clock: Clock, expires_in: object, life_s: float) -> None:
     host = HostAuth(RegistryLogin(host="registry.example"), clock=clock)
     flow = RegistryAuth(host, SCOPE).sync_auth_flow(request())
     challenged(flow, BEARER)
@@ -223,7 +223,7 @@ def test_a_revoked_token_is_replaced(registries: Registries) -> None:
         assert asked(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET] * 2
 
 
-def test_a_token_that_does_not_help_is_not_asked_for_again(registries: Registries) -> None:
+def test_a_token_that_the_registry_rejects_is_not_requested_again(registries: Registries) -> None:
     with serve(Bearer()) as registry:
         challenge = f'Bearer realm="http://{registry.host}/token",service="fake",error="insufficient_scope"'
         registry.inject(Fault(path=BLOB_PATH, nth=None, action=Answer(401, (("WWW-Authenticate", challenge),))))
@@ -231,29 +231,29 @@ def test_a_token_that_does_not_help_is_not_asked_for_again(registries: Registrie
         assert asked(registry) == [BLOB_GET, TOKEN_GET, BLOB_GET]
 
 
-# Who does not get in.
+# Rejected credentials.
 
 
-def test_a_wrong_password_for_a_token() -> None:
+def test_a_token_server_rejects_a_wrong_password() -> None:
     with (
         serve(Bearer(user="me", password="right", refuse_anonymous=True)) as registry,
-        login_commands("me", SECRET) as registries,
+        open_registries("me", SECRET) as registries,
     ):
         error = refusal(registries, registry)
         assert isinstance(error, Denied)
         assert not error.retryable
-        check_told(
+        check_message(
             error, registry.host, "the password of user 'me' (from the caller) was rejected; use other credentials (GET http://"
         )
         assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET]
-        assert str(refusal(registries, registry)) == str(error)  # said again, not asked again: an account may be locked
+        assert str(refusal(registries, registry)) == str(error)  # no second request: the registry may lock the account
         assert asked(registry) == [BLOB_GET, TOKEN_POST, TOKEN_GET, BLOB_GET]
 
 
 def test_a_wrong_password_is_tried_once_for_all_threads() -> None:
     with (
         serve(Bearer(user="me", password="right", refuse_anonymous=True)) as registry,
-        login_commands("me", SECRET) as registries,
+        open_registries("me", SECRET) as registries,
     ):
         source = fetcher(registries, registry)
         with ThreadPoolExecutor(THREADS) as threads:
@@ -264,8 +264,8 @@ def test_a_wrong_password_is_tried_once_for_all_threads() -> None:
         assert (counts[TOKEN_POST], counts[TOKEN_GET]) == (1, 1)
 
 
-def test_a_wrong_password() -> None:
-    with serve(Basic("me", "right")) as registry, login_commands("me", SECRET) as registries:
+def test_a_wrong_password_is_reported_with_its_source() -> None:
+    with serve(Basic("me", "right")) as registry, open_registries("me", SECRET) as registries:
         error = refusal(registries, registry)
         assert isinstance(error, Denied)
         assert str(error) == (
@@ -278,7 +278,7 @@ def test_a_wrong_password() -> None:
 
 
 @pytest.mark.parametrize("auth", [Basic("me", "right"), Bearer(user="me", password="right", refuse_anonymous=True)])
-def test_a_wrong_password_is_told_to_all_alike(auth: Basic | Bearer) -> None:
+def test_all_requests_get_the_same_error_for_a_wrong_password(auth: Basic | Bearer) -> None:
     wrong = Credentials("me", SECRET, origin=Origin("mirror.yaml:3: registries.a", "correct user and pass there"))
     with serve(auth) as registry, Registries(SETTINGS, credentials=lambda *_: wrong) as registries:
         source = fetcher(registries, registry)
@@ -291,16 +291,16 @@ def test_a_wrong_password_is_told_to_all_alike(auth: Basic | Bearer) -> None:
         )
 
 
-def test_a_password_is_not_wrong_because_a_redirect_leads_to_a_401(other: FakeRegistry) -> None:
-    with serve(Basic("me", SECRET)) as registry, login_commands("me", SECRET) as registries:
+def test_a_401_after_a_redirect_does_not_mean_a_wrong_password(other: FakeRegistry) -> None:
+    with serve(Basic("me", SECRET)) as registry, open_registries("me", SECRET) as registries:
         registry.inject(Fault(path=BLOB_PATH, action=Redirect(f"http://{other.host}{{path}}")))
         other.inject(Fault(path=BLOB_PATH, action=Answer(401, ())))
-        assert "is refused" not in str(refusal(registries, registry))
+        assert "was rejected" not in str(refusal(registries, registry))
         assert read(fetcher(registries, registry), WANTED) == BLOB
 
 
-def test_who_has_no_rights_is_told_whose_they_are() -> None:
-    with serve(Basic("me", SECRET)) as registry, login_commands("me", SECRET) as registries:
+def test_a_403_names_the_user_and_the_source_of_the_credentials() -> None:
+    with serve(Basic("me", SECRET)) as registry, open_registries("me", SECRET) as registries:
         registry.inject(Fault(path=BLOB_PATH, action=Answer(403, ())))
         assert "access denied; the password of user 'me' (from the caller) gives no access; grant this user access" in str(
             refusal(registries, registry)
@@ -308,7 +308,7 @@ def test_who_has_no_rights_is_told_whose_they_are() -> None:
 
 
 @pytest.mark.parametrize("auth", [Basic("me", "right"), Bearer(user="me", password="right", refuse_anonymous=True)])
-def test_who_has_no_credentials_is_told_the_ways_that_there_are(auth: Basic | Bearer) -> None:
+def test_a_401_without_credentials_names_the_ways_to_log_in(auth: Basic | Bearer) -> None:
     with serve(auth) as registry:
         command = f"log in with 'docker login {registry.host}' or 'podman login {registry.host}' (GET "
         for ways, told in ((), f"; {command}"), (("say it", "ring"), f"; say it, ring, or {command}"):
@@ -316,43 +316,43 @@ def test_who_has_no_credentials_is_told_the_ways_that_there_are(auth: Basic | Be
                 assert told in str(refusal(registries, registry))
 
 
-def test_no_credentials(registries: Registries) -> None:
+def test_a_401_without_credentials_is_denied(registries: Registries) -> None:
     with serve(Basic("me", "right")) as registry:
         assert isinstance(refusal(registries, registry), Denied)
         assert asked(registry) == [BLOB_GET]
 
 
 @pytest.mark.parametrize("challenge", ["", "@@@", "Negotiate", "Digest realm=a", 'Bearer realm="', "Basic"])
-def test_a_challenge_that_cannot_be_met(registries: Registries, registry: FakeRegistry, challenge: str) -> None:
+def test_a_challenge_with_an_unknown_scheme_is_denied(registries: Registries, registry: FakeRegistry, challenge: str) -> None:
     registry.inject(Fault(nth=None, action=Answer(401, (("WWW-Authenticate", challenge),))))
     assert isinstance(refusal(registries, registry), Denied | InvalidInput)
     assert asked(registry) == [BLOB_GET]
 
 
-def test_a_token_server_gets_credentials_but_not_what_it_redirects_to(other: FakeRegistry) -> None:
-    with serve(Bearer(user="me", password=SECRET)) as registry, login_commands("me", SECRET) as registries:
+def test_credentials_do_not_follow_a_redirect_of_the_token_server(other: FakeRegistry) -> None:
+    with serve(Bearer(user="me", password=SECRET)) as registry, open_registries("me", SECRET) as registries:
         registry.inject(Fault(path="/token", action=Redirect(f"http://{other.host}{{path}}")))
         other.inject(Fault(path="/token", action=Answer(200, (), b'{"token": "abc"}')))
         assert isinstance(refusal(registries, registry), Denied)
         assert [("authorization" in one.headers) for one in other.requests] == [False]
 
 
-def test_an_endless_refusal_is_not_read() -> None:
+def test_an_endless_error_body_is_not_read() -> None:
     head = b"HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=a\r\n\r\n"
     pieces = (head, *[b"x" * 65536] * 1000)
-    with Scripted(pieces, pieces) as endless, login_commands("me", SECRET) as registries:
+    with Scripted(pieces, pieces) as endless, open_registries("me", SECRET) as registries:
         _, error = read_until_error(fetcher(registries, endless.host), WANTED)
         assert isinstance(error, Denied)
     assert all(sent < 1000 * 65536 for sent in endless.sent)
     assert len(endless.heads) == 2
 
 
-def test_an_endless_answer_behind_a_redirect_of_the_token_server_is_not_read(other: FakeRegistry) -> None:
+def test_an_endless_body_behind_a_redirect_of_the_token_server_is_not_read(other: FakeRegistry) -> None:
     pieces = (b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n", *[b"x" * 65536] * 1000)
     realm = f"http://{other.host}/v2/{REPOSITORY}/blobs/uploads/"  # a path at which this server takes a POST
     with Scripted(pieces) as endless, serve(Bearer(user="me", password=SECRET, realm=realm)) as registry:
         other.inject(Fault(method="POST", path=".*", nth=None, action=Redirect(f"http://{endless.host}/token", 303)))
-        with login_commands("me", SECRET) as registries:
+        with open_registries("me", SECRET) as registries:
             refusal(registries, registry)
     assert [one.method for one in other.requests] == ["POST", "GET"]
     assert [head.split()[0] for head in endless.heads] == ["GET"]
@@ -374,7 +374,7 @@ def test_an_endless_answer_behind_a_redirect_of_the_token_server_is_not_read(oth
         b'{"token": "' + SECRET.encode() + b'", "expires_in": 1e400}',
     ],
 )
-def test_an_answer_without_a_usable_token(registries: Registries, body: bytes) -> None:
+def test_a_response_without_a_valid_token_is_an_error(registries: Registries, body: bytes) -> None:
     with serve(Bearer()) as registry:
         registry.inject(Fault(path="/token", nth=None, action=Answer(200, (), body)))
         error = refusal(registries, registry)
@@ -382,7 +382,7 @@ def test_an_answer_without_a_usable_token(registries: Registries, body: bytes) -
         assert asked(registry) == [BLOB_GET, TOKEN_GET]
 
 
-def test_a_token_whose_life_is_a_string_is_used(registries: Registries) -> None:
+def test_a_token_with_a_string_in_expires_in_is_used(registries: Registries) -> None:
     with serve(Bearer(expires_in="3600")) as registry:  # type: ignore[arg-type]
         for _ in range(2):
             assert read(fetcher(registries, registry), WANTED) == BLOB
@@ -398,7 +398,7 @@ def test_a_single_403_of_a_token_server_is_not_remembered(registries: Registries
         assert asked(registry).count(TOKEN_GET) == 3
 
 
-def test_a_token_server_that_answers_403_now_and_then_is_asked_as_long_as_it_also_gives_tokens(registries: Registries) -> None:
+def test_occasional_403_of_a_token_server_are_not_remembered(registries: Registries) -> None:
     with serve(Bearer()) as registry:
         for _ in range(4):
             registry.inject(Fault(path="/token", action=Answer(403)))
@@ -407,7 +407,7 @@ def test_a_token_server_that_answers_403_now_and_then_is_asked_as_long_as_it_als
             registry.revoke_tokens()
 
 
-def test_a_token_server_that_keeps_answering_403_is_asked_three_times(registries: Registries) -> None:
+def test_three_403_in_a_row_of_a_token_server_are_remembered(registries: Registries) -> None:
     with serve(Bearer()) as registry:
         registry.inject(Fault(path="/token", nth=None, action=Answer(403)))
         errors = {str(refusal(registries, registry)) for _ in range(6)}
@@ -415,7 +415,7 @@ def test_a_token_server_that_keeps_answering_403_is_asked_three_times(registries
         assert asked(registry).count(TOKEN_GET) == 3
 
 
-def test_an_access_token_is_preferred(registries: Registries) -> None:
+def test_access_token_is_preferred_to_token(registries: Registries) -> None:
     with serve(Bearer()) as registry:
         body = b'{"token": "old", "access_token": "new"}'
         registry.inject(Fault(path="/token", action=Answer(200, (), body)))
@@ -423,7 +423,7 @@ def test_an_access_token_is_preferred(registries: Registries) -> None:
         assert registry.requests[-1].headers["authorization"] == "Bearer new"
 
 
-def test_a_coded_token_that_cannot_be_read(registries: Registries) -> None:
+def test_a_token_response_with_an_invalid_content_coding_is_an_error(registries: Registries) -> None:
     with serve(Bearer()) as registry:
         registry.inject(Fault(path="/token", action=WithHeaders((("Content-Encoding", "gzip"),))))
         assert isinstance(refusal(registries, registry), Unavailable)
@@ -440,7 +440,7 @@ def request(url: str = "https://registry.example/v2/") -> httpx.Request:
 
 
 def challenged(flow: Any, challenge: str, *, answered_at: str | None = None) -> httpx.Request:
-    """Start the flow and answer its first request with a 401; return what it sends then."""
+    """Start the flow, answer its first request with a 401, and return the next request."""
     first = next(flow)
     at = first if answered_at is None else request(answered_at)
     sent = flow.send(httpx.Response(401, headers=[("WWW-Authenticate", challenge)], request=at))
@@ -456,7 +456,7 @@ def asked_scope(ask: httpx.Request) -> str:
     return dict(parse_qsl(ask.content.decode()))["scope"]
 
 
-def test_the_token_request() -> None:
+def test_a_token_is_requested_once_and_sent_to_the_registry() -> None:
     with closing(flow_for()) as flow:
         ask = challenged(flow, BEARER)
         assert (ask.method, str(ask.url)) == ("POST", "https://auth.example/token?account=a")
@@ -479,7 +479,7 @@ MOUNT = (push_scope("new/app"), pull_scope("old/app"))
         (',scope="aws"', "aws repository:new/app:pull,push repository:old/app:pull"),
     ],
 )
-def test_what_is_wanted_and_what_a_challenge_names_is_asked_for(challenge: str, asked_for: str) -> None:
+def test_a_token_is_requested_for_the_needed_and_the_challenged_scopes(challenge: str, asked_for: str) -> None:
     with closing(flow_for(scopes=MOUNT)) as flow:
         assert asked_scope(challenged(flow, BEARER + challenge)) == asked_for
 
@@ -493,14 +493,14 @@ def test_the_order_of_scopes_does_not_matter() -> None:
     assert other.headers["authorization"] == "Bearer abc"
 
 
-def test_empty_parameters_are_as_good_as_none() -> None:
+def test_empty_challenge_parameters_count_as_missing() -> None:
     anonymous_flow = RegistryAuth(HostAuth(RegistryLogin(host="registry.example")), SCOPE).sync_auth_flow(request())
     with closing(anonymous_flow):
         ask = challenged(anonymous_flow, 'Bearer realm="https://auth.example/token",scope="",service=""')
         assert dict(ask.url.params) == {"scope": SCOPE}
 
 
-def test_an_identity_token_is_nothing_for_a_registry() -> None:
+def test_an_identity_token_is_not_sent_to_a_registry() -> None:
     flow = RegistryAuth(
         HostAuth(RegistryLogin(host="registry.example", credentials=Credentials("me", "", SECRET))), SCOPE
     ).sync_auth_flow(request())
@@ -508,7 +508,7 @@ def test_an_identity_token_is_nothing_for_a_registry() -> None:
         challenged(flow, "Basic realm=a")
 
 
-def test_an_ended_token_is_replaced_before_anything_is_sent(clock: Clock) -> None:
+def test_an_expired_token_is_replaced_before_the_request(clock: Clock) -> None:
     host = HostAuth(RegistryLogin(host="registry.example"), clock=clock)
     flow = RegistryAuth(host, SCOPE).sync_auth_flow(request())
     ask = challenged(flow, f'{BEARER},scope="repository:more:pull"')
@@ -520,7 +520,7 @@ def test_an_ended_token_is_replaced_before_anything_is_sent(clock: Clock) -> Non
     assert flow.send(httpx.Response(200, json={"token": "def"}, request=again)).headers["authorization"] == "Bearer def"
 
 
-def test_a_refused_token_is_not_sent_again() -> None:
+def test_a_rejected_token_is_not_sent_again() -> None:
     host = HostAuth(RegistryLogin(host="registry.example"))
     host.store_header(SCOPE, "Bearer refused")
     flow = RegistryAuth(host, SCOPE).sync_auth_flow(request())
@@ -530,7 +530,7 @@ def test_a_refused_token_is_not_sent_again() -> None:
     assert "authorization" not in next(RegistryAuth(host, SCOPE).sync_auth_flow(request())).headers
 
 
-def test_an_ended_token_is_not_replaced_by_way_of_plain_http(clock: Clock) -> None:
+def test_an_expired_token_is_not_renewed_over_plain_http(clock: Clock) -> None:
     host = HostAuth(LOGIN, clock=clock)
     flow = RegistryAuth(host, SCOPE).sync_auth_flow(request("http://registry.example/v2/"))
     ask = challenged(flow, 'Bearer realm="http://auth.example/token"')
@@ -579,13 +579,13 @@ def test_a_password_does_not_follow_a_redirect(status: int) -> None:
         ("https://auth.example/\x01", InvalidInput),
     ],
 )
-def test_a_realm_that_gets_nothing(realm: str, kind: type[DistError]) -> None:
+def test_an_insecure_or_invalid_realm_gets_no_request(realm: str, kind: type[DistError]) -> None:
     with closing(flow_for()) as flow, pytest.raises(kind) as caught:
         challenged(flow, f'Bearer realm="{realm}"')
-    check_told(caught.value, "registry.example", hides=SECRETS)
+    check_message(caught.value, "registry.example", hides=SECRETS)
 
 
-def test_a_plain_registry_may_have_a_plain_realm() -> None:
+def test_a_registry_on_plain_http_may_have_a_realm_on_plain_http() -> None:
     with closing(flow_for("http://registry.example/v2/")) as flow:
         assert challenged(flow, 'Bearer realm="http://auth.example/token"').url.host == "auth.example"
 
@@ -595,12 +595,12 @@ def test_a_plain_registry_may_have_a_plain_realm() -> None:
     [
         "https://cdn.example/data",
         "https://registry.example:8443/v2/",
-        "http://registry.example/v2/",  # whoever listens on the way could have written this answer
+        "http://registry.example/v2/",  # an attacker on the network could have sent this response
         "https://registry.example.evil/v2/",
     ],
 )
 @pytest.mark.parametrize("challenge", ["Basic realm=a", BEARER])
-def test_another_server_is_not_answered(answered_at: str, challenge: str) -> None:
+def test_a_challenge_of_another_server_is_not_answered(answered_at: str, challenge: str) -> None:
     with closing(flow_for()) as flow, pytest.raises(StopIteration):
         challenged(flow, challenge, answered_at=answered_at)
 
@@ -617,24 +617,24 @@ def test_another_server_is_not_answered(answered_at: str, challenge: str) -> Non
         ("https://registry.example@evil.example/", False),
     ],
 )
-def test_the_same_server(answered: str, *, same: bool) -> None:
+def test_is_same_server_compares_host_port_and_scheme(answered: str, *, same: bool) -> None:
     assert is_same_server(httpx.URL(answered), httpx.URL("https://registry.example/v2/")) is same
 
 
-def test_plain_http_may_become_https() -> None:
+def test_an_upgrade_from_http_to_https_is_the_same_server() -> None:
     asked_for = httpx.URL("http://registry.example:5000/")
     assert is_same_server(httpx.URL("https://registry.example:5000/"), asked_for)
     assert not is_same_server(httpx.URL("https://registry.example/"), asked_for)
 
 
-def test_the_same_server_is_answered_after_a_redirect() -> None:
+def test_a_challenge_after_a_redirect_to_the_same_server_is_answered() -> None:
     with closing(flow_for()) as flow:
         again = challenged(flow, "Basic realm=a", answered_at="https://registry.example/elsewhere")
         assert str(again.url) == "https://registry.example/v2/"
         assert again.headers["authorization"] == user("me", SECRET).basic()
 
 
-def test_the_first_challenge_that_can_be_met_is() -> None:
+def test_the_first_supported_challenge_is_answered() -> None:
     with closing(flow_for()) as flow:
         again = challenged(flow, f"Negotiate, Basic realm=a, {BEARER}")
         assert again.headers["authorization"].startswith("Basic ")
@@ -643,7 +643,7 @@ def test_the_first_challenge_that_can_be_met_is() -> None:
         assert challenged(anonymous_flow, f"Basic realm=a, {BEARER}").url.host == "auth.example"
 
 
-def test_a_flow_that_is_given_up_lets_others_ask() -> None:
+def test_an_abandoned_request_releases_the_token_lock() -> None:
     host = HostAuth(RegistryLogin(host="registry.example"))
     with closing(RegistryAuth(host, SCOPE).sync_auth_flow(request())) as flow:
         challenged(flow, BEARER)
@@ -651,14 +651,14 @@ def test_a_flow_that_is_given_up_lets_others_ask() -> None:
     assert not host.token_lock(SCOPE).locked()
 
 
-def test_secrets_show_in_no_representation() -> None:
+def test_no_representation_shows_a_secret() -> None:
     host = HostAuth(LOGIN)
     host.store_header(SCOPE, f"Bearer {SECRET}")
     for one in (host, host.__dict__, RegistryAuth(host, SCOPE), anonymous):
         assert SECRET not in f"{one!r} {one}"
 
 
-def test_a_wrong_password_is_sent_once_by_however_many_threads() -> None:
+def test_many_threads_send_a_wrong_password_once() -> None:
     with (
         serve(Basic("me", SECRET)) as registry,
         Registries(SETTINGS, credentials=lambda *_: user("me", "notsecret7")) as registries,
@@ -670,4 +670,4 @@ def test_a_wrong_password_is_sent_once_by_however_many_threads() -> None:
         assert sum("authorization" in one.headers for one in registry.requests) == 1
         for error in errors:
             assert error is not None
-            check_told(error, registry.host, hides=["notsecret7"])
+            check_message(error, registry.host, hides=["notsecret7"])

@@ -1,4 +1,4 @@
-"""Lists of repositories: what they have besides what lists of tags have, of registries that show them and that do not."""
+"""Lists of repositories: the differences from lists of tags, at registries with and without a catalog."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,7 +15,7 @@ from tests.fakes.faults import Action, Answer, Fault, Replace, WithHeaders, With
 from tests.fakes.registry import FakeRegistry
 from tests.peers.registry import CncfRegistry, cncf_registry
 from tests.peers.token_server import PASSWORD, USER, TokenServer
-from tests.remotes.asking import SETTINGS, anonymous, asked, check_told, fetcher, user
+from tests.remotes.asking import SETTINGS, anonymous, asked, check_message, fetcher, user
 
 IMAGE = images.image(seed=1)
 CATALOG = "/v2/_catalog"
@@ -31,11 +31,11 @@ def fill(registry: FakeRegistry) -> None:
 def refusal(registries: Registries, registry: FakeRegistry, kind: type[DistError]) -> str:
     with pytest.raises(kind) as caught:
         list(registries.repositories(registry.host))
-    check_told(caught.value, registry.host, hides=["secret"])
+    check_message(caught.value, registry.host, hides=["secret"])
     return str(caught.value)
 
 
-def login_commands(settings: RegistrySettings = SETTINGS) -> Registries:
+def open_registries(settings: RegistrySettings = SETTINGS) -> Registries:
     return Registries(settings, credentials=lambda *_: user("me", "secret"))
 
 
@@ -51,14 +51,14 @@ def paged() -> Iterator[FakeRegistry]:
         yield paged
 
 
-def test_one_page(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_catalog_of_one_page_is_listed(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
     assert list(registries.repositories(registry.host)) == NAMES
     assert asked(registry) == [f"GET {CATALOG}"]
     assert queries(registry) == [{"n": ["1000"]}]
 
 
-def test_pages_are_asked_for_as_they_are_taken(registries: Registries, paged: FakeRegistry) -> None:
+def test_pages_are_requested_as_the_caller_reads_on(registries: Registries, paged: FakeRegistry) -> None:
     with closing(registries.repositories(paged.host)) as names:  # type: ignore[type-var] # it is a generator
         assert [next(names), next(names)] == NAMES[:2]
         assert len(paged.requests) == 1
@@ -66,7 +66,9 @@ def test_pages_are_asked_for_as_they_are_taken(registries: Registries, paged: Fa
     assert queries(paged) == [{"n": ["1000"]}, {"n": ["1000"], "last": ["team/app"]}]
 
 
-def test_pages_that_are_not_named(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_page_without_a_link_is_followed_by_a_request_for_more(
+    registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("prefect_dist.remotes.sizes.PAGE_NAMES", 3)
     fill(registry)
     registry.inject(Fault(nth=None, action=WithoutHeaders(("Link",))))
@@ -74,11 +76,11 @@ def test_pages_that_are_not_named(registries: Registries, registry: FakeRegistry
     assert queries(registry) == [{"n": ["3"]}, {"n": ["3"], "last": ["team/base"]}]
 
 
-def test_none(registries: Registries, registry: FakeRegistry) -> None:
+def test_an_empty_catalog_yields_nothing(registries: Registries, registry: FakeRegistry) -> None:
     assert list(registries.repositories(registry.host)) == []
 
 
-def test_those_below_a_path_prefix(paged: FakeRegistry) -> None:
+def test_only_repositories_below_the_path_prefix_are_listed(paged: FakeRegistry) -> None:
     # what a reference does not have: docs/reference/registries.md, pathPrefix
     hosts = Hosts(named={paged.host: HostSettings(path_prefix="team/")})
     with Registries(RegistrySettings(hosts=hosts), credentials=anonymous) as found:
@@ -86,7 +88,7 @@ def test_those_below_a_path_prefix(paged: FakeRegistry) -> None:
     assert asked(paged) == [f"GET {CATALOG}"] * 2
 
 
-def test_no_mirror_is_asked(paged: FakeRegistry, other: FakeRegistry) -> None:
+def test_a_registry_mirror_is_not_asked_for_the_catalog(paged: FakeRegistry, other: FakeRegistry) -> None:
     with Registries(
         RegistrySettings(hosts=Hosts(named={paged.host: HostSettings(mirrors=(other.host,))})), credentials=anonymous
     ) as found:
@@ -94,14 +96,14 @@ def test_no_mirror_is_asked(paged: FakeRegistry, other: FakeRegistry) -> None:
     assert other.requests == []
 
 
-def test_a_number_that_is_too_high_is_left_to_the_registry(registries: Registries, paged: FakeRegistry) -> None:
+def test_the_registry_chooses_the_page_size_after_it_rejected_ours(registries: Registries, paged: FakeRegistry) -> None:
     paged.inject(Fault(action=Answer(400)))
     assert list(registries.repositories(paged.host)) == NAMES
     assert queries(paged) == [{"n": ["1000"]}, {}, {"last": ["team/app"]}]
 
 
 @pytest.mark.parametrize(("nth", "times"), [(1, 2), (2, 1)], ids=["again", "later"])
-def test_another_bad_request_is_told(registries: Registries, paged: FakeRegistry, nth: int, times: int) -> None:
+def test_any_other_400_is_reported(registries: Registries, paged: FakeRegistry, nth: int, times: int) -> None:
     paged.inject(Fault(nth=nth, times=times, action=Answer(400)))
     assert "400" in refusal(registries, paged, InvalidInput)
     assert len(paged.requests) == 2
@@ -110,10 +112,10 @@ def test_another_bad_request_is_told(registries: Registries, paged: FakeRegistry
 # Tokens.
 
 
-def test_the_scope_of_a_token() -> None:
+def test_a_token_for_the_catalog_scope_is_requested() -> None:
     with FakeRegistry(auth=Bearer(user="me", password="secret", refuse_anonymous=True), page_entries=2) as guarded:
         fill(guarded)
-        with login_commands() as found:
+        with open_registries() as found:
             assert list(found.repositories(guarded.host)) == NAMES
             assert list(fetcher(found, guarded).tags()) == ["v1"]
         scopes = [parse_qs(one.query)["scope"] for one in guarded.asked("GET", "/token")]
@@ -121,11 +123,13 @@ def test_the_scope_of_a_token() -> None:
     assert scopes == [[SCOPE], ["repository:team/app:pull"]]
 
 
-# Who shows no list, or not to us.
+# Registries without a catalog, or without access to it.
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, Denied), (403, Denied), (404, NotFound), (405, InvalidInput)])
-def test_a_registry_that_shows_none(registries: Registries, registry: FakeRegistry, status: int, kind: type[DistError]) -> None:
+def test_a_registry_without_a_catalog_is_reported(
+    registries: Registries, registry: FakeRegistry, status: int, kind: type[DistError]
+) -> None:
     registry.inject(Fault(nth=None, action=Answer(status, (), b'{"errors": [{"code": "UNSUPPORTED"}]}')))
     told = refusal(registries, registry, kind)
     assert told.startswith(f"repositories of {registry.host}: ")
@@ -134,36 +138,36 @@ def test_a_registry_that_shows_none(registries: Registries, registry: FakeRegist
     assert len(registry.requests) == 1
 
 
-def test_a_token_that_does_not_do() -> None:
+def test_a_token_without_the_catalog_scope_is_reported() -> None:
     with FakeRegistry(auth=Bearer(user="me", password="secret", withheld=frozenset({"catalog"}))) as guarded:
-        with login_commands() as found:
+        with open_registries() as found:
             told = refusal(found, guarded, Denied)
         assert [one.status for one in guarded.asked("GET", CATALOG)] == [401, 401]
     assert "name the repositories instead" in told
 
 
 @pytest.mark.parametrize(("status", "kind"), [(429, Unavailable), (500, Unavailable)])
-def test_another_failure_says_nothing_of_that(
+def test_other_failures_do_not_mention_a_missing_catalog(
     registries: Registries, paged: FakeRegistry, status: int, kind: type[DistError]
 ) -> None:
     paged.inject(Fault(nth=2, action=Answer(status)))
-    assert "wanted" not in refusal(registries, paged, kind)
+    assert "name the repositories" not in refusal(registries, paged, kind)
 
 
-# Who does not mean well. What holds for all lists is in test_tags.py.
+# Malicious registries. test_tags.py has the cases for all lists.
 
 
 @pytest.mark.parametrize(
     "name",
     ["", "App", "a b", "/a", "a/", "a//b", "../x", "a/../b", "a\\u001b[2J", "a\\nb", "a?b", "a:b", "a" * 256, "_catalog"],
 )
-def test_what_is_no_name(registries: Registries, registry: FakeRegistry, name: str) -> None:
+def test_an_invalid_repository_name_is_an_error(registries: Registries, registry: FakeRegistry, name: str) -> None:
     registry.inject(Fault(nth=None, action=Replace(f'{{"repositories": ["{name}"]}}'.encode())))
     assert "bad repository" in refusal(registries, registry, InvalidInput)
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"tags": []}', b'{"repositories": {}}', b'{"repositories": [1]}'])
-def test_what_is_no_list(registries: Registries, registry: FakeRegistry, body: bytes) -> None:
+def test_a_page_without_a_list_is_an_error(registries: Registries, registry: FakeRegistry, body: bytes) -> None:
     registry.inject(Fault(nth=None, action=Replace(body)))
     refusal(registries, registry, InvalidInput)
 
@@ -181,11 +185,11 @@ def _link(to: Callable[[str], str]) -> Callable[[str], Action]:
     ],
     ids=["elsewhere", "circle", "repeated"],
 )
-def test_links_that_lead_nowhere(other: FakeRegistry, link: Callable[[str], Action], says: str) -> None:
+def test_an_invalid_link_is_an_error(other: FakeRegistry, link: Callable[[str], Action], says: str) -> None:
     with FakeRegistry(auth=Basic("me", "secret")) as guarded:
         fill(guarded)
         guarded.inject(Fault(nth=None, action=link(other.host)))
-        with login_commands() as found:
+        with open_registries() as found:
             assert says in refusal(found, guarded, Unsupported)
     assert other.requests == []
 
@@ -195,7 +199,7 @@ def test_links_that_lead_nowhere(other: FakeRegistry, link: Callable[[str], Acti
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CncfRegistry, TokenServer]]:
-    """A registry that wants tokens, and lets at most three repositories be asked for at once."""
+    """A registry that requires tokens, and accepts at most three repositories per page."""
     directory: Path = tmp_path_factory.mktemp("catalog")
     with cncf_registry(directory) as open_to_all:
         for name in NAMES:
@@ -204,7 +208,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[CncfRegi
         yield guarded, tokens
 
 
-def test_the_cncf_registry(guarded: tuple[CncfRegistry, TokenServer]) -> None:
+def test_the_catalog_of_the_cncf_registry_is_listed(guarded: tuple[CncfRegistry, TokenServer]) -> None:
     registry, tokens = guarded
     before = len(registry.requests())
     with Registries(SETTINGS, credentials=lambda *_: Credentials(USER, PASSWORD)) as found:
@@ -214,14 +218,14 @@ def test_the_cncf_registry(guarded: tuple[CncfRegistry, TokenServer]) -> None:
     assert statuses == [401, 400, 200, 200]
 
 
-def test_who_may_not_is_told_what_to_do(guarded: tuple[CncfRegistry, TokenServer]) -> None:
+def test_a_denied_catalog_names_the_remedy(guarded: tuple[CncfRegistry, TokenServer]) -> None:
     registry, _ = guarded
     with Registries(SETTINGS, credentials=anonymous) as found, pytest.raises(Denied) as caught:
         list(found.repositories(registry.host))
-    check_told(caught.value, f"repositories of {registry.host}", "name the repositories instead")
+    check_message(caught.value, f"repositories of {registry.host}", "name the repositories instead")
 
 
-def test_the_cncf_registry_with_nothing_and_with_one_page(registries: Registries, tmp_path: Path) -> None:
+def test_an_empty_and_a_one_page_catalog_of_the_cncf_registry_are_listed(registries: Registries, tmp_path: Path) -> None:
     with cncf_registry(tmp_path) as registry:
         assert list(registries.repositories(registry.host)) == []
         images.push(registry.host, "team/app", IMAGE, "v1")

@@ -18,13 +18,13 @@ from prefect_dist.remotes import credentials
 from prefect_dist.remotes.credentials import Credentials, DockerConfig, Origin, StaticCredentials, chain_sources
 from tests.peers.processes import require
 from tests.peers.registry import LOGIN, cncf_registry
-from tests.remotes.asking import check_told, user
+from tests.remotes.asking import check_message, user
 from tests.remotes.test_helpers import SECRET, UNKNOWN, Programs, knows
 
 ME = user("me", SECRET)
 TOKEN = Credentials("", "", identity_token=SECRET)
 HUB_SERVER = "https://index.docker.io/v1/"
-# Where the files are, in the order in which they are asked, under a directory that `at` makes the environment for.
+# The files in the order in which they are read, below the directory for which `at` makes the environment.
 RUNTIME, CONFIG, DOCKER = "run/containers/auth.json", "config/containers/auth.json", "docker/config.json"
 
 
@@ -61,7 +61,7 @@ def write(directory: Path, document: Any) -> DockerConfig:
         ({}, None),
     ],
 )
-def test_entries(tmp_path: Path, entry: dict[str, str], expected: Credentials | None) -> None:
+def test_entries_of_a_file_become_credentials(tmp_path: Path, entry: dict[str, str], expected: Credentials | None) -> None:
     config = write(tmp_path, {"auths": {"registry.example:5000": entry}})
     assert config.get("registry.example:5000") == expected
     assert config.get("registry.example") is None
@@ -85,18 +85,18 @@ def test_keys_may_be_urls(tmp_path: Path, key: str) -> None:
     "key", ["https://index.docker.io/v1/", "index.docker.io", "docker.io", "https://docker.io", "registry-1.docker.io"]
 )
 @pytest.mark.parametrize("host", ["docker.io", "index.docker.io", "registry-1.docker.io"])
-def test_docker_hub_has_many_names(tmp_path: Path, key: str, host: str) -> None:
+def test_all_names_of_docker_hub_find_the_same_entry(tmp_path: Path, key: str, host: str) -> None:
     config = write(tmp_path, {"auths": {key: {"auth": encoded(f"me:{SECRET}")}}})
     assert config.get(host) == ME
     assert config.get("ghcr.io") is None
 
 
 @pytest.mark.parametrize("document", [{}, {"auths": None}, {"auths": {}}])
-def test_a_file_without_entries(tmp_path: Path, document: dict[str, Any]) -> None:
+def test_a_file_without_entries_has_no_credentials(tmp_path: Path, document: dict[str, Any]) -> None:
     assert write(tmp_path, document).get("docker.io") is None
 
 
-def test_no_file(tmp_path: Path) -> None:
+def test_a_missing_file_has_no_credentials(tmp_path: Path) -> None:
     assert DockerConfig.load({"DOCKER_CONFIG": str(tmp_path / "nowhere")}).get("docker.io") is None
 
 
@@ -137,20 +137,20 @@ def test_the_home_directory_is_the_default(tmp_path: Path, monkeypatch: pytest.M
     ],
     ids=range(21),
 )
-def test_a_damaged_file_shows_its_path_and_nothing_of_it(tmp_path: Path, document: Any) -> None:
+def test_the_error_for_a_damaged_file_names_the_path_and_omits_the_content(tmp_path: Path, document: Any) -> None:
     with pytest.raises(InvalidInput) as caught:
         write(tmp_path, document)
-    check_told(caught.value, str(tmp_path / "config.json"), hides=[SECRET, encoded(SECRET)])
+    check_message(caught.value, str(tmp_path / "config.json"), hides=[SECRET, encoded(SECRET)])
 
 
-def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
     (tmp_path / "config.json").mkdir()
     with pytest.raises(InvalidInput) as caught:
         DockerConfig.load({"DOCKER_CONFIG": str(tmp_path)})
-    check_told(caught.value, str(tmp_path / "config.json"), "Is a directory")
+    check_message(caught.value, str(tmp_path / "config.json"), "Is a directory")
 
 
-def test_a_password_shows_in_no_representation(tmp_path: Path) -> None:
+def test_no_representation_shows_a_password(tmp_path: Path) -> None:
     config = write(tmp_path, {"auths": {"ghcr.io": {"auth": encoded(f"me:{SECRET}")}}})
     for one in (ME, config, config.get("ghcr.io")):
         assert SECRET not in f"{one!r} {one}"
@@ -169,13 +169,13 @@ def test_a_password_shows_in_no_representation(tmp_path: Path) -> None:
         ({"credsStore": "a b"}, "credsStore"),
     ],
 )
-def test_a_refusal_names_the_place(tmp_path: Path, document: Any, place: str) -> None:
+def test_a_rejection_names_the_source_of_the_credentials(tmp_path: Path, document: Any, place: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         write(tmp_path, document)
-    check_told(caught.value, f"{tmp_path / 'config.json'}: {place}: expected ", hides=[SECRET])
+    check_message(caught.value, f"{tmp_path / 'config.json'}: {place}: expected ", hides=[SECRET])
 
 
-def test_basic() -> None:
+def test_basic_encodes_user_and_password() -> None:
     assert ME.basic() == "Basic " + encoded(f"me:{SECRET}")
     assert user("m\xfc", "\u2713").basic() == "Basic " + encoded("m\xfc:\u2713")
     assert pickle.loads(pickle.dumps(ME)) == ME  # noqa: S301 - our own bytes
@@ -193,7 +193,7 @@ def test_basic() -> None:
         (TOKEN, False),
     ],
 )
-def test_an_identity_token_is_no_password(one: Credentials, *, expected: bool) -> None:
+def test_an_identity_token_does_not_count_as_a_password(one: Credentials, *, expected: bool) -> None:
     assert one.has_password == expected
     assert SECRET not in f"{one!r} {one}"
     if expected:
@@ -201,11 +201,11 @@ def test_an_identity_token_is_no_password(one: Credentials, *, expected: bool) -
         return
     with pytest.raises(Denied) as caught:
         one.basic()
-    check_told(caught.value, "got an identity token", hides=[SECRET])
+    check_message(caught.value, "got an identity token", hides=[SECRET])
 
 
 def environment(directory: Path, files: Mapping[str, Any]) -> dict[str, str]:
-    """The environment in which these files are the only ones."""
+    """The environment in which only these files exist."""
     for name, document in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_text(json.dumps(document))
@@ -297,14 +297,14 @@ def test_the_first_file_wins(tmp_path: Path, files: dict[str, Any], host: str, r
     assert name(DockerConfig.load(environ).get(host, repository)) == expected
 
 
-def test_the_named_file_is_the_only_one(tmp_path: Path) -> None:
+def test_registry_auth_file_replaces_all_other_files(tmp_path: Path) -> None:
     environ = environment(tmp_path, {"mine.json": auths("r.example"), RUNTIME: auths("r.example/a", "q.example")})
     config = DockerConfig.load(environ | {"REGISTRY_AUTH_FILE": str(tmp_path / "mine.json")})
     assert name(config.get("r.example", "a")) == "r.example"
     assert config.get("q.example", "a") is None
 
 
-def test_a_named_file_that_is_not_there_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_registry_auth_file_causes_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     environ = environment(tmp_path, {RUNTIME: auths("r.example"), DOCKER: auths("r.example"), "empty.json": {}})
     assert DockerConfig.load(environ | {"REGISTRY_AUTH_FILE": str(tmp_path / "empty.json")}).get("r.example") is None
     assert DockerConfig.load({"XDG_RUNTIME_DIR": "/dev/null", "DOCKER_CONFIG": "/dev/null"}).get("r.example") is None
@@ -315,7 +315,7 @@ def test_a_named_file_that_is_not_there_is_told_of(tmp_path: Path, caplog: pytes
     assert f"REGISTRY_AUTH_FILE: the file {absent} does not exist" in told
 
 
-def test_podman_has_a_directory_for_who_has_no_runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_folder_of_podman_is_read_without_a_runtime_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(credentials, "_RUN", tmp_path)
     environ = environment(tmp_path, {f"{os.getuid()}/auth.json": auths("r.example")})
     assert DockerConfig.load(environ).get("r.example") is None
@@ -323,21 +323,21 @@ def test_podman_has_a_directory_for_who_has_no_runtime_directory(tmp_path: Path,
 
 
 @pytest.mark.parametrize("damaged", [RUNTIME, CONFIG, DOCKER])
-def test_any_damaged_file_is_named(tmp_path: Path, damaged: str) -> None:
+def test_every_error_for_a_damaged_file_names_it(tmp_path: Path, damaged: str) -> None:
     environ = environment(tmp_path, {RUNTIME: auths("r.example")} | {damaged: [SECRET]})
     with pytest.raises(InvalidInput) as caught:
         DockerConfig.load(environ)
-    check_told(caught.value, str(tmp_path / damaged), hides=[SECRET])
+    check_message(caught.value, str(tmp_path / damaged), hides=[SECRET])
 
 
-def test_a_home_that_is_no_directory_has_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_is_not_a_directory_has_no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/dev/null")
     assert DockerConfig.load({"XDG_RUNTIME_DIR": "/dev/null"}).get("r.example") is None
 
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
-    """Helpers: `first` and `second` answer with their name for a user, `knows-nothing` never, `fails` always does."""
+    """Helpers: `first` and `second` return their name as the user, `knows-nothing` has no credentials, `fails` fails."""
     (directory := tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(directory), prepend=":")
     programs = Programs(directory)
@@ -390,7 +390,9 @@ AUTHS = auths("r.example", "r.example/a", "q.example")
         ({"credHelpers": {"docker.io/a": "first"}}, "docker.io/a/b", "first", ["first get docker.io"]),
     ],
 )
-def test_helpers(programs: Programs, document: Any, wanted: str, expected: str | None, asked: list[str]) -> None:
+def test_helpers_are_run_for_their_registries(
+    programs: Programs, document: Any, wanted: str, expected: str | None, asked: list[str]
+) -> None:
     config = DockerConfig.load(environment(programs.directory, {DOCKER: document}))
     assert programs.asked == []
     host, _, repository = wanted.partition("/")
@@ -399,7 +401,7 @@ def test_helpers(programs: Programs, document: Any, wanted: str, expected: str |
     assert programs.asked == asked
 
 
-def test_a_helper_that_knows_nothing_leaves_it_to_the_next_file(tmp_path: Path, programs: Programs) -> None:
+def test_the_next_file_is_read_if_a_helper_has_no_credentials(tmp_path: Path, programs: Programs) -> None:
     files = {RUNTIME: {"credHelpers": {"r.example": "knows-nothing"}}, CONFIG: {"credsStore": "first"}, DOCKER: AUTHS}
     config = DockerConfig.load(environment(tmp_path, files))
     assert name(config.get("r.example", "a")) == "first"
@@ -417,7 +419,7 @@ def test_a_helper_that_knows_nothing_leaves_it_to_the_next_file(tmp_path: Path, 
         (CONFIG, "r.example", "r.example/a", ("auths.r.example", "'podman login r.example'")),
     ],
 )
-def test_credentials_of_a_file_say_where_they_are_and_what_replaces_them(
+def test_credentials_of_a_file_name_their_place_and_the_remedy(
     tmp_path: Path, file: str, key: str, wanted: str, told: tuple[str, str]
 ) -> None:
     place, command = told
@@ -436,7 +438,7 @@ def test_credentials_of_a_file_say_where_they_are_and_what_replaces_them(
         ({"credHelpers": {"r.example": "first"}}, "r.example", "credHelpers.r.example"),
     ],
 )
-def test_credentials_of_a_helper_say_which_and_who_names_it(programs: Programs, document: Any, host: str, key: str) -> None:
+def test_credentials_of_a_helper_name_the_helper_and_the_file(programs: Programs, document: Any, host: str, key: str) -> None:
     found = DockerConfig.load(environment(programs.directory, {DOCKER: document})).get(host, "a")
     assert found is not None
     assert found.origin == Origin(
@@ -445,14 +447,14 @@ def test_credentials_of_a_helper_say_which_and_who_names_it(programs: Programs, 
     )
 
 
-def test_a_helper_may_give_an_identity_token(tmp_path: Path, programs: Programs) -> None:
+def test_a_helper_may_return_an_identity_token(tmp_path: Path, programs: Programs) -> None:
     programs.install("token", knows("<token>", SECRET))
     config = DockerConfig.load(environment(tmp_path, {DOCKER: {"credsStore": "token"}}))
     assert config.get("r.example", "a") == TOKEN
 
 
 @pytest.mark.parametrize("document", [{"credsStore": "fails"}, {"credHelpers": {"r.example": "fails"}}])
-def test_a_helper_that_fails_is_told_and_not_run_again(
+def test_a_failing_helper_is_reported_and_not_run_again(
     tmp_path: Path, programs: Programs, caplog: pytest.LogCaptureFixture, document: Any
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -460,20 +462,20 @@ def test_a_helper_that_fails_is_told_and_not_run_again(
     for repository in ("a", "b", "a"):
         with pytest.raises(Denied) as caught:
             config.get("r.example", repository)
-        check_told(caught.value, "docker-credential-fails", "r.example", hides=[SECRET])
+        check_message(caught.value, "docker-credential-fails", "r.example", hides=[SECRET])
     assert programs.asked == ["fails get r.example"]
     assert SECRET not in f"{caplog.text} {config!r} {config}"
 
 
-def test_how_long_a_helper_may_take(tmp_path: Path, programs: Programs) -> None:
+def test_a_helper_is_stopped_after_its_timeout(tmp_path: Path, programs: Programs) -> None:
     programs.install("hangs", "exec sleep 60")
     config = DockerConfig.load(environment(tmp_path, {DOCKER: {"credsStore": "hangs"}}), helper_timeout_s=0.2)
     with pytest.raises(Denied) as caught:
         config.get("r.example", "a")
-    check_told(caught.value, "docker-credential-hangs", "r.example", "0.2 s")
+    check_message(caught.value, "docker-credential-hangs", "r.example", "0.2 s")
 
 
-def test_what_is_given_by_hand_is_asked_first(tmp_path: Path, programs: Programs) -> None:
+def test_credentials_of_the_caller_come_first(tmp_path: Path, programs: Programs) -> None:
     config = DockerConfig.load(environment(tmp_path, {DOCKER: {"credsStore": "first"}}))
     by_hand = StaticCredentials({"r.example": ME, "index.docker.io": TOKEN})
     assert SECRET not in f"{by_hand!r} {by_hand}"
@@ -493,7 +495,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("namespace", ["", "/team"])
-def test_what_skopeo_writes(tmp_path: Path, guarded: str, namespace: str) -> None:
+def test_a_file_written_by_skopeo_is_read(tmp_path: Path, guarded: str, namespace: str) -> None:
     path = str(tmp_path / "auth.json")
     user_and_file = [f"--username={LOGIN[0]}", "--password-stdin", f"--authfile={path}"]
     login = [require("skopeo", "skopeo"), "login", "--tls-verify=false", *user_and_file, guarded + namespace]
@@ -520,12 +522,12 @@ def test_every_prefix_of_a_repository_is_a_key(host: str, repository: str, data:
 
 
 @given(st.text())
-def test_a_bare_key_is_bare(key: str) -> None:
+def test_normalizing_a_key_twice_changes_nothing(key: str) -> None:
     assert credentials._normalize_key(credentials._normalize_key(key)) == credentials._normalize_key(key)
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters=":")), st.text(st.characters(codec="utf-8")))
-def test_what_is_encoded_can_be_decoded(username: str, password: str) -> None:
+def test_any_user_and_password_survive_encoding(username: str, password: str) -> None:
     assert credentials._decode_auth(encoded(f"{username}:{password}"), "here") == (username, password.rstrip("\0"))
 
 
@@ -536,9 +538,9 @@ ENTRIES = st.dictionaries(st.sampled_from(["username", "password", "auth", "iden
 @given(
     st.dictionaries(st.text(max_size=12), ENTRIES | JSON, max_size=3), st.dictionaries(st.text(max_size=12), JSON, max_size=2)
 )
-def test_any_document_can_be_read(entries: dict[str, Any], helpers: dict[str, Any]) -> None:
+def test_any_document_is_read_or_rejected_with_its_path(entries: dict[str, Any], helpers: dict[str, Any]) -> None:
     try:
         credentials._auths(entries, Path("here"))
         credentials._helpers(helpers, "here: credHelpers")
     except InvalidInput as exc:
-        check_told(exc, "here: ")
+        check_message(exc, "here: ")

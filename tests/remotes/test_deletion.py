@@ -1,4 +1,4 @@
-"""Deleting tags and manifests: what goes with what, where that cannot be done, and with which tokens."""
+"""Deletion of tags and manifests: the deleted objects, registries without deletion, and token scopes."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from tests.fakes.faults import Answer, Fault, Refuse
 from tests.fakes.registry import FakeRegistry
 from tests.peers.registry import CncfRegistry, cncf_registry
 from tests.peers.token_server import PASSWORD, USER, TokenServer
-from tests.remotes.asking import REPOSITORY, SETTINGS, anonymous, asked, check_told, fetcher, user
+from tests.remotes.asking import REPOSITORY, SETTINGS, anonymous, asked, check_message, fetcher, user
 from tests.remotes.pushing import pusher
 
 IMAGE, OTHER = images.image(seed=1), images.image(seed=2)
@@ -25,7 +25,7 @@ SCOPE = f"repository:{REPOSITORY}:delete,pull"
 
 
 def fill(registry: FakeRegistry) -> None:
-    """Two tags of one image, and one of another."""
+    """Push two tags of one image, and one tag of another."""
     for image, tag in ((IMAGE, "v1"), (IMAGE, "latest"), (OTHER, "v2")):
         images.load(registry, REPOSITORY, image, tag)
 
@@ -34,7 +34,7 @@ def tags(registries: Registries, host: FakeRegistry | str) -> list[str]:
     return sorted(fetcher(registries, host).tags())
 
 
-def test_a_tag_goes_alone(registries: Registries, registry: FakeRegistry) -> None:
+def test_deleting_a_tag_keeps_the_manifest_and_other_tags(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
     assert pusher(registries, registry).delete_tag("v1")
     assert asked(registry) == [f"DELETE {PATH}/v1"]
@@ -42,7 +42,7 @@ def test_a_tag_goes_alone(registries: Registries, registry: FakeRegistry) -> Non
     assert tags(registries, registry) == ["latest", "v2"]
 
 
-def test_a_manifest_takes_its_tags_along(registries: Registries, registry: FakeRegistry) -> None:
+def test_deleting_a_manifest_deletes_its_tags(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
     pusher(registries, registry).delete(DIGEST)
     assert asked(registry) == [f"DELETE {PATH}/{DIGEST}"]
@@ -51,16 +51,14 @@ def test_a_manifest_takes_its_tags_along(registries: Registries, registry: FakeR
     assert all(registry.blob(REPOSITORY, digest) is not None for digest in IMAGE.blobs)
 
 
-def test_what_is_not_there_is_removed_already(registries: Registries, registry: FakeRegistry) -> None:
+def test_deleting_a_missing_tag_or_manifest_succeeds(registries: Registries, registry: FakeRegistry) -> None:
     target = pusher(registries, registry)
     assert target.delete_tag("v1")
     target.delete(DIGEST)
     assert [(one.method, one.status) for one in registry.requests] == [("DELETE", 404), ("GET", 404), ("DELETE", 404)]
 
 
-def test_a_registry_that_does_not_find_a_tag_which_exists_cannot_delete_tags(
-    registries: Registries, registry: FakeRegistry
-) -> None:
+def test_a_404_for_an_existing_tag_means_that_tags_cannot_be_deleted(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
     registry.inject(Fault(method="DELETE", action=Refuse(404)))
     assert not pusher(registries, registry).delete_tag("v1")
@@ -68,35 +66,35 @@ def test_a_registry_that_does_not_find_a_tag_which_exists_cannot_delete_tags(
 
 
 @pytest.mark.parametrize("tag", ["", "a b", "../v1", "a/b", f"sha256:{'0' * 64}", "x" * 129])
-def test_what_is_no_tag(registries: Registries, registry: FakeRegistry, tag: str) -> None:
+def test_an_invalid_tag_is_not_sent(registries: Registries, registry: FakeRegistry, tag: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         pusher(registries, registry).delete_tag(tag)
-    check_told(caught.value, f"bad tag {tag!r}")
+    check_message(caught.value, f"bad tag {tag!r}")
     assert registry.requests == []
 
 
-# Where it cannot be done.
+# Registries without deletion.
 
 
 @pytest.mark.parametrize("status", [400, 405])
-def test_a_registry_that_removes_no_tags(registries: Registries, registry: FakeRegistry, status: int) -> None:
+def test_a_registry_without_deletion_of_tags_is_recognized(registries: Registries, registry: FakeRegistry, status: int) -> None:
     registry.inject(Fault(method="DELETE", action=Answer(status)))
     assert not pusher(registries, registry).delete_tag("v1")
     assert asked(registry) == [f"DELETE {PATH}/v1"]
 
 
 @pytest.mark.parametrize("status", [400, 405])
-def test_a_registry_that_removes_nothing(registries: Registries, registry: FakeRegistry, status: int) -> None:
+def test_a_registry_without_deletion_is_unsupported(registries: Registries, registry: FakeRegistry, status: int) -> None:
     registry.inject(Fault(method="DELETE", action=Answer(status, (), b'{"errors": [{"code": "UNSUPPORTED"}]}')))
     with pytest.raises(Unsupported) as caught:
         pusher(registries, registry).delete(DIGEST)
-    check_told(caught.value, f"{registry.host}/{REPOSITORY}@{DIGEST}", f"{status} UNSUPPORTED", "storage.delete.enabled")
+    check_message(caught.value, f"{registry.host}/{REPOSITORY}@{DIGEST}", f"{status} UNSUPPORTED", "storage.delete.enabled")
 
 
 @pytest.mark.parametrize(
     ("status", "kind"), [(401, Denied), (403, Denied), (412, InvalidInput), (429, Unavailable), (500, Unavailable)]
 )
-def test_a_refusal_of_another_kind_is_told(
+def test_any_other_refusal_is_reported(
     registries: Registries, registry: FakeRegistry, status: int, kind: type[DistError]
 ) -> None:
     registry.inject(Fault(method="DELETE", nth=None, action=Answer(status)))
@@ -105,10 +103,10 @@ def test_a_refusal_of_another_kind_is_told(
     for attempt in attempts:
         with pytest.raises(kind) as caught:
             attempt()
-        check_told(caught.value, f"{registry.host}/{REPOSITORY}", str(status))
+        check_message(caught.value, f"{registry.host}/{REPOSITORY}", str(status))
 
 
-def test_a_redirect_that_makes_a_get_of_it_has_removed_nothing(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_redirect_that_turns_delete_into_get_is_an_error(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
     registry.inject(Fault(method="DELETE", action=Answer(302, (("Location", f"{PATH}/v1"),))))
     with pytest.raises(Unsupported, match="turns it into GET"):
@@ -118,7 +116,7 @@ def test_a_redirect_that_makes_a_get_of_it_has_removed_nothing(registries: Regis
 # Tokens.
 
 
-def test_the_scope_of_a_token() -> None:
+def test_a_token_for_deletion_is_requested() -> None:
     with FakeRegistry(auth=Bearer(user="me", password="secret", refuse_anonymous=True)) as guarded:
         fill(guarded)
         with Registries(SETTINGS, credentials=lambda *_: user("me", "secret")) as registries:
@@ -130,7 +128,7 @@ def test_the_scope_of_a_token() -> None:
     assert scopes == [[SCOPE]]
 
 
-def test_a_registry_to_which_it_is_a_kind_of_writing(registries: Registries, registry: FakeRegistry) -> None:
+def test_the_challenge_of_a_registry_may_ask_for_the_push_scope(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
     with FakeRegistry(auth=Bearer()) as tokens:
         scope = f"repository:{REPOSITORY}:pull,push"
@@ -141,12 +139,12 @@ def test_a_registry_to_which_it_is_a_kind_of_writing(registries: Registries, reg
         assert parse_qs(one.query)["scope"] == [f"repository:{REPOSITORY}:delete,pull,push"]
 
 
-def test_who_may_not_is_told_so(registries: Registries) -> None:
+def test_a_denied_deletion_is_reported(registries: Registries) -> None:
     with FakeRegistry(auth=Bearer(withheld=frozenset({REPOSITORY}))) as guarded:
         fill(guarded)
         with pytest.raises(Denied) as caught:
             pusher(registries, guarded).delete(DIGEST)
-        check_told(caught.value, str(DIGEST), "log in")
+        check_message(caught.value, str(DIGEST), "log in")
         assert guarded.manifest(REPOSITORY, str(DIGEST)) is not None
 
 
@@ -166,7 +164,7 @@ def filled(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_cncf_registry_removes_manifests_alone(registries: Registries, filled: Path) -> None:
+def test_the_cncf_registry_deletes_manifests_but_no_tags(registries: Registries, filled: Path) -> None:
     with cncf_registry(filled) as registry:
         target = pusher(registries, registry.host)
         assert not target.delete_tag("v1")
@@ -179,13 +177,13 @@ def test_the_cncf_registry_removes_manifests_alone(registries: Registries, fille
     assert statuses == [400, 400, 202, 404]
 
 
-def test_the_cncf_registry_that_removes_nothing(registries: Registries, filled: Path) -> None:
+def test_the_cncf_registry_without_deletion_is_unsupported(registries: Registries, filled: Path) -> None:
     with cncf_registry(filled, deletes=False) as registry:
         target = pusher(registries, registry.host)
         assert not target.delete_tag("v1")
         with pytest.raises(Unsupported) as caught:
             target.delete(DIGEST)
-        check_told(caught.value, str(DIGEST), "405", "storage.delete.enabled")
+        check_message(caught.value, str(DIGEST), "405", "storage.delete.enabled")
         assert tags(registries, registry.host) == ["latest", "v1", "v2"]
 
 
@@ -195,7 +193,7 @@ def guarded(filled: Path) -> Iterator[tuple[CncfRegistry, TokenServer]]:
         yield registry, tokens
 
 
-def test_the_cncf_registry_with_tokens(guarded: tuple[CncfRegistry, TokenServer]) -> None:
+def test_the_cncf_registry_deletes_with_a_token(guarded: tuple[CncfRegistry, TokenServer]) -> None:
     registry, tokens = guarded
     with Registries(SETTINGS, credentials=lambda *_: Credentials(USER, PASSWORD)) as registries:
         pusher(registries, registry.host).delete(DIGEST)

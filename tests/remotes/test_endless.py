@@ -1,4 +1,4 @@
-"""Answers that do not end, or whose headers do not: at every place where a client reads, it stops soon and says so."""
+"""Endless bodies and headers: wherever the client reads a response, it stops early and reports the reason."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,14 +11,14 @@ from tests import images
 from tests.fakes.access import Bearer
 from tests.fakes.faults import Action, Answer, Fault, Headers, Lengthen, WithHeaders, WithoutHeaders
 from tests.fakes.registry import FakeRegistry
-from tests.remotes.asking import BLOB, REPOSITORY, check_told, descriptor, fetcher, read, reference
+from tests.remotes.asking import BLOB, REPOSITORY, check_message, descriptor, fetcher, read, reference
 from tests.remotes.pushing import CHUNK, Reader, pusher
 
 IMAGE = images.image(seed=1)
 ROOT = descriptor(IMAGE.manifests[-1].raw, IMAGE.root.media_type)
 WANTED = descriptor(BLOB)
 UPLOADS = f"/v2/{REPOSITORY}/blobs/uploads/.*"
-# More than the buffers of sockets hold, so that the registry notices when nobody reads.
+# More than the socket buffers hold, so that the registry notices when the client stops reading.
 BODY = b"[" * (64 * 1024 * 1024)
 LOCATION = (("Location", "/here"),)
 
@@ -27,10 +27,10 @@ Act = Callable[[Registries, FakeRegistry], object]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where an answer does not end, what leads there, and what comes of it: a value, or an error.
+    """A request with an endless response, how it is caused, and the expected result: a value or an error.
 
-    `status` None leaves the answer as it is, but for its length. `of_headers` is what comes of headers without end, and `head`
-    the status of the HEAD before.
+    With `status` None, the response is unchanged except for its length. `of_headers` is the expected result for endless
+    headers, and `head` the status of the HEAD before.
     """
 
     method: str
@@ -134,7 +134,7 @@ def outcome(place: Place, registries: Registries, registry: FakeRegistry) -> obj
     try:
         return place.act(registries, registry)
     except DistError as exc:
-        check_told(exc)
+        check_message(exc)
         return type(exc)
 
 
@@ -144,7 +144,7 @@ def is_expected(found: object, expected: object) -> bool:
 
 @pytest.fixture
 def struck(request: pytest.FixtureRequest) -> FakeRegistry:
-    """A registry that has what is asked for; with tokens, where the place is about these."""
+    """A registry with the requested content; with tokens, if the place is about tokens."""
     place: Place = request.getfixturevalue("place")
     registry = FakeRegistry(auth=Bearer() if place.path == "/token" else None, referrers="manifests/sha256" not in place.path)
     for content in IMAGE.blobs.values():
@@ -160,7 +160,9 @@ def struck(request: pytest.FixtureRequest) -> FakeRegistry:
 
 @pytest.mark.parametrize("announced", [True, False])
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_a_body_without_end(registries: Registries, struck: FakeRegistry, place: Place, *, announced: bool) -> None:
+def test_an_endless_body_is_not_read_to_its_end(
+    registries: Registries, struck: FakeRegistry, place: Place, *, announced: bool
+) -> None:
     actions = [place.answer(BODY), *([] if announced else [WithoutHeaders(("Content-Length",))])]
     for action in actions:
         struck.inject(Fault(method=place.method, path=place.path, nth=None, action=action))
@@ -175,7 +177,7 @@ def test_a_body_without_end(registries: Registries, struck: FakeRegistry, place:
     "headers", [(("X-Long", "x" * 70_000),), tuple((f"X-{n}", "y") for n in range(200))], ids=["long", "many"]
 )
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_headers_without_end(registries: Registries, struck: FakeRegistry, place: Place, headers: Headers) -> None:
+def test_endless_headers_are_an_error(registries: Registries, struck: FakeRegistry, place: Place, headers: Headers) -> None:
     for action in (place.answer(b""), WithHeaders(headers)):
         struck.inject(Fault(method=place.method, path=place.path, nth=None, action=action))
     with struck as registry:

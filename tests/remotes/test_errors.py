@@ -22,7 +22,7 @@ from prefect_dist.remotes.errors import (
     redact,
     retry_after_s,
 )
-from tests.remotes.asking import check_told
+from tests.remotes.asking import check_message
 
 SECRET = "hunter2hunter2"
 REQUEST = httpx.Request("GET", f"https://me:{SECRET}@registry.example/v2/a/blobs/x?sig={SECRET}&n=5")
@@ -30,13 +30,13 @@ TOLD_URL = "https://registry.example/v2/a/blobs/x?sig=…&n=5"
 
 
 def response(status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> httpx.Response:
-    """A response whose body is not read yet, as a transport gives it."""
+    """A response whose body is not read yet, as a transport returns it."""
     return httpx.Response(status, stream=httpx.ByteStream(body), headers=headers, request=REQUEST)
 
 
 def refused(status: int, document: object) -> RegistryError:
     error = from_response("it", response(status, json.dumps(document).encode()))
-    check_told(error, "it: ", str(status), hides=[SECRET])
+    check_message(error, "it: ", str(status), hides=[SECRET])
     return error
 
 
@@ -56,7 +56,7 @@ def refused(status: int, document: object) -> RegistryError:
         ("http://[::1]:5000/", "http://[::1]:5000/"),
     ],
 )
-def test_redact(url: str, told: str) -> None:
+def test_redact_hides_secrets_in_urls(url: str, told: str) -> None:
     assert redact(httpx.URL(url)) == told
 
 
@@ -83,26 +83,26 @@ def test_a_long_url_is_cut() -> None:
         (None, ()),
     ],
 )
-def test_codes(document: object, codes: tuple[str, ...]) -> None:
+def test_error_codes_are_part_of_the_message(document: object, codes: tuple[str, ...]) -> None:
     assert refused(400, document).exchange.codes == codes
 
 
-def test_a_code_that_is_deeper_than_can_be_shown() -> None:
+def test_deeply_nested_error_codes_are_ignored() -> None:
     body = b'{"errors": [{"message": "m", "code": ' + b"[" * 1000 + b"]" * 1000 + b"}]}"
     assert from_response("it", response(400, body)).exchange.codes == ("UNKNOWN: m",)
 
 
-def test_codes_are_bounded() -> None:
+def test_the_number_and_length_of_codes_are_limited() -> None:
     many = refused(400, {"errors": [{"code": "A", "message": "x" * 1000}] * 3})
     assert [len(code) for code in many.exchange.codes] == [200] * 3
     assert len(refused(400, {"errors": [{"code": "A"}] * 300}).exchange.codes) == 5
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"\xff\x00", b"x" * 100_000, b'{"errors": [{"code": "A"'])
-def test_a_body_may_be_anything(body: bytes) -> None:
+def test_any_error_body_gives_an_error_in_one_line(body: bytes) -> None:
     error = from_response("it", response(502, body))
     assert error.exchange.codes == ()
-    check_told(error, "502 Bad Gateway", hides=[SECRET])
+    check_message(error, "502 Bad Gateway", hides=[SECRET])
 
 
 class Breaking(httpx.SyncByteStream):
@@ -112,7 +112,7 @@ class Breaking(httpx.SyncByteStream):
         raise httpx.ReadTimeout("nothing", request=REQUEST)
 
 
-def test_the_status_will_do_where_the_body_breaks_off() -> None:
+def test_the_status_is_reported_if_the_error_body_breaks_off() -> None:
     error = from_response("it", httpx.Response(503, stream=Breaking(), request=REQUEST))
     assert isinstance(error, RegistryUnavailable)
     closed = response(404)
@@ -136,7 +136,7 @@ def test_the_status_will_do_where_the_body_breaks_off() -> None:
         (599, RegistryUnavailable, Unavailable),
     ],
 )
-def test_classes(status: int, kind: type[RegistryError], meant: type[DistError]) -> None:
+def test_each_status_has_its_error_class(status: int, kind: type[RegistryError], meant: type[DistError]) -> None:
     error = refused(status, {})
     assert type(error) is kind
     assert isinstance(error, meant)
@@ -145,10 +145,10 @@ def test_classes(status: int, kind: type[RegistryError], meant: type[DistError])
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_who_is_not_let_in_is_told_what_there_is_to_do(status: int) -> None:
+def test_a_denial_has_the_hint_of_its_request(status: int) -> None:
     request = httpx.Request("GET", REQUEST.url, extensions={ADVICE: "ring the bell"})
     assert "; ring the bell (GET " in str(from_response("it", httpx.Response(status, request=request)))
-    assert ";" not in str(refused(status, {})).partition("(")[0]  # asked without anybody's credentials
+    assert ";" not in str(refused(status, {})).partition("(")[0]  # the request had no hint
 
 
 @pytest.mark.parametrize(
@@ -159,14 +159,14 @@ def test_who_is_not_let_in_is_told_what_there_is_to_do(status: int) -> None:
         ("https://localhost:5000/v2/", None, False),
     ],
 )
-def test_a_bad_request_may_be_one_that_should_have_been_https(url: str, document: object, *, told: bool) -> None:
+def test_a_400_over_plain_http_suggests_https(url: str, document: object, *, told: bool) -> None:
     body = httpx.ByteStream(json.dumps(document).encode())
     error = from_response("it", httpx.Response(400, stream=body, request=httpx.Request("HEAD", url)))
     assert ("set tls: enabled" in str(error)) is told
 
 
 @pytest.mark.parametrize(("at", "told"), [("https://registry.example/b", True), ("https://storage.example/b", False)])
-def test_a_login_is_not_for_where_a_redirect_leads(at: str, *, told: bool) -> None:
+def test_a_denial_after_a_redirect_has_no_hint_to_log_in(at: str, *, told: bool) -> None:
     before = httpx.Response(307, request=REQUEST)
     request = httpx.Request("GET", at, extensions={ADVICE: "ring the bell"})
     redirected = httpx.Response(403, request=request, history=[before])
@@ -191,13 +191,13 @@ def test_a_login_is_not_for_where_a_redirect_leads(at: str, *, told: bool) -> No
         ("9" * 500, 86400),
     ],
 )
-def test_retry_after(header: str, seconds: float | None) -> None:
+def test_retry_after_in_seconds_is_read(header: str, seconds: float | None) -> None:
     assert retry_after_s(response(429, headers={"Retry-After": header})) == seconds
     assert from_response("it", response(429, headers={"Retry-After": header})).exchange.retry_after_s == seconds
 
 
 @pytest.mark.parametrize("zone", ["GMT", "-0000", "+0000"])
-def test_retry_after_a_date(zone: str) -> None:
+def test_retry_after_as_a_date_is_read(zone: str) -> None:
     moment = format_datetime(datetime.now(UTC) + timedelta(seconds=100)).replace("+0000", zone)
     found = retry_after_s(response(429, headers={"Retry-After": moment}))
     assert found is not None
@@ -214,25 +214,25 @@ def test_errors_survive_pickling(kind: type[RegistryError]) -> None:
 
 
 def alert(reason: str) -> ssl.SSLError:
-    """What OpenSSL makes of a server's alert."""
+    """OpenSSL's error for an alert of the server."""
     error = ssl.SSLError(1, "it broke")
     error.reason = reason
     return error
 
 
 def unverified(code: int) -> ssl.SSLCertVerificationError:
-    """What OpenSSL makes of a certificate that it does not take, by X509_V_ERR_."""
+    """OpenSSL's error for an untrusted certificate, by X509_V_ERR_ value."""
     error = ssl.SSLCertVerificationError(1, "certificate verify failed")
     error.verify_code = code
     return error
 
 
 def failure(cause: BaseException, text: str = "") -> DistError:
-    """What becomes of a transport error with this cause."""
+    """The error for a transport error with this cause."""
     outer = httpx.ConnectError(text, request=REQUEST)
     outer.__cause__ = cause
     error = from_transport("it", outer)
-    check_told(error, "it: ", TOLD_URL, hides=[SECRET])
+    check_message(error, "it: ", TOLD_URL, hides=[SECRET])
     return error
 
 
@@ -266,13 +266,13 @@ def failure(cause: BaseException, text: str = "") -> DistError:
         (ValueError("x" * 10_000), Unavailable, "xxx"),
     ],
 )
-def test_transport_errors(cause: BaseException, kind: type[DistError], told: str) -> None:
+def test_transport_errors_have_their_class_and_remedy(cause: BaseException, kind: type[DistError], told: str) -> None:
     error = failure(cause)
     assert isinstance(error, kind)
     assert told in str(error)
 
 
-def test_causes_may_be_a_circle() -> None:
+def test_a_cycle_of_causes_ends() -> None:
     one, two = ValueError("one"), ValueError("two")
     one.__cause__, two.__cause__ = two, one
     assert "two" in str(failure(one))

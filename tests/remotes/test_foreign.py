@@ -1,4 +1,4 @@
-"""Content at the urls of its descriptor: asked for after the registry, by nobody in particular, and never believed."""
+"""Foreign layers: fetched from the URLs of a descriptor after the registry, without credentials, and verified."""
 
 import re
 import ssl
@@ -30,7 +30,7 @@ from tests.remotes.asking import (
     SETTINGS,
     anonymous,
     asked,
-    check_told,
+    check_message,
     descriptor,
     fetcher,
     ranges,
@@ -71,24 +71,24 @@ def second(other: FakeRegistry) -> FakeRegistry:
 
 @pytest.fixture
 def known(first: FakeRegistry, second: FakeRegistry) -> Iterator[Registries]:
-    """All registries, with credentials for every host; the servers of urls are named, as they are on this machine."""
+    """All registries, with credentials for every host. The hosts file has the servers of URLs: they are on loopback."""
     with Registries(knowing(first, second), credentials=lambda *_: user("me", "secret")) as known:
         yield known
 
 
 def refusal(registries: Registries, registry: FakeRegistry, wanted: Descriptor) -> DistError:
-    """The one error, which says what everybody answered."""
+    """The one error, with the answer of each server."""
     arrived, error = read_until_error(fetcher(registries, registry), wanted)
     assert (arrived, error is None) == (b"", False)
     assert error is not None
-    check_told(error, str(WANTED.digest), f"{registry.host}/{REPOSITORY}", "404", "its URLs failed, too: ")
+    check_message(error, str(WANTED.digest), f"{registry.host}/{REPOSITORY}", "404", "its URLs failed, too: ")
     return error
 
 
-# Who is asked, and in which order.
+# The order of requests.
 
 
-def test_what_the_registry_has_is_not_asked_for_elsewhere(
+def test_content_of_the_registry_is_not_requested_from_urls(
     known: Registries, registry: FakeRegistry, first: FakeRegistry
 ) -> None:
     registry.put_blob(REPOSITORY, BLOB)
@@ -98,7 +98,7 @@ def test_what_the_registry_has_is_not_asked_for_elsewhere(
 
 
 @pytest.mark.parametrize("offset", [0, 1000, SIZE - 1])
-def test_what_the_registry_does_not_have(
+def test_content_that_the_registry_lacks_is_fetched_from_its_url(
     known: Registries, registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry, offset: int
 ) -> None:
     assert read(fetcher(known, registry), at(first, second), offset=offset) == BLOB[offset:]
@@ -118,7 +118,7 @@ def test_the_urls_are_tried_in_their_order(
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 429, 500])
-def test_any_other_answer_of_the_registry_stands(
+def test_an_error_other_than_404_is_not_followed_by_urls(
     known: Registries, registry: FakeRegistry, first: FakeRegistry, status: int
 ) -> None:
     registry.inject(Fault(path=BLOB_PATH, nth=None, action=Answer(status, (), b"{}")))
@@ -128,16 +128,14 @@ def test_any_other_answer_of_the_registry_stands(
     assert first.requests == []
 
 
-def test_a_manifest_is_the_registrys(known: Registries, registry: FakeRegistry, first: FakeRegistry) -> None:
+def test_a_manifest_is_never_fetched_from_urls(known: Registries, registry: FakeRegistry, first: FakeRegistry) -> None:
     _, error = read_until_error(fetcher(known, registry), at(first, of=descriptor(BLOB, images.OCI_MANIFEST)))
     assert isinstance(error, NotFound)
     assert first.requests == []
 
 
 @pytest.mark.parametrize("registry_has", [True, False])
-def test_a_mirror_that_does_not_have_it_leaves_it_to_the_registry(
-    registry: FakeRegistry, first: FakeRegistry, *, registry_has: bool
-) -> None:
+def test_a_registry_mirror_never_uses_urls(registry: FakeRegistry, first: FakeRegistry, *, registry_has: bool) -> None:
     if registry_has:
         registry.put_blob(REPOSITORY, BLOB)
     with FakeRegistry() as mirror:
@@ -148,10 +146,10 @@ def test_a_mirror_that_does_not_have_it_leaves_it_to_the_registry(
         assert len(first.requests) == (0 if registry_has else 1)
 
 
-# What is told.
+# Messages.
 
 
-def test_everybodys_answer_is_told(
+def test_the_error_has_the_answer_of_each_url(
     known: Registries, registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry
 ) -> None:
     first.inject(Fault(nth=None, action=Answer(404)))
@@ -159,26 +157,26 @@ def test_everybodys_answer_is_told(
     urls = [f"http://{first.host}/a?sig=abcsecret", "ftp://files.example/b?sig=abcsecret", f"http://{second.host}/c", "::"]
     error = refusal(known, registry, at(*urls))
     assert isinstance(error, NotFound)
-    check_told(
+    check_message(
         error, f"http://{first.host}/a?sig=…: 404", "ftp://files.example/b", "expected http or https", hides=["abcsecret"]
     )
-    check_told(error, f"http://{second.host}/c: 410", "invalid URL")
+    check_message(error, f"http://{second.host}/c: 410", "invalid URL")
 
 
 @pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "file:///etc/passwd", "data:text/plain,x", "/etc/passwd", "", "http://"])
-def test_what_is_not_http_is_not_asked(known: Registries, registry: FakeRegistry, url: str) -> None:
+def test_a_url_of_another_scheme_is_not_requested(known: Registries, registry: FakeRegistry, url: str) -> None:
     error = refusal(known, registry, at(url))
     assert isinstance(error, NotFound)
-    check_told(error, "expected http or https; not requested")
+    check_message(error, "expected http or https; not requested")
 
 
-def test_a_url_with_a_password_is_not_asked(known: Registries, registry: FakeRegistry, first: FakeRegistry) -> None:
+def test_a_url_with_a_password_is_not_requested(known: Registries, registry: FakeRegistry, first: FakeRegistry) -> None:
     error = refusal(known, registry, at(f"http://me:topsecret@{first.host}{ELSEWHERE}"))
-    check_told(error, "contains a user or password", hides=["topsecret"])
+    check_message(error, "contains a user or password", hides=["topsecret"])
     assert first.requests == []
 
 
-def test_thousands_of_urls_are_not_asked(known: Registries, registry: FakeRegistry, first: FakeRegistry) -> None:
+def test_only_the_first_five_urls_are_requested(known: Registries, registry: FakeRegistry, first: FakeRegistry) -> None:
     first.inject(Fault(nth=None, action=Answer(404)))
     urls = [f"http://{first.host}/{'x' * 300}/{number}" for number in range(1000)]
     arrived, error = read_until_error(fetcher(known, registry), at(*urls))
@@ -187,7 +185,7 @@ def test_thousands_of_urls_are_not_asked(known: Registries, registry: FakeRegist
     assert [one.path.rpartition("/")[2] for one in first.requests] == ["0", "1", "2", "3", "4"]
 
 
-def test_what_may_pass_is_worth_another_attempt(
+def test_a_temporary_failure_of_a_url_is_retryable(
     known: Registries, registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry
 ) -> None:
     first.inject(Fault(nth=None, action=Answer(429, (("Retry-After", "7"),))))
@@ -199,43 +197,45 @@ def test_what_may_pass_is_worth_another_attempt(
     with Registries(knowing(**{nowhere.urls[0].split("/")[2]: HostSettings()}), credentials=anonymous) as found:
         error = refusal(found, registry, nowhere)
     assert isinstance(error, Unavailable)
-    check_told(error, "Connection refused", "a loopback address")
+    check_message(error, "Connection refused", "a loopback address")
 
 
-# Who is not asked.
+# Refused addresses.
 
 
-def test_an_address_that_is_not_public_is_not_asked(
-    registries: Registries, registry: FakeRegistry, first: FakeRegistry
-) -> None:
+def test_an_address_that_is_not_public_is_refused(registries: Registries, registry: FakeRegistry, first: FakeRegistry) -> None:
     localhost = f"http://localhost:{first.host.rpartition(':')[2]}{ELSEWHERE}"
     # nor the registry itself, whose connection is there for use
     error = refusal(registries, registry, at(first, localhost, f"http://{registry.host}{ELSEWHERE}"))
     assert isinstance(error, Denied)
-    check_told(error, f"127.0.0.1 is a loopback address; to allow it, add {first.host} to registries in the hosts file")
+    check_message(error, f"127.0.0.1 is a loopback address; to allow it, add {first.host} to registries in the hosts file")
     assert str(error).count("loopback address") == 3
     assert asked(registry) == [f"GET {BLOB_PATH}"]
     assert (first.requests, first.connections) == ([], 0)
 
 
-def test_a_redirect_to_an_address_that_is_not_public(registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry) -> None:
+def test_a_redirect_to_an_address_that_is_not_public_is_refused(
+    registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry
+) -> None:
     first.inject(Fault(nth=None, action=Redirect(f"http://{second.host}{ELSEWHERE}")))
     with Registries(knowing(first), credentials=anonymous) as found:
         error = refusal(found, registry, at(first))
     assert isinstance(error, Denied)
-    check_told(error, f"{first.host}: 127.0.0.1 is a loopback address", f"GET http://{second.host}")
+    check_message(error, f"{first.host}: 127.0.0.1 is a loopback address", f"GET http://{second.host}")
     assert len(first.requests) == 1
     assert (second.requests, second.connections) == ([], 0)
 
 
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/", "http://[::1"])
-def test_a_redirect_to_what_is_not_http(known: Registries, registry: FakeRegistry, first: FakeRegistry, location: str) -> None:
+def test_a_redirect_to_another_scheme_is_refused(
+    known: Registries, registry: FakeRegistry, first: FakeRegistry, location: str
+) -> None:
     first.inject(Fault(nth=None, action=Redirect(location)))
     refusal(known, registry, at(first))
     assert len(first.requests) == 1
 
 
-def test_a_proxy_is_not_asked_for_an_address_that_is_not_public(
+def test_no_request_for_an_address_that_is_not_public_goes_to_a_proxy(
     registry: FakeRegistry, first: FakeRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first.names.add("files.invalid")
@@ -249,11 +249,11 @@ def test_a_proxy_is_not_asked_for_an_address_that_is_not_public(
     assert proxy.requests == [f"GET http://files.invalid{ELSEWHERE}"]
 
 
-# What is sent.
+# Sent headers.
 
 
-def test_nothing_secret_is_sent(first: FakeRegistry, second: FakeRegistry) -> None:
-    """Not to a host that is named and not to the registry itself; not after a redirect, and not to who asks for it."""
+def test_no_secret_is_sent_to_a_url(first: FakeRegistry, second: FakeRegistry) -> None:
+    """Neither to a host in the hosts file nor to the registry itself, and neither after a redirect nor after a challenge."""
     first.inject(Fault(nth=None, action=Redirect(f"http://{second.host}{{path}}")))
     with FakeRegistry(auth=Basic("me", "secret")) as guarded:
         guarded.put_blob("elsewhere", BLOB)
@@ -270,7 +270,7 @@ def test_nothing_secret_is_sent(first: FakeRegistry, second: FakeRegistry) -> No
     assert [foreign.status, first.requests[0].status, second.requests[0].status] == [401, 307, 200]
 
 
-def test_no_client_certificate_is_shown(registry: FakeRegistry, tmp_path: Path) -> None:
+def test_no_client_certificate_is_sent_to_a_url(registry: FakeRegistry, tmp_path: Path) -> None:
     server = self_signed(tmp_path)
     ca_file = str(tmp_path / "cert.pem")
     server.load_verify_locations(ca_file)
@@ -285,10 +285,10 @@ def test_no_client_certificate_is_shown(registry: FakeRegistry, tmp_path: Path) 
         assert len(demanding.requests) == 1
 
 
-# What comes.
+# Received bytes.
 
 
-def test_where_one_breaks_off_the_next_goes_on(
+def test_the_next_url_resumes_where_one_broke_off(
     known: Registries, registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry
 ) -> None:
     first.inject(Fault(nth=None, action=Cut(0)))
@@ -299,7 +299,7 @@ def test_where_one_breaks_off_the_next_goes_on(
     assert asked(registry) == [f"GET {BLOB_PATH}"]
 
 
-def test_a_url_that_stalls_is_left_for_the_next(registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry) -> None:
+def test_a_stalled_url_is_followed_by_the_next(registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry) -> None:
     first.inject(Fault(action=Stall(1000)))
     first.inject(Fault(nth=2, times=10, action=Stall(0)))
     with Registries(replace(knowing(first, second), read_timeout_s=0.2), credentials=anonymous) as found:
@@ -311,7 +311,7 @@ def test_a_url_that_stalls_is_left_for_the_next(registry: FakeRegistry, first: F
     "action",
     [WithHeaders((("Content-Length", "5"),)), WithHeaders((("Content-Encoding", "gzip"),)), Answer(200, (), BLOB + b"x")],
 )
-def test_what_cannot_be_it_is_refused_at_once(
+def test_a_url_with_another_length_is_refused_at_once(
     known: Registries, registry: FakeRegistry, first: FakeRegistry, action: Action
 ) -> None:
     first.inject(Fault(nth=None, action=action))
@@ -319,7 +319,7 @@ def test_what_cannot_be_it_is_refused_at_once(
 
 
 @pytest.mark.parametrize("mirrors", [1, 0])
-def test_wrong_bytes_are_refused_and_asked_for_elsewhere_first(
+def test_a_url_with_wrong_bytes_is_tried_last_next_time(
     registry: FakeRegistry, first: FakeRegistry, second: FakeRegistry, tmp_path: Path, mirrors: int
 ) -> None:
     first.inject(Fault(nth=None, action=Flip(1000)))
@@ -347,11 +347,11 @@ def test_a_url_that_is_the_only_one_gets_a_second_chance(
 
 @example("", "\udcd7")
 @given(st.sampled_from(["", "http://", "https://", "http:", "//"]), st.text(max_size=60))
-def test_any_text_is_a_url_or_an_error_of_ours(begin: str, text: str) -> None:
+def test_any_text_is_a_url_or_an_invalid_input(begin: str, text: str) -> None:
     try:
         url = foreign.parse(begin + text)
     except InvalidInput as exc:
-        check_told(exc)
+        check_message(exc)
     else:
         assert url.scheme in ("http", "https")
         assert url.host

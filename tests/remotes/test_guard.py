@@ -1,6 +1,6 @@
-"""Where a registry may send us: redirects, upload locations and token servers at addresses that are not public.
+"""Redirects, upload locations and token servers at addresses that are not public.
 
-The registries of these tests are on loopback addresses, some of which the tests take for public or private ones.
+The registries of these tests are on loopback addresses, some of which the tests treat as public or private.
 """
 
 import socket
@@ -24,7 +24,7 @@ from tests.remotes.asking import (
     BLOB,
     REPOSITORY,
     SETTINGS,
-    check_told,
+    check_message,
     descriptor,
     fetcher,
     read,
@@ -68,14 +68,14 @@ class Places:
 
 
 def opened(*allowed: FakeRegistry | str, by: FakeRegistry) -> Registries:
-    """All registries, with credentials for each; `by` may redirect to those that are `allowed`."""
+    """All registries, with credentials for each; `by` may redirect to the `allowed` ones."""
     names = frozenset(one if isinstance(one, str) else one.host for one in allowed)
     hosts = Hosts(named={by.host: HostSettings(private_hosts=names)} if names else {}, plain_http=True)
     return Registries(replace(SETTINGS, hosts=hosts), credentials=lambda *_: user("me", "topsecret"))
 
 
 def plain() -> Registries:
-    """All registries, by http and without credentials."""
+    """All registries, over http and without credentials."""
     return Registries(replace(SETTINGS, hosts=Hosts(plain_http=True)), credentials=lambda *_: None)
 
 
@@ -96,7 +96,7 @@ def test_a_registry_on_this_machine_cannot_redirect_to_a_metadata_service(regist
     redirect(registry, host)
     with opened(by=registry) as registries:
         error = refusal(registries, registry)
-    check_told(error, str(WANTED.digest), " address", f"to privateHosts of {registry.host}", hides=["topsecret"])
+    check_message(error, str(WANTED.digest), " address", f"to privateHosts of {registry.host}", hides=["topsecret"])
 
 
 @pytest.mark.parametrize(
@@ -110,8 +110,10 @@ def test_a_redirect_to_a_less_public_address_is_refused_before_a_connection_is_m
     with opened(by=registry) as registries:
         error = refusal(registries, registry)
     address = target.host.partition(":")[0]
-    check_told(error, f"{address} is a {second} address; to allow it, add ", hides=["topsecret"])
-    check_told(error, f"add {target.host} to privateHosts of {registry.host} in the hosts file (GET http://{target.host}/v2/")
+    check_message(error, f"{address} is a {second} address; to allow it, add ", hides=["topsecret"])
+    check_message(
+        error, f"add {target.host} to privateHosts of {registry.host} in the hosts file (GET http://{target.host}/v2/"
+    )
     assert target.connections == 0
 
 
@@ -135,7 +137,7 @@ def test_a_redirect_within_a_private_network_or_to_the_internet_is_followed(at: 
 
 
 @pytest.mark.parametrize("has_port", [True, False])
-def test_a_private_host_that_is_named_is_asked_without_credentials(at: Places, *, has_port: bool) -> None:
+def test_a_listed_private_host_is_reached_without_credentials(at: Places, *, has_port: bool) -> None:
     registry, target = at["public"], at["private"]
     redirect(registry, target)
     with opened(target if has_port else target.host.partition(":")[0], by=registry) as registries:
@@ -144,7 +146,7 @@ def test_a_private_host_that_is_named_is_asked_without_credentials(at: Places, *
     assert "authorization" not in got.headers
 
 
-def test_a_private_host_is_named_for_one_registry_only(at: Places) -> None:
+def test_a_private_host_is_allowed_only_for_its_registry(at: Places) -> None:
     registry, other, target = at["public"], at["other public"], at["private"]
     redirect(registry, target)
     with opened(target, by=other) as registries:
@@ -170,11 +172,11 @@ def test_a_registry_that_answers_from_a_public_and_a_private_address_counts_as_p
     assert origin.allowed_kinds() == {"public"}
 
 
-def test_a_registry_whose_address_is_not_known_counts_as_public() -> None:
+def test_a_registry_with_an_unknown_address_counts_as_public() -> None:
     assert GuardedOrigin(httpx.URL("https://registry.example"), name="registry.example").allowed_kinds() == {"public"}
 
 
-def test_threads_may_note_answers_while_another_one_asks_for_the_reachable_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_may_be_noted_while_another_thread_reads_the_allowed_kinds(monkeypatch: pytest.MonkeyPatch) -> None:
     origin = GuardedOrigin(httpx.URL("https://registry.example"), name="registry.example")
     origin.note_answer("private")
     reachable = guard._ALLOWED_KINDS
@@ -192,7 +194,7 @@ def test_threads_may_note_answers_while_another_one_asks_for_the_reachable_addre
 
 
 class Names:
-    """Resolves `registry.test` to an address that may change, as its owner decides."""
+    """Resolves `registry.test` to an address that the test changes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
         self.address = address
@@ -223,7 +225,7 @@ def test_a_public_registry_that_changes_its_address_and_redirects_to_itself_reac
             arrived, error = read_until_error(registries.fetcher(reference(f"registry.test:{number}", "")), WANTED)
     assert arrived == b""
     assert isinstance(error, Denied), error
-    check_told(error, f"registry.test resolves to the private address {KINDS['private']}")
+    check_message(error, f"registry.test resolves to the private address {KINDS['private']}")
     assert (len(registry.heads), metadata.heads) == (1, [])
 
 
@@ -264,7 +266,7 @@ def test_the_scheme_and_the_port_are_part_of_the_registry_itself(url: str, *, is
     assert (Guard(origin).address_rule(httpx.URL(url), is_named=True) is origin) == is_origin
 
 
-def test_headers_of_another_registry_go_along_only_if_the_redirecting_one_may_name_it(at: Places) -> None:
+def test_headers_of_another_registry_are_sent_only_if_the_redirecting_registry_may_refer_to_it(at: Places) -> None:
     registry, target = at["public"], at["other public"]
     redirect(registry, target)
     secret = HostSettings(headers=(("X-Api-Key", "topsecret"),))
@@ -299,7 +301,7 @@ def test_a_manifest_or_a_deletion_is_not_redirected_to_another_registry(
         registry.put_blob(REPOSITORY, content)
     with opened(by=registry) as registries, pytest.raises(Denied) as caught:
         change(pusher(registries, registry), image, method)
-    check_told(
+    check_message(
         caught.value,
         f"{method} http://{other.host}/v2/",
         "the registry redirected a write to another server, which is not followed",
@@ -320,7 +322,7 @@ def test_a_manifest_or_a_deletion_is_redirected_within_its_registry(registry: Fa
 
 
 @pytest.mark.parametrize("is_allowed", [True, False])
-def test_an_upload_goes_to_a_private_location_only_if_it_is_named(at: Places, *, is_allowed: bool) -> None:
+def test_an_upload_goes_to_a_private_location_only_if_it_is_listed(at: Places, *, is_allowed: bool) -> None:
     registry, target = at["public"], at["private"]
     content = BLOB[:1000]
     elsewhere = WithHeaders((("Location", f"http://{target.host}/v2/{REPOSITORY}/blobs/uploads/1?_state=topsecret"),))
@@ -335,7 +337,7 @@ def test_an_upload_goes_to_a_private_location_only_if_it_is_named(at: Places, *,
 
 @pytest.mark.parametrize("is_allowed", [True, False])
 @pytest.mark.usefixtures("at")
-def test_a_token_is_requested_at_a_private_server_only_if_it_is_named(*, is_allowed: bool) -> None:
+def test_a_token_is_requested_at_a_private_server_only_if_it_is_listed(*, is_allowed: bool) -> None:
     bearer = Bearer()
     with (
         FakeRegistry(auth=bearer) as tokens,
@@ -344,5 +346,5 @@ def test_a_token_is_requested_at_a_private_server_only_if_it_is_named(*, is_allo
         registry.put_blob(REPOSITORY, BLOB)
         with opened(*[tokens] if is_allowed else [], by=registry) as registries:
             error = refusal(registries, registry)
-        check_told(error, tokens.host, hides=["topsecret"])
+        check_message(error, tokens.host, hides=["topsecret"])
         assert (tokens.connections > 0) == is_allowed

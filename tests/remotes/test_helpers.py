@@ -1,4 +1,4 @@
-"""Credential helpers: real programs on PATH, good ones and all that a bad one can do."""
+"""Credential helpers: real programs on PATH, with correct and with wrong behaviour."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from prefect_dist.ocispec.errors import Denied
 from prefect_dist.remotes import helpers
 from prefect_dist.remotes.helpers import Answer, HelperName, Helpers, is_name
 from tests.peers.processes import poll_until
-from tests.remotes.asking import check_told
+from tests.remotes.asking import check_message
 
 SECRET = "hunter2hunter2"
 SERVER = "registry.example:5000"
@@ -29,13 +29,13 @@ HASTY_S = 0.3
 
 
 def knows(username: str, secret: str) -> str:
-    """The body of a program that answers so."""
+    """The body of a program that prints these credentials."""
     answer = json.dumps({"ServerURL": SERVER, "Username": username, "Secret": secret})
     return f"cat <<'END'\n{answer}\nEND"
 
 
 class Programs:
-    """Shell scripts `docker-credential-NAME` in a directory, which note what they are asked."""
+    """Shell scripts `docker-credential-NAME` in a directory, which record their calls."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -79,13 +79,13 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
     ],
     ids=range(10),
 )
-def test_answers(programs: Programs, body: str, expected: Answer | None) -> None:
+def test_the_output_of_a_helper_becomes_an_answer(programs: Programs, body: str, expected: Answer | None) -> None:
     programs.install("one", body)
     assert Helpers(timeout_s=60).get(ONE, SERVER) == expected
     assert programs.asked == [f"one get {SERVER}"]
 
 
-def test_a_helper_need_not_read(programs: Programs) -> None:
+def test_a_helper_may_exit_without_reading_its_input(programs: Programs) -> None:
     programs.write("one", f"#!/bin/sh\nexec 0<&-\n{knows('me', SECRET)}\n")
     assert Helpers().get(ONE, SERVER) == Answer(username="me", secret=SECRET)
 
@@ -110,7 +110,7 @@ def test_a_helper_need_not_read(programs: Programs) -> None:
     ],
     ids=range(14),
 )
-def test_failures(
+def test_each_failure_of_a_helper_is_reported(
     programs: Programs, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], body: str, told: str
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -119,49 +119,49 @@ def test_failures(
     for _ in range(3):
         with pytest.raises(Denied) as caught:
             asked.get(ONE, SERVER)
-        check_told(caught.value, SERVER, "docker-credential-one", told, hides=[SECRET])
+        check_message(caught.value, SERVER, "docker-credential-one", told, hides=[SECRET])
     assert programs.asked == [f"one get {SERVER}"]
     assert SECRET not in caplog.text
     assert SECRET not in "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("body", ["sleep 60", f"printf {SECRET}; sleep 60", "exec >&-; sleep 60", "sleep 60 &"])
-def test_a_helper_that_hangs_is_ended_with_all_its_children(programs: Programs, tmp_path: Path, body: str) -> None:
+def test_a_hanging_helper_is_killed_with_its_children(programs: Programs, tmp_path: Path, body: str) -> None:
     programs.install("one", body.replace("sleep 60", f"sh -c 'echo $$ > {tmp_path}/child; exec sleep 60'"))
     asked = Helpers(timeout_s=HASTY_S)
     for _ in range(2):
         with pytest.raises(Denied) as caught:
             asked.get(ONE, SERVER)
-        check_told(caught.value, SERVER, "docker-credential-one", "did not finish within 0.3 s", hides=[SECRET])
-    assert len(programs.asked) <= 1  # a slow machine may not have come so far
+        check_message(caught.value, SERVER, "docker-credential-one", "did not finish within 0.3 s", hides=[SECRET])
+    assert len(programs.asked) <= 1  # a slow machine may not have started it yet
     if (child := tmp_path / "child").exists() and (pid := child.read_text().strip()):
         assert poll_until(lambda: has_ended(pid), timeout_s=10)
 
 
 def has_ended(pid: str) -> bool:
-    """Nobody may be there to collect it, so that it stays as a zombie."""
+    """Return True for a process that exited, also if it is a zombie because no parent collects it."""
     try:
         return re.search(r"\) [ZX] ", Path(f"/proc/{pid}/stat").read_text()) is not None
     except (FileNotFoundError, ProcessLookupError):
         return True
 
 
-def test_no_such_program(programs: Programs) -> None:
+def test_a_missing_helper_is_reported(programs: Programs) -> None:
     programs.write("two", "#!/bin/sh\n", mode=0o644)
     for name in (ONE, TWO):
         with pytest.raises(Denied) as caught:
             Helpers().get(name, SERVER)
-        check_told(caught.value, SERVER, f"docker-credential-{name} is not on PATH")
+        check_message(caught.value, SERVER, f"docker-credential-{name} is not on PATH")
 
 
-def test_a_program_that_cannot_be_run(programs: Programs) -> None:
+def test_a_helper_that_cannot_be_started_is_reported(programs: Programs) -> None:
     programs.write("one", "\x7fELF")
     with pytest.raises(Denied) as caught:
         Helpers().get(ONE, SERVER)
-    check_told(caught.value, SERVER, "docker-credential-one cannot be started (Exec format error)")
+    check_message(caught.value, SERVER, "docker-credential-one cannot be started (Exec format error)")
 
 
-def test_each_is_asked_once_for_each_server_by_however_many_threads(programs: Programs) -> None:
+def test_many_threads_run_a_helper_once_for_each_server(programs: Programs) -> None:
     programs.install("one", knows("me", SECRET))
     programs.install("two", UNKNOWN)
     asked = Helpers()
@@ -173,7 +173,7 @@ def test_each_is_asked_once_for_each_server_by_however_many_threads(programs: Pr
     assert sorted(programs.asked) == ["one get a.example", "one get b.example", "two get a.example"]
 
 
-def test_nobody_waits_for_the_answer_to_another_question(programs: Programs, tmp_path: Path) -> None:
+def test_a_helper_does_not_delay_requests_for_other_servers(programs: Programs, tmp_path: Path) -> None:
     os.mkfifo(held := tmp_path / "held")
     programs.install("one", f"cat {held}\n{UNKNOWN}")
     programs.install("two", UNKNOWN)
@@ -189,14 +189,14 @@ def test_nobody_waits_for_the_answer_to_another_question(programs: Programs, tmp
 
 @pytest.fixture
 def interruptible() -> Iterator[None]:
-    """SIGINT means an interrupt, also where whoever started the tests in the background has it ignored."""
+    """Let SIGINT raise KeyboardInterrupt, even if the tests were started in the background with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupt_ends_the_program_and_leaves_the_question_open(programs: Programs) -> None:
+def test_an_interrupt_kills_the_helper_and_stores_no_answer(programs: Programs) -> None:
     programs.install("one", "kill -INT $PPID; sleep 60")
     asked = Helpers(timeout_s=60)
     with pytest.raises(KeyboardInterrupt):
@@ -205,7 +205,7 @@ def test_an_interrupt_ends_the_program_and_leaves_the_question_open(programs: Pr
     assert asked.get(ONE, SERVER) == Answer(username="me", secret=SECRET)
 
 
-def test_a_secret_shows_in_no_representation(programs: Programs, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_representation_shows_a_secret(programs: Programs, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     programs.install("one", knows("me", SECRET))
     asked = Helpers()
@@ -217,17 +217,17 @@ def test_a_secret_shows_in_no_representation(programs: Programs, caplog: pytest.
 
 
 @pytest.mark.parametrize("name", ["pass", "ecr-login", "desktop.exe", "osxkeychain", "a", "1password", "a" * 64])
-def test_names(name: str) -> None:
+def test_valid_helper_names_are_accepted(name: str) -> None:
     assert is_name(name)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", "../a", "a\\b", "-a", " ", "a\n", "a;b", "$a", "\xfc", "a" * 65])
-def test_no_names(name: str) -> None:
+def test_invalid_helper_names_are_rejected(name: str) -> None:
     assert not is_name(name)
 
 
 @given(st.text())
-def test_a_name_is_no_path(text: str) -> None:
+def test_a_helper_name_never_contains_a_path(text: str) -> None:
     assert is_name(text) == (re.fullmatch(r"[A-Za-z0-9][-A-Za-z0-9._]*", text) is not None and len(text) <= 64)
     if is_name(text):
         assert Path(f"docker-credential-{text}").name == f"docker-credential-{text}"
@@ -238,16 +238,16 @@ QUESTION = helpers._HelperRequest(helper=ONE, server=SERVER)
 
 
 @given(st.binary(max_size=60) | st.from_regex(rb'\{"Username": ?"[a-z]*", "Secret": ?"?[a-z]*"?\}'), st.integers(-15, 3))
-def test_any_answer_can_be_read(raw: bytes, status: int) -> None:
+def test_any_output_is_parsed_or_reported(raw: bytes, status: int) -> None:
     try:
         answer = helpers._parse_output(QUESTION, status, raw)
     except Denied as exc:
-        check_told(exc, SERVER, "docker-credential-one")
+        check_message(exc, SERVER, "docker-credential-one")
     else:
         assert answer is None or (status == 0 and answer.secret)
 
 
 @given(st.text(st.characters(codec="utf-8")), st.text(st.characters(codec="utf-8"), min_size=1))
-def test_answers_survive(username: str, secret: str) -> None:
+def test_any_user_and_secret_survive_the_protocol(username: str, secret: str) -> None:
     raw = json.dumps({"Username": username, "Secret": secret, "ServerURL": SERVER}).encode()
     assert helpers._parse_output(QUESTION, 0, raw + b"\n") == Answer(username=username, secret=secret)

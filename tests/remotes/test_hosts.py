@@ -23,7 +23,7 @@ from prefect_dist.remotes import Hosts, HostSettings, Tls
         ("127.0.0.1.example", "https://127.0.0.1.example"),
     ],
 )
-def test_url(host: str, url: str) -> None:
+def test_the_url_of_a_registry_has_the_right_scheme(host: str, url: str) -> None:
     assert Hosts().url(host) == url
 
 
@@ -35,30 +35,30 @@ def test_url(host: str, url: str) -> None:
         (None, "https://reg.example"),
     ],
 )
-def test_where_a_registry_is_need_not_be_its_name(hostname: str | None, url: str) -> None:
+def test_hostname_replaces_the_name_of_a_registry(hostname: str | None, url: str) -> None:
     hosts = Hosts(named={"reg.example": HostSettings(hostname=hostname, headers=(("X-Key", "k"),))})
     assert hosts.url("reg.example") == url
     assert hosts.settings_at(httpx.URL(f"{url}/v2/")).headers
 
 
 @pytest.mark.parametrize(("host", "url"), [("ghcr.io", "http://ghcr.io"), ("docker.io", "http://registry-1.docker.io")])
-def test_plain_http_is_for_those_who_ask_for_it(host: str, url: str) -> None:
+def test_plain_http_applies_to_registries_without_a_scheme(host: str, url: str) -> None:
     assert Hosts(plain_http=True).url(host) == url
 
 
 @pytest.mark.parametrize("tls", [Tls(ca_file="ca.pem"), Tls(cert_file="cert.pem"), Tls(verify=False)])
-def test_who_sets_certificates_for_a_host_means_https(tls: Tls) -> None:
+def test_tls_settings_switch_a_loopback_registry_to_https(tls: Tls) -> None:
     named = {"localhost:5000": HostSettings(tls=tls), "localhost:5001": HostSettings(tls=tls, scheme="http")}
     hosts = Hosts(named=named)
     assert [hosts.url(f"localhost:{port}")[:5] for port in (5000, 5001, 5002)] == ["https", "http:", "http:"]
     assert Hosts(named=named, plain_http=True).url("localhost:5000") == "http://localhost:5000"
 
 
-def test_what_is_trusted_of_all_hosts_says_nothing_of_how_one_is_spoken_to() -> None:
+def test_a_ca_file_for_all_hosts_does_not_switch_to_https() -> None:
     assert Hosts(ca_file="ca.pem").url("localhost:5000") == "http://localhost:5000"
 
 
-def test_what_is_for_https_is_not_for_http() -> None:
+def test_settings_for_https_do_not_apply_to_http() -> None:
     hosts = Hosts(named={"reg.example": HostSettings(headers=(("X-Key", "k"),))})
     assert hosts.settings_at(httpx.URL("https://reg.example/v2/")).headers
     assert not hosts.settings_at(httpx.URL("http://reg.example/v2/")).headers

@@ -1,4 +1,4 @@
-"""Mirrors: asked in their order, relieved where they fail, and never believed."""
+"""Registry mirrors: tried in order, replaced by the next registry after a failure, and verified."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests import images
 from tests.fakes.faults import Answer, Cut, Fault, Flip
 from tests.fakes.registry import FakeRegistry
 from tests.peers.processes import free_port
-from tests.remotes.asking import BLOB, REPOSITORY, anonymous, asked, check_told, descriptor, fetcher, ranges, read, reference
+from tests.remotes.asking import BLOB, REPOSITORY, anonymous, asked, check_message, descriptor, fetcher, ranges, read, reference
 
 IMAGE = images.image(seed=1)
 BUSY = Answer(503, (), b"{}")
@@ -41,7 +41,7 @@ def mirrored(registry: FakeRegistry, mirror: FakeRegistry) -> Iterator[Registrie
         yield found
 
 
-def test_what_a_mirror_has_the_registry_is_not_asked_for(
+def test_content_of_a_mirror_is_not_requested_from_the_registry(
     mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry
 ) -> None:
     put(mirror)
@@ -52,7 +52,7 @@ def test_what_a_mirror_has_the_registry_is_not_asked_for(
     assert asked(mirror) == [f"HEAD /v2/{REPOSITORY}/manifests/v1", f"GET /v2/{REPOSITORY}/blobs/{descriptor(BLOB).digest}"]
 
 
-def test_what_a_mirror_lacks_comes_from_the_registry(
+def test_content_that_a_mirror_lacks_comes_from_the_registry(
     mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry
 ) -> None:
     assert str(mirrored.resolve(reference(registry)).descriptor.digest) == IMAGE.root.digest
@@ -61,9 +61,7 @@ def test_what_a_mirror_lacks_comes_from_the_registry(
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 429, 500, 503])
-def test_a_mirror_that_fails_is_passed_over(
-    mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry, status: int
-) -> None:
+def test_a_failing_mirror_is_skipped(mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry, status: int) -> None:
     put(mirror)
     for method in ("HEAD", "GET"):
         mirror.inject(Fault(method=method, nth=None, action=Answer(status, (), b"{}")))
@@ -71,7 +69,7 @@ def test_a_mirror_that_fails_is_passed_over(
     assert read(fetcher(mirrored, registry), descriptor(BLOB)) == BLOB
 
 
-def test_where_a_mirror_breaks_off_the_registry_goes_on(
+def test_the_registry_resumes_where_a_mirror_broke_off(
     mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry
 ) -> None:
     put(mirror)
@@ -84,9 +82,7 @@ def test_where_a_mirror_breaks_off_the_registry_goes_on(
     assert int(asked_for.removeprefix("bytes=").partition("-")[0]) > 0
 
 
-def test_a_mirror_that_sends_nothing_of_what_it_announces_is_passed_over(
-    mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry
-) -> None:
+def test_a_mirror_that_sends_no_byte_is_skipped(mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry) -> None:
     # containerd #9552: 200, the right length, and no body
     put(mirror)
     mirror.inject(Fault(path=".*/blobs/.*", nth=None, action=Cut(0)))
@@ -95,7 +91,7 @@ def test_a_mirror_that_sends_nothing_of_what_it_announces_is_passed_over(
     assert ranges(mirror) == [None] * 3
 
 
-def test_who_gave_wrong_bytes_is_not_asked_for_them_again(
+def test_a_mirror_with_wrong_bytes_is_not_asked_for_the_digest_again(
     mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry, tmp_path: Path
 ) -> None:
     put(mirror)
@@ -109,17 +105,17 @@ def test_who_gave_wrong_bytes_is_not_asked_for_them_again(
     assert store.manifest(wanted) == BLOB
 
 
-def test_a_mirror_that_is_not_there_says_less_than_the_registry(registry: FakeRegistry) -> None:
+def test_the_error_of_the_registry_wins_over_an_unreachable_mirror(registry: FakeRegistry) -> None:
     hosts = Hosts(named={registry.host: HostSettings(mirrors=(f"127.0.0.1:{free_port()}",))})
     with (
         Registries(RegistrySettings(hosts=hosts, connect_timeout_s=10), credentials=anonymous) as found,
         pytest.raises(NotFound) as caught,
     ):
         found.resolve(reference(registry))
-    check_told(caught.value, registry.host)
+    check_message(caught.value, registry.host)
 
 
-def test_an_absence_at_the_registry_says_more_than_a_refusal_of_a_mirror(
+def test_a_404_of_the_registry_wins_over_a_denial_of_a_mirror(
     mirrored: Registries, registry: FakeRegistry, mirror: FakeRegistry
 ) -> None:
     refusal = b'{"errors": [{"code": "DENIED", "message": "no such project"}]}'
@@ -131,11 +127,11 @@ def test_an_absence_at_the_registry_says_more_than_a_refusal_of_a_mirror(
     ):
         with pytest.raises(RegistryNotFound) as caught:
             ask()
-        check_told(caught.value, registry.host, f"; at {mirror.host}/{REPOSITORY}: 403 DENIED: no such project")
+        check_message(caught.value, registry.host, f"; at {mirror.host}/{REPOSITORY}: 403 DENIED: no such project")
         assert caught.value.exchange.status == 404
 
 
-def test_each_of_several_mirrors_is_told_of(registry: FakeRegistry, mirror: FakeRegistry) -> None:
+def test_the_error_names_each_mirror(registry: FakeRegistry, mirror: FakeRegistry) -> None:
     absent = f"127.0.0.1:{free_port()}"
     hosts = Hosts(named={registry.host: HostSettings(mirrors=(absent, mirror.host))})
     registry.inject(Fault(method="HEAD", nth=None, action=BUSY))
@@ -144,8 +140,8 @@ def test_each_of_several_mirrors_is_told_of(registry: FakeRegistry, mirror: Fake
         pytest.raises(RegistryUnavailable) as caught,
     ):
         found.resolve(reference(registry))
-    check_told(caught.value, f"http://{registry.host}/", f"; at {absent}/{REPOSITORY}: ", "Connection refused")
-    check_told(caught.value, f"; at {mirror.host}/{REPOSITORY}: 404")
+    check_message(caught.value, f"http://{registry.host}/", f"; at {absent}/{REPOSITORY}: ", "Connection refused")
+    check_message(caught.value, f"; at {mirror.host}/{REPOSITORY}: 404")
 
 
 EXCHANGE = Exchange(method="GET", url="https://a.example/", status=400)
@@ -171,5 +167,5 @@ EXCHANGE = Exchange(method="GET", url="https://a.example/", status=400)
         ([Unavailable("a"), Unavailable("b")], 1),
     ],
 )
-def test_the_most_telling_error(errors: list[DistError], telling: int) -> None:
+def test_the_most_informative_error_is_raised(errors: list[DistError], telling: int) -> None:
     assert most_informative(errors) is errors[telling]

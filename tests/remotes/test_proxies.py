@@ -1,4 +1,4 @@
-"""Proxies of the environment: who is asked through them, and that what logs in there is told to nobody else."""
+"""Proxies of the environment: the requests that go through them, and the secrecy of their credentials."""
 
 import ssl
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from tests.fakes.proxy import FakeProxy
 from tests.fakes.registry import FakeRegistry
 from tests.peers.processes import free_port
 from tests.peers.tls import self_signed
-from tests.remotes.asking import REPOSITORY, SETTINGS, anonymous, check_told, reference
+from tests.remotes.asking import REPOSITORY, SETTINGS, anonymous, check_message, reference
 
 IMAGE = images.image(seed=1)
 FAR = "registry.invalid"  # a name that only the proxy knows
@@ -65,7 +65,7 @@ def test_https_goes_through_a_tunnel(secure: FakeRegistry, monkeypatch: pytest.M
     assert proxy.requests == [f"CONNECT {FAR}:443"]
 
 
-def test_user_and_password_are_for_the_proxy_alone(
+def test_user_and_password_are_sent_only_to_the_proxy(
     secure: FakeRegistry, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
@@ -77,22 +77,22 @@ def test_user_and_password_are_for_the_proxy_alone(
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_that_refuses_is_told_from_the_registry(
+def test_a_refusal_of_the_proxy_is_not_blamed_on_the_registry(
     registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, scheme: str
 ) -> None:
     with FakeProxy(registry.host, login="me:right") as proxy:
         monkeypatch.setenv(f"{scheme.upper()}_PROXY", f"http://me:wrongsecret@{proxy.host}")
         with pytest.raises(Exception, match="407") as caught:
             digest_at(FAR, Hosts(plain_http=scheme == "http"))
-    check_told(caught.value, FAR, hides=["wrongsecret"])
+    check_message(caught.value, FAR, hides=["wrongsecret"])
     assert not registry.requests
 
 
-def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_proxy_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"http://me:secretword@127.0.0.1:{free_port()}")
     with pytest.raises(Unavailable, match=r"proxy: .*[Rr]efused") as caught:
         digest_at(FAR, Hosts())
-    check_told(caught.value, FAR, hides=["secretword"])
+    check_message(caught.value, FAR, hides=["secretword"])
 
 
 @pytest.mark.parametrize(
@@ -110,21 +110,23 @@ def test_a_proxy_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         ("", "https://[::1]:5000/", False),
     ],
 )
-def test_who_is_reached_without(monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str, *, through: bool) -> None:
+def test_no_proxy_and_loopback_are_reached_directly(
+    monkeypatch: pytest.MonkeyPatch, no_proxy: str, url: str, *, through: bool
+) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     monkeypatch.setenv("NO_PROXY", no_proxy)
     assert Proxies().proxy_for(httpx.URL(url)) == (httpx.URL("http://proxy:3128") if through else None)
 
 
 @pytest.mark.parametrize("text", ["socks5://me:secretword@proxy:1", "ftp://secretword", "http://", "http://sec:retword:x"])
-def test_what_is_no_proxy_is_refused_without_being_shown(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_an_invalid_proxy_url_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("HTTPS_PROXY", text)
     with Registries(SETTINGS, credentials=anonymous) as registries, pytest.raises(InvalidInput) as caught:
         registries.resolve(reference(FAR))
-    check_told(caught.value, "HTTPS_PROXY", hides=["secretword"])
+    check_message(caught.value, "HTTPS_PROXY", hides=["secretword"])
 
 
-def test_the_proxy_itself_may_speak_tls(secure: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proxy_itself_may_use_https(secure: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")

@@ -1,4 +1,4 @@
-"""Which addresses are public, and that nothing else is connected to."""
+"""Public addresses, and connections only to these."""
 
 import socket
 from collections.abc import Callable
@@ -34,7 +34,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
         "2002:808:808::1",
     ],
 )
-def test_what_is_public(address: str) -> None:
+def test_public_addresses_are_recognized(address: str) -> None:
     assert address_kind(address) == "public"
 
 
@@ -75,26 +75,26 @@ def test_what_is_public(address: str) -> None:
         "ff0e::1",
     ],
 )
-def test_what_is_not(address: str) -> None:
+def test_addresses_that_are_not_public_are_recognized(address: str) -> None:
     assert address_kind(address) != "public"
 
 
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "127.1", "0x7f000001", "0x7f.1", "2130706433", "017700000001", "::1", "::ffff:7f00:1"]
 )
-def test_an_address_is_refused_in_whatever_spelling(host: str) -> None:
+def test_an_address_is_refused_in_any_spelling(host: str) -> None:
     with pytest.raises(AddressRefused):
         refuse_literal(host, PUBLIC_ONLY)
 
 
 @pytest.mark.parametrize("host", ["registry.invalid", "8.8.8.8", "a" * 64])
-def test_names_and_public_addresses_are_not(host: str) -> None:
+def test_names_and_public_addresses_are_not_refused(host: str) -> None:
     refuse_literal(host, PUBLIC_ONLY)
 
 
 @pytest.fixture
 def answers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
-    """Have the n-th look-up of a name that ends in .test answered with the n-th list; the names that were looked up."""
+    """Answer the n-th look-up of a name in .test with the n-th list; return the names that were looked up."""
     real = socket.getaddrinfo
 
     def set_up(*lists: list[str]) -> list[str]:
@@ -126,9 +126,9 @@ def port(server: Scripted) -> str:
     return server.host.rpartition(":")[2]
 
 
-def test_the_address_that_was_looked_at_is_connected_to(answers: Callable[..., list[str]]) -> None:
+def test_the_connection_goes_to_the_checked_address(answers: Callable[..., list[str]]) -> None:
     with Scripted(OK, address=PUBLIC) as server, Scripted(OK) as private:
-        asked = answers([PUBLIC], ["127.0.0.1"])  # the name means something else when it is asked again
+        asked = answers([PUBLIC], ["127.0.0.1"])  # the second look-up of the name has another result
         assert ask(f"http://rebound.test:{port(server)}/") == b"ok"
         assert asked == ["rebound.test"]
         assert "Host: rebound.test" in server.heads[0].title().replace("Rebound.Test", "rebound.test")
@@ -136,7 +136,9 @@ def test_the_address_that_was_looked_at_is_connected_to(answers: Callable[..., l
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1"], ["127.0.0.1", "::1"]])
-def test_a_name_without_a_public_address_is_not_connected_to(answers: Callable[..., list[str]], addresses: list[str]) -> None:
+def test_no_connection_is_made_to_a_name_without_a_public_address(
+    answers: Callable[..., list[str]], addresses: list[str]
+) -> None:
     with Scripted(OK) as server:
         answers(addresses)
         with pytest.raises(httpx.ConnectError, match=r"inner\.test resolves to the loopback address 127\.0\.0\.1"):
@@ -145,13 +147,13 @@ def test_a_name_without_a_public_address_is_not_connected_to(answers: Callable[.
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1", PUBLIC], ["127.0.0.3", PUBLIC]], ids=["private", "dead"])
-def test_of_several_addresses_the_next_public_one_is_tried(answers: Callable[..., list[str]], addresses: list[str]) -> None:
+def test_the_next_public_address_is_tried_after_a_failure(answers: Callable[..., list[str]], addresses: list[str]) -> None:
     with Scripted(OK, address=PUBLIC) as server:
         answers(addresses)
         assert ask(f"http://several.test:{port(server)}/") == b"ok"
 
 
-def test_each_redirect_is_looked_at(answers: Callable[..., list[str]]) -> None:
+def test_the_address_of_each_redirect_is_checked(answers: Callable[..., list[str]]) -> None:
     with Scripted(OK) as private:
         head = f"HTTP/1.1 302 Found\r\nLocation: http://{private.host}/\r\nContent-Length: 0\r\n\r\n"
         with Scripted(head.encode(), address=PUBLIC) as server:
@@ -161,7 +163,7 @@ def test_each_redirect_is_looked_at(answers: Callable[..., list[str]]) -> None:
         assert private.heads == []
 
 
-def test_the_certificate_is_that_of_the_name(
+def test_the_certificate_is_checked_against_the_name(
     answers: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with FakeRegistry(tls=self_signed(tmp_path, "DNS:secure.test")) as server:
@@ -176,7 +178,7 @@ def test_the_certificate_is_that_of_the_name(
         assert len(server.requests) == 1
 
 
-def test_a_kept_connection_is_of_no_use_to_who_may_not_make_it() -> None:
+def test_a_pooled_connection_is_not_used_by_a_request_that_may_not_make_it() -> None:
     with Scripted(OK, OK, keep=True) as private:
         transport = Urllib3Transport(connect_timeout_s=10, read_timeout_s=10)
         with httpx.Client(transport=transport) as client:
@@ -187,7 +189,7 @@ def test_a_kept_connection_is_of_no_use_to_who_may_not_make_it() -> None:
 
 
 @pytest.mark.parametrize(("named", "is_asked"), [("{}", True), ("127.0.0.1", False), ("127.0.0.1:1", False)])
-def test_a_named_host_is_asked_where_it_is(named: str, *, is_asked: bool) -> None:
+def test_only_a_host_in_the_hosts_file_may_have_any_address(named: str, *, is_asked: bool) -> None:
     with Scripted(OK) as private:
         hosts = Hosts(named={named.format(private.host): HostSettings(headers=(("X-Api-Key", "topsecret"),))})
         if is_asked:
@@ -199,13 +201,13 @@ def test_a_named_host_is_asked_where_it_is(named: str, *, is_asked: bool) -> Non
             assert private.heads == []
 
 
-def test_all_others_may_be_asked_anywhere() -> None:
+def test_requests_without_a_guard_may_go_to_any_address() -> None:
     with Scripted(OK) as private:
         assert ask(f"http://{private.host}/", extensions={}) == b"ok"
 
 
 @pytest.mark.parametrize("host", ["unknown.test", f"{'a' * 64}.test"])
-def test_names_that_mean_nothing(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
+def test_invalid_host_names_are_an_error(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.setattr("prefect_dist.remotes.public.address_kind", lambda _: "public")
     with pytest.raises((httpx.TransportError, httpx.InvalidURL)):
         ask(f"http://{host}/")

@@ -1,4 +1,4 @@
-"""Pushing, as the fake registry sees it: what is asked, and which bytes are sent."""
+"""Pushing, as the fake registry sees it: the requests and the sent bytes."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ from tests.fakes.faults import (
 )
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.uploads import Uploads
-from tests.remotes.asking import BLOB, HASTY, REPOSITORY, anonymous, asked, check_told, descriptor, reference, user
+from tests.remotes.asking import BLOB, HASTY, REPOSITORY, anonymous, asked, check_message, descriptor, reference, user
 from tests.remotes.pushing import CHUNK, Reader, pusher, sent_ranges, shape
 
 SIZE = len(BLOB)
@@ -56,21 +56,21 @@ def stored(registry: FakeRegistry, wanted: Descriptor = WANTED) -> bytes | None:
 
 
 def upload(registries: Registries, registry: FakeRegistry, wanted: Descriptor = WANTED, content: bytes = BLOB) -> None:
-    """Upload in chunks, of which the blob has three."""
+    """Upload in chunks; the blob has three."""
     pusher(registries, registry, chunk_bytes=CHUNK).upload(wanted, Reader(content))
 
 
 def refusal(act: Callable[[], object], *names: str) -> DistError:
     with pytest.raises(DistError) as caught:
         act()
-    check_told(caught.value, *names)
+    check_message(caught.value, *names)
     return caught.value
 
 
-# Whether it is there.
+# Presence.
 
 
-def test_whether_a_blob_is_there(registries: Registries, registry: FakeRegistry) -> None:
+def test_has_finds_a_blob(registries: Registries, registry: FakeRegistry) -> None:
     target = pusher(registries, registry)
     assert not target.has(WANTED)
     registry.put_blob(REPOSITORY, BLOB)
@@ -79,7 +79,7 @@ def test_whether_a_blob_is_there(registries: Registries, registry: FakeRegistry)
 
 
 @pytest.mark.parametrize("image", [IMAGE, images.index([IMAGE])], ids=["oci", "index"])
-def test_whether_a_manifest_is_there(registries: Registries, registry: FakeRegistry, image: images.BuiltImage) -> None:
+def test_has_finds_a_manifest(registries: Registries, registry: FakeRegistry, image: images.BuiltImage) -> None:
     wanted = descriptor(image.manifests[-1].raw, image.root.media_type)
     assert not pusher(registries, registry).has(wanted)
     images.load(registry, REPOSITORY, image)
@@ -89,7 +89,7 @@ def test_whether_a_manifest_is_there(registries: Registries, registry: FakeRegis
 
 @pytest.mark.parametrize("status", [403, 405, 501])
 @pytest.mark.parametrize("there", [True, False])
-def test_where_head_is_refused(registries: Registries, registry: FakeRegistry, status: int, *, there: bool) -> None:
+def test_has_uses_get_if_head_is_refused(registries: Registries, registry: FakeRegistry, status: int, *, there: bool) -> None:
     registry.inject(Fault(method="HEAD", nth=None, action=Answer(status)))
     big = BLOB * 100
     if there:
@@ -100,7 +100,7 @@ def test_where_head_is_refused(registries: Registries, registry: FakeRegistry, s
     assert get.sent < len(big)
 
 
-def test_a_get_that_is_refused_too_says_why(registries: Registries, registry: FakeRegistry) -> None:
+def test_the_body_of_a_refused_get_has_the_reason(registries: Registries, registry: FakeRegistry) -> None:
     body = b'{"errors": [{"code": "DENIED", "message": "not for you"}]}'
     for method in ("HEAD", "GET"):
         registry.inject(Fault(method=method, action=Answer(403, (), body)))
@@ -108,27 +108,27 @@ def test_a_get_that_is_refused_too_says_why(registries: Registries, registry: Fa
     assert isinstance(error, Denied)
 
 
-def test_another_size_is_no_yes(registries: Registries, registry: FakeRegistry) -> None:
+def test_has_rejects_another_size(registries: Registries, registry: FakeRegistry) -> None:
     registry.put_blob(REPOSITORY, BLOB)
     wanted = replace(WANTED, size=SIZE + 1)
     error = refusal(lambda: pusher(registries, registry).has(wanted), str(SIZE), str(SIZE + 1), registry.host)
     assert isinstance(error, Corrupt)
 
 
-def test_another_digest_is_no_yes(registries: Registries, registry: FakeRegistry) -> None:
+def test_has_rejects_another_digest(registries: Registries, registry: FakeRegistry) -> None:
     registry.put_blob(REPOSITORY, BLOB)
     registry.inject(Fault(method="HEAD", action=WithHeaders((("Docker-Content-Digest", f"sha256:{'0' * 64}"),))))
     assert isinstance(refusal(lambda: pusher(registries, registry).has(WANTED), str(WANTED.digest)), Corrupt)
 
 
-def test_a_length_that_is_not_told_is_a_yes(registries: Registries, registry: FakeRegistry) -> None:
+def test_has_accepts_a_response_without_length(registries: Registries, registry: FakeRegistry) -> None:
     registry.put_blob(REPOSITORY, BLOB)
     registry.inject(Fault(method="HEAD", action=WithoutHeaders(("Content-Length", "Docker-Content-Digest"))))
     assert pusher(registries, registry).has(WANTED)
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_failure_is_no_no(registries: Registries, registry: FakeRegistry, status: int) -> None:
+def test_has_raises_an_error_if_the_registry_fails(registries: Registries, registry: FakeRegistry, status: int) -> None:
     registry.inject(Fault(method="HEAD", action=Answer(status)))
     assert isinstance(refusal(lambda: pusher(registries, registry).has(WANTED)), Unavailable)
 
@@ -136,7 +136,7 @@ def test_a_failure_is_no_no(registries: Registries, registry: FakeRegistry, stat
 # Mounting.
 
 
-def test_a_mount(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_blob_is_mounted_from_another_repository(registries: Registries, registry: FakeRegistry) -> None:
     registry.put_blob(OTHER, BLOB)
     assert pusher(registries, registry).mount(WANTED, source=OTHER)
     assert stored(registry) == BLOB
@@ -144,7 +144,7 @@ def test_a_mount(registries: Registries, registry: FakeRegistry) -> None:
     assert (post.method, post.query) == ("POST", f"mount=sha256%3A{WANTED.digest.hex}&from=other%2Fapp")
 
 
-def test_a_mount_of_the_registrys_choice(registries: Registries) -> None:
+def test_a_blob_is_mounted_from_a_repository_of_the_registrys_choice(registries: Registries) -> None:
     with FakeRegistry(mounts="any") as registry:
         registry.put_blob(OTHER, BLOB)
         assert pusher(registries, registry).mount(WANTED)
@@ -152,7 +152,9 @@ def test_a_mount_of_the_registrys_choice(registries: Registries) -> None:
         assert registry.requests[0].query == f"mount=sha256%3A{WANTED.digest.hex}"
 
 
-def test_what_is_not_mounted_is_uploaded_in_the_session_that_is_open(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_blob_that_is_not_mounted_is_uploaded_in_the_session_that_the_mount_opened(
+    registries: Registries, registry: FakeRegistry
+) -> None:
     target = pusher(registries, registry)
     assert not target.mount(WANTED, source=OTHER)
     target.upload(WANTED, Reader(BLOB))
@@ -162,7 +164,7 @@ def test_what_is_not_mounted_is_uploaded_in_the_session_that_is_open(registries:
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
-def test_a_refused_mount_is_no_failure(registries: Registries, registry: FakeRegistry, status: int) -> None:
+def test_a_refused_mount_returns_false(registries: Registries, registry: FakeRegistry, status: int) -> None:
     registry.put_blob(OTHER, BLOB)
     strike(registry, "POST", Refuse(status))
     target = pusher(registries, registry)
@@ -173,12 +175,12 @@ def test_a_refused_mount_is_no_failure(registries: Registries, registry: FakeReg
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_a_failed_mount_is_one(registries: Registries, registry: FakeRegistry, status: int) -> None:
+def test_a_failed_mount_raises_an_error(registries: Registries, registry: FakeRegistry, status: int) -> None:
     strike(registry, "POST", Answer(status))
     assert isinstance(refusal(lambda: pusher(registries, registry).mount(WANTED, source=OTHER)), Unavailable)
 
 
-def test_a_session_that_was_left_open_for_too_long(registries: Registries, registry: FakeRegistry) -> None:
+def test_an_expired_session_is_replaced(registries: Registries, registry: FakeRegistry) -> None:
     target = pusher(registries, registry)
     assert not target.mount(WANTED, source=OTHER)
     registry.uploads.forget()
@@ -192,7 +194,9 @@ def test_a_session_that_was_left_open_for_too_long(registries: Registries, regis
 
 @pytest.mark.parametrize("size", [0, 1, 1000, SIZE])
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_an_upload_at_once(registries: Registries, registry: FakeRegistry, size: int, algorithm: str) -> None:
+def test_a_small_blob_is_uploaded_in_one_request(
+    registries: Registries, registry: FakeRegistry, size: int, algorithm: str
+) -> None:
     content = BLOB[:size]
     wanted = descriptor(content, algorithm=algorithm)
     pusher(registries, registry).upload(wanted, Reader(content))
@@ -207,20 +211,20 @@ def test_an_upload_at_once(registries: Registries, registry: FakeRegistry, size:
     assert registry.connections == 1
 
 
-def test_chunks_can_be_left_out(registries: Registries, registry: FakeRegistry) -> None:
+def test_chunks_can_be_disabled(registries: Registries, registry: FakeRegistry) -> None:
     pusher(registries, registry, chunked=False, chunk_bytes=CHUNK).upload(WANTED, Reader(BLOB))
     assert shape(registry) == ["POST", "PUT"]
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
-def test_many_answers_are_a_yes(registries: Registries, registry: FakeRegistry, status: int) -> None:
+def test_every_success_status_is_accepted(registries: Registries, registry: FakeRegistry, status: int) -> None:
     strike(registry, "PUT", Answer(status))
     upload(registries, registry)
     assert stored(registry) == BLOB
 
 
 @pytest.mark.parametrize("status", [400, 403, 413, 500, 507])
-def test_a_refusal_is_told(registries: Registries, registry: FakeRegistry, status: int) -> None:
+def test_a_rejected_session_is_reported(registries: Registries, registry: FakeRegistry, status: int) -> None:
     body = b'{"errors": [{"code": "QUOTA", "message": "your quota of 5 GB is full"}]}'
     strike(registry, "PUT", Answer(status, (), body))
     target = pusher(registries, registry)
@@ -232,7 +236,7 @@ def test_a_refusal_is_told(registries: Registries, registry: FakeRegistry, statu
 
 
 @pytest.mark.parametrize("chunk_bytes", [CHUNK, 2 * SIZE])
-def test_a_proxy_that_takes_no_request_of_this_size(registries: Registries, registry: FakeRegistry, chunk_bytes: int) -> None:
+def test_a_413_of_a_proxy_names_the_remedy(registries: Registries, registry: FakeRegistry, chunk_bytes: int) -> None:
     for method in ("PATCH", "PUT"):
         strike(registry, method, Answer(413, (), b"<html>413 Request Entity Too Large</html>"), nth=None)
     target = pusher(registries, registry, chunk_bytes=chunk_bytes)
@@ -285,7 +289,7 @@ def test_a_limit_below_the_smallest_chunk_is_reported(registries: Registries) ->
         (HostSettings(whole_bytes=1000), ["POST", "PATCH", "PUT"]),
     ],
 )
-def test_the_sizes_of_uploads_can_be_set(registry: FakeRegistry, settings: HostSettings, methods: list[str]) -> None:
+def test_the_sizes_of_uploads_are_configurable(registry: FakeRegistry, settings: HostSettings, methods: list[str]) -> None:
     hosts = Hosts(named={registry.host: settings})
     with Registries(RegistrySettings(hosts=hosts), credentials=anonymous) as registries:
         registries.pusher(reference(registry, "")).upload(WANTED, Reader(BLOB))
@@ -294,7 +298,7 @@ def test_the_sizes_of_uploads_can_be_set(registry: FakeRegistry, settings: HostS
 
 
 @pytest.mark.parametrize("host", ["europe-west1-docker.pkg.dev", "gcr.io", "eu.gcr.io"])
-def test_googles_registries_get_no_chunks(registry: FakeRegistry, host: str) -> None:
+def test_registries_of_google_get_no_chunks(registry: FakeRegistry, host: str) -> None:
     registry.names.add(host)
     strike(registry, "PATCH", Refuse(404), nth=None)
     settings = HostSettings(hostname=registry.host, chunk_bytes=CHUNK)
@@ -303,32 +307,34 @@ def test_googles_registries_get_no_chunks(registry: FakeRegistry, host: str) -> 
     assert shape(registry) == ["POST", "PUT"]
 
 
-def test_wrong_content_is_told(registries: Registries, registry: FakeRegistry) -> None:
+def test_wrong_content_is_corrupt(registries: Registries, registry: FakeRegistry) -> None:
     error = refusal(lambda: upload(registries, registry, WANTED, bytes(SIZE)), str(WANTED.digest), "DIGEST_INVALID")
     assert isinstance(error, InvalidInput)
     assert stored(registry) is None
 
 
-def test_a_contradiction_is_told(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_contradicting_digest_header_is_corrupt(registries: Registries, registry: FakeRegistry) -> None:
     strike(registry, "PUT", WithHeaders((("Docker-Content-Digest", f"sha256:{'0' * 64}"),)))
     assert isinstance(refusal(lambda: upload(registries, registry), str(WANTED.digest), "0" * 64), Corrupt)
 
 
-def test_the_digest_of_another_algorithm_is_no_contradiction(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_digest_header_in_another_algorithm_is_accepted(registries: Registries, registry: FakeRegistry) -> None:
     strike(registry, "PUT", WithHeaders((("Docker-Content-Digest", f"sha512:{'0' * 128}"),)))
     upload(registries, registry)
 
 
 @pytest.mark.parametrize("content", [b"", BLOB[:-1]])
 @pytest.mark.parametrize("chunked", [True, False])
-def test_content_that_ends_early(registries: Registries, registry: FakeRegistry, content: bytes, *, chunked: bool) -> None:
+def test_content_that_ends_early_is_corrupt(
+    registries: Registries, registry: FakeRegistry, content: bytes, *, chunked: bool
+) -> None:
     target = pusher(registries, registry, chunked=chunked, chunk_bytes=CHUNK)
     error = refusal(lambda: target.upload(WANTED, Reader(content)), str(SIZE), str(len(content)))
     assert isinstance(error, Corrupt)
     assert stored(registry) is None
 
 
-def test_what_reading_raises_comes_out(registries: Registries, registry: FakeRegistry) -> None:
+def test_errors_of_reading_the_content_are_raised(registries: Registries, registry: FakeRegistry) -> None:
     def read(_offset: int) -> Iterator[bytes]:
         yield BLOB[:1000]
         raise NotFound("no such blob in the store")
@@ -340,7 +346,7 @@ def test_what_reading_raises_comes_out(registries: Registries, registry: FakeReg
     assert stored(registry) == BLOB
 
 
-def test_a_refused_upload_is_told(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_rejected_upload_is_reported(registries: Registries, registry: FakeRegistry) -> None:
     strike(registry, "POST", Answer(400, (), b'{"errors": [{"code": "NAME_INVALID"}]}'))
     assert isinstance(refusal(lambda: upload(registries, registry), "NAME_INVALID", REPOSITORY), InvalidInput)
 
@@ -348,7 +354,7 @@ def test_a_refused_upload_is_told(registries: Registries, registry: FakeRegistry
 # Uploading in chunks.
 
 
-def test_chunks(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_large_blob_is_uploaded_in_chunks(registries: Registries, registry: FakeRegistry) -> None:
     upload(registries, registry)
     assert stored(registry) == BLOB
     assert sent_ranges(registry) == ["0-99999", "100000-199999", f"200000-{SIZE - 1}"]
@@ -359,7 +365,7 @@ def test_chunks(registries: Registries, registry: FakeRegistry) -> None:
 
 
 @pytest.mark.parametrize(("minimum", "requests"), [(1000, 5), (150_000, 4), (SIZE - 1, 4), (SIZE, 2), (10**15, 2)])
-def test_a_registry_may_want_bigger_chunks(registries: Registries, minimum: int, requests: int) -> None:
+def test_the_minimum_chunk_length_of_the_registry_is_used(registries: Registries, minimum: int, requests: int) -> None:
     with FakeRegistry(uploads=Uploads(min_chunk_bytes=minimum)) as registry:
         upload(registries, registry)
         assert stored(registry) == BLOB
@@ -367,7 +373,7 @@ def test_a_registry_may_want_bigger_chunks(registries: Registries, minimum: int,
         assert all(one.received >= minimum for one in registry.asked("PATCH", ".*")[:-1])
 
 
-def test_chunks_that_are_too_big_are_no_chunks(registries: Registries) -> None:
+def test_a_blob_is_uploaded_in_one_request_after_a_chunk_was_too_large(registries: Registries) -> None:
     # GHCR: 416, "exceeds the maximum permissible limit of 4.00MiB", although one PUT of everything is fine
     with FakeRegistry(uploads=Uploads(max_chunk_bytes=1000)) as registry:
         upload(registries, registry)
@@ -375,7 +381,7 @@ def test_chunks_that_are_too_big_are_no_chunks(registries: Registries) -> None:
         assert shape(registry) == ["POST", "PATCH", "HEAD", "POST", "PUT"]
 
 
-def test_a_registry_that_refused_a_chunk_is_sent_no_other(registries: Registries) -> None:
+def test_no_chunk_is_sent_after_the_registry_rejected_one(registries: Registries) -> None:
     with FakeRegistry(uploads=Uploads(max_chunk_bytes=1000)) as registry:
         target = pusher(registries, registry, chunk_bytes=CHUNK)
         target.upload(WANTED, Reader(BLOB))
@@ -384,7 +390,7 @@ def test_a_registry_that_refused_a_chunk_is_sent_no_other(registries: Registries
 
 
 @pytest.mark.parametrize("status", [400, 404, 405, 416])
-def test_a_registry_without_chunks(registries: Registries, registry: FakeRegistry, status: int) -> None:
+def test_a_registry_without_chunks_gets_whole_blobs(registries: Registries, registry: FakeRegistry, status: int) -> None:
     strike(registry, "PATCH", Refuse(status), nth=None)
     if status == 404:  # may be a session that is gone: so chunks are tried once more
         assert isinstance(refusal(lambda: upload(registries, registry)), NotFound)
@@ -396,9 +402,7 @@ def test_a_registry_without_chunks(registries: Registries, registry: FakeRegistr
 
 @pytest.mark.parametrize("action", [Drop(0), Drop(30_000), Drop(CHUNK), Refuse(500), Refuse(503), Answer(502)], ids=str)
 @pytest.mark.parametrize("nth", [1, 2, 3])
-def test_a_chunk_that_breaks_off_is_gone_on_with(
-    registries: Registries, registry: FakeRegistry, action: Action, nth: int
-) -> None:
+def test_an_interrupted_chunk_is_resumed(registries: Registries, registry: FakeRegistry, action: Action, nth: int) -> None:
     strike(registry, "PATCH", action, nth=nth)
     upload(registries, registry)
     assert stored(registry) == BLOB
@@ -408,7 +412,7 @@ def test_a_chunk_that_breaks_off_is_gone_on_with(
     assert shape(registry).count("GET") == 1
 
 
-def test_a_stalled_answer_is_asked_for_again(registry: FakeRegistry) -> None:
+def test_the_offset_is_requested_after_a_stalled_response(registry: FakeRegistry) -> None:
     strike(registry, "PATCH", Silence(), nth=2)
     with Registries(HASTY, credentials=anonymous) as registries:
         upload(registries, registry)
@@ -417,27 +421,27 @@ def test_a_stalled_answer_is_asked_for_again(registry: FakeRegistry) -> None:
     assert sum(one.received for one in registry.asked("PATCH", UPLOADS)) == SIZE  # what arrived is not sent again
 
 
-def test_a_closing_that_breaks_off_is_repeated(registries: Registries, registry: FakeRegistry) -> None:
+def test_an_interrupted_completion_is_repeated(registries: Registries, registry: FakeRegistry) -> None:
     strike(registry, "PUT", Refuse(503))
     upload(registries, registry)
     assert stored(registry) == BLOB
     assert shape(registry)[-3:] == ["PUT", "GET", "PUT"]
 
 
-def test_a_closing_whose_answer_is_lost_is_not_repeated(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_completion_whose_response_was_lost_is_not_repeated(registries: Registries, registry: FakeRegistry) -> None:
     strike(registry, "PUT", Answer(504))
     upload(registries, registry)
     assert stored(registry) == BLOB
     assert shape(registry)[-3:] == ["PUT", "GET", "HEAD"]
 
 
-def test_attempts_without_progress_are_few(registries: Registries, registry: FakeRegistry) -> None:
+def test_an_upload_without_progress_is_given_up(registries: Registries, registry: FakeRegistry) -> None:
     strike(registry, "PATCH", Drop(0), nth=2, times=100)
     assert isinstance(refusal(lambda: upload(registries, registry), str(WANTED.digest)), Unavailable)
     assert shape(registry) == ["POST", "PATCH", "PATCH", "GET", "PATCH", "GET", "PATCH"]
 
 
-def test_attempts_with_progress_are_many(registries: Registries, registry: FakeRegistry) -> None:
+def test_an_upload_with_progress_goes_on(registries: Registries, registry: FakeRegistry) -> None:
     strike(registry, "PATCH", Drop(10_000), nth=None)
     upload(registries, registry)
     assert stored(registry) == BLOB
@@ -445,7 +449,7 @@ def test_attempts_with_progress_are_many(registries: Registries, registry: FakeR
 
 
 @pytest.mark.parametrize("answer", [Refuse(429), Refuse(503, (("Retry-After", "7"),))])
-def test_who_asks_to_wait_is_left_alone_and_gone_on_with_later(registry: FakeRegistry, answer: Action) -> None:
+def test_an_upload_resumes_after_the_pause_that_the_registry_wants(registry: FakeRegistry, answer: Action) -> None:
     strike(registry, "PATCH", answer, nth=2)
     with httpx.Client(transport=Urllib3Transport(connect_timeout_s=10, read_timeout_s=10)) as client:  # which does not wait
         locator = f"{registry.host}/{REPOSITORY}"
@@ -461,7 +465,9 @@ def test_who_asks_to_wait_is_left_alone_and_gone_on_with_later(registry: FakeReg
 
 
 @pytest.mark.parametrize("told", [True, False])
-def test_a_chunk_that_came_twice(registries: Registries, registry: FakeRegistry, *, told: bool) -> None:
+def test_an_upload_continues_at_the_offset_after_a_chunk_out_of_order(
+    registries: Registries, registry: FakeRegistry, *, told: bool
+) -> None:
     strike(registry, "PATCH", Drop(30_000), nth=2)
     strike(registry, "GET", WithHeaders((("Range", "0-99999"),)))  # a stale view: 130,000 are there
     if not told:
@@ -473,14 +479,14 @@ def test_a_chunk_that_came_twice(registries: Registries, registry: FakeRegistry,
     assert sent_ranges(registry)[2:4] == ["100000-199999", "130000-229999"]
 
 
-def test_a_registry_that_never_agrees(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_registry_that_rejects_every_offset_is_given_up(registries: Registries, registry: FakeRegistry) -> None:
     strike(registry, "PATCH", Refuse(416, (("Range", "0-99"),)), nth=2, times=100)
     error = refusal(lambda: upload(registries, registry), "out of order")
     assert isinstance(error, Unavailable)
     assert shape(registry) == ["POST", "PATCH", "PATCH", "PATCH", "PATCH"]
 
 
-def test_the_range_of_a_chunk_that_was_taken_is_not_believed(registries: Registries, registry: FakeRegistry) -> None:
+def test_the_range_after_an_accepted_chunk_is_ignored(registries: Registries, registry: FakeRegistry) -> None:
     # ECR's stays where it was after the first chunk (aws/containers-roadmap#2831)
     strike(registry, "PATCH", WithHeaders((("Range", "0-99999"),)), nth=None)
     upload(registries, registry)
@@ -489,7 +495,9 @@ def test_the_range_of_a_chunk_that_was_taken_is_not_believed(registries: Registr
 
 
 @pytest.mark.parametrize("answer", [Answer(404), Answer(400), Answer(405), WithoutHeaders(("Range",))], ids=str)
-def test_a_registry_that_cannot_tell_gets_all_again(registries: Registries, registry: FakeRegistry, answer: Action) -> None:
+def test_a_registry_that_reports_no_offset_gets_the_blob_again(
+    registries: Registries, registry: FakeRegistry, answer: Action
+) -> None:
     strike(registry, "PATCH", Drop(10), nth=2)
     strike(registry, "GET", answer)
     upload(registries, registry)
@@ -498,27 +506,27 @@ def test_a_registry_that_cannot_tell_gets_all_again(registries: Registries, regi
     assert sent_ranges(registry)[2:] == ["0-99999", "100000-199999", f"200000-{SIZE - 1}"]
 
 
-def test_a_registry_that_has_more_than_there_is(registries: Registries, registry: FakeRegistry) -> None:
+def test_an_offset_beyond_the_size_is_corrupt(registries: Registries, registry: FakeRegistry) -> None:
     strike(registry, "PATCH", Drop(10), nth=2)
     strike(registry, "GET", WithHeaders((("Range", f"0-{SIZE}"),)))
     assert isinstance(refusal(lambda: upload(registries, registry), str(SIZE + 1)), Corrupt)
 
 
-def test_a_session_that_is_gone_is_begun_anew_once(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_lost_session_is_restarted_once(registries: Registries, registry: FakeRegistry) -> None:
     strike(registry, "PATCH", Answer(404), nth=2)
     upload(registries, registry)
     assert stored(registry) == BLOB
     assert shape(registry) == ["POST", "PATCH", "PATCH", "HEAD", "POST", "PATCH", "PATCH", "PATCH", "PUT"]
 
 
-def test_a_session_that_is_gone_is_not_begun_anew_twice(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_lost_session_is_not_restarted_twice(registries: Registries, registry: FakeRegistry) -> None:
     strike(registry, "PATCH", Refuse(404, (), b'{"errors": [{"code": "BLOB_UPLOAD_UNKNOWN"}]}'), nth=2, times=2)
     strike(registry, "PATCH", Refuse(404), nth=3, times=100)
     assert isinstance(refusal(lambda: upload(registries, registry), str(WANTED.digest)), NotFound)
     assert shape(registry).count("POST") == 2
 
 
-def test_progress_is_told(registries: Registries, registry: FakeRegistry) -> None:
+def test_progress_is_reported_for_each_piece(registries: Registries, registry: FakeRegistry) -> None:
     strike(registry, "PATCH", Refuse(503), nth=2)
     heard: list[tuple[int, int]] = []
     target = pusher(registries, registry, chunk_bytes=CHUNK)
@@ -528,20 +536,18 @@ def test_progress_is_told(registries: Registries, registry: FakeRegistry) -> Non
     assert sum(gained for _, gained in heard) >= SIZE
 
 
-def test_pieces_are_handed_to_the_socket_in_parts_that_a_slow_line_carries(
-    registries: Registries, registry: FakeRegistry
-) -> None:
+def test_large_pieces_are_split_for_slow_connections(registries: Registries, registry: FakeRegistry) -> None:
     heard: list[int] = []
     pusher(registries, registry).upload(WANTED, lambda _: iter([BLOB]), observer=lambda _, gained: heard.append(gained))
     assert heard == [128 * 1024, SIZE - 128 * 1024]
     assert stored(registry) == BLOB
 
 
-# Where an upload is.
+# Locations and redirects of uploads.
 
 
 @pytest.mark.parametrize("chunk_bytes", [CHUNK, SIZE])
-def test_a_location_with_host(registries: Registries, registry: FakeRegistry, chunk_bytes: int) -> None:
+def test_an_absolute_location_is_followed(registries: Registries, registry: FakeRegistry, chunk_bytes: int) -> None:
     where = registry.uploads.begin(REPOSITORY).header("Location")
     strike(registry, "POST", WithHeaders((("Location", f"http://{registry.host}{where}&x=%2F%3d+%20;y"),)))
     pusher(registries, registry, chunk_bytes=chunk_bytes).upload(WANTED, Reader(BLOB))
@@ -551,7 +557,7 @@ def test_a_location_with_host(registries: Registries, registry: FakeRegistry, ch
 
 
 @pytest.mark.parametrize("chunk_bytes", [CHUNK, SIZE])
-def test_a_location_elsewhere_gets_the_bytes_and_no_credentials(other: FakeRegistry, chunk_bytes: int) -> None:
+def test_a_location_at_another_server_gets_the_bytes_without_credentials(other: FakeRegistry, chunk_bytes: int) -> None:
     with (
         FakeRegistry(auth=Basic("me", "secret")) as guarded,
         Registries(HASTY, credentials=lambda *_: user("me", "secret")) as registries,
@@ -564,7 +570,7 @@ def test_a_location_elsewhere_gets_the_bytes_and_no_credentials(other: FakeRegis
         assert all("authorization" not in one.headers for one in other.requests)
 
 
-def test_a_location_elsewhere_that_wants_credentials_gets_none(registry: FakeRegistry) -> None:
+def test_a_location_at_another_server_never_gets_credentials(registry: FakeRegistry) -> None:
     with (
         FakeRegistry(auth=Basic("me", "secret")) as elsewhere,
         Registries(HASTY, credentials=lambda *_: user("me", "secret")) as registries,
@@ -576,7 +582,7 @@ def test_a_location_elsewhere_that_wants_credentials_gets_none(registry: FakeReg
 
 
 @pytest.mark.parametrize("location", [None, "ftp://x/", "http://[::1/", "file:///etc/passwd"])
-def test_a_location_that_is_none(registries: Registries, registry: FakeRegistry, location: str | None) -> None:
+def test_an_invalid_location_is_an_error(registries: Registries, registry: FakeRegistry, location: str | None) -> None:
     strike(registry, "POST", WithHeaders((("Location", location),)) if location else WithoutHeaders(("Location",)))
     assert isinstance(refusal(lambda: upload(registries, registry), str(WANTED.digest), "Location"), Unavailable)
 
@@ -592,7 +598,7 @@ def test_a_redirected_upload_is_sent_again(
 
 
 @pytest.mark.parametrize("status", [302, 303])
-def test_a_redirect_that_turns_writing_into_reading_is_no_success(
+def test_a_redirect_that_turns_a_write_into_get_is_an_error(
     registries: Registries, registry: FakeRegistry, other: FakeRegistry, status: int
 ) -> None:
     other.put_blob(REPOSITORY, BLOB)
@@ -605,7 +611,7 @@ def test_a_redirect_that_turns_writing_into_reading_is_no_success(
 # By many at once.
 
 
-def test_many_uploads_at_once(registries: Registries) -> None:
+def test_many_uploads_run_concurrently(registries: Registries) -> None:
     contents = [bytes([number]) * (CHUNK + number) for number in range(THREADS)]
     with FakeRegistry(auth=Bearer()) as registry:
         target = pusher(registries, registry, chunk_bytes=CHUNK // 2)
@@ -629,7 +635,7 @@ def children(registry: FakeRegistry) -> None:
 
 @pytest.mark.usefixtures("children")
 @pytest.mark.parametrize("tag", [None, "v1"])
-def test_a_manifest(registries: Registries, registry: FakeRegistry, tag: str | None) -> None:
+def test_a_manifest_is_pushed_by_digest_and_tag(registries: Registries, registry: FakeRegistry, tag: str | None) -> None:
     assert pusher(registries, registry).put(RAW, MANIFEST, tag=tag) is None
     assert registry.manifest(REPOSITORY, tag or str(MANIFEST.digest)) == (MANIFEST.media_type, RAW)
     (put,) = registry.requests
@@ -639,7 +645,7 @@ def test_a_manifest(registries: Registries, registry: FakeRegistry, tag: str | N
 
 @pytest.mark.usefixtures("children")
 @pytest.mark.parametrize("noted", [True, False])
-def test_who_lists_a_referrer(registries: Registries, *, noted: bool) -> None:
+def test_put_returns_whether_the_registry_lists_the_referrer(registries: Registries, *, noted: bool) -> None:
     artifact = images.artifact(1, subject=IMAGE)
     with FakeRegistry(referrers=noted) as registry:
         for content in artifact.blobs.values():
@@ -649,7 +655,7 @@ def test_who_lists_a_referrer(registries: Registries, *, noted: bool) -> None:
         assert subject == (Digest.parse(IMAGE.root.digest) if noted else None)
 
 
-def test_a_missing_child_is_told(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_missing_child_is_reported(registries: Registries, registry: FakeRegistry) -> None:
     error = refusal(lambda: pusher(registries, registry).put(RAW, MANIFEST), str(MANIFEST.digest), "MANIFEST_BLOB_UNKNOWN")
     assert isinstance(error, NotFound)
 
@@ -663,7 +669,7 @@ def test_a_missing_child_is_told(registries: Registries, registry: FakeRegistry)
     ],
     ids=str,
 )
-def test_a_manifest_that_is_refused_while_a_blob_of_it_comes_once_more_is_worth_another_attempt(
+def test_a_manifest_rejected_while_its_blob_is_pushed_again_is_retryable(
     registries: Registries, registry: FakeRegistry, codes: tuple[str, ...], kind: type[DistError]
 ) -> None:
     body = json.dumps({"errors": [{"code": code, "message": ""} for code in codes]}).encode()
@@ -673,12 +679,12 @@ def test_a_manifest_that_is_refused_while_a_blob_of_it_comes_once_more_is_worth_
 
 
 @pytest.mark.usefixtures("children")
-def test_a_manifest_that_became_another(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_manifest_that_the_registry_changed_is_corrupt(registries: Registries, registry: FakeRegistry) -> None:
     registry.inject(Fault(method="PUT", action=WithHeaders((("Docker-Content-Digest", f"sha256:{'0' * 64}"),))))
     assert isinstance(refusal(lambda: pusher(registries, registry).put(RAW, MANIFEST, tag="v1"), "0" * 64), Corrupt)
 
 
-def test_a_manifest_that_is_too_big(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_manifest_above_the_limit_is_reported(registries: Registries, registry: FakeRegistry) -> None:
     raw = RAW + b" " * (4 * 1024 * 1024)
     wanted = descriptor(raw, MANIFEST.media_type)
     error = refusal(lambda: pusher(registries, registry).put(raw, wanted), str(wanted.digest), str(len(raw)), "4194304", "413")
@@ -686,19 +692,21 @@ def test_a_manifest_that_is_too_big(registries: Registries, registry: FakeRegist
 
 
 @pytest.mark.parametrize("raw", [b"", RAW[:-1], RAW + b" ", bytes(len(RAW))])
-def test_other_bytes_are_not_sent(registries: Registries, registry: FakeRegistry, raw: bytes) -> None:
+def test_bytes_that_do_not_match_the_descriptor_are_not_sent(
+    registries: Registries, registry: FakeRegistry, raw: bytes
+) -> None:
     assert isinstance(refusal(lambda: pusher(registries, registry).put(raw, MANIFEST), str(MANIFEST.digest)), Corrupt)
     assert registry.requests == []
 
 
 @pytest.mark.parametrize("tag", ["", "a/b", "../x", "a?b", "a#b", "a@b", "a b", "-a", "x" * 129, "a:b"])
-def test_what_is_no_tag_is_not_asked(registries: Registries, registry: FakeRegistry, tag: str) -> None:
+def test_an_invalid_tag_is_not_sent(registries: Registries, registry: FakeRegistry, tag: str) -> None:
     assert isinstance(refusal(lambda: pusher(registries, registry).put(RAW, MANIFEST, tag=tag)), InvalidInput)
     assert registry.requests == []
 
 
 @pytest.mark.parametrize("media_type", ["text/plain\r\nX-Evil: yes", "caf\xe9/au-lait", "*", "", "a/b c\x00"])
-def test_what_is_no_media_type_is_not_sent(registries: Registries, registry: FakeRegistry, media_type: str) -> None:
+def test_an_invalid_media_type_is_not_sent(registries: Registries, registry: FakeRegistry, media_type: str) -> None:
     wanted = replace(MANIFEST, media_type=media_type)
     assert isinstance(refusal(lambda: pusher(registries, registry).put(RAW, wanted)), InvalidInput)
     assert not pusher(registries, registry).has(wanted)

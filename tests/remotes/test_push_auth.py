@@ -1,4 +1,4 @@
-"""Pushing where credentials are wanted: for which scopes, and what becomes of a body that a 401 interrupts."""
+"""Pushing with credentials: the requested scopes, and bodies that a 401 interrupts."""
 
 from collections import Counter
 
@@ -11,7 +11,7 @@ from prefect_dist.remotes.pusher import Pusher
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Fault, Refuse
 from tests.fakes.registry import FakeRegistry
-from tests.remotes.asking import BLOB, REPOSITORY, SETTINGS, check_told, descriptor, user
+from tests.remotes.asking import BLOB, REPOSITORY, SETTINGS, check_message, descriptor, user
 from tests.remotes.pushing import CHUNK, Reader, pusher, shape
 
 WANTED = descriptor(BLOB)
@@ -21,12 +21,12 @@ PUSH, PULL_OTHER = f"repository:{REPOSITORY}:pull,push", f"repository:{OTHER}:pu
 UNAUTHORIZED = Refuse(401, (("WWW-Authenticate", 'Basic realm="fake"'),))
 
 
-def login_commands() -> Registries:
+def open_registries() -> Registries:
     return Registries(SETTINGS, credentials=lambda *_: user("me", "secret"))
 
 
 def scopes(registry: FakeRegistry) -> list[list[str]]:
-    """What each token was asked for."""
+    """The scopes of each token request."""
     return [sorted(httpx.QueryParams(one.query).get_list("scope")) for one in registry.asked("GET", "/token")]
 
 
@@ -37,7 +37,7 @@ def push(target: Pusher, content: bytes = BLOB) -> Reader:
 
 
 @pytest.mark.parametrize("chunk_bytes", [CHUNK, len(BLOB)])
-def test_one_token_for_all_of_a_push(registries: Registries, chunk_bytes: int) -> None:
+def test_a_push_needs_one_token(registries: Registries, chunk_bytes: int) -> None:
     with FakeRegistry(auth=Bearer()) as registry:
         target = pusher(registries, registry, chunk_bytes=chunk_bytes)
         assert not target.has(WANTED)
@@ -48,16 +48,16 @@ def test_one_token_for_all_of_a_push(registries: Registries, chunk_bytes: int) -
         assert len(read.offsets) == len([one for one in registry.requests if one.received])  # no body was sent twice
 
 
-def test_a_token_is_asked_for_before_a_body_is_sent() -> None:
+def test_a_token_is_requested_before_a_body_is_sent() -> None:
     for auth in (Basic("me", "secret"), Bearer(user="me", password="secret", refuse_anonymous=True)):
-        with FakeRegistry(auth=auth) as registry, login_commands() as registries:
+        with FakeRegistry(auth=auth) as registry, open_registries() as registries:
             assert push(pusher(registries, registry)).offsets == [0]
             assert shape(registry)[:1] + shape(registry)[-2:] == ["POST", "POST", "PUT"]
             assert registry.blob(REPOSITORY, str(WANTED.digest)) == BLOB
 
 
 @pytest.mark.parametrize("chunk_bytes", [CHUNK, len(BLOB)])
-def test_a_token_that_ends_on_the_way(registries: Registries, chunk_bytes: int) -> None:
+def test_a_token_that_expires_during_an_upload_is_replaced(registries: Registries, chunk_bytes: int) -> None:
     with FakeRegistry(auth=Bearer()) as registry:
         target = pusher(registries, registry, chunk_bytes=chunk_bytes)
         assert not target.mount(WANTED)  # opens the upload
@@ -70,7 +70,7 @@ def test_a_token_that_ends_on_the_way(registries: Registries, chunk_bytes: int) 
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-def test_a_token_that_ends_before_a_big_body(registries: Registries, *, chunked: bool) -> None:
+def test_an_expired_token_is_replaced_before_a_large_body(registries: Registries, *, chunked: bool) -> None:
     # the registry answers 401 at once and closes the connection in the middle of the body
     with FakeRegistry(auth=Bearer()) as registry:
         wanted = descriptor(BIG)
@@ -81,19 +81,19 @@ def test_a_token_that_ends_before_a_big_body(registries: Registries, *, chunked:
         assert registry.blob(REPOSITORY, str(wanted.digest)) == BIG
 
 
-def test_a_registry_that_wants_to_be_told_each_time() -> None:
-    with FakeRegistry(auth=Basic("me", "secret")) as registry, login_commands() as registries:
+def test_basic_auth_is_challenged_once_for_all_pushes() -> None:
+    with FakeRegistry(auth=Basic("me", "secret")) as registry, open_registries() as registries:
         target = pusher(registries, registry, chunk_bytes=CHUNK)
         for _ in range(3):
             push(target)
         assert [one.status for one in registry.requests].count(401) == 1
 
 
-def test_who_may_not_push_is_told_so(registries: Registries) -> None:
+def test_a_denied_push_is_reported(registries: Registries) -> None:
     with FakeRegistry(auth=Bearer(withheld=frozenset({REPOSITORY}))) as registry:
         with pytest.raises(Denied) as caught:
             push(pusher(registries, registry))
-        check_told(caught.value, registry.host, str(WANTED.digest))
+        check_message(caught.value, registry.host, str(WANTED.digest))
         assert [one.received for one in registry.requests] == [0] * len(registry.requests)
 
 
@@ -106,7 +106,7 @@ def test_a_mount_needs_both_repositories(registries: Registries) -> None:
         assert target.has(WANTED)
 
 
-def test_a_source_that_may_not_be_read_is_not_mounted(registries: Registries) -> None:
+def test_a_blob_is_not_mounted_from_an_inaccessible_source(registries: Registries) -> None:
     with FakeRegistry(auth=Bearer(withheld=frozenset({OTHER}))) as registry:
         registry.put_blob(OTHER, BLOB)
         target = pusher(registries, registry)
@@ -115,7 +115,7 @@ def test_a_source_that_may_not_be_read_is_not_mounted(registries: Registries) ->
         assert registry.blob(REPOSITORY, str(WANTED.digest)) == BLOB
 
 
-def test_a_source_for_which_there_are_no_tokens_is_not_mounted(registries: Registries) -> None:
+def test_a_blob_is_not_mounted_from_a_source_without_tokens(registries: Registries) -> None:
     with FakeRegistry(auth=Bearer()) as registry:
         registry.put_blob(OTHER, BLOB)
         registry.inject(Fault(path="/token", action=Refuse(403)))
@@ -125,9 +125,9 @@ def test_a_source_for_which_there_are_no_tokens_is_not_mounted(registries: Regis
         assert registry.blob(REPOSITORY, str(WANTED.digest)) == BLOB
 
 
-def test_a_401_that_stays_is_told(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_persistent_401_is_reported(registries: Registries, registry: FakeRegistry) -> None:
     registry.inject(Fault(method="PUT", path=".*", nth=None, action=UNAUTHORIZED))
     with pytest.raises(Denied) as caught:
         push(pusher(registries, registry))
-    check_told(caught.value, registry.host, "log in")
+    check_message(caught.value, registry.host, "log in")
     assert shape(registry) == ["POST", "PUT"]

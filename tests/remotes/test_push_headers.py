@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from prefect_dist.ocispec.errors import InvalidInput, Unavailable, Unsupported
 from prefect_dist.remotes.headers import check_digest, digest_in, length, location, uploaded_bytes
-from tests.remotes.asking import BLOB, check_told, descriptor
+from tests.remotes.asking import BLOB, check_message, descriptor
 
 ASKED = httpx.URL("https://registry.example:8443/v2/a/b/blobs/uploads/?mount=x")
 TEXT = st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=60)
@@ -37,21 +37,21 @@ def answer(**headers: str) -> httpx.Response:
         (f"0-{10**18}", None),
     ],
 )
-def test_what_is_uploaded(text: str, bytes_there: int | None) -> None:
+def test_range_gives_the_number_of_uploaded_bytes(text: str, bytes_there: int | None) -> None:
     assert uploaded_bytes(answer(range=text)) == bytes_there
 
 
-def test_no_range() -> None:
+def test_an_invalid_range_gives_none() -> None:
     assert uploaded_bytes(answer()) is None
 
 
 @given(st.integers(2, 10**17), st.sampled_from(["", "bytes=", "bytes "]))
-def test_every_size_comes_back(size: int, unit: str) -> None:
+def test_every_size_survives_in_range(size: int, unit: str) -> None:
     assert uploaded_bytes(answer(range=f"{unit}0-{size - 1}")) == size
 
 
 @given(TEXT)
-def test_a_range_is_a_size_or_nothing(text: str) -> None:
+def test_any_range_is_a_size_or_none(text: str) -> None:
     found = uploaded_bytes(answer(range=text))
     assert found is None or found >= 0
 
@@ -67,20 +67,20 @@ def test_a_range_is_a_size_or_nothing(text: str) -> None:
         ("http://other.example:80/u", "http://other.example/u"),
     ],
 )
-def test_a_location(text: str, url: str) -> None:
+def test_location_is_resolved_against_the_request(text: str, url: str) -> None:
     assert str(location(answer(location=text), "it")) == url
 
 
-def test_no_location() -> None:
+def test_a_missing_location_gives_none() -> None:
     assert location(answer(), "it") is None
 
 
 @given(TEXT)
-def test_a_location_is_a_url_that_can_be_asked_or_told(text: str) -> None:
+def test_any_location_is_a_url_or_an_error(text: str) -> None:
     try:
         found = location(answer(location=text), "it")
     except Unavailable as exc:
-        check_told(exc, "it")
+        check_message(exc, "it")
         return
     assert found is not None
     assert found.scheme in ("http", "https")
@@ -89,16 +89,16 @@ def test_a_location_is_a_url_that_can_be_asked_or_told(text: str) -> None:
 
 
 @given(st.integers(0, 10**15))
-def test_every_length_comes_back(size: int) -> None:
+def test_every_length_survives_in_content_length(size: int) -> None:
     assert length(answer(content_length=str(size))) == size
 
 
 @pytest.mark.parametrize("text", ["", "-1", "1.5", "\u00b2", "1" * 20, "ten", "1, 1"])
-def test_what_is_no_length(text: str) -> None:
+def test_an_invalid_length_gives_none(text: str) -> None:
     assert length(answer(content_length=text)) is None
 
 
-def test_a_digest() -> None:
+def test_a_digest_header_is_parsed() -> None:
     wanted = descriptor(BLOB)
     assert digest_in(answer(docker_content_digest=str(wanted.digest)), "it") == wanted.digest
     assert digest_in(answer(), "it") is None
@@ -106,7 +106,7 @@ def test_a_digest() -> None:
 
 
 @given(TEXT.filter(bool))
-def test_a_digest_that_is_none_is_told(text: str) -> None:
+def test_an_invalid_digest_header_is_reported(text: str) -> None:
     with pytest.raises((InvalidInput, Unsupported)) as caught:
         digest_in(answer(docker_content_digest=text), "it")
-    check_told(caught.value, "it")
+    check_message(caught.value, "it")

@@ -1,4 +1,4 @@
-"""Pushing to the CNCF registry; skopeo reads back."""
+"""Pushing to the CNCF registry; skopeo reads the image back."""
 
 import tracemalloc
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from tests.peers import skopeo
 from tests.peers.nginx import tls_proxy
 from tests.peers.registry import LOGIN, CncfRegistry, cncf_registry
 from tests.peers.tls import self_signed
-from tests.remotes.asking import BLOB, SETTINGS, anonymous, check_told, descriptor, read, reference
+from tests.remotes.asking import BLOB, SETTINGS, anonymous, check_message, descriptor, read, reference
 from tests.remotes.pushing import Reader, pusher
 
 IMAGE = images.image(seed=1, layers=2, layer_bytes=300_000)
@@ -43,7 +43,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CncfRegistry]:
 
 
 def push(target: Pusher, image: images.BuiltImage, tag: str) -> None:
-    """Push as a caller would: what is not there, children before parents, the tag last."""
+    """Push missing content, children before parents, the tag last, as a caller of the pusher does."""
     for content in image.blobs.values():
         wanted = descriptor(content)
         if not target.has(wanted):
@@ -55,7 +55,9 @@ def push(target: Pusher, image: images.BuiltImage, tag: str) -> None:
 
 @pytest.mark.parametrize("chunk_bytes", [100_000, 64 * MIB])
 @pytest.mark.parametrize("tag", IMAGES)
-def test_an_image_is_read_back(registries: Registries, cncf: CncfRegistry, tmp_path: Path, tag: str, chunk_bytes: int) -> None:
+def test_a_pushed_image_is_read_back_by_skopeo(
+    registries: Registries, cncf: CncfRegistry, tmp_path: Path, tag: str, chunk_bytes: int
+) -> None:
     image = IMAGES[tag]
     named = Reference.parse(f"{cncf.host}/team/{tag}-{chunk_bytes}:{tag}")
     target = Pusher(registries._repository(named.host, named), RegistrySizes(chunk_bytes=chunk_bytes))
@@ -66,7 +68,7 @@ def test_an_image_is_read_back(registries: Registries, cncf: CncfRegistry, tmp_p
 
 
 @pytest.mark.parametrize("says_https", [True, False])
-def test_a_proxy_with_tls_has_to_say_that_clients_speak_https(tmp_path: Path, *, says_https: bool) -> None:
+def test_a_tls_proxy_has_to_send_x_forwarded_proto(tmp_path: Path, *, says_https: bool) -> None:
     self_signed(tmp_path)
     with (
         cncf_registry(tmp_path / "registry", basic_auth=True) as behind,
@@ -83,8 +85,8 @@ def test_a_proxy_with_tls_has_to_say_that_clients_speak_https(tmp_path: Path, *,
                 return
             with pytest.raises(Unsupported) as caught:
                 target.upload(wanted, Reader(content))
-    check_told(caught.value, str(wanted.digest), f"the registry at https://{host} refers to itself by http in Location")
-    check_told(caught.value, "let the proxy in front of it set X-Forwarded-Proto to https", "http.host", hides=[LOGIN[1]])
+    check_message(caught.value, str(wanted.digest), f"the registry at https://{host} refers to itself by http in Location")
+    check_message(caught.value, "let the proxy in front of it set X-Forwarded-Proto to https", "http.host", hides=[LOGIN[1]])
     assert "credentials" not in str(caught.value)
 
 
@@ -97,7 +99,7 @@ def test_a_second_push_uploads_nothing(registries: Registries, cncf: CncfRegistr
     assert [one.method for one in requests] == ["HEAD"] * len(IMAGE.blobs) + ["PUT"]
 
 
-def test_a_mount(registries: Registries, cncf: CncfRegistry) -> None:
+def test_a_blob_is_mounted_at_the_cncf_registry(registries: Registries, cncf: CncfRegistry) -> None:
     pusher(registries, cncf.host).upload(WANTED, Reader(BLOB))
     named = Reference.parse(f"{cncf.host}/mounted/here")
     target = registries.pusher(named)
@@ -112,8 +114,8 @@ def test_a_mount(registries: Registries, cncf: CncfRegistry) -> None:
     assert [(one.method, one.status) for one in requests] == [("POST", 201), ("GET", 200), ("POST", 202), ("PUT", 201)]
 
 
-def test_a_chunk_that_breaks_off(registries: Registries, cncf: CncfRegistry) -> None:
-    # This registry cancels an upload whose chunk broke off (404 when it is asked), so all of it is sent again, once.
+def test_an_interrupted_chunk_is_resumed_at_the_cncf_registry(registries: Registries, cncf: CncfRegistry) -> None:
+    # This registry cancels an upload with an interrupted chunk (404 for its offset), so the blob is sent again, once.
     content = BLOB[::-1]
     wanted = descriptor(content)
     breaks = iter([False, True, False])
@@ -132,17 +134,17 @@ def test_a_chunk_that_breaks_off(registries: Registries, cncf: CncfRegistry) -> 
     assert "GET" in methods
 
 
-def test_with_a_password(guarded: CncfRegistry) -> None:
+def test_an_image_is_pushed_with_a_password(guarded: CncfRegistry) -> None:
     with Registries(SETTINGS, credentials=lambda *_: Credentials(*LOGIN)) as registries:
         push(pusher(registries, guarded.host, chunk_bytes=100_000), IMAGE, "image")
         requests = guarded.requests(at_least=10)
         assert [one.status for one in requests].count(401) == 1
 
 
-def test_without_the_password(guarded: CncfRegistry) -> None:
+def test_a_push_without_the_password_is_denied(guarded: CncfRegistry) -> None:
     with Registries(SETTINGS, credentials=anonymous) as registries, pytest.raises(Denied) as caught:
         pusher(registries, guarded.host).upload(WANTED, Reader(BLOB))
-    check_told(caught.value, guarded.host, str(WANTED.digest), "log in")
+    check_message(caught.value, guarded.host, str(WANTED.digest), "log in")
 
 
 @pytest.mark.parametrize("chunk_bytes", [64 * MIB, 1024 * MIB], ids=["chunks", "at once"])

@@ -1,4 +1,4 @@
-"""Blobs over several connections. The clock here makes any transfer a slow one, so that it is divided after its first piece."""
+"""Blobs over several connections. The clock of these tests makes any transfer a slow one, divided after its first piece."""
 
 import random
 import re
@@ -15,7 +15,7 @@ from prefect_dist.remotes import Hosts, HostSettings, Registries, RegistrySettin
 from prefect_dist.remotes.ranges import PART_BYTES, Ranges
 from tests.fakes.faults import Answer, Cut, Fault, IgnoreRange, Redirect, Reset, ShiftRange, ShortRange, Stall
 from tests.fakes.registry import FakeRegistry
-from tests.remotes.asking import REPOSITORY, anonymous, check_told, descriptor, fetcher, read, read_until_error
+from tests.remotes.asking import REPOSITORY, anonymous, check_message, descriptor, fetcher, read, read_until_error
 
 BIG = random.Random(7).randbytes(8 * PART_BYTES + 12_345)
 WANTED = descriptor(BIG)
@@ -23,7 +23,7 @@ BLOBS = ".*/blobs/.*"
 
 
 class SlowClock:
-    """Two seconds pass between any two looks at it."""
+    """A clock that advances two seconds with each reading."""
 
     now = 0.0
 
@@ -55,7 +55,7 @@ def registries(registry: FakeRegistry) -> Iterator[Registries]:
 
 
 def parts(registry: FakeRegistry) -> list[tuple[int, int]]:
-    """The ranges that were asked for, in the order of the blob."""
+    """The requested ranges, in the order of the blob."""
     texts = [one.headers["range"] for one in registry.requests if "range" in one.headers]
     matches = [re.fullmatch(r"bytes=(\d+)-(\d+)", text) for text in texts]
     return sorted((int(match[1]), int(match[2])) for match in matches if match)
@@ -72,12 +72,12 @@ def test_a_slow_transfer_is_divided(registries: Registries, registry: FakeRegist
     assert first.sent < len(BIG)
 
 
-def test_a_transfer_is_gone_on_with_in_parts(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_resumed_transfer_is_divided(registries: Registries, registry: FakeRegistry) -> None:
     assert read(fetcher(registries, registry), WANTED, offset=1_000_001) == BIG[1_000_001:]
     assert parts(registry)[0][0] == 1_000_001
 
 
-def test_a_quick_transfer_is_one_request(registry: FakeRegistry) -> None:
+def test_a_fast_transfer_is_one_request(registry: FakeRegistry) -> None:
     with Registries(RegistrySettings(connect_timeout_s=10), credentials=anonymous) as found:
         assert read(fetcher(found, registry), WANTED) == BIG
     assert len(registry.requests) == 1
@@ -91,36 +91,38 @@ def test_a_small_blob_is_one_request(registries: Registries, registry: FakeRegis
 
 
 @pytest.mark.parametrize("status", [403, 416, 429, 500, 503])
-def test_who_refuses_parts_goes_on_with_what_it_began(registries: Registries, registry: FakeRegistry, status: int) -> None:
+def test_a_server_that_rejects_ranges_continues_on_the_first_connection(
+    registries: Registries, registry: FakeRegistry, status: int
+) -> None:
     registry.inject(Fault(path=BLOBS, nth=2, times=100, action=Answer(status, (), b"{}")))
     assert read(fetcher(registries, registry), WANTED) == BIG
     assert sum("range" not in one.headers and one.status == 200 for one in registry.requests) == 1
 
 
-def test_who_has_no_parts_goes_on_with_what_it_began(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_server_without_ranges_continues_on_the_first_connection(registries: Registries, registry: FakeRegistry) -> None:
     registry.inject(Fault(path=BLOBS, nth=None, action=IgnoreRange()))
     assert read(fetcher(registries, registry), WANTED) == BIG
     assert sum(one.sent == len(BIG) for one in registry.requests) == 1
 
 
-def test_a_capability_to_avoid_is_not_tried(registry: FakeRegistry) -> None:
+def test_ranges_are_not_requested_if_they_are_to_be_avoided(registry: FakeRegistry) -> None:
     with opened(registry, HostSettings(avoid=frozenset({"range"}))) as registries:
         assert read(fetcher(registries, registry), WANTED, offset=77) == BIG[77:]
     assert parts(registry) == []
 
 
 @pytest.mark.parametrize("action", [Cut(100_000), Reset(100_000)])
-def test_a_part_that_breaks_off_is_gone_on_with(registries: Registries, registry: FakeRegistry, action: Cut | Reset) -> None:
+def test_an_interrupted_part_is_resumed(registries: Registries, registry: FakeRegistry, action: Cut | Reset) -> None:
     registry.inject(Fault(path=BLOBS, nth=4, times=2, action=action))
     assert read(fetcher(registries, registry), WANTED) == BIG
     assert [one.sent for one in registry.requests].count(100_000) == 2
 
 
 @pytest.mark.parametrize("nth", [2, 4, 7])
-def test_a_part_whose_url_has_expired_is_asked_for_anew(
+def test_a_part_with_an_expired_url_is_requested_again(
     registries: Registries, registry: FakeRegistry, other: FakeRegistry, nth: int
 ) -> None:
-    # one refusal alone: of two, the second may strike the request that follows the first, and that is an error
+    # only one refusal: a second one could strike the request after the first, which would be an error
     other.put_blob(REPOSITORY, BIG)
     registry.inject(Fault(path=BLOBS, nth=None, action=Redirect(f"http://{other.host}{{path}}?signed=here")))
     other.inject(Fault(path=BLOBS, nth=nth, action=Answer(403, (), b"<Error><Code>AccessDenied</Code></Error>")))
@@ -133,7 +135,7 @@ def test_a_part_whose_url_has_expired_is_asked_for_anew(
     assert sum(one.sent for one in other.requests if one.status == 206) < len(BIG)
 
 
-def test_a_part_that_is_not_to_be_had_ends_the_transfer(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_failing_part_ends_the_transfer(registries: Registries, registry: FakeRegistry) -> None:
     source = fetcher(registries, registry)
     registry.inject(Fault(path=BLOBS, nth=5, times=1000, action=Answer(500, (), b"{}")))
     arrived, error = read_until_error(source, WANTED)
@@ -146,7 +148,7 @@ def test_a_part_with_another_range_is_refused(registries: Registries, registry: 
     registry.inject(Fault(path=BLOBS, nth=5, times=1000, action=ShiftRange(1)))
     arrived, error = read_until_error(fetcher(registries, registry), WANTED)
     assert isinstance(error, Corrupt)
-    check_told(error, "expected bytes")
+    check_message(error, "expected bytes")
     assert BIG.startswith(arrived)
 
 
@@ -156,12 +158,12 @@ def test_parts_that_are_shorter_than_requested_are_continued(registries: Registr
     assert max(one.sent for one in registry.requests if "range" in one.headers) == PART_BYTES // 4
 
 
-def test_one_request_at_once_is_enough(registry: FakeRegistry) -> None:
+def test_a_limit_of_one_request_is_enough(registry: FakeRegistry) -> None:
     with opened(registry, HostSettings(in_flight=1)) as registries:
         assert read(fetcher(registries, registry), WANTED) == BIG
 
 
-def test_who_stops_reading_leaves_nothing_under_way(registry: FakeRegistry) -> None:
+def test_no_part_stays_in_flight_after_the_reader_stops(registry: FakeRegistry) -> None:
     with opened(registry) as registries:
         pieces = fetcher(registries, registry).fetch(WANTED)
         read_so_far = 0
@@ -194,7 +196,7 @@ def test_a_part_without_progress_is_given_up(registry: FakeRegistry) -> None:
         found._ranges = Ranges(clock=SlowClock(), patience_s=0.2)
         arrived, error = read_until_error(fetcher(found, registry), WANTED)
         assert isinstance(error, Unavailable)
-        check_told(error, "nothing arrived for 0.2 s; will resume", str(WANTED.digest))
+        check_message(error, "nothing arrived for 0.2 s; will resume", str(WANTED.digest))
         assert BIG.startswith(arrived)
         found.abort()
 
@@ -216,7 +218,7 @@ def test_a_server_that_stops_sending_parts_while_no_part_is_in_flight_is_an_erro
             b"".join(pieces)
         held[registry.host] -= 107
         assert found._ranges._pool.held == 0
-    check_told(caught.value, "the server stopped sending parts; will resume", str(WANTED.digest))
+    check_message(caught.value, "the server stopped sending parts; will resume", str(WANTED.digest))
     assert BIG.startswith(arrived)
 
 

@@ -1,4 +1,4 @@
-"""The CNCF registry, which is what the fake is meant to be like."""
+"""Fetching from the CNCF registry, the model of the fake registry."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from prefect_dist.ocispec.errors import Denied, NotFound
 from prefect_dist.remotes import Credentials, Registries
 from tests import images
 from tests.peers.registry import LOGIN, CncfRegistry, cncf_registry
-from tests.remotes.asking import SETTINGS, check_told, read, reference
+from tests.remotes.asking import SETTINGS, check_message, read, reference
 
 IMAGE = images.image(seed=1, layers=2, layer_bytes=300_000)
 INDEX = images.index([IMAGE, images.image(seed=2, platform="linux/arm64")], nested=True)
@@ -32,7 +32,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CncfRegistry]:
 
 
 def fetch_all(registries: Registries, wanted: Reference) -> dict[str, bytes]:
-    """Everything below a reference, by digest."""
+    """All content below a reference, by digest."""
     root = registries.resolve(wanted)
     got, left = {}, [root.descriptor]
     while left:
@@ -43,7 +43,7 @@ def fetch_all(registries: Registries, wanted: Reference) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(("tag", "image"), [("image", IMAGE), ("index", INDEX), ("docker", DOCKER)])
-def test_all_of_an_image(registries: Registries, cncf: CncfRegistry, tag: str, image: images.BuiltImage) -> None:
+def test_a_whole_image_is_fetched(registries: Registries, cncf: CncfRegistry, tag: str, image: images.BuiltImage) -> None:
     before = len(cncf.requests())
     got = fetch_all(registries, reference(cncf.host, f":{tag}"))
     assert got == {**image.blobs, **{one.digest: one.raw for one in image.manifests}}
@@ -52,7 +52,7 @@ def test_all_of_an_image(registries: Registries, cncf: CncfRegistry, tag: str, i
     assert {one.status for one in requests} == {200}
 
 
-def test_a_pinned_digest_and_a_range(registries: Registries, cncf: CncfRegistry) -> None:
+def test_a_pinned_digest_is_resolved_and_read_from_an_offset(registries: Registries, cncf: CncfRegistry) -> None:
     digest, content = list(IMAGE.blobs.items())[1]
     # without the hint, this registry answers 500: it reads any blob as a manifest, and fails
     found = registries.resolve(reference(cncf.host, f"@{digest}"), media_type=images.OCI_LAYER)
@@ -64,24 +64,24 @@ def test_a_pinned_digest_and_a_range(registries: Registries, cncf: CncfRegistry)
 
 
 @pytest.mark.parametrize("named", [":missing", f"@{Digest.of(b'missing')}"])
-def test_what_is_not_there(registries: Registries, cncf: CncfRegistry, named: str) -> None:
+def test_missing_content_is_not_found(registries: Registries, cncf: CncfRegistry, named: str) -> None:
     with pytest.raises(NotFound) as caught:
         registries.resolve(reference(cncf.host, named))
-    check_told(caught.value, str(reference(cncf.host, named)))
+    check_message(caught.value, str(reference(cncf.host, named)))
 
 
-def test_with_a_password(guarded: CncfRegistry) -> None:
+def test_content_is_fetched_with_a_password(guarded: CncfRegistry) -> None:
     with Registries(SETTINGS, credentials=lambda *_: Credentials(*LOGIN)) as registries:
         assert set(IMAGE.blobs) < set(fetch_all(registries, reference(guarded.host, ":image")))
 
 
 @pytest.mark.parametrize("password", [None, "a-wrong-password"])
-def test_without_the_password(guarded: CncfRegistry, password: str | None) -> None:
+def test_a_fetch_without_the_password_is_denied(guarded: CncfRegistry, password: str | None) -> None:
     before = len(guarded.requests())
     credentials = None if password is None else Credentials(LOGIN[0], password)
     with Registries(SETTINGS, credentials=lambda *_: credentials) as registries, pytest.raises(Denied) as caught:
         registries.resolve(reference(guarded.host, ":image"))
     told = str(reference(guarded.host, ":image")) if password is None else f"{guarded.host}: the password of user '{LOGIN[0]}'"
-    check_told(caught.value, told, hides=["a-wrong-password"])
+    check_message(caught.value, told, hides=["a-wrong-password"])
     expected = 1 if password is None else 2
     assert [one.status for one in guarded.requests(at_least=before + expected)[before:]] == [401] * expected

@@ -1,4 +1,4 @@
-"""Redirects: content is often elsewhere, and what is elsewhere gets nothing that is meant for the registry."""
+"""Redirects: content is often at another server, which must not get the credentials of the registry."""
 
 import logging
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from tests.remotes.asking import (
     REPOSITORY,
     SETTINGS,
     anonymous,
-    check_told,
+    check_message,
     descriptor,
     fetcher,
     ranges,
@@ -43,7 +43,7 @@ SIGNED = f"X-Amz-Signature={SECRET}&X-Amz-Expires=300&{SECRET}"
 
 @pytest.fixture(params=["basic", "bearer"])
 def guarded(request: pytest.FixtureRequest) -> Iterator[FakeRegistry]:
-    """A registry that wants credentials."""
+    """A registry that requires credentials."""
     auth = Basic("me", "secret") if request.param == "basic" else Bearer(user="me", password="secret", refuse_anonymous=True)
     with FakeRegistry(auth=auth) as guarded:
         guarded.put_blob(REPOSITORY, BLOB)
@@ -52,7 +52,7 @@ def guarded(request: pytest.FixtureRequest) -> Iterator[FakeRegistry]:
 
 @pytest.fixture
 def known() -> Iterator[Registries]:
-    """All registries, with the credentials of the guarded one for every host."""
+    """All registries, with the credentials of the guarded registry for every host."""
     with Registries(SETTINGS, credentials=lambda *_: user("me", "secret")) as known:
         yield known
 
@@ -64,7 +64,7 @@ def redirect(registry: FakeRegistry, location: str, *, nth: int | None = None, s
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 @pytest.mark.parametrize("offset", [0, 1000])
-def test_the_target_gets_the_range_and_nothing_secret(
+def test_the_target_gets_the_range_and_no_secret(
     known: Registries, guarded: FakeRegistry, other: FakeRegistry, status: int, offset: int
 ) -> None:
     other.put_blob(REPOSITORY, BLOB)
@@ -78,18 +78,18 @@ def test_the_target_gets_the_range_and_nothing_secret(
     assert any("authorization" in one.headers for one in guarded.requests)
 
 
-def test_a_target_that_asks_for_credentials_gets_none(known: Registries, guarded: FakeRegistry) -> None:
+def test_a_target_that_challenges_gets_no_credentials(known: Registries, guarded: FakeRegistry) -> None:
     with FakeRegistry(auth=Basic("me", "secret")) as other:
         other.put_blob(REPOSITORY, BLOB)
         redirect(guarded, f"http://{other.host}{{path}}?{SIGNED}")
         _, error = read_until_error(fetcher(known, guarded), WANTED)
         assert isinstance(error, Denied)
-        check_told(error, other.host, hides=[SECRET, "secret"])
+        check_message(error, other.host, hides=[SECRET, "secret"])
         (got,) = other.requests
     assert "authorization" not in got.headers
 
 
-def test_a_target_may_not_ask_for_tokens(known: Registries, guarded: FakeRegistry) -> None:
+def test_a_challenge_of_a_target_causes_no_token_request(known: Registries, guarded: FakeRegistry) -> None:
     with FakeRegistry(auth=Bearer()) as other:
         redirect(guarded, f"http://{other.host}{{path}}")
         _, error = read_until_error(fetcher(known, guarded), WANTED)
@@ -97,7 +97,9 @@ def test_a_target_may_not_ask_for_tokens(known: Registries, guarded: FakeRegistr
         assert [one.path for one in other.requests] == [guarded.requests[-1].path]
 
 
-def test_a_resumed_transfer_asks_the_registry_anew(registries: Registries, registry: FakeRegistry, other: FakeRegistry) -> None:
+def test_a_resumed_transfer_starts_at_the_registry_again(
+    registries: Registries, registry: FakeRegistry, other: FakeRegistry
+) -> None:
     # what was signed for one request may have expired
     other.put_blob(REPOSITORY, BLOB)
     other.inject(Fault(action=Cut(1000)))
@@ -111,7 +113,7 @@ def test_a_resumed_transfer_asks_the_registry_anew(registries: Registries, regis
 
 @pytest.mark.parametrize("status", [400, 403])
 @pytest.mark.parametrize("cut", [None, 1000])
-def test_a_url_whose_time_is_up_is_asked_for_anew(
+def test_an_expired_url_is_requested_again(
     registries: Registries, registry: FakeRegistry, other: FakeRegistry, status: int, cut: int | None
 ) -> None:
     # the registry hands out one signed URL until it notices, too: before the first byte, or after a break
@@ -131,7 +133,7 @@ def test_a_url_whose_time_is_up_is_asked_for_anew(
     assert [one.status for one in other.requests][-2:] == [status, 206 if cut else 200]
 
 
-def test_a_target_that_keeps_refusing_is_asked_twice(
+def test_a_target_that_keeps_refusing_gets_two_requests(
     registries: Registries, registry: FakeRegistry, other: FakeRegistry
 ) -> None:
     other.put_blob(REPOSITORY, BLOB)
@@ -139,11 +141,11 @@ def test_a_target_that_keeps_refusing_is_asked_twice(
     redirect(registry, f"http://{other.host}{{path}}?{SIGNED}")
     _, error = read_until_error(fetcher(registries, registry), WANTED)
     assert isinstance(error, Denied)
-    check_told(error, other.host, hides=[SECRET])
+    check_message(error, other.host, hides=[SECRET])
     assert (len(registry.requests), len(other.requests)) == (2, 2)
 
 
-def test_a_registry_that_refuses_is_asked_once(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_registry_that_refuses_gets_one_request(registries: Registries, registry: FakeRegistry) -> None:
     registry.put_blob(REPOSITORY, BLOB)
     redirect(registry, "{path}?again=1", nth=1)
     registry.inject(Fault(path=".*/blobs/.*", nth=2, action=Answer(403)))
@@ -152,7 +154,7 @@ def test_a_registry_that_refuses_is_asked_once(registries: Registries, registry:
     assert len(registry.requests) == 2
 
 
-def test_a_relative_redirect_stays_logged_in(known: Registries, guarded: FakeRegistry) -> None:
+def test_a_relative_redirect_keeps_the_credentials(known: Registries, guarded: FakeRegistry) -> None:
     redirect(guarded, "{path}?again=1", nth=1)
     assert read(fetcher(known, guarded), WANTED) == BLOB
     last = guarded.requests[-1]
@@ -172,7 +174,7 @@ def test_a_relative_redirect_stays_logged_in(known: Registries, guarded: FakeReg
         "empty=&bare&=value",
     ],
 )
-def test_a_signed_query_keeps_its_meaning(
+def test_a_signed_query_is_sent_unchanged(
     registries: Registries, registry: FakeRegistry, other: FakeRegistry, query: str
 ) -> None:
     other.put_blob(REPOSITORY, BLOB)
@@ -187,7 +189,7 @@ def test_a_redirect_loop_ends(registries: Registries, registry: FakeRegistry) ->
     redirect(registry, f"{{path}}?{SIGNED}")
     _, error = read_until_error(fetcher(registries, registry), WANTED)
     assert isinstance(error, Unavailable)
-    check_told(error, str(WANTED.digest), "redirect", hides=[SECRET])
+    check_message(error, str(WANTED.digest), "redirect", hides=[SECRET])
     assert len(registry.requests) <= 21
 
 
@@ -207,11 +209,11 @@ def test_a_redirect_loop_ends(registries: Registries, registry: FakeRegistry) ->
         "http://127.0.0.1:1/?{SIGNED}\x00",
     ],
 )
-def test_a_redirect_to_nowhere(registries: Registries, registry: FakeRegistry, location: str) -> None:
+def test_a_redirect_to_an_invalid_url_is_an_error(registries: Registries, registry: FakeRegistry, location: str) -> None:
     redirect(registry, location)
     _, error = read_until_error(fetcher(registries, registry), WANTED)
     assert isinstance(error, DistError)
-    check_told(error, str(WANTED.digest), hides=[SECRET])
+    check_message(error, str(WANTED.digest), hides=[SECRET])
 
 
 @pytest.mark.parametrize(
@@ -230,18 +232,18 @@ def test_a_redirect_to_nowhere(registries: Registries, registry: FakeRegistry, l
     ],
     ids=lambda action: str(action)[:40],
 )
-def test_a_signature_is_never_told(registry: FakeRegistry, other: FakeRegistry, action: Action) -> None:
+def test_no_error_shows_a_signature(registry: FakeRegistry, other: FakeRegistry, action: Action) -> None:
     other.put_blob(REPOSITORY, BLOB)
     other.inject(Fault(nth=None, action=action))
     redirect(registry, f"http://user:{SECRET}@{other.host}{{path}}?{SIGNED}#{SECRET}")
     with Registries(HASTY, credentials=anonymous) as registries:
         arrived, error = read_until_error(fetcher(registries, registry), WANTED)
     assert error is not None
-    check_told(error, str(WANTED.digest), hides=[SECRET])
+    check_message(error, str(WANTED.digest), hides=[SECRET])
     assert BLOB.startswith(arrived)
 
 
-def test_a_signature_is_not_logged(
+def test_no_log_line_shows_a_signature(
     registries: Registries, registry: FakeRegistry, other: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "prefect_dist.remotes")
@@ -254,11 +256,11 @@ def test_a_signature_is_not_logged(
     assert not any(SECRET in one for one in told)
 
 
-def test_a_signature_is_not_told_where_nobody_answers(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_connection_error_shows_no_signature(registries: Registries, registry: FakeRegistry) -> None:
     redirect(registry, f"http://127.0.0.1:{free_port()}/data?{SIGNED}")
     _, error = read_until_error(fetcher(registries, registry), WANTED)
     assert isinstance(error, Unavailable)
-    check_told(error, "Connection refused", "X-Amz-Signature=…", hides=[SECRET])
+    check_message(error, "Connection refused", "X-Amz-Signature=…", hides=[SECRET])
 
 
 def test_cookies_are_not_sent_back(registries: Registries, registry: FakeRegistry, other: FakeRegistry) -> None:

@@ -1,4 +1,4 @@
-"""Referrers and signatures: what is asked of registries that list them, and of those that do not."""
+"""Referrers and signatures: requests to registries with and without the API."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from tests.fakes.faults import Answer, Fault, Redirect, Replace, WithHeaders
 from tests.fakes.registry import FakeRegistry
 from tests.peers import skopeo
 from tests.peers.registry import cncf_registry
-from tests.remotes.asking import REPOSITORY, anonymous, asked, check_told, descriptor, fetcher, reference
+from tests.remotes.asking import REPOSITORY, anonymous, asked, check_message, descriptor, fetcher, reference
 from tests.remotes.pushing import Reader, pusher
 
 IMAGE = images.index([images.image(seed=1)])
@@ -46,7 +46,7 @@ def digests(found: list[Descriptor]) -> set[str]:
 
 
 def put(target: Pusher, artifact: images.BuiltImage) -> None:
-    """Push an artifact, and list it where the registry does not."""
+    """Push an artifact, and list it under the fallback tag if the registry does not list it."""
     for content in artifact.blobs.values():
         target.upload(descriptor(content), Reader(content))
     raw = artifact.manifests[-1].raw
@@ -63,7 +63,7 @@ def bare() -> Iterator[FakeRegistry]:
         yield bare
 
 
-def test_a_broken_api_can_be_avoided(registry: FakeRegistry) -> None:
+def test_the_api_is_not_requested_if_it_is_to_be_avoided(registry: FakeRegistry) -> None:
     fill(registry)
     images.load(registry, REPOSITORY, images.index(ARTIFACTS), fallback_tag(SUBJECT.digest))
     hosts = Hosts(named={registry.host: HostSettings(avoid=frozenset({"referrers"}))})
@@ -72,7 +72,7 @@ def test_a_broken_api_can_be_avoided(registry: FakeRegistry) -> None:
     assert asked(registry) == [f"GET {TAG}"]
 
 
-def test_pages(registries: Registries) -> None:
+def test_all_pages_are_read(registries: Registries) -> None:
     with FakeRegistry(page_entries=2) as registry:
         fill(registry)
         found = listed(registries, registry, images.ARTIFACT)
@@ -83,7 +83,7 @@ def test_pages(registries: Registries) -> None:
 
 
 @pytest.mark.parametrize("filters", [True, False])
-def test_filters(registries: Registries, *, filters: bool) -> None:
+def test_referrers_are_filtered_by_type(registries: Registries, *, filters: bool) -> None:
     with FakeRegistry(filters=filters) as registry:
         fill(registry)
         assert listed(registries, registry, "a/b") == []
@@ -91,7 +91,7 @@ def test_filters(registries: Registries, *, filters: bool) -> None:
         assert asked(registry) == [f"GET {API}"] * 2
 
 
-def test_a_bad_type_is_not_asked(registries: Registries, registry: FakeRegistry) -> None:
+def test_an_invalid_artifact_type_is_not_sent(registries: Registries, registry: FakeRegistry) -> None:
     with pytest.raises(InvalidInput):
         fetcher(registries, registry).referrers(SUBJECT, artifact_type="a b")
     assert registry.requests == []
@@ -106,16 +106,16 @@ def test_a_bad_type_is_not_asked(registries: Registries, registry: FakeRegistry)
         ("file:///etc/passwd", Unavailable),
     ],
 )
-def test_links_that_lead_nowhere(registries: Registries, registry: FakeRegistry, link: str, error: type[DistError]) -> None:
+def test_an_invalid_link_is_an_error(registries: Registries, registry: FakeRegistry, link: str, error: type[DistError]) -> None:
     fill(registry)
     registry.inject(Fault(nth=None, action=WithHeaders((("Link", f'<{link}>; rel="next"'),))))
     with pytest.raises(error) as caught:
         listed(registries, registry)
-    check_told(caught.value, registry.host, str(SUBJECT.digest))
+    check_message(caught.value, registry.host, str(SUBJECT.digest))
     assert len(registry.requests) == 1
 
 
-def test_pages_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_pages_are_an_error(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(registry)
     monkeypatch.setattr("prefect_dist.remotes.referrers.MAX_PAGES", 3)
     for number in range(5):
@@ -125,21 +125,21 @@ def test_pages_without_end(registries: Registries, registry: FakeRegistry, monke
     assert len(registry.requests) == 3
 
 
-def test_entries_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_entries_are_an_error(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(registry)
     monkeypatch.setattr("prefect_dist.remotes.referrers.MAX_REFERRERS", 4)
     with pytest.raises(Unsupported, match="at most 4"):
         listed(registries, registry)
 
 
-def test_a_page_that_is_too_big(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_page_above_the_limit_is_an_error(registries: Registries, registry: FakeRegistry) -> None:
     registry.inject(Fault(action=Replace(b" " * (4 * 1024 * 1024 + 1))))
     with pytest.raises(Unsupported, match="at most 4194304 bytes"):
         listed(registries, registry)
 
 
 @pytest.mark.parametrize("action", [Answer(404), Answer(405), HTML])
-def test_that_there_is_no_api_is_asked_once(registries: Registries, registry: FakeRegistry, action: Answer) -> None:
+def test_a_missing_api_is_requested_once(registries: Registries, registry: FakeRegistry, action: Answer) -> None:
     registry.inject(Fault(path=API, nth=None, action=action))
     assert listed(registries, registry) == listed(registries, registry) == []
     assert asked(registry) == [f"GET {API}", f"GET {TAG}", f"GET {TAG}"]
@@ -162,7 +162,7 @@ def test_a_query_that_is_redirected_to_another_host_and_refused_there_falls_back
     ) as found:
         for _ in range(2):
             assert digests(listed(found, bare)) == DIGESTS
-        assert found.resolve(reference(bare, f"@{SUBJECT.digest}")).descriptor == SUBJECT  # the registry is asked at once
+        assert found.resolve(reference(bare, f"@{SUBJECT.digest}")).descriptor == SUBJECT  # the registry answers at once
     assert told == ([] if status == 403 else [(other.host, 3600)])
     assert {one.status for one in bare.requests[asked_before:]} == {303, 200}
     assert f"redirected the query to http://{other.host}/-/v2/packages?sig=…, which answered {status}" in caplog.text
@@ -179,7 +179,7 @@ def test_a_query_that_another_registry_cannot_answer_now_is_an_error_to_retry(
     other.inject(Fault(path=API, action=Answer(status)))
     with pytest.raises(Unavailable) as caught:
         listed(registries, registry)
-    check_told(caught.value, str(SUBJECT.digest), f"GET http://{other.host}{API}: {status}")
+    check_message(caught.value, str(SUBJECT.digest), f"GET http://{other.host}{API}: {status}")
     assert asked(registry) == [f"GET {API}", f"GET {TAG}"]
     assert digests(listed(registries, registry)) == DIGESTS
 
@@ -214,13 +214,13 @@ def test_a_query_that_a_web_interface_keeps_refusing_does_not_fail(
     assert "which answered 429; only the fallback tag is read" in caplog.text
 
 
-def test_a_missing_repository_says_nothing_of_the_api(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_missing_repository_does_not_prove_a_missing_api(registries: Registries, registry: FakeRegistry) -> None:
     registry.inject(Fault(path=API, action=Answer(404, (), b'{"errors": [{"code": "NAME_UNKNOWN"}]}')))
     assert listed(registries, registry) == listed(registries, registry) == []
     assert asked(registry) == [f"GET {API}", f"GET {TAG}", f"GET {API}"]
 
 
-def test_a_refusal_is_told(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_refusal_is_reported(registries: Registries, registry: FakeRegistry) -> None:
     registry.inject(Fault(path=API, action=Answer(403, (), b"{}")))
     with pytest.raises(Denied):
         listed(registries, registry)
@@ -233,11 +233,11 @@ def test_the_subject_under_the_tag_has_no_referrers(registries: Registries, bare
     assert listed(registries, bare) == []
     with pytest.raises(Unsupported) as caught:
         put(pusher(registries, bare), ARTIFACTS[0])
-    check_told(caught.value, bare.host, fallback_tag(SUBJECT.digest))
+    check_message(caught.value, bare.host, fallback_tag(SUBJECT.digest))
     assert bare.asked("PUT", TAG) == []
 
 
-def test_written_and_read_under_the_tag(registries: Registries, bare: FakeRegistry) -> None:
+def test_a_referrer_is_listed_and_read_under_the_fallback_tag(registries: Registries, bare: FakeRegistry) -> None:
     target = pusher(registries, bare)
     for artifact in (*ARTIFACTS, ARTIFACTS[0]):
         put(target, artifact)
@@ -255,8 +255,8 @@ def test_writers_of_one_process_take_turns(registries: Registries, bare: FakeReg
     assert len(bare.asked("PUT", TAG)) == 5
 
 
-def test_what_others_overwrite_is_written_again(registries: Registries, bare: FakeRegistry) -> None:
-    bare.inject(Fault(path=TAG, nth=2, action=Answer(404)))  # as if somebody had written an index without it
+def test_an_overwritten_entry_is_written_again(registries: Registries, bare: FakeRegistry) -> None:
+    bare.inject(Fault(path=TAG, nth=2, action=Answer(404)))  # as if another client had written an index without the entry
     put(pusher(registries, bare), ARTIFACTS[0])
     assert len(bare.asked("PUT", TAG)) == 2
     bare.inject(Fault(path=TAG, nth=None, action=Answer(404)))
@@ -265,7 +265,7 @@ def test_what_others_overwrite_is_written_again(registries: Registries, bare: Fa
     assert len(bare.asked("PUT", TAG)) == 2 + 5
 
 
-def test_signatures(registries: Registries, registry: FakeRegistry) -> None:
+def test_digest_tags_of_cosign_are_resolved(registries: Registries, registry: FakeRegistry) -> None:
     signature = images.image(seed=9)
     tags = cosign_tags(SUBJECT.digest)
     images.load(registry, REPOSITORY, signature, tag=tags[1])
@@ -275,7 +275,9 @@ def test_signatures(registries: Registries, registry: FakeRegistry) -> None:
 
 
 @pytest.mark.parametrize("mirror_has", [True, False])
-def test_a_mirror_without_any_is_not_believed(registry: FakeRegistry, bare: FakeRegistry, *, mirror_has: bool) -> None:
+def test_an_empty_list_of_a_mirror_does_not_end_the_search(
+    registry: FakeRegistry, bare: FakeRegistry, *, mirror_has: bool
+) -> None:
     fill(registry)
     tag = cosign_tags(SUBJECT.digest)[0]
     images.load(registry, REPOSITORY, images.image(seed=9), tag=tag)
@@ -287,7 +289,7 @@ def test_a_mirror_without_any_is_not_believed(registry: FakeRegistry, bare: Fake
         assert bool(bare.asked("GET", ".*")) is not mirror_has
 
 
-def test_the_cncf_registry(registries: Registries, tmp_path: Path) -> None:
+def test_referrers_are_kept_under_fallback_tags_at_the_cncf_registry(registries: Registries, tmp_path: Path) -> None:
     with cncf_registry(tmp_path / "cncf") as cncf:
         images.push(cncf.host, REPOSITORY, IMAGE)
         for artifact in ARTIFACTS:
@@ -301,13 +303,13 @@ def test_the_cncf_registry(registries: Registries, tmp_path: Path) -> None:
 
 
 @given(st.text(st.characters(max_codepoint=255)) | st.text('<>;=", relnxt/:[]').map(lambda text: f"<{text}>; rel=next"))
-def test_any_link_is_a_url_or_an_error_of_ours(text: str) -> None:
+def test_any_link_is_a_url_or_an_error(text: str) -> None:
     response = httpx.Response(
         200, headers=[(b"link", text.encode("latin-1"))], request=httpx.Request("GET", "https://registry.example/v2/")
     )
     try:
         found = next_page(response, "s")
     except Unavailable as exc:
-        check_told(exc, "Link")
+        check_message(exc, "Link")
     else:
         assert found is None or found.host

@@ -14,7 +14,7 @@ from prefect_dist.remotes.errors import RegistryDenied, RegistryRefused
 from tests.fakes.access import Basic, Bearer
 from tests.fakes.faults import Answer, Call, Fault, Redirect
 from tests.fakes.registry import FakeRegistry
-from tests.remotes.asking import BLOB, REPOSITORY, SETTINGS, check_told, descriptor, fetcher, read, read_until_error
+from tests.remotes.asking import BLOB, REPOSITORY, SETTINGS, check_message, descriptor, fetcher, read, read_until_error
 from tests.remotes.pushing import Reader, pusher
 from tests.remotes.test_helpers import Programs
 
@@ -24,7 +24,7 @@ Auth = Callable[[str], Basic | Bearer]
 
 
 class Helper:
-    """A credential helper that gives the present content of a file; `asked` are its calls."""
+    """A credential helper that prints the present content of a file."""
 
     def __init__(self, directory: Path, programs: Programs) -> None:
         self._secret, self._programs = directory / "secret", programs
@@ -60,7 +60,7 @@ def registry() -> Iterator[FakeRegistry]:
 
 @pytest.fixture(params=[("basic", 401), ("basic", 403), ("basic", 400), ("bearer", 401), ("bearer", 400), ("bearer", 403)])
 def auth(request: pytest.FixtureRequest) -> Auth:
-    """How the registry takes a password, itself or at a token server, and the status with which it refuses another one."""
+    """The authentication of the registry, by password or token server, and its status for another password."""
     kind, status = request.param
     if kind == "basic":
         return lambda password: Basic("me", password, wrong_status=status)
@@ -108,11 +108,11 @@ def test_a_helper_without_another_secret_is_run_once_more(
         _, error = read_until_error(source, WANTED)
         assert isinstance(error, RegistryDenied | RegistryRefused)
         if error.exchange.status == 401:
-            check_told(error, "docker-credential-cloud", "was rejected; log in again", hides=["wrong-secret"])
+            check_message(error, "docker-credential-cloud", "was rejected; log in again", hides=["wrong-secret"])
     assert helper.calls == 2
 
 
-def test_secrets_that_are_all_refused_are_not_tried_one_after_the_other(
+def test_a_helper_with_a_new_secret_for_each_call_is_run_twice(
     registries: Registries, registry: FakeRegistry, helper: Helper, auth: Auth
 ) -> None:
     helper.give_a_new_one_each_time()
@@ -182,7 +182,7 @@ def test_an_upload_continues_with_another_secret_after_a_403(
     assert helper.calls == 2
 
 
-def test_renewal_is_no_part_of_what_credentials_are() -> None:
+def test_renew_does_not_count_for_equality() -> None:
     renewed = Credentials("me", "secret", renew=lambda: None)
     assert renewed == Credentials("me", "secret")
     assert hash(renewed) == hash(Credentials("me", "secret"))

@@ -18,7 +18,7 @@ from tests.fakes.faults import (
     WithoutHeaders,
 )
 from tests.fakes.registry import FakeRegistry
-from tests.remotes.asking import BLOB, REPOSITORY, asked, check_told, reference
+from tests.remotes.asking import BLOB, REPOSITORY, asked, check_message, reference
 
 IMAGE = images.image(seed=1)
 OTHER_DIGEST = "sha256:" + "0" * 64
@@ -36,7 +36,7 @@ def _image(registry: FakeRegistry) -> None:
 def refusal(registries: Registries, registry: FakeRegistry, named: str = ":v1") -> DistError:
     with pytest.raises(DistError) as caught:
         registries.resolve(reference(registry, named))
-    check_told(caught.value, str(reference(registry, named)))
+    check_message(caught.value, str(reference(registry, named)))
     return caught.value
 
 
@@ -59,7 +59,7 @@ def on_get(registry: FakeRegistry, action: Action) -> None:
     ],
     ids=["oci", "docker", "index", "list", "artifact"],
 )
-def test_one_head_tells_all(registries: Registries, registry: FakeRegistry, image: images.BuiltImage) -> None:
+def test_one_head_resolves_a_tag(registries: Registries, registry: FakeRegistry, image: images.BuiltImage) -> None:
     images.load(registry, REPOSITORY, image, "v2")
     found = registries.resolve(reference(registry, ":v2"))
     assert found.name == f"{registry.host}/{REPOSITORY}:v2"
@@ -68,7 +68,7 @@ def test_one_head_tells_all(registries: Registries, registry: FakeRegistry, imag
     assert asked(registry) == [f"HEAD {MANIFESTS}v2"]
 
 
-def test_a_head_asks_for_all_types_and_for_no_coding(registries: Registries, registry: FakeRegistry) -> None:
+def test_the_head_accepts_all_types_and_no_content_coding(registries: Registries, registry: FakeRegistry) -> None:
     registries.resolve(reference(registry))
     (head,) = registry.requests
     accepted = [one.strip() for one in head.headers["accept"].split(",")]
@@ -95,7 +95,7 @@ def test_a_head_asks_for_all_types_and_for_no_coding(registries: Registries, reg
     ],
     ids=str,
 )
-def test_get_where_head_does_not_tell_all(registries: Registries, registry: FakeRegistry, action: Action) -> None:
+def test_an_incomplete_head_is_followed_by_a_get(registries: Registries, registry: FakeRegistry, action: Action) -> None:
     on_head(registry, action)
     found = registries.resolve(reference(registry)).descriptor
     assert (str(found.digest), found.media_type, found.size) == IMAGE.root
@@ -103,7 +103,7 @@ def test_get_where_head_does_not_tell_all(registries: Registries, registry: Fake
 
 
 @pytest.mark.parametrize("suffix", ["; charset=utf-8", ";charset=utf-8", " ; a=b; c=d"])
-def test_parameters_of_the_content_type_do_not_count(registries: Registries, registry: FakeRegistry, suffix: str) -> None:
+def test_parameters_of_the_content_type_are_ignored(registries: Registries, registry: FakeRegistry, suffix: str) -> None:
     on_head(registry, WithHeaders((("Content-Type", IMAGE.root.media_type.replace("oci", "OCI") + suffix),)))
     assert registries.resolve(reference(registry)).descriptor.media_type == IMAGE.root.media_type
     assert asked(registry) == [f"HEAD {MANIFESTS}v1"]
@@ -115,7 +115,7 @@ def test_a_header_may_hold_any_byte(registries: Registries, registry: FakeRegist
 
 
 @pytest.mark.parametrize("named", ["@{}", ":v1@{}", ":other@{}"])
-def test_a_pinned_digest_is_asked_for_and_wins(registries: Registries, registry: FakeRegistry, named: str) -> None:
+def test_a_pinned_digest_is_requested_and_wins(registries: Registries, registry: FakeRegistry, named: str) -> None:
     on_head(registry, WithHeaders((("Docker-Content-Digest", OTHER_DIGEST),)))
     pinned = named.format(IMAGE.root.digest)
     found = registries.resolve(reference(registry, pinned))
@@ -130,21 +130,21 @@ def test_a_pinned_digest_needs_no_digest_header(registries: Registries, registry
     assert asked(registry) == [f"HEAD {MANIFESTS}{IMAGE.root.digest}"]
 
 
-def test_a_pinned_sha512(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_pinned_sha512_digest_is_resolved(registries: Registries, registry: FakeRegistry) -> None:
     raw = IMAGE.manifests[-1].raw
     digest = registry.put_manifest(REPOSITORY, raw, images.OCI_MANIFEST, algorithm="sha512")
     on_head(registry, Answer(405))
     assert str(registries.resolve(reference(registry, f"@{digest}")).descriptor.digest) == digest
 
 
-def test_a_pinned_digest_that_is_a_blob(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_pinned_digest_of_a_blob_is_resolved(registries: Registries, registry: FakeRegistry) -> None:
     digest = registry.put_blob(REPOSITORY, BLOB)
     found = registries.resolve(reference(registry, f":v1@{digest}")).descriptor
     assert (str(found.digest), found.media_type, found.size) == (digest, "application/octet-stream", len(BLOB))
     assert asked(registry) == [f"HEAD {MANIFESTS}{digest}", f"HEAD /v2/{REPOSITORY}/blobs/{digest}"]
 
 
-def test_a_hint_at_a_blob_leaves_manifests_alone(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_hint_at_a_blob_requests_no_manifest(registries: Registries, registry: FakeRegistry) -> None:
     digest = registry.put_blob(REPOSITORY, BLOB)
     found = registries.resolve(reference(registry, f"@{digest}"), media_type=images.OCI_LAYER).descriptor
     assert (str(found.digest), found.size) == (digest, len(BLOB))
@@ -152,39 +152,39 @@ def test_a_hint_at_a_blob_leaves_manifests_alone(registries: Registries, registr
 
 
 @pytest.mark.parametrize("named", [":v1", f"@{IMAGE.root.digest}"])
-def test_a_hint_at_a_manifest_is_what_is_accepted(registries: Registries, registry: FakeRegistry, named: str) -> None:
+def test_a_hint_at_a_manifest_is_the_accepted_type(registries: Registries, registry: FakeRegistry, named: str) -> None:
     found = registries.resolve(reference(registry, named), media_type=images.OCI_MANIFEST).descriptor
     assert str(found.digest) == IMAGE.root.digest
     assert [one.headers["accept"] for one in registry.requests] == [images.OCI_MANIFEST]
 
 
 @pytest.mark.parametrize("media_type", ["", "*", "caf\xe9/au-lait", "a/b\r\nX-Evil: yes"])
-def test_a_hint_that_is_no_media_type(registries: Registries, registry: FakeRegistry, media_type: str) -> None:
+def test_an_invalid_hint_is_not_sent(registries: Registries, registry: FakeRegistry, media_type: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         registries.resolve(reference(registry), media_type=media_type)
-    check_told(caught.value, str(reference(registry)), "expected type/subtype")
+    check_message(caught.value, str(reference(registry)), "expected type/subtype")
     assert registry.requests == []
 
 
-def test_a_blob_of_unsaid_size_is_refused(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_blob_without_a_reported_size_is_refused(registries: Registries, registry: FakeRegistry) -> None:
     digest = registry.put_blob(REPOSITORY, BLOB)
     on_head(registry, WithoutHeaders(("Content-Length",)), path=".*/blobs/.*")
     assert isinstance(refusal(registries, registry, f"@{digest}"), Unsupported)
 
 
-def test_a_pinned_digest_that_is_nowhere(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_missing_pinned_digest_is_not_found(registries: Registries, registry: FakeRegistry) -> None:
     assert isinstance(refusal(registries, registry, f"@{OTHER_DIGEST}"), NotFound)
     assert asked(registry) == [f"HEAD {MANIFESTS}{OTHER_DIGEST}", f"HEAD /v2/{REPOSITORY}/blobs/{OTHER_DIGEST}"]
 
 
 @pytest.mark.parametrize("status", [400, 401, 429, 500, 503])
-def test_blobs_are_asked_after_a_404_only(registries: Registries, registry: FakeRegistry, status: int) -> None:
+def test_the_blobs_endpoint_is_tried_only_after_a_404(registries: Registries, registry: FakeRegistry, status: int) -> None:
     on_head(registry, Answer(status))
     refusal(registries, registry, f"@{IMAGE.root.digest}")
     assert asked(registry) == [f"HEAD {MANIFESTS}{IMAGE.root.digest}"]
 
 
-def test_the_second_error_of_two_is_not_told_as_the_first(registries: Registries, registry: FakeRegistry) -> None:
+def test_the_error_of_the_second_request_does_not_mention_the_first(registries: Registries, registry: FakeRegistry) -> None:
     digest = registry.put_blob(REPOSITORY, BLOB)
     on_head(registry, Redirect("http://127.0.0.1:1/gone"), path=".*/blobs/.*")
     error = refusal(registries, registry, f"@{digest}")
@@ -193,7 +193,7 @@ def test_the_second_error_of_two_is_not_told_as_the_first(registries: Registries
     assert "not found" not in str(error)
 
 
-def test_an_unknown_tag_never_asks_for_blobs(registries: Registries, registry: FakeRegistry) -> None:
+def test_an_unknown_tag_is_not_requested_as_a_blob(registries: Registries, registry: FakeRegistry) -> None:
     assert isinstance(refusal(registries, registry, ":v2"), NotFound)
     assert asked(registry) == [f"HEAD {MANIFESTS}v2"]
 
@@ -223,20 +223,20 @@ def test_a_big_manifest_is_refused_by_its_head(registries: Registries, registry:
     assert asked(registry) == [f"HEAD {MANIFESTS}big"]
 
 
-def test_a_manifest_of_just_the_limit_is_not(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_manifest_of_exactly_the_limit_is_accepted(registries: Registries, registry: FakeRegistry) -> None:
     registry.put_manifest(REPOSITORY, BIG[:-2], images.OCI_MANIFEST, tag="big")
     assert registries.resolve(reference(registry, ":big")).descriptor.size == MAX_MANIFEST_BYTES
 
 
 @pytest.mark.parametrize("body", [HTML, b"", b"[]", b'{"schemaVersion": 2}', b"\x00\xff\x1b[31m", b'"' + b"x" * 5000])
-def test_what_is_no_manifest_is_refused(registries: Registries, registry: FakeRegistry, body: bytes) -> None:
+def test_a_document_that_is_no_manifest_is_refused(registries: Registries, registry: FakeRegistry, body: bytes) -> None:
     on_head(registry, Replace(body))
     on_get(registry, Replace(body))
     assert isinstance(refusal(registries, registry), InvalidInput)
     assert asked(registry) == [f"HEAD {MANIFESTS}v1", f"GET {MANIFESTS}v1"]
 
 
-def test_html_in_the_place_of_a_pinned_manifest_is_corrupt(registries: Registries, registry: FakeRegistry) -> None:
+def test_html_instead_of_a_pinned_manifest_is_corrupt(registries: Registries, registry: FakeRegistry) -> None:
     on_head(registry, Replace(HTML))
     on_get(registry, Replace(HTML))
     error = refusal(registries, registry, f"@{IMAGE.root.digest}")
@@ -244,7 +244,7 @@ def test_html_in_the_place_of_a_pinned_manifest_is_corrupt(registries: Registrie
     assert str(Digest.of(HTML)) in str(error)
 
 
-def test_the_document_says_what_it_is(registries: Registries, registry: FakeRegistry) -> None:
+def test_the_media_type_in_the_document_wins(registries: Registries, registry: FakeRegistry) -> None:
     image = images.image(seed=4, docker=True)
     images.load(registry, REPOSITORY, image, "v4")
     on_head(registry, Answer(405))
@@ -252,7 +252,7 @@ def test_the_document_says_what_it_is(registries: Registries, registry: FakeRegi
     assert registries.resolve(reference(registry, ":v4")).descriptor.media_type == images.DOCKER_MANIFEST
 
 
-def test_a_silent_document_is_what_its_fields_say(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_document_without_media_type_is_recognized_by_its_fields(registries: Registries, registry: FakeRegistry) -> None:
     registry.put_manifest(REPOSITORY, b'{"schemaVersion": 2, "manifests": []}', "application/json", tag="bare")
     assert registries.resolve(reference(registry, ":bare")).descriptor.media_type == images.OCI_INDEX
 
@@ -272,7 +272,7 @@ def test_a_document_that_breaks_off_is_unavailable(registries: Registries, regis
     assert isinstance(refusal(registries, registry), Unavailable)
 
 
-def test_a_coded_document_is_refused(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_document_with_a_content_coding_is_refused(registries: Registries, registry: FakeRegistry) -> None:
     on_head(registry, Answer(405))
     on_get(registry, WithHeaders((("Content-Encoding", "gzip"),)))
     error = refusal(registries, registry)
@@ -303,7 +303,7 @@ def test_a_bad_digest_header_is_refused(registries: Registries, registry: FakeRe
         (304, InvalidInput, False),
     ],
 )
-def test_a_refused_head(
+def test_a_refused_head_is_reported(
     registries: Registries, registry: FakeRegistry, status: int, kind: type[DistError], *, retryable: bool
 ) -> None:
     on_head(registry, Answer(status, (("Retry-After", "7"),)))
@@ -318,7 +318,7 @@ def test_a_refused_head(
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, Denied), (403, Denied), (429, Unavailable), (500, Unavailable)])
-def test_a_refused_get_tells_what_the_registry_says(
+def test_a_refused_get_reports_the_error_codes(
     registries: Registries, registry: FakeRegistry, status: int, kind: type[DistError]
 ) -> None:
     body = json.dumps({"errors": [{"code": "BECAUSE", "message": "the moon\nis full"}, {"code": "AND"}]}).encode()
@@ -333,7 +333,9 @@ def test_a_refused_get_tells_what_the_registry_says(
 
 
 @pytest.mark.parametrize("named", ["", "@sha256:abc", "@abc", ":v1@sha512:" + "0" * 64, "@md5:" + "0" * 32])
-def test_a_reference_that_names_nothing_asks_nothing(registries: Registries, registry: FakeRegistry, named: str) -> None:
+def test_a_reference_without_tag_and_digest_causes_no_request(
+    registries: Registries, registry: FakeRegistry, named: str
+) -> None:
     refusal(registries, registry, named)
     assert registry.requests == []
 

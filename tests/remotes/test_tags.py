@@ -1,4 +1,4 @@
-"""Lists of tags: in pages that are named or not, of registries that mean well or not."""
+"""Lists of tags: in linked and unlinked pages, of correct and of malicious registries."""
 
 import itertools
 import json
@@ -22,7 +22,7 @@ from tests.fakes.registry import FakeRegistry
 from tests.fakes.scripted import Scripted
 from tests.peers.processes import free_port
 from tests.peers.registry import LOGIN, CncfRegistry, cncf_registry
-from tests.remotes.asking import REPOSITORY, SETTINGS, anonymous, asked, check_told, fetcher, user
+from tests.remotes.asking import REPOSITORY, SETTINGS, anonymous, asked, check_message, fetcher, user
 
 IMAGE = images.image(seed=1)
 LIST = f"/v2/{REPOSITORY}/tags/list"
@@ -41,13 +41,13 @@ def listed(registries: Registries, host: FakeRegistry | str) -> list[str]:
 def refusal(registries: Registries, registry: FakeRegistry, kind: type[DistError]) -> str:
     with pytest.raises(kind) as caught:
         listed(registries, registry)
-    check_told(caught.value, f"tags of {registry.host}/{REPOSITORY}")
+    check_message(caught.value, f"tags of {registry.host}/{REPOSITORY}")
     return str(caught.value)
 
 
 @dataclass(frozen=True)
 class _Instead:
-    """Another page, with the Link of the one that it takes the place of."""
+    """Another page, with the Link of the page that it replaces."""
 
     body: bytes
 
@@ -60,7 +60,7 @@ def _page(body: bytes, following: str) -> Action:
 
 
 class _Endless:
-    """Pages that each name another one; each has a new tag, or none."""
+    """Pages that each link to another page; each has a new tag, or none."""
 
     def __init__(self, *, has_tags: bool) -> None:
         self._has_tags, self._numbers = has_tags, itertools.count()
@@ -87,19 +87,19 @@ def paged() -> Iterator[FakeRegistry]:
         yield paged
 
 
-def test_one_page(registries: Registries, registry: FakeRegistry) -> None:
+def test_tags_of_one_page_are_listed(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
     assert listed(registries, registry) == TAGS
     assert asked(registry) == [f"GET {LIST}"]
     assert queries(registry) == [{"n": ["1000"]}]
 
 
-def test_pages_that_are_named(registries: Registries, paged: FakeRegistry) -> None:
+def test_linked_pages_are_followed(registries: Registries, paged: FakeRegistry) -> None:
     assert listed(registries, paged) == TAGS
     assert queries(paged) == [{"n": ["1000"]}, {"n": ["1000"], "last": ["v1"]}, {"n": ["1000"], "last": ["v3"]}]
 
 
-def test_pages_are_asked_for_as_they_are_taken(registries: Registries, paged: FakeRegistry) -> None:
+def test_pages_are_requested_as_the_caller_reads_on(registries: Registries, paged: FakeRegistry) -> None:
     with closing(fetcher(registries, paged).tags()) as tags:  # type: ignore[type-var] # it is a generator
         assert [next(tags), next(tags)] == ["v0", "v1"]
         assert len(paged.requests) == 1
@@ -107,7 +107,7 @@ def test_pages_are_asked_for_as_they_are_taken(registries: Registries, paged: Fa
         assert len(paged.requests) == 2
 
 
-def test_a_page_that_is_too_large_is_asked_for_with_fewer_names_in_the_whole_run(registries: Registries) -> None:
+def test_a_rejected_page_size_is_lowered_for_the_whole_run(registries: Registries) -> None:
     tags = sorted(f"v{number}" for number in range(250))
     with FakeRegistry(max_names=100) as registry:
         fill(registry, tags)
@@ -121,10 +121,10 @@ def test_a_page_that_is_too_large_is_asked_for_with_fewer_names_in_the_whole_run
 @pytest.mark.parametrize(
     ("count", "lasts"), [(5, [None, "v1", "v3"]), (4, [None, "v1", "v3"]), (3, [None, "v1"])], ids=["odd", "even", "short"]
 )
-def test_pages_that_are_not_named(
+def test_a_full_page_without_a_link_is_followed_by_a_request_for_more(
     registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, count: int, lasts: list[str | None]
 ) -> None:
-    # "A Link header MAY be included": who sends as many as were asked for may have more
+    # "A Link header MAY be included": a registry that sends a full page may have more
     monkeypatch.setattr("prefect_dist.remotes.sizes.PAGE_NAMES", 2)
     fill(registry, TAGS[:count])
     registry.inject(Fault(nth=None, action=WithoutHeaders(("Link",))))
@@ -133,7 +133,7 @@ def test_pages_that_are_not_named(
 
 
 @pytest.mark.parametrize("page", [2, 5])
-def test_a_registry_that_sends_all_whatever_it_is_asked(
+def test_a_registry_that_ignores_the_page_size_is_listed_completely(
     registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, page: int
 ) -> None:
     monkeypatch.setattr("prefect_dist.remotes.sizes.PAGE_NAMES", page)
@@ -144,45 +144,47 @@ def test_a_registry_that_sends_all_whatever_it_is_asked(
 
 
 @pytest.mark.parametrize("body", [b'{"name": "team/app", "tags": null}', b'{"tags": []}'])
-def test_no_tags(registries: Registries, registry: FakeRegistry, body: bytes) -> None:
+def test_a_repository_without_tags_yields_nothing(registries: Registries, registry: FakeRegistry, body: bytes) -> None:
     registry.inject(Fault(nth=None, action=Answer(200, (), body)))
     assert listed(registries, registry) == []
     assert len(registry.requests) == 1
 
 
-def test_no_tag_comes_twice(registries: Registries, paged: FakeRegistry) -> None:
+def test_each_tag_is_yielded_once(registries: Registries, paged: FakeRegistry) -> None:
     paged.inject(Fault(nth=2, action=_Instead(b'{"tags": ["v1", "v2", "v2", "v3"]}')))
     assert listed(registries, paged) == TAGS
 
 
-def test_an_empty_page_among_others(registries: Registries, paged: FakeRegistry) -> None:
+def test_an_empty_page_does_not_end_the_list(registries: Registries, paged: FakeRegistry) -> None:
     paged.inject(Fault(nth=2, action=_Instead(b'{"tags": null}')))
     assert listed(registries, paged) == ["v0", "v1", "v4"]
 
 
-# What is not there, or not for us.
+# Missing or inaccessible lists.
 
 
-def test_an_unknown_repository(registries: Registries, registry: FakeRegistry) -> None:
+def test_an_unknown_repository_is_not_found(registries: Registries, registry: FakeRegistry) -> None:
     assert "not found" in refusal(registries, registry, NotFound)
     assert asked(registry) == [f"GET {LIST}"]
 
 
 @pytest.mark.parametrize(("status", "kind"), [(401, Denied), (403, Denied), (429, Unavailable), (500, Unavailable)])
-def test_an_error_of_the_registry(registries: Registries, paged: FakeRegistry, status: int, kind: type[DistError]) -> None:
+def test_an_error_of_the_registry_is_reported(
+    registries: Registries, paged: FakeRegistry, status: int, kind: type[DistError]
+) -> None:
     paged.inject(Fault(nth=2, action=Answer(status, (), b"{}")))
     assert str(status) in refusal(registries, paged, kind)
 
 
 @pytest.mark.parametrize("auth", [Basic("me", "secret"), Bearer(user="me", password="secret", refuse_anonymous=True)])
-def test_with_credentials(auth: Basic | Bearer) -> None:
+def test_tags_are_listed_with_credentials(auth: Basic | Bearer) -> None:
     with FakeRegistry(auth=auth, page_entries=2) as guarded:
         fill(guarded)
         with Registries(SETTINGS, credentials=lambda *_: user("me", "secret")) as known:
             assert listed(known, guarded) == TAGS
 
 
-# Who does not mean well.
+# Malicious registries.
 
 
 @pytest.mark.parametrize(
@@ -202,7 +204,7 @@ def test_with_credentials(auth: Basic | Bearer) -> None:
         b'{"tags": ["' + b"x" * 129 + b'"]}',
     ],
 )
-def test_what_is_no_list_of_tags(registries: Registries, registry: FakeRegistry, body: bytes) -> None:
+def test_a_page_without_a_list_of_tags_is_an_error(registries: Registries, registry: FakeRegistry, body: bytes) -> None:
     registry.inject(Fault(nth=None, action=Replace(body)))
     refusal(registries, registry, InvalidInput)
 
@@ -217,7 +219,7 @@ def test_a_link_to_another_server_is_not_followed(other: FakeRegistry) -> None:
     assert other.requests == []
 
 
-def test_a_redirect_to_another_server_takes_no_credentials_along(other: FakeRegistry) -> None:
+def test_credentials_do_not_follow_a_redirect_to_another_server(other: FakeRegistry) -> None:
     fill(other)
     with FakeRegistry(auth=Basic("me", "secret")) as guarded:
         guarded.inject(Fault(nth=None, action=Redirect(f"http://{other.host}{{path}}")))
@@ -227,7 +229,7 @@ def test_a_redirect_to_another_server_takes_no_credentials_along(other: FakeRegi
 
 
 @pytest.mark.parametrize("link", [f"{LIST}?n=1000", "?n=1000", f"{LIST}?last=v4"])
-def test_links_in_a_circle(registries: Registries, registry: FakeRegistry, link: str) -> None:
+def test_links_in_a_circle_are_an_error(registries: Registries, registry: FakeRegistry, link: str) -> None:
     fill(registry)
     registry.inject(Fault(nth=None, action=_link(link)))
     told = refusal(registries, registry, Unsupported)
@@ -235,7 +237,7 @@ def test_links_in_a_circle(registries: Registries, registry: FakeRegistry, link:
     assert len(registry.requests) <= 2
 
 
-def test_a_page_that_repeats_itself_under_ever_new_links(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_repeated_page_with_a_new_link_is_an_error(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
     for number in range(10):
         registry.inject(Fault(nth=number + 1, action=_page(b'{"tags": ["v1"]}', f"{LIST}?page={number}")))
@@ -244,7 +246,7 @@ def test_a_page_that_repeats_itself_under_ever_new_links(registries: Registries,
 
 
 @pytest.mark.parametrize(("limit", "says"), [("MAX_PAGES", "at most 3 pages"), ("MAX_NAMES", "at most 3 names in ")])
-def test_pages_without_end(
+def test_endless_pages_are_an_error(
     registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch, limit: str, says: str
 ) -> None:
     monkeypatch.setattr(f"prefect_dist.remotes.listing.{limit}", 3)
@@ -256,7 +258,9 @@ def test_pages_without_end(
     assert len(registry.requests) == (3 if limit == "MAX_PAGES" else 4)
 
 
-def test_pages_of_nothing_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_pages_without_tags_are_an_error(
+    registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("prefect_dist.remotes.listing.MAX_BYTES", 3000)
     for number in range(10):
         page = _page(b'{"tags": []' + b" " * 988 + b"}", f"{LIST}?page={number}")
@@ -301,9 +305,7 @@ def test_a_page_that_arrives_too_slowly_is_given_up(registries: Registries, monk
         assert slow.sent[0] < 500
 
 
-def test_the_time_for_which_requests_are_held_back_does_not_count(
-    registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_delays_of_the_throttle_do_not_count(registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefect_dist.remotes.listing.MAX_SECONDS", 1.0)
     fill(registry)
     registry.inject(Fault(times=8, action=_Endless(has_tags=True)))
@@ -314,20 +316,20 @@ def test_the_time_for_which_requests_are_held_back_does_not_count(
         assert time.monotonic() - began > 1.5
 
 
-def test_a_page_without_end(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_page_is_an_error(registries: Registries, registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefect_dist.remotes.listing.MAX_PAGE_BYTES", 1000)
     registry.inject(Fault(action=WithoutHeaders(("Content-Length",))))
     registry.inject(Fault(action=Replace(b'{"tags": []' + b" " * 1_000_000 + b"}")))
     assert "at most 1000 bytes" in refusal(registries, registry, Unsupported)
 
 
-def test_a_page_that_breaks_off(registries: Registries, registry: FakeRegistry) -> None:
+def test_an_interrupted_page_is_unavailable(registries: Registries, registry: FakeRegistry) -> None:
     fill(registry)
     registry.inject(Fault(action=Cut(10)))
     refusal(registries, registry, Unavailable)
 
 
-# Mirrors: they have those tags that somebody asked them for.
+# Registry mirrors: a mirror has only the tags that were pulled through it.
 
 
 @pytest.fixture
@@ -341,7 +343,7 @@ def through(mirror: FakeRegistry, host: str) -> Registries:
     return Registries(RegistrySettings(hosts=hosts, connect_timeout_s=10, read_timeout_s=10), credentials=anonymous)
 
 
-def test_the_registry_itself_is_asked_and_no_mirror(paged: FakeRegistry, mirror: FakeRegistry) -> None:
+def test_tags_are_listed_by_the_registry_and_not_by_a_mirror(paged: FakeRegistry, mirror: FakeRegistry) -> None:
     with through(mirror, paged.host) as found:
         assert listed(found, paged) == TAGS
     assert mirror.requests == []
@@ -349,15 +351,17 @@ def test_the_registry_itself_is_asked_and_no_mirror(paged: FakeRegistry, mirror:
 
 @pytest.mark.parametrize("action", [Answer(404, (), b"{}"), Answer(401), Answer(500), Answer(429), Replace(b"<html>")])
 @pytest.mark.parametrize("nth", [1, 2])
-def test_what_it_answers_stands(paged: FakeRegistry, mirror: FakeRegistry, action: Action, nth: int) -> None:
+def test_an_error_response_of_the_registry_is_final(
+    paged: FakeRegistry, mirror: FakeRegistry, action: Action, nth: int
+) -> None:
     paged.inject(Fault(nth=nth, action=action))
     with through(mirror, paged.host) as found, pytest.raises(DistError) as caught:
         listed(found, paged)
-    check_told(caught.value, paged.host)
+    check_message(caught.value, paged.host)
     assert mirror.requests == []
 
 
-def test_where_it_cannot_be_reached_a_mirror_is_all_there_is(mirror: FakeRegistry, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_mirror_lists_the_tags_if_the_registry_is_unreachable(mirror: FakeRegistry, caplog: pytest.LogCaptureFixture) -> None:
     host = f"127.0.0.1:{free_port()}"
     with through(mirror, host) as found, caplog.at_level(logging.WARNING):
         assert listed(found, host) == ["v1"]
@@ -366,11 +370,11 @@ def test_where_it_cannot_be_reached_a_mirror_is_all_there_is(mirror: FakeRegistr
     assert f"using the tags of the registry mirror {mirror.host}/{REPOSITORY}" in warning
 
 
-def test_where_nobody_has_any_the_registry_is_told_of(other: FakeRegistry) -> None:
+def test_the_error_of_the_registry_is_raised_if_no_mirror_lists_tags(other: FakeRegistry) -> None:
     host = f"127.0.0.1:{free_port()}"
     with through(other, host) as found, pytest.raises(Unavailable) as caught:
         listed(found, host)
-    check_told(caught.value, host, "Connection refused")
+    check_message(caught.value, host, "Connection refused")
 
 
 # The real registry.
@@ -384,7 +388,7 @@ def cncf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CncfRegistry]:
         yield cncf
 
 
-def test_the_cncf_registry(cncf: CncfRegistry) -> None:
+def test_tags_of_the_cncf_registry_are_listed(cncf: CncfRegistry) -> None:
     with Registries(SETTINGS, credentials=lambda *_: user(*LOGIN)) as known:
         before = len(cncf.requests())
         assert sorted(listed(known, cncf.host)) == TAGS

@@ -1,4 +1,4 @@
-"""How hard a server is asked: driven by hand with a clock that stands still, then against a real limit."""
+"""Request rates: the throttle alone with a clock that the test sets, then against a real limit."""
 
 import threading
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def clock() -> Clock:
 
 
 def one(throttle: Throttle, *, refused: float | None = None, accepted: bool = False) -> float:
-    """A request from its begin to its end; the seconds that it was put off instead."""
+    """Send one request; return the seconds of the pause instead, if there is one."""
     if alone := throttle.acquire():
         return alone
     if accepted:
@@ -40,7 +40,7 @@ def one(throttle: Throttle, *, refused: float | None = None, accepted: bool = Fa
 
 
 def admitted(throttle: Throttle, clock: Clock, *, seconds: float, most: int) -> int:
-    """How many requests are accepted within some seconds by the clock, of at most so many that want to be."""
+    """Number of requests that are accepted within some seconds by the clock, out of a maximum."""
     count, end = 0, clock.now + seconds
     while count < most:
         turn = throttle._next_turn if throttle._pace is not None else clock.now
@@ -52,12 +52,12 @@ def admitted(throttle: Throttle, clock: Clock, *, seconds: float, most: int) -> 
     return count
 
 
-def test_who_is_never_refused_is_never_held_up(clock: Clock) -> None:
+def test_requests_are_not_delayed_without_a_refusal(clock: Clock) -> None:
     throttle = Throttle(clock=clock)
     assert [one(throttle, accepted=True) for _ in range(2000)] == [0.0] * 2000
 
 
-def test_a_server_is_left_alone_for_as_long_as_it_says(clock: Clock) -> None:
+def test_requests_pause_for_the_time_in_retry_after(clock: Clock) -> None:
     throttle = Throttle(clock=clock)
     one(throttle, refused=30)
     assert one(throttle) == 30
@@ -67,7 +67,7 @@ def test_a_server_is_left_alone_for_as_long_as_it_says(clock: Clock) -> None:
     assert one(throttle, accepted=True) == 0
 
 
-def test_a_shorter_wait_does_not_take_back_a_longer_one(clock: Clock) -> None:
+def test_a_shorter_pause_does_not_replace_a_longer_one(clock: Clock) -> None:
     throttle = Throttle(clock=clock)
     one(throttle, refused=30)
     throttle.note_refused(1)
@@ -75,7 +75,7 @@ def test_a_shorter_wait_does_not_take_back_a_longer_one(clock: Clock) -> None:
     assert one(throttle) == 30
 
 
-def test_what_a_server_says_is_news_once_and_when_it_wants_more(clock: Clock) -> None:
+def test_a_pause_is_reported_once_and_when_it_grows(clock: Clock) -> None:
     throttle = Throttle(clock=clock)
     assert [throttle.note_refused(seconds) for seconds in (None, 0, 10, 10.5, 5, None, 20)] == [
         False,
@@ -92,7 +92,7 @@ def test_what_a_server_says_is_news_once_and_when_it_wants_more(clock: Clock) ->
     assert throttle.note_refused(1)
 
 
-def test_after_a_refusal_the_pace_is_below_what_was_taken_and_grows_back(clock: Clock) -> None:
+def test_after_a_refusal_the_rate_drops_and_grows_back(clock: Clock) -> None:
     throttle = Throttle(clock=clock)
     for _ in range(40):
         one(throttle, accepted=True)
@@ -105,7 +105,7 @@ def test_after_a_refusal_the_pace_is_below_what_was_taken_and_grows_back(clock: 
     assert 19 <= taken[-1] <= 28
 
 
-def test_refusals_of_requests_that_were_under_way_together_count_once(clock: Clock) -> None:
+def test_refusals_of_concurrent_requests_count_once(clock: Clock) -> None:
     throttle = Throttle(in_flight=16, clock=clock)
     for _ in range(16):
         throttle.acquire()
@@ -122,7 +122,7 @@ def test_refusals_of_requests_that_were_under_way_together_count_once(clock: Clo
     assert throttle._window == 1
 
 
-def test_the_window_grows_back_to_what_it_was_and_no_further(clock: Clock) -> None:
+def test_the_concurrency_grows_back_to_its_limit(clock: Clock) -> None:
     throttle = Throttle(in_flight=4, clock=clock)
     throttle.note_refused(None)
     assert throttle._window == 1
@@ -131,12 +131,12 @@ def test_the_window_grows_back_to_what_it_was_and_no_further(clock: Clock) -> No
     assert throttle._window == 4
 
 
-def test_a_rate_that_was_set_is_kept(clock: Clock) -> None:
+def test_a_configured_rate_is_kept(clock: Clock) -> None:
     throttle = Throttle(per_second=10, clock=clock)
     assert [admitted(throttle, clock, seconds=1, most=1000) for _ in range(5)] == pytest.approx([10] * 5, abs=1)
 
 
-def test_in_flight_is_bounded() -> None:
+def test_concurrent_requests_are_limited() -> None:
     throttle = Throttle(in_flight=2)
     throttle.acquire()
     throttle.acquire()
@@ -148,7 +148,7 @@ def test_in_flight_is_bounded() -> None:
         assert third.result(timeout=10) == 0
 
 
-def test_a_request_is_under_way_until_its_answer_was_read(registry: FakeRegistry) -> None:
+def test_a_request_is_in_flight_until_its_response_was_read(registry: FakeRegistry) -> None:
     registry.put_blob(REPOSITORY, BLOB)
     hosts = Hosts(named={registry.host: HostSettings(in_flight=1)})
     with Registries(RegistrySettings(hosts=hosts, connect_timeout_s=10), credentials=anonymous) as registries:
@@ -199,7 +199,7 @@ def put(registry: FakeRegistry) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_while_a_server_wants_to_be_left_alone_nobody_asks(found: Registries, registry: FakeRegistry, status: int) -> None:
+def test_no_request_is_sent_during_a_pause(found: Registries, registry: FakeRegistry, status: int) -> None:
     put(registry)
     registry.inject(Fault(method="HEAD", action=Answer(status, (("Retry-After", "3600"),))))
     for _ in range(3):
@@ -211,7 +211,7 @@ def test_while_a_server_wants_to_be_left_alone_nobody_asks(found: Registries, re
     assert "the server is rate-limiting" in str(caught.value)
 
 
-def test_who_wants_to_know_is_told_for_how_long(registry: FakeRegistry, other: FakeRegistry) -> None:
+def test_the_callback_gets_the_length_of_a_pause(registry: FakeRegistry, other: FakeRegistry) -> None:
     told: list[tuple[str, float]] = []
     put(other)
     for method in ("HEAD", "GET"):
@@ -224,7 +224,9 @@ def test_who_wants_to_know_is_told_for_how_long(registry: FakeRegistry, other: F
     assert told == [(registry.host, 3600)]
 
 
-def test_other_servers_are_asked_meanwhile(found: Registries, registry: FakeRegistry, other: FakeRegistry) -> None:
+def test_requests_to_other_servers_continue_during_a_pause(
+    found: Registries, registry: FakeRegistry, other: FakeRegistry
+) -> None:
     put(other)
     registry.inject(Fault(method="HEAD", action=Answer(429, (("Retry-After", "3600"),))))
     with pytest.raises(Unavailable):
@@ -232,7 +234,7 @@ def test_other_servers_are_asked_meanwhile(found: Registries, registry: FakeRegi
     assert str(found.resolve(reference(other)).descriptor.digest) == IMAGE.root.digest
 
 
-def test_a_503_without_a_time_says_nothing_of_how_hard_it_was_asked(found: Registries, registry: FakeRegistry) -> None:
+def test_a_503_without_retry_after_does_not_lower_the_rate(found: Registries, registry: FakeRegistry) -> None:
     put(registry)
     registry.inject(Fault(method="HEAD", action=Answer(503, ())))
     with pytest.raises(Unavailable):
@@ -265,7 +267,7 @@ def test_a_request_that_waits_for_a_token_holds_no_slot() -> None:
             assert waiting.result(timeout=10) == BLOB
 
 
-def test_quotas_are_remembered(found: Registries, registry: FakeRegistry) -> None:
+def test_reported_quotas_are_recorded(found: Registries, registry: FakeRegistry) -> None:
     put(registry)
     said = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "7;w=21600"))
     registry.inject(Fault(method="HEAD", action=Answer(429, said)))
@@ -289,6 +291,6 @@ def test_quotas_are_remembered(found: Registries, registry: FakeRegistry) -> Non
         ("\u0663", "5", None),
     ],
 )
-def test_read_quota(limit: str, remaining: str, quota: Quota | None) -> None:
+def test_quotas_are_read_from_headers(limit: str, remaining: str, quota: Quota | None) -> None:
     headers = httpx.Headers([(b"ratelimit-limit", limit.encode()), (b"ratelimit-remaining", remaining.encode())])
     assert read_quota(headers) == quota

@@ -1,4 +1,4 @@
-"""TLS by host: whom we trust, how we prove who we are, and that neither goes to another host."""
+"""TLS per host: trusted CAs and client certificates, neither of which applies to another host."""
 
 import ssl
 import subprocess
@@ -14,7 +14,7 @@ from tests import images
 from tests.fakes.faults import Fault, Redirect
 from tests.fakes.registry import FakeRegistry
 from tests.peers.tls import client_certificate, self_signed
-from tests.remotes.asking import BLOB, REPOSITORY, anonymous, check_told, descriptor, fetcher, read, reference
+from tests.remotes.asking import BLOB, REPOSITORY, anonymous, check_message, descriptor, fetcher, read, reference
 
 IMAGE = images.image(seed=1)
 
@@ -50,35 +50,35 @@ def https(host: str, tls: Tls | None = None, *, ca_file: str | None = None) -> H
     return Hosts(named={host: HostSettings(scheme="https", tls=tls or Tls())}, ca_file=ca_file)
 
 
-def test_a_ca_file_for_all_hosts(secure: FakeRegistry, ca_file: str) -> None:
+def test_a_ca_file_applies_to_all_hosts(secure: FakeRegistry, ca_file: str) -> None:
     with registries(https(secure.host, ca_file=ca_file)) as found:
         assert read(fetcher(found, secure), descriptor(BLOB)) == BLOB
 
 
-def test_a_ca_file_for_one_host(secure: FakeRegistry, ca_file: str) -> None:
+def test_a_ca_file_applies_to_one_host(secure: FakeRegistry, ca_file: str) -> None:
     with registries(https(secure.host, Tls(ca_file=ca_file))) as found:
         assert str(found.resolve(reference(secure)).descriptor.digest) == IMAGE.root.digest
 
 
-def test_without_either_the_certificate_is_not_trusted(secure: FakeRegistry) -> None:
+def test_an_unknown_ca_is_not_trusted(secure: FakeRegistry) -> None:
     with registries(https(secure.host)) as found, pytest.raises(Denied) as caught:
         found.resolve(reference(secure))
-    check_told(caught.value, secure.host, "not trusted")
+    check_message(caught.value, secure.host, "not trusted")
     assert not secure.requests
 
 
-def test_what_is_insecure_is_so_for_its_host_alone(secure: FakeRegistry, server: ssl.SSLContext) -> None:
+def test_verification_is_skipped_only_for_the_configured_host(secure: FakeRegistry, server: ssl.SSLContext) -> None:
     with FakeRegistry(tls=server) as elsewhere:
         secure.inject(Fault(path=".*/blobs/.*", nth=None, action=Redirect(f"https://{elsewhere.host}/blob")))
         with registries(https(secure.host, Tls(verify=False))) as found:
             assert str(found.resolve(reference(secure)).descriptor.digest) == IMAGE.root.digest
             with pytest.raises(Denied) as caught:
                 read(fetcher(found, secure), descriptor(BLOB))
-        check_told(caught.value, "not trusted", elsewhere.host)
+        check_message(caught.value, "not trusted", elsewhere.host)
         assert not elsewhere.requests
 
 
-def test_headers_go_to_their_host_alone(registry: FakeRegistry, other: FakeRegistry) -> None:
+def test_headers_are_sent_only_to_their_host(registry: FakeRegistry, other: FakeRegistry) -> None:
     registry.put_blob(REPOSITORY, BLOB)
     other.put_blob(REPOSITORY, BLOB)
     path = f"/v2/{REPOSITORY}/blobs/{descriptor(BLOB).digest}"
@@ -114,31 +114,31 @@ def demanding(server: ssl.SSLContext, client_pem: Path) -> Iterator[FakeRegistry
         yield registry
 
 
-def test_a_client_certificate_is_shown(demanding: FakeRegistry, client_pem: Path, ca_file: str) -> None:
+def test_a_client_certificate_is_sent(demanding: FakeRegistry, client_pem: Path, ca_file: str) -> None:
     with registries(https(demanding.host, Tls(ca_file=ca_file, cert_file=str(client_pem)))) as found:
         assert str(found.resolve(reference(demanding)).descriptor.digest) == IMAGE.root.digest
 
 
-def test_without_a_client_certificate_there_is_no_answer(demanding: FakeRegistry, ca_file: str) -> None:
+def test_a_missing_client_certificate_is_reported(demanding: FakeRegistry, ca_file: str) -> None:
     with registries(https(demanding.host, ca_file=ca_file)) as found, pytest.raises((Denied, Unavailable)) as caught:
         found.resolve(reference(demanding))
-    check_told(caught.value, demanding.host)  # and why, if that was heard before the connection ended
+    check_message(caught.value, demanding.host)  # and why, if that was heard before the connection ended
     assert not demanding.requests
 
 
 @pytest.mark.parametrize("named", ["ca_file", "cert_file", "key_file"])
 @pytest.mark.parametrize("content", [None, "", "no certificate"])
-def test_files_that_are_of_no_use_are_named(tmp_path: Path, client_pem: Path, named: str, content: str | None) -> None:
+def test_unusable_files_are_named(tmp_path: Path, client_pem: Path, named: str, content: str | None) -> None:
     path = tmp_path / "bad.pem"
     if content is not None:
         path.write_text(content)
     tls = replace(Tls(cert_file=str(client_pem)) if named == "key_file" else Tls(), **{named: str(path)})  # type: ignore[arg-type]
     with pytest.raises(InvalidInput) as caught:
         tls.context()
-    check_told(caught.value, str(path), "PEM")
+    check_message(caught.value, str(path), "PEM")
 
 
-def test_an_encrypted_key_is_no_question_on_the_terminal(tmp_path: Path) -> None:
+def test_an_encrypted_key_causes_no_prompt(tmp_path: Path) -> None:
     path = tmp_path / "locked.pem"
     make = "openssl req -x509 -newkey rsa:2048 -passout pass:x -days 2 -subj /CN=client"
     subprocess.run([*make.split(), "-keyout", str(path), "-out", str(tmp_path / "l.crt")], check=True, capture_output=True)
@@ -147,7 +147,7 @@ def test_an_encrypted_key_is_no_question_on_the_terminal(tmp_path: Path) -> None
         Tls(cert_file=str(path)).context()
 
 
-def test_certificates_may_be_given_themselves(demanding: FakeRegistry, client_pem: Path, ca_file: str) -> None:
+def test_certificates_may_be_given_as_pem(demanding: FakeRegistry, client_pem: Path, ca_file: str) -> None:
     tls = Tls(ca_pem=Path(ca_file).read_text(), cert_pem=client_pem.read_text())
     with registries(https(demanding.host, tls)) as found:
         assert str(found.resolve(reference(demanding)).descriptor.digest) == IMAGE.root.digest
@@ -162,7 +162,7 @@ def test_certificates_may_be_given_themselves(demanding: FakeRegistry, client_pe
         (Tls(cert_pem="topsecret"), "certificate with key: expected a certificate and key in PEM"),
     ],
 )
-def test_certificates_that_are_none_are_not_shown(tls: Tls, told: str) -> None:
+def test_invalid_pem_is_not_shown(tls: Tls, told: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         tls.context()
-    check_told(caught.value, told, hides=["topsecret"])
+    check_message(caught.value, told, hides=["topsecret"])

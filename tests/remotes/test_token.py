@@ -12,7 +12,7 @@ from prefect_dist.ocispec.errors import Denied, DistError, InvalidInput, Unavail
 from prefect_dist.remotes import Credentials, Origin
 from prefect_dist.remotes.credentials import RegistryLogin
 from prefect_dist.remotes.token import Token, Tokens, TokenServer, merge_scopes, pull_scope, push_scope
-from tests.remotes.asking import check_told, user
+from tests.remotes.asking import check_message, user
 
 SECRET, IDENTITY = "hunter2hunter2", "identity-identity"
 SECRETS = [SECRET, IDENTITY, user("me", SECRET).basic().removeprefix("Basic ")]
@@ -23,7 +23,7 @@ Ask = Generator[httpx.Request, httpx.Response, Token]
 
 
 def ask(tokens: Tokens, *answers: tuple[int, dict[str, Any]], server: TokenServer = SERVER) -> tuple[list[str], Token | None]:
-    """Ask for a token with these answers; what was asked each time, in short, and the token."""
+    """Fetch a token with these responses; return the requests in short form, and the token."""
     flow = tokens.fetch_token(server, SCOPES)
     asked: list[str] = []
     try:
@@ -39,7 +39,7 @@ def ask(tokens: Tokens, *answers: tuple[int, dict[str, Any]], server: TokenServe
 
 
 def short(request: httpx.Request) -> str:
-    """The method, and who asks."""
+    """The method, and the kind of credentials."""
     fields = form(request)
     return f"{request.method} {fields.get('refresh_token') or fields.get('password') or request.headers.get('authorization')}"
 
@@ -53,7 +53,7 @@ def form(request: httpx.Request) -> dict[str, str]:
 def refusal(tokens: Tokens, *answers: tuple[int, dict[str, Any]]) -> DistError:
     with pytest.raises(DistError) as caught:
         ask(tokens, *answers)
-    check_told(caught.value, HOST, hides=SECRETS)
+    check_message(caught.value, HOST, hides=SECRETS)
     return caught.value
 
 
@@ -90,15 +90,15 @@ def test_scopes_are_merged(scopes: tuple[str, ...], merged: str) -> None:
 
 
 @given(st.lists(st.from_regex(r"(repository:)?[ab](:5000/c)?:(pull|push|pull,push|)", fullmatch=True)))
-def test_merging_has_an_end_and_no_order(scopes: list[str]) -> None:
+def test_merging_scopes_is_idempotent_and_independent_of_order(scopes: list[str]) -> None:
     once = merge_scopes(*scopes)
     assert merge_scopes(once) == once == merge_scopes(*reversed(scopes)) == merge_scopes(*scopes, *scopes)
 
 
-# What is asked.
+# Requests.
 
 
-def test_the_form_with_a_password() -> None:
+def test_the_form_has_a_password() -> None:
     request = next(Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET))).fetch_token(SERVER, SCOPES))
     assert (request.method, request.url) == ("POST", SERVER.realm)
     assert request.headers["content-type"] == "application/x-www-form-urlencoded"
@@ -107,14 +107,14 @@ def test_the_form_with_a_password() -> None:
     assert form(request) == {"grant_type": "password", "username": "me", "password": SECRET, **asked}
 
 
-def test_the_form_with_an_identity_token() -> None:
+def test_the_form_has_an_identity_token() -> None:
     request = next(Tokens(RegistryLogin(host=HOST, credentials=Credentials("", "", IDENTITY))).fetch_token(SERVER, SCOPES))
     asked = {"service": "registry.example", "client_id": "prefect-dist", "scope": SCOPES}
     assert form(request) == {"grant_type": "refresh_token", "refresh_token": IDENTITY, **asked}
 
 
 @pytest.mark.parametrize("credentials", [None, user("me", SECRET)])
-def test_the_query(credentials: Credentials | None) -> None:
+def test_the_query_has_service_and_scopes(credentials: Credentials | None) -> None:
     flow = Tokens(RegistryLogin(host=HOST, credentials=credentials)).fetch_token(SERVER, SCOPES)
     request = next(flow)
     if credentials is not None:
@@ -129,7 +129,7 @@ def test_the_query(credentials: Credentials | None) -> None:
     assert request.headers.get("authorization") == (credentials.basic() if credentials else None)
 
 
-def test_what_is_unknown_is_left_out() -> None:
+def test_a_missing_service_and_empty_scopes_are_omitted() -> None:
     nothing = TokenServer(realm=SERVER.realm, service=None)
     assert dict(next(Tokens(RegistryLogin(host=HOST)).fetch_token(nothing, "")).url.params) == {"account": "a"}
     assert form(next(Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET))).fetch_token(nothing, ""))).keys() == {
@@ -140,11 +140,11 @@ def test_what_is_unknown_is_left_out() -> None:
     }
 
 
-# Who is asked how.
+# The order of POST and GET.
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 405])
-def test_a_server_that_refuses_post_is_asked_by_get_from_then_on(status: int) -> None:
+def test_a_server_that_refuses_post_gets_only_get_requests(status: int) -> None:
     tokens = Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET)))
     assert ask(tokens, (status, {}), GOOD)[0] == [BY_POST, BY_GET]
     assert ask(tokens, GOOD)[0] == [BY_GET]
@@ -157,7 +157,7 @@ def test_other_refusals_of_post_are_final(status: int, kind: type[DistError]) ->
     assert isinstance(refusal(Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET))), (status, {})), kind)
 
 
-def test_a_server_that_fails_at_get_has_not_refused_post() -> None:
+def test_a_failing_get_does_not_prove_that_post_is_refused() -> None:
     tokens = Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET)))
     assert isinstance(refusal(tokens, (404, {}), (503, {})), Unavailable)
     assert ask(tokens, GOOD)[0] == [BY_POST]
@@ -173,14 +173,14 @@ def test_a_refresh_token_is_used_from_then_on() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401])
-def test_a_refresh_token_that_ended_is_forgotten(status: int) -> None:
+def test_an_expired_refresh_token_is_forgotten(status: int) -> None:
     tokens = Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET)))
     ask(tokens, (200, {"access_token": "abc", "refresh_token": "ended"}))
     assert ask(tokens, (status, {}), GOOD)[0] == ["POST ended", BY_POST]
     assert ask(tokens, GOOD)[0] == [BY_POST]
 
 
-def test_who_is_anonymous_stays_so() -> None:
+def test_anonymous_requests_send_no_credentials() -> None:
     tokens = Tokens(RegistryLogin(host=HOST))
     for _ in range(2):
         assert ask(tokens, (200, {"token": "abc", "refresh_token": "def"}))[0] == ["GET None"]
@@ -191,7 +191,7 @@ def test_an_identity_token_comes_before_a_password() -> None:
     assert ask(tokens, (401, {}), (404, {}), GOOD)[0] == [f"POST {IDENTITY}", BY_POST, BY_GET]
 
 
-def test_an_identity_token_given_back_is_tried_once() -> None:
+def test_an_identity_token_returned_as_refresh_token_is_tried_once() -> None:
     tokens = Tokens(RegistryLogin(host=HOST, credentials=Credentials("", "", IDENTITY)))
     ask(tokens, (200, {"access_token": "abc", "refresh_token": IDENTITY}))
     assert isinstance(refusal(tokens, (401, {})), Denied)
@@ -204,14 +204,14 @@ def test_an_identity_token_is_used_again_after_the_refresh_token_that_it_gave() 
         assert ask(tokens, *[(401, {})] * (len(expected) - 1), GOOD)[0] == expected
 
 
-# Who is refused.
+# Refusals.
 
 
-def test_a_wrong_password_is_said_once_and_tried_no_more() -> None:
+def test_a_wrong_password_is_not_tried_again() -> None:
     tokens = Tokens(RegistryLogin(host=HOST, credentials=Credentials("me", SECRET, origin=Origin("here", "mend it"))))
     error = refusal(tokens, (401, {}), (401, {"errors": [{"code": "UNAUTHORIZED", "message": "2FA needs a token"}]}))
     assert isinstance(error, Denied)
-    check_told(
+    check_message(
         error, f"{HOST}: the password of user 'me' (from here) was rejected; mend it (GET ", "UNAUTHORIZED: 2FA needs a token"
     )
     again = refusal(tokens)
@@ -220,31 +220,31 @@ def test_a_wrong_password_is_said_once_and_tried_no_more() -> None:
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 405])
-def test_an_identity_token_that_is_refused(status: int) -> None:
+def test_a_rejected_identity_token_is_reported(status: int) -> None:
     error = refusal(Tokens(RegistryLogin(host=HOST, credentials=Credentials("me", "", IDENTITY))), (status, {}))
     assert isinstance(error, Denied)
-    check_told(
+    check_message(
         error, f"{HOST}: the identity token of user 'me' (from the caller) was rejected; use other credentials", str(status)
     )
 
 
-def test_a_refusal_of_some_scopes_is_none_of_others() -> None:
+def test_a_refusal_of_some_scopes_does_not_affect_others() -> None:
     tokens = Tokens(RegistryLogin(host=HOST))
     assert isinstance(refusal(tokens, (401, {})), Denied)
     next(tokens.fetch_token(SERVER, "repository:another:pull"))
 
 
-def test_what_may_pass_is_tried_again() -> None:
+def test_a_temporary_failure_is_not_remembered() -> None:
     tokens = Tokens(RegistryLogin(host=HOST))
     assert isinstance(refusal(tokens, (503, {})), Unavailable)
     assert ask(tokens, GOOD)[0] == ["GET None"]
 
 
-def test_a_name_that_is_no_name_stays_in_its_line() -> None:
+def test_a_strange_user_name_stays_in_one_line() -> None:
     refusal(Tokens(RegistryLogin(host=HOST, credentials=user("me\r\nyou\x1b[0m" + "x" * 5000, SECRET))), (401, {}), (401, {}))
 
 
-def test_secrets_show_in_no_representation() -> None:
+def test_no_representation_shows_a_secret() -> None:
     tokens = Tokens(RegistryLogin(host=HOST, credentials=user("me", SECRET)))
     _, token = ask(tokens, (200, {"access_token": "abc-abc-abc", "refresh_token": IDENTITY}))
     assert token is not None

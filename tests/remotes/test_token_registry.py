@@ -19,7 +19,7 @@ from tests import images
 from tests.peers import skopeo
 from tests.peers.registry import CncfRegistry, cncf_registry
 from tests.peers.token_server import IDENTITY_TOKEN, PASSWORD, USER, Asked, TokenServer
-from tests.remotes.asking import SETTINGS, check_told, descriptor, read
+from tests.remotes.asking import SETTINGS, check_message, descriptor, read
 
 PUBLIC, PRIVATE, NEW = "public/app", "team/app", "team/new"
 IMAGE = images.image(seed=1, layers=1, layer_bytes=3_000_000)
@@ -50,7 +50,7 @@ def guarded(shared: tuple[CncfRegistry, TokenServer]) -> CncfRegistry:
 
 @pytest.fixture
 def tokens(shared: tuple[CncfRegistry, TokenServer]) -> TokenServer:
-    """The token server, with nothing set and nothing asked yet."""
+    """The token server, with its default settings and without recorded requests."""
     tokens = shared[1]
     tokens.post_status, tokens.gives_refresh, tokens.declared_s, tokens.signed_s = None, False, 300, 300
     tokens.refresh_tokens = {IDENTITY_TOKEN}
@@ -66,7 +66,7 @@ def client() -> Iterator[httpx.Client]:
 
 
 def pull(guarded: CncfRegistry, repository: str, credentials: Credentials | None, *, times: int = 1) -> None:
-    """Resolve and read a blob; each time from a repository anew, within one run."""
+    """Resolve and read a blob, from a new repository object within the same run."""
     with Registries(SETTINGS, credentials=lambda *_: credentials) as registries:
         for _ in range(times):
             found = registries.resolve(Reference.parse(f"{guarded.host}/{repository}:v1"))
@@ -87,7 +87,7 @@ def ending(upload: httpx.Response, digest: str) -> httpx.URL:
     return httpx.URL(upload.headers["location"]).copy_merge_params({"digest": digest})
 
 
-def test_skopeo_gets_on_with_these_peers(guarded: CncfRegistry, tokens: TokenServer) -> None:
+def test_skopeo_works_with_these_peers(guarded: CncfRegistry, tokens: TokenServer) -> None:
     assert skopeo.inspect(f"docker://{guarded.host}/{PUBLIC}:v1")["Digest"] == IMAGE.root.digest
     assert {one.status for one in tokens.requests} == {200}
 
@@ -95,7 +95,7 @@ def test_skopeo_gets_on_with_these_peers(guarded: CncfRegistry, tokens: TokenSer
 # Pulling.
 
 
-def test_anonymous(guarded: CncfRegistry, tokens: TokenServer) -> None:
+def test_an_anonymous_token_reads_a_public_repository(guarded: CncfRegistry, tokens: TokenServer) -> None:
     before = len(guarded.requests())
     pull(guarded, PUBLIC, None, times=2)
     assert short(tokens.requests) == [("GET", pull_scope(PUBLIC), 200)]
@@ -107,14 +107,16 @@ def test_anonymous(guarded: CncfRegistry, tokens: TokenServer) -> None:
 @pytest.mark.parametrize(
     ("credentials", "grant"), [(LOGGED_IN, "password"), (WITH_IDENTITY, "refresh_token")], ids=["password", "identity"]
 )
-def test_with_credentials(guarded: CncfRegistry, tokens: TokenServer, credentials: Credentials, grant: str) -> None:
+def test_a_token_for_credentials_reads_a_private_repository(
+    guarded: CncfRegistry, tokens: TokenServer, credentials: Credentials, grant: str
+) -> None:
     pull(guarded, PRIVATE, credentials, times=2)
     assert short(tokens.requests) == [(grant, pull_scope(PRIVATE), 200)]
     assert tokens.requests[0].authorization is None
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 405])
-def test_a_server_that_knows_get_only_is_asked_by_post_once(
+def test_a_server_without_post_gets_one_post(
     guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client, status: int
 ) -> None:
     tokens.post_status = status
@@ -126,7 +128,7 @@ def test_a_server_that_knows_get_only_is_asked_by_post_once(
     assert short(tokens.requests) == [("password", first, status), ("GET", first, 200), ("GET", second, 200)]
 
 
-def test_a_refresh_token_spares_the_password(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
+def test_a_refresh_token_replaces_the_password(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
     tokens.gives_refresh = True
     host = HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN))
     for repository in (PRIVATE, PUBLIC):
@@ -148,7 +150,9 @@ def test_a_refresh_token_spares_the_password(guarded: CncfRegistry, tokens: Toke
 
 
 @pytest.mark.parametrize("credentials", [LOGGED_IN, WITH_IDENTITY], ids=["password", "identity"])
-def test_an_upload(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client, credentials: Credentials) -> None:
+def test_a_blob_is_uploaded_with_a_token(
+    guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client, credentials: Credentials
+) -> None:
     auth = RegistryAuth(HostAuth(RegistryLogin(host=guarded.host, credentials=credentials)), push_scope(NEW))
     begun = client.post(f"http://{guarded.host}/v2/{NEW}/blobs/uploads/", auth=auth)
     assert begun.status_code == 202
@@ -157,7 +161,7 @@ def test_an_upload(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Cli
     assert [one[1:] for one in short(tokens.requests)] == [(push_scope(NEW), 200)]
 
 
-def test_a_mount(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
+def test_a_blob_is_mounted_with_a_token(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
     auth = RegistryAuth(
         HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN)), push_scope("team/mounted"), pull_scope(PRIVATE)
     )
@@ -167,7 +171,7 @@ def test_a_mount(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Clien
     assert short(tokens.requests) == [("password", f"{pull_scope(PRIVATE)} {push_scope('team/mounted')}", 200)]
 
 
-def test_a_push_that_the_user_may_not(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
+def test_a_push_without_permission_is_denied(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
     auth = RegistryAuth(HostAuth(RegistryLogin(host=guarded.host)), push_scope(PUBLIC))
     before = len(guarded.requests())
     assert client.post(f"http://{guarded.host}/v2/{PUBLIC}/blobs/uploads/", auth=auth).status_code == 401
@@ -178,7 +182,9 @@ def test_a_push_that_the_user_may_not(guarded: CncfRegistry, tokens: TokenServer
 # Tokens that end.
 
 
-def test_a_token_that_ends_during_a_long_read(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
+def test_a_token_that_expires_during_a_read_is_replaced(
+    guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client
+) -> None:
     host = HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN))
     auth = RegistryAuth(host, pull_scope(PRIVATE))
     url, before = f"http://{guarded.host}/v2/{PRIVATE}/blobs/{DIGEST}", len(guarded.requests())
@@ -191,7 +197,9 @@ def test_a_token_that_ends_during_a_long_read(guarded: CncfRegistry, tokens: Tok
     assert statuses(guarded, since=before, count=4) == [401, 200, 401, 206]
 
 
-def test_a_token_that_ends_during_an_upload(guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client) -> None:
+def test_a_token_that_expires_during_an_upload_is_replaced(
+    guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client
+) -> None:
     host = HostAuth(RegistryLogin(host=guarded.host, credentials=LOGGED_IN))
     auth = RegistryAuth(host, push_scope(NEW))
     answer = client.post(f"http://{guarded.host}/v2/{NEW}/blobs/uploads/", auth=auth)
@@ -205,7 +213,7 @@ def test_a_token_that_ends_during_an_upload(guarded: CncfRegistry, tokens: Token
 
 
 @pytest.mark.parametrize("told", ["by the registry", "by the clock"])
-def test_an_ended_token_is_replaced_once_for_all_threads(
+def test_an_expired_token_is_replaced_once_for_all_threads(
     guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client, told: str
 ) -> None:
     now = [1000.0]
@@ -228,7 +236,7 @@ def test_an_ended_token_is_replaced_once_for_all_threads(
     assert len(tokens.requests) == 2
 
 
-def test_a_token_whose_time_is_up_is_replaced_before_a_body_is_sent(
+def test_an_expired_token_is_replaced_before_a_body_is_sent(
     guarded: CncfRegistry, tokens: TokenServer, client: httpx.Client
 ) -> None:
     now = [1000.0]
@@ -244,22 +252,22 @@ def test_a_token_whose_time_is_up_is_replaced_before_a_body_is_sent(
     assert statuses(guarded, since=before, count=6) == [401, 202, 202, 202, 202, 202]
 
 
-def test_a_server_whose_tokens_are_over_at_once_ends_no_loop(guarded: CncfRegistry, tokens: TokenServer) -> None:
+def test_tokens_that_expire_at_once_cause_no_loop(guarded: CncfRegistry, tokens: TokenServer) -> None:
     tokens.signed_s = OVER_S
     before = len(guarded.requests())
     with pytest.raises(Denied) as caught:
         pull(guarded, PRIVATE, LOGGED_IN)
-    check_told(caught.value, f"{guarded.host}/{PRIVATE}:v1", hides=[PASSWORD])
+    check_message(caught.value, f"{guarded.host}/{PRIVATE}:v1", hides=[PASSWORD])
     assert len(tokens.requests) == 1
     assert statuses(guarded, since=before, count=2) == [401, 401]
 
 
 def keep_over(host: HostAuth, scopes: str, tokens: TokenServer) -> None:
-    """Leave the host with a token that is over, which it does not know."""
+    """Store an expired token that the host takes for a valid one."""
     host.store_header(scopes, "Bearer " + tokens.sign(scopes.split(), user=USER, life_s=OVER_S))
 
 
-# Who does not get in.
+# Rejected credentials.
 
 
 @pytest.mark.parametrize(
@@ -271,7 +279,7 @@ def keep_over(host: HostAuth, scopes: str, tokens: TokenServer) -> None:
     ],
     ids=["password", "password by GET", "identity"],
 )
-def test_a_wrong_secret(
+def test_a_wrong_secret_is_reported(
     guarded: CncfRegistry, tokens: TokenServer, credentials: Credentials, post_status: int | None, asked: list[str]
 ) -> None:
     tokens.post_status = post_status
@@ -280,7 +288,7 @@ def test_a_wrong_secret(
             with pytest.raises(Denied) as caught:
                 registries.resolve(Reference.parse(f"{guarded.host}/{PRIVATE}:v1"))
             assert not caught.value.retryable
-            check_told(
+            check_message(
                 caught.value,
                 guarded.host,
                 f"of user '{USER}' (from the caller) was rejected; use other credentials",

@@ -23,7 +23,7 @@ from tests.remotes.asking import (
     BLOB,
     REPOSITORY,
     SETTINGS,
-    check_told,
+    check_message,
     descriptor,
     fetcher,
     read,
@@ -48,38 +48,38 @@ def client() -> Iterator[httpx.Client]:
 
 
 def put(registry: FakeRegistry, content: bytes) -> str:
-    """The URL of a blob."""
+    """Store a blob; return its URL."""
     return f"http://{registry.host}/v2/{REPOSITORY}/blobs/{registry.put_blob(REPOSITORY, content)}"
 
 
 # Errors are httpx's.
 
 
-def test_a_refused_connection(client: httpx.Client) -> None:
+def test_a_refused_connection_is_an_error(client: httpx.Client) -> None:
     with pytest.raises(httpx.ConnectError, match="Connection refused") as caught:
         client.get(f"http://127.0.0.1:{free_port()}/")
     assert caught.value.request.method == "GET"
 
 
-def test_an_unknown_host(client: httpx.Client) -> None:
+def test_an_unknown_host_is_an_error(client: httpx.Client) -> None:
     with pytest.raises(httpx.ConnectError):
         client.get("http://nosuch.invalid/")
 
 
 @pytest.mark.parametrize("after", [0, 5])
-def test_a_stall(registry: FakeRegistry, after: int) -> None:
+def test_a_stall_causes_a_read_timeout(registry: FakeRegistry, after: int) -> None:
     registry.inject(Fault(action=Stall(after)))
     with connect(0.2) as hasty, pytest.raises(httpx.ReadTimeout):
         hasty.get(put(registry, BLOB))
 
 
-def test_a_reset_in_the_body(client: httpx.Client, registry: FakeRegistry) -> None:
+def test_a_reset_in_the_body_is_an_error(client: httpx.Client, registry: FakeRegistry) -> None:
     registry.inject(Fault(action=Reset(70_000)))
     with pytest.raises(httpx.RemoteProtocolError, match="reset"):
         client.get(put(registry, BLOB))
 
 
-def test_an_early_end(client: httpx.Client, registry: FakeRegistry) -> None:
+def test_a_body_that_ends_early_is_an_error(client: httpx.Client, registry: FakeRegistry) -> None:
     registry.inject(Fault(action=Cut(70_000)))
     with pytest.raises(httpx.RemoteProtocolError):
         client.get(put(registry, BLOB))
@@ -102,23 +102,23 @@ def test_an_early_end(client: httpx.Client, registry: FakeRegistry) -> None:
     ],
     ids=lambda answer: repr(answer[:40]),
 )
-def test_answers_that_are_none(client: httpx.Client, answer: bytes) -> None:
+def test_invalid_responses_are_an_error(client: httpx.Client, answer: bytes) -> None:
     with Scripted(answer) as strange, pytest.raises(httpx.TransportError):
         client.get(f"http://{strange.host}/")
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 \x1b[31m\nx\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"])
-def test_strange_answers_are_told_in_one_line(registries: Registries, answer: bytes) -> None:
+def test_strange_responses_are_reported_in_one_line(registries: Registries, answer: bytes) -> None:
     with Scripted(answer) as strange:
         with pytest.raises(Unavailable) as caught:
             registries.resolve(reference(strange.host))
-        check_told(caught.value, strange.host)
+        check_message(caught.value, strange.host)
 
 
 # Bodies.
 
 
-def test_a_large_body(client: httpx.Client, registry: FakeRegistry) -> None:
+def test_a_large_body_arrives_in_large_pieces(client: httpx.Client, registry: FakeRegistry) -> None:
     content = bytes(range(251)) * 200_000  # 50 MB
     with client.stream("GET", put(registry, content)) as response:
         pieces = list(response.iter_raw())
@@ -127,7 +127,7 @@ def test_a_large_body(client: httpx.Client, registry: FakeRegistry) -> None:
 
 
 @pytest.mark.parametrize("sizes", [[1], [5, 70_000, 1], [2_500_000, 3]])
-def test_a_chunked_body(registries: Registries, sizes: list[int]) -> None:
+def test_a_chunked_body_is_read(registries: Registries, sizes: list[int]) -> None:
     chunks = [bytes([size % 251]) * size for size in sizes]
     body = b"".join(b"%x;ext=1\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\nTrailer: x\r\n\r\n"
     answer = OK + b"Transfer-Encoding: chunked\r\n\r\n" + body
@@ -138,7 +138,7 @@ def test_a_chunked_body(registries: Registries, sizes: list[int]) -> None:
     assert len(server.heads) == 2
 
 
-def test_a_chunked_body_that_breaks_off_is_gone_on_with(registries: Registries) -> None:
+def test_an_interrupted_chunked_body_is_resumed(registries: Registries) -> None:
     content = b"abcdefgh"
     broken = OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\nabcde\r\n3\r\nf"
     rest = b"HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 6-7/8\r\nContent-Length: 2\r\n\r\ngh"
@@ -147,7 +147,7 @@ def test_a_chunked_body_that_breaks_off_is_gone_on_with(registries: Registries) 
     assert "range: bytes=6-7" in server.heads[1].lower()
 
 
-def test_the_head_of_a_request(client: httpx.Client) -> None:
+def test_a_request_has_the_expected_headers(client: httpx.Client) -> None:
     with Scripted(OK + b"Content-Length: 0\r\n\r\n") as server:
         client.get(f"http://{server.host}/a%2Fb/c?d=e%20f", headers={"Accept": "a/b, */*", "Range": "bytes=1-2"})
     first, *headers = server.heads[0].strip().split("\r\n")
@@ -166,7 +166,7 @@ def test_headers_may_repeat(client: httpx.Client) -> None:
     assert dict(response.headers.raw)[b"X"] == b"\xe9"
 
 
-def test_ipv6(client: httpx.Client) -> None:
+def test_an_ipv6_address_is_reached(client: httpx.Client) -> None:
     try:
         server = Scripted(OK + b"Content-Length: 2\r\n\r\nhi", address="::1")
     except OSError as exc:
@@ -180,7 +180,7 @@ def test_ipv6(client: httpx.Client) -> None:
 
 
 class Pieces:
-    """Many pieces, made as they are asked for."""
+    """Many pieces, made on demand."""
 
     def __init__(self, count: int) -> None:
         self.size = count * len(BLOB)
@@ -199,7 +199,7 @@ def upload(client: httpx.Client, registry: FakeRegistry, body: Pieces) -> httpx.
     return client.patch(url, content=body, headers=headers | {"Content-Type": "application/octet-stream"})
 
 
-def test_a_body_in_pieces(client: httpx.Client, registry: FakeRegistry) -> None:
+def test_a_body_in_pieces_is_sent(client: httpx.Client, registry: FakeRegistry) -> None:
     body = Pieces(3)
     for _ in range(2):
         assert upload(client, registry, body).status_code == 202
@@ -221,13 +221,13 @@ def test_a_body_in_pieces_is_sent_again_after_a_redirect(
     assert (body.begun, other.requests[0].received) == (2, body.size)
 
 
-def test_an_answer_that_comes_before_the_end_of_a_body(client: httpx.Client, registry: FakeRegistry) -> None:
+def test_a_response_before_the_end_of_the_request_body_is_read(client: httpx.Client, registry: FakeRegistry) -> None:
     registry.inject(Fault(method="PATCH", action=Refuse(403, (), b"no")))
     answer = upload(client, registry, Pieces(100))
     assert (answer.status_code, answer.content) == (403, b"no")
 
 
-def test_a_server_that_takes_no_more_of_a_body() -> None:
+def test_a_server_that_stops_reading_causes_a_write_timeout() -> None:
     transport = Urllib3Transport(connect_timeout_s=10, read_timeout_s=0.2)
     body = Pieces(100_000)
     with socket.create_server(("127.0.0.1", 0)) as server, httpx.Client(transport=transport) as hasty:
@@ -254,7 +254,7 @@ def test_a_body_in_pieces_takes_little_memory(client: httpx.Client) -> None:
 
 
 def take(server: socket.socket, size: int) -> int:
-    """Answer one request; how many bytes of its body came."""
+    """Answer one request; return the number of received body bytes."""
     connection, _ = server.accept()
     taken = 0
     with connection, connection.makefile("rb") as stream:
@@ -269,7 +269,7 @@ def take(server: socket.socket, size: int) -> int:
 # Connections.
 
 
-def test_a_connection_serves_again(registries: Registries, registry: FakeRegistry) -> None:
+def test_a_connection_is_reused(registries: Registries, registry: FakeRegistry) -> None:
     images.load(registry, REPOSITORY, IMAGE, "v1")
     put(registry, BLOB)
     for _ in range(5):
@@ -281,7 +281,7 @@ def test_a_connection_serves_again(registries: Registries, registry: FakeRegistr
     assert registry.connections == 1
 
 
-def test_a_connection_serves_again_after_a_redirect_and_a_token(registries: Registries, other: FakeRegistry) -> None:
+def test_a_connection_is_reused_after_a_redirect_and_a_token(registries: Registries, other: FakeRegistry) -> None:
     with FakeRegistry(auth=Bearer()) as registry:
         put(registry, BLOB)
         put(other, BLOB)
@@ -292,7 +292,7 @@ def test_a_connection_serves_again_after_a_redirect_and_a_token(registries: Regi
 
 
 @pytest.mark.parametrize("size", [10, 3_000_000])
-def test_a_half_read_answer_spoils_nothing(registries: Registries, registry: FakeRegistry, size: int) -> None:
+def test_a_half_read_response_does_not_affect_later_requests(registries: Registries, registry: FakeRegistry, size: int) -> None:
     content = b"\xaa" * size
     put(registry, content)
     put(registry, BLOB)
@@ -304,7 +304,7 @@ def test_a_half_read_answer_spoils_nothing(registries: Registries, registry: Fak
         assert read(source, WANTED) == BLOB
 
 
-def test_a_body_for_a_head_spoils_nothing(registries: Registries) -> None:
+def test_a_body_after_a_head_does_not_affect_later_requests(registries: Registries) -> None:
     # Some servers send one all the same: its bytes must not begin the next answer.
     headers = f"Content-Type: {images.OCI_MANIFEST}\r\nDocker-Content-Digest: {IMAGE.root.digest}\r\n"
     answer = OK + headers.encode() + b"Content-Length: 5\r\n\r\nHTTP/"
@@ -313,7 +313,7 @@ def test_a_body_for_a_head_spoils_nothing(registries: Registries) -> None:
             assert str(registries.resolve(reference(server.host)).descriptor.digest) == IMAGE.root.digest
 
 
-def test_many_threads_are_no_cause_for_warnings(
+def test_many_threads_cause_no_warnings(
     registries: Registries, registry: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "urllib3")
@@ -349,7 +349,7 @@ def token_server(tmp_path: Path) -> Iterator[FakeRegistry]:
 
 @pytest.fixture
 def tls_registry(token_server: FakeRegistry) -> Iterator[FakeRegistry]:
-    """A registry whose tokens come from there."""
+    """A registry whose token server has TLS."""
     bearer = Bearer(user="me", password="secret", realm=f"https://{token_server.host}/token")
     with FakeRegistry(auth=bearer) as registry:
         put(registry, BLOB)
@@ -360,7 +360,7 @@ def test_an_unknown_certificate_is_refused(tls_registry: FakeRegistry, token_ser
     with Registries(SETTINGS, credentials=lambda *_: user("me", "secret")) as registries:
         _, error = read_until_error(fetcher(registries, tls_registry), WANTED)
     assert isinstance(error, Denied)
-    check_told(error, "certificate of 127.0.0.1 is not trusted", "self-signed certificate", token_server.host)
+    check_message(error, "certificate of 127.0.0.1 is not trusted", "self-signed certificate", token_server.host)
     assert token_server.requests == []
     assert len(tls_registry.requests) == 1
 
@@ -376,17 +376,17 @@ def test_a_known_certificate_is_trusted(
     assert tls_registry.requests[-1].headers["authorization"] == "Bearer abc"
 
 
-def test_plain_http_where_tls_is_spoken(registries: Registries, token_server: FakeRegistry) -> None:
+def test_plain_http_to_a_tls_server_is_reported(registries: Registries, token_server: FakeRegistry) -> None:
     with pytest.raises(Unavailable) as caught:
         registries.resolve(reference(token_server))
-    check_told(caught.value, token_server.host)
+    check_message(caught.value, token_server.host)
 
 
 # Breaking off.
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_an_abort_ends_a_read_that_waits(scheme: str, tmp_path: Path) -> None:
+def test_an_abort_ends_a_waiting_read(scheme: str, tmp_path: Path) -> None:
     tls = self_signed(tmp_path) if scheme == "https" else None
     trusting = Hosts(ca_file=str(tmp_path / "cert.pem") if tls else None)
     transport = Urllib3Transport(hosts=trusting, connect_timeout_s=10, read_timeout_s=300)
@@ -411,7 +411,7 @@ def test_an_abort_ends_a_read_that_waits(scheme: str, tmp_path: Path) -> None:
             reading.result(timeout=30)
 
 
-def test_an_abort_ends_the_wait_for_an_answer() -> None:
+def test_an_abort_ends_the_wait_for_a_response() -> None:
     transport = Urllib3Transport(connect_timeout_s=10, read_timeout_s=300)
     with (
         socket.create_server(("127.0.0.1", 0)) as server,
@@ -445,7 +445,7 @@ def test_an_abort_ends_the_sending_of_a_body() -> None:
                 sending.result(timeout=30)
 
 
-def test_after_an_abort_nothing_connects(registry: FakeRegistry) -> None:
+def test_no_connection_is_made_after_an_abort(registry: FakeRegistry) -> None:
     transport = Urllib3Transport(connect_timeout_s=10, read_timeout_s=10)
     transport.abort()
     with httpx.Client(transport=transport) as client, pytest.raises(httpx.TransportError):
