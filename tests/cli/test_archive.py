@@ -15,7 +15,7 @@ from prefect_dist.storage import ContentStore, open_store
 from tests import images
 from tests.cli.dist import command, dist
 from tests.peers import skopeo
-from tests.storage.archives import content, exported, layout, names, put, tar_of
+from tests.storage.archives import content, export_to_bytes, layout, names, put, tar_of
 
 ONE, TWO = "docker.io/library/one:1", "ghcr.io/a/two:2"
 FIRST, SECOND = images.image(60), images.image(61)
@@ -92,7 +92,7 @@ def test_from_store_to_store_through_a_pipe(store: ContentStore, target: Content
 
 
 def test_an_archive_that_is_compressed(store: ContentStore, target: ContentStore) -> None:
-    result = dist("--store", target.url, "import", "-", stdin=gzip.compress(exported(store, ONE)))
+    result = dist("--store", target.url, "import", "-", stdin=gzip.compress(export_to_bytes(store, ONE)))
 
     assert (result.code, list(names(target))) == (0, [ONE])
 
@@ -152,7 +152,7 @@ def test_an_export_goes_to_where_a_link_leads_and_into_devices(store: ContentSto
     assert dist("--store", store.url, "export", ONE, "/dev/null").code == 0
 
     assert (tmp_path / "link.tar").is_symlink()
-    assert (tmp_path / "real.tar").read_bytes() == exported(store, ONE)
+    assert (tmp_path / "real.tar").read_bytes() == export_to_bytes(store, ONE)
     assert Path("/dev/null").is_char_device()
 
 

@@ -57,7 +57,7 @@ def holds(store: Path) -> set[str]:
         ("Redis:7", "(from 'Redis:7')"),
         ("", "reference: it is empty"),
         ("docker.io/library/../redis", "bad path"),
-        ("user:secret@docker.io/library/redis", "user and password do not belong"),
+        ("user:secret@docker.io/library/redis", "remove the user and password"),
         ("localhost:99999/redis", "bad port, expected 1 to 65535"),
         ("docker.io/library/redis:seven teen", "printable ASCII"),
         ("docker.io/library/redis@sha256:abc", "expected 64 characters"),

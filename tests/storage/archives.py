@@ -1,4 +1,4 @@
-"""Archives for tests: streams that cannot seek, tars made by hand, and stores to fill and to look at."""
+"""Archives for tests: streams that cannot seek, hand-made tar files, and helpers to fill and inspect stores."""
 
 import io
 import json
@@ -18,7 +18,7 @@ Entry = tuple[str | tarfile.TarInfo, bytes]
 
 
 class Stream(io.BytesIO):
-    """Like standard input or output: from front to back only."""
+    """A stream that cannot seek, like standard input or output."""
 
     def seek(self, *_: object) -> int:
         raise io.UnsupportedOperation("seek")
@@ -31,7 +31,7 @@ class Stream(io.BytesIO):
 
 
 class Breaking(Stream):
-    """A stream that raises once `after` bytes have been read."""
+    """A stream that raises an error after `after` bytes have been read."""
 
     def __init__(self, data: bytes, *, after: int, error: BaseException) -> None:
         super().__init__(data[:after])
@@ -44,7 +44,7 @@ class Breaking(Stream):
 
 
 def memory_store() -> ContentStore:
-    """An empty store of its own."""
+    """Return a new, empty store in memory."""
     return open_store(f"memory://{uuid.uuid4().hex}")
 
 
@@ -54,7 +54,7 @@ def descriptor(image: images.BuiltImage) -> Descriptor:
 
 
 def put(store: ContentStore, image: images.BuiltImage, name: str, *, without: Sequence[str] = ()) -> Descriptor:
-    """Record an image under a name, its blobs put there by hand, some left out."""
+    """Record an image under a name. Its blobs are written except those that are left out."""
     content = image.blobs | {manifest.digest: manifest.raw for manifest in image.manifests}
     held = {str(info.digest) for info in store.walk()}
     for digest in content.keys() - held - set(without):
@@ -63,18 +63,18 @@ def put(store: ContentStore, image: images.BuiltImage, name: str, *, without: Se
     return descriptor(image)
 
 
-def exported(store: ContentStore, *names: str) -> bytes:
+def export_to_bytes(store: ContentStore, *names: str) -> bytes:
     stream = Stream()
     export_images(store, names, stream)
     return stream.getvalue()
 
 
-def imported(store: ContentStore, data: bytes, *, name: str | None = None) -> tuple[Imported, ...]:
+def import_archive(store: ContentStore, data: bytes, *, name: str | None = None) -> tuple[Imported, ...]:
     return import_images(store, Stream(data), source="a.tar", name=name)
 
 
 def tar_of(entries: Sequence[Entry], *, mode: str = "w") -> bytes:
-    """A tar of files, and of entries whose headers are made by hand."""
+    """Return a tar archive of files and of entries with hand-made headers."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode=mode) as tar:  # type: ignore[call-overload] # the mode is a parameter
         for entry, data in entries:
@@ -91,14 +91,14 @@ def link(name: str, target: str, *, kind: bytes = tarfile.SYMTYPE) -> Entry:
 
 
 def entries_of(data: bytes) -> dict[str, bytes]:
-    """The files in a tar, by name; in their order."""
+    """Return the files in a tar archive by name, in order."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         members = [(member.name, tar.extractfile(member)) for member in tar]
         return {name: file.read() for name, file in members if file is not None}
 
 
 def layout(image: images.BuiltImage, *, annotations: Mapping[str, str]) -> list[Entry]:
-    """The entries of an image layout with one image, blobs first as skopeo has them."""
+    """Return the entries of an image layout with one image, in the order of skopeo: blobs first."""
     content = image.blobs | {manifest.digest: manifest.raw for manifest in image.manifests}
     digest, media_type, size = image.root
     entry = {"mediaType": media_type, "digest": digest, "size": size, "annotations": dict(annotations)}
@@ -111,7 +111,7 @@ def document(value: Any) -> bytes:
 
 
 def content(store: ContentStore) -> dict[str, bytes]:
-    """Every blob of a store, each verified."""
+    """Return every blob of a store, verified."""
     return {str(info.digest): b"".join(store.chunks(info.digest)) for info in store.walk()}
 
 

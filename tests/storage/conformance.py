@@ -1,7 +1,7 @@
-"""The places that the conformance suite visits: every test that takes the fixture `place` runs once at each.
+"""The locations of the conformance suite. Every test with the fixture `place` runs once at each location.
 
-A backend is added by one line in `BACKENDS`. The checks are in the test modules beside this one; their names are the list
-of bugs that they guard against.
+One line in `BACKENDS` adds a backend. The tests are in the other modules of this package; each test name states the behaviour
+that it guards.
 """
 
 import random
@@ -22,9 +22,9 @@ EMPTY = Digest.of(b"")
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a store may be, with a way round the store to look at its files and to plant some. Paths are below `url`.
+    """A location for a store, with direct access to its files. Paths are relative to `url`.
 
-    `outlives` tells whether another process can go on with an ingest.
+    `outlives` is True if another process can resume an ingest.
     """
 
     url: str
@@ -36,7 +36,7 @@ class Place:
 
     def files(self) -> dict[str, bytes]:
         fs, root = url_to_fs(self.url, **self.options)
-        found = [path for path in fs.find(root) if path != root]  # SeaweedFS's way to say that there is nothing
+        found = [path for path in fs.find(root) if path != root]  # SeaweedFS raises this for an empty bucket
         return {path.removeprefix(f"{root}/"): fs.cat_file(path) for path in found}
 
     def plant(self, path: str, data: bytes) -> None:
@@ -74,12 +74,12 @@ BACKENDS: dict[str, Callable[[pytest.FixtureRequest], Place]] = {
 
 
 def noise(size: int, *, seed: int = 1) -> bytes:
-    """Random bytes that depend on the seed alone."""
+    """Return random bytes that depend only on the seed."""
     return random.Random(seed).randbytes(size)
 
 
 def ingest(store: ContentStore, data: bytes, *, ref: str = "ref", algorithm: str = "sha256") -> Digest:
-    """Commit `data` in one go."""
+    """Commit `data` in one step."""
     expected = Digest.of(data, algorithm=algorithm)
     with store.writer(ref, expected=expected, total=len(data)) as writer:
         writer.write(data)
@@ -87,17 +87,17 @@ def ingest(store: ContentStore, data: bytes, *, ref: str = "ref", algorithm: str
 
 
 def blob_path(digest: Digest) -> str:
-    """Where the image layout keeps a blob (image-spec 1.1, image-layout.md)."""
+    """Return the path of a blob in an image layout (image-spec 1.1, image-layout.md)."""
     return f"blobs/{digest.algorithm}/{digest.hex}"
 
 
 def ingest_path(ref: str) -> str:
-    """Where the data of an ingest is; its record is beside it with `.json`."""
+    """Return the path of the data of an ingest. Its record has the same path plus `.json`."""
     return f"ingest/{Digest.of(ref.encode()).hex}"
 
 
 def assert_resumes(place: Place, stores: tuple[ContentStore, ContentStore], size: int, *, percent: int) -> None:
-    """Stop an ingest of one store after some of it, go on in the other, and look at the file."""
+    """Stop an ingest of one store halfway, resume it in another store, and check the blob."""
     data, cut = noise(size), size * percent // 100
     digest = Digest.of(data)
     one, other = stores

@@ -1,4 +1,4 @@
-"""The fixtures through which a test joins the conformance suite, or gives up its privileges."""
+"""Fixtures for the conformance suite and for tests that give up privileges."""
 
 import os
 import tempfile
@@ -26,7 +26,7 @@ def store(place: Place) -> ContentStore:
 
 @pytest.fixture
 def open_place() -> Iterator[Path]:
-    """Where a process without privileges may work, too; pytest's own directories are their owner's alone."""
+    """Yield a directory in which a process without privileges can work. Only their owner can enter pytest's own directories."""
     with tempfile.TemporaryDirectory() as place:
         if os.geteuid() == 0:
             os.chown(place, NOBODY, NOBODY)

@@ -1,4 +1,4 @@
-"""Images whose layers a test writes entry by entry, trees as values, and another uid to work under."""
+"""Images whose layers a test writes entry by entry, file trees as values, and work under another user ID."""
 
 import gzip
 import io
@@ -32,7 +32,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 
 class UmociError(RuntimeError):
-    """umoci refused; the message is its stderr."""
+    """umoci failed. The message is its stderr."""
 
 
 class Member(NamedTuple):
@@ -43,7 +43,7 @@ class Member(NamedTuple):
 
 
 def member(name: str, kind: bytes, content: bytes = b"", *, xattrs: dict[str, bytes] | None = None, **header: Any) -> Member:
-    """Any entry; `header` sets fields of the library's TarInfo, whose defaults are root's and of the epoch."""
+    """Return an entry of any type. `header` sets fields of TarInfo, whose defaults are root as owner and the epoch as time."""
     info = tarfile.TarInfo(name)
     info.type, info.size, info.mode = kind, len(content), 0o755 if kind == tarfile.DIRTYPE else 0o644
     info.pax_headers = {
@@ -79,18 +79,18 @@ def device(name: str, kind: bytes, major: int, minor: int, **header: Any) -> Mem
 
 
 def whiteout(name: str) -> Member:
-    """What hides `name`."""
+    """Return a whiteout that hides `name`."""
     parent, slash, last = name.rpartition("/")
     return file(f"{parent}{slash}.wh.{last}")
 
 
 def opaque(name: str) -> Member:
-    """What hides all that lower layers have in a directory."""
+    """Return an opaque whiteout, which hides the files of lower layers in a directory."""
     return file(f"{name}/.wh..wh..opq" if name else ".wh..wh..opq")
 
 
 def tar(*members: Member, layout: int = tarfile.PAX_FORMAT) -> bytes:
-    """An archive of these entries."""
+    """Return a tar archive of these entries."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w", format=layout, errors="surrogateescape") as out:
         for header, content in members:
@@ -99,7 +99,7 @@ def tar(*members: Member, layout: int = tarfile.PAX_FORMAT) -> bytes:
 
 
 def described(store: ContentStore, data: bytes, media_type: str, **fields: Any) -> Descriptor:
-    """Content that the store now has."""
+    """Write content to the store and return its descriptor."""
     descriptor = Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data), **fields)
     if not store.holds(descriptor):
         ingest(store, data)
@@ -107,7 +107,7 @@ def described(store: ContentStore, data: bytes, media_type: str, **fields: Any) 
 
 
 def manifest(store: ContentStore, config: dict[str, Any], layers: Iterable[Descriptor], **fields: Any) -> Descriptor:
-    """An image manifest of what the store has."""
+    """Write an image manifest to the store and return its descriptor."""
     configured = described(store, json.dumps(config).encode(), images.OCI_CONFIG)
     body = {
         "schemaVersion": 2,
@@ -119,7 +119,7 @@ def manifest(store: ContentStore, config: dict[str, Any], layers: Iterable[Descr
 
 
 def image(store: ContentStore, *tars: bytes, suffix: str = "+gzip", architecture: str = "amd64", **fields: Any) -> Descriptor:
-    """An image of these layers, the lowest first."""
+    """Write an image with these layers to the store, the lowest layer first, and return its descriptor."""
     layers = [described(store, COMPRESS[suffix](data), OCI_LAYER + suffix) for data in tars]
     diff_ids = [str(Digest.of(data)) for data in tars]
     config = {"architecture": architecture, "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
@@ -127,16 +127,16 @@ def image(store: ContentStore, *tars: bytes, suffix: str = "+gzip", architecture
 
 
 def index(store: ContentStore, *children: Descriptor, **fields: Any) -> Descriptor:
-    """An index of these manifests."""
+    """Write an index of these manifests to the store and return its descriptor."""
     body = {"schemaVersion": 2, "mediaType": images.OCI_INDEX, "manifests": [child.to_json() for child in children]}
     return described(store, json.dumps(body).encode(), images.OCI_INDEX, **fields)
 
 
 def umoci_unpack(place: Path, *tars: bytes, rootless: bool = False) -> Path:
-    """The root file system that umoci makes of these layers, below `place`.
+    """Return the root file system that umoci creates from these layers, below `place`.
 
     Raises:
-        UmociError: umoci refuses.
+        UmociError: umoci fails.
     """
     store = open_store(str(place / "umoci-store"))
     store.names.put("image", image(store, *tars), source="tests")
@@ -154,7 +154,7 @@ def umoci_unpack(place: Path, *tars: bytes, rootless: bool = False) -> Path:
 
 
 class Node(NamedTuple):
-    """One file of a tree, whatever its type, with all that unpacking decides."""
+    """One file of a tree of any type, with every attribute that unpacking sets."""
 
     mode: int
     owner: tuple[int, int]
@@ -167,7 +167,7 @@ class Node(NamedTuple):
 
 
 def tree(root: Path, *, directory_times: bool = True) -> dict[str, Node]:
-    """Every file below a directory, and itself as `.`; a name that is not UTF-8 has surrogates."""
+    """Return every file below a directory by name; the directory itself is `.`. Names that are not UTF-8 have surrogates."""
     paths = {".": root, **{str(path.relative_to(root)): path for path in root.rglob("*")}}
     inodes: dict[int, set[str]] = {}
     for name, path in paths.items():
@@ -194,7 +194,7 @@ def _node(path: Path, names: set[str], *, directory_times: bool) -> Node:
 
 
 def as_nobody(work: Callable[[], T]) -> T:
-    """What `work` gives or raises in a process without privileges, a copy of this one."""
+    """Return the result of `work` in a forked process without privileges, or raise its error."""
     if os.geteuid() != 0:
         return work()
     reader, writer = os.pipe()

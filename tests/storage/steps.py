@@ -1,4 +1,4 @@
-"""Records the calls by which this process changes a disk, and can end it, or a test, just before one of them."""
+"""Records the calls by which this process changes a disk, and can stop the process or a test before one of them."""
 
 import os
 from collections.abc import Callable
@@ -13,7 +13,10 @@ _CHANGES = ("fsync", "replace", "fchmod", "remove", "mkdir")
 
 
 class Steps:
-    """The calls in order, each with its name and paths below `root`. They go through; `before` is told the number of each."""
+    """The recorded calls, each with its name and its paths below `root`.
+
+    Recorded calls are executed. `before` is called with the number of each call.
+    """
 
     def __init__(self, root: Path, patch: Patch, *, before: Callable[[int], object] = lambda _: None) -> None:
         self.seen: list[Step] = []

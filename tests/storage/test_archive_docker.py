@@ -1,4 +1,4 @@
-"""Import of what `docker save` and skopeo's `docker-archive:` write: no manifests, so that one has to be made."""
+"""Import of archives of `docker save` and of skopeo's `docker-archive:`, which have no manifests, so that one is created."""
 
 import gzip
 import io
@@ -17,7 +17,18 @@ from prefect_dist.storage import ContentStore, open_store
 from prefect_dist.storage.archive import import_images
 from tests import images
 from tests.peers import skopeo
-from tests.storage.archives import Entry, content, document, exported, imported, link, memory_store, names, put, tar_of
+from tests.storage.archives import (
+    Entry,
+    content,
+    document,
+    export_to_bytes,
+    import_archive,
+    link,
+    memory_store,
+    names,
+    put,
+    tar_of,
+)
 from tests.storage.conformance import noise
 
 NAME = "docker.io/library/one:1"
@@ -36,7 +47,7 @@ ITEM = {"Config": CONFIG_NAME, "RepoTags": ["one:1"], "Layers": ["aa/layer.tar",
 
 
 def saved(change: Mapping[str, Any] | None = None, *, files: Mapping[str, bytes] | None = None) -> bytes:
-    """An archive as old versions of docker wrote it, with an item or files changed."""
+    """Return an archive as old versions of Docker wrote it, with a changed item or changed files."""
     entries = {
         "aa/VERSION": b"1.0",
         "aa/json": b"{}",
@@ -55,7 +66,7 @@ def manifest_of(store: ContentStore, name: str = NAME) -> dict[str, Any]:
     return document
 
 
-def assert_made(store: ContentStore, *, layer_type: str = PLAIN) -> None:
+def assert_manifest_created(store: ContentStore, *, layer_type: str = PLAIN) -> None:
     made = manifest_of(store)
     assert made["mediaType"] == store.names.get(NAME).descriptor.media_type == images.OCI_MANIFEST
     assert (made["config"]["mediaType"], made["config"]["digest"]) == (images.OCI_CONFIG, images.digest_of(CONFIG))
@@ -64,19 +75,19 @@ def assert_made(store: ContentStore, *, layer_type: str = PLAIN) -> None:
     assert [gzip.decompress(layer) if layer_type == GZIP else layer for layer in found] == LAYERS
 
 
-def test_an_old_archive_becomes_an_image_with_a_manifest(store: ContentStore) -> None:
-    (outcome,) = imported(store, saved())
+def test_an_archive_of_an_old_docker_becomes_an_image_with_a_manifest(store: ContentStore) -> None:
+    (outcome,) = import_archive(store, saved())
     assert (outcome.name, outcome.error) == (NAME, None)
     assert outcome.descriptor == store.names.get(NAME).descriptor
-    assert_made(store)
+    assert_manifest_created(store)
     assert len(content(store)) == 4  # nothing of VERSION and json
 
 
 def test_the_same_archive_gives_the_same_manifest() -> None:
     first, second = memory_store(), memory_store()
-    imported(first, saved())
-    imported(second, saved())
-    imported(second, saved())
+    import_archive(first, saved())
+    import_archive(second, saved())
+    import_archive(second, saved())
     assert (names(first), content(first)) == (names(second), content(second))
 
 
@@ -93,59 +104,59 @@ def test_a_layer_may_be_a_link_to_another_entry(entry: Entry, *, first: bool) ->
     layers: list[Entry] = [entry, ("cc.tar", LAYERS[1])]
     others: list[Entry] = [("aa/layer.tar", LAYERS[0]), (CONFIG_NAME, CONFIG), ("manifest.json", document([ITEM]))]
     store = memory_store()
-    (outcome,) = imported(store, tar_of([*(layers if first else layers[::-1]), *others]))
+    (outcome,) = import_archive(store, tar_of([*(layers if first else layers[::-1]), *others]))
     assert outcome.error is None
-    assert_made(store)
+    assert_manifest_created(store)
 
 
 @pytest.mark.parametrize("target", ["../bb/layer.tar", "../../../etc/passwd", "/etc/passwd", "../absent.tar", "../aa"])
-def test_a_link_that_leads_nowhere_is_a_layer_that_is_missing(target: str) -> None:
+def test_a_link_without_a_target_is_a_missing_layer(target: str) -> None:
     others: list[Entry] = [("aa/layer.tar", LAYERS[0]), (CONFIG_NAME, CONFIG), ("manifest.json", document([ITEM]))]
     store = memory_store()
-    (outcome,) = imported(store, tar_of([link("bb/layer.tar", target), *others]))
+    (outcome,) = import_archive(store, tar_of([link("bb/layer.tar", target), *others]))
     assert isinstance(outcome.error, NotFound)
     assert str(outcome.error) == "archive a.tar: 'bb/layer.tar' is missing in the archive, expected by its manifest.json"
     assert names(store) == {}
 
 
 @pytest.mark.parametrize("members", [1, 3])
-def test_layers_may_be_gzip_in_several_members(members: int) -> None:
+def test_a_gzip_layer_may_have_several_members(members: int) -> None:
     def packed(layer: bytes) -> bytes:
         size = -(-len(layer) // members)
         return b"".join(gzip.compress(layer[at : at + size], mtime=0) for at in range(0, len(layer), size))
 
     store = memory_store()
     change = {"Layers": ["0.tar.gz", "1.tar.gz"]}
-    (outcome,) = imported(store, saved(change, files={f"{n}.tar.gz": packed(layer) for n, layer in enumerate(LAYERS)}))
+    (outcome,) = import_archive(store, saved(change, files={f"{n}.tar.gz": packed(layer) for n, layer in enumerate(LAYERS)}))
     assert outcome.error is None
-    assert_made(store, layer_type=GZIP)
+    assert_manifest_created(store, layer_type=GZIP)
 
 
 @pytest.mark.parametrize(
     "name", [f"sha256:{CONFIG_NAME.removesuffix('.json')}", f"blobs/sha256/{CONFIG_NAME[:64]}", "config.json"]
 )
-def test_builders_call_their_config_otherwise(name: str) -> None:
+def test_the_config_may_have_the_entry_names_of_other_builders(name: str) -> None:
     store = memory_store()
-    (outcome,) = imported(store, saved({"Config": name}, files={name: CONFIG}))
+    (outcome,) = import_archive(store, saved({"Config": name}, files={name: CONFIG}))
     assert outcome.error is None
-    assert_made(store)
+    assert_manifest_created(store)
 
 
 def test_all_tags_of_an_image_are_recorded() -> None:
     store = memory_store()
-    imported(store, saved({"RepoTags": ["one:1", "ghcr.io/a/b:2", "docker.io/library/one:1"]}))
+    import_archive(store, saved({"RepoTags": ["one:1", "ghcr.io/a/b:2", "docker.io/library/one:1"]}))
     assert set(names(store)) == {NAME, "ghcr.io/a/b:2"}
 
 
 @pytest.mark.parametrize("tags", [None, []])
-def test_an_image_without_tags_takes_the_name_that_is_given(tags: list[str] | None) -> None:
+def test_an_image_without_tags_gets_the_given_name(tags: list[str] | None) -> None:
     store = memory_store()
-    (outcome,) = imported(store, saved({"RepoTags": tags}))
+    (outcome,) = import_archive(store, saved({"RepoTags": tags}))
     assert isinstance(outcome.error, InvalidInput)
     assert str(outcome.error).endswith("; give a name for it")
-    (outcome,) = imported(store, saved({"RepoTags": tags}), name=NAME)
+    (outcome,) = import_archive(store, saved({"RepoTags": tags}), name=NAME)
     assert outcome.error is None
-    assert_made(store)
+    assert_manifest_created(store)
 
 
 # Damage
@@ -175,11 +186,11 @@ def test_an_image_without_tags_takes_the_name_that_is_given(tags: list[str] | No
         ({"Layers": [1]}, InvalidInput, r"manifest\.json\[0\]\.Layers\[0\]: expected a string"),
     ],
 )
-def test_an_image_that_its_archive_contradicts_gets_no_name(
+def test_an_image_with_contradictory_parts_is_not_recorded(
     change: Mapping[str, Any], error: type[DistError], message: str
 ) -> None:
     store = memory_store()
-    (outcome,) = imported(store, saved(change))
+    (outcome,) = import_archive(store, saved(change))
     assert type(outcome.error) is error
     with pytest.raises(error, match=message):
         raise outcome.error
@@ -195,38 +206,38 @@ def test_an_image_that_its_archive_contradicts_gets_no_name(
         (bytes(4 * 2**20 + 1), "Config: expected at most 4194304 bytes"),
     ],
 )
-def test_a_config_that_cannot_be_read_gives_no_image(config: bytes, message: str) -> None:
+def test_an_image_with_an_unreadable_config_is_not_recorded(config: bytes, message: str) -> None:
     store = memory_store()
-    (outcome,) = imported(store, saved({"Config": "config.json"}, files={"config.json": config}))
+    (outcome,) = import_archive(store, saved({"Config": "config.json"}, files={"config.json": config}))
     assert isinstance(outcome.error, InvalidInput)
     with pytest.raises(InvalidInput, match=message):
         raise outcome.error
     assert names(store) == {}
 
 
-def test_a_config_that_is_not_what_its_name_says_is_refused() -> None:
+def test_a_config_that_does_not_match_the_digest_in_its_name_is_refused() -> None:
     store = memory_store()
     with pytest.raises(Corrupt, match=rf"^archive a\.tar: {CONFIG_NAME} .*: expected sha256:\S+, got sha256:\S+$"):
-        imported(store, saved(files={CONFIG_NAME: CONFIG.replace(b"amd64", b"arm64")}))
+        import_archive(store, saved(files={CONFIG_NAME: CONFIG.replace(b"amd64", b"arm64")}))
     assert names(store) == {}
 
 
 @pytest.mark.parametrize(
     "damage", [lambda packed: packed[:-20], lambda packed: packed[:20] + b"x" + packed[21:], lambda _: b"\x1f\x8b"]
 )
-def test_a_layer_whose_compression_is_damaged_gives_no_image(damage: Any) -> None:
+def test_an_image_with_a_damaged_gzip_layer_is_not_recorded(damage: Any) -> None:
     store = memory_store()
     packed = gzip.compress(LAYERS[1], mtime=0)
-    (outcome,) = imported(store, saved(files={"bb/layer.tar": damage(packed)}))
+    (outcome,) = import_archive(store, saved(files={"bb/layer.tar": damage(packed)}))
     assert isinstance(outcome.error, Corrupt)
     assert names(store) == {}
 
 
 @pytest.mark.parametrize("name", ["aa/layer.tar", "./aa/layer.tar"])
-def test_a_layer_that_is_there_twice_is_refused(name: str) -> None:
+def test_a_layer_that_occurs_twice_is_refused(name: str) -> None:
     entries: list[Entry] = [("aa/layer.tar", LAYERS[0]), (name, LAYERS[1])]
     with pytest.raises(InvalidInput, match=r"^archive a\.tar: aa/layer\.tar occurs twice"):
-        imported(memory_store(), tar_of([*entries, ("manifest.json", document([ITEM]))]))
+        import_archive(memory_store(), tar_of([*entries, ("manifest.json", document([ITEM]))]))
 
 
 @pytest.mark.parametrize(
@@ -235,16 +246,16 @@ def test_a_layer_that_is_there_twice_is_refused(name: str) -> None:
 )
 def test_a_list_of_another_form_is_refused(listed: bytes, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
-        imported(memory_store(), saved(files={"manifest.json": listed}))
+        import_archive(memory_store(), saved(files={"manifest.json": listed}))
 
 
-def test_more_files_than_can_be_remembered_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_files_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefect_dist.storage.archive.received._MAX_REMEMBERED", 2)
     with pytest.raises(InvalidInput, match="expected at most 2 files that are not blobs"):
-        imported(memory_store(), saved(files={"cc.tar": b"", "dd.tar": b""}))
+        import_archive(memory_store(), saved(files={"cc.tar": b"", "dd.tar": b""}))
 
 
-def test_a_layer_that_unpacks_to_much_is_never_in_memory() -> None:
+def test_a_highly_compressed_layer_is_hashed_in_bounded_memory() -> None:
     layer = io.BytesIO()
     with gzip.GzipFile(fileobj=layer, mode="wb", mtime=0) as file:
         for _ in range(64):
@@ -252,7 +263,7 @@ def test_a_layer_that_unpacks_to_much_is_never_in_memory() -> None:
     store = memory_store()
     tracemalloc.start()
     try:
-        (outcome,) = imported(store, saved(files={"bb/layer.tar": layer.getvalue()}))
+        (outcome,) = import_archive(store, saved(files={"bb/layer.tar": layer.getvalue()}))
         assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
     finally:
         tracemalloc.stop()
@@ -262,7 +273,7 @@ def test_a_layer_that_unpacks_to_much_is_never_in_memory() -> None:
 # skopeo
 
 
-def test_what_skopeo_writes_for_docker_is_imported(tmp_path: Path) -> None:
+def test_a_docker_archive_of_skopeo_is_imported(tmp_path: Path) -> None:
     source, target = open_store(str(tmp_path / "source")), open_store(str(tmp_path / "target"))
     image = images.image(1)
     put(source, image, NAME)
@@ -278,12 +289,12 @@ def test_what_skopeo_writes_for_docker_is_imported(tmp_path: Path) -> None:
     assert skopeo.inspect(f"oci:{tmp_path / 'target'}:{NAME}")["Layers"] == [layer["digest"] for layer in made["layers"]]
 
 
-def test_what_skopeo_makes_of_our_archive_for_docker_is_the_same_image(tmp_path: Path) -> None:
+def test_skopeo_reads_the_same_image_from_an_exported_docker_archive(tmp_path: Path) -> None:
     store, target = memory_store(), memory_store()
     put(store, images.image(2, docker=True), NAME)
-    (tmp_path / "a.tar").write_bytes(exported(store, NAME))
+    (tmp_path / "a.tar").write_bytes(export_to_bytes(store, NAME))
     skopeo.copy(f"docker-archive:{tmp_path / 'a.tar'}:{NAME}", f"docker-archive:{tmp_path / 'b.tar'}:{NAME}")
-    (outcome,) = imported(target, (tmp_path / "b.tar").read_bytes())
+    (outcome,) = import_archive(target, (tmp_path / "b.tar").read_bytes())
     assert outcome.error is None
     config, *layers = images.image(2, docker=True).blobs.values()
     found = content(target).values()

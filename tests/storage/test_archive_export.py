@@ -1,4 +1,4 @@
-"""Export: exactly what images consist of, the same bytes each time, and archives that skopeo and umoci read."""
+"""Export: the exact content of images, reproducible bytes, and archives that skopeo and umoci can read."""
 
 import gzip
 import io
@@ -17,7 +17,7 @@ from prefect_dist.storage.archive import export_images, import_images
 from tests import images
 from tests.peers import skopeo
 from tests.peers.processes import require
-from tests.storage.archives import content, descriptor, entries_of, exported, imported, memory_store, names, put
+from tests.storage.archives import content, descriptor, entries_of, export_to_bytes, import_archive, memory_store, names, put
 from tests.storage.conformance import Place, blob_path, ingest, noise
 
 ONE, TWO, BOTH = "docker.io/library/one:1", "registry.example:5000/team/two:v2", "ghcr.io/a/both:3"
@@ -35,31 +35,31 @@ def fill(store: ContentStore) -> None:
 
 
 def save(store: ContentStore, path: Path, *wanted: str) -> Path:
-    path.write_bytes(exported(store, *wanted))
+    path.write_bytes(export_to_bytes(store, *wanted))
     return path
 
 
-def test_an_archive_has_exactly_the_blobs_of_its_images_and_each_once(store: ContentStore) -> None:
+def test_an_archive_has_exactly_the_blobs_of_its_images_each_once(store: ContentStore) -> None:
     fill(store)
     ingest(store, b"of nobody")
-    files = list(entries_of(exported(store, ONE, BOTH)))
+    files = list(entries_of(export_to_bytes(store, ONE, BOTH)))
     wanted = {blob_path(Digest.parse(digest)) for image in (images.image(1), both()) for digest in image.descriptors}
     assert files == ["oci-layout", "index.json", "manifest.json", *sorted(wanted)]
 
 
-def test_what_is_exported_and_imported_is_the_same(place: Place, store: ContentStore) -> None:
+def test_an_export_followed_by_an_import_gives_the_same_content(place: Place, store: ContentStore) -> None:
     fill(store)
-    data, target = exported(store, ONE, TWO, BOTH), memory_store()
-    outcomes = imported(target, data)
+    data, target = export_to_bytes(store, ONE, TWO, BOTH), memory_store()
+    outcomes = import_archive(target, data)
     assert [(outcome.name, outcome.error) for outcome in outcomes] == [(ONE, None), (BOTH, None), (TWO, None)]
     assert (content(target), names(target)) == (content(store), names(store))
-    assert exported(target, ONE, TWO, BOTH) == data
-    assert exported(place.open(), TWO, BOTH, ONE, TWO) == data
+    assert export_to_bytes(target, ONE, TWO, BOTH) == data
+    assert export_to_bytes(place.open(), TWO, BOTH, ONE, TWO) == data
 
 
 def test_the_index_names_images_for_skopeo_and_for_containerd(store: ContentStore) -> None:
     put(store, images.image(1), ONE)
-    files = entries_of(exported(store, ONE))
+    files = entries_of(export_to_bytes(store, ONE))
     (entry,) = json.loads(files["index.json"])["manifests"]
     assert entry == {**descriptor(images.image(1)).to_json(), "annotations": dict.fromkeys(NAMES, ONE)}
     assert json.loads(files["oci-layout"]) == {"imageLayoutVersion": "1.0.0"}
@@ -70,37 +70,37 @@ def test_an_image_with_several_names_is_listed_under_each(store: ContentStore) -
     wanted = [ONE, "docker.io/library/one:latest", pinned, f"{ONE}@{images.image(1).root.digest}"]
     for name in wanted:
         put(store, images.image(1), name)
-    files = entries_of(exported(store, *wanted))
+    files = entries_of(export_to_bytes(store, *wanted))
     assert len(json.loads(files["index.json"])["manifests"]) == 4
-    (item,) = json.loads(files["manifest.json"])  # docker load refuses names without a tag, or with a digest
+    (item,) = json.loads(files["manifest.json"])  # docker load refuses names without a tag or with a digest
     assert item["RepoTags"] == [ONE, "docker.io/library/one:latest"]
 
 
-def test_docker_s_list_has_what_is_one_image_of_one_platform(store: ContentStore) -> None:
+def test_docker_s_list_has_only_images_of_one_platform(store: ContentStore) -> None:
     fill(store)
     arm = images.image(3, platform="linux/arm64")
     put(store, images.index([images.image(4), arm]), "ghcr.io/a/sparse:1", without=images.image(4).descriptors)
     put(store, images.artifact(5), "ghcr.io/a/artifact:1")
-    items = json.loads(entries_of(exported(store, *names(store)))["manifest.json"])
+    items = json.loads(entries_of(export_to_bytes(store, *names(store)))["manifest.json"])
     assert {tuple(item["RepoTags"]) for item in items} == {(ONE,), (TWO,), ("ghcr.io/a/sparse:1",)}
     (sparse,) = (item for item in items if item["RepoTags"] == ["ghcr.io/a/sparse:1"])
     config, *layers = (blob_path(Digest.parse(digest)) for digest in arm.blobs)
     assert (sparse["Config"], sparse["Layers"]) == (config, layers)
 
 
-def test_manifests_that_were_never_fetched_are_left_out(store: ContentStore) -> None:
-    """An image that was fetched for some platforms is whole without the others."""
+def test_manifests_of_platforms_that_were_not_fetched_are_left_out(store: ContentStore) -> None:
+    """An image that was fetched for some platforms is complete without the manifests of other platforms."""
     absent = images.image(3, platform="linux/arm64").descriptors
     put(store, both(), BOTH, without=absent)
-    files = entries_of(exported(store, BOTH))
+    files = entries_of(export_to_bytes(store, BOTH))
     assert {blob_path(Digest.parse(digest)) for digest in absent}.isdisjoint(files)
     target = memory_store()
-    assert [outcome.error for outcome in imported(target, exported(store, BOTH))] == [None]
+    assert [outcome.error for outcome in import_archive(target, export_to_bytes(store, BOTH))] == [None]
     assert content(target) == content(store)
 
 
 @pytest.mark.parametrize("position", range(5))
-def test_nothing_is_written_of_an_image_that_lacks_something(store: ContentStore, position: int) -> None:
+def test_nothing_is_written_for_an_incomplete_image(store: ContentStore, position: int) -> None:
     fill(store)
     gone = images.image(1).descriptors[position]
     store.delete(Digest.parse(gone))
@@ -110,10 +110,10 @@ def test_nothing_is_written_of_an_image_that_lacks_something(store: ContentStore
     assert file.getvalue() == b""
 
 
-def test_an_index_without_any_manifest_is_no_image(store: ContentStore) -> None:
+def test_an_index_without_a_present_manifest_is_refused(store: ContentStore) -> None:
     put(store, both(), BOTH, without=[digest for digest in both().descriptors if digest != both().root.digest])
     with pytest.raises(NotFound, match="none of its manifests is in the store"):
-        exported(store, BOTH)
+        export_to_bytes(store, BOTH)
 
 
 def test_an_unknown_name_is_refused_before_anything_is_written(store: ContentStore) -> None:
@@ -124,25 +124,25 @@ def test_an_unknown_name_is_refused_before_anything_is_written(store: ContentSto
     assert file.getvalue() == b""
 
 
-def test_a_damaged_blob_ends_the_export(place: Place, store: ContentStore) -> None:
+def test_a_damaged_blob_fails_the_export(place: Place, store: ContentStore) -> None:
     fill(store)
     digest, data = list(images.image(1).blobs.items())[-1]
     place.plant(blob_path(Digest.parse(digest)), bytes(len(data)))
     with pytest.raises(Corrupt, match=digest):
-        exported(store, ONE)
+        export_to_bytes(store, ONE)
 
 
-def test_a_list_that_no_importer_would_read_is_not_written() -> None:
+def test_a_list_that_is_too_large_for_importers_is_not_written() -> None:
     store = memory_store()
     root = put(store, images.image(1), ONE)
     for number in range(2):
         noted = Descriptor(media_type=root.media_type, digest=root.digest, size=root.size, annotations=(("note", "x" * 2**21),))
         store.names.put(f"docker.io/library/one:{number}", noted, source="tests")
     with pytest.raises(InvalidInput, match=r"expected at most 4194304 bytes in index\.json, got \d+; export fewer images"):
-        exported(store, *names(store))
+        export_to_bytes(store, *names(store))
 
 
-def test_a_large_blob_is_never_in_memory(tmp_path: Path) -> None:
+def test_a_large_blob_is_exported_in_bounded_memory(tmp_path: Path) -> None:
     store, target = open_store(str(tmp_path / "a")), open_store(str(tmp_path / "b"))
     put(store, images.image(1, layers=1, layer_bytes=48 * 2**20), ONE)
     archive = tmp_path / "a.tar"
@@ -162,7 +162,7 @@ def test_a_large_blob_is_never_in_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", [ONE, BOTH])
-def test_skopeo_reads_a_layout_by_its_name(tmp_path: Path, name: str) -> None:
+def test_skopeo_finds_an_exported_image_by_its_name(tmp_path: Path, name: str) -> None:
     store = open_store(str(tmp_path / "store"))
     fill(store)
     archive = save(store, tmp_path / "a.tar", ONE, TWO, BOTH)
@@ -177,7 +177,7 @@ def test_skopeo_reads_a_layout_by_its_name(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("name", "image"), [(ONE, images.image(1)), (TWO, images.image(2, docker=True))])
 def test_skopeo_reads_docker_s_list_of_the_same_archive(tmp_path: Path, name: str, image: images.BuiltImage) -> None:
-    """Also of images in Docker's media types, which its `oci-archive:` refuses."""
+    """This includes images with Docker's media types, which skopeo's `oci-archive:` refuses."""
     store = open_store(str(tmp_path / "store"))
     fill(store)
     archive = save(store, tmp_path / "a.tar", ONE, TWO, BOTH)
@@ -193,7 +193,7 @@ def test_umoci_unpacks_an_exported_layout(tmp_path: Path) -> None:
     archive = save(store, tmp_path / "a.tar", ONE)
     (tmp_path / "layout").mkdir()
     subprocess.run(["tar", "xf", archive, "-C", tmp_path / "layout"], check=True)
-    skopeo.copy(f"oci:{tmp_path / 'layout'}:{ONE}", f"oci:{tmp_path / 'tagged'}:x")  # umoci wants a tag without slashes
+    skopeo.copy(f"oci:{tmp_path / 'layout'}:{ONE}", f"oci:{tmp_path / 'tagged'}:x")  # umoci requires a tag without slashes
     subprocess.run(
         [require("umoci", "umoci"), "raw", "unpack", "--rootless", "--image", f"{tmp_path / 'tagged'}:x", tmp_path / "out"],
         check=True,
@@ -205,7 +205,7 @@ def test_umoci_unpacks_an_exported_layout(tmp_path: Path) -> None:
 # Entries
 
 
-def test_tar_finds_nothing_to_complain_about(tmp_path: Path) -> None:
+def test_tar_lists_the_archive_without_warnings(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     fill(store)
     put(store, images.image(7), "docker.io/library/seven:7")
@@ -217,7 +217,7 @@ def test_tar_finds_nothing_to_complain_about(tmp_path: Path) -> None:
         assert line.startswith("-rw-r--r-- 0/0 "), line
 
 
-def test_a_blob_of_sha512_is_exported_and_imported(store: ContentStore) -> None:
+def test_a_blob_with_a_sha512_digest_is_exported_and_imported(store: ContentStore) -> None:
     layer = Descriptor(media_type=images.OCI_LAYER, digest=Digest.of(b"layer", algorithm="sha512"), size=5)
     config = Descriptor(media_type=images.OCI_CONFIG, digest=Digest.of(b"{}"), size=2)
     raw = json.dumps({"schemaVersion": 2, "config": config.to_json(), "layers": [layer.to_json()]}).encode()
@@ -226,15 +226,15 @@ def test_a_blob_of_sha512_is_exported_and_imported(store: ContentStore) -> None:
         ingest(store, data, ref=str(number))
     store.names.put(ONE, Descriptor(media_type=images.OCI_MANIFEST, digest=Digest.of(raw), size=len(raw)), source="tests")
     target = memory_store()
-    assert [outcome.error for outcome in imported(target, exported(store, ONE))] == [None]
+    assert [outcome.error for outcome in import_archive(target, export_to_bytes(store, ONE))] == [None]
     assert content(target) == content(store)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations([ONE, TWO, BOTH])))
-def test_the_order_of_names_and_of_their_recording_changes_nothing(order: tuple[str, ...]) -> None:
+def test_the_order_of_names_and_of_their_recording_does_not_change_the_archive(order: tuple[str, ...]) -> None:
     built = {ONE: images.image(1), TWO: images.image(2, docker=True), BOTH: both()}
     store, other = memory_store(), memory_store()
     fill(store)
     for name in order:
         put(other, built[name], name)
-    assert exported(other, *order) == exported(store, ONE, TWO, BOTH)
+    assert export_to_bytes(other, *order) == export_to_bytes(store, ONE, TWO, BOTH)

@@ -1,4 +1,4 @@
-"""Import of image layouts: what other tools wrote, names, and archives that are damaged or hostile."""
+"""Import of image layouts: archives of other tools, names, and damaged or hostile archives."""
 
 import gzip
 import io
@@ -29,8 +29,8 @@ from tests.storage.archives import (
     descriptor,
     document,
     entries_of,
-    exported,
-    imported,
+    export_to_bytes,
+    import_archive,
     layout,
     link,
     memory_store,
@@ -47,7 +47,7 @@ IMAGE = images.image(1, layer_bytes=3000)
 ENTRIES = layout(IMAGE, annotations={REF_NAME: NAME})
 BLOBS = IMAGE.blobs | {manifest.digest: manifest.raw for manifest in IMAGE.manifests}
 
-# Larger than what is read at once.
+# Larger than one read.
 LARGE_IMAGE = images.image(3, layer_bytes=1_500_000)
 LARGE = tar_of(layout(LARGE_IMAGE, annotations={REF_NAME: NAME}))
 
@@ -56,17 +56,17 @@ def platforms() -> images.BuiltImage:
     return images.index(images.image(seed, platform=platform) for seed, platform in ((1, "linux/amd64"), (2, "linux/arm64")))
 
 
-def assert_whole(store: ContentStore) -> None:
+def assert_complete(store: ContentStore) -> None:
     assert content(store) == BLOBS
     assert names(store) == {NAME: descriptor(IMAGE)}
     assert list(store.active()) == []
 
 
-# What other tools write
+# Archives of other tools
 
 
 @pytest.mark.parametrize("image", [images.image(1), platforms()], ids=["image", "index"])
-def test_what_skopeo_writes_is_imported_byte_for_byte(tmp_path: Path, image: images.BuiltImage) -> None:
+def test_an_archive_of_skopeo_is_imported_byte_for_byte(tmp_path: Path, image: images.BuiltImage) -> None:
     source, target = open_store(str(tmp_path / "source")), open_store(str(tmp_path / "target"))
     put(source, image, NAME)
     source.update_index()
@@ -81,35 +81,35 @@ def test_what_skopeo_writes_is_imported_byte_for_byte(tmp_path: Path, image: ima
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 def test_an_archive_may_be_compressed(store: ContentStore, mode: str) -> None:
-    imported(store, tar_of(ENTRIES, mode=mode))
-    assert_whole(store)
+    import_archive(store, tar_of(ENTRIES, mode=mode))
+    assert_complete(store)
 
 
 def test_entries_may_come_in_any_order_and_from_a_directory(store: ContentStore) -> None:
     directory = tarfile.TarInfo("./blobs")
     directory.type = tarfile.DIRTYPE
-    imported(store, tar_of([(directory, b""), *((f"./{name}", data) for name, data in reversed(ENTRIES))]))
-    assert_whole(store)
+    import_archive(store, tar_of([(directory, b""), *((f"./{name}", data) for name, data in reversed(ENTRIES))]))
+    assert_complete(store)
 
 
-def test_a_pipe_gives_what_a_file_gives(store: ContentStore, tmp_path: Path) -> None:
+def test_importing_from_a_pipe_equals_importing_from_a_file(store: ContentStore, tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(tar_of(ENTRIES))
     with subprocess.Popen(["cat", tmp_path / "a.tar"], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         archive.import_images(store, process.stdout, source="-")
-    assert_whole(store)
+    assert_complete(store)
 
 
-def test_content_that_is_there_is_kept(store: ContentStore) -> None:
+def test_content_that_is_in_the_store_already_is_kept(store: ContentStore) -> None:
     put(store, IMAGE, OTHER)
     before = {info.digest: info.size for info in store.walk()}
-    imported(store, tar_of(ENTRIES))
+    import_archive(store, tar_of(ENTRIES))
     assert {info.digest: info.size for info in store.walk()} == before
     assert set(names(store)) == {NAME, OTHER}
 
 
-def test_an_import_brings_the_index_up_to_date(store: ContentStore) -> None:
-    imported(store, tar_of(ENTRIES))
+def test_an_import_updates_the_index(store: ContentStore) -> None:
+    import_archive(store, tar_of(ENTRIES))
     listed = json.loads(store._backend.fs.cat_file(store._layout.index))["manifests"]
     assert [entry["annotations"] for entry in listed] == [{REF_NAME: NAME}]
 
@@ -129,24 +129,24 @@ def test_an_import_brings_the_index_up_to_date(store: ContentStore) -> None:
         ({REF_NAME: NAME, CONTAINERD_NAME: "a/b:\x1b[2J"}, NAME),
     ],
 )
-def test_a_name_is_what_docker_means_by_the_annotation(annotations: Mapping[str, str], name: str) -> None:
+def test_a_name_in_an_annotation_is_expanded_as_docker_does(annotations: Mapping[str, str], name: str) -> None:
     store = memory_store()
-    (outcome,) = imported(store, tar_of(layout(IMAGE, annotations=annotations)), name="fallback:1")
+    (outcome,) = import_archive(store, tar_of(layout(IMAGE, annotations=annotations)), name="fallback:1")
     assert (outcome.name, outcome.error) == (name, None)
     assert names(store) == {name: descriptor(IMAGE)}
 
 
 @pytest.mark.parametrize("text", ["", "latest", "v1.2", "a b:1", "UPPER/case:1", "http://a/b", ":", "a/b:\n"])
-def test_a_tag_alone_or_a_strange_text_is_no_name(text: str) -> None:
+def test_a_tag_without_a_repository_or_an_invalid_text_is_not_a_name(text: str) -> None:
     data, store = tar_of(layout(IMAGE, annotations={REF_NAME: text} if text else {})), memory_store()
-    (outcome,) = imported(store, data)
+    (outcome,) = import_archive(store, data)
     assert isinstance(outcome.error, InvalidInput)
     assert str(outcome.error) == (
         f"archive a.tar: index.json.manifests[0]: the archive has no full name for manifest {IMAGE.root.digest}; "
         "give a name for it"
     )
     assert names(store) == {}
-    (outcome,) = imported(store, data, name="one:1")
+    (outcome,) = import_archive(store, data, name="one:1")
     assert (outcome.name, outcome.error, names(store)) == (NAME, None, {NAME: descriptor(IMAGE)})
 
 
@@ -157,29 +157,29 @@ def test_a_bad_name_is_refused_before_anything_is_read() -> None:
     assert file.read() == tar_of(ENTRIES)
 
 
-def test_a_name_that_stands_for_two_images_is_taken_once_and_said() -> None:
+def test_a_name_of_two_images_is_imported_for_the_first_and_reported() -> None:
     first, second = (layout(images.image(seed), annotations={REF_NAME: NAME}) for seed in (1, 2))
     manifests = [json.loads(dict(entries)["index.json"])["manifests"][0] for entries in (first, second)]
     index = document({"schemaVersion": 2, "manifests": [*manifests, manifests[0]]})
     store = memory_store()
-    outcomes = imported(store, tar_of([*first[:-2], *second[:-2], ("index.json", index)]))
+    outcomes = import_archive(store, tar_of([*first[:-2], *second[:-2], ("index.json", index)]))
     assert [type(outcome.error) for outcome in outcomes] == [type(None), InvalidInput, type(None)]
     assert "only the first is imported" in str(outcomes[1].error)
     assert names(store) == {NAME: descriptor(images.image(1))}
 
 
-# Images that lack something
+# Incomplete images
 
 
 @pytest.mark.parametrize("position", range(5))
-def test_an_image_that_lacks_something_gets_no_name_and_the_others_do(position: int) -> None:
+def test_an_incomplete_image_is_not_recorded_and_others_are(position: int) -> None:
     source, store = memory_store(), memory_store()
     put(source, IMAGE, NAME)
     put(source, images.image(2), OTHER)
     gone = IMAGE.descriptors[position]
-    files = entries_of(exported(source, NAME, OTHER))
+    files = entries_of(export_to_bytes(source, NAME, OTHER))
     files.pop(f"blobs/{gone.replace(':', '/')}")
-    lacking, whole = imported(store, tar_of(list(files.items())))
+    lacking, whole = import_archive(store, tar_of(list(files.items())))
     assert isinstance(lacking.error, NotFound)
     assert str(lacking.error).startswith(f"{NAME}: 1 descriptor missing in the store (")
     assert gone in str(lacking.error)
@@ -187,17 +187,17 @@ def test_an_image_that_lacks_something_gets_no_name_and_the_others_do(position: 
     assert names(store) == {OTHER: descriptor(images.image(2))}
 
 
-def test_what_an_archive_lacks_may_be_in_the_store() -> None:
+def test_content_missing_in_an_archive_may_be_in_the_store() -> None:
     store = memory_store()
     ingest(store, ENTRIES[0][1])
-    imported(store, tar_of(ENTRIES[1:]))
-    assert_whole(store)
+    import_archive(store, tar_of(ENTRIES[1:]))
+    assert_complete(store)
 
 
-def test_an_index_whose_manifests_did_not_come_is_no_image() -> None:
+def test_an_index_whose_manifests_are_missing_is_not_recorded() -> None:
     image = platforms()
     bare = images.BuiltImage(blobs={}, manifests=image.manifests[-1:])
-    (outcome,) = imported(memory_store(), tar_of(layout(bare, annotations={REF_NAME: NAME})))
+    (outcome,) = import_archive(memory_store(), tar_of(layout(bare, annotations={REF_NAME: NAME})))
     assert isinstance(outcome.error, NotFound)
 
 
@@ -205,11 +205,13 @@ def test_an_index_whose_manifests_did_not_come_is_no_image() -> None:
     ("change", "error"),
     [({"size": 1}, Corrupt), ({"mediaType": images.OCI_INDEX}, InvalidInput), ({"digest": images.digest_of(b"")}, NotFound)],
 )
-def test_a_list_that_describes_an_image_wrongly_gives_it_no_name(change: Mapping[str, object], error: type[DistError]) -> None:
+def test_an_image_with_a_wrong_descriptor_in_the_list_is_not_recorded(
+    change: Mapping[str, object], error: type[DistError]
+) -> None:
     index = json.loads(ENTRIES[-2][1])
     index["manifests"][0] |= change
     store = memory_store()
-    (outcome,) = imported(store, tar_of([*ENTRIES[:-2], ("index.json", document(index))]))
+    (outcome,) = import_archive(store, tar_of([*ENTRIES[:-2], ("index.json", document(index))]))
     assert type(outcome.error) is error
     assert names(store) == {}
 
@@ -218,37 +220,37 @@ def test_a_list_that_describes_an_image_wrongly_gives_it_no_name(change: Mapping
 
 
 @pytest.mark.parametrize("position", range(5))
-def test_a_blob_that_is_not_what_its_name_says_is_refused_and_never_seen(store: ContentStore, position: int) -> None:
+def test_a_blob_that_does_not_match_the_digest_in_its_name_is_never_visible(store: ContentStore, position: int) -> None:
     name, data = ENTRIES[position]
     wrong = bytes([data[0] ^ 1]) + data[1:]
     entries = [*ENTRIES[:position], (name, wrong), *ENTRIES[position + 1 :]]
     with pytest.raises(Corrupt, match=rf"^archive a\.tar: {name} .*: expected sha256:\S+, got {images.digest_of(wrong)}$"):
-        imported(store, tar_of(entries))
+        import_archive(store, tar_of(entries))
     assert names(store) == {}
     assert list(store.active()) == []
     assert content(store).keys() <= BLOBS.keys()
-    imported(store, tar_of(ENTRIES))
-    assert_whole(store)
+    import_archive(store, tar_of(ENTRIES))
+    assert_complete(store)
 
 
-def test_a_blob_may_be_there_twice() -> None:
+def test_a_blob_may_occur_twice() -> None:
     store = memory_store()
-    imported(store, tar_of([ENTRIES[0], *ENTRIES]))
-    assert_whole(store)
+    import_archive(store, tar_of([ENTRIES[0], *ENTRIES]))
+    assert_complete(store)
 
 
 @pytest.mark.parametrize("name", ["index.json", "./index.json", "blobs/../index.json"])
 def test_two_lists_are_refused(name: str) -> None:
     store = memory_store()
     with pytest.raises(InvalidInput, match=r"index\.json occurs twice; refused, since tools would disagree about it$"):
-        imported(store, tar_of([*ENTRIES, (name, document({"schemaVersion": 2, "manifests": []}))]))
+        import_archive(store, tar_of([*ENTRIES, (name, document({"schemaVersion": 2, "manifests": []}))]))
     assert names(store) == {}
 
 
 @pytest.mark.parametrize("name", ["index.json", "manifest.json"])
-def test_a_huge_list_is_refused_unread(name: str) -> None:
+def test_a_huge_list_is_refused_without_reading_it(name: str) -> None:
     with pytest.raises(InvalidInput, match=rf"{name}: expected at most 4194304 bytes, got 4194305$"):
-        imported(memory_store(), tar_of([(name, bytes(4 * 2**20 + 1))]))
+        import_archive(memory_store(), tar_of([(name, bytes(4 * 2**20 + 1))]))
 
 
 @pytest.mark.parametrize(
@@ -261,64 +263,64 @@ def test_a_huge_list_is_refused_unread(name: str) -> None:
         (b'{"manifests": []}', "expected at least one image, got an empty list"),
     ],
 )
-def test_a_list_that_cannot_be_read_is_refused_by_its_place(index: bytes, message: str) -> None:
+def test_an_unreadable_list_is_refused_with_the_path_of_the_error(index: bytes, message: str) -> None:
     with pytest.raises(InvalidInput, match=rf"^archive a\.tar: .*{message}"):
-        imported(memory_store(), tar_of([*ENTRIES[:-2], ("index.json", index)]))
+        import_archive(memory_store(), tar_of([*ENTRIES[:-2], ("index.json", index)]))
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"not a tar", bytes(512), noise(5000), gzip.compress(b"text", mtime=0), tar_of([("x", b"y")])]
 )
-def test_what_is_no_archive_of_images_is_refused_as_input(data: bytes) -> None:
+def test_a_file_that_is_no_archive_of_images_is_invalid_input(data: bytes) -> None:
     with pytest.raises(
         InvalidInput, match=r"^archive a\.tar: (expected a tar archive|.*not an archive of images, found neither .*)"
     ):
-        imported(memory_store(), data)
+        import_archive(memory_store(), data)
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
 @pytest.mark.parametrize("percent", [1, 10, 50, 90, 99])
-def test_an_archive_that_was_cut_is_never_taken_for_a_whole_one(mode: str, percent: int) -> None:
+def test_an_incomplete_archive_is_never_imported_as_complete(mode: str, percent: int) -> None:
     data = tar_of(ENTRIES, mode=mode)
     data = data.rstrip(b"\0") if mode == "w" else data
     store = memory_store()
     with pytest.raises((Corrupt, InvalidInput)):
-        imported(store, data[: len(data) * percent // 100])
+        import_archive(store, data[: len(data) * percent // 100])
     assert names(store) == {}
     assert content(store).keys() <= BLOBS.keys()
 
 
-def test_an_archive_without_its_end_is_cut_short_even_between_entries() -> None:
-    """Or an index whose second manifest is behind the cut would pass for one of which only the first was fetched."""
+def test_an_archive_that_ends_between_entries_is_incomplete() -> None:
+    """Otherwise an index whose second manifest is missing at the end would look like an image fetched for one platform."""
     data = tar_of(ENTRIES)
     end = len(data.rstrip(b"\0"))
     store = memory_store()
     with pytest.raises(
         Corrupt, match=r"^archive a\.tar: damaged or incomplete \(empty header\); copy or create the archive again$"
     ):
-        imported(store, data[: end + -end % 512])
+        import_archive(store, data[: end + -end % 512])
     assert names(store) == {}
 
 
-def test_a_damaged_header_is_not_taken_for_the_end() -> None:
+def test_a_damaged_header_does_not_count_as_the_end() -> None:
     data = bytearray(tar_of(ENTRIES))
     second = 512 + len(ENTRIES[0][1]) + -len(ENTRIES[0][1]) % 512
     data[second] ^= 1
     with pytest.raises(Corrupt, match="damaged or incomplete"):
-        imported(memory_store(), bytes(data))
+        import_archive(memory_store(), bytes(data))
 
 
 @pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK])
-def test_a_name_of_gigabytes_is_refused_unread(kind: bytes) -> None:
+def test_a_name_of_gigabytes_is_refused_without_reading_it(kind: bytes) -> None:
     header = tarfile.TarInfo("x")
     header.type, header.size = kind, 2**33
     data = tar_of(ENTRIES).rstrip(b"\0")
     data += bytes(-len(data) % 512) + header.tobuf(tarfile.GNU_FORMAT)
     with pytest.raises(Corrupt, match=f"a header has a size of {2**33} bytes"):
-        imported(memory_store(), data)
+        import_archive(memory_store(), data)
 
 
-def test_any_number_of_entries_takes_no_memory() -> None:
+def test_memory_does_not_grow_with_the_number_of_blobs() -> None:
     data = tarfile.TarInfo("x").tobuf() * 20_000 + tar_of(ENTRIES)
     store = memory_store()
     tracemalloc.start()
@@ -327,20 +329,20 @@ def test_any_number_of_entries_takes_no_memory() -> None:
         assert tracemalloc.get_traced_memory()[1] < 6 * 2**20
     finally:
         tracemalloc.stop()
-    assert_whole(store)
+    assert_complete(store)
 
 
-def test_names_without_end_are_refused() -> None:
+def test_too_many_names_are_refused() -> None:
     header = tarfile.TarInfo("x")
     header.type, header.size = tarfile.GNUTYPE_LONGNAME, 1
     entry = header.tobuf(tarfile.GNU_FORMAT) + b"x".ljust(512, b"\0")
     data = tar_of(ENTRIES).rstrip(b"\0")
     data += bytes(-len(data) % 512) + entry * 2000
     with pytest.raises(Corrupt, match="damaged or incomplete"):
-        imported(memory_store(), data)
+        import_archive(memory_store(), data)
 
 
-# Bombs, imported by a process that may use little memory and CPU time
+# Decompression bombs, imported by a process with limited memory and CPU time
 
 IMPORT = """
 import resource, sys
@@ -354,7 +356,7 @@ with open(sys.argv[1], "rb") as file:
 
 
 def explode(path: Path, data: bytes) -> str:
-    """The last line that an import in a process of its own prints."""
+    """Import an archive in a separate process with limits, and return the last line that it prints."""
     path.write_bytes(data)
     argv = [sys.executable, "-c", IMPORT, str(path)]
     done = subprocess.run(argv, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=100)
@@ -364,7 +366,7 @@ def explode(path: Path, data: bytes) -> str:
 
 
 def sparse_bomb(blocks: int) -> bytes:
-    """GNU's old header of a sparse file whose map goes on for many blocks."""
+    """Return a GNU header of a sparse file in the old format, whose map continues over many blocks."""
     header = tarfile.TarInfo("x.tar")
     header.type = tarfile.GNUTYPE_SPARSE
     raw = bytearray(header.tobuf(tarfile.GNU_FORMAT))
@@ -385,7 +387,7 @@ def test_sparse_maps_of_many_entries_are_refused(tmp_path: Path) -> None:
     assert "more than 1000000 pax records and extents" in explode(tmp_path / "a.tar", data)
 
 
-def test_global_headers_do_not_pile_up(tmp_path: Path) -> None:
+def test_global_headers_do_not_accumulate_in_memory(tmp_path: Path) -> None:
     headers = (
         tarfile.TarInfo.create_pax_global_header({f"key{number}.{key}": "x" for key in range(1500)})
         + tarfile.TarInfo("x").tobuf()
@@ -395,11 +397,11 @@ def test_global_headers_do_not_pile_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
-def test_content_that_compresses_well_does_not_fill_memory(tmp_path: Path, mode: str) -> None:
+def test_highly_compressed_content_does_not_fill_memory(tmp_path: Path, mode: str) -> None:
     assert explode(tmp_path / "a.tar", tar_of([("passed over", bytes(250_000_000)), *ENTRIES], mode=mode)) == ""
 
 
-def test_names_that_no_system_has_are_refused(tmp_path: Path) -> None:
+def test_names_longer_than_any_system_allows_are_refused(tmp_path: Path) -> None:
     long = "a" * 1_900_000
     header = tarfile.TarInfo(f"{long}.json")
     header.type, header.linkname = tarfile.SYMTYPE, long
@@ -408,7 +410,7 @@ def test_names_that_no_system_has_are_refused(tmp_path: Path) -> None:
     assert "expected names and link targets of at most 4095 bytes, got 1900005" in said
 
 
-def test_names_that_are_kept_are_limited_together(tmp_path: Path) -> None:
+def test_the_total_size_of_remembered_names_is_limited(tmp_path: Path) -> None:
     links = [link(f"{number}{'a' * 3000}.json", "b" * 3000) for number in range(8000)]
     data = gzip.compress(tar_of([*links, *ENTRIES]), 1)
     assert "expected at most 16777216 bytes of names of files other than blobs" in explode(tmp_path / "a.tar", data)
@@ -418,31 +420,31 @@ def test_names_that_are_kept_are_limited_together(tmp_path: Path) -> None:
 def test_an_xz_archive_may_have_several_streams(padding: int) -> None:
     data, store = tar_of(ENTRIES), memory_store()
     parts = (data[:700], data[700:-9000], data[-9000:])
-    imported(store, bytes(padding).join(lzma.compress(part) for part in parts))
-    assert_whole(store)
+    import_archive(store, bytes(padding).join(lzma.compress(part) for part in parts))
+    assert_complete(store)
 
 
-def test_an_xz_archive_without_its_last_stream_is_cut_short() -> None:
+def test_an_xz_archive_without_its_last_stream_is_incomplete() -> None:
     data = tar_of(ENTRIES).rstrip(b"\0")
     with pytest.raises(Corrupt, match="damaged or incomplete"):
-        imported(memory_store(), lzma.compress(data[:700]) + lzma.compress(data[700:-10]))
+        import_archive(memory_store(), lzma.compress(data[:700]) + lzma.compress(data[700:-10]))
 
 
 def test_an_xz_stream_with_a_huge_window_is_refused() -> None:
     filters = [{"id": lzma.FILTER_LZMA2, "dict_size": 2**30}]
     with pytest.raises(InvalidInput, match="Memory usage limit"):
-        imported(memory_store(), lzma.compress(tar_of(ENTRIES), filters=filters))
+        import_archive(memory_store(), lzma.compress(tar_of(ENTRIES), filters=filters))
 
 
-def test_a_sparse_file_does_not_blow_up() -> None:
+def test_the_holes_of_a_sparse_file_take_no_memory() -> None:
     header = tarfile.TarInfo("x.tar")
     header.pax_headers = {"GNU.sparse.map": "0,0", "GNU.sparse.size": str(2**50), "GNU.sparse.name": "x.tar"}
     store = memory_store()
-    imported(store, tar_of([(header, b""), *ENTRIES]))
-    assert_whole(store)
+    import_archive(store, tar_of([(header, b""), *ENTRIES]))
+    assert_complete(store)
 
 
-def test_strange_entries_are_passed_over(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+def test_entries_that_belong_to_no_image_are_skipped(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     device = tarfile.TarInfo("blobs/sha256/device")
     device.type = tarfile.CHRTYPE
     strange = [
@@ -465,8 +467,8 @@ def test_strange_entries_are_passed_over(caplog: pytest.LogCaptureFixture, tmp_p
         *ENTRIES,
     ]
     with caplog.at_level(logging.DEBUG, logger="prefect_dist.storage"):
-        imported(store, tar_of(entries))
-    assert_whole(store)
+        import_archive(store, tar_of(entries))
+    assert_complete(store)
     assert [file.name for file in tmp_path.iterdir()] == ["deep"]
     assert [file.name for file in (tmp_path / "deep").iterdir()] == ["store"]
     assert "archive a.tar: '../up' skipped" in caplog.messages
@@ -477,22 +479,20 @@ def test_strange_entries_are_passed_over(caplog: pytest.LogCaptureFixture, tmp_p
 
 @pytest.mark.parametrize("error", [OSError(5, "the disk is gone"), KeyboardInterrupt()], ids=repr)
 @pytest.mark.parametrize(("percent", "kept"), [(0, 0), (20, 1), (50, 2), (80, 3), (95, 3)])
-def test_an_interrupted_import_leaves_a_store_that_imports(
-    store: ContentStore, error: BaseException, percent: int, kept: int
-) -> None:
+def test_an_interrupted_import_can_be_repeated(store: ContentStore, error: BaseException, percent: int, kept: int) -> None:
     stream = Breaking(LARGE, after=len(LARGE) * percent // 100, error=error)
     with pytest.raises(Unavailable if isinstance(error, OSError) else type(error)):
         archive.import_images(store, stream, source="a.tar")
     assert list(store.active()) == []
     assert names(store) == {}
     assert set(content(store)) == set(LARGE_IMAGE.descriptors[:kept])
-    (outcome,) = imported(store, LARGE)
+    (outcome,) = import_archive(store, LARGE)
     assert (outcome.error, set(content(store))) == (None, set(LARGE_IMAGE.descriptors))
 
 
 def test_two_imports_of_one_archive_at_once_do_not_wait_for_each_other(store: ContentStore) -> None:
     class Both(Stream):
-        """Imports the archive once more when some of it has been read."""
+        """A stream that imports the same archive again after some of it has been read."""
 
         reads = 0
 
@@ -500,7 +500,7 @@ def test_two_imports_of_one_archive_at_once_do_not_wait_for_each_other(store: Co
             self.reads += 1
             if self.reads == 3:
                 assert len(list(store.active())) == 1
-                imported(store, LARGE)
+                import_archive(store, LARGE)
             return super().read(size)
 
     (outcome,) = archive.import_images(store, Both(LARGE), source="a.tar")
@@ -514,7 +514,7 @@ def test_two_imports_of_one_archive_at_once_do_not_wait_for_each_other(store: Co
 def archive_of(image: images.BuiltImage) -> bytes:
     store = memory_store()
     put(store, image, NAME)
-    return exported(store, NAME)
+    return export_to_bytes(store, NAME)
 
 
 WHOLE = archive_of(platforms())
@@ -522,7 +522,7 @@ WHOLE = archive_of(platforms())
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(1, 255)), max_size=4), st.integers(0, len(WHOLE)))
-def test_whatever_happens_to_an_archive_nothing_wrong_becomes_visible(flips: list[tuple[int, int]], cut: int) -> None:
+def test_no_damage_of_an_archive_makes_wrong_content_visible(flips: list[tuple[int, int]], cut: int) -> None:
     data = bytearray(WHOLE)
     for position, mask in flips:
         data[position] ^= mask
@@ -537,4 +537,4 @@ def test_whatever_happens_to_an_archive_nothing_wrong_becomes_visible(flips: lis
     assert recorded == set(names(store))
     for name in recorded:
         assert name is not None
-        exported(store, name)
+        export_to_bytes(store, name)

@@ -1,4 +1,4 @@
-"""What every store does with blobs and ingests, whatever it stands on."""
+"""The behaviour of blobs and ingests on every backend."""
 
 import errno
 import logging
@@ -13,7 +13,7 @@ from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, DistError,
 from prefect_dist.storage import ContentStore, Writer
 from tests.storage.conformance import EMPTY, Place, assert_resumes, blob_path, ingest, noise
 
-DATA = noise(100_000)  # more than a file object keeps back
+DATA = noise(100_000)  # larger than the buffer of a file object
 DIGEST = Digest.of(DATA)
 SMALL = 1024 * 1024  # the largest declared total whose ingest is recorded only when it is closed unfinished
 BIG = noise(SMALL + 50_000)
@@ -28,7 +28,7 @@ def left_behind(place: Place) -> set[str]:
 # Writing
 
 
-def test_a_writer_begins_at_zero_and_counts_what_it_takes(store: ContentStore) -> None:
+def test_a_writer_starts_at_zero_and_counts_the_written_bytes(store: ContentStore) -> None:
     with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
         declared = writer.declaration
         assert (declared.ref, declared.expected, declared.total, writer.offset) == ("ref", DIGEST, len(DATA), 0)
@@ -49,14 +49,14 @@ def test_a_blob_is_invisible_until_it_is_committed(store: ContentStore) -> None:
 
 
 @BOTH_KINDS
-def test_a_commit_leaves_nothing_of_the_ingest(place: Place, store: ContentStore, data: bytes) -> None:
+def test_a_commit_removes_the_ingest(place: Place, store: ContentStore, data: bytes) -> None:
     ingest(store, data)
     assert not left_behind(place)
     with pytest.raises(NotFound):
         store.status("ref")
 
 
-def test_closing_again_is_harmless(store: ContentStore) -> None:
+def test_closing_twice_has_no_effect(store: ContentStore) -> None:
     with store.writer("ref") as writer:
         writer.write(DATA)
         writer.commit()
@@ -65,7 +65,7 @@ def test_closing_again_is_harmless(store: ContentStore) -> None:
 
 
 @pytest.mark.parametrize("ref", ["", "\udcff"])
-def test_a_ref_has_to_be_text(store: ContentStore, ref: str) -> None:
+def test_an_empty_or_undecodable_ref_is_refused(store: ContentStore, ref: str) -> None:
     with pytest.raises(InvalidInput):
         store.writer(ref)
 
@@ -80,7 +80,7 @@ def test_a_ref_may_be_any_text(store: ContentStore) -> None:
 # Status
 
 
-def test_status_tells_how_far_an_ingest_is(store: ContentStore) -> None:
+def test_the_status_has_the_progress_of_an_ingest(store: ContentStore) -> None:
     before = datetime.now(UTC) - timedelta(seconds=1)  # file times are coarser than the clock
     with store.writer("ref", expected=DIGEST, total=len(BIG)) as writer:
         writer.write(BIG[:50_000])
@@ -91,19 +91,19 @@ def test_status_tells_how_far_an_ingest_is(store: ContentStore) -> None:
     assert before <= status.updated <= datetime.now(UTC) + timedelta(seconds=1)
 
 
-def test_status_says_none_for_what_was_not_declared(store: ContentStore) -> None:
+def test_the_status_has_none_for_undeclared_values(store: ContentStore) -> None:
     store.writer("ref").close()
     assert (store.status("ref").total, store.status("ref").expected) == (None, None)
 
 
-def test_a_resumed_ingest_keeps_its_start(store: ContentStore) -> None:
+def test_a_resumed_ingest_keeps_its_start_time(store: ContentStore) -> None:
     store.writer("ref").close()
     started = store.status("ref").started
     store.writer("ref").close()
     assert store.status("ref").started == started
 
 
-def test_status_of_no_ingest_is_not_found(store: ContentStore) -> None:
+def test_the_status_of_a_missing_ingest_is_not_found(store: ContentStore) -> None:
     with pytest.raises(NotFound, match="ingest ref: not found"):
         store.status("ref")
 
@@ -116,7 +116,7 @@ def test_active_lists_all_ingests(store: ContentStore) -> None:
         assert {status.ref for status in store.active()} == {"one", "two", "three"}
 
 
-def test_an_ingest_that_vanishes_while_it_is_listed_is_left_out(store: ContentStore) -> None:
+def test_an_ingest_that_ends_during_the_listing_is_left_out(store: ContentStore) -> None:
     for ref in ("one", "two"):
         store.writer(ref).close()
     active = store.active()
@@ -128,19 +128,19 @@ def test_an_ingest_that_vanishes_while_it_is_listed_is_left_out(store: ContentSt
 # Commit
 
 
-def test_commit_needs_no_declared_digest(store: ContentStore) -> None:
+def test_a_commit_needs_no_declared_digest(store: ContentStore) -> None:
     with store.writer("ref") as writer:
         writer.write(DATA)
         assert writer.commit() == DIGEST
 
 
-def test_commit_checks_what_is_given_to_it(store: ContentStore) -> None:
+def test_a_commit_checks_the_given_size_and_digest(store: ContentStore) -> None:
     with store.writer("ref") as writer:
         writer.write(DATA)
         assert writer.commit(size=len(DATA), expected=DIGEST) == DIGEST
 
 
-def test_a_size_given_to_commit_stands_for_the_declared_total(store: ContentStore) -> None:
+def test_the_size_given_to_a_commit_replaces_the_declared_total(store: ContentStore) -> None:
     with store.writer("ref", total=len(DATA)) as writer:
         writer.write(DATA[:10])
         with pytest.raises(Corrupt, match="expected 100000 bytes, got 10"):
@@ -149,7 +149,7 @@ def test_a_size_given_to_commit_stands_for_the_declared_total(store: ContentStor
 
 
 @pytest.mark.parametrize("expected", [None, DIGEST])
-def test_commit_of_content_that_exists_is_success(place: Place, store: ContentStore, expected: Digest | None) -> None:
+def test_a_commit_of_existing_content_succeeds(place: Place, store: ContentStore, expected: Digest | None) -> None:
     with store.writer("first", expected=expected) as writer:
         writer.write(DATA)
         ingest(store, DATA, ref="second")
@@ -158,7 +158,7 @@ def test_commit_of_content_that_exists_is_success(place: Place, store: ContentSt
     assert not left_behind(place)
 
 
-def test_a_writer_for_content_that_exists_is_refused(place: Place, store: ContentStore) -> None:
+def test_a_writer_for_existing_content_is_refused(place: Place, store: ContentStore) -> None:
     ingest(store, DATA)
     with pytest.raises(AlreadyExists, match=str(DIGEST)):
         place.open().writer("other", expected=DIGEST, total=len(DATA))
@@ -166,7 +166,7 @@ def test_a_writer_for_content_that_exists_is_refused(place: Place, store: Conten
 
 
 @pytest.mark.parametrize("wrong", [{"size": 1}, {"expected": OTHER}])
-def test_an_ingest_survives_a_wrong_commit(store: ContentStore, wrong: dict[str, int | Digest]) -> None:
+def test_an_ingest_survives_a_failed_commit(store: ContentStore, wrong: dict[str, int | Digest]) -> None:
     with store.writer("ref") as writer:
         writer.write(DATA)
         with pytest.raises(Corrupt, match=r"ref: expected .*, got "):
@@ -189,7 +189,7 @@ def test_wrong_bytes_are_never_committed_under_the_declared_digest(store: Conten
         assert writer.commit(size=5) == OTHER
 
 
-def test_too_few_bytes_are_kept_and_never_committed(store: ContentStore) -> None:
+def test_incomplete_content_is_kept_and_never_committed(store: ContentStore) -> None:
     with store.writer("ref", total=len(DATA)) as writer:
         writer.write(DATA[:-1])
         with pytest.raises(Corrupt, match="expected 100000 bytes, got 99999"):
@@ -198,7 +198,7 @@ def test_too_few_bytes_are_kept_and_never_committed(store: ContentStore) -> None
         assert writer.commit() == DIGEST
 
 
-def test_more_bytes_than_declared_are_refused_whole(store: ContentStore) -> None:
+def test_a_write_beyond_the_declared_size_is_refused_as_a_whole(store: ContentStore) -> None:
     with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
         writer.write(DATA[:-1])
         with pytest.raises(Corrupt, match="expected 100000 bytes, got 100001 or more"):
@@ -209,7 +209,7 @@ def test_more_bytes_than_declared_are_refused_whole(store: ContentStore) -> None
     assert store.read(DIGEST) == DATA
 
 
-def test_an_empty_blob_is_content_too(store: ContentStore) -> None:
+def test_a_blob_may_be_empty(store: ContentStore) -> None:
     with store.writer("ref", expected=EMPTY, total=0) as writer:
         assert writer.commit() == EMPTY
     assert store.info(EMPTY).size == 0
@@ -217,7 +217,7 @@ def test_an_empty_blob_is_content_too(store: ContentStore) -> None:
     assert list(store.chunks(EMPTY)) == []
 
 
-def test_sha512(place: Place, store: ContentStore) -> None:
+def test_a_blob_may_have_a_sha512_digest(place: Place, store: ContentStore) -> None:
     digest = ingest(store, DATA, algorithm="sha512")
     assert digest.algorithm == "sha512"
     assert place.files()[blob_path(digest)] == DATA
@@ -225,7 +225,7 @@ def test_sha512(place: Place, store: ContentStore) -> None:
     assert [info.digest for info in store.walk()] == [digest]
 
 
-def test_the_declared_digest_stands_whatever_commit_is_given(store: ContentStore) -> None:
+def test_a_commit_checks_the_declared_digest_in_any_case(store: ContentStore) -> None:
     with store.writer("ref", expected=OTHER) as writer:
         writer.write(DATA)
         with pytest.raises(Corrupt, match=f"expected {OTHER}, got {DIGEST}"):
@@ -233,7 +233,7 @@ def test_the_declared_digest_stands_whatever_commit_is_given(store: ContentStore
 
 
 @pytest.mark.parametrize("declared", [None, DIGEST])
-def test_a_digest_of_another_algorithm_has_to_be_declared(store: ContentStore, declared: Digest | None) -> None:
+def test_a_digest_of_another_algorithm_must_be_declared(store: ContentStore, declared: Digest | None) -> None:
     with store.writer("ref", expected=declared) as writer:
         writer.write(DATA)
         with pytest.raises(InvalidInput, match="declare the digest"):
@@ -251,11 +251,11 @@ def test_an_ingest_is_resumed_where_it_stopped(place: Place, store: ContentStore
 
 
 @pytest.mark.parametrize("percent", [0, 10, 50, 90, 100])
-def test_a_big_ingest_is_resumed_where_it_stopped(place: Place, store: ContentStore, percent: int) -> None:
+def test_a_large_ingest_is_resumed_where_it_stopped(place: Place, store: ContentStore, percent: int) -> None:
     assert_resumes(place, (store, store), 20_000_000, percent=percent)
 
 
-def test_what_a_store_could_not_end_is_gone_with_it_or_gone_on_with(place: Place, store: ContentStore) -> None:
+def test_an_unfinished_ingest_is_resumed_or_discarded_by_the_next_store(place: Place, store: ContentStore) -> None:
     with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
         writer.write(DATA[:50_000])
     store.close()
@@ -267,7 +267,7 @@ def test_what_a_store_could_not_end_is_gone_with_it_or_gone_on_with(place: Place
     assert not left_behind(place)
 
 
-def test_after_a_resume_the_file_holds_what_the_digest_covers(place: Place, store: ContentStore) -> None:
+def test_after_a_resume_the_file_and_the_digest_cover_the_same_bytes(place: Place, store: ContentStore) -> None:
     with store.writer("ref") as writer:
         writer.write(b"AAAAAAAA")
     with store.writer("ref") as writer:
@@ -302,12 +302,12 @@ def test_after_truncate_writing_starts_over(place: Place, store: ContentStore, *
             assert writer.offset == 60_001
             writer.truncate()
             assert writer.offset == 0
-            writer.write(DATA)  # containerd #1893: it was put behind a hole
+            writer.write(DATA)  # containerd #1893: the data was written after a hole
             writer.commit()
     assert place.files()[blob_path(DIGEST)] == DATA
 
 
-def test_truncate_is_kept_by_close(store: ContentStore) -> None:
+def test_a_truncated_ingest_stays_truncated_after_close(store: ContentStore) -> None:
     with store.writer("ref") as writer:
         writer.write(DATA)
         writer.truncate()
@@ -329,7 +329,7 @@ def test_abort_drops_the_ingest(place: Place, store: ContentStore, total: int | 
 
 
 @pytest.mark.parametrize(("total", "expected"), [(7, None), (None, None), (len(DATA), OTHER)])
-def test_a_ref_that_is_declared_otherwise_is_started_over(
+def test_an_ingest_with_another_declaration_starts_over(
     store: ContentStore, total: int | None, expected: Digest | None
 ) -> None:
     with store.writer("ref", total=len(DATA)) as writer:
@@ -342,7 +342,7 @@ def test_a_ref_that_is_declared_otherwise_is_started_over(
 # One writer per ref
 
 
-def test_a_locked_ref_is_busy_and_says_since_when_and_where(store: ContentStore) -> None:
+def test_a_ref_with_a_writer_is_busy_and_the_error_has_its_progress(store: ContentStore) -> None:
     with store.writer("ref", total=len(BIG)) as writer:
         writer.write(BIG[:50_000])
         pattern = r"^ref: another writer holds it since \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC and is at byte 50000$"
@@ -375,7 +375,9 @@ WAYS_TO_END: dict[str, Callable[[Writer], object]] = {
 
 @pytest.mark.parametrize("end", WAYS_TO_END.values(), ids=WAYS_TO_END)
 @BOTH_KINDS
-def test_a_ref_is_free_after(place: Place, store: ContentStore, end: Callable[[Writer], object], data: bytes) -> None:
+def test_a_ref_is_free_after_any_end_of_its_writer(
+    place: Place, store: ContentStore, end: Callable[[Writer], object], data: bytes
+) -> None:
     try:
         with store.writer("ref", total=len(data) + 1) as writer:
             writer.write(data)
@@ -389,7 +391,7 @@ def test_a_ref_is_free_after(place: Place, store: ContentStore, end: Callable[[W
 
 
 @BOTH_KINDS
-def test_many_threads_that_want_one_ref_make_one_blob(place: Place, store: ContentStore, data: bytes) -> None:
+def test_many_threads_with_the_same_ref_write_one_blob(place: Place, store: ContentStore, data: bytes) -> None:
     def want(_: int) -> type[DistError] | None:
         try:
             ingest(store, data)
@@ -404,7 +406,7 @@ def test_many_threads_that_want_one_ref_make_one_blob(place: Place, store: Conte
     assert not left_behind(place)
 
 
-def test_many_threads_with_a_ref_each_do_not_disturb_each_other(place: Place, store: ContentStore) -> None:
+def test_threads_with_different_refs_do_not_interfere(place: Place, store: ContentStore) -> None:
     blobs = [noise(10_000, seed=number) for number in range(40)]
     with ThreadPoolExecutor(8) as threads:
         digests = list(threads.map(lambda data: ingest(store, data, ref=str(Digest.of(data))), blobs))
@@ -412,8 +414,8 @@ def test_many_threads_with_a_ref_each_do_not_disturb_each_other(place: Place, st
     assert not left_behind(place)
 
 
-def test_two_stores_with_one_ref_and_no_digest_keep_their_content_apart(place: Place) -> None:
-    """As two machines on an object store are; on a disk the second one waits."""
+def test_two_stores_with_the_same_ref_and_no_digest_do_not_mix_content(place: Place) -> None:
+    """Two store objects represent two machines on an object store. On a disk, the second writer waits."""
     one, other = place.open(), place.open()
     first = one.writer("ref")
     first.write(DATA)
@@ -434,19 +436,19 @@ def test_two_stores_with_one_ref_and_no_digest_keep_their_content_apart(place: P
 
 
 @pytest.mark.parametrize(("offset", "length"), [(0, None), (0, 0), (0, 1), (1, 98), (99, 1), (99, 50), (100, None), (100, 7)])
-def test_a_range_of_a_blob(store: ContentStore, offset: int, length: int | None) -> None:
+def test_a_range_of_a_blob_is_read(store: ContentStore, offset: int, length: int | None) -> None:
     data = noise(100)
     end = None if length is None else offset + length
     assert store.read(ingest(store, data), offset=offset, length=length) == data[offset:end]
 
 
-def test_a_range_past_the_end_is_refused(store: ContentStore) -> None:
+def test_an_offset_beyond_the_end_is_refused(store: ContentStore) -> None:
     digest = ingest(store, noise(100))
     with pytest.raises(InvalidInput, match="expected an offset of at most its size of 100 bytes, got 101"):
         store.read(digest, offset=101)
 
 
-def test_info(store: ContentStore) -> None:
+def test_info_has_size_and_commit_time(store: ContentStore) -> None:
     ingest(store, DATA)
     info = store.info(DIGEST)
     assert (info.digest, info.size, info.committed.tzinfo) == (DIGEST, len(DATA), UTC)
@@ -471,7 +473,7 @@ def test_a_missing_blob_is_not_found(store: ContentStore, read: Callable[[Conten
         read(store)
 
 
-def test_chunks_are_the_blob_and_verify_it(place: Place, store: ContentStore) -> None:
+def test_chunks_yield_the_blob_and_verify_it(place: Place, store: ContentStore) -> None:
     data = noise(9_000_000)
     digest = ingest(store, data)
     pieces = list(store.chunks(digest))
@@ -483,7 +485,7 @@ def test_chunks_are_the_blob_and_verify_it(place: Place, store: ContentStore) ->
 
 
 @pytest.mark.parametrize("size", [4 * 1024 * 1024, 0])
-def test_chunks_of_a_blob_that_becomes_shorter_do_not_end_as_if_whole(place: Place, store: ContentStore, size: int) -> None:
+def test_chunks_of_a_blob_that_is_truncated_meanwhile_raise_corrupt(place: Place, store: ContentStore, size: int) -> None:
     data = noise(9_000_000)
     digest = ingest(store, data)
     chunks = store.chunks(digest)
@@ -501,7 +503,7 @@ def test_a_manifest_is_verified(place: Place, store: ContentStore) -> None:
         store.manifest(descriptor)
 
 
-def test_holds_goes_by_name_and_size(store: ContentStore) -> None:
+def test_holds_compares_digest_and_size(store: ContentStore) -> None:
     ingest(store, DATA)
     assert store.holds(Descriptor(media_type="x", digest=DIGEST, size=len(DATA)))
     assert not store.holds(Descriptor(media_type="x", digest=OTHER, size=5))
@@ -509,9 +511,7 @@ def test_holds_goes_by_name_and_size(store: ContentStore) -> None:
         store.holds(Descriptor(media_type="x", digest=DIGEST, size=7))
 
 
-def test_walk_passes_over_strange_files_with_a_warning(
-    place: Place, store: ContentStore, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_walk_skips_unknown_files_with_a_warning(place: Place, store: ContentStore, caplog: pytest.LogCaptureFixture) -> None:
     digests = {ingest(store, DATA), ingest(store, DATA, algorithm="sha512")}
     strange = [
         "blobs/file",
@@ -530,7 +530,7 @@ def test_walk_passes_over_strange_files_with_a_warning(
     assert all(record.getMessage().endswith(" is not a blob, ignored") for record in caplog.records)
 
 
-def test_a_store_whose_last_blob_was_deleted_has_no_strange_files(
+def test_after_the_last_blob_is_deleted_walk_finds_no_unknown_files(
     store: ContentStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.delete(ingest(store, DATA))
@@ -538,7 +538,7 @@ def test_a_store_whose_last_blob_was_deleted_has_no_strange_files(
     assert not caplog.records  # SeaweedFS lists the directory itself as an object
 
 
-def test_a_deleted_blob_is_gone_and_can_come_back(store: ContentStore) -> None:
+def test_a_deleted_blob_is_missing_and_can_be_written_again(store: ContentStore) -> None:
     ingest(store, DATA)
     store.delete(DIGEST)
     with pytest.raises(NotFound):
@@ -547,7 +547,7 @@ def test_a_deleted_blob_is_gone_and_can_come_back(store: ContentStore) -> None:
     assert store.read(DIGEST) == DATA
 
 
-def test_nothing_is_made_by_opening_or_reading(place: Place) -> None:
+def test_opening_and_reading_create_nothing(place: Place) -> None:
     store = place.open()
     assert not any([*store.walk(), *store.active(), *store.names])
     assert not store.holds(Descriptor(media_type="x", digest=DIGEST, size=len(DATA)))
@@ -561,7 +561,7 @@ def test_nothing_is_made_by_opening_or_reading(place: Place) -> None:
     assert place.files() == {}
 
 
-def test_a_disk_that_fails_is_not_taken_for_an_empty_one(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_file_system_does_not_look_empty(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.plant("index.json", b"full")
     store = place.open()
 

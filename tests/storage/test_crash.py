@@ -1,7 +1,7 @@
-"""A process that ends after any one of its storage operations, at every place; `test_disk` does the same by system calls.
+"""Crashes after each storage operation of a process, at every location. `test_disk` does the same for each system call.
 
-The file system is wrapped: after a number of operations nothing goes through any more, as if the process were gone. Then the
-store is opened anew: nothing wrong is in sight, the ingest can be taken to its end, and gc clears away what was left.
+The file system is wrapped: after a number of operations, every further operation fails, as if the process had ended. Then the
+store is opened again. No wrong content is visible, the ingest can be completed, and gc removes the leftovers.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from prefect_dist.storage import ContentStore, gc
 from prefect_dist.storage.objects import MIN_PART_BYTES, Objects
 from tests.storage.conformance import Place, blob_path, noise
 
-# What is sent at once, and what is sent in parts.
+# Content that is sent in one request, and content that is sent in parts.
 SMALL, BIG = noise(50_000), noise(MIN_PART_BYTES + 100_000)
 OPERATIONS = (
     "info",
@@ -32,14 +32,14 @@ OPERATIONS = (
 
 
 class Gone(BaseException):
-    """The process is."""
+    """Raised in place of every operation after the simulated end of the process."""
 
 
 def end_after(operations: int, fs: Any, patch: pytest.MonkeyPatch) -> list[str]:
-    """Let so many operations of a file system through; their names as they come."""
+    """Allow a number of operations of a file system, and yield the names of the operations."""
     seen: list[str] = []
 
-    def counted(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def count_calls(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
             if len(seen) == operations:
                 raise Gone
@@ -50,12 +50,12 @@ def end_after(operations: int, fs: Any, patch: pytest.MonkeyPatch) -> list[str]:
 
     for name in OPERATIONS:
         if hasattr(fs, name):
-            patch.setattr(fs, name, counted(name, getattr(fs, name)))
+            patch.setattr(fs, name, count_calls(name, getattr(fs, name)))
     return seen
 
 
-def ends(place: Place, data: bytes, *, declared: bool, operations: int) -> bool:
-    """Commit, and end after some operations; False when there were fewer."""
+def ends_before_commit(place: Place, data: bytes, *, declared: bool, operations: int) -> bool:
+    """Commit, and end after a number of operations. Return False if the commit needs fewer operations."""
     store, digest = place.open(), Digest.of(data)
     with pytest.MonkeyPatch.context() as patch:
         end_after(operations, store._backend.fs, patch)
@@ -76,12 +76,12 @@ def descriptor_of(digest: Digest, data: bytes) -> Any:
     return Descriptor(media_type="application/octet-stream", digest=digest, size=len(data))
 
 
-def nothing_wrong(store: ContentStore, data: bytes) -> None:
+def assert_only_sound_blobs(store: ContentStore, data: bytes) -> None:
     for info in store.walk():
         assert b"".join(store.chunks(info.digest)) == data
 
 
-def goes_on(store: ContentStore, data: bytes) -> None:
+def assert_resumable(store: ContentStore, data: bytes) -> None:
     digest = Digest.of(data)
     if not store.holds(descriptor_of(digest, data)):
         with store.writer("ref", expected=digest, total=len(data)) as writer:
@@ -91,9 +91,9 @@ def goes_on(store: ContentStore, data: bytes) -> None:
     store.update_index()
 
 
-def clears_away(place: Place, store: ContentStore) -> None:
+def assert_gc_cleans_up(place: Place, store: ContentStore) -> None:
     gc.collect(store, grace=timedelta(seconds=-60), dry_run=False)
-    if isinstance(store._backend, Objects):  # whose uploads are left alone for a day
+    if isinstance(store._backend, Objects):  # gc aborts uploads only after a day
         soon = datetime.now(UTC) + timedelta(days=2)
         list(store._backend.sweep(store._layout.root, soon, dry_run=False))
         list(store._ingests._sweep_aside(soon, dry_run=False))  # type: ignore[attr-defined]
@@ -102,17 +102,17 @@ def clears_away(place: Place, store: ContentStore) -> None:
 
 
 @pytest.mark.timeout(600)  # hundreds of stores, each with its own requests
-@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # who is gone closes nothing
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # a process that has ended closes nothing
 @pytest.mark.parametrize("declared", [True, False])
 @pytest.mark.parametrize("data", [SMALL, BIG], ids=["small", "big"])
-def test_wherever_a_process_ends_nothing_is_wrong_and_all_can_go_on(place: Place, data: bytes, *, declared: bool) -> None:
+def test_after_a_crash_at_any_operation_the_store_is_sound_and_resumable(place: Place, data: bytes, *, declared: bool) -> None:
     operations = 0
-    while ends(place, data, declared=declared, operations=operations):
+    while ends_before_commit(place, data, declared=declared, operations=operations):
         store = place.open()
-        nothing_wrong(store, data)
-        goes_on(store, data)
+        assert_only_sound_blobs(store, data)
+        assert_resumable(store, data)
         assert place.files()[blob_path(Digest.of(data))] == data
-        clears_away(place, store)
+        assert_gc_cleans_up(place, store)
         assert [name.name for name in store.names] == ["name"]
         place.clear()
         operations += 1

@@ -1,4 +1,4 @@
-"""What only a real disk shows: other processes, crashes, the order of what reaches the disk, and disks that refuse."""
+"""Behaviour that only a real disk shows: other processes, crashes, the order of writes, and failing disks."""
 
 import contextlib
 import errno
@@ -26,7 +26,7 @@ from tests.storage.steps import Steps
 REPOSITORY = Path(__file__).parents[2]
 DATA = noise(100_000)
 DIGEST = Digest.of(DATA)
-BIG = noise(1_100_000)  # more than the 1 MiB up to which an ingest is not recorded before it is closed
+BIG = noise(1_100_000)  # larger than 1 MiB, so that the ingest is recorded when it begins
 DESCRIPTOR = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=DIGEST, size=len(DATA))
 BLOB, INGEST, RECORD = blob_path(DIGEST), ingest_path("ref"), ingest_path("ref") + ".json"
 
@@ -47,7 +47,7 @@ def disk_of(store: ContentStore) -> Disk:
 
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
-    """Run Python code in a process of its own; it sees `arguments` as sys.argv[1:]."""
+    """Start Python code in a separate process. The code gets `arguments` as sys.argv[1:]."""
     argv = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.Popen(argv, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -57,7 +57,7 @@ def blobs(root: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("percent", [0, 10, 50, 90, 100])
-def test_a_big_ingest_is_resumed_where_another_store_stopped(root: Path, percent: int) -> None:
+def test_a_large_ingest_is_resumed_where_another_store_stopped(root: Path, percent: int) -> None:
     assert_resumes(Place(url=str(root)), (open_store(str(root)), open_store(str(root))), 20_000_000, percent=percent)
 
 
@@ -90,7 +90,7 @@ def test_a_ref_is_locked_against_other_processes_until_its_holder_ends(
 
 
 @pytest.mark.parametrize(("total", "kept"), [(100_000, 0), (2_000_000, 60_000)])
-def test_a_killed_holder_lets_go_and_its_data_is_gone_on_with_unless_it_is_small(
+def test_the_ingest_of_a_killed_writer_is_resumed_unless_it_is_small(
     root: Path, store: ContentStore, total: int, kept: int
 ) -> None:
     with start(HOLD, root, total) as holder:
@@ -109,7 +109,7 @@ def test_a_killed_holder_lets_go_and_its_data_is_gone_on_with_unless_it_is_small
 
 
 @pytest.mark.parametrize("next_total", [7, 100_001, 2_000_000, None])
-def test_what_a_killed_holder_of_a_small_ingest_left_is_no_other_ingest(
+def test_the_data_of_a_killed_small_ingest_is_not_mixed_with_another_ingest(
     root: Path, store: ContentStore, next_total: int | None
 ) -> None:
     with start(HOLD, root, 100_000) as holder:
@@ -140,7 +140,7 @@ for number in range(5):
 """
 
 
-def test_many_processes_bring_one_new_index_up_to_date(root: Path) -> None:
+def test_many_processes_update_one_new_index(root: Path) -> None:
     senders = [start(UPDATE, root, sender) for sender in range(5)]
     for sender in senders:
         assert sender.stdout is not None
@@ -166,10 +166,10 @@ def test_many_processes_bring_one_new_index_up_to_date(root: Path) -> None:
 @pytest.mark.parametrize("total", [len(DATA), None])
 @pytest.mark.parametrize("next_total", [len(DATA), 7, None])
 @pytest.mark.parametrize("closed", [False, True])
-def test_a_writer_that_follows_a_commit_at_once_keeps_its_ingest(
+def test_a_writer_that_starts_right_after_a_commit_keeps_its_ingest(
     root: Path, store: ContentStore, total: int | None, next_total: int | None, monkeypatch: pytest.MonkeyPatch, *, closed: bool
 ) -> None:
-    """Publishing moves the locked file away, so the next writer can come before the first one has tidied up."""
+    """A commit renames the locked file, so the next writer can start before the first writer has removed its record."""
     disk = disk_of(store)
     publish, followers = disk.publish, []
 
@@ -185,7 +185,7 @@ def test_a_writer_that_follows_a_commit_at_once_keeps_its_ingest(
     with store.writer("ref", total=total) as writer:
         writer.write(DATA)
         assert writer.commit() == DIGEST
-    if total is None or next_total is None:  # its record was there or is its own; nobody else's is, nor is it gone
+    if total is None or next_total is None:  # the only record is that of the following writer
         assert store.status("ref").total == next_total
     followers[0].close()
     assert store.status("ref").total == next_total
@@ -195,10 +195,10 @@ def test_a_writer_that_follows_a_commit_at_once_keeps_its_ingest(
 
 @pytest.mark.parametrize("data", [b"", DATA])
 @pytest.mark.parametrize("next_total", [7, None])
-def test_a_commit_that_fails_after_its_rename_leaves_the_next_writer_alone(
+def test_a_commit_that_fails_after_its_rename_does_not_affect_the_next_writer(
     root: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch, data: bytes, next_total: int | None
 ) -> None:
-    """With the rename the lock is gone, though the writer is not closed yet."""
+    """The rename releases the lock although the writer is still open."""
 
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
@@ -228,7 +228,7 @@ def test_a_small_commit_that_fails_after_its_rename_leaves_no_record(
     assert not list((root / "ingest").iterdir())
 
 
-def test_a_file_that_took_the_place_of_an_ingest_is_not_published(root: Path, store: ContentStore) -> None:
+def test_a_file_that_replaced_the_data_of_an_ingest_is_not_published(root: Path, store: ContentStore) -> None:
     with store.writer("ref") as writer:
         writer.write(DATA)
         assert isinstance(writer, FileWriter)
@@ -239,7 +239,7 @@ def test_a_file_that_took_the_place_of_an_ingest_is_not_published(root: Path, st
     assert blobs(root) == set()
 
 
-# What reaches the disk, and in which order
+# The order of writes to the disk
 
 
 def test_blobs_are_read_only(root: Path, store: ContentStore) -> None:
@@ -248,7 +248,7 @@ def test_blobs_are_read_only(root: Path, store: ContentStore) -> None:
 
 
 @pytest.mark.parametrize("total", [len(BIG), None])
-def test_a_commit_is_durable_before_it_is_visible_and_tidied_up_last(
+def test_a_commit_is_durable_before_it_is_visible_and_removes_its_record_last(
     root: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch, total: int | None
 ) -> None:
     ingest(store, b"so that all directories are there")
@@ -267,7 +267,7 @@ def test_a_commit_is_durable_before_it_is_visible_and_tidied_up_last(
     ]
 
 
-def test_a_small_commit_is_durable_before_it_is_visible_and_has_nothing_to_tidy_up(
+def test_a_small_commit_is_durable_before_it_is_visible_and_removes_nothing(
     root: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ingest(store, b"so that all directories are there")
@@ -280,7 +280,7 @@ def test_a_small_commit_is_durable_before_it_is_visible_and_has_nothing_to_tidy_
     assert not list((root / "ingest").iterdir())
 
 
-def test_new_directories_are_durable_before_a_blob_is_in_them(
+def test_new_directories_are_durable_before_they_contain_a_blob(
     root: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with store.writer("ref", total=len(DATA)) as writer:
@@ -289,7 +289,10 @@ def test_new_directories_are_durable_before_a_blob_is_in_them(
         writer.commit()
     rename = ("replace", INGEST, BLOB)
     made = [("mkdir", "blobs"), ("fsync", "."), ("mkdir", "blobs/sha256"), ("fsync", "blobs"), rename]
-    assert [step for step in steps.seen if step in made] == [rename, *made]  # the first one is tried in vain
+    assert [step for step in steps.seen if step in made] == [
+        rename,
+        *made,
+    ]  # the first rename fails, since the directory is missing
 
 
 def test_a_small_file_is_durable_before_it_replaces_the_old_one(
@@ -303,7 +306,7 @@ def test_a_small_file_is_durable_before_it_replaces_the_old_one(
     assert steps.seen == [("fsync", new), ("replace", new, path), ("fsync", "names")]
 
 
-def test_an_abort_drops_the_record_while_it_holds_the_ref(
+def test_an_abort_removes_the_record_while_it_holds_the_ref(
     root: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with store.writer("ref") as writer:
@@ -317,7 +320,7 @@ def test_an_abort_of_a_small_ingest_drops_its_data(root: Path, store: ContentSto
         writer.write(DATA)
         steps = Steps(root, monkeypatch.setattr)
         writer.abort()
-    assert steps.seen == [("remove", RECORD), ("remove", INGEST)]  # of the record only the attempt: there is none
+    assert steps.seen == [("remove", RECORD), ("remove", INGEST)]  # only an attempt to remove the record, which does not exist
     assert not list((root / "ingest").iterdir())
 
 
@@ -344,7 +347,7 @@ def commit(root, stop_at):
         writer.commit()
 
 for step in itertools.count():
-    if (child := os.fork()) == 0:  # cheaper than a new interpreter for each
+    if (child := os.fork()) == 0:  # cheaper than a new interpreter for each step
         commit(Path(sys.argv[1], str(step)), step)
         os._exit(0)
     _, status = os.waitpid(child, 0)
@@ -356,8 +359,8 @@ for step in itertools.count():
 BOTH_KINDS = pytest.mark.parametrize("data", [DATA, BIG], ids=["small", "big"])
 
 
-def assert_right_and_able_to_go_on(root: Path, data: bytes) -> None:
-    """No wrong blob is in sight, and whatever the ingest `ref` came to, it can be taken to its end."""
+def assert_sound_and_resumable(root: Path, data: bytes) -> None:
+    """Check that no wrong blob is visible, and that the ingest `ref` can be completed from any state."""
     store = open_store(str(root))
     for info in store.walk():
         assert b"".join(store.chunks(info.digest)) == data
@@ -371,18 +374,18 @@ def assert_right_and_able_to_go_on(root: Path, data: bytes) -> None:
 
 
 @BOTH_KINDS
-def test_a_crash_at_any_step_leaves_no_wrong_blob_and_can_go_on(tmp_path: Path, data: bytes) -> None:
+def test_a_crash_at_any_system_call_leaves_no_wrong_blob_and_is_resumable(tmp_path: Path, data: bytes) -> None:
     with start(CRASH, tmp_path, len(data)) as writers:
         writers.communicate()
     assert writers.returncode == 0
     roots = list(tmp_path.iterdir())
     assert len(roots) > 15
     for root in roots:
-        assert_right_and_able_to_go_on(root, data)
+        assert_sound_and_resumable(root, data)
 
 
-def interrupted_at(step: int, error: BaseException, root: Path, data: bytes) -> bool:
-    """Commit, and stop with `error` before a step; False when there were fewer steps."""
+def is_interrupted_at(step: int, error: BaseException, root: Path, data: bytes) -> bool:
+    """Commit, and raise `error` before a step. Return False if the commit has fewer steps."""
 
     def stop(number: int) -> None:
         if number == step:
@@ -400,17 +403,19 @@ def interrupted_at(step: int, error: BaseException, root: Path, data: bytes) -> 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))])
 @BOTH_KINDS
-def test_an_interrupt_at_any_step_leaves_no_wrong_blob_and_can_go_on(tmp_path: Path, error: BaseException, data: bytes) -> None:
+def test_an_interrupt_at_any_system_call_leaves_no_wrong_blob_and_is_resumable(
+    tmp_path: Path, error: BaseException, data: bytes
+) -> None:
     step = 0
-    while interrupted_at(step, error, tmp_path / str(step), data):
+    while is_interrupted_at(step, error, tmp_path / str(step), data):
         ingests = list((tmp_path / str(step)).glob("ingest/*"))
         assert all(os.access(path, os.W_OK) and path.stat().st_mode & stat.S_IWUSR for path in ingests)
-        assert_right_and_able_to_go_on(tmp_path / str(step), data)
+        assert_sound_and_resumable(tmp_path / str(step), data)
         step += 1
     assert step > 15
 
 
-def test_what_cannot_be_tidied_up_does_not_fail_a_commit(
+def test_a_record_that_cannot_be_removed_does_not_fail_a_commit(
     root: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: str) -> None:
@@ -425,7 +430,7 @@ def test_what_cannot_be_tidied_up_does_not_fail_a_commit(
         assert writer.offset == 0
 
 
-def test_a_put_that_is_interrupted_leaves_the_old_content_and_no_litter(
+def test_an_interrupted_put_leaves_the_old_content_and_no_temporary_file(
     root: Path, store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = store.names.put("name", DESCRIPTOR, source="old")
@@ -442,12 +447,12 @@ def test_a_put_that_is_interrupted_leaves_the_old_content_and_no_litter(
     assert len(list((root / "names").iterdir())) == 1
 
 
-# Disks that refuse
+# Failing disks
 
 
 @contextmanager
-def mounted(directory: Path, size_bytes: int) -> Iterator[Path]:
-    """A small disk of its own, which needs root."""
+def mount_small_disk(directory: Path, size_bytes: int) -> Iterator[Path]:
+    """Mount a small disk of its own, which needs root."""
     directory.mkdir()
     made = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(directory)],
@@ -465,13 +470,13 @@ def mounted(directory: Path, size_bytes: int) -> Iterator[Path]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    with mounted(tmp_path / "disk", 2_000_000) as disk:
+    with mount_small_disk(tmp_path / "disk", 2_000_000) as disk:
         yield disk
 
 
-def test_a_store_on_two_file_systems_is_refused_with_the_reason(tmp_path: Path) -> None:
+def test_a_store_on_two_file_systems_is_refused_with_a_reason(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
-    with mounted(tmp_path / "store" / "blobs", 2_000_000) as blobs:
+    with mount_small_disk(tmp_path / "store" / "blobs", 2_000_000) as blobs:
         ingests = tmp_path / "store" / "ingest"
         with pytest.raises(InvalidInput, match=rf": {ingests}/.* and {blobs}/.* are on different file systems; .* on one$"):
             ingest(open_store(str(tmp_path / "store")), b"data")
@@ -494,7 +499,7 @@ def fill(store: ContentStore, data: bytes, *, piece_bytes: int) -> None:
 
 
 @pytest.mark.parametrize("piece_bytes", [1_000, 300_000])
-def test_a_full_disk_keeps_what_was_written_until_there_is_room(small_disk: Path, piece_bytes: int) -> None:
+def test_on_a_full_disk_an_ingest_is_kept_and_resumed_later(small_disk: Path, piece_bytes: int) -> None:
     store, data = open_store(str(small_disk / "store")), noise(1_500_000)
     (small_disk / "filler").write_bytes(bytes(1_000_000))
     with pytest.raises(StoreFull) as caught:
@@ -512,7 +517,7 @@ def test_a_full_disk_keeps_what_was_written_until_there_is_room(small_disk: Path
     assert (small_disk / "store" / blob_path(digest)).read_bytes() == data
 
 
-def test_a_writer_whose_disk_was_full_commits_nothing_half(small_disk: Path) -> None:
+def test_a_writer_on_a_full_disk_commits_no_partial_content(small_disk: Path) -> None:
     store, data = open_store(str(small_disk / "store")), noise(3_000_000)
     with store.writer("ref") as writer:
         writer.write(data[:1_000_000])
@@ -532,7 +537,7 @@ def test_an_ingest_can_be_aborted_on_a_full_disk(small_disk: Path) -> None:
     assert not list((small_disk / "store/ingest").iterdir())
 
 
-def test_a_small_ingest_that_finds_no_room_for_its_record_takes_none(small_disk: Path) -> None:
+def test_a_small_ingest_without_space_for_its_record_is_dropped(small_disk: Path) -> None:
     store = open_store(str(small_disk / "store"))
     writer = store.writer("ref", total=len(DATA))
     writer.write(DATA[:-1])
@@ -540,10 +545,10 @@ def test_a_small_ingest_that_finds_no_room_for_its_record_takes_none(small_disk:
     with pytest.raises(StoreFull, match=r"^ref: closing "):
         writer.close()
     assert not list((small_disk / "store/ingest").iterdir())
-    assert ingest(store, DATA[:-1]) == Digest.of(DATA[:-1])  # in the room that it had
+    assert ingest(store, DATA[:-1]) == Digest.of(DATA[:-1])  # in the space that it had before
 
 
-def test_a_name_that_finds_no_room_leaves_the_old_one_and_no_litter(small_disk: Path) -> None:
+def test_a_name_without_space_leaves_the_old_record_and_no_temporary_file(small_disk: Path) -> None:
     store = open_store(str(small_disk / "store"))
     old = store.names.put("name", DESCRIPTOR, source="old")
     use_up(small_disk)
@@ -569,7 +574,7 @@ except DistError as exc:
 
 
 @pytest.mark.parametrize("piece_bytes", [999, 30_000, 100_000])
-def test_a_file_that_must_not_grow_is_a_full_store(root: Path, store: ContentStore, piece_bytes: int) -> None:
+def test_a_file_size_limit_is_reported_as_a_full_store(root: Path, store: ContentStore, piece_bytes: int) -> None:
     with start(LIMITED, root, piece_bytes) as writer:
         output, _ = writer.communicate()
     assert output == f"StoreFull ref: writing to {root}/{INGEST}: File too large; {ROOM}\n"
@@ -581,7 +586,7 @@ def test_a_file_that_must_not_grow_is_a_full_store(root: Path, store: ContentSto
 
 @contextmanager
 def read_only(directory: Path) -> Iterator[None]:
-    """Make a disk read-only, or where we may not, its directories."""
+    """Make a disk read-only, or without privileges its directories."""
     if os.geteuid() == 0:
         subprocess.run(["mount", "-o", "remount,ro", str(directory)], check=True)
         yield
@@ -598,16 +603,16 @@ def read_only(directory: Path) -> Iterator[None]:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """Something that `read_only` can make read-only."""
+    """Yield a directory that `read_only` can make read-only."""
     if os.geteuid() == 0:
-        with mounted(tmp_path / "disk", 2_000_000) as directory:
+        with mount_small_disk(tmp_path / "disk", 2_000_000) as directory:
             yield directory
     else:
         (tmp_path / "disk").mkdir()
         yield tmp_path / "disk"
 
 
-def test_a_read_only_store_can_be_read_and_says_what_it_refuses(disk: Path) -> None:
+def test_a_read_only_store_can_be_read_and_refuses_writes(disk: Path) -> None:
     store = open_store(str(disk / "store"))
     digest = ingest(store, DATA)
     store.names.put("name", DESCRIPTOR, source="x")
@@ -626,7 +631,7 @@ def test_a_read_only_store_can_be_read_and_says_what_it_refuses(disk: Path) -> N
                 change()
 
 
-def test_a_store_that_may_not_be_made_is_denied(disk: Path) -> None:
+def test_a_store_that_cannot_be_created_is_denied(disk: Path) -> None:
     with read_only(disk), pytest.raises(Denied, match=f"^store {disk}/deep/store: "):
         open_store(str(disk / "deep/store")).writer("ref")
 
@@ -652,7 +657,7 @@ def test_a_store_below_a_regular_file_is_invalid_input(tmp_path: Path) -> None:
             use()
 
 
-def test_a_disk_that_fails_is_unavailable(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_disk_is_unavailable(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(_: int) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -663,6 +668,6 @@ def test_a_disk_that_fails_is_unavailable(store: ContentStore, monkeypatch: pyte
             with pytest.raises(Unavailable, match=f"ref: committing {DIGEST}: Input/output error"):
                 writer.commit()
         assert list(store.walk()) == []
-        with pytest.raises(Corrupt, match="open it again"):  # Linux calls pages clean that it failed to write
+        with pytest.raises(Corrupt, match="open it again"):  # Linux marks pages as clean even if writing them failed
             writer.commit()
     assert ingest(store, DATA) == DIGEST

@@ -1,4 +1,4 @@
-"""Ingests that are files: their records, what damage does to them, and who may have them, whichever store opens them."""
+"""Ingests on a disk: their records, damaged files, and locks between store objects."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from prefect_dist.storage.files import FileWriter
 from tests.storage.conformance import Place, ingest, ingest_path, noise
 from tests.storage.test_disk import disk_of
 
-DATA = noise(100_000)  # more than a file object keeps back
+DATA = noise(100_000)  # larger than the buffer of a file object
 DIGEST = Digest.of(DATA)
 SMALL = 1024 * 1024  # the largest declared total whose ingest is recorded only when it is closed unfinished
 BIG = noise(SMALL + 50_000)
@@ -31,7 +31,7 @@ def left_behind(place: Place) -> set[str]:
 
 
 @pytest.mark.parametrize(("total", "recorded"), [(0, False), (SMALL, False), (SMALL + 1, True), (None, True)])
-def test_only_an_ingest_that_is_not_small_is_recorded_when_it_begins(
+def test_only_a_large_ingest_is_recorded_when_it_begins(
     place: Place, store: ContentStore, total: int | None, *, recorded: bool
 ) -> None:
     with store.writer("ref", total=total):
@@ -53,7 +53,7 @@ def test_a_small_ingest_is_active_once_it_is_closed_unfinished(store: ContentSto
     assert before <= status.started <= after
 
 
-def test_a_small_ingest_that_is_gone_on_with_is_active_and_keeps_its_start(place: Place, store: ContentStore) -> None:
+def test_a_resumed_small_ingest_is_active_and_keeps_its_start_time(place: Place, store: ContentStore) -> None:
     with store.writer("ref", total=len(DATA)) as writer:
         writer.write(DATA[:50_000])
     started = store.status("ref").started
@@ -64,7 +64,7 @@ def test_a_small_ingest_that_is_gone_on_with_is_active_and_keeps_its_start(place
     assert not left_behind(place)
 
 
-def test_a_small_ingest_that_is_closed_with_nothing_leaves_nothing(place: Place, store: ContentStore) -> None:
+def test_a_small_ingest_that_is_closed_without_data_leaves_nothing(place: Place, store: ContentStore) -> None:
     store.writer("ref", total=len(DATA)).close()
     assert not left_behind(place)
     with store.writer("ref", total=len(DATA)) as writer:
@@ -74,7 +74,7 @@ def test_a_small_ingest_that_is_closed_with_nothing_leaves_nothing(place: Place,
     assert not list(store.active())
 
 
-def test_active_passes_over_damaged_ingests_and_strange_files(place: Place, store: ContentStore) -> None:
+def test_active_skips_damaged_ingests_and_unknown_files(place: Place, store: ContentStore) -> None:
     store.writer("good").close()
     store.writer("bad").close()
     place.plant(f"{ingest_path('bad')}.json", b"")
@@ -82,7 +82,7 @@ def test_active_passes_over_damaged_ingests_and_strange_files(place: Place, stor
     assert [status.ref for status in store.active()] == ["good"]
 
 
-def test_an_ingest_whose_blob_came_while_its_writer_waited_is_dropped(
+def test_an_ingest_whose_blob_was_committed_meanwhile_is_dropped(
     place: Place, store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = disk_of(store)
@@ -103,13 +103,13 @@ def test_an_ingest_whose_blob_came_while_its_writer_waited_is_dropped(
 def test_a_digest_that_does_not_cover_the_file_is_not_committed(place: Place, store: ContentStore) -> None:
     with store.writer("ref") as writer:
         writer.write(DATA)
-        place.open()._backend.fs.open(store._layout.ingest("ref"), "ab").write(DATA)  # as a failed write may leave it
+        place.open()._backend.fs.open(store._layout.ingest("ref"), "ab").write(DATA)  # the state that a failed write may leave
         with pytest.raises(Corrupt, match=r"expected 100000 bytes in .*, got 200000"):
             writer.commit()
     assert not list(store.walk())
 
 
-def test_a_writer_that_is_closed_already_lets_no_second_one_in(store: ContentStore) -> None:
+def test_closing_a_writer_twice_does_not_release_the_lock_of_another_writer(store: ContentStore) -> None:
     closed = store.writer("ref")
     assert isinstance(closed, FileWriter)
     closed.close()
@@ -124,7 +124,7 @@ def test_a_writer_that_is_closed_already_lets_no_second_one_in(store: ContentSto
 def test_a_damaged_record_does_not_survive_the_commit(place: Place, store: ContentStore, data: bytes) -> None:
     place.plant(f"{ingest_path('ref')}.json", b"{")
     with store.writer("ref", total=len(data)) as writer:
-        assert store.status("ref").total == len(data)  # made good at once, so also tidied up
+        assert store.status("ref").total == len(data)  # the writer has replaced the damaged record, so the commit removes it
         writer.write(data)
         writer.commit()
     assert not left_behind(place)
@@ -148,14 +148,14 @@ def test_a_small_ingest_whose_record_cannot_be_written_leaves_nothing(
 
 
 @pytest.mark.parametrize("size", [0, 50_000])
-def test_a_small_ingest_that_vanished_is_closed_without_a_record(place: Place, store: ContentStore, size: int) -> None:
+def test_a_small_ingest_whose_data_was_removed_is_closed_without_a_record(place: Place, store: ContentStore, size: int) -> None:
     with store.writer("ref", total=len(DATA)) as writer:
         writer.write(DATA[:size])
         place.remove(ingest_path("ref"))
     assert f"{ingest_path('ref')}.json" not in left_behind(place)
 
 
-def test_a_ref_is_free_after_a_close_that_was_interrupted(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ref_is_free_after_an_interrupted_close(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -166,7 +166,7 @@ def test_a_ref_is_free_after_a_close_that_was_interrupted(store: ContentStore, m
         with pytest.raises(KeyboardInterrupt):
             writer.close()
     with store.writer("ref", total=len(DATA)) as writer:
-        assert writer.offset == 0  # nothing says what the data is of
+        assert writer.offset == 0  # data without a record
         writer.write(DATA)
         assert writer.commit() == DIGEST
 
@@ -187,20 +187,20 @@ def test_a_ref_is_free_after_a_close_that_was_interrupted(store: ContentStore, m
         None,
     ],
 )
-def test_a_damaged_ingest_is_started_over(place: Place, store: ContentStore, record: bytes | None) -> None:
+def test_a_damaged_ingest_starts_over(place: Place, store: ContentStore, record: bytes | None) -> None:
     with store.writer("ref", total=len(DATA)) as writer:
         writer.write(DATA[1:])
     place.remove(f"{ingest_path('ref')}.json")
     if record is not None:
         place.plant(f"{ingest_path('ref')}.json", record)
-    with store.writer("ref", total=len(DATA)) as writer:  # containerd #3089: it failed for ever
+    with store.writer("ref", total=len(DATA)) as writer:  # containerd #3089: every attempt failed
         assert writer.offset == 0
         writer.write(DATA)
         assert writer.commit() == DIGEST
     assert not left_behind(place)
 
 
-def test_an_ingest_that_is_longer_than_its_total_is_started_over(place: Place, store: ContentStore) -> None:
+def test_an_ingest_longer_than_its_declared_size_starts_over(place: Place, store: ContentStore) -> None:
     with store.writer("ref", total=10) as writer:
         writer.write(DATA[:1])
     assert store.status("ref").total == 10
@@ -211,7 +211,7 @@ def test_an_ingest_that_is_longer_than_its_total_is_started_over(place: Place, s
         assert writer.commit() == Digest.of(DATA[:10])
 
 
-def test_a_locked_ref_is_busy_also_when_it_is_small(place: Place, store: ContentStore) -> None:
+def test_a_ref_with_a_writer_is_busy_also_for_small_content(place: Place, store: ContentStore) -> None:
     with store.writer("ref", total=len(DATA)) as writer:
         writer.write(DATA[:50_000])
         for other in (store, place.open()):
@@ -222,7 +222,7 @@ def test_a_locked_ref_is_busy_also_when_it_is_small(place: Place, store: Content
         assert writer.commit() == DIGEST
 
 
-def test_a_locked_ref_is_busy_also_when_its_record_is_damaged(place: Place, store: ContentStore) -> None:
+def test_a_ref_with_a_writer_is_busy_also_with_a_damaged_record(place: Place, store: ContentStore) -> None:
     with store.writer("ref"):
         place.plant(f"{ingest_path('ref')}.json", b'{"ref": "ref", "expected": "sha384:00", "started": ""}')
         with pytest.raises(Busy, match=r"^ref: another writer holds it; wait until it ends$"):
@@ -254,7 +254,7 @@ def test_a_ref_is_free_after_its_data_could_not_be_read(store: ContentStore, mon
         assert writer.offset == len(DATA)
 
 
-def test_a_ref_is_free_after_its_data_vanished(place: Place, store: ContentStore) -> None:
+def test_a_ref_is_free_after_its_data_was_removed(place: Place, store: ContentStore) -> None:
     with contextlib.suppress(NotFound), store.writer("ref") as writer:
         writer.write(DATA)
         end_with_nothing_to_commit(writer)
@@ -264,16 +264,14 @@ def test_a_ref_is_free_after_its_data_vanished(place: Place, store: ContentStore
     assert not left_behind(place)
 
 
-def test_a_locked_ref_is_busy_for_other_stores_too(place: Place, store: ContentStore) -> None:
+def test_a_ref_with_a_writer_is_busy_for_other_store_objects(place: Place, store: ContentStore) -> None:
     with store.writer("ref", total=len(BIG)) as writer:
         writer.write(BIG[:50_000])
         with pytest.raises(Busy, match=r"is at byte 50000$"):
             place.open().writer("ref", total=len(BIG))
 
 
-def test_where_locks_are_not_shared_each_machine_has_ingests_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_shared_locks_each_machine_has_its_own_ingests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = noise(2_000_000)
     one, other = open_store(str(tmp_path)), open_store(str(tmp_path))
     for store in (one, other):

@@ -1,4 +1,4 @@
-"""What gc removes and what it must not, at every place; leases; verification and quarantine."""
+"""Content that gc removes and keeps, at every location; leases, verification and quarantine."""
 
 import json
 import os
@@ -18,11 +18,13 @@ from tests.images import BuiltImage
 from tests.peers.seaweedfs import S3Server
 from tests.storage.conformance import Place, blob_path, ingest, ingest_path, noise
 
-NOW = timedelta(seconds=-60)  # a grace that has passed for whatever is there, also on a server whose clock runs ahead
+NOW = timedelta(
+    seconds=-60
+)  # a negative grace period, so that any content is old enough, even if the clock of a server is ahead
 
 
 def put(store: ContentStore, image: BuiltImage) -> Descriptor:
-    """Bring in all content of an image, unnamed; its root."""
+    """Write the content of an image without a name, and return its root."""
     for content in (*image.blobs.values(), *(manifest.raw for manifest in image.manifests)):
         if not store.holds(Descriptor(media_type="x", digest=Digest.of(content), size=len(content))):
             ingest(store, content)
@@ -34,7 +36,7 @@ def blobs(store: ContentStore) -> set[str]:
     return {str(info.digest) for info in store.walk()}
 
 
-def test_what_names_reach_stays_and_the_rest_goes(store: ContentStore) -> None:
+def test_gc_keeps_content_below_names_and_removes_the_rest(store: ContentStore) -> None:
     kept, gone = images.index([images.image(1), images.image(2, platform="linux/arm64")]), images.image(3)
     store.names.put("kept", put(store, kept), source="x")
     put(store, gone)
@@ -47,7 +49,7 @@ def test_what_names_reach_stays_and_the_rest_goes(store: ContentStore) -> None:
     assert (swept.kept, swept.leftovers) == (len(kept.descriptors), ())
 
 
-def test_what_two_names_share_goes_with_the_last_of_them(store: ContentStore) -> None:
+def test_content_of_two_names_is_removed_after_both_names(store: ContentStore) -> None:
     one, other = images.image(4), images.index([images.image(4)])
     store.names.put("one", put(store, one), source="x")
     store.names.put("other", put(store, other), source="x")
@@ -59,7 +61,7 @@ def test_what_two_names_share_goes_with_the_last_of_them(store: ContentStore) ->
     assert blobs(store) == set()
 
 
-def test_a_dry_run_tells_the_same_and_removes_nothing(store: ContentStore) -> None:
+def test_a_dry_run_reports_the_same_and_removes_nothing(store: ContentStore) -> None:
     put(store, images.image(5))
     before = blobs(store)
     planned = gc.collect(store, grace=NOW, dry_run=True)
@@ -67,12 +69,12 @@ def test_a_dry_run_tells_the_same_and_removes_nothing(store: ContentStore) -> No
     assert set(gc.collect(store, grace=NOW, dry_run=False).blobs) == set(planned.blobs)
 
 
-def test_what_is_younger_than_the_grace_period_stays(store: ContentStore) -> None:
+def test_content_younger_than_the_grace_period_stays(store: ContentStore) -> None:
     put(store, images.image(6))
     assert not gc.collect(store, grace=timedelta(hours=1), dry_run=False).blobs
 
 
-def test_a_lease_holds_what_is_below_its_root_until_it_is_given_back(store: ContentStore) -> None:
+def test_a_lease_protects_the_content_below_its_root_until_it_is_released(store: ContentStore) -> None:
     image = images.image(7)
     root = put(store, image)
     with store.leases.hold() as lease:
@@ -84,7 +86,7 @@ def test_a_lease_holds_what_is_below_its_root_until_it_is_given_back(store: Cont
     assert blobs(store) == set()
 
 
-def test_a_lease_on_what_is_not_there_yet_holds_it_as_it_comes(store: ContentStore) -> None:
+def test_a_lease_on_missing_content_protects_the_content_when_it_arrives(store: ContentStore) -> None:
     image = images.image(8)
     digest, media_type, size = image.root
     with store.leases.hold() as lease:
@@ -94,7 +96,7 @@ def test_a_lease_on_what_is_not_there_yet_holds_it_as_it_comes(store: ContentSto
         assert blobs(store) == set(image.descriptors)
 
 
-def test_a_lease_that_a_dead_run_left_loses_its_force_where_that_can_be_known(place: Place, store: ContentStore) -> None:
+def test_the_lease_of_a_dead_run_expires_at_once_if_locks_show_it(place: Place, store: ContentStore) -> None:
     image = images.image(9)
     root = put(store, image)
     record = {"roots": [root.to_json()], "locked": place.outlives}
@@ -107,7 +109,7 @@ def test_a_lease_that_a_dead_run_left_loses_its_force_where_that_can_be_known(pl
     assert ("leases/killed.0.json" in place.files()) == (not place.outlives)
 
 
-def test_a_lease_without_a_lock_loses_its_force_after_a_week(place: Place, store: ContentStore) -> None:
+def test_a_lease_without_a_lock_expires_after_a_week(place: Place, store: ContentStore) -> None:
     root = put(store, images.image(9))
     place.plant("leases/dead.0.json", json.dumps({"roots": [root.to_json()], "locked": False}).encode())
     week = timedelta(days=7)
@@ -115,7 +117,7 @@ def test_a_lease_without_a_lock_loses_its_force_after_a_week(place: Place, store
     assert not list(store.leases.roots(now=datetime.now(UTC) + week + timedelta(hours=1)))
 
 
-def test_what_was_just_wanted_counts_as_new_where_that_can_be_told(place: Place, store: ContentStore) -> None:
+def test_content_that_a_writer_asked_for_counts_as_new_on_a_disk(place: Place, store: ContentStore) -> None:
     digest = ingest(store, b"data")
     (before,) = store.walk()
     with pytest.raises(AlreadyExists):
@@ -152,7 +154,7 @@ def test_a_name_that_cannot_be_read_stops_gc_before_it_removes_anything(place: P
 
 
 @pytest.mark.parametrize(("hours", "short"), [(0, True), (23, True), (24, False), (48, False)])
-def test_a_short_grace_is_a_hazard_only_on_a_disk_whose_locks_are_not_shared(
+def test_a_short_grace_period_is_a_hazard_only_on_a_disk_without_shared_locks(
     place: Place, store: ContentStore, hours: int, *, short: bool
 ) -> None:
     grace = timedelta(hours=hours)
@@ -165,13 +167,13 @@ def test_a_short_grace_is_a_hazard_only_on_a_disk_whose_locks_are_not_shared(
     )
 
 
-def test_content_of_one_digest_under_two_types_is_followed_as_a_manifest_too(store: ContentStore) -> None:
+def test_content_with_two_media_types_is_also_followed_as_a_manifest(store: ContentStore) -> None:
     root = put(store, image := images.image(12))
     as_blob = Descriptor(media_type=mediatypes.OCTET_STREAM, digest=root.digest, size=root.size)
     assert {str(digest) for digest in reachable_digests(store, [as_blob, root])} == set(image.descriptors)
 
 
-def test_an_index_that_lacks_some_manifests_holds_the_others(store: ContentStore) -> None:
+def test_a_sparse_index_protects_its_present_manifests(store: ContentStore) -> None:
     here, absent = images.image(13), images.image(14, platform="linux/arm64")
     index = images.index([here, absent])
     root = put(store, index)
@@ -184,7 +186,7 @@ def test_an_index_that_lacks_some_manifests_holds_the_others(store: ContentStore
 # Leftovers on a disk
 
 
-def aged(path: Path, *, hours: int) -> None:
+def make_older(path: Path, *, hours: int) -> None:
     then = (datetime.now(UTC) - timedelta(hours=hours)).timestamp()
     os.utime(path, (then, then))
 
@@ -197,14 +199,12 @@ def disk(tmp_path: Path) -> ContentStore:
 
 
 @pytest.mark.parametrize("left", [("data",), ("record",), ("data", "record")])
-def test_an_ingest_that_nobody_touched_goes_whatever_is_left_of_it(
-    tmp_path: Path, disk: ContentStore, left: tuple[str, ...]
-) -> None:
+def test_an_old_ingest_is_removed_with_or_without_its_record(tmp_path: Path, disk: ContentStore, left: tuple[str, ...]) -> None:
     paths = {"data": tmp_path / ingest_path("ref"), "record": tmp_path / f"{ingest_path('ref')}.json"}
     with disk.writer("ref") as writer:
         writer.write(b"some")
     for kind, path in paths.items():
-        aged(path, hours=25) if kind in left else path.unlink()
+        make_older(path, hours=25) if kind in left else path.unlink()
 
     swept = gc.collect(disk, grace=timedelta(hours=24), dry_run=False)
 
@@ -212,29 +212,29 @@ def test_an_ingest_that_nobody_touched_goes_whatever_is_left_of_it(
     assert not list((tmp_path / "ingest").iterdir())
 
 
-def test_an_ingest_whose_data_is_young_stays_however_old_its_record_is(tmp_path: Path, disk: ContentStore) -> None:
+def test_an_ingest_with_recent_data_and_an_old_record_stays(tmp_path: Path, disk: ContentStore) -> None:
     with disk.writer("ref") as writer:
         writer.write(b"some")
-    aged(tmp_path / f"{ingest_path('ref')}.json", hours=25)
+    make_older(tmp_path / f"{ingest_path('ref')}.json", hours=25)
     assert not gc.collect(disk, grace=timedelta(hours=24), dry_run=False).leftovers
     assert disk.status("ref").offset == 4
 
 
-def test_an_ingest_that_a_writer_has_stays_however_old_it_is(tmp_path: Path, disk: ContentStore) -> None:
+def test_an_old_ingest_with_a_writer_stays(tmp_path: Path, disk: ContentStore) -> None:
     with disk.writer("ref") as writer:
         writer.write(b"some")
         for path in (tmp_path / "ingest").iterdir():
-            aged(path, hours=25)
+            make_older(path, hours=25)
         assert not gc.collect(disk, grace=timedelta(hours=24), dry_run=False).leftovers
         assert writer.commit() == Digest.of(b"some")
 
 
-def test_small_files_that_a_killed_process_did_not_finish_go_after_an_hour(tmp_path: Path, disk: ContentStore) -> None:
+def test_temporary_files_of_killed_processes_are_removed_after_an_hour(tmp_path: Path, disk: ContentStore) -> None:
     (tmp_path / "names").mkdir(exist_ok=True)
     old, young = tmp_path / "index.json.0123.new", tmp_path / "names/x.json.4567.new"
     for path in (old, young):
         path.write_bytes(b"")
-    aged(old, hours=2)
+    make_older(old, hours=2)
     assert gc.collect(disk, grace=NOW, dry_run=True).leftovers == (str(old),)
     assert gc.collect(disk, grace=NOW, dry_run=False).leftovers == (str(old),)
     assert not old.exists()
@@ -244,11 +244,13 @@ def test_small_files_that_a_killed_process_did_not_finish_go_after_an_hour(tmp_p
 # Leftovers on S3
 
 
-def test_an_upload_that_a_dead_process_left_is_found_and_given_up(s3: S3Server) -> None:
+def test_an_upload_of_a_dead_process_is_found_and_aborted(s3: S3Server) -> None:
     prefix = f"{s3.bucket}/abandoned"
     store = open_store(f"s3://{prefix}", options=s3.storage_options)
     data = noise(9_000_000)
-    store.writer("ref", expected=Digest.of(data), total=20_000_000).write(data)  # one part is up, and the process forgets it
+    store.writer("ref", expected=Digest.of(data), total=20_000_000).write(
+        data
+    )  # one part is uploaded, and the process forgets the upload
     objects, soon = store._backend, datetime.now(UTC) + timedelta(minutes=1)
     place = f"{prefix}/{blob_path(Digest.of(data))}"
 
@@ -262,7 +264,7 @@ def test_an_upload_that_a_dead_process_left_is_found_and_given_up(s3: S3Server) 
 # Verification
 
 
-def test_what_is_corrupt_goes_to_quarantine_and_the_rest_is_counted(place: Place, store: ContentStore) -> None:
+def test_corrupt_blobs_are_quarantined_and_sound_blobs_are_counted(place: Place, store: ContentStore) -> None:
     image = images.image(20)
     put(store, image)
     digest = Digest.parse(list(image.blobs)[-1])
@@ -275,27 +277,27 @@ def test_what_is_corrupt_goes_to_quarantine_and_the_rest_is_counted(place: Place
     assert verified.sound == len(image.descriptors) - 1
     assert blobs(store) == set(image.descriptors) - {str(digest)}
     assert place.files()[f"quarantine/sha256/{digest.hex}"] == wrong
-    ingest(store, image.blobs[str(digest)])  # what is out of sight is in nobody's way
+    ingest(store, image.blobs[str(digest)])  # quarantined blobs do not affect the store
     assert verify(store, store.walk()).sound == len(image.descriptors)
 
 
-def test_a_blob_that_goes_while_it_is_verified_is_no_failure(store: ContentStore) -> None:
+def test_a_blob_that_is_removed_during_verification_is_no_failure(store: ContentStore) -> None:
     digest = ingest(store, b"data")
     infos = list(store.walk())
     store.delete(digest)
     assert verify(store, infos) == verify(store, ())
 
 
-def test_a_blob_that_came_anew_is_not_put_into_quarantine_for_the_old_one(place: Place, store: ContentStore) -> None:
+def test_a_blob_that_replaced_a_corrupt_one_is_not_quarantined(place: Place, store: ContentStore) -> None:
     digest = ingest(store, noise(1000))
     place.plant(blob_path(digest), b"wrong")
     (wrong,) = store.walk()
-    place.plant(blob_path(digest), noise(1000))  # as another verification and a fetch would
+    place.plant(blob_path(digest), noise(1000))  # simulates another verification and a fetch
     assert not store.quarantine(wrong)
     assert store.read(digest) == noise(1000)
 
 
-def test_a_corrupt_blob_that_is_touched_while_it_is_verified_does_not_escape(place: Place, store: ContentStore) -> None:
+def test_a_corrupt_blob_that_is_touched_during_verification_is_quarantined(place: Place, store: ContentStore) -> None:
     digest = ingest(store, noise(1000))
     place.plant(blob_path(digest), b"wrong")
     listed = [replace(info, committed=info.committed - timedelta(hours=1)) for info in store.walk()]
@@ -304,7 +306,7 @@ def test_a_corrupt_blob_that_is_touched_while_it_is_verified_does_not_escape(pla
     assert list(store.walk()) == []
 
 
-def test_quarantine_of_nothing_is_nothing(store: ContentStore) -> None:
+def test_quarantining_a_missing_blob_returns_false(store: ContentStore) -> None:
     digest = ingest(store, b"data")
     (info,) = store.walk()
     store.delete(digest)

@@ -1,4 +1,4 @@
-"""Where a store is and how its files are laid out; other tools are the judges."""
+"""The location of a store and the layout of its files, checked by other tools."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def test_skopeo_finds_an_image_by_its_name(tmp_path: Path, name: str) -> None:
     assert summary["Layers"] == list(image.blobs)[1:]
 
 
-def test_skopeo_copies_all_of_an_index_out_of_a_store(tmp_path: Path) -> None:
+def test_skopeo_copies_a_whole_index_from_a_store(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "store"))
     index = images.index(images.image(1, platform=platform) for platform in ("linux/amd64", "linux/arm64"))
     record(store, index, "both")
@@ -43,7 +43,7 @@ def test_skopeo_copies_all_of_an_index_out_of_a_store(tmp_path: Path) -> None:
     assert {digest.removeprefix("sha256:") for digest in index.blobs} <= {file.name for file in (tmp_path / "copy").iterdir()}
 
 
-def test_skopeo_writes_what_a_store_reads(tmp_path: Path) -> None:
+def test_a_store_reads_a_layout_of_skopeo(tmp_path: Path) -> None:
     store, image = open_store(str(tmp_path / "store")), images.image(1)
     record(store, image, "one")
     store.update_index()
@@ -67,7 +67,7 @@ def test_other_paths_have_no_digest(path: str) -> None:
     assert Layout("/a").digest(f"/a/blobs/{path}") is None
 
 
-def test_only_data_files_are_ingests() -> None:
+def test_only_paths_of_data_files_are_ingests() -> None:
     layout = Layout("/a")
     assert layout.is_ingest(layout.ingest("ref"))
     assert not layout.is_ingest(layout.ingest("ref") + ".json")
@@ -75,7 +75,7 @@ def test_only_data_files_are_ingests() -> None:
     assert not layout.is_ingest("/a/ingest/strange")
 
 
-def test_the_file_of_a_name_can_be_recognised() -> None:
+def test_the_path_of_a_name_is_parsed() -> None:
     assert Layout("/a").name("docker.io/library/redis:7").startswith("/a/names/docker.io%2Flibrary%2Fredis%3A7-")
 
 
@@ -86,14 +86,14 @@ def test_the_file_of_a_name_can_be_recognised() -> None:
     "location",
     ["{}/store", "{}/store/", "{}/store//", "file://{}/store", "file://{}/store/", "local://{}/store", "{}/x/../store"],
 )
-def test_one_place_has_many_spellings(tmp_path: Path, location: str) -> None:
+def test_one_location_has_several_spellings(tmp_path: Path, location: str) -> None:
     (tmp_path / "x").mkdir()
     ingest(open_store(location.format(tmp_path)), b"data")
     assert (tmp_path / "store/blobs/sha256" / DIGEST.hex).read_bytes() == b"data"
 
 
 @pytest.mark.parametrize("location", ["store", "./store", "deep/below/store", ".", "../store", "[a]*?%20 é"])
-def test_a_relative_path_is_below_the_directory_at_opening(
+def test_a_relative_path_starts_at_the_working_directory_at_opening(
     tmp_path: Path, location: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "here").mkdir()
@@ -111,7 +111,7 @@ def test_a_tilde_is_the_home_directory(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("url", ["memory://", "memory:///", "memory:///a//", "memory://[a]*?"])
-def test_a_memory_store_may_be_anywhere(url: str) -> None:
+def test_a_memory_store_may_have_any_path(url: str) -> None:
     store = open_store(url)
     try:
         ingest(store, b"data")
@@ -121,7 +121,7 @@ def test_a_memory_store_may_be_anywhere(url: str) -> None:
         store._backend.fs.store.clear()
 
 
-def test_a_disk_may_be_all_store() -> None:
+def test_the_root_of_a_file_system_may_be_a_store() -> None:
     assert open_store("/")._layout.blob(DIGEST) == f"/blobs/sha256/{DIGEST.hex}"
 
 
@@ -137,6 +137,6 @@ def test_a_disk_may_be_all_store() -> None:
         ("data:,x", InvalidInput),
     ],
 )
-def test_an_unusable_location_is_refused_by_name(url: str, error: type[Exception]) -> None:
+def test_an_unusable_location_is_refused_with_a_reason(url: str, error: type[Exception]) -> None:
     with pytest.raises(error, match=f"^store{' ' if url else ''}{url}: [^\n]+$"):
         open_store(url)

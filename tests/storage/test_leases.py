@@ -1,4 +1,4 @@
-"""Leases: every root that a run takes is protected, from any thread, for as long as the run lives."""
+"""Leases: every root that any thread of a run takes is protected while the run is alive."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from tests import images
 from tests.peers.seaweedfs import S3Server
 from tests.storage.conformance import Place
 from tests.storage.test_gc import put
-from tests.storage.test_round_trips import Asked
-from tests.storage.test_uploads import failing
+from tests.storage.test_round_trips import RecordedRequests
+from tests.storage.test_uploads import fail_nth_call
 
 REPOSITORY = Path(__file__).parents[2]
 THREADS = 16
 NOW = timedelta(seconds=-60)
 
-# A process that takes its first roots from several threads at once, reports what is on record, and ends when asked to.
+# A process that takes its first roots from several threads at once, prints the recorded roots, and ends on request.
 HOLD = """
 import sys, threading
 from prefect_dist.ocispec import Descriptor, Digest
@@ -69,7 +69,7 @@ def take_at_once(lease: Lease, numbers: range) -> None:
         assert not thread.is_alive()
 
 
-def test_every_root_that_threads_take_at_once_is_on_record(place: Place, store: ContentStore) -> None:
+def test_every_root_that_threads_take_concurrently_is_on_record(place: Place, store: ContentStore) -> None:
     with store.leases.hold() as lease:
         take_at_once(lease, range(160))
         assert {held.digest for held in place.open().leases.roots()} == {root(number).digest for number in range(160)}
@@ -78,7 +78,7 @@ def test_every_root_that_threads_take_at_once_is_on_record(place: Place, store: 
 
 
 @pytest.mark.parametrize("attempt", range(5))
-def test_threads_that_take_the_first_roots_at_once_do_not_block_each_other(tmp_path: Path, attempt: int) -> None:
+def test_threads_that_take_the_first_roots_concurrently_do_not_deadlock(tmp_path: Path, attempt: int) -> None:
     store = tmp_path / str(attempt)
     ended = subprocess.run(
         [sys.executable, "-c", HOLD, str(store)],
@@ -109,7 +109,7 @@ def test_a_lease_of_a_living_run_does_not_expire_on_a_disk(tmp_path: Path) -> No
         assert list(store.leases.roots()) == [descriptor]
 
 
-def test_a_lease_of_a_killed_run_loses_its_force_at_once_on_a_disk(tmp_path: Path) -> None:
+def test_a_lease_of_a_killed_run_expires_at_once_on_a_disk(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path)], cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -143,17 +143,17 @@ def test_on_s3_a_run_with_many_roots_costs_few_records_and_one_request_to_releas
         take_at_once(lease, range(1100))
         records = store._backend.fs.ls(store._layout.leases, detail=False)
         assert len(list(store.leases.roots())) == 1100
-        asked, called = Asked(monkeypatch, store), failing(monkeypatch, store, "none", nth=1)
+        asked, called = RecordedRequests(monkeypatch, store), fail_nth_call(monkeypatch, store, "none", nth=1)
     assert len(records) <= 4
     assert (asked.methods, [method for method, _ in called]) == ([], ["delete_objects"])
     assert not list(store.leases.roots())
 
 
-def test_a_root_that_is_held_already_costs_nothing(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_taking_a_leased_root_again_writes_nothing(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(f"{s3.url}/held-already", options=s3.storage_options)
     with store.leases.hold() as lease:
         lease.take(root(1))
-        asked = Asked(monkeypatch, store)
+        asked = RecordedRequests(monkeypatch, store)
         lease.take(root(1))
         assert asked.methods == []
 
@@ -176,7 +176,7 @@ def test_a_record_that_cannot_be_written_is_an_error_and_the_root_can_be_taken_a
         assert [held.digest for held in store.leases.roots()] == [root(1).digest]
 
 
-def test_a_damaged_record_of_a_living_run_stops_gc_and_the_error_says_what_to_do(place: Place, store: ContentStore) -> None:
+def test_a_damaged_record_of_a_living_run_stops_gc_with_a_remedy(place: Place, store: ContentStore) -> None:
     put(store, images.image(74))
     with store.leases.hold() as lease:
         lease.take(root(1))
@@ -215,5 +215,5 @@ MOUNTS = """\
         ("/srv/one machine/disk/store", True),
     ],
 )
-def test_locks_of_an_nfs_mount_that_keeps_them_local_are_not_relied_on(path: str, *, are_shared: bool) -> None:
+def test_an_nfs_mount_with_local_locks_does_not_share_locks(path: str, *, are_shared: bool) -> None:
     assert shares_locks_by(MOUNTS, path) == are_shared

@@ -1,4 +1,4 @@
-"""Names, and the `index.json` that is derived from them, at every place of the conformance suite."""
+"""Names and the `index.json` that is derived from them, at every location of the conformance suite."""
 
 import json
 import logging
@@ -56,7 +56,7 @@ def index_of(place: Place) -> dict[str, str]:
     return {entry["annotations"]["org.opencontainers.image.ref.name"]: entry["digest"] for entry in document["manifests"]}
 
 
-def test_a_name_is_kept_with_all_of_its_descriptor_and_where_it_came_from(place: Place, store: ContentStore) -> None:
+def test_a_name_keeps_its_whole_descriptor_and_its_source(place: Place, store: ContentStore) -> None:
     before = datetime.now(UTC)
     platforms = (Platform.parse("linux/arm/v6"), Platform.parse("windows(10.0.17763)/amd64"))
     put = store.names.put("name", FULL, source="registry.example/name", platforms=platforms)
@@ -66,14 +66,14 @@ def test_a_name_is_kept_with_all_of_its_descriptor_and_where_it_came_from(place:
     assert list(place.open().names) == [put]
 
 
-def test_a_name_can_stand_for_something_else_later(store: ContentStore) -> None:
+def test_a_name_can_be_recorded_again_for_another_descriptor(store: ContentStore) -> None:
     store.names.put("name", descriptor(1), source="one")
     store.names.put("name", descriptor(2), source="two")
     assert store.names.get("name").descriptor == descriptor(2)
     assert len(list(store.names)) == 1
 
 
-def test_a_name_that_is_recorded_again_keeps_its_time_and_nothing_is_written(place: Place, store: ContentStore) -> None:
+def test_recording_an_unchanged_name_keeps_its_time_and_writes_nothing(place: Place, store: ContentStore) -> None:
     first = store.names.put("name", FULL, source="x")
     before = place.files()
     assert store.names.put("name", FULL, source="x") == first
@@ -81,7 +81,7 @@ def test_a_name_that_is_recorded_again_keeps_its_time_and_nothing_is_written(pla
     assert store.names.put("name", FULL, source="x", platforms=(Platform.parse("linux/arm64"),)).recorded > first.recorded
 
 
-def test_a_deleted_name_is_gone_and_its_content_stays(store: ContentStore) -> None:
+def test_a_deleted_name_is_missing_and_its_content_stays(store: ContentStore) -> None:
     digest = ingest(store, b"data")
     store.names.put("name", FULL, source="x")
     store.names.delete("name")
@@ -92,7 +92,7 @@ def test_a_deleted_name_is_gone_and_its_content_stays(store: ContentStore) -> No
             look("name")
 
 
-def test_odd_names_are_kept_apart(place: Place, store: ContentStore) -> None:
+def test_unusual_names_do_not_collide(place: Place, store: ContentStore) -> None:
     for number, name in enumerate(ODD):
         store.names.put(name, descriptor(number), source="x")
     assert [store.names.get(name).descriptor for name in ODD] == [descriptor(number) for number in range(len(ODD))]
@@ -104,7 +104,7 @@ def test_odd_names_are_kept_apart(place: Place, store: ContentStore) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "\udcff"])
-def test_a_name_has_to_be_text(store: ContentStore, name: str) -> None:
+def test_an_empty_or_undecodable_name_is_refused(store: ContentStore, name: str) -> None:
     with pytest.raises(InvalidInput):
         store.names.put(name, FULL, source="x")
 
@@ -112,7 +112,7 @@ def test_a_name_has_to_be_text(store: ContentStore, name: str) -> None:
 @pytest.mark.parametrize(
     "record", [b"", b"[]", b"{}", b'{"name": "name", "source": "x", "recorded": "now", "descriptor": DESCRIPTOR}']
 )
-def test_a_damaged_name_is_refused_by_its_path(place: Place, store: ContentStore, record: bytes) -> None:
+def test_the_error_of_a_damaged_name_has_its_path(place: Place, store: ContentStore, record: bytes) -> None:
     store.names.put("name", FULL, source="x")
     (path,) = place.files()
     place.plant(path, record.replace(b"DESCRIPTOR", json.dumps(FULL.to_json()).encode()))
@@ -120,7 +120,7 @@ def test_a_damaged_name_is_refused_by_its_path(place: Place, store: ContentStore
     says = rf"^name name: damaged record .*{path} \(.+\); remove the name with dist rm name$"
     with pytest.raises(InvalidInput, match=says):
         store.names.get("name")
-    with pytest.raises(InvalidInput, match=says):  # passed over, it would be no root of gc, and its content lost
+    with pytest.raises(InvalidInput, match=says):  # if the name were skipped, gc would remove its content
         list(store.names)
     known, (error,) = store.names.read()
     assert [name.name for name in known] == ["other"]
@@ -130,7 +130,7 @@ def test_a_damaged_name_is_refused_by_its_path(place: Place, store: ContentStore
     assert [name.name for name in store.names] == ["other"]
 
 
-def test_a_damaged_name_is_recorded_anew(place: Place, store: ContentStore) -> None:
+def test_a_damaged_name_can_be_recorded_again(place: Place, store: ContentStore) -> None:
     store.names.put("name", FULL, source="x")
     (path,) = place.files()
     place.plant(path, b"damaged")
@@ -143,10 +143,10 @@ def test_a_damaged_name_is_recorded_anew(place: Place, store: ContentStore) -> N
     [
         ("with 'blank'", "remove the name with dist rm 'with '\"'\"'blank'\"'\"''"),
         ("x" * 120, f"remove the name with dist rm {'x' * 120}"),
-        ("x" * 121, "remove this file"),  # its file has not all of it
+        ("x" * 121, "remove this file"),  # the file name has only a part of the name
     ],
 )
-def test_what_to_do_about_a_damaged_name(place: Place, store: ContentStore, name: str, remedy: str) -> None:
+def test_the_error_of_a_damaged_name_has_a_remedy(place: Place, store: ContentStore, name: str, remedy: str) -> None:
     store.names.put(name, FULL, source="x")
     (path,) = place.files()
     place.plant(path, b"damaged")
@@ -156,7 +156,7 @@ def test_what_to_do_about_a_damaged_name(place: Place, store: ContentStore, name
     assert ("s3://" in str(error)) == place.url.startswith("s3://")
 
 
-def test_a_strange_record_has_no_name(place: Place, store: ContentStore) -> None:
+def test_a_record_with_an_unknown_file_name_is_reported_without_a_name(place: Place, store: ContentStore) -> None:
     place.plant("names/strange.json", b"{}")
     _, (error,) = store.names.read()
     assert re.match(
@@ -164,14 +164,14 @@ def test_a_strange_record_has_no_name(place: Place, store: ContentStore) -> None
     )
 
 
-def test_strange_files_are_no_names(place: Place, store: ContentStore) -> None:
+def test_unknown_files_are_not_names(place: Place, store: ContentStore) -> None:
     store.names.put("name", FULL, source="x")
     place.plant("names/README", b"strange")
     place.plant("names/name.json.0123.new", b"what an interrupted writer left")
     assert [record.name for record in store.names] == ["name"]
 
 
-def test_a_name_that_is_deleted_while_they_are_listed_is_left_out(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_deleted_during_the_listing_is_left_out(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         store.names.put(name, FULL, source="x")
     fs = store._backend.fs
@@ -187,7 +187,7 @@ def test_a_name_that_is_deleted_while_they_are_listed_is_left_out(store: Content
     assert [record.name for record in store.names] == ["two"]
 
 
-def test_many_writers_of_many_names_lose_none(place: Place) -> None:
+def test_concurrent_writers_of_different_names_lose_no_name(place: Place) -> None:
     def record(number: int) -> Name:
         return place.open().names.put(f"name-{number}", descriptor(number), source="x")
 
@@ -196,7 +196,7 @@ def test_many_writers_of_many_names_lose_none(place: Place) -> None:
     assert list(place.open().names) == sorted(records, key=lambda record: record.name)
 
 
-def test_many_writers_of_one_name_leave_one_whole_record(place: Place) -> None:
+def test_concurrent_writers_of_one_name_leave_one_valid_record(place: Place) -> None:
     def record_and_read(number: int) -> Name:
         names = place.open().names
         names.put("name", descriptor(number), source=str(number))
@@ -219,7 +219,7 @@ def test_a_new_store_is_an_empty_image_layout(place: Place, store: ContentStore)
     assert index_of(place) == {}
 
 
-def test_the_index_lists_every_name_under_its_whole_text(place: Place, store: ContentStore) -> None:
+def test_the_index_lists_every_image_under_its_full_name(place: Place, store: ContentStore) -> None:
     for number, name in enumerate(ODD):
         store.names.put(name, descriptor(number), source="x")
     store.update_index()
@@ -230,15 +230,15 @@ def test_the_index_lists_every_name_under_its_whole_text(place: Place, store: Co
     assert list(index_of(place)) == ODD[:1]
 
 
-def test_an_entry_of_the_index_is_the_descriptor_with_our_name(place: Place, store: ContentStore) -> None:
+def test_an_entry_of_the_index_is_the_descriptor_with_the_store_name(place: Place, store: ContentStore) -> None:
     store.names.put("our name", FULL, source="x")
     store.update_index()
     (entry,) = json.loads(place.files()["index.json"])["manifests"]
     assert entry == {**FULL.to_json(), "annotations": {"a": "1", "org.opencontainers.image.ref.name": "our name"}}
 
 
-def used(patch: pytest.MonkeyPatch, store: ContentStore) -> set[tuple[str, str]]:
-    """The calls from now on that read or write a file; on a disk to read one is to open it, too."""
+def record_file_calls(patch: pytest.MonkeyPatch, store: ContentStore) -> set[tuple[str, str]]:
+    """Record the calls that read or write a file. On a disk, opening a file counts as reading it."""
     fs, seen = store._backend.fs, set[tuple[str, str]]()
 
     def recorded(method: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -253,15 +253,15 @@ def used(patch: pytest.MonkeyPatch, store: ContentStore) -> set[tuple[str, str]]
     return seen
 
 
-def test_an_index_that_is_up_to_date_is_left_alone_and_no_name_is_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_current_index_is_not_written_and_no_name_is_read(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         place.open().names.put(f"name-{number}", descriptor(number), source="x")
     place.open().update_index()
     before = place.files()
 
     store = place.open()
-    store.names.put("name-1", descriptor(1), source="x")  # as a run does that has nothing to do
-    seen = used(monkeypatch, store)
+    store.names.put("name-1", descriptor(1), source="x")  # the update of a run without changes
+    seen = record_file_calls(monkeypatch, store)
     store.update_index()
 
     assert seen - {("open", "index.json")} == {("cat_file", "index.json")}
@@ -269,7 +269,7 @@ def test_an_index_that_is_up_to_date_is_left_alone_and_no_name_is_read(place: Pl
 
 
 @pytest.mark.parametrize("by", ["deleted", "replaced", "added"])
-def test_an_index_is_brought_up_to_date_after_any_change(place: Place, store: ContentStore, by: str) -> None:
+def test_the_index_is_updated_after_any_change(place: Place, store: ContentStore, by: str) -> None:
     changes: dict[str, Callable[[], object]] = {
         "deleted": lambda: store.names.delete("name-1"),
         "replaced": lambda: store.names.put("name-1", descriptor(5), source="x"),
@@ -284,7 +284,7 @@ def test_an_index_is_brought_up_to_date_after_any_change(place: Place, store: Co
 
 
 @pytest.mark.parametrize("change", [b'"digest"', b'"manifests"', b"{"])
-def test_an_index_that_another_tool_changed_is_written_anew(place: Place, store: ContentStore, change: bytes) -> None:
+def test_an_index_that_another_tool_changed_is_written_again(place: Place, store: ContentStore, change: bytes) -> None:
     store.names.put("name", descriptor(1), source="x")
     store.update_index()
     right = place.files()["index.json"]
@@ -293,7 +293,7 @@ def test_an_index_that_another_tool_changed_is_written_anew(place: Place, store:
     assert place.files()["index.json"] == right
 
 
-def test_on_a_disk_a_record_that_has_the_inode_of_another_is_seen(tmp_path: Path) -> None:
+def test_on_a_disk_a_new_record_with_a_reused_inode_is_noticed(tmp_path: Path) -> None:
     place = Place(url=str(tmp_path))
     store = place.open()
     store.names.put("name", descriptor(1), source="x")
@@ -307,7 +307,7 @@ def test_on_a_disk_a_record_that_has_the_inode_of_another_is_seen(tmp_path: Path
     assert index_of(place) == {"name": str(descriptor(2).digest)}
 
 
-def test_a_damaged_name_keeps_no_other_from_the_index(
+def test_a_damaged_name_does_not_prevent_listing_other_names(
     place: Place, store: ContentStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.names.put("damaged", descriptor(1), source="x")
@@ -320,7 +320,7 @@ def test_a_damaged_name_keeps_no_other_from_the_index(
     assert [path in message for message in caplog.messages] == [True]
 
 
-def test_a_layout_of_another_tool_is_taken_as_it_is(place: Place, store: ContentStore) -> None:
+def test_an_existing_layout_of_another_tool_is_used_unchanged(place: Place, store: ContentStore) -> None:
     place.plant("oci-layout", b'{"imageLayoutVersion": "1.0.0", "more": 1}')
     place.plant("index.json", b'{"schemaVersion": 2, "manifests": []}')
     ingest(store, b"data")
@@ -328,7 +328,7 @@ def test_a_layout_of_another_tool_is_taken_as_it_is(place: Place, store: Content
     assert place.files()["index.json"] == b'{"schemaVersion": 2, "manifests": []}'
 
 
-def test_the_index_is_complete_when_many_threads_brought_it_up_to_date(place: Place) -> None:
+def test_the_index_is_complete_after_concurrent_updates(place: Place) -> None:
     def record(number: int) -> None:
         store = place.open()
         store.names.put(f"name-{number}", descriptor(number), source="x")

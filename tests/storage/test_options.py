@@ -1,3 +1,5 @@
+"""Tests of store options: their forms, secrets in them, and the file systems that they configure."""
+
 import subprocess
 import sys
 import tomllib
@@ -10,7 +12,7 @@ from prefect_dist.storage import backend, open_store
 from prefect_dist.storage.options import merge_options, parse
 
 
-def test_options_nest_and_have_the_types_of_json() -> None:
+def test_options_can_be_nested_and_have_json_types() -> None:
     assert parse(["endpoint_url=http://x:1", "client_kwargs.region_name=eu", "client_kwargs.n=3", "anon=true"]) == {
         "endpoint_url": "http://x:1",
         "client_kwargs": {"region_name": "eu", "n": 3},
@@ -24,13 +26,13 @@ def test_another_form_is_refused(text: str) -> None:
         parse([text])
 
 
-def test_one_name_for_two_things_is_refused() -> None:
+def test_a_name_with_both_a_value_and_nested_options_is_refused() -> None:
     with pytest.raises(InvalidInput, match="a already has a single value"):
         parse(["a=1", "a.b=2"])
 
 
 @pytest.mark.parametrize("name", ["key", "secret", "token", "account_key", "client_kwargs.aws_secret_access_key", "sas_token"])
-def test_a_secret_is_refused_and_not_repeated(name: str) -> None:
+def test_a_secret_is_refused_and_not_in_the_message(name: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         parse([f"{name}=hunter2"])
     assert name.rpartition(".")[2] in str(caught.value)
@@ -55,14 +57,14 @@ def test_a_secret_is_refused_and_not_repeated(name: str) -> None:
         "config_kwargs.proxies.https=http://u:hunter2@proxy",
     ],
 )
-def test_secrets_in_any_place_are_refused_and_not_repeated(option: str) -> None:
+def test_secrets_at_any_depth_are_refused_and_not_in_the_message(option: str) -> None:
     with pytest.raises(InvalidInput, match="options must not contain secrets") as caught:
         parse([option])
     assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["bypass", "author", "unauthenticated", "passive", "signature_version"])
-def test_other_names_with_the_same_letters_are_no_secrets(name: str) -> None:
+def test_similar_names_of_other_options_are_not_secrets(name: str) -> None:
     assert parse([f'{name}=["x", "https://proxy"]']) == {name: ["x", "https://proxy"]}
 
 
@@ -71,12 +73,12 @@ def test_options_are_merged_at_every_depth() -> None:
     assert merge_options(known, {"a": {"b": {"d": 5}}, "g": 6}) == {"a": {"b": {"c": 1, "d": 5}, "e": 3}, "f": 4, "g": 6}
 
 
-def test_a_name_that_only_sounds_like_a_secret_is_none() -> None:
+def test_an_option_whose_name_only_resembles_a_secret_is_accepted() -> None:
     assert parse(["s3_additional_kwargs.SSEKMSKeyId=alias/mine"])
 
 
 @pytest.mark.parametrize("way", ["google_default", "cloud", "anon"])
-def test_the_way_to_log_in_to_google_is_no_secret(way: str) -> None:
+def test_the_login_method_of_google_is_not_a_secret(way: str) -> None:
     assert parse([f"token={way}"]) == {"token": way}
 
 
@@ -90,7 +92,7 @@ def test_the_way_to_log_in_to_google_is_no_secret(way: str) -> None:
         ("abfs://container/x", "adlfs", "azure"),
     ],
 )
-def test_a_driver_that_is_not_installed_is_named_by_its_extra(url: str, driver: str, extra: str) -> None:
+def test_the_error_of_a_missing_driver_has_its_extra(url: str, driver: str, extra: str) -> None:
     script = f"import sys; sys.modules[{driver!r}] = None; from storage import open_store; open_store({url!r})"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
     protocol = url.partition(":")[0]
@@ -98,13 +100,13 @@ def test_a_driver_that_is_not_installed_is_named_by_its_extra(url: str, driver: 
     assert done.stderr.splitlines()[-1] == f"prefect_dist.ocispec.errors.InvalidInput: {expected}"
 
 
-def test_every_extra_that_a_message_names_exists() -> None:
+def test_every_extra_in_an_error_message_exists() -> None:
     declared = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(backend._EXTRAS.values()) <= declared.keys()
 
 
 @pytest.mark.parametrize("url", ["sftp://host/x", "hdfs://host/x", "zip://x"])
-def test_a_file_system_that_may_show_files_in_part_is_refused(url: str) -> None:
+def test_a_file_system_without_atomic_visibility_is_refused(url: str) -> None:
     with pytest.raises(Unsupported, match=rf"^store {url}: .* appears whole or not at all.*use one of abfs, az, file"):
         open_store(url)
 
@@ -117,7 +119,7 @@ def test_a_local_disk_has_no_options(tmp_path: Path, url: str) -> None:
         open_store(f"{url}{tmp_path}", options={"endpoint_url": "http://x", "anon": True})
 
 
-def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
+def test_a_password_in_a_url_is_refused_and_not_in_the_message() -> None:
     with pytest.raises(InvalidInput) as caught:
         parse(["endpoint_url=http://user:hunter2@host"])
     assert "hunter2" not in str(caught.value)

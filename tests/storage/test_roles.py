@@ -1,4 +1,4 @@
-"""A store on S3 with the credentials of a role, which a real STS issues and a real S3 server checks."""
+"""A store on S3 with the credentials of a role, which a real STS server issues and a real S3 server checks."""
 
 import logging
 import pickle
@@ -20,7 +20,7 @@ KEYS = {"key": CALLER_KEY, "secret": CALLER_SECRET}
 
 @pytest.fixture
 def aws(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[AwsRelay]:
-    """S3 and STS, each request of which is recorded."""
+    """Yield an S3 and STS server that records every request."""
     with AwsRelay(s3.endpoint) as relay:
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", relay.endpoint)
         yield relay
@@ -36,7 +36,7 @@ def file_in(s3: S3Server, name: str, options: dict[str, Any]) -> StateFile:
 
 
 def signers(aws: AwsRelay) -> set[str]:
-    """The keys that signed requests to S3."""
+    """Return the keys that signed requests to S3."""
     return {request.signer for request in aws.requests if not request.form}
 
 
@@ -59,7 +59,7 @@ def test_the_role_is_requested_once_and_signs_every_request_to_s3(s3: S3Server, 
     assert signers(aws) == set(aws.issued)
 
 
-def test_the_caller_itself_may_not_use_the_bucket(s3: S3Server, aws: AwsRelay) -> None:
+def test_the_caller_without_the_role_is_denied(s3: S3Server, aws: AwsRelay) -> None:
     plain = {name: value for name, value in options(aws, **KEYS).items() if name != "assume_role"}
     with pytest.raises(Denied):
         file_in(s3, "plain", plain).write(b"content")
@@ -82,10 +82,12 @@ def test_credentials_that_expire_soon_are_requested_again_before_the_next_reques
     assert len(aws.issued) == 5
 
 
-def test_a_failed_request_for_new_credentials_leaves_those_in_use_until_they_are_about_to_expire(
+def test_after_a_failed_refresh_credentials_are_used_until_shortly_before_they_expire(
     s3: S3Server, aws: AwsRelay, caplog: pytest.LogCaptureFixture
 ) -> None:
-    aws.lifetime_s = 800  # new ones are requested 15 minutes before, and required 10 minutes before
+    aws.lifetime_s = (
+        800  # botocore requests new credentials 15 minutes before the old ones expire, and requires them 10 minutes before
+    )
     file = file_in(s3, "kept", options(aws, **KEYS))
     file.write(b"content")
     (first,) = aws.issued
@@ -100,7 +102,7 @@ def test_a_failed_request_for_new_credentials_leaves_those_in_use_until_they_are
     assert len(aws.issued) == 2
 
 
-def test_a_profile_may_be_the_caller(s3: S3Server, aws: AwsRelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_profile_can_assume_the_role(s3: S3Server, aws: AwsRelay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
     lines = ["[other]", f"aws_access_key_id = {CALLER_KEY}", f"aws_secret_access_key = {CALLER_SECRET}"]
     (tmp_path / "credentials").write_text("\n".join(lines))
@@ -109,7 +111,9 @@ def test_a_profile_may_be_the_caller(s3: S3Server, aws: AwsRelay, tmp_path: Path
     assert aws.to_sts[0].form["RoleSessionName"].startswith("prefect-session-")
 
 
-def test_the_environment_may_be_the_caller(s3: S3Server, aws: AwsRelay, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_credentials_of_the_environment_can_assume_the_role(
+    s3: S3Server, aws: AwsRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", CALLER_KEY)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", CALLER_SECRET)
     file_in(s3, "environment", options(aws)).write(b"content")
@@ -117,7 +121,7 @@ def test_the_environment_may_be_the_caller(s3: S3Server, aws: AwsRelay, monkeypa
     assert signers(aws) == set(aws.issued)
 
 
-def test_a_role_that_the_caller_may_not_assume_is_named_in_one_line(
+def test_the_error_of_a_refused_role_has_its_name_on_one_line(
     s3: S3Server, aws: AwsRelay, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(Denied) as caught:
@@ -148,7 +152,7 @@ def test_a_role_that_the_caller_may_not_assume_is_named_in_one_line(
         ({**KEYS, "profile": "none"}, "none"),
     ],
 )
-def test_a_role_with_options_that_cannot_be_right_is_refused_before_any_request(
+def test_a_role_with_invalid_options_is_refused_before_any_request(
     s3: S3Server, aws: AwsRelay, login: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InvalidInput) as caught:
@@ -166,9 +170,7 @@ def test_a_session_specification_with_a_role_can_be_sent_to_another_process(s3: 
     assert len(aws.issued) == 1
 
 
-def test_a_server_of_sts_that_cannot_be_reached_is_unavailable(
-    s3: S3Server, aws: AwsRelay, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreachable_sts_server_is_unavailable(s3: S3Server, aws: AwsRelay, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1")
     with pytest.raises(DistError, match=r"127\.0\.0\.1:1") as caught:
         file_in(s3, "unreachable", options(aws, **KEYS)).read()

@@ -1,4 +1,4 @@
-"""What an object store is asked, and how much of it at once: a real S3 server, and s3fs's one way to it."""
+"""The requests to an object store and their concurrency, with a real S3 server behind s3fs."""
 
 import asyncio
 import json
@@ -24,10 +24,10 @@ def store(s3: S3Server, request: pytest.FixtureRequest) -> Iterator[ContentStore
         yield store
 
 
-class Asked:
-    """The requests, by method and last part of their key.
+class RecordedRequests:
+    """The requests by method and last part of their key.
 
-    None for a key of `together` is answered before another such request of the same method is under way.
+    A request for a key in `together` is answered only when another such request with the same method is in flight.
     """
 
     def __init__(self, patch: pytest.MonkeyPatch, store: ContentStore, *, together: Collection[str] = ()) -> None:
@@ -57,9 +57,9 @@ def hex_of(digest: str) -> str:
     return digest.partition(":")[2]
 
 
-def test_siblings_are_looked_at_at_once_and_each_once(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_siblings_are_looked_up_concurrently_and_once_each(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     root = put(store, INDEX, "name")
-    asked = Asked(monkeypatch, store, together=[hex_of(manifest.digest) for manifest in INDEX.manifests[:2]])
+    asked = RecordedRequests(monkeypatch, store, together=[hex_of(manifest.digest) for manifest in INDEX.manifests[:2]])
 
     found = presence.check(store, root, children=children_reader(store.manifest))
 
@@ -69,22 +69,22 @@ def test_siblings_are_looked_at_at_once_and_each_once(store: ContentStore, monke
     assert len(set(asked.seen)) == len(asked.seen)
 
 
-def test_what_is_needed_is_looked_for_at_once(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_required_content_is_looked_up_concurrently(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     roots = [put(store, images.image(seed), f"name-{seed}") for seed in (902, 903)]
-    Asked(monkeypatch, store, together=[root.digest.hex for root in roots])
+    RecordedRequests(monkeypatch, store, together=[root.digest.hex for root in roots])
     needed = {str(digest) for digest in reachable_digests(store, roots)}
     assert needed == {*images.image(902).descriptors, *images.image(903).descriptors}
 
 
-def test_names_are_read_at_once_by_one_request_each(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_read_concurrently_with_one_request_each(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     root = put(store, INDEX, "name-0")
     store.names.put("name-1", root, source="x")
-    asked = Asked(monkeypatch, store, together=[store._layout.name(f"name-{n}").rpartition("/")[2] for n in (0, 1)])
+    asked = RecordedRequests(monkeypatch, store, together=[store._layout.name(f"name-{n}").rpartition("/")[2] for n in (0, 1)])
     assert [name.name for name in store.names] == ["name-0", "name-1"]
     assert sorted(asked.methods) == ["get_object", "get_object", "list_objects_v2"]
 
 
-def test_an_index_is_brought_up_to_date_by_reading_the_names_that_changed(
+def test_updating_the_index_reads_only_changed_names(
     store: ContentStore, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = put(store, INDEX, "name")
@@ -95,7 +95,7 @@ def test_an_index_is_brought_up_to_date_by_reading_the_names_that_changed(
     records = {store._layout.name(name).rpartition("/")[2] for name in changed}
 
     with open_store(store.url, options=s3.storage_options) as other:
-        asked = Asked(monkeypatch, other)
+        asked = RecordedRequests(monkeypatch, other)
         other.update_index()
         listed = [entry["annotations"] for entry in json.loads(other._backend.fs.cat_file(other._layout.index))["manifests"]]
 
@@ -103,13 +103,13 @@ def test_an_index_is_brought_up_to_date_by_reading_the_names_that_changed(
     assert len(listed) == 22
 
 
-def test_an_index_that_is_up_to_date_costs_two_requests_however_many_names_there_are(
+def test_a_current_index_costs_two_requests_for_any_number_of_names(
     store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = put(store, INDEX, "name")
     for number in range(20):
         store.names.put(f"name-{number}", root, source="x")
     store.update_index()
-    asked = Asked(monkeypatch, store)
+    asked = RecordedRequests(monkeypatch, store)
     store.update_index()
     assert sorted(asked.seen) == [("get_object", "index.json"), ("list_objects_v2", "")]

@@ -1,4 +1,4 @@
-"""One store on a disk for several users of a group: each can write and collect garbage, as far as the umask allows."""
+"""One store on a disk for several users of a group: each can write and collect garbage if the umask permits it."""
 
 import os
 from collections.abc import Callable
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become 
 
 
 def run_as(user: int, work: Callable[[], object], *, umask: int = 0o002) -> str:
-    """Run `work` in a process of another user of the group; return what it raised, as text."""
+    """Run `work` in a process of another user of the group, and return its error as text."""
     reader, writer = os.pipe()
     if (pid := os.fork()) == 0:
         os.setgroups([])
@@ -48,7 +48,7 @@ def shared(open_place: Path) -> Path:
 
 
 def use(directory: Path, seed: int) -> None:
-    """Take a lease, write an image, name it, list it, and collect garbage."""
+    """Take a lease, write an image, record its name, list it, and collect garbage."""
     store = open_store(str(directory))
     with store.leases.hold() as lease:
         root = put(store, images.image(seed))
@@ -59,7 +59,7 @@ def use(directory: Path, seed: int) -> None:
         gc.collect(store, grace=NOW, dry_run=False)
 
 
-def test_the_second_user_of_a_group_can_use_a_store(shared: Path) -> None:
+def test_a_second_user_of_the_group_can_use_a_store(shared: Path) -> None:
     assert run_as(FIRST, lambda: use(shared, 1)) == ""
     assert run_as(SECOND, lambda: use(shared, 2)) == ""
     assert run_as(FIRST, lambda: use(shared, 3)) == ""
@@ -75,13 +75,13 @@ def test_files_follow_the_umask(shared: Path, umask: int) -> None:
         assert mode == (0o444 if path.parts[0] == "blobs" else 0o666) & ~umask, path
 
 
-def test_a_lock_that_another_user_may_only_read_is_enough(shared: Path) -> None:
+def test_read_access_to_a_lock_file_is_enough(shared: Path) -> None:
     assert run_as(FIRST, lambda: use(shared, 1)) == ""
     (shared / "sweep.lock").chmod(0o644)
     assert run_as(SECOND, lambda: use(shared, 2)) == ""
 
 
-def test_a_lock_that_cannot_be_opened_is_named_with_the_remedy(shared: Path) -> None:
+def test_the_error_of_an_inaccessible_lock_file_has_a_remedy(shared: Path) -> None:
     assert run_as(FIRST, lambda: use(shared, 1)) == ""
     (shared / "sweep.lock").chmod(0o600)
     says = run_as(SECOND, lambda: use(shared, 2))

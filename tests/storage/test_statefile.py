@@ -1,4 +1,4 @@
-"""A small file that several processes change: nothing of what one wrote is lost by another."""
+"""Small files that several processes change without losing a change."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ from tests.storage.layered import NOBODY
 
 
 @pytest.mark.parametrize("place", ["{tmp}", "memory://state"])
-def test_it_is_read_and_replaced(tmp_path: Path, place: str) -> None:
+def test_a_file_is_read_and_replaced(tmp_path: Path, place: str) -> None:
     file = StateFile(f"{place.format(tmp=tmp_path)}/sub/lock.json")
     assert file.read() is None
     file.change(lambda raw: b"1" if raw is None else b"wrong")
@@ -25,7 +25,7 @@ def test_it_is_read_and_replaced(tmp_path: Path, place: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["{tmp}", "memory://written"])
-def test_who_is_alone_with_it_writes_it_and_leaves_nothing_else(tmp_path: Path, place: str) -> None:
+def test_a_single_writer_leaves_only_the_file(tmp_path: Path, place: str) -> None:
     file = StateFile(f"{place.format(tmp=tmp_path)}/sub/list.txt")
     for content in (b"much before", b"after"):
         file.write(content)
@@ -33,7 +33,7 @@ def test_who_is_alone_with_it_writes_it_and_leaves_nothing_else(tmp_path: Path, 
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} <= {"list.txt"}
 
 
-def test_no_change_is_lost(place: Place) -> None:
+def test_concurrent_changes_are_not_lost(place: Place) -> None:
     url = f"{place.url.rstrip('/')}/new/lock.json"
 
     def change(number: int) -> None:
@@ -44,7 +44,7 @@ def test_no_change_is_lost(place: Place) -> None:
     assert sorted(StateFile(url, options=place.options).read() or b"") == list(range(64))
 
 
-def test_a_change_that_changes_nothing_is_not_written(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unchanged_content_is_not_written(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     file = StateFile(f"{s3.url}/unchanged/lock.json", options=s3.storage_options)
     file.change(lambda _: b"content")
     called = record_calls(monkeypatch, file._backend.fs)
@@ -54,7 +54,7 @@ def test_a_change_that_changes_nothing_is_not_written(s3: S3Server, monkeypatch:
     assert [(method, "IfMatch" in arguments) for method, arguments in called] == [("put_object", True)]
 
 
-def test_the_first_change_of_a_process_checks_that_the_service_honours_conditions(
+def test_the_first_change_checks_that_the_service_enforces_conditions(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = StateFile(f"{s3.url}/honoured/lock.json", options=s3.storage_options)
@@ -63,7 +63,7 @@ def test_the_first_change_of_a_process_checks_that_the_service_honours_condition
         file.change(lambda _, new=content: new)  # type: ignore[misc]
     assert [sorted({"IfMatch", "IfNoneMatch"} & arguments.keys()) for _, arguments in called] == [
         ["IfNoneMatch"],
-        ["IfNoneMatch"],  # refused
+        ["IfNoneMatch"],  # the service refuses the second write
         ["IfMatch"],
         ["IfMatch"],
     ]
@@ -72,7 +72,7 @@ def test_the_first_change_of_a_process_checks_that_the_service_honours_condition
 
 
 @pytest.mark.parametrize("answer", ["ignored", "NotImplemented"])
-def test_a_service_without_conditional_writes_is_warned_of_once(
+def test_a_service_without_conditional_writes_causes_one_warning(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, answer: str
 ) -> None:
     file = StateFile(f"{s3.url}/{answer}/lock.json", options=s3.storage_options)
@@ -86,10 +86,10 @@ def test_a_service_without_conditional_writes_is_warned_of_once(
     )
 
 
-def test_a_write_whose_answer_was_lost_counts_as_written(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_whose_response_was_lost_counts_as_written(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
     file = StateFile(f"{s3.url}/lost-answer/lock.json", options=s3.storage_options)
     file.change(lambda _: b"first")
-    record_calls(monkeypatch, file._backend.fs, twice=True)  # as botocore does that had no answer
+    record_calls(monkeypatch, file._backend.fs, twice=True)  # the same request again, as botocore retries without a response
     seen = list[bytes | None]()
 
     def change(raw: bytes | None) -> bytes:
@@ -103,7 +103,7 @@ def test_a_write_whose_answer_was_lost_counts_as_written(s3: S3Server, monkeypat
 def record_calls(
     patch: pytest.MonkeyPatch, fs: Any, *, conditions: str = "honoured", twice: bool = False
 ) -> list[tuple[str, dict[str, Any]]]:
-    """Record S3 calls; have the service ignore or refuse conditions, or send each call twice and return the last answer."""
+    """Record S3 calls. The service may ignore or refuse conditions; with `twice`, the second response of each call counts."""
     call, called = fs.call_s3, list[tuple[str, dict[str, Any]]]()
 
     def recorded(method: str, **arguments: Any) -> Any:
@@ -121,7 +121,7 @@ def record_calls(
     return called
 
 
-def test_what_fails_leaves_it_as_it_was(tmp_path: Path) -> None:
+def test_a_failing_change_leaves_the_file_unchanged(tmp_path: Path) -> None:
     file = StateFile(str(tmp_path / "lock.json"))
     file.change(lambda _: b"before")
 
@@ -134,7 +134,7 @@ def test_what_fails_leaves_it_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give up its rights")
-def test_a_place_that_nobody_may_write_to(open_place: Path) -> None:
+def test_a_file_in_a_read_only_directory_is_denied(open_place: Path) -> None:
     shut = open_place / "shut"
     shut.mkdir(mode=0o555)
     pid = os.fork()

@@ -1,4 +1,4 @@
-"""Runs and gc at once: a name that is recorded while gc removes content has its content, or is not recorded."""
+"""Runs and gc at the same time: a name that is recorded while gc removes content is complete, or is not recorded."""
 
 import threading
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from tests.peers.seaweedfs import S3Server
 from tests.storage.archives import descriptor
 from tests.storage.conformance import Place, ingest, noise
 from tests.storage.test_gc import NOW, blobs, put
-from tests.storage.test_round_trips import Asked
+from tests.storage.test_round_trips import RecordedRequests
 
 IMAGE = images.image(81, layers=3)
 REFERENCE = Reference.parse("registry.example/app:v1")
@@ -24,7 +24,7 @@ OBJECT_STORES = ["memory", "s3"]
 
 
 def record_name(place: Place, *, when: threading.Event, outcome: list[str]) -> None:
-    """Do as a run does that finds all content of an image."""
+    """Record a name like a run that finds the content of an image in the store."""
     when.wait(60)
     store = place.open()
     with store.leases.hold() as lease:
@@ -36,8 +36,8 @@ def record_name(place: Place, *, when: threading.Event, outcome: list[str]) -> N
             outcome.append("recorded" if is_whole else "missing")
 
 
-def before_the_first_removal(patch: pytest.MonkeyPatch, store: ContentStore, act: Callable[[], None]) -> None:
-    """Have something happen when gc is about to remove its first blob: on S3 by one request for many or for one."""
+def call_before_first_removal(patch: pytest.MonkeyPatch, store: ContentStore, act: Callable[[], None]) -> None:
+    """Call a function just before gc removes its first blob; on S3, before a request for one or many blobs."""
     fs, done = store._backend.fs, threading.Event()
 
     def hooked(name: str, is_removal: Callable[..., bool]) -> None:
@@ -57,7 +57,7 @@ def before_the_first_removal(patch: pytest.MonkeyPatch, store: ContentStore, act
 
 
 @pytest.mark.parametrize("others", [0, 1200])
-def test_a_name_that_is_recorded_while_gc_removes_content_is_never_left_without_it(
+def test_a_name_recorded_while_gc_removes_content_never_lacks_content(
     place: Place, store: ContentStore, monkeypatch: pytest.MonkeyPatch, others: int
 ) -> None:
     if others and not place.url.startswith("memory"):
@@ -71,9 +71,9 @@ def test_a_name_that_is_recorded_while_gc_removes_content_is_never_left_without_
 
     def let_it_go_on() -> None:
         when.set()
-        recorder.join(3)  # it ends, or waits for gc
+        recorder.join(3)  # the run ends, or waits for gc
 
-    before_the_first_removal(monkeypatch, store, let_it_go_on)
+    call_before_first_removal(monkeypatch, store, let_it_go_on)
     swept = gc.collect(store, grace=NOW, dry_run=False)
     recorder.join(60)
 
@@ -100,17 +100,17 @@ def test_a_name_that_is_recorded_before_a_later_batch_keeps_its_content(
             store.names.put("late", root, source="x")
 
     with monkeypatch.context() as patch:
-        before_the_first_removal(patch, store, record)
+        call_before_first_removal(patch, store, record)
         swept = gc.collect(store, grace=NOW, dry_run=False)
 
     assert [str(info.digest) for info in swept.blobs] == [listed[0]]
     assert blobs(store) == set(listed[1:])
-    (says,) = swept.lost  # a writer that knows nothing of leases; what can be done is reported
+    (says,) = swept.lost  # a writer without leases: gc reports the lost content
     assert says.startswith("late: recorded while gc ran, 1 descriptor missing in the store (")
     assert says.endswith("; fetch it again")
 
 
-def test_a_run_waits_for_a_batch_that_is_being_removed_and_for_no_later_one(
+def test_a_run_waits_only_for_the_batch_that_is_being_removed(
     request: pytest.FixtureRequest, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = Place(url=f"{s3.url}/{request.node.name}", outlives=False, options=s3.storage_options)
@@ -147,13 +147,13 @@ def test_a_run_lists_once_and_does_not_wait_when_no_batch_is_being_removed(
     with store.begin_sweep():
         pass
     monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits"))
-    asked = Asked(monkeypatch, store)
+    asked = RecordedRequests(monkeypatch, store)
     with store.exclude_gc():
         assert asked.methods == ["list_objects_v2"]
 
 
 @pytest.mark.parametrize("place", OBJECT_STORES, indirect=True)
-def test_a_marker_that_a_dead_gc_left_ends_and_is_removed(
+def test_the_marker_of_a_dead_gc_expires_and_is_removed(
     place: Place, store: ContentStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place.plant("sweeps/dead.gc", b"gc\n")
@@ -167,9 +167,7 @@ def test_a_marker_that_a_dead_gc_left_ends_and_is_removed(
 
 
 @pytest.mark.parametrize("place", OBJECT_STORES, indirect=True)
-def test_nothing_is_removed_by_what_was_read_long_ago(
-    place: Place, store: ContentStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gc_removes_nothing_based_on_outdated_names(place: Place, store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     put(store, IMAGE)
     monkeypatch.setattr("prefect_dist.storage.sweeps._BATCH_S", -1.0)
     with pytest.raises(DistError, match="reading names and leases takes too long"):
@@ -178,7 +176,7 @@ def test_nothing_is_removed_by_what_was_read_long_ago(
     assert not [path for path in place.files() if path.startswith("sweeps/")]
 
 
-def test_gc_on_a_machine_whose_clock_is_wrong_keeps_what_is_young(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_on_a_machine_with_a_wrong_clock_keeps_recent_content(store: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     class Ahead(datetime):
         @classmethod
         def now(cls, tz: Any = None) -> Any:
@@ -194,7 +192,7 @@ def test_gc_on_a_machine_whose_clock_is_wrong_keeps_what_is_young(store: Content
     assert {str(info.digest) for info in swept.blobs} == set(IMAGE.descriptors) - set(images.image(82).descriptors)
 
 
-def test_the_clock_of_a_store_leaves_nothing_behind(place: Place, store: ContentStore) -> None:
+def test_reading_the_clock_of_a_store_leaves_no_files(place: Place, store: ContentStore) -> None:
     before = datetime.now(UTC) - timedelta(seconds=2)
     assert before < store.clock() < datetime.now(UTC) + timedelta(seconds=2)
     assert not place.files()

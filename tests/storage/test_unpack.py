@@ -1,4 +1,4 @@
-"""Which image is unpacked, what is verified, and when a directory appears."""
+"""The selection of an image to unpack, its verification, and the appearance of the directory."""
 
 import gzip
 import hashlib
@@ -53,7 +53,7 @@ def store(tmp_path: Path) -> ContentStore:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """Where the directory will be; nothing else may be there after any error."""
+    """Return the parent of the target directory. It must be empty after any error."""
     (tmp_path / "place").mkdir()
     return tmp_path / "place"
 
@@ -63,11 +63,13 @@ def config(*diff_ids: object, **fields: object) -> dict[str, object]:
 
 
 def single(store: ContentStore, blob: bytes, media_type: str, *, diff_id: Digest, **fields: object) -> Descriptor:
-    """An image of one layer, which need not be true."""
+    """Return an image of one layer, with an arbitrary diff ID."""
     return manifest(store, config(diff_id), [described(store, blob, media_type, **fields)])
 
 
-def refused(store: ContentStore, root: Descriptor, place: Path, error: type[Exception], *, platform: Platform = AMD64) -> str:
+def refusal_message(
+    store: ContentStore, root: Descriptor, place: Path, error: type[Exception], *, platform: Platform = AMD64
+) -> str:
     with pytest.raises(error) as caught:
         unpack(store, root, place / "rootfs", platform=platform)
     assert list(place.iterdir()) == []
@@ -75,10 +77,10 @@ def refused(store: ContentStore, root: Descriptor, place: Path, error: type[Exce
     return str(caught.value)
 
 
-# What comes out
+# Results
 
 
-def test_the_result_names_manifest_config_and_chain(store: ContentStore, place: Path) -> None:
+def test_the_result_has_manifest_config_and_chain_id(store: ContentStore, place: Path) -> None:
     layers = [ONE, tar(file("y")), tar()]
     root = image(store, *layers)
     done = unpack(store, root, place / "rootfs", platform=AMD64)
@@ -91,18 +93,18 @@ def test_the_result_names_manifest_config_and_chain(store: ContentStore, place: 
     assert done.directory == place / "rootfs"
 
 
-def test_the_chain_of_one_layer_is_its_diff_id(store: ContentStore, place: Path) -> None:
+def test_the_chain_id_of_one_layer_is_its_diff_id(store: ContentStore, place: Path) -> None:
     assert unpack(store, image(store, ONE), place / "rootfs", platform=AMD64).chain_id == Digest.of(ONE)
 
 
-def test_an_image_without_layers_is_an_empty_directory(store: ContentStore, place: Path) -> None:
+def test_an_image_without_layers_unpacks_to_an_empty_directory(store: ContentStore, place: Path) -> None:
     done = unpack(store, image(store), place / "rootfs", platform=AMD64)
     assert (done.layers, done.chain_id, list((place / "rootfs").iterdir())) == (0, None, [])
 
 
 @pytest.mark.parametrize("base", [OCI_LAYER, OCI_LAYER.replace("layer", "layer.nondistributable"), DOCKER])
 @pytest.mark.parametrize("suffix", COMPRESS)
-def test_the_media_type_says_how_a_layer_is_compressed(store: ContentStore, place: Path, base: str, suffix: str) -> None:
+def test_the_media_type_selects_the_decompressor(store: ContentStore, place: Path, base: str, suffix: str) -> None:
     media_type = base + (suffix.replace("+", ".") if base == DOCKER else suffix)
     unpack(store, single(store, COMPRESS[suffix](ONE), media_type, diff_id=Digest.of(ONE)), place / "rootfs", platform=AMD64)
     assert (place / "rootfs/x").read_bytes() == b"one"
@@ -120,7 +122,7 @@ STREAMS = {
 
 
 @pytest.mark.parametrize(("suffix", "blob"), STREAMS.values(), ids=STREAMS)
-def test_a_compressed_stream_may_have_parts(store: ContentStore, place: Path, suffix: str, blob: bytes) -> None:
+def test_a_compressed_layer_may_have_several_members(store: ContentStore, place: Path, suffix: str, blob: bytes) -> None:
     unpack(store, single(store, blob, OCI_LAYER + suffix, diff_id=Digest.of(ONE)), place / "rootfs", platform=AMD64)
     assert (place / "rootfs/x").read_bytes() == b"one"
 
@@ -132,7 +134,7 @@ def test_an_empty_stream_is_an_empty_layer(store: ContentStore, place: Path, suf
 
 
 @pytest.mark.parametrize("end", [b"", bytes(512), bytes(1024), bytes(10240) + b"junk"])
-def test_an_archive_may_end_in_any_way_after_its_last_entry(store: ContentStore, place: Path, end: bytes) -> None:
+def test_an_archive_may_have_any_end_after_its_last_entry(store: ContentStore, place: Path, end: bytes) -> None:
     archive = ONE[:1024] + end
     unpack(store, image(store, archive), place / "rootfs", platform=AMD64)
     assert (place / "rootfs/x").read_bytes() == b"one"
@@ -154,7 +156,7 @@ def test_diff_ids_may_be_sha512(store: ContentStore, place: Path) -> None:
     assert str(unpack(store, root, place / "rootfs", platform=AMD64).chain_id).startswith("sha512:")
 
 
-def test_parents_that_no_layer_describes_are_the_same_every_time(store: ContentStore, place: Path) -> None:
+def test_parents_without_an_entry_always_get_the_same_attributes(store: ContentStore, place: Path) -> None:
     unpack(store, image(store, tar(file("a/b/c", mtime=1))), place / "rootfs", platform=AMD64)
     found = tree(place / "rootfs")
     assert {name: (oct(found[name].mode & 0o7777), found[name].mtime_ns) for name in (".", "a", "a/b")} == dict.fromkeys(
@@ -169,7 +171,7 @@ def test_aufs_metadata_is_left_out(store: ContentStore, place: Path) -> None:
 
 
 def old_directory(magic: bytes) -> bytes:
-    """A directory as tar wrote it before it had a type for directories: an ordinary file whose name ends with a slash."""
+    """Return a directory as in the oldest tar format: a regular file whose name ends with a slash."""
     info = tarfile.TarInfo("foo")
     info.type, info.mode = tarfile.AREGTYPE, 0o755
     raw = bytearray(info.tobuf(tarfile.USTAR_FORMAT))
@@ -179,12 +181,12 @@ def old_directory(magic: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("magic", [bytes(8), b"ustar\x0000", b"ustar  \0"], ids=["v7", "ustar", "gnu"])
-def test_directories_in_the_old_format_are_directories(store: ContentStore, place: Path, magic: bytes) -> None:
+def test_directories_in_the_old_tar_format_are_recognised(store: ContentStore, place: Path, magic: bytes) -> None:
     unpack(store, image(store, old_directory(magic) + tar(file("foo/x", b"x"))), place, platform=AMD64)
     assert (place / "foo/x").read_bytes() == b"x"
 
 
-def test_old_headers_keep_times_where_newer_ones_keep_names(store: ContentStore, place: Path) -> None:
+def test_the_times_in_gnu_headers_are_not_parsed_as_names(store: ContentStore, place: Path) -> None:
     raw = bytearray(tar(file("x"), layout=tarfile.GNU_FORMAT))
     raw[345:357], raw[148:156] = b"14371741000\0", b" " * 8
     raw[148:156] = b"%06o\0 " % sum(raw[:512])
@@ -197,7 +199,7 @@ def test_old_headers_keep_times_where_newer_ones_keep_names(store: ContentStore,
 )
 def test_sparse_files_of_gnu_tar_keep_content_and_holes(store: ContentStore, tmp_path: Path, place: Path, form: str) -> None:
     with (tmp_path / "sparse").open("wb") as out:
-        for number in range(30):  # more than a header's map has room for
+        for number in range(30):  # more than the map of a header can hold
             out.seek(number * 1_000_000)
             out.write(noise(5000, seed=number))
         out.truncate(50_000_000)
@@ -210,10 +212,10 @@ def test_sparse_files_of_gnu_tar_keep_content_and_holes(store: ContentStore, tmp
     assert (place / "rootfs/sparse").stat().st_blocks * 512 < 1_000_000
 
 
-# Choosing
+# Selection
 
 
-def test_of_an_index_the_image_of_the_platform_is_unpacked(store: ContentStore, place: Path) -> None:
+def test_the_image_for_the_platform_is_selected_from_an_index(store: ContentStore, place: Path) -> None:
     mine = image(store, tar(file("arm")), architecture="arm64", platform=ARM64)
     root = index(store, image(store, ONE, platform=AMD64), mine)
     assert unpack(store, root, place / "rootfs", platform=ARM64).manifest == mine
@@ -227,65 +229,65 @@ def test_nested_indexes_are_searched_as_one(store: ContentStore, place: Path) ->
     assert unpack(store, root, place / "rootfs", platform=Platform.parse("linux/arm/v8")).manifest == new
 
 
-def test_nested_indexes_of_other_platforms_need_not_be_there(store: ContentStore, place: Path) -> None:
+def test_nested_indexes_for_other_platforms_may_be_missing(store: ContentStore, place: Path) -> None:
     absent = Descriptor(media_type=images.OCI_INDEX, digest=Digest.of(b"absent"), size=6, platform=ARM64)
     root = index(store, absent, image(store, ONE, platform=AMD64))
     assert unpack(store, root, place / "rootfs", platform=AMD64).layers == 1
 
 
-def test_an_index_of_equal_indexes_is_read_once(store: ContentStore, place: Path) -> None:
+def test_an_index_that_is_listed_many_times_is_read_once(store: ContentStore, place: Path) -> None:
     root = image(store, ONE, platform=AMD64)
     for _ in range(60):
         root = index(store, root, root)
     assert unpack(store, root, place / "rootfs", platform=AMD64).layers == 1
 
 
-def test_a_manifest_without_platform_is_asked_for_its_config(store: ContentStore, place: Path) -> None:
+def test_the_platform_of_a_manifest_may_come_from_its_config(store: ContentStore, place: Path) -> None:
     mine = image(store, tar(file("arm")), architecture="arm64")
     root = index(store, image(store, ONE), mine)
     assert unpack(store, root, place / "rootfs", platform=ARM64).manifest.digest == mine.digest
 
 
-def test_a_platform_that_is_not_there_is_told_with_those_that_are(store: ContentStore, place: Path) -> None:
+def test_the_error_of_a_missing_platform_lists_the_available_platforms(store: ContentStore, place: Path) -> None:
     root = index(store, image(store, ONE, platform=AMD64), index(store, image(store, tar(), platform=ARM64)))
-    message = refused(store, root, place, NotFound, platform=Platform.parse("windows/amd64"))
+    message = refusal_message(store, root, place, NotFound, platform=Platform.parse("windows/amd64"))
     assert message == f"{root}: no image for windows/amd64; the index has linux/amd64, linux/arm64"
 
 
 @pytest.mark.parametrize("wanted", ["unknown/unknown", "linux/amd64"])
-def test_attestations_are_never_chosen(store: ContentStore, place: Path, wanted: str) -> None:
+def test_attestations_are_never_selected(store: ContentStore, place: Path, wanted: str) -> None:
     attestation = image(store, ONE, platform=Platform(os="unknown", architecture="unknown"))
-    assert "the index has no image" in refused(
+    assert "the index has no image" in refusal_message(
         store, index(store, attestation), place, NotFound, platform=Platform.parse(wanted)
     )
 
 
-def test_artifacts_in_an_index_are_passed_over(store: ContentStore, place: Path) -> None:
+def test_artifacts_in_an_index_are_skipped(store: ContentStore, place: Path) -> None:
     artifact = described(store, images.artifact(1).manifests[0].raw, images.OCI_MANIFEST)
     described(store, b"{}", images.OCI_EMPTY)
     root = index(store, artifact, image(store, ONE))
     assert unpack(store, root, place / "rootfs", platform=AMD64).layers == 1
 
 
-def test_an_artifact_is_refused_by_name(store: ContentStore, place: Path) -> None:
+def test_an_artifact_is_refused_with_its_media_type(store: ContentStore, place: Path) -> None:
     artifact = described(store, images.artifact(1).manifests[0].raw, images.OCI_MANIFEST)
-    assert f"an artifact with a config of type {images.OCI_EMPTY}" in refused(store, artifact, place, Unsupported)
+    assert f"an artifact with a config of type {images.OCI_EMPTY}" in refusal_message(store, artifact, place, Unsupported)
 
 
 @pytest.mark.parametrize("media_type", [images.OCI_CONFIG, images.OCI_LAYER, "application/vnd.oci.artifact.manifest.v1+json"])
-def test_what_is_no_image_is_refused_by_name(store: ContentStore, place: Path, media_type: str) -> None:
-    assert media_type in refused(store, described(store, b"{}", media_type), place, Unsupported)
+def test_other_content_than_an_image_is_refused_with_its_media_type(store: ContentStore, place: Path, media_type: str) -> None:
+    assert media_type in refusal_message(store, described(store, b"{}", media_type), place, Unsupported)
 
 
-# What is refused before anything is written
+# Refusals before anything is written
 
 
 @pytest.mark.parametrize(
     "media_type",
     [f"{OCI_LAYER}+encrypted", f"{OCI_LAYER}+gzip+encrypted", f"{OCI_LAYER}+xz", f"{OCI_LAYER}.xz", "application/octet-stream"],
 )
-def test_other_types_of_layers_are_refused_by_name(store: ContentStore, place: Path, media_type: str) -> None:
-    assert f"got the type {media_type}" in refused(
+def test_other_types_of_layers_are_refused_with_their_media_type(store: ContentStore, place: Path, media_type: str) -> None:
+    assert f"got the type {media_type}" in refusal_message(
         store, single(store, ONE, media_type, diff_id=Digest.of(ONE)), place, Unsupported
     )
 
@@ -294,10 +296,12 @@ def test_other_types_of_layers_are_refused_by_name(store: ContentStore, place: P
     "media_type",
     [f"{OCI_LAYER.replace('layer', 'layer.nondistributable')}+gzip", DOCKER.replace("diff", "foreign.diff.tar.gzip")[:-4]],
 )
-def test_a_foreign_layer_without_content_is_refused_by_name(store: ContentStore, place: Path, media_type: str) -> None:
+def test_a_foreign_layer_without_content_is_refused_with_its_media_type(
+    store: ContentStore, place: Path, media_type: str
+) -> None:
     root = single(store, ONE, media_type, diff_id=Digest.of(ONE))
     store.delete(Digest.of(ONE))
-    assert f"a foreign layer ({media_type})" in refused(store, root, place, Unsupported)
+    assert f"a foreign layer ({media_type})" in refusal_message(store, root, place, Unsupported)
 
 
 def parts(store: ContentStore, root: Descriptor) -> dict[str, Digest]:
@@ -310,18 +314,18 @@ def parts(store: ContentStore, root: Descriptor) -> dict[str, Digest]:
 
 
 @pytest.mark.parametrize("part", ["manifest", "config", "layer"])
-def test_a_part_that_is_missing_is_named(store: ContentStore, place: Path, part: str) -> None:
+def test_the_error_of_missing_content_names_it(store: ContentStore, place: Path, part: str) -> None:
     root = image(store, ONE, tar(file("y")))
     digest = parts(store, root)[part]
     store.delete(digest)
-    assert f"{part} {digest}: not in {store.url}; fetch the image first" in refused(store, root, place, NotFound)
+    assert f"{part} {digest}: not in {store.url}; fetch the image first" in refusal_message(store, root, place, NotFound)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_as_many_diff_ids_as_layers_are_needed(store: ContentStore, place: Path, count: int) -> None:
+def test_a_config_needs_one_diff_id_per_layer(store: ContentStore, place: Path, count: int) -> None:
     layer = described(store, ONE, OCI_LAYER)
     root = manifest(store, config(*[Digest.of(ONE)] * count), [layer, layer])
-    assert f"expected a diff ID for each of 2 layers of {root}, got {count}" in refused(store, root, place, Corrupt)
+    assert f"expected a diff ID for each of 2 layers of {root}, got {count}" in refusal_message(store, root, place, Corrupt)
 
 
 @pytest.mark.parametrize(
@@ -337,12 +341,12 @@ def test_a_bad_config_is_refused_with_the_path_of_the_bad_key(
     store: ContentStore, place: Path, rootfs: object, error: type[Exception], says: str
 ) -> None:
     root = manifest(store, {"architecture": "amd64", "os": "linux", "rootfs": rootfs}, [])
-    assert says in refused(store, root, place, error)
+    assert says in refusal_message(store, root, place, error)
 
 
-def test_a_config_that_no_memory_should_hold_is_refused(store: ContentStore, place: Path) -> None:
+def test_a_huge_config_is_refused(store: ContentStore, place: Path) -> None:
     root = manifest(store, config(padding="x" * 5_000_000), [])
-    assert "expected at most 4194304 bytes" in refused(store, root, place, InvalidInput)
+    assert "expected at most 4194304 bytes" in refusal_message(store, root, place, InvalidInput)
 
 
 # Corruption
@@ -354,49 +358,49 @@ def flip(data: bytes, at: int) -> bytes:
 
 @pytest.mark.parametrize("suffix", COMPRESS)
 @pytest.mark.parametrize("percent", [0, 10, 50, 90, 99])
-def test_a_damaged_blob_is_named_with_both_digests(store: ContentStore, place: Path, suffix: str, percent: int) -> None:
+def test_the_error_of_a_damaged_blob_has_both_digests(store: ContentStore, place: Path, suffix: str, percent: int) -> None:
     blob = COMPRESS[suffix](tar(file("x", noise(200_000)), file("y", noise(200_000))))
     layer = described(store, blob, OCI_LAYER + suffix)
     root = manifest(store, config(Digest.of(b"any")), [layer])
     damaged = flip(blob, len(blob) * percent // 100)
     Place(url=store.url).plant(blob_path(layer.digest), damaged)
-    message = refused(store, root, place, Corrupt)
+    message = refusal_message(store, root, place, Corrupt)
     assert message == f"blob {layer.digest} in {store.url}: the stored bytes have the digest {Digest.of(damaged)}"
 
 
 @pytest.mark.parametrize("part", ["manifest", "config"])
-def test_a_damaged_document_is_named(store: ContentStore, place: Path, part: str) -> None:
+def test_the_error_of_a_damaged_document_names_it(store: ContentStore, place: Path, part: str) -> None:
     root = image(store, ONE)
     digest = parts(store, root)[part]
     Place(url=store.url).plant(blob_path(digest), flip(store.read(digest), 5))
-    assert str(digest) in refused(store, root, place, Corrupt)
+    assert str(digest) in refusal_message(store, root, place, Corrupt)
 
 
-def test_a_blob_of_another_size_is_named(store: ContentStore, place: Path) -> None:
+def test_the_error_of_a_blob_with_another_size_names_it(store: ContentStore, place: Path) -> None:
     root = image(store, ONE)
     digest = parts(store, root)["layer"]
     Place(url=store.url).plant(blob_path(digest), b"short")
-    assert f"layer {digest} in {store.url}: expected" in refused(store, root, place, Corrupt)
+    assert f"layer {digest} in {store.url}: expected" in refusal_message(store, root, place, Corrupt)
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
-def test_a_layer_that_is_not_that_of_its_diff_id_is_named_with_both(store: ContentStore, place: Path, suffix: str) -> None:
+def test_the_error_of_a_wrong_diff_id_has_both_digests(store: ContentStore, place: Path, suffix: str) -> None:
     wanted, blob = Digest.of(b"other"), COMPRESS[suffix](ONE)
-    message = refused(store, single(store, blob, OCI_LAYER + suffix, diff_id=wanted), place, Corrupt)
+    message = refusal_message(store, single(store, blob, OCI_LAYER + suffix, diff_id=wanted), place, Corrupt)
     assert message == f"layer {Digest.of(blob)}: expected diff ID {wanted} as in the config, got {Digest.of(ONE)}"
 
 
 @pytest.mark.parametrize("suffix", COMPRESS)
-def test_bytes_behind_the_archive_count_for_the_diff_id(store: ContentStore, place: Path, suffix: str) -> None:
+def test_the_diff_id_covers_bytes_after_the_archive(store: ContentStore, place: Path, suffix: str) -> None:
     blob = COMPRESS[suffix](ONE + b"trailing")
-    assert f"got {Digest.of(ONE + b'trailing')}" in refused(
+    assert f"got {Digest.of(ONE + b'trailing')}" in refusal_message(
         store, single(store, blob, OCI_LAYER + suffix, diff_id=Digest.of(ONE)), place, Corrupt
     )
 
 
-def test_the_second_of_two_layers_spoils_the_first(store: ContentStore, place: Path) -> None:
+def test_a_damaged_second_layer_fails_the_whole_image(store: ContentStore, place: Path) -> None:
     layers = [described(store, ONE, OCI_LAYER), described(store, tar(file("y")), OCI_LAYER)]
-    refused(store, manifest(store, config(Digest.of(ONE), Digest.of(ONE)), layers), place, Corrupt)
+    refusal_message(store, manifest(store, config(Digest.of(ONE), Digest.of(ONE)), layers), place, Corrupt)
 
 
 BIG = tar(file("x", noise(100_000)), file("y", noise(100_000)))
@@ -416,9 +420,9 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("suffix", "blob"), BROKEN.values(), ids=BROKEN)
-def test_a_stream_that_its_compression_refuses_is_corrupt(store: ContentStore, place: Path, suffix: str, blob: bytes) -> None:
+def test_a_damaged_compressed_stream_is_corrupt(store: ContentStore, place: Path, suffix: str, blob: bytes) -> None:
     root = single(store, blob, OCI_LAYER + suffix, diff_id=Digest.of(BIG))
-    assert f"layer {Digest.of(blob)}: " in refused(store, root, place, Corrupt)
+    assert f"layer {Digest.of(blob)}: " in refusal_message(store, root, place, Corrupt)
 
 
 def block(kind: bytes, size: int) -> bytes:
@@ -459,8 +463,8 @@ ARCHIVES = {
 
 
 @pytest.mark.parametrize("archive", ARCHIVES.values(), ids=ARCHIVES)
-def test_an_archive_that_is_none_or_breaks_off_is_corrupt(store: ContentStore, place: Path, archive: bytes) -> None:
-    assert f"layer {Digest.of(archive)}: " in refused(store, image(store, archive, suffix=""), place, Corrupt)
+def test_an_invalid_or_incomplete_archive_is_corrupt(store: ContentStore, place: Path, archive: bytes) -> None:
+    assert f"layer {Digest.of(archive)}: " in refusal_message(store, image(store, archive, suffix=""), place, Corrupt)
 
 
 # The directory
@@ -473,7 +477,7 @@ def test_an_empty_directory_is_replaced(store: ContentStore, place: Path) -> Non
     assert [path.name for path in place.iterdir()] == ["rootfs"]
 
 
-def test_a_link_to_an_empty_directory_leads_there(store: ContentStore, place: Path) -> None:
+def test_a_link_to_an_empty_directory_is_followed(store: ContentStore, place: Path) -> None:
     (place / "real").mkdir()
     (place / "rootfs").symlink_to("real")
     unpack(store, image(store, ONE), place / "rootfs", platform=AMD64)
@@ -482,7 +486,7 @@ def test_a_link_to_an_empty_directory_leads_there(store: ContentStore, place: Pa
 
 
 @pytest.mark.parametrize("make", [lambda path: path.write_bytes(b"mine"), lambda path: (path / "mine").mkdir(parents=True)])
-def test_what_is_in_use_stays(store: ContentStore, place: Path, make: Callable[[Path], object]) -> None:
+def test_a_directory_in_use_stays_unchanged(store: ContentStore, place: Path, make: Callable[[Path], object]) -> None:
     make(place / "rootfs")
     before = tree(place)
     with pytest.raises(InvalidInput, match=f"^directory {place / 'rootfs'}: "):
@@ -490,7 +494,7 @@ def test_what_is_in_use_stays(store: ContentStore, place: Path, make: Callable[[
     assert tree(place) == before
 
 
-def test_a_directory_that_somebody_fills_meanwhile_stays(
+def test_a_directory_that_another_process_fills_meanwhile_stays_unchanged(
     store: ContentStore, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = image(store, ONE)
@@ -501,7 +505,7 @@ def test_a_directory_that_somebody_fills_meanwhile_stays(
 
 
 def fill_late(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    """Be the one who comes first, by as little as can be."""
+    """Put a file into the target directory just before it is renamed."""
     rename = os.rename
 
     def fill_and_rename(source: Path, target: Path) -> None:
@@ -512,7 +516,7 @@ def fill_late(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
 
 
 @contextmanager
-def mounted(*arguments: str | Path, at: Path) -> Iterator[None]:
+def mount_at(*arguments: str | Path, at: Path) -> Iterator[None]:
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     subprocess.run(["mount", *arguments, at], check=True)
@@ -527,7 +531,7 @@ def test_a_mount_point_is_refused_before_anything_is_written(
 ) -> None:
     root = image(store, ONE)
     (place / "rootfs").mkdir()
-    with mounted("-t", "tmpfs", "tmpfs", at=place / "rootfs"):
+    with mount_at("-t", "tmpfs", "tmpfs", at=place / "rootfs"):
         steps = interrupt(monkeypatch, before=0)
         with pytest.raises(InvalidInput, match=f"^directory {place}/rootfs: a mount point, .*; give a new directory below it"):
             unpack(store, root, place / "rootfs", platform=AMD64)
@@ -538,20 +542,20 @@ def test_a_mount_point_is_refused_before_anything_is_written(
     assert [path.name for path in place.iterdir()] == ["rootfs"]
 
 
-def test_a_directory_of_the_same_disk_that_is_mounted_is_refused_and_stays(
-    store: ContentStore, place: Path, tmp_path: Path
-) -> None:
+def test_a_bind_mount_is_refused_and_stays_unchanged(store: ContentStore, place: Path, tmp_path: Path) -> None:
     root = image(store, ONE)
     for path in (place / "rootfs", tmp_path / "elsewhere"):
         path.mkdir()
-    with mounted("--bind", tmp_path / "elsewhere", at=place / "rootfs"):
+    with mount_at("--bind", tmp_path / "elsewhere", at=place / "rootfs"):
         with pytest.raises(InvalidInput, match=f"^directory {place}/rootfs: a mount point, "):
             unpack(store, root, place / "rootfs", platform=AMD64)
         assert [path.name for path in place.iterdir()] == ["rootfs"]
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_all_is_durable_before_the_directory_appears(store: ContentStore, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_everything_is_durable_before_the_directory_appears(
+    store: ContentStore, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = image(store, ONE, tar(directory("ro/", mode=0)))
     seen = list[tuple[str, bool]]()
 
@@ -568,22 +572,22 @@ def test_all_is_durable_before_the_directory_appears(store: ContentStore, place:
     assert seen[-4:] == [("chmod", False), ("sync", False), ("rename", False), ("fsync", True)]
 
 
-def test_a_disk_that_cannot_be_synced_is_told() -> None:
+def test_a_failing_sync_is_an_error() -> None:
     with pytest.raises(OSError, match="Bad file descriptor"):
         sync(-1)
 
 
-def test_a_directory_without_parent_is_refused(store: ContentStore, place: Path) -> None:
+def test_a_directory_with_a_missing_parent_is_refused(store: ContentStore, place: Path) -> None:
     with pytest.raises(NotFound, match=r"^directory .*no/rootfs: "):
         unpack(store, image(store, ONE), place / "no/rootfs", platform=AMD64)
 
 
 class Interrupted(BaseException):
-    """As KeyboardInterrupt, which pytest keeps for itself."""
+    """Stands in for KeyboardInterrupt, which pytest handles itself."""
 
 
 @pytest.mark.parametrize("number", range(40))
-def test_an_interrupt_at_any_step_leaves_nothing(
+def test_an_interrupt_at_any_system_call_leaves_nothing(
     store: ContentStore, place: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     members = [directory("ro/", mode=0o555), file("ro/x", noise(10)), directory("ro/none/", mode=0), symlink("l", "ro")]
@@ -595,12 +599,12 @@ def test_an_interrupt_at_any_step_leaves_nothing(
         monkeypatch.undo()
         assert list(place.iterdir()) == []
     else:
-        assert len(steps) <= number  # it had no step of this number
+        assert len(steps) <= number  # there is no step with this number
         assert (place / "rootfs/ro/y").exists()
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, *, before: int) -> list[str]:
-    """Raise before the call of this number that changes a disk; the result fills with those that went through."""
+    """Raise before the call with this number that changes a disk. The result lists the calls before it."""
     seen: list[str] = []
 
     def stepped(name: str, call: Callable[..., object]) -> Callable[..., object]:
@@ -628,7 +632,7 @@ INTRACTABLE = tar(
 )
 
 
-def test_without_privileges_modes_that_bar_the_way_come_last(open_place: Path) -> None:
+def test_without_privileges_restrictive_modes_are_set_last(open_place: Path) -> None:
     store = open_store(str(open_place / "store"))
     root = image(store, INTRACTABLE, tar(whiteout("ro/none/y"), file("ro/none/z")))
     done = as_nobody(lambda: unpack(store, root, open_place / "rootfs", platform=AMD64))
@@ -640,9 +644,7 @@ def test_without_privileges_modes_that_bar_the_way_come_last(open_place: Path) -
     assert found["ro/none/x"].xattrs == (("user.a", b"1"),)
 
 
-def test_without_privileges_nothing_is_left_of_a_tree_that_bars_the_way(
-    open_place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_privileges_a_tree_with_restrictive_modes_is_removed(open_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(str(open_place / "store"))
     root = image(store, INTRACTABLE)
     fill_late(monkeypatch, open_place / "rootfs")
@@ -651,7 +653,7 @@ def test_without_privileges_nothing_is_left_of_a_tree_that_bars_the_way(
     assert {path.name for path in open_place.iterdir()} == {"store", "rootfs"}
 
 
-def test_without_privileges_a_file_stands_in_for_a_device(open_place: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_privileges_an_empty_file_replaces_a_device(open_place: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = open_store(str(open_place / "store"))
     root = image(store, tar(device("null", tarfile.CHRTYPE, 1, 3, mode=0o666, mtime=7), link("same", "null")))
 
@@ -665,6 +667,6 @@ def test_without_privileges_a_file_stands_in_for_a_device(open_place: Path, capl
     assert found["null"].names == {"null", "same"}
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(store: ContentStore, place: Path) -> None:
-    with mounted("-t", "tmpfs", "-o", "size=100k", "tmpfs", at=place):
-        assert "file 'x': " in refused(store, image(store, tar(file("x", noise(200_000)))), place, StoreFull)
+def test_a_full_disk_is_an_error_and_leaves_nothing(store: ContentStore, place: Path) -> None:
+    with mount_at("-t", "tmpfs", "-o", "size=100k", "tmpfs", at=place):
+        assert "file 'x': " in refusal_message(store, image(store, tar(file("x", noise(200_000)))), place, StoreFull)

@@ -1,4 +1,4 @@
-"""Layers that want out of their root, or more than their share. What is outside stays byte for byte the same."""
+"""Layers that try to leave their root or to use too many resources. Files outside of the root stay unchanged."""
 
 import gzip
 import logging
@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> ContentStore:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Iterator[Path]:
-    """A directory beside the one that is unpacked to; at the end it has to be as it was."""
+    """Yield a directory next to the unpacked root file system, and check at the end that it is unchanged."""
     victim = tmp_path / "place/victim"
     (victim / "deep").mkdir(parents=True)
     (victim / "secret").write_bytes(b"secret")
@@ -56,16 +56,16 @@ def victim(tmp_path: Path) -> Iterator[Path]:
     assert {path.name for path in victim.parent.iterdir()} <= {"victim", "rootfs"}
 
 
-def unpacked(store: ContentStore, victim: Path, *layers: list[Member]) -> dict[str, bytes]:
-    """The files of a root file system beside the victim."""
+def unpack_next_to(store: ContentStore, victim: Path, *layers: list[Member]) -> dict[str, bytes]:
+    """Unpack an image next to the victim and return the files of its root file system."""
     unpack(store, image(store, *(tar(*members) for members in layers)), victim.parent / "rootfs", platform=AMD64)
     return {name: node.content for name, node in tree(victim.parent / "rootfs").items() if name != "."}
 
 
-def refused(store: ContentStore, victim: Path, *layers: list[Member], error: type[DistError] = InvalidInput) -> str:
-    """The message with which a root file system is refused, of which nothing is left."""
+def refusal_message(store: ContentStore, victim: Path, *layers: list[Member], error: type[DistError] = InvalidInput) -> str:
+    """Return the error message of an image that is refused. No file of it may remain."""
     with pytest.raises(error) as caught:
-        unpacked(store, victim, *layers)
+        unpack_next_to(store, victim, *layers)
     assert not (victim.parent / "rootfs").exists()
     assert str(caught.value).startswith("layer sha256:")
     assert "\n" not in str(caught.value)
@@ -74,142 +74,149 @@ def refused(store: ContentStore, victim: Path, *layers: list[Member], error: typ
 
 @pytest.mark.parametrize("name", ["../victim/new", "..", "a/../../victim/new", "/../victim/new", "./../victim/secret"])
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_a_name_that_leads_out_is_refused(store: ContentStore, victim: Path, name: str, kind: bytes) -> None:
-    message = refused(store, victim, [member(name, kind, linkname="x")])
+def test_a_name_that_leads_out_of_the_root_is_refused(store: ContentStore, victim: Path, name: str, kind: bytes) -> None:
+    message = refusal_message(store, victim, [member(name, kind, linkname="x")])
     assert "leads out of the image with .." in message
     assert repr(name) in message
 
 
 @pytest.mark.parametrize("target", ["../victim/secret", "/../victim/secret", "a/../../victim/secret"])
-def test_a_hard_link_that_leads_out_is_refused(store: ContentStore, victim: Path, target: str) -> None:
-    assert "leads out of the image with .." in refused(store, victim, [link("x", target)])
+def test_a_hard_link_that_leads_out_of_the_root_is_refused(store: ContentStore, victim: Path, target: str) -> None:
+    assert "leads out of the image with .." in refusal_message(store, victim, [link("x", target)])
 
 
-def test_an_absolute_name_is_one_below_the_root(store: ContentStore, victim: Path) -> None:
-    found = unpacked(store, victim, [file(f"{victim}/secret", b"mine")])
+def test_an_absolute_name_starts_at_the_root_of_the_image(store: ContentStore, victim: Path) -> None:
+    found = unpack_next_to(store, victim, [file(f"{victim}/secret", b"mine")])
     assert found[f"{victim}/secret".removeprefix("/")] == b"mine"
 
 
-def test_a_hard_link_to_an_absolute_name_is_one_below_the_root(store: ContentStore, victim: Path) -> None:
-    assert "is missing" in refused(store, victim, [link("x", f"{victim}/secret")])
+def test_the_absolute_target_of_a_hard_link_starts_at_the_root_of_the_image(store: ContentStore, victim: Path) -> None:
+    assert "is missing" in refusal_message(store, victim, [link("x", f"{victim}/secret")])
 
 
 @pytest.mark.parametrize("split", [False, True], ids=["one layer", "two layers"])
 @pytest.mark.parametrize("target", ["{}", "../victim", "../../../../../../../../../../{}"])
-def test_a_link_that_leads_out_leads_on_inside(store: ContentStore, victim: Path, target: str, *, split: bool) -> None:
+def test_a_symbolic_link_out_of_the_root_is_followed_inside_the_root(
+    store: ContentStore, victim: Path, target: str, *, split: bool
+) -> None:
     lower = [symlink("out", target.format(victim))]
     upper = [file("out/secret", b"mine"), directory("out/deep/", mode=0o777), symlink("out/new", "x"), whiteout("out/file")]
-    found = unpacked(store, victim, *((lower, upper) if split else (lower + upper,)))
+    found = unpack_next_to(store, victim, *((lower, upper) if split else (lower + upper,)))
     assert [content for name, content in found.items() if name.endswith("/secret")] == [b"mine"]
 
 
-def test_a_file_for_a_link_replaces_the_link(store: ContentStore, victim: Path) -> None:
+def test_a_file_replaces_a_symbolic_link(store: ContentStore, victim: Path) -> None:
     layers = [symlink("x", str(victim / "secret"))], [file("x", b"mine", mode=0o777)]
-    assert unpacked(store, victim, *layers) == {"x": b"mine"}
+    assert unpack_next_to(store, victim, *layers) == {"x": b"mine"}
 
 
-def test_a_directory_for_a_link_replaces_the_link(store: ContentStore, victim: Path) -> None:
+def test_a_directory_replaces_a_symbolic_link(store: ContentStore, victim: Path) -> None:
     layers = [symlink("x", str(victim))], [directory("x/", mode=0o777, mtime=1), file("x/secret", b"mine")]
-    assert unpacked(store, victim, *layers) == {"x": b"", "x/secret": b"mine"}
+    assert unpack_next_to(store, victim, *layers) == {"x": b"", "x/secret": b"mine"}
 
 
-def test_a_hard_link_through_a_link_stays_inside(store: ContentStore, victim: Path) -> None:
-    assert "is missing" in refused(store, victim, [symlink("out", str(victim)), link("x", "out/secret")])
+def test_a_hard_link_through_a_symbolic_link_stays_inside_the_root(store: ContentStore, victim: Path) -> None:
+    assert "is missing" in refusal_message(store, victim, [symlink("out", str(victim)), link("x", "out/secret")])
 
 
-def test_a_hard_link_to_a_link_that_leads_out_links_the_link(store: ContentStore, victim: Path) -> None:
+def test_a_hard_link_to_a_symbolic_link_links_the_link_itself(store: ContentStore, victim: Path) -> None:
     target = bytes(victim / "secret")
-    assert unpacked(store, victim, [symlink("out", str(victim / "secret")), link("x", "out")]) == {"out": target, "x": target}
+    assert unpack_next_to(store, victim, [symlink("out", str(victim / "secret")), link("x", "out")]) == {
+        "out": target,
+        "x": target,
+    }
 
 
 @pytest.mark.parametrize("hide", [whiteout("out/secret"), whiteout("out/deep"), opaque("out"), opaque("out/deep")])
-def test_a_whiteout_through_a_link_that_leads_out_hides_nothing(store: ContentStore, victim: Path, hide: Member) -> None:
+def test_a_whiteout_through_a_symbolic_link_out_of_the_root_removes_nothing(
+    store: ContentStore, victim: Path, hide: Member
+) -> None:
     for target in (str(victim), "../victim"):
-        assert unpacked(store, victim, [symlink("out", target)], [hide]) == {"out": target.encode()}
+        assert unpack_next_to(store, victim, [symlink("out", target)], [hide]) == {"out": target.encode()}
         (victim.parent / "rootfs/out").unlink()
 
 
 def test_a_whiteout_of_a_directory_does_not_follow_the_links_in_it(store: ContentStore, victim: Path) -> None:
     lower = [directory("d/"), symlink("d/out", str(victim)), symlink("d/up", "../../victim"), directory("d/e/", mode=0)]
-    assert unpacked(store, victim, lower, [whiteout("d")]) == {}
+    assert unpack_next_to(store, victim, lower, [whiteout("d")]) == {}
 
 
 @pytest.mark.parametrize("name", [".wh.", ".wh..", ".wh...", "d/.wh.", "d/.wh..", "d/.wh..."])
-def test_a_whiteout_of_no_name_is_refused(store: ContentStore, victim: Path, name: str) -> None:
-    assert "expected the name of a file after the prefix .wh., got none" in refused(
+def test_a_whiteout_without_a_name_is_refused(store: ContentStore, victim: Path, name: str) -> None:
+    assert "expected the name of a file after the prefix .wh., got none" in refusal_message(
         store, victim, [directory("d/"), file(name)]
     )
 
 
 @pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE, tarfile.LNKTYPE])
 @pytest.mark.parametrize("name", [".", "/", "./", "a/.."])
-def test_the_root_cannot_become_something_else(store: ContentStore, victim: Path, name: str, kind: bytes) -> None:
-    message = refused(store, victim, [member(name, kind, linkname=str(victim))])
+def test_the_root_can_only_be_a_directory(store: ContentStore, victim: Path, name: str, kind: bytes) -> None:
+    message = refusal_message(store, victim, [member(name, kind, linkname=str(victim))])
     assert "expected a directory as the root of the image" in message
 
 
-def test_the_root_cannot_be_linked(store: ContentStore, victim: Path) -> None:
-    assert "got the root" in refused(store, victim, [link("x", "/")])
+def test_a_hard_link_to_the_root_is_refused(store: ContentStore, victim: Path) -> None:
+    assert "got the root" in refusal_message(store, victim, [link("x", "/")])
 
 
-def test_a_directory_cannot_be_linked(store: ContentStore, victim: Path) -> None:
-    assert "'d' is a directory" in refused(store, victim, [directory("d/"), link("x", "d")])
+def test_a_hard_link_to_a_directory_is_refused(store: ContentStore, victim: Path) -> None:
+    assert "'d' is a directory" in refusal_message(store, victim, [directory("d/"), link("x", "d")])
 
 
-def test_nothing_is_below_a_file(store: ContentStore, victim: Path) -> None:
-    assert "file 'x/y'" in refused(store, victim, [file("x"), file("x/y")])
+def test_an_entry_below_a_file_is_refused(store: ContentStore, victim: Path) -> None:
+    assert "file 'x/y'" in refusal_message(store, victim, [file("x"), file("x/y")])
 
 
 @pytest.mark.parametrize("members", [[symlink("a", "a")], [symlink("a", "b"), symlink("b", "a/x")]])
-def test_links_in_circles_are_refused(store: ContentStore, victim: Path, members: list[Member]) -> None:
-    assert "at most 40 links" in refused(store, victim, [*members, file("a/x")])
+def test_a_cycle_of_symbolic_links_is_refused(store: ContentStore, victim: Path, members: list[Member]) -> None:
+    assert "at most 40 links" in refusal_message(store, victim, [*members, file("a/x")])
 
 
 def test_a_chain_of_forty_links_is_followed(store: ContentStore, victim: Path) -> None:
     chain = [symlink(f"l{number}", f"l{number + 1}") for number in range(39)]
-    assert unpacked(store, victim, [directory("d/"), *chain, symlink("l39", "d"), file("l0/x", b"x")])["d/x"] == b"x"
+    assert unpack_next_to(store, victim, [directory("d/"), *chain, symlink("l39", "d"), file("l0/x", b"x")])["d/x"] == b"x"
 
 
 @needs_root
-def test_a_device_in_place_of_a_link_is_made_inside(store: ContentStore, victim: Path) -> None:
-    unpacked(store, victim, [symlink("x", str(victim / "secret"))], [device("x", tarfile.CHRTYPE, 1, 3, mode=0o666)])
+def test_a_device_that_replaces_a_link_is_created_inside_the_root(store: ContentStore, victim: Path) -> None:
+    unpack_next_to(store, victim, [symlink("x", str(victim / "secret"))], [device("x", tarfile.CHRTYPE, 1, 3, mode=0o666)])
     assert (victim.parent / "rootfs/x").is_char_device()
 
 
 @pytest.mark.parametrize("key", ["GNU.sparse.size", "GNU.sparse.realsize"])
 def test_a_sparse_size_beyond_64_bits_is_refused(store: ContentStore, victim: Path, key: str) -> None:
     sparse = {"GNU.sparse.map": "0,0", "GNU.sparse.size": "1", key: "9" * 20}
-    message = refused(store, victim, [file("x", pax_headers=sparse)], error=Corrupt)
+    message = refusal_message(store, victim, [file("x", pax_headers=sparse)], error=Corrupt)
     assert "expected a number below 2^63, got 99999999999999999999" in message
 
 
-def test_trees_of_256_directories_are_made_and_removed(store: ContentStore, victim: Path) -> None:
-    assert unpacked(store, victim, [file("a/" * 255 + "x")], [whiteout("a")]) == {}
+def test_trees_of_256_levels_are_created_and_removed(store: ContentStore, victim: Path) -> None:
+    assert unpack_next_to(store, victim, [file("a/" * 255 + "x")], [whiteout("a")]) == {}
 
 
-def test_deeper_trees_are_refused(store: ContentStore, victim: Path) -> None:
-    assert "expected at most 256 names in the path, got 257" in refused(store, victim, [file("a/" * 256 + "x")])
+def test_trees_of_more_than_256_levels_are_refused(store: ContentStore, victim: Path) -> None:
+    assert "expected at most 256 names in the path, got 257" in refusal_message(store, victim, [file("a/" * 256 + "x")])
     through_link = [directory("a/" * 200), symlink("s", "a/" * 200), directory("s/" + "b/" * 58)]
-    assert "expected at most 256 names in its path" in refused(store, victim, through_link)
+    assert "expected at most 256 names in its path" in refusal_message(store, victim, through_link)
 
 
-def test_trees_deeper_than_linux_names_are_refused(store: ContentStore, victim: Path) -> None:
+def test_paths_longer_than_linux_allows_are_refused(store: ContentStore, victim: Path) -> None:
     long = f"{'n' * 250}/"
     deep = [directory(long * 10), symlink("s", long * 10), directory("s/" + long * 10)]
-    assert "at most 4095 bytes" in refused(store, victim, deep)
+    assert "at most 4095 bytes" in refusal_message(store, victim, deep)
 
 
-def test_links_of_very_many_names_are_not_followed(store: ContentStore, victim: Path) -> None:
+def test_links_with_very_many_names_are_refused(store: ContentStore, victim: Path) -> None:
     chain = [directory("a/"), *(symlink(f"l{number}", f"{'a/../' * 150}l{number + 1}") for number in range(39))]
-    assert "at most 512 names in one path" in refused(store, victim, [*chain, directory("l39/"), file("l0/x")])
+    assert "at most 512 names in one path" in refusal_message(store, victim, [*chain, directory("l39/"), file("l0/x")])
 
 
-def test_directories_that_no_entry_describes_are_limited(
+def test_the_number_of_directories_without_an_entry_is_limited(
     store: ContentStore, victim: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("prefect_dist.storage.unpack.rootfs._UNDESCRIBED", 10)
-    assert "expected at most 10, plus 4 for each entry" in refused(store, victim, [file("a/" * 15 + "x")])
-    assert "a/x" in unpacked(store, victim, [file("a/" * 14 + "x"), file("a/x")])
+    assert "expected at most 10, plus 4 for each entry" in refusal_message(store, victim, [file("a/" * 15 + "x")])
+    assert "a/x" in unpack_next_to(store, victim, [file("a/" * 14 + "x"), file("a/x")])
 
 
 @pytest.mark.parametrize(
@@ -234,32 +241,32 @@ def test_directories_that_no_entry_describes_are_limited(
         (file("x", xattrs={"user.\0": b"x"}), "is not a valid extended attribute"),
     ],
 )
-def test_what_linux_cannot_have_is_refused(store: ContentStore, victim: Path, bad: Member, says: str) -> None:
-    assert says in refused(store, victim, [bad])
+def test_values_that_linux_does_not_support_are_refused(store: ContentStore, victim: Path, bad: Member, says: str) -> None:
+    assert says in refusal_message(store, victim, [bad])
 
 
 @pytest.mark.parametrize("kind", [b"Z", b"D", b"M", b"V"])
-def test_other_types_of_entries_are_refused_by_name(store: ContentStore, victim: Path, kind: bytes) -> None:
-    assert f"got an entry of type {kind!r}" in refused(store, victim, [member("x", kind)], error=Unsupported)
+def test_other_types_of_entries_are_refused_with_their_type(store: ContentStore, victim: Path, kind: bytes) -> None:
+    assert f"got an entry of type {kind!r}" in refusal_message(store, victim, [member("x", kind)], error=Unsupported)
 
 
-def test_attributes_of_the_machine_are_left_out(store: ContentStore, victim: Path) -> None:
+def test_extended_attributes_of_the_machine_are_not_set(store: ContentStore, victim: Path) -> None:
     foreign = {"trusted.overlay.redirect": b"/victim", "security.selinux": b"x", "system.nfs4_acl": b"x"}
-    unpacked(store, victim, [file("x", xattrs=foreign)])
+    unpack_next_to(store, victim, [file("x", xattrs=foreign)])
     assert set(os.listxattr(victim.parent / "rootfs/x")).isdisjoint(foreign)
 
 
-def test_attributes_that_a_file_system_does_not_take_are_logged_once(
+def test_extended_attributes_that_a_file_system_refuses_are_logged_once(
     store: ContentStore, victim: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        unpacked(store, victim, [file("x", xattrs={"nothing.x": b"1"}), file("y", xattrs={"nothing.x": b"1"})])
+        unpack_next_to(store, victim, [file("x", xattrs={"nothing.x": b"1"}), file("y", xattrs={"nothing.x": b"1"})])
     assert [record.getMessage() for record in caplog.records] == [
         "the file system refuses the extended attribute 'nothing.x', files lack it: Operation not supported"
     ]
 
 
-# Bombs, unpacked by a process that may have little memory
+# Decompression bombs, unpacked by a process with limited memory
 
 MEMORY_BYTES = 60_000_000
 HUGE = 300_000_000
@@ -280,7 +287,7 @@ unpack(open_store(store), root, Path(store, "../rootfs"), platform=Platform.pars
 
 
 def explode(store: ContentStore, archive: bytes, *, suffix: str = "+gzip") -> str:
-    """The last line that the process prints, empty if it could unpack. It may use little memory and CPU time."""
+    """Unpack an image in a process with limited memory and CPU time. Return the last line that it prints; empty on success."""
     root = image(store, archive, suffix=suffix)
     limits = str(MEMORY_BYTES), str(CPU_SECONDS)
     argv = [sys.executable, "-c", UNPACK, store.url, str(root.digest), str(root.size), *limits]
@@ -297,7 +304,7 @@ def header(kind: bytes, size: int, name: str = "x") -> bytes:
 
 
 def sparse_header(*, extended: bool) -> bytes:
-    """GNU's old header of a sparse file, perhaps with a map that goes on in the next block."""
+    """Return a GNU header of a sparse file in the old format, optionally with a map that continues in the next block."""
     raw = bytearray(header(tarfile.GNUTYPE_SPARSE, 0))
     raw[482], raw[148:156] = extended, b" " * 8
     raw[148:156] = b"%06o\0 " % sum(raw)
@@ -319,8 +326,8 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("suffix", ["+gzip", "+zstd"])
-def test_content_does_not_fill_memory(store: ContentStore, suffix: str) -> None:
-    # A whiteout's content goes nowhere: this is about memory, not about the disk.
+def test_large_content_does_not_fill_memory(store: ContentStore, suffix: str) -> None:
+    # The content of a whiteout is not written, so this tests memory and not the disk.
     assert explode(store, tar(file(".wh.x", bytes(HUGE))), suffix=suffix) == ""
 
 
@@ -338,11 +345,11 @@ def test_headers_do_not_fill_memory(store: ContentStore, archive: bytes) -> None
 
 
 def global_header(number: int) -> bytes:
-    """A global pax header of keys that no other has."""
+    """Return a global pax header with keys that no other header has."""
     return tarfile.TarInfo.create_pax_global_header({f"key{number}.{key}": "x" for key in range(1500)})
 
 
-def test_global_headers_do_not_pile_up(store: ContentStore) -> None:
+def test_global_headers_do_not_accumulate_in_memory(store: ContentStore) -> None:
     archive = b"".join(global_header(number) for number in range(600)) + tar(file(".wh.x"))
     assert len(gzip.compress(archive)) < 4_000_000
     assert "Corrupt" in explode(store, archive)
@@ -357,29 +364,29 @@ def test_global_headers_change_no_entry(store: ContentStore, victim: Path) -> No
 
 
 def records(count: int) -> bytes:
-    """A pax header of the shortest records there are."""
+    """Return a pax header with the shortest possible records."""
     return header(tarfile.XHDTYPE, 5 * count) + (b"5 x=\n" * count).ljust(5 * count + -5 * count % 512, b"\0")
 
 
-def test_records_without_end_are_refused(store: ContentStore) -> None:
+def test_too_many_pax_records_are_refused(store: ContentStore) -> None:
     many, entry = records(90_000), header(tarfile.REGTYPE, 0, ".wh..wh.aufs")
     assert "an entry has more than 100000 pax records" in explode(store, records(100_001) + entry)
     assert explode(store, (many + entry) * 11) == ""
     assert "more than 1000000 pax records and extents, plus 100 for each entry" in explode(store, (many + entry) * 100)
 
 
-def test_read_only_directories_that_are_replaced_take_no_quadratic_time(store: ContentStore) -> None:
+def test_replacing_read_only_directories_takes_linear_time(store: ContentStore) -> None:
     count = 16_000
     closed = (directory(f"d{number}/", mode=0o555) for number in range(count))
     files = (file(f"d{number}") for number in range(count))
     assert explode(store, tar(*closed, *files)) == ""
 
 
-def test_opaque_directories_are_looked_through_once(store: ContentStore, victim: Path) -> None:
+def test_opaque_directories_are_searched_once(store: ContentStore, victim: Path) -> None:
     deep = "a/" * 250
     assert explode(store, tar(file(f"{deep}x"), *[opaque("")] * 1000, *[opaque("a/a")] * 1000)) == ""
     upper = [file(f"{deep}new"), *[opaque("")] * 1000, file("a/b/new"), opaque("a")]
-    found = unpacked(store, victim, [file(f"{deep}x"), file("a/b/x"), file("y")], upper)
+    found = unpack_next_to(store, victim, [file(f"{deep}x"), file("a/b/x"), file("y")], upper)
     assert {name for name in found if name.endswith(("x", "y", "new"))} == {f"{deep}new", "a/b/new"}
 
 
@@ -388,15 +395,15 @@ def test_deep_paths_share_memory(store: ContentStore) -> None:
     assert explode(store, tar(*closed)) == ""
 
 
-def test_modes_of_directories_that_are_gone_reach_nothing_else(store: ContentStore, victim: Path) -> None:
+def test_the_mode_of_a_removed_directory_is_not_applied_to_another_file(store: ContentStore, victim: Path) -> None:
     lower = [directory("a/", mode=0o500), directory("a/b/", mode=0), directory("c/b/", mode=0o755), directory("e/", mode=0)]
     upper = [symlink("a", "c"), file("e", mode=0o644)]
-    unpacked(store, victim, lower, upper)
+    unpack_next_to(store, victim, lower, upper)
     found = tree(victim.parent / "rootfs")
     assert {name: found[name].mode & 0o7777 for name in ("c/b", "e")} == {"c/b": 0o755, "e": 0o644}
 
 
-def test_a_hole_takes_neither_time_nor_space(store: ContentStore, victim: Path) -> None:
+def test_a_hole_needs_neither_time_nor_space(store: ContentStore, victim: Path) -> None:
     sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "x", "GNU.sparse.realsize": str(2**42)}
     content = (f"2\n{2**30}\n4\n{2**42}\n0\n".encode()).ljust(512, b"\0") + b"data"
     unpack(store, image(store, tar(file("x", content, pax_headers=sparse))), victim.parent / "rootfs", platform=AMD64)
@@ -405,4 +412,4 @@ def test_a_hole_takes_neither_time_nor_space(store: ContentStore, victim: Path) 
         assert status.st_size == 2**42
         assert status.st_blocks < 100
         assert os.pread(found.fileno(), 6, 2**30 - 1) == b"\0data\0"
-    (victim.parent / "rootfs/x").unlink()  # or the fixture reads it
+    (victim.parent / "rootfs/x").unlink()  # otherwise the fixture would read the file

@@ -1,4 +1,4 @@
-"""What images become on disk, entry by entry: umoci, which unpacks the same image, is the judge."""
+"""The result of unpacking, entry by entry, compared with umoci's result for the same image."""
 
 import os
 import struct
@@ -33,7 +33,7 @@ from tests.storage.layered import (
 
 ROOT = os.geteuid() == 0
 needs_root = pytest.mark.skipif(not ROOT, reason="owners and devices need root")
-# Capabilities as the kernel keeps them (revision 2): cap_net_bind_service, permitted and effective.
+# Capabilities in the kernel's format (revision 2): cap_net_bind_service, permitted and effective.
 CAPABILITY = struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)
 T = 1_500_000_000
 BASE = [
@@ -169,8 +169,8 @@ def store(tmp_path: Path) -> ContentStore:
     return open_store(str(tmp_path / "store"))
 
 
-def without_umocis(xattrs: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, bytes], ...]:
-    """umoci notes there the owner that it could not set."""
+def without_umoci_xattr(xattrs: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, bytes], ...]:
+    """Return the attributes without that in which umoci records an owner that it could not set."""
     return tuple(pair for pair in xattrs if pair[0] != "user.rootlesscontainers")
 
 
@@ -182,24 +182,28 @@ def assert_same(tmp_path: Path, store: ContentStore, layers: list[list[Member]],
 
 @needs_root
 @pytest.mark.parametrize("layers", CASES.values(), ids=CASES)
-def test_an_image_becomes_what_umoci_makes_of_it(tmp_path: Path, store: ContentStore, layers: list[list[Member]]) -> None:
+def test_an_image_unpacks_to_the_same_tree_as_with_umoci(
+    tmp_path: Path, store: ContentStore, layers: list[list[Member]]
+) -> None:
     assert_same(tmp_path, store, layers)
 
 
 @needs_root
 @pytest.mark.parametrize("layers", PRIVILEGED.values(), ids=PRIVILEGED)
-def test_root_gets_what_umoci_gets(tmp_path: Path, store: ContentStore, layers: list[list[Member]]) -> None:
+def test_as_root_an_image_unpacks_to_the_same_tree_as_with_umoci(
+    tmp_path: Path, store: ContentStore, layers: list[list[Member]]
+) -> None:
     assert_same(tmp_path, store, layers)
 
 
 @needs_root
 @pytest.mark.parametrize("name", ["long", "long targets", "names", "no UTF-8", "modes"])
-def test_archives_in_gnus_format_are_read_alike(tmp_path: Path, store: ContentStore, name: str) -> None:
+def test_archives_in_gnu_format_unpack_to_the_same_tree_as_with_umoci(tmp_path: Path, store: ContentStore, name: str) -> None:
     assert_same(tmp_path, store, CASES[name], layout=tarfile.GNU_FORMAT)
 
 
 @pytest.mark.parametrize("layers", (CASES | PRIVILEGED).values(), ids=CASES | PRIVILEGED)
-def test_without_privileges_an_image_becomes_what_umoci_rootless_makes_of_it(
+def test_without_privileges_an_image_unpacks_to_the_same_tree_as_with_rootless_umoci(
     open_place: Path, layers: list[list[Member]]
 ) -> None:
     tars = [tar(*members) for members in layers]
@@ -207,13 +211,13 @@ def test_without_privileges_an_image_becomes_what_umoci_rootless_makes_of_it(
     root = image(store, *tars)
     as_nobody(lambda: unpack(store, root, open_place / "ours", platform=AMD64))
     ours, umocis = tree(open_place / "ours"), tree(umoci_unpack(open_place, *tars, rootless=True))
-    assert ours == {name: node._replace(xattrs=without_umocis(node.xattrs)) for name, node in umocis.items()}
+    assert ours == {name: node._replace(xattrs=without_umoci_xattr(node.xattrs)) for name, node in umocis.items()}
 
 
 @needs_root
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(layers=strategies.lists(strategies.lists(MEMBERS, max_size=12), min_size=1, max_size=4))
-def test_any_sequence_of_layers_becomes_what_umoci_makes_of_it(
+def test_any_sequence_of_layers_unpacks_to_the_same_tree_as_with_umoci(
     tmp_path_factory: pytest.TempPathFactory, layers: list[list[Member]]
 ) -> None:
     place = tmp_path_factory.mktemp("layers")

@@ -1,4 +1,4 @@
-"""Uploads in parts to a real S3 server: how big parts are, and what a failure on the way costs."""
+"""Multipart uploads to a real S3 server: the size of parts, and the cost of a failure."""
 
 import contextlib
 from typing import Any
@@ -30,10 +30,10 @@ def test_no_object_has_more_parts_than_s3_allows(size: int) -> None:
     assert -(-size // part_bytes(size)) <= 10_000
 
 
-def failing(
+def fail_nth_call(
     patch: pytest.MonkeyPatch, store: ContentStore, method: str, *, nth: int, answered: bool = False
 ) -> list[tuple[str, Any]]:
-    """Have the nth call of an S3 method fail, or, if answered, lose its answer; all calls, with part numbers."""
+    """Make the nth call of an S3 method fail, or lose its response if `answered`. Return the calls with part numbers."""
     fs, seen = store._backend.fs, list[tuple[str, Any]]()
     call = fs.call_s3
 
@@ -49,8 +49,8 @@ def failing(
     return seen
 
 
-def under_way(store: ContentStore) -> str:
-    """The keys of the uploads of this store that have not ended."""
+def list_uploads(store: ContentStore) -> str:
+    """Return the keys of the unfinished uploads of this store."""
     bucket, _, prefix = store._layout.root.partition("/")
     answer = store._backend.fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
     return " ".join(upload["Key"] for upload in answer.get("Uploads", ()))
@@ -74,10 +74,10 @@ def write(store: ContentStore) -> None:
         ("complete_multipart_upload", 1),
     ],
 )
-def test_the_next_attempt_goes_on_with_the_parts_that_are_up(
+def test_the_next_attempt_resumes_after_the_uploaded_parts(
     store: ContentStore, monkeypatch: pytest.MonkeyPatch, method: str, nth: int, *, answered: bool
 ) -> None:
-    seen = failing(monkeypatch, store, method, nth=nth, answered=answered)
+    seen = fail_nth_call(monkeypatch, store, method, nth=nth, answered=answered)
     with pytest.raises(Unavailable, match="the line broke"):
         write(store)
     up = {number for name, number in seen[:-1] if name == "upload_part"}
@@ -92,7 +92,7 @@ def test_the_next_attempt_goes_on_with_the_parts_that_are_up(
 
 
 def abort_elsewhere(store: ContentStore) -> None:
-    """Abort all uploads of a store, as a lifecycle rule or the gc of another machine does."""
+    """Abort the uploads of a store, like a lifecycle rule or the gc of another machine."""
     fs = store._backend.fs
     bucket, _, prefix = store._layout.root.partition("/")
     for upload in fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)["Uploads"]:
@@ -100,7 +100,7 @@ def abort_elsewhere(store: ContentStore) -> None:
 
 
 @pytest.mark.parametrize("when", ["before the next part", "before the commit", "before the next writer"])
-def test_an_upload_that_was_aborted_elsewhere_costs_one_attempt_and_starts_over(store: ContentStore, when: str) -> None:
+def test_an_upload_that_another_process_aborted_starts_over_at_the_next_attempt(store: ContentStore, when: str) -> None:
     def write_until_aborted() -> None:
         with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
             if not writer.offset:
@@ -121,10 +121,10 @@ def test_an_upload_that_was_aborted_elsewhere_costs_one_attempt_and_starts_over(
 
     write(store)
     assert b"".join(store.chunks(DIGEST)) == DATA
-    assert not under_way(store)
+    assert not list_uploads(store)
 
 
-def test_an_upload_that_was_aborted_elsewhere_can_be_dropped(store: ContentStore) -> None:
+def test_an_upload_that_another_process_aborted_can_be_dropped(store: ContentStore) -> None:
     with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
         writer.write(DATA)
         abort_elsewhere(store)
@@ -133,7 +133,7 @@ def test_an_upload_that_was_aborted_elsewhere_can_be_dropped(store: ContentStore
     assert b"".join(store.chunks(DIGEST)) == DATA
 
 
-def test_the_uploads_of_another_process_are_listed_with_what_has_arrived(s3: S3Server, store: ContentStore) -> None:
+def test_uploads_of_another_process_are_listed_with_their_progress(s3: S3Server, store: ContentStore) -> None:
     other = open_store(store.url, options=s3.storage_options)
     with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
         writer.write(DATA[: MIN_PART_BYTES + PIECE])
@@ -146,13 +146,13 @@ def test_the_uploads_of_another_process_are_listed_with_what_has_arrived(s3: S3S
     assert not list(other.active())
 
 
-def test_nothing_is_visible_before_the_commit_and_nothing_left_after_an_abort(store: ContentStore) -> None:
+def test_nothing_is_visible_before_a_commit_or_left_after_an_abort(store: ContentStore) -> None:
     with store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
         writer.write(DATA)
         assert not list(store.walk())
-        assert blob_path(DIGEST) in under_way(store)
+        assert blob_path(DIGEST) in list_uploads(store)
         writer.abort()
-    assert not under_way(store)
+    assert not list_uploads(store)
     assert not list(store.walk())
 
 
@@ -168,10 +168,10 @@ def test_wrong_bytes_are_never_completed(store: ContentStore) -> None:
 def test_a_store_that_is_closed_leaves_no_upload(store: ContentStore) -> None:
     with store, store.writer("ref", expected=DIGEST, total=len(DATA)) as writer:
         writer.write(DATA)
-    assert not under_way(store)
+    assert not list_uploads(store)
 
 
-def test_who_has_no_key_is_denied_and_reads_no_secret(s3: S3Server) -> None:
+def test_access_without_a_key_is_denied_and_the_error_has_no_secret(s3: S3Server) -> None:
     wrong = open_store(f"{s3.url}/denied", options=s3.storage_options | {"secret": "wrong-secret"})
     for use in (
         wrong.prepare,
@@ -190,12 +190,12 @@ def test_who_has_no_key_is_denied_and_reads_no_secret(s3: S3Server) -> None:
         assert "wrong-secret" not in says
 
 
-def test_a_bucket_that_is_not_there(s3: S3Server) -> None:
+def test_a_missing_bucket_is_not_found(s3: S3Server) -> None:
     with pytest.raises(NotFound, match=r"^store s3://no-such-bucket/x: the bucket does not exist; check the location"):
         open_store("s3://no-such-bucket/x", options=s3.storage_options).prepare()
 
 
-def test_a_server_that_does_not_answer(s3: S3Server) -> None:
+def test_an_unreachable_server_is_unavailable(s3: S3Server) -> None:
     store = open_store(f"{s3.url}/x", options=s3.storage_options | {"endpoint_url": "http://127.0.0.1:1"})
     with pytest.raises(
         Unavailable, match=r"^store s3://tests/x: .*127\.0\.0\.1:1.*; check the credentials, the bucket and the"
@@ -218,6 +218,6 @@ def test_a_server_that_does_not_answer(s3: S3Server) -> None:
         ({"profile": "nope"}, r"profile \(nope\) could not be found"),
     ],
 )
-def test_options_that_cannot_be_right_are_refused_before_anything_is_asked(options: dict[str, Any], says: str) -> None:
+def test_invalid_options_are_refused_before_any_request(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         open_store("s3://tests/x", options={"endpoint_url": "http://127.0.0.1:1", "key": "k", "secret": "s"} | options)

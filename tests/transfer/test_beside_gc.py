@@ -22,7 +22,7 @@ from prefect_dist.storage.verify import verify
 from prefect_dist.transfer.session import Session, SessionSpec, open_session
 from tests import images
 from tests.fakes.registry import FakeRegistry
-from tests.storage.archives import exported, memory_store, put
+from tests.storage.archives import export_to_bytes, memory_store, put
 from tests.storage.conformance import Place
 from tests.transfer.content import fetch_tree
 
@@ -135,7 +135,7 @@ def test_no_import_fails_and_nothing_that_is_named_is_lost(place: Place) -> None
     source = memory_store()
     for number, image in enumerate(IMAGES):
         put(source, image, f"registry.example/app{number}:v1")
-    archive = exported(source, *(f"registry.example/app{number}:v1" for number in range(len(IMAGES))))
+    archive = export_to_bytes(source, *(f"registry.example/app{number}:v1" for number in range(len(IMAGES))))
     store = place.open()
     store.prepare()
 
