@@ -24,13 +24,13 @@ _ATTESTATION_TYPE, _ATTESTATION_SUBJECT = "vnd.docker.reference.type", "vnd.dock
 
 
 def walk_tree(children: Children, *roots: Descriptor) -> Iterator[Descriptor]:
-    """Yield the roots and all descriptors below them, each distinct content once.
+    """Yield the roots and the descriptors below them, each distinct content once.
 
     The order is depth first. A descriptor comes before its children; siblings and roots keep their order. Content with several
-    parents comes at its first place in this order, possibly before some of its parents.
+    parents comes at the first place in this order, possibly before some of its parents.
 
-    `children` is called once for each yielded descriptor, when the caller asks for the next descriptor. An error of `children`
-    ends the walk.
+    The walk calls `children` once for each yielded descriptor, when the caller asks for the next descriptor. An error of
+    `children` ends the walk.
     """
     seen = set[object]()
     pending = list(reversed(roots))
@@ -43,7 +43,7 @@ def walk_tree(children: Children, *roots: Descriptor) -> Iterator[Descriptor]:
 
 
 def children_reader(read: Callable[[Descriptor], bytes]) -> Children:
-    """Return a `Children` function that parses manifests, whose bytes `read` returns. Other content has no children.
+    """Return a `Children` function for manifests; `read` returns their bytes. Other content has no children.
 
     The result raises:
         InvalidInput, Unsupported: see `ocispec.manifest.children`; and the errors of `read`.
@@ -90,10 +90,10 @@ def select_manifests(
 
 
 def attested_digest(descriptor: Descriptor) -> str | None:
-    """Return the digest of the manifest that a BuildKit attestation manifest describes; None for other content.
+    """Return the digest of the manifest described by a BuildKit attestation manifest; None for other content.
 
     An index lists attestation manifests with the platform unknown/unknown and two annotations (moby/buildkit,
-    attestation-storage.md). The annotations only select content. They prove nothing about the content.
+    attestation-storage.md). The annotations only select content; they are no proof of the content.
     """
     platform, annotations = descriptor.platform, dict(descriptor.annotations)
     if platform is None or (platform.os, platform.architecture) != ("unknown", "unknown"):
@@ -102,7 +102,7 @@ def attested_digest(descriptor: Descriptor) -> str | None:
 
 
 def without_missing_attestations(children: Children, is_missing: Callable[[Descriptor], bool]) -> Children:
-    """Return a `Children` function that leaves out the attestation manifests for which `is_missing` returns True."""
+    """Return a `Children` function without the attestation manifests for which `is_missing` returns True."""
 
     def filter_missing(descriptor: Descriptor) -> Sequence[Descriptor]:
         return [child for child in children(descriptor) if attested_digest(child) is None or not is_missing(child)]
@@ -116,7 +116,7 @@ def is_foreign(descriptor: Descriptor) -> bool:
 
 
 def without_foreign(children: Children) -> Children:
-    """Return a `Children` function that leaves out non-distributable layers whose descriptors have URLs."""
+    """Return a `Children` function without non-distributable layers whose descriptors have URLs."""
 
     def filter_foreign(descriptor: Descriptor) -> Sequence[Descriptor]:
         return [child for child in children(descriptor) if not is_foreign(child)]

@@ -28,7 +28,7 @@ def quote_text(text: str) -> str:
 
 
 class DistError(Exception):
-    """Base class of all errors of this program. `str()` is one line for the user."""
+    """Base class of the errors of this program. `str()` is one line for the user."""
 
     retryable: ClassVar[bool] = False
 
@@ -84,4 +84,4 @@ class Conflict(DistError):
 
 
 class Unsupported(DistError):
-    """A known form that this program refuses on purpose, such as a schema 1 manifest."""
+    """A known form, such as a schema 1 manifest, is refused on purpose."""

@@ -1,6 +1,6 @@
-"""Reduces an index to some platforms. The result is the only document with a digest that this program serialises.
+"""Reduces an index to some platforms. No other code of this program creates a document with a new digest.
 
-A sparse index, in which some manifests are missing, keeps its digest and its signatures. Registries that reject a sparse index
+A sparse index, in which some manifests are missing, keeps its digest and signatures. Some registries reject a sparse index and
 need a rewritten index.
 """
 

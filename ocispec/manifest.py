@@ -61,7 +61,7 @@ def subject(raw: bytes, media_type: str, *, at: str) -> Descriptor | None:
 
 
 def media_type_of(raw: bytes, *, at: str) -> str:
-    """Return the `mediaType` of a document, or without this field the OCI type that has the document's other fields.
+    """Return the `mediaType` of a document, or if this field is missing, the OCI type with the fields of the document.
 
     Raises:
         InvalidInput: not JSON, ambiguous, or not a manifest.

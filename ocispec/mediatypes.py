@@ -1,6 +1,6 @@
 """Media types of manifests and their content (image-spec 1.1, media-types.md; Docker v2 schema 2).
 
-A media type helps to find and to label content. It proves nothing about the content.
+A media type helps to find and to label content, but proves nothing about the content.
 """
 
 from typing import Literal

@@ -129,7 +129,7 @@ def is_repository(text: str) -> bool:
 
 
 def _cut(rest: str) -> tuple[str, str, str]:
-    """Return the path, the character that ends it (`:`, `@` or nothing) and the rest."""
+    """Return the path, the character after the path (`:`, `@` or nothing) and the rest."""
     match = re.search(r"[:@]", rest)
     if match is None:
         return rest, "", ""

@@ -104,7 +104,7 @@ def is_cosign_tag(tag: str) -> bool:
 
 
 def cosign_subject(tag: str) -> Digest | None:
-    """Return the digest in one of cosign's digest tags; None for other tags."""
+    """Return the digest in a digest tag of cosign; None if the tag has another form."""
     match = _DIGEST_TAG.fullmatch(tag)
     text = f"{match[1]}:{match[2]}" if match else ""
     return Digest.parse(text) if Digest.is_valid(text) and tag in cosign_tags(Digest.parse(text)) else None

@@ -64,15 +64,15 @@ class Backend(Protocol):
         """Return the content of a small file and its version, for `replace`. The content is None if the file is missing."""
 
     def replace(self, path: str, data: bytes, version: str | None) -> bool:
-        """Replace a small file that still has this version, or create it if `version` is None. Return False after a conflict.
+        """Replace a small file of this version, or create the file if `version` is None. Return False after a conflict.
 
         On a disk there are no versions, and the caller holds a lock. An object store without conditional writes replaces the
-        file in any case. A file that has the new content already counts as written, since the response to an earlier attempt
-        may have been lost.
+        file in any case. A file with the new content counts as written, since the response to an earlier attempt may have been
+        lost.
         """
 
     def hold_liveness_lock(self, path: str) -> contextlib.AbstractContextManager[bool]:
-        """Hold a lock that shows other processes that this process is alive. Yield False if the file system has no locks."""
+        """Hold a lock that shows other processes whether this process is alive. Yield False if the file system has no locks."""
 
     def is_held(self, path: str) -> bool | None:
         """Return True if a process holds the lock at `path`; None if this file system cannot tell."""
@@ -118,7 +118,7 @@ def _open_memory(fs: Any, layout: Layout) -> tuple[Backend, Ingests]:
 
 
 def _disable_cache() -> dict[str, Any]:
-    """Return options that disable fsspec's cache of listings, since other processes write to the store, too."""
+    """Return options without fsspec's cache of listings, since other processes write to the store, too."""
     return {"use_listings_cache": False, "skip_instance_cache": True}
 
 
@@ -161,9 +161,7 @@ def open_backend(url: str, options: Mapping[str, Any]) -> tuple[Backend, Ingests
         return _open(_kind_of(url), url, options)
     except DistError:
         raise
-    except (
-        Exception
-    ) as exc:  # nothing was sent yet, so the location or the options are wrong; each library raises its own class
+    except Exception as exc:  # no request was sent yet, so the location or the options are wrong
         raise InvalidInput(f"store {url}: {exc}; check the location and its options") from exc
 
 

@@ -75,7 +75,7 @@ class Disk:
         """Open a file for appending and lock it until it is closed. A missing file is created.
 
         Raises:
-            Busy: another writer, in this process or another process, holds the file.
+            Busy: another writer, in any process, holds the file.
         """
         while True:
             try:
@@ -104,7 +104,7 @@ class Disk:
         return size
 
     def publish(self, held: LockedFile, target: str) -> None:
-        """Rename a durable file to `target` and make it read-only. The writer still holds its lock."""
+        """Rename a durable file to `target` and make it read-only. The writer still holds the lock."""
         try:
             os.replace(held.path, target)
         except FileNotFoundError:
@@ -124,8 +124,8 @@ class Disk:
     def hold_lock(self, path: str, *, shared: bool, make: bool = False) -> Iterator[None]:
         """Hold a shared or an exclusive lock (flock) during this block.
 
-        A missing directory of the lock means that there is nothing to protect. No lock is taken then, unless `make` creates the
-        directory.
+        If the directory of the lock is missing, no lock is taken, since nothing needs protection. With `make`, the directory is
+        created instead.
         """
         if make:
             self._make_parent(path)
@@ -141,7 +141,7 @@ class Disk:
 
     @contextmanager
     def hold_liveness_lock(self, path: str) -> Iterator[bool]:
-        """Hold a lock that shows other processes that this process is alive. Yield False if the file system has no locks."""
+        """Hold a lock that shows other processes whether this process is alive. Yield False if the file system has no locks."""
         try:
             self._make_parent(path)
             lock = _open_locked(path, fcntl.LOCK_EX) if self.has_locks else None
@@ -190,7 +190,7 @@ class Disk:
                 self.fs.rm_file(path)
 
     def touch(self, path: str) -> None:
-        """Set the modification time of a file to now, so that gc treats it as new."""
+        """Set the modification time of a file to now, so gc treats the file as new."""
         os.utime(path)
 
     def _open_locked_file(self, path: str) -> LockedFile:

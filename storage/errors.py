@@ -21,10 +21,10 @@ class StoreFull(Unavailable):
 def translate_errors(what: str, *, service: str | None = None) -> Iterator[None]:
     """Convert errors of a file system in this block to `DistError`. `what` names the operation and its object.
 
-    `service` is the URL of an object store. The messages of its errors contain this URL and what to check.
+    `service` is the URL of an object store. Messages of errors then contain the URL and a hint at the settings to check.
 
-    Besides OSError, the libraries of object stores raise classes of their own, which fsspec does not document, and ValueError
-    for impossible options. Other built-in exceptions are programming errors and pass unchanged.
+    Besides OSError, the libraries of object stores raise undocumented classes, and ValueError for impossible options. Other
+    built-in exceptions are programming errors and pass unchanged.
     """
     try:
         yield

@@ -1,8 +1,8 @@
 """Ingests on a disk: files that are appended to, resumed after a crash, and renamed into place.
 
 Each ref has a data file in `ingest/`, named by the SHA-256 of the ref, and next to it a small JSON record with the ref, the
-declared size and digest, and the start time. A writer that closes or dies leaves both files. The next writer hashes the
-existing data again and appends to it, so that the digest and the file always cover the same bytes (containerd #1526).
+declared size and digest, and the start time. Both files stay after a writer closes or dies. The next writer hashes the existing
+data again and appends to the file, so digest and file always cover the same bytes (containerd #1526).
 
 An ingest of at most 1 MiB gets its record only when it is closed unfinished. After a crash, such an ingest starts over.
 """
@@ -125,7 +125,7 @@ class FileWriter:
             raise
 
     def _hash_existing(self, there: int) -> None:
-        """Hash the data that an earlier writer left; drop it if it exceeds the declared size."""
+        """Hash the data of an earlier writer, or drop the data if it exceeds the declared size."""
         with translate_errors(f"{self.declaration.ref}: reading {self._path}"):
             if self.declaration.total is not None and there > self.declaration.total:
                 self.truncate()
@@ -175,7 +175,7 @@ class FileIngests:
         self._disk, self._layout = disk, layout
 
     def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> FileWriter:
-        """Begin the ingest `ref`, or resume it, also if another process began it."""
+        """Begin the ingest `ref`, or resume the ingest of any process."""
         if not ref:
             raise InvalidInput("ingest: expected a ref, got an empty text")
         self._refuse_existing(ref, expected)

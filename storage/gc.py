@@ -1,7 +1,7 @@
 """Garbage collection: removes unneeded blobs and the leftovers of dead runs.
 
 A blob is needed if a name or a lease reaches it. gc lists the candidates first and removes them in batches. Before each batch,
-gc reads leases and names again, in this order, since a run records its names before it releases its leases.
+gc reads leases and names again. Leases are read first, since a run records its names before it releases its leases.
 
 `storage.sweeps` prevents runs from relying on the content of a batch during its removal. So either gc sees the lease of a run,
 or the run looks content up after the removal and finds only the remaining content.
@@ -28,8 +28,8 @@ _ATTEMPTS = 3
 class Swept:
     """The result of a garbage collection: the removed blobs and the paths of removed leftovers.
 
-    In a dry run, they are the blobs and leftovers that gc would remove. `kept` is the number of blobs that stay. `lost` has a
-    line for each name that was recorded during gc and lacks content.
+    In a dry run, nothing was removed, and the result has the blobs and leftovers to remove. `kept` is the number of blobs that
+    stay. `lost` has a line for each name that was recorded during gc and lacks content.
     """
 
     blobs: tuple[Info, ...]
@@ -44,7 +44,7 @@ class Swept:
 
 
 def find_hazard(store: ContentStore, *, grace: timedelta) -> str | None:
-    """Return a one-line warning if gc with this grace period may remove content of a run in progress; None if it is safe."""
+    """Return a one-line warning if gc with this grace period may remove content of a run in progress; None if gc is safe."""
     if store.can_exclude_gc or grace >= _LONGER_THAN_A_RUN:
         return None
     given = duration(grace.total_seconds())
@@ -57,10 +57,10 @@ def find_hazard(store: ContentStore, *, grace: timedelta) -> str | None:
 def collect(store: ContentStore, *, grace: timedelta, dry_run: bool) -> Swept:
     """Remove blobs and leftovers that are unneeded and were not touched during the grace period.
 
-    Ages are measured by the clock of the store. A dry run writes nothing and uses the clock of this machine.
+    The clock of the store determines ages. A dry run writes nothing and uses the clock of this machine.
 
     Raises:
-        Corrupt, InvalidInput, Unsupported: a manifest, name or lease cannot be read, so the content that it needs is unknown.
+        Corrupt, InvalidInput, Unsupported: a manifest, name or lease cannot be read, so its content is unknown.
         Denied, Unavailable: the store.
     """
     now = datetime.now(UTC) if dry_run else store.clock()
@@ -111,7 +111,7 @@ class _Needed:
                 yield f"{name.name}: recorded while gc ran, {found.shortage}; fetch the image again"
 
     def _pop_arrived(self) -> list[Descriptor]:
-        """Return the awaited manifests that are in the store now, and stop awaiting them."""
+        """Return the awaited manifests that are in the store now, and remove them from the awaited manifests."""
         awaited = list(self._awaited.values())
         there = self._store.each(self._store.holds, awaited) if awaited else []
         arrived = [manifest for manifest, is_there in zip(awaited, there, strict=True) if is_there]
@@ -127,14 +127,14 @@ class _Needed:
 
 
 def _new(roots: Iterator[Descriptor], known: set[object]) -> list[Descriptor]:
-    """Return the roots whose keys are not in `known`, and add these keys to `known`."""
+    """Return the roots with keys outside of `known`, and add the keys to `known`."""
     fresh = {root.key: root for root in roots if root.key not in known}
     known |= fresh.keys()
     return list(fresh.values())
 
 
 def _remove(store: ContentStore, batch: Sequence[Info], needed: _Needed) -> list[Info]:
-    """Remove the blobs of a batch that are still unneeded, and return them."""
+    """Remove the blobs of a batch that are still unneeded, and return the removed blobs."""
     for _ in range(_ATTEMPTS):
         with store.begin_sweep() as sweep:
             needed.update()

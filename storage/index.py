@@ -1,7 +1,7 @@
-"""The files that make a store or an archive an OCI image layout for other tools (image-spec 1.1, image-layout.md).
+"""The files of an OCI image layout for other tools, in a store or an archive (image-spec 1.1, image-layout.md).
 
 `oci-layout` marks the directory. `index.json` is derived from the names. Each image is listed under its full name, so that
-`skopeo inspect oci:STORE:NAME` finds it. Its referrers are listed in the same index: a referrer with a digest tag under this
+`skopeo inspect oci:STORE:NAME` finds the image. Referrers are listed in the same index: a referrer with a digest tag under this
 tag in the repository of the image, other referrers without a name.
 """
 
@@ -46,10 +46,10 @@ def update(backend: Backend, layout: Layout, names: Names) -> None:
     """Write `index.json` again if the names have changed. Only changed records are read.
 
     Several processes may update at once, see `storage.statefile`. After writing, each process lists the names again. A process
-    records its name before it updates the index, so the last writer has seen every name, even on stores with neither locks nor
+    records a name before it updates the index. So the last writer has seen every name, even on stores with neither locks nor
     conditional writes.
 
-    A damaged name is left out with a warning, so that one damaged record does not fail the other images.
+    Damaged names are left out with a warning. Otherwise one damaged record would fail every image.
     """
     what, written = f"store {layout.url}: index.json", dict[str, str]()
 

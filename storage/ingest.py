@@ -1,8 +1,7 @@
 """Ingests: content on its way into the store, on any kind of file system.
 
-An ingest has a ref and a declaration of its content. A ref has at most one writer at a time. The writer hashes the bytes that
-it writes, so that a commit verifies exactly the bytes that become visible. `storage.files` and `storage.uploads` implement
-ingests.
+An ingest has a ref and a declaration of its content. A ref has at most one writer at a time. The writer hashes the written
+bytes, so a commit verifies exactly the bytes that become visible. `storage.files` and `storage.uploads` implement ingests.
 """
 
 import logging
@@ -42,7 +41,7 @@ class Declaration:
     started: datetime
 
     def agrees(self, other: "Declaration") -> bool:
-        """Return True if both declare the same content, so that one can resume the other."""
+        """Return True if both declarations have the same content, so that a writer can resume the ingest."""
         return (self.ref, self.total, self.expected) == (other.ref, other.total, other.expected)
 
     def status(self, offset: int, updated: datetime) -> Status:
@@ -141,8 +140,8 @@ class Writer(Protocol):
         """Append `data`.
 
         Raises:
-            Corrupt: `data` exceeds the declared size; nothing of `data` is written.
-            StoreFull, Denied, Unavailable: the disk; this writer cannot be used any more, but its ref can be resumed.
+            Corrupt: `data` exceeds the declared size; no byte of `data` is written.
+            StoreFull, Denied, Unavailable: the disk; this writer cannot be used any more, but the ref can be resumed.
         """
 
     def truncate(self) -> None:
@@ -206,7 +205,7 @@ class Ingests(Protocol):
         """Yield the status of each ingest, in any order. Ingests that end meanwhile are left out (containerd #1231)."""
 
     def sweep(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
-        """Drop the ingests that were not written to since `before`, and yield their refs or paths."""
+        """Drop ingests without writes since `before`, and yield their refs or paths."""
 
     def close(self) -> None:
-        """Discard ingests that cannot outlive this process."""
+        """Discard ingests if they cannot outlive this process."""

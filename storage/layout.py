@@ -47,7 +47,7 @@ class Layout:
 
     @property
     def index(self) -> str:
-        """Path of the list of images that other tools read."""
+        """Path of the list of images for other tools."""
         return f"{self.root}/index.json"
 
     @property
@@ -87,11 +87,11 @@ class Layout:
 
     @property
     def lock(self) -> str:
-        """Path of the lock with which gc and runs that record names exclude each other."""
+        """Path of the lock by which gc and runs exclude each other."""
         return f"{self.root}/sweep.lock"
 
     def lease_lock(self, run: str) -> str:
-        """Return the path of the lock that a run with leases holds while it is alive."""
+        """Return the path of the lock of a run with leases, held while the run is alive."""
         return f"{self.leases}/{run}.lock"
 
     def quarantine_path(self, digest: Digest) -> str:
@@ -124,7 +124,7 @@ class Layout:
         return f"{self.names}/{quote(name, safe='')[:_READABLE]}-{key}.json"
 
     def parse_name(self, path: str) -> str | None:
-        """Return the name whose record has this path. None for other files, and for names that the path has only in part."""
+        """Return the name in the path of a record; None for other files, and for names with only a part in the path."""
         name = unquote(path.removeprefix(f"{self.names}/").rpartition("-")[0])
         return name if self.name(name) == path else None
 

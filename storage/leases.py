@@ -1,10 +1,10 @@
-"""Leases: the roots that a run in progress needs before a name holds them. gc treats leased roots like names.
+"""Leases: the roots of runs in progress before names hold them. gc treats leased roots like names.
 
 A run leases each root before it relies on existing content below the root, and releases its leases at the end. A run writes few
-records, each with many roots; a record is replaced as a whole when a root is added.
+records, each with many roots. To add a root, the run replaces a whole record.
 
-On a disk, the run holds a lock while it is alive, and its records are valid exactly while the lock is held. On a file system
-without such locks, such as an object store, a record is valid for seven days after its last write.
+On a disk, a run holds a lock while it is alive, and the records are valid exactly as long as the lock is held. On a file system
+without locks, such as an object store, a record is valid for seven days after the last write.
 """
 
 import threading
@@ -35,7 +35,7 @@ _Roots = dict[object, Descriptor]
 
 
 class Lease:
-    """The roots that one run protects from gc. Thread-safe."""
+    """The roots of one run, protected from gc. Thread-safe."""
 
     def __init__(self, backend: Backend, layout: Layout) -> None:
         self._backend, self._layout = backend, layout
@@ -50,9 +50,9 @@ class Lease:
         self._renewed = time.monotonic()
 
     def take(self, *roots: Descriptor) -> None:
-        """Protect all content below `roots` until the lease is released. The roots are on record when this method returns.
+        """Protect the content below `roots` until the lease is released. The roots are on record when this method returns.
 
-        If several threads take roots at once, one thread writes the roots of all.
+        If several threads take roots at once, one thread writes the roots of every thread.
 
         Raises:
             StoreFull, Denied, Unavailable: the store; the roots can be taken again.
@@ -78,7 +78,7 @@ class Lease:
             self._records.clear()
 
     def _enqueue(self, wanted: _Roots) -> bool:
-        """Queue roots that are not on record yet for writing; return True if there are any."""
+        """Queue new roots for writing. Return True if any root is new."""
         with self._guard:
             fresh = {key: root for key, root in wanted.items() if key not in self._held}
             self._waiting |= fresh
@@ -131,7 +131,7 @@ class Leases:
 
     @contextmanager
     def hold(self) -> Iterator[Lease]:
-        """Yield a lease and release it at the end of this block."""
+        """Yield a lease, and release the lease at the end of this block."""
         lease = Lease(self._backend, self._layout)
         try:
             yield lease
@@ -142,7 +142,7 @@ class Leases:
         """Yield the roots that are protected at `now`, by default the time of this machine.
 
         Raises:
-            InvalidInput: the record of a run that may be in progress is damaged; the message has the remedy.
+            InvalidInput: the record of a run that may be in progress is damaged; the message has a remedy.
         """
         for found in self._records(now or datetime.now(UTC)):
             if found.is_active:
@@ -203,5 +203,5 @@ def _run_of(path: str) -> str:
 
 
 def _bare(root: Descriptor) -> Descriptor:
-    """Return only the fields of a root that identify its content."""
+    """Return the root with only media type, digest and size."""
     return Descriptor(media_type=root.media_type, digest=root.digest, size=root.size)

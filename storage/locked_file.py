@@ -1,4 +1,4 @@
-"""Files that a writer locks (flock), and the detection of mounts that share such locks between machines."""
+"""Files with a lock (flock) for one writer, and the detection of mounts that share locks between machines."""
 
 import errno
 import fcntl
@@ -15,9 +15,9 @@ _LOCAL = {"nolock", "local_lock=all", "local_lock=flock"}
 
 
 class LockedFile:
-    """A file that is created if it is missing, and locked until it is closed. Unbuffered; methods raise OSError.
+    """A file that is created if missing, and locked until it is closed. Unbuffered; methods raise OSError.
 
-    `found` is the size of the file when it was locked, in bytes.
+    `found` is the size of the file at the time of locking, in bytes.
 
     Raises:
         BlockingIOError: another writer, in this process or another process, has locked the file.
@@ -53,7 +53,7 @@ class LockedFile:
         return status.st_size if os.path.samestat(status, self._status) else None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Append all of `data`. One system call may write less: on a full disk, or beyond 2 GiB."""
+        """Append the whole of `data`, with several system calls if necessary: on a full disk, or beyond 2 GiB."""
         left = memoryview(data)
         while left:
             left = left[self._file.write(left) :]

@@ -24,12 +24,12 @@ _SUFFIX = ".json"
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Name:
-    """A name, its root descriptor, the repository from which the image was fetched, and the time at which it was recorded.
+    """A recorded image: its name, root descriptor, source repository and time of recording.
 
     `platforms` are the wanted platforms of an index; the manifests of other platforms may be missing. None means every
     platform.
-    With `lacks_attestations`, the attestation manifests of the wanted platforms may be missing, too: an archive has none.
-    `referrers` are manifests that refer to the root, to manifests below it, or to one another.
+    With `lacks_attestations`, attestation manifests may be missing even for the wanted platforms, as after an import.
+    `referrers` are manifests with the root, a manifest below the root, or another referrer as subject.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Name:
 
     @property
     def roots(self) -> tuple[Descriptor, ...]:
-        """The roots of the content that this name needs."""
+        """The roots of the content of this name."""
         return (self.descriptor, *(referrer.descriptor for referrer in self.referrers))
 
     @property
@@ -194,7 +194,7 @@ class Names:
         return sorted(known, key=lambda record: record.name), sorted(damaged, key=str)
 
     def load_cache(self) -> None:
-        """Load the records that the last `save_cache` of any process stored, so that `read` parses only newer records."""
+        """Load the records stored by the last `save_cache` of any process, so that `read` parses only newer records."""
         try:
             document = fields.parse_object(self._backend.fs.cat_file(self._layout.index_names), at="names")
             found = {

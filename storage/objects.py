@@ -29,7 +29,7 @@ _CONCURRENCY = 10
 
 
 class UploadAbortedError(OSError):
-    """Another process, such as gc or a lifecycle rule, aborted the upload; its data is lost."""
+    """Another process, for example gc or a lifecycle rule, aborted the upload. The data is lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +79,7 @@ class ObjectApi(Protocol):
 
 
 class ConditionalWrites(Protocol):
-    """Writes that succeed only if no other process has changed the object."""
+    """Writes with the condition that no other process has changed the object."""
 
     def read(self, path: str) -> tuple[bytes, str]:
         """Return the content of an object and its version.
@@ -89,7 +89,7 @@ class ConditionalWrites(Protocol):
         """
 
     def write(self, path: str, data: bytes, version: str | None, /) -> bool:
-        """Write an object that still has this version, or create it if `version` is None. Return False after a conflict.
+        """Write an object of this version, or create the object if `version` is None. Return False after a conflict.
 
         Raises:
             NoConditionsError: the service has no conditional writes.
@@ -108,7 +108,7 @@ class MemoryConditionalWrites:
         return content, str(Digest.of(content))
 
     def write(self, path: str, data: bytes, version: str | None) -> bool:
-        """Write an object that still has this version, or create it if `version` is None. Return False after a conflict."""
+        """Write an object of this version, or create the object if `version` is None. Return False after a conflict."""
         with _MEMORY_LOCK:
             try:
                 found = self.read(path)[1]
@@ -166,7 +166,7 @@ class Objects:
 
     @contextmanager
     def hold_lock(self, path: str, *, shared: bool, make: bool = False) -> Iterator[None]:  # noqa: ARG002
-        """Do nothing: object stores have no locks. Conditional writes and markers (`storage.sweeps`) replace them."""
+        """Do nothing: object stores have no locks. Conditional writes and markers (`storage.sweeps`) take their place."""
         yield
 
     def read_versioned(self, path: str) -> tuple[bytes | None, str | None]:
@@ -177,7 +177,7 @@ class Objects:
             return None, None
 
     def replace(self, path: str, data: bytes, version: str | None) -> bool:
-        """Replace a small object that still has this version; see `storage.backend.Backend`."""
+        """Replace a small object of this version; see `storage.backend.Backend`."""
         if self._conditional:
             with suppress(NoConditionsError), self._in_bucket():
                 return self._conditional.write(path, data, version) or self.read_versioned(path)[0] == data
@@ -218,7 +218,7 @@ class Objects:
         return self._api.list_unfinished(prefix) if self._api else iter(())
 
     def sweep(self, prefix: str, before: datetime, *, dry_run: bool) -> Iterator[str]:
-        """Abort the uploads below `prefix` that received no data since `before`, and yield their paths."""
+        """Abort the uploads below `prefix` without new data since `before`, and yield the paths."""
         for found in self._api.list_unfinished(prefix, before=before) if self._api else ():
             if self._api and not dry_run:
                 self._api.abort(found.path, found.upload)
@@ -234,7 +234,7 @@ def warn_of_lost_changes(url: str) -> None:
 
 
 class _SingleRequest:
-    """An upload of content that is small enough for one request, which is atomic."""
+    """An upload of content in a single request, which is atomic."""
 
     def __init__(self, fs: Any, path: str) -> None:
         self._fs, self._path = fs, path

@@ -54,7 +54,7 @@ def refuse_secrets(options: Mapping[str, Any], *, at: str = "") -> None:
     """Check that no option is a secret.
 
     Raises:
-        InvalidInput: an option may be a secret; the message contains its name but not its value.
+        InvalidInput: an option may be a secret. The message contains the name, not the value.
     """
     for name, value in options.items():
         if is_secret(name, value) or (isinstance(value, list) and _has_secret(value)):
@@ -96,7 +96,7 @@ def refuse_flat(options: Mapping[str, Any]) -> None:
     """Check that options with nested options, such as fsspec's `client_kwargs`, do not have a single value.
 
     Raises:
-        InvalidInput: such an option has a single value; the message contains its name but not its value.
+        InvalidInput: such an option has a single value. The message contains the name, not the value.
     """
     for name, value in options.items():
         if name.endswith("_kwargs") and not isinstance(value, Mapping):

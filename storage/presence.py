@@ -1,4 +1,4 @@
-"""The presence of images in a store: the descriptors below a root that are present, and those that are missing."""
+"""The presence of images in a store: the present and the missing descriptors below a root."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ class Presence:
 
     @property
     def shortage(self) -> str:
-        """The number of missing descriptors and the first of them, as one line."""
+        """The number of missing descriptors and the first missing descriptors, as one line."""
         some = ", ".join(map(str, self.missing[:_LISTED]))
         return f"{format_count(len(self.missing), 'descriptor')} missing in the store ({some})"
 
@@ -43,13 +43,13 @@ class Presence:
 def check(store: ContentStore, *roots: Descriptor, children: Children) -> Presence:
     """Return the presence of the content below `roots`. `children` selects the children of each descriptor.
 
-    The descriptors of a level are looked up concurrently, which on an object store takes little longer than one look-up.
-    Therefore this function does not use `walk_tree`, which visits one descriptor after another.
+    The descriptors of a level are looked up concurrently. On an object store, a level takes little longer than one look-up,
+    while `walk_tree` would look up one descriptor after another.
 
     Raises:
         Corrupt: a blob has another size than its descriptor, or the bytes of a manifest do not match its digest.
         InvalidInput, Unsupported: a manifest cannot be parsed.
-        NotFound: an index has no manifest for the platforms that `children` selects.
+        NotFound: an index has no manifest for the platforms selected by `children`.
     """
     seen = set[object]()
     present, missing = list[Descriptor](), list[Descriptor]()

@@ -34,13 +34,13 @@ def assuming_session(
     region: str | None,
     config: Mapping[str, Any],
 ) -> AioSession:
-    """Return a session whose credentials are those of a role. Nothing is requested before the first use.
+    """Return a session with the credentials of a role. The first use of the session requests the credentials.
 
-    `role` has the parameters of the AssumeRole request. The request is signed with `key` and `secret`, or without them with the
-    credentials of the profile or the environment. `region` and `config` configure the STS client.
+    `role` has the parameters of the AssumeRole request. `key` and `secret` sign the request, or without them the credentials of
+    the profile or the environment. `region` and `config` configure the STS client.
 
     Raises:
-        InvalidInput: no RoleArn, a role that needs an MFA code, or a key without its secret.
+        InvalidInput: no RoleArn, a role with an MFA code, or a key without a secret.
     """
     arn = role.get("RoleArn")
     if not arn:

@@ -1,7 +1,8 @@
-"""Uploads in parts to S3, through s3fs's own client.
+"""Multipart uploads, conditional writes and other operations of S3, through the client of s3fs.
 
-A file of s3fs that is opened with `autocommit=False` would do this, too, but not go on after an error: what a write that failed
-took is sent twice or not at all (docs/dev/adr/0005). Here bytes are taken first and sent afterwards, as often as that takes.
+A file of s3fs with `autocommit=False` would also upload parts, but could not continue after an error: the data of a failed
+write would be sent twice or not at all (docs/dev/adr/0005-ingests-are-files-or-uploads.md). An upload of this module first
+buffers data and then sends complete parts, repeatedly if necessary.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,9 +46,10 @@ def default_options() -> dict[str, Any]:
 
 
 def apply_role(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of s3fs with a session that assumes the role in `assume_role`, if there is one.
+    """Return the options of s3fs, with a session for the role if `assume_role` is set.
 
-    As in prefect-aws, the STS client has the region of the S3 client, and none of its other options, such as `endpoint_url`.
+    As in prefect-aws, the STS client uses the region of the S3 client, but none of the S3 client's other options, such as
+    `endpoint_url`.
 
     Raises:
         InvalidInput: the role cannot be assumed with these options.
@@ -89,7 +91,7 @@ def connect(fs: Any) -> Any:
 
 
 def part_bytes(size: int | None) -> int:
-    """Return the part size for an object of `size` bytes (None if unknown) that keeps the number of parts within S3's limit."""
+    """Return the part size for an object of `size` bytes, None if unknown. The number of parts stays within S3's limit."""
     return _PART_BYTES_UNKNOWN if size is None else max(MIN_PART_BYTES, -(-size // _MAX_PARTS))
 
 
@@ -134,7 +136,7 @@ class S3Api:
             asked |= {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer.get("NextUploadIdMarker", "")}
 
     def _upload_progress(self, path: str, upload: str, started: datetime) -> tuple[int, datetime]:
-        """Return the number of bytes that an upload has received, and the time of its last part."""
+        """Return the number of received bytes of an upload, and the time of the last part."""
         bucket, _, key = path.partition("/")
         asked: dict[str, Any] = {"Bucket": bucket, "Key": key, "UploadId": upload}
         size, updated = 0, started

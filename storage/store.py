@@ -1,4 +1,4 @@
-"""The content store: blobs, ingests, names and leases at one location, on any file system that `storage.backend` lists."""
+"""The content store: blobs, ingests, names and leases at one location, on a file system supported by `storage.backend`."""
 
 import logging
 import threading
@@ -56,7 +56,7 @@ class ContentStore:
 
     @property
     def can_exclude_gc(self) -> bool:
-        """True if gc and runs exclude each other. They do not on a disk whose locks only one machine sees."""
+        """True if gc and runs exclude each other, False on a disk with locks that only one machine sees."""
         return self._backend.can_exclude_gc
 
     def each(self, look: Callable[[T], R], things: Iterable[T]) -> list[R]:
@@ -67,7 +67,7 @@ class ContentStore:
         return self._backend.each(look, things)
 
     def prepare(self) -> None:
-        """Create the store if it does not exist, and check that it is writable.
+        """Create the store if necessary, and check that the store is writable.
 
         Raises:
             InvalidInput, Denied, StoreFull, Unavailable: the store cannot be created or written.
@@ -221,15 +221,15 @@ class ContentStore:
         return self._sweeps.exclude_gc()
 
     def begin_sweep(self) -> AbstractContextManager[Sweep]:
-        """Begin a sweep, which may remove content during this block. `exclude_gc` blocks wait until it ends."""
+        """Begin a sweep, which may remove content during this block. `exclude_gc` blocks wait until the sweep ends."""
         return self._sweeps.begin_sweep()
 
     def clock(self) -> datetime:
-        """Return the current time of the clock that sets the modification times of this store."""
+        """Return the current time of the clock behind the modification times in this store."""
         return self._sweeps.clock()
 
     def sweep_leftovers(self, now: datetime, before: datetime, *, dry_run: bool) -> Iterator[str]:
-        """Remove ingests and temporary files of dead processes that were not touched since `before`, and yield their paths."""
+        """Remove ingests and temporary files of dead processes that were not touched since `before`, and yield the paths."""
         yield from self._ingests.sweep(before, dry_run=dry_run)
         yield from self.leases.sweep(now=now, dry_run=dry_run)
         before = min(before, now - _TEMPORARY_LIFE)
@@ -245,12 +245,12 @@ class ContentStore:
         return [entry["name"] for entry in entries if entry["name"].endswith(TEMPORARY) and modification_time(entry) < before]
 
     def update_index(self) -> None:
-        """Update `index.json`, which other tools read, to the current names."""
+        """Update `index.json` to the current names, for other tools."""
         self._create()
         index.update(self._backend, self._layout, self.names)
 
     def close(self) -> None:
-        """Discard uncommitted uploads, which cannot be resumed by another process."""
+        """Discard uncommitted uploads, since no process could resume them."""
         self._ingests.close()
 
     def __enter__(self) -> Self:

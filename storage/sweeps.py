@@ -1,11 +1,11 @@
 """Mutual exclusion of gc and runs: gc removes no content that a run has just found.
 
-On a disk, a lock excludes gc: runs share the lock while they look up content, and gc holds it while it removes a batch.
+On a disk, a lock excludes gc: runs share the lock while they look up content, and gc holds the lock while it removes a batch.
 
-Object stores have no locks, but every process sees immediately what another process has written. There, gc writes a marker,
-reads names and leases, removes one batch of unneeded content, and removes the marker. A run records a lease, waits until the
-markers that it sees are gone, and only then looks up content. So either gc sees the lease, or the run looks after the removal
-and finds only the remaining content.
+Object stores have no locks, but every process sees the writes of other processes immediately. On an object store, gc writes a
+marker, reads names and leases, removes one batch of unneeded content, and removes the marker. A run records a lease, waits
+until the markers of that moment are gone, and only then looks up content. So either gc sees the lease, or the run looks after
+the removal and finds only the remaining content.
 
 A marker expires after six minutes, by the clock of the store. gc removes nothing later than one minute after writing a marker.
 """
@@ -87,7 +87,7 @@ class Sweeps:
             yield sweep
 
     def clock(self) -> datetime:
-        """Return the current time of the clock that sets the modification times of this store."""
+        """Return the current time of the clock behind the modification times in this store."""
         path = f"{self._layout.root}/clock.{uuid.uuid4().hex}{TEMPORARY}"
         with self._backend.translate_errors(f"store {self._layout.url}"):
             self._backend.put(path, b"")

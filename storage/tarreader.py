@@ -175,7 +175,7 @@ class _HeaderReader:
         return records, sparse
 
     def _complete(self, header: tarfile.TarInfo, extensions: _Extensions, block: bytes) -> None:
-        """Apply the extensions to the header that follows them, and compute the end of its content."""
+        """Apply the extensions to a header, and compute the end of its content."""
         records = extensions.records
         header.pax_headers = records
         name = extensions.name or records.get("GNU.sparse.name") or records.get("path")

@@ -1,11 +1,11 @@
-"""Ingests on an object store: uploads to the path of the blob, which become visible only after size and digest are verified.
+"""Ingests on an object store: uploads to the path of the blob, invisible until size and digest are verified.
 
 Object stores can neither append nor rename, and uncommitted data cannot be read back. So an ingest lives only as long as its
-process: another writer of the same store object resumes it, and another process starts over. Two machines may upload the same
-blob at once, since both commit the same bytes.
+process: a later writer of the same store object resumes the ingest, and a new process starts over. Two machines may upload the
+same blob at once, since both commit the same bytes.
 
-If no digest was declared, the path of the blob is unknown. Such content is uploaded to a path in `ingest/` that is unique to
-this process, and the object store then copies it.
+Without a declared digest, the path of the blob is unknown. Such content is uploaded to a path in `ingest/` that is unique to
+this process, and the object store then copies the content to the path of the blob.
 """
 
 import logging
@@ -157,7 +157,7 @@ class UploadIngests:
         self._process = uuid.uuid4().hex
 
     def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> UploadWriter:
-        """Begin the ingest `ref`, or resume it if an earlier writer of this store object began it."""
+        """Begin the ingest `ref`, or resume the ingest of an earlier writer of this store object."""
         if not ref:
             raise InvalidInput("ingest: expected a ref, got an empty text")
         declared = Declaration(ref=ref, total=total, expected=expected, started=datetime.now(UTC))
@@ -181,9 +181,9 @@ class UploadIngests:
         return ingest.declaration.status(ingest.verifier.offset, ingest.updated)
 
     def active(self) -> Iterator[Status]:
-        """Yield the ingests of this store object, and the uploads of other processes if the service lists them.
+        """Yield the ingests of this store object, and the uploads of other processes if the service lists uploads.
 
-        An upload of another process has no ref. Its status has the path in the store as ref.
+        An upload of another process has no ref. The path in the store takes the place of the ref.
         """
         with self._guard:
             own = {ingest.path: ref for ref, ingest in self._ingests.items()}
@@ -196,14 +196,14 @@ class UploadIngests:
                     yield self._status(found)
 
     def sweep(self, before: datetime, *, dry_run: bool) -> Iterator[str]:
-        """Abort uploads of other processes that received no data since `before`, or for 24 hours if `before` is later."""
+        """Abort uploads of other processes without new data since `before`, or for 24 hours if `before` is later."""
         before = min(before, datetime.now(UTC) - _UPLOAD_LIFE)
         with self._objects.translate_errors("ingests"):
             yield from self._objects.sweep(self._layout.root, before, dry_run=dry_run)
             yield from self._sweep_aside(before, dry_run=dry_run)
 
     def close(self) -> None:
-        """Discard uncommitted uploads, which no other process could resume."""
+        """Discard uncommitted uploads, since no process could resume them."""
         with self._guard:
             ingests = list(self._ingests.values())
             self._ingests.clear()

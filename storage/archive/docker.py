@@ -57,7 +57,7 @@ def build_manifest(store: ContentStore, received: Received, item: fields.Json, *
 
 
 def _image_parts(store: ContentStore, descriptor: Descriptor) -> tuple[Descriptor, ...]:
-    """Return the config and layers of an image; an empty tuple for other content, such as an attestation."""
+    """Return the config and layers of an image; an empty tuple for other content, for example an attestation."""
     if descriptor.kind != "manifest":
         return ()
     configured, *layers = manifest.children(store.manifest(descriptor), descriptor.media_type, at=str(descriptor))

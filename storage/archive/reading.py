@@ -32,9 +32,9 @@ class Imported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ListedImage:
-    """An image in a list of the archive. `root` returns its manifest, which may have to be created first.
+    """An image in a list of the archive. `root` returns the manifest, which may have to be created first.
 
-    `entry` is its descriptor in `index.json`, None in Docker's list.
+    `entry` is the descriptor in `index.json`, None for an image in Docker's list.
     """
 
     at: str
@@ -79,7 +79,7 @@ def import_images(store: ContentStore, file: IO[bytes], *, source: str, name: st
 
 
 def _list_images(store: ContentStore, received: Received) -> list[_ListedImage]:
-    """Return the images of the archive, from `index.json` if it has one, else from Docker's list."""
+    """Return the images of the archive, from `index.json`, or without this file from Docker's list."""
     if (raw := received.lists.get(layout.INDEX)) is not None:
         at = f"{received.source}: {layout.INDEX}"
         roots = manifest.children(raw, mediatypes.OCI_INDEX, at=at)

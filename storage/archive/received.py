@@ -63,8 +63,8 @@ def receive(store: ContentStore, file: IO[bytes], *, source: str, lease: Lease) 
     """Read a stream to its end and store each file that may belong to an image. Digests in names are verified.
 
     Raises:
-        InvalidInput: not a tar stream, a list of images that is too large, or an entry that occurs twice.
-        Corrupt: a damaged stream, or content that does not match the digest in its name.
+        InvalidInput: not a tar stream, a list of images beyond the size limit, or an entry that occurs twice.
+        Corrupt: a damaged stream, or content with another digest than its name.
         StoreFull, Denied, Unavailable: the store or the stream. Complete blobs stay in the store.
     """
     received = Received(source=source, lease=lease)

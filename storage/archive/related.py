@@ -1,8 +1,8 @@
 """Referrers of images in an archive: manifests with a `subject`, and manifests under cosign's digest tags.
 
-`index.json` lists them as tags in the repository of their image. A fallback index, under the fallback tag `sha256-<hex>`, lists
-the manifests whose subject has this digest (distribution-spec 1.1, "Referrers Tag Schema"). Cosign's manifests have their own
-digest tags.
+`index.json` lists both as tags in the repository of their image. A fallback index, under the fallback tag `sha256-<hex>`, lists
+the manifests whose subject has this digest (distribution-spec 1.1, "Referrers Tag Schema"). Cosign's manifests have digest
+tags.
 
 An export writes these tags (`tagged_manifests`). An import finds the referrers of each image again (`RelatedManifests`).
 """
@@ -74,10 +74,10 @@ def _fallback_index(called: str, entries: dict[Digest, Descriptor]) -> TaggedMan
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _ReferrerCandidate:
-    """A manifest that may refer to an image.
+    """A possible referrer of an image.
 
-    `root` is the digest of its entry in `index.json`. `repositories` are the repositories in which `index.json` lists this
-    entry, where None means any repository. The candidates of one entry share this set.
+    `root` is the digest of the candidate's entry in `index.json`. `repositories` are the repositories of the entry, with None
+    for any repository. The candidates of one entry share the set.
     """
 
     referrer: Referrer
@@ -91,14 +91,20 @@ class ReferrersBeyondLimits(InvalidInput):
 
 @dataclass(slots=True)
 class RelatedManifests:
-    """The manifests of an archive that refer to other manifests. A manifest that no image claims is imported as an image."""
+    """The possible referrers in an archive. Manifests that no image claims are imported as images.
+
+    `of` finds the candidates by the tag of each entry in `index.json`: a digest tag leads to the entry itself, a fallback tag
+    to the manifests in the fallback index, and an entry without a tag is a candidate if it has a subject. `claim` collects the
+    candidates of one image, and follows their own referrers.
+    """
 
     _store: ContentStore
     _children: Children
     _by_subject: dict[Digest, list[_ReferrerCandidate]] = field(default_factory=dict)
     _roots: set[Descriptor] = field(default_factory=set)
     _claimed: set[Digest] = field(default_factory=set)
-    # By the digest of an entry and the kind of its tag: the repositories of such entries; None if they lead to no referrer.
+    # The repositories of an entry, by its digest and the kind of its tag ("manifest" for no tag, "listing" for a fallback tag,
+    # or the digest tag itself); None if the entry leads to no candidate.
     _repositories: dict[tuple[Digest, str], set[str | None] | None] = field(default_factory=dict)
     _described: dict[object, tuple[Digest, Descriptor] | None] = field(default_factory=dict)
     _completeness: dict[object, bool] = field(default_factory=dict)
@@ -135,7 +141,7 @@ class RelatedManifests:
         return root.digest in self._claimed
 
     def claim(self, root: Descriptor, *, name: str) -> tuple[Referrer, ...]:
-        """Return the referrers of an image, of the manifests below it, and of these referrers, sorted by digest.
+        """Return the direct and indirect referrers of an image and of the manifests below it, sorted by digest.
 
         An incomplete referrer is left out with a warning.
 
@@ -167,7 +173,11 @@ class RelatedManifests:
         return tuple(found[digest] for digest in sorted(found, key=str))
 
     def _add(self, root: Descriptor) -> bool:
-        """Add the candidates that an entry of `index.json` leads to. Return True if there are any."""
+        """Add the candidates from an entry of `index.json`. Return True if the entry leads to candidates.
+
+        Tags lead only to referrers of images in the same repository. An entry without a tag may refer to an image in any
+        repository.
+        """
         repository, tag = layout.repository_and_tag(root)
         is_cosign = tag is not None and cosign_subject(tag) is not None
         kind = tag if tag is not None and is_cosign else "listing" if tag is not None and is_fallback_tag(tag) else "manifest"
@@ -194,7 +204,7 @@ class RelatedManifests:
         return True
 
     def _read(self, root: Descriptor, tag: str | None, kind: str) -> list[tuple[Digest, Referrer]]:
-        """Return the referrers that an entry of `index.json` leads to, each with the digest of its subject."""
+        """Return the referrers from an entry of `index.json`, each with the digest of the subject."""
         bare = replace(root, annotations=tuple(pair for pair in root.annotations if pair[0] not in layout.NAMES))
         if tag is not None and (subject := cosign_subject(tag)) is not None:
             return [(subject, Referrer(bare, tag))]

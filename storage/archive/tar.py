@@ -121,9 +121,9 @@ def _damage(source: str, cause: Exception) -> Corrupt:
 
 
 class _Input(io.RawIOBase):
-    """The bytes of an archive as a file. `magic` has the first bytes, which are read again afterwards.
+    """The bytes of an archive as a file. `magic` has the first bytes, which `read` returns again.
 
-    Errors of the file are translated here. So an OSError that a decompressor raises is its own.
+    Errors of the file are translated here, so a later OSError can only come from a decompressor.
     """
 
     def __init__(self, file: IO[bytes], source: str) -> None:

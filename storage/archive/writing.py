@@ -1,8 +1,7 @@
-"""Export: writes images of a store as one tar stream, an image layout that other tools read (image-spec 1.1, image-layout.md).
+"""Export: writes images of a store as one tar stream, an image layout for other tools (image-spec 1.1, image-layout.md).
 
-`index.json` lists each image under its name, for skopeo's `oci-archive:FILE:NAME` and for containerd. Images of one platform
-are also listed in Docker's `manifest.json`, for `docker load` and skopeo's `docker-archive:FILE:NAME`. That list cannot contain
-referrers.
+`index.json` lists each image under its name, for skopeo's `oci-archive:FILE:NAME` and for containerd. Docker's `manifest.json`
+also lists the images of one platform, for `docker load` and skopeo's `docker-archive:FILE:NAME`, but cannot list referrers.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,15 +19,15 @@ _Image = tuple[Name, Sequence[Descriptor]]
 
 
 def export_images(store: ContentStore, names: Iterable[str], file: IO[bytes]) -> tuple[Name, ...]:
-    """Write images and their referrers to `file`, which need not be seekable, and return their names.
+    """Write images and their referrers to `file`, which need not be seekable, and return the names.
 
-    Equal content gives equal bytes. The archive has each blob of the images once, verified while it is written, and the
-    fallback indexes by which importers find referrers. `storage.presence.present_children` defines which images are complete:
-    the missing manifests of an index are left out.
+    Equal content gives equal bytes. The archive contains each blob of the images once, verified during the export, and the
+    fallback indexes for referrers. `storage.presence.present_children` defines complete images: missing manifests of an index
+    are left out.
 
     Raises:
         NotFound: an unknown name, or missing content of an image or referrer; nothing has been written.
-        InvalidInput: so many names that no importer would read the list; nothing has been written.
+        InvalidInput: too many names, so that no importer would read the list; nothing has been written.
         Corrupt: a blob does not match its digest; the written archive is useless.
         OSError: an error of `file`.
     """

@@ -54,9 +54,9 @@ class _CheckedImage:
 def unpack(store: ContentStore, root: Descriptor, directory: Path, *, platform: Platform) -> Unpacked:
     """Create `directory` with the root file system of an image. In an index, the image that matches `platform` best is used.
 
-    `directory` must be missing or empty. It appears at the end: complete, durable, and with all digests and diff IDs verified.
-    Before that, and after an error, it does not exist. As root, files get the owners and devices of the image; as another user,
-    they belong to that user.
+    `directory` must be missing or empty. The directory appears at the end: complete, durable, and with every digest and diff ID
+    verified. Before the end, and after an error, nothing appears. As root, files get the owners and devices of the image; as
+    another user, they belong to the user.
 
     Raises:
         InvalidInput: `directory` has files or is a mount point, or the image has an impossible entry.
@@ -89,7 +89,7 @@ def unpack(store: ContentStore, root: Descriptor, directory: Path, *, platform: 
 def _select_manifest(store: ContentStore, root: Descriptor, platform: Platform) -> Descriptor:
     """Return `root`, or the first manifest below an index that matches the platform best.
 
-    Several manifests may match equally, such as those of several Windows versions.
+    Several manifests may match equally, for example several versions of Windows.
     """
     if root.kind != "index":
         return root

@@ -1,7 +1,8 @@
-"""Layers as streams of uncompressed bytes that are verified while they are read (image-spec 1.1, layer.md and config.md).
+"""Layers as streams of uncompressed bytes, verified during reading (image-spec 1.1, layer.md and config.md).
 
-A layer has two digests: that of its blob, in the manifest, and that of its uncompressed bytes, the diff ID, in the config. Both
-cover every byte, including bytes after the end of the tar archive. `storage.unpack.entries` parses the bytes.
+A layer has two digests: the digest of its blob, in the manifest, and the digest of its uncompressed bytes, the diff ID, in the
+config. Both digests cover every byte, including bytes after the end of the tar archive. `storage.unpack.entries` parses the
+bytes.
 """
 
 import gzip

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 
 class NameNode:
-    """A name in a tree, with the state of its directory: True if lower layers are cleared from it, and its final mode."""
+    """A name in a tree, with the state of its directory: whether lower layers are cleared from it, and its final mode."""
 
     __slots__ = ("children", "is_cleared", "mode")
 

@@ -1,10 +1,10 @@
-"""Applies layers in order to a directory, which becomes a root file system (image-spec 1.1, layer.md, "Applying Changesets").
+"""Applies layers in order to a directory and so builds a root file system (image-spec 1.1, layer.md, "Applying Changesets").
 
 This module decides which files an entry replaces, which files a whiteout hides, and which attributes an inode gets.
-`storage.unpack.tree` guarantees that nothing outside of the root is touched.
+`storage.unpack.tree` confines every change to the root.
 
-Three rules follow umoci. A parent directory that no layer describes belongs to root and has mode 0755. A directory keeps the
-times of its entry when files are added. An empty file replaces a device that cannot be created.
+Three rules follow umoci. A parent directory without an entry belongs to root and has mode 0755. A directory keeps the times of
+its entry when files are added. An empty file replaces a device if the device cannot be created.
 """
 
 import logging
@@ -34,7 +34,7 @@ _UNDESCRIBED, _UNDESCRIBED_EARNED = 100_000, 4
 
 
 class Rootfs:
-    """Turns an empty directory, open as `root`, into a root file system. No other process may work in it meanwhile.
+    """Turns an empty directory, open as `root`, into a root file system. No other process may change the directory meanwhile.
 
     Until `finish`, the owner may enter and change every directory, and other users cannot enter the root.
     """
@@ -63,7 +63,7 @@ class Rootfs:
                 self._apply(entry, layer)
 
     def finish(self) -> None:
-        """Set the final modes of directories."""
+        """Set the final modes of directories, subdirectories before their parents."""
         with translate_errors("modes of directories"), Cursor(self._root) as here:
             pending = [list(self._modes.children.items())]
             while pending:
@@ -77,7 +77,7 @@ class Rootfs:
                 self._leave_with_mode(here)
 
     def _leave_with_mode(self, here: Cursor) -> None:
-        """Leave a directory, then set its mode. The mode may forbid leaving the directory or entering its subdirectories."""
+        """Leave a directory, then set its mode. The mode may forbid leaving the directory or entering subdirectories."""
         node = self._modes.find(here.path)
         if not here.path:
             os.chmod(self._root, _OWNER_MAY_ALL if node is None or node.mode is None else node.mode)  # noqa: PTH101 - a handle
@@ -198,9 +198,9 @@ class Rootfs:
                     here.leave()
 
     def _clear_directory(self, here: Cursor, node: NameNode | None) -> list[tuple[bytes, NameNode]]:
-        """Remove the files of lower layers in one directory, and return its subdirectories that must be cleared, too.
+        """Remove the files of lower layers in one directory, and return the subdirectories that must be cleared, too.
 
-        A directory of the current layer is cleared only once, since no files of lower layers can appear in it later.
+        A directory of the current layer is cleared only once, since files of lower layers cannot appear later.
         """
         uncleared: list[tuple[bytes, NameNode]] = []
         if node is not None and node.is_cleared:
@@ -217,7 +217,7 @@ class Rootfs:
         return uncleared
 
     def _remove(self, here: Cursor, name: bytes) -> None:
-        """Remove the file with this name, and the remembered modes at and below it."""
+        """Remove a file by name, and the remembered modes of the file and below."""
         remove(name, within=here.handle)
         self._modes.drop((*here.path, name))
 
@@ -233,7 +233,7 @@ class Rootfs:
         self._inodes.restore(handle, attributes, mode=None if kind == "symlink" else mode)
 
     def _interim_mode(self, mode: int, *, path: TreePath) -> int:
-        """Return the mode that a directory has until `finish`, and remember its final mode if that differs."""
+        """Return the mode of a directory until `finish`, and remember the final mode if it differs."""
         if path and mode & _OWNER_MAY_ALL == _OWNER_MAY_ALL:
             if (node := self._modes.find(path)) is not None:
                 node.mode = None
@@ -248,7 +248,7 @@ def _is_aufs_metadata(name: bytes, parents: Iterable[bytes]) -> bool:
 
 @contextmanager
 def _name_entry_in_errors(what: str) -> Iterator[None]:
-    """Add the entry and its layer to the messages of errors in this block."""
+    """Add the entry and the layer to the messages of errors in this block."""
     with translate_errors(what):
         try:
             yield

@@ -1,8 +1,8 @@
-"""Work inside a directory tree such that no symbolic link leads out of its root.
+"""Changes files in a directory tree without following a symbolic link out of the root.
 
-Each step goes from an open directory to one name in it without following links (openat(2) with O_NOFOLLOW). This module reads
-links and walks their targets itself: absolute targets start at the root of the tree, and `..` at the root stays there, as after
-chroot(2). This guarantee holds while no other process changes the tree.
+Each step opens one name in an open directory and follows no link (openat(2) with O_NOFOLLOW). This module reads links and walks
+their targets step by step: an absolute target starts at the root of the tree, and `..` at the root stays at the root, as after
+chroot(2). The guarantee holds while no other process changes the tree.
 """
 
 import ctypes
@@ -145,14 +145,14 @@ def unchanged_times(directory: int) -> Iterator[None]:
 def sync(directory: int) -> None:
     """Make the whole file system of an open directory durable (syncfs(2)).
 
-    This is one call, where fsync would need one call per file. Python has only os.sync, which waits for every disk.
+    syncfs needs one call, fsync one call per file. Python only has os.sync, which waits for every disk.
     """
     if _LIBC.syncfs(directory) != 0:
         raise OSError(error := ctypes.get_errno(), os.strerror(error))
 
 
 def remove(name: bytes, *, within: int) -> None:
-    """Remove a name in an open directory with everything below it. Links are not followed, and permissions do not prevent it.
+    """Remove a name in an open directory with everything below it, regardless of permissions. Links are not followed.
 
     Raises:
         FileNotFoundError: the name is missing.
