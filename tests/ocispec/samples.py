@@ -52,7 +52,7 @@ def descriptors(draw: st.DrawFn) -> Descriptor:
     )
 
 
-def described(media_type: str = LAYER, name: str = "", *, platform: str | None = None) -> Descriptor:
+def make_descriptor(media_type: str = LAYER, name: str = "", *, platform: str | None = None) -> Descriptor:
     """Return a descriptor whose digest is that of `name`."""
     return Descriptor(
         media_type=media_type,

@@ -10,18 +10,18 @@ from prefect_dist.ocispec import Descriptor, Digest, Platform, mediatypes
 from prefect_dist.ocispec.children import Children, children_reader, filter_platforms, walk_tree
 from prefect_dist.ocispec.errors import Corrupt, InvalidInput, NotFound, Unsupported
 from tests import images
-from tests.ocispec.samples import described
+from tests.ocispec.samples import make_descriptor
 
-ROOT, A, B, C, A1, A2, B1 = (described(name=name) for name in ("root", "a", "b", "c", "a1", "a2", "b1"))
+ROOT, A, B, C, A1, A2, B1 = (make_descriptor(name=name) for name in ("root", "a", "b", "c", "a1", "a2", "b1"))
 TREE = {ROOT: [A, B, C], A: [A1, A2], B: [B1]}
 
-INDEX = described(mediatypes.OCI_INDEX)
+INDEX = make_descriptor(mediatypes.OCI_INDEX)
 AMD64, ARM64, ARM_V6, ARM_V7 = (
-    described(mediatypes.OCI_MANIFEST, name, platform=name)
+    make_descriptor(mediatypes.OCI_MANIFEST, name, platform=name)
     for name in ("linux/amd64", "linux/arm64", "linux/arm/v6", "linux/arm/v7")
 )
-ATTESTATION = described(mediatypes.OCI_MANIFEST, "attestation", platform="unknown/unknown")
-UNSAID = described(mediatypes.OCI_INDEX, "nested")
+ATTESTATION = make_descriptor(mediatypes.OCI_MANIFEST, "attestation", platform="unknown/unknown")
+UNSAID = make_descriptor(mediatypes.OCI_INDEX, "nested")
 LISTED = [ATTESTATION, AMD64, ARM64, ARM_V6, ARM_V7]
 
 
@@ -40,7 +40,7 @@ class Recorder:
         return self._tree.get(descriptor, [])
 
 
-def answering(*found: Descriptor) -> Children:
+def fixed_children(*found: Descriptor) -> Children:
     return lambda _: found
 
 
@@ -86,7 +86,7 @@ def test_a_walk_without_roots_yields_nothing() -> None:
 
 
 def test_a_deep_walk_does_not_recurse() -> None:
-    deep = [described(name=str(level)) for level in range(5000)]
+    deep = [make_descriptor(name=str(level)) for level in range(5000)]
     assert list(walk_tree(Recorder({parent: [child] for parent, child in pairwise(deep)}), deep[0])) == deep
 
 
@@ -107,12 +107,12 @@ def test_children_are_parsed_from_the_bytes_that_read_returns() -> None:
 
 @pytest.mark.parametrize("media_type", [images.OCI_LAYER, images.OCI_CONFIG, "text/plain", "application/vnd.in-toto+json"])
 def test_content_that_is_not_a_manifest_is_not_read(media_type: str) -> None:
-    assert children_reader(lambda _: pytest.fail("read"))(described(media_type)) == ()
+    assert children_reader(lambda _: pytest.fail("read"))(make_descriptor(media_type)) == ()
 
 
 def test_schema_1_is_refused_without_reading_it() -> None:
     with pytest.raises(Unsupported, match=r"^schema1 sha256:[0-9a-f]{64}: .*schema 1"):
-        children_reader(lambda _: pytest.fail("read"))(described(mediatypes.DOCKER_SCHEMA1_SIGNED))
+        children_reader(lambda _: pytest.fail("read"))(make_descriptor(mediatypes.DOCKER_SCHEMA1_SIGNED))
 
 
 def test_the_error_of_a_bad_manifest_names_its_descriptor() -> None:
@@ -134,62 +134,62 @@ def test_the_error_of_a_bad_manifest_names_its_descriptor() -> None:
 def test_the_filter_keeps_the_best_manifests_for_the_wanted_platforms(
     platforms: list[Platform] | None, chosen: list[Descriptor]
 ) -> None:
-    handler = filter_platforms(answering(*LISTED), platforms)
+    handler = filter_platforms(fixed_children(*LISTED), platforms)
     assert list(handler(INDEX)) == chosen
     assert list(handler(INDEX)) == chosen
 
 
-def attesting(about: Descriptor, *, platform: str = "unknown/unknown", kind: str = "attestation-manifest") -> Descriptor:
+def attestation_for(about: Descriptor, *, platform: str = "unknown/unknown", kind: str = "attestation-manifest") -> Descriptor:
     pairs = (("vnd.docker.reference.digest", str(about.digest)), ("vnd.docker.reference.type", kind))
-    return replace(described(mediatypes.OCI_MANIFEST, f"{about} {platform} {kind}", platform=platform), annotations=pairs)
+    return replace(make_descriptor(mediatypes.OCI_MANIFEST, f"{about} {platform} {kind}", platform=platform), annotations=pairs)
 
 
 def test_attestations_of_selected_platforms_are_kept_in_the_order_of_the_index() -> None:
-    first, second = attesting(AMD64), attesting(ARM64)
-    handler = filter_platforms(answering(second, AMD64, ARM64, first), wishes("linux/arm64"))
+    first, second = attestation_for(AMD64), attestation_for(ARM64)
+    handler = filter_platforms(fixed_children(second, AMD64, ARM64, first), wishes("linux/arm64"))
     assert list(handler(INDEX)) == [second, ARM64]
 
 
 @pytest.mark.parametrize(
     "odd",
-    [attesting(AMD64), attesting(ARM64, kind="other"), attesting(ARM64, platform="linux/amd64"), ATTESTATION],
+    [attestation_for(AMD64), attestation_for(ARM64, kind="other"), attestation_for(ARM64, platform="linux/amd64"), ATTESTATION],
     ids=["another platform", "another type", "a platform of its own", "no annotations"],
 )
 def test_attestations_of_other_platforms_are_left_out(odd: Descriptor) -> None:
-    assert list(filter_platforms(answering(odd, AMD64, ARM64), wishes("linux/arm64"))(INDEX)) == [ARM64]
+    assert list(filter_platforms(fixed_children(odd, AMD64, ARM64), wishes("linux/arm64"))(INDEX)) == [ARM64]
 
 
 def test_an_attestation_does_not_count_as_an_image_for_a_platform() -> None:
     with pytest.raises(NotFound):
-        filter_platforms(answering(attesting(AMD64)), wishes("linux/amd64"))(INDEX)
+        filter_platforms(fixed_children(attestation_for(AMD64)), wishes("linux/amd64"))(INDEX)
 
 
 def test_platforms_from_a_generator_apply_to_every_index() -> None:
-    handler = filter_platforms(answering(*LISTED), (platform for platform in wishes("linux/amd64")))
+    handler = filter_platforms(fixed_children(*LISTED), (platform for platform in wishes("linux/amd64")))
     assert [list(handler(INDEX)), list(handler(INDEX))] == [[AMD64], [AMD64]]
 
 
 def test_an_empty_list_of_platforms_selects_nothing() -> None:
     with pytest.raises(NotFound):
-        filter_platforms(answering(*LISTED), [])(INDEX)
+        filter_platforms(fixed_children(*LISTED), [])(INDEX)
 
 
 def test_a_manifest_without_a_platform_passes_the_filter() -> None:
-    assert list(filter_platforms(answering(UNSAID, AMD64), wishes("linux/s390x"))(INDEX)) == [UNSAID]
+    assert list(filter_platforms(fixed_children(UNSAID, AMD64), wishes("linux/s390x"))(INDEX)) == [UNSAID]
 
 
 def test_an_index_without_a_wanted_platform_is_an_error_that_lists_its_platforms() -> None:
     with pytest.raises(NotFound) as refusal:
-        filter_platforms(answering(ARM64, AMD64, AMD64, ATTESTATION), wishes("linux/s390x", "windows/amd64"))(INDEX)
+        filter_platforms(fixed_children(ARM64, AMD64, AMD64, ATTESTATION), wishes("linux/s390x", "windows/amd64"))(INDEX)
     assert str(refusal.value) == (
         f"{INDEX}: no manifest for linux/s390x, windows/amd64; the index has 'linux/amd64', 'linux/arm64', 'unknown/unknown'"
     )
 
 
 def test_the_error_lists_only_some_of_very_many_platforms() -> None:
-    many = [described(platform=f"linux/{number:04}{'x' * 1000}") for number in range(1000)]
+    many = [make_descriptor(platform=f"linux/{number:04}{'x' * 1000}") for number in range(1000)]
     with pytest.raises(NotFound) as refusal:
-        filter_platforms(answering(*many), wishes("linux/amd64"))(INDEX)
+        filter_platforms(fixed_children(*many), wishes("linux/amd64"))(INDEX)
     assert str(refusal.value).endswith(" and 980 more")
     assert len(str(refusal.value)) < 10_000
 
@@ -199,14 +199,14 @@ def test_a_platform_with_a_line_break_keeps_the_error_on_one_line() -> None:
         media_type=mediatypes.OCI_MANIFEST, digest=A.digest, size=1, platform=Platform(os="a\n\x1b[2J", architecture="b")
     )
     with pytest.raises(NotFound) as refusal:
-        filter_platforms(answering(odd), wishes("linux/amd64"))(INDEX)
+        filter_platforms(fixed_children(odd), wishes("linux/amd64"))(INDEX)
     assert str(refusal.value).isprintable()
 
 
-@pytest.mark.parametrize("descriptor", [AMD64, described(), described(mediatypes.OCI_ARTIFACT)])
+@pytest.mark.parametrize("descriptor", [AMD64, make_descriptor(), make_descriptor(mediatypes.OCI_ARTIFACT)])
 def test_only_indexes_are_filtered(descriptor: Descriptor) -> None:
-    assert list(filter_platforms(answering(*LISTED), wishes("linux/amd64"))(descriptor)) == LISTED
+    assert list(filter_platforms(fixed_children(*LISTED), wishes("linux/amd64"))(descriptor)) == LISTED
 
 
 def test_an_empty_index_passes_the_filter() -> None:
-    assert list(filter_platforms(answering(), wishes("linux/amd64"))(INDEX)) == []
+    assert list(filter_platforms(fixed_children(), wishes("linux/amd64"))(INDEX)) == []

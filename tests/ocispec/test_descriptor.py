@@ -10,7 +10,7 @@ from hypothesis import given
 
 from prefect_dist.ocispec import Descriptor, Digest, Platform, fields, mediatypes
 from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
-from tests.ocispec.samples import DIGEST, JSON, WRONG, described, descriptors, outcome, raw, written
+from tests.ocispec.samples import DIGEST, JSON, WRONG, descriptors, make_descriptor, outcome, raw, written
 
 FULL = written(
     urls=["https://example.com/a", "https://example.com/b"],
@@ -164,6 +164,6 @@ def test_the_key_of_content_does_not_depend_on_its_parent() -> None:
 
 
 def test_kind_and_str_of_a_descriptor() -> None:
-    index, layer = described(mediatypes.OCI_INDEX), described()
+    index, layer = make_descriptor(mediatypes.OCI_INDEX), make_descriptor()
     assert (index.kind, index.is_manifest, layer.kind, layer.is_manifest) == ("index", True, "layer", False)
     assert str(index) == f"index {index.digest}"

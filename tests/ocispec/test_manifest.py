@@ -111,7 +111,7 @@ NO_MANIFEST = [
 ]
 
 
-def filled(begin: bytes, piece: bytes, end: bytes) -> bytes:
+def fill_document(begin: bytes, piece: bytes, end: bytes) -> bytes:
     """Return a document that is filled with pieces up to the maximum size of a manifest."""
     pieces = piece * ((MAX_BYTES - len(begin) - len(end)) // len(piece))
     return begin + pieces.removesuffix(b",") + end
@@ -124,21 +124,24 @@ BOMBS = {
         b'{"manifests": ' + b"[" * 1000 + b"]" * 1000 + b"}",
         "m.manifests[0]: expected an object, got a list",
     ),
-    "deeper": (filled(b'{"manifests": ', b"[", b""), "m: not JSON ("),
-    "deep objects": (filled(b"", b'{"a":', b"1"), "m: not JSON ("),
-    "wide": (filled(b'{"manifests": [', b"[],", b"]}"), "m.manifests: expected at most 10000 entries, got 1398095"),
-    "wide beside": (filled(b'{"manifests": [], "else": [', b"[],", b"]}"), 0),
+    "deeper": (fill_document(b'{"manifests": ', b"[", b""), "m: not JSON ("),
+    "deep objects": (fill_document(b"", b'{"a":', b"1"), "m: not JSON ("),
+    "wide": (fill_document(b'{"manifests": [', b"[],", b"]}"), "m.manifests: expected at most 10000 entries, got 1398095"),
+    "wide in another field": (fill_document(b'{"manifests": [], "else": [', b"[],", b"]}"), 0),
     "entries": (
-        filled(b'{"manifests": [', _ENTRY % DIGEST.encode() + b",", b"]}"),
+        fill_document(b'{"manifests": [', _ENTRY % DIGEST.encode() + b",", b"]}"),
         "m.manifests: expected at most 10000 entries",
     ),
     "as many entries as may be": (b'{"manifests": [' + b", ".join([_ENTRY % DIGEST.encode()] * 10_000) + b"]}", 10_000),
-    "a long key": (filled(b'{"manifests": [], "', b"k", b'": 1}'), 0),
-    "a long type": (filled(b'{"manifests": [], "mediaType": "', b"t", b'"}'), "m.mediaType: expected the type of a manifest"),
-    "a long digest": (filled(b'{"manifests": [' + _ENTRY[:-4], b"d", b'"}]}'), "m.manifests[0].digest 'dddd"),
-    "a long number": (filled(b'{"manifests": [{"size": ', b"9", b"}]}"), "m: not JSON (number is infinity"),
+    "a long key": (fill_document(b'{"manifests": [], "', b"k", b'": 1}'), 0),
+    "a long type": (
+        fill_document(b'{"manifests": [], "mediaType": "', b"t", b'"}'),
+        "m.mediaType: expected the type of a manifest",
+    ),
+    "a long digest": (fill_document(b'{"manifests": [' + _ENTRY[:-4], b"d", b'"}]}'), "m.manifests[0].digest 'dddd"),
+    "a long number": (fill_document(b'{"manifests": [{"size": ', b"9", b"}]}"), "m: not JSON (number is infinity"),
     "a long annotation": (
-        filled(b'{"manifests": [' + _ENTRY[:-1] % DIGEST.encode() + b', "annotations": {"', b"k", b'": 1}}]}'),
+        fill_document(b'{"manifests": [' + _ENTRY[:-1] % DIGEST.encode() + b', "annotations": {"', b"k", b'": 1}}]}'),
         "m.manifests[0].annotations['kkkk",
     ),
 }
@@ -159,7 +162,7 @@ def places(document: Any) -> Iterator[tuple[str | int, ...]]:
         yield from ((key, *path) for path in places(value))
 
 
-def replaced(document: Any, path: tuple[str | int, ...], value: object) -> Any:
+def replace_value(document: Any, path: tuple[str | int, ...], value: object) -> Any:
     """Return a copy of a document with one value replaced."""
     changed = json.loads(json.dumps(document))
     at = changed
@@ -312,7 +315,7 @@ def test_any_value_at_every_path_is_parsed_or_raises_a_dist_error(document: dict
     paths = list(places(document))
     assert len(paths) >= 7
     for path in paths:
-        found = outcome(partial(read, replaced(document, path, wrong)))
+        found = outcome(partial(read, replace_value(document, path, wrong)))
         assert str(found).isprintable() if isinstance(found, DistError) else all(child.size >= 0 for child in found)
 
 

@@ -10,7 +10,7 @@ from prefect_dist.ocispec import Descriptor, Digest, mediatypes
 from prefect_dist.ocispec.errors import DistError, InvalidInput, Unsupported
 from prefect_dist.ocispec.manifest import children, subject
 from prefect_dist.ocispec.referrers import add_entry, cosign_tags, fallback_tag, is_fallback_tag, is_index, make_entry
-from tests.ocispec.samples import DIGEST, JSON, artifact, described, descriptors, index, manifest, outcome, raw, written
+from tests.ocispec.samples import DIGEST, JSON, artifact, descriptors, index, make_descriptor, manifest, outcome, raw, written
 
 LONG = (  # the example of the specification
     "test+algorithm+using+algorithm+separators+and+lots+of+characters+to+excercise+overall+truncation",
@@ -79,9 +79,9 @@ def test_a_bad_subject_is_refused(wrong: object) -> None:
     ],
 )
 def test_the_entry_of_a_referrer_in_a_list(document: dict[str, Any], artifact_type: str | None) -> None:
-    found = make_entry(raw({**document, "annotations": {"k": "v"}}), described(name="x"), at="m")
+    found = make_entry(raw({**document, "annotations": {"k": "v"}}), make_descriptor(name="x"), at="m")
     assert (found.artifact_type, found.annotations) == (artifact_type, (("k", "v"),))
-    assert found.key == described(name="x").key
+    assert found.key == make_descriptor(name="x").key
 
 
 @given(descriptors(), descriptors())
@@ -99,7 +99,7 @@ def test_entries_are_added_to_an_index_once(first: Descriptor, second: Descripto
 def test_other_fields_of_an_existing_index_are_kept() -> None:
     theirs = index(annotations={"a": "b"}, unknown=[1])
     theirs["manifests"][0]["theirs"] = "kept"
-    ours = described(name="x")
+    ours = make_descriptor(name="x")
     added = add_entry(raw(theirs), ours, at="i")
     assert added is not None
     assert json.loads(added) == {**theirs, "manifests": [*theirs["manifests"], ours.to_json()]}
@@ -109,11 +109,11 @@ def test_an_index_that_is_too_deep_to_be_serialised_is_refused() -> None:
     theirs = raw(index()).replace(b"{", b'{"deep": ' + b"[" * 1000 + b"]" * 1000 + b", ", 1)
     assert is_index(theirs)
     with pytest.raises(Unsupported, match=r"^i: cannot add a referrer: the index of referrers has more than 254 nested levels"):
-        add_entry(theirs, described(name="x"), at="i")
+        add_entry(theirs, make_descriptor(name="x"), at="i")
 
 
 @given(JSON)
 def test_add_entry_returns_an_index_or_raises_a_dist_error_for_any_document(document: object) -> None:
     if is_index(raw(document)):
-        found = outcome(lambda: add_entry(raw(document), described(), at="i"))
+        found = outcome(lambda: add_entry(raw(document), make_descriptor(), at="i"))
         assert found is None or isinstance(found, bytes | DistError)

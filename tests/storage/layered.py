@@ -98,7 +98,7 @@ def tar(*members: Member, layout: int = tarfile.PAX_FORMAT) -> bytes:
     return archive.getvalue()
 
 
-def described(store: ContentStore, data: bytes, media_type: str, **fields: Any) -> Descriptor:
+def add_content(store: ContentStore, data: bytes, media_type: str, **fields: Any) -> Descriptor:
     """Write content to the store and return its descriptor."""
     descriptor = Descriptor(media_type=media_type, digest=Digest.of(data), size=len(data), **fields)
     if not store.holds(descriptor):
@@ -108,19 +108,19 @@ def described(store: ContentStore, data: bytes, media_type: str, **fields: Any) 
 
 def manifest(store: ContentStore, config: dict[str, Any], layers: Iterable[Descriptor], **fields: Any) -> Descriptor:
     """Write an image manifest to the store and return its descriptor."""
-    configured = described(store, json.dumps(config).encode(), images.OCI_CONFIG)
+    configured = add_content(store, json.dumps(config).encode(), images.OCI_CONFIG)
     body = {
         "schemaVersion": 2,
         "mediaType": images.OCI_MANIFEST,
         "config": configured.to_json(),
         "layers": [layer.to_json() for layer in layers],
     }
-    return described(store, json.dumps(body).encode(), images.OCI_MANIFEST, **fields)
+    return add_content(store, json.dumps(body).encode(), images.OCI_MANIFEST, **fields)
 
 
 def image(store: ContentStore, *tars: bytes, suffix: str = "+gzip", architecture: str = "amd64", **fields: Any) -> Descriptor:
     """Write an image with these layers to the store, the lowest layer first, and return its descriptor."""
-    layers = [described(store, COMPRESS[suffix](data), OCI_LAYER + suffix) for data in tars]
+    layers = [add_content(store, COMPRESS[suffix](data), OCI_LAYER + suffix) for data in tars]
     diff_ids = [str(Digest.of(data)) for data in tars]
     config = {"architecture": architecture, "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
     return manifest(store, config, layers, **fields)
@@ -129,7 +129,7 @@ def image(store: ContentStore, *tars: bytes, suffix: str = "+gzip", architecture
 def index(store: ContentStore, *children: Descriptor, **fields: Any) -> Descriptor:
     """Write an index of these manifests to the store and return its descriptor."""
     body = {"schemaVersion": 2, "mediaType": images.OCI_INDEX, "manifests": [child.to_json() for child in children]}
-    return described(store, json.dumps(body).encode(), images.OCI_INDEX, **fields)
+    return add_content(store, json.dumps(body).encode(), images.OCI_INDEX, **fields)
 
 
 def umoci_unpack(place: Path, *tars: bytes, rootless: bool = False) -> Path:
@@ -222,5 +222,5 @@ def as_nobody(work: Callable[[], T]) -> T:
 def _outcome(work: Callable[[], Any]) -> Any:
     try:
         return work()
-    except Exception as exc:  # noqa: BLE001 - it is raised again by whoever waits
+    except Exception as exc:  # noqa: BLE001 - the parent process raises it again
         return exc

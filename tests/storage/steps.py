@@ -22,9 +22,9 @@ class Steps:
         self.seen: list[Step] = []
         self._root, self._before = root, before
         for name in _CHANGES:
-            patch(os, name, self._recorded(name, getattr(os, name)))
+            patch(os, name, self._record_call(name, getattr(os, name)))
 
-    def _recorded(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def _record_call(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         paths = 2 if name == "replace" else 1
 
         def record(*args: Any, **kwargs: Any) -> Any:

@@ -46,7 +46,7 @@ CONFIG_NAME = f"{images.digest_of(CONFIG).removeprefix('sha256:')}.json"
 ITEM = {"Config": CONFIG_NAME, "RepoTags": ["one:1"], "Layers": ["aa/layer.tar", "bb/layer.tar"]}
 
 
-def saved(change: Mapping[str, Any] | None = None, *, files: Mapping[str, bytes] | None = None) -> bytes:
+def old_docker_archive(change: Mapping[str, Any] | None = None, *, files: Mapping[str, bytes] | None = None) -> bytes:
     """Return an archive as old versions of Docker wrote it, with a changed item or changed files."""
     entries = {
         "aa/VERSION": b"1.0",
@@ -76,7 +76,7 @@ def assert_manifest_created(store: ContentStore, *, layer_type: str = PLAIN) -> 
 
 
 def test_an_archive_of_an_old_docker_becomes_an_image_with_a_manifest(store: ContentStore) -> None:
-    (outcome,) = import_archive(store, saved())
+    (outcome,) = import_archive(store, old_docker_archive())
     assert (outcome.name, outcome.error) == (NAME, None)
     assert outcome.descriptor == store.names.get(NAME).descriptor
     assert_manifest_created(store)
@@ -85,9 +85,9 @@ def test_an_archive_of_an_old_docker_becomes_an_image_with_a_manifest(store: Con
 
 def test_the_same_archive_gives_the_same_manifest() -> None:
     first, second = memory_store(), memory_store()
-    import_archive(first, saved())
-    import_archive(second, saved())
-    import_archive(second, saved())
+    import_archive(first, old_docker_archive())
+    import_archive(second, old_docker_archive())
+    import_archive(second, old_docker_archive())
     assert (names(first), content(first)) == (names(second), content(second))
 
 
@@ -121,13 +121,15 @@ def test_a_link_without_a_target_is_a_missing_layer(target: str) -> None:
 
 @pytest.mark.parametrize("members", [1, 3])
 def test_a_gzip_layer_may_have_several_members(members: int) -> None:
-    def packed(layer: bytes) -> bytes:
+    def pack(layer: bytes) -> bytes:
         size = -(-len(layer) // members)
         return b"".join(gzip.compress(layer[at : at + size], mtime=0) for at in range(0, len(layer), size))
 
     store = memory_store()
     change = {"Layers": ["0.tar.gz", "1.tar.gz"]}
-    (outcome,) = import_archive(store, saved(change, files={f"{n}.tar.gz": packed(layer) for n, layer in enumerate(LAYERS)}))
+    (outcome,) = import_archive(
+        store, old_docker_archive(change, files={f"{n}.tar.gz": pack(layer) for n, layer in enumerate(LAYERS)})
+    )
     assert outcome.error is None
     assert_manifest_created(store, layer_type=GZIP)
 
@@ -137,24 +139,24 @@ def test_a_gzip_layer_may_have_several_members(members: int) -> None:
 )
 def test_the_config_may_have_the_entry_names_of_other_builders(name: str) -> None:
     store = memory_store()
-    (outcome,) = import_archive(store, saved({"Config": name}, files={name: CONFIG}))
+    (outcome,) = import_archive(store, old_docker_archive({"Config": name}, files={name: CONFIG}))
     assert outcome.error is None
     assert_manifest_created(store)
 
 
 def test_all_tags_of_an_image_are_recorded() -> None:
     store = memory_store()
-    import_archive(store, saved({"RepoTags": ["one:1", "ghcr.io/a/b:2", "docker.io/library/one:1"]}))
+    import_archive(store, old_docker_archive({"RepoTags": ["one:1", "ghcr.io/a/b:2", "docker.io/library/one:1"]}))
     assert set(names(store)) == {NAME, "ghcr.io/a/b:2"}
 
 
 @pytest.mark.parametrize("tags", [None, []])
 def test_an_image_without_tags_gets_the_given_name(tags: list[str] | None) -> None:
     store = memory_store()
-    (outcome,) = import_archive(store, saved({"RepoTags": tags}))
+    (outcome,) = import_archive(store, old_docker_archive({"RepoTags": tags}))
     assert isinstance(outcome.error, InvalidInput)
     assert str(outcome.error).endswith("; give a name for it")
-    (outcome,) = import_archive(store, saved({"RepoTags": tags}), name=NAME)
+    (outcome,) = import_archive(store, old_docker_archive({"RepoTags": tags}), name=NAME)
     assert outcome.error is None
     assert_manifest_created(store)
 
@@ -190,7 +192,7 @@ def test_an_image_with_contradictory_parts_is_not_recorded(
     change: Mapping[str, Any], error: type[DistError], message: str
 ) -> None:
     store = memory_store()
-    (outcome,) = import_archive(store, saved(change))
+    (outcome,) = import_archive(store, old_docker_archive(change))
     assert type(outcome.error) is error
     with pytest.raises(error, match=message):
         raise outcome.error
@@ -208,7 +210,7 @@ def test_an_image_with_contradictory_parts_is_not_recorded(
 )
 def test_an_image_with_an_unreadable_config_is_not_recorded(config: bytes, message: str) -> None:
     store = memory_store()
-    (outcome,) = import_archive(store, saved({"Config": "config.json"}, files={"config.json": config}))
+    (outcome,) = import_archive(store, old_docker_archive({"Config": "config.json"}, files={"config.json": config}))
     assert isinstance(outcome.error, InvalidInput)
     with pytest.raises(InvalidInput, match=message):
         raise outcome.error
@@ -218,7 +220,7 @@ def test_an_image_with_an_unreadable_config_is_not_recorded(config: bytes, messa
 def test_a_config_that_does_not_match_the_digest_in_its_name_is_refused() -> None:
     store = memory_store()
     with pytest.raises(Corrupt, match=rf"^archive a\.tar: {CONFIG_NAME} .*: expected sha256:\S+, got sha256:\S+$"):
-        import_archive(store, saved(files={CONFIG_NAME: CONFIG.replace(b"amd64", b"arm64")}))
+        import_archive(store, old_docker_archive(files={CONFIG_NAME: CONFIG.replace(b"amd64", b"arm64")}))
     assert names(store) == {}
 
 
@@ -228,7 +230,7 @@ def test_a_config_that_does_not_match_the_digest_in_its_name_is_refused() -> Non
 def test_an_image_with_a_damaged_gzip_layer_is_not_recorded(damage: Any) -> None:
     store = memory_store()
     packed = gzip.compress(LAYERS[1], mtime=0)
-    (outcome,) = import_archive(store, saved(files={"bb/layer.tar": damage(packed)}))
+    (outcome,) = import_archive(store, old_docker_archive(files={"bb/layer.tar": damage(packed)}))
     assert isinstance(outcome.error, Corrupt)
     assert names(store) == {}
 
@@ -246,13 +248,13 @@ def test_a_layer_that_occurs_twice_is_refused(name: str) -> None:
 )
 def test_a_list_of_another_form_is_refused(listed: bytes, message: str) -> None:
     with pytest.raises(InvalidInput, match=message):
-        import_archive(memory_store(), saved(files={"manifest.json": listed}))
+        import_archive(memory_store(), old_docker_archive(files={"manifest.json": listed}))
 
 
 def test_more_files_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prefect_dist.storage.archive.received._MAX_REMEMBERED", 2)
     with pytest.raises(InvalidInput, match="expected at most 2 files that are not blobs"):
-        import_archive(memory_store(), saved(files={"cc.tar": b"", "dd.tar": b""}))
+        import_archive(memory_store(), old_docker_archive(files={"cc.tar": b"", "dd.tar": b""}))
 
 
 def test_a_highly_compressed_layer_is_hashed_in_bounded_memory() -> None:
@@ -263,7 +265,7 @@ def test_a_highly_compressed_layer_is_hashed_in_bounded_memory() -> None:
     store = memory_store()
     tracemalloc.start()
     try:
-        (outcome,) = import_archive(store, saved(files={"bb/layer.tar": layer.getvalue()}))
+        (outcome,) = import_archive(store, old_docker_archive(files={"bb/layer.tar": layer.getvalue()}))
         assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
     finally:
         tracemalloc.stop()

@@ -241,7 +241,7 @@ def record_file_calls(patch: pytest.MonkeyPatch, store: ContentStore) -> set[tup
     """Record the calls that read or write a file. On a disk, opening a file counts as reading it."""
     fs, seen = store._backend.fs, set[tuple[str, str]]()
 
-    def recorded(method: str, call: Callable[..., Any]) -> Callable[..., Any]:
+    def record_call(method: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def record(path: str, *args: Any, **kwargs: Any) -> Any:
             seen.add((method, path.rpartition("/")[2]))
             return call(path, *args, **kwargs)
@@ -249,7 +249,7 @@ def record_file_calls(patch: pytest.MonkeyPatch, store: ContentStore) -> set[tup
         return record
 
     for method in ("cat_file", "pipe_file", "open"):
-        patch.setattr(fs, method, recorded(method, getattr(fs, method)))
+        patch.setattr(fs, method, record_call(method, getattr(fs, method)))
     return seen
 
 

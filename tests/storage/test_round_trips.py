@@ -35,9 +35,9 @@ class RecordedRequests:
         self._call, self._together = store._backend.fs._call_s3, together
         self._asked: dict[str, int] = {}
         self._met: dict[str, asyncio.Event] = {}
-        patch.setattr(store._backend.fs, "_call_s3", self._recorded)
+        patch.setattr(store._backend.fs, "_call_s3", self._record_call)
 
-    async def _recorded(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    async def _record_call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         key = kwargs.get("Key", "").rpartition("/")[2]
         self.seen.append((method, key))
         if key in self._together:

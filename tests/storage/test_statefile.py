@@ -106,7 +106,7 @@ def record_calls(
     """Record S3 calls. The service may ignore or refuse conditions; with `twice`, the second response of each call counts."""
     call, called = fs.call_s3, list[tuple[str, dict[str, Any]]]()
 
-    def recorded(method: str, **arguments: Any) -> Any:
+    def record_call(method: str, **arguments: Any) -> Any:
         called.append((method, arguments))
         plain = {name: value for name, value in arguments.items() if name not in ("IfMatch", "IfNoneMatch")}
         if conditions == "NotImplemented" and plain != arguments:
@@ -117,7 +117,7 @@ def record_calls(
             call(method, **arguments)
         return call(method, **(plain if conditions == "ignored" else arguments))
 
-    patch.setattr(fs, "call_s3", recorded)
+    patch.setattr(fs, "call_s3", record_call)
     return called
 
 

@@ -40,7 +40,7 @@ def call_before_first_removal(patch: pytest.MonkeyPatch, store: ContentStore, ac
     """Call a function just before gc removes its first blob; on S3, before a request for one or many blobs."""
     fs, done = store._backend.fs, threading.Event()
 
-    def hooked(name: str, is_removal: Callable[..., bool]) -> None:
+    def hook(name: str, is_removal: Callable[..., bool]) -> None:
         call = getattr(fs, name)
 
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -51,9 +51,9 @@ def call_before_first_removal(patch: pytest.MonkeyPatch, store: ContentStore, ac
 
         patch.setattr(fs, name, run)
 
-    hooked("rm_file", lambda path, **_: "/blobs/" in path)
+    hook("rm_file", lambda path, **_: "/blobs/" in path)
     if hasattr(fs, "call_s3"):
-        hooked("call_s3", lambda method, **more: method == "delete_objects" and "/blobs/" in str(more))
+        hook("call_s3", lambda method, **more: method == "delete_objects" and "/blobs/" in str(more))
 
 
 @pytest.mark.parametrize("others", [0, 1200])
@@ -206,10 +206,10 @@ def test_many_blobs_are_removed_by_few_requests(s3: S3Server, monkeypatch: pytes
     fs, called = store._backend.fs, list[str]()
     call = fs.call_s3
 
-    def recorded(method: str, **arguments: Any) -> Any:
+    def record_call(method: str, **arguments: Any) -> Any:
         called.extend(["delete_objects blobs"] if method == "delete_objects" and "/blobs/" in str(arguments) else [])
         return call(method, **arguments)
 
-    monkeypatch.setattr(fs, "call_s3", recorded)
+    monkeypatch.setattr(fs, "call_s3", record_call)
     assert len(gc.collect(store, grace=NOW, dry_run=False).blobs) == 30
     assert called == ["delete_objects blobs"]

@@ -26,8 +26,8 @@ from tests.storage.layered import (
     AMD64,
     COMPRESS,
     OCI_LAYER,
+    add_content,
     as_nobody,
-    described,
     device,
     directory,
     file,
@@ -64,7 +64,7 @@ def config(*diff_ids: object, **fields: object) -> dict[str, object]:
 
 def single(store: ContentStore, blob: bytes, media_type: str, *, diff_id: Digest, **fields: object) -> Descriptor:
     """Return an image of one layer, with an arbitrary diff ID."""
-    return manifest(store, config(diff_id), [described(store, blob, media_type, **fields)])
+    return manifest(store, config(diff_id), [add_content(store, blob, media_type, **fields)])
 
 
 def refusal_message(
@@ -144,7 +144,7 @@ def test_an_archive_may_have_any_end_after_its_last_entry(store: ContentStore, p
 def test_an_index_in_either_format_is_unpacked(store: ContentStore, place: Path, *, docker: bool) -> None:
     built = images.index([images.image(1, docker=docker)], docker=docker)
     for data in (*built.blobs.values(), *(document.raw for document in built.manifests)):
-        described(store, data, images.OCI_CONFIG)
+        add_content(store, data, images.OCI_CONFIG)
     digest, media_type, size = built.root
     root = Descriptor(media_type=media_type, digest=Digest.parse(digest), size=size)
     assert unpack(store, root, place / "rootfs", platform=AMD64).layers == 3
@@ -263,20 +263,20 @@ def test_attestations_are_never_selected(store: ContentStore, place: Path, wante
 
 
 def test_artifacts_in_an_index_are_skipped(store: ContentStore, place: Path) -> None:
-    artifact = described(store, images.artifact(1).manifests[0].raw, images.OCI_MANIFEST)
-    described(store, b"{}", images.OCI_EMPTY)
+    artifact = add_content(store, images.artifact(1).manifests[0].raw, images.OCI_MANIFEST)
+    add_content(store, b"{}", images.OCI_EMPTY)
     root = index(store, artifact, image(store, ONE))
     assert unpack(store, root, place / "rootfs", platform=AMD64).layers == 1
 
 
 def test_an_artifact_is_refused_with_its_media_type(store: ContentStore, place: Path) -> None:
-    artifact = described(store, images.artifact(1).manifests[0].raw, images.OCI_MANIFEST)
+    artifact = add_content(store, images.artifact(1).manifests[0].raw, images.OCI_MANIFEST)
     assert f"an artifact with a config of type {images.OCI_EMPTY}" in refusal_message(store, artifact, place, Unsupported)
 
 
 @pytest.mark.parametrize("media_type", [images.OCI_CONFIG, images.OCI_LAYER, "application/vnd.oci.artifact.manifest.v1+json"])
 def test_other_content_than_an_image_is_refused_with_its_media_type(store: ContentStore, place: Path, media_type: str) -> None:
-    assert media_type in refusal_message(store, described(store, b"{}", media_type), place, Unsupported)
+    assert media_type in refusal_message(store, add_content(store, b"{}", media_type), place, Unsupported)
 
 
 # Refusals before anything is written
@@ -323,7 +323,7 @@ def test_the_error_of_missing_content_names_it(store: ContentStore, place: Path,
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_a_config_needs_one_diff_id_per_layer(store: ContentStore, place: Path, count: int) -> None:
-    layer = described(store, ONE, OCI_LAYER)
+    layer = add_content(store, ONE, OCI_LAYER)
     root = manifest(store, config(*[Digest.of(ONE)] * count), [layer, layer])
     assert f"expected a diff ID for each of 2 layers of {root}, got {count}" in refusal_message(store, root, place, Corrupt)
 
@@ -360,7 +360,7 @@ def flip(data: bytes, at: int) -> bytes:
 @pytest.mark.parametrize("percent", [0, 10, 50, 90, 99])
 def test_the_error_of_a_damaged_blob_has_both_digests(store: ContentStore, place: Path, suffix: str, percent: int) -> None:
     blob = COMPRESS[suffix](tar(file("x", noise(200_000)), file("y", noise(200_000))))
-    layer = described(store, blob, OCI_LAYER + suffix)
+    layer = add_content(store, blob, OCI_LAYER + suffix)
     root = manifest(store, config(Digest.of(b"any")), [layer])
     damaged = flip(blob, len(blob) * percent // 100)
     Place(url=store.url).plant(blob_path(layer.digest), damaged)
@@ -399,7 +399,7 @@ def test_the_diff_id_covers_bytes_after_the_archive(store: ContentStore, place: 
 
 
 def test_a_damaged_second_layer_fails_the_whole_image(store: ContentStore, place: Path) -> None:
-    layers = [described(store, ONE, OCI_LAYER), described(store, tar(file("y")), OCI_LAYER)]
+    layers = [add_content(store, ONE, OCI_LAYER), add_content(store, tar(file("y")), OCI_LAYER)]
     refusal_message(store, manifest(store, config(Digest.of(ONE), Digest.of(ONE)), layers), place, Corrupt)
 
 
@@ -560,11 +560,11 @@ def test_everything_is_durable_before_the_directory_appears(
     seen = list[tuple[str, bool]]()
 
     def record(name: str, call: Callable[..., object]) -> Callable[..., object]:
-        def recorded(*args: object, **kwargs: object) -> object:
+        def record_call(*args: object, **kwargs: object) -> object:
             seen.append((name, (place / "rootfs").exists()))
             return call(*args, **kwargs)
 
-        return recorded
+        return record_call
 
     for owner, name in ((os, "chmod"), (image_module, "sync"), (os, "rename"), (os, "fsync")):
         monkeypatch.setattr(owner, name, record(name, getattr(owner, name)))
@@ -607,7 +607,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, *, before: int) -> list[str]:
     """Raise before the call with this number that changes a disk. The result lists the calls before it."""
     seen: list[str] = []
 
-    def stepped(name: str, call: Callable[..., object]) -> Callable[..., object]:
+    def count_step(name: str, call: Callable[..., object]) -> Callable[..., object]:
         def step(*args: object, **kwargs: object) -> object:
             if len(seen) == before:
                 seen.append("interrupted")
@@ -618,7 +618,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, *, before: int) -> list[str]:
         return step
 
     for name in ("mkdir", "symlink", "link", "chown", "chmod", "utime", "rename", "fdopen"):
-        monkeypatch.setattr(os, name, stepped(name, getattr(os, name)))
+        monkeypatch.setattr(os, name, count_step(name, getattr(os, name)))
     return seen
 
 
