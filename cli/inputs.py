@@ -14,7 +14,7 @@ from prefect_dist.ocispec.reference import expand
 from prefect_dist.storage import ContentStore, open_store, options
 
 if TYPE_CHECKING:
-    from prefect_dist.mirror.config import Mirror
+    from prefect_dist.mirror.config import Mirror, Parser
     from prefect_dist.remotes import Hosts
 
 T = TypeVar("T")
@@ -103,20 +103,26 @@ def hosts(network: NetworkOptions) -> "Hosts":
 
 def mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mirror":
     """The configuration of a mirror, in our form or in one of another program's."""
-    from prefect_dist.mirror import config, skopeo
+    from prefect_dist.mirror import config
 
-    if bool(to) != (dialect == "skopeo"):
-        raise BadInput("expected --from skopeo and --to together: our own files say where images go")
-    return _read(lambda: config.load(path, skopeo.choose_parser(dialect, to)))
+    parse = _choose_parser(dialect, to)
+    return _read(lambda: config.load(path, parse))
 
 
 def read_audited_mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mirror":
     """What a check audits: the configuration of a mirror, or a lock file without one."""
-    from prefect_dist.mirror import locked, yamlfile
+    from prefect_dist.mirror import config, lock_config
 
-    if dialect == "dist" and not to and _read(lambda: locked.is_lock(yamlfile.read(path))):
-        return _read(lambda: locked.from_lock(path))
-    return mirror(path, dialect, to)
+    parse = lock_config.accept_lock(_choose_parser(dialect, to))
+    return _read(lambda: config.load(path, parse))
+
+
+def _choose_parser(dialect: Dialect, to: Sequence[str]) -> "Parser":
+    from prefect_dist.mirror import skopeo
+
+    if bool(to) != (dialect == "skopeo"):
+        raise BadInput("expected --from skopeo and --to together: our own files say where images go")
+    return skopeo.choose_parser(dialect, to)
 
 
 def make_seed_mirror(to: Sequence[str], **said: Any) -> "Mirror":

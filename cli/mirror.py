@@ -1,8 +1,8 @@
 """The commands that bring many images to many registries, and look after them there: mirror, seed, check."""
 
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from prefect_dist.cli import inputs, runs, tables
@@ -31,7 +31,7 @@ def mirror(
     **options: int | None,
 ) -> int:
     """Mirror the images of a configuration, or only plan that, and return the exit code of `runs.run`."""
-    wanted = inputs.mirror(path, dialect, to)
+    wanted = inputs.mirror(inputs.absolute_location(path), dialect, to)
     said = {"config": inputs.absolute_location(path), "dialect": dialect, "to": list(to), "dry_run": dry_run}
     parameters = {**said, **run_parameters(context, wanted, network, writes=not dry_run), **options}
 
@@ -58,7 +58,7 @@ def check(
     **options: int | None,
 ) -> int:
     """Check the targets of a mirror against its lock file, and return the exit code of `runs.run`."""
-    wanted = inputs.read_audited_mirror(path, dialect, to)
+    wanted = inputs.read_audited_mirror(inputs.absolute_location(path), dialect, to)
     parameters = {"config": inputs.absolute_location(path), "dialect": dialect, "to": list(to), "repair": repair}
     parameters |= {**run_parameters(context, wanted, network, writes=repair), **options}
 
@@ -114,7 +114,7 @@ def _seed_configuration(path: str, said: Sequence[str]) -> "Mirror":
     """The configuration of a seed. `said` are options that contradict it."""
     if said:
         raise BadInput(f"{path}: a configuration says itself where images go and for which platforms; leave out {said[0]}")
-    wanted = inputs.mirror(path)
+    wanted = inputs.mirror(inputs.absolute_location(path))
     if not wanted.seed:
         raise BadInput(f"{path}: expected a section seed, there is none")
     return wanted
@@ -136,15 +136,17 @@ def _listed_seed(
     return {**parameters, **runs.common(context, network)}, wanted
 
 
-def _logged_in(
-    login: LoginOptions, wanted: "Mirror", entries: Sequence["Entry"], *, way: str | None = None
-) -> AbstractContextManager[None]:
-    """Have the run use the credentials that were given by hand, for the one registry that these entries write to.
+@contextmanager
+def _logged_in(login: LoginOptions, wanted: "Mirror", entries: Sequence["Entry"], *, way: str | None = None) -> Iterator[None]:
+    """Have the run use the configuration, and the credentials of the user for the one registry that these entries write to.
 
     Messages mention them as a `way` to log in only where there is no configuration, whose keys they name.
     """
+    from prefect_dist.mirror.config import use_config
+
     targets = {host for entry in entries for host in entry.target_hosts}
-    return use_credentials(given_for_targets(login, targets, configured=wanted.credentials), way=way)
+    with use_credentials(given_for_targets(login, targets, configured=wanted.credentials), way=way), use_config(wanted):
+        yield
 
 
 def run_parameters(context: Context, wanted: "Mirror", network: RunNetworkOptions, *, writes: bool) -> dict[str, Any]:

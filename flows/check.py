@@ -28,6 +28,7 @@ from prefect_dist.flows.pool import PrefectPool
 from prefect_dist.flows.progress_artifact import publish_run_progress
 from prefect_dist.mirror.check import check_mirror
 from prefect_dist.mirror.check_report import CheckReport
+from prefect_dist.mirror.lock_config import accept_lock
 from prefect_dist.mirror.skopeo import choose_parser
 from prefect_dist.transfer.attempts import RETRIES
 from prefect_dist.transfer.session import open_session
@@ -52,7 +53,7 @@ def check(
     network: Reached = None,
 ) -> CheckReport:
     """Check that each tag of a mirror resolves to the digest in its lock file, with all its content and referrers."""
-    wanted, spec = load_run_config(config, store, store_options, network, parse=choose_parser(dialect, to), may_be_lock=True)
+    wanted, spec = load_run_config(config, store, store_options, network, parse=accept_lock(choose_parser(dialect, to)))
     workers, entries = concurrency or wanted.concurrency, (*wanted.entries, *wanted.seed)
     hosts = {host for entry in entries for host in entry.target_hosts}
     hosts |= {entry.source_host for entry in entries} if repair else set()

@@ -11,8 +11,7 @@ from prefect import get_run_logger
 from prefect_dist.flows.blocks import load_configuration, load_credentials
 from prefect_dist.flows.parameters import Network, session_spec
 from prefect_dist.mirror import yamlfile
-from prefect_dist.mirror.config import Mirror, Parser, parse_mirror
-from prefect_dist.mirror.locked import from_lock, is_lock
+from prefect_dist.mirror.config import Mirror, Parser, find_config_in_use, parse_mirror
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.transfer.session import SessionSpec
 
@@ -21,8 +20,8 @@ _TEXT = "configuration"
 _NAME = re.compile(r"^name:[ \t]*([A-Za-z0-9][A-Za-z0-9._-]*)[ \t]*(?:#.*)?$", re.MULTILINE)
 
 
-def read(config: str, parse: Parser = parse_mirror, *, may_be_lock: bool = False) -> Mirror:
-    """Return a configuration from `block:NAME`, a path, a URL or its text; from a lock file if `may_be_lock`.
+def read(config: str, parse: Parser = parse_mirror) -> Mirror:
+    """Return a configuration from `block:NAME`, a path, a URL or its text.
 
     Raises:
         InvalidInput: the configuration is invalid or missing.
@@ -32,8 +31,6 @@ def read(config: str, parse: Parser = parse_mirror, *, may_be_lock: bool = False
         return parse(yamlfile.parse_yaml(config.encode(), _TEXT, is_file=False))
     text = load_configuration(config)
     document = yamlfile.read(config) if text is None else yamlfile.parse_yaml(text.encode(), config, is_file=False)
-    if may_be_lock and text is None and is_lock(document):
-        return from_lock(config)
     return parse(document)
 
 
@@ -44,15 +41,16 @@ def load_run_config(
     network: Network | None,
     *,
     parse: Parser = parse_mirror,
-    may_be_lock: bool = False,
 ) -> tuple[Mirror, SessionSpec]:
     """Return a configuration and the specification of the run's session. Log the warnings of the configuration.
+
+    A command that starts a run in its own process has read the configuration already: see `mirror.config.use_config`.
 
     Raises:
         InvalidInput: the configuration is invalid, or no store is given.
         Denied, Unavailable: see `read`.
     """
-    wanted = read(config, parse, may_be_lock=may_be_lock)
+    wanted = find_config_in_use(config) or read(config, parse)
     for warning in wanted.warnings:
         get_run_logger().warning("%s", warning)
     return wanted, mirror_session_spec(wanted, store, store_options, network)

@@ -3,7 +3,9 @@
 Reading sends no request to a registry. It reports each mistake with file, line and key.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -151,6 +153,25 @@ def without_file(mirror: Mirror) -> Mirror:
 def stem_of(document: Document) -> str:
     """Return the name of a document's file or block without suffix."""
     return Path(document.path.removeprefix(_BLOCK)).stem
+
+
+_IN_USE: ContextVar[Mirror | None] = ContextVar("configuration", default=None)
+
+
+@contextmanager
+def use_config(mirror: Mirror) -> Iterator[None]:
+    """Make runs in the block use a configuration that the caller has read. The runs do not read its file again."""
+    token = _IN_USE.set(mirror)
+    try:
+        yield
+    finally:
+        _IN_USE.reset(token)
+
+
+def find_config_in_use(path: str) -> Mirror | None:
+    """Return the configuration that the caller of the run has read from `path`, if any."""
+    mirror = _IN_USE.get()
+    return mirror if mirror is not None and mirror.path == path else None
 
 
 def _make_entries(file: MirrorFile, checked: Checked[MirrorFile], factory: EntryFactory) -> tuple[list[Entry], list[Entry]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_dist.mirror.locked import from_lock
+from prefect_dist.mirror.lock_config import from_lock
 from prefect_dist.ocispec.errors import InvalidInput
 
 

@@ -1,11 +1,11 @@
-"""Uses a lock file as the configuration of a check."""
+"""Reads a lock file in place of the configuration of a check."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prefect_dist.mirror.config import Mirror, parse_mirror, without_file
+from prefect_dist.mirror.config import Mirror, Parser, parse_mirror, without_file
 from prefect_dist.mirror.lock import Lock, Locked
 from prefect_dist.mirror.yamlfile import Document
 from prefect_dist.ocispec import Reference
@@ -14,9 +14,14 @@ from prefect_dist.ocispec.errors import InvalidInput
 _KEYS = {"version", "images"}
 
 
-def is_lock(document: Document) -> bool:
-    """Return True for the document of a lock file."""
-    return isinstance(document.data, Mapping) and document.data.keys() == _KEYS
+def accept_lock(parse: Parser) -> Parser:
+    """Return a parser that reads a configuration by `parse`, and also reads a lock file."""
+
+    def parse_either(document: Document) -> Mirror:
+        is_lock = document.is_file and isinstance(document.data, Mapping) and document.data.keys() == _KEYS
+        return from_lock(document.path) if is_lock else parse(document)
+
+    return parse_either
 
 
 def from_lock(path: str) -> Mirror:
