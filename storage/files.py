@@ -11,7 +11,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -176,17 +176,16 @@ class FileIngests:
 
     def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> FileWriter:
         """Begin the ingest `ref`, or resume the ingest of any process."""
-        if not ref:
-            raise InvalidInput("ingest: expected a ref, got an empty text")
+        wanted = Declaration.begin(ref, total=total, expected=expected)
         self._refuse_existing(ref, expected)
         path = self._path(ref)
         with translate_errors(f"{ref}: opening {path}"):
             try:
                 held = self._disk.append(path)
             except Busy:
-                raise Busy(self._describe_busy(ref)) from None
+                raise self._busy_error(ref) from None
         try:
-            return self._begin(held, Declaration(ref=ref, total=total, expected=expected, started=datetime.now(UTC)))
+            return self._begin(held, wanted)
         except BaseException:
             held.close()
             raise
@@ -288,12 +287,11 @@ class FileIngests:
         declared = Declaration.from_json(self._disk.fs.cat_file(path + RECORD))
         return declared.status(entry["size"], modification_time(entry))
 
-    def _describe_busy(self, ref: str) -> str:
+    def _busy_error(self, ref: str) -> Busy:
         try:
-            status = self.status(ref)
+            return self.status(ref).busy_error()
         except DistError:
-            return f"{ref}: another writer holds it; wait until it ends"
-        return f"{ref}: another writer holds it since {status.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {status.offset}"
+            return Busy(f"{ref}: another writer holds it; wait until it ends")
 
 
 def _drop(disk: Disk, path: str) -> None:

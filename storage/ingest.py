@@ -7,14 +7,14 @@ bytes, so a commit verifies exactly the bytes that become visible. `storage.file
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol, Self
 
 import orjson
 
 from prefect_dist.ocispec import Digest, Hasher, fields
-from prefect_dist.ocispec.errors import Corrupt, DistError, InvalidInput
+from prefect_dist.ocispec.errors import Busy, Corrupt, DistError, InvalidInput
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +30,11 @@ class Status:
     started: datetime
     updated: datetime
 
+    def busy_error(self) -> Busy:
+        """Return the error for a second writer of the ref."""
+        since = f"since {self.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {self.offset}"
+        return Busy(f"{self.ref}: another writer holds it {since}")
+
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Declaration:
@@ -39,6 +44,17 @@ class Declaration:
     total: int | None
     expected: Digest | None
     started: datetime
+
+    @classmethod
+    def begin(cls, ref: str, *, total: int | None, expected: Digest | None) -> Self:
+        """Return the declaration of an ingest that begins now.
+
+        Raises:
+            InvalidInput: an empty ref.
+        """
+        if not ref:
+            raise InvalidInput("ingest: expected a ref, got an empty text")
+        return cls(ref=ref, total=total, expected=expected, started=datetime.now(UTC))
 
     def agrees(self, other: "Declaration") -> bool:
         """Return True if both declarations have the same content, so that a writer can resume the ingest."""

@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Self
 
 from prefect_dist.ocispec import Digest
-from prefect_dist.ocispec.errors import AlreadyExists, Busy, Corrupt, DistError, InvalidInput, NotFound, Unavailable
+from prefect_dist.ocispec.errors import AlreadyExists, Corrupt, DistError, NotFound, Unavailable
 from prefect_dist.storage.file_info import is_there, modification_time
 from prefect_dist.storage.ingest import ContentVerifier, Declaration, Status, close_writer
 from prefect_dist.storage.layout import Layout
@@ -49,6 +49,10 @@ class _Ingest:
     @property
     def declaration(self) -> Declaration:
         return self.verifier.declaration
+
+    @property
+    def status(self) -> Status:
+        return self.declaration.status(self.verifier.offset, self.updated)
 
 
 class UploadWriter:
@@ -158,9 +162,7 @@ class UploadIngests:
 
     def writer(self, ref: str, *, expected: Digest | None = None, total: int | None = None) -> UploadWriter:
         """Begin the ingest `ref`, or resume the ingest of an earlier writer of this store object."""
-        if not ref:
-            raise InvalidInput("ingest: expected a ref, got an empty text")
-        declared = Declaration(ref=ref, total=total, expected=expected, started=datetime.now(UTC))
+        declared = Declaration.begin(ref, total=total, expected=expected)
         with self._objects.translate_errors(f"{ref}: opening {self._layout.format_path(self._upload_path(declared))}"):
             ingest, stale = self._claim_ref(declared)
             if stale is not None:
@@ -178,7 +180,7 @@ class UploadIngests:
             ingest = self._ingests.get(ref)
         if ingest is None:
             raise NotFound(f"ingest {ref}: not found")
-        return ingest.declaration.status(ingest.verifier.offset, ingest.updated)
+        return ingest.status
 
     def active(self) -> Iterator[Status]:
         """Yield the ingests of this store object, and the uploads of other processes if the service lists uploads.
@@ -277,8 +279,7 @@ class UploadIngests:
         with self._guard:
             found = self._ingests.get(wanted.ref)
             if found is not None and found.is_held:
-                since = f"since {found.declaration.started:%Y-%m-%d %H:%M:%S} UTC and is at byte {found.verifier.offset}"
-                raise Busy(f"{wanted.ref}: another writer holds it {since}")
+                raise found.status.busy_error()
             if found is not None and found.declaration.agrees(wanted):
                 found.is_held = True
                 return found, None

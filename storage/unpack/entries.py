@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, cast
 
-from prefect_dist.ocispec.errors import Corrupt, InvalidInput, Unsupported
+from prefect_dist.ocispec.errors import Corrupt, InvalidInput, Unsupported, quote_text
 from prefect_dist.storage.tarreader import read_headers
 from prefect_dist.storage.unpack.layers import LayerStream
 from prefect_dist.storage.unpack.tree import PATH_BYTES, PATH_NAMES, TreePath
@@ -35,8 +35,6 @@ _XATTR = "SCHILY.xattr."
 # mtime ::= [ "-" ] seconds [ "." fraction ]
 _TIME = re.compile(r"(?P<sign>-?)(?P<seconds>[0-9]{1,18})(?:\.(?P<fraction>[0-9]*))?")
 _NANO = 9
-# The maximum length of a name in a message.
-_QUOTED_CHARS = 300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +81,7 @@ def read_entries(stream: LayerStream) -> Iterator[LayerEntry]:
     """
     headers = read_headers(stream, needs_end=False)  # layers without an end are common, and the diff ID covers every byte
     while (header := _next_header(headers, stream)) is not None:
-        yield _entry(header, at=f"{stream}: {_quote(header.name)}")
+        yield _entry(header, at=f"{stream}: {quote_text(header.name)}")
 
 
 def _next_header(headers: Iterator[tarfile.TarInfo], stream: LayerStream) -> tarfile.TarInfo | None:
@@ -100,7 +98,7 @@ def _entry(header: tarfile.TarInfo, *, at: str) -> LayerEntry:
     if not path and kind != "directory":
         raise InvalidInput(f"{at}: expected a directory as the root of the image, got a {kind}")
     return LayerEntry(
-        name=_quote(header.name),
+        name=quote_text(header.name),
         path=path,
         kind=kind,
         attributes=_attributes(header, at=at),
@@ -141,7 +139,7 @@ def _target(text: str, *, at: str) -> bytes:
 
 
 def _source(text: str, *, at: str) -> TreePath:
-    at = f"{at}: the hard link to {_quote(text)}"
+    at = f"{at}: the hard link to {quote_text(text)}"
     if not (path := _path(text, at=at)):
         raise InvalidInput(f"{at}: expected a file to link to, got the root")
     return path
@@ -181,7 +179,7 @@ def _xattr_name(key: str, *, at: str) -> str:
     name = key.removeprefix(_XATTR)
     if "\0" in name or not 0 < len(os.fsencode(name)) <= _NAME_BYTES:
         raise InvalidInput(
-            f"{at}: {_quote(key)} is not a valid extended attribute, expected a name of 1 to {_NAME_BYTES} bytes"
+            f"{at}: {quote_text(key)} is not a valid extended attribute, expected a name of 1 to {_NAME_BYTES} bytes"
         )
     return name
 
@@ -206,7 +204,3 @@ def _extents(header: tarfile.TarInfo, *, at: str) -> tuple[tuple[int, int], ...]
             raise Corrupt(f"{at}: expected {size} bytes between byte {end} and {header.size} of the file, got offset {offset}")
         end = offset + size
     return tuple((offset, size) for offset, size in extents if size)
-
-
-def _quote(name: str) -> str:
-    return repr(name if len(name) <= _QUOTED_CHARS else f"{name[:_QUOTED_CHARS]}…")
