@@ -48,7 +48,7 @@ class _Call(NamedTuple):
     """A call of a function or method; `.` reads a field, `$` reads a variable, `:=` sets a variable."""
 
     name: str
-    arguments: tuple["_Node", ...] = ()
+    arguments: tuple["_Node", ...]
 
 
 _Node = str | int | _Missing | _Call
@@ -274,7 +274,7 @@ def _evaluate(node: _Node, objects: Objects, variables: dict[str, Any]) -> Any:
 
 def _require(value: Any) -> Any:
     if isinstance(value, _Missing):
-        raise value
+        raise _Missing(*value.args)  # a new error: the value would keep the traceback, and with it the values of frames
     return value
 
 
