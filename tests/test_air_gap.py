@@ -59,8 +59,8 @@ def run(document: str, places: dict[str, str], directory: Path, **environment: s
 @pytest.mark.timeout(_TIMEOUT_S)
 def test_the_guide_brings_images_across(prefect: PrefectServer, s3: S3Server, tmp_path: Path) -> None:
     assert prefect.url
-    outer, rest = GUIDE.read_text().split("## Inside: prove")
-    inner, last = rest.split("What somebody deleted")
+    outer, rest = GUIDE.read_text().split("## Inside: check the delivery")
+    inner, last = rest.split("The repair sends missing content again")
     keys = {"AWS_ACCESS_KEY_ID": s3.key, "AWS_SECRET_ACCESS_KEY": s3.secret, "AWS_DEFAULT_REGION": s3.region}
     keys["AWS_ENDPOINT_URL"] = s3.endpoint
     work = tmp_path / "work"
