@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,19 @@ def literal_texts(path: Path) -> set[str]:
     return found
 
 
+def is_in_package(name: str) -> bool:
+    """Return True for a module of the package, and for a function in one."""
+    module, _, attribute = f"prefect_dist.{name}".rpartition(".")
+    return find_spec(module) is not None and (
+        find_spec(f"{module}.{attribute}") is not None if is_package(module) else hasattr(import_module(module), attribute)
+    )
+
+
+def is_package(module: str) -> bool:
+    spec = find_spec(module)
+    return spec is not None and spec.submodule_search_locations is not None
+
+
 def test_every_command_is_in_the_reference() -> None:
     manual = (TOP / "docs" / "reference" / "cli.md").read_text()
 
@@ -93,6 +107,13 @@ def test_every_source_file_that_is_named_exists(page: Path) -> None:
     named = re.findall(r"`([a-z_]+/[a-z0-9_/]+\.py)`", page.read_text())
 
     assert not [path for path in named if not (TOP / path).exists()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_every_module_that_is_named_exists(page: Path) -> None:
+    pattern = rf"`((?:{'|'.join(LAYERS)})\.[a-z_.]+)(?:\.[A-Z]\w*)?`"
+
+    assert not [name for name in re.findall(pattern, page.read_text()) if not is_in_package(name)]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_name)
