@@ -30,9 +30,6 @@ check: install ## Lint and type-check.
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/mypy
 
-test-fast: install ## Run the tests of the layers below Prefect.
-	$(BIN)/python -m pytest tests/ocispec tests/storage tests/remotes tests/transfer tests/mirror
-
 test-fast: install ## Run the tests that need no server and no other program than Python.
 	$(BIN)/python -m pytest -n 2 -m "not ($(PEERS))" tests/ocispec tests/storage tests/remotes tests/transfer tests/mirror \
 		tests/test_architecture.py
