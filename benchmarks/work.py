@@ -101,7 +101,7 @@ def _recorded(state: Any, tasks: int) -> float:
     recorder = PrefectApi(None, PREFECT_API_URL.value() or "")
     with recorder.record_events():
         pass
-    recorder.settle(state.state_details.flow_run_id, ended=tasks)
+    recorder.wait_until_recorded(state.state_details.flow_run_id, ended=tasks)
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(state.state_details.flow_run_id)
     return run.total_run_time.total_seconds()

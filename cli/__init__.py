@@ -1,1 +1,1 @@
-"""The `dist` command: a shell above everything else, which nothing imports."""
+"""The `dist` command."""

@@ -1,6 +1,6 @@
-"""The embedded server's process: `python -P -m prefect_dist.cli._server FD`. See `cli.embedded`.
+"""The process of the embedded server: `python -P -m prefect_dist.cli._server FD`. See `cli.embedded`.
 
-It serves Prefect's API on the listening socket FD until its standard input ends. That happens also when its parent is killed.
+The process serves the Prefect API on the listening socket FD until its standard input ends, also because its parent was killed.
 """
 
 import asyncio
@@ -15,24 +15,24 @@ from collections.abc import Iterator
 import uvicorn
 from prefect.server.api.server import create_app
 
-# Prefect's shutdown was seen to hang when its services are cancelled (asyncio's _cancel_all_tasks); all is committed by then.
-_LONGEST_STOP_S = 4
+# The shutdown of Prefect can hang while its services are cancelled (asyncio's _cancel_all_tasks). All data is committed then.
+_MAX_STOP_S = 4
 
 
 class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone: the parent alone says when to end."""
+        """Handle no signals: only the parent ends the server."""
         yield
 
 
 def main() -> None:
-    """Serve, then leave without a backward look."""
+    """Serve until standard input ends, then exit without Python's cleanup."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     listening = socket.socket(fileno=int(sys.argv[1]))
     config = uvicorn.Config(create_app(final=True), log_level="error", access_log=False, timeout_graceful_shutdown=3)
     server = _Server(config)
-    threading.Thread(target=_end_with_parent, args=(server,), daemon=True).start()
+    threading.Thread(target=_stop_with_parent, args=(server,), daemon=True).start()
     asyncio.run(_serve(server, listening))
 
 
@@ -41,11 +41,11 @@ async def _serve(server: uvicorn.Server, listening: socket.socket) -> None:
     os._exit(0)
 
 
-def _end_with_parent(server: uvicorn.Server) -> None:
+def _stop_with_parent(server: uvicorn.Server) -> None:
     while os.read(0, 4096):
         pass
     server.should_exit = True
-    threading.Timer(_LONGEST_STOP_S, os._exit, (1,)).start()
+    threading.Timer(_MAX_STOP_S, os._exit, (1,)).start()
 
 
 if __name__ == "__main__":

@@ -1,31 +1,34 @@
-"""The grammar of the command line: commands, their options and their help, and nothing else.
+"""The commands of `dist`, with their groups and help, and the options of all commands.
 
-What a command does is in a module of its own, which is imported when the command runs: help and the commands that need
-neither network nor Prefect have to answer at once, and `import prefect` alone takes a second. Runs are in
-`cli.run_app`, the commands on the content store in `cli.content_app`.
+The function of a command declares the options and does the work. Its module is imported when the command runs or shows its own
+help. So that help is quick, these modules import at the top neither Prefect nor httpx, pydantic or fsspec: the functions that
+need such a package import it.
 """
 
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import App, Group, Parameter
 
-from prefect_dist.cli import content_app, run_app
-from prefect_dist.cli.context import Context, Output, choose_store
-from prefect_dist.cli.options import COMMON, HAND, POSITIVE, From, LoginOptions, NetworkOptions, Shared, To
+from prefect_dist.cli.options import POSITIVE, Context, Output, choose_store, option
 
-HELP = """Fetch, verify and store OCI and Docker images: by hand, or as Prefect runs with one task per content descriptor.
+HELP = """Mirror OCI and Docker images between registries, through a content store that is verified and can be resumed.
 
-Images are named as with Docker: redis is docker.io/library/redis:latest.
+Image names are expanded as by Docker: redis is docker.io/library/redis:latest.
 """
+RUNS = Group("Prefect runs", sort_key=1)
+REGISTRIES = Group("Registries, without Prefect", sort_key=2)
+STORE = Group("Content store, without Prefect", sort_key=3)
+SETUP = Group("Configuration, without Prefect", sort_key=4)
+OPTIONS = Group("Options", sort_key=5)
+GLOBAL_OPTIONS = Group("Options of all commands", sort_key=6)
 
 
 def explain_unknown(command: str) -> str:
-    """What to say of a command that there is not."""
+    """Return the message for a command that does not exist, with the most similar command."""
     import difflib
 
-    known = [name for part in (app, run_app.app, content_app.app) for name in part if not name.startswith("-")]
-    near = difflib.get_close_matches(command, known, n=1)
-    return f"unknown command {command!r}{f', did you mean {near[0]}?' if near else ''} (see dist --help)"
+    similar = difflib.get_close_matches(command, [name for name in app if not name.startswith("-")], n=1)
+    return f"unknown command {command!r}{f', did you mean {similar[0]}?' if similar else ''} (see dist --help)"
 
 
 def _version() -> str:
@@ -39,132 +42,78 @@ app = App(
     help=HELP,
     version=_version,
     version_flags=["--version"],
-    group_commands=HAND,
     suppress_keyboard_interrupt=False,
     help_format="plaintext",  # a parser of Markdown takes longer to load than the rest of the help
 )
-app.meta.group_parameters = COMMON
-app.meta.suppress_keyboard_interrupt = False  # `cli.main` says what an interrupt leaves
-app.command(run_app.app, name="*")
-app.command(content_app.app, name="*")
+for flag in ("--help", "-h", "--version"):
+    app[flag].group = GLOBAL_OPTIONS
+app.meta.group_parameters = GLOBAL_OPTIONS
+app.meta.suppress_keyboard_interrupt = False  # `cli.main` handles interrupts
 
 
-@app.command
-def init(
-    directory: Annotated[str, Parameter(name="DIR", help="The directory of the project; created if it is missing.")] = ".",
-    /,
-    *,
-    context: Shared,
-) -> int:
-    """Write the files of a new project: prefect.yaml, mirror.yaml with its JSON schema, and automations/."""
-    from prefect_dist.cli.init import init
-
-    return init(context, directory)
+def _add(group: Group, path: str, text: str, **options: Any) -> None:
+    """Register the function at `path`, MODULE:FUNCTION of this layer. `text` is the help, `options` are for `App.command`."""
+    app.command(f"prefect_dist.cli.{path}", group=group, group_parameters=OPTIONS, help=text, **options)
 
 
-@app.command
-def resolve(
-    reference: Annotated[str, Parameter(name="REF", help="An image, such as redis:7.")],
-    /,
-    *,
-    network: NetworkOptions = NetworkOptions(),
-    login: LoginOptions = LoginOptions(),
-    context: Shared,
-) -> int:
-    """Show what a reference stands for now: its digest, media type and size."""
-    from prefect_dist.cli.remote import resolve
+_add(
+    RUNS,
+    "fetch:fetch",
+    "Download images to the content store, and record their names.",
+    usage="Usage: dist fetch [OPTIONS] REF...",
+)
+_add(RUNS, "fetch:pull", "Fetch one platform of an image, and unpack its root file system into a directory.")
+_add(RUNS, "push:push", "Upload an image from the content store to a registry: missing content first, the tag last.")
+_add(RUNS, "mirror:mirror", "Mirror the images of a configuration to their targets: missing content first, each tag last.")
+_add(RUNS, "mirror:seed", "Copy many images to registries, each under its own repository and tag.")
+_add(RUNS, "mirror:check", "Check each mirrored tag against the lock file, with all its manifests, blobs and referrers.")
+_add(RUNS, "upkeep:verify", "Hash all blobs again, move corrupt blobs to quarantine, and check that each image is complete.")
+_add(RUNS, "upkeep:gc", "Remove blobs that no name and no active run needs, and the leftovers of dead runs.")
 
-    return resolve(context, reference, network, login)
+_add(REGISTRIES, "remote:resolve", "Show the digest, media type and size of an image.")
+_add(REGISTRIES, "remote:tags", "List the tags of a repository, in the order of the registry.")
+_add(REGISTRIES, "remote:catalog", "List the repositories of a registry that has a catalog.")
+_add(
+    REGISTRIES,
+    "remote:fetch_object",
+    "Write one verified object to standard output: a manifest, an index, a config or a layer.\n\n"
+    "Name the object by one REF, or by its repository, OBJECT and HINTs: docker.io/library/redis sha256:… size:1234",
+    usage="Usage: dist fetch-object [OPTIONS] REF [OBJECT] [HINT...]",
+)
+_add(REGISTRIES, "push:push_object", "Upload one object from the content store: a layer, a config, a manifest or an index.")
 
+_add(STORE, "content:ls", "List the blobs, the newest first.", alias="list", usage="Usage: dist ls [OPTIONS] [PREFIX...]")
+_add(STORE, "content:get", "Write a verified blob to standard output.")
+_add(STORE, "content:active", "List the ingests that are in flight or were interrupted.")
+_add(
+    STORE,
+    "ingest:ingest",
+    "Write standard input to the content store, and print its digest.\n\n"
+    "With --resume, standard input must be the whole content again. Its first part is compared with the stored part by digest.",
+)
+_add(STORE, "deletion:delete", "Delete blobs that no name needs.", usage="Usage: dist delete [OPTIONS] DIGEST...")
+_add(STORE, "edit:edit", "Edit a copy of a blob, store it as a new blob, and print its digest.")
+_add(STORE, "names:names", "List the names of images, with their digests.", usage="Usage: dist names [OPTIONS] [NAME...]")
+_add(
+    STORE,
+    "deletion:rm",
+    "Remove names. Their content stays until dist gc removes it.",
+    alias="rmi",
+    usage="Usage: dist rm NAME...",
+)
+_add(
+    STORE,
+    "archive:export",
+    "Write images to a tar archive that skopeo, docker load and other programs read.",
+    usage="Usage: dist export NAME... FILE",
+)
+_add(
+    STORE, "archive:import_", "Import the images of a tar archive: an OCI layout, or the output of docker save.", name="import"
+)
+_add(STORE, "fetch:unpack", "Unpack an image into a directory, with all layers verified, and print its chain ID.")
 
-@app.command
-def catalog(
-    registry: Annotated[str, Parameter(name="HOST", help="A registry, such as registry.example:5000.")],
-    /,
-    *,
-    filter: Annotated[  # noqa: A002 - the option's name
-        str | None, Parameter(name="--filter", help="List the repositories that this regular expression matches as a whole.")
-    ] = None,
-    network: NetworkOptions = NetworkOptions(),
-    login: LoginOptions = LoginOptions(),
-    context: Shared,
-) -> int:
-    """List the repositories of a registry, in its order, if it shows them."""
-    from prefect_dist.cli.remote import catalog
-
-    return catalog(context, registry, network, login, pattern=filter)
-
-
-@app.command
-def config(
-    file: Annotated[str, Parameter(name="FILE", help="The configuration of a mirror (YAML).")],
-    /,
-    *,
-    dialect: From = "dist",
-    to: To = None,
-    context: Shared,
-) -> int:
-    """Check the configuration of a mirror, and show what it comes to. No registry is asked."""
-    from prefect_dist.cli.config import config
-
-    return config(context, file, dialect, to or [])
-
-
-@app.command
-def tags(
-    repository: Annotated[str, Parameter(name="REPO", help="A repository, such as redis.")],
-    /,
-    *,
-    filter: Annotated[  # noqa: A002 - the option's name
-        str | None, Parameter(name="--filter", help="List the tags that this regular expression matches as a whole.")
-    ] = None,
-    network: NetworkOptions = NetworkOptions(),
-    login: LoginOptions = LoginOptions(),
-    context: Shared,
-) -> int:
-    """List the tags of a repository, in the registry's order."""
-    from prefect_dist.cli.remote import tags
-
-    return tags(context, repository, network, login, pattern=filter)
-
-
-@app.command(usage="Usage: dist fetch-object [OPTIONS] REF [OBJECT] [HINT...]")
-def fetch_object(
-    locator: Annotated[str, Parameter(name="REF", help="An image, or its locator where OBJECT follows.")],
-    object_and_hints: Annotated[
-        list[str] | None,
-        Parameter(name="OBJECT HINT", help="A tag or digest; hints are mediatype:… and size:…, and help to find it."),
-    ] = None,
-    /,
-    *,
-    network: NetworkOptions = NetworkOptions(),
-    login: LoginOptions = LoginOptions(),
-    context: Shared,
-) -> int:
-    """Write one object to standard output, verified: a manifest, an index, a config or a layer.
-
-    Given as REF, or as locator, object and hints apart: docker.io/library/redis sha256:…
-    """
-    from prefect_dist.cli.remote import fetch_object
-
-    return fetch_object(context, locator, object_and_hints or [], network, login)
-
-
-@app.command
-def push_object(
-    target: Annotated[str, Parameter(name="REF", help="A repository, or what to call a manifest there.")],
-    digest: Annotated[str, Parameter(name="DIGEST", help="A blob of the content store.")],
-    media_type: Annotated[str | None, Parameter(name="TYPE", help="Its media type, which a manifest needs.")] = None,
-    /,
-    *,
-    network: NetworkOptions = NetworkOptions(),
-    login: LoginOptions = LoginOptions(),
-    context: Shared,
-) -> int:
-    """Bring one object from the content store to a registry: a layer, a config, a manifest or an index."""
-    from prefect_dist.cli.push import push_object
-
-    return push_object(context, target, digest, media_type, network=network, login=login)
+_add(SETUP, "init:init", "Write the files of a new project: prefect.yaml, mirror.yaml with its JSON schema, and automations/.")
+_add(SETUP, "config:config", "Validate the configuration of a mirror, and show its entries. No registry is contacted.")
 
 
 @app.meta.default
@@ -172,19 +121,19 @@ def launch(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
     store: Annotated[
         str | None,
-        Parameter(help="Content store: a path or fsspec URL. Default: the configuration's, $DIST_STORE, or user data."),
+        Parameter(help="Content store: a path or fsspec URL. Default: store of the configuration, $DIST_STORE, or user data."),
     ] = None,
     store_option: Annotated[
         list[str] | None,
-        Parameter(negative=(), help="name=value for the store's file system, such as endpoint_url=https://…; repeatable."),
+        option("NAME=VALUE for the file system of the store, such as endpoint_url=https://…; repeatable."),
     ] = None,
     timeout: Annotated[float | None, Parameter(validator=POSITIVE, help="Seconds for the whole command.")] = None,
-    connect_timeout: Annotated[float, Parameter(validator=POSITIVE, help="Seconds for one connection.")] = 30,
-    output: Annotated[Output, Parameter(help="What is written to standard output.")] = "text",
-    debug: Annotated[bool, Parameter(negative=(), help="Logs and tracebacks on standard error.")] = False,
+    connect_timeout: Annotated[float, Parameter(validator=POSITIVE, help="Seconds to wait for a connection.")] = 30,
+    output: Annotated[Output, Parameter(help="Format of standard output.")] = "text",
+    debug: Annotated[bool, option("Write logs and tracebacks to standard error.")] = False,
 ) -> int:
-    """Take the common options and hand the rest to a command; its exit code."""
-    from prefect_dist.cli.ending import run_endable
+    """Read the options of all commands, run the command, and return its exit code."""
+    from prefect_dist.cli.signals import run_interruptible
 
     command, bound, shared = app.parse_args(tokens, exit_on_error=False, print_error=False)
     chosen, origin = choose_store(store)
@@ -198,12 +147,12 @@ def launch(
         debug=debug,
     )
     extra = dict.fromkeys(shared, context)
-    return run_endable(lambda: command(*bound.args, **bound.kwargs, **extra), timeout_s=timeout)
+    return run_interruptible(lambda: command(*bound.args, **bound.kwargs, **extra), timeout_s=timeout)
 
 
 def _store_options(texts: list[str] | None) -> dict[str, Any]:
     if not texts:
         return {}
-    from prefect_dist.cli.inputs import store_options
+    from prefect_dist.cli.inputs import parse_store_options
 
-    return store_options(texts)
+    return parse_store_options(texts)

@@ -1,4 +1,4 @@
-"""The commands export and import: images from and to tar archives."""
+"""The commands export and import: images to and from tar archives."""
 
 import os
 import sys
@@ -6,50 +6,83 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from prefect_dist.cli import inputs, tables
-from prefect_dist.cli.context import Context
-from prefect_dist.cli.errors import BadInput, tell
+from prefect_dist.cli.inputs import BadInput
 from prefect_dist.cli.names import find_record
+from prefect_dist.cli.options import Context, Shared
+from prefect_dist.cli.tables import print_error
 from prefect_dist.ocispec.errors import Unavailable
 from prefect_dist.ocispec.units import format_count
-from prefect_dist.storage.archive import Imported, export_images, import_images
+
+if TYPE_CHECKING:
+    from prefect_dist.storage.archive import Imported
 
 _STREAM = "-"
 
 
-def export(context: Context, arguments: Sequence[str]) -> int:
-    """Write images and their referrers to an archive, which appears whole or not at all; list them if it is a file."""
-    *wanted, file = arguments
+def _refuse_options(_: object, value: str | list[str]) -> None:
+    for text in [value] if isinstance(value, str) else value:
+        if text.startswith("-") and text != _STREAM:
+            raise ValueError(f"unknown option {text}")
+
+
+def _file(name: str, help: str) -> Parameter:  # noqa: A002 - as cyclopts names it
+    """Return a parameter that accepts `-`, standard input or output, and no other text with a hyphen."""
+    return Parameter(name=name, allow_leading_hyphen=True, validator=_refuse_options, help=help)
+
+
+def export(
+    names_and_file: Annotated[
+        list[str], _file("NAME FILE", "Names in the content store, and last the archive to write (- is standard output).")
+    ],
+    /,
+    *,
+    context: Shared,
+) -> int:
+    """Write images and their referrers to an archive, which appears complete or not at all. Print them if it is a file."""
+    from prefect_dist.storage.archive import Imported, export_images
+
+    *wanted, file = names_and_file
     if not wanted:
-        raise BadInput(f"export: expected NAME... FILE, got {file!r} alone (the file comes last, - is standard output)")
-    store = inputs.store(context)
-    with _output(file) as stream:
+        raise BadInput(f"export: expected NAME... FILE, got only {file!r}; the file comes last, - is standard output")
+    store = inputs.open_store(context)
+    with _open_output(file) as stream:
         exported = export_images(store, [find_record(store, text).name for text in wanted], stream)
     if file != _STREAM:
         done = [Imported(name=one.name, descriptor=one.descriptor, referrers=len(one.referrers)) for one in exported]
         _show(context, done)
     if count := sum(len(name.referrers) for name in exported):
-        tell(f"with {format_count(count, 'referrer')}, for readers of OCI layouts; docker load does not read them")
+        print_error(f"the archive also has {format_count(count, 'referrer')}, which docker load ignores")
     return 0
 
 
-def import_(context: Context, file: str, *, name: str | None) -> int:
-    """Bring an archive's images into the store and list them; 1 if any could not be had."""
-    called = None if name is None else str(inputs.reference(name))
-    store = inputs.store(context)
+def import_(
+    file: Annotated[str, _file("FILE", "A tar archive, plain or compressed; - is standard input.")],
+    /,
+    *,
+    name: Annotated[str | None, Parameter(help="The name for an image that has no complete name in the archive.")] = None,
+    context: Shared,
+) -> int:
+    """Import the images of an archive, and print them. Return 1 if an image cannot be imported."""
+    from prefect_dist.storage.archive import import_images
+
+    default_name = None if name is None else str(inputs.parse_reference(name))
+    store = inputs.open_store(context)
     source = "standard input" if file == _STREAM else file
-    with _input(file) as stream:
-        outcomes = import_images(store, stream, source=source, name=called)
+    with _open_input(file) as stream:
+        outcomes = import_images(store, stream, source=source, name=default_name)
     _show(context, outcomes)
     errors = [outcome.error for outcome in outcomes if outcome.error is not None]
     for error in errors:
-        tell(error)
+        print_error(error)
     return 1 if errors else 0
 
 
-def _show(context: Context, outcomes: Sequence[Imported]) -> None:
+def _show(context: Context, outcomes: Sequence["Imported"]) -> None:
     if context.output == "json":
         tables.json([_outcome_json(outcome) for outcome in outcomes])
     else:
@@ -57,7 +90,7 @@ def _show(context: Context, outcomes: Sequence[Imported]) -> None:
         tables.columns(("NAME", "DIGEST"), done)
 
 
-def _outcome_json(outcome: Imported) -> dict[str, str | int | None]:
+def _outcome_json(outcome: "Imported") -> dict[str, str | int | None]:
     return {
         "name": outcome.name,
         "digest": None if outcome.descriptor is None else str(outcome.descriptor.digest),
@@ -67,15 +100,15 @@ def _outcome_json(outcome: Imported) -> dict[str, str | int | None]:
 
 
 @contextmanager
-def _output(file: str) -> Iterator[IO[bytes]]:
+def _open_output(file: str) -> Iterator[IO[bytes]]:
     if file == _STREAM:
         if sys.stdout.isatty():
-            raise BadInput("export: standard output is a terminal; name a file, or pipe it on")
+            raise BadInput("export: standard output is a terminal; name a file, or redirect the output")
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
     try:
-        with _replace_file(Path(file).resolve()) as stream:  # a link stays one
+        with _replace_file(Path(file).resolve()) as stream:  # a symbolic link is kept
             yield stream
     except OSError as exc:
         raise Unavailable(f"{file}: {exc.strerror or exc}") from exc
@@ -83,7 +116,7 @@ def _output(file: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _replace_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` once it is whole. What is no file, such as a device, is written to itself."""
+    """Yield a new file that replaces `path` when it is complete. A device or pipe is written directly."""
     if path.exists() and not path.is_file():
         with path.open("wb") as stream:
             yield stream
@@ -101,10 +134,10 @@ def _replace_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 @contextmanager
-def _input(file: str) -> Iterator[IO[bytes]]:
+def _open_input(file: str) -> Iterator[IO[bytes]]:
     if file == _STREAM:
         if sys.stdin.isatty():
-            raise BadInput("import: standard input is a terminal; name a file, or pipe an archive in")
+            raise BadInput("import: standard input is a terminal; name a file, or redirect an archive to the input")
         yield sys.stdin.buffer
         return
     try:

@@ -1,12 +1,12 @@
-"""`dist config`: what the configuration of a mirror comes to. Of secrets only whose they are is shown."""
+"""The command config: validates the configuration of a mirror, and prints its entries without secrets."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from prefect_dist.cli import inputs, tables
-from prefect_dist.cli.context import Context
-from prefect_dist.cli.errors import BadInput, tell
-from prefect_dist.cli.options import Dialect
+from prefect_dist.cli.inputs import BadInput
+from prefect_dist.cli.options import From, MirrorFile, Shared, To
+from prefect_dist.cli.tables import print_error
 from prefect_dist.ocispec import Reference
 from prefect_dist.ocispec.errors import InvalidInput
 from prefect_dist.ocispec.units import age
@@ -19,22 +19,23 @@ if TYPE_CHECKING:
     from prefect_dist.remotes import HostSettings
 
 
-def config(context: Context, path: str, dialect: Dialect, to: Sequence[str]) -> int:
-    """Show what a configuration comes to. Mistakes and conflicts in it are bad input, overlaps are warnings."""
-    from prefect_dist.mirror.claims import known_conflicts, known_overlaps  # and with it pydantic
+def config(file: MirrorFile, /, *, dialect: From = "dist", to: To = None, context: Shared) -> int:
+    """Print a configuration. Mistakes and conflicts are bad input; overlaps of entries are warnings."""
+    from prefect_dist.mirror.claims import known_conflicts, known_overlaps
     from prefect_dist.mirror.yamlfile import in_order
 
-    wanted = inputs.mirror(path, dialect, to)
+    wanted = inputs.load_mirror(file, dialect, to or ())
     if conflicts := [*known_conflicts(wanted.entries), *known_conflicts(wanted.seed)]:
         raise BadInput(*in_order(conflicts, wanted.path))
     overlaps = [*known_overlaps(wanted.entries), *known_overlaps(wanted.seed)]
-    warnings = [*inputs.warnings(context, wanted), *in_order(overlaps, wanted.path)]
+    warnings = [*inputs.list_warnings(context, wanted), *in_order(overlaps, wanted.path)]
+    store = inputs.choose_mirror_store(context, wanted)
     if context.output == "json":
-        tables.json(_config_json(wanted, inputs.store_of(context, wanted), warnings))
+        tables.json(_config_json(wanted, store, warnings))
     else:
-        _show(wanted, inputs.store_of(context, wanted))
+        _show(wanted, store)
     for warning in warnings:
-        tell(f"warning: {warning}")
+        print_error(f"warning: {warning}")
     return 0
 
 
@@ -62,13 +63,12 @@ def _show(wanted: "Mirror", store: str) -> None:
         tables.columns(("REGISTRY", "SETTINGS"), [(host, "; ".join(_settings(wanted, host)) or "-") for host in hosts])
     entries = [(kind, entry) for kind, part in (("sync", wanted.entries), ("seed", wanted.seed)) for entry in part]
     tables.lines([""])
-    tables.columns(("FROM", "TYPE", "TO", "SETTINGS"), [_row(kind, entry) for kind, entry in entries])
+    tables.columns(("SOURCE", "TYPE", "TARGETS", "SETTINGS"), [_row(kind, entry) for kind, entry in entries])
 
 
 def _row(kind: str, entry: "Entry") -> tuple[str, ...]:
-    told = _entry(entry)
-    settings = "; ".join(told["settings"]) or "-"
-    return told["source"], told["type"] if kind == "sync" else kind, ", ".join(told["targets"]), settings
+    settings = "; ".join(_options(entry)) or "-"
+    return entry.source, entry.type if kind == "sync" else kind, ", ".join(_targets(entry)), settings
 
 
 def _entry(entry: "Entry") -> dict[str, Any]:
@@ -82,7 +82,7 @@ def _entry(entry: "Entry") -> dict[str, Any]:
 
 
 def _targets(entry: "Entry") -> Iterator[str]:
-    """Where an entry's images go: an image by its name there, others, and what comes to no name, as it is written."""
+    """Yield the targets: the full name of the target of an image, else the template as the file has it."""
     try:
         names = entry.list_targets(Reference.parse(entry.source)) if entry.type == "image" else ()
     except InvalidInput:
@@ -94,22 +94,22 @@ def _options(entry: "Entry") -> Iterator[str]:
     yield from _patterns("repositories", entry.repositories)
     yield from _tags(entry.tags)
     if entry.platforms is not None:
-        yield f"platforms {', '.join(map(str, entry.platforms))}" + (" in a new index" if entry.rewrite_index else "")
+        yield f"platforms {', '.join(map(str, entry.platforms))}" + (" (new index)" if entry.rewrite_index else "")
     if entry.single is not None:
-        yield f"the image for {entry.single} in place of an index"
+        yield f"only the image for {entry.single}, without the index"
     filters = f" ({', or '.join(sorted(map(str, entry.referrer_filters)))})" if entry.referrer_filters else ""
-    along = {f"referrers{filters}": entry.referrers, "digest tags": entry.digest_tags}
-    if any(along.values()):
-        yield f"with {' and '.join(what for what, is_wanted in along.items() if is_wanted)}"
+    related = {f"referrers{filters}": entry.referrers, "digest tags": entry.digest_tags}
+    if any(related.values()):
+        yield f"with {' and '.join(kind for kind, is_wanted in related.items() if is_wanted)}"
     if entry.trust_lock:
-        yield "trusts the lock file about tags that never change"
+        yield "trust the lock file for immutable tags"
     if entry.backup is not None:
         yield f"backup {entry.backup.template.text}"
     if entry.gate is not None:
-        existing = ", also for images that were mirrored before" if entry.gate.existing else ""
+        existing = ", also for images that are mirrored already" if entry.gate.existing else ""
         yield f"gate {entry.gate.entry_point or ' '.join(entry.gate.command)}{existing}"
     if entry.prune is not None:
-        yield f"prune after {age(entry.prune.grace_s)}, at most {entry.prune.most} in a run"
+        yield f"prune after {age(entry.prune.grace_s)}, at most {entry.prune.most} per run"
 
 
 def _tags(tags: "Selection") -> Iterator[str]:
@@ -117,11 +117,11 @@ def _tags(tags: "Selection") -> Iterator[str]:
     if sets:
         yield f"tags {' or '.join(sets)}"
     if tags.created is not None and tags.created.after is not None:
-        yield f"made after {tags.created.after:%Y-%m-%d %H:%M}"
+        yield f"created after {tags.created.after:%Y-%m-%d %H:%M}"
     if tags.created is not None and tags.created.within_s is not None:
-        yield f"made within {age(tags.created.within_s)}"
+        yield f"created within {age(tags.created.within_s)}"
     if tags.immutable.allow:
-        yield f"tags that never change: {', '.join(tags.immutable.allow)}"
+        yield f"immutable tags {', '.join(tags.immutable.allow)}"
 
 
 def _tag_set(tags: "TagSet") -> Iterator[str]:
@@ -136,10 +136,10 @@ def _tag_set(tags: "TagSet") -> Iterator[str]:
         yield f"the newest {tags.latest.count}{each}"
 
 
-def _patterns(what: str, patterns: "Patterns") -> Iterator[str]:
-    told = [f"{verb} {', '.join(found)}" for verb, found in (("like", patterns.allow), ("unlike", patterns.deny)) if found]
-    if told:
-        yield f"{what} {' '.join(told)}".strip()
+def _patterns(label: str, patterns: "Patterns") -> Iterator[str]:
+    rules = [f"{key} {', '.join(found)}" for key, found in (("allow", patterns.allow), ("deny", patterns.deny)) if found]
+    if rules:
+        yield f"{label} {' '.join(rules)}".strip()
 
 
 def _hosts(wanted: "Mirror") -> list[str]:
@@ -148,31 +148,31 @@ def _hosts(wanted: "Mirror") -> list[str]:
 
 def _settings(wanted: "Mirror", host: str) -> list[str]:
     settings = wanted.hosts.named.get(host)
-    told = [] if settings is None else list(_describe_access(settings))
-    return [*told, "credentials"] if host in wanted.credentials else told
+    described = [] if settings is None else list(_describe_connection(settings))
+    return [*described, "credentials"] if host in wanted.credentials else described
 
 
-def _describe_access(settings: "HostSettings") -> Iterator[str]:
+def _describe_connection(settings: "HostSettings") -> Iterator[str]:
     if settings.hostname is not None:
         yield f"at {settings.hostname}"
     if settings.scheme is not None:
         yield settings.scheme
     if not settings.tls.verify:
-        yield "any certificate"
+        yield "certificate not verified"
     if settings.mirrors:
         yield f"mirrors {', '.join(settings.mirrors)}"
     if settings.path_prefix:
-        yield f"below {settings.path_prefix}"
+        yield f"path prefix {settings.path_prefix}"
     if settings.headers:
         yield f"headers {', '.join(name for name, _ in settings.headers)}"
     if settings.in_flight is not None:
-        yield f"{settings.in_flight} requests at once"
+        yield f"{settings.in_flight} parallel requests"
     if settings.per_second is not None:
-        yield f"{settings.per_second:g} requests a second"
-    yield from _exceptions(settings)
+        yield f"{settings.per_second:g} requests per second"
+    yield from _describe_exceptions(settings)
 
 
-def _exceptions(settings: "HostSettings") -> Iterator[str]:
+def _describe_exceptions(settings: "HostSettings") -> Iterator[str]:
     if settings.avoid:
         yield f"without {', '.join(sorted(settings.avoid))}"
     if settings.private_hosts:

@@ -1,12 +1,15 @@
-"""Commands that show what is in the content store: ls, get, active."""
+"""The commands ls, get and active, which show the content of a store."""
 
 import re
 import sys
 from collections.abc import Sequence
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from prefect_dist.cli import inputs, tables
-from prefect_dist.cli.context import Context
-from prefect_dist.cli.errors import BadInput
+from prefect_dist.cli.inputs import BadInput
+from prefect_dist.cli.options import BlobDigest, Shared, option
 from prefect_dist.ocispec import Digest
 from prefect_dist.ocispec.units import size
 
@@ -14,10 +17,19 @@ from prefect_dist.ocispec.units import size
 _PREFIX = re.compile(r"(?:sha256|sha512):[a-f0-9]*|[a-f0-9]+")
 
 
-def ls(context: Context, prefixes: Sequence[str], *, quiet: bool) -> int:
-    """List the blobs whose digests begin with any of the prefixes, or all; the newest first."""
-    chosen = _prefixes(prefixes)
-    found = (info for info in inputs.store(context).walk() if _begins(info.digest, chosen))
+def ls(
+    prefixes: Annotated[
+        list[str] | None,
+        Parameter(name="PREFIX", help="List only digests that begin with a prefix, such as sha256:0123 or 0123."),
+    ] = None,
+    /,
+    *,
+    quiet: Annotated[bool, option("Print only the digests.", name=["--quiet", "-q"])] = False,
+    context: Shared,
+) -> int:
+    """Print the blobs whose digests begin with one of the prefixes, or all blobs, the newest first."""
+    chosen = _check_prefixes(prefixes or ())
+    found = (info for info in inputs.open_store(context).walk() if _has_prefix(info.digest, chosen))
     blobs = sorted(found, key=lambda info: (info.committed, info.digest), reverse=True)
     if context.output == "json":
         tables.json([{"digest": str(b.digest), "size": b.size, "committed": b.committed} for b in blobs])
@@ -28,17 +40,21 @@ def ls(context: Context, prefixes: Sequence[str], *, quiet: bool) -> int:
     return 0
 
 
-def get(context: Context, digest: str) -> int:
+def get(digest: BlobDigest, /, *, context: Shared) -> int:
     """Write a blob to standard output."""
-    for piece in inputs.store(context).chunks(inputs.digest(digest)):
+    for piece in inputs.open_store(context).chunks(inputs.parse_digest(digest)):
         sys.stdout.buffer.write(piece)
     sys.stdout.buffer.flush()
     return 0
 
 
-def active(context: Context, *, quiet: bool) -> int:
-    """List the ingests, by their keys; the age is that of the last write."""
-    found = sorted(inputs.store(context).active(), key=lambda status: status.ref)
+def active(
+    *,
+    quiet: Annotated[bool, option("Print only the keys.", name=["--quiet", "-q"])] = False,
+    context: Shared,
+) -> int:
+    """Print the ingests, sorted by key. Their age is the time since the last write."""
+    found = sorted(inputs.open_store(context).active(), key=lambda status: status.ref)
     if context.output == "json":
         tables.json(
             [
@@ -61,12 +77,12 @@ def active(context: Context, *, quiet: bool) -> int:
     return 0
 
 
-def _prefixes(texts: Sequence[str]) -> tuple[str, ...]:
+def _check_prefixes(texts: Sequence[str]) -> tuple[str, ...]:
     for text in texts:
         if not _PREFIX.fullmatch(text):
             raise BadInput(f"prefix {text!r}: expected the beginning of a digest, such as sha256:0123 or 0123")
     return tuple(texts)
 
 
-def _begins(digest: Digest, prefixes: tuple[str, ...]) -> bool:
+def _has_prefix(digest: Digest, prefixes: tuple[str, ...]) -> bool:
     return not prefixes or str(digest).startswith(prefixes) or digest.hex.startswith(prefixes)

@@ -1,51 +1,68 @@
-"""The commands that take things out of the content store: delete, rm."""
+"""The commands delete and rm, which remove blobs and names from a store."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from prefect_dist.cli import inputs, tables
-from prefect_dist.cli.context import Context
-from prefect_dist.cli.errors import tell
 from prefect_dist.cli.names import find_name
+from prefect_dist.cli.options import Context, Shared, option
+from prefect_dist.cli.tables import print_error
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.ocispec.errors import DistError, InvalidInput
-from prefect_dist.storage import ContentStore
-from prefect_dist.storage.presence import reachable_digests
+
+if TYPE_CHECKING:
+    from prefect_dist.storage import ContentStore
 
 
-def delete(context: Context, digests: Sequence[str], *, force: bool) -> int:
-    """Delete blobs; without `force` none that a name needs."""
-    wanted = {inputs.digest(text) for text in digests}
-    store = inputs.store(context)
-    with store.begin_sweep() as sweep:  # no run may come to rely on them meanwhile
+def delete(
+    digests: Annotated[list[str], Parameter(name="DIGEST", help="Complete digests, as dist ls shows them.")],
+    /,
+    *,
+    force: Annotated[bool, option("Delete also blobs that names need.")] = False,
+    context: Shared,
+) -> int:
+    """Delete blobs. Without `force`, keep each blob that a name or a run needs."""
+    wanted = {inputs.parse_digest(text) for text in digests}
+    store = inputs.open_store(context)
+    with store.begin_sweep() as sweep:  # no run can begin to rely on the blobs
         needed = {} if force else _find_needed(store, wanted)
 
         def delete_one(text: str) -> None:
             digest = Digest.parse(text)
             if digest in needed:
-                raise InvalidInput(f"blob {digest}: {needed[digest]}; delete it all the same with --force")
+                raise InvalidInput(f"blob {digest}: {needed[digest]}; --force deletes the blob anyway")
             sweep.require()
             store.delete(digest)
 
-        return _delete_each(context, digests, delete_one, called="digest")
+        return _delete_each(context, digests, delete_one, key="digest")
 
 
-def rm(context: Context, wanted: Sequence[str]) -> int:
-    """Forget names."""
-    store, forgotten = inputs.store(context), list[str]()
+def rm(
+    wanted: Annotated[list[str], Parameter(name="NAME", help="Names, as dist names shows them, or short, such as redis.")],
+    /,
+    *,
+    context: Shared,
+) -> int:
+    """Remove names."""
+    store, removed = inputs.open_store(context), list[str]()
 
-    def forget(text: str) -> None:
+    def remove(text: str) -> None:
         name = find_name(store, text)
         store.names.delete(name)
-        forgotten.append(name)
+        removed.append(name)
 
-    code = _delete_each(context, wanted, forget, called="name")
-    if forgotten:
+    code = _delete_each(context, wanted, remove, key="name")
+    if removed:
         store.update_index()
     return code
 
 
-def _find_needed(store: ContentStore, wanted: Iterable[Digest]) -> Mapping[Digest, str]:
-    """Why blobs are not to be deleted: the first name or run that needs them, or that nobody knows what a name needs."""
+def _find_needed(store: "ContentStore", wanted: Iterable[Digest]) -> Mapping[Digest, str]:
+    """Return the reason for each blob that must be kept: the first name or run that needs it, or may need it."""
+    from prefect_dist.storage.presence import reachable_digests
+
     reasons: dict[Digest, str] = {}
     for holder, root in _roots(store):
         free = set(wanted) - reasons.keys()
@@ -54,13 +71,13 @@ def _find_needed(store: ContentStore, wanted: Iterable[Digest]) -> Mapping[Diges
         try:
             found = dict.fromkeys(free & reachable_digests(store, [root]), f"{holder} needs it")
         except DistError as exc:
-            found = dict.fromkeys(free, f"whether {holder} needs it cannot be told ({exc})")
+            found = dict.fromkeys(free, f"{holder} may need it, its content cannot be read ({exc})")
         reasons |= found
     return reasons
 
 
-def _roots(store: ContentStore) -> Iterator[tuple[str, Descriptor]]:
-    """Return each name or run that needs content, with the root of that content.
+def _roots(store: "ContentStore") -> Iterator[tuple[str, Descriptor]]:
+    """Yield each name or run that needs content, with the root of that content.
 
     Leases are read first: a run records its names before it releases its leases.
     """
@@ -68,31 +85,31 @@ def _roots(store: ContentStore) -> Iterator[tuple[str, Descriptor]]:
     for name in store.names:
         yield from ((name.name, root) for root in name.roots)
     for root in leased:
-        yield f"a run that is bringing in {root}", root
+        yield f"an active run that fetches {root}", root
 
 
-def _delete_each(context: Context, wanted: Iterable[str], delete: Callable[[str], None], *, called: str) -> int:
-    """Delete objects, print the deleted ones, and report each failure. Return the exit code. `called` is the key in JSON."""
-    errors = {thing: _try(delete, thing) for thing in dict.fromkeys(wanted)}
-    gone = [thing for thing, error in errors.items() if error is None]
+def _delete_each(context: Context, wanted: Iterable[str], delete: Callable[[str], None], *, key: str) -> int:
+    """Delete objects, print the deleted objects and the failures, and return the exit code. `key` names an object in JSON."""
+    errors = {text: _try(delete, text) for text in dict.fromkeys(wanted)}
+    deleted = [text for text, error in errors.items() if error is None]
     if context.output == "json":
-        tables.json([_outcome(called, thing, error) for thing, error in errors.items()])
+        tables.json([_outcome_json(key, text, error) for text, error in errors.items()])
     else:
-        tables.lines(gone)
+        tables.lines(deleted)
     for error in filter(None, errors.values()):
-        tell(error)
-    return 0 if len(gone) == len(errors) else 1
+        print_error(error)
+    return 0 if len(deleted) == len(errors) else 1
 
 
-def _try(act: Callable[[str], None], thing: str) -> DistError | None:
+def _try(delete: Callable[[str], None], text: str) -> DistError | None:
     try:
-        act(thing)
+        delete(text)
     except DistError as exc:
         return exc
     return None
 
 
-def _outcome(called: str, thing: str, error: DistError | None) -> dict[str, str | None]:
+def _outcome_json(key: str, text: str, error: DistError | None) -> dict[str, str | None]:
     if error is None:
-        return {called: thing, "status": "deleted", "error": None}
-    return {called: thing, "status": "failed", "error": str(error)}
+        return {key: text, "status": "deleted", "error": None}
+    return {key: text, "status": "failed", "error": str(error)}

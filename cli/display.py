@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes: a live table on a terminal, plain lines elsewhere, all on standard error."""
+"""Progress of a run on standard error: a live table on a terminal, plain lines elsewhere."""
 
 import contextlib
 import threading
@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from prefect_dist.cli.context import Output
+from prefect_dist.cli.options import Output
 from prefect_dist.mirror.progress import describe_throttling
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import DistError
@@ -39,23 +39,23 @@ from prefect_dist.transfer.events import (
 from prefect_dist.transfer.image_report import ImageEnd
 
 _FRAMES_PER_S = 8
-# A bar is no wider, and with less room there is none.
-_BAR_CELLS, _LEAST_BAR_CELLS = 30, 5
-# The longest sizes and states, such as "1023.9 MiB" and "downloading": columns do not move with what stands in them.
+# Largest and smallest width of a bar. With less room, bars are left out.
+_BAR_CELLS, _MIN_BAR_CELLS = 30, 5
+# Widths of the longest size and state, such as "1023.9 MiB" and "downloading". With fixed widths, columns do not move.
 _SIZE_CELLS, _STATE_CELLS = 10, 11
-# A terminal shows Ctrl-C as "^C" behind the footer; were that to begin a line, the frame would be drawn beside its place.
+# A terminal echoes Ctrl-C as "^C" after the footer. Without room for the echo, the terminal would add a line to the frame.
 _ECHO_CELLS = 2
-# Lines that a frame needs beside its rows.
+# Lines of a frame in addition to its rows.
 _MARGIN = 4
 Doing = Literal["downloading", "uploading", "mirroring"]
-_UNDER_WAY = get_args(Doing)
-_BAD = ("failed", "interrupted")
+_MOVING = get_args(Doing)
+_ENDED_EARLY = ("failed", "interrupted")
 _STYLES = {"failed": "red", "interrupted": "yellow", "exists": "cyan", "done": "green", "waiting": "dim"}
 
 
 @dataclass(slots=True)
 class _Row:
-    """One reference or descriptor: its state, and how many of its bytes are there. A reference has none."""
+    """The state of a reference or descriptor. A reference has no `total` and `offset`, which count bytes."""
 
     label: str
     state: str
@@ -63,25 +63,25 @@ class _Row:
     offset: int = 0
 
     @property
-    def over(self) -> bool:
-        return self.is_there or self.state in _BAD
+    def is_finished(self) -> bool:
+        return self.is_present or self.state in _ENDED_EARLY
 
     @property
-    def is_there(self) -> bool:
+    def is_present(self) -> bool:
         return self.state in ("done", "exists")
 
     @property
     def rank(self) -> int:
-        """Sort key of a row: in flight, failed, not started, done. The last rows are left out if there is no room."""
-        if self.state in _BAD:
+        """Sort key: in flight, failed, not started, done. A small terminal does not show the last rows."""
+        if self.state in _ENDED_EARLY:
             return 1
         if self.total is None:
-            return 4 if self.over else 0 if self.state == "resolving" else 2
-        return 4 if self.over else 3 if self.state == "waiting" else 0
+            return 4 if self.is_finished else 0 if self.state == "resolving" else 2
+        return 4 if self.is_finished else 3 if self.state == "waiting" else 0
 
 
 class LiveDisplay:
-    """A row per reference and descriptor, and a footer with what this run has moved. Thread-safe."""
+    """A row per reference and descriptor, and a footer with the totals of the run. Thread-safe."""
 
     def __init__(self, console: Console, doing: Doing) -> None:
         self._console, self._doing = console, doing
@@ -95,11 +95,11 @@ class LiveDisplay:
 
     def __call__(self, event: Event) -> None:
         """Show an event in the next frame."""
-        if isinstance(event, Note):  # may come from a signal handler in a thread that has the lock
+        if isinstance(event, Note):  # a signal handler may send a note in the thread that holds the lock
             self._note = event.text
             return
         with self._guard:
-            if isinstance(event, ContentAdvanced):  # which is frequent
+            if isinstance(event, ContentAdvanced):  # the most frequent event
                 self._advance(event.descriptor, event.offset, event.gained)
             else:
                 self._show(event)
@@ -127,20 +127,21 @@ class LiveDisplay:
                 self._note = f"{count} of {format_count(total, 'image')} compared"
             case ImageResolving(name) | ImageResolved(name):
                 self._begin()
-                self._rows[name] = _Row(name, "resolving" if isinstance(event, ImageResolving) else "under way")
+                self._rows[name] = _Row(name, "resolving" if isinstance(event, ImageResolving) else "in progress")
             case ContentFound(descriptor):
                 self._rows[descriptor.key] = _Row(_label(descriptor), "waiting", descriptor.size)
             case ContentFinished(descriptor, receipt):
                 state = "exists" if receipt.status == "existed" else "done"
                 self._rows[descriptor.key] = _Row(_label(descriptor), state, descriptor.size, descriptor.size)
             case ContentFailed(descriptor, error):
-                # A manifest that is there has no row yet if the list of its referrers failed.
-                self._rows.setdefault(descriptor.key, _Row(_label(descriptor), "", descriptor.size)).state = _bad([error])
+                # A manifest that the store has gets its first row here if the list of its referrers failed.
+                row = self._rows.setdefault(descriptor.key, _Row(_label(descriptor), "", descriptor.size))
+                row.state = _failed_state([error])
             case Throttled(server, seconds):
                 self._waits[server] = (time.monotonic() + seconds, describe_throttling(server, seconds))
             case ImageEnded(image):
                 self._end(image)
-            case Recording():  # no image counts as done before its result is recorded
+            case Recording():  # an image counts as done only after its result is recorded
                 self._is_recording, self._note = True, "recording results"
 
     def _begin(self) -> None:
@@ -151,23 +152,20 @@ class LiveDisplay:
 
     def _advance(self, descriptor: Descriptor, offset: int, gained: int) -> None:
         self._moved += gained
-        row = self._rows.get(descriptor.key)  # content that is read to make a plan has no row
-        if row is not None and not row.is_there:  # content that is there may still be uploaded to one target after another
+        row = self._rows.get(descriptor.key)  # content that is read for the plan has no row
+        if row is not None and not row.is_present:  # existing content may be uploaded to several targets
             row.state, row.offset = self._doing, max(offset, row.offset if self._doing == "mirroring" else 0)
 
     def _end(self, image: ImageEnd) -> None:
-        row = self._rows.setdefault(image.name, _Row(image.name, ""))  # no row yet: interrupted before it started
+        row = self._rows.setdefault(image.name, _Row(image.name, ""))  # an interrupted image may have no row
         if image.failures:
-            row.state = _bad([failure.error for failure in image.failures])
+            row.state = _failed_state([failure.error for failure in image.failures])
         else:
             row.state = "done" if image.has_moved else "exists"
 
 
 class PlainLines:
-    """One line per image when it is finished, and one for whatever is waited for: for logs of other programs.
-
-    The causes of failures are printed once, with the report.
-    """
+    """One line per finished image and per wait, for logs. The report prints the causes of failures."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -194,15 +192,20 @@ class PlainLines:
 
 @contextlib.contextmanager
 def display(output: Output, *, quiet: bool, doing: Doing = "downloading") -> Iterator[Notify]:
-    """Yield the listener for standard error: a live table on a terminal, else lines, nothing with `quiet` or for JSON."""
+    """Yield a listener that prints progress: a live table on a terminal, else lines; nothing if `quiet` or for JSON."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield ignore_event if quiet or output == "json" else PlainLines(console)
         return
     live = LiveDisplay(console, doing)
-    gone = doing == "mirroring"  # its last rows say nothing that the table of all images, which follows, does not
+    vanishes = doing == "mirroring"  # the table of all images, which follows, has the same facts
     with Live(
-        live, console=console, refresh_per_second=_FRAMES_PER_S, transient=gone, redirect_stdout=False, redirect_stderr=False
+        live,
+        console=console,
+        refresh_per_second=_FRAMES_PER_S,
+        transient=vanishes,
+        redirect_stdout=False,
+        redirect_stderr=False,
     ):
         yield live
 
@@ -211,22 +214,22 @@ def _label(descriptor: Descriptor) -> str:
     return f"{descriptor.kind:<8} {descriptor.digest.short}"
 
 
-def _bad(errors: Sequence[DistError]) -> str:
-    """Return the state of an object that failed with some errors."""
+def _failed_state(errors: Sequence[DistError]) -> str:
+    """Return the state of an object that ended with `errors`."""
     return "interrupted" if all(isinstance(error, Stopped) for error in errors) else "failed"
 
 
 def _counts(rows: Sequence[_Row], *, done: str) -> list[str]:
-    """Return how many images and descriptors are there, and how many images failed; `done` follows the count of images."""
+    """Return the counts of present and failed images, and of present descriptors. `done` follows the count of images."""
     images, descriptors = [row for row in rows if row.total is None], [row for row in rows if row.total is not None]
-    there = [f"{sum(row.is_there for row in images)}/{format_count(len(images), 'image')}{done}"] if images else []
-    there += [f"{count} {state}" for state in _BAD if (count := sum(row.state == state for row in images))]
-    of_descriptors = f"{sum(row.is_there for row in descriptors)}/{format_count(len(descriptors), 'descriptor')}"
-    return [*([", ".join(there)] if there else []), *([of_descriptors] if descriptors else [])]
+    of_images = [f"{sum(row.is_present for row in images)}/{format_count(len(images), 'image')}{done}"] if images else []
+    of_images += [f"{count} {state}" for state in _ENDED_EARLY if (count := sum(row.state == state for row in images))]
+    of_descriptors = f"{sum(row.is_present for row in descriptors)}/{format_count(len(descriptors), 'descriptor')}"
+    return [*([", ".join(of_images)] if of_images else []), *([of_descriptors] if descriptors else [])]
 
 
 def _footer(parts: Sequence[str], note: str, width: int) -> Text:
-    """One line: a note, and before it as many parts, the first ones, as there is room for."""
+    """Return one line: as many of the first parts as fit, and then the note."""
     lines = ("  ".join(filter(None, (*parts[:number], note))) for number in range(len(parts), -1, -1))
     line = next((line for line in lines if len(line) <= width), note)
     return Text(line, style="dim", no_wrap=True, overflow="ellipsis")
@@ -234,7 +237,7 @@ def _footer(parts: Sequence[str], note: str, width: int) -> Text:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """How many cells there are for labels, amounts and bars: for all rows, so that no row that comes or goes moves them."""
+    """Widths of the columns in cells. They depend on all rows, so that columns do not move when the visible rows change."""
 
     label: int
     amount: int
@@ -242,35 +245,35 @@ class _Columns:
 
     @classmethod
     def of(cls, rows: Sequence[_Row], width: int) -> Self:
-        """The columns of a frame; with little room bars are short, then there are none, then labels are cut."""
+        """Return the columns of a frame. In a narrow terminal, bars are shortened, then left out; then labels are cut."""
         label = max((len(row.label) for row in rows), default=0)
         totals = max((len(size(row.total)) for row in rows if row.total), default=0)
         amount = _SIZE_CELLS + 1 + totals
         left = width - _STATE_CELLS - amount - 2
         bar = min(_BAR_CELLS, left - label - 1)
-        return cls(label=max(1, min(label, left)), amount=amount, bar=bar if bar >= _LEAST_BAR_CELLS else 0)
+        return cls(label=max(1, min(label, left)), amount=amount, bar=bar if bar >= _MIN_BAR_CELLS else 0)
 
     def table(self) -> Table:
-        """A table without rows."""
+        """Return a table without rows."""
         table = Table.grid(padding=(0, 1))
         for cells in (self.label, _STATE_CELLS, self.amount, *([self.bar] if self.bar else [])):
             table.add_column(width=cells, no_wrap=True)
         return table
 
     def cells(self, row: _Row) -> tuple[RenderableType, ...]:
-        """What a row has in these columns; of a label that is cut the end stays, which tells tags apart."""
+        """Return the cells of a row. A label is cut at its beginning, since its end, the tag, distinguishes images."""
         label = row.label if len(row.label) <= self.label else f"…{row.label[len(row.label) - self.label + 1 :]}"
-        moves = row.state in _UNDER_WAY and row.total
+        is_moving = row.state in _MOVING and row.total
         amount = f"{size(row.total):>{_SIZE_CELLS}}" if row.total else ""
-        if moves:
+        if is_moving:
             amount = f"{size(row.offset):>{_SIZE_CELLS}}/{size(row.total or 0)}"
-        bar = ProgressBar(total=row.total, completed=row.offset, width=self.bar) if moves and self.bar else ""
-        told = (Text(label), Text(row.state, style=_STYLES.get(row.state, "bold")), Text(amount))
-        return (*told, bar) if self.bar else told
+        bar = ProgressBar(total=row.total, completed=row.offset, width=self.bar) if is_moving and self.bar else ""
+        cells = (Text(label), Text(row.state, style=_STYLES.get(row.state, "bold")), Text(amount))
+        return (*cells, bar) if self.bar else cells
 
 
 def _fit_rows(rows: list[_Row], height: int) -> list[_Row]:
-    """As many rows as a frame has room for, in their order."""
+    """Return the most important rows that fit into a frame, in their order."""
     if len(rows) <= height:
         return rows
     kept = set(map(id, sorted(rows, key=lambda row: row.rank)[: max(height, 1)]))

@@ -1,12 +1,12 @@
-"""The Prefect server that a command brings along where none is configured, as a child process on a loopback port.
+"""The embedded Prefect server: a child process on a loopback port, for commands without a configured Prefect API.
 
-It is Prefect's own server on Prefect's own database (`$PREFECT_HOME/prefect.db`), so that `prefect server start` later shows
-the run. Prefect would start one by itself, but that one forgets most task runs when the process ends, dies with the client on
-Ctrl-C before the run's end is recorded, and stays behind when the client is killed (docs/dev/adr/0003). This one:
+It is Prefect's server on the database `$PREFECT_HOME/prefect.db`, so that `prefect server start` shows the run later. The
+temporary server of Prefect itself loses most task runs when the process ends, dies of Ctrl-C before the end of the run is
+recorded, and survives when its client is killed (docs/dev/adr/0003). The embedded server:
 
-- gets the settings with which it records as fast as runs go;
-- is not reached by a terminal's Ctrl-C, and lives exactly as long as the pipe to its parent;
-- listens on a socket that the parent bound, so no other server can be in its place.
+- has settings with which it records task runs as fast as runs produce them;
+- does not get the Ctrl-C of a terminal, and ends when the pipe to its parent closes;
+- listens on a socket that the parent bound, so that no other server can take its place.
 """
 
 import contextlib
@@ -24,16 +24,16 @@ from typing import IO
 
 from prefect_dist.ocispec.errors import Unavailable
 
-# Migrating a new database takes some 15 s on a slow machine.
+# The migration of a new database takes about 15 s on a slow machine.
 _START_S = 120
 _STOP_S = 10
-# With `-P`, files in the current directory cannot take the places of modules that Prefect imports.
+# With `-P`, files in the current directory cannot shadow modules that Prefect imports.
 _COMMAND = (sys.executable, "-P", "-m", "prefect_dist.cli._server")
 _SETTINGS = {
-    # One database transaction per task state is several times slower than runs that find everything in place.
+    # One database transaction per task state is several times slower than an up-to-date run.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    # Nobody looks at its pages, and its feed of events would not be complete when the command ends: runs, states, logs are.
+    # The UI is not served, and events would be incomplete at the end of the command. Runs, states and logs are complete.
     "PREFECT_SERVER_UI_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
@@ -42,16 +42,12 @@ _SETTINGS = {
 
 @contextlib.contextmanager
 def run_server(home: Path) -> Iterator["Embedded"]:
-    """A server on the database in `home`, ended with the block. It starts meanwhile: call `ready` before using it.
-
-    Raises:
-        Unavailable: from `ready`, when it did not come up; the message shows its last words.
-    """
+    """Start a server on the database in `home`, and stop it after the block. `wait_until_ready` comes before its first use."""
     home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile() as log, _one_at_a_time(home) as lock, socket.socket() as listening:
+    with tempfile.TemporaryFile() as log, _lock(home) as lock, socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen(128)
-        process = subprocess.Popen(  # noqa: S603 - our own module
+        process = subprocess.Popen(  # noqa: S603 - a module of this package
             [*_COMMAND, str(listening.fileno())],
             pass_fds=[listening.fileno()],
             stdin=subprocess.PIPE,
@@ -65,7 +61,7 @@ def run_server(home: Path) -> Iterator["Embedded"]:
         try:
             yield Embedded(url, process, log, lock)
         finally:
-            _end(process)
+            _stop(process)
 
 
 class Embedded:
@@ -75,37 +71,37 @@ class Embedded:
         self.url = url
         self._process, self._log, self._lock = process, log, lock
 
-    def ready(self) -> None:
-        """Wait until it answers.
+    def wait_until_ready(self) -> None:
+        """Wait until the server answers.
 
         Raises:
-            Unavailable: it did not; the message shows its last words.
+            Unavailable: the server did not start. The message has the last line of its log.
         """
         try:
-            # It listens already, so that this one request waits until it is served.
-            with urllib.request.urlopen(f"{self.url}/health", timeout=_START_S):  # noqa: S310 - our own http URL
+            # The socket listens already, so this request waits until the server is ready.
+            with urllib.request.urlopen(f"{self.url}/health", timeout=_START_S):  # noqa: S310 - an http URL
                 self._lock.close()
         except (urllib.error.URLError, OSError) as exc:
-            raise Unavailable(f"Prefect's embedded server did not start: {self._last_words() or exc}") from exc
+            raise Unavailable(f"embedded Prefect server: it did not start: {self._read_last_line() or exc}") from exc
 
-    def _last_words(self) -> str:
-        _end(self._process)
+    def _read_last_line(self) -> str:
+        _stop(self._process)
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
         return lines[-1].strip() if lines else ""
 
 
 @contextlib.contextmanager
-def _one_at_a_time(home: Path) -> Iterator[contextlib.ExitStack]:
-    """Held until a server is up: two that migrate one new database at once would spoil it."""
+def _lock(home: Path) -> Iterator[contextlib.ExitStack]:
+    """Hold a lock until a server is ready. Two servers that migrate a new database at the same time would damage it."""
     with contextlib.ExitStack() as held:
         lock = held.enter_context((home / "dist-server.lock").open("ab"))
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield held
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Close the pipe that the server lives by, and see it end."""
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Close the pipe to the server, which makes it end, and wait for its end."""
     if process.stdin is not None:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()

@@ -1,16 +1,28 @@
-"""The commands that bring images in: fetch and pull."""
+"""The commands fetch, pull and unpack: images from registries to the content store, and from there to directories."""
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-from prefect_dist.cli import inputs, runs, tables
-from prefect_dist.cli.context import Context
-from prefect_dist.cli.login import WAY, given
+from cyclopts import Parameter
+
+from prefect_dist.cli import inputs, tables
+from prefect_dist.cli.login import use_login
 from prefect_dist.cli.names import find_record
-from prefect_dist.cli.options import LoginOptions, RunNetworkOptions
+from prefect_dist.cli.options import (
+    Concurrency,
+    Image,
+    LoginOptions,
+    NewDirectory,
+    Platform,
+    Platforms,
+    Quiet,
+    Referrers,
+    Retries,
+    RunNetworkOptions,
+    Shared,
+    StoredName,
+)
 from prefect_dist.ocispec.units import size
-from prefect_dist.transfer.session import use_credentials
 
 if TYPE_CHECKING:
     from prefect_dist.mirror.pull import PullReport
@@ -19,70 +31,74 @@ if TYPE_CHECKING:
 
 
 def fetch(
-    context: Context,
-    references: Sequence[str],
-    platforms: Sequence[str],
+    references: Annotated[list[str], Parameter(name="REF", help="Images, such as redis:7 or ghcr.io/a/b@sha256:…")],
+    /,
     *,
-    network: RunNetworkOptions,
-    login: LoginOptions,
-    **options: int,
+    platform: Platforms = None,
+    referrers: Referrers = False,
+    concurrency: Concurrency = 8,
+    retries: Retries = 3,
+    network: RunNetworkOptions = RunNetworkOptions(),
+    login: LoginOptions = LoginOptions(),
+    quiet: Quiet = False,
+    context: Shared,
 ) -> int:
-    """Fetch images; 1 if any is not complete. `options` are parameters of the flow."""
-    images = [inputs.reference(text) for text in references]
+    """Run the flow `fetch`, and return its exit code."""
+    from prefect_dist.cli import runs
+
+    images = [inputs.parse_reference(text) for text in references]
     parameters = {
         "references": list(map(str, images)),
-        "platforms": [str(platform) for platform in inputs.platforms(platforms) or ()] or "all",
-        **runs.common(context, network),
-        **options,
+        "platforms": [str(platform) for platform in inputs.parse_platforms(platform or ()) or ()] or "all",
+        "referrers": referrers,
+        "concurrency": concurrency,
+        "retries": retries,
+        **runs.common_parameters(context, network),
     }
-    inputs.writable(context)  # refused before anything is started
-
-    def load() -> Any:
-        from prefect_dist.flows.fetch import fetch
-
-        return fetch
-
-    with use_credentials(given(login, [image.host for image in images]), way=WAY):
-        return runs.run(context, load, parameters, _show)
+    inputs.require_writable_store(context)
+    with use_login(login, [image.host for image in images]):
+        return runs.run(context, "fetch", parameters, _show, quiet=quiet)
 
 
 def pull(
-    context: Context,
-    reference: str,
-    directory: str,
-    platform: str | None,
+    reference: Image,
+    directory: NewDirectory,
+    /,
     *,
-    network: RunNetworkOptions,
-    login: LoginOptions,
-    **options: int,
+    platform: Platform = None,
+    referrers: Referrers = False,
+    concurrency: Concurrency = 8,
+    retries: Retries = 3,
+    network: RunNetworkOptions = RunNetworkOptions(),
+    login: LoginOptions = LoginOptions(),
+    quiet: Quiet = False,
+    context: Shared,
 ) -> int:
-    """Fetch an image and unpack it; 1 if either fails. `options` are parameters of the flow."""
-    image = inputs.reference(reference)
+    """Run the flow `pull`, and return its exit code."""
+    from prefect_dist.cli import runs
+
+    image = inputs.parse_reference(reference)
     parameters = {
         "reference": str(image),
-        "directory": inputs.unused_directory(directory),
-        "platform": None if platform is None else str(inputs.platform(platform)),
-        **runs.common(context, network),
-        **options,
+        "directory": inputs.check_new_directory(directory),
+        "platform": None if platform is None else str(inputs.parse_platform(platform)),
+        "referrers": referrers,
+        "concurrency": concurrency,
+        "retries": retries,
+        **runs.common_parameters(context, network),
     }
-    inputs.writable(context)
-
-    def load() -> Any:
-        from prefect_dist.flows.pull import pull
-
-        return pull
-
-    with use_credentials(given(login, [image.host]), way=WAY):
-        return runs.run(context, load, parameters, _show_pull)
+    inputs.require_writable_store(context)
+    with use_login(login, [image.host]):
+        return runs.run(context, "pull", parameters, _show_pull, quiet=quiet)
 
 
-def unpack(context: Context, name: str, directory: str, platform: str | None) -> int:
-    """Unpack an image of the store, without Prefect."""
+def unpack(name: StoredName, directory: NewDirectory, /, *, platform: Platform = None, context: Shared) -> int:
+    """Unpack an image of the content store."""
     from prefect_dist.storage.unpack import unpack
 
-    store, target = inputs.store(context), inputs.unused_directory(directory)
+    store, target = inputs.open_store(context), inputs.check_new_directory(directory)
     root = find_record(store, name).descriptor
-    done = unpack(store, root, Path(target), platform=inputs.platform(platform))
+    done = unpack(store, root, Path(target), platform=inputs.parse_platform(platform))
     if context.output == "json":
         chain_id = done.chain_id and str(done.chain_id)
         tables.json({"manifest": str(done.manifest.digest), "layers": done.layers, "chain_id": chain_id, "directory": target})

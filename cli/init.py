@@ -7,10 +7,13 @@ from contextlib import suppress
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
 
 from prefect_dist.cli import tables
-from prefect_dist.cli.context import Context
-from prefect_dist.cli.errors import BadInput
+from prefect_dist.cli.inputs import BadInput
+from prefect_dist.cli.options import Shared
 from prefect_dist.ocispec.errors import AlreadyExists
 
 _NEXT = """
@@ -22,7 +25,7 @@ Next:
      dist mirror mirror.yaml --dry-run
 
 2. To deploy, set PREFECT_API_URL to your Prefect server (prefect server start), and save the configuration and the
-   place of the content store as blocks, here or in the UI:
+   location of the content store as blocks, here or in the UI:
 
      python - <<'END'
      from pathlib import Path
@@ -41,19 +44,24 @@ Next:
 """
 
 
-def init(context: Context, directory: str) -> int:
+def init(
+    directory: Annotated[str, Parameter(name="DIR", help="The directory of the project; created if it is missing.")] = ".",
+    /,
+    *,
+    context: Shared,
+) -> int:
     """Write prefect.yaml, mirror.yaml, its JSON schema and automations/ to a directory, and print the next commands.
 
     Raises:
         BadInput: `directory` is a file.
-        AlreadyExists: a file is there already. Nothing is written.
+        AlreadyExists: one of the files exists. Nothing is written.
     """
     target = Path(directory)
     if target.exists() and not target.is_dir():
         raise BadInput(f"{directory}: expected a directory, got a file")
     files = dict(_project_files(resources.files("prefect_dist") / "project"))
     if existing := _list_existing(target, files):
-        raise AlreadyExists(f"{directory}: {', '.join(existing)}: already there; nothing was written, choose another directory")
+        raise AlreadyExists(f"{directory}: {', '.join(existing)}: file exists; nothing was written; choose another directory")
     _write(target, files)
     if context.output == "json":
         tables.json({"directory": directory, "files": list(files)})
@@ -73,14 +81,14 @@ def _project_files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str,
 
 
 def _list_existing(target: Path, names: Mapping[str, bytes]) -> list[str]:
-    """Return the names that exist below `target`, and those of files in place of a folder."""
+    """Return the names that exist below `target`, and the names of files in the place of a folder."""
     folders = {name.partition("/")[0] for name in names if "/" in name}
     blocked = [name for name in sorted(folders) if os.path.lexists(target / name) and not (target / name).is_dir()]
     return blocked + [name for name in names if os.path.lexists(target / name)]
 
 
 def _write(target: Path, files: Mapping[str, bytes]) -> None:
-    """Create each file and the missing folders. If one fails, remove those that were created."""
+    """Create all files and the missing folders. After an error, remove the files and folders that were created."""
     created: list[Path] = []
     try:
         for name, content in files.items():
@@ -98,7 +106,7 @@ def _write(target: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _create(path: Path, content: bytes, created: list[Path]) -> None:
-    """Write a new file, and add it to `created` once it exists. An error names the file."""
+    """Write a new file, and add its path to `created`. An error names the file."""
     try:
         with path.open("xb") as file:
             created.append(path)

@@ -1,22 +1,67 @@
-"""Who we are to the registry of the images that a command names: user and password by hand, never on the command line."""
+"""Credentials that the user gives to a command, for one registry. A password is never on the command line."""
 
 import os
 from collections.abc import Container, Iterable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
-from prefect_dist.cli.errors import BadInput
-from prefect_dist.cli.options import LoginOptions
-from prefect_dist.remotes import Credentials, CredentialSource, Origin, StaticCredentials
+from prefect_dist.cli import inputs
+from prefect_dist.cli.inputs import BadInput
+from prefect_dist.cli.options import Context, LoginOptions, NetworkOptions
 
-WAY = "give --username and --password-stdin"
-_LONGEST_BYTES = 64 * 1024  # some tokens are long; nobody types more
+if TYPE_CHECKING:
+    from prefect_dist.remotes import CredentialSource, Registries
+
+_WAY = "give --username and --password-stdin"
+_MAX_BYTES = 64 * 1024  # some tokens are long
 
 
-def given(login: LoginOptions, registries: Iterable[str]) -> CredentialSource:
-    """The credentials that were given by hand, which are for one registry, `host[:port]`; none where none were."""
+def use_login(login: LoginOptions, registries: Iterable[str]) -> AbstractContextManager[None]:
+    """Make runs in the block use the credentials of the user for the one registry of the command."""
+    from prefect_dist.transfer.session import use_credentials
+
+    return use_credentials(_make_source(login, registries), way=_WAY)
+
+
+def use_target_login(
+    login: LoginOptions, registries: Iterable[str], *, configured: Container[str] = (), is_mentioned: bool = True
+) -> AbstractContextManager[None]:
+    """Make runs in the block use the credentials of the user for the one registry that the command writes to.
+
+    Credentials of the environment are used only for a registry that is not in `configured`, the registries for which the
+    configuration has credentials. `is_mentioned` decides if messages about missing credentials mention the options.
+    """
+    from prefect_dist.remotes import StaticCredentials
+    from prefect_dist.transfer.session import use_credentials
+
+    hosts, way = set(registries), _WAY if is_mentioned else None
+    if login.username is None and not login.password_stdin:
+        hosts = {host for host in hosts if host not in configured}
+        if len(hosts) != 1:
+            return use_credentials(StaticCredentials({}).get, way=way)
+    return use_credentials(_make_source(login, hosts), way=way)
+
+
+def open_registries(context: Context, network: NetworkOptions, login: LoginOptions, host: str) -> "Registries":
+    """Return the registries for a command on the registry `host`. The caller closes them."""
+    from prefect_dist.remotes import DockerConfig, Registries, RegistrySettings, chain_sources
+
+    settings = RegistrySettings(
+        hosts=inputs.load_hosts(network),
+        connect_timeout_s=context.connect_timeout_s,
+        read_timeout_s=network.read_timeout,
+    )
+    return Registries(settings, credentials=chain_sources(_make_source(login, [host]), DockerConfig.load().get), ways=(_WAY,))
+
+
+def _make_source(login: LoginOptions, registries: Iterable[str]) -> "CredentialSource":
+    """Return the source of the credentials of the user, which is empty if the user gave none."""
+    from prefect_dist.remotes import Credentials, Origin, StaticCredentials
+
     username = login.username if login.username is not None else os.environ.get("DIST_USERNAME")
     if not username:
         if login.password_stdin:
-            raise BadInput("--password-stdin requires --username")
+            raise BadInput("--password-stdin requires --username or $DIST_USERNAME")
         return StaticCredentials({}).get
     hosts = sorted(set(registries))
     if len(hosts) != 1:
@@ -27,59 +72,46 @@ def given(login: LoginOptions, registries: Iterable[str]) -> CredentialSource:
     user = "$DIST_USERNAME" if login.username is None else "--username"
     password = "--password-stdin" if login.password_stdin else "$DIST_PASSWORD"
     origin = Origin(f"{user} and {password}", "give the right ones")
-    return StaticCredentials(dict.fromkeys(hosts, Credentials(username, _password(username, login), origin=origin))).get
+    return StaticCredentials(dict.fromkeys(hosts, Credentials(username, _read_password(username, login), origin=origin))).get
 
 
-def given_for_targets(login: LoginOptions, registries: Iterable[str], *, configured: Container[str]) -> CredentialSource:
-    """The credentials that were given by hand for the one registry that a command writes to.
-
-    Those of the environment are used only where the configuration has none: it has credentials for `configured` registries.
-    """
-    hosts = set(registries)
-    if login.username is None and not login.password_stdin:
-        hosts = {host for host in hosts if host not in configured}
-        if len(hosts) != 1:
-            return StaticCredentials({}).get
-    return given(login, hosts)
-
-
-def _password(username: str, login: LoginOptions) -> str:
+def _read_password(username: str, login: LoginOptions) -> str:
     if login.password_stdin:
-        return _type_password(username) if os.isatty(0) else _text(_read_piped(), "--password-stdin")
-    if not (given := os.environb.get(b"DIST_PASSWORD")):
-        raise BadInput(f"user {username}: no password; give it to standard input with --password-stdin, or in DIST_PASSWORD")
-    return _text(given, "DIST_PASSWORD")
+        return _ask_password(username) if os.isatty(0) else _decode(_read_stdin(), "--password-stdin")
+    if not (password := os.environb.get(b"DIST_PASSWORD")):
+        raise BadInput(f"user {username}: no password; write it to standard input with --password-stdin, or set DIST_PASSWORD")
+    return _decode(password, "DIST_PASSWORD")
 
 
-def _type_password(username: str) -> str:
-    """A password from the terminal, which does not show it."""
+def _ask_password(username: str) -> str:
+    """Return a password from the terminal, which does not echo it."""
     from getpass import getpass
 
     try:
-        return _text(getpass(f"password of {username}: ").encode(errors="surrogateescape"), "--password-stdin")
+        return _decode(getpass(f"password of {username}: ").encode(errors="surrogateescape"), "--password-stdin")
     except EOFError:
-        return _text(b"", "--password-stdin")
+        return _decode(b"", "--password-stdin")
 
 
-def _read_piped() -> bytes:
-    """All of standard input, without the line break at its end."""
+def _read_stdin() -> bytes:
+    """Return all of standard input without the last line break."""
     try:
         with open(0, "rb", closefd=False) as stdin:
-            return stdin.read(_LONGEST_BYTES + 1).removesuffix(b"\n").removesuffix(b"\r")
+            return stdin.read(_MAX_BYTES + 1).removesuffix(b"\n").removesuffix(b"\r")
     except OSError as exc:
         raise BadInput(f"--password-stdin: standard input cannot be read ({exc.strerror})") from exc
 
 
-def _text(given: bytes, origin: str) -> str:
-    """What was given, as text. Of what is refused nothing is shown: it may be a password and something else."""
-    if not given:
+def _decode(password: bytes, origin: str) -> str:
+    """Return the password as text. The messages show nothing of a refused one, since it may contain a password."""
+    if not password:
         raise BadInput(f"{origin}: expected a password, got nothing")
-    if len(given) > _LONGEST_BYTES:
-        raise BadInput(f"{origin}: expected a password, got more than {_LONGEST_BYTES} bytes")
-    if lines := given.count(b"\n"):
+    if len(password) > _MAX_BYTES:
+        raise BadInput(f"{origin}: expected a password, got more than {_MAX_BYTES} bytes")
+    if lines := password.count(b"\n"):
         raise BadInput(f"{origin}: expected a password in one line, got {lines + 1} lines")
     try:
-        text = given.decode()
+        text = password.decode()
     except UnicodeDecodeError:
         raise BadInput(f"{origin}: expected a password in UTF-8, got other bytes") from None
     if any(c < " " or c == "\x7f" for c in text):  # RFC 7617, section 2

@@ -1,16 +1,32 @@
-"""The commands that bring many images to many registries, and look after them there: mirror, seed, check."""
+"""The commands mirror, seed and check: many images at many registries."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from prefect_dist.cli import inputs, runs, tables
-from prefect_dist.cli.context import Context
-from prefect_dist.cli.errors import BadInput, tell
-from prefect_dist.cli.login import WAY, given_for_targets
-from prefect_dist.cli.options import Dialect, LoginOptions, RunNetworkOptions
-from prefect_dist.transfer.session import use_credentials
+from cyclopts import Parameter
+
+from prefect_dist.cli import inputs, tables
+from prefect_dist.cli.inputs import BadInput
+from prefect_dist.cli.login import use_target_login
+from prefect_dist.cli.options import (
+    ConfiguredConcurrency,
+    Context,
+    DryRun,
+    From,
+    LoginOptions,
+    MirrorFile,
+    Platforms,
+    Quiet,
+    Referrers,
+    Retries,
+    RunNetworkOptions,
+    Shared,
+    To,
+    option,
+)
+from prefect_dist.cli.tables import print_error
 
 if TYPE_CHECKING:
     from prefect_dist.mirror.check_report import CheckReport
@@ -18,151 +34,192 @@ if TYPE_CHECKING:
     from prefect_dist.mirror.entry import Entry
     from prefect_dist.mirror.mirror_report import MirrorReport
 
+_ImageList = Annotated[
+    str,
+    Parameter(
+        name="FILE",
+        allow_leading_hyphen=True,
+        help="A list of images, one per line (- reads standard input), or a configuration (.yaml).",
+    ),
+]
+_SeedTargets = Annotated[
+    list[str] | None,
+    option("Target registry, with or without a path before its repositories; repeatable."),
+]
+_RewriteIndex = Annotated[bool, option("Publish a new index that has only the selected platforms. Its digest is different.")]
+_Offline = Annotated[bool, option("Read images only from the content store; contact no source registry.")]
+
 
 def mirror(
-    context: Context,
-    path: str,
-    dialect: Dialect,
-    to: Sequence[str],
+    config: MirrorFile,
+    /,
     *,
-    dry_run: bool,
-    network: RunNetworkOptions,
-    login: LoginOptions,
-    **options: int | None,
+    dry_run: DryRun = False,
+    dialect: From = "dist",
+    to: To = None,
+    concurrency: ConfiguredConcurrency = None,
+    retries: Retries = 3,
+    network: RunNetworkOptions = RunNetworkOptions(),
+    login: LoginOptions = LoginOptions(),
+    quiet: Quiet = False,
+    context: Shared,
 ) -> int:
-    """Mirror the images of a configuration, or only plan that, and return the exit code of `runs.run`."""
-    wanted = inputs.mirror(inputs.absolute_location(path), dialect, to)
-    said = {"config": inputs.absolute_location(path), "dialect": dialect, "to": list(to), "dry_run": dry_run}
-    parameters = {**said, **run_parameters(context, wanted, network, writes=not dry_run), **options}
+    """Run the flow `mirror`, and return its exit code."""
+    from prefect_dist.cli import runs
 
-    def load() -> Any:
-        from prefect_dist.flows.mirror import mirror
-
-        return mirror
-
-    with _logged_in(login, wanted, wanted.entries):
-        return runs.run(
-            context, load, parameters, _show, notes=_notes, store=inputs.store_of(context, wanted), doing="mirroring"
-        )
+    path = inputs.make_absolute(config)
+    wanted = inputs.load_mirror(path, dialect, to or ())
+    parameters = {
+        "config": path,
+        "dialect": dialect,
+        "to": to or [],
+        "dry_run": dry_run,
+        "concurrency": concurrency,
+        "retries": retries,
+        **_configured_parameters(context, wanted, network, writes=not dry_run),
+    }
+    store = inputs.choose_mirror_store(context, wanted)
+    with _use_mirror(login, wanted, wanted.entries):
+        return runs.run(context, "mirror", parameters, _show, notes=_notes, store=store, doing="mirroring", quiet=quiet)
 
 
 def check(
-    context: Context,
-    path: str,
-    dialect: Dialect,
-    to: Sequence[str],
+    config: Annotated[str, Parameter(name="FILE", help="The configuration of a mirror (YAML), or a lock file.")],
+    /,
     *,
-    repair: bool,
-    network: RunNetworkOptions,
-    login: LoginOptions,
-    **options: int | None,
+    repair: Annotated[bool, option("Upload missing content, and correct the tags.")] = False,
+    dialect: From = "dist",
+    to: To = None,
+    concurrency: ConfiguredConcurrency = None,
+    retries: Retries = 3,
+    network: RunNetworkOptions = RunNetworkOptions(),
+    login: LoginOptions = LoginOptions(),
+    quiet: Quiet = False,
+    context: Shared,
 ) -> int:
-    """Check the targets of a mirror against its lock file, and return the exit code of `runs.run`."""
-    wanted = inputs.read_audited_mirror(inputs.absolute_location(path), dialect, to)
-    parameters = {"config": inputs.absolute_location(path), "dialect": dialect, "to": list(to), "repair": repair}
-    parameters |= {**run_parameters(context, wanted, network, writes=repair), **options}
+    """Run the flow `check`, and return its exit code."""
+    from prefect_dist.cli import runs
 
-    def load() -> Any:
-        from prefect_dist.flows.check import check
-
-        return check
-
-    with _logged_in(login, wanted, (*wanted.entries, *wanted.seed)):
-        return runs.run(context, load, parameters, _show_check, store=inputs.store_of(context, wanted), doing="mirroring")
+    path = inputs.make_absolute(config)
+    wanted = inputs.load_audited_mirror(path, dialect, to or ())
+    parameters = {
+        "config": path,
+        "dialect": dialect,
+        "to": to or [],
+        "repair": repair,
+        "concurrency": concurrency,
+        "retries": retries,
+        **_configured_parameters(context, wanted, network, writes=repair),
+    }
+    store = inputs.choose_mirror_store(context, wanted)
+    with _use_mirror(login, wanted, (*wanted.entries, *wanted.seed)):
+        return runs.run(context, "check", parameters, _show_check, store=store, doing="mirroring", quiet=quiet)
 
 
 def seed(
-    context: Context,
-    path: str,
-    to: Sequence[str],
-    platforms: Sequence[str],
+    images: _ImageList,
+    /,
     *,
-    failed: str | None,
-    lock: str | None,
-    network: RunNetworkOptions,
-    login: LoginOptions,
-    **options: Any,
+    to: _SeedTargets = None,
+    platform: Platforms = None,
+    rewrite_index: _RewriteIndex = False,
+    referrers: Referrers = False,
+    offline: _Offline = False,
+    failed: Annotated[str | None, Parameter(help="Write the images that failed to this file, as input for a retry.")] = None,
+    lock: Annotated[str | None, Parameter(help="Lock file for dist check. A configuration names its own.")] = None,
+    dry_run: DryRun = False,
+    concurrency: ConfiguredConcurrency = None,
+    retries: Retries = 3,
+    network: RunNetworkOptions = RunNetworkOptions(),
+    login: LoginOptions = LoginOptions(),
+    quiet: Quiet = False,
+    context: Shared,
 ) -> int:
-    """Seed many images to many registries and return the exit code of `runs.run`. `options` are parameters of the flow."""
-    store, is_configured = None, path.endswith((".yaml", ".yml"))
+    """Run the flow `seed`, and return its exit code."""
+    from prefect_dist.cli import runs
+
+    parameters: dict[str, Any] = {
+        "rewrite_index": rewrite_index,
+        "referrers": referrers,
+        "offline": offline,
+        "failed": failed if failed is None else inputs.make_absolute(failed),
+        "lock": lock if lock is None else inputs.make_absolute(lock),
+        "dry_run": dry_run,
+        "concurrency": concurrency,
+        "retries": retries,
+    }
+    store, is_configured = None, images.endswith((".yaml", ".yml"))
     if is_configured:
-        wanted = _seed_configuration(path, (*to, *platforms, *([] if lock is None else ["--lock"])))
-        store = inputs.store_of(context, wanted)
-        parameters = {
-            "config": inputs.absolute_location(path),
-            **run_parameters(context, wanted, network, writes=not options["dry_run"]),
-        }
+        wanted = _load_seed(images, (*(to or ()), *(platform or ()), *([] if lock is None else ["--lock"])))
+        parameters |= {"config": inputs.make_absolute(images)}
+        parameters |= _configured_parameters(context, wanted, network, writes=not dry_run)
+        store = inputs.choose_mirror_store(context, wanted)
     else:
-        parameters, wanted = _listed_seed(context, path, to, platforms, network, rewrite_index=options["rewrite_index"])
-        if not options["dry_run"]:
-            inputs.writable(context)
-    if lock is not None:
-        parameters["lock"] = inputs.absolute_location(lock)
-    if failed is not None:
-        parameters["failed"] = inputs.absolute_location(failed)
-
-    def load() -> Any:
-        from prefect_dist.flows.seed import seed
-
-        return seed
-
-    with _logged_in(login, wanted, wanted.seed, way=None if is_configured else WAY):
-        return runs.run(context, load, {**parameters, **options}, _show, notes=_notes, store=store, doing="mirroring")
+        listed, wanted = _listed_seed(images, to or [], platform or [], rewrite_index=rewrite_index)
+        parameters |= listed | runs.common_parameters(context, network)
+        if not dry_run:
+            inputs.require_writable_store(context)
+    with _use_mirror(login, wanted, wanted.seed, is_mentioned=not is_configured):
+        return runs.run(context, "seed", parameters, _show, notes=_notes, store=store, doing="mirroring", quiet=quiet)
 
 
-def _seed_configuration(path: str, said: Sequence[str]) -> "Mirror":
-    """The configuration of a seed. `said` are options that contradict it."""
-    if said:
-        raise BadInput(f"{path}: a configuration says itself where images go and for which platforms; leave out {said[0]}")
-    wanted = inputs.mirror(inputs.absolute_location(path))
+def _load_seed(path: str, options: Sequence[str]) -> "Mirror":
+    """Return the configuration of a seed. `options` are command-line options that contradict a configuration."""
+    if options:
+        raise BadInput(f"{path}: the configuration defines targets, platforms and lock file; leave out {options[0]}")
+    wanted = inputs.load_mirror(inputs.make_absolute(path))
     if not wanted.seed:
-        raise BadInput(f"{path}: expected a section seed, there is none")
+        raise BadInput(f"{path}: expected a section seed, but the file has none")
     return wanted
 
 
 def _listed_seed(
-    context: Context, path: str, to: Sequence[str], platforms: Sequence[str], network: RunNetworkOptions, *, rewrite_index: bool
+    path: str, to: Sequence[str], platforms: Sequence[str], *, rewrite_index: bool
 ) -> tuple[dict[str, Any], "Mirror"]:
-    """The parameters of a seed of the images in a list, and what it comes to."""
+    """Return the parameters for a seed of listed images, and the equivalent configuration."""
     if not to:
-        raise BadInput("seed: expected --to REGISTRY, at least once")
-    chosen = [str(platform) for platform in inputs.platforms(platforms) or ()]
+        raise BadInput("seed: a list of images requires --to REGISTRY")
+    chosen = [str(platform) for platform in inputs.parse_platforms(platforms) or ()]
     if rewrite_index and not chosen:
         raise BadInput("--rewrite-index requires --platform")
-    file = None if path == "-" else inputs.absolute_location(path)
-    images = inputs.images(sys.stdin) if path == "-" else []
-    wanted = inputs.make_seed_mirror(to, images=images, file=file)  # refused before anything is started
-    parameters = {"to": list(to), "images": images, "file": file, "platforms": chosen or "all"}
-    return {**parameters, **runs.common(context, network)}, wanted
+    file = None if path == "-" else inputs.make_absolute(path)
+    images = inputs.parse_images(sys.stdin) if path == "-" else []
+    wanted = inputs.make_seed_mirror(to, images=images, file=file)
+    return {"to": list(to), "images": images, "file": file, "platforms": chosen or "all"}, wanted
 
 
 @contextmanager
-def _logged_in(login: LoginOptions, wanted: "Mirror", entries: Sequence["Entry"], *, way: str | None = None) -> Iterator[None]:
-    """Have the run use the configuration, and the credentials of the user for the one registry that these entries write to.
+def _use_mirror(
+    login: LoginOptions, wanted: "Mirror", entries: Sequence["Entry"], *, is_mentioned: bool = False
+) -> Iterator[None]:
+    """Make runs in the block use the configuration, and the credentials of the user for the registry that `entries` write to.
 
-    Messages mention them as a `way` to log in only where there is no configuration, whose keys they name.
+    Messages about missing credentials mention the options only without a configuration. With a configuration, they mention its
+    keys.
     """
     from prefect_dist.mirror.config import use_config
 
     targets = {host for entry in entries for host in entry.target_hosts}
-    with use_credentials(given_for_targets(login, targets, configured=wanted.credentials), way=way), use_config(wanted):
+    with use_target_login(login, targets, configured=wanted.credentials, is_mentioned=is_mentioned), use_config(wanted):
         yield
 
 
-def run_parameters(context: Context, wanted: "Mirror", network: RunNetworkOptions, *, writes: bool) -> dict[str, Any]:
-    """The parameters that runs of a configuration have in common: store, options and network; warnings are printed.
+def _configured_parameters(context: Context, wanted: "Mirror", network: RunNetworkOptions, *, writes: bool) -> dict[str, Any]:
+    """Print the warnings about a configuration, and return the parameters for its store and network.
 
-    A store that is not the file's is checked, and made if the run `writes`. The file's own is left to the flow.
+    A store from `--store` or the environment is checked, and created if the run `writes`. The run checks the store of the file.
     """
-    for warning in inputs.warnings(context, wanted):
-        tell(f"warning: {warning}")
-    parameters = runs.common(context, network)
-    if inputs.store_of(context, wanted) == wanted.store:
+    from prefect_dist.cli import runs
+
+    for warning in inputs.list_warnings(context, wanted):
+        print_error(f"warning: {warning}")
+    parameters = runs.common_parameters(context, network)
+    if inputs.choose_mirror_store(context, wanted) == wanted.store:
         del parameters["store"]
     elif writes:
-        inputs.writable(context)
+        inputs.require_writable_store(context)
     else:
-        inputs.store_of_run(context)
+        inputs.open_run_store(context)
     return parameters
 
 
@@ -176,7 +233,7 @@ def _notes(report: "MirrorReport") -> Sequence[str]:
 
 
 def _show_check(report: "CheckReport") -> None:
-    """Print a row per target. The faults of those that are still damaged are printed with the failures, once for each cause."""
+    """Print a row per target. The faults of targets that are still damaged are printed once per cause, with the failures."""
     rows = report.table()
     if not any(row["result"] == "repaired" for row in rows):
         _show_table([{key: cell for key, cell in row.items() if key != "faults"} for row in rows])
@@ -185,6 +242,5 @@ def _show_check(report: "CheckReport") -> None:
 
 
 def _show_table(rows: Sequence[Mapping[str, str | int]]) -> None:
-    """Print rows, without the reasons of failures, which are printed once for each cause."""
     if rows:
         tables.columns([head.upper() for head in rows[0]], [[str(cell) for cell in row.values()] for row in rows])

@@ -1,67 +1,81 @@
-"""The command names, and how a name is found that a person typed."""
+"""The command names, with and without `--check`, and the look-up of a name that the user typed."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
 
 from prefect_dist.cli import inputs, tables
-from prefect_dist.cli.context import Context
-from prefect_dist.cli.errors import BadInput, tell
+from prefect_dist.cli.inputs import BadInput
+from prefect_dist.cli.options import Context, Shared, option
+from prefect_dist.cli.tables import print_error
+from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.errors import DistError, InvalidInput, NotFound
-from prefect_dist.storage import ContentStore, Name
+from prefect_dist.ocispec.units import size
+
+if TYPE_CHECKING:
+    from prefect_dist.storage import ContentStore, Name
+    from prefect_dist.storage.presence import Presence
 
 
-def names(context: Context, wanted: Sequence[str], *, check: bool, quiet: bool) -> int:
-    """List names, in their order, or with `check` what is there of them; 1 if one is not known, damaged or not complete."""
-    store = inputs.store(context)
-    chosen, errors = _chosen(store, wanted)
+def names(
+    wanted: Annotated[list[str] | None, Parameter(name="NAME", help="The names to list. Default: all.")] = None,
+    /,
+    *,
+    check: Annotated[bool, option("Check that the store has all content of each name. Exit with 1 if it has not.")] = False,
+    quiet: Annotated[bool, option("Print only the names.", name=["--quiet", "-q"])] = False,
+    context: Shared,
+) -> int:
+    """Print names, sorted. Return 1 if a name is unknown, damaged, or incomplete with `check`."""
+    store = inputs.open_store(context)
+    chosen, errors = _read_names(store, wanted or ())
     if check:
         store.require()
-        from prefect_dist.cli.checking import check_names
-
-        code = check_names(context, store, chosen, quiet=quiet)
+        code = _check(context, store, chosen, quiet=quiet)
     else:
         _show(context, chosen, quiet=quiet)
         code = 0
     for error in errors:
-        tell(error)
+        print_error(error)
     return 1 if errors else code
 
 
-def find_record(store: ContentStore, text: str) -> Name:
-    """The name that a person means by `text`: recorded like that, or as Docker expands it.
+def find_record(store: "ContentStore", text: str) -> "Name":
+    """Return the record of the name that `text` means: the text itself, or the expanded short name.
 
     Raises:
-        NotFound: neither is there.
-        InvalidInput: its record is damaged.
+        NotFound: the store has neither name.
+        InvalidInput: the record is damaged.
     """
     return store.names.get(find_name(store, text))
 
 
-def find_name(store: ContentStore, text: str) -> str:
-    """The name that a person means by `text`, as it was recorded, be its record damaged.
+def find_name(store: "ContentStore", text: str) -> str:
+    """Return the recorded name that `text` means. The record itself may be damaged.
 
     Raises:
-        NotFound: there is none.
+        NotFound: the store has no such name.
     """
     for name in _meanings(text):
         if name in store.names:
             return name
-    raise NotFound(f"name {' or '.join(dict.fromkeys(_meanings(text)))}: not there; dist names lists all")
+    raise NotFound(f"name {' or '.join(dict.fromkeys(_meanings(text)))}: not in the store; dist names lists all names")
 
 
 def _meanings(text: str) -> Iterator[str]:
     yield text
     try:
-        yield str(inputs.reference(text))
+        yield str(inputs.parse_reference(text))
     except BadInput:
         return
 
 
-def _chosen(store: ContentStore, wanted: Sequence[str]) -> tuple[list[Name], Sequence[DistError]]:
-    """The names that are asked for, sorted, and what is wrong with the others."""
+def _read_names(store: "ContentStore", wanted: Sequence[str]) -> tuple[list["Name"], Sequence[DistError]]:
+    """Return the wanted names, sorted, and the errors of names that could not be read."""
     if not wanted:
         return store.names.read()
-    found, errors = dict[str, Name](), list[DistError]()
+    found, errors = dict[str, "Name"](), list[DistError]()
     for text in wanted:
         try:
             name = find_record(store, text)
@@ -72,7 +86,7 @@ def _chosen(store: ContentStore, wanted: Sequence[str]) -> tuple[list[Name], Seq
     return [found[name] for name in sorted(found)], errors
 
 
-def _show(context: Context, chosen: Sequence[Name], *, quiet: bool) -> None:
+def _show(context: Context, chosen: Sequence["Name"], *, quiet: bool) -> None:
     if context.output == "json":
         tables.json([_name_json(name) for name in chosen])
     elif quiet:
@@ -82,7 +96,7 @@ def _show(context: Context, chosen: Sequence[Name], *, quiet: bool) -> None:
         tables.columns(("NAME", "DIGEST", "KIND", "PLATFORMS", "AGE"), rows)
 
 
-def _name_json(name: Name) -> dict[str, Any]:
+def _name_json(name: "Name") -> dict[str, Any]:
     return {
         "name": name.name,
         "descriptor": name.descriptor.to_json(),
@@ -93,6 +107,80 @@ def _name_json(name: Name) -> dict[str, Any]:
     }
 
 
-def _platforms(name: Name) -> str:
-    """Which were wanted: `all`, or those of a fetch with --platform."""
+def _platforms(name: "Name") -> str:
+    """Return the platforms that were fetched, or `all`."""
     return "all" if name.platforms is None else ",".join(map(str, name.platforms))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _CheckedName:
+    """The content of a name in the store. `found` is None if it could not be read; `error` is None if it is complete."""
+
+    name: "Name"
+    found: "Presence | None"
+    error: str | None
+
+    @property
+    def status(self) -> Literal["complete", "incomplete", "unavailable"]:
+        if self.found is not None and not self.found.present:
+            return "unavailable"
+        return "complete" if self.error is None else "incomplete"
+
+
+def _check(context: Context, store: "ContentStore", names: Iterable["Name"], *, quiet: bool) -> int:
+    """Print the state of each name, or with `quiet` the complete names. Return 1 if a name is not complete."""
+    findings = [_check_name(store, name) for name in names]
+    if context.output == "json":
+        tables.json([_finding_json(finding) for finding in findings])
+    elif quiet:
+        tables.lines([finding.name.name for finding in findings if finding.error is None])
+    else:
+        rows = [(f.name.name, str(f.name.descriptor.digest), _status(f), _size(f)) for f in findings]
+        tables.columns(("NAME", "DIGEST", "STATUS", "SIZE"), rows)
+    errors = [finding.error for finding in findings if finding.error is not None]
+    for error in errors:
+        print_error(error)
+    return 1 if errors else 0
+
+
+def _check_name(store: "ContentStore", name: "Name") -> _CheckedName:
+    from prefect_dist.storage.presence import check_name
+
+    try:
+        found = check_name(store, name)
+    except DistError as exc:
+        return _CheckedName(name=name, found=None, error=f"{name.name}: {exc}")
+    return _CheckedName(name=name, found=found, error=None if found.is_complete else f"{name.name}: {found.shortage}")
+
+
+def _status(finding: _CheckedName) -> str:
+    if finding.found is None:
+        return f"{finding.status} (?)"
+    if finding.status == "unavailable":
+        return finding.status
+    present, missing = len(finding.found.present), len(finding.found.missing)
+    return f"{finding.status} ({present}/{present + missing})"
+
+
+def _size(finding: _CheckedName) -> str:
+    if finding.found is None or finding.status == "unavailable":
+        return "-"
+    present, missing = _sum_sizes(finding.found.present), _sum_sizes(finding.found.missing)
+    return f"{size(present)} / {size(present + missing)}" if missing else size(present)
+
+
+def _finding_json(finding: _CheckedName) -> dict[str, Any]:
+    found = finding.found
+    return {
+        "name": finding.name.name,
+        "digest": str(finding.name.descriptor.digest),
+        "status": finding.status,
+        "present": None if found is None else len(found.present),
+        "present_bytes": None if found is None else _sum_sizes(found.present),
+        "missing": None if found is None else [descriptor.to_json() for descriptor in found.missing],
+        "error": finding.error,
+    }
+
+
+def _sum_sizes(descriptors: Sequence[Descriptor]) -> int:
+    return sum(descriptor.size for descriptor in descriptors)

@@ -1,77 +1,122 @@
-"""What the grammar's parts share: the groups that help shows commands in, and options that several commands have."""
+"""Options that several commands share.
 
+`Shared` is the type of the parameter `context`, in which each command gets the options of all commands.
+"""
+
+import os
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from cyclopts import Group, Parameter, validators
+from cyclopts import Parameter, validators
 
-from prefect_dist.cli.context import Context
-
-RUNS = Group("As Prefect runs", sort_key=1)
-HAND = Group("By hand, without Prefect", sort_key=2)
-COMMON = Group("For all commands", sort_key=3)
+Output = Literal["text", "json"]
+Origin = Literal["option", "environment", "default"]
+Dialect = Literal["dist", "skopeo"]
 POSITIVE = validators.Number(gt=0)
+_CONCURRENCY = validators.Number(gte=1, lte=64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The options of all commands. Times are in seconds; a `timeout_s` of None is no limit.
+
+    `store_from` is the origin of the value of `store`.
+    """
+
+    store: str
+    store_from: Origin
+    store_options: dict[str, Any]
+    timeout_s: float | None
+    connect_timeout_s: float
+    output: Output
+    debug: bool
+
+
+def choose_store(option: str | None) -> tuple[str, Origin]:
+    """Return the content store and its origin: the option, then `$DIST_STORE`, then a directory of the user's data (XDG)."""
+    if option is not None:
+        return option, "option"
+    if variable := os.environ.get("DIST_STORE"):
+        return variable, "environment"
+    from platformdirs import user_data_path
+
+    return str(user_data_path("prefect-dist", appauthor=False) / "store"), "default"
+
+
+def option(text: str, **options: Any) -> Parameter:
+    """Return a parameter with the help `text`, without a negative form and without a displayed default."""
+    return Parameter(negative=(), show_default=False, help=text, **options)
+
 
 Shared = Annotated[Context, Parameter(parse=False)]
-Concurrency = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=64), help="How many things at once.")]
+Concurrency = Annotated[int, Parameter(validator=_CONCURRENCY, help="Maximum number of parallel tasks, 1 to 64.")]
 ConfiguredConcurrency = Annotated[
     int | None,
-    Parameter(validator=validators.Number(gte=1, lte=64), help="How many things at once. Default: as FILE says, or 8."),
+    Parameter(validator=_CONCURRENCY, help="Maximum number of parallel tasks, 1 to 64. Default: that of FILE, or 8."),
 ]
-Dialect = Literal["dist", "skopeo"]
 From = Annotated[
-    Dialect, Parameter(name="--from", help="Whose form FILE has: ours and regsync's (dist), or that of skopeo sync.")
+    Dialect, Parameter(name="--from", help="Format of FILE: dist (includes regsync version 1), or skopeo (skopeo sync).")
 ]
 To = Annotated[
     list[str] | None,
-    Parameter(negative=(), help="With --from skopeo: a registry, with or without a path, that images go to; repeatable."),
+    option("Target registry, with or without a path; required by --from skopeo; repeatable."),
 ]
-Retries = Annotated[int, Parameter(validator=validators.Number(gte=0), help="Attempts after the first, per descriptor.")]
+Retries = Annotated[int, Parameter(validator=validators.Number(gte=0), help="Number of retries per descriptor.")]
 Referrers = Annotated[
     bool,
-    Parameter(negative=(), help="Also signatures, bills of materials and attestations: referrers, and cosign's digest tags."),
+    option("Include signatures, SBOMs and attestations: referrers, and the digest tags of cosign."),
 ]
-Quiet = Annotated[bool, Parameter(name=["--quiet", "-q"], negative=(), help="Only the summary and failures.")]
-Platform = Annotated[str | None, Parameter(help="Which of an index's images. Default: this machine's.")]
+Quiet = Annotated[bool, option("Print only the summary and failures.", name=["--quiet", "-q"])]
+DryRun = Annotated[bool, option("Print the plan and change nothing.")]
+Platform = Annotated[str | None, Parameter(help="Platform to select from an index. Default: the platform of this machine.")]
+Platforms = Annotated[
+    list[str] | None,
+    option("Platform to select from an index, such as linux/arm64; repeatable. Default: all."),
+]
+Image = Annotated[str, Parameter(name="REF", help="An image, such as redis:7.")]
+StoredName = Annotated[str, Parameter(name="NAME", help="A name in the content store, as dist names shows it.")]
+BlobDigest = Annotated[str, Parameter(name="DIGEST", help="A complete digest, as dist ls shows it.")]
+NewDirectory = Annotated[str, Parameter(name="DIR", help="A directory that is missing or empty.")]
+MirrorFile = Annotated[str, Parameter(name="FILE", help="The configuration of a mirror (YAML).")]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NetworkOptions:
-    """How registries are reached."""
+    """Options for the connections to registries."""
 
-    plain_http: Annotated[bool, Parameter(negative=(), help="Speak http to registries that are not on this machine.")] = False
-    read_timeout: Annotated[float, Parameter(validator=POSITIVE, help="Seconds to wait for any next byte.")] = 60
-    hosts: Annotated[str | None, Parameter(help="YAML file with settings of registries.")] = None
+    plain_http: Annotated[
+        bool, option("Use plain HTTP for registries without a tls setting. Loopback registries use plain HTTP anyway.")
+    ] = False
+    read_timeout: Annotated[float, Parameter(validator=POSITIVE, help="Seconds to wait for the next bytes.")] = 60
+    hosts: Annotated[str | None, Parameter(help="Hosts file: connection settings of registries (YAML).")] = None
     ca_file: Annotated[
         str | None,
-        Parameter(help="PEM file of authorities to trust, instead of the system's; http to those on this machine stays http."),
+        Parameter(help="CA bundle (PEM) that replaces the system's. Loopback registries still use plain HTTP."),
     ] = None
     insecure: Annotated[
         tuple[str, ...],
-        Parameter(negative=(), show_default=False, help="A registry whose certificate is not looked at; repeatable."),
+        option("Registry whose certificate is not verified; repeatable."),
     ] = ()
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunNetworkOptions(NetworkOptions):
-    """The same for runs, which know Prefect's blocks."""
+    """Options for the connections of runs, which can read Prefect blocks."""
 
     credentials: Annotated[
         tuple[str, ...],
-        Parameter(negative=(), show_default=False, help="A Prefect block with credentials for a registry; repeatable."),
+        option("Prefect block with the credentials of a registry; repeatable."),
     ] = ()
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoginOptions:
-    """Who we are to the one registry that a command is about; the password is never on the command line."""
+    """Credentials for the registry of the command. The password is never on the command line."""
 
     username: Annotated[
-        str | None, Parameter(help="User at the registry of the images. Default: $DIST_USERNAME, or as docker login left it.")
+        str | None, Parameter(help="User at the registry. Default: $DIST_USERNAME, or the user of docker login.")
     ] = None
-    password_stdin: Annotated[
-        bool, Parameter(negative=(), help="Read the password from standard input. Default: $DIST_PASSWORD.")
-    ] = False
+    password_stdin: Annotated[bool, option("Read the password from standard input. Default: $DIST_PASSWORD.")] = False

@@ -1,4 +1,4 @@
-"""The Prefect API that a run uses, the configured one or an embedded server's: waits until the API has recorded the run."""
+"""The Prefect API of a run: the configured API, or the API of an embedded server."""
 
 import contextlib
 import logging
@@ -13,44 +13,44 @@ from http import HTTPStatus
 from typing import TypeVar, cast
 from uuid import UUID
 
-from prefect_dist.cli import embedded, ending
+from prefect_dist.cli import embedded, signals
 from prefect_dist.ocispec.errors import DistError, Unavailable
 
 R = TypeVar("R")
 
 _ENDED = ["COMPLETED", "FAILED", "CRASHED", "CANCELLED"]
-_LOOK_AGAIN_S = 0.05
+_POLL_S = 0.05
 _RECORDED_S = 120
 _PROBE_S = 1.0
-# How long the API may be silent after the work of the run is done, while the user waits.
+# Time without an answer of the API, after the work of the run is done, until the command stops waiting.
 _SILENT_S = 5.0
 _ONE_BY_ONE = (
     "hint: this Prefect server records task runs one by one; start it with "
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE=200 (docs/how-to/schedule-and-limit.md)"
 )
 ENVIRONMENT = {
-    # We say ourselves what happens; the API still gets every line.
+    # The command prints its own progress. The API still gets every line of the log.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_HANDLERS_DEBUG_LEVEL": "CRITICAL",
-    # "Finished in state Completed()" for each task says nothing that its state does not, and costs a quarter of its time.
+    # "Finished in state Completed()" repeats the state of each task, and costs a quarter of its time.
     "PREFECT_LOGGING_LOGGERS_PREFECT_TASK_RUNS_LEVEL": "CRITICAL",
     "DO_NOT_TRACK": "1",
 }
 
 
 class Unrecorded(Unavailable):
-    """The work of a run is done, but Prefect's API does not record how the run ended."""
+    """The work of a run is done, but the Prefect API does not record the end of the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class PrefectApi:
-    """The API at `endpoint` that flows started in the block use. `url` is None for an embedded server."""
+    """The API at `endpoint`, which runs in the block of `prefect_api` use. `url` is None for an embedded server."""
 
     url: str | None
     endpoint: str
 
     def address(self, flow_run_id: UUID) -> str:
-        """One line that says where the run can be seen."""
+        """Return one line that says where to see the run."""
         from prefect.utilities.urls import url_for
 
         if self.url is not None:
@@ -59,7 +59,7 @@ class PrefectApi:
 
     @contextlib.contextmanager
     def record_events(self) -> Iterator[None]:
-        """Have the events of a run arrive at the API, also when the run is interrupted; given up if the API does not answer.
+        """Wait at the end of the block until the API has the events of the run, or does not answer.
 
         Raises:
             Unavailable: the API does not record the run.
@@ -71,46 +71,46 @@ class PrefectApi:
         except DistError:
             raise
         except Exception as exc:
-            # A failure of the run itself is in its state. This is Prefect's own trouble, most likely with its API.
+            # The state of the run has its own failures. This is a failure of Prefect, most likely of its API.
             raise Unavailable(
-                f"Prefect API {self.url or '(embedded)'}: {exc}; is it a Prefect server, and does it run?"
+                f"Prefect API {self.url or '(embedded)'}: {exc}; PREFECT_API_URL must point to a running Prefect 3 server"
             ) from exc
         finally:
             deadline = time.monotonic() + _RECORDED_S
             drained = cast("tuple[set[Future[bool]], set[Future[bool]]]", EventsWorker.drain_all(timeout=_PROBE_S))
             pending = drained[1]
-            while pending and time.monotonic() < deadline and self.silence() is None:
+            while pending and time.monotonic() < deadline and self.check_answer() is None:
                 pending = wait(pending, timeout=_PROBE_S).not_done
             if pending:
-                ending.abandon_threads()
+                signals.abandon_threads()
 
-    def outcome(self, run: Future[R], *, is_done: Callable[[], bool], is_urgent: Callable[[], bool]) -> R:
+    def wait_for_state(self, run: Future[R], *, is_done: Callable[[], bool], is_urgent: Callable[[], bool]) -> R:
         """Wait for a flow run, and return its final state.
 
-        `is_done` says that the work is done, so that only Prefect has to record it. From then on the API has to answer:
-        within some seconds, or at once if it `is_urgent` to end.
+        `is_done` returns True when the work is done and Prefect only has to record the end of the run. From then on, the API
+        must answer within some seconds, or at once if `is_urgent` returns True.
 
         Raises:
             Unrecorded: the work is done, but the API does not answer.
         """
         silent_since: float | None = None
         while not wait([run], timeout=_PROBE_S).done:
-            reason = self.silence() if is_done() else None
+            reason = self.check_answer() if is_done() else None
             if reason is None:
                 silent_since = None
                 continue
             silent_since = silent_since or time.monotonic()
             if is_urgent() or time.monotonic() - silent_since > _SILENT_S:
-                raise Unrecorded(self._lost(reason))
+                raise Unrecorded(self._describe_loss(reason))
         try:
             return run.result()
         except Exception as exc:
             if is_done() and not isinstance(exc, DistError):
-                raise Unrecorded(self._lost(str(exc))) from exc
+                raise Unrecorded(self._describe_loss(str(exc))) from exc
             raise
 
     def settings_hint(self) -> str | None:
-        """Return a hint for a server that records task runs one by one, which costs it much more; None for any other."""
+        """Return a hint if the server records task runs one by one, which makes it much slower, else None."""
         from prefect.client.orchestration import get_client
 
         if self.url is None:
@@ -119,22 +119,22 @@ class PrefectApi:
             with get_client(sync_client=True) as client:
                 settings = client.request("GET", "/admin/settings").json()
             size = settings["server"]["services"]["task_run_recorder"]["batch_size"]
-        except Exception:  # noqa: BLE001 - a server that does not show its settings, such as Prefect Cloud
+        except Exception:  # noqa: BLE001 - some servers, such as Prefect Cloud, do not show their settings
             return None
         return _ONE_BY_ONE if size == 1 else None
 
-    def silence(self) -> str | None:
-        """Return why the API does not answer; None if it does."""
-        return _silence(self.endpoint, _PROBE_S)
+    def check_answer(self) -> str | None:
+        """Return the reason if the API does not answer, else None."""
+        return _check_answer(self.endpoint, _PROBE_S)
 
-    def _lost(self, reason: str) -> str:
-        return f"Prefect API {self.endpoint} does not answer: {reason}; it does not show how this run ended"
+    def _describe_loss(self, reason: str) -> str:
+        return f"Prefect API {self.endpoint} does not answer: {reason}; the end of this run is not recorded there"
 
-    def settle(self, flow_run_id: UUID, *, ended: int) -> None:
-        """Wait until `ended` task runs of a run and of its parts are recorded as ended; a lasting server does so by itself.
+    def wait_until_recorded(self, flow_run_id: UUID, *, ended: int) -> None:
+        """Wait until an embedded server has recorded the end of `ended` task runs of a run and its parts.
 
         Raises:
-            Unavailable: that took too long.
+            Unavailable: the server needed too much time.
         """
         from prefect.client.orchestration import get_client
 
@@ -149,63 +149,64 @@ class PrefectApi:
         with get_client(sync_client=True) as client:
             while client.request("POST", "/task_runs/count", json=body).json() < ended:
                 if time.monotonic() > deadline:
-                    raise Unavailable(f"run {flow_run_id}: Prefect's embedded server did not record all {ended} task runs")
-                time.sleep(_LOOK_AGAIN_S)
+                    lost = f"did not record all {ended} task runs within {_RECORDED_S} s"
+                    raise Unavailable(f"run {flow_run_id}: the embedded Prefect server {lost}")
+                time.sleep(_POLL_S)
 
 
 @contextlib.contextmanager
 def prefect_api(*, connect_timeout_s: float, debug: bool, load: Callable[[], object]) -> Iterator[PrefectApi]:
-    """Prefect as this user has it configured, ready for runs. `load` imports what the run needs, while a server starts.
+    """Yield the Prefect API that the user configured, or start an embedded server. `load` imports the flow meanwhile.
 
     Raises:
         Unavailable: the configured API does not answer, or the embedded server does not start.
     """
-    logging.raiseExceptions = debug  # or Prefect writes to standard error for each batch of log lines that it cannot send
+    logging.raiseExceptions = debug  # else Prefect prints an error for each batch of log lines that it cannot send
     os.environ.update({key: value for key, value in ENVIRONMENT.items() if key not in os.environ and not debug})
-    _spare_loopback()
+    _bypass_proxies_for_loopback()
     from prefect.settings import PREFECT_API_URL, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, PREFECT_HOME, temporary_settings
 
     url = PREFECT_API_URL.value()
     if url:
-        _check(url, connect_timeout_s)
+        _require_answer(url, connect_timeout_s)
         load()
         yield PrefectApi(url, url)
         return
     with (
         embedded.run_server(PREFECT_HOME.value()) as server,
-        # No heartbeats: nobody watches for them here, and their thread holds up the end of each run by a second.
+        # Heartbeats have no reader here, and their thread delays the end of each run by a second.
         temporary_settings({PREFECT_API_URL: server.url, PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}),
     ):
         load()
-        server.ready()
+        server.wait_until_ready()
         yield PrefectApi(None, server.url)
 
 
-def _spare_loopback() -> None:
-    """Have Prefect's client reach this machine without a proxy, too, as `remotes.proxies` does and Go's clients do."""
+def _bypass_proxies_for_loopback() -> None:
+    """Make Prefect's client connect to this machine without a proxy, like `remotes.proxies` and the clients of Go."""
     for name in ("NO_PROXY", "no_proxy"):
         if any(variable.lower().endswith("_proxy") for variable in os.environ):
             os.environ[name] = ",".join(filter(None, (os.environ.get(name), "localhost", "127.0.0.1", "::1")))
 
 
-def _check(url: str, timeout_s: float) -> None:
-    if (reason := _silence(url, timeout_s)) is not None:
+def _require_answer(url: str, timeout_s: float) -> None:
+    if (reason := _check_answer(url, timeout_s)) is not None:
         raise Unavailable(
             f"Prefect API {url} does not answer: {reason}; start it with 'prefect server start', or unset PREFECT_API_URL"
         )
 
 
-def _silence(url: str, timeout_s: float) -> str | None:
-    """Return why an API does not answer; None if it does. A server error is no answer, as in `flows.api`."""
+def _check_answer(url: str, timeout_s: float) -> str | None:
+    """Return the reason if an API does not answer, else None. A server error does not count as an answer, as in `flows.api`."""
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=timeout_s):  # noqa: S310 - the user's own setting
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=timeout_s):  # noqa: S310 - the user configured the URL
             pass
     except urllib.error.HTTPError as exc:
-        # Any other status is an answer: the run finds out whether its requests are allowed.
+        # Any other status is an answer. The requests of the run show if they are allowed.
         return f"HTTP {exc.code} {exc.reason}" if exc.code >= HTTPStatus.INTERNAL_SERVER_ERROR else None
     except (urllib.error.URLError, OSError, ValueError) as exc:
         reason = getattr(exc, "reason", exc)
         if isinstance(reason, TimeoutError):
-            return f"nothing came within {timeout_s:g} s"
+            return f"no answer within {timeout_s:g} s"
         return str(reason)
     return None

@@ -1,59 +1,88 @@
-"""The commands that bring content to registries: push and push-object."""
+"""The commands push and push-object: content from the content store to registries."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-from prefect_dist.cli import inputs, runs, tables
-from prefect_dist.cli.context import Context
-from prefect_dist.cli.errors import BadInput
-from prefect_dist.cli.login import WAY, given
+from cyclopts import Parameter
+
+from prefect_dist.cli import inputs, tables
+from prefect_dist.cli.inputs import BadInput
+from prefect_dist.cli.login import open_registries, use_login
 from prefect_dist.cli.names import find_record
-from prefect_dist.cli.options import LoginOptions, NetworkOptions, RunNetworkOptions
-from prefect_dist.cli.remote import open_registries
+from prefect_dist.cli.options import (
+    Concurrency,
+    LoginOptions,
+    NetworkOptions,
+    Quiet,
+    Referrers,
+    Retries,
+    RunNetworkOptions,
+    Shared,
+    StoredName,
+)
 from prefect_dist.ocispec import Descriptor
 from prefect_dist.ocispec.mediatypes import OCI_MANIFEST, OCTET_STREAM
-from prefect_dist.remotes.headers import MEDIA_TYPE
-from prefect_dist.transfer import content as transfer
-from prefect_dist.transfer.events import ignore_event
-from prefect_dist.transfer.session import use_credentials
 
 if TYPE_CHECKING:
     from prefect_dist.mirror.push import PushReport
 
 
-def push(context: Context, name: str, target: str, *, network: RunNetworkOptions, login: LoginOptions, **options: int) -> int:
-    """Push an image of the store; 1 if not all of it got there. `options` are parameters of the flow."""
-    reference = inputs.reference(target)
+def push(
+    name: StoredName,
+    target: Annotated[str, Parameter(name="REF", help="The target, such as registry.example/team/app:v1.")],
+    /,
+    *,
+    referrers: Referrers = False,
+    concurrency: Concurrency = 8,
+    retries: Retries = 3,
+    network: RunNetworkOptions = RunNetworkOptions(),
+    login: LoginOptions = LoginOptions(),
+    quiet: Quiet = False,
+    context: Shared,
+) -> int:
+    """Run the flow `push`, and return its exit code."""
+    from prefect_dist.cli import runs
+
+    reference = inputs.parse_reference(target)
     parameters = {
-        "name": find_record(inputs.store(context), name).name,
+        "name": find_record(inputs.open_store(context), name).name,
         "target": str(reference),
-        **runs.common(context, network),
-        **options,
+        "referrers": referrers,
+        "concurrency": concurrency,
+        "retries": retries,
+        **runs.common_parameters(context, network),
     }
-
-    def load() -> Any:
-        from prefect_dist.flows.push import push
-
-        return push
-
-    with use_credentials(given(login, [reference.host]), way=WAY):
-        return runs.run(context, load, parameters, _show, doing="uploading")
+    with use_login(login, [reference.host]):
+        return runs.run(context, "push", parameters, _show, doing="uploading", quiet=quiet)
 
 
 def push_object(
-    context: Context, target: str, digest: str, media_type: str | None, *, network: NetworkOptions, login: LoginOptions
+    target: Annotated[str, Parameter(name="REF", help="The target: a repository, with a tag only for a manifest.")],
+    digest: Annotated[str, Parameter(name="DIGEST", help="The digest of a blob in the content store.")],
+    media_type: Annotated[
+        str | None, Parameter(name="TYPE", help="The media type of the blob; required for a manifest.")
+    ] = None,
+    /,
+    *,
+    network: NetworkOptions = NetworkOptions(),
+    login: LoginOptions = LoginOptions(),
+    context: Shared,
 ) -> int:
-    """Push one blob or manifest of the store, without Prefect and whatever its children are."""
-    reference, store = inputs.reference(target), inputs.store(context)
-    tag = reference.tag if any(mark in target.rpartition("/")[2] for mark in ":@") else None  # no latest but a typed one
-    info = store.info(inputs.digest(digest))
-    media_type = (media_type or OCTET_STREAM).removeprefix("mediatype:")  # as fetch-object's hints are written
+    """Push one blob or manifest, without its children."""
+    from prefect_dist.remotes.headers import MEDIA_TYPE
+    from prefect_dist.transfer import content as transfer
+    from prefect_dist.transfer.events import ignore_event
+
+    reference, store = inputs.parse_reference(target), inputs.open_store(context)
+    tag = reference.tag if any(mark in target.rpartition("/")[2] for mark in ":@") else None  # ignore an implied `latest`
+    info = store.info(inputs.parse_digest(digest))
+    media_type = (media_type or OCTET_STREAM).removeprefix("mediatype:")  # the form of fetch-object's hints is accepted, too
     if not MEDIA_TYPE.fullmatch(media_type):
         raise BadInput(f"type {media_type!r}: expected type/subtype, such as {OCI_MANIFEST}")
     if reference.digest is not None and reference.digest != str(info.digest):
-        raise BadInput(f"{target}: expected the digest of what is pushed, {info.digest}")
+        raise BadInput(f"{target}: expected the digest of the pushed object, {info.digest}")
     descriptor = Descriptor(media_type=media_type, digest=info.digest, size=info.size)
     if tag is not None and not descriptor.is_manifest:
-        raise BadInput(f"{target}: only a manifest can have a tag; name its media type, or leave out the tag")
+        raise BadInput(f"{target}: only a manifest can have a tag; give its media type as TYPE, or leave out the tag")
     with open_registries(context, network, login, reference.host) as registries:
         receipt = transfer.push(store, registries.pusher(reference), descriptor, tag=tag, notify=ignore_event)
     if context.output == "json":

@@ -1,61 +1,108 @@
-"""Commands on registries, by hand: resolve, tags, catalog, fetch-object."""
+"""The commands resolve, tags, catalog and fetch-object: single requests to registries."""
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
 
 from prefect_dist.cli import inputs, tables
-from prefect_dist.cli.context import Context
-from prefect_dist.cli.errors import BadInput
-from prefect_dist.cli.login import WAY, given
-from prefect_dist.cli.options import LoginOptions, NetworkOptions
+from prefect_dist.cli.inputs import BadInput
+from prefect_dist.cli.login import open_registries
+from prefect_dist.cli.options import Image, LoginOptions, NetworkOptions, Shared
 from prefect_dist.ocispec import Descriptor, Digest, Hasher, Reference
 from prefect_dist.ocispec.errors import Corrupt, Unavailable
 from prefect_dist.ocispec.mediatypes import OCTET_STREAM
-from prefect_dist.remotes import DockerConfig, Registries, RegistrySettings, chain_sources
+
+if TYPE_CHECKING:
+    from prefect_dist.remotes import Registries
 
 _HINTS = ("mediatype", "size")
 
 
-def resolve(context: Context, text: str, network: NetworkOptions, login: LoginOptions) -> int:
-    """Show the descriptor of a reference."""
-    reference = inputs.reference(text)
-    with open_registries(context, network, login, reference.host) as registries:
-        found = registries.resolve(reference)
+def _filter(objects: str) -> Parameter:
+    return Parameter(name="--filter", help=f"List only the {objects} that this regular expression matches completely.")
+
+
+def resolve(
+    reference: Image,
+    /,
+    *,
+    network: NetworkOptions = NetworkOptions(),
+    login: LoginOptions = LoginOptions(),
+    context: Shared,
+) -> int:
+    """Print the descriptor of an image."""
+    image = inputs.parse_reference(reference)
+    with open_registries(context, network, login, image.host) as registries:
+        found = registries.resolve(image)
     if context.output == "json":
         tables.json({"name": found.name, "descriptor": found.descriptor.to_json()})
     else:
-        of = found.descriptor
-        tables.columns(("NAME", "DIGEST", "MEDIA TYPE", "SIZE"), [(found.name, str(of.digest), of.media_type, str(of.size))])
+        root = found.descriptor
+        row = (found.name, str(root.digest), root.media_type, str(root.size))
+        tables.columns(("NAME", "DIGEST", "MEDIA TYPE", "SIZE"), [row])
     return 0
 
 
-def catalog(context: Context, text: str, network: NetworkOptions, login: LoginOptions, *, pattern: str | None) -> int:
-    """List the repositories of a registry, or those that match a pattern as a whole."""
-    registry, chosen = inputs.registry(text), inputs.pattern(pattern or ".*")
-    with open_registries(context, network, login, registry) as registries:
-        found = (name for name in registries.repositories(registry) if chosen.fullmatch(name))
+def catalog(
+    registry: Annotated[str, Parameter(name="HOST", help="A registry, such as registry.example:5000.")],
+    /,
+    *,
+    filter: Annotated[str | None, _filter("repositories")] = None,  # noqa: A002 - the name of the option
+    network: NetworkOptions = NetworkOptions(),
+    login: LoginOptions = LoginOptions(),
+    context: Shared,
+) -> int:
+    """Print the repositories of a registry."""
+    host, chosen = inputs.parse_registry(registry), inputs.compile_pattern(filter or ".*")
+    with open_registries(context, network, login, host) as registries:
+        found = (name for name in registries.repositories(host) if chosen.fullmatch(name))
         if context.output == "json":
-            tables.json({"registry": registry, "repositories": list(found)})
+            tables.json({"registry": host, "repositories": list(found)})
         else:
             tables.lines(found)
     return 0
 
 
-def tags(context: Context, text: str, network: NetworkOptions, login: LoginOptions, *, pattern: str | None) -> int:
-    """List the tags of a repository, or those that match a pattern as a whole."""
-    repository, chosen = inputs.repository(text), inputs.pattern(pattern or ".*")
-    with open_registries(context, network, login, repository.host) as registries:
-        found = (tag for tag in registries.fetcher(repository).tags() if chosen.fullmatch(tag))
+def tags(
+    repository: Annotated[str, Parameter(name="REPO", help="A repository, such as redis.")],
+    /,
+    *,
+    filter: Annotated[str | None, _filter("tags")] = None,  # noqa: A002 - the name of the option
+    network: NetworkOptions = NetworkOptions(),
+    login: LoginOptions = LoginOptions(),
+    context: Shared,
+) -> int:
+    """Print the tags of a repository."""
+    place, chosen = inputs.parse_repository(repository), inputs.compile_pattern(filter or ".*")
+    with open_registries(context, network, login, place.host) as registries:
+        found = (tag for tag in registries.fetcher(place).tags() if chosen.fullmatch(tag))
         if context.output == "json":
-            tables.json({"name": str(repository), "tags": list(found)})
+            tables.json({"name": str(place), "tags": list(found)})
         else:
             tables.lines(found)
     return 0
 
 
-def fetch_object(context: Context, locator: str, rest: Sequence[str], network: NetworkOptions, login: LoginOptions) -> int:
-    """Write one object to standard output. Its digest is known before; a mismatch shows in the exit code."""
-    reference, hints = _arguments(locator, rest)
+def fetch_object(
+    locator: Annotated[str, Parameter(name="REF", help="An image, or the repository of OBJECT.")],
+    object_and_hints: Annotated[
+        list[str] | None,
+        Parameter(name="OBJECT HINT", help="A tag or digest, and hints that help to find it: mediatype:… and size:…"),
+    ] = None,
+    /,
+    *,
+    network: NetworkOptions = NetworkOptions(),
+    login: LoginOptions = LoginOptions(),
+    context: Shared,
+) -> int:
+    """Write one object to standard output.
+
+    Raises:
+        Corrupt: the bytes do not have the digest that was known before. They were written already.
+    """
+    reference, hints = _parse_object(locator, object_and_hints or [])
     with open_registries(context, network, login, reference.host) as registries:
         descriptor = _descriptor_from_hints(reference, hints) or _look_up(registries, reference, hints.get("mediatype"))
         hasher = Hasher(descriptor.digest.algorithm)
@@ -64,22 +111,12 @@ def fetch_object(context: Context, locator: str, rest: Sequence[str], network: N
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
     if hasher.digest() != descriptor.digest:
-        raise Corrupt(f"{reference}: expected {descriptor.digest}, got {hasher.digest()}; do not use what was written")
+        raise Corrupt(f"{reference}: expected {descriptor.digest}, got {hasher.digest()}; discard the output")
     return 0
 
 
-def open_registries(context: Context, network: NetworkOptions, login: LoginOptions, host: str) -> Registries:
-    """All registries, for a command about this one; to be closed."""
-    settings = RegistrySettings(
-        hosts=inputs.hosts(network),
-        connect_timeout_s=context.connect_timeout_s,
-        read_timeout_s=network.read_timeout,
-    )
-    return Registries(settings, credentials=chain_sources(given(login, [host]), DockerConfig.load().get), ways=(WAY,))
-
-
-def _arguments(locator: str, rest: Sequence[str]) -> tuple[Reference, dict[str, str]]:
-    """The reference and the hints; the object, when given apart, is the one argument that is no hint."""
+def _parse_object(locator: str, rest: Sequence[str]) -> tuple[Reference, dict[str, str]]:
+    """Return the reference and the hints. The object is the one argument in `rest` that is not a hint."""
     hints: dict[str, str] = {}
     objects = []
     for text in rest:
@@ -93,24 +130,24 @@ def _arguments(locator: str, rest: Sequence[str]) -> tuple[Reference, dict[str, 
     if len(objects) > 1:
         raise BadInput(f"object {objects[1]!r}: expected a hint, mediatype:… or size:…")
     if not objects:
-        return inputs.reference(locator), hints
+        return inputs.parse_reference(locator), hints
     mark = "@" if Digest.is_valid(objects[0]) else ":"
-    return inputs.reference(f"{locator}{mark}{objects[0]}"), hints
+    return inputs.parse_reference(f"{locator}{mark}{objects[0]}"), hints
 
 
-def _look_up(registries: Registries, reference: Reference, media_type: str | None) -> Descriptor:
+def _look_up(registries: "Registries", reference: Reference, media_type: str | None) -> Descriptor:
     try:
         return registries.resolve(reference, media_type=media_type).descriptor
     except Unavailable:
         if media_type is not None or reference.digest is None:
             raise
-        # The CNCF registry 2.8 answers 500 when a digest that is no manifest is looked for among the manifests. Looking among
-        # the blobs loses the type, which does not matter here.
+        # The CNCF registry 2.8 answers 500 if the digest of a blob is looked up among the manifests. A look-up among the blobs
+        # finds no media type, which this command does not need.
         return registries.resolve(reference, media_type=OCTET_STREAM).descriptor
 
 
 def _descriptor_from_hints(reference: Reference, hints: dict[str, str]) -> Descriptor | None:
-    """The descriptor that a whole digest and both hints make; nothing has to be asked then."""
+    """Return the descriptor that a digest and both hints define, or None. With it, no look-up is needed."""
     pinned = reference.pinned_digest()
     if pinned is None or len(hints) < len(_HINTS):
         return None

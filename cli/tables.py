@@ -1,4 +1,4 @@
-"""Output for people and for programs: aligned columns, plain lists, JSON."""
+"""Output of commands: aligned columns, lists and JSON on standard output, errors on standard error."""
 
 import shutil
 import sys
@@ -14,16 +14,16 @@ _GAP, _INDENT = "  ", "    "
 
 
 def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Rows under their heads, aligned, on a terminal within its width; nothing is cut, and a pipe gets a line per row."""
+    """Print rows below their heads. On a terminal, long rows are folded; in a pipe, each row is one line. No cell is cut."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    lines(laid_out([heads, *rows], width))
+    lines(format_rows([heads, *rows], width))
 
 
-def laid_out(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
-    """The lines of rows, each column as wide as its widest cell.
+def format_rows(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+    """Yield the lines of rows, with each column as wide as its widest cell.
 
-    Where that is more than `width`, a row continues in further, indented lines: with its last cell, if the other columns have
-    room, or else with each cell that has none. Columns are not aligned then, so that `-` marks an empty cell before others.
+    A row that is wider than `width` continues in indented lines: with its last cell if the other columns fit, else with each
+    cell that does not fit. In the second case the columns are not aligned, and `-` marks an empty cell before other cells.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     is_aligned = width is None or sum(widths[:-1]) + len(_GAP) * (len(widths) - 2) <= width
@@ -32,13 +32,13 @@ def laid_out(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
 
 
 def _mark_empty(row: Sequence[str]) -> Iterator[str]:
-    """The cells of a row up to the last one that is not empty, with `-` for empty ones."""
+    """Return the cells up to the last filled cell, with `-` in the place of empty cells."""
     last = max((index for index, cell in enumerate(row) if cell), default=-1)
     return (cell or "-" for cell in row[: last + 1])
 
 
 def _fold(cells: Iterable[str], width: int | None) -> Iterator[str]:
-    """One row: as many cells in a line as find room there, at least one."""
+    """Yield the lines of one row: as many cells per line as fit, at least one."""
     line = None
     for cell in cells:
         longer = cell if line is None else line + _GAP + cell
@@ -52,15 +52,21 @@ def _fold(cells: Iterable[str], width: int | None) -> Iterator[str]:
 
 
 def lines(texts: Iterable[str]) -> None:
-    """One text per line, each when it comes."""
+    """Print each text on its own line as soon as the iterator yields it."""
     sys.stdout.writelines(f"{text}\n" for text in texts)
 
 
 def age(moment: datetime) -> str:
-    """How long ago something was."""
+    """Return the time since `moment`, such as `3 days`."""
     return units.age((datetime.now(UTC) - moment).total_seconds())
 
 
 def json(document: Any) -> None:
-    """One JSON document on one line."""
+    """Print a JSON document on one line."""
     sys.stdout.write(orjson.dumps(document).decode() + "\n")
+
+
+def print_error(message: object, *objects: str) -> None:
+    """Print a message on standard error, on one line, followed by one indented line per object."""
+    sys.stderr.write(f"dist: {' '.join(str(message).split())}\n")
+    sys.stderr.writelines(f"{_INDENT}{name}\n" for name in objects)

@@ -1,60 +1,70 @@
-"""The commands that keep a store: gc and verify."""
+"""The commands gc and verify, which maintain a content store."""
 
-from collections.abc import Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-from prefect_dist.cli import inputs, runs, tables
-from prefect_dist.cli.context import Context
-from prefect_dist.cli.errors import tell
-from prefect_dist.cli.login import WAY, given_for_targets
+from cyclopts import Parameter
+
+from prefect_dist.cli import inputs, tables
+from prefect_dist.cli.login import use_target_login
 from prefect_dist.cli.names import find_record
-from prefect_dist.cli.options import LoginOptions, RunNetworkOptions
+from prefect_dist.cli.options import Concurrency, DryRun, LoginOptions, Quiet, RunNetworkOptions, Shared
+from prefect_dist.cli.tables import print_error
 from prefect_dist.ocispec.units import size
-from prefect_dist.storage.gc import find_hazard
-from prefect_dist.transfer.session import use_credentials
 
 if TYPE_CHECKING:
     from prefect_dist.mirror.gc import GcReport
     from prefect_dist.mirror.verify import VerifyReport
 
 
-def gc(context: Context, *, grace: str, dry_run: bool) -> int:
-    """Remove what nothing needs; a grace period that endangers runs is told of before."""
-    untouched = timedelta(seconds=inputs.seconds(grace))
-    if (store := inputs.store_of_run(context)) and (warning := find_hazard(store, grace=untouched)):
-        tell(warning)
+def gc(
+    *,
+    grace: Annotated[str, Parameter(help="Keep blobs that were used within this time, such as 24h or 7d.")] = "24h",
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    context: Shared,
+) -> int:
+    """Run the flow `gc`, and return its exit code. Warn first about a grace period that endangers active runs."""
+    from prefect_dist.cli import runs
+    from prefect_dist.storage.gc import find_hazard
 
-    def load() -> Any:
-        from prefect_dist.flows.gc import gc
-
-        return gc
-
+    grace_period = timedelta(seconds=inputs.parse_duration(grace))
+    if (store := inputs.open_run_store(context)) and (warning := find_hazard(store, grace=grace_period)):
+        print_error(warning)
     parameters = {**runs.store_parameters(context), "grace": grace, "dry_run": dry_run}
-    return runs.run(context, load, parameters, _show_gc)
+    return runs.run(context, "gc", parameters, _show_gc, quiet=quiet)
 
 
 def verify(
-    context: Context, network: RunNetworkOptions, login: LoginOptions, *, repair: Sequence[str], concurrency: int
+    *,
+    repair: Annotated[
+        list[str] | None,
+        Parameter(
+            name="--repair",
+            negative=(),
+            consume_multiple=(1, None),
+            help="Names of images to fetch again if incomplete; all for all names.",
+        ),
+    ] = None,
+    concurrency: Concurrency = 4,
+    network: RunNetworkOptions = RunNetworkOptions(),
+    login: LoginOptions = LoginOptions(),
+    quiet: Quiet = False,
+    context: Shared,
 ) -> int:
-    """Hash all blobs again; 1 if something is wrong and was not repaired. The login is for the registry of repaired images."""
-    store = inputs.store_of_run(context)  # refused before anything is started
-    named = [find_record(inputs.store(context), name) for name in repair if name != "all"]
-    repaired = store.names.read()[0] if store is not None and "all" in repair else named
+    """Run the flow `verify`, and return its exit code. The login is for the registry of the repaired images."""
+    from prefect_dist.cli import runs
 
-    def load() -> Any:
-        from prefect_dist.flows.verify import verify
-
-        return verify
-
+    store, wanted = inputs.open_run_store(context), repair or ()
+    named = [find_record(inputs.open_store(context), name) for name in wanted if name != "all"]
+    repaired = store.names.read()[0] if store is not None and "all" in wanted else named
     parameters = {
-        **runs.common(context, network),
-        "repair": "all" if "all" in repair else [name.name for name in named],
+        **runs.common_parameters(context, network),
+        "repair": "all" if "all" in wanted else [name.name for name in named],
         "concurrency": concurrency,
     }
-    sources = {inputs.reference(name.name).host for name in repaired}
-    with use_credentials(given_for_targets(login, sources, configured=()), way=WAY):
-        return runs.run(context, load, parameters, _show_verify)
+    with use_target_login(login, {inputs.parse_reference(name.name).host for name in repaired}):
+        return runs.run(context, "verify", parameters, _show_verify, quiet=quiet)
 
 
 def _show_gc(report: "GcReport") -> None:
@@ -65,6 +75,6 @@ def _show_gc(report: "GcReport") -> None:
 
 def _show_verify(report: "VerifyReport") -> None:
     if rows := report.table():
-        # Why a name is not whole is printed with the failures.
+        # The reason for an incomplete name is printed with the failures.
         rows = [{**row, "more": ""} if row["state"] == "not whole" else row for row in rows]
         tables.columns(("WHAT", "STATE", "MORE"), [tuple(map(str, row.values())) for row in rows])

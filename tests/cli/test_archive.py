@@ -72,7 +72,7 @@ def test_referrers_go_along_and_the_limit_of_docker_is_named(store: ContentStore
     written = dist("--store", store.url, "--output", "json", "export", ONE, archive)
     read = dist("--store", target.url, "--output", "json", "import", archive)
 
-    line = "dist: with 1 referrer, for readers of OCI layouts; docker load does not read them"
+    line = "dist: the archive also has 1 referrer, which docker load ignores"
     assert (written.code, written.line, written.json[0]["referrers"]) == (0, line, 1)
     assert (read.code, read.err, read.json[0]["referrers"]) == (0, "", 1)
     (name,) = target.names
@@ -129,7 +129,7 @@ def test_an_export_that_fails_leaves_the_file_as_it_was(store: ContentStore, tmp
     full = dist("--store", store.url, "export", TWO, archive, file_limit_bytes=4096)
 
     assert (damaged.code, damaged.out, layer in damaged.line) == (1, b"", True)
-    assert (unknown.code, "nothing:latest: not found" in unknown.line) == (1, True)
+    assert (unknown.code, "nothing:latest: not in the store" in unknown.line) == (1, True)
     assert (full.code, full.line) == (1, f"dist: {archive}: {os.strerror(errno.EFBIG)}")
     assert archive.read_bytes() == b"before"
     assert files(tmp_path) == {"a.tar"}
@@ -173,4 +173,4 @@ def test_no_archive_goes_to_or_comes_from_a_terminal(arguments: tuple[str, ...],
         os.close(theirs)
 
     assert done.returncode == 2
-    assert b"is a terminal; name a file, or pipe" in done.stderr
+    assert b"is a terminal; name a file, or redirect" in done.stderr

@@ -55,7 +55,7 @@ def holds(store: Path) -> set[str]:
         ("http://docker.io/library/redis", "leave out the scheme http://"),
         ("docker.io/library/Redis:7", "bad path 'library/Redis'"),
         ("Redis:7", "(from 'Redis:7')"),
-        ("", "reference: it is empty"),
+        ("", "reference: expected an image, such as redis:7, got an empty text"),
         ("docker.io/library/../redis", "bad path"),
         ("user:secret@docker.io/library/redis", "remove the user and password"),
         ("localhost:99999/redis", "bad port, expected 1 to 65535"),
@@ -84,23 +84,23 @@ def test_a_reference_that_cannot_be_right(reference: str, says: str, tmp_path: P
         (("ingest", "k", "--expected-size", "-1"), "expected-size"),
         (("delete", "sha256:12"), "expected 64 characters"),
         (("rm",), "NAME"),
-        (("export", "redis"), "expected NAME... FILE, got 'redis' alone"),
+        (("export", "redis"), "expected NAME... FILE, got only 'redis'"),
         (("export", "redis", "--all", "a.tar"), "unknown option --all"),
         (("import", "--nmae", "a.tar"), "--nmae"),
         (("import", "a.tar", "--name", "Redis"), "(from 'Redis')"),
-        (("edit", f"sha256:{'0' * 64}", "--editor", ""), "editor: none is set"),
+        (("edit", f"sha256:{'0' * 64}", "--editor", ""), "editor: not set"),
         (("edit", f"sha256:{'0' * 64}", "--editor", "'vi"), "No closing quotation"),
-        (("edit", f"sha256:{'0' * 64}", "--editor", "no-such-editor -x"), "there is no command 'no-such-editor'"),
+        (("edit", f"sha256:{'0' * 64}", "--editor", "no-such-editor -x"), "command 'no-such-editor' not found"),
         (("tags",), "REPO"),
         (("tags", "redis:7"), "repository 'redis:7': expected no tag or digest, as in docker.io/library/redis"),
         (("tags", "a.invalid/x@sha256:12"), "expected 64 characters"),
         (("tags", f"a.invalid/x@sha256:{'0' * 64}"), "expected no tag or digest, as in a.invalid/x"),
-        (("tags", "redis", "--filter", "("), "pattern '(': no regular expression"),
+        (("tags", "redis", "--filter", "("), "pattern '(': not a regular expression"),
         (("catalog",), "HOST"),
-        (("catalog", "a.invalid/x"), "registry 'a.invalid/x': expected a host and nothing behind it, as in a.invalid"),
+        (("catalog", "a.invalid/x"), "registry 'a.invalid/x': expected only a host, as in a.invalid"),
         (("catalog", "https://a.invalid"), "leave out the scheme https://"),
         (("catalog", "me:secret@a.invalid"), "remove the user and password"),
-        (("catalog", "a.invalid", "--filter", "("), "pattern '(': no regular expression"),
+        (("catalog", "a.invalid", "--filter", "("), "pattern '(': not a regular expression"),
         (("frobnicate",), "frobnicate"),
         (("--timeout", "soon", "ls"), "timeout"),
         (("--store", "nosuch://x", "ls"), "nosuch"),
@@ -318,7 +318,7 @@ def test_the_api_of_prefect_is_silent(fake: FakeRegistry, tmp_path: Path) -> Non
         result = dist(*fetch, PREFECT_API_URL=api)
 
     assert result.code == 1
-    told = f"dist: Prefect API {api} does not answer: nothing came within 0.5 s; start it with"
+    told = f"dist: Prefect API {api} does not answer: no answer within 0.5 s; start it with"
     assert result.err.splitlines()[-1].startswith(told)
     assert not fake.requests
 

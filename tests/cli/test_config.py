@@ -40,16 +40,16 @@ def test_people_see_what_it_comes_to(tmp_path: Path) -> None:
         ["nightly", "s3://bucket/cache", str(tmp_path / "mirror.lock.json"), "4", "0 3 * * *"],
         [""],
         ["REGISTRY", "SETTINGS"],
-        ["registry.example", "https; any certificate; headers X-Key; 2 requests a second; credentials"],
+        ["registry.example", "https; certificate not verified; headers X-Key; 2 requests per second; credentials"],
         [""],
-        ["FROM", "TYPE", "TO", "SETTINGS"],
+        ["SOURCE", "TYPE", "TARGETS", "SETTINGS"],
         [
             "docker.io/library/redis",
             "repository",
             "registry.example/redis",
             (
-                "tags versions >=7.2 <8, like 7.*, the newest 2 of each minor version; made within 3 months; "
-                "platforms linux/amd64 in a new index"
+                "tags versions >=7.2 <8, allow 7.*, the newest 2 of each minor version; created within 3 months; "
+                "platforms linux/amd64 (new index)"
             ),
         ],
         [
@@ -57,8 +57,8 @@ def test_people_see_what_it_comes_to(tmp_path: Path) -> None:
             "image",
             "registry.example/b:latest, other.example/b:latest",
             (
-                "the image for linux/arm64 in place of an index; with referrers and digest tags; backup old-{{.Ref.Tag}}; "
-                "gate cosign verify; prune after 7 days, at most 3 in a run"
+                "only the image for linux/arm64, without the index; with referrers and digest tags; backup old-{{.Ref.Tag}}; "
+                "gate cosign verify; prune after 7 days, at most 3 per run"
             ),
         ],
         ["docker.io/library/alpine:3", "seed", "registry.example/seeded/library/alpine:3", "-"],
@@ -297,5 +297,5 @@ def test_skopeos_files_need_to_be_told_where_and_ours_do_not(tmp_path: Path, arg
     refused = config(tmp_path, FULL, "--output", "json", *arguments)
     assert (refused.code, refused.line) == (
         2,
-        "dist: expected --from skopeo and --to together: our own files say where images go",
+        "dist: --to and --from skopeo require each other: dist and regsync files define their own targets",
     )

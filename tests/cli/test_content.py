@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from prefect_dist.cli.app import app
 from prefect_dist.ocispec import Digest
 from prefect_dist.storage import open_store
 from tests import images
@@ -249,12 +250,31 @@ def test_an_object_with_wrong_bytes_is_an_error() -> None:
         ("names",),
         ("names", "--check"),
         ("ingest", "key"),
-        ("resolve", "--help"),
-        ("fetch", "--help"),
     ],
 )
 def test_what_answers_at_once_imports_neither_prefect_nor_http(arguments: tuple[str, ...], tmp_path: Path) -> None:
     assert not {"prefect", "httpx", "urllib3"} & imported(arguments, tmp_path)
+
+
+def test_help_of_a_command_imports_only_that_command_and_no_slow_package() -> None:
+    script = (
+        "import json, sys\n"
+        "from prefect_dist.cli.app import app\n"
+        "for arguments in json.loads(sys.argv[1]):\n"
+        "    app.meta(arguments, result_action='return_value', exit_on_error=False)\n"
+        "    print(json.dumps(list(sys.modules)), file=sys.stderr)\n"
+    )
+    commands = [name for name in app if not name.startswith("-")]
+    arguments = [["--help"], ["fetch", "--help"], *([name, "--help"] for name in commands)]
+
+    done = subprocess.run([sys.executable, "-c", script, json.dumps(arguments)], capture_output=True, check=True)
+
+    overview, fetch, *_, every = [set(json.loads(line)) for line in done.stderr.splitlines()]
+    modules = {"prefect_dist.cli." + name for name in ("fetch", "mirror", "push", "remote", "content", "archive", "config")}
+    assert not modules & overview
+    assert modules & fetch == {"prefect_dist.cli.fetch"}
+    assert modules <= every
+    assert not {"prefect", "httpx", "urllib3", "pydantic", "fsspec", "yaml"} & every
 
 
 def test_what_asks_a_registry_does_not_import_prefect(tmp_path: Path) -> None:

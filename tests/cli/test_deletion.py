@@ -42,7 +42,7 @@ def test_what_a_name_needs_is_refused(digest: str, store: ContentStore) -> None:
     result = dist("--store", store.url, "delete", digest)
 
     assert (result.code, result.out) == (1, b"")
-    assert result.line == f"dist: blob {digest}: {NAME} needs it; delete it all the same with --force"
+    assert result.line == f"dist: blob {digest}: {NAME} needs it; --force deletes the blob anyway"
     assert digest in content(store)
 
 
@@ -82,7 +82,7 @@ def test_when_a_manifest_is_damaged_nobody_knows_what_is_needed(store: ContentSt
     refused = dist("--store", store.url, "delete", free)
 
     assert refused.code == 1
-    assert refused.line.startswith(f"dist: blob {free}: whether {NAME} needs it cannot be told (")
+    assert refused.line.startswith(f"dist: blob {free}: {NAME} may need it, its content cannot be read (")
     assert dist("--store", store.url, "delete", "--force", free).code == 0
 
 
@@ -93,7 +93,7 @@ def test_names_are_forgotten_and_content_stays(command: str, store: ContentStore
     result = dist("--store", store.url, command, "app:1", "nothing", "as it was recorded")
 
     assert (result.code, result.lines) == (1, ["app:1", "as it was recorded"])
-    assert result.line == "dist: name nothing or docker.io/library/nothing:latest: not there; dist names lists all"
+    assert result.line == "dist: name nothing or docker.io/library/nothing:latest: not in the store; dist names lists all names"
     assert names(store) == {}
     assert set(content(store)) == set(IMAGE.descriptors)
     assert json.loads(Path(store.url, "index.json").read_bytes())["manifests"] == []

@@ -117,7 +117,7 @@ def test_with_little_room_bars_are_short_and_nothing_else_is() -> None:
     assert sum(bars) == bars[2] > 0
     for told in (before, after, lines(shown, width=80)):
         assert len(told) == 5  # none goes on in the next line
-        assert told[3].startswith(f"{name} under way")
+        assert told[3].startswith(f"{name} in progress")
         assert told[2][: len(name)].split() == ["layer", LAYERS[0].digest.short]
         assert told[2].index(told[2].split()[2]) == len(name) + 1
 
@@ -127,7 +127,7 @@ def test_names_that_are_too_long_keep_their_tags() -> None:
     shown(ImageResolved(f"registry.example/{'team/' * 12}app:v1", LAYERS[1]))
     told = lines(shown, width=80)
     assert told[3].startswith("…")
-    assert "/team/app:v1 under way" in told[3]
+    assert "/team/app:v1 in progress" in told[3]
     assert LAYERS[0].digest.short in told[2]
 
 
@@ -139,14 +139,14 @@ def test_the_footer_is_one_line_that_says_what_is_waited_for() -> None:
     *_, footer = lines(shown, width=80)
     assert footer.startswith("0/20 images done, 2 failed  0/10 descriptors  0.")
     assert footer.endswith("B/s")
-    note = "ending; once more leaves at once"
+    counts = "0/20 images done, 2 failed  0/10 descriptors"
+    note = "x" * (80 - len("^C") - len(f"{counts}  "))
     shown(Note(note))
     *rows, footer = lines(shown, width=80)
     assert len(rows) == _HEIGHT - _MARGIN
-    assert footer == f"0/20 images done, 2 failed  0/10 descriptors  {note}"
-    assert len(footer) <= 80 - len("^C")
-    shown(Note(f"{note}..."))
-    assert lines(shown, width=80)[-1] == f"0/20 images done, 2 failed  {note}..."
+    assert footer == f"{counts}  {note}"
+    shown(Note(f"{note}x"))
+    assert lines(shown, width=80)[-1] == f"0/20 images done, 2 failed  {note}x"
     assert lines(display(width=20), width=20)[-1] == "0/20 images done"
 
 
@@ -181,9 +181,9 @@ def test_a_manifest_that_was_there_can_fail_for_what_refers_to_it() -> None:
 
 def test_a_note_of_a_signal_handler_waits_for_no_lock() -> None:
     shown = display(images=1)
-    note = threading.Thread(target=shown, args=(Note("ending; once more leaves at once"),), daemon=True)
+    note = threading.Thread(target=shown, args=(Note("stopping; press Ctrl-C again to exit immediately"),), daemon=True)
     with shown._guard:  # as the main thread may have it when the signal comes
         note.start()
         note.join(timeout=5)
         assert not note.is_alive()
-    assert lines(shown)[-1].endswith("ending; once more leaves at once")
+    assert lines(shown)[-1].endswith("stopping; press Ctrl-C again to exit immediately")

@@ -89,7 +89,7 @@ def test_an_editor_that_fails_loses_no_work(store: ContentStore) -> None:
     result = dist("--store", store.url, "edit", str(DIGEST), "--editor", "sh -c 'echo more >> \"$0\"; exit 3'")
 
     assert (result.code, result.out) == (1, b"")
-    assert "ended with 3, nothing was ingested" in result.line
+    assert "exit code 3; the copy was not ingested" in result.line
     assert kept(result.line).read_bytes() == HELLO + b"more\n"
     assert stat.S_IMODE(kept(result.line).stat().st_mode) == 0o600
     assert set(content(store)) == {str(DIGEST)}

@@ -117,12 +117,14 @@ def test_a_run_that_does_not_hear_is_left_at_the_second_interrupt(prefect: Prefe
         assert poll_until(lambda: bool(registry.requests) or process.poll() is not None, timeout_s=60)
         process.send_signal(signal.SIGINT)
         assert process.stderr is not None
-        assert any(line == b"ending; once more leaves at once\n" for line in process.stderr)  # reads on until it comes
+        assert any(
+            line == b"stopping; press Ctrl-C again to exit immediately\n" for line in process.stderr
+        )  # reads on until it comes
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
 
     assert process.returncode == 130
-    assert err.strip() == b"dist: interrupted, left before the run could end in order"
+    assert err.strip() == b"dist: interrupted; exited before the run could stop and report its results"
 
 
 def test_a_command_without_a_run_ends_there_and_then(stalling: FakeRegistry, tmp_path: Path) -> None:
@@ -257,7 +259,7 @@ def test_a_run_that_waits_for_slots_says_so_and_ends_when_it_is_told_to(prefect:
     assert process.returncode == 143
     assert said[-1] == f"waiting for 1 slot of the 1 of Prefect limit {name}, held by other runs\n"
     assert rest.splitlines() == [
-        "ending; once more leaves at once",
+        "stopping; press Ctrl-C again to exit immediately",
         "dist: terminated; what is whole is kept, run again to go on",
     ]
 

@@ -60,7 +60,7 @@ def test_what_exists_does_not_have_a_size_that_it_has_not(tmp_path: Path) -> Non
     result = dist("--store", tmp_path, "ingest", "key", "--expected-digest", str(DIGEST), "--expected-size", "7")
 
     assert (result.code, result.out) == (1, b"")
-    assert result.line == f"dist: {DIGEST}: expected 7 bytes, but it is in the store and has {len(DATA)}"
+    assert result.line == f"dist: {DIGEST}: expected 7 bytes, but the blob in the store has {len(DATA)}"
 
 
 def test_what_is_not_as_expected_is_not_stored(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_what_is_not_as_expected_is_not_stored(tmp_path: Path) -> None:
     result = dist("--store", tmp_path, "ingest", "key", "--expected-digest", str(other), stdin=DATA)
 
     assert (result.code, result.out) == (1, b"")
-    assert result.line.startswith(f"dist: key: expected {other}, got {DIGEST}; what came is kept")
+    assert result.line.startswith(f"dist: key: expected {other}, got {DIGEST}; the received bytes are kept")
     assert held(tmp_path) == {}
 
 
@@ -77,7 +77,7 @@ def test_what_is_cut_short_is_kept_and_gone_on_with(tmp_path: Path) -> None:
     short = cut_short(tmp_path)
 
     assert short.code == 1
-    assert short.line.startswith(f"dist: key: expected {len(DATA)} bytes, got {HALF}; what came is kept")
+    assert short.line.startswith(f"dist: key: expected {len(DATA)} bytes, got {HALF}; the received bytes are kept")
     assert (held(tmp_path), left(tmp_path)) == ({}, [("key", HALF)])
     assert dist("--store", tmp_path, "ingest", "key", "--resume", stdin=DATA).lines == [str(DIGEST)]
     assert (held(tmp_path), left(tmp_path)) == ({str(DIGEST): DATA}, [])
@@ -89,9 +89,8 @@ def test_what_is_there_is_neither_dropped_nor_gone_on_with_unasked(tmp_path: Pat
     again = dist("--store", tmp_path, "ingest", "key", stdin=DATA)
 
     assert (again.code, again.out) == (1, b"")
-    assert again.line == (
-        f"dist: ingest key: {HALF} of {len(DATA)} bytes are there; go on with --resume or drop them, --no-resume"
-    )
+    progress = f"interrupted after {HALF} of {len(DATA)} bytes"
+    assert again.line == f"dist: ingest key: {progress}; continue with --resume, or discard them with --no-resume"
     assert left(tmp_path) == [("key", HALF)]
 
 
@@ -110,7 +109,7 @@ def test_what_does_not_begin_with_what_is_there_is_refused(tmp_path: Path) -> No
     result = dist("--store", tmp_path, "ingest", "key", "--resume", stdin=other)
 
     assert result.code == 1
-    assert result.line.startswith(f"dist: key: expected content that begins with the {HALF} bytes that are there")
+    assert result.line.startswith(f"dist: key: expected input that begins with the {HALF} bytes in the store")
     assert held(tmp_path) == {}
     assert left(tmp_path) == [("key", HALF)]
     assert dist("--store", tmp_path, "ingest", "key", "--resume", stdin=DATA).lines == [str(DIGEST)]
@@ -122,7 +121,7 @@ def test_going_on_wants_the_whole_content(tmp_path: Path) -> None:
     result = dist("--store", tmp_path, "ingest", "key", "--resume", stdin=DATA[: HALF - 100])
 
     assert result.code == 1
-    assert "key: expected the whole content, but it ends 100 bytes before what is there" in result.line
+    assert "key: expected the whole content, but standard input is 100 bytes shorter than the part in the store" in result.line
     assert left(tmp_path) == [("key", HALF)]
 
 
@@ -144,7 +143,9 @@ def test_going_on_with_what_was_begun_for_other_content_is_refused(tmp_path: Pat
     result = dist("--store", tmp_path, "ingest", "key", "--resume", "--expected-digest", str(other), stdin=b"other")
 
     assert (result.code, result.out) == (1, b"")
-    assert result.line == f"dist: ingest key: it was begun for {DIGEST}, not for {other}; drop it, --no-resume"
+    assert result.line == (
+        f"dist: ingest key: expected digest {other}, but it was started for {DIGEST}; discard it with --no-resume"
+    )
 
 
 def test_an_ingest_that_got_nothing_is_in_nobodys_way(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_init_overwrites_nothing(tmp_path: Path, existing: list[str], named: str
     result = dist("init", tmp_path)
 
     assert result.code == 1
-    assert result.line == f"dist: {tmp_path}: {named}: already there; nothing was written, choose another directory"
+    assert result.line == f"dist: {tmp_path}: {named}: file exists; nothing was written; choose another directory"
     assert written(tmp_path) == existing
     assert {(tmp_path / name).read_text() for name in existing} == {"mine"}
 

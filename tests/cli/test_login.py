@@ -74,7 +74,7 @@ def test_standard_input_that_is_no_password(command: tuple[str, ...], stdin: byt
 @pytest.mark.parametrize(
     ("password", "says"),
     [
-        ("", "user me: no password; give it to standard input with --password-stdin, or in DIST_PASSWORD"),
+        ("", "user me: no password; write it to standard input with --password-stdin, or set DIST_PASSWORD"),
         (f"{SECRET}\udcff", "DIST_PASSWORD: expected a password in UTF-8, got other bytes"),
         (f"{SECRET}\r", "DIST_PASSWORD: expected a password without control characters, got some"),
     ],
@@ -110,7 +110,7 @@ def test_a_terminal_without_a_password(typed: str, code: int, says: str) -> None
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("--password-stdin",), "--password-stdin requires --username"),
+        (("--password-stdin",), "--password-stdin requires --username or $DIST_USERNAME"),
         (("--username", "me"), "user me: no password"),
         (("--ca-file", "/none.pem"), "/none.pem: No such file or directory; expected a readable PEM file"),
         (("--hosts", "/none.yaml"), "/none.yaml: No such file"),

@@ -62,7 +62,7 @@ def test_names_that_are_asked_for(store: ContentStore) -> None:
     result = dist("--store", store.url, "names", "-q", OTHER, "app", "app:1")
 
     assert (result.code, result.lines) == (1, [OTHER, APP])
-    assert result.line == "dist: name app or docker.io/library/app:latest: not there; dist names lists all"
+    assert result.line == "dist: name app or docker.io/library/app:latest: not in the store; dist names lists all names"
 
 
 def damage(store: ContentStore, name: str) -> Path:

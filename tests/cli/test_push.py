@@ -48,7 +48,7 @@ def test_push_tells_what_it_did(store: Path, registry: CncfRegistry) -> None:
 
 def test_a_name_that_is_not_there(store: Path, registry: CncfRegistry) -> None:
     result = dist("--store", store, "push", "none", f"{registry.host}/cli/x")
-    assert (result.code, "not there; dist names lists all" in result.line) == (1, True), result.err
+    assert (result.code, "not in the store; dist names lists all names" in result.line) == (1, True), result.err
 
 
 def test_push_object_part_by_part(store: Path, registry: CncfRegistry) -> None:
@@ -70,7 +70,7 @@ def test_push_object_part_by_part(store: Path, registry: CncfRegistry) -> None:
         (("a.invalid/x", f"sha256:{'0' * 64}"), 1, "not there"),
         (("a.invalid/x", "sha256:12"), 2, "expected 64 characters"),
         (("a.invalid/x", next(iter(IMAGE.blobs)), "nonsense"), 2, "type 'nonsense': expected type/subtype"),
-        ((f"a.invalid/x@sha256:{'0' * 64}", next(iter(IMAGE.blobs))), 2, "expected the digest of what is pushed"),
+        ((f"a.invalid/x@sha256:{'0' * 64}", next(iter(IMAGE.blobs))), 2, "expected the digest of the pushed object"),
     ],
 )
 def test_what_push_object_refuses(store: Path, arguments: tuple[str, ...], code: int, says: str) -> None:

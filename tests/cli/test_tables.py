@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prefect_dist.cli.tables import laid_out
+from prefect_dist.cli.tables import format_rows
 from prefect_dist.ocispec import Descriptor, Digest
 from prefect_dist.storage import open_store
 from tests.cli.dist import dist
@@ -22,15 +22,15 @@ ALIGNED = [
 
 @pytest.mark.parametrize("width", [None, 80, 41])
 def test_what_has_room_is_aligned(width: int | None) -> None:
-    assert list(laid_out(ROWS, width)) == ALIGNED
+    assert list(format_rows(ROWS, width)) == ALIGNED
 
 
 def test_a_long_last_cell_goes_on_below() -> None:
-    assert list(laid_out(ROWS, 40)) == [ALIGNED[0], "a.example/app:v1  failed", "    not found (404)", ALIGNED[2]]
+    assert list(format_rows(ROWS, 40)) == [ALIGNED[0], "a.example/app:v1  failed", "    not found (404)", ALIGNED[2]]
 
 
 def test_where_nothing_else_helps_rows_are_folded() -> None:
-    assert list(laid_out(ROWS, 22)) == [
+    assert list(format_rows(ROWS, 22)) == [
         "IMAGE  RESULT  NOTE",
         "a.example/app:v1",
         "    failed",
@@ -41,12 +41,12 @@ def test_where_nothing_else_helps_rows_are_folded() -> None:
 
 def test_an_empty_cell_before_others_is_marked_where_columns_are_not_aligned() -> None:
     rows = [("IMAGE", "FROM", "TO"), ("a.example/app:v1", "", "sha256:0123"), ("b.example/b:v2", "sha256:4567", "")]
-    assert list(laid_out(rows, 20))[1:] == ["a.example/app:v1  -", "    sha256:0123", "b.example/b:v2", "    sha256:4567"]
+    assert list(format_rows(rows, 20))[1:] == ["a.example/app:v1  -", "    sha256:0123", "b.example/b:v2", "    sha256:4567"]
 
 
 @given(rows=st.lists(st.tuples(*[st.text("ab", max_size=9)] * 3), min_size=1), width=st.integers(1, 40))
 def test_all_cells_are_there_in_their_order(rows: list[tuple[str, str, str]], width: int) -> None:
-    shown = list(laid_out(rows, width))
+    shown = list(format_rows(rows, width))
     assert [word for word in " ".join(shown).split() if word != "-"] == [cell for row in rows for cell in row if cell]
     assert all(len(line) <= width or len(line.split()) == 1 for line in shown)
 

@@ -1,0 +1,110 @@
+"""Signals and `--timeout`, which end a command early.
+
+The first signal asks the active run to stop, and the run then reports its results. A command without a run ends at once. The
+second signal exits the process.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import FrameType
+from typing import NoReturn
+
+from prefect_dist.transfer.cancellation import CancelToken, use_token
+
+INTERRUPTED = 130
+_HUNG_UP, _TERMINATED = 129, 143
+_TIMED_OUT = 1
+# Time for a run to stop after its time-out, before the process exits.
+_GRACE_S = 10
+_ABANDONED = threading.Event()
+_SHOW_CURSOR = "\x1b[?25h"
+
+
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    """Exit code and message of a command that was ended early."""
+
+    code: int
+    reason: str
+
+
+class Interrupted(BaseException):
+    """A signal or the time-out ended the command. Like KeyboardInterrupt, it is not an Exception, so no library swallows it."""
+
+    def __init__(self, code: int, reason: str) -> None:
+        super().__init__(reason)
+        self.code = code
+
+
+def run_interruptible(command: Callable[[], int | None], *, timeout_s: float | None) -> int:
+    """Return the exit code of `command`; if a signal or the time-out made it fail, the exit code for the signal or time-out.
+
+    Raises:
+        Interrupted: a signal or the time-out came while no run was active. It is raised in the main thread, at any place.
+    """
+    causes = {
+        signal.SIGHUP: _Cause(_HUNG_UP, "hung up"),
+        signal.SIGINT: _Cause(INTERRUPTED, "interrupted"),
+        signal.SIGTERM: _Cause(_TERMINATED, "terminated"),
+    }
+    if timeout_s is not None:
+        causes[signal.SIGALRM] = _Cause(_TIMED_OUT, f"not done within {timeout_s:g} s")
+    cancel, received = CancelToken(), list[_Cause]()
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        cause = causes[signal.Signals(number)]
+        received.append(cause)
+        if len(received) > 1:
+            _exit_now(cause)
+        if not cancel.request(cause.reason):
+            raise Interrupted(cause.code, cause.reason)
+
+    with _handle_signals(dict.fromkeys(causes, stop)), _set_alarm(timeout_s), use_token(cancel):
+        code = command() or 0
+    return received[0].code if received and code else code
+
+
+def abandon_threads() -> None:
+    """Make `exit_process` wait for no threads. Call this when threads wait for a server that does not answer."""
+    _ABANDONED.set()
+
+
+def exit_process(code: int) -> NoReturn:
+    """Exit this process, after its threads unless they were abandoned."""
+    if _ABANDONED.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def _handle_signals(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _set_alarm(seconds: float | None) -> Iterator[None]:
+    """Raise SIGALRM after `seconds`, and again after the grace period."""
+    signal.setitimer(signal.ITIMER_REAL, seconds or 0, _GRACE_S)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _exit_now(cause: _Cause) -> NoReturn:
+    """Exit at once. An exception would wait for the threads of the run, which may be blocked."""
+    cursor = _SHOW_CURSOR if sys.stderr.isatty() else ""  # the live display hides it
+    os.write(2, f"{cursor}\ndist: {cause.reason}; exited before the run could stop and report its results\n".encode())
+    os._exit(cause.code)
