@@ -190,7 +190,7 @@ def test_a_list_with_a_lock_file_can_be_checked_and_repaired(
     assert (right.json["right"], right.json["unlooked"]) == (2, 0)
     assert f"layer {layer} is missing" in damaged.err
     assert without_store.err.splitlines()[0] == (
-        f"dist: warning: {lock}: no store is set, so a repair looks for images in {tmp_path}/prefect-dist/store; "
+        f"dist: warning: {lock}: no store is set, so a repair reads images from {tmp_path}/prefect-dist/store; "
         "set --store or DIST_STORE"
     )
     assert dist("mirror", lock).code == 2  # a check alone takes a lock file
