@@ -128,9 +128,6 @@ def _choose_parser(dialect: Dialect, to: Sequence[str]) -> "Parser":
 
 
 def make_seed_mirror(to: Sequence[str], **parameters: Any) -> "Mirror":
-
-
-def make_seed_mirror(to: Sequence[str], **parameters: Any) -> "Mirror":
     """Return the configuration of images and registries."""
     from prefect_dist.mirror import config
 
