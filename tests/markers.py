@@ -40,6 +40,8 @@ def mark_by_peers(item: pytest.Item) -> None:
     """Add the marks of a test."""
     assert isinstance(item, pytest.Function)
     found = set(_marks_of(item.function))
+    if hasattr(item, "callspec") and "s3" in item.callspec.params.values():  # such tests start the server only if they need it
+        found.add("s3")
     for definitions in item._fixtureinfo.name2fixturedefs.values():
         found |= _marks_of(definitions[-1].func)
     for name in found:
@@ -54,6 +56,7 @@ def _marks_of(function: Callable[..., Any]) -> frozenset[str]:
     while pending:
         one = pending.pop()
         one = getattr(one, "__wrapped__", one)
+        one = one.hypothesis.inner_test if hasattr(one, "hypothesis") else one
         if one in seen:
             continue
         seen.add(one)

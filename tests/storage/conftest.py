@@ -12,7 +12,7 @@ from tests.storage.conformance import BACKENDS, Place
 from tests.storage.layered import NOBODY
 
 
-@pytest.fixture(params=[pytest.param(name, marks=[pytest.mark.s3] if name == "s3" else []) for name in BACKENDS])
+@pytest.fixture(params=BACKENDS)
 def place(request: pytest.FixtureRequest) -> Iterator[Place]:
     place = BACKENDS[request.param](request)
     yield place
