@@ -1,6 +1,7 @@
-"""`make fuzz`: atheris on everything that parses what strangers send, a minute in all, each target in a process of its own.
+"""`make fuzz`: fuzz every parser of foreign input with atheris, a minute in total, each target in its own process.
 
-A target takes any bytes and may raise the errors of `ocispec.errors`, nothing else. What breaks one is written to build/.
+A target takes any bytes, and may raise only the errors of `ocispec.errors`. An input that causes another error is written to
+build/.
 """
 
 import contextlib
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["ocispec", "remotes", "flows"]):
+with atheris.instrument_imports(include=["prefect_dist"]):
     import httpx
 
     from prefect_dist.mirror import templates
@@ -37,7 +38,7 @@ def _text(data: bytes) -> str:
 
 
 def _answer(data: bytes) -> httpx.Response:
-    """A response with these bytes for the value of every header that is looked at."""
+    """Return a response with these bytes as the value of every header that the client reads."""
     value = data.replace(b"\r", b"").replace(b"\n", b"")
     names = (b"content-length", b"docker-content-digest", b"range", b"location", b"link", b"retry-after", b"ratelimit-limit")
     request = httpx.Request("GET", "https://registry.example/v2/")
@@ -45,7 +46,7 @@ def _answer(data: bytes) -> httpx.Response:
 
 
 def reference(data: bytes) -> None:
-    """What people type; what parses says itself again."""
+    """Parse references. The text of a parsed reference parses to an equal reference."""
     text = _text(data)
     parsed = Reference.parse(expand(text))
     assert Reference.parse(str(parsed)) == parsed
@@ -53,13 +54,13 @@ def reference(data: bytes) -> None:
 
 
 def platform(data: bytes) -> None:
-    """Platforms; what parses says itself again."""
+    """Parse platforms. The text of a parsed platform parses to an equal platform."""
     parsed = Platform.parse(_text(data))
     assert Platform.parse(str(parsed)) == parsed
 
 
 def manifests(data: bytes) -> None:
-    """Documents of registries, under every type that they may be announced with."""
+    """Parse manifests from a registry, under every media type."""
     for media_type in MANIFESTS:
         try:
             manifest.children(data, media_type, at="fuzz")
@@ -68,7 +69,7 @@ def manifests(data: bytes) -> None:
     manifest.media_type_of(data, at="fuzz")
 
 
-def referring(data: bytes) -> None:
+def referrer_lists(data: bytes) -> None:
     """Parse manifests with a subject, and indexes of referrers."""
     some = Descriptor(media_type=MANIFESTS[0], digest=Digest.of(data), size=len(data))
     if referrers.is_index(data):
@@ -79,7 +80,7 @@ def referring(data: bytes) -> None:
 
 
 def configs(data: bytes) -> None:
-    """Configs of images, and descriptors wherever they are."""
+    """Parse image configs and descriptors."""
     with contextlib.suppress(DistError):
         config.platform(data, at="fuzz")
         config.diff_ids(data, at="fuzz")
@@ -87,14 +88,14 @@ def configs(data: bytes) -> None:
 
 
 def challenges(data: bytes) -> None:
-    """WWW-Authenticate, and the token server that it names."""
+    """Parse WWW-Authenticate headers, and the token server in each challenge."""
     for one in headers.parse_challenges([_text(data)]):
         with contextlib.suppress(DistError):
             TokenServer.from_challenge(one, host="fuzz")
 
 
 def tokens(data: bytes) -> None:
-    """What a token server answers."""
+    """Parse the response of a token server."""
     server = TokenServer(realm=httpx.URL("https://tokens.example/"), service=None)
     asking = Tokens(RegistryLogin(host="fuzz")).fetch_token(server, "repository:a:pull")
     request = next(asking)
@@ -103,7 +104,7 @@ def tokens(data: bytes) -> None:
 
 
 def answers(data: bytes) -> None:
-    """Every other header that is read, and the bodies of refusals."""
+    """Parse every other header that the client reads, and the bodies of errors."""
     answer = _answer(data)
     headers.length(answer)
     headers.uploaded_bytes(answer)
@@ -118,7 +119,7 @@ def answers(data: bytes) -> None:
 
 
 def lists(data: bytes) -> None:
-    """Lists of tags and repositories, and the urls of descriptors."""
+    """Parse lists of tags and repositories, and the URLs of descriptors."""
     for kind in (listing.TAGS, listing.REPOSITORIES):
         with contextlib.suppress(DistError):
             listing.read_page(data, kind, at="fuzz")
@@ -126,14 +127,14 @@ def lists(data: bytes) -> None:
 
 
 def secrets(data: bytes) -> None:
-    """Templates in configurations; files are not read."""
+    """Resolve templates in configurations, without reading files."""
     text = _text(data)
     if "file" not in text:
         templates.resolve_secret(text, at="fuzz", environ={"A": "a"})
 
 
 def mirrors(data: bytes) -> None:
-    """Configurations of mirrors, ours and skopeo's; no other file is read."""
+    """Parse mirror configurations, in dist's and in skopeo's format, without reading other files."""
     if b"file" in data or b"list" in data or b"cert-dir" in data:
         return
     with tempfile.NamedTemporaryFile() as file:
@@ -146,7 +147,19 @@ def mirrors(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     target.__name__: target
-    for target in (reference, platform, manifests, referring, configs, challenges, tokens, answers, lists, secrets, mirrors)
+    for target in (
+        reference,
+        platform,
+        manifests,
+        referrer_lists,
+        configs,
+        challenges,
+        tokens,
+        answers,
+        lists,
+        secrets,
+        mirrors,
+    )
 }
 
 
@@ -159,7 +172,10 @@ def _one_input(target: Callable[[bytes], None]) -> Callable[[bytes], None]:
 
 
 def main() -> None:
-    """Fuzz one target, with libFuzzer's options behind its name; or all of them, for a share of a minute each."""
+    """Fuzz the target in the first argument, with the libFuzzer options in the next ones.
+
+    Without arguments, fuzz every target for a share of a minute.
+    """
     if len(sys.argv) > 1:
         atheris.Setup([sys.argv[0], *sys.argv[2:]], _one_input(TARGETS[sys.argv[1]]))
         atheris.Fuzz()
@@ -176,12 +192,12 @@ def main() -> None:
         done = subprocess.run(
             [sys.executable, "-m", "fuzz.parsers", name, *options], cwd=_TOP, capture_output=True, check=False
         )
-        said = done.stderr.decode(errors="replace")
-        runs = next((line.split()[-1] for line in said.splitlines() if "number_of_executed_units" in line), "?")
+        output = done.stderr.decode(errors="replace")
+        runs = next((line.split()[-1] for line in output.splitlines() if "number_of_executed_units" in line), "?")
         print(f"{name:<12} {runs:>10} inputs: {'broken' if done.returncode else 'sound'}", flush=True)
         if done.returncode:
             broken.append(name)
-            print(said, file=sys.stderr)
+            print(output, file=sys.stderr)
     sys.exit(bool(broken))
 
 

@@ -69,12 +69,12 @@ class HostAuth:
         self._doubted_until = float("-inf")
 
     def find_header(self, scopes: str) -> str | None:
-        """Authorization header for a list of scopes; None if there is none or it has expired."""
+        """Authorization header for a list of scopes; None if it is missing or expired."""
         grant = self._grants.get(scopes)
         return grant.header if grant is not None and self._clock() < grant.expires else None
 
     def find_token_source(self, scopes: str) -> _TokenSource | None:
-        """Return the source of the last token for these scopes, expired or not; None if there is none."""
+        """Source of the last token for these scopes, expired or not; None without a token."""
         grant = self._grants.get(scopes)
         return grant.source if grant is not None else None
 
@@ -89,10 +89,10 @@ class HostAuth:
         self._grants.pop(scopes, None)
 
     def renew(self, refused: Credentials | None) -> bool:
-        """Replace rejected credentials if their source has others now: one call for all threads.
+        """Replace rejected credentials if the source has new credentials: one call for all threads.
 
-        Return False if there are no others. Renewed credentials are not renewed again before they were accepted once: a
-        credential helper may return a new secret for each call, and some registries lock accounts after several failures.
+        Return False otherwise. Renewed credentials are renewed again only after they were accepted once: a credential helper
+        may return a new secret for each call, and some registries lock accounts after several failures.
 
         Raises:
             Denied: the credential helper fails.
@@ -142,7 +142,7 @@ class HostAuth:
             self.note_accepted()
 
     def token_lock(self, scopes: str) -> threading.Lock:
-        """Return the lock that is held while a token for `scopes` is fetched, so that only one thread fetches it."""
+        """Return the lock for fetching a token for `scopes`: only one thread fetches the token."""
         with self._guard:
             return self._token_locks.setdefault(scopes, threading.Lock())
 
@@ -150,7 +150,7 @@ class HostAuth:
 class RegistryAuth(httpx.Auth):
     """Authorises requests for some scopes of `remotes.token`, such as `RegistryAuth(host, push_scope(a), pull_scope(b))`.
 
-    A request may be sent twice, so its body has to be bytes, or an iterable that can be iterated again.
+    A request may be sent twice, so its body has to be bytes, or a repeatable iterable.
     """
 
     def __init__(self, host: HostAuth, *scopes: str) -> None:
@@ -160,9 +160,9 @@ class RegistryAuth(httpx.Auth):
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Send the request with the known header. Answer the challenge of a 401 once, and replace an expired password once.
 
-        The body of the 401 is read first: an unread response occupies one of the server's slots, and the thread that fetches
-        the token may need that slot. A 401 from another server, after a redirect, is not answered, because these credentials
-        are not for it.
+        The body of the 401 is read first: an unread response occupies a slot of the server, and the thread fetching the token
+        may need the slot. A 401 from another server, after a redirect, is not answered: the credentials are not for the other
+        server.
 
         Raises:
             Denied: the token server rejects the credentials, or would get them over plain http.
@@ -187,7 +187,7 @@ class RegistryAuth(httpx.Auth):
                 self._host.note_password(header, response)
 
     def _renewed_header(self, response: httpx.Response, sent: str | None) -> str | None:
-        """Return a header with a renewed password if the response may mean that the sent one expired; else None."""
+        """Header with a renewed password, if the response may mean an expired password; else None."""
         if not _may_be_expired(response):
             self._host.note_password(sent, response)
             return None
@@ -221,7 +221,7 @@ class RegistryAuth(httpx.Auth):
             return (yield from self._fetch_token(source, request))
 
     def _answer_challenges(self, challenges: list[Challenge], request: httpx.Request, sent: str | None) -> _Flow:
-        """Header that may satisfy one of the challenges; None if there are no credentials for any of them."""
+        """Header for the first supported challenge; None without suitable credentials."""
         credentials = self._host.login.credentials
         with self._host.token_lock(self._scopes):
             known = self._host.find_header(self._scopes)
@@ -239,13 +239,13 @@ class RegistryAuth(httpx.Auth):
         return None
 
     def _basic_header(self, request: httpx.Request) -> _Flow:
-        """Header with the password, once it is known to be good; None if this request itself tried the password.
+        """Header with the password, once the password is known to be good; None if this request itself tried the password.
 
-        Only one request tries the password while others wait: some registries lock accounts after several failures. A password
-        from a credential helper may have expired, so the helper is called for another one.
+        Only one request tries the password while the rest wait: some registries lock accounts after several failures. A
+        password from a credential helper may have expired, so the helper is called again.
 
         Raises:
-            Denied: the password is rejected now, or was rejected before; all requests get the same error.
+            Denied: the password is rejected now, or was rejected before; every request gets the same error.
         """
         sent, is_tried = request.headers.get("Authorization"), False
         with self._host.token_lock("basic"):
@@ -260,12 +260,12 @@ class RegistryAuth(httpx.Auth):
         return None if is_tried else header
 
     def _try_password(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, bool]:
-        """Send the request with the password. If it is rejected, replace it, if its source has another.
+        """Send the request with the password. Replace a rejected password if the source has a new password.
 
         Return False if the response does not show whether the password is good.
 
         Raises:
-            Denied: the password is rejected and there is no other, or there is no password.
+            Denied: the password is rejected and cannot be replaced, or is missing.
         """
         credentials = self._host.login.credentials
         if self._host.refused is not None:
@@ -307,19 +307,19 @@ class RegistryAuth(httpx.Auth):
         return header
 
     def _renew_for_token(self, refusal: RegistryError, credentials: Credentials | None) -> bool:
-        """Replace credentials that a token server rejected, if their source has others now."""
+        """Replace credentials after a rejection by a token server, if the source has new credentials."""
         if isinstance(refusal, CredentialsRefused):
             return self._host.renew(credentials)
         return refusal.exchange.status in _MAY_BE_EXPIRED and credentials is not None and self._host.renew_doubted(credentials)
 
 
 def _may_be_expired(response: httpx.Response) -> bool:
-    """Return True if a response without a challenge may mean that the password has expired."""
+    """Return True if a response without a challenge may mean an expired password."""
     return response.status_code in _MAY_BE_EXPIRED and "www-authenticate" not in response.headers
 
 
 def _shows_acceptance(response: httpx.Response) -> bool:
-    """Return True if a response shows that the registry accepted the password of the request."""
+    """Return True if a response proves the password of the request to be good."""
     return response.status_code != httpx.codes.UNAUTHORIZED and response.status_code not in _MAY_BE_EXPIRED
 
 

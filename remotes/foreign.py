@@ -1,4 +1,4 @@
-"""Foreign layers: blobs that their registry lacks, at the `urls` of their descriptor (image-spec 1.1, descriptor.md).
+"""Foreign layers: blobs missing at their registry, fetched from the `urls` of the descriptor (image-spec 1.1, descriptor.md).
 
 The author of a manifest chooses the URLs. The digest proves the content, so plain http is acceptable. Requests have no
 credentials, and go only to public addresses or to servers in the hosts file (`remotes.guard`): otherwise a manifest could make
@@ -25,7 +25,7 @@ _SCHEMES = ("http", "https")
 
 
 class ForeignLayers:
-    """Reads blobs from the URLs of their descriptors, in order. Thread-safe; all fetchers of a run share it."""
+    """Reads blobs from the URLs of the descriptor, in order. Thread-safe; shared by the fetchers of a run."""
 
     def __init__(self, ranges: Ranges) -> None:
         self._ranges = ranges
@@ -35,13 +35,11 @@ class ForeignLayers:
     def read(self, repository: Repository, descriptor: Descriptor, *, offset: int, missing: RegistryError) -> Iterator[bytes]:
         """Yield the bytes of `descriptor` from `offset` to its size, unverified.
 
-        If a URL fails in the middle, the next one resumes at that byte.
-
-        `missing` is the 404 of the registry.
+        If a URL fails in the middle, the next URL resumes at the same byte. `missing` is the 404 of the registry.
 
         Raises:
-            DistError: no URL has the content. The message has the answers of the registry and of each URL. The class is that of
-                a retryable error if there is one, else Denied if there is one, else that of `missing`.
+            DistError: no URL has the content. The message has the answers of the registry and of each URL. The class is the
+                class of a retryable error if any, else Denied if any error is Denied, else the class of `missing`.
         """
         errors: list[DistError] = []
         for text in self._order_urls(descriptor):
@@ -105,7 +103,7 @@ def _combine_errors(missing: RegistryError, errors: Sequence[DistError], *, more
 
 
 def _answer(error: DistError) -> str:
-    """Return the answer of a URL, without the meaning that the status has for registries."""
+    """Answer of a URL, without the meaning of the status for registries."""
     if not isinstance(error, RegistryError):
         return str(error)
     return f"{error.exchange.url[:_URL_CHARS]}: {error.exchange.answer}"

@@ -1,8 +1,8 @@
 """Guards against server-side request forgery (CWE-918): for redirects, other URLs of a registry, and `urls` of descriptors.
 
-Otherwise a server on the Internet could make this machine send requests to systems that only this machine reaches, such as the
-metadata service of a cloud. A registry inside a private network may refer to other servers of that network, because object
-storage often is one of them. The check of addresses at connection time is left to `remotes.public`.
+Otherwise a server on the Internet could make this machine send requests to systems reachable only from here, such as the
+metadata service of a cloud. A registry inside a private network may refer to other servers of the network, because object
+storage is often there. Checking addresses at connection time is left to `remotes.public`.
 """
 
 from collections.abc import Mapping
@@ -29,10 +29,10 @@ _ALLOWED_KINDS: Mapping[Kind, frozenset[Kind]] = MappingProxyType(
 
 
 class GuardedOrigin:
-    """The registry to which a request goes first, and the kinds of addresses from which it answered. Thread-safe.
+    """The first registry of a request, and the kinds of addresses from which the registry answered. Thread-safe.
 
-    `private_hosts` are servers, `host` or `host:port`, that the registry may refer to at any address. As an `AddressRule`, this
-    object is the rule for connections to the registry's own server.
+    The registry may refer to `private_hosts`, as `host` or `host:port`, at any address. As an `AddressRule`, this object is the
+    rule for connections to the registry's own server.
     """
 
     def __init__(self, url: httpx.URL, *, name: str, private_hosts: frozenset[str] = frozenset()) -> None:
@@ -41,7 +41,7 @@ class GuardedOrigin:
         self._kinds: set[Kind] = set()
 
     def is_origin(self, url: httpx.URL) -> bool:
-        """Return True if a URL is at the registry itself. Another scheme or port is another server."""
+        """Return True if a URL is at the registry. A different scheme or port means another server."""
         return _server_of(url) == self._server
 
     def is_https_upgrade(self, url: httpx.URL) -> bool:
@@ -49,7 +49,7 @@ class GuardedOrigin:
         return self._server == ("http", url.host, _PORTS["http"]) and _server_of(url) == ("https", url.host, _PORTS["https"])
 
     def trusts(self, url: httpx.URL) -> bool:
-        """Return True if a URL leads to a server that the registry may refer to at any address."""
+        """Return True if the registry may refer to the server of a URL at any address."""
         return not self._private_hosts.isdisjoint(_names_of(url))
 
     def note_answer(self, kind: Kind) -> None:
@@ -57,9 +57,9 @@ class GuardedOrigin:
         self._kinds.add(kind)
 
     def allowed_kinds(self) -> frozenset[Kind]:
-        """Return the kinds of addresses that the registry may refer to.
+        """Return the kinds of addresses to which the registry may refer.
 
-        For a registry with addresses of several kinds, only the kinds that all of these allow.
+        For a registry with addresses of several kinds, only the kinds allowed by each of them.
         """
         # The tuple is an atomic copy: another thread may add to the set meanwhile.
         return frozenset.intersection(*(_ALLOWED_KINDS[kind] for kind in tuple(self._kinds) or ("public",)))
@@ -68,14 +68,14 @@ class GuardedOrigin:
         """Return the kinds of addresses allowed for connections to the registry's own server; None for any.
 
         The user names the registry, so any address is allowed until the registry has answered. Later the registry could change
-        its DNS record and redirect to itself. So only the kinds from which it answered, and the kinds it may refer to, are
+        its DNS record and redirect to itself. So only the kinds of its earlier addresses, and the kinds of `allowed_kinds`, are
         allowed.
         """
         return self.allowed_kinds() | frozenset(tuple(self._kinds)) if self._kinds else None
 
 
 class Guard:
-    """The guard of one request and of all requests that it is redirected to.
+    """The guard of one request, including its redirects.
 
     Without `origin`, the URL comes from a manifest: the request has no secrets, and goes only to public addresses or to servers
     in the hosts file. With `same_server`, a redirect to another server is refused.
@@ -86,7 +86,7 @@ class Guard:
         self._has_left = False
 
     def copy(self) -> "Guard":
-        """Return a new guard for a request to a URL that the same registry returned."""
+        """Return a new guard for a request to a URL from the same registry."""
         return Guard(self._origin)
 
     def check(self, url: httpx.URL) -> None:
@@ -105,9 +105,9 @@ class Guard:
         return not (self._origin.is_origin(url) or self._origin.is_https_upgrade(url))
 
     def may_have_secrets(self, url: httpx.URL) -> bool:
-        """Return True if the headers and the client certificate set for the server of a URL may be sent to it.
+        """Return True if the server of a URL may receive its configured headers and client certificate.
 
-        Otherwise a registry could make this machine use them at a server to which the registry has no access.
+        Otherwise a registry could make this machine use the secrets at a server to which the registry has no access.
         """
         return self._origin is not None and (self._origin.is_origin(url) or self._origin.trusts(url))
 

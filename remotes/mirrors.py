@@ -1,4 +1,4 @@
-"""A repository that several registries have: registry mirrors are tried in order, then the registry itself."""
+"""A repository at several registries: registry mirrors are tried in order, then the origin, the registry in the reference."""
 
 import logging
 from collections.abc import Container, Iterator, Sequence
@@ -17,8 +17,8 @@ _log = logging.getLogger(__name__)
 class MirroredSource:
     """Reads from the first registry that succeeds. Thread-safe.
 
-    `fetchers` are those of the registry mirrors, followed by that of the registry itself. All sources of a run share
-    `distrusted`: the digests whose bytes were wrong, which are fetched only from the registry itself (containerd #11925).
+    `fetchers` are those of the registry mirrors, then the origin's. All sources of a run share `distrusted`, the digests with
+    wrong bytes: only the origin is asked for these (containerd #11925).
     """
 
     def __init__(self, fetchers: Sequence[Fetcher], distrusted: set[Digest]) -> None:
@@ -38,7 +38,7 @@ class MirroredSource:
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:
         """Yield the bytes of `descriptor` from `offset` to its size, unverified.
 
-        If a registry fails in the middle, the next one resumes at that byte.
+        If a registry fails in the middle, the next registry resumes at the same byte.
         """
         errors: list[DistError] = []
         fetchers = self._fetchers[-1:] if descriptor.digest in self._distrusted else self._fetchers
@@ -54,14 +54,14 @@ class MirroredSource:
         raise _combine_errors(fetchers, errors)
 
     def distrust(self, descriptor: Descriptor) -> None:
-        """Note that the received bytes were wrong: fetch this content only from the registry itself from now on."""
+        """Note that the received bytes were wrong: fetch this content only from the origin from now on."""
         self._distrusted.add(descriptor.digest)
         self._fetchers[-1].distrust(descriptor)
 
     def tags(self) -> Iterator[str]:
-        """Yield the tags that the registry itself lists, because a mirror may list only the tags that were pulled through it.
+        """Yield the origin's tags: a mirror may list only the tags pulled through it.
 
-        If the registry is unreachable, the tags of the first mirror that lists any are used, with a warning.
+        If the origin is unreachable, the tags of the first working mirror are used, with a warning.
         """
         *mirrors, own = self._fetchers
         try:
@@ -73,7 +73,7 @@ class MirroredSource:
         yield from listed
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
-        """Yield the referrers of `descriptor` from the first registry that lists any, each once.
+        """Yield the referrers of `descriptor`, each once, from the first registry with any.
 
         A cache without referrers may simply not know of them, so an empty list does not end the search.
         """
@@ -107,7 +107,7 @@ def _list_at_mirror(mirrors: Sequence[Fetcher], failure: DistError) -> Iterator[
 
 
 def _start_listing(tags: Iterator[str]) -> Iterator[str]:
-    """Request the first tag now, so that a failing registry is noticed here, and return all tags."""
+    """Request the first tag now, to notice a failing registry here, and return all tags."""
     return chain(list(islice(tags, 1)), tags)
 
 
@@ -128,7 +128,7 @@ def _answer(error: DistError) -> str:
 
 
 def most_informative(errors: Sequence[DistError]) -> DistError:
-    """Return the error that best explains the failure. The last error is that of the origin.
+    """Return the error with the best explanation of the failure. The last error is the origin's.
 
     The origin's error wins if the origin answered (containerd #3868). Otherwise denied > not found > unreachable.
     """

@@ -51,7 +51,7 @@ class Resolved:
 
 
 class _NoCookies(httpx.Cookies):
-    """Ignores cookies: registries need none, and httpx would send them to other ports and in later requests."""
+    """Ignores cookies: registries need none, and httpx would send cookies to other ports and in later requests."""
 
     def extract_cookies(self, response: httpx.Response) -> None:
         """Store no cookie. Parsing the cookies of each response would take 5 % of the time of a request."""
@@ -64,7 +64,7 @@ class _Client(httpx.Client):
 class Registries:
     """All registries, through one client. Thread-safe; the owner closes it, or uses it in a `with` block.
 
-    `ways` are hints how to give credentials, see `RegistryLogin`. `on_throttled` is called when requests to a registry pause.
+    `ways` are hints how to give credentials, see `RegistryLogin`. `left_alone` is called when requests to a registry pause.
     """
 
     def __init__(
@@ -104,7 +104,7 @@ class Registries:
         `media_type` is a hint for a reference with several forms.
 
         Raises:
-            InvalidInput: the reference has neither tag nor digest, or the registry sent something that is not a manifest.
+            InvalidInput: the reference has neither tag nor digest, or the registry sent a document other than a manifest.
             NotFound, Denied, Unavailable, Unsupported, Corrupt: see `remotes.errors`.
         """
         fetcher = self.fetcher(reference)
@@ -126,7 +126,7 @@ class Registries:
     def pusher(self, reference: Reference) -> Pusher:
         """Return the pusher for the reference's repository.
 
-        All callers share one pusher per repository, because the pusher knows which interrupted uploads can resume.
+        Each repository has one pusher, shared by all callers: the pusher knows which interrupted uploads can resume.
         """
         key = (reference.host, reference.repository)
         repository = self._repository(reference.host, reference)
@@ -197,16 +197,16 @@ class Registries:
             return self._auth.setdefault((host, credentials), made)
 
     def abort(self) -> None:
-        """Abort all requests in flight and all later ones: they fail with Unavailable."""
+        """Abort the requests in flight and refuse later requests: both fail with Unavailable."""
         self._throttled.abort()
         self._transport.abort()
 
     def quotas(self) -> dict[str, Quota]:
-        """Return the request quota that each registry last reported, by host as written in references."""
+        """Return the last reported request quota of each registry, by host as written in references."""
         return {self._settings.hosts.name_of(server): quota for server, quota in self._throttled.quotas().items()}
 
     def close(self) -> None:
-        """Close all connections. Requests in flight are waited for, unless they were aborted."""
+        """Close the connections, after waiting for requests in flight; `abort` first to stop them."""
         self._ranges.close()
         self._client.close()
 

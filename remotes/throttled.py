@@ -1,4 +1,4 @@
-"""A transport that sends requests only as fast as the throttle of each server admits, and records reported quotas."""
+"""A transport with a throttle for each server, and a record of reported quotas."""
 
 import math
 import threading
@@ -30,7 +30,7 @@ def nobody(_server: str, _seconds: float) -> None:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Quota:
-    """The request quota that a registry reports: Docker Hub's `ratelimit-limit` and `ratelimit-remaining`.
+    """The request quota reported by a registry: Docker Hub's `ratelimit-limit` and `ratelimit-remaining`.
 
     `remaining` of `limit` requests in a window of `window_s` seconds; None if the registry does not report the window.
     """
@@ -43,8 +43,8 @@ class Quota:
 class ThrottledTransport(httpx.BaseTransport):
     """Sends requests through another transport. Thread-safe.
 
-    While requests to a server pause, this transport answers itself: with 429 and the remaining time in Retry-After. The caller
-    can then wait without holding a thread.
+    While requests to a server pause, this transport answers without the server: with 429 and the remaining time in Retry-After.
+    The caller can then wait without holding a thread.
     """
 
     def __init__(self, inner: httpx.BaseTransport, hosts: Hosts, *, on_throttled: OnThrottled = nobody) -> None:
@@ -80,7 +80,7 @@ class ThrottledTransport(httpx.BaseTransport):
             return dict(self._quotas)
 
     def abort(self) -> None:
-        """Wake all requests that wait for a turn, and let no request wait again."""
+        """Wake all requests waiting for a turn, and let no request wait again."""
         with self._guard:
             self._aborted = True
             throttles = list(self._throttles.values())

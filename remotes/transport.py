@@ -1,7 +1,7 @@
-"""An httpx transport over urllib3: blobs arrive in large pieces, with few copies, in the thread that requested them.
+"""An httpx transport over urllib3: blobs arrive in large pieces, with few copies, in the requesting thread.
 
-httpx's own transport passes every 64 KiB through several layers of Python; for gigabytes that costs more than hashing
-(docs/adr/0002). All layers above (redirects, authentication, tests) use plain httpx.
+httpx's own transport passes every 64 KiB through several layers of Python; for gigabytes this costs more than hashing
+(docs/dev/adr/0002). All layers above (redirects, authentication, tests) use plain httpx.
 """
 
 import contextlib
@@ -72,11 +72,11 @@ class Urllib3Transport(httpx.BaseTransport):
         self._connections = _Connections(read_timeout_s)
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        """Send one request and return after the head of the response; the body follows as it is read.
+        """Send one request and return after the head of the response; the body follows as the caller reads on.
 
         Raises:
-            httpx.TransportError: there is no response.
-            InvalidInput: the certificates or proxies in the settings are unusable.
+            httpx.TransportError: no response arrived.
+            InvalidInput: the configured certificates or proxies are unusable.
         """
         settings, proxy = self._hosts.settings_at(request.url), self._proxies.proxy_for(request.url)
         guard: Guard | None = request.extensions.get(GUARD)
@@ -112,7 +112,7 @@ class Urllib3Transport(httpx.BaseTransport):
         )
 
     def abort(self) -> None:
-        """Shut down all connections in use, and let no new request connect. All these requests fail."""
+        """Shut down the connections in use, and refuse new connections. The requests fail."""
         self._connections.abort()
 
     def close(self) -> None:
@@ -122,7 +122,7 @@ class Urllib3Transport(httpx.BaseTransport):
 
     @contextmanager
     def _as_httpx(self, request: httpx.Request) -> Iterator[None]:
-        """Raise urllib3's errors as httpx's, so that the layers above do not depend on urllib3."""
+        """Raise urllib3's errors as httpx's: the layers above do not depend on urllib3."""
         try:
             yield
         except AddressRefused as exc:
@@ -175,14 +175,14 @@ class Urllib3Transport(httpx.BaseTransport):
         return pools
 
     def _tls_context(self, tls: Tls) -> ssl.SSLContext:
-        """Return the context for these settings. All pools share it, because reading all CAs takes 0.1 s."""
+        """Return the context for these settings. The pools share contexts: reading the CAs takes 0.1 s."""
         if tls not in self._tls_contexts:
             self._tls_contexts[tls] = tls.context()
         return self._tls_contexts[tls]
 
 
 class _Connections:
-    """The open connections of one transport, including those in use: urllib3 lists only idle connections."""
+    """The open connections of one transport, including connections in use: urllib3 lists only idle connections."""
 
     def __init__(self, read_timeout_s: float) -> None:
         self._read_timeout_s = read_timeout_s
@@ -201,7 +201,7 @@ class _Connections:
                     socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def pool_classes(self, allowed: AddressRule | None) -> dict[str, type[HTTPConnectionPool]]:
-        """Return pool classes by scheme. This object tracks their connections, which go to `allowed` addresses, or to any."""
+        """Return pool classes by scheme, with tracked connections to `allowed` addresses, or to any address."""
         if allowed is None:
             return {
                 "http": self._tracking_pool(HTTPConnectionPool, HTTPConnection),
@@ -264,7 +264,7 @@ class _Body(httpx.SyncByteStream):
 def _headers(request: httpx.Request, settings: HostSettings) -> urllib3.HTTPHeaderDict:
     """Return the headers for this server. The request is unchanged, because redirects copy it for other servers.
 
-    Names are in title case: for a proxy, urllib3 adds Host and Accept unless they exist in that spelling.
+    Names are in title case: for a proxy, urllib3 adds Host and Accept if either is missing in this spelling.
     """
     framing = () if _is_streamed(request) else ("content-length",)  # urllib3 adds the length of bytes
     headers = urllib3.HTTPHeaderDict((k.title(), v) for k, v in request.headers.multi_items() if k not in framing)
@@ -274,5 +274,5 @@ def _headers(request: httpx.Request, settings: HostSettings) -> urllib3.HTTPHead
 
 
 def _is_streamed(request: httpx.Request) -> bool:
-    """Return True for a body in pieces, which is sent as it is read; such a request has a Content-Length."""
+    """Return True for a body in pieces, sent while it is read; the request has a Content-Length."""
     return not isinstance(request.stream, httpx.ByteStream)
