@@ -1,4 +1,4 @@
-"""The flow `gc`: remove from a store the content that nothing needs."""
+"""The flow `gc`: remove unneeded content from a store."""
 
 from datetime import timedelta
 from typing import Annotated
@@ -30,7 +30,7 @@ def gc(
     dry_run: Annotated[bool, label("Dry run", "Only report the content that would be removed")] = False,
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
 ) -> GcReport:
-    """Remove blobs that no name and no active run needs, and leftovers of crashed runs."""
+    """Remove blobs without a name or an active run, and leftovers of crashed runs."""
     untouched = timedelta(seconds=seconds(grace))
     with open_session(session_spec(store, store_options), notify=LogWriter(get_run_logger())) as session:
         if warning := find_hazard(session.store, grace=untouched):

@@ -1,4 +1,4 @@
-"""The flow `pull`: fetch an image, then unpack its layers into a directory."""
+"""The flow `pull`: fetch an image, then unpack the layers into a directory."""
 
 from typing import Annotated
 
@@ -41,7 +41,7 @@ def pull(
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
 ) -> PullReport:
-    """Fetch one platform of an image into the content store, then unpack its root file system into a directory."""
+    """Fetch one platform of an image into the content store, then unpack the root file system into a directory."""
     wanted = Platform.local() if platform is None else Platform.parse(platform)
     spec, source = session_spec(store, store_options, network), Reference.parse(expand(reference))
     with (

@@ -1,4 +1,4 @@
-"""The flow `verify`: hash the blobs of a store again and check that its images are complete; repair images on request."""
+"""The flow `verify`: hash the blobs of a store again, check the images, and repair images on request."""
 
 from typing import Annotated, Literal
 
@@ -34,7 +34,7 @@ def verify(
     store_options: StoreOptions = {},  # noqa: B006 - Prefect shows it in the form and copies it
     network: Reached = None,
 ) -> VerifyReport:
-    """Hash every blob again, move corrupt blobs into quarantine, check that each name is complete, and repair on request."""
+    """Hash every blob again, move corrupt blobs into quarantine, check the images, and repair images on request."""
     spec, progress = session_spec(store, store_options, network), HashingProgress()
     notify = combine_listeners(LogWriter(get_run_logger()), emit_corruption)
 

@@ -1,14 +1,15 @@
-"""The one place where tasks get their settings.
+"""The settings of tasks, in one place.
 
-Each setting survives a failure of its own:
+Each setting protects against one kind of failure:
 
-- retries with growing, spread delays: a registry or a line that fails for a while. `transfer.attempts` has the rules.
-- `AwaitingRetry` for a Retry-After: a registry that says when it wants the next request. The state's message has that time.
-  The task itself then waits, in Prefect's state `Retrying`: Prefect's own sleep would not hear that the run is cancelled.
-- no cache, no persisted results: the content store knows what is done. A copy of a result does not: a blob may be gone.
-- the tag `registry:<host>`: a Prefect concurrency limit on it bounds the requests to one registry, over all runs.
+- Retries with growing, spread delays: a registry or a line fails for a while. `transfer.attempts` has the rules.
+- `AwaitingRetry` for a Retry-After: a registry states the time for the next request. The message of the state has the time. The
+  task then waits in Prefect's state `Retrying`, because Prefect's own sleep ignores the cancellation of a run.
+- No cache and no persisted results: only the content store knows which content exists. A cached result would name blobs that
+  may be gone.
+- The tag `registry:<host>`: a Prefect concurrency limit on the tag bounds the requests to one registry, over all runs.
 
-Tasks are plain functions for `ThreadPoolTaskRunner`; a coroutine submitted there would get an event loop of its own.
+Tasks are plain functions for `ThreadPoolTaskRunner`. A submitted coroutine would get a separate event loop.
 """
 
 import inspect
@@ -39,7 +40,7 @@ R = TypeVar("R")
 
 # The ids of task runs that wait for a Retry-After.
 WAITING = WaitingUnits()
-# When waiting task runs continue, by their ids, and how many waits they had. Prefect counts the attempt after a wait as a run.
+# By the ids of waiting task runs: the time to continue, and the number of waits. Prefect counts the attempt after a wait, too.
 _WAITS: dict[UUID, datetime] = {}
 _WAITED: Counter[UUID] = Counter()
 
@@ -50,9 +51,9 @@ def task_for(
     *,
     run_name: Callable[[], str],
 ) -> Task[P, R]:
-    """Make the task of a unit of work, which gets the session of the run that the task belongs to.
+    """Make the task of a unit of work. The unit gets the session of the task's run.
 
-    `run_name` is called inside a task run and returns its name.
+    `run_name` is called inside a task run and returns the name of the run.
     """
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -69,26 +70,26 @@ def task_for(
         retries=RETRIES,
         retry_delay_seconds=exponential_backoff(1),
         retry_jitter_factor=0.5,
-        retry_condition_fn=_is_worth_it,
+        retry_condition_fn=_is_retried_by_prefect,
         cache_policy=NO_CACHE,
         persist_result=False,
     )
-    return bind(_attempted(run))
+    return bind(_with_attempts(run))
 
 
 def argument(name: str) -> Any:
-    """Return an argument of the task run that is being named. Prefect unquotes arguments only later."""
+    """Return an argument of the task run that gets a name. Prefect unquotes arguments only later."""
     value = task_run.parameters[name]
     return value.unquote() if isinstance(value, quote) else value
 
 
-def _is_worth_it(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-    """Return whether Prefect retries after a failed attempt. A plain function: Prefect 3.8 ignores any other callable."""
+def _is_retried_by_prefect(_task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+    """Return whether Prefect retries after a failed attempt. A plain function: Prefect 3.8 ignores other callables."""
     return is_retried(state.result(raise_on_failure=False), run.run_count - _WAITED[run.id])
 
 
-def _attempted(function: Callable[P, R]) -> Callable[P, Any]:
-    """Wrap a function so that it knows its attempt, and so that a Retry-After is one state `AwaitingRetry` and one wait."""
+def _with_attempts(function: Callable[P, R]) -> Callable[P, Any]:
+    """Wrap a function to set the current attempt. A Retry-After becomes one state `AwaitingRetry` and one wait."""
 
     @wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> Any:

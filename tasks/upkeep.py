@@ -1,4 +1,4 @@
-"""The tasks that keep a store: verify some blobs, sweep what nothing needs, unpack an image."""
+"""The tasks for the upkeep of a store: verify some blobs, sweep the store, unpack an image."""
 
 from typing import TYPE_CHECKING
 

@@ -1,7 +1,7 @@
-"""Audits the tags of a repository: the content below each tag, and its referrers.
+"""Audits the tags of a repository: the content below each tag, and the referrers.
 
-A tag may resolve to the right digest although content below it is missing: after a deletion, a failed garbage collection, or an
-interrupted copy.
+A tag may resolve to the right digest although content below the tag is missing: after a deletion, a failed garbage collection,
+or an interrupted copy.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +18,11 @@ from prefect_dist.transfer.session import Session
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True, eq=False)
 class Expected:
-    """The expected state of a tag. `platforms` are the mirrored platforms of an index; None is all.
+    """The expected state of a tag.
 
-    `referrers` has the expected referrers with their digest tags. The tag is None for a referrer in the registry's list.
+    Attributes:
+        platforms: the mirrored platforms of an index; None is every platform.
+        referrers: the expected referrers with their digest tags. The tag is None for a referrer in the registry's list.
     """
 
     target: Reference
@@ -31,20 +33,20 @@ class Expected:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Finding:
-    """The result of an audit of one tag: its faults, a line each, and its descriptor; None if the tag does not exist."""
+    """The result of an audit of one tag: a line for each fault, and the descriptor; None if the tag does not exist."""
 
     faults: tuple[str, ...]
     root: Descriptor | None
 
 
 class _Unfinished(dict[tuple[Expected, ...], "_Auditor"]):
-    """The auditors of tags whose audit has failed so far."""
+    """The auditors of tags whose last audit failed."""
 
 
 def audit_tags(session: Session, expected: Sequence[Expected]) -> list[Finding | DistError]:
-    """Return the finding, or the error, for each of some tags of one repository.
+    """Return the finding, or the error, for each tag. The tags are in one repository.
 
-    After an error, the known findings are kept until exactly these tags are audited again without an error.
+    After an error, the run keeps the findings until the same tags are audited again without an error.
 
     Raises:
         Stopped: the run was cancelled.
@@ -86,11 +88,11 @@ class _Auditor:
     def _image(
         self, target: Reference, there: Descriptor | None, digest: Digest, platforms: Platforms, *, missing: str
     ) -> Iterator[str]:
-        """Yield the faults of a tag, which resolves to `there`, and of the image that the tag is expected to resolve to."""
+        """Yield the faults of a tag that resolves to `there`, and of the expected image of the tag."""
         if there is None:
-            yield f"{target.tag or target} is not there"
+            yield f"{target.tag or target} does not exist"
         elif there.digest != digest:
-            yield f"{target.tag or target} stands for {there.digest}, expected {digest}"
+            yield f"{target.tag or target} resolves to {there.digest}, expected {digest}"
         root = there if there is not None and there.digest == digest else self._manifest(target, digest)
         if root is None:
             yield f"{missing} is missing"
@@ -101,7 +103,7 @@ class _Auditor:
         return self._resolve(Reference.parse(f"{target.locator}@{digest}"))
 
     def _resolve(self, reference: Reference) -> Descriptor | None:
-        """Return the descriptor that a reference resolves to, or None if it does not exist. It is requested once."""
+        """Return the descriptor of a reference, or None if the reference does not exist. The registry gets one request."""
         if reference not in self._resolved:
             try:
                 self._resolved[reference] = self._source.resolve(reference)
@@ -110,7 +112,7 @@ class _Auditor:
         return self._resolved[reference]
 
     def _tree(self, root: Descriptor, platforms: Platforms) -> Iterator[str]:
-        """Yield the faults of the content in a tree. Nothing below a faulty manifest is looked up."""
+        """Yield the faults of the content in a tree. Content below a faulty manifest is skipped."""
         wanted = without_foreign(filter_platforms(children_reader(self._read), platforms))
 
         def children(descriptor: Descriptor) -> Sequence[Descriptor]:
@@ -135,10 +137,12 @@ class _Auditor:
     def _read(self, descriptor: Descriptor) -> bytes:
         if descriptor.digest not in self._documents:
             if descriptor.size > manifest.MAX_BYTES:
-                raise InvalidInput(f"{descriptor}: expected at most {manifest.MAX_BYTES} bytes, it has {descriptor.size}")
+                raise InvalidInput(
+                    f"{descriptor}: expected at most {manifest.MAX_BYTES} bytes, its descriptor states {descriptor.size}"
+                )
             raw = b"".join(self._source.fetch(descriptor))
             if (found := Digest.of(raw, algorithm=descriptor.digest.algorithm)) != descriptor.digest:
-                raise Corrupt(f"{descriptor} is there as {found}")
+                raise Corrupt(f"{descriptor}: the registry sent content with the digest {found}")
             self._documents[descriptor.digest] = raw
         return self._documents[descriptor.digest]
 
@@ -153,7 +157,7 @@ class _Auditor:
             return
         yield from self._tree(root, None)
         if self._look(root) is None and not self._is_listed(root):
-            yield f"referrer {digest} is not listed at what it is about"
+            yield f"referrer {digest} is not in the list of referrers of its subject"
 
     def _is_listed(self, referrer: Descriptor) -> bool:
         about = manifest.subject(self._read(referrer), referrer.media_type, at=str(referrer))

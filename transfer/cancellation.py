@@ -1,7 +1,7 @@
 """Cancellation of runs.
 
-A cancelled run ends in order: transfers are interrupted and keep the bytes that have arrived, no new unit of work begins, and
-the run reports its results.
+A cancelled run ends in order: transfers stop and keep the received bytes, no further unit of work starts, and the run reports
+its results.
 """
 
 import threading
@@ -13,15 +13,15 @@ from typing import TypeVar
 from prefect_dist.ocispec.errors import DistError
 
 T = TypeVar("T")
-_REMEDY = "what is whole is kept, run again to go on"
+_REMEDY = "complete content is kept, run again to resume"
 
 
 class Stopped(DistError):
-    """The run was cancelled. The bytes that have arrived are kept, and another run resumes with them."""
+    """The run was cancelled. The store keeps the received bytes, and another run resumes with them."""
 
 
 def describe_stop(reason: str) -> str:
-    """Return the message for work that was interrupted, with the reason and the remedy."""
+    """Return the message for interrupted work, with the reason and the remedy."""
     return f"{reason}; {_REMEDY}"
 
 
@@ -37,7 +37,7 @@ class CancelToken:
         self._callbacks: list[Callable[[], None]] = []
 
     def request(self, reason: str) -> bool:
-        """Cancel the runs in progress and call their callbacks. Return False, and do nothing, if no run is in progress."""
+        """Cancel the runs in progress and call their callbacks. If no run is in progress, do nothing and return False."""
         if not self._callbacks:
             return False
         self.set(reason)
@@ -46,12 +46,12 @@ class CancelToken:
         return True
 
     def set(self, reason: str) -> None:
-        """Cancel without the callbacks: work ends at its next `check` or `pause`."""
+        """Cancel without the callbacks: work ends at the next `check` or `pause`."""
         self.reason = self.reason or reason
         self._requested.set()
 
     def check(self) -> None:
-        """Do nothing unless the token is cancelled.
+        """Raise an error if the token is cancelled.
 
         Raises:
             Stopped: the token is cancelled.
@@ -70,9 +70,9 @@ class CancelToken:
 
     @contextmanager
     def raise_stopped(self) -> Iterator[None]:
-        """Raise `Stopped` in place of any error of this block if the token is cancelled.
+        """Raise `Stopped` instead of any error of this block if the token is cancelled.
 
-        Cancellation aborts connections, so the error of a request that was in flight does not have the reason.
+        Cancellation aborts connections. The errors of aborted requests do not mention the reason.
         """
         self.check()
         try:
@@ -97,7 +97,7 @@ class CancelToken:
 
     @contextmanager
     def on_cancel(self, callback: Callable[[], None]) -> Iterator[None]:
-        """Have `request` call `callback` during this block. A run is in progress while there is such a block."""
+        """Let `request` call `callback` during this block. A run is in progress during the block."""
         self._callbacks.append(callback)
         try:
             yield
@@ -109,7 +109,7 @@ _TOKEN: ContextVar[CancelToken | None] = ContextVar("cancel_token", default=None
 
 
 def current_token() -> CancelToken:
-    """Return the token for runs that start here: the one of `use_token`, otherwise a new one."""
+    """Return the token for runs that start now: the token of `use_token`, otherwise a new token."""
     return _TOKEN.get() or CancelToken()
 
 

@@ -1,4 +1,4 @@
-"""The last step of a run that pushed referrers to registries without a referrers API: ensure that they are still listed."""
+"""The last step of a run that pushed referrers to registries without a referrers API: check and repair the fallback tags."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from prefect_dist.transfer.pool import Failed, Pool, Unit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unconfirmed:
-    """Referrers in a repository that are not listed there, or that could not be looked up, with the error."""
+    """Referrers that a repository does not list, or that the run could not look up, with the error."""
 
     repository: Reference
     referrers: frozenset[Digest]
@@ -18,7 +18,7 @@ class Unconfirmed:
 
 
 def confirm_referrers(pool: Pool) -> list[Unconfirmed]:
-    """List referrers again that other clients overwrote. Return the referrers that could not be listed.
+    """List referrers again that other clients overwrote. Return the referrers with an error.
 
     A run without fallback tags runs no unit.
     """

@@ -1,6 +1,6 @@
-"""Transfers content between a remote and the store, and verifies it.
+"""Transfers content between a remote and the store, and verifies the content.
 
-Whether anything has to be done is the store's to say: what exists is not asked for, what is partly there is gone on with.
+The store decides how much to transfer. Existing content is not requested, and a partial transfer is resumed.
 """
 
 import random
@@ -15,22 +15,22 @@ from prefect_dist.remotes import Pusher, Source
 from prefect_dist.storage import ContentStore, Writer
 from prefect_dist.transfer.events import ContentAdvanced, Notify
 
-# A second transfer of the same content waits for the first one: with a growing, random pause between looks (containerd's
-# OpenWriter does the same), since nothing tells it when a writer in another process ends.
+# A second transfer of the same content polls the first one, with growing, random pauses, as containerd's OpenWriter does. No
+# signal exists for the end of a writer in another process.
 _FIRST_PAUSE_S = 0.016
 _LONGEST_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Receipt:
-    """How content came to be where it was wanted; `transferred` counts the bytes of this attempt."""
+    """The result of a transfer to the store or to a target; `transferred` counts the bytes of this attempt."""
 
     status: Literal["fetched", "pushed", "mounted", "existed"]
     transferred: int = 0
     seconds: float = 0.0
 
     def with_more(self, other: "Receipt") -> "Receipt":
-        """Return the receipt after more bytes were transferred for the same content."""
+        """Return the receipt after more bytes of the same content were transferred."""
         status = self.status if other.status == "existed" else other.status
         return Receipt(status, self.transferred + other.transferred, self.seconds + other.seconds)
 
@@ -43,11 +43,11 @@ def fetch(
     notify: Notify,
     pause: Callable[[float], None] = time.sleep,
 ) -> Receipt:
-    """Fetch the content of `descriptor` into the store, verified.
+    """Fetch the content of `descriptor` into the store, and verify the content.
 
     Raises:
-        Corrupt: the bytes are not those announced; none of them are kept, the next attempt starts at 0.
-        DistError: whatever remote or store raise; what has arrived is kept and gone on with.
+        Corrupt: the bytes do not match the descriptor. The store keeps none of them, so the next attempt starts at 0.
+        DistError: an error of the remote or the store. The store keeps the received bytes, and the next attempt resumes.
     """
     started = time.monotonic()
     writer = _open_writer(store, descriptor, pause)
@@ -58,7 +58,7 @@ def fetch(
         try:
             writer.commit()
         except Corrupt:
-            writer.truncate()  # which of the bytes are wrong is not known, so the next attempt needs all of them
+            writer.truncate()  # any byte may be wrong, so the next attempt starts at 0
             source.distrust(descriptor)
             raise
     return Receipt("fetched", transferred, time.monotonic() - started)
@@ -73,22 +73,22 @@ def push(
     tag: str | None = None,
     notify: Notify,
 ) -> Receipt:
-    """Push the content of `descriptor` from the store to a repository, whose registry verifies it.
+    """Push the content of `descriptor` from the store to a repository. The registry verifies the content.
 
-    A blob is mounted from the `source` repository of the same registry, or from wherever that knows it, if it can be. A
-    manifest's children have to be there; with a `tag`, that is set where it stands for something else.
+    The registry mounts a blob from the `source` repository or from another repository, if possible. The repository must have
+    the children of a manifest. If `tag` does not resolve to the manifest, the push sets the tag.
 
     Raises:
-        NotFound: it is not in the store.
-        Corrupt: the registry says that these are other bytes.
-        DistError: whatever store or remote raise; an upload that broke off is gone on with by the next one of this run.
+        NotFound: the store does not have the content.
+        Corrupt: the registry reports different bytes.
+        DistError: an error of the store or the remote. The next push of this run resumes an interrupted upload.
     """
     started = time.monotonic()
     there = target.has(descriptor, tag=tag)
     if descriptor.is_manifest:
         raw = store.manifest(descriptor)
-        # With a subject it is put although it is there: only the answer says whether the registry lists it by itself, and a run
-        # that was ended between the one and the other has left it unlisted.
+        # An existing manifest with a subject is pushed again. Only the response shows whether the registry lists the manifest,
+        # and a run that ended between the push and the listing has left the manifest unlisted.
         if there and _subject(raw, descriptor) is None:
             return Receipt("existed", seconds=time.monotonic() - started)
         _put(target, raw, descriptor, tag, notify)
@@ -107,17 +107,17 @@ def push(
     try:
         target.upload(descriptor, lambda offset: store.chunks(descriptor.digest, offset=offset), observer=advanced)
     except InvalidInput:
-        for _ in store.chunks(descriptor.digest):  # if the registry refuses what is not the blob at all, that is said instead
+        for _ in store.chunks(descriptor.digest):  # raises Corrupt instead, if the store has other bytes
             pass
         raise
     return Receipt("pushed", sent, time.monotonic() - started)
 
 
 def put(store: ContentStore, target: Pusher, descriptor: Descriptor, *, tag: str | None = None, notify: Notify) -> Receipt:
-    """Push a manifest to a repository that has its children, even if it exists there; set the `tag` if there is one.
+    """Push a manifest to a repository that has the children, even if the manifest exists there; set `tag` if given.
 
     Raises:
-        DistError: whatever store or remote raise.
+        DistError: an error of the store or the remote.
     """
     started = time.monotonic()
     raw = store.manifest(descriptor)
@@ -126,7 +126,7 @@ def put(store: ContentStore, target: Pusher, descriptor: Descriptor, *, tag: str
 
 
 def _put(target: Pusher, raw: bytes, descriptor: Descriptor, tag: str | None, notify: Notify) -> None:
-    """Push a manifest. If it has a subject, ensure that the registry lists it as a referrer."""
+    """Push a manifest. If the manifest has a subject, ensure that the registry lists the manifest as a referrer."""
     listed_under = target.put(raw, descriptor, tag=tag)
     notify(ContentAdvanced(descriptor, len(raw), len(raw)))
     subject = _subject(raw, descriptor)
@@ -139,7 +139,7 @@ def _subject(raw: bytes, descriptor: Descriptor) -> Descriptor | None:
 
 
 def _open_writer(store: ContentStore, descriptor: Descriptor, pause: Callable[[float], None]) -> Writer | None:
-    """Return a writer for the content; None if the store has it, also if another writer just completed it."""
+    """Return a writer for the content, or None if the store has the content, perhaps from another writer."""
     longest = _FIRST_PAUSE_S
     while not _is_there(store, descriptor):
         try:
@@ -153,7 +153,7 @@ def _open_writer(store: ContentStore, descriptor: Descriptor, pause: Callable[[f
 
 
 def _is_there(store: ContentStore, descriptor: Descriptor) -> bool:
-    """Return whether the content is there and stays: its root is leased, so gc keeps what is found in `exclude_gc`."""
+    """Return whether the content is in the store and stays: the root is leased, so gc keeps content found in `exclude_gc`."""
     if not store.holds(descriptor):
         return False
     with store.exclude_gc():
@@ -161,7 +161,7 @@ def _is_there(store: ContentStore, descriptor: Descriptor) -> bool:
 
 
 def _fill(writer: Writer, source: Source, descriptor: Descriptor, notify: Notify) -> int:
-    """Write the missing bytes. Return the number of bytes that were transferred."""
+    """Write the missing bytes. Return the number of transferred bytes."""
     if descriptor.data is not None:
         writer.truncate()
         writer.write(descriptor.data)
@@ -176,5 +176,5 @@ def _fill(writer: Writer, source: Source, descriptor: Descriptor, notify: Notify
 
 
 def _ref(descriptor: Descriptor) -> str:
-    """Return the key of the ingest of a descriptor. It depends on the content only, so all processes share the ingest."""
+    """Return the key of the ingest of a descriptor. All processes share the ingest: the key depends only on the content."""
     return f"{descriptor.kind}-{descriptor.digest}"

@@ -1,8 +1,8 @@
 """Publishes images from the store in many repositories: blobs as they arrive, then manifests.
 
-Content is uploaded to a registry once and mounted into its other repositories. A second upload of the same content to a
+Content is uploaded to a registry once and mounted into the other repositories. A second upload of the same content to a
 registry waits until the first upload ends. The CNCF registry 2.8 requires this order: it refuses a manifest (400
-DIGEST_INVALID) while a blob that the manifest names is uploaded once more.
+DIGEST_INVALID) while a blob of the manifest is uploaded once more.
 """
 
 from collections import defaultdict
@@ -26,33 +26,34 @@ from prefect_dist.transfer.content import Receipt
 from prefect_dist.transfer.push_order import push_order
 from prefect_dist.transfer.session import Session
 
-# The number of candidates per content: one of them is not the repository itself.
+# The number of candidates per content: at least one differs from the repository that needs the content.
 _CANDIDATES = 2
 # The error code of a registry that lacks content of an index (distribution-spec 1.1, "Error Codes").
 _INCOMPLETE = "MANIFEST_BLOB_UNKNOWN"
 _NO_SPARSE = (
     "this registry accepts no sparse index; mirror all platforms, or set rewriteIndex to publish a new index of the wanted "
     "platforms"
-)  # By the keys of descriptors.
+)
+# By the keys of descriptors.
 Receipts = dict[object, tuple[Descriptor, Receipt]]
-# The receipt of content that the run uploaded or found there before.
+# The receipt of content that the run uploaded or found at the target before.
 _KNOWN = Receipt("existed")
-# `transfer.content.put`, or `push`, which looks the manifest up first.
+# `transfer.content.put` or `push`; `push` looks the manifest up first.
 _Put = Callable[..., Receipt]
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Publication:
-    """An image of the store, and the tag to publish it under.
+    """An image of the store, and the tag to publish the image under.
 
     Attributes:
-        replaces: the digest that the tag had when the publication was planned; None if the tag did not exist.
-        platforms: the wanted platforms of an index; None is all.
+        replaces: the digest of the tag when the publication was planned; None if the tag did not exist.
+        platforms: the wanted platforms of an index; None is every platform.
         rewritten: the target gets a new index of the wanted platforms.
-        referrers: the referrers to publish, too.
-        backup: the tag that keeps the manifest that the target tag had before.
-        surveyed: the target was surveyed before. Otherwise manifests are looked up there before they are sent, and the tag is
-            set whatever it resolves to.
+        referrers: the referrers to publish with the image.
+        backup: the tag for the previous manifest of the target tag.
+        surveyed: the target was surveyed before. Otherwise manifests are looked up at the target before the upload, and the
+            publication sets the tag regardless of its digest.
     """
 
     root: Descriptor
@@ -72,10 +73,10 @@ def add_receipt(receipts: Receipts, descriptor: Descriptor, receipt: Receipt) ->
 
 
 class MountCandidates:
-    """The repositories that have some content, because this run uploaded it there or found it there.
+    """The repositories that have some content, because this run uploaded or found the content there.
 
-    Thread-safe: the state is changed in single steps. A base layer may be in tens of thousands of repositories, so no method
-    iterates over all repositories of some content.
+    Thread-safe: the state is changed in single steps. Tens of thousands of repositories may have the same base layer, so no
+    method iterates over the repositories of some content.
     """
 
     def __init__(self) -> None:
@@ -95,16 +96,18 @@ class MountCandidates:
         return place.repository in self._repositories.get((place.host, digest), ())
 
     def mount_candidate(self, place: Reference, digest: Digest) -> str | None:
-        """Return another repository of the same registry that has the content: one of the first that were noted."""
+        """Return another repository of the same registry with the content: one of the first in the record."""
         known = self._candidates.get((place.host, digest), ())
         return next((repository for repository in known if repository != place.repository), None)
 
 
 class _Deliveries:
-    """The state of the deliveries of a run. Thread-safe: it is changed in single steps.
+    """The state of the deliveries of a run. Thread-safe: the state is changed in single steps.
 
-    `turns` has a lock for each piece of content and registry, and `failing_hosts` the registries that refused a blob in all
-    attempts. `receipts` are those of publications that have not succeeded.
+    Attributes:
+        turns: a lock for each piece of content and registry.
+        receipts: the receipts of publications without success so far.
+        failing_hosts: the registries that refused a blob in all attempts.
     """
 
     def __init__(self) -> None:
@@ -115,7 +118,7 @@ class _Deliveries:
 
 
 def resolve_tag(session: Session, target: Reference) -> Descriptor | None:
-    """Return the descriptor that a tag resolves to at its own registry, or None if the tag does not exist.
+    """Return the descriptor of a tag at its own registry, or None if the tag does not exist.
 
     Raises:
         DistError: an error of the registry.
@@ -127,7 +130,7 @@ def resolve_tag(session: Session, target: Reference) -> Descriptor | None:
 
 
 def has_image(session: Session, root: Descriptor, target: Reference) -> bool:
-    """Return whether `target` resolves to `root`. If it does, no other content of the image is looked up there.
+    """Return whether `target` resolves to `root`. If so, the run assumes that the repository has the whole image.
 
     Raises:
         DistError: an error of the registry, or of the store, which has to have the image.
@@ -141,7 +144,7 @@ def has_image(session: Session, root: Descriptor, target: Reference) -> bool:
 
 
 def deliver(session: Session, blob: Descriptor, place: Reference, *, origin: Reference | None = None) -> Receipt:
-    """Put a blob into the repository of `place`. The registry mounts it from `origin` or elsewhere, if it can.
+    """Put a blob into the repository of `place`. If possible, the registry mounts the blob from `origin` or elsewhere.
 
     Raises:
         DistError: see `transfer.content.push`.
@@ -161,11 +164,11 @@ def deliver(session: Session, blob: Descriptor, place: Reference, *, origin: Ref
 
 
 def deliver_to_places(session: Session, blob: Descriptor, places: Iterable[Reference], *, origin: Reference) -> None:
-    """Put a blob into the repositories of several places. The failure of a place does not keep the blob from other places.
+    """Put a blob into several repositories. After the failure of one place, the other places still get the blob.
 
-    The publication at a place delivers the blob again, and reports the error. After a registry has refused a blob in all
-    attempts, it gets one attempt per blob until it accepts a blob: a registry that is full or down would otherwise cost each
-    blob all attempts, and the delays between them.
+    The publication at a place delivers the blob again, and reports the error. A registry that has refused a blob in all
+    attempts gets one attempt per blob until it accepts a blob. Otherwise a full registry would cost each blob all attempts and
+    the delays between them.
 
     Raises:
         DistError: the error of a place, if another attempt follows.
@@ -187,15 +190,15 @@ def deliver_to_places(session: Session, blob: Descriptor, places: Iterable[Refer
 
 
 def publish(session: Session, wanted: Publication) -> Receipts:
-    """Push the content of an image that the repository lacks, in order, and set the tag last.
+    """Push the missing content of an image, in order, and set the tag last.
 
-    Return the receipts of content that was not known to be there. After a failure the receipts are kept for the next attempt,
-    and for `failed_receipts`.
+    Return the receipts of content that was not known to exist at the target. After a failure, the run keeps the receipts for
+    the next attempt, and for `failed_receipts`.
 
     Raises:
         NotFound: content of the image is not in the store.
         Conflict: the tag moved since the publication was planned. The tag stays unchanged.
-        DistError: see `transfer.content`. The next attempt skips content that was pushed before.
+        DistError: see `transfer.content`. The next attempt skips pushed content.
     """
     root, platforms, kept = wanted.root, wanted.platforms, session.memo(_Deliveries).receipts
     receipts = kept.setdefault(wanted, {})
@@ -221,7 +224,7 @@ def failed_receipts(session: Session, wanted: Publication) -> Receipts:
 
 
 def _select_platforms(session: Session, wanted: Publication, platforms: tuple[Platform, ...]) -> Descriptor:
-    """Return the root of a tree with these platforms only. The store has its new indexes until the run ends."""
+    """Return the root of a tree with only these platforms. The store keeps the new indexes until the run ends."""
     selected = filter_index(wanted.root, platforms, session.store.manifest, is_missing=session.recorder.is_missing)
     unused = session.registries.origin_fetcher(wanted.target)  # the descriptors of new indexes contain their bytes
     session.recorder.keep(selected.root)
@@ -231,7 +234,7 @@ def _select_platforms(session: Session, wanted: Publication, platforms: tuple[Pl
 
 
 def _require_unmoved(session: Session, wanted: Publication, root: Descriptor) -> Descriptor | None:
-    """Return the descriptor that the target tag resolves to now, or None if the tag does not exist.
+    """Return the current descriptor of the target tag, or None if the tag does not exist.
 
     Raises:
         Conflict: the descriptor is neither `root` nor the descriptor of the plan.
@@ -244,7 +247,7 @@ def _require_unmoved(session: Session, wanted: Publication, root: Descriptor) ->
 
 
 def _back_up(session: Session, old: Descriptor | None, target: Reference, new: Descriptor, backup: Reference) -> None:
-    """Set the tag `backup` to `old`, to which the target tag resolves, unless the target tag stays unchanged."""
+    """Set the tag `backup` to `old`, the current manifest of the target tag, unless the target tag stays unchanged."""
     pusher = session.registries.pusher(backup)
     if old is None or old.digest == new.digest or pusher.has(old, tag=backup.tag):
         return
@@ -298,7 +301,7 @@ def _push_tree(
     put: _Put = content.put,
     before_last: Callable[[], object] = lambda: None,
 ) -> Iterator[tuple[Descriptor, Receipt]]:
-    """Push a tree and its referrers. Yield the receipt of each step, the last of which sets the target tag."""
+    """Push a tree and the referrers. Yield the receipt of each step. The last step sets the target tag."""
     wanted = without_foreign(children)
     roots = (root, *(referrer.descriptor for referrer in referrers))
     found = presence.require(session.store, *roots, children=wanted, name=str(target))
@@ -324,5 +327,5 @@ def _push(session: Session, descriptor: Descriptor, target: Reference, tag: str 
 
 
 def _turn(session: Session, place: Reference, descriptor: Descriptor) -> Lock:
-    """Return the lock of the thread that uploads this content to this registry. The run keeps the lock until it ends."""
+    """Return the lock for uploads of this content to this registry. The run keeps the lock until the run ends."""
     return session.memo(_Deliveries).turns.setdefault((place.host, descriptor.digest), Lock())

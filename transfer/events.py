@@ -1,8 +1,8 @@
-"""Events: the progress of a run as a stream of values, each given to the run's `notify`.
+"""Events: the progress of a run as a stream of values for the run's `notify`.
 
-Listeners match on the type of an event and ignore the events that they do not need. Events of one object come in order. Events
-of several objects come from several threads at once, as the docstring of each class says: "the run's thread" is the thread that
-iterates over the outcomes of units, and "threads of units" are those in which units of work run.
+Listeners match on the type of an event and ignore other events. Events of one object come in order. Events of several objects
+come from several threads at once. "The run's thread" iterates over the outcomes of units, and "threads of units" run units of
+work.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,9 @@ UnresolvedKind = Literal["image", "list"]
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """The run, or the command that started it, waits for something or has it now.
+    """The run, or the command that started the run, waits for something or has it now.
 
-    Emitted by the run's thread and by the main thread of the command, there also by a signal handler.
+    Emitted by the run's thread and by the main thread of the command, also by a signal handler of the command.
     """
 
     text: str
@@ -65,14 +65,14 @@ class ImageResolved:
 
 @dataclass(frozen=True, slots=True)
 class ContentFound:
-    """The run has to transfer some content, or to see that it exists. Emitted by the run's thread."""
+    """The run has to transfer some content, or to check its existence. Emitted by the run's thread."""
 
     descriptor: Descriptor
 
 
 @dataclass(frozen=True, slots=True)
 class ContentAdvanced:
-    """`offset` bytes of some content are there; `gained` of them were just transferred. Emitted by threads of units."""
+    """`offset` bytes of some content have arrived, `gained` of them just now. Emitted by threads of units."""
 
     descriptor: Descriptor
     offset: int
@@ -81,7 +81,7 @@ class ContentAdvanced:
 
 @dataclass(frozen=True, slots=True)
 class ContentFinished:
-    """Some content is where the run wants it. Emitted by the run's thread."""
+    """Some content is in its place. Emitted by the run's thread."""
 
     descriptor: Descriptor
     receipt: "Receipt"
@@ -89,7 +89,7 @@ class ContentFinished:
 
 @dataclass(frozen=True, slots=True)
 class ContentFailed:
-    """Some content, or the list of its referrers, could not be transferred. Emitted by the run's thread."""
+    """The transfer of some content, or of the list of referrers, failed. Emitted by the run's thread."""
 
     descriptor: Descriptor
     error: DistError
@@ -97,10 +97,10 @@ class ContentFailed:
 
 @dataclass(frozen=True, slots=True)
 class CorruptContent:
-    """Some content does not match its digest. Another attempt may follow.
+    """Some content does not match the digest. Another attempt may follow.
 
-    `place` is the name of the repository that the content came from, or the URL of the store that had it. Emitted by threads of
-    units, and by the run's thread for a store.
+    `place` is the name of a repository, or the URL of the store. Emitted by threads of units, and by the run's thread for a
+    store.
     """
 
     digest: Digest
@@ -111,7 +111,7 @@ class CorruptContent:
 
 @dataclass(frozen=True, slots=True)
 class StepDone:
-    """A further step for an image that is whole succeeded, such as its publication. Emitted by the run's thread."""
+    """A further step for a whole image succeeded, such as the publication. Emitted by the run's thread."""
 
     name: str
     text: str
@@ -119,14 +119,14 @@ class StepDone:
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """A step that concerns neither one descriptor nor one image on its way failed. Emitted by the run's thread."""
+    """A step for the run as a whole failed, such as a record. Emitted by the run's thread."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class Throttled:
-    """A server sent a Retry-After: requests to it pause for some seconds. Emitted by any thread that sends requests."""
+    """A server sent a Retry-After: requests to the server pause for some seconds. Emitted by any thread that sends requests."""
 
     server: str
     seconds: float
@@ -134,14 +134,14 @@ class Throttled:
 
 @dataclass(frozen=True, slots=True)
 class ImageEnded:
-    """Nothing of an image is in flight any more. Emitted by the run's thread."""
+    """An image ended: no unit of the image is in flight. Emitted by the run's thread."""
 
     report: ImageEnd
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Nothing of any image is in flight any more: the run removes tags and records its results. Emitted by the run's thread."""
+    """All images ended: the run removes tags and records the results. Emitted by the run's thread."""
 
 
 Event = (
@@ -166,11 +166,11 @@ Notify = Callable[[Event], None]
 
 
 def ignore_event(_event: Event) -> None:
-    """Do nothing: the listener of a run that no one follows."""
+    """Do nothing: the listener of a run without a listener."""
 
 
 def combine_listeners(*listeners: Notify) -> Notify:
-    """Return a listener that passes each event to all of these, in their order."""
+    """Return a listener that passes each event to several listeners, in their order."""
 
     def notify_all(event: Event) -> None:
         for notify in listeners:

@@ -20,7 +20,7 @@ class Fetched:
 
 
 class _FetchedAhead(dict[object, Receipt]):
-    """The receipts of manifests that were fetched before their own units of work, by the keys of the descriptors."""
+    """The receipts of manifests that were fetched before their own units of work, by the keys of descriptors."""
 
 
 def fetch(session: Session, descriptor: Descriptor, source: Reference) -> Fetched:
@@ -39,7 +39,7 @@ def fetch(session: Session, descriptor: Descriptor, source: Reference) -> Fetche
 def list_referrers(session: Session, subject: Descriptor, source: Reference, wanted: Related) -> tuple[Referrer, ...]:
     """Return the wanted manifests in a source repository that refer to `subject`, see `transfer.related`.
 
-    The manifests have to be read, and stay in the store: their own units of work follow, and get the receipts.
+    Manifests that have to be read for this purpose stay in the store. Their own units of work get the receipts.
     """
 
     def fetch_ahead(descriptor: Descriptor) -> bytes:

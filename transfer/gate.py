@@ -1,7 +1,7 @@
-"""Gates: programs and functions of users that are asked before an image is published, and may veto it.
+"""Gates: programs and functions of users that the run asks before a publication, and that may veto the image.
 
-This is where signatures are verified and scanners run. A gate that says no is obeyed; one that cannot be asked has failed, and
-nothing is published either.
+Gates verify signatures and run scanners. An image with a veto is not published. If a gate fails, the image is not published
+either.
 """
 
 import contextlib
@@ -19,25 +19,26 @@ from prefect_dist.ocispec import Digest, Reference
 from prefect_dist.ocispec.errors import DistError
 from prefect_dist.remotes.errors import one_line
 
-_LOOK_S = 0.1
-_TOLD_BYTES = 2000
+_POLL_S = 0.1
+_OUTPUT_BYTES = 2000
 
 
 class Veto(Exception):
-    """Raised by a gate: this image is not to be published, for the reason that the text gives."""
+    """Raised by a gate to veto an image. The text is the reason."""
 
 
 class GateFailed(DistError):
-    """A gate could not be asked, or broke."""
+    """A gate could not be run, or failed."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Gate:
-    """A gate: a program with its arguments, which may take `timeout_s`, or a Python callable `module:name`.
+    """A gate: a program with arguments and the timeout `timeout_s`, or a Python callable `module:name`.
 
-    A program finds what `Candidate` has in its environment, as DIST_REFERENCE, DIST_DIGEST, DIST_PINNED and DIST_STORE. Exit
-    status 0 lets the image pass; any other is a veto, and the last line that it wrote the reason. A callable is given the
-    `Candidate`, and raises `Veto` or returns. With `existing`, each run also asks about images that were mirrored before.
+    A program gets the fields of `Candidate` as the environment variables DIST_REFERENCE, DIST_DIGEST, DIST_PINNED and
+    DIST_STORE. The image passes with exit status 0. Any other exit status is a veto, with the last line of output as the
+    reason. A callable gets the `Candidate`, and raises `Veto` or returns. With `existing`, each run also asks about images that
+    were mirrored before.
     """
 
     command: tuple[str, ...] = ()
@@ -48,7 +49,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An image that is whole in the store: its reference at the source, its digest, and the URL of the store."""
+    """An image in the store: the reference at the source, the digest, and the URL of the store."""
 
     reference: Reference
     digest: Digest
@@ -56,15 +57,17 @@ class Candidate:
 
     @property
     def pinned(self) -> str:
-        """Return the image by its digest, which cannot move before the gate reads it."""
+        """The reference of the image by digest. A move of the tag does not change the image that the gate reads."""
         return f"{self.reference.locator}@{self.digest}"
 
 
 def ask(gate: Gate, candidate: Candidate, *, check: Callable[[], None]) -> str | None:
-    """Return why the gate vetoes an image; None if it passes. `check` is called regularly, and may raise to end this.
+    """Return the reason why the gate vetoes an image, or None if the image passes.
+
+    `check` is called regularly, and may raise an error to end the gate.
 
     Raises:
-        GateFailed: it is not there, cannot be started, was killed, takes too long or raises something else.
+        GateFailed: the gate does not exist, cannot be started, was killed, exceeds the timeout or raises another error.
     """
     if gate.entry_point is not None:
         return _call(gate.entry_point, candidate)
@@ -88,8 +91,8 @@ def _call(entry_point: str, candidate: Candidate) -> str | None:
 
 def _run(gate: Gate, candidate: Candidate, check: Callable[[], None]) -> str | None:
     subject = f"gate {gate.command[0]}: {candidate.reference}"
-    with tempfile.TemporaryFile() as told:
-        with _start(gate, candidate, told, subject) as process:
+    with tempfile.TemporaryFile() as output:
+        with _start(gate, candidate, output, subject) as process:
             deadline = time.monotonic() + gate.timeout_s
             while (status := _wait(process)) is None:
                 check()
@@ -97,12 +100,12 @@ def _run(gate: Gate, candidate: Candidate, check: Callable[[], None]) -> str | N
                     raise GateFailed(f"{subject}: gave no answer in {gate.timeout_s:g} s")
         if status < 0:
             raise GateFailed(f"{subject}: was killed by {signal.Signals(-status).name}")
-        return None if status == 0 else f"{_last_line(told) or 'no reason given'} (exit status {status})"
+        return None if status == 0 else f"{_last_line(output) or 'no reason given'} (exit status {status})"
 
 
 @contextlib.contextmanager
-def _start(gate: Gate, candidate: Candidate, told: Any, subject: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Start the program. At the end of this block, kill it and its children unless it ended."""
+def _start(gate: Gate, candidate: Candidate, output: Any, subject: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Start the program. At the end of this block, kill the program and its children, if they still run."""
     facts = {
         "DIST_REFERENCE": str(candidate.reference),
         "DIST_DIGEST": str(candidate.digest),
@@ -114,8 +117,8 @@ def _start(gate: Gate, candidate: Candidate, told: Any, subject: str) -> Iterato
             gate.command,
             env=os.environ | facts,
             stdin=subprocess.DEVNULL,
-            stdout=told,
-            stderr=told,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
         )
     except (OSError, ValueError) as exc:
@@ -131,14 +134,14 @@ def _start(gate: Gate, candidate: Candidate, told: Any, subject: str) -> Iterato
 
 def _wait(process: subprocess.Popen[bytes]) -> int | None:
     try:
-        return process.wait(_LOOK_S)
+        return process.wait(_POLL_S)
     except subprocess.TimeoutExpired:
         return None
 
 
-def _last_line(told: Any) -> str:
-    """Return the last line of a program's output that is not blank, escaped for messages."""
-    end = told.seek(0, os.SEEK_END)
-    told.seek(max(end - _TOLD_BYTES, 0))
-    lines = told.read().decode(errors="replace").split("\n")
+def _last_line(output: Any) -> str:
+    """Return the last non-blank line of a program's output, escaped for messages."""
+    end = output.seek(0, os.SEEK_END)
+    output.seek(max(end - _OUTPUT_BYTES, 0))
+    lines = output.read().decode(errors="replace").split("\n")
     return next((one_line(line) for line in reversed(lines) if line.strip()), "")

@@ -9,7 +9,7 @@ from prefect_dist.transfer.session import Session
 
 
 class _TagLists(dict[Reference, tuple[str, ...]]):
-    """The tags of the repositories that a run has listed."""
+    """The tags of repositories that the run has listed."""
 
 
 def list_tags(session: Session, repositories: Sequence[Reference], *, workers: int) -> list[tuple[str, ...] | DistError]:
@@ -33,9 +33,9 @@ def list_tags(session: Session, repositories: Sequence[Reference], *, workers: i
 
 
 def list_own_tags(session: Session, place: Reference) -> Iterable[str]:
-    """Return the tags of a repository as its own registry lists them.
+    """Return the tags of a repository from its own registry.
 
-    The list of a registry mirror may lack tags: some mirrors list only the tags that a client requested there.
+    The list of a registry mirror may lack tags: some mirrors list only tags that a client requested before.
     """
     known = session.memo(_TagLists).get(Reference.parse(place.locator))
     if known is not None and not session.spec.registries.hosts.settings_for(place.host).mirrors:

@@ -1,4 +1,4 @@
-"""The store as the only source of images, for runs that are offline."""
+"""The store as the only source of images, for offline runs."""
 
 from collections.abc import Container, Iterator
 
@@ -9,7 +9,7 @@ from prefect_dist.storage import ContentStore
 
 
 class StoredSource:
-    """A `remotes.Source` with the content that the store has under one name. Thread-safe."""
+    """A `remotes.Source` with the content of one name in the store. Thread-safe."""
 
     def __init__(self, store: ContentStore, reference: Reference) -> None:
         self._store, self._name = store, str(reference)
@@ -28,7 +28,7 @@ class StoredSource:
             ) from None
 
     def fetch(self, descriptor: Descriptor, *, offset: int = 0) -> Iterator[bytes]:  # noqa: ARG002 - it always fails
-        """Raise an error: no unit of work requests content that the store has.
+        """Raise an error: units of work request only content that the store lacks.
 
         Raises:
             NotFound: always.
@@ -40,7 +40,7 @@ class StoredSource:
         raise NotFound(f"{descriptor}: not in the store, and the run is offline; {remedy}")
 
     def distrust(self, descriptor: Descriptor) -> None:
-        """Do nothing: there is no other source."""
+        """Do nothing: the store is the only source."""
 
     def tags(self) -> Iterator[str]:
         """Raise an error: the store lists no tags.
@@ -51,13 +51,13 @@ class StoredSource:
         raise NotFound("the store lists no tags, and the run is offline; name each image with its tag")
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
-        """Return the recorded referrers of the name that refer to `descriptor`."""
+        """Return the referrers of `descriptor` that the store recorded with the name."""
         for referrer in self._about(descriptor):
             if artifact_type is None or referrer.descriptor.artifact_type == artifact_type:
                 yield referrer.descriptor
 
     def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
-        """Return the digest tags of `descriptor` that are recorded with the name, as far as they are among `tags`."""
+        """Return the digest tags of `descriptor` that the store recorded with the name, limited to `tags` if given."""
         own = cosign_tags(descriptor.digest)
         for referrer in self._store.names.get(self._name).referrers:
             if referrer.tag in own and (tags is None or referrer.tag in tags):

@@ -1,4 +1,4 @@
-"""The order in which a tree is pushed: a manifest after its children, a referrer after its subject, the image's tag last."""
+"""The push order of a tree: a manifest after its children, a referrer after the subject, the tag of the image last."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,10 +19,10 @@ def push_order(
     tag: str | None,
     referrers: Sequence[Referrer] = (),
 ) -> Iterator[tuple[Descriptor, str | None]]:
-    """Yield each descriptor of `content`, which contains `root` and `referrers`, with the tag that it gets.
+    """Yield each descriptor of `content` with its tag. `content` contains `root` and `referrers`.
 
-    A descriptor with several tags is yielded once for each. If there are referrers, `root` is yielded with `tag` once more at
-    the end, because they follow it.
+    A descriptor with several tags is yielded once for each tag. If there are referrers, they follow `root`, and `root` is
+    yielded once more at the end, with `tag`.
 
     Raises:
         DistError: a manifest cannot be read.

@@ -1,4 +1,4 @@
-"""A push: the walk over one image of the store that uploads its blobs, and then publishes it at its target."""
+"""A push: the walk over one image of the store. The walk uploads the blobs, and then publishes the image at the target."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from prefect_dist.transfer.walk_state import ContentNode, FollowUp, ImageState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivered:
-    """The results of a push for distinct descriptors, and the number of units that were run.
+    """The results of a push for distinct descriptors, and the number of units.
 
     `waiting` counts the descriptors that were not sent because of a failure or a stop.
     """
@@ -35,9 +35,10 @@ class Delivered:
 
 
 class Push:
-    """A push of an image to `target`, with `referrers` also of those that the store has of it.
+    """A push of an image to `target`, with `referrers` also of the image's referrers in the store.
 
-    It is the policy of its walk, and the recorder: the image is in the store under its own name, so there is nothing to record.
+    The push is the policy of its walk, and also the recorder: the store has the image under a name already, so the push records
+    no name.
     """
 
     visits_existing = True
@@ -51,12 +52,12 @@ class Push:
         self._receipts: Receipts = {}
 
     def run(self) -> Delivered:
-        """Push what the target lacks.
+        """Push the missing content to the target.
 
-        If the target resolves to the image already, only referrers are pushed: a registry has the content of its manifests.
+        If the target already resolves to the image, only referrers are pushed: a registry has the content of its manifests.
 
         Raises:
-            NotFound: content is missing in the store; nothing was sent.
+            NotFound: the store lacks content; nothing was sent.
         """
         own = self._find_content(self._image.descriptor)
         content = own | self._find_content(*(referrer.descriptor for referrer in self._wanted.referrers))
@@ -76,16 +77,16 @@ class Push:
         return self._result(content)
 
     def _find_content(self, *roots: Descriptor) -> dict[object, Descriptor]:
-        """Return the content of trees. A registry takes no index whose manifests it lacks, so all platforms are needed."""
+        """Return the content of trees. All platforms are needed: a registry accepts no index without its manifests."""
         found = presence.check(
             self._session.store, *roots, children=without_foreign(children_reader(self._session.store.manifest))
         )
         if not found.is_complete:
-            raise NotFound(f"{self._image.name}: {found.shortage}; fetch it again, for all platforms, to push it")
+            raise NotFound(f"{self._image.name}: {found.shortage}; fetch the image again for all platforms, then push it")
         return {descriptor.key: descriptor for descriptor in found.present}
 
     def _pass_on(self, event: Event) -> None:
-        """Pass on an event of the walk. Manifests finish with the publication, and the image with its report."""
+        """Pass on an event of the walk. Manifests finish with the publication, and the image with the report of the push."""
         if isinstance(event, ContentFinished):
             if event.descriptor.is_manifest:
                 return
@@ -94,7 +95,7 @@ class Push:
             self._notify(event)
 
     def _take_publication(self) -> None:
-        """Add the receipts of the publication. If it failed, the root gets none: its tag is not set."""
+        """Add the receipts of the publication. After a failure the root gets no receipt: the tag is not set."""
         if self._publish is None:
             return
         outcome, root = self._publish.outcome, self._wanted.root
@@ -107,7 +108,7 @@ class Push:
             self._notify(ContentFinished(descriptor, receipt))
 
     def _result(self, content: dict[object, Descriptor]) -> Delivered:
-        """Return the result, with one failure for all units that were not run because of a stop."""
+        """Return the result, with one failure for all units that a stop kept from running."""
         failures = [one for one in self._state.failures if not isinstance(one.error, Stopped)]
         failed = {one.descriptor.key for one in failures if one.descriptor is not None}
         waiting = len(content.keys() - self._receipts.keys() - failed)
@@ -126,7 +127,7 @@ class Push:
         return Unit(work=units.upload, arguments=(node.descriptor, source, origin), hosts=frozenset({source.host}))
 
     def follow_ups(self, image: ImageState) -> Sequence[FollowUp[units.Answer[units.PublishReceipts]]]:
-        """Return the publication, if the image or a referrer is not at the target; then nothing."""
+        """Return the publication if the target lacks the image or a referrer, and nothing afterwards."""
         is_at_target = not self._wanted.referrers and self._wanted.root.key in self._receipts
         if self._publish is not None or is_at_target:
             return ()
@@ -139,11 +140,11 @@ class Push:
         """Do nothing."""
 
     def check_and_name(self, *_: object, **_options: object) -> Presence:
-        """Return nothing, as `pin`."""
+        """Return an empty result, as `pin`."""
         return Presence((), ())
 
     def pin(self, *_: object, **_options: object) -> Presence:
-        """Return nothing: the content was found before, and a walk that visits all of it does not need it."""
+        """Return an empty result: `run` has checked the content, and the walk visits existing content, too."""
         return Presence((), ())
 
     def record(self, *_: object, **_options: object) -> None:

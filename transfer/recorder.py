@@ -1,4 +1,4 @@
-"""Checks images in the store, and records the names of those that are whole."""
+"""Checks images in the store, and records the names of whole images."""
 
 from collections.abc import Callable
 
@@ -13,25 +13,25 @@ from prefect_dist.storage.presence import Presence
 
 
 class ImageRecorder:
-    """Records images in a store: the `lease` protects them from gc until the run ends. Thread-safe.
+    """Records images in a store. The `lease` protects the images from gc until the run ends. Thread-safe.
 
-    `offline` runs take images as the store has them: with platforms selected, missing attestation manifests are left out.
+    An `offline` run takes images as the store has them: with selected platforms, attestation manifests may be missing.
     """
 
     def __init__(self, store: ContentStore, lease: Lease, *, offline: bool = False) -> None:
         self.store, self._lease, self._offline = store, lease, offline
 
     def keep(self, root: Descriptor) -> None:
-        """Protect all content below a root from gc until the run ends, including content that is still missing."""
+        """Protect all content below a root from gc until the run ends, also content that arrives later."""
         self._lease.take(root)
 
     def check_and_name(self, reference: Reference, root: Descriptor, *, platforms: Platforms = None) -> Presence:
-        """Return the content of an image that is present and missing; a whole image gets its name, any other a lease.
+        """Return the present and the missing content of an image. A whole image gets the name, any other image a lease.
 
-        `platforms` are the wanted platforms of an index; None is all of them.
+        `platforms` are the wanted platforms of an index; None is every platform.
 
         Raises:
-            NotFound: the image is whole, and is for other platforms only.
+            NotFound: the image is whole, but only for other platforms.
         """
         self._protect(root)
         with self.store.exclude_gc():
@@ -43,7 +43,7 @@ class ImageRecorder:
         return found
 
     def pin(self, root: Descriptor, *, platforms: Platforms = None) -> Presence:
-        """Protect a tree from gc until the run ends. Return its content that is present and missing."""
+        """Protect a tree from gc until the run ends. Return the present and the missing content of the tree."""
         self._lease.take(root)
         with self.store.exclude_gc():
             return presence.check(self.store, root, children=self.children(platforms))
@@ -56,23 +56,23 @@ class ImageRecorder:
         platforms: Platforms = None,
         referrers: tuple[Referrer, ...] | None = None,
     ) -> None:
-        """Record the name of an image with its `referrers`, after a check that no content of them is missing.
+        """Record the name of an image with its `referrers`, after a check for missing content.
 
-        `referrers` is None if they were not queried: the recorded referrers of the same content stay.
+        With `referrers` None, the recorded referrers of the same content stay.
 
         Raises:
-            NotFound: content is missing, or the image is for other platforms only; the name is not recorded.
+            NotFound: content is missing, or the image is only for other platforms; the name is not recorded.
         """
         roots = (root, *(referrer.descriptor for referrer in referrers or ()))
         self._protect(*roots)
         with self.store.exclude_gc():
             presence.require(self.store, *roots, children=self.children(platforms), name=str(reference))
-            # A fixed order: registries list referrers in any order, and another order would be another record.
+            # Registries list referrers in any order. A fixed order keeps the record unchanged.
             ordered = None if referrers is None else tuple(sorted(referrers, key=lambda one: str(one.descriptor.digest)))
             self._name(reference, root, platforms=platforms, referrers=ordered)
 
     def _protect(self, *roots: Descriptor) -> None:
-        """Take leases before a check, for a store without locks: only a lease keeps gc out there."""
+        """Take leases before a check, in a store without locks: only a lease keeps gc from the content."""
         if not self.store.has_locks:
             self._lease.take(*roots)
 
@@ -97,7 +97,7 @@ class ImageRecorder:
         )
 
     def _recorded_name(self, name: str, root: Descriptor) -> Name | None:
-        """Return the record of a name, if it already names this content."""
+        """Return the record of a name, if the record has this content."""
         try:
             known = self.store.names.get(name)
         except (NotFound, InvalidInput):
@@ -116,10 +116,10 @@ class ImageRecorder:
 
     @property
     def is_missing(self) -> Callable[[Descriptor], bool] | None:
-        """Return the test for attestation manifests that are left out; None if all are needed."""
+        """The test for attestation manifests to leave out, or None if all attestation manifests are needed."""
         return (lambda descriptor: not self.store.holds(descriptor)) if self._offline else None
 
 
 def _union(one: Platforms, other: Platforms) -> Platforms:
-    """Return the platforms of two runs; None is all."""
+    """Return the platforms of two runs; None is every platform."""
     return None if one is None or other is None else tuple(dict.fromkeys((*one, *other)))

@@ -31,12 +31,12 @@ Read = Callable[[Descriptor], bytes]
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Related:
-    """The related manifests that are wanted with an image. The value is false if none are wanted.
+    """The related manifests to mirror with an image. The value is false if none are wanted.
 
     Attributes:
         listed: manifests in the registry's list of referrers, or under the fallback tag, are wanted.
         tagged: manifests under digest tags of cosign are wanted.
-        filters: a listed manifest has to meet one of these conditions, at each level of referrers; empty accepts all.
+        filters: a listed manifest has to meet one of the conditions, at each level of referrers; empty accepts every manifest.
     """
 
     listed: bool = False
@@ -49,7 +49,7 @@ class Related:
 
     @property
     def options(self) -> tuple[str, ...]:
-        """Return the options that are set, as a lock file records them."""
+        """Return the selected options, as a lock file records them."""
         filters = sorted(f"referrerFilters {one}" for one in self.filters)
         return (*(["referrers"] if self.listed else []), *(["digestTags"] if self.tagged else []), *filters)
 
@@ -62,7 +62,7 @@ NOTHING, EVERYTHING = Related(), Related(listed=True, tagged=True)
 
 
 class SharedAnswers(Generic[K, V]):
-    """Answers by key, each computed once. Threads that need an answer wait for the thread that computes it. Thread-safe.
+    """Answers by key, each computed once. Threads wait for an answer in progress. Thread-safe.
 
     Errors are not kept.
     """
@@ -72,10 +72,10 @@ class SharedAnswers(Generic[K, V]):
         self._answers: dict[K, Future[V]] = {}
 
     def get(self, key: K, compute: Callable[[], V]) -> V:
-        """Return the answer for `key`; call `compute` if there is no answer yet.
+        """Return the answer for `key`; call `compute` if the answer is unknown.
 
         Raises:
-            BaseException: the error of `compute`, also in threads that waited for the answer. The next call computes again.
+            BaseException: the error of `compute`, also in waiting threads. The next call computes again.
         """
         with self._guard:
             is_known = key in self._answers
@@ -92,7 +92,7 @@ class SharedAnswers(Generic[K, V]):
 
 
 class _Answers:
-    """The related manifests that a run has listed, once per subject and repository. Thread-safe."""
+    """The related manifests known in a run, by subject and repository. Thread-safe."""
 
     def __init__(self) -> None:
         self.listed: SharedAnswers[tuple[_Key, _Filters], tuple[Descriptor, ...]] = SharedAnswers()
@@ -111,15 +111,15 @@ def list_at_source(
 ) -> tuple[Referrer, ...]:
     """Return the wanted manifests in a source repository that refer to `subject`.
 
-    A list can be forged: any client that may push to the repository can write its fallback index. A listed manifest counts
-    only if its own `subject` is the requested one; all others are ignored with a warning. `read` reads a manifest, and
-    `verified` has the digests of manifests that need not be read again. Manifests of cosign have no subject: the name of the
-    digest tag is their only link.
+    A list can be forged: any client with push access to the repository can write the fallback index. A listed manifest counts
+    only if its own `subject` is the requested subject; other manifests are ignored with a warning. `read` reads a manifest, and
+    `verified` has the digests of manifests to accept unread. Manifests of cosign have no subject: the name of the digest tag is
+    their only link.
 
-    The source of an offline run is the store, which has the related manifests of each name.
+    The source of an offline run is the store, with the related manifests of each name.
 
     Raises:
-        Unsupported: a list has more than a hundred manifests that do not refer to the subject.
+        Unsupported: a list has more than a hundred manifests without a reference to the subject.
         DistError: an error of the source.
     """
     source, is_offline = session.open_source(place), session.spec.offline
@@ -160,7 +160,7 @@ def _list(
     list_referrers: Callable[[], tuple[Descriptor, ...]],
     list_tagged: Callable[[], tuple[Referrer, ...]],
 ) -> tuple[Referrer, ...]:
-    """Return the related manifests from the registry's list and under digest tags, as far as they are wanted."""
+    """Return the wanted related manifests from the registry's list and under digest tags."""
     answers = session.memo(_Answers)
     listed = answers.listed.get((key, related.filters), list_referrers) if related.listed else ()
     tagged = answers.tagged.get(key, list_tagged) if related.tagged else ()
@@ -173,7 +173,7 @@ def _list_tagged(source: Source, subject: Descriptor, tags: frozenset[str] | Non
 
 
 def _list_digest_tags(session: Session, place: Reference) -> frozenset[str] | None:
-    """Return the digest tags of a repository, or None if they have to be requested one by one."""
+    """Return the digest tags of a repository, or None if each tag has to be requested."""
 
     def select() -> frozenset[str] | None:
         found = set[str]()
@@ -197,7 +197,9 @@ def _find_unrelated(listed: Iterable[Descriptor], subject: Descriptor, read: Rea
         if not _refers_to(one, subject, read):
             ignored.add(one.digest)
             if len(ignored) > _MAX_UNRELATED:
-                raise Unsupported(f"{subject}: more than {_MAX_UNRELATED} manifests are listed as its referrers and are not")
+                raise Unsupported(
+                    f"{subject}: its list of referrers has more than {_MAX_UNRELATED} manifests that do not refer to it"
+                )
     return ignored
 
 

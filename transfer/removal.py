@@ -1,10 +1,10 @@
 """Removes tags that a mirror created and that no entry wants any more.
 
-Some registries delete a tag by its name. Other registries delete only manifests, with every tag of a manifest. There a manifest
-is deleted only if no remaining tag of the repository needs it (`transfer.tag_graph`).
+Some registries delete a tag by name. Other registries delete only manifests, and with a manifest every tag of it. There, a
+manifest is deleted only if no remaining tag of the repository needs the manifest (`transfer.tag_graph`).
 
-Some registries accept a deletion and do not carry it out. So a tag is reported as removed only if it does not resolve to its
-digest any more.
+Some registries accept a deletion and do not carry it out. A tag is reported as removed only after a check that the tag does not
+resolve to the digest any more.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,9 +25,9 @@ _ONLY_MANIFESTS = "this registry deletes only whole manifests, not tags"
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class UnwantedTag:
-    """A tag to remove: the digest that the mirror published under the tag, and the referrers that it copied with the image.
+    """A tag to remove: the published digest, and the referrers that the mirror copied with the image.
 
-    `replaces` is the digest that the mirror published before, if the publication of `digest` may have failed.
+    `replaces` is the digest before, if the publication of `digest` may have failed.
     """
 
     target: Reference
@@ -38,7 +38,7 @@ class UnwantedTag:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class Removed:
-    """The outcome for one tag: `removed`, `gone` before, `changed` by someone else, or `shared` with tags that stay; `why`."""
+    """The outcome for one tag: `removed`, `gone` before, `changed` by another client, or `shared` with other tags; `why`."""
 
     status: Literal["removed", "gone", "changed", "shared"]
     why: str | None = None
@@ -51,7 +51,7 @@ class _Removers(dict[str, "_Remover"]):
 def remove_tag(
     session: Session, target: Reference, unwanted: Iterable[UnwantedTag], *, known: Iterable[str] = (), workers: int
 ) -> Removed:
-    """Remove one of the `unwanted` tags of a repository, in which the `known` tags may exist, too; see `_Remover.remove`.
+    """Remove one of the `unwanted` tags of a repository, where `known` tags may exist, too; see `_Remover.remove`.
 
     Tags of one repository are removed one at a time.
     """
@@ -96,7 +96,7 @@ class _Remover:
         self._graph = TagGraph(repository, source, resolve=resolve, read=read, workers=workers)
 
     def allow(self, unwanted: Iterable[UnwantedTag]) -> None:
-        """Allow the removal of some tags. A manifest is deleted only if all its tags may be removed."""
+        """Allow the removal of some tags. A manifest is deleted only if every tag of it is allowed."""
         for one in unwanted:
             tag = str(one.target.tag)
             if tag not in self._unwanted:
@@ -104,22 +104,22 @@ class _Remover:
                 self._graph.allow(tag, one.digest, one.referrers)
 
     def add_known(self, tags: Iterable[str]) -> None:
-        """Add tags that the mirror knows in this repository. Their content stays, even if the registry does not list them."""
+        """Add tags that the mirror knows. Their content stays, also if the registry does not list the tags."""
         self._graph.add_known(tags)
 
     def remove(self, tag: str) -> Removed:
-        """Remove an allowed tag if it resolves to the digest that the mirror published under it.
+        """Remove an allowed tag if the tag resolves to the published digest.
 
         Raises:
             Unsupported: the registry deletes neither tags nor manifests.
-            Conflict: the registry deletes only manifests, and its list of tags lacks a tag that exists.
-            Unavailable: the tag still resolves to its digest after the registry accepted its deletion.
-            DistError: the tag, or anything that other tags need, cannot be read or deleted.
+            Conflict: the registry deletes only manifests, and its list of tags lacks an existing tag.
+            Unavailable: the tag still resolves to the digest after the registry accepted the deletion.
+            DistError: the tag, or content of other tags, cannot be read or deleted.
         """
         if tag not in self._outcomes:
             self._outcomes[tag] = self._remove(tag)
             if self._outcomes[tag].status == "shared":
-                self._graph.disallow(tag)  # it is reported as kept, so no other tag may take it along later
+                self._graph.disallow(tag)  # the report states that the tag is kept
         return self._outcomes[tag]
 
     def _remove(self, tag: str) -> Removed:
@@ -136,9 +136,9 @@ class _Remover:
         return self._remove_manifest(tag)
 
     def _remove_manifest(self, tag: str) -> Removed:
-        """Delete the manifest of a tag, after the other unwanted tags that need this manifest.
+        """Delete the manifest of a tag, after the other unwanted tags with a need for the manifest.
 
-        A tag that is not unwanted keeps the manifest, also a cosign tag of which every other referrer may go.
+        Any other tag keeps the manifest, also a cosign tag with at least one referrer to keep.
         """
         one = self._unwanted[tag]
         self._graph.load()
@@ -150,7 +150,7 @@ class _Remover:
         if (wanted := next((other for other in sharing if other not in self._unwanted), None)) is not None:
             return _keep_shared(one, wanted)
         if any(self._obstacle(other) is not None for other in sharing):
-            return self._remove_manifest(tag)  # a tag was moved meanwhile, and may need this manifest in another way
+            return self._remove_manifest(tag)  # a tag moved meanwhile, and may need this manifest indirectly
         if (obstacle := self._obstacle(tag)) is not None:  # checked last: the next request deletes
             return obstacle
         status = self._pusher.delete(one.digest)
@@ -162,7 +162,7 @@ class _Remover:
         return Removed(status="removed")
 
     def _check_deleted(self, tag: str, status: int) -> None:
-        """Raise an error if a tag still resolves to its digest after its deletion was answered with `status`."""
+        """Raise an error if a tag still resolves to the digest after the registry answered the deletion with `status`."""
         one = self._unwanted[tag]
         found = self._resolve(one.target)
         self._graph.set_tag(tag, found)
@@ -189,6 +189,6 @@ class _Remover:
 
 
 def _keep_shared(unwanted: UnwantedTag, holder: str) -> Removed:
-    """Return the outcome for a tag whose manifest another tag, `holder`, needs."""
+    """Return the outcome for a tag with a manifest that another tag, `holder`, needs."""
     needed_by = f"{unwanted.target.locator}:{holder}"
     return Removed(status="shared", why=f"{needed_by} needs {unwanted.digest}, and {_ONLY_MANIFESTS}")

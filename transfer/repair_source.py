@@ -1,4 +1,4 @@
-"""Finds the source of content that a target has lost."""
+"""Finds a source for content that a target has lost."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from prefect_dist.transfer.survey import Reader
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Located:
-    """The root of an image that was mirrored to a target before, and the manifests that referred to the image."""
+    """The root and the referrers of an image that was mirrored to a target before."""
 
     root: Descriptor
     referrers: tuple[Referrer, ...]
 
 
 def locate(session: Session, origin: Reference, expected: Expected, *, rewritten: bool) -> Located:
-    """Return the root at the source, and the referrers, of the image that a target is expected to have.
+    """Return the expected root of a target at the source, and the expected referrers.
 
-    They are looked up in the store, and then at the source. A `rewritten` index has another root at the source, from which the
-    index is made again. Referrers that are in neither place are left out.
+    The store is searched first, then the source. A `rewritten` index is made again from another root at the source. Referrers
+    in neither place are left out.
 
     Raises:
         NotFound: the root is in neither place.
@@ -59,7 +59,7 @@ def _locate_referrers(origin: Reference, expected: Expected, reader: Reader) -> 
 
 
 def _is_expected_name(named: Descriptor, expected: Expected, reader: Reader, *, rewritten: bool) -> bool:
-    """Return whether a name in the store still has the expected root. If it cannot be read, the source decides."""
+    """Return whether a name in the store still has the expected root. If the check fails, the source decides."""
     try:
         return _is_expected(named, expected, reader, rewritten=rewritten)
     except DistError:
@@ -67,7 +67,7 @@ def _is_expected_name(named: Descriptor, expected: Expected, reader: Reader, *, 
 
 
 def _is_expected(root: Descriptor, expected: Expected, reader: Reader, *, rewritten: bool) -> bool:
-    """Return whether a root is the root of the target, or the root that the index of the target was made from."""
+    """Return whether a root is the root of the target, or the root from which the target's index was made."""
     if not rewritten or expected.platforms is None:
         return root.digest == expected.digest
     try:

@@ -1,7 +1,7 @@
-"""The resources of a run, which its units of work share: the store, the registries, the cancel token, the statistics.
+"""The resources of a run for the units of work: the store, the registries, the cancel token, the statistics.
 
-A run opens its session from a small, picklable specification, and closes the session. Tasks find it through `current_session`.
-A session is never a parameter of a task: Prefect would walk through it, hash it and show it.
+A run opens a session from a small, picklable specification, and closes the session at the end. Tasks find the session through
+`current_session`. A session is never a parameter of a task: Prefect would walk through the session, hash it and show it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -38,9 +38,9 @@ class SessionSpec:
     Attributes:
         store: a path or an fsspec URL.
         store_options: options of fsspec, which may be secret.
-        credentials: credentials by registry, as `StaticCredentials` takes them.
+        credentials: credentials by registry, see `StaticCredentials`.
         ways: the ways to give credentials that error messages mention, see `remotes.credentials`.
-        offline: images come only from the store, and no source registry gets a request.
+        offline: images come only from the store, and source registries get no request.
     """
 
     store: str
@@ -70,10 +70,9 @@ class Session:
         return self.counter.stats
 
     def memo(self, kind: Callable[[], Memo]) -> Memo:
-        """Return the only object of the class `kind` in this run; create the object if there is none yet.
+        """Return the only object of the class `kind` in this run. The first call creates the object.
 
-        A memo is state that one kind of work keeps during a run, such as answers that are needed again. Its class is defined
-        in the module of that work.
+        A memo is the state of one kind of work during a run, such as known answers. The module of the work defines the class.
         """
         if kind not in self._memos:
             self._memos.setdefault(kind, kind())
@@ -81,7 +80,7 @@ class Session:
         return memo
 
     def open_source(self, reference: Reference) -> Source:
-        """Return the source of an image: its registry or a registry mirror, and in an offline run the store."""
+        """Return the source of an image: a registry with its registry mirrors, or the store in an offline run."""
         return StoredSource(self.store, reference) if self.spec.offline else self.registries.fetcher(reference)
 
 
@@ -90,15 +89,15 @@ _GIVEN: ContextVar[tuple[tuple[CredentialSource, str | None], ...]] = ContextVar
 
 
 def current_session() -> Session:
-    """Return the session of the run that the current task belongs to. Prefect copies the context into its threads."""
+    """Return the session of the current task's run. Prefect copies the context into its threads."""
     return _CURRENT.get()
 
 
 @contextmanager
 def use_credentials(credentials: CredentialSource, *, way: str | None) -> Iterator[None]:
-    """Let sessions that are opened in this block use these credentials before all others. No run has them as a parameter.
+    """Let sessions that are opened in this block use these credentials first. No run gets credentials as a parameter.
 
-    `way` describes the way in which the user gives them, see `remotes.credentials`; messages do not mention None.
+    `way` describes how the user gives the credentials, see `remotes.credentials`; None is not mentioned in messages.
     """
     token = _GIVEN.set(((credentials, way),))
     try:

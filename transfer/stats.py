@@ -1,4 +1,4 @@
-"""Counts the content that a run transfers. Bytes are counted as they arrive, so failed attempts are included."""
+"""Counts the content that a run transfers. Bytes count as soon as they arrive, so failed attempts are included."""
 
 from dataclasses import dataclass
 from threading import Lock
@@ -11,7 +11,7 @@ from prefect_dist.transfer.events import ContentAdvanced, Event, Notify
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferStats:
-    """The bytes that were received and sent, and the blobs that were mounted at a target or existed there."""
+    """The received and the sent bytes, and the blobs that were mounted at a target or existed at a target."""
 
     received: int = 0
     sent: int = 0
@@ -22,7 +22,7 @@ class TransferStats:
 
 
 class ByteCounter:
-    """A listener that counts transferred bytes and passes each event on to another listener. Thread-safe."""
+    """A listener that counts transferred bytes and passes each event on. Thread-safe."""
 
     def __init__(self, notify: Notify, cancel: CancelToken) -> None:
         self.total = 0
@@ -32,7 +32,7 @@ class ByteCounter:
         """Count the bytes of an event, and pass the event on.
 
         Raises:
-            Stopped: the run was cancelled. The error ends the transfer that the event reports.
+            Stopped: the run was cancelled. The error ends the transfer of the event.
         """
         if isinstance(event, ContentAdvanced):
             with self._guard:
@@ -54,7 +54,7 @@ class TransferCounter:
         self._guard = Lock()
 
     def count(self, blob: Descriptor, receipt: Receipt) -> None:
-        """Count a blob that did not have to be uploaded; ignore any other receipt."""
+        """Count a mounted or existing blob. A receipt of an upload is ignored."""
         with self._guard:
             if receipt.status == "mounted":
                 self._mounted += 1

@@ -1,4 +1,4 @@
-"""Resolves images at their source and at their targets, before a mirror begins."""
+"""Resolves images at the source and at the targets, before a mirror begins."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,19 +22,20 @@ from prefect_dist.transfer.session import Session
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class ImageQuery:
-    """A query for an image and the targets that it is mirrored to.
+    """A query for an image and its targets.
 
     Attributes:
-        platforms: the platforms wanted of an index; None is all.
-        rewritten: the targets get an index of these platforms only.
+        platforms: the wanted platforms of an index; None is every platform.
+        rewritten: the targets get an index of only these platforms.
         single: the targets get the index's image for this platform instead of the index.
-        related: the related manifests that are mirrored, too; they may be new although the image is not.
-        unrecorded: the targets whose related manifests no record lists.
+        related: the related manifests to mirror; these may be new although the image is unchanged.
+        unrecorded: the targets without a record of related manifests.
         dated: the result needs the date of the image.
-        whole: the result needs all content of the image.
-        force: the image has to be mirrored even if a target has it.
-        settled: the digest that an immutable tag was mirrored with. If all targets have it, the source is not requested.
-        verified: the digests of referrers whose subject an earlier run compared.
+        whole: the result needs the whole content of the image.
+        force: the image is mirrored even if a target has the image.
+        settled: the digest of an immutable tag when it was mirrored. If every target has the digest, the source gets no
+            request.
+        verified: the digests of referrers with a subject that an earlier run compared.
     """
 
     source: Reference
@@ -53,14 +54,14 @@ class ImageQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageInfo:
-    """The content of an image, as far as the query needs it.
+    """The content of an image, as far as the query needs the content.
 
     Attributes:
-        root: the descriptor that the source resolves to.
-        target_root: the descriptor that targets get.
-        content: all content below `root`.
-        sent: all content below `target_root`.
-        referrers: the referrers at the source, if all targets have the image.
+        root: the descriptor at the source.
+        target_root: the descriptor for the targets.
+        content: the whole content below `root`.
+        sent: the whole content below `target_root`.
+        referrers: the referrers at the source, if every target has the image.
         target_referrers: the referrers at targets without a record, with their tags.
     """
 
@@ -75,9 +76,9 @@ class ImageInfo:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class QueryResult:
-    """The result of a query: the image, and the descriptor that each target resolves to, None if there is no such tag.
+    """The result of a query: the image, and the descriptor at each target, None if the tag does not exist.
 
-    An error takes the place of what could not be resolved.
+    An error takes the place of a missing result.
     """
 
     query: ImageQuery
@@ -86,13 +87,13 @@ class QueryResult:
 
     @property
     def errors(self) -> tuple[DistError, ...]:
-        """Return all errors."""
+        """The errors of the image and of the targets."""
         return tuple(one for one in (self.image, *self.standing) if isinstance(one, DistError))
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads manifests and configs: from the store, otherwise from one source. With `keep`, the store gets what is read."""
+    """Reads manifests and configs: from the store, otherwise from one source. With `keep`, the store keeps them."""
 
     session: Session
     source: Source
@@ -122,13 +123,13 @@ class Reader:
 
 
 class _Results(dict[ImageQuery, QueryResult]):
-    """The results without errors that a run has so far."""
+    """The results of a run without errors."""
 
 
 def survey_images(session: Session, queries: Sequence[ImageQuery], *, keep: bool, workers: int) -> list[QueryResult]:
     """Return the results of queries. At most `workers` queries are resolved at once.
 
-    A run resolves a query again only if the result had an error. With `keep`, the store gets the manifests that are read.
+    A run resolves a query again only after an error. With `keep`, the store keeps the manifests.
     """
     known = session.memo(_Results)
     new = [query for query in queries if query not in known]
@@ -139,9 +140,9 @@ def survey_images(session: Session, queries: Sequence[ImageQuery], *, keep: bool
 
 
 def _survey_image(session: Session, query: ImageQuery, *, keep: bool) -> QueryResult:
-    """Resolve an image at its source and at its targets by one HEAD each.
+    """Resolve an image at the source and at the targets by one HEAD each.
 
-    More is read if the image has to be mirrored to a target, or if the query needs more.
+    Manifests are read only if the image has to be mirrored to a target, or if the query needs more.
     """
     catch, reader = session.cancel.catch_error, Reader(session, session.open_source(query.source), keep)
     try:
@@ -156,7 +157,7 @@ def _survey_image(session: Session, query: ImageQuery, *, keep: bool) -> QueryRe
 
 
 def _settled_root(query: ImageQuery, there: Sequence[Descriptor | DistError | None]) -> Descriptor | None:
-    """Return the root of a settled tag, if all targets have it; otherwise None."""
+    """Return the root of a settled tag if every target has the root; otherwise None."""
     roots = [one for one in there if isinstance(one, Descriptor) and one.digest == query.settled]
     return roots[0] if roots and len(roots) == len(there) else None
 
@@ -226,7 +227,7 @@ def _related_there(
 
 
 def _creation_date(content: Sequence[Descriptor], reader: Reader) -> datetime | None:
-    """Return when the first platform of an image was made. All platforms are made together."""
+    """Return the creation date of an image's first platform. The platforms of an image are built together."""
     configured = next((descriptor for descriptor in content if descriptor.kind == "config"), None)
     return None if configured is None else config.creation_date(reader.read(configured), at=str(configured))
 

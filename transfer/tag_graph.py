@@ -1,10 +1,10 @@
-"""The tags of one repository and everything that they need.
+"""The tags of one repository and the content that the tags need.
 
-A registry that cannot delete a tag deletes manifests, and with a manifest every tag of it. The graph shows which tag would lose
-content by that. Each tag is resolved once and each manifest is read once.
+If a registry cannot delete a tag, it deletes a manifest with every tag of the manifest. The graph shows which tags would lose
+content. Each tag is resolved once and each manifest is read once.
 
-A registry's list of tags may lack some. So the tags that the mirror knows are resolved, too. If the list lacks a tag that
-exists, other tags may be missing as well, and nothing is known of what those need.
+A registry's list of tags may be incomplete, so the tags that the mirror knows are resolved, too. If the list lacks an existing
+tag, further tags may be missing, and the content of further tags is unknown.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -20,37 +20,37 @@ from prefect_dist.ocispec.units import format_count
 
 
 class TagSource(Protocol):
-    """Read access to the repository at its own registry, without mirrors."""
+    """Read access to a repository at its own registry, without registry mirrors."""
 
     @property
     def has_referrers_api(self) -> bool:
         """False once the registry is known to have no referrers API."""
 
     def tags(self) -> Iterator[str]:
-        """Return all tags."""
+        """Return the tags of the repository."""
 
     def referrers(self, descriptor: Descriptor, *, artifact_type: str | None = None) -> Iterator[Descriptor]:
-        """Return the manifests that refer to `descriptor`."""
+        """Return the manifests with `descriptor` as the subject."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Links:
-    """The links of one manifest: its `children`; `about` is its subject, and its referrers according to the registry."""
+    """The links of one manifest: the `children`; `about` is the subject, and the referrers in the registry's list."""
 
     children: tuple[Descriptor, ...] = ()
     about: tuple[Descriptor, ...] = ()
 
     @property
     def all(self) -> tuple[Descriptor, ...]:
-        """Return all of it."""
+        """The children, the subject and the referrers."""
         return (*self.children, *self.about)
 
 
 class TagGraph:
-    """The tags of a repository and the manifests that are reachable from them.
+    """The tags of a repository and the manifests below the tags.
 
-    A tag is expendable if it may be removed, which is so only while it has one digest. Its referrers that the mirror copied
-    together with it are its own: a fallback tag or cosign tag that has only such referrers does not keep their subject.
+    A tag is expendable if the tag may be removed, and only while the tag has one given digest. Referrers that the mirror copied
+    with the tag are its own. A fallback tag or cosign tag with only own referrers does not keep the subject.
     """
 
     def __init__(
@@ -74,27 +74,27 @@ class TagGraph:
         self._is_loaded = False
 
     def allow(self, tag: str, digest: Digest, own_referrers: Iterable[Digest]) -> None:
-        """Make a tag expendable while it resolves to `digest`."""
+        """Make a tag expendable while the tag resolves to `digest`."""
         self._expendable[tag] = digest
         self._own_referrers |= {digest, *own_referrers}
         self.__dict__.pop("_kept", None)
 
     def disallow(self, tag: str) -> None:
-        """Make a tag one that stays."""
+        """Make a tag unexpendable."""
         del self._expendable[tag]
         self.__dict__.pop("_kept", None)
 
     def add_known(self, tags: Iterable[str]) -> None:
-        """Add tags that the mirror knows. `load` resolves them, even if the registry does not list them."""
+        """Add tags that the mirror knows. `load` resolves the tags, even if the registry does not list them."""
         new = {*tags} - self._known
         self._known |= new
         self._is_loaded = self._is_loaded and not new
 
     def load(self) -> None:
-        """Resolve all tags and read all manifests that are reachable from them. A call after a failure continues the work.
+        """Resolve the tags and read the manifests below the tags. A call after a failure continues the work.
 
         Raises:
-            Conflict: the registry's list of tags lacks a tag that exists.
+            Conflict: the registry's list of tags lacks an existing tag.
             DistError: a tag list, tag, manifest or list of referrers cannot be read.
         """
         if self._is_loaded:
@@ -110,7 +110,7 @@ class TagGraph:
         self._is_loaded = True
 
     def _check_list(self, listed: frozenset[str]) -> None:
-        """Raise an error if the registry's list of tags lacks a tag that exists."""
+        """Raise an error if the registry's list of tags lacks an existing tag."""
         if unlisted := sorted(self._tags.keys() - listed):
             lacked = f"{unlisted[0]}, which resolves to {self._tags[unlisted[0]].digest}"
             more = f", and {format_count(len(unlisted) - 1, 'other tag')}" if len(unlisted) > 1 else ""
@@ -120,7 +120,7 @@ class TagGraph:
             )
 
     def set_tag(self, tag: str, descriptor: Descriptor | None) -> None:
-        """Record what a tag resolves to now; None is a tag that does not exist. `load` reads what is new."""
+        """Record the current descriptor of a tag; None if the tag does not exist. `load` reads new manifests."""
         self._resolved.add(tag)
         if self._tags.get(tag) == descriptor:
             return
@@ -132,13 +132,13 @@ class TagGraph:
         self.__dict__.pop("_kept", None)
 
     def tags_of(self, digest: Digest) -> list[str]:
-        """Return the tags that resolve to `digest`."""
+        """Return the tags with the digest `digest`."""
         return [tag for tag, descriptor in self._tags.items() if descriptor.digest == digest]
 
     def holder_of(self, digest: Digest) -> str | None:
-        """Return a tag that needs `digest` and does not go with it; None if there is none.
+        """Return another tag that needs `digest`, or None.
 
-        An expendable tag is a holder as long as it exists and `digest` is below it.
+        An expendable tag is a holder as long as the tag exists and `digest` is below the tag.
         """
         if digest in self._kept:
             return self._kept[digest]
@@ -147,7 +147,7 @@ class TagGraph:
 
     @cached_property
     def _kept(self) -> dict[Digest, str]:
-        """Return all content that tags need which are not expendable, each with the first such tag."""
+        """The content that unexpendable tags need, each piece with the first such tag."""
         kept = dict[Digest, str]()
         about = self._subjects_by_tag()
         for tag, descriptor in self._tags.items():
@@ -173,7 +173,7 @@ class TagGraph:
             pending += [*(one.digest for one in links.all), *named]
 
     def _below(self, root: Digest) -> set[Digest]:
-        """Return `root` and its children at any depth."""
+        """Return `root` and the children of `root` at any depth."""
         found, pending = set[Digest](), [root]
         while pending:
             digest = pending.pop()
@@ -186,7 +186,7 @@ class TagGraph:
         return tag in self._expendable and self._tags[tag].digest == self._expendable[tag]
 
     def _subjects_by_tag(self) -> dict[str, Digest]:
-        """Return the fallback tags and cosign tags that exist, each with the manifest that it is about."""
+        """Return the existing fallback tags and cosign tags, each with the digest of its subject."""
         known = {*self._links, *self._expendable.values()}
         return {tag: digest for digest in known for tag in _referrer_tags(digest) if tag in self._tags}
 
@@ -200,7 +200,7 @@ class TagGraph:
         return self._resolve(Reference.parse(f"{self._repository.locator}:{tag}"))
 
     def _read_all(self, executor: ThreadPoolExecutor) -> None:
-        """Read all manifests that are reachable from the tags, level by level."""
+        """Read the manifests below the tags, level by level."""
         roots = {root.digest: root for root in self._tags.values()}
         seen, level = set(roots), list(roots.values())
         while level:
@@ -210,7 +210,7 @@ class TagGraph:
             seen |= below.keys()
 
     def _read_links(self, descriptor: Descriptor, *, is_root: bool) -> _Links:
-        """Return the links of a manifest. It is read once."""
+        """Return the links of a manifest. Each manifest is read once."""
         if descriptor.digest not in self._links:
             try:
                 self._links[descriptor.digest] = self._links_in(descriptor, self._read(descriptor))

@@ -1,10 +1,10 @@
-"""Units of work. Each is a function of the run's session and its arguments, and a pool runs it.
+"""Units of work. A unit is a function of the run's session and its arguments, and a pool runs the unit.
 
-A unit that handles several objects returns an error in place of each result that is missing. The unit raises a retryable error
-instead as long as another attempt is left; the run keeps the other results until then.
+A unit for several objects returns an error in place of each missing result. As long as another attempt is left, the unit raises
+a retryable error instead, and the run keeps the other results.
 
 The result of a unit supports weak references. Prefect identifies such an object reliably when it draws the edges of a flow run.
-It may mistake a tuple or a string for the result of another task.
+Prefect may mistake a tuple or a string for the result of another task.
 """
 
 from collections.abc import Iterable, Iterator
@@ -46,38 +46,38 @@ UnlistedReferrers = tuple[tuple[frozenset[Digest], DistError], ...]
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Answer(Generic[T]):
-    """The result of a unit whose value does not support weak references."""
+    """The result of a unit with a value that does not support weak references."""
 
     found: T
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Answers(Generic[T]):
-    """The results of a unit for several objects, in their order, with one line for each object that failed."""
+    """The results of a unit for several objects, in their order, with a line for each failed object."""
 
     found: tuple[T, ...]
     errors: tuple[str, ...] = ()
 
 
 def resolve(session: Session, reference: Reference) -> Descriptor:
-    """Return the descriptor that a reference resolves to now."""
+    """Return the current descriptor of a reference."""
     return session.open_source(reference).resolve(reference)
 
 
 def fetch(session: Session, descriptor: Descriptor, source: Reference) -> Fetched:
-    """Fetch the content of one descriptor into the store. Return its receipt and its children."""
-    with _reporting_corruption(session, descriptor, source):
+    """Fetch the content of one descriptor into the store. Return the receipt and the children."""
+    with _report_corruption(session, descriptor, source):
         return fetching.fetch(session, descriptor, source)
 
 
 def list_referrers(session: Session, subject: Descriptor, source: Reference, related: Related) -> Answer[tuple[Referrer, ...]]:
-    """Return the manifests in a repository that refer to `subject`."""
+    """Return the manifests in a repository with a reference to `subject`."""
     return Answer(fetching.list_referrers(session, subject, source, related))
 
 
 def list_repositories(session: Session, host: str) -> Answer[tuple[str, ...]]:
     """Return the repositories of a registry, in the order of the registry."""
-    with _reporting_unresolved(session, host, "list"):
+    with _report_unresolved(session, host, "list"):
         return Answer(tuple(session.registries.repositories(host)))
 
 
@@ -96,8 +96,8 @@ def survey(session: Session, queries: tuple[ImageQuery, ...], *, keep: bool, wor
 
 
 def carry(session: Session, descriptor: Descriptor, source: Reference, places: tuple[Reference, ...]) -> Fetched:
-    """Fetch the content of one descriptor. If it is a blob, upload it to the repositories of `places`."""
-    with _reporting_corruption(session, descriptor, source):
+    """Fetch the content of one descriptor. Upload a blob to the repositories of `places`."""
+    with _report_corruption(session, descriptor, source):
         fetched = fetching.fetch(session, descriptor, source)
         if not descriptor.is_manifest:
             delivery.deliver_to_places(session, descriptor, places, origin=source)
@@ -111,9 +111,9 @@ def judge(session: Session, gate: Gate, reference: Reference, root: Descriptor) 
 
 
 def publish(session: Session, wanted: Publication) -> Answer[PublishReceipts]:
-    """Push the content of an image that a target lacks: blobs, then manifests, the tag last.
+    """Push the missing content of an image to a target: blobs, then manifests, the tag last.
 
-    Return the receipts of content that was not known to be there.
+    Return the receipts of content that was not known to exist at the target.
     """
     return Answer(tuple(delivery.publish(session, wanted).values()))
 
@@ -123,14 +123,14 @@ def remove(
 ) -> Removed:
     """Remove a tag, which is one of the `unwanted` tags of its repository.
 
-    `known` are the tags of the repository that the run wants or that the lock file has. At most `workers` requests are made in
+    `known` are the tags of the repository in the run's plan or in the lock file. At most `workers` requests are made in
     parallel.
     """
     return removal.remove_tag(session, target, unwanted, known=known, workers=workers)
 
 
 def audit(session: Session, expected: tuple[Expected, ...]) -> Answers[Finding | DistError]:
-    """Audit some tags of one repository: each resolves to its digest, and no content and no referrer is missing."""
+    """Audit some tags of one repository: the digest of each tag, the content below it, and the referrers."""
     found = tuple(audit_tags(session, expected))
     _settle(session, "image", ((str(one.target), finding) for one, finding in zip(expected, found, strict=True)))
     faults = (str(one) if isinstance(one, DistError) else next(iter(one.faults), "") for one in found)
@@ -138,15 +138,15 @@ def audit(session: Session, expected: tuple[Expected, ...]) -> Answers[Finding |
 
 
 def locate(session: Session, origin: Reference, expected: Expected, *, rewritten: bool) -> Located:
-    """Find the root and the referrers that a target is expected to have, in the store or at their source."""
-    with _reporting_unresolved(session, str(expected.target), "image"):
+    """Find the expected root and referrers of a target, in the store or at their source."""
+    with _report_unresolved(session, str(expected.target), "image"):
         return repair_source.locate(session, origin, expected, rewritten=rewritten)
 
 
 def confirm_referrers(session: Session, repository: Reference) -> Answer[UnlistedReferrers]:
     """List referrers again that this run listed under fallback tags of a repository and that other clients overwrote.
 
-    Return the referrers that are still not listed, or that could not be looked up, with the errors.
+    Return the referrers that are still unlisted, or that could not be looked up, with the errors.
     """
     pusher, failed = session.registries.pusher(repository), list[tuple[frozenset[Digest], DistError]]()
     for subject, referrers in pusher.fallback_referrers.items():
@@ -165,7 +165,7 @@ def check_target(session: Session, root: Descriptor, target: Reference) -> Answe
 def upload(session: Session, descriptor: Descriptor, target: Reference, origin: Reference) -> Fetched:
     """Upload a blob of the store to the repository of `target`. The registry may mount the blob from `origin`.
 
-    A manifest is only read for its children: `publish` pushes it.
+    A manifest is only read, for its children: `publish` pushes the manifest.
     """
     if not descriptor.is_manifest:
         return Fetched(delivery.deliver(session, descriptor, target, origin=origin), ())
@@ -179,7 +179,7 @@ def verify(session: Session, blobs: tuple[Info, ...]) -> Verified:
 
 
 def sweep(session: Session, grace: timedelta, *, dry_run: bool) -> gc.Swept:
-    """Remove blobs that no name and no run needs from the store."""
+    """Remove unneeded blobs and leftovers from the store, see `storage.gc`."""
     return gc.collect(session.store, grace=grace, dry_run=dry_run)
 
 
@@ -190,10 +190,10 @@ def unpack(session: Session, name: str, directory: str, platform: Platform) -> U
 
 
 def _settle(session: Session, kind: UnresolvedKind, answers: Iterable[tuple[str, object]]) -> tuple[str, ...]:
-    """Report the answers that are errors, by the names of their objects. Return the errors as lines.
+    """Report the errors among some answers by the names of the objects. Return the errors as lines.
 
     Raises:
-        DistError: one of the errors, if another attempt follows.
+        DistError: an error, if another attempt follows.
     """
     errors = [(name, answer) for name, answer in answers if isinstance(answer, DistError)]
     _raise_if_retried(error for _, error in errors)
@@ -209,8 +209,8 @@ def _raise_if_retried(errors: Iterable[DistError]) -> None:
 
 
 @contextmanager
-def _reporting_corruption(session: Session, descriptor: Descriptor, source: Reference) -> Iterator[None]:
-    """Report content from `source` that turns out to be corrupt in this block, and raise the error in any case."""
+def _report_corruption(session: Session, descriptor: Descriptor, source: Reference) -> Iterator[None]:
+    """Report corrupt content from `source` in this block, and raise the error in any case."""
     try:
         yield
     except Corrupt as exc:
@@ -219,8 +219,8 @@ def _reporting_corruption(session: Session, descriptor: Descriptor, source: Refe
 
 
 @contextmanager
-def _reporting_unresolved(session: Session, name: str, kind: UnresolvedKind) -> Iterator[None]:
-    """Report an error of this block, unless another attempt follows, and raise the error in any case."""
+def _report_unresolved(session: Session, name: str, kind: UnresolvedKind) -> Iterator[None]:
+    """Report an error of this block, unless another attempt follows. Raise the error in any case."""
     try:
         yield
     except DistError as exc:

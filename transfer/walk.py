@@ -1,12 +1,12 @@
-"""The walk over the descriptor graphs of many images, each descriptor one unit of work that starts after its parent ended.
+"""The walk over the descriptor graphs of many images. Each descriptor is a unit of work that starts after its parent.
 
-Equal content is one node, however many images name it. It is fetched once, and tried again from the next repository that has
-it if one fails. A failure ends only what is below it. An image is reported as soon as nothing of it is in flight.
+Equal content of several images is one node. The node is fetched once; after a failure, the next repository with the content is
+tried. A failure ends only the content below the failed node. An image is reported as soon as no unit of the image is in flight.
 
-If referrers are wanted, each manifest of an image also gets a query for its referrers. They are fetched like an image, and
-queried in turn; the image is whole when all of them are in the store.
+If referrers are wanted, each manifest of an image also gets a query for referrers. Referrers are fetched like an image, and
+queried in turn. The image is whole when the store has the referrers, too.
 
-The policy of the walk decides how content is fetched, and what else is done for an image that is whole.
+The policy of the walk decides how content is fetched, and which further steps follow for a whole image.
 """
 
 from collections import deque
@@ -53,19 +53,19 @@ class Recorder(Protocol):
     """Checks and records images in the store. An error of `ocispec.errors` becomes a failure of the image."""
 
     def check_and_name(self, reference: Reference, root: Descriptor, *, platforms: Platforms) -> Presence:
-        """Return the content of an image that is present and missing. Record the name of a whole image."""
+        """Return the present and the missing content of an image. Record the name of a whole image."""
 
     def pin(self, root: Descriptor, *, platforms: Platforms) -> Presence:
-        """Protect a tree from gc. Return its content that is present and missing."""
+        """Protect a tree from gc. Return the present and the missing content of the tree."""
 
     def record(
         self, reference: Reference, root: Descriptor, *, platforms: Platforms, referrers: tuple[Referrer, ...] | None
     ) -> None:
-        """Record the name of an image that became whole; `referrers` None: they were not queried."""
+        """Record the name of an image that became whole. `referrers` is None if they were not queried."""
 
 
 class WalkPolicy(Protocol):
-    """The purpose of a walk: it decides about content, and about an image that is whole."""
+    """The purpose of a walk: decisions about content, and about whole images."""
 
     visits_existing: bool
     """True if content that is already in the store also gets a unit of work."""
@@ -74,10 +74,10 @@ class WalkPolicy(Protocol):
         """Return the unit of work that fetches some content from a repository."""
 
     def follow_ups(self, image: ImageState, /) -> Sequence[FollowUp[Any]]:
-        """Return further units for an image whose content and name are in the store; called again when these have ended."""
+        """Return further units for an image with content and name in the store. Called again after their end."""
 
     def end(self, image: ImageState, /) -> None:
-        """Take an image for which nothing more is done."""
+        """Take an image that has ended."""
 
 
 class Walk:
@@ -94,17 +94,17 @@ class Walk:
         self._reports: dict[ImageState, ImageReport] = {}
 
     def add(self, images: Iterable[ImageState]) -> None:
-        """Add images, before `run` or from a function that it calls, also from the end of another image."""
+        """Add images, before `run` or from a function that `run` calls, also from the end of another image."""
         self._added.extend(images)
         if not self._is_busy:
             self._continue()
 
     def query(self, queries: Iterable[RegistryQuery]) -> None:
-        """Add queries, before `run` or from a function that it calls."""
+        """Add queries, before `run` or from a function that `run` calls."""
         self._worklist.add(queries)
 
     def run(self, images: Sequence[ImageState] = ()) -> tuple[ImageReport, ...]:
-        """Walk over all images that were added and these. Return the reports of these in their order."""
+        """Walk over the given images and the images that were added. Return the reports of the given images, in their order."""
         self.add(images)
         for item, outcome in self._worklist:
             self._is_busy = True
@@ -113,14 +113,14 @@ class Walk:
         return self.reports(images)
 
     def reports(self, images: Iterable[ImageState]) -> tuple[ImageReport, ...]:
-        """Return the reports of images that ended, in their order."""
+        """Return the reports of ended images, in their order."""
         return tuple(self._reports[image] for image in images)
 
     def _continue(self) -> None:
-        """Begin images that were added, and follow lists of referrers.
+        """Begin added images, and follow lists of referrers.
 
-        No outcome is being handled then, so nodes do not get images while the images that they have are informed. A chain of
-        referrers, or of images that end at once, is no chain of calls.
+        No outcome is being handled during the call, so nodes get no images while the walk iterates over the images of a node. A
+        loop handles chains of referrers and of short images, without recursion.
         """
         self._is_busy = True
         while self._known or self._added:
@@ -140,7 +140,7 @@ class Walk:
         if isinstance(item, RegistryQuery):
             item.take(outcome)
         elif isinstance(item, FollowUp):
-            self._followed_up(item, outcome)
+            self._end_follow_up(item, outcome)
         elif isinstance(outcome, Failed):
             self._fail(item, outcome.error)
         elif isinstance(item, ImageState) and isinstance(outcome.value, Descriptor):
@@ -153,7 +153,7 @@ class Walk:
             self._fail(item, Unexpected.of(outcome.value))
 
     def _lane_of(self, item: Item) -> Lane:
-        """Return the lane of an item: the registries that its unit sends requests to. Queries have lanes of their own."""
+        """Return the lane of an item: the registries that its unit sends requests to. Queries have separate lanes."""
         if isinstance(item, RegistryQuery):
             return Lane(item.lane, is_single=True)
         if isinstance(item, ImageState):
@@ -188,7 +188,7 @@ class Walk:
         try:
             if image.related or self._policy.visits_existing:
                 for descriptor in (root, *(referrer.descriptor for referrer in image.referrers)):
-                    self._bring_in(image, descriptor, parent)
+                    self._await_tree(image, descriptor, parent)
             elif (there := self._recorder.check_and_name(image.reference, root, platforms=image.platforms)).is_complete:
                 for descriptor in there.present:
                     image.credit(descriptor, Receipt("existed"))
@@ -199,8 +199,8 @@ class Walk:
             image.fail(exc)
         self._conclude(image)
 
-    def _bring_in(self, image: ImageState, root: Descriptor, parent: object) -> None:
-        """Have an image wait for a tree. One that is in the store may need no unit, but its referrers are queried."""
+    def _await_tree(self, image: ImageState, root: Descriptor, parent: object) -> None:
+        """Make an image wait for a tree. A tree in the store may need no unit, but its referrers are queried."""
         there = self._recorder.pin(root, platforms=image.platforms)
         if self._policy.visits_existing or not there.is_complete:
             self._reach(image, (root,), parent)
@@ -226,7 +226,7 @@ class Walk:
         self._known.extend((image, result) for image in query.images)
 
     def _follow(self, image: ImageState, listed: ReferrersAnswer) -> None:
-        """Have an image wait for the referrers of one of its manifests."""
+        """Make an image wait for the referrers of one manifest."""
         image.open -= 1
         try:
             for referrer in listed.found:
@@ -234,7 +234,7 @@ class Walk:
                     raise Unsupported(f"{image.reference}: expected at most {MAX_REFERRERS} referrers, there are more")
                 if referrer not in image.referrers:
                     image.referrers[referrer] = None
-                    self._bring_in(image, referrer.descriptor, listed)
+                    self._await_tree(image, referrer.descriptor, listed)
         except DistError as exc:
             image.fail(exc)
         self._conclude(image)
@@ -252,14 +252,14 @@ class Walk:
         descriptor = item.descriptor if isinstance(item, ContentNode) else item.subject
         item.failure = Failure(descriptor=descriptor, error=error)
         self._notify(ContentFailed(descriptor, error))
-        images, item.images = item.images, []  # those that come later may have another source
+        images, item.images = item.images, []  # images that come later may have another source
         for image in images:
             image.open -= 1
             image.failures.append(item.failure)
             self._conclude(image)
 
     def _reach(self, image: ImageState, descriptors: Iterable[Descriptor], parent: object) -> None:
-        """Have an image wait for content and, as far as they are known, its descendants."""
+        """Make an image wait for content and the known descendants of the content."""
         pending = deque(descriptors)
         while pending:
             descriptor = pending.popleft()
@@ -281,7 +281,7 @@ class Walk:
         return children
 
     def _request(self, node: ContentNode, image: ImageState, parent: object) -> None:
-        """Have a node fetched. The image's repository is one more source, unless it was tried."""
+        """Request a node. The repository of the image is a further source, unless the repository was tried."""
         if image.reference.locator not in node.asked:
             node.asked.add(image.reference.locator)
             node.sources.append(ContentSource(image.reference, parent, image.scope))
@@ -298,7 +298,7 @@ class Walk:
             self._worklist.add((node,))
 
     def _query_referrers(self, image: ImageState, subject: Descriptor, parent: object) -> None:
-        """Have an image that wants referrers wait for the list of referrers of one of its manifests."""
+        """Make an image wait for the list of referrers of one manifest, if the image wants referrers."""
         if not image.related or not subject.is_manifest:
             return
         key = image.reference.locator, subject.key, image.related
@@ -314,7 +314,7 @@ class Walk:
         else:
             self._known.append((image, query.listed))
 
-    def _followed_up(self, follow_up: FollowUp[Any], outcome: Outcome[Any]) -> None:
+    def _end_follow_up(self, follow_up: FollowUp[Any], outcome: Outcome[Any]) -> None:
         follow_up.image.open -= 1
         follow_up.outcome = outcome
         if isinstance(outcome, Failed):
@@ -324,14 +324,14 @@ class Walk:
         self._conclude(follow_up.image)
 
     def _conclude(self, image: ImageState) -> None:
-        """Record an image that is whole, and report it if no follow-up is left. Do nothing while it is in flight."""
+        """Record a whole image, and report the image if no follow-up is left. Do nothing while the image is in flight."""
         if image.open:
             return
         if image.root is not None and not image.failures and not image.recorded:
             self._record(image, image.root)
         if image.recorded and not image.failures and (further := self._policy.follow_ups(image)):
             image.open += len(further)
-            self._worklist.add_first(further)  # an image that is whole does not wait for content of others
+            self._worklist.add_first(further)  # a whole image does not wait for content of other images
             return
         self._reports[image] = image.report()
         self._notify(ImageEnded(self._reports[image]))

@@ -1,4 +1,4 @@
-"""The state of a walk: images, the content that they want, and further requests for them."""
+"""The state of a walk: images, their content, and further requests for images."""
 
 import time
 from collections import deque
@@ -26,17 +26,17 @@ T = TypeVar("T")
 
 @dataclass(eq=False, slots=True)
 class ImageState:
-    """An image on its way.
+    """An image in a walk.
 
     Attributes:
-        platforms: the platforms wanted of an index; None is all.
-        related: the related manifests that are wanted, too.
-        root: the descriptor that the reference resolves to, if it is known already; `origin` is the result that has it.
-        scope: the flow run that the image's units belong to; None is the current one.
-        open: the number of nodes, queries and follow-ups in flight or waiting whose images contain this one.
+        platforms: the wanted platforms of an index; None is every platform.
+        related: the related manifests to fetch with the image.
+        root: the descriptor of the reference, if known; `origin` is the result with the descriptor.
+        scope: the flow run of the image's units; None is the current flow run.
+        open: the number of unfinished nodes, queries and follow-ups of the image.
         recorded: the store has the image's name.
-        met: the content that the image is known to want.
-        referrers: the manifests that refer to the image or its content, each once, in the order in which they were found.
+        met: the keys of the content that the image is known to want.
+        referrers: the distinct manifests that refer to the image or to its content, in the order of discovery.
         leaves: the results without children.
     """
 
@@ -59,13 +59,13 @@ class ImageState:
     failures: list[Failure] = field(default_factory=list)
 
     def meet(self, descriptor: Descriptor) -> bool:
-        """Note that the image wants some content. Return False if that was known."""
+        """Note some wanted content of the image. Return False if the content was known."""
         is_known = descriptor.key in self.met
         self.met.add(descriptor.key)
         return not is_known
 
     def select_children(self, descriptor: Descriptor, children: Sequence[Descriptor]) -> Sequence[Descriptor]:
-        """Return the children that the image wants. If an index has none for its platforms, the image fails."""
+        """Return the wanted children. The image fails if an index has no manifest for the platforms."""
         try:
             return select_manifests(self.platforms, descriptor, children)
         except NotFound as exc:
@@ -73,7 +73,7 @@ class ImageState:
             return ()
 
     def credit(self, descriptor: Descriptor, receipt: Receipt) -> None:
-        """Count content that is in the store now."""
+        """Count content that the store has now."""
         self.fetched += receipt.status == "fetched"
         if receipt.status == "existed":
             self.existed += 1
@@ -81,7 +81,7 @@ class ImageState:
         self.transferred += receipt.transferred
 
     def fail(self, error: DistError) -> None:
-        """Add an error that concerns the image as a whole."""
+        """Add an error of the image as a whole."""
         self.failures.append(Failure(descriptor=None, error=error))
 
     def report(self) -> ImageReport:
@@ -101,7 +101,7 @@ class ImageState:
 
 @dataclass(frozen=True, slots=True)
 class ContentSource:
-    """A repository that may have some content, the result that named the content there, and the scope of its image."""
+    """A repository that may have some content, the parent result, and the scope of the image."""
 
     repository: Reference
     parent: object
@@ -110,7 +110,7 @@ class ContentSource:
 
 @dataclass(eq=False, slots=True)
 class ContentNode:
-    """Content that some images want. `sources` were not tried yet; `asked` are the locators of all that were or will be."""
+    """Content of some images. `sources` are untried; `asked` are the locators of tried and untried sources."""
 
     descriptor: Descriptor
     images: list[ImageState] = field(default_factory=list)
@@ -122,7 +122,7 @@ class ContentNode:
 
 @dataclass(eq=False, slots=True)
 class ReferrersQuery:
-    """The referrers of a manifest in one repository, which some images want; `parent` is the result that gave the manifest."""
+    """A query of some images for the referrers of a manifest in one repository; `parent` is the result with the manifest."""
 
     subject: Descriptor
     source: Reference
@@ -136,7 +136,7 @@ class ReferrersQuery:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class RegistryQuery:
-    """A query to a registry that is not about one image on its way.
+    """A query to a registry for no single image in flight.
 
     One query of each `lane` is in flight at a time. `take` is called with the outcome.
     """
@@ -148,7 +148,7 @@ class RegistryQuery:
 
 @dataclass(eq=False, slots=True, kw_only=True)
 class FollowUp(Generic[T]):
-    """A further unit of work for an image that is whole, and its outcome once it ended. `describe` puts a result in words."""
+    """A further unit of work for a whole image, and the outcome after the end. `describe` returns a result in words."""
 
     image: ImageState
     unit: Unit[T]

@@ -83,7 +83,7 @@ def test_a_stalled_run_that_is_told_to_end_reports_what_it_has(
 
     assert (process.returncode, err.decode()) == (
         code,
-        f"dist: {stalling.host}/app:v1: {reason}; what is whole is kept, run again to go on\n",
+        f"dist: {stalling.host}/app:v1: {reason}; complete content is kept, run again to resume\n",
     )
     (ingest,) = open_store(str(tmp_path)).active()
     assert ingest.offset == STALL_AT
@@ -104,7 +104,7 @@ def test_a_command_that_takes_too_long_reports_what_it_has(
     result = dist(*arguments, f"{stalling.host}/app:v1")
 
     assert result.code == 1
-    assert result.line == f"dist: {stalling.host}/app:v1: not done within 8 s; what is whole is kept, run again to go on"
+    assert result.line == f"dist: {stalling.host}/app:v1: not done within 8 s; complete content is kept, run again to resume"
     assert result.json["status"] == "stopped"
 
 
@@ -260,7 +260,7 @@ def test_a_run_that_waits_for_slots_says_so_and_ends_when_it_is_told_to(prefect:
     assert said[-1] == f"waiting for 1 slot of the 1 of Prefect limit {name}, held by other runs\n"
     assert rest.splitlines() == [
         "stopping; press Ctrl-C again to exit immediately",
-        "dist: terminated; what is whole is kept, run again to go on",
+        "dist: terminated; complete content is kept, run again to resume",
     ]
 
 

@@ -62,7 +62,7 @@ def test_removals_end_in_order_when_the_api_is_lost(applying: Applying, session:
     assert session.cancel.reason is not None
     assert lost_api in session.cancel.reason
     assert [str(target) for target in removed] == ["registry.example/app:v1", "registry.example/app:v2"]
-    assert all(str(told).endswith("what is whole is kept, run again to go on") for told in removed.values())
+    assert all(str(told).endswith("complete content is kept, run again to resume") for told in removed.values())
 
 
 def test_images_that_the_lock_file_cannot_name_are_not_published(applying: Applying, session: Session, tmp_path: Path) -> None:
@@ -87,4 +87,4 @@ def test_a_check_ends_in_order_when_the_api_is_lost(session: Session, lost_api: 
     found = Auditing(PrefectPool(session, window=1, retries=0), ignore_event, entries(ENTRY)).audit({TARGET: record})
     assert lost_api in str(session.cancel.reason)
     assert (found.right, list(found.unresolved)) == (0, [TARGET])
-    assert found.unresolved[TARGET].endswith("what is whole is kept, run again to go on")
+    assert found.unresolved[TARGET].endswith("complete content is kept, run again to resume")

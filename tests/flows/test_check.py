@@ -276,7 +276,8 @@ def test_what_is_no_better_after_a_repair_is_a_failure(mirrors: Mirrors, source:
 
     assert report.status == "failed"
     (error,) = report.errors()
-    assert error.startswith(f"{target.host}/app:v1: after it was repaired: manifest {ONE.root.digest} is there as sha256:")
+    fault = f"manifest {ONE.root.digest}: the registry sent content with the digest sha256:"
+    assert error.startswith(f"{target.host}/app:v1: after it was repaired: {fault}")
 
 
 @pytest.mark.parametrize("rewrite", [False, True])
@@ -313,7 +314,7 @@ def test_a_listing_of_referrers_is_mended_where_there_is_no_api(mirrors: Mirrors
         report = mirrors.check(repair=True)
 
         assert report.status == "complete", report.errors()
-        assert report.table()[0]["faults"] == f"referrer {BILL.root.digest} is not listed at what it is about"
+        assert report.table()[0]["faults"] == f"referrer {BILL.root.digest} is not in the list of referrers of its subject"
         listed = target.manifest("app", listing)
         assert listed is not None
         assert BILL.root.digest.encode() in listed[1]

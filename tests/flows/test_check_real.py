@@ -50,7 +50,7 @@ LOST: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda registry: link(registry, "_manifests/revisions", INDEX.root.digest),
         f"{INDEX.root.digest} is missing",
     ),
-    "the tag": (lambda registry: registry / "data/docker/registry/v2/repositories/app/_manifests/tags/v1", "v1 is not there"),
+    "the tag": (lambda registry: registry / "data/docker/registry/v2/repositories/app/_manifests/tags/v1", "v1 does not exist"),
 }
 
 

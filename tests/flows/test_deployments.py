@@ -174,7 +174,7 @@ def test_a_cancelled_run_ends_in_order_and_the_next_one_goes_on(
         # The worker puts a message of Prefect's own over this one, in a while.
         told = [one["message"] for one in server.get(f"/flow_run_states/?flow_run_id={run}") if one["type"] == "CANCELLED"]
         assert told[0].startswith("mirror configuration stopped: ")
-        assert told[0].endswith("what is whole is kept, run again to go on")
+        assert told[0].endswith("complete content is kept, run again to resume")
         assert not [line for line in server.logs(run) if "Traceback" in line]
         assert {one["state_type"] for one in server.task_runs(run, at_least=4)} <= {"COMPLETED", "FAILED"}
         assert target.manifest("app", "v1") is None

@@ -418,7 +418,7 @@ def test_a_run_that_is_stopped_begins_nothing_more(fetch: Fetch, store: ContentS
 
     assert report.status == "stopped"
     assert report.images[0].failed == 4
-    assert report.errors() == ["asked to end; what is whole is kept, run again to go on"]
+    assert report.errors() == ["asked to end; complete content is kept, run again to resume"]
     assert not list(store.names)
 
 

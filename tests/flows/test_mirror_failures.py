@@ -213,7 +213,7 @@ def test_a_run_that_is_stopped_while_it_plans_reports_and_changes_nothing(
         report = mirrors.run(repository(source, target), concurrency=1)
 
     assert (report.status, set(results(report).values())) == ("stopped", {"failed"})
-    assert report.errors() == ["3 targets not reached: asked to end; what is whole is kept, run again to go on"]
+    assert report.errors() == ["3 targets not reached: asked to end; complete content is kept, run again to resume"]
     assert {one.method for one in target.requests} == {"HEAD"}
     assert mirrors.run(repository(source, target)).status == "complete"
 

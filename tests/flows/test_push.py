@@ -211,7 +211,9 @@ def test_what_the_store_lacks_is_told_before_anything_is_sent(push: Push, store:
 def test_an_index_that_was_fetched_for_some_platforms_is_not_pushed(push: Push, store: ContentStore) -> None:
     store.delete(Digest.parse(OTHER.root.digest))
     with FakeRegistry() as fake:
-        with pytest.raises(NotFound, match=r"index: 1 descriptor missing .*; fetch it again, for all platforms, to push it"):
+        with pytest.raises(
+            NotFound, match=r"index: 1 descriptor missing .*; fetch the image again for all platforms, then push it"
+        ):
             push("index", f"{fake.host}/app:v1")
         assert fake.requests == []
 

@@ -71,14 +71,14 @@ DAMAGE: dict[str, tuple[Callable[[FakeRegistry], None], list[str]]] = {
     ),
     "an index in an index is gone": (lose(DEEP.root.digest), [f"index {DEEP.root.digest} is missing"]),
     "a layer below an index in an index is gone": (lose(NESTED_LAYER), [f"layer {NESTED_LAYER} is missing"]),
-    "a tag is gone": (lambda target: target.untag("copy", "v1"), ["v1 is not there"]),
+    "a tag is gone": (lambda target: target.untag("copy", "v1"), ["v1 does not exist"]),
     "a tag has moved": (
         lambda target: images.load(target, "copy", STRANGER, "v1"),
-        [f"v1 stands for {STRANGER.root.digest}, expected {INDEX.root.digest}"],
+        [f"v1 resolves to {STRANGER.root.digest}, expected {INDEX.root.digest}"],
     ),
     "a tag is left of what it stood for": (
         lose(INDEX.root.digest),
-        ["v1 is not there", f"{INDEX.root.digest} is missing"],
+        ["v1 does not exist", f"{INDEX.root.digest} is missing"],
     ),
     "a tag is answered for by a registry that has no longer what it stands for": (
         strike("GET", "manifests", INDEX.root.digest, Answer(404)),
@@ -91,16 +91,16 @@ DAMAGE: dict[str, tuple[Callable[[FakeRegistry], None], list[str]]] = {
     ),
     "a referrer is listed no longer": (
         strike("GET", "referrers", ONE.root.digest, Answer(200, (("Content-Type", images.OCI_INDEX),), b'{"manifests": []}')),
-        [f"referrer {BILL.root.digest} is not listed at what it is about"],
+        [f"referrer {BILL.root.digest} is not in the list of referrers of its subject"],
     ),
-    "a signature's tag is gone": (lambda target: target.untag("copy", SIGNATURE_TAG), [f"{SIGNATURE_TAG} is not there"]),
+    "a signature's tag is gone": (lambda target: target.untag("copy", SIGNATURE_TAG), [f"{SIGNATURE_TAG} does not exist"]),
     "a signature's tag has moved": (
         lambda target: images.load(target, "copy", STRANGER, SIGNATURE_TAG),
-        [f"{SIGNATURE_TAG} stands for {STRANGER.root.digest}, expected {SIGNATURE.root.digest}"],
+        [f"{SIGNATURE_TAG} resolves to {STRANGER.root.digest}, expected {SIGNATURE.root.digest}"],
     ),
     "a manifest has other bytes": (
         strike("GET", "manifests", ONE.root.digest, Flip(7)),
-        [f"manifest {ONE.root.digest} is there as sha256:"],
+        [f"manifest {ONE.root.digest}: the registry sent content with the digest sha256:"],
     ),
     "a blob has another size": (
         strike("HEAD", "blobs", LAYER, Lengthen(3)),
@@ -113,10 +113,10 @@ DAMAGE: dict[str, tuple[Callable[[FakeRegistry], None], list[str]]] = {
     "all is gone": (
         lose(*INDEX.descriptors, *BILL.descriptors, *SIGNATURE.descriptors),
         [
-            "v1 is not there",
+            "v1 does not exist",
             f"{INDEX.root.digest} is missing",
             f"referrer {BILL.root.digest} is missing",
-            f"{SIGNATURE_TAG} is not there",
+            f"{SIGNATURE_TAG} does not exist",
             f"referrer {SIGNATURE.root.digest} is missing",
         ],
     ),
@@ -165,7 +165,7 @@ def test_a_referrer_is_found_by_the_index_under_a_tag_where_there_is_no_api(sess
     with FakeRegistry(referrers=False) as target:
         load(target)
         wanted = expected(target)
-        assert faults(session, wanted) == (f"referrer {BILL.root.digest} is not listed at what it is about",)
+        assert faults(session, wanted) == (f"referrer {BILL.root.digest} is not in the list of referrers of its subject",)
         images.load(target, "copy", images.index([BILL]), fallback_tag(Digest.parse(ONE.root.digest)))
         assert faults(session, wanted) == ()
 

@@ -17,7 +17,7 @@ def test_a_request_is_heard_by_whatever_is_under_way() -> None:
     with cancel.on_cancel(lambda: heard.append("one")), cancel.on_cancel(lambda: heard.append("two")):
         assert cancel.request("interrupted")
     assert heard == ["one", "two"]
-    with pytest.raises(Stopped, match=r"^interrupted; what is whole is kept"):
+    with pytest.raises(Stopped, match=r"^interrupted; complete content is kept"):
         cancel.check()
 
 

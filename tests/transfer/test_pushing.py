@@ -61,7 +61,7 @@ def test_a_stop_is_one_failure_and_the_rest_is_waiting(session: Session, target:
     target.inject(Fault(method=method, path=path, action=Call(lambda: session.cancel.set("Ctrl-C"))))
     result = push(session, at(target, "app:v1"))
     (failure,) = result.failures
-    assert (failure.descriptor, failure.message) == (None, "Ctrl-C; what is whole is kept, run again to go on")
+    assert (failure.descriptor, failure.message) == (None, "Ctrl-C; complete content is kept, run again to resume")
     assert len(result.receipts) + result.waiting == len(INDEX.descriptors)
     assert result.waiting
 

@@ -224,7 +224,7 @@ def test_a_list_of_many_unrelated_manifests_is_refused(session: Session, source:
     query = ImageQuery(source=at(source, "app:one"), targets=(at(target, "copy:one"),), related=Related(listed=True))
     (found,) = survey_images(session, [query], keep=False, workers=1)
     assert [str(one) for one in found.errors] == [
-        f"manifest {ONE.root.digest}: more than 100 manifests are listed as its referrers and are not"
+        f"manifest {ONE.root.digest}: its list of referrers has more than 100 manifests that do not refer to it"
     ]
     assert len(asked(source)) < 210  # each is looked for among manifests, then among blobs
 
