@@ -194,7 +194,7 @@ def main() -> None:
         )
         output = done.stderr.decode(errors="replace")
         runs = next((line.split()[-1] for line in output.splitlines() if "number_of_executed_units" in line), "?")
-        print(f"{name:<12} {runs:>10} inputs: {'broken' if done.returncode else 'sound'}", flush=True)
+        print(f"{name:<14} {runs:>10} inputs: {'broken' if done.returncode else 'sound'}", flush=True)
         if done.returncode:
             broken.append(name)
             print(output, file=sys.stderr)

@@ -1,7 +1,7 @@
-"""Credential helpers: programs `docker-credential-NAME` that return the credentials for a server.
+"""Credential helpers: programs `docker-credential-NAME`, which return the credentials for a server.
 
 Follows the protocol of docker/docker-credential-helpers 0.9: `get` with a server's name on standard input prints a JSON object.
-Which helper is run for which server is left to `remotes.credentials`.
+The choice of the helper for a server is left to `remotes.credentials`.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ class _HelperRequest:
         return f"{self.server}: credential helper docker-credential-{self.helper}"
 
     def failure(self, what: str) -> Denied:
-        """Return the error for a helper that fails. It omits the helper's output, and has the command that shows the output."""
+        """Return the error for a failing helper: without the helper's output, but with the command to see it."""
         return Denied(f"{self} {what}; to see why: echo {self.server} | docker-credential-{self.helper} get")
 
 
@@ -87,7 +87,7 @@ class Helpers:
         return answer
 
     def get_another(self, helper: HelperName, server: str, refused: Answer) -> Answer | None:
-        """Return credentials other than those that were `refused`; None if the helper has no others.
+        """Return credentials different from `refused`; None if the helper has no others.
 
         The helper is run once for each rejected secret.
 
@@ -176,7 +176,7 @@ def _communicate(process: subprocess.Popen[bytes], request: _HelperRequest, dead
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill a helper and the processes that it started."""
+    """Kill a helper and its child processes."""
     if process.returncode is None:  # later the process id may be reused
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

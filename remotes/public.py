@@ -1,8 +1,8 @@
-"""Kinds of IP addresses, and connections only to some kinds: for URLs that the user did not write.
+"""Kinds of IP addresses, and connections only to some kinds: for URLs from registries and manifests.
 
-Each new connection resolves its host name once, checks the kind of each address, and connects to a checked address. A name that
-resolves to another address a moment later (DNS rebinding) is therefore harmless. The allowed kinds are left to `remotes.guard`.
-Only the first connection to a registry that the user names may go to any address.
+Each new connection resolves its host name once, checks the kind of each address, and connects to a checked address. A name with
+another address a moment later (DNS rebinding) is therefore harmless. The allowed kinds are left to `remotes.guard`. Only the
+first connection to a registry named by the user may go to any address.
 """
 
 import contextlib
@@ -49,8 +49,8 @@ class FixedRule:
 def address_kind(address: str) -> Kind:
     """Return the kind of an IP address. IPv6 forms of an IPv4 address (mapped, 6to4, NAT64) have the kind of the IPv4 address.
 
-    Metadata services count as link-local. "public" is a single host of the Internet. "private" is any other address that is not
-    special, such as 10.0.0.0/8, 100.64.0.0/10 and fc00::/7.
+    Metadata services count as link-local. "public" is a single host of the Internet. "private" is any remaining address, such
+    as 10.0.0.0/8, 100.64.0.0/10 and fc00::/7.
     """
     found = ip_address(address.partition("%")[0])
     if isinstance(found, IPv6Address):
@@ -76,7 +76,7 @@ def literal_address_kind(host: str) -> Kind | None:
 
 
 def refuse_literal(host: str, allowed: frozenset[Kind] | None) -> None:
-    """Refuse an IP address in a URL. Names are not resolved here, but by the proxy that connects.
+    """Refuse an IP address in a URL. Names are left to the proxy, which resolves names and connects.
 
     Raises:
         AddressRefused: the address, in any spelling (`127.1`, `0x7f000001`), is of a kind that is not allowed.
@@ -88,7 +88,7 @@ def refuse_literal(host: str, allowed: frozenset[Kind] | None) -> None:
 
 
 class _GuardedConnection(HTTPConnection):
-    """Connects to the addresses of its host that are of allowed kinds, in order, until one answers."""
+    """Connects to the first address of its host with an allowed kind that answers."""
 
     rule: ClassVar[AddressRule] = FixedRule(PUBLIC_ONLY)
 
@@ -121,7 +121,7 @@ class GuardedHTTPSConnection(_GuardedConnection, HTTPSConnection):
 
 
 def _allowed_addresses(host: str, allowed: frozenset[Kind] | None, *, flags: int = 0) -> list[str]:
-    """Return the addresses of a host that are of allowed kinds, or all if `allowed` is None; at least one.
+    """Return the addresses of a host with allowed kinds, or all if `allowed` is None; at least one address.
 
     Raises:
         AddressRefused: no address is of an allowed kind.

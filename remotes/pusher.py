@@ -1,7 +1,7 @@
 """Writing to a repository: blobs, manifests, tags and fallback indexes of referrers (distribution-spec 1.1, "Push").
 
-Deleting tags and manifests follows "Content Management"; the decision what to delete is left to the caller. One upload session
-is left to `remotes.upload`.
+Deleting tags and manifests follows "Content Management"; the caller decides what to delete. One upload session is left to
+`remotes.upload`.
 """
 
 import logging
@@ -47,7 +47,7 @@ def _ignore_progress(_offset: int, _gained: int) -> None:
 
 
 class Pusher:
-    """Pushes content to one repository. Thread-safe. `sizes` are those of its registry."""
+    """Pushes content to one repository. Thread-safe. `sizes` are the limits of the registry."""
 
     def __init__(self, repository: Repository, sizes: RegistrySizes) -> None:
         self._repository, self._sizes = repository, sizes
@@ -57,12 +57,12 @@ class Pusher:
         self._listed_referrers: dict[Digest, dict[Digest, Descriptor]] = {}  # entries added to fallback indexes, by subject
 
     def has(self, descriptor: Descriptor, *, tag: str | None = None) -> bool:
-        """Return True if the repository has this manifest or blob; with `tag`, if the tag resolves to it.
+        """Return True if the repository has the manifest or blob; with `tag`, if the tag resolves to the manifest.
 
-        With `tag`, a registry that reports no digest counts as False.
+        With `tag`, a registry without a digest in its response counts as False.
 
         Raises:
-            Corrupt: the registry has this digest with another size.
+            Corrupt: the registry has the digest with another size.
         """
         path = f"{'manifests' if descriptor.is_manifest else 'blobs'}/{tag or descriptor.digest}"
         subject = self._subject(descriptor)
@@ -85,10 +85,10 @@ class Pusher:
         return True
 
     def mount(self, descriptor: Descriptor, *, source: str | None = None) -> bool:
-        """Let the registry take a blob from another repository; return True if it did.
+        """Let the registry take a blob from another repository; return True if the blob is mounted.
 
-        Without `source`, the registry chooses the repository. False means that the blob has to be uploaded. The reason is not
-        reported: an error that matters also fails the upload.
+        Without `source`, the registry chooses the repository. False means: upload the blob. The reason is not reported, because
+        a serious error also fails the upload.
 
         Raises:
             Unavailable: the registry fails.
@@ -165,7 +165,7 @@ class Pusher:
         Raises:
             InvalidInput: an invalid media type or tag.
             Corrupt: the bytes do not match the descriptor, or the registry reports another digest.
-            Unavailable: the registry cannot read a blob yet, because another client is pushing it at the same time.
+            Unavailable: the registry cannot read a blob yet, because another client is pushing the blob at the same time.
             DistError: an error of the registry.
         """
         subject = self._subject(descriptor)
@@ -193,8 +193,8 @@ class Pusher:
     def list_referrer(self, subject: Digest, referrer: Descriptor) -> None:
         """List `referrer`, made by `ocispec.referrers.make_entry`, under the fallback tag of the referrers of `subject`.
 
-        This is for a registry that does not list it: `put` has returned None for a manifest with a subject. The index is read
-        again after each write, and written again if the entry is missing. Threads that use this object take turns.
+        Needed for a registry without the referrers API: `put` has returned None for a manifest with a subject. The index is
+        read again after each write, and written again if the entry is missing. Threads with the same pusher take turns.
 
         Raises:
             Unsupported: the fallback tag has other content, or the index would exceed the size limit of manifests.
@@ -210,10 +210,9 @@ class Pusher:
         return {subject: frozenset(entries) for subject, entries in list(self._listed_referrers.items())}
 
     def confirm_referrers(self, subject: Digest) -> None:
-        """List the referrers of `subject` again that `list_referrer` listed and another client has overwritten since.
+        """List the entries of `list_referrer` for `subject` again, if another client has overwritten any since.
 
-        Another client that read the index before such a write replaces the index without notice: registries have no conditional
-        writes.
+        A client with an older copy of the index replaces the index without notice: registries have no conditional writes.
 
         Raises:
             DistError: as `list_referrer`.
@@ -240,10 +239,10 @@ class Pusher:
         raise Busy(f"{at}: other clients overwrote the entry for {missing[0]} {_MAX_WRITES} times; try again")
 
     def delete_tag(self, tag: str) -> int | None:
-        """Delete only a tag. Return the status of the response, None if this registry cannot delete tags.
+        """Delete only a tag. Return the status of the response, None if the registry cannot delete tags.
 
-        The CNCF registry 2.8 cannot delete tags. The status is 404 for a tag that does not exist. A registry that answers 404
-        while the tag exists counts as one that cannot delete tags.
+        The CNCF registry 2.8 cannot delete tags. The status is 404 for a missing tag. A registry with a 404 for an existing tag
+        counts as unable to delete tags.
 
         Raises:
             InvalidInput: an invalid tag.
@@ -326,7 +325,7 @@ def _with_advice(error: RegistryRefused, needed: int) -> RegistryRefused:
 def _has_blob_in_flight(exchange: Exchange) -> bool:
     """Return True if a manifest was rejected for a blob whose link the registry is still writing.
 
-    The CNCF registry 2.8 does this if another client mounts or uploads a blob that the repository has. It reports both codes;
-    the first one would otherwise mean wrong bytes, but the bytes were checked before the request.
+    The CNCF registry 2.8 does so if another client mounts or uploads a blob of the repository. The response has both codes; the
+    first code would otherwise mean wrong bytes, but the bytes were checked before the request.
     """
     return all(any(code.startswith(name) for code in exchange.codes) for name in _BLOB_IN_FLIGHT)

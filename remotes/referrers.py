@@ -43,7 +43,7 @@ def list_referrers(
 ) -> Iterator[Descriptor]:
     """Yield the referrers of `subject`, each once, from the API or, without an API, from the fallback tag.
 
-    A host without the API is added to `no_referrers_api`, and is not asked for the API again.
+    A host without the API is added to `no_referrers_api`; the API is not requested from these hosts again.
 
     Raises:
         InvalidInput: `artifact_type` is not a media type. Other errors are raised while iterating.
@@ -69,7 +69,7 @@ def read_fallback_index(repository: Repository, subject: Digest) -> bytes | None
 def signatures(
     source: _Resolver, locator: str, subject: Digest, *, tags: Container[str] | None
 ) -> Iterator[tuple[str, Descriptor]]:
-    """Yield cosign's digest tags of `subject` that exist, with their descriptors; of `tags` only, if given."""
+    """Yield cosign's existing digest tags of `subject` with their descriptors; only from `tags`, if given."""
     for tag in cosign_tags(subject):
         if tags is not None and tag not in tags:
             continue
@@ -107,11 +107,11 @@ def _read_all(
 
 
 def _refusal_elsewhere(response: httpx.Response, at: str) -> RegistryError | None:
-    """Return the error of a query that was redirected and failed, to be raised unless the fallback tag lists referrers.
+    """Return the error of a redirected and failed query, to be raised unless the fallback tag lists referrers.
 
-    None means that only the fallback tag counts. A registry that is busy or fails may have referrers (registry.k8s.io redirects
-    to such registries), so its error counts. GHCR has no API, and redirects some queries to a rate-limited interface of GitHub
-    that is not a registry; clients of GHCR keep referrers under the fallback tag.
+    None means: only the fallback tag counts. A busy or failing registry may have referrers (registry.k8s.io redirects to
+    several registries), so the error counts. GHCR has no API, and redirects some queries to a rate-limited interface of GitHub,
+    not a registry; clients of GHCR keep referrers under the fallback tag.
 
     Raises:
         RegistryError: another registry answers with an error that allows neither conclusion.
@@ -192,10 +192,10 @@ def _tag_name(repository: Repository, subject: Digest) -> str:
 
 
 def _drop_duplicates(found: Iterator[Descriptor], repository: Repository, subject: Digest) -> Iterator[Descriptor]:
-    """Yield each referrer once, without the subject itself.
+    """Yield each referrer once, without the subject.
 
     Raises:
-        Unsupported: there are too many.
+        Unsupported: the list has too many referrers.
     """
     seen = {subject}
     for one in found:
@@ -213,5 +213,5 @@ def _filter_by_type(entries: tuple[Descriptor, ...], artifact_type: str | None) 
 
 
 def _is_unknown_repository(error: RegistryError) -> bool:
-    """Return True if the repository is missing, which does not show whether there is an API (as in oras-go)."""
+    """Return True if the repository is missing, which proves nothing about the API (as in oras-go)."""
     return any(code.partition(":")[0] == _UNKNOWN_REPOSITORY for code in error.exchange.codes)

@@ -24,11 +24,11 @@ _EXPIRED = frozenset({400, 403})
 
 
 class Repository:
-    """Sends the requests of a repository. Thread-safe: it is immutable (containerd 2e0c92b168).
+    """Sends the requests of a repository. Thread-safe, because immutable (containerd 2e0c92b168).
 
     `url` is the repository's URL, such as `https://ghcr.io/v2/a/b`; `locator` is its name in messages, `ghcr.io/a/b`.
-    `unsupported` are the features that the registry lacks. `scope` is the token scope for reading, by default a pull from
-    `name`. `origin` identifies the registry to guards, and `sizes` are its limits; all repositories of a registry share both.
+    `unsupported` are the missing features of the registry. `scope` is the token scope for reading, by default a pull from
+    `name`. `origin` identifies the registry to guards, and `sizes` are its limits; the repositories of a registry share both.
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class Repository:
     def send_read(self, method: str, target: str | httpx.URL, *, subject: str, headers: Mapping[str, str]) -> httpx.Response:
         """Send a request that reads; return the open response, with any status.
 
-        `target` is a path in this repository, or a URL at its registry (see `owns`). `subject` names the requested content in
-        errors. If the target of a redirect refuses the request, the request is sent to the registry once more: the registry may
-        have returned a signed URL that has expired.
+        `target` is a path in this repository, or a URL at the registry (see `owns`). `subject` names the requested content in
+        errors. If the target of a redirect refuses the request, the registry gets the request once more: the registry may have
+        returned an expired signed URL.
 
         Raises:
-            DistError: there is no response, see `remotes.errors.from_transport`.
+            DistError: no response arrived, see `remotes.errors.from_transport`.
         """
         url = target if isinstance(target, httpx.URL) else self.url_of(target)
         auth = self._pull if self.owns(url) else None

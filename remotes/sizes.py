@@ -26,10 +26,10 @@ class UploadSize:
 
 
 class RegistrySizes:
-    """The sizes of one registry. Thread-safe; shared by all requests of a run to the registry.
+    """The sizes of one registry. Thread-safe; shared by the requests of a run to the registry.
 
-    `chunk_bytes` and `whole_bytes` are the user's settings: the size of a chunk, and the size up to which a blob is uploaded in
-    one request (-1: always). `has_chunks` is False for a registry that accepts no chunks.
+    `chunk_bytes` and `whole_bytes` are the user's settings: the size of a chunk, and the limit for uploads in one request (-1:
+    no limit). `has_chunks` is False for a registry without chunked uploads.
     """
 
     def __init__(self, *, chunk_bytes: int | None = None, whole_bytes: int | None = None, has_chunks: bool = True) -> None:
@@ -47,7 +47,7 @@ class RegistrySizes:
 
     @property
     def smallest_chunk_bytes(self) -> int | None:
-        """The smallest chunk that is tried; None if no chunks are sent."""
+        """The smallest size of a chunk; None without chunks."""
         chunk = self._upload.chunk_bytes
         return None if chunk is None else min(chunk, *_SMALLER_CHUNKS)
 

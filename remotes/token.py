@@ -1,7 +1,7 @@
-"""Bearer tokens: scopes, the requests to a token server, and the parsing of its responses.
+"""Bearer tokens: scopes, the requests to a token server, and the parsing of the responses.
 
 Follows distribution's "Token Authentication Specification" (GET), "OAuth2 Token Authentication" (POST) and "Token Scope
-Documentation". When a token is needed and how long it is kept is left to `remotes.auth`.
+Documentation". Keeping and renewing tokens is left to `remotes.auth`.
 """
 
 from collections import Counter
@@ -39,14 +39,14 @@ def pull_scope(repository: str) -> str:
 
 
 def push_scope(repository: str) -> str:
-    """Return the scope for writing to a repository. Registries require that it includes reading."""
+    """Return the scope for writing to a repository. Registries require reading, too."""
     return f"repository:{repository}:pull,push"
 
 
 def delete_scope(repository: str) -> str:
     """Return the scope for deleting from a repository: a separate action (distribution since 2017, Keppel, IBM).
 
-    Registries that treat a deletion as a write name their own scope in the challenge.
+    If a registry treats a deletion as a write, its challenge names the scope.
     """
     return f"repository:{repository}:delete,pull"
 
@@ -67,7 +67,7 @@ def merge_scopes(*scopes: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenServer:
-    """A token server and the service for which it issues tokens."""
+    """A token server and the service of its tokens."""
 
     realm: httpx.URL
     service: str | None
@@ -90,7 +90,7 @@ class TokenServer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Token:
-    """A bearer token, its lifetime in seconds, and a refresh token if the server sent one."""
+    """A bearer token, its lifetime in seconds, and a refresh token if the server sent any."""
 
     bearer: str = field(repr=False)
     life_s: float
@@ -98,7 +98,7 @@ class Token:
 
 
 class Tokens:
-    """Requests tokens for one registry, and remembers refusals. Thread-safe: each change of its state is atomic."""
+    """Requests tokens for one registry, and remembers refusals. Thread-safe: each change of state is atomic."""
 
     def __init__(self, login: RegistryLogin) -> None:
         self._login, self.credentials = login, login.credentials
@@ -112,8 +112,8 @@ class Tokens:
     ) -> Generator[httpx.Request, httpx.Response, Token]:
         """Fetch a token for a list of scopes: by POST with each secret, then by GET.
 
-        A 401, or several 403 in a row, is remembered and raised again without a request. `guard` is that of the request that
-        needs the token, because the registry names the token server.
+        A 401, or several 403 in a row, is remembered and raised again without a request. `guard` is the guard of the request in
+        need of the token, because the registry names the token server.
 
         Raises:
             Denied: the server rejects the credentials, or refuses anonymous access.

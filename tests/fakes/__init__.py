@@ -1,1 +1,1 @@
-"""Real peers for the tests: servers on loopback that import nothing of the project."""
+"""Servers on loopback for the tests. They import nothing of the project."""

@@ -1,4 +1,4 @@
-"""Who may do what at a registry: Basic credentials, or tokens."""
+"""Access control of the fake registry: Basic credentials, or tokens."""
 
 import base64
 import secrets
@@ -11,9 +11,10 @@ from tests.fakes.request import TOKEN_PATH, Request
 
 @dataclass(frozen=True, slots=True)
 class Basic:
-    """One user, named with every request.
+    """One user, with the password in every request.
 
-    ``wrong_status`` is the answer to other credentials. Any but 401 has no challenge. Amazon ECR answers 403 to an expired one.
+    ``wrong_status`` is the response to other credentials. Only a 401 has a challenge. Amazon ECR answers 403 to an expired
+    password.
     """
 
     user: str
@@ -21,7 +22,7 @@ class Basic:
     wrong_status: int = 401
 
     def refusal(self, request: Request) -> Response | None:
-        """Refuse all but exactly these credentials."""
+        """Refuse any other credentials."""
         given = request.headers.get("authorization")
         if given == _basic(self.user, self.password):
             return None
@@ -32,11 +33,11 @@ class Basic:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bearer:
-    """Tokens from ``/token``, for anybody or one user, each good for the scopes it was asked for, less the ``withheld``.
+    """Tokens from ``/token``, for any user or one user, each valid for the requested scopes without the ``withheld`` ones.
 
-    ``expires_in`` (seconds) is only told to the client: here a token ends when it is revoked, so no test needs a clock.
-    ``realm`` names another token endpoint; a registry given the same ``Bearer`` serves it. ``wrong_status`` is the endpoint's
-    answer to other credentials; any but 401 has no challenge.
+    ``expires_in`` (seconds) is only reported to the client: here a token is valid until it is revoked, so no test needs a
+    clock. ``realm`` names another token endpoint; a registry with the same ``Bearer`` serves it. ``wrong_status`` is the
+    response of the endpoint to other credentials; only a 401 has a challenge.
     """
 
     user: str | None = None
@@ -49,7 +50,7 @@ class Bearer:
     grants: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False, repr=False)  # token -> scopes
 
     def refusal(self, request: Request) -> Response | None:
-        """Refuse a missing or unknown token, and one not granted for the repository."""
+        """Refuse a missing or unknown token, and a token without the scope for the repository."""
         kind, _, token = request.headers.get("authorization", "").partition(" ")
         if kind.lower() != "bearer":
             return self._challenge(request)
@@ -61,7 +62,7 @@ class Bearer:
         return None
 
     def answer(self, request: Request) -> Response:
-        """Answer the token endpoint: anonymous, or with the right Basic credentials."""
+        """Answer the token endpoint: anonymous, or with valid Basic credentials."""
         query = parse_qs(request.query)
         given = request.headers.get("authorization")
         if (given is None and self.refuse_anonymous) or given not in {None, _basic(self.user, self.password)}:

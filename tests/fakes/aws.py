@@ -1,4 +1,4 @@
-"""A relay in front of a real server of S3 and STS: it records who signed each request, and can shorten credentials' lives."""
+"""A relay in front of S3 and STS: records the signer of each request, and can shorten the life of credentials."""
 
 import contextlib
 import http.client
@@ -19,7 +19,7 @@ _DENIED = b"<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><M
 
 
 class AwsRequest(NamedTuple):
-    """A request: the key that signed it, and the form of a request to STS, which is empty for one to S3."""
+    """A request: the key that signed it, and the form of a request to STS, empty for a request to S3."""
 
     signer: str
     request: str
@@ -29,7 +29,7 @@ class AwsRequest(NamedTuple):
 class AwsRelay:
     """Serves until its block ends.
 
-    `lifetime_s`, if set, is after how many seconds new credentials say that they expire. With `refused`, STS issues none.
+    New credentials expire after `lifetime_s`, if set. With `refused`, STS issues no credentials.
     """
 
     def __init__(self, upstream: str, *, lifetime_s: int | None = None) -> None:
@@ -44,12 +44,12 @@ class AwsRelay:
 
     @property
     def endpoint(self) -> str:
-        """The URL of S3 and STS."""
+        """URL of S3 and STS."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     @property
     def to_sts(self) -> list[AwsRequest]:
-        """The requests to STS."""
+        """Requests to STS."""
         return [request for request in self.requests if request.form]
 
     def __enter__(self) -> Self:
@@ -64,7 +64,7 @@ class AwsRelay:
     def _pass_on(
         self, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> tuple[int, list[tuple[str, str]], bytes]:
-        """Pass a request on, and return status, headers and body of the answer."""
+        """Forward a request, and return status, headers and body of the response."""
         signer = _SIGNER.match(headers.get("Authorization", ""))
         is_form = headers.get("Content-Type", "").startswith("application/x-www-form-urlencoded")
         form = dict(parse_qsl(body.decode())) if is_form else {}

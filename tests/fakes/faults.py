@@ -1,8 +1,7 @@
-"""Faults as data: which request is struck, and what is done to the answer prepared for it.
+"""Faults as data: the requests that a fault strikes, and the change of the prepared response.
 
-An action is a frozen value that turns one :class:`Response` into another. An action that also disturbs the connection
-leaves itself in the response as its *interruption*, which the server calls once that many body bytes are out.
-The wire itself belongs to ``wire.py``; nothing here does I/O.
+An action is a frozen value that turns one :class:`Response` into another. An action that also disturbs the connection stores
+itself in the response as its *interruption*, which the server calls after that many body bytes. All I/O is in ``wire.py``.
 """
 # ruff: noqa: ARG002 - not every action looks at the answer that it replaces
 
@@ -17,7 +16,7 @@ Headers = tuple[tuple[str, str], ...]  # in the order sent; a name may repeat
 
 
 class Wire(Protocol):
-    """What an interruption may do to the connection under it."""
+    """The operations of an interruption on its connection."""
 
     def reset(self) -> None:
         """Close at once with RST."""
@@ -27,19 +26,19 @@ class Wire(Protocol):
 
 
 class Interruption(Protocol):
-    """Something that happens in the middle of a body."""
+    """An event in the middle of a body."""
 
     @property
     def after(self) -> int:
-        """How many body bytes are sent before it."""
+        """Number of body bytes before the interruption."""
 
     def interrupt(self, wire: Wire) -> bool:
-        """Return whether the rest of the body follows; if not, the connection is closed."""
+        """Return True if the rest of the body follows; otherwise the connection is closed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """An answer not yet sent. ``Content-Length`` is a header like any other, so a fault may make it lie."""
+    """A response before it is sent. ``Content-Length`` is an ordinary header, so a fault may falsify it."""
 
     status: int
     headers: Headers
@@ -50,52 +49,52 @@ class Response:
 
     @classmethod
     def of(cls, status: int, body: bytes | memoryview = b"", headers: Headers = ()) -> Self:
-        """Build an answer whose ``Content-Length`` is right, unless ``headers`` give another."""
+        """Build a response with a correct ``Content-Length``, unless ``headers`` has another."""
         bare = cls(status=status, headers=(), body=memoryview(body))
         return bare.with_headers((("Content-Length", str(len(body))), *headers))
 
     @classmethod
     def of_json(cls, status: int, document: object, headers: Headers = ()) -> Self:
-        """Build an answer that carries ``document``."""
+        """Build a response with a JSON document."""
         return cls.of(status, json.dumps(document).encode(), (("Content-Type", "application/json"), *headers))
 
     @classmethod
     def refusal(cls, status: int, code: str, message: str, headers: Headers = ()) -> Self:
-        """Build an error answer in the form of the OCI distribution spec 1.1."""
+        """Build an error response in the form of the OCI distribution spec 1.1."""
         return cls.of_json(status, {"errors": [{"code": code, "message": message}]}, headers)
 
     def header(self, name: str) -> str | None:
-        """Return the last value of ``name``, whatever its case."""
+        """Return the last value of a header, in any case."""
         return {key.lower(): value for key, value in self.headers}.get(name.lower())
 
     def with_headers(self, pairs: Headers) -> Self:
-        """Put ``pairs`` in the place of all headers of their names."""
+        """Replace all headers of these names."""
         bare = self.without_headers([name for name, _ in pairs])
         return replace(bare, headers=bare.headers + pairs)
 
     def without_headers(self, names: Collection[str]) -> Self:
-        """Drop all headers of these names, whatever their case."""
+        """Remove all headers of these names, in any case."""
         dropped = {name.lower() for name in names}
         return replace(self, headers=tuple(pair for pair in self.headers if pair[0].lower() not in dropped))
 
     def with_body(self, body: bytes | bytearray | memoryview) -> Self:
-        """Change the body and the length announced; digest and range headers keep their old claim."""
+        """Change the body and its Content-Length; digest and range headers stay unchanged."""
         return replace(self.with_headers((("Content-Length", str(len(body))),)), body=memoryview(body))
 
 
 class Action(Protocol):
-    """One way for an answer to go wrong."""
+    """A way to falsify a response."""
 
     def apply(self, response: Response) -> Response:
-        """Return the answer that is sent instead of ``response``."""
+        """Return the response to send instead of ``response``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """An action and the requests it strikes, counted from the moment of injection.
+    """An action and the requests that it strikes, counted from the moment of injection.
 
-    It strikes ``times`` matching requests in a row from the ``nth`` on (1 is the first), or all of them when ``nth`` is
-    None. ``path`` is a regex for the whole path, without the query.
+    It strikes ``times`` successive matching requests from the ``nth`` on (1 is the first), or all of them if ``nth`` is None.
+    ``path`` is a regex for the whole path, without the query.
     """
 
     method: str = "GET"
@@ -105,11 +104,11 @@ class Fault:
     action: Action
 
     def matches(self, method: str, path: str) -> bool:
-        """Tell whether such a request counts."""
+        """Return True if such a request counts."""
         return method == self.method and re.fullmatch(self.path, path) is not None
 
     def strikes(self, count: int) -> bool:
-        """Tell whether the ``count``-th matching request is struck."""
+        """Return True if the fault strikes the ``count``-th matching request."""
         return self.nth is None or self.nth <= count < self.nth + self.times
 
 
@@ -131,9 +130,9 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """Like :class:`Cut`, with RST: the client may lose bytes already sent, then sees the connection reset.
+    """Like :class:`Cut`, with RST: the client may lose bytes that were already sent, and then sees a connection reset.
 
-    Over TLS, Python 3.11's ``ssl`` reports the RST as a mere end of file.
+    Over TLS, Python 3.11's ``ssl`` reports the RST as an end of file.
     """
 
     after: int
@@ -148,7 +147,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True)
 class Stall:
-    """Send ``after`` body bytes, then nothing; the rest follows if and when ``release`` is set."""
+    """Send ``after`` body bytes, then pause; the rest follows after ``release`` is set."""
 
     after: int
     release: threading.Event | None = None
@@ -162,7 +161,7 @@ class Stall:
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """Do what was asked, and never answer: not even the head is sent."""
+    """Execute the request, and never answer: not even the head of the response is sent."""
 
     def apply(self, response: Response) -> Response:
         return replace(response, status=0)
@@ -170,7 +169,7 @@ class Silence:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Call ``act`` before the answer, which stays as it is: something else happens at this moment."""
+    """Call ``act`` before the response, which stays unchanged."""
 
     act: Callable[[], object]
 
@@ -184,7 +183,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """Take ``after`` bytes of the request's body, then close with RST; an upload keeps what it took. No answer."""
+    """Read ``after`` bytes of the request body, then close with RST; an upload keeps the bytes. There is no response."""
 
     after: int
 
@@ -194,7 +193,7 @@ class Drop:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """An answer from the door: nothing of the request's body is read, and nothing done."""
+    """Answer without reading the request body and without executing the request."""
 
     status: int
     headers: Headers = ()
@@ -209,7 +208,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Flip:
-    """Invert the byte at offset ``at`` of the body sent (not of the blob, when a range is answered)."""
+    """Invert the byte at offset ``at`` of the sent body (for a range, not of the blob)."""
 
     at: int
 
@@ -221,7 +220,7 @@ class Flip:
 
 @dataclass(frozen=True, slots=True)
 class Shorten:
-    """Leave out the last ``by`` bytes and announce the length that is left."""
+    """Omit the last ``by`` bytes, with a matching Content-Length."""
 
     by: int
 
@@ -231,7 +230,7 @@ class Shorten:
 
 @dataclass(frozen=True, slots=True)
 class Lengthen:
-    """Append ``by`` zero bytes and announce the longer length."""
+    """Append ``by`` zero bytes, with a matching Content-Length."""
 
     by: int
 
@@ -244,7 +243,7 @@ class Lengthen:
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """200 with another body and no trace of the true one, as a captive portal does."""
+    """Answer 200 with another body and no trace of the real one, as a captive portal does."""
 
     body: bytes
     content_type: str = "text/html"
@@ -255,7 +254,7 @@ class Replace:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Any status, headers and body; ``Content-Length`` is added unless given."""
+    """Answer with any status, headers and body; ``Content-Length`` is added unless present."""
 
     status: int
     headers: Headers = ()
@@ -267,7 +266,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Redirect:
-    """Send the client to ``location``, an absolute URL in which ``{path}`` stands for the path asked for."""
+    """Redirect to ``location``, an absolute URL in which ``{path}`` is replaced by the requested path."""
 
     location: str
     status: int = 307
@@ -281,7 +280,7 @@ class Redirect:
 
 @dataclass(frozen=True, slots=True)
 class WithoutHeaders:
-    """Leave headers out; without ``Content-Length`` a GET body ends where the connection does."""
+    """Omit headers; without ``Content-Length``, the body of a GET ends with the connection."""
 
     names: tuple[str, ...]
 
@@ -291,7 +290,7 @@ class WithoutHeaders:
 
 @dataclass(frozen=True, slots=True)
 class WithHeaders:
-    """Add headers, in the place of those of the same names."""
+    """Add headers, and replace existing headers of the same names."""
 
     pairs: Headers
 
@@ -304,7 +303,7 @@ class WithHeaders:
 
 @dataclass(frozen=True, slots=True)
 class IgnoreRange:
-    """200 and the whole body, whatever range was asked for."""
+    """Answer 200 with the whole body to any range."""
 
     def apply(self, response: Response) -> Response:
         return response.unranged or response
@@ -312,7 +311,7 @@ class IgnoreRange:
 
 @dataclass(frozen=True, slots=True)
 class ShiftRange:
-    """206 with a range that starts and ends ``by`` bytes later than asked, and says so; body and header agree."""
+    """Answer 206 with a range ``by`` bytes later than requested; body and Content-Range agree."""
 
     by: int
 
@@ -328,7 +327,7 @@ class ShiftRange:
 
 @dataclass(frozen=True, slots=True)
 class ShortRange:
-    """206 with at most ``most`` bytes of the range, and a Content-Range that says so (RFC 9110, 15.3.7)."""
+    """Answer 206 with at most ``most`` bytes of the range, and a matching Content-Range (RFC 9110, 15.3.7)."""
 
     most: int
 
@@ -344,7 +343,7 @@ class ShortRange:
 
 @dataclass(frozen=True, slots=True)
 class NoContentRange:
-    """206 that does not say which range it carries."""
+    """Answer 206 without Content-Range."""
 
     def apply(self, response: Response) -> Response:
         return response.without_headers(["Content-Range"])

@@ -7,7 +7,7 @@ from tests.fakes.faults import Headers, Response
 
 
 def page(path: str, query: str, key: str, names: Iterable[str], *, most: int, about: dict[str, str] | None = None) -> Response:
-    """Answer with the names under `key` that follow the query's `last`: its `n`, at most `most`; a Link, if there are more."""
+    """Answer with the names after the query's `last`: its `n`, at most `most`, and a Link if more names follow."""
     fields = parse_qs(query)
     number = fields.get("n", [str(most)])[0]
     if not number.isdecimal():
@@ -19,6 +19,6 @@ def page(path: str, query: str, key: str, names: Iterable[str], *, most: int, ab
 
 
 def next_page(path: str, query: str, last: str) -> Headers:
-    """The header that names the page after the one that ends with `last`."""
+    """Return the header with the URL of the page after `last`."""
     fields = {name: values[0] for name, values in parse_qs(query).items()}
     return (("Link", f'<{path}?{urlencode({**fields, "last": last})}>; rel="next"'),)

@@ -1,4 +1,4 @@
-"""A forward proxy that takes every host for one server on loopback, so that names need no DNS, and records what it is asked."""
+"""A forward proxy that sends all hosts to one server on loopback, so that names need no DNS, and records its requests."""
 
 import base64
 import contextlib
@@ -17,7 +17,7 @@ _IDLE_S = 30
 
 
 class FakeProxy:
-    """Serves until its block ends. `login` is the `user:password` that it demands; `requests` are "METHOD target"."""
+    """Serves until its block ends. `login` is the required `user:password`; `requests` are "METHOD target"."""
 
     def __init__(self, upstream: str, *, login: str | None = None, tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[str] = []
@@ -31,7 +31,7 @@ class FakeProxy:
 
     @property
     def host(self) -> str:
-        """Where it listens."""
+        """Address of the proxy."""
         return f"127.0.0.1:{self._server.server_address[1]}"
 
     def __enter__(self) -> Self:
@@ -90,7 +90,7 @@ class FakeProxy:
 
 
 def _relay(one: socket.socket, other: socket.socket) -> None:
-    """Pass bytes on in both directions until one side ends."""
+    """Copy bytes in both directions until one side closes."""
     ways = {one: other, other: one}
     while ready := select.select(list(ways), [], [], _IDLE_S)[0]:
         for end in ready:

@@ -1,9 +1,9 @@
 """A strict OCI registry on loopback, after the distribution spec 1.1: pull, push and delete; and Docker's catalog.
 
-Strict: where registries differ, it behaves like the least forgiving one known; a client that gets on with it gets on
-with all. Every exchange is recorded, so that tests can assert on what was asked. It imports nothing of the project:
-a mistake there cannot hide behind the same mistake here. What goes wrong on purpose is described in ``faults.py``; the wire
-is in ``wire.py``, who may do what in ``access.py``, upload sessions in ``uploads.py``, lists in ``lists.py``.
+Strict: where registries differ, it behaves like the least forgiving known registry, so that a client that works with it works
+with all. It records every exchange, so that tests can assert on the requests. It imports nothing of the project, so that one
+mistake cannot hide on both sides. Intentional failures are in ``faults.py``, the wire in ``wire.py``, access control in
+``access.py``, upload sessions in ``uploads.py``, lists in ``lists.py``.
 """
 
 import hashlib
@@ -42,15 +42,15 @@ _RANGE = re.compile(r"bytes=(?P<first>\d+)-(?P<last>\d*)")  # one range with a s
 
 
 class FakeRegistry:
-    """The registry; it listens from construction, serves inside its ``with`` block, and is safe to fill meanwhile.
+    """The registry. It listens from construction, serves inside its ``with`` block, and may be filled meanwhile.
 
     ``tls`` is a server-side context. ``open_ranges=False`` answers 416 to ``bytes=N-``, as go-containerregistry does.
-    ``mounts`` says where blobs are mounted from: the repository named, any one of its own choice, or none. ``referrers=False``
-    leaves subjects to the client and has no API for them, ``filters=False`` has one that ignores filters, and ``page_entries``
-    is what one of its pages has at most. ``sparse`` takes indexes of which manifests are missing. ``deletes`` says what is
-    deleted: tags and manifests, manifests alone as by CNCF distribution 2.8, or nothing. ``uploads`` are the sessions, which
-    may be limited. ``max_request_bytes`` is what a proxy before it lets pass, and ``max_names`` the number of names that a list
-    may be asked for at once: both answer 413 to more, as Azure's proxy and Quay do.
+    ``mounts`` is the source of mounted blobs: the named repository, any repository, or none. ``referrers=False`` has no
+    referrers API, ``filters=False`` has an API without filters, and ``page_entries`` is the maximum of a page. ``sparse``
+    accepts indexes with missing manifests. ``deletes`` selects what may be deleted: tags and manifests, only manifests as in
+    CNCF distribution 2.8, or nothing. ``uploads`` are the sessions, which may be limited. ``max_request_bytes`` is the limit of
+    a proxy in front of the registry, and ``max_names`` the limit of names per page: both answer 413 above the limit, as Azure's
+    proxy and Quay do.
     """
 
     def __init__(
@@ -94,12 +94,12 @@ class FakeRegistry:
         self.names = {self.host}  # other hosts that it answers to, as behind a proxy
 
     def __enter__(self) -> Self:
-        """Begin to serve."""
+        """Start to serve."""
         self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Cut all connections, stalled ones too, and wait for their threads."""
+        """Close all connections, also stalled ones, and wait for their threads."""
         self._server.stop()
 
     def put_blob(self, repository: str, content: bytes, *, algorithm: str = "sha256") -> str:
@@ -111,7 +111,7 @@ class FakeRegistry:
     def put_manifest(
         self, repository: str, content: bytes, media_type: str, *, tag: str | None = None, algorithm: str = "sha256"
     ) -> str:
-        """Store a manifest as it is, and let ``tag`` point to it; return its digest."""
+        """Store a manifest unchanged, and let ``tag`` point to it; return its digest."""
         digest = _digest(content, algorithm)
         self._manifests[repository, digest] = (media_type, content)
         if tag is not None:
@@ -119,29 +119,29 @@ class FakeRegistry:
         return digest
 
     def lose(self, repository: str, digest: str) -> None:
-        """Have a blob or manifest there no longer, whatever names it or stands for it."""
+        """Remove a blob or manifest, but no tag or manifest that refers to it."""
         self._blobs.pop((repository, digest), None)
         self._manifests.pop((repository, digest), None)
 
     def untag(self, repository: str, tag: str) -> None:
-        """Have a tag there no longer; what it stood for stays."""
+        """Remove a tag; its manifest stays."""
         self._tags.pop((repository, tag), None)
 
     def blob(self, repository: str, digest: str) -> bytes | None:
-        """The blob of a repository; None where it has none."""
+        """Return a blob of a repository; None if it is missing."""
         return self._blobs.get((repository, digest))
 
     def manifest(self, repository: str, key: str) -> tuple[str, bytes] | None:
-        """The media type and content of a manifest by tag or digest; None where there is none."""
+        """Return the media type and content of a manifest by tag or digest; None if it is missing."""
         return self._manifests.get((repository, self._tags.get((repository, key), key)))
 
     def inject(self, fault: Fault) -> None:
-        """Strike matching requests from now on; several faults of one request act in the order of injection."""
+        """Strike matching requests from now on; several faults of one request apply in the order of injection."""
         with self._faults_lock:
             self._faults.append((fault, itertools.count(1)))
 
     def change_auth(self, auth: Basic | Bearer) -> None:
-        """Take other credentials from now on."""
+        """Require other credentials from now on."""
         self._auth = auth
         self._bearer = auth if isinstance(auth, Bearer) else None
 
@@ -152,15 +152,16 @@ class FakeRegistry:
 
     @property
     def requests(self) -> list[Recorded]:
-        """The exchanges that have ended, in the order in which they began.
+        """The finished exchanges, in the order in which they started.
 
-        Those under way get a second to end: what a client has seen the end of is there, but do not ask during a stall.
+        Exchanges in flight get a second to finish, so that a response that a client has read is included. Do not use this
+        during a stall.
         """
         return self._log.ended()
 
     @property
     def connections(self) -> int:
-        """How many connections were made so far."""
+        """Number of connections so far."""
         return self._server.accepted
 
     def asked(self, method: str, path: str) -> list[Recorded]:
@@ -168,7 +169,7 @@ class FakeRegistry:
         return [one for one in self.requests if one.method == method and re.fullmatch(path, one.path)]
 
     def _respond(self, request: Request, incoming: Incoming) -> Response | None:
-        """Prepare the answer, None for none; faults strike only what has passed the door."""
+        """Prepare the response, None for none; faults strike only requests with access."""
         if refusal := self._refusal(request) or self._too_large(request):
             return refusal
         actions = [fault.action for fault in self._due(request)]
@@ -225,7 +226,7 @@ class FakeRegistry:
         return self._read(request, route)
 
     def _above_repositories(self, request: Request) -> Response | None:
-        """Answer what is asked of the registry as a whole."""
+        """Answer a request to the registry as a whole."""
         if self._bearer and request.path == TOKEN_PATH:
             return self._bearer.answer(request)
         if request.path == "/v2/":
@@ -275,7 +276,7 @@ class FakeRegistry:
         return response
 
     def _mount(self, request: Request, name: str) -> Response | None:
-        """Take a blob over from another repository, if that is asked for and can be done."""
+        """Mount a blob from another repository, if this is requested and possible."""
         digest = parse_qs(request.query).get("mount", [""])[0]
         places = [repository for repository, held in list(self._blobs) if held == digest]
         if self._mounts == "named":
@@ -337,7 +338,7 @@ class FakeRegistry:
         return lists.page(request.path, request.query, "tags", tags, most=self._page_entries, about={"name": name})
 
     def _referrer_list(self, request: Request, name: str, key: str) -> Response:
-        """The page of referrers that follows the query's ``last``."""
+        """Return the page of referrers after the query's ``last``."""
         if not self._referrers:
             return Response.refusal(404, "UNSUPPORTED", "no such endpoint")
         if not DIGEST.fullmatch(key):
@@ -358,7 +359,7 @@ class FakeRegistry:
 
 
 def _referrer(stored: tuple[tuple[str, str], tuple[str, bytes]]) -> tuple[tuple[str, str | None], dict[str, Any]]:
-    """The repository and subject of a manifest, and how it is listed there."""
+    """Return the repository and subject of a manifest, and its entry in the list of referrers."""
     (repository, digest), (media_type, content) = stored
     document = json.loads(content)
     artifact_type = document.get("artifactType") or (document.get("config") or {}).get("mediaType")
@@ -369,7 +370,7 @@ def _referrer(stored: tuple[tuple[str, str], tuple[str, bytes]]) -> tuple[tuple[
 
 
 def _allowed(request: Request) -> set[str]:
-    """The methods of an endpoint."""
+    """Return the methods of an endpoint."""
     if route := UPLOAD_ROUTE.fullmatch(request.path):
         return {"GET", "PATCH", "PUT", "DELETE"} if route["session"] else {"POST"}
     route = ROUTE.fullmatch(request.path)
@@ -396,7 +397,7 @@ def _content(content: bytes, digest: str, media_type: str) -> Response:
 
 
 def _accepted(request: Request) -> set[str]:
-    """Return the media ranges named, without parameters; none without ``Accept``, which RFC 9110 reads as all."""
+    """Return the media ranges in Accept, without parameters; none without ``Accept``, which means any type (RFC 9110)."""
     return {part.partition(";")[0].strip() for part in request.headers.get("accept", "").split(",")}
 
 
@@ -413,7 +414,7 @@ def _unacceptable(request: Request, media_type: str) -> Response | None:
 
 
 def _part(whole: Response, asked: str, *, open_ranges: bool) -> Response:
-    """Cut the range ``asked`` out of the answer ``whole``, or refuse it."""
+    """Cut the requested range out of the response ``whole``, or refuse it."""
     size = len(whole.body)
     span = _RANGE.fullmatch(asked)
     if span is None:

@@ -1,4 +1,4 @@
-"""A TCP relay in front of a real server that can be cut: the server keeps running, and its clients no longer reach it."""
+"""A TCP relay in front of a real server. After `cut`, the server runs on and its clients no longer reach it."""
 
 import contextlib
 import selectors
@@ -12,7 +12,7 @@ _PIECE_BYTES = 64 * 1024
 
 
 class Relay:
-    """Passes connections on to the server of a URL until `cut`, after which connections are refused."""
+    """Forwards connections to the server of a URL until `cut`, after which connections are refused."""
 
     def __init__(self, upstream: str) -> None:
         parts = urlsplit(upstream)
@@ -54,7 +54,7 @@ class Relay:
 
 
 def _pass_on(client: socket.socket, server: socket.socket) -> None:
-    """Copy bytes in both directions until one side ends."""
+    """Copy bytes in both directions until one side closes."""
     with contextlib.suppress(OSError, ValueError), selectors.DefaultSelector() as selector:
         selector.register(client, selectors.EVENT_READ, server)
         selector.register(server, selectors.EVENT_READ, client)

@@ -1,4 +1,4 @@
-"""What a client asks of a registry, by the distribution spec 1.1: routes, requests, and the record of an exchange."""
+"""Requests to a registry after the distribution spec 1.1: routes, requests, and the record of an exchange."""
 
 import re
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _ACTIONS = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}  # of tokens; all
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a client asked. ``headers`` have lower-case names; repeated ones are joined by a comma."""
+    """A request of a client. ``headers`` have lower-case names; repeated headers are joined by a comma."""
 
     method: str
     path: str  # without the query
@@ -29,19 +29,19 @@ class Request:
 
     @property
     def repository(self) -> str | None:
-        """The repository that the path names, valid or not."""
+        """Repository in the path, valid or not."""
         route = UPLOAD_ROUTE.fullmatch(self.path) or ROUTE.fullmatch(self.path)
         return route["name"] if route else None
 
     @property
     def mounted_from(self) -> str | None:
-        """The repository that a blob is to be mounted from."""
+        """Source repository of a mount."""
         query = parse_qs(self.query)
         return query["from"][0] if self.method == "POST" and {"mount", "from"} <= query.keys() else None
 
     @property
     def needs(self) -> list[tuple[str, str]]:
-        """What a token has to be good for: resources, each with an action."""
+        """Required scopes of a token: resources, each with an action."""
         if self.path == CATALOG_PATH:
             return [("registry:catalog", "*")]
         own = [(f"repository:{self.repository}", _ACTIONS.get(self.method, "push"))] if self.repository else []
@@ -49,13 +49,13 @@ class Request:
 
     @property
     def is_upload(self) -> bool:
-        """Whether it opens an upload or goes to one."""
+        """True if the request opens or continues an upload."""
         return UPLOAD_ROUTE.fullmatch(self.path) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """An exchange that has ended, well or not; ``sent`` and ``received`` count body bytes, status 0 is no answer."""
+    """A finished exchange, successful or not; ``sent`` and ``received`` count body bytes, status 0 means no response."""
 
     method: str
     path: str

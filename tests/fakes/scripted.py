@@ -1,6 +1,6 @@
-"""A server on loopback that answers with the bytes it is given, right or wrong: for what no HTTP library would send.
+"""A server on loopback that answers with given bytes, valid or not: for responses that no HTTP library would send.
 
-It knows no HTTP but where a request's head ends; requests with bodies are not for it.
+It only finds the end of a request's head; it does not support requests with bodies.
 """
 
 import socket

@@ -67,13 +67,13 @@ async (shot) => {
 
 
 class Page:
-    """One page, as a person has it before them."""
+    """One page of the browser."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket, self._numbers = socket, count(1)
 
     def open(self, url: str) -> None:
-        """Go to an address."""
+        """Open a URL."""
         self.tell("Page.navigate", url=url)
 
     def wait_for(self, text: str, selector: str = "body") -> None:
@@ -88,7 +88,7 @@ class Page:
             raise self._missing(text, selector)
 
     def click(self, text: str, selector: str = "*") -> None:
-        """Click on what shows a text and least else, as a mouse does: whatever lies above it gets the click."""
+        """Click on the smallest element with a text, like a mouse: an element above it gets the click."""
         x, y = self._found(text, selector)
         for kind in ("mousePressed", "mouseReleased"):
             self.tell("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
@@ -113,18 +113,18 @@ class Page:
             raise TimeoutError(f"no field {title!r} took {text!r}; the page shows:\n{self.text()}")
 
     def picture(self, path: Path, *, width: int = 1280, height: int = 900) -> None:
-        """Write what the page shows at its top as PNG."""
+        """Write the top of the page as PNG."""
         self.resize(width, height)
         self.evaluate("document.querySelectorAll('*').forEach((one) => { one.scrollTop = 0; })")
         shot = self.tell("Page.captureScreenshot", format="png")
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def resize(self, width: int, height: int) -> None:
-        """Show it in a window of another size."""
+        """Resize the window."""
         self.tell("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
 
     def colours(self, selector: str) -> int:
-        """How many different colours an element shows: a canvas with nothing on it has one."""
+        """Number of different colours in an element; an empty canvas has one."""
         one = f"({_FIND})({json.dumps(selector)}, null)"
         self.evaluate(f"{one}?.scrollIntoView()")
         box = self.evaluate(f"({one}?.getBoundingClientRect() ?? new DOMRect()).toJSON()")
@@ -142,18 +142,18 @@ class Page:
             raise TimeoutError(f"nothing is drawn on {selector}; the page shows:\n{self.text()}")
 
     def text(self) -> str:
-        """All that the page shows."""
+        """All visible text of the page."""
         return str(self.evaluate("document.body.innerText"))
 
     def evaluate(self, expression: str) -> Any:
-        """The value of an expression of JavaScript's."""
+        """Return the value of a JavaScript expression."""
         told = self.tell("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in told:
             raise RuntimeError(f"{expression}: {told['exceptionDetails']}")
         return told["result"].get("value")
 
     def tell(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """What the browser answers to a command of its protocol."""
+        """Send a command of the DevTools protocol, and return the response."""
         number = next(self._numbers)
         self._socket.send(json.dumps({"id": number, "method": method, "params": parameters}))
         deadline = time.monotonic() + _ANSWER_S
@@ -167,7 +167,7 @@ class Page:
         return result
 
     def _found(self, text: str, selector: str) -> tuple[float, float]:
-        """The middle of an element, scrolled to where it can be seen, once it is there and rests."""
+        """Return the middle of an element, scrolled into view, once the element exists and rests."""
         places: list[Any] = [None]
         look = f"""(() => {{
           const one = ({_FIND})({json.dumps(selector)}, {json.dumps(text)});
@@ -198,7 +198,7 @@ class Chromium:
         self._open = ExitStack()
 
     def page(self) -> Page:
-        """A page of its own, empty."""
+        """Open a new, empty page."""
         browser = self._connected(f"{self._address}{self._path}")
         target = Page(browser).tell("Target.createTarget", url="about:blank")["targetId"]
         page = Page(self._connected(f"{self._address}/devtools/page/{target}"))
@@ -219,7 +219,7 @@ class Chromium:
 
 @contextmanager
 def chromium(directory: Path) -> Iterator[Chromium]:
-    """Run a browser that keeps what it has to in `directory`, for the length of a `with` block."""
+    """Run a browser with its data in `directory`, for the length of a `with` block."""
     program = require("chromium", "chromium")
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, ignore_cleanup_errors=True) as profile:

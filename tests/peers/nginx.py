@@ -1,6 +1,6 @@
-"""nginx: as a registry that only sends files, with or without limits, and as a proxy with TLS in front of a registry.
+"""nginx: as a registry that serves files, with or without limits, and as a TLS proxy in front of a registry.
 
-The access log of the first has a line "METHOD path status" for each request.
+The access log of the registry has a line "METHOD path status" for each request.
 """
 
 from collections.abc import Iterator
@@ -82,7 +82,7 @@ class StaticRegistry:
 
     @property
     def statuses(self) -> list[int]:
-        """The status of every answer so far."""
+        """Status of every response so far."""
         return [int(line.rpartition(" ")[2]) for line in self.log.read_text().splitlines()]
 
 
@@ -90,10 +90,10 @@ class StaticRegistry:
 def static_registry(
     directory: Path, *, per_second: int | None = None, burst: int = 10, bytes_per_second: int | None = None
 ) -> Iterator[StaticRegistry]:
-    """A server that sends what `put` laid below `directory`.
+    """Serve the files that `put` wrote below `directory`.
 
-    `per_second` requests of all clients together are answered, and a `burst` beyond; others get 429 with Retry-After 1. Each
-    connection gets `bytes_per_second`. Requests are logged only where they are limited.
+    `per_second` requests of all clients together are served, and a `burst` in addition; further requests get 429 with
+    Retry-After 1. Each connection gets `bytes_per_second`. Requests are logged only with a limit.
     """
     directory.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -116,9 +116,9 @@ def static_registry(
 
 @contextmanager
 def tls_proxy(directory: Path, upstream: str, *, says_https: bool) -> Iterator[str]:
-    """A proxy with TLS in front of a registry; its "127.0.0.1:PORT". `directory` has its certificate and key.
+    """Run a TLS proxy in front of a registry; yield its "127.0.0.1:PORT". `directory` has its certificate and key.
 
-    Without `says_https` the registry does not learn that clients speak https.
+    Without `says_https`, the proxy does not send X-Forwarded-Proto.
     """
     port = free_port()
     config = directory / "nginx.conf"
@@ -136,7 +136,7 @@ def tls_proxy(directory: Path, upstream: str, *, says_https: bool) -> Iterator[s
 
 
 def put(directory: Path, repository: str, image: BuiltImage, tag: str) -> None:
-    """Lay an image out where `static_registry` finds it: manifests by digest and the root by tag, too."""
+    """Write an image as files for `static_registry`: manifests by digest, and the root also by tag."""
     place = directory / "root" / "v2" / repository
     for kind, content in (("blobs", image.blobs), ("manifests", {m.digest: m.raw for m in image.manifests})):
         (place / kind).mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A real, lasting Prefect server on loopback, as an operator starts it, and a worker that runs its deployments."""
+"""A real, persistent Prefect server on loopback, as an operator starts it, and a worker that runs its deployments."""
 
 import base64
 import json
@@ -31,30 +31,30 @@ _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 @dataclass(frozen=True, slots=True)
 class PrefectServer:
-    """Asks the server's API over plain HTTP; `url` ends in /api. `auth` is the user and password that it wants, if it does."""
+    """Requests to the server's API over plain HTTP; `url` ends in /api. `auth` is the required user and password, if any."""
 
     url: str
     auth: str | None = field(default=None, repr=False)
 
     @property
     def ui(self) -> str:
-        """Where a browser looks."""
+        """URL of the UI."""
         return self.url.removesuffix("/api")
 
     def post(self, path: str, body: object) -> Any:
-        """The JSON answer to a POST."""
+        """JSON response to a POST."""
         return self._asked("POST", path, json.dumps(body).encode())
 
     def get(self, path: str) -> Any:
-        """The JSON answer to a GET."""
+        """JSON response to a GET."""
         return self._asked("GET", path)
 
     def patch(self, path: str, body: object) -> None:
-        """Change what is at a path."""
+        """Change the object at a path."""
         self._asked("PATCH", path, json.dumps(body).encode())
 
     def delete(self, path: str) -> None:
-        """Have the server forget what is there; asked again, as Prefect's own clients do, while its database is busy."""
+        """Delete the object at a path; retried while the database is busy, as by Prefect's own clients."""
 
         def deleted() -> bool:
             try:
@@ -80,7 +80,7 @@ class PrefectServer:
         return found
 
     def states(self, task_run_id: str) -> list[str]:
-        """The types of the states that a task run went through, once the last of them is recorded, too."""
+        """Types of the states of a task run, once the final state is recorded."""
         found: list[str] = []
 
         def settled() -> bool:
@@ -91,18 +91,18 @@ class PrefectServer:
         return found
 
     def edges(self, flow_run_id: str) -> set[tuple[str, str]]:
-        """The arrows of the run's graph, as pairs of task run names."""
+        """Edges of the run's graph, as pairs of task run names."""
         nodes = [node for _, node in self.get(f"/flow_runs/{flow_run_id}/graph-v2")["nodes"]]
         names = {node["id"]: node["label"] for node in nodes}
         return {(names[node["id"]], names[child["id"]]) for node in nodes for child in node["children"]}
 
     def deployment(self, name: str) -> dict[str, Any]:
-        """The deployment of a flow that is called as the flow is."""
+        """Deployment with the same name as its flow."""
         found: dict[str, Any] = self.get(f"/deployments/name/{name}/{name}")
         return found
 
     def start(self, name: str, parameters: dict[str, Any]) -> str:
-        """The id of a new run of a deployment, for its worker to pick up."""
+        """Create a run of a deployment, for its worker to pick up; return its id."""
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         return str(self.post(f"/deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"])
 
@@ -117,7 +117,7 @@ class PrefectServer:
         return self._state(flow_run_id)
 
     def logs(self, flow_run_id: str) -> list[str]:
-        """What a flow run and its tasks wrote into their log."""
+        """Log lines of a flow run and its tasks."""
         body = {"logs": {"flow_run_id": {"any_": [flow_run_id]}}, "sort": "TIMESTAMP_ASC", "limit": _PAGE}
         return [log["message"] for log in self.post("/logs/filter", body)]
 

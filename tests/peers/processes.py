@@ -1,7 +1,4 @@
-"""Server processes on loopback: found, started, awaited and ended by their pid.
-
-What a server is and how it is configured is left to the module of each peer.
-"""
+"""Server processes on loopback: found, started, awaited and stopped by their pid."""
 
 import os
 import shutil
@@ -28,7 +25,7 @@ _LAST_OUTPUT_BYTES = 4000
 
 
 class StartError(RuntimeError):
-    """A server did not come up; the message carries its last output."""
+    """A server did not start; the message has its last output."""
 
 
 def require(program: str, package: str, *, source: str = "Debian", remedy: str = "run scripts/peers.sh") -> str:
@@ -45,19 +42,19 @@ def require(program: str, package: str, *, source: str = "Debian", remedy: str =
 
 
 def free_port() -> int:
-    """Return a loopback port that nobody listens on now; bind it soon, for nothing reserves it."""
+    """Return an unused loopback port; bind it soon, because it is not reserved."""
     return free_ports(1)[0]
 
 
 def free_ports(count: int) -> list[int]:
-    """Return as many loopback ports, all different, that nobody listens on now: see `free_port`."""
+    """Return as many different unused loopback ports, see `free_port`."""
     with ExitStack() as held:
         servers = [held.enter_context(socket.create_server((LOOPBACK, 0))) for _ in range(count)]
         return [server.getsockname()[1] for server in servers]
 
 
 def listening(port: int) -> Callable[[], bool]:
-    """Return a readiness check for `running`: does somebody accept connections on this loopback port?"""
+    """Return a readiness check for `running`: True if this loopback port accepts connections."""
 
     def connects() -> bool:
         try:
@@ -107,7 +104,7 @@ def running(
 
 
 def end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the process to leave (SIGTERM), insist after a deadline (SIGKILL), and collect it; harmless once it left."""
+    """Stop the process with SIGTERM, after a deadline with SIGKILL, and collect it; harmless after its exit."""
     process.terminate()
     try:
         process.wait(timeout=_END_S)
@@ -117,7 +114,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
 
 
 def poll_until(condition: Callable[[], bool], *, timeout_s: float) -> bool:
-    """Ask `condition` until it is true; return False if `timeout_s` seconds pass before it is."""
+    """Call `condition` until it is true; return False after `timeout_s` seconds."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:

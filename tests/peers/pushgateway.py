@@ -1,4 +1,4 @@
-"""Prometheus' Pushgateway (Debian's `prometheus-pushgateway`) on loopback: takes metrics, and shows them to whoever scrapes."""
+"""Prometheus' Pushgateway (Debian's `prometheus-pushgateway`) on loopback: receives metrics and serves them to scrapers."""
 
 import urllib.request
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ class Pushgateway:
         self.url = url
 
     def scraped(self, **labels: str) -> dict[str, float]:
-        """The samples with these labels, by name, without the gateway's own."""
+        """Samples with these labels, by name, without the gateway's own."""
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=10) as answer:
             families = list(text_string_to_metric_families(answer.read().decode()))
         samples = [sample for family in families for sample in family.samples if sample.name.startswith("dist_")]
@@ -26,7 +26,7 @@ class Pushgateway:
 
 @contextmanager
 def pushgateway(directory: Path) -> Iterator[Pushgateway]:
-    """Run one for the length of a `with` block; it keeps what it is given in memory alone."""
+    """Run a gateway for the length of a `with` block; it keeps its data only in memory."""
     program = require("prometheus-pushgateway", "prometheus-pushgateway")
     port = free_port()
     argv = [program, f"--web.listen-address={LOOPBACK}:{port}", "--persistence.file="]  # Debian names one

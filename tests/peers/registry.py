@@ -1,6 +1,6 @@
-"""The CNCF registry (Debian's `docker-registry`, 2.8) on loopback, with its access log as the list of what was asked.
+"""The CNCF registry (Debian's `docker-registry`, 2.8) on loopback, with its access log as the list of requests.
 
-It has no referrers API and answers an OCI index with 404 unless Accept names the type of the index.
+It has no referrers API, and answers 404 for an OCI index unless Accept has the media type of the index.
 """
 
 import json
@@ -49,7 +49,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class CncfRegistry:
-    """A running registry; `host` is "127.0.0.1:PORT", plain HTTP unless it was started otherwise."""
+    """A running registry; `host` is "127.0.0.1:PORT", plain HTTP unless started with TLS."""
 
     host: str
     log: Path

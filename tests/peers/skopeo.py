@@ -16,7 +16,7 @@ _TIMEOUT_S = 120
 
 
 class SkopeoError(RuntimeError):
-    """skopeo refused; the message is its stderr."""
+    """skopeo failed; the message is its stderr."""
 
 
 def copy(source: str, target: str, *, all_platforms: bool = True) -> None:
@@ -43,12 +43,12 @@ def inspect(target: str, *, raw: bool = False) -> dict[str, Any]:
 
 
 def raw(target: str) -> bytes:
-    """The bytes of a manifest, as a registry sends them."""
+    """Return the bytes of a manifest, as a registry sends them."""
     return _skopeo("inspect", "--tls-verify=false", "--raw", target)
 
 
 def tags(repository: str) -> list[str]:
-    """The tags that skopeo lists, of `docker://127.0.0.1:PORT/REPOSITORY`."""
+    """Return the tags that skopeo lists for `docker://127.0.0.1:PORT/REPOSITORY`."""
     found: list[str] = json.loads(_skopeo("list-tags", "--tls-verify=false", repository))["Tags"]
     return found
 

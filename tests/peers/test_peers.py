@@ -1,4 +1,4 @@
-"""The peers themselves: each starts, says what it was asked, and is gone afterwards."""
+"""The peers themselves: each starts, records its requests, and is gone afterwards."""
 
 import http.client
 import os

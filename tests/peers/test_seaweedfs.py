@@ -1,4 +1,4 @@
-"""The S3 server is a real one: what the content store relies on, asked through the file system that the store uses."""
+"""The S3 server behaves as the content store expects, tested through the file system that the store uses."""
 
 import os
 import uuid
@@ -14,7 +14,7 @@ PART = 5 * 1024 * 1024
 
 
 def file_system(server: S3Server, **options: Any) -> Any:
-    """One of its own for each test: fsspec would share it, and with it what it remembers."""
+    """A new file system for each test: fsspec would share the instance and its caches."""
     return fsspec.filesystem("s3", skip_instance_cache=True, **{**server.storage_options, **options})
 
 

@@ -1,4 +1,4 @@
-"""Certificates that no authority signed: for a server, and for a client."""
+"""Self-signed certificates, for a server and for a client."""
 
 import ssl
 import subprocess
@@ -10,7 +10,7 @@ _MAKE = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -d
 
 
 def self_signed(directory: Path, name: str = "IP:127.0.0.1") -> ssl.SSLContext:
-    """A server's context with a new certificate for `name`, which lies in `directory` as cert.pem, its key as key.pem."""
+    """Return a server's context with a new certificate for `name`; `directory` gets cert.pem and key.pem."""
     certificate, key = directory / CERTIFICATE, directory / KEY
     _make("-addext", f"subjectAltName={name}", "-keyout", str(key), "-out", str(certificate))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -19,7 +19,7 @@ def self_signed(directory: Path, name: str = "IP:127.0.0.1") -> ssl.SSLContext:
 
 
 def client_certificate(directory: Path) -> Path:
-    """A client's key and certificate in one file, client.pem; the certificate alone, which servers trust, is client.crt."""
+    """Write a client's key and certificate to client.pem, and the certificate, which servers trust, to client.crt."""
     both, certificate = directory / "client.pem", directory / "client.crt"
     _make("-keyout", str(both), "-out", str(certificate))
     both.write_text(both.read_text() + certificate.read_text())

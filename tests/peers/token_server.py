@@ -35,7 +35,7 @@ Fields = dict[str, list[str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """One request for a token: the parameters of its query or form, and who asked, None if anonymous or refused."""
+    """A request for a token: the parameters of its query or form, and the user, None if anonymous or refused."""
 
     method: str
     fields: Fields
@@ -87,7 +87,7 @@ class TokenServer:
         self._thread.join()
 
     def sign(self, scopes: Iterable[str], *, user: str | None = None, life_s: int) -> str:
-        """A token that the registry takes for these scopes as long as it lives; a life before now is over."""
+        """Return a token that the registry accepts for these scopes for its lifetime; a negative lifetime has passed."""
         certificate = ssl.PEM_cert_to_DER_cert(self.certificate.read_text())
         header = {"typ": "JWT", "alg": "RS256", "x5c": [base64.b64encode(certificate).decode()]}
         now = int(time.time())
@@ -100,7 +100,7 @@ class TokenServer:
         return self.issued[-1]
 
     def answer(self, method: str, fields: Fields, authorization: str | None) -> tuple[int, dict[str, Any]]:
-        """The status and the JSON document for one request, which is recorded."""
+        """Record one request, and return the status and the JSON document of the response."""
         try:
             status, document = 200, self._answer(method, fields, authorization)
         except _RefusedError as exc:
@@ -147,7 +147,7 @@ def _user_of_header(authorization: str | None) -> str | None:
 
 
 def _granted(scope: str, user: str | None) -> str | None:
-    """What the user may do of what a scope lists; None for nothing."""
+    """Return the part of a scope that is granted to the user; None for nothing."""
     if user is not None:
         return scope
     access = _access(scope)
@@ -195,4 +195,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's name
-        """Stay silent."""
+        """Log nothing."""

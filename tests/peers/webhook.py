@@ -1,4 +1,4 @@
-"""Somebody's web server that is told things: it takes every POST and keeps what came."""
+"""A web server that accepts every POST and records it."""
 
 import threading
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ class Told:
 
 @dataclass(slots=True)
 class Webhook:
-    """What came to `url`, in its order; `status` is what is answered."""
+    """Requests to `url`, in order; `status` is the status of the responses."""
 
     url: str
     requests: list[Told] = field(default_factory=list)
