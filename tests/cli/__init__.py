@@ -1,1 +1,1 @@
-"""Tests of the command line, as a person uses it."""
+"""Tests of the `dist` command."""

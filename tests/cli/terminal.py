@@ -1,4 +1,4 @@
-"""Runs the `dist` command at a terminal, at which somebody types when it asks."""
+"""Runs the `dist` command at a terminal, and answers its prompt."""
 
 import os
 import pty
@@ -13,16 +13,16 @@ _PROMPT = b": "
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command ended, and all that the terminal showed."""
+    """The exit code of a command, and the whole output of the terminal."""
 
     code: int
     shown: str
 
 
 def at_terminal(typed: str, *arguments: str) -> Ended:
-    """Run `dist` with its three streams at a terminal of its own; `typed` is typed once it shows a prompt."""
+    """Run `dist` with its three streams at a new terminal. Type `typed` at the first prompt."""
     ours, theirs = pty.openpty()
-    # setsid makes the terminal the controlling one: keys such as Ctrl-C are signals then.
+    # With setsid, the terminal becomes the controlling terminal, which turns keys such as Ctrl-C into signals.
     argv = ["setsid", "--ctty", *command(*arguments)]
     with subprocess.Popen(argv, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
@@ -40,5 +40,5 @@ def at_terminal(typed: str, *arguments: str) -> Ended:
 def _read(terminal: int) -> bytes:
     try:
         return os.read(terminal, 4096)
-    except OSError:  # nobody has the other end open any more
+    except OSError:  # the command has closed the other end
         return b""

@@ -1,4 +1,4 @@
-"""Prefect's API becomes unreachable during a run: results are recorded in the lock file, and the command ends soon."""
+"""The Prefect API becomes unreachable during a run: the lock file gets the results, and the command ends soon."""
 
 import json
 import os
@@ -29,7 +29,7 @@ _TIMEOUT_S = 60
 
 @pytest.fixture
 def api(prefect: PrefectServer) -> Iterator[Relay]:
-    """The way to Prefect's API, which a test can cut."""
+    """A proxy before the Prefect API, which a test can cut."""
     with Relay(prefect.url) as relay:
         yield relay
 
@@ -38,7 +38,7 @@ def api(prefect: PrefectServer) -> Iterator[Relay]:
 def started(
     directory: Path, api: Relay, source: FakeRegistry, target: FakeRegistry, *, most_tasks: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A mirror of all tags of `app` in parts of so many tasks, killed at the end of the block if it still runs."""
+    """Start a mirror of all tags of `app` in parts of `most_tasks` tasks, and kill the command at the end of the block."""
     config = directory / "mirror.yaml"
     entry = f"{{source: {source.host}/app, target: {target.host}/copy, type: repository}}"
     config.write_text(f"lock: {directory}/lock.json\nsync: [{entry}]\n")
@@ -58,18 +58,18 @@ def started(
 
 
 def published(target: FakeRegistry) -> set[str]:
-    """The tags that the target has."""
+    """Return the tags of the target."""
     puts = (one.path for one in target.requests if one.method == "PUT" and "/manifests/v" in one.path)
     return {path.rpartition("/")[2] for path in puts}
 
 
 def recorded(directory: Path) -> set[str]:
-    """The tags that the lock file says were mirrored."""
+    """Return the mirrored tags in the lock file."""
     records = json.loads((directory / "lock.json").read_text())["images"]
     return {name.rpartition(":")[2] for name, record in records.items() if record["mirrored"]}
 
 
-def test_what_was_mirrored_is_recorded_and_the_command_ends(api: Relay, tmp_path: Path) -> None:
+def test_an_unreachable_api_ends_the_command_and_keeps_the_results(api: Relay, tmp_path: Path) -> None:
     with FakeRegistry() as source, FakeRegistry() as target:
         images.load(source, "app", IMAGE)
         for number in range(TAGS):
@@ -83,7 +83,7 @@ def test_what_was_mirrored_is_recorded_and_the_command_ends(api: Relay, tmp_path
     out, err = (tmp_path / "out").read_text(), (tmp_path / "err").read_text()
     assert process.returncode == 1, err
     assert silence < _ENDS_S, err
-    assert len(there) > 50  # parts that have begun go on without the API
+    assert len(there) > 50  # active parts continue without the API
     assert recorded(tmp_path) == there
     report = json.loads(out)
     assert sum(image["result"] == "added" for image in report["images"]) == len(there)
@@ -93,7 +93,7 @@ def test_what_was_mirrored_is_recorded_and_the_command_ends(api: Relay, tmp_path
     assert len(lines) <= 2
 
 
-def test_a_part_that_has_not_begun_is_not_begun(api: Relay, tmp_path: Path) -> None:
+def test_no_part_starts_without_the_api(api: Relay, tmp_path: Path) -> None:
     size, count = 40, 12
     with FakeRegistry() as source, FakeRegistry() as target:
         images.load(source, "app", IMAGE)
@@ -113,7 +113,7 @@ def test_a_part_that_has_not_begun_is_not_begun(api: Relay, tmp_path: Path) -> N
     assert api.url in err.splitlines()[-1]
 
 
-def test_a_signal_ends_the_command_at_once(api: Relay, tmp_path: Path) -> None:
+def test_a_signal_ends_the_command_at_once_without_the_api(api: Relay, tmp_path: Path) -> None:
     with FakeRegistry() as source, FakeRegistry() as target:
         images.load(source, "app", IMAGE, "v1")
         source.inject(Fault(path=f"/v2/app/blobs/{list(IMAGE.blobs)[-1]}", nth=None, action=Stall(0)))
@@ -137,7 +137,7 @@ def _asks_for_content(source: FakeRegistry) -> bool:
 
 
 def _silence_until_end(process: subprocess.Popen[bytes], target: FakeRegistry) -> float:
-    """Wait for the command to end; the seconds since the last tag was published before that."""
+    """Wait for the end of the command. Return the seconds since the last tag was published."""
     count, last, began = 0, time.monotonic(), time.monotonic()
     while process.poll() is None:
         assert time.monotonic() - began < _TIMEOUT_S

@@ -1,4 +1,4 @@
-"""dist export and dist import, with files, through pipes and against skopeo."""
+"""The commands export and import with files, pipes and skopeo."""
 
 import errno
 import gzip
@@ -38,7 +38,7 @@ def files(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()} - {"store"}
 
 
-def test_an_export_is_what_skopeo_reads(store: ContentStore, tmp_path: Path) -> None:
+def test_skopeo_reads_an_export(store: ContentStore, tmp_path: Path) -> None:
     archive = tmp_path / "a.tar"
 
     result = dist("--store", store.url, "export", "one:1", TWO, archive)
@@ -50,7 +50,7 @@ def test_an_export_is_what_skopeo_reads(store: ContentStore, tmp_path: Path) -> 
     assert files(tmp_path) == {"a.tar", "copy"}
 
 
-def test_what_skopeo_wrote_is_imported(store: ContentStore, target: ContentStore, tmp_path: Path) -> None:
+def test_import_reads_archives_of_skopeo(store: ContentStore, target: ContentStore, tmp_path: Path) -> None:
     store.update_index()
     archive = tmp_path / "a.tar"
     skopeo.copy(f"oci:{store.url}:{ONE}", f"oci-archive:{archive}:{ONE}")
@@ -63,7 +63,9 @@ def test_what_skopeo_wrote_is_imported(store: ContentStore, target: ContentStore
     assert name.source == f"archive {archive}"
 
 
-def test_referrers_go_along_and_the_limit_of_docker_is_named(store: ContentStore, target: ContentStore, tmp_path: Path) -> None:
+def test_export_includes_referrers_and_says_that_docker_ignores_them(
+    store: ContentStore, target: ContentStore, tmp_path: Path
+) -> None:
     bill = images.artifact(62, subject=FIRST)
     referrer = Referrer(put(store, bill, "ghcr.io/a/bill:1"))
     store.names.put(ONE, store.names.get(ONE).descriptor, source="tests", referrers=(referrer,))
@@ -79,7 +81,7 @@ def test_referrers_go_along_and_the_limit_of_docker_is_named(store: ContentStore
     assert [str(one.descriptor.digest) for one in name.referrers] == [bill.root.digest]
 
 
-def test_from_store_to_store_through_a_pipe(store: ContentStore, target: ContentStore) -> None:
+def test_export_to_import_through_a_pipe(store: ContentStore, target: ContentStore) -> None:
     with subprocess.Popen(command("--store", store.url, "export", ONE, TWO, "-"), stdout=subprocess.PIPE) as export:
         assert export.stdout is not None
         done = subprocess.run(
@@ -91,13 +93,13 @@ def test_from_store_to_store_through_a_pipe(store: ContentStore, target: Content
     assert (content(target), names(target)) == (content(store), names(store))
 
 
-def test_an_archive_that_is_compressed(store: ContentStore, target: ContentStore) -> None:
+def test_import_of_a_compressed_archive(store: ContentStore, target: ContentStore) -> None:
     result = dist("--store", target.url, "import", "-", stdin=gzip.compress(export_to_bytes(store, ONE)))
 
     assert (result.code, list(names(target))) == (0, [ONE])
 
 
-def test_an_image_without_a_name_is_given_one(target: ContentStore) -> None:
+def test_import_names_an_image_without_a_name(target: ContentStore) -> None:
     archive = tar_of(layout(FIRST, annotations={}))
 
     nameless = dist("--store", target.url, "import", "-", stdin=archive)
@@ -108,7 +110,7 @@ def test_an_image_without_a_name_is_given_one(target: ContentStore) -> None:
     assert (named.code, list(names(target))) == (0, ["docker.io/library/redis:7"])
 
 
-def test_what_is_no_archive(target: ContentStore, tmp_path: Path) -> None:
+def test_import_refuses_a_file_that_is_not_an_archive(target: ContentStore, tmp_path: Path) -> None:
     missing = dist("--store", target.url, "import", tmp_path / "none.tar")
     text = dist("--store", target.url, "import", "-", stdin=b"hello")
 
@@ -117,7 +119,7 @@ def test_what_is_no_archive(target: ContentStore, tmp_path: Path) -> None:
     assert text.line.startswith("dist: archive standard input: expected a tar archive")
 
 
-def test_an_export_that_fails_leaves_the_file_as_it_was(store: ContentStore, tmp_path: Path) -> None:
+def test_a_failed_export_keeps_the_existing_file(store: ContentStore, tmp_path: Path) -> None:
     archive, layer = tmp_path / "a.tar", list(FIRST.blobs)[-1]
     archive.write_bytes(b"before")
     blob = Path(store.url, "blobs", *layer.split(":"))
@@ -135,7 +137,7 @@ def test_an_export_that_fails_leaves_the_file_as_it_was(store: ContentStore, tmp
     assert files(tmp_path) == {"a.tar"}
 
 
-def test_an_image_that_is_not_whole_is_not_exported(store: ContentStore, tmp_path: Path) -> None:
+def test_export_refuses_an_incomplete_image(store: ContentStore, tmp_path: Path) -> None:
     layer = list(FIRST.blobs)[-1]
     assert dist("--store", store.url, "delete", "--force", layer).code == 0
 
@@ -145,7 +147,7 @@ def test_an_image_that_is_not_whole_is_not_exported(store: ContentStore, tmp_pat
     assert files(tmp_path) == set()
 
 
-def test_an_export_goes_to_where_a_link_leads_and_into_devices(store: ContentStore, tmp_path: Path) -> None:
+def test_export_follows_links_and_writes_to_devices(store: ContentStore, tmp_path: Path) -> None:
     (tmp_path / "link.tar").symlink_to(tmp_path / "real.tar")
 
     assert dist("--store", store.url, "export", ONE, tmp_path / "link.tar").code == 0
@@ -157,7 +159,7 @@ def test_an_export_goes_to_where_a_link_leads_and_into_devices(store: ContentSto
 
 
 @pytest.mark.parametrize("arguments", [("export", ONE, "-"), ("import", "-")])
-def test_no_archive_goes_to_or_comes_from_a_terminal(arguments: tuple[str, ...], store: ContentStore) -> None:
+def test_export_and_import_refuse_a_terminal(arguments: tuple[str, ...], store: ContentStore) -> None:
     ours, theirs = pty.openpty()
     try:
         done = subprocess.run(

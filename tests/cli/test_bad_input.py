@@ -63,7 +63,7 @@ def holds(store: Path) -> set[str]:
         ("docker.io/library/redis@sha256:abc", "expected 64 characters"),
     ],
 )
-def test_a_reference_that_cannot_be_right(reference: str, says: str, tmp_path: Path) -> None:
+def test_an_invalid_reference_is_bad_input(reference: str, says: str, tmp_path: Path) -> None:
     result = dist("--store", tmp_path, "fetch", reference)
 
     is_one_line(result, code=2, says=re.escape(says))
@@ -123,35 +123,37 @@ def test_a_reference_that_cannot_be_right(reference: str, says: str, tmp_path: P
         (("fetch-object", "redis", "mediatype:a/b", "size:abc"), "size:abc: expected a number"),
     ],
 )
-def test_arguments_that_cannot_be_right(arguments: tuple[str, ...], says: str) -> None:
+def test_invalid_arguments_are_bad_input(arguments: tuple[str, ...], says: str) -> None:
     is_one_line(dist(*arguments, VISUAL=None, EDITOR=None), code=2, says=re.escape(says))
 
 
-def test_standard_output_that_is_full(tmp_path: Path) -> None:
+def test_a_full_standard_output_is_one_error_line(tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command("--store", tmp_path, "ls"), stdout=full, stderr=subprocess.PIPE, check=False)
 
     assert (done.returncode, done.stderr) == (1, b"dist: standard output: No space left on device\n")
 
 
-def test_an_unknown_tag(fake: FakeRegistry, fetch: Callable[[str], Result]) -> None:
+def test_a_missing_tag_fails_with_one_line(fake: FakeRegistry, fetch: Callable[[str], Result]) -> None:
     result = fetch(f"{fake.host}/app:nope")
 
     is_one_line(result, code=1, says=f"{fake.host}/app:nope: not found")
     assert [image["status"] for image in result.json["images"]] == ["failed"]
 
 
-def test_an_unknown_host(fetch: Callable[[str], Result]) -> None:
+def test_an_unknown_host_fails_with_one_line(fetch: Callable[[str], Result]) -> None:
     is_one_line(fetch("registry.invalid/app:v1"), code=1, says="registry.invalid")
 
 
-def test_a_refused_connection(fetch: Callable[[str], Result]) -> None:
+def test_a_refused_connection_fails_with_one_line(fetch: Callable[[str], Result]) -> None:
     host = f"127.0.0.1:{free_port()}"
 
     is_one_line(fetch(f"{host}/app:v1"), code=1, says=f"{host}/app:v1: Connection refused")
 
 
-def test_wrong_credentials(fetch: Callable[[str], Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_credentials_fail_with_their_origin_and_no_secret(
+    fetch: Callable[[str], Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with FakeRegistry(auth=Basic("ann", "right-secret")) as registry:
         (tmp_path / "config.json").write_text(
             f'{{"auths": {{"{registry.host}": {{"username": "ann", "password": "wrong-secret"}}}}}}'
@@ -168,7 +170,7 @@ def test_wrong_credentials(fetch: Callable[[str], Result], tmp_path: Path, monke
     assert "wrong-secret" not in result.err + result.out.decode()
 
 
-def test_a_server_whose_certificate_nobody_signed(fetch: Callable[[str], Result], tmp_path: Path) -> None:
+def test_an_untrusted_certificate_of_a_token_server_fails_with_one_line(fetch: Callable[[str], Result], tmp_path: Path) -> None:
     with (
         FakeRegistry(tls=self_signed(tmp_path)) as tokens,
         FakeRegistry(auth=Bearer(realm=f"https://{tokens.host}/token")) as registry,
@@ -182,7 +184,7 @@ def test_a_server_whose_certificate_nobody_signed(fetch: Callable[[str], Result]
     ("document", "says"),
     [(b"not json", "not JSON"), (HTML, "not JSON"), (b"[]", "expected a JSON object"), (b'{"a": 1}', "expected a manifest")],
 )
-def test_a_document_that_is_no_manifest(
+def test_a_document_that_is_not_a_manifest_fails_with_one_line(
     document: bytes, says: str, fake: FakeRegistry, fetch: Callable[[str], Result], tmp_path: Path
 ) -> None:
     fake.put_manifest("app", document, images.OCI_MANIFEST, tag="bad")
@@ -201,7 +203,9 @@ def test_a_document_that_is_no_manifest(
     ],
     ids=["deep", "deeper", "wide", "long"],
 )
-def test_a_document_that_is_a_bomb(document: bytes, says: str, fake: FakeRegistry, fetch: Callable[[str], Result]) -> None:
+def test_an_oversized_document_fails_with_a_short_line(
+    document: bytes, says: str, fake: FakeRegistry, fetch: Callable[[str], Result]
+) -> None:
     fake.put_manifest("app", document, images.OCI_INDEX, tag="bomb")
 
     result = fetch(f"{fake.host}/app:bomb")
@@ -211,14 +215,14 @@ def test_a_document_that_is_a_bomb(document: bytes, says: str, fake: FakeRegistr
     assert len(result.out) < 10_000
 
 
-def test_an_html_page_in_place_of_a_manifest(fake: FakeRegistry, fetch: Callable[[str], Result]) -> None:
+def test_an_html_page_instead_of_a_manifest_fails_with_one_line(fake: FakeRegistry, fetch: Callable[[str], Result]) -> None:
     fake.inject(Fault(method="HEAD", nth=None, action=Replace(HTML, "text/html; charset=utf-8")))
     fake.inject(Fault(method="GET", nth=None, action=Replace(HTML, "text/html; charset=utf-8")))
 
     is_one_line(fetch(f"{fake.host}/app:v1"), code=1, says=f"{fake.host}/app:v1")
 
 
-def test_a_manifest_over_4_mib_is_not_even_asked_for(fake: FakeRegistry, fetch: Callable[[str], Result]) -> None:
+def test_a_manifest_over_4_mib_is_not_requested(fake: FakeRegistry, fetch: Callable[[str], Result]) -> None:
     fake.put_manifest("app", b" " * (4 * 1024 * 1024 + 1), images.OCI_MANIFEST, tag="huge")
 
     is_one_line(fetch(f"{fake.host}/app:huge"), code=1, says="at most 4194304 bytes, .*4194305")
@@ -236,7 +240,7 @@ def test_a_manifest_over_4_mib_is_not_even_asked_for(fake: FakeRegistry, fetch: 
     ],
     ids=["flipped", "long", "short", "missing", "html"],
 )
-def test_a_blob_that_is_not_what_it_should_be(
+def test_a_wrong_blob_is_not_stored(
     action: Flip, says: str, fake: FakeRegistry, fetch: Callable[[str], Result], tmp_path: Path
 ) -> None:
     fake.inject(Fault(path=f"/v2/app/blobs/{LAYER}", nth=None, action=action))
@@ -249,7 +253,7 @@ def test_a_blob_that_is_not_what_it_should_be(
     assert [(error["descriptor"]) for image in result.json["images"] for error in image["errors"]] == [LAYER]
 
 
-def test_a_store_where_nothing_can_be_written_is_refused_before_prefect_starts(fake: FakeRegistry, tmp_path: Path) -> None:
+def test_a_read_only_store_is_refused_before_prefect_starts(fake: FakeRegistry, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     home = tmp_path / "prefect"
 
@@ -262,7 +266,9 @@ def test_a_store_where_nothing_can_be_written_is_refused_before_prefect_starts(f
     assert not home.exists()
 
 
-def test_a_store_that_gets_full_keeps_what_it_has(fake: FakeRegistry, prefect: PrefectServer, tmp_path: Path) -> None:
+def test_a_full_store_keeps_its_blobs_and_the_next_run_resumes(
+    fake: FakeRegistry, prefect: PrefectServer, tmp_path: Path
+) -> None:
     assert prefect.url
     big = images.image(310, layers=1, layer_bytes=6_000_000)
     layer = list(big.blobs)[-1]
@@ -279,7 +285,7 @@ def test_a_store_that_gets_full_keeps_what_it_has(fake: FakeRegistry, prefect: P
     assert int(rest.headers["range"].removeprefix("bytes=").partition("-")[0]) > 2_000_000
 
 
-def test_the_api_of_prefect_does_not_answer(fake: FakeRegistry, tmp_path: Path) -> None:
+def test_an_unreachable_prefect_api_fails_with_one_line(fake: FakeRegistry, tmp_path: Path) -> None:
     api = f"http://127.0.0.1:{free_port()}/api"
 
     result = dist("--store", tmp_path, "--output", "json", "fetch", f"{fake.host}/app:v1", PREFECT_API_URL=api)
@@ -289,7 +295,7 @@ def test_the_api_of_prefect_does_not_answer(fake: FakeRegistry, tmp_path: Path) 
 
 
 class _Broken(BaseHTTPRequestHandler):
-    """A server whose every answer is an error, such as a proxy without its upstream."""
+    """A server that answers each request with an error, such as a proxy without its upstream."""
 
     def do_GET(self) -> None:
         self.send_error(503)
@@ -298,7 +304,7 @@ class _Broken(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-def test_a_server_error_is_no_answer_of_the_api_of_prefect(fake: FakeRegistry, tmp_path: Path) -> None:
+def test_a_server_error_of_the_prefect_api_fails_with_one_line(fake: FakeRegistry, tmp_path: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), _Broken) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         api = f"http://127.0.0.1:{server.server_port}/api"
@@ -310,20 +316,20 @@ def test_a_server_error_is_no_answer_of_the_api_of_prefect(fake: FakeRegistry, t
     assert not fake.requests
 
 
-def test_the_api_of_prefect_is_silent(fake: FakeRegistry, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts, and nobody answers
+def test_a_silent_prefect_api_times_out(fake: FakeRegistry, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts connections, and no process answers
         api = f"http://127.0.0.1:{silent.getsockname()[1]}/api"
         fetch = ("--store", tmp_path, "--connect-timeout", "0.5", "fetch", f"{fake.host}/app:v1")
 
         result = dist(*fetch, PREFECT_API_URL=api)
 
     assert result.code == 1
-    told = f"dist: Prefect API {api} does not answer: no answer within 0.5 s; start it with"
-    assert result.err.splitlines()[-1].startswith(told)
+    message = f"dist: Prefect API {api} does not answer: no answer within 0.5 s; start it with"
+    assert result.err.splitlines()[-1].startswith(message)
     assert not fake.requests
 
 
-def test_what_answers_is_no_prefect_server(fake: FakeRegistry, tmp_path: Path) -> None:
+def test_a_server_that_is_not_prefect_fails_with_one_line(fake: FakeRegistry, tmp_path: Path) -> None:
     api = f"http://{fake.host}/api"
 
     result = dist("--store", tmp_path, "--output", "json", "fetch", f"{fake.host}/app:v1", PREFECT_API_URL=api)

@@ -1,4 +1,4 @@
-"""`dist config`: what a configuration comes to, for people and programs, and nothing secret of it."""
+"""The command config prints a configuration as tables and JSON, without secrets."""
 
 import json
 import re
@@ -31,7 +31,7 @@ def config(tmp_path: Path, text: str, *arguments: str) -> Result:
     return dist(*arguments[:2], "config", path, *arguments[2:], ROBOT="topsecret2")
 
 
-def test_people_see_what_it_comes_to(tmp_path: Path) -> None:
+def test_config_prints_tables_and_warnings(tmp_path: Path) -> None:
     shown = config(tmp_path, FULL)
     assert shown.code == 0, shown.err
     cells = [re.split(r" {2,}", line) for line in shown.lines]
@@ -71,7 +71,7 @@ def test_people_see_what_it_comes_to(tmp_path: Path) -> None:
     )
 
 
-def test_filters_of_referrers_are_shown_and_named_where_referrers_are_not_mirrored(tmp_path: Path) -> None:
+def test_config_shows_filters_of_referrers_and_warns_of_unused_filters(tmp_path: Path) -> None:
     filters = (
         "referrerFilters: [{artifactType: a/b, annotations: {org.example.key:, org.example.level: 1}}, {artifactType: c/d}]"
     )
@@ -87,7 +87,7 @@ def test_filters_of_referrers_are_shown_and_named_where_referrers_are_not_mirror
     assert f"{tmp_path}/mirror.yaml:4: sync[1].referrerFilters: has no effect: referrers is not true" in shown.json["warnings"]
 
 
-def test_the_sizes_of_uploads_are_shown(tmp_path: Path) -> None:
+def test_config_shows_the_sizes_of_uploads(tmp_path: Path) -> None:
     file = tmp_path / "mirror.yaml"
     registries = {"r.example": {"blobChunk": 1048576, "blobMax": -1}}
     file.write_text(
@@ -101,7 +101,7 @@ def test_the_sizes_of_uploads_are_shown(tmp_path: Path) -> None:
     assert shown.json["registries"] == [{"host": "r.example", "settings": ["blobChunk 1048576", "blobMax -1"]}]
 
 
-def test_programs_see_the_same(tmp_path: Path) -> None:
+def test_config_writes_the_same_as_json(tmp_path: Path) -> None:
     found = config(tmp_path, FULL, "--output", "json").json
     assert [entry["source"] for entry in found["sync"]] == ["docker.io/library/redis", "ghcr.io/a/b:v1"]
     assert found["sync"][1]["at"] == f"{tmp_path}/mirror.yaml:10: sync[1]"
@@ -109,14 +109,14 @@ def test_programs_see_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("output", ["text", "json"])
-def test_no_secret_is_shown(tmp_path: Path, output: str) -> None:
+def test_config_shows_no_secret(tmp_path: Path, output: str) -> None:
     shown = config(tmp_path, FULL, "--output", output)
     assert shown.code == 0
     assert b"topsecret" not in shown.out
     assert "topsecret" not in shown.err
 
 
-def test_what_is_wrong_is_told_with_file_line_and_key(tmp_path: Path) -> None:
+def test_a_mistake_is_reported_with_file_line_and_key(tmp_path: Path) -> None:
     wrong = config(tmp_path, FULL.replace("rewriteIndex: true", "rewriteIndx: true"))
     assert wrong.code == 2
     assert wrong.line == f"dist: {tmp_path}/mirror.yaml:8: sync[0].rewriteIndx: unknown key; did you mean rewriteIndex"
@@ -168,7 +168,7 @@ seed: {images: [ok, Bad], to: r.example}
     assert [line.startswith(start) for line, start in zip(lines, starts, strict=True)] == [True] * len(starts), lines
 
 
-def test_a_section_that_lacks_a_key_does_not_hide_mistakes_in_other_sections(tmp_path: Path) -> None:
+def test_a_missing_key_does_not_hide_mistakes_in_other_sections(tmp_path: Path) -> None:
     wrong = config(
         tmp_path,
         """\
@@ -189,7 +189,7 @@ seed: {images: [ok], to: []}
     assert all(line.startswith(start) for line, start in zip(lines, starts, strict=True)), lines
 
 
-def test_entries_that_publish_the_same_to_one_target_have_a_warning(tmp_path: Path) -> None:
+def test_entries_that_publish_the_same_image_to_one_target_have_a_warning(tmp_path: Path) -> None:
     shown = config(
         tmp_path,
         """\
@@ -219,7 +219,7 @@ seed: {images: ['redis:7', 'docker.io/library/redis:7'], to: other.example}
     assert shown.err.splitlines() == [f"dist: warning: {warning}" for warning in warnings]
 
 
-def test_entries_that_claim_one_target_are_bad_input_with_both_places(tmp_path: Path) -> None:
+def test_entries_that_claim_one_target_are_bad_input(tmp_path: Path) -> None:
     wrong = config(
         tmp_path,
         """\
@@ -252,7 +252,7 @@ sync:
     ]
 
 
-def test_a_schedule_has_a_warning_with_the_command_that_makes_one(tmp_path: Path) -> None:
+def test_a_schedule_has_a_warning_with_the_command_for_a_deployment(tmp_path: Path) -> None:
     shown = config(
         tmp_path,
         """\
@@ -270,11 +270,11 @@ sync:
     )
 
 
-def test_what_is_not_said_is_shown_as_it_will_be(tmp_path: Path) -> None:
+def test_config_shows_defaults(tmp_path: Path) -> None:
     assert config(tmp_path, FULL.replace("concurrency: 4\n", ""), "--output", "json").json["concurrency"] == 8
 
 
-def test_a_file_of_skopeos_is_read_with_where_its_images_go(tmp_path: Path) -> None:
+def test_config_reads_a_file_of_skopeo_with_its_targets(tmp_path: Path) -> None:
     digest = f"sha256:{64 * '0'}"
     text = {
         "images": {"coreos/etcd": ["v3.5.9", digest]},
@@ -293,7 +293,7 @@ def test_a_file_of_skopeos_is_read_with_where_its_images_go(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("arguments", [["--from", "skopeo"], ["--to", "registry.example"]])
-def test_skopeos_files_need_to_be_told_where_and_ours_do_not(tmp_path: Path, arguments: list[str]) -> None:
+def test_only_files_of_skopeo_require_targets(tmp_path: Path, arguments: list[str]) -> None:
     refused = config(tmp_path, FULL, "--output", "json", *arguments)
     assert (refused.code, refused.line) == (
         2,

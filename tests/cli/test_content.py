@@ -1,4 +1,4 @@
-"""The commands that need no Prefect: resolve, tags, catalog, fetch-object, ls, active, get; and that they load none."""
+"""The commands resolve, tags, catalog, fetch-object, ls, active and get, and the modules that commands import."""
 
 import hashlib
 import json
@@ -35,7 +35,7 @@ def store(tmp_path: Path) -> Path:
     return path
 
 
-def test_ls(store: Path) -> None:
+def test_ls_lists_blobs_newest_first(store: Path) -> None:
     text = dist("--store", store, "ls").out.decode().splitlines()
     assert [line.split()[:3] for line in text] == [["DIGEST", "SIZE", "AGE"], [str(DIGEST), "11", "B"]]
     assert dist("--store", store, "ls", "-q").out.decode() == f"{DIGEST}\n"
@@ -43,14 +43,14 @@ def test_ls(store: Path) -> None:
     assert (blob["digest"], blob["size"]) == (str(DIGEST), 11)
 
 
-def test_ls_of_a_store_that_is_not_there_is_empty_and_makes_none(tmp_path: Path) -> None:
+def test_ls_of_a_missing_store_is_empty_and_creates_no_store(tmp_path: Path) -> None:
     result = dist("--store", tmp_path / "none", "ls", "-q")
 
     assert (result.code, result.out) == (0, b"")
     assert not (tmp_path / "none").exists()
 
 
-def test_ls_of_what_begins_with_a_prefix(store: Path) -> None:
+def test_ls_with_prefixes(store: Path) -> None:
     other = ingest(open_store(str(store)), b"other")
 
     assert dist("--store", store, "ls", "-q", DIGEST.hex[:5]).lines == [str(DIGEST)]
@@ -59,7 +59,7 @@ def test_ls_of_what_begins_with_a_prefix(store: Path) -> None:
     assert dist("--store", store, "list", "-q", "sha512:").lines == []
 
 
-def test_active(store: Path) -> None:
+def test_active_lists_ingests(store: Path) -> None:
     content = open_store(str(store))
     with content.writer("unknown") as writer:
         writer.write(b"part")
@@ -77,11 +77,11 @@ def test_active(store: Path) -> None:
     assert unknown["started"] <= unknown["updated"]
 
 
-def test_get(store: Path) -> None:
+def test_get_writes_a_blob(store: Path) -> None:
     assert dist("--store", store, "get", str(DIGEST)).out == HELLO
 
 
-def test_get_of_what_is_not_there(store: Path) -> None:
+def test_get_of_a_missing_blob_fails(store: Path) -> None:
     missing = Digest.of(b"")
 
     result = dist("--store", store, "get", str(missing))
@@ -89,7 +89,7 @@ def test_get_of_what_is_not_there(store: Path) -> None:
     assert (result.code, result.out, result.line) == (1, b"", f"dist: blob {missing}: not found")
 
 
-def test_get_of_a_blob_that_was_spoilt_says_so(store: Path) -> None:
+def test_get_of_a_corrupt_blob_fails(store: Path) -> None:
     blob = store / "blobs" / "sha256" / DIGEST.hex
     blob.chmod(0o644)
     blob.write_bytes(b"hello w0rld")
@@ -100,7 +100,7 @@ def test_get_of_a_blob_that_was_spoilt_says_so(store: Path) -> None:
     assert f"the stored bytes have the digest {Digest.of(b'hello w0rld')}" in result.line
 
 
-def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
+def test_a_reader_that_closes_the_pipe_causes_no_error_line(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     data = os.urandom(5_000_000)
     with store.writer("big", expected=Digest.of(data)) as writer:
@@ -117,7 +117,7 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path: Path) -> None:
         assert process.stderr.read() == b""
 
 
-def test_resolve(registry: CncfRegistry) -> None:
+def test_resolve_prints_the_descriptor(registry: CncfRegistry) -> None:
     image = images.image(500)
     images.push(registry.host, "cli/resolve", image, "v1")
     name = f"{registry.host}/cli/resolve:v1"
@@ -134,7 +134,7 @@ def test_resolve(registry: CncfRegistry) -> None:
     }
 
 
-def test_tags(registry: CncfRegistry) -> None:
+def test_tags_lists_and_filters_tags(registry: CncfRegistry) -> None:
     repository = f"{registry.host}/cli/tags"
     for tag in ("v1", "v1.1", "v2", "latest"):
         images.push(registry.host, "cli/tags", images.image(500), tag)
@@ -147,7 +147,7 @@ def test_tags(registry: CncfRegistry) -> None:
     assert f"tags of {registry.host}/cli/unknown: not found" in unknown.line
 
 
-def test_tags_are_written_as_they_come() -> None:
+def test_tags_are_printed_before_the_last_page_arrives() -> None:
     with FakeRegistry(page_entries=1) as registry:
         for tag in ("v1", "v2", "v3"):
             images.load(registry, "app", images.image(500), tag)
@@ -159,7 +159,7 @@ def test_tags_are_written_as_they_come() -> None:
     assert "the registry failed" in result.line
 
 
-def test_catalog(registry: CncfRegistry) -> None:
+def test_catalog_lists_and_filters_repositories(registry: CncfRegistry) -> None:
     for name in ("cli/catalog/a", "cli/catalog/b"):
         images.push(registry.host, name, images.image(500), "v1")
     ours = ("--filter", "cli/catalog/.*")
@@ -170,7 +170,7 @@ def test_catalog(registry: CncfRegistry) -> None:
     assert dist("--output", "json", "catalog", registry.host, *ours).json == expected
 
 
-def test_a_catalog_that_is_not_shown() -> None:
+def test_a_registry_without_a_catalog_fails_with_a_remedy() -> None:
     with FakeRegistry() as registry:
         registry.inject(Fault(path="/v2/_catalog", action=Answer(404)))
 
@@ -181,7 +181,7 @@ def test_a_catalog_that_is_not_shown() -> None:
     assert "name the repositories instead" in result.line
 
 
-def test_a_catalog_with_credentials() -> None:
+def test_catalog_uses_credentials() -> None:
     with FakeRegistry(auth=Basic("me", "secret")) as registry:
         images.load(registry, "app", images.image(500), "v1")
 
@@ -215,7 +215,7 @@ def test_hints_save_requests() -> None:
         assert [(r.method, r.path) for r in registry.requests] == [("GET", f"/v2/app/blobs/{layer}")]
 
 
-def test_a_redirect_to_a_metadata_service_is_an_error_that_names_the_setting() -> None:
+def test_a_redirect_to_a_metadata_service_fails_and_names_the_setting() -> None:
     with FakeRegistry() as registry:
         layer = registry.put_blob("app", HELLO)
         registry.inject(
@@ -230,7 +230,7 @@ def test_a_redirect_to_a_metadata_service_is_an_error_that_names_the_setting() -
     assert "secret" not in result.line
 
 
-def test_an_object_with_wrong_bytes_is_an_error() -> None:
+def test_fetch_object_fails_for_wrong_bytes() -> None:
     with FakeRegistry() as registry:
         layer = registry.put_blob("app", HELLO)
         registry.inject(Fault(path=".*/blobs/.*", action=Flip(3)))
@@ -252,7 +252,7 @@ def test_an_object_with_wrong_bytes_is_an_error() -> None:
         ("ingest", "key"),
     ],
 )
-def test_what_answers_at_once_imports_neither_prefect_nor_http(arguments: tuple[str, ...], tmp_path: Path) -> None:
+def test_commands_on_the_store_import_neither_prefect_nor_http(arguments: tuple[str, ...], tmp_path: Path) -> None:
     assert not {"prefect", "httpx", "urllib3"} & imported(arguments, tmp_path)
 
 
@@ -277,7 +277,7 @@ def test_help_of_a_command_imports_only_that_command_and_no_slow_package() -> No
     assert not {"prefect", "httpx", "urllib3", "pydantic", "fsspec", "yaml"} & every
 
 
-def test_what_asks_a_registry_does_not_import_prefect(tmp_path: Path) -> None:
+def test_commands_on_a_registry_do_not_import_prefect(tmp_path: Path) -> None:
     with FakeRegistry() as registry:
         images.load(registry, "app", images.image(500), "v1")
         assert "prefect" not in imported(("tags", f"{registry.host}/app"), tmp_path)
@@ -287,7 +287,7 @@ def test_what_asks_a_registry_does_not_import_prefect(tmp_path: Path) -> None:
 
 
 def imported(arguments: tuple[str, ...], store: Path) -> set[str]:
-    """The top-level names of all modules that a command has imported when it ends."""
+    """Return the top-level names of all modules that a command imports."""
     open_store(str(store)).prepare()
     script = (
         "import atexit, json, sys\n"

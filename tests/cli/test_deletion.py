@@ -1,4 +1,4 @@
-"""dist delete and dist rm: what is needed stays, and one failure is no reason to leave the others."""
+"""The commands delete and rm keep needed content, and continue after a failure."""
 
 import json
 import shlex
@@ -28,7 +28,7 @@ def store(tmp_path: Path) -> ContentStore:
     return store
 
 
-def test_what_no_name_needs_is_deleted(store: ContentStore) -> None:
+def test_delete_of_a_blob_without_a_name(store: ContentStore) -> None:
     free = [str(ingest(store, data)) for data in (b"one", b"two")]
 
     result = dist("--store", store.url, "delete", *free)
@@ -38,7 +38,7 @@ def test_what_no_name_needs_is_deleted(store: ContentStore) -> None:
 
 
 @pytest.mark.parametrize("digest", [MANIFEST, CONFIG, LAYERS[-1]])
-def test_what_a_name_needs_is_refused(digest: str, store: ContentStore) -> None:
+def test_delete_refuses_a_blob_that_a_name_needs(digest: str, store: ContentStore) -> None:
     result = dist("--store", store.url, "delete", digest)
 
     assert (result.code, result.out) == (1, b"")
@@ -46,12 +46,12 @@ def test_what_a_name_needs_is_refused(digest: str, store: ContentStore) -> None:
     assert digest in content(store)
 
 
-def test_what_a_name_needs_is_deleted_by_force(store: ContentStore) -> None:
+def test_delete_by_force(store: ContentStore) -> None:
     assert dist("--store", store.url, "delete", "--force", CONFIG).lines == [CONFIG]
     assert CONFIG not in content(store)
 
 
-def test_one_that_fails_does_not_keep_the_others(store: ContentStore) -> None:
+def test_one_failure_does_not_stop_other_deletions(store: ContentStore) -> None:
     free = str(ingest(store, b"free"))
 
     result = dist("--store", store.url, "--output", "json", "delete", MISSING, CONFIG, free, free)
@@ -66,14 +66,14 @@ def test_one_that_fails_does_not_keep_the_others(store: ContentStore) -> None:
     assert f"blob {MISSING}: not found" in result.err
 
 
-def test_nothing_is_deleted_when_one_is_no_digest(store: ContentStore) -> None:
+def test_an_invalid_digest_stops_all_deletions(store: ContentStore) -> None:
     free = str(ingest(store, b"free"))
 
     assert dist("--store", store.url, "delete", free, "sha256:0").code == 2
     assert free in content(store)
 
 
-def test_when_a_manifest_is_damaged_nobody_knows_what_is_needed(store: ContentStore) -> None:
+def test_a_damaged_manifest_protects_blobs_that_it_may_need(store: ContentStore) -> None:
     free = str(ingest(store, b"free"))
     blob = Path(store.url, "blobs", *MANIFEST.split(":"))
     blob.chmod(0o644)
@@ -87,7 +87,7 @@ def test_when_a_manifest_is_damaged_nobody_knows_what_is_needed(store: ContentSt
 
 
 @pytest.mark.parametrize("command", ["rm", "rmi"])
-def test_names_are_forgotten_and_content_stays(command: str, store: ContentStore) -> None:
+def test_rm_removes_names_and_keeps_content(command: str, store: ContentStore) -> None:
     put(store, IMAGE, "as it was recorded")
 
     result = dist("--store", store.url, command, "app:1", "nothing", "as it was recorded")
@@ -99,7 +99,7 @@ def test_names_are_forgotten_and_content_stays(command: str, store: ContentStore
     assert json.loads(Path(store.url, "index.json").read_bytes())["manifests"] == []
 
 
-def test_a_damaged_name_is_forgotten_as_its_error_says(store: ContentStore) -> None:
+def test_rm_removes_a_damaged_name(store: ContentStore) -> None:
     put(store, IMAGE, "kept")
     Path(store._layout.name(NAME)).write_bytes(b"damaged")
     remedy = dist("--store", store.url, "names", "-q").line.rpartition("with dist ")[2]
@@ -111,7 +111,7 @@ def test_a_damaged_name_is_forgotten_as_its_error_says(store: ContentStore) -> N
     assert len(json.loads(Path(store.url, "index.json").read_bytes())["manifests"]) == 1
 
 
-def test_nothing_is_deleted_while_a_name_is_damaged(store: ContentStore) -> None:
+def test_a_damaged_name_stops_all_deletions(store: ContentStore) -> None:
     Path(store._layout.name(NAME)).write_bytes(b"damaged")
 
     result = dist("--store", store.url, "delete", CONFIG)
@@ -120,12 +120,12 @@ def test_nothing_is_deleted_while_a_name_is_damaged(store: ContentStore) -> None
     assert CONFIG in content(store)
 
 
-def test_rm_in_json(store: ContentStore) -> None:
+def test_rm_writes_json(store: ContentStore) -> None:
     assert dist("--store", store.url, "--output", "json", "rm", NAME).json == [
         {"name": NAME, "status": "deleted", "error": None}
     ]
 
 
-def test_rm_makes_no_store(tmp_path: Path) -> None:
+def test_rm_creates_no_store(tmp_path: Path) -> None:
     assert dist("--store", tmp_path / "none", "rm", "app").code == 1
     assert not (tmp_path / "none").exists()

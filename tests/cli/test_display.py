@@ -1,4 +1,4 @@
-"""What the live table shows where there is no room for all, and what it counts."""
+"""The rows of the live table in a small terminal, and the counts of its footer."""
 
 import io
 import threading
@@ -42,7 +42,7 @@ def lines(display: LiveDisplay, *, width: int = 120) -> list[str]:
 
 
 def display(doing: Doing = "mirroring", *, images: int = 20, width: int = 120) -> LiveDisplay:
-    """A run with some images, and half as many layers that wait for their turn."""
+    """Return the display of a run with `images` images, and half as many waiting layers."""
     shown = LiveDisplay(Console(width=width, height=_HEIGHT, file=io.StringIO()), doing)
     for number in range(images):
         shown(ImageResolved(f"registry.example/app:v{number}", LAYERS[0]))
@@ -51,7 +51,7 @@ def display(doing: Doing = "mirroring", *, images: int = 20, width: int = 120) -
     return shown
 
 
-def test_what_moves_is_shown_before_the_images_that_it_is_for() -> None:
+def test_moving_content_is_shown_before_waiting_images() -> None:
     shown = display()
     for layer in LAYERS[4:7]:
         shown(ContentAdvanced(layer, 100, 100))
@@ -62,7 +62,7 @@ def test_what_moves_is_shown_before_the_images_that_it_is_for() -> None:
     assert footer.startswith("0/20 images done  0/10 descriptors  ")
 
 
-def test_what_failed_stays_and_what_is_done_leaves() -> None:
+def test_failed_rows_stay_and_finished_rows_leave() -> None:
     shown = display()
     shown(ContentFailed(LAYERS[9], NotFound("gone")))
     failure = Failure(descriptor=LAYERS[9], error=NotFound("gone"))
@@ -88,14 +88,14 @@ def test_no_image_counts_as_done_while_results_are_recorded() -> None:
 
 
 @pytest.mark.parametrize(("doing", "then"), [("mirroring", "1000 B/1000 B"), ("downloading", "200 B/1000 B")])
-def test_a_bar_goes_back_only_where_something_is_fetched_anew(doing: Doing, then: str) -> None:
+def test_a_bar_goes_back_only_if_content_is_fetched_again(doing: Doing, then: str) -> None:
     shown = display(doing, images=2)
     shown(ContentAdvanced(LAYERS[0], 1000, 1000))
     shown(ContentAdvanced(LAYERS[0], 200, 200))
     assert then in lines(shown)[2]
 
 
-def test_what_is_there_stays_done_while_it_is_sent_on() -> None:
+def test_existing_content_stays_done_during_its_upload() -> None:
     shown = display(images=2)
     shown(ContentFinished(LAYERS[0], Receipt("fetched", transferred=1000, seconds=1)))
     shown(ContentAdvanced(LAYERS[0], 500, 500))
@@ -105,7 +105,7 @@ def test_what_is_there_stays_done_while_it_is_sent_on() -> None:
     assert "500 B" in footer
 
 
-def test_with_little_room_bars_are_short_and_nothing_else_is() -> None:
+def test_a_narrow_terminal_shortens_only_the_bars() -> None:
     shown = display("downloading", images=2, width=80)
     name = "127.0.0.1:5104/team/bigimage:v1.2.3-rc1"
     shown(ImageResolved(name, LAYERS[1]))
@@ -115,23 +115,23 @@ def test_with_little_room_bars_are_short_and_nothing_else_is() -> None:
     shown(ContentFinished(LAYERS[0], Receipt("fetched", 1000, seconds=1)))
     bars = [line.count("━") + line.count("╸") + line.count("╺") for line in after]
     assert sum(bars) == bars[2] > 0
-    for told in (before, after, lines(shown, width=80)):
-        assert len(told) == 5  # none goes on in the next line
-        assert told[3].startswith(f"{name} in progress")
-        assert told[2][: len(name)].split() == ["layer", LAYERS[0].digest.short]
-        assert told[2].index(told[2].split()[2]) == len(name) + 1
+    for shown_lines in (before, after, lines(shown, width=80)):
+        assert len(shown_lines) == 5  # no row continues on the next line
+        assert shown_lines[3].startswith(f"{name} in progress")
+        assert shown_lines[2][: len(name)].split() == ["layer", LAYERS[0].digest.short]
+        assert shown_lines[2].index(shown_lines[2].split()[2]) == len(name) + 1
 
 
-def test_names_that_are_too_long_keep_their_tags() -> None:
+def test_long_names_keep_their_tags() -> None:
     shown = display(images=2, width=80)
     shown(ImageResolved(f"registry.example/{'team/' * 12}app:v1", LAYERS[1]))
-    told = lines(shown, width=80)
-    assert told[3].startswith("…")
-    assert "/team/app:v1 in progress" in told[3]
-    assert LAYERS[0].digest.short in told[2]
+    shown_lines = lines(shown, width=80)
+    assert shown_lines[3].startswith("…")
+    assert "/team/app:v1 in progress" in shown_lines[3]
+    assert LAYERS[0].digest.short in shown_lines[2]
 
 
-def test_the_footer_is_one_line_that_says_what_is_waited_for() -> None:
+def test_the_footer_is_one_line_that_ends_with_the_note() -> None:
     shown = display(width=80)
     for number in range(2):
         failure = Failure(descriptor=None, error=NotFound("gone"))
@@ -150,7 +150,7 @@ def test_the_footer_is_one_line_that_says_what_is_waited_for() -> None:
     assert lines(display(width=20), width=20)[-1] == "0/20 images done"
 
 
-def test_what_is_only_broken_off_is_no_failure() -> None:
+def test_stopped_content_is_interrupted_and_not_failed() -> None:
     shown = display(images=4)
     stopped = Stopped(describe_stop("interrupted"))
     shown(ContentFailed(LAYERS[0], stopped))
@@ -164,7 +164,7 @@ def test_what_is_only_broken_off_is_no_failure() -> None:
     assert footer.startswith("0/4 images done, 1 failed, 1 interrupted  ")
 
 
-def test_an_image_that_had_not_started_can_be_interrupted() -> None:
+def test_an_image_can_be_interrupted_before_its_start() -> None:
     shown = display(images=1)
     failure = Failure(descriptor=None, error=Stopped(describe_stop("interrupted")))
     shown(ImageEnded(ImageReport(name="registry.example/app:v9", root=None, failures=(failure,))))
@@ -173,7 +173,7 @@ def test_an_image_that_had_not_started_can_be_interrupted() -> None:
     assert footer.startswith("0/2 images done, 1 interrupted  ")
 
 
-def test_a_manifest_that_was_there_can_fail_for_what_refers_to_it() -> None:
+def test_an_existing_manifest_fails_if_its_referrers_cannot_be_listed() -> None:
     shown = display(images=2)
     shown(ContentFailed(LAYERS[9], NotFound("gone")))
     assert lines(shown)[3].split() == ["layer", LAYERS[9].digest.short, "failed", "1000", "B"]
@@ -182,7 +182,7 @@ def test_a_manifest_that_was_there_can_fail_for_what_refers_to_it() -> None:
 def test_a_note_of_a_signal_handler_waits_for_no_lock() -> None:
     shown = display(images=1)
     note = threading.Thread(target=shown, args=(Note("stopping; press Ctrl-C again to exit immediately"),), daemon=True)
-    with shown._guard:  # as the main thread may have it when the signal comes
+    with shown._guard:  # the main thread may hold the lock when the signal arrives
         note.start()
         note.join(timeout=5)
         assert not note.is_alive()

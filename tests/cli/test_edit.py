@@ -1,4 +1,4 @@
-"""dist edit, with editors that are commands."""
+"""The command edit, with shell commands as editors."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def store(tmp_path: Path) -> ContentStore:
 
 @pytest.fixture(autouse=True)
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where copies are: nothing is left there, unless work would be lost."""
+    """The directory of the copies. It is empty after a test, unless a copy had to be kept."""
     directory = tmp_path / "temporary"
     directory.mkdir()
     monkeypatch.setenv("TMPDIR", str(directory))
@@ -37,7 +37,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return directory
 
 
-def test_the_result_is_a_new_blob(store: ContentStore, temporary: Path) -> None:
+def test_edit_stores_the_result_as_a_new_blob(store: ContentStore, temporary: Path) -> None:
     result = dist("--store", store.url, "edit", str(DIGEST), EDITOR="sed -i s/hello/bye/")
 
     assert (result.code, result.lines, result.err) == (0, [str(Digest.of(BYE))], "")
@@ -45,27 +45,27 @@ def test_the_result_is_a_new_blob(store: ContentStore, temporary: Path) -> None:
     assert list(temporary.iterdir()) == []
 
 
-def test_which_editor(store: ContentStore) -> None:
+def test_the_option_and_the_environment_choose_the_editor(store: ContentStore) -> None:
     bye, hey = "sed -i s/hello/bye/", "sed -i s/hello/hey/"
 
     assert dist("--store", store.url, "edit", str(DIGEST), VISUAL=bye, EDITOR=hey).lines == [str(Digest.of(BYE))]
     assert dist("--store", store.url, "edit", str(DIGEST), "--editor", bye, VISUAL=hey).lines == [str(Digest.of(BYE))]
 
 
-def test_what_is_not_changed(store: ContentStore) -> None:
+def test_an_unchanged_copy_keeps_the_digest(store: ContentStore) -> None:
     result = dist("--store", store.url, "--output", "json", "edit", str(DIGEST), "--editor", "true")
 
     assert (result.code, result.json) == (0, {"digest": str(DIGEST), "changed": False})
     assert result.line == f"dist: blob {DIGEST}: unchanged"
 
 
-def test_what_exists_is_success(store: ContentStore) -> None:
+def test_a_result_that_exists_is_success(store: ContentStore) -> None:
     ingest(store, BYE)
 
     assert dist("--store", store.url, "edit", str(DIGEST), "--editor", "sed -i s/hello/bye/").lines == [str(Digest.of(BYE))]
 
 
-def test_the_algorithm_stays(store: ContentStore) -> None:
+def test_edit_keeps_the_algorithm_of_the_digest(store: ContentStore) -> None:
     digest = ingest(store, HELLO, algorithm="sha512")
 
     assert dist("--store", store.url, "edit", str(digest), "--editor", "sed -i s/hello/bye/").lines == [
@@ -73,7 +73,7 @@ def test_the_algorithm_stays(store: ContentStore) -> None:
     ]
 
 
-def test_what_an_editor_prints_is_not_our_output(store: ContentStore) -> None:
+def test_output_of_the_editor_goes_to_standard_error(store: ContentStore) -> None:
     result = dist("--store", store.url, "edit", str(DIGEST), "--editor", "cat")
 
     assert (result.lines, result.err.splitlines()[0]) == ([str(DIGEST)], "hello world")
@@ -85,7 +85,7 @@ def kept(message: str) -> Path:
     return Path(match[1])
 
 
-def test_an_editor_that_fails_loses_no_work(store: ContentStore) -> None:
+def test_a_failed_editor_keeps_the_copy(store: ContentStore) -> None:
     result = dist("--store", store.url, "edit", str(DIGEST), "--editor", "sh -c 'echo more >> \"$0\"; exit 3'")
 
     assert (result.code, result.out) == (1, b"")
@@ -95,7 +95,7 @@ def test_an_editor_that_fails_loses_no_work(store: ContentStore) -> None:
     assert set(content(store)) == {str(DIGEST)}
 
 
-def test_what_is_not_there_leaves_no_copy(store: ContentStore, temporary: Path) -> None:
+def test_edit_of_a_missing_blob_leaves_no_copy(store: ContentStore, temporary: Path) -> None:
     missing = Digest.of(b"missing")
 
     result = dist("--store", store.url, "edit", str(missing), "--editor", "true")
@@ -104,7 +104,7 @@ def test_what_is_not_there_leaves_no_copy(store: ContentStore, temporary: Path) 
     assert list(temporary.iterdir()) == []
 
 
-def test_a_manifest_is_validated(store: ContentStore) -> None:
+def test_edit_validates_a_manifest(store: ContentStore) -> None:
     put(store, IMAGE, "app")
     config = next(iter(IMAGE.blobs))
     validated = ("--store", store.url, "edit", IMAGE.root.digest, "--validate", "--editor")
@@ -120,7 +120,7 @@ def test_a_manifest_is_validated(store: ContentStore) -> None:
     assert len(content(store)) == len(IMAGE.descriptors) + 2
 
 
-def test_what_is_no_manifest_is_refused(store: ContentStore) -> None:
+def test_edit_refuses_a_result_that_is_not_a_manifest(store: ContentStore) -> None:
     result = dist("--store", store.url, "edit", str(DIGEST), "--validate", "--editor", "sed -i s/hello/bye/")
 
     assert (result.code, result.out) == (1, b"")
@@ -128,7 +128,7 @@ def test_what_is_no_manifest_is_refused(store: ContentStore) -> None:
     assert kept(result.line).read_bytes() == BYE
 
 
-def test_a_store_that_takes_nothing_loses_no_work(store: ContentStore, tmp_path: Path) -> None:
+def test_a_failed_ingest_keeps_the_edited_copy(store: ContentStore, tmp_path: Path) -> None:
     editor = tmp_path / "editor"
     editor.write_text(f'#!/bin/sh\nsed -i s/hello/bye/ "$1"\nrm -r {store.url}/ingest\ntouch {store.url}/ingest\n')
     editor.chmod(0o755)
@@ -139,7 +139,7 @@ def test_a_store_that_takes_nothing_loses_no_work(store: ContentStore, tmp_path:
     assert kept(result.line).read_bytes() == BYE
 
 
-def test_an_interrupt_is_the_editors(store: ContentStore, tmp_path: Path) -> None:
+def test_an_interrupt_reaches_only_the_editor(store: ContentStore, tmp_path: Path) -> None:
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\nkill -INT $PPID\nsed -i s/hello/bye/ "$1"\n')
     editor.chmod(0o755)
@@ -147,7 +147,7 @@ def test_an_interrupt_is_the_editors(store: ContentStore, tmp_path: Path) -> Non
     assert dist("--store", store.url, "edit", str(DIGEST), "--editor", str(editor)).lines == [str(Digest.of(BYE))]
 
 
-def test_a_command_that_is_ended_loses_no_work(store: ContentStore, temporary: Path, tmp_path: Path) -> None:
+def test_a_terminated_command_keeps_the_copy(store: ContentStore, temporary: Path, tmp_path: Path) -> None:
     editor = tmp_path / "editor"
     editor.write_text('#!/bin/sh\nsed -i s/hello/bye/ "$1"\nkill -TERM $PPID\nexec sleep 60\n')
     editor.chmod(0o755)

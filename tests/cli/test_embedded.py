@@ -1,4 +1,4 @@
-"""Commands without a configured Prefect server: they start one of their own, wherever they are run."""
+"""Commands without a configured Prefect server start an embedded server in any directory."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from tests.fakes.registry import FakeRegistry
 from tests.user_project import make_project
 
 IMAGE = images.image(6400, layers=1)
-# The script that `pip install` makes: unlike `python -m`, it does not put the current directory on the path of imports.
+# The script of `pip install`. Unlike `python -m`, the script does not add the current directory to the path of imports.
 INSTALLED = Path(sys.executable).parent / "dist"
 
 

@@ -1,4 +1,4 @@
-"""examples/mirror.yaml works: each entry, its gate with a program called cosign, and its seed section."""
+"""examples/mirror.yaml works: each entry, the gate with a fake cosign, and the seed section."""
 
 import os
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.peers.prefect import PrefectServer
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mirror.yaml"
 PLATFORMS = [images.image(1270 + number, layers=1, platform=name) for number, name in enumerate(("linux/amd64", "linux/arm64"))]
 APP, ETCD = images.index(PLATFORMS), images.image(1272, layers=1)
-# Stands in for cosign: notes what it was asked to verify, and refuses one image.
+# A fake cosign, which records the images that it verifies, and refuses one image.
 COSIGN = '#!/bin/sh\necho "$@" >> "$COSIGN_LOG"\ncase "$*" in *unsigned*) echo no signatures found; exit 1;; esac\n'
 
 

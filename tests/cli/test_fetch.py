@@ -1,4 +1,4 @@
-"""`dist fetch` on real servers, interrupted, twice at once, and with the embedded Prefect server."""
+"""The command fetch on real servers: interrupted, twice in parallel, and with the embedded Prefect server."""
 
 import json
 import os
@@ -30,7 +30,7 @@ STALL_AT = 5_000_000
 
 @pytest.fixture
 def stalling() -> Iterator[FakeRegistry]:
-    """A registry that stops in the middle of the layer when it is asked for it the first time."""
+    """A registry that stalls in the middle of its first response for the layer."""
     with FakeRegistry() as registry:
         images.load(registry, "app", BIG, "v1")
         registry.inject(Fault(path=f"/v2/app/blobs/{LAYER}", action=Stall(STALL_AT)))
@@ -38,7 +38,7 @@ def stalling() -> Iterator[FakeRegistry]:
 
 
 def started(store: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """A `dist fetch` that has come to where the registry stalls."""
+    """A `dist fetch` that waits for the stalled registry."""
     process = subprocess.Popen(
         command("--store", store, "--output", "json", "fetch", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
@@ -51,9 +51,7 @@ def started(store: Path, *arguments: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def test_after_a_kill_the_next_run_transfers_only_the_rest(
-    stalling: FakeRegistry, prefect: PrefectServer, tmp_path: Path
-) -> None:
+def test_the_run_after_a_kill_transfers_only_the_rest(stalling: FakeRegistry, prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     store = tmp_path / "store"
     process = started(store, f"{stalling.host}/app:v1")
@@ -72,14 +70,14 @@ def test_after_a_kill_the_next_run_transfers_only_the_rest(
 
 
 @pytest.mark.parametrize("ending", [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")])
-def test_a_stalled_run_that_is_told_to_end_reports_what_it_has(
+def test_a_stalled_run_stops_at_a_signal_and_reports_its_results(
     ending: tuple[signal.Signals, int, str], stalling: FakeRegistry, prefect: PrefectServer, tmp_path: Path
 ) -> None:
     number, code, reason = ending
     process = started(tmp_path, f"{stalling.host}/app:v1")
 
     process.send_signal(number)
-    out, err = process.communicate(timeout=30)  # the stall alone would hold it for 60 s
+    out, err = process.communicate(timeout=30)  # without the signal, the stall would last 60 s
 
     assert (process.returncode, err.decode()) == (
         code,
@@ -95,7 +93,7 @@ def test_a_stalled_run_that_is_told_to_end_reports_what_it_has(
     assert all(task["state_type"] in ("COMPLETED", "FAILED") for task in prefect.task_runs(report["flow_run_id"]))
 
 
-def test_a_command_that_takes_too_long_reports_what_it_has(
+def test_a_run_stops_at_its_timeout_and_reports_its_results(
     stalling: FakeRegistry, prefect: PrefectServer, tmp_path: Path
 ) -> None:
     assert prefect.url
@@ -108,7 +106,7 @@ def test_a_command_that_takes_too_long_reports_what_it_has(
     assert result.json["status"] == "stopped"
 
 
-def test_a_run_that_does_not_hear_is_left_at_the_second_interrupt(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_the_second_interrupt_exits_a_blocked_run(prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     with FakeRegistry() as registry:
         images.load(registry, "app", BIG, "v1")
@@ -127,7 +125,7 @@ def test_a_run_that_does_not_hear_is_left_at_the_second_interrupt(prefect: Prefe
     assert err.strip() == b"dist: interrupted; exited before the run could stop and report its results"
 
 
-def test_a_command_without_a_run_ends_there_and_then(stalling: FakeRegistry, tmp_path: Path) -> None:
+def test_a_command_without_a_run_ends_at_the_first_signal(stalling: FakeRegistry, tmp_path: Path) -> None:
     arguments = ("--store", tmp_path, "fetch-object", f"{stalling.host}/app@{LAYER}")
     process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None
@@ -140,7 +138,7 @@ def test_a_command_without_a_run_ends_there_and_then(stalling: FakeRegistry, tmp
     assert err == b"dist: terminated\n"
 
 
-def test_two_commands_at_once_share_the_work(registry: CncfRegistry, prefect: PrefectServer, tmp_path: Path) -> None:
+def test_two_parallel_commands_share_the_downloads(registry: CncfRegistry, prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     image = images.image(410, layers=4, layer_bytes=3_000_000)
     images.push(registry.host, "cli/twice", image, "v1")
@@ -160,7 +158,7 @@ def test_two_commands_at_once_share_the_work(registry: CncfRegistry, prefect: Pr
     assert sum(result.json["images"][0]["fetched"] for result in results) == len(image.descriptors)
 
 
-def test_without_a_server_nothing_is_lost(tmp_path: Path) -> None:
+def test_the_embedded_server_records_the_whole_run(tmp_path: Path) -> None:
     index = images.index([images.image(420), images.image(421, platform="linux/arm64")])
     home = tmp_path / "prefect"
     with cncf_registry(tmp_path / "registry") as registry:
@@ -182,7 +180,7 @@ def test_without_a_server_nothing_is_lost(tmp_path: Path) -> None:
 
 
 def servers_on(home: Path) -> list[str]:
-    """The processes that have the environment of a command on this database, other than this one."""
+    """Return the processes that have the environment of a command on this database, without this process."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -194,7 +192,7 @@ def servers_on(home: Path) -> list[str]:
     return found
 
 
-def test_a_killed_command_takes_its_embedded_server_with_it(stalling: FakeRegistry, tmp_path: Path) -> None:
+def test_the_embedded_server_ends_with_a_killed_command(stalling: FakeRegistry, tmp_path: Path) -> None:
     home = tmp_path / "prefect"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(home))
@@ -208,7 +206,9 @@ def test_a_killed_command_takes_its_embedded_server_with_it(stalling: FakeRegist
     assert poll_until(lambda: not servers_on(home), timeout_s=20)
 
 
-def test_lines_for_a_log_and_a_table_at_the_end(registry: CncfRegistry, prefect: PrefectServer, tmp_path: Path) -> None:
+def test_a_pipe_gets_progress_lines_and_a_table_at_the_end(
+    registry: CncfRegistry, prefect: PrefectServer, tmp_path: Path
+) -> None:
     image = images.image(430, layers=1)
     images.push(registry.host, "cli/text", image, "v1")
     name = f"{registry.host}/cli/text:v1"
@@ -226,7 +226,7 @@ def test_lines_for_a_log_and_a_table_at_the_end(registry: CncfRegistry, prefect:
     assert address.startswith(f"run: {prefect.ui}/runs/flow-run/")
 
 
-def test_a_run_that_waits_for_a_registry_ends_within_seconds_of_a_signal(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_a_run_that_waits_for_a_registry_stops_within_seconds(prefect: PrefectServer, tmp_path: Path) -> None:
     with FakeRegistry() as registry:
         registry.inject(Fault(method="HEAD", nth=None, action=Answer(429, (("Retry-After", "3600"),))))
         arguments = command("--store", tmp_path, "--output", "json", "fetch", f"{registry.host}/app:v1")
@@ -244,7 +244,7 @@ def test_a_run_that_waits_for_a_registry_ends_within_seconds_of_a_signal(prefect
     assert run["state"]["type"] == "CANCELLED"
 
 
-def test_a_run_that_waits_for_slots_says_so_and_ends_when_it_is_told_to(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_a_run_that_waits_for_slots_reports_the_wait_and_stops_at_a_signal(prefect: PrefectServer, tmp_path: Path) -> None:
     with FakeRegistry() as registry:
         name = f"registry:{registry.host}"
         prefect.post("/v2/concurrency_limits/", {"name": name, "limit": 1, "active": True, "active_slots": 1})
@@ -264,14 +264,14 @@ def test_a_run_that_waits_for_slots_says_so_and_ends_when_it_is_told_to(prefect:
     ]
 
 
-def test_a_log_says_which_registry_is_waited_for(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_a_wait_for_a_rate_limited_registry_is_logged(prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     image = images.image(402, layers=2)
     with FakeRegistry() as registry:
         images.load(registry, "app", image, "v1")
         registry.inject(Fault(method="HEAD", action=Answer(429, (("Retry-After", "2"),))))
         fetch = ("fetch", "--retries", "0", f"{registry.host}/app:v1")
-        result = dist("--store", tmp_path / "store", *fetch, COLUMNS="20")  # which is for terminals
+        result = dist("--store", tmp_path / "store", *fetch, COLUMNS="20")  # the width matters only for terminals
     assert result.code == 0, result.err
     (line,) = [line for line in result.err.splitlines() if "too many requests" in line]
     found = re.fullmatch(rf"{registry.host}: rate-limited; requests pause for 2\.0 s, until ([-0-9: ]+) UTC", line)
@@ -280,7 +280,7 @@ def test_a_log_says_which_registry_is_waited_for(prefect: PrefectServer, tmp_pat
     assert timedelta(0) <= datetime.now(UTC) - until < timedelta(minutes=5)
 
 
-def test_a_layer_that_is_elsewhere(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_a_layer_is_fetched_from_its_urls(prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     image = images.image(401, layers=2)
     with FakeRegistry() as registry, FakeRegistry() as elsewhere:

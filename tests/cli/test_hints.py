@@ -1,4 +1,4 @@
-"""What messages propose where a registry refuses a login or its certificate is not trusted: what the user can set there."""
+"""The remedies in messages about refused logins and untrusted certificates: a key of the configuration, or an option."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def _api(prefect: PrefectServer) -> None:
 
 
 def failure(tmp_path: Path, source: FakeRegistry, **said: object) -> str:
-    """The error of a mirror run whose file says this."""
+    """Return the error of a mirror run with this configuration."""
     entry = {"type": "image", "source": f"{source.host}/app:v1", "target": "127.0.0.1:1/app:v1"}
     path = tmp_path / "mirror.yaml"
     lines = [f'"{key}": {json.dumps(value)}' for key, value in {**said, "store": "store", "sync": [entry]}.items()]
@@ -34,7 +34,7 @@ def failure(tmp_path: Path, source: FakeRegistry, **said: object) -> str:
     return result.err.replace(str(path), "FILE")
 
 
-def test_an_unknown_authority_is_set_in_the_file_of_the_mirror(tmp_path: Path) -> None:
+def test_the_remedy_for_an_untrusted_certificate_names_the_configuration(tmp_path: Path) -> None:
     with FakeRegistry(tls=self_signed(tmp_path)) as source:
         images.load(source, "app", IMAGE, "v1")
         ours = failure(tmp_path, source, registries={source.host: {"tls": "enabled"}})
@@ -43,20 +43,20 @@ def test_an_unknown_authority_is_set_in_the_file_of_the_mirror(tmp_path: Path) -
     assert "is not trusted; add its CA with regcert, or skip verification with tls: insecure, in FILE:2: creds[0] (" in regsync
 
 
-def test_a_registry_that_the_file_does_not_name_is_to_be_added_to_it(tmp_path: Path) -> None:
+def test_the_remedy_for_an_unnamed_registry_adds_it_to_the_configuration(tmp_path: Path) -> None:
     path = tmp_path / "mirror.yaml"
     path.write_text('{"sync": [{"type": "image", "source": "a.example/x", "target": "b.example/x"}]}')
     advice = load(str(path)).hosts.advice_at(httpx.URL("https://a.example/v2/")).for_server("a.example")
     assert advice.https == f"set tls: enabled in an entry for a.example in registries of {path}"
 
 
-def test_a_registry_that_speaks_http_is_set_so_in_the_file_of_the_mirror(tmp_path: Path) -> None:
+def test_the_remedy_for_a_plain_http_registry_names_the_configuration(tmp_path: Path) -> None:
     with FakeRegistry() as source:
-        told = failure(tmp_path, source, registries={source.host: {"tls": "enabled"}})
-    assert f"does not use TLS; for plain http, set tls: disabled in FILE:2: registries.{source.host}" in told
+        message = failure(tmp_path, source, registries={source.host: {"tls": "enabled"}})
+    assert f"does not use TLS; for plain http, set tls: disabled in FILE:2: registries.{source.host}" in message
 
 
-def test_missing_credentials_are_set_in_the_file_of_the_mirror(tmp_path: Path) -> None:
+def test_the_remedy_for_missing_credentials_names_the_configuration(tmp_path: Path) -> None:
     with FakeRegistry(auth=Basic("me", "secret")) as source:
         path = tmp_path / "mirror.yaml"
         entry = {"type": "image", "source": f"{source.host}/app:v1", "target": "127.0.0.1:1/app:v1"}
@@ -68,11 +68,11 @@ def test_missing_credentials_are_set_in_the_file_of_the_mirror(tmp_path: Path) -
             assert f"; {way} {path}, " in dist("mirror", "--dry-run", "--retries", "0", path).err
 
 
-def test_a_list_of_images_has_no_file_to_set_anything_in_so_options_are_named(tmp_path: Path) -> None:
+def test_remedies_without_a_configuration_name_options(tmp_path: Path) -> None:
     with FakeRegistry(tls=self_signed(tmp_path)) as source:
         hosts, listed = tmp_path / "hosts.yaml", tmp_path / "all.txt"
         hosts.write_text(f"registries: {{{source.host}: {{tls: enabled}}}}\n")
         listed.write_text(f"{source.host}/app:v1\n")
         seed = "--store", tmp_path / "store", "seed", listed, "--to", "127.0.0.1:1", "--hosts", hosts, "--dry-run"
-        told = dist(*seed, "--retries", "0").err
-    assert f"add its CA with --ca-file, or skip verification with --insecure {source.host}" in told
+        message = dist(*seed, "--retries", "0").err
+    assert f"add its CA with --ca-file, or skip verification with --insecure {source.host}" in message

@@ -1,4 +1,4 @@
-"""dist ingest: standard input becomes a blob, at once or in several goes."""
+"""The command ingest stores standard input as a blob, in one or several attempts."""
 
 import signal
 import subprocess
@@ -25,19 +25,19 @@ def left(store: Path) -> list[tuple[str, int]]:
 
 
 def cut_short(store: Path, *options: str) -> Result:
-    """An ingest that got half of what it was promised."""
+    """An interrupted ingest that received half of its declared size."""
     size = ("--expected-size", str(len(DATA)))
     return dist("--store", store, "ingest", "key", *size, *options, stdin=DATA[:HALF])
 
 
-def test_what_comes_is_a_blob_and_its_digest_is_printed(tmp_path: Path) -> None:
+def test_ingest_stores_standard_input_and_prints_its_digest(tmp_path: Path) -> None:
     result = dist("--store", tmp_path, "ingest", "key", stdin=DATA)
 
     assert (result.code, result.lines, result.err) == (0, [str(DIGEST)], "")
     assert (held(tmp_path), left(tmp_path)) == ({str(DIGEST): DATA}, [])
 
 
-def test_nothing_is_content_too(tmp_path: Path) -> None:
+def test_ingest_of_empty_content(tmp_path: Path) -> None:
     assert dist("--store", tmp_path, "--output", "json", "ingest", "key").json == {"digest": str(Digest.of(b""))}
 
 
@@ -47,14 +47,14 @@ def test_the_algorithm_is_that_of_the_expected_digest(tmp_path: Path) -> None:
     assert dist("--store", tmp_path, "ingest", "key", "--expected-digest", expected, stdin=DATA).lines == [expected]
 
 
-def test_what_exists_is_success_and_not_read(tmp_path: Path) -> None:
+def test_existing_content_is_success_and_input_is_not_read(tmp_path: Path) -> None:
     ingest(open_store(str(tmp_path)), DATA)
 
     assert dist("--store", tmp_path, "ingest", "key", stdin=DATA).lines == [str(DIGEST)]
     assert dist("--store", tmp_path, "ingest", "key", "--expected-digest", str(DIGEST)).lines == [str(DIGEST)]
 
 
-def test_what_exists_does_not_have_a_size_that_it_has_not(tmp_path: Path) -> None:
+def test_a_wrong_expected_size_of_existing_content_fails(tmp_path: Path) -> None:
     ingest(open_store(str(tmp_path)), DATA)
 
     result = dist("--store", tmp_path, "ingest", "key", "--expected-digest", str(DIGEST), "--expected-size", "7")
@@ -63,7 +63,7 @@ def test_what_exists_does_not_have_a_size_that_it_has_not(tmp_path: Path) -> Non
     assert result.line == f"dist: {DIGEST}: expected 7 bytes, but the blob in the store has {len(DATA)}"
 
 
-def test_what_is_not_as_expected_is_not_stored(tmp_path: Path) -> None:
+def test_content_with_a_wrong_digest_or_size_is_not_stored(tmp_path: Path) -> None:
     other = Digest.of(b"other")
 
     result = dist("--store", tmp_path, "ingest", "key", "--expected-digest", str(other), stdin=DATA)
@@ -73,7 +73,7 @@ def test_what_is_not_as_expected_is_not_stored(tmp_path: Path) -> None:
     assert held(tmp_path) == {}
 
 
-def test_what_is_cut_short_is_kept_and_gone_on_with(tmp_path: Path) -> None:
+def test_a_truncated_ingest_is_kept_and_resumed(tmp_path: Path) -> None:
     short = cut_short(tmp_path)
 
     assert short.code == 1
@@ -83,7 +83,7 @@ def test_what_is_cut_short_is_kept_and_gone_on_with(tmp_path: Path) -> None:
     assert (held(tmp_path), left(tmp_path)) == ({str(DIGEST): DATA}, [])
 
 
-def test_what_is_there_is_neither_dropped_nor_gone_on_with_unasked(tmp_path: Path) -> None:
+def test_an_interrupted_ingest_requires_a_choice(tmp_path: Path) -> None:
     cut_short(tmp_path)
 
     again = dist("--store", tmp_path, "ingest", "key", stdin=DATA)
@@ -94,7 +94,7 @@ def test_what_is_there_is_neither_dropped_nor_gone_on_with_unasked(tmp_path: Pat
     assert left(tmp_path) == [("key", HALF)]
 
 
-def test_what_is_there_can_be_dropped(tmp_path: Path) -> None:
+def test_no_resume_discards_an_interrupted_ingest(tmp_path: Path) -> None:
     cut_short(tmp_path)
     cut_short(tmp_path, "--no-resume")
 
@@ -102,7 +102,7 @@ def test_what_is_there_can_be_dropped(tmp_path: Path) -> None:
     assert (held(tmp_path), left(tmp_path)) == ({str(Digest.of(b"other")): b"other"}, [])
 
 
-def test_what_does_not_begin_with_what_is_there_is_refused(tmp_path: Path) -> None:
+def test_resume_refuses_input_with_a_different_beginning(tmp_path: Path) -> None:
     cut_short(tmp_path)
     other = b"x" + DATA[1:]
 
@@ -115,7 +115,7 @@ def test_what_does_not_begin_with_what_is_there_is_refused(tmp_path: Path) -> No
     assert dist("--store", tmp_path, "ingest", "key", "--resume", stdin=DATA).lines == [str(DIGEST)]
 
 
-def test_going_on_wants_the_whole_content(tmp_path: Path) -> None:
+def test_resume_refuses_input_that_is_shorter_than_the_stored_part(tmp_path: Path) -> None:
     cut_short(tmp_path)
 
     result = dist("--store", tmp_path, "ingest", "key", "--resume", stdin=DATA[: HALF - 100])
@@ -125,7 +125,7 @@ def test_going_on_wants_the_whole_content(tmp_path: Path) -> None:
     assert left(tmp_path) == [("key", HALF)]
 
 
-def test_what_is_learnt_later_counts_when_going_on(tmp_path: Path) -> None:
+def test_resume_checks_a_digest_that_was_given_later(tmp_path: Path) -> None:
     cut_short(tmp_path)
     wrong = Digest.of(b"other")
 
@@ -135,7 +135,7 @@ def test_what_is_learnt_later_counts_when_going_on(tmp_path: Path) -> None:
     assert f"expected {wrong}, got {DIGEST}" in result.line
 
 
-def test_going_on_with_what_was_begun_for_other_content_is_refused(tmp_path: Path) -> None:
+def test_resume_refuses_an_ingest_of_another_digest(tmp_path: Path) -> None:
     cut_short(tmp_path, "--expected-digest", str(DIGEST))
     ingest(open_store(str(tmp_path)), DATA)
     other = Digest.of(b"other")
@@ -148,24 +148,24 @@ def test_going_on_with_what_was_begun_for_other_content_is_refused(tmp_path: Pat
     )
 
 
-def test_an_ingest_that_got_nothing_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_an_interrupted_ingest_without_bytes_requires_no_choice(tmp_path: Path) -> None:
     with open_store(str(tmp_path)).writer("key"):
         pass
 
     assert dist("--store", tmp_path, "ingest", "key", "--expected-size", str(len(DATA)), stdin=DATA).lines == [str(DIGEST)]
 
 
-def test_going_on_with_nothing_begins(tmp_path: Path) -> None:
+def test_resume_without_an_interrupted_ingest_starts_one(tmp_path: Path) -> None:
     assert dist("--store", tmp_path, "ingest", "key", "--resume", stdin=DATA).lines == [str(DIGEST)]
 
 
-def test_an_interrupt_keeps_what_came(tmp_path: Path) -> None:
+def test_an_interrupt_keeps_received_bytes(tmp_path: Path) -> None:
     with subprocess.Popen(
         command("--store", tmp_path, "ingest", "key"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdin is not None
         assert process.stderr is not None
-        process.stdin.write(DATA)  # ends when all but a pipe's 64 KiB has been read
+        process.stdin.write(DATA)  # returns when all bytes but the 64 KiB of the pipe have been read
         process.send_signal(signal.SIGINT)
         assert process.stderr.read() == b"dist: interrupted\n"
 
@@ -175,8 +175,8 @@ def test_an_interrupt_keeps_what_came(tmp_path: Path) -> None:
     assert dist("--store", tmp_path, "ingest", "key", "--resume", stdin=DATA).lines == [str(DIGEST)]
 
 
-def test_an_interrupt_just_before_a_read_is_heard(tmp_path: Path) -> None:
-    """Such a signal is known to Python and does not end the read: as if another thread had made Python know of it."""
+def test_an_interrupt_just_before_a_read_ends_the_command(tmp_path: Path) -> None:
+    """Python receives such a signal, but the read continues, as if another thread had received the signal."""
     program = f"""
 import _thread, sys, threading
 from prefect_dist.cli.main import main
@@ -202,7 +202,7 @@ main()
     assert process.returncode == 130
 
 
-def test_one_writer_at_a_time(tmp_path: Path) -> None:
+def test_a_second_writer_of_a_key_fails(tmp_path: Path) -> None:
     with open_store(str(tmp_path)).writer("key") as writer:
         writer.write(DATA)
         result = dist("--store", tmp_path, "ingest", "key", "--resume", stdin=DATA)

@@ -1,4 +1,4 @@
-"""`dist init` writes the files of a new project, all or none."""
+"""The command init writes all files of a new project, or no file."""
 
 import subprocess
 import sys
@@ -75,7 +75,7 @@ def test_init_overwrites_nothing(tmp_path: Path, existing: list[str], named: str
     assert {(tmp_path / name).read_text() for name in existing} == {"mine"}
 
 
-def test_init_does_not_follow_a_link_that_leads_nowhere(tmp_path: Path) -> None:
+def test_init_does_not_follow_a_dangling_link(tmp_path: Path) -> None:
     (tmp_path / "mirror.yaml").symlink_to(tmp_path / "elsewhere")
 
     assert dist("init", tmp_path).code == 1
@@ -83,14 +83,14 @@ def test_init_does_not_follow_a_link_that_leads_nowhere(tmp_path: Path) -> None:
     assert not (tmp_path / "prefect.yaml").exists()
 
 
-def test_a_failed_init_leaves_nothing(tmp_path: Path) -> None:
-    result = dist("init", tmp_path / "project", file_limit_bytes=10_000)  # less than the JSON schema has
+def test_a_failed_init_removes_its_files(tmp_path: Path) -> None:
+    result = dist("init", tmp_path / "project", file_limit_bytes=10_000)  # smaller than the JSON schema
 
     assert (result.code, result.line) == (1, f"dist: {tmp_path / 'project' / 'mirror.schema.json'}: File too large")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_is_no_directory_for_a_project(tmp_path: Path) -> None:
+def test_init_refuses_a_file_as_its_directory(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
 
     result = dist("init", tmp_path / "file")
@@ -98,7 +98,7 @@ def test_a_file_is_no_directory_for_a_project(tmp_path: Path) -> None:
     assert (result.code, result.line) == (2, f"dist: {tmp_path / 'file'}: expected a directory, got a file")
 
 
-def test_init_imports_no_prefect(tmp_path: Path) -> None:
+def test_init_does_not_import_prefect(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "from prefect_dist.cli.app import app\n"

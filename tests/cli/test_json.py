@@ -1,4 +1,4 @@
-"""What `--output json` writes is what docs/reference/json.md says, key by key, in both directions."""
+"""The keys of `--output json` are the keys in docs/reference/json.md."""
 
 import json
 import re
@@ -23,21 +23,21 @@ QUOTA = (("ratelimit-limit", "100;w=21600"), ("ratelimit-remaining", "99"))
 MIRROR = "sync: [{source: HOST/app, target: HOST/copy, type: repository, tags: {allow: [TAGS]}, prune: {after: 0s}}]"
 DESCRIPTOR = {"mediaType", "digest", "size"}
 DESCRIPTOR_TOO = {"urls", "annotations", "data", "artifactType", "platform"}
-BYTES = {"get", "fetch-object"}  # they write content
+BYTES = {"get", "fetch-object"}  # these commands write content
 ALIASES = {"list", "rmi"}
 
 Keys = dict[tuple[str, str], set[str]]
 
 
 def documented() -> Keys:
-    """The rows of the table: the keys of each object of each command."""
+    """Return the documented keys of each object of each command."""
     manual = (Path(__file__).parents[2] / "docs" / "reference" / "json.md").read_text()
     rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \| (.+) \|$", manual, re.MULTILINE)
     return {(command, place): set(re.findall(r"`([^`]+)`", keys)) for command, place, keys in rows}
 
 
 def objects(document: Any, at: str = ".") -> Iterator[tuple[str, set[str]]]:
-    """The place, as the table names it, and the keys of every object; descriptors are the specification's."""
+    """Yield the place, as in the table, and the keys of each object except descriptors, which the OCI specification defines."""
     if isinstance(document, list):
         for item in document:
             yield from objects(item, f"{at}[]")
@@ -54,7 +54,7 @@ def objects(document: Any, at: str = ".") -> Iterator[tuple[str, set[str]]]:
 
 @pytest.fixture(scope="module")
 def written(prefect: PrefectServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[Any]]]:
-    """The documents of every command, with as much in them as can be had."""
+    """The JSON documents of each command, with as many keys as possible."""
     assert prefect.url
     scratch = tmp_path_factory.mktemp("json")
     found: dict[str, list[Any]] = defaultdict(list)
@@ -115,7 +115,7 @@ def test_every_command_is_in_the_table() -> None:
     assert named | BYTES | ALIASES == {name for name in app if not name.startswith("-")}
 
 
-def test_what_is_written_is_what_is_documented(written: dict[str, list[Any]]) -> None:
+def test_the_json_of_each_command_has_the_documented_keys(written: dict[str, list[Any]]) -> None:
     seen: Keys = {}
     for command, document in [(command, document) for command, documents in written.items() for document in documents]:
         for place, keys in objects(document):

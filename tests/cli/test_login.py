@@ -1,4 +1,4 @@
-"""Who we are, and over which TLS: options, environment, files and blocks; and no secret in anything that comes out."""
+"""Credentials and TLS settings from options, environment, files and blocks. No output contains a secret."""
 
 import subprocess
 from collections.abc import Iterator
@@ -37,19 +37,19 @@ def test_a_password_from_the_environment(private: FakeRegistry) -> None:
     assert result.code == 0, result.err
 
 
-def test_a_wrong_password_is_told_with_where_it_was_given(private: FakeRegistry) -> None:
-    told = f"dist: {private.host}: the password of user 'me' (from {{}}) was rejected; give the right ones ("
+def test_a_wrong_password_is_reported_with_its_origin(private: FakeRegistry) -> None:
+    message = f"dist: {private.host}: the password of user 'me' (from {{}}) was rejected; give the right ones ("
     name = f"{private.host}/app:v1"
     result = dist("resolve", name, DIST_USERNAME="me", DIST_PASSWORD="another")
-    assert result.line.startswith(told.format("$DIST_USERNAME and $DIST_PASSWORD"))
+    assert result.line.startswith(message.format("$DIST_USERNAME and $DIST_PASSWORD"))
     result = dist("resolve", name, "--username", "me", "--password-stdin", stdin=b"another", DIST_PASSWORD=SECRET)
-    assert result.line.startswith(told.format("--username and --password-stdin"))
+    assert result.line.startswith(message.format("--username and --password-stdin"))
 
 
-def test_who_gives_none_is_told_the_ways_of_the_command(private: FakeRegistry) -> None:
-    told = dist("resolve", f"{private.host}/app:v1").line
-    assert f"; give --username and --password-stdin, or log in with 'docker login {private.host}' or " in told
-    assert "--credentials" not in told
+def test_missing_credentials_are_reported_with_the_options_of_the_command(private: FakeRegistry) -> None:
+    message = dist("resolve", f"{private.host}/app:v1").line
+    assert f"; give --username and --password-stdin, or log in with 'docker login {private.host}' or " in message
+    assert "--credentials" not in message
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,9 @@ def test_who_gives_none_is_told_the_ways_of_the_command(private: FakeRegistry) -
     ],
 )
 @pytest.mark.parametrize("command", [("resolve", "a.invalid/x"), ("fetch", "a.invalid/x")])
-def test_standard_input_that_is_no_password(command: tuple[str, ...], stdin: bytes, says: str, tmp_path: Path) -> None:
+def test_an_invalid_password_on_standard_input_is_refused(
+    command: tuple[str, ...], stdin: bytes, says: str, tmp_path: Path
+) -> None:
     result = dist("--store", tmp_path, *command, "--username", "me", "--password-stdin", stdin=stdin)
     assert (result.code, result.line) == (2, f"dist: --password-stdin: {says}")
     assert SECRET not in result.err
@@ -79,19 +81,19 @@ def test_standard_input_that_is_no_password(command: tuple[str, ...], stdin: byt
         (f"{SECRET}\r", "DIST_PASSWORD: expected a password without control characters, got some"),
     ],
 )
-def test_a_variable_that_is_no_password(password: str, says: str) -> None:
+def test_an_invalid_password_in_the_environment_is_refused(password: str, says: str) -> None:
     result = dist("resolve", "a.invalid/x", DIST_USERNAME="me", DIST_PASSWORD=password)
     assert (result.code, result.line) == (2, f"dist: {says}")
 
 
-def test_standard_input_that_is_closed() -> None:
+def test_a_closed_standard_input_has_no_password() -> None:
     closed = ("sh", "-c", 'exec "$@" <&-', "sh", *command("resolve", "a.invalid/x", "--username", "me", "--password-stdin"))
     result = subprocess.run(closed, capture_output=True, text=True, timeout=100, check=False)
     said = "dist: --password-stdin: standard input cannot be read (Bad file descriptor)\n"
     assert (result.returncode, result.stderr) == (2, said)
 
 
-def test_a_password_from_a_terminal_is_not_shown(private: FakeRegistry) -> None:
+def test_a_terminal_does_not_echo_the_password(private: FakeRegistry) -> None:
     ended = at_terminal(f"{SECRET}\n", "resolve", f"{private.host}/app:v1", "--username", "me", "--password-stdin")
     assert ended.code == 0, ended.shown
     assert ended.shown.startswith("password of me: ")
@@ -102,7 +104,7 @@ def test_a_password_from_a_terminal_is_not_shown(private: FakeRegistry) -> None:
 @pytest.mark.parametrize(
     ("typed", "code", "says"), [("\x04", 2, "expected a password, got nothing"), ("\x03", 130, "interrupted")]
 )
-def test_a_terminal_without_a_password(typed: str, code: int, says: str) -> None:
+def test_an_empty_password_at_a_terminal_is_refused(typed: str, code: int, says: str) -> None:
     ended = at_terminal(typed, "resolve", "a.invalid/x", "--username", "me", "--password-stdin")
     assert (ended.code, says in ended.shown, "Traceback" in ended.shown) == (code, True, False), ended.shown
 
@@ -117,12 +119,12 @@ def test_a_terminal_without_a_password(typed: str, code: int, says: str) -> None
         (("--insecure", "https://a"), "insecure 'https://a': expected host[:port]"),
     ],
 )
-def test_what_cannot_be_right(arguments: tuple[str, ...], says: str) -> None:
+def test_login_options_that_contradict_each_other_are_bad_input(arguments: tuple[str, ...], says: str) -> None:
     result = dist("resolve", "redis", *arguments)
     assert (result.code, result.line.partition(says)[1]) == (2, says), result.err
 
 
-def test_a_password_is_for_one_registry(tmp_path: Path) -> None:
+def test_a_password_is_sent_to_one_registry_only(tmp_path: Path) -> None:
     result = dist("--store", tmp_path, "fetch", "a.invalid/x", "b.invalid/x", DIST_USERNAME="me", DIST_PASSWORD=SECRET)
     assert result.code == 2
     assert "expected one registry to log in to, got a.invalid, b.invalid" in result.line
@@ -130,9 +132,7 @@ def test_a_password_is_for_one_registry(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", [("resolve",), ("fetch", "--retries", "0")], ids=["by hand", "as a run"])
-def test_a_file_of_credentials_that_is_not_there_is_told_of_once(
-    command: tuple[str, ...], prefect: PrefectServer, tmp_path: Path
-) -> None:
+def test_a_missing_credentials_file_is_reported_once(command: tuple[str, ...], prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     with FakeRegistry() as public:
         images.load(public, "app", IMAGE, "v1")
@@ -143,7 +143,7 @@ def test_a_file_of_credentials_that_is_not_there_is_told_of_once(
     assert "REGISTRY_AUTH_FILE: the file /none/auth.json does not exist" in result.line
 
 
-def test_certificates_and_hosts_by_option_and_file(tmp_path: Path) -> None:
+def test_ca_bundle_by_option_and_by_hosts_file(tmp_path: Path) -> None:
     with FakeRegistry(tls=self_signed(tmp_path)) as registry:
         images.load(registry, "app", IMAGE, "v1")
         name = f"{registry.host}/app:v1"
@@ -155,7 +155,7 @@ def test_certificates_and_hosts_by_option_and_file(tmp_path: Path) -> None:
         assert dist("resolve", name, "--insecure", registry.host).code == 0
 
 
-def test_a_run_knows_what_was_typed_and_records_none_of_it(
+def test_a_run_uses_a_typed_password_and_does_not_record_it(
     private: FakeRegistry, prefect: PrefectServer, tmp_path: Path
 ) -> None:
     name = f"{private.host}/app:v1"
@@ -165,7 +165,7 @@ def test_a_run_knows_what_was_typed_and_records_none_of_it(
     _grep(prefect, result.json["flow_run_id"], result.out.decode(), result.err)
 
 
-def test_a_run_that_is_refused_says_so_once_and_shows_no_secret(
+def test_a_refused_login_is_reported_once_without_the_secret(
     private: FakeRegistry, prefect: PrefectServer, tmp_path: Path
 ) -> None:
     name = f"{private.host}/app:v1"
@@ -195,7 +195,7 @@ def test_credentials_from_a_block(private: FakeRegistry, prefect: PrefectServer,
 
 
 def _grep(prefect: PrefectServer, flow_run_id: str, *texts: str) -> None:
-    """Nothing that came out, or that Prefect recorded of the run, has the secret."""
+    """Check that neither `texts` nor the records of Prefect contain the secret."""
     run = prefect.get(f"/flow_runs/{flow_run_id}")
     tasks = prefect.task_runs(flow_run_id)
     of_run = {"flow_runs": {"id": {"any_": [flow_run_id]}}}

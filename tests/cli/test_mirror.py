@@ -1,4 +1,4 @@
-"""`dist mirror` as people and programs see it: what is printed, how it ends, where things are kept."""
+"""The command mirror: output, exit codes, and the content store."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def config(directory: Path, *sync: dict[str, Any], **said: Any) -> Path:
     return path
 
 
-def test_a_plan_then_its_run(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_a_dry_run_then_its_run(prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     with FakeRegistry() as source, FakeRegistry(auth=Basic("me", SECRET)) as target:
         images.load(source, "app", ONE, "v1")
@@ -35,11 +35,11 @@ def test_a_plan_then_its_run(prefect: PrefectServer, tmp_path: Path) -> None:
         dry = dist("mirror", "--dry-run", path, TARGET_PASSWORD=SECRET)
 
         assert dry.code == 1
-        heads, none, row, told, _, _ = dry.lines
+        heads, none, row, summary, _, _ = dry.lines
         assert heads.split() == ["IMAGE", "TARGET", "CHANGE", "FROM", "TO", "NOTE"]
         assert none.split()[:3] == [lost["source"], lost["target"], "failed"]
         assert row.split() == [entry["source"], entry["target"], "add", ONE.root.digest[:19]]
-        assert told.startswith("plan of mirror ours: 1 to add, 0 to change, 0 same, 1 cannot be told; ")
+        assert summary.startswith("plan of mirror ours: 1 to add, 0 to change, 0 same, 1 cannot be told; ")
         warned = [line for line in dry.err.splitlines() if line.startswith(f"dist: warning: {path}:1: ")]
         assert [f"sync[{number}].fastCheck: has no effect" in line for number, line in enumerate(warned)] == [True, True]
         assert target.manifest("copy", "v1") is None
@@ -58,7 +58,7 @@ def test_a_plan_then_its_run(prefect: PrefectServer, tmp_path: Path) -> None:
         assert not [text for text in (dry.out, dry.err, done.out, done.err) if SECRET in str(text)]
 
 
-def test_another_store_may_be_named(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_the_store_option_overrides_the_configuration(prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     with FakeRegistry() as source, FakeRegistry() as target:
         images.load(source, "app", ONE, "v1")
@@ -81,14 +81,16 @@ def test_another_store_may_be_named(prefect: PrefectServer, tmp_path: Path) -> N
     ],
     ids=str,
 )
-def test_a_wrong_file_is_told_in_one_line_before_anything_is_started(tmp_path: Path, said: dict[str, Any], says: str) -> None:
+def test_an_invalid_configuration_fails_with_one_line_before_prefect_starts(
+    tmp_path: Path, said: dict[str, Any], says: str
+) -> None:
     path = tmp_path / "mirror.yaml"
     path.write_text(json.dumps(said))
     result = dist("mirror", path, PREFECT_API_URL="http://127.0.0.1:9/api")
     assert (result.code, says in result.line) == (2, True), result.err
 
 
-def test_a_veto_has_an_exit_code_of_its_own_unless_something_failed(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_a_veto_exits_with_3_unless_another_image_failed(prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     with FakeRegistry() as source, FakeRegistry() as target:
         images.load(source, "app", ONE, "v1")
@@ -118,7 +120,7 @@ def test_a_veto_has_an_exit_code_of_its_own_unless_something_failed(prefect: Pre
         assert target.manifest("bad", "v1") is None
 
 
-def test_what_was_mirrored_from_a_file_of_skopeo_can_be_checked(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_check_of_a_mirror_with_a_file_of_skopeo(prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     with FakeRegistry() as source, FakeRegistry() as target:
         images.load(source, "app", ONE, "v1")

@@ -1,4 +1,4 @@
-"""`dist mirror` that is killed again and again, and two at once: all arrives, and next to nothing is read twice."""
+"""Mirrors that are killed repeatedly, and two parallel mirrors: all content arrives, and almost no content is read twice."""
 
 import json
 import os
@@ -27,10 +27,7 @@ _ENDED_S = 60
 
 @dataclass(slots=True)
 class Killer:
-    """Kills a process group when so many requests that bring a mirror on have been made at some registries in all.
-
-    It dies while the answer to the last of them is half sent.
-    """
+    """Kills a process group when registries have received the next number of requests in `at`, in the middle of an answer."""
 
     at: list[int]
     made: int = 0
@@ -41,7 +38,7 @@ class Killer:
         registry.inject(Fault(method=method, path=path, nth=None, action=self))
 
     def apply(self, response: Response) -> Response:
-        """Count an answer that is about to be sent."""
+        """Count an answer before it is sent."""
         with self._lock:
             self.made += 1
             if self.victim is None or self.made < self.at[0]:
@@ -53,7 +50,7 @@ class Killer:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """The end of a process group, after so many bytes of a body."""
+    """An action that kills a process group after some bytes of a body."""
 
     after: int
     victim: subprocess.Popen[bytes]
@@ -70,7 +67,7 @@ def config(directory: Path, sync: list[dict[str, Any]], **said: Any) -> Path:
 
 
 def incomplete(target: FakeRegistry, ships: Fleet) -> list[str]:
-    """What a target lacks."""
+    """Return the content that a target lacks."""
     found = [key for (name, tag), built in ships.tagged.items() for key in lacking(target, f"copy/{name}", built, tag)]
     for (name, subject), built in ships.signatures.items():
         found += lacking(target, f"copy/{name}", built, signature_tag(subject))
@@ -78,7 +75,7 @@ def incomplete(target: FakeRegistry, ships: Fleet) -> list[str]:
 
 
 @pytest.mark.timeout(300)
-def test_a_mirror_that_is_killed_ten_times_is_finished_by_the_next_run(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_a_mirror_that_is_killed_ten_times_is_completed_by_the_next_run(prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     ships = fleet(base_bytes=200_000, layer_bytes=50_000)
     with FakeRegistry() as source, FakeRegistry() as target, FakeRegistry() as other:

@@ -1,4 +1,4 @@
-"""What `dist mirror` leaves behind without a lasting Prefect server."""
+"""The records of a mirror run on an embedded Prefect server."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from tests.peers.prefect import prefect_server
 
 IMAGE = images.image(980, layers=1)
 TAGS = MOST_TASKS + 1
-PLAN = 1 + TAGS // 100 + 1  # tags, and surveys of a hundred images each
+PLAN = 1 + TAGS // 100 + 1  # one task for the tags, and one survey per hundred images
 
 
-def test_without_a_server_nothing_is_lost_of_a_run_in_parts(tmp_path: Path) -> None:
+def test_the_embedded_server_records_all_parts_of_a_run(tmp_path: Path) -> None:
     config, home = tmp_path / "mirror.yaml", tmp_path / "prefect"
     with FakeRegistry() as registry:
         images.load(registry, "app", IMAGE)

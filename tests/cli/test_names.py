@@ -1,4 +1,4 @@
-"""dist names, and with --check what is there of each."""
+"""The command names, with and without --check."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def put_for(store: ContentStore, platform: str, *, without: tuple[str, ...] = ()
     store.names.put(APP, descriptor(INDEX), source="tests", platforms=(Platform.parse(platform),))
 
 
-def test_names(store: ContentStore) -> None:
+def test_names_lists_names(store: ContentStore) -> None:
     put(store, INDEX, OTHER)
     store.names.put(OTHER, descriptor(INDEX), source="x", platforms=(Platform.parse("linux/arm64"),))
 
@@ -43,9 +43,7 @@ def test_names(store: ContentStore) -> None:
 
 
 @pytest.mark.parametrize("check", [[], ["--check"]])
-def test_nothing_of_a_table_is_cut_or_wrapped_however_narrow_a_terminal_is_said_to_be(
-    store: ContentStore, check: list[str]
-) -> None:
+def test_a_table_in_a_pipe_ignores_the_width_of_the_terminal(store: ContentStore, check: list[str]) -> None:
     long = f"registry.example/{'/'.join(['team'] * 50)}:v1"
     put(store, IMAGE, long)
 
@@ -56,7 +54,7 @@ def test_nothing_of_a_table_is_cut_or_wrapped_however_narrow_a_terminal_is_said_
     assert [row.split()[:2] for row in rows] == [[APP, IMAGE.root.digest], [long, IMAGE.root.digest]]
 
 
-def test_names_that_are_asked_for(store: ContentStore) -> None:
+def test_names_with_arguments(store: ContentStore) -> None:
     put(store, IMAGE, OTHER)
 
     result = dist("--store", store.url, "names", "-q", OTHER, "app", "app:1")
@@ -66,14 +64,14 @@ def test_names_that_are_asked_for(store: ContentStore) -> None:
 
 
 def damage(store: ContentStore, name: str) -> Path:
-    """Damage the record of a name, and say where it is."""
+    """Damage the record of a name, and return its path."""
     record = Path(store._layout.name(name))
     record.write_bytes(b"{}")
     return record
 
 
 @pytest.mark.parametrize("check", [[], ["--check"]])
-def test_a_damaged_name_is_told_and_the_others_are_listed(store: ContentStore, check: list[str]) -> None:
+def test_a_damaged_name_is_reported_and_other_names_are_listed(store: ContentStore, check: list[str]) -> None:
     put(store, IMAGE, OTHER)
     record = damage(store, OTHER)
     says = f"dist: name {OTHER}: damaged record {record} (record.descriptor: missing, expected an object)"
@@ -86,7 +84,7 @@ def test_a_damaged_name_is_told_and_the_others_are_listed(store: ContentStore, c
     assert dist("--store", store.url, "names", *check, "app:1").code == 0
 
 
-def test_a_complete_image(store: ContentStore) -> None:
+def test_check_of_a_complete_image(store: ContentStore) -> None:
     result = dist("--store", store.url, "names", "--check", "app:1")
 
     assert (result.code, result.err) == (0, "")
@@ -94,7 +92,7 @@ def test_a_complete_image(store: ContentStore) -> None:
     assert result.lines[1].split("  ") == [APP, IMAGE.root.digest, "complete (5/5)", size(ALL_BYTES)]
 
 
-def test_an_image_that_lacks_a_layer(store: ContentStore) -> None:
+def test_check_of_an_image_without_a_layer(store: ContentStore) -> None:
     put(store, INDEX, OTHER)
     assert dist("--store", store.url, "delete", "--force", LAYERS[0]).code == 0
     rest = size(ALL_BYTES - len(IMAGE.blobs[LAYERS[0]]))
@@ -114,7 +112,7 @@ def test_an_image_that_lacks_a_layer(store: ContentStore) -> None:
     assert dist("--store", store.url, "names", "--check", "-q").lines == [OTHER]
 
 
-def test_an_image_whose_root_is_missing(store: ContentStore) -> None:
+def test_check_of_an_image_without_its_root(store: ContentStore) -> None:
     store.delete(Digest.parse(IMAGE.root.digest))
 
     result = dist("--store", store.url, "names", "--check")
@@ -124,7 +122,7 @@ def test_an_image_whose_root_is_missing(store: ContentStore) -> None:
     assert result.line == f"dist: {APP}: 1 descriptor missing in the store (manifest {IMAGE.root.digest})"
 
 
-def test_of_an_index_that_counts_which_was_wanted(store: ContentStore) -> None:
+def test_check_of_an_index_counts_only_the_fetched_platforms(store: ContentStore) -> None:
     put_for(store, "linux/amd64", without=tuple(set(ARM64.descriptors) - set(AMD64.descriptors)))
     assert "complete (6/6)" in dist("--store", store.url, "names", "--check").lines[1]
 
@@ -133,7 +131,7 @@ def test_of_an_index_that_counts_which_was_wanted(store: ContentStore) -> None:
     assert (result.code, "incomplete (1/2)" in result.lines[1]) == (1, True)
 
 
-def test_an_index_that_has_nothing_of_what_was_wanted(store: ContentStore) -> None:
+def test_check_of_an_index_without_the_fetched_platform(store: ContentStore) -> None:
     put_for(store, "linux/s390x")
 
     result = dist("--store", store.url, "names", "--check")
@@ -148,10 +146,12 @@ def test_an_index_that_has_nothing_of_what_was_wanted(store: ContentStore) -> No
         (IMAGE.root.digest, 0, "incomplete"),
         (IMAGE.root.digest, 1, "incomplete"),
         (LAYERS[0], 1, "incomplete"),
-        (LAYERS[0], 0, "complete"),  # layers are looked at, not read
+        (LAYERS[0], 0, "complete"),  # a check of names does not read layers
     ],
 )
-def test_damage_is_told_and_the_others_are_looked_at(damaged: str, lost_bytes: int, status: str, store: ContentStore) -> None:
+def test_damaged_content_is_reported_and_other_names_are_checked(
+    damaged: str, lost_bytes: int, status: str, store: ContentStore
+) -> None:
     put(store, INDEX, "z")
     blob = Path(store.url, "blobs", *damaged.split(":"))
     blob.chmod(0o644)

@@ -1,4 +1,4 @@
-"""What a run prints where there is no terminal: a line per image, each cause once, and next to nothing with --quiet."""
+"""The output of a run without a terminal: a line per image, each cause once, and only the summary with --quiet."""
 
 import json
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ def source() -> Iterator[FakeRegistry]:
         yield source
 
 
-def test_one_wrong_password_is_reported_once_with_the_images_that_it_hit(tmp_path: Path) -> None:
+def test_a_wrong_password_is_reported_once_with_all_its_images(tmp_path: Path) -> None:
     with FakeRegistry(auth=Basic("me", "right")) as source, FakeRegistry() as target:
         names = [f"{source.host}/{name}:v1" for name in BUILT]
         for name, built in BUILT.items():
@@ -51,7 +51,7 @@ def test_one_wrong_password_is_reported_once_with_the_images_that_it_hit(tmp_pat
         assert [one, two, three] == [f"    {name}" for name in objects]
 
 
-def test_there_is_a_line_per_image_and_none_per_descriptor(source: FakeRegistry, tmp_path: Path) -> None:
+def test_progress_has_a_line_per_image_and_no_line_per_descriptor(source: FakeRegistry, tmp_path: Path) -> None:
     names = [f"{source.host}/{name}:v1" for name in BUILT]
     result = dist("--store", tmp_path / "store", "fetch", *names)
     assert result.code == 0
@@ -60,7 +60,7 @@ def test_there_is_a_line_per_image_and_none_per_descriptor(source: FakeRegistry,
     assert sorted(lines) == [f"{name} complete: 4 fetched, 0 existed" for name in names]
 
 
-def test_a_line_of_a_mirrored_image_says_where_it_was_published(source: FakeRegistry, tmp_path: Path) -> None:
+def test_the_line_of_a_mirrored_image_names_its_targets(source: FakeRegistry, tmp_path: Path) -> None:
     (tmp_path / "all.txt").write_text(f"{source.host}/a:v1\n")
     with FakeRegistry() as target:
         result = dist("--store", tmp_path / "store", "seed", tmp_path / "all.txt", "--to", target.host)
@@ -69,7 +69,7 @@ def test_a_line_of_a_mirrored_image_says_where_it_was_published(source: FakeRegi
         )
 
 
-def test_quiet_leaves_the_summary_and_the_failures(source: FakeRegistry, tmp_path: Path) -> None:
+def test_quiet_prints_only_the_summary_and_the_failures(source: FakeRegistry, tmp_path: Path) -> None:
     store = "--store", tmp_path / "store"
     done = dist(*store, "fetch", "--quiet", f"{source.host}/a:v1")
     failed = dist(*store, "fetch", "-q", "--retries", "0", f"{source.host}/a:v1", f"{source.host}/a:none")
@@ -80,7 +80,7 @@ def test_quiet_leaves_the_summary_and_the_failures(source: FakeRegistry, tmp_pat
     assert [line.split(":")[0] for line in failed.lines] == ["1 of 2 images complete"]
 
 
-def test_a_run_names_tags_that_are_no_longer_wanted_and_those_that_it_removed(source: FakeRegistry, tmp_path: Path) -> None:
+def test_a_run_lists_orphaned_tags_and_removed_tags(source: FakeRegistry, tmp_path: Path) -> None:
     images.load(source, "a", BUILT["b"], "v2")
     config = tmp_path / "mirror.yaml"
 

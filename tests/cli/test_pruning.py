@@ -1,4 +1,4 @@
-"""What `dist mirror` does with tags that it made and that nothing wants any more."""
+"""The command mirror removes orphaned tags."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.peers.prefect import PrefectServer
 KEPT, DROPPED = images.image(970, layers=1), images.image(971, layers=1)
 
 
-def test_tags_that_nothing_wants_any_more_are_removed(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_orphaned_tags_are_removed(prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     config = tmp_path / "mirror.yaml"
     with FakeRegistry() as registry:

@@ -1,4 +1,4 @@
-"""`dist push` and `dist push-object` against the real registry: what skopeo then reads."""
+"""The commands push and push-object with the CNCF registry. Skopeo reads the result."""
 
 from pathlib import Path
 
@@ -26,8 +26,8 @@ def test_push_from_the_store_to_another_repository(store: Path, registry: CncfRe
     source, target = f"{registry.host}/cli/source:v1", f"{registry.host}/cli/target:v2"
     result = dist("--store", store, "--output", "json", "push", source, target)
     assert result.code == 0, result.err
-    (told,) = result.json["images"]
-    assert {key: told[key] for key in ("name", "target", "digest", "status", "pushed", "mounted", "failed")} == {
+    (image,) = result.json["images"]
+    assert {key: image[key] for key in ("name", "target", "digest", "status", "pushed", "mounted", "failed")} == {
         "name": source,
         "target": target,
         "digest": IMAGE.root.digest,
@@ -39,14 +39,14 @@ def test_push_from_the_store_to_another_repository(store: Path, registry: CncfRe
     assert skopeo.raw(f"docker://{target}") == IMAGE.manifests[-1].raw
 
 
-def test_push_tells_what_it_did(store: Path, registry: CncfRegistry) -> None:
-    result = dist("--store", store, "push", f"{registry.host}/cli/source:v1", f"{registry.host}/cli/told")
+def test_push_prints_its_outcome(store: Path, registry: CncfRegistry) -> None:
+    result = dist("--store", store, "push", f"{registry.host}/cli/source:v1", f"{registry.host}/cli/reported")
     assert result.code == 0, result.err
     assert result.lines[0].split() == ["TARGET", "OUTCOME", "PUSHED", "MOUNTED", "EXISTED", "FAILED", "BYTES", "DIGEST"]
-    assert f"{registry.host}/cli/told:latest complete: 1 pushed, {len(IMAGE.blobs)} mounted" in "\n".join(result.lines)
+    assert f"{registry.host}/cli/reported:latest complete: 1 pushed, {len(IMAGE.blobs)} mounted" in "\n".join(result.lines)
 
 
-def test_a_name_that_is_not_there(store: Path, registry: CncfRegistry) -> None:
+def test_push_of_a_missing_name_fails(store: Path, registry: CncfRegistry) -> None:
     result = dist("--store", store, "push", "none", f"{registry.host}/cli/x")
     assert (result.code, "not in the store; dist names lists all names" in result.line) == (1, True), result.err
 
@@ -73,12 +73,12 @@ def test_push_object_part_by_part(store: Path, registry: CncfRegistry) -> None:
         ((f"a.invalid/x@sha256:{'0' * 64}", next(iter(IMAGE.blobs))), 2, "expected the digest of the pushed object"),
     ],
 )
-def test_what_push_object_refuses(store: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
+def test_push_object_refuses_wrong_arguments(store: Path, arguments: tuple[str, ...], code: int, says: str) -> None:
     result = dist("--store", store, "push-object", *arguments)
     assert (result.code, says in result.line) == (code, True), result.err
 
 
-def test_a_blob_that_is_corrupt_here_is_not_blamed_on_the_registry(store: Path, registry: CncfRegistry) -> None:
+def test_a_corrupt_blob_of_the_store_is_not_an_error_of_the_registry(store: Path, registry: CncfRegistry) -> None:
     layer = list(IMAGE.blobs)[-1]
     path = store / "blobs" / layer.replace(":", "/")
     path.chmod(0o644)

@@ -1,4 +1,4 @@
-"""`dist` and the real registry as operators run it: over TLS, for clients with a certificate, with tokens that end."""
+"""The CNCF registry in production settings: TLS, client certificates, and tokens that expire."""
 
 from pathlib import Path
 
@@ -50,8 +50,8 @@ def test_fetch_and_push_over_tls(prefect: PrefectServer, tmp_path: Path, *, dema
         assert skopeo.raw(f"docker://{plain.host}/pushed:v2") == IMAGE.manifests[-1].raw
 
 
-def test_a_token_that_ends_during_a_run_is_replaced(prefect: PrefectServer, tmp_path: Path) -> None:
-    """So many requests, two in a second and one after the other, take longer than a token lives, on any machine."""
+def test_a_token_that_expires_during_a_run_is_replaced(prefect: PrefectServer, tmp_path: Path) -> None:
+    """The requests, two per second and one after the other, take longer than the life of a token, on any machine."""
     assert prefect.url
     with cncf_registry(tmp_path / "registry") as plain:
         images.push(plain.host, "team/app", MANY, "v1")

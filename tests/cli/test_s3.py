@@ -1,4 +1,4 @@
-"""The whole command on a store in S3: credentials from the environment, the rest from an option."""
+"""Commands on a store in S3, with credentials from the environment and an endpoint from an option."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.peers.prefect import PrefectServer
 from tests.peers.seaweedfs import S3Server
 
 
-def test_a_store_in_s3_from_a_fetch_to_its_end(s3: S3Server, prefect: PrefectServer) -> None:
+def test_all_commands_on_a_store_in_s3(s3: S3Server, prefect: PrefectServer) -> None:
     assert prefect.url
     index = images.index([images.image(800), images.image(801, platform="linux/arm64", layer_bytes=9_000_000)])
 
@@ -48,7 +48,7 @@ def test_a_secret_on_the_command_line_is_refused(s3: S3Server) -> None:
     assert s3.secret not in result.err
 
 
-def test_wrong_credentials_are_told_before_prefect_starts(s3: S3Server) -> None:
+def test_wrong_credentials_of_a_store_fail_before_prefect_starts(s3: S3Server) -> None:
     result = dist(
         *("--store", f"{s3.url}/x", "--store-option", f"endpoint_url={s3.endpoint}", "fetch", "redis"),
         AWS_ACCESS_KEY_ID=s3.key,

@@ -1,7 +1,8 @@
-"""No secret comes out of a run that fails after, or for, its credentials: not on a terminal, not in what Prefect keeps.
+"""A failed run shows no secret on the terminal and in the records of Prefect.
 
-Each way to be known, with each command that sends something to a registry. Secrets are looked for in all that the command
-writes and in all files of the Prefect server; that other things of the run are found there shows that these are the right ones.
+Each source of credentials is tested with each command that sends requests to a registry. The tests search for secrets in the
+output of the command and in all files of the Prefect server. They also find other data of the run there, which shows that they
+search in the right files.
 """
 
 import base64
@@ -30,7 +31,7 @@ IMAGE = images.image(720, layers=1)
 LAYER = list(IMAGE.blobs)[-1]
 NAME = "kept/app:v1"
 WRONG = "wrong-secret-7f3a"
-# The registry adds a minute to the life of a token: these are over when they come.
+# The registry adds a minute to the life of a token. These tokens have expired when they arrive.
 OVER_S = -3600
 _RECORDED_S = 30
 _RUN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -42,7 +43,7 @@ def basic(user: str, password: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """How somebody is known: by environment, by a file of Docker's, by a program that this names; `guard` is who refuses."""
+    """The source of the credentials: environment, a Docker configuration, or a credential helper. `guard` refuses them."""
 
     guard: str
     environment: dict[str, str] = field(default_factory=dict)
@@ -51,8 +52,8 @@ class Way:
 
     @property
     def secrets(self) -> set[str]:
-        told = (self.environment, self.entry or {}, self.helper or {})
-        plain = {part[key] for part in told for key in ("DIST_PASSWORD", "auth", "identitytoken", "Secret") if key in part}
+        parts = (self.environment, self.entry or {}, self.helper or {})
+        plain = {part[key] for part in parts for key in ("DIST_PASSWORD", "auth", "identitytoken", "Secret") if key in part}
         users = {USER, LOGIN[0]}
         return plain | {basic(user, secret) for user in users for secret in plain}
 
@@ -79,7 +80,7 @@ class Peers:
 
 @pytest.fixture(scope="module")
 def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
-    """Registries that want to know who asks, and a store with an image for them."""
+    """Registries that require a login, and a store with an image for them."""
     directory = tmp_path_factory.mktemp("secrets")
     store = open_store(str(directory / "store"))
     for digest, data in (*IMAGE.blobs.items(), *((one.digest, one.raw) for one in IMAGE.manifests)):
@@ -99,7 +100,7 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
 
 @pytest.fixture
 def recorded(prefect: PrefectServer, home: Path) -> Callable[[str], bytes]:
-    """Reads all that Prefect, or anybody else, has written below the home directory, once a run is there."""
+    """Return all data below the home directory, as soon as a run is recorded."""
 
     def kept() -> bytes:
         return b"\n".join(path.read_bytes() for path in home.rglob("*") if path.is_file())
@@ -113,7 +114,7 @@ def recorded(prefect: PrefectServer, home: Path) -> Callable[[str], bytes]:
 
 
 def environment(way: Way, host: str, directory: Path) -> dict[str, Any]:
-    """What makes a command know its user in this way."""
+    """Return the environment that gives a command its credentials."""
     document: dict[str, object] = {}
     if way.entry:
         document["auths"] = {host: way.entry}
@@ -127,7 +128,7 @@ def environment(way: Way, host: str, directory: Path) -> dict[str, Any]:
 
 
 def check(way: Way, peers: Peers, result: Result, *, code: int) -> set[str]:
-    """It failed at the registry, and what it wrote has no secret; what must be found nowhere else either."""
+    """Check that a command failed at the registry without a secret in its output. Return the secrets."""
     assert result.code == code, result.err
     host = peers.guards[way.guard].host
     assert host in result.err
@@ -139,20 +140,22 @@ def check(way: Way, peers: Peers, result: Result, *, code: int) -> set[str]:
 
 @pytest.mark.parametrize("command", ["resolve", "fetch-object", "push-object"])
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
-def test_by_hand(peers: Peers, tmp_path: Path, way: Way, command: str) -> None:
+def test_a_command_shows_no_secret(peers: Peers, tmp_path: Path, way: Way, command: str) -> None:
     host = peers.guards[way.guard].host
     before = len(peers.tokens.requests)
     arguments = (f"{host}/team/app:v1",) if command != "push-object" else (f"{host}/team/app", LAYER)
     result = dist("--store", peers.store, "--debug", command, *arguments, **environment(way, host, tmp_path))
     check(way, peers, result, code=1)
-    assert "Traceback" in result.err  # the reasons are shown, too
+    assert "Traceback" in result.err  # --debug shows the traceback
     assert "DEBUG prefect_dist.remotes.registry: " in result.err  # each request is logged
     assert (len(peers.tokens.requests) > before) is (way.guard == "token")
 
 
 @pytest.mark.parametrize("verb", ["fetch", "push"])
 @pytest.mark.parametrize("way", [WAYS[name] for name in RUNS], ids=RUNS)
-def test_runs(peers: Peers, recorded: Callable[[str], bytes], tmp_path: Path, way: Way, verb: str) -> None:
+def test_a_run_shows_and_records_no_secret(
+    peers: Peers, recorded: Callable[[str], bytes], tmp_path: Path, way: Way, verb: str
+) -> None:
     host = peers.guards[way.guard].host
     target = f"{host}/runs/app:v1"
     arguments = (target,) if verb == "fetch" else (NAME, target)
@@ -169,8 +172,10 @@ def test_runs(peers: Peers, recorded: Callable[[str], bytes], tmp_path: Path, wa
 
 
 @pytest.mark.parametrize("command", ["fetch", "fetch-object"])
-def test_a_signed_url(prefect: PrefectServer, recorded: Callable[[str], bytes], tmp_path: Path, command: str) -> None:
-    """A registry redirects to a storage whose URL is as good as a password, and which does not have the blob."""
+def test_a_signed_url_is_not_shown(
+    prefect: PrefectServer, recorded: Callable[[str], bytes], tmp_path: Path, command: str
+) -> None:
+    """A registry redirects to a signed URL, which is a secret, of a storage that lacks the blob."""
     assert prefect.url
     with FakeRegistry() as registry, FakeRegistry() as elsewhere:
         images.load(registry, "app", IMAGE, "v1")

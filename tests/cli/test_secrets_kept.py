@@ -1,7 +1,8 @@
 """Credentials never reach the database of Prefect, however they were given, in runs that succeed and fail (secure-prefect.md).
 
-Each way, once right and once refused, on a server as an operator of a shared one starts it. Then every value in every table is
-looked at, as it is and decoded, and so is every file beside. Blocks are there, encrypted with a key that is not.
+Each source of credentials is tested with a correct and a refused password, on a server with the settings of a shared server.
+Then the tests search each value in each table, raw and decoded, and each file next to the database. Blocks are in the database,
+encrypted with a key that is elsewhere.
 """
 
 import base64
@@ -36,28 +37,28 @@ _RECORDED_S = 30
 
 
 def texts(home: Path) -> Iterator[str]:
-    """All that a server keeps below its home: each value of its database, and each file."""
+    """Yield each value in the database of a server, and each file below its home directory."""
     copy = home.parent / "copy.db"
     copy.unlink(missing_ok=True)
     with closing(sqlite3.connect(home / "prefect.db")) as database:
-        database.execute("VACUUM INTO ?", (str(copy),))  # with what is in the write-ahead log
+        database.execute("VACUUM INTO ?", (str(copy),))  # includes the write-ahead log
     with closing(sqlite3.connect(copy)) as database:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         for table in tables:
-            for row in database.execute(f'SELECT * FROM "{table}"'):  # noqa: S608 - a table of the database's own
+            for row in database.execute(f'SELECT * FROM "{table}"'):  # noqa: S608 - a name from the database
                 yield from (value.decode("latin-1") if isinstance(value, bytes) else str(value) for value in row)
     yield from (path.read_bytes().decode("latin-1") for path in (copy, *home.rglob("*")) if path.is_file())
 
 
 def found(secret: str, kept: str) -> bool:
-    """Whether a secret is there, in any of the forms in which things are written down."""
+    """Return True if the data contain the secret in one of its encodings."""
     forms = {secret, quote(secret, safe=""), json.dumps(secret)[1:-1], secret.encode().hex()}
     return any(form in kept for form in forms) or any(secret in one for one in _decoded(kept))
 
 
 def _decoded(kept: str) -> Iterator[str]:
     for token in set(_TOKEN.findall(kept)):
-        for shift in range(4):  # a token may begin with something else, such as the path before it
+        for shift in range(4):  # other text, such as a path, may precede a token
             yield base64.urlsafe_b64decode(_padded(token[shift:].replace("+", "-").replace("/", "_"))).decode("latin-1")
 
 
@@ -72,7 +73,7 @@ def _padded(token: str) -> str:
     ["{}", "Basic {}", "http://u:{}@h/", "x/{}"],
 )
 @pytest.mark.parametrize("encoded", [str, lambda s: base64.b64encode(f"{USER}:{s}".encode()).decode(), quote])
-def test_a_secret_is_found(form: str, encoded: Callable[[str], str], tmp_path: Path) -> None:
+def test_the_search_finds_a_secret(form: str, encoded: Callable[[str], str], tmp_path: Path) -> None:
     secret = "sec/ret-4711"
     (tmp_path / "home").mkdir()
     with closing(sqlite3.connect(tmp_path / "home/prefect.db")) as database:
@@ -85,7 +86,7 @@ def test_a_secret_is_found(form: str, encoded: Callable[[str], str], tmp_path: P
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """A server that wants to know who asks, and what a command has to be told of it."""
+    """A Prefect server that requires a login, and the environment for commands."""
 
     prefect: PrefectServer
     home: Path
@@ -109,7 +110,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
 
 @pytest.fixture
 def registries() -> Iterator[Callable[[str], tuple[FakeRegistry, FakeRegistry]]]:
-    """Makes a registry that a password lets in to, and one that wants another."""
+    """Create a registry that accepts a password, and a registry that refuses it."""
     opened: list[FakeRegistry] = []
 
     def make(password: str) -> tuple[FakeRegistry, FakeRegistry]:
@@ -125,7 +126,7 @@ def registries() -> Iterator[Callable[[str], tuple[FakeRegistry, FakeRegistry]]]
 
 
 def block(shared: Shared, slug: str, name: str, data: dict[str, Any], secrets: list[str]) -> None:
-    """Keep a block, as the UI does: over the API."""
+    """Save a block over the API, like the UI."""
     types = {"registry-credentials": "RegistryCredentials", "content-store": "ContentStore"}
     if slug in types:
         from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
@@ -156,7 +157,7 @@ Given = tuple[tuple[str, ...], dict[str, str], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Giving:
-    """How a password is given to a command for some registries: options, environment, standard input."""
+    """The options, environment and standard input that give a password for registries to a command."""
 
     shared: Shared
     directory: Path
@@ -207,7 +208,7 @@ WAYS = [name for name in vars(Giving) if name.startswith("by_")]
 
 
 def check(shared: Shared, seen: str, *secrets: str) -> None:
-    """A run is recorded, which `seen` shows, and no secret with it."""
+    """Check that a run is recorded, as `seen` shows, and that no secret is recorded."""
     kept: list[str] = []
 
     def recorded() -> bool:
@@ -220,7 +221,7 @@ def check(shared: Shared, seen: str, *secrets: str) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_password_for_a_registry(
+def test_a_password_for_a_registry_is_not_recorded(
     shared: Shared, registries: Callable[[str], tuple[FakeRegistry, FakeRegistry]], tmp_path: Path, way: str
 ) -> None:
     password = f"secret-{way}-7f3a"
@@ -237,7 +238,7 @@ def test_a_password_for_a_registry(
 
 @pytest.mark.parametrize("written", ["literal", "env", "file"])
 @pytest.mark.parametrize("section", ["registries", "creds"])
-def test_a_password_in_the_configuration_of_a_mirror(
+def test_a_password_in_a_configuration_is_not_recorded(
     shared: Shared,
     registries: Callable[[str], tuple[FakeRegistry, FakeRegistry]],
     tmp_path: Path,
@@ -271,7 +272,7 @@ def test_a_password_in_the_configuration_of_a_mirror(
 
 
 @pytest.mark.parametrize("kind", ["secrets", "credentials"])
-def test_the_secrets_of_a_store(shared: Shared, s3: S3Server, kind: str) -> None:
+def test_the_secrets_of_a_store_are_not_recorded(shared: Shared, s3: S3Server, kind: str) -> None:
     where = {"endpoint_url": s3.endpoint, "client_kwargs": {"region_name": s3.region}}
     wrong = f"secret-{kind}-7f3a"
     with FakeRegistry() as registry:
@@ -291,11 +292,11 @@ def test_the_secrets_of_a_store(shared: Shared, s3: S3Server, kind: str) -> None
         check(shared, f"{s3.url}/{kind}-1", s3.secret, wrong)
 
 
-def test_who_does_not_know_the_password_of_the_server_gets_nothing(shared: Shared) -> None:
+def test_the_server_refuses_clients_without_its_password(shared: Shared) -> None:
     for path, body in (("/block_documents/filter", {"include_secrets": True}), ("/flow_runs/filter", {})):
         with pytest.raises(urllib.error.HTTPError, match="401"):
             PrefectServer(shared.prefect.url).post(path, body)
     block(shared, "registry-credentials", "read", {"registry": "a.example", "username": USER, "password": "secret-read"}, [])
     read = shared.prefect.post("/block_documents/filter", {"include_secrets": True})
-    assert "secret-read" in str(read)  # who does gets everything
+    assert "secret-read" in str(read)  # with the password, the server answers
     assert not any(found("secret-read", text) for text in texts(shared.home))

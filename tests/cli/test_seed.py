@@ -1,4 +1,4 @@
-"""dist seed with lists and configurations, and dist check after it."""
+"""The command seed with lists and configurations, followed by the command check."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ def source() -> Iterator[FakeRegistry]:
         yield source
 
 
-def test_a_list_goes_to_each_registry_from_the_store_alone(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_an_offline_seed_copies_a_list_to_each_registry(prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     store = open_store(str(tmp_path / "store"))
     put(store, ONE, "docker.io/library/one:latest")
@@ -50,7 +50,7 @@ def test_a_list_goes_to_each_registry_from_the_store_alone(prefect: PrefectServe
         assert lacking(target, "library/one", ONE, "latest") + lacking(other, "edge/site/a/two", TWO, "2") == []
 
 
-def test_what_failed_is_a_list_for_the_next_run(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
+def test_failed_images_are_a_list_for_the_next_run(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
     assert prefect.url
     (tmp_path / "all.txt").write_text(f"{source.host}/team/one:v1\n{source.host}/two:v1\n")
     failed = tmp_path / "failed.txt"
@@ -112,9 +112,7 @@ def test_a_seed_section_is_locked_checked_and_repaired(prefect: PrefectServer, s
     assert any(line.startswith(name) and " repaired " in line for line in repaired.lines)
 
 
-def test_where_the_failed_cannot_be_listed_is_told_with_the_report(
-    prefect: PrefectServer, source: FakeRegistry, tmp_path: Path
-) -> None:
+def test_an_unwritable_list_of_failed_images_is_reported(prefect: PrefectServer, source: FakeRegistry, tmp_path: Path) -> None:
     assert prefect.url
     (tmp_path / "all.txt").write_text(f"{source.host}/two:v1\n")
     (tmp_path / "file").touch()
@@ -133,7 +131,7 @@ LISTS = {"wrong.txt": "redis:7\n\nNO NAME # here\n", "none.txt": "# nothing\n", 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         (("wrong.txt", "--to", PLACE), "{here}/wrong.txt:3: reference 'docker.io/library/NO NAME:latest': expected"),
         (("none.txt", "--to", PLACE), "{here}/none.txt: expected images, one in a line; there are none"),
@@ -151,7 +149,7 @@ LISTS = {"wrong.txt": "redis:7\n\nNO NAME # here\n", "none.txt": "# nothing\n", 
         (("mirror.yaml",), "{here}/mirror.yaml:1: expected sync or seed"),
     ],
 )
-def test_what_cannot_be_meant_is_told_before_anything_is_started(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+def test_contradicting_arguments_fail_before_prefect_starts(arguments: tuple[str, ...], message: str, tmp_path: Path) -> None:
     for name, text in LISTS.items():
         (tmp_path / name).write_text(text)
     file, *options = arguments
@@ -160,11 +158,11 @@ def test_what_cannot_be_meant_is_told_before_anything_is_started(arguments: tupl
     result = dist("--store", tmp_path / "store", "seed", path, *options, stdin=b"redis\nNO NAME\n")
 
     assert (result.code, result.out) == (2, b"")
-    assert result.line.startswith(f"dist: {told.format(here=tmp_path)}")
+    assert result.line.startswith(f"dist: {message.format(here=tmp_path)}")
     assert not (tmp_path / "store").exists()
 
 
-def test_registries_are_told_by_which_of_them_is_wrong(tmp_path: Path) -> None:
+def test_a_wrong_target_registry_is_named(tmp_path: Path) -> None:
     for place in ("http://r.example", "UPPER/", "r.example/path:tag"):
         result = dist("--store", tmp_path / "store", "seed", "-", "--to", PLACE, "--to", place, stdin=b"redis\n")
         assert (result.code, f"seed.to[1]: {place!r}: " in result.line) == (2, True), result.err
@@ -193,4 +191,4 @@ def test_a_list_with_a_lock_file_can_be_checked_and_repaired(
         f"dist: warning: {lock}: no store is set, so a repair reads images from {tmp_path}/prefect-dist/store; "
         "set --store or DIST_STORE"
     )
-    assert dist("mirror", lock).code == 2  # a check alone takes a lock file
+    assert dist("mirror", lock).code == 2  # only a check accepts a lock file

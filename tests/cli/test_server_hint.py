@@ -12,7 +12,7 @@ MANY, FEW = images.image(6800, layers=100, layer_bytes=100), images.image(6801, 
 
 
 def hinted(server: PrefectServer, directory: Path, *, many: bool) -> bool:
-    """Whether a fetch prints the hint."""
+    """Return True if a fetch prints the hint."""
     with FakeRegistry() as registry:
         images.load(registry, "app", MANY if many else FEW, "v1")
         result = dist("--store", directory / "store", "fetch", f"{registry.host}/app:v1", PREFECT_API_URL=server.url)
@@ -20,11 +20,11 @@ def hinted(server: PrefectServer, directory: Path, *, many: bool) -> bool:
     return any(line.startswith(HINT) for line in result.err.splitlines())
 
 
-def test_a_server_that_records_task_runs_one_by_one_is_named_after_a_run_with_many(tmp_path: Path) -> None:
+def test_a_large_run_on_a_server_without_batches_prints_a_hint(tmp_path: Path) -> None:
     with prefect_server(tmp_path / "prefect", PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE="1") as server:
         assert hinted(server, tmp_path / "many", many=True)
         assert not hinted(server, tmp_path / "few", many=False)
 
 
-def test_a_server_that_records_them_in_batches_is_not_named(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_a_server_with_batches_gets_no_hint(prefect: PrefectServer, tmp_path: Path) -> None:
     assert not hinted(prefect, tmp_path, many=True)

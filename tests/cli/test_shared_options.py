@@ -1,4 +1,4 @@
-"""Options that mean the same for several commands: logins, referrers, platforms, concurrency."""
+"""Options with the same meaning for several commands: logins, referrers, platforms, concurrency."""
 
 import json
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def _api(prefect: PrefectServer) -> None:
 
 @pytest.fixture
 def private() -> Iterator[FakeRegistry]:
-    """A registry that nobody reads or writes without a password."""
+    """A registry that requires a password for each request."""
     with FakeRegistry(auth=Basic("me", PASSWORD.decode())) as private:
         yield private
 
@@ -39,7 +39,7 @@ def logged_in(*arguments: str | Path) -> Result:
     return dist(*arguments, "--username", "me", "--password-stdin", stdin=PASSWORD)
 
 
-def test_a_login_is_for_the_registry_that_a_mirror_seed_or_check_writes_to(private: FakeRegistry, tmp_path: Path) -> None:
+def test_a_login_is_for_the_target_of_a_mirror_seed_or_check(private: FakeRegistry, tmp_path: Path) -> None:
     store = "--store", tmp_path / "store"
     with FakeRegistry() as source:
         images.load(source, "app", ONE, "v1")
@@ -60,7 +60,7 @@ def test_a_login_is_for_the_registry_that_a_mirror_seed_or_check_writes_to(priva
     assert lacking(private, "app", ONE, "v1") + lacking(private, "seeded/app", ONE, "v1") == []
 
 
-def test_a_login_is_for_the_registry_that_verify_repairs_from(private: FakeRegistry, tmp_path: Path) -> None:
+def test_a_login_is_for_the_registry_of_a_repair(private: FakeRegistry, tmp_path: Path) -> None:
     images.load(private, "app", ONE, "v1")
     name = f"{private.host}/app:v1"
     store = "--store", tmp_path / "store"
@@ -74,7 +74,7 @@ def test_a_login_is_for_the_registry_that_verify_repairs_from(private: FakeRegis
     assert open_store(str(tmp_path / "store")).read(Digest.parse(blob)) == ONE.blobs[blob]
 
 
-def test_a_login_for_several_targets_is_refused_and_that_of_the_environment_is_left_out(tmp_path: Path) -> None:
+def test_a_login_for_several_targets_is_refused_and_ignored_in_the_environment(tmp_path: Path) -> None:
     with FakeRegistry() as source, FakeRegistry() as one, FakeRegistry() as other:
         images.load(source, "app", ONE, "v1")
         (tmp_path / "all.txt").write_text(f"{source.host}/app:v1\n")
@@ -86,7 +86,7 @@ def test_a_login_for_several_targets_is_refused_and_that_of_the_environment_is_l
     assert done.code == 0, done.err
 
 
-def test_pull_brings_referrers_and_takes_the_platform_of_this_machine(tmp_path: Path) -> None:
+def test_pull_fetches_referrers_and_defaults_to_the_platform_of_this_machine(tmp_path: Path) -> None:
     with FakeRegistry() as source:
         images.load(source, "app", INDEX, "v1")
         images.load(source, "app", BILL)
@@ -99,7 +99,9 @@ def test_pull_brings_referrers_and_takes_the_platform_of_this_machine(tmp_path: 
 
 
 @pytest.mark.parametrize(("said", "code", "comes_to"), [("concurrency: 64", 0, 64), ("defaults: {parallel: 100}", 0, 64)])
-def test_a_file_bounds_concurrency_as_the_command_line_does(tmp_path: Path, said: str, code: int, comes_to: int) -> None:
+def test_a_configuration_has_the_bounds_of_the_option_for_concurrency(
+    tmp_path: Path, said: str, code: int, comes_to: int
+) -> None:
     path = tmp_path / "mirror.yaml"
     path.write_text(f"store: store\n{said}\nsync: [{{type: image, source: a.example/x, target: b.example/x}}]\n")
     shown = dist("--output", "json", "config", path)

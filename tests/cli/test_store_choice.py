@@ -1,4 +1,4 @@
-"""Which store a command uses, that its output names it, and that a dry run makes none."""
+"""The choice of the content store. The output names the store, and a dry run creates no store."""
 
 import json
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ def config(directory: Path, source: FakeRegistry, target: FakeRegistry, **said: 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Where a store is named, and which one is used then."""
+    """The places that name a store, and the store that is used."""
 
     file: str | None = None
     environment: str | None = None
@@ -41,7 +41,7 @@ class Choice:
     ],
     ids=str,
 )
-def test_an_option_wins_over_the_file_and_the_file_over_the_environment(
+def test_the_option_overrides_the_file_and_the_file_overrides_the_environment(
     prefect: PrefectServer, tmp_path: Path, choice: Choice
 ) -> None:
     assert prefect.url
@@ -72,7 +72,7 @@ def test_an_option_wins_over_the_file_and_the_file_over_the_environment(
     )
 
 
-def test_a_dry_run_of_a_seed_and_a_check_make_no_store(prefect: PrefectServer, tmp_path: Path) -> None:
+def test_a_dry_run_and_a_check_create_no_store(prefect: PrefectServer, tmp_path: Path) -> None:
     assert prefect.url
     store = tmp_path / "store"
     (tmp_path / "all.txt").write_text("127.0.0.1:1/app:v1\n")

@@ -21,15 +21,15 @@ ALIGNED = [
 
 
 @pytest.mark.parametrize("width", [None, 80, 41])
-def test_what_has_room_is_aligned(width: int | None) -> None:
+def test_columns_are_aligned_if_they_fit(width: int | None) -> None:
     assert list(format_rows(ROWS, width)) == ALIGNED
 
 
-def test_a_long_last_cell_goes_on_below() -> None:
+def test_a_long_last_cell_continues_on_the_next_line() -> None:
     assert list(format_rows(ROWS, 40)) == [ALIGNED[0], "a.example/app:v1  failed", "    not found (404)", ALIGNED[2]]
 
 
-def test_where_nothing_else_helps_rows_are_folded() -> None:
+def test_rows_are_folded_if_their_columns_do_not_fit() -> None:
     assert list(format_rows(ROWS, 22)) == [
         "IMAGE  RESULT  NOTE",
         "a.example/app:v1",
@@ -39,19 +39,19 @@ def test_where_nothing_else_helps_rows_are_folded() -> None:
     ]
 
 
-def test_an_empty_cell_before_others_is_marked_where_columns_are_not_aligned() -> None:
+def test_folded_rows_mark_empty_cells() -> None:
     rows = [("IMAGE", "FROM", "TO"), ("a.example/app:v1", "", "sha256:0123"), ("b.example/b:v2", "sha256:4567", "")]
     assert list(format_rows(rows, 20))[1:] == ["a.example/app:v1  -", "    sha256:0123", "b.example/b:v2", "    sha256:4567"]
 
 
 @given(rows=st.lists(st.tuples(*[st.text("ab", max_size=9)] * 3), min_size=1), width=st.integers(1, 40))
-def test_all_cells_are_there_in_their_order(rows: list[tuple[str, str, str]], width: int) -> None:
+def test_folding_keeps_all_cells_in_order(rows: list[tuple[str, str, str]], width: int) -> None:
     shown = list(format_rows(rows, width))
     assert [word for word in " ".join(shown).split() if word != "-"] == [cell for row in rows for cell in row if cell]
     assert all(len(line) <= width or len(line.split()) == 1 for line in shown)
 
 
-def test_a_pipe_gets_a_line_per_row_and_a_terminal_what_fits(tmp_path: Path) -> None:
+def test_a_pipe_gets_a_line_per_row_and_a_terminal_folds_rows(tmp_path: Path) -> None:
     name, digest = "registry.example/team/backend/service:v1", Digest.of(b"{}")
     root = Descriptor(media_type="application/vnd.oci.image.manifest.v1+json", digest=digest, size=2)
     with open_store(str(tmp_path)) as store:

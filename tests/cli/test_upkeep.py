@@ -1,4 +1,4 @@
-"""dist gc and dist verify as a person meets them: what is told before, and what a damaged name stops."""
+"""The commands gc and verify: their warnings, and their errors for damaged names."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> ContentStore:
     return store
 
 
-def test_gc_says_which_name_is_damaged_and_what_to_do(store: ContentStore) -> None:
+def test_gc_fails_for_a_damaged_name_with_a_remedy(store: ContentStore) -> None:
     free = str(ingest(store, b"free"))
 
     result = dist("--store", store.url, "--output", "json", "gc", "--grace", "0")
@@ -41,7 +41,7 @@ def test_gc_says_which_name_is_damaged_and_what_to_do(store: ContentStore) -> No
     assert free in content(store)
 
 
-def test_verify_tells_of_a_damaged_name_and_goes_on(store: ContentStore) -> None:
+def test_verify_reports_a_damaged_name_and_continues(store: ContentStore) -> None:
     result = dist("--store", store.url, "--output", "json", "verify", "--repair", "all")
 
     assert result.code == 1
