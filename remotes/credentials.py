@@ -49,7 +49,7 @@ class Credentials:
     """A user and a password or access token, an identity token, or both. No representation shows a secret.
 
     An identity token is an OAuth2 refresh token: a token server accepts it in place of user and password, a registry does not.
-    `renew` returns other credentials after these were rejected, or None; only credentials from a helper have it. `origin` and
+    `renew` returns other credentials after a rejection, or None; only credentials from a helper have `renew`. `origin` and
     `renew` do not count for equality.
     """
 
@@ -187,7 +187,7 @@ class DockerConfig:
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class _Helper:
-    """A helper, the server name to request from it, and the place in a file that names the helper."""
+    """A helper, the server name to request, and the place in a file with the name of the helper."""
 
     name: HelperName
     server: str
@@ -214,8 +214,8 @@ class _File:
     def find(self, keys: Sequence[str]) -> Credentials | _Helper | None:
         """Return the entry for the first matching key: from credHelpers, else from auths, else from credsStore.
 
-        This differs from other tools: podman ignores credsStore, and docker ignores auths if there is a credsStore. A file with
-        both belongs to a user who logged in before docker used the store; the entry in auths is good, and needs no program.
+        Other tools differ: podman ignores credsStore, and docker ignores auths if there is a credsStore. A file with both
+        belongs to a user who logged in before docker used the store; the entry in auths is good, and needs no program.
         """
         if helper := _first_present(keys, self.helpers):
             return helper

@@ -65,7 +65,7 @@ class Exchange:
 class RegistryError(DistError):
     """An error response of a registry.
 
-    Each subclass also derives from the class of `ocispec.errors` that shows what the caller can do about the error.
+    Each subclass also derives from a class of `ocispec.errors`, which tells the caller how to react.
     """
 
     def __init__(self, message: str, exchange: Exchange) -> None:
@@ -260,7 +260,7 @@ def one_line(text: str) -> str:
 
 
 def _deepest_message(exc: Exception) -> str:
-    """Message of the deepest cause that has one, in one line."""
+    """Message of the deepest cause with a message, in one line."""
     if isinstance(exc, httpx.TimeoutException):
         return one_line(str(exc))  # names the timeout; its causes do not
     texts = [one_line(str(c.strerror if isinstance(c, OSError) and c.strerror else c)) for c in _cause_chain(exc)]

@@ -1,7 +1,7 @@
 """Reading from a repository: resolve references, fetch content, list tags and referrers (distribution-spec 1.1, "Pull").
 
 A registry is trusted for one fact: the digest of a tag at the moment of resolving. A digest in the reference always wins over
-the registry. Content is returned unverified; its verification is left to the store.
+the registry. Content is returned unverified; verification is left to the store.
 """
 
 from collections.abc import Container, Iterator
@@ -50,7 +50,7 @@ class Source(Protocol):
         """Yield the referrers of `descriptor`, each once, with artifact type and annotations. Pages are requested on demand."""
 
     def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
-        """Yield cosign's digest tags of `descriptor` that exist, with their descriptors; of `tags` only, if given."""
+        """Yield cosign's existing digest tags of `descriptor` with their descriptors; only from `tags`, if given."""
 
 
 class Fetcher:
@@ -148,7 +148,7 @@ class Fetcher:
         )
 
     def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
-        """Yield cosign's digest tags of `descriptor` that exist, with their descriptors; of `tags` only, if given."""
+        """Yield cosign's existing digest tags of `descriptor` with their descriptors; only from `tags`, if given."""
         return referrers.signatures(self, self.locator, descriptor.digest, tags=tags)
 
     def _or_at_urls(self, foreign: ForeignLayers, own: Iterator[bytes], descriptor: Descriptor, offset: int) -> Iterator[bytes]:
@@ -164,7 +164,7 @@ class Fetcher:
         yield from foreign.read(self._repository, descriptor, offset=offset, missing=missing)
 
     def _by_head(self, ask: "_ManifestRequest") -> Descriptor | None:
-        """Descriptor from the headers of a HEAD; None if they do not include type, length and digest."""
+        """Descriptor from the headers of a HEAD; None without a type, length or digest."""
         if "head" in self._repository.unsupported:
             return None
         response = self._repository.send_read("HEAD", ask.path, subject=ask.subject, headers={"Accept": ask.accept})

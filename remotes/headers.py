@@ -1,7 +1,7 @@
 """Header values of requests, and checked header values of responses: lengths, digests, locations, links, challenges.
 
-Follows distribution-spec 1.1, RFC 9110 and RFC 8288. A registry may send anything in a header, so each function defines what it
-returns for an invalid value.
+Follows distribution-spec 1.1, RFC 9110 and RFC 8288. A registry may send any text in a header, so each function defines its
+result for an invalid value.
 """
 
 import re
@@ -68,9 +68,10 @@ def check_digest(response: httpx.Response, descriptor: Descriptor, subject: str)
 
 
 def uploaded_bytes(response: httpx.Response) -> int | None:
-    """Return the number of bytes of an upload that the registry has; None if the registry does not report it.
+    """Return the number of bytes of an upload at the registry; None if the registry does not report the number.
 
-    `0-0` counts as no byte. The value could also mean one byte, but a registry with no byte has no other way to report it.
+    `0-0` counts as no byte. The value could also mean a single byte, but a registry with no byte has no other way to report
+    zero.
     """
     match = _UPLOADED.fullmatch(response.headers.get("range", ""))
     last = int(match[1]) if match else None

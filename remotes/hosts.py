@@ -1,4 +1,4 @@
-"""Settings of each registry: address, scheme, TLS, limits, and features that the registry lacks.
+"""Settings of each registry: address, scheme, TLS, limits, and missing features.
 
 A registry is identified by its host as written in references, `host[:port]`. Reading these settings from a hosts file is left
 to `mirror.hosts_file`, applying limits to `remotes.throttled`.
@@ -145,7 +145,7 @@ class Hosts:
         if settings.scheme is not None:
             return settings.scheme
         means_https = settings.tls != Tls()  # certificates have a use only with https
-        return "http" if self.plain_http or (_is_loopback(self._server_of(host)) and not means_https) else "https"
+        return "http" if self.plain_http or (is_loopback(_without_port(self._server_of(host))) and not means_https) else "https"
 
     def settings_at(self, url: httpx.URL) -> HostSettings:
         """Settings of the server in a URL, which may be the target of a redirect.
@@ -187,14 +187,16 @@ def _server(url: httpx.URL) -> str:
     return f"{url.scheme}://{url.netloc.decode('ascii')}"  # httpx omits the default port
 
 
-def _is_loopback(host: str) -> bool:
-    name = host[1 : host.index("]")] if host.startswith("[") else host.partition(":")[0]
-    if name == "localhost":
-        return True
+def is_loopback(host: str) -> bool:
+    """Return True for localhost and loopback addresses. `host` has neither a port nor brackets."""
     try:
-        return ipaddress.ip_address(name).is_loopback
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False
+        return host == "localhost"
+
+
+def _without_port(server: str) -> str:
+    return server[1 : server.index("]")] if server.startswith("[") else server.partition(":")[0]
 
 
 def check_readable(path: str) -> None:

@@ -93,7 +93,7 @@ class MirroredSource:
         raise _combine_errors(self._fetchers, errors)
 
     def signatures(self, descriptor: Descriptor, *, tags: Container[str] | None = None) -> Iterator[tuple[str, Descriptor]]:
-        """Yield cosign's digest tags of `descriptor` that exist, with their descriptors; of `tags` only, if given."""
+        """Yield cosign's existing digest tags of `descriptor` with their descriptors; only from `tags`, if given."""
         return referrers.signatures(self, self._fetchers[-1].locator, descriptor.digest, tags=tags)
 
 

@@ -1,12 +1,12 @@
 """Proxies from the environment: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY, also in lower case."""
 
-import ipaddress
 from collections.abc import Mapping
 from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
 from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.remotes.hosts import is_loopback
 
 _SCHEMES = ("http", "https")
 
@@ -24,7 +24,7 @@ class Proxies:
             InvalidInput: the environment has no valid proxy URL. The message omits the URL, which may contain a password.
         """
         text = self._proxies.get(url.scheme) or self._proxies.get("all")
-        if not text or _is_here(url.host) or proxy_bypass(_netloc(url), self._proxies):
+        if not text or is_loopback(url.host) or proxy_bypass(_netloc(url), self._proxies):
             return None
         proxy = _parse(text)
         if proxy is None:
@@ -45,10 +45,3 @@ def _parse(text: str) -> httpx.URL | None:
 
 def _netloc(url: httpx.URL) -> str:
     return url.netloc.decode("ascii")
-
-
-def _is_here(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -1,8 +1,8 @@
 """Reads one blob over several connections in parallel if one connection is slow.
 
-Some servers limit the speed of each connection. A transfer starts on one connection. If it is going to take long, parts of the
-rest are fetched ahead over further connections, and yielded in order. The first connection is closed once it reaches a part
-that the server has started to send. If the server does not send parts, the first connection continues to the end.
+Some servers limit the speed of each connection. A transfer starts on one connection. If the rest is going to take long, parts
+of the rest are fetched ahead over further connections, and yielded in order. The first connection is closed once it reaches a
+part already arriving from the server. If the server does not send parts, the first connection continues to the end.
 """
 
 import threading
@@ -99,7 +99,7 @@ class _PartPool:
 
     @property
     def held(self) -> int:
-        """Number of parts that are in flight, or fetched and not yet released."""
+        """Number of parts in flight, or fetched and not yet released."""
         with self._guard:
             return self._held.total()
 
@@ -191,7 +191,7 @@ class _PartsAhead:
             self._fill()
 
     def has_reached(self, position: int) -> bool:
-        """Return True if `position` is in the first part, and the server has started to send that part."""
+        """Return True if `position` is in the first part, and the first bytes of the part have arrived."""
         return bool(self._parts) and position >= self._parts[0].start and self._parts[0].opened.is_set()
 
     def rest(self, position: int) -> Iterator[bytes]:
@@ -202,7 +202,7 @@ class _PartsAhead:
                 position += len(piece)
 
     def close(self) -> None:
-        """Release all parts that were not yielded."""
+        """Release the remaining parts."""
         while self._parts:
             self._pool.release(self._parts.popleft())
 

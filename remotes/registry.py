@@ -26,7 +26,7 @@ from prefect_dist.remotes.pusher import Pusher
 from prefect_dist.remotes.ranges import Ranges
 from prefect_dist.remotes.repository import Repository
 from prefect_dist.remotes.sizes import RegistrySizes
-from prefect_dist.remotes.throttled import OnThrottled, Quota, ThrottledTransport, nobody
+from prefect_dist.remotes.throttled import OnThrottled, Quota, ThrottledTransport, ignore_pause
 from prefect_dist.remotes.transport import Urllib3Transport
 
 _log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class _Client(httpx.Client):
 class Registries:
     """All registries, through one client. Thread-safe; the owner closes it, or uses it in a `with` block.
 
-    `ways` are hints how to give credentials, see `RegistryLogin`. `left_alone` is called when requests to a registry pause.
+    `ways` are hints how to give credentials, see `RegistryLogin`. `on_throttled` is called when requests to a registry pause.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Registries:
         *,
         credentials: CredentialSource,
         ways: Sequence[str] = (),
-        on_throttled: OnThrottled = nobody,
+        on_throttled: OnThrottled = ignore_pause,
     ) -> None:
         self._settings = settings
         self._credentials, self._ways = credentials, ways

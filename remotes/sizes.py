@@ -1,4 +1,4 @@
-"""Sizes that one registry accepts, learned during a run: of upload requests, and of pages of a list."""
+"""Accepted sizes of one registry, learned during a run: of upload requests, and of pages of a list."""
 
 import threading
 from dataclasses import dataclass

@@ -24,7 +24,7 @@ OnThrottled = Callable[[str, float], None]
 """Called with a server and the seconds for which requests to it pause; again if the pause grows. Thread-safe."""
 
 
-def nobody(_server: str, _seconds: float) -> None:
+def ignore_pause(_server: str, _seconds: float) -> None:
     """Ignore the call."""
 
 
@@ -47,7 +47,7 @@ class ThrottledTransport(httpx.BaseTransport):
     The caller can then wait without holding a thread.
     """
 
-    def __init__(self, inner: httpx.BaseTransport, hosts: Hosts, *, on_throttled: OnThrottled = nobody) -> None:
+    def __init__(self, inner: httpx.BaseTransport, hosts: Hosts, *, on_throttled: OnThrottled = ignore_pause) -> None:
         self._inner, self._hosts, self._on_throttled = inner, hosts, on_throttled
         self._throttles: dict[str, Throttle] = {}
         self._quotas: dict[str, Quota] = {}

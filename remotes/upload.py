@@ -1,6 +1,6 @@
 """One upload session: sends the bytes of a blob, in one request or in chunks (distribution-spec 1.1, "Pushing Blobs").
 
-An interrupted upload in chunks is resumed: the registry reports how much it has, and the rest is sent. The choice between one
+An interrupted upload in chunks is resumed: the registry reports its offset, and the rest is sent. The choice between one
 request and chunks is left to `remotes.pusher`.
 """
 
@@ -44,7 +44,7 @@ class Content:
 
 
 class _UploadPart:
-    """A part of the content as a request body. Each iteration reads the content again, because a request may be sent again."""
+    """A part of the content as a request body. Each iteration reads the content again, for a request that is sent again."""
 
     def __init__(self, content: Content, first: int, end: int) -> None:
         self._content, self._first, self._end = content, first, end
@@ -85,7 +85,7 @@ class UploadSession:
         self._close(content.part(0, self._descriptor.size), size=self._descriptor.size)
 
     def send_chunks(self, content: Content, *, chunk_bytes: int) -> None:
-        """Upload the bytes that the registry does not have yet, in requests of `chunk_bytes`.
+        """Upload the missing bytes in requests of `chunk_bytes`.
 
         Raises:
             Unavailable: repeated failures gained nothing, or the registry asks to wait; another call resumes the upload.
@@ -111,7 +111,7 @@ class UploadSession:
             self._close()
 
     def _query_offset(self) -> None:
-        """Ask the registry for the offset. A registry that does not report it has lost the session."""
+        """Ask the registry for the offset. A registry without an answer has lost the session."""
         answer = self._send("GET", self._location, losing=(RegistryNotFound, RegistryRefused))
         has = uploaded_bytes(answer)
         if has is None:
