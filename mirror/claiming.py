@@ -4,16 +4,21 @@ An entry for a whole registry or repository may claim the same targets as a diff
 the source registry is listed. So an image waits for each unlisted registry with a possible claim on a target of the image.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 from prefect_dist.mirror.claims import Claims
 from prefect_dist.mirror.entry import Entry
+from prefect_dist.mirror.naming import Naming
 from prefect_dist.mirror.plan import PlannedImage, SyncItem
 from prefect_dist.mirror.plan_image import fail_image
-from prefect_dist.mirror.reach import compute_reach
 from prefect_dist.ocispec import Reference
+from prefect_dist.ocispec.errors import InvalidInput
+from prefect_dist.ocispec.reference import expand
+
+# The sample has two components, because `library/` is added to a single one on Docker Hub.
+_REPOSITORY, _TAG = "name/name", "tag"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +34,7 @@ class Claiming:
     """The claims of the entries, by source registry."""
 
     def __init__(self, entries: Mapping[str, Sequence[Entry]]) -> None:
-        self._reach = cache(lambda host: compute_reach(entries[host]))
+        self._reach = cache(lambda host: Reach(entries[host]))
         self._unlisted = set(entries)
         self._claims = Claims()
         self._waiting: dict[str, list[SyncItem]] = {}
@@ -82,3 +87,51 @@ class Claiming:
                 fail_image(replace(item, targets=(target,)), conflicts[target]) for target in new if target in conflicts
             ]
         return Admitted(host=host, items=tuple(admitted), refused=tuple(refused))
+
+
+class Reach:
+    """The target names that entries can claim, as far as the configuration shows before the source registry is listed.
+
+    The reach may be too large, never too small: no entry claims a name out of reach.
+    """
+
+    def __init__(self, entries: Iterable[Entry]) -> None:
+        self._names, prefixes = set[Reference](), set[str]()
+        for entry in entries:
+            if entry.type == "image":
+                self._names.update(entry.list_valid_targets(Reference.parse(entry.source)))
+            else:
+                prefixes.update(_prefixes(entry))
+        self._prefixes = tuple(prefixes)
+
+    def has(self, target: Reference) -> bool:
+        """Return whether the name is within reach."""
+        return target in self._names or str(target).startswith(self._prefixes)
+
+
+def _prefixes(entry: Entry) -> Iterator[str]:
+    for naming in entry.targets:
+        if naming.template.refers_to("Ref"):
+            yield _literal(naming)
+        else:
+            yield _prefix(naming, entry.source, f"/{_REPOSITORY}:{_TAG}" if entry.type == "registry" else f":{_TAG}")
+
+
+def _prefix(naming: Naming, source: str, varying: str) -> str:
+    """Return the common prefix of the names that a naming makes by appending the source's repository or tag."""
+    try:
+        target = naming.make_name(Reference.parse(f"{source}{varying}"))
+    except InvalidInput:  # a rename may make an invalid name of the sample
+        return ""
+    is_kept = not naming.renames and str(target).endswith(varying)
+    return str(target)[: 1 - len(varying)] if is_kept else f"{target.host}/"
+
+
+def _literal(naming: Naming) -> str:
+    """Return the common prefix of the names that a template makes: the text before the first action, if the text has a host."""
+    host, slash, path = naming.template.text.partition("{{")[0].lstrip().partition("/")
+    if not slash:
+        return ""
+    known = expand(f"{host}/{_REPOSITORY}:{_TAG}")
+    is_kept = known.startswith(f"{host}/") and host != "docker.io" and not naming.renames
+    return f"{known.partition('/')[0]}/{path if is_kept else ''}"

@@ -5,7 +5,6 @@ slow registry delays only its own images, and images with targets that the regis
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -14,11 +13,11 @@ from prefect_dist.mirror.claiming import Claiming
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.listing import Selected, list_registry
 from prefect_dist.mirror.lock import Records
-from prefect_dist.mirror.orphans import Orphans, find_orphans
+from prefect_dist.mirror.orphans import find_orphans
 from prefect_dist.mirror.plan import Plan, PlannedImage
 from prefect_dist.mirror.queries import QueryLoop, run_stage
 from prefect_dist.mirror.surveying import SurveyedImages, SurveyProgress, find_missing_content, survey_images
-from prefect_dist.ocispec import Digest, Reference
+from prefect_dist.ocispec import Digest
 from prefect_dist.transfer import units
 from prefect_dist.transfer.events import Notify
 from prefect_dist.transfer.session import Session
@@ -85,13 +84,8 @@ class Planning:
         admitted = claiming.claim(host, [item for selected in selections for item in selected.items])
         self._open_surveys += len(admitted)
         for images in admitted:
-            stage = survey_images(
-                images,
-                self._request.locked,
-                self._progress,
-                keep=not self._request.is_dry,
-                workers=self._request.workers,
-            )
+            keep, workers = not self._request.is_dry, self._request.workers
+            stage = survey_images(images, self._request.locked, self._progress, keep=keep, workers=workers)
             run_stage(stage, self._loop, lane=images.host, done=partial(self._hand_over, claiming))
 
     def _hand_over(self, claiming: Claiming, surveyed: SurveyedImages) -> None:
@@ -113,7 +107,10 @@ class Planning:
         images.sort(key=lambda image: order[id(image.item.entry)])
         trusted = [target for surveyed in self._surveys for item in surveyed.trusted for target in item.targets]
         problems, idle = _describe_problems(selections), _describe_idle(selections)
-        orphans = self._find_orphans(selections, images, trusted, problems.keys() | idle.keys())
+        held = problems.keys() | idle.keys() | {entry.at for entry in self._request.others}
+        chosen = {(selected.entry.at, source.locator) for selected in selections for source in selected.sources}
+        entries = (*self._request.entries, *self._request.others)
+        orphans = find_orphans(images, trusted, entries, self._request.locked, held=held, selected=chosen)
         notes = {**orphans.notes, **idle}
         return Plan(
             images=tuple(images),
@@ -126,19 +123,6 @@ class Planning:
             quotas=self._session.registries.quotas(),
             is_dry=self._request.is_dry,
         )
-
-    def _find_orphans(
-        self,
-        selections: Sequence[Selected],
-        images: Sequence[PlannedImage],
-        trusted: Sequence[Reference],
-        unknown: AbstractSet[str],
-    ) -> Orphans:
-        """Return the orphaned tags, except tags of `unknown` entries and of entries of another run."""
-        entries, others = self._request.entries, self._request.others
-        held = unknown | {entry.at for entry in others}
-        chosen = {(selected.entry.at, source.locator) for selected in selections for source in selected.sources}
-        return find_orphans(images, trusted, (*entries, *others), self._request.locked, held=held, selected=chosen)
 
 
 def _describe_problems(selections: Iterable[Selected]) -> dict[str, str]:

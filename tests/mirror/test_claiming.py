@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from prefect_dist.mirror.reach import compute_reach
+from prefect_dist.mirror.claiming import Reach
 from prefect_dist.ocispec import Reference
 from tests.mirror.planned import entries
 
 
 def has(entry: dict[str, Any], *targets: str) -> list[bool]:
-    found = compute_reach(entries({"source": "source.example/app", "type": "repository", **entry}))
+    found = Reach(entries({"source": "source.example/app", "type": "repository", **entry}))
     return [found.has(Reference.parse(target)) for target in targets]
 
 
