@@ -163,7 +163,7 @@ class _LaneState(Generic[Item]):
         """Return the number of runs that use the window of the pool."""
         if self.lane.is_single:
             return 0
-        return sum(run.is_started and run.key not in waiting for run in self.in_flight)
+        return sum(run.key not in waiting for run in self.in_flight) if waiting else len(self.in_flight)
 
     def has_room(self, window: int, *, is_full: bool) -> bool:
         """Return whether the next item of the lane may start. `is_full`: the window of the pool is used up."""
