@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 def config(file: MirrorFile, /, *, dialect: From = "dist", to: To = None, context: Shared) -> int:
     """Print a configuration. Mistakes and conflicts are bad input; overlaps of entries are warnings."""
-    from prefect_dist.mirror.claims import known_conflicts, known_overlaps
+    from prefect_dist.mirror.claims import list_known_conflicts, list_known_overlaps
     from prefect_dist.mirror.yamlfile import in_order
 
     wanted = inputs.load_mirror(file, dialect, to or ())
-    if conflicts := [*known_conflicts(wanted.entries), *known_conflicts(wanted.seed)]:
+    if conflicts := [*list_known_conflicts(wanted.entries), *list_known_conflicts(wanted.seed)]:
         raise BadInput(*in_order(conflicts, wanted.path))
-    overlaps = [*known_overlaps(wanted.entries), *known_overlaps(wanted.seed)]
+    overlaps = [*list_known_overlaps(wanted.entries), *list_known_overlaps(wanted.seed)]
     warnings = [*inputs.list_warnings(context, wanted), *in_order(overlaps, wanted.path)]
     store = inputs.choose_mirror_store(context, wanted)
     if context.output == "json":

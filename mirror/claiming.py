@@ -76,7 +76,7 @@ class Claiming:
 
     def _admit(self, host: str, items: Iterable[SyncItem]) -> Admitted:
         """Return items without the targets of earlier equal items, and without targets in conflict."""
-        conflicts = self._claims.conflicts()
+        conflicts = self._claims.find_conflicts()
         admitted, refused = list[SyncItem](), list[PlannedImage]()
         for item in items:
             new = [target for target in item.targets if (item.source, target) not in self._admitted]
@@ -101,7 +101,7 @@ class Reach:
             if entry.type == "image":
                 self._names.update(entry.list_valid_targets(Reference.parse(entry.source)))
             else:
-                prefixes.update(_prefixes(entry))
+                prefixes.update(_list_prefixes(entry))
         self._prefixes = tuple(prefixes)
 
     def has(self, target: Reference) -> bool:
@@ -109,15 +109,15 @@ class Reach:
         return target in self._names or str(target).startswith(self._prefixes)
 
 
-def _prefixes(entry: Entry) -> Iterator[str]:
+def _list_prefixes(entry: Entry) -> Iterator[str]:
     for naming in entry.targets:
         if naming.template.refers_to("Ref"):
-            yield _literal(naming)
+            yield _literal_prefix(naming)
         else:
-            yield _prefix(naming, entry.source, f"/{_REPOSITORY}:{_TAG}" if entry.type == "registry" else f":{_TAG}")
+            yield _sample_prefix(naming, entry.source, f"/{_REPOSITORY}:{_TAG}" if entry.type == "registry" else f":{_TAG}")
 
 
-def _prefix(naming: Naming, source: str, varying: str) -> str:
+def _sample_prefix(naming: Naming, source: str, varying: str) -> str:
     """Return the common prefix of the names that a naming makes by appending the source's repository or tag."""
     try:
         target = naming.make_name(Reference.parse(f"{source}{varying}"))
@@ -127,7 +127,7 @@ def _prefix(naming: Naming, source: str, varying: str) -> str:
     return str(target)[: 1 - len(varying)] if is_kept else f"{target.host}/"
 
 
-def _literal(naming: Naming) -> str:
+def _literal_prefix(naming: Naming) -> str:
     """Return the common prefix of the names that a template makes: the text before the first action, if the text has a host."""
     host, slash, path = naming.template.text.partition("{{")[0].lstrip().partition("/")
     if not slash:

@@ -35,16 +35,16 @@ class Claims:
         for target in targets:
             self._by_target[target].append(Claim(entry=entry, source=source))
 
-    def conflicts(self) -> dict[Reference, InvalidInput]:
+    def find_conflicts(self) -> dict[Reference, InvalidInput]:
         """Return the targets with a conflict. The error of each target names the claims."""
-        found = ((target, _conflict(claims)) for target, claims in self._by_target.items() if len(claims) > 1)
+        found = ((target, _describe_conflict(claims)) for target, claims in self._by_target.items() if len(claims) > 1)
         return {target: InvalidInput(why) for target, why in found if why is not None}
 
-    def overlaps(self) -> Iterator[tuple[str, Sequence[Entry]]]:
+    def find_overlaps(self) -> Iterator[tuple[str, Sequence[Entry]]]:
         """Return the targets that several entries claim without a conflict, with the entries."""
         for target, claims in self._by_target.items():
             entries = list({claim.entry.at: claim.entry for claim in claims}.values())
-            if len(entries) > 1 and _conflict(claims) is None:
+            if len(entries) > 1 and _describe_conflict(claims) is None:
                 yield str(target), entries
 
 
@@ -67,32 +67,36 @@ class EntryIndex:
         return (entry for entry in found if target in entry.list_valid_targets(source))
 
 
-def known_conflicts(entries: Sequence[Entry]) -> list[str]:
+def list_known_conflicts(entries: Sequence[Entry]) -> list[str]:
     """Return a line for each conflict that is certain without a request to a registry.
 
     The comparison covers entries for single images, entries for the repositories and registries of these images, and entries
     that select equal sets of images.
     """
-    lines = [f"{target}: {why}" for target, why in _known_claims(entries).conflicts().items()]
-    several = ((target, _list_differing_options(found, found[0].source, None)) for target, found in _equal_selections(entries))
+    lines = [f"{target}: {why}" for target, why in _collect_known_claims(entries).find_conflicts().items()]
+    several = (
+        (target, _describe_differences(found, found[0].source, None)) for target, found in _group_equal_selections(entries)
+    )
     return [*lines, *(f"{target}: {why}" for target, why in several if why is not None)]
 
 
-def known_overlaps(entries: Sequence[Entry]) -> list[str]:
+def list_known_overlaps(entries: Sequence[Entry]) -> list[str]:
     """Return a line for each target that several entries certainly claim with equal options."""
     several = (
         (target, found)
-        for target, found in _equal_selections(entries)
-        if len({entry.at for entry in found}) > 1 and _list_differing_options(found, found[0].source, None) is None
+        for target, found in _group_equal_selections(entries)
+        if len({entry.at for entry in found}) > 1 and _describe_differences(found, found[0].source, None) is None
     )
-    overlaps = ((target, [entry.at for entry in found]) for target, found in (*_known_claims(entries).overlaps(), *several))
+    overlaps = (
+        (target, [entry.at for entry in found]) for target, found in (*_collect_known_claims(entries).find_overlaps(), *several)
+    )
     return [
         f"{target}: {len(places)} entries publish the same to this target: {_join(places)}; one is enough"
         for target, places in overlaps
     ]
 
 
-def _known_claims(entries: Sequence[Entry]) -> Claims:
+def _collect_known_claims(entries: Sequence[Entry]) -> Claims:
     """Return the claims for single images that are certain without a request to a registry."""
     single = [entry for entry in entries if entry.type == "image"]
     several = [entry for entry in entries if entry.type != "image"]
@@ -104,21 +108,21 @@ def _known_claims(entries: Sequence[Entry]) -> Claims:
         source = Reference.parse(entry.source)
         claims.add(entry, source, entry.list_valid_targets(source))
         for other in (*by_source[source.locator], *by_source[source.host]):
-            if _certainly_selects(other, source):
+            if _is_certain_to_select(other, source):
                 claims.add(other, source, other.list_valid_targets(source))
     return claims
 
 
-def _conflict(claims: Sequence[Claim]) -> str | None:
+def _describe_conflict(claims: Sequence[Claim]) -> str | None:
     """Return the reason for a conflict between the claims on a target, or None if the claims agree."""
     sources = list({claim.source: claim for claim in claims}.values())
     if len(sources) > 1:
         named = [f"{claim.source} ({claim.entry.at})" for claim in sources]
         return f"expected one source for this target, got {len(named)}: {_join(named)}"
-    return _list_differing_options([claim.entry for claim in claims], str(claims[0].source), claims[0].source.tag)
+    return _describe_differences([claim.entry for claim in claims], str(claims[0].source), claims[0].source.tag)
 
 
-def _list_differing_options(entries: Sequence[Entry], source: str, tag: str | None) -> str | None:
+def _describe_differences(entries: Sequence[Entry], source: str, tag: str | None) -> str | None:
     """Return a line with the different options of entries with the same source and target, or None for equal options."""
     differing = {name for entry in entries for name in entries[0].list_differing_options(entry, tag)}
     if not differing:
@@ -130,14 +134,14 @@ def _list_differing_options(entries: Sequence[Entry], source: str, tag: str | No
     )
 
 
-def _certainly_selects(entry: Entry, source: Reference) -> bool:
+def _is_certain_to_select(entry: Entry, source: Reference) -> bool:
     """Return whether an entry selects an image, whatever tags the repository has."""
     if source.tag is None or source.digest is not None or entry.tags.is_relative:
         return False
     return entry.repositories.holds(source.repository) and bool(entry.select_tags([source.tag]))
 
 
-def _equal_selections(entries: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
+def _group_equal_selections(entries: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
     """Return the entries that select the same images of a registry or repository for the same target, with the target."""
     groups = defaultdict[object, list[tuple[str, Entry]]](list)
     for entry in entries:

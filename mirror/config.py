@@ -12,7 +12,7 @@ from typing import Any
 
 from prefect_dist.mirror import yamlfile
 from prefect_dist.mirror.access import read_access, regsync_advice
-from prefect_dist.mirror.claims import known_conflicts
+from prefect_dist.mirror.claims import list_known_conflicts
 from prefect_dist.mirror.entries import EntryFactory
 from prefect_dist.mirror.entry import Entry
 from prefect_dist.mirror.hosts_file import CONCURRENCY, MAX_CONCURRENCY
@@ -82,7 +82,7 @@ def parse_mirror(document: Document, *, has_lock: bool = True) -> Mirror:
     factory = EntryFactory(document, file.defaults, mistakes)
     sync, seed = _make_entries(file, checked, factory)
     if mistakes:
-        mistakes.add((*known_conflicts(sync), *known_conflicts(seed)))
+        mistakes.add((*list_known_conflicts(sync), *list_known_conflicts(seed)))
     mistakes.raise_mistakes()
     section, advise = ("creds", regsync_advice) if file.creds else ("registries", TlsAdvice.of_file)
     return Mirror(
