@@ -113,7 +113,7 @@ def test_a_mirror_reports_a_referrer_that_others_overwrite_each_time_and_the_nex
 
         assert (report.status, results(report)) == ("failed", {"app:v1": "failed"})
         (error,) = report.errors()
-        lost = f"{target.host}/app:{FALLBACK}: expected manifest {OURS.root.digest} to be listed, others overwrote it 5 times"
+        lost = f"{target.host}/app:{FALLBACK}: other clients overwrote the entry for manifest {OURS.root.digest} 5 times"
         assert error == f"{source.host}/app:v1 to {target.host}/app:v1: {lost}; try again"
         writes = [one for one in mirrors.asked(target) if one.method == "PUT" and one.path.endswith(FALLBACK)]
         assert len(writes) == 1 + 5
