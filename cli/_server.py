@@ -1,6 +1,6 @@
 """The process of the embedded server: `python -P -m prefect_dist.cli._server FD`. See `cli.embedded`.
 
-The process serves the Prefect API on the listening socket FD until its standard input ends, also because its parent was killed.
+The process serves the Prefect API on the listening socket FD until standard input ends, also after the parent was killed.
 """
 
 import asyncio

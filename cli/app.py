@@ -1,8 +1,7 @@
-"""The commands of `dist`, with their groups and help, and the options of all commands.
+"""The commands of `dist`, their groups and help, and the global options.
 
-The function of a command declares the options and does the work. Its module is imported when the command runs or shows its own
-help. So that help is quick, these modules import at the top neither Prefect nor httpx, pydantic or fsspec: the functions that
-need such a package import it.
+The function of a command declares the options and does the work. Its module is imported when the command runs, or for its help.
+To keep help quick, the modules of commands import Prefect, httpx, pydantic and fsspec only inside functions.
 """
 
 from typing import Annotated, Any
@@ -24,7 +23,7 @@ GLOBAL_OPTIONS = Group("Options of all commands", sort_key=6)
 
 
 def explain_unknown(command: str) -> str:
-    """Return the message for a command that does not exist, with the most similar command."""
+    """Return the message for an unknown command, with the most similar command."""
     import difflib
 
     similar = difflib.get_close_matches(command, [name for name in app if not name.startswith("-")], n=1)
@@ -52,7 +51,7 @@ app.meta.suppress_keyboard_interrupt = False  # `cli.main` handles interrupts
 
 
 def _add(group: Group, path: str, text: str, **options: Any) -> None:
-    """Register the function at `path`, MODULE:FUNCTION of this layer. `text` is the help, `options` are for `App.command`."""
+    """Register the function at `path`, MODULE:FUNCTION in cli/. `text` is the help, `options` are for `App.command`."""
     app.command(f"prefect_dist.cli.{path}", group=group, group_parameters=OPTIONS, help=text, **options)
 
 
@@ -132,7 +131,7 @@ def launch(
     output: Annotated[Output, Parameter(help="Format of standard output.")] = "text",
     debug: Annotated[bool, option("Write logs and tracebacks to standard error.")] = False,
 ) -> int:
-    """Read the options of all commands, run the command, and return its exit code."""
+    """Read the global options, run the command, and return the exit code."""
     from prefect_dist.cli.signals import run_interruptible
 
     command, bound, shared = app.parse_args(tokens, exit_on_error=False, print_error=False)

@@ -31,7 +31,7 @@ def _refuse_options(_: object, value: str | list[str]) -> None:
 
 
 def _file(name: str, help: str) -> Parameter:  # noqa: A002 - as cyclopts names it
-    """Return a parameter that accepts `-`, standard input or output, and no other text with a hyphen."""
+    """Return a parameter for a file. Only `-`, standard input or output, may begin with a hyphen."""
     return Parameter(name=name, allow_leading_hyphen=True, validator=_refuse_options, help=help)
 
 
@@ -43,7 +43,7 @@ def export(
     *,
     context: Shared,
 ) -> int:
-    """Write images and their referrers to an archive, which appears complete or not at all. Print them if it is a file."""
+    """Write images with referrers to an archive, and print the images. An incomplete archive never replaces a file."""
     from prefect_dist.storage.archive import Imported, export_images
 
     *wanted, file = names_and_file
@@ -67,7 +67,7 @@ def import_(
     name: Annotated[str | None, Parameter(help="The name for an image that has no complete name in the archive.")] = None,
     context: Shared,
 ) -> int:
-    """Import the images of an archive, and print them. Return 1 if an image cannot be imported."""
+    """Import and print the images of an archive. Return 1 if an image cannot be imported."""
     from prefect_dist.storage.archive import import_images
 
     default_name = None if name is None else str(inputs.parse_reference(name))
@@ -116,7 +116,7 @@ def _open_output(file: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _replace_file(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a new file that replaces `path` when it is complete. A device or pipe is written directly."""
+    """Yield a new file, which replaces `path` at the end of the block. A device or pipe is written directly."""
     if path.exists() and not path.is_file():
         with path.open("wb") as stream:
             yield stream

@@ -1,4 +1,4 @@
-"""The command config: validates the configuration of a mirror, and prints its entries without secrets."""
+"""The command config: validates the configuration of a mirror, and prints the entries without secrets."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ def _entry(entry: "Entry") -> dict[str, Any]:
 
 
 def _targets(entry: "Entry") -> Iterator[str]:
-    """Yield the targets: the full name of the target of an image, else the template as the file has it."""
+    """Yield the full name of each target of an image; for other entries and invalid names, the template in the file."""
     try:
         names = entry.list_targets(Reference.parse(entry.source)) if entry.type == "image" else ()
     except InvalidInput:

@@ -1,4 +1,4 @@
-"""The commands ls, get and active, which show the content of a store."""
+"""The commands ls, get and active show the content of a store."""
 
 import re
 import sys
@@ -27,7 +27,7 @@ def ls(
     quiet: Annotated[bool, option("Print only the digests.", name=["--quiet", "-q"])] = False,
     context: Shared,
 ) -> int:
-    """Print the blobs whose digests begin with one of the prefixes, or all blobs, the newest first."""
+    """Print the blobs whose digests begin with one of the prefixes, the newest first. Without prefixes, print all blobs."""
     chosen = _check_prefixes(prefixes or ())
     found = (info for info in inputs.open_store(context).walk() if _has_prefix(info.digest, chosen))
     blobs = sorted(found, key=lambda info: (info.committed, info.digest), reverse=True)
@@ -53,7 +53,7 @@ def active(
     quiet: Annotated[bool, option("Print only the keys.", name=["--quiet", "-q"])] = False,
     context: Shared,
 ) -> int:
-    """Print the ingests, sorted by key. Their age is the time since the last write."""
+    """Print the ingests, sorted by key. The age is the time since the last write."""
     found = sorted(inputs.open_store(context).active(), key=lambda status: status.ref)
     if context.output == "json":
         tables.json(

@@ -1,4 +1,4 @@
-"""The commands delete and rm, which remove blobs and names from a store."""
+"""The commands delete and rm remove blobs and names from a store."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +23,7 @@ def delete(
     force: Annotated[bool, option("Delete also blobs that names need.")] = False,
     context: Shared,
 ) -> int:
-    """Delete blobs. Without `force`, keep each blob that a name or a run needs."""
+    """Delete blobs. Without `force`, keep blobs of names and active runs."""
     wanted = {inputs.parse_digest(text) for text in digests}
     store = inputs.open_store(context)
     with store.begin_sweep() as sweep:  # no run can begin to rely on the blobs
@@ -60,7 +60,7 @@ def rm(
 
 
 def _find_needed(store: "ContentStore", wanted: Iterable[Digest]) -> Mapping[Digest, str]:
-    """Return the reason for each blob that must be kept: the first name or run that needs it, or may need it."""
+    """Return the reason for each blob that must stay: the first name or run that needs the blob, or may need it."""
     from prefect_dist.storage.presence import reachable_digests
 
     reasons: dict[Digest, str] = {}
@@ -77,7 +77,7 @@ def _find_needed(store: "ContentStore", wanted: Iterable[Digest]) -> Mapping[Dig
 
 
 def _roots(store: "ContentStore") -> Iterator[tuple[str, Descriptor]]:
-    """Yield each name or run that needs content, with the root of that content.
+    """Yield each name and active run with the root of the needed content.
 
     Leases are read first: a run records its names before it releases its leases.
     """

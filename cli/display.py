@@ -55,7 +55,7 @@ _STYLES = {"failed": "red", "interrupted": "yellow", "exists": "cyan", "done": "
 
 @dataclass(slots=True)
 class _Row:
-    """The state of a reference or descriptor. A reference has no `total` and `offset`, which count bytes."""
+    """The state of a reference or descriptor. `total` and `offset` count the bytes of a descriptor."""
 
     label: str
     state: str
@@ -145,7 +145,7 @@ class LiveDisplay:
                 self._is_recording, self._note = True, "recording results"
 
     def _begin(self) -> None:
-        """Start the clock of the run with its first event."""
+        """Start the clock of the run with the first event."""
         if not self._begun:
             self._begun, self._started = True, time.monotonic()
         self._note = ""
@@ -165,14 +165,14 @@ class LiveDisplay:
 
 
 class PlainLines:
-    """One line per finished image and per wait, for logs. The report prints the causes of failures."""
+    """Prints a line per finished image and per wait, for logs. The report prints the causes of failures."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._done: dict[str, list[str]] = {}
 
     def __call__(self, event: Event) -> None:
-        """Print the line of an event, if it has one."""
+        """Print the line of an event. Some events have no line."""
         match event:
             case Note(text):
                 self._print(text)
@@ -192,7 +192,7 @@ class PlainLines:
 
 @contextlib.contextmanager
 def display(output: Output, *, quiet: bool, doing: Doing = "downloading") -> Iterator[Notify]:
-    """Yield a listener that prints progress: a live table on a terminal, else lines; nothing if `quiet` or for JSON."""
+    """Yield a listener for progress: a live table on a terminal, otherwise lines. `quiet` and JSON output have no progress."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield ignore_event if quiet or output == "json" else PlainLines(console)
@@ -215,7 +215,7 @@ def _label(descriptor: Descriptor) -> str:
 
 
 def _failed_state(errors: Sequence[DistError]) -> str:
-    """Return the state of an object that ended with `errors`."""
+    """Return the state of an object with `errors`."""
     return "interrupted" if all(isinstance(error, Stopped) for error in errors) else "failed"
 
 
@@ -229,7 +229,7 @@ def _counts(rows: Sequence[_Row], *, done: str) -> list[str]:
 
 
 def _footer(parts: Sequence[str], note: str, width: int) -> Text:
-    """Return one line: as many of the first parts as fit, and then the note."""
+    """Return a line with as many of the first parts as fit, and the note."""
     lines = ("  ".join(filter(None, (*parts[:number], note))) for number in range(len(parts), -1, -1))
     line = next((line for line in lines if len(line) <= width), note)
     return Text(line, style="dim", no_wrap=True, overflow="ellipsis")
@@ -237,7 +237,7 @@ def _footer(parts: Sequence[str], note: str, width: int) -> Text:
 
 @dataclass(frozen=True, slots=True)
 class _Columns:
-    """Widths of the columns in cells. They depend on all rows, so that columns do not move when the visible rows change."""
+    """Widths of the columns in cells. The widths depend on all rows, so columns do not move when the visible rows change."""
 
     label: int
     amount: int
@@ -261,7 +261,7 @@ class _Columns:
         return table
 
     def cells(self, row: _Row) -> tuple[RenderableType, ...]:
-        """Return the cells of a row. A label is cut at its beginning, since its end, the tag, distinguishes images."""
+        """Return the cells of a row. A label is cut at the beginning, since the tag at the end distinguishes images."""
         label = row.label if len(row.label) <= self.label else f"…{row.label[len(row.label) - self.label + 1 :]}"
         is_moving = row.state in _MOVING and row.total
         amount = f"{size(row.total):>{_SIZE_CELLS}}" if row.total else ""
@@ -273,7 +273,7 @@ class _Columns:
 
 
 def _fit_rows(rows: list[_Row], height: int) -> list[_Row]:
-    """Return the most important rows that fit into a frame, in their order."""
+    """Return the most important rows for a frame of `height` lines, in the given order."""
     if len(rows) <= height:
         return rows
     kept = set(map(id, sorted(rows, key=lambda row: row.rank)[: max(height, 1)]))

@@ -36,7 +36,7 @@ def edit(
     validate: Annotated[bool, option("Refuse a result that is not a manifest or index.")] = False,
     context: Shared,
 ) -> int:
-    """Edit a copy of a blob, ingest the copy, and print its digest. An error names the edited copy, which is then kept."""
+    """Edit a copy of a blob, ingest the copy, and print the digest. After an error, the edited copy is kept and named."""
     original, argv = inputs.parse_digest(digest), _find_editor(editor)
     store = inputs.open_store(context)
     copy = _copy(store, original)
@@ -92,7 +92,7 @@ def _name_copy_in_errors(copy: Path) -> Iterator[None]:
 
 
 def _run_editor(argv: Sequence[str], copy: Path) -> None:
-    """Run the editor on the copy. The editor uses standard error, since standard output of this command may be a pipe."""
+    """Run the editor on the copy. The editor uses standard error, since standard output may be a pipe."""
     # Ctrl-C is for the editor only. The handler is not SIG_IGN, which the editor would inherit.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     try:

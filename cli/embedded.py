@@ -1,12 +1,12 @@
 """The embedded Prefect server: a child process on a loopback port, for commands without a configured Prefect API.
 
-It is Prefect's server on the database `$PREFECT_HOME/prefect.db`, so that `prefect server start` shows the run later. The
-temporary server of Prefect itself loses most task runs when the process ends, dies of Ctrl-C before the end of the run is
-recorded, and survives when its client is killed (docs/dev/adr/0003). The embedded server:
+The server uses the database `$PREFECT_HOME/prefect.db`, so `prefect server start` shows the run later. The temporary server of
+Prefect loses most task runs when the process ends, dies of Ctrl-C before the end of the run is recorded, and survives a killed
+client (docs/dev/adr/0003). The embedded server:
 
 - has settings with which it records task runs as fast as runs produce them;
-- does not get the Ctrl-C of a terminal, and ends when the pipe to its parent closes;
-- listens on a socket that the parent bound, so that no other server can take its place.
+- does not get the Ctrl-C of a terminal, and ends when the pipe to the parent closes;
+- listens on a socket that the parent bound, so no other server can take its place.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ _SETTINGS = {
 
 @contextlib.contextmanager
 def run_server(home: Path) -> Iterator["Embedded"]:
-    """Start a server on the database in `home`, and stop it after the block. `wait_until_ready` comes before its first use."""
+    """Start a server on the database in `home`, and stop it after the block. Call `wait_until_ready` before a request."""
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile() as log, _lock(home) as lock, socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -65,7 +65,7 @@ def run_server(home: Path) -> Iterator["Embedded"]:
 
 
 class Embedded:
-    """A server that is starting or running."""
+    """A starting or running server."""
 
     def __init__(self, url: str, process: subprocess.Popen[bytes], log: IO[bytes], lock: contextlib.ExitStack) -> None:
         self.url = url
@@ -75,7 +75,7 @@ class Embedded:
         """Wait until the server answers.
 
         Raises:
-            Unavailable: the server did not start. The message has the last line of its log.
+            Unavailable: the server did not start. The message has the last line of the log.
         """
         try:
             # The socket listens already, so this request waits until the server is ready.
@@ -93,7 +93,7 @@ class Embedded:
 
 @contextlib.contextmanager
 def _lock(home: Path) -> Iterator[contextlib.ExitStack]:
-    """Hold a lock until a server is ready. Two servers that migrate a new database at the same time would damage it."""
+    """Hold a lock until a server is ready. Two servers would damage a new database by simultaneous migrations."""
     with contextlib.ExitStack() as held:
         lock = held.enter_context((home / "dist-server.lock").open("ab"))
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -101,7 +101,7 @@ def _lock(home: Path) -> Iterator[contextlib.ExitStack]:
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
-    """Close the pipe to the server, which makes it end, and wait for its end."""
+    """Close the pipe to the server, and wait for the end of the server."""
     if process.stdin is not None:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()

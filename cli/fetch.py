@@ -1,4 +1,4 @@
-"""The commands fetch, pull and unpack: images from registries to the content store, and from there to directories."""
+"""The commands fetch, pull and unpack: images from registries to the content store and to directories."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -43,7 +43,7 @@ def fetch(
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
-    """Run the flow `fetch`, and return its exit code."""
+    """Run the flow `fetch`, and return the exit code."""
     from prefect_dist.cli import runs
 
     images = [inputs.parse_reference(text) for text in references]
@@ -74,7 +74,7 @@ def pull(
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
-    """Run the flow `pull`, and return its exit code."""
+    """Run the flow `pull`, and return the exit code."""
     from prefect_dist.cli import runs
 
     image = inputs.parse_reference(reference)

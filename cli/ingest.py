@@ -36,7 +36,7 @@ def ingest(
     ] = None,
     context: Shared,
 ) -> int:
-    """Ingest standard input, and print its digest. If the store has the expected digest, standard input is not read."""
+    """Ingest standard input, and print the digest. If the store has the expected digest, standard input is not read."""
     ref = inputs.check_key(key)
     wanted = None if expected_digest is None else inputs.parse_digest(expected_digest)
     with inputs.open_store(context) as store:
@@ -49,7 +49,7 @@ def ingest(
 
 
 def _find_existing(store: "ContentStore", wanted: Digest | None, total: int | None) -> Digest | None:
-    """Return `wanted` if the store has it, else None."""
+    """Return `wanted` if the store has the blob, or None."""
     if wanted is None:
         return None
     try:
@@ -129,7 +129,7 @@ def _resume(writer: "Writer") -> Digest:
 
 
 def _read_stdin() -> Iterator[memoryview]:
-    """Yield bytes when they arrive, so that an interrupt loses few bytes that were read and not written."""
+    """Yield bytes as soon as they arrive, so that an interrupt loses few bytes."""
     source = sys.stdin.fileno()
     while True:
         while not select.select([source], [], [], _POLL_S)[0]:

@@ -81,14 +81,14 @@ def _project_files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str,
 
 
 def _list_existing(target: Path, names: Mapping[str, bytes]) -> list[str]:
-    """Return the names that exist below `target`, and the names of files in the place of a folder."""
+    """Return the existing names below `target`, and the names of files in the place of a folder."""
     folders = {name.partition("/")[0] for name in names if "/" in name}
     blocked = [name for name in sorted(folders) if os.path.lexists(target / name) and not (target / name).is_dir()]
     return blocked + [name for name in names if os.path.lexists(target / name)]
 
 
 def _write(target: Path, files: Mapping[str, bytes]) -> None:
-    """Create all files and the missing folders. After an error, remove the files and folders that were created."""
+    """Create the files and the missing folders. After an error, remove the created files and folders."""
     created: list[Path] = []
     try:
         for name, content in files.items():
@@ -106,7 +106,7 @@ def _write(target: Path, files: Mapping[str, bytes]) -> None:
 
 
 def _create(path: Path, content: bytes, created: list[Path]) -> None:
-    """Write a new file, and add its path to `created`. An error names the file."""
+    """Write a new file, and add the path to `created`. An error names the file."""
     try:
         with path.open("xb") as file:
             created.append(path)

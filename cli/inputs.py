@@ -1,4 +1,4 @@
-"""Parsing of command-line arguments and of the files that they name. A refused value raises `BadInput`: exit code 2."""
+"""Parsing of command-line arguments and input files. A refused value raises `BadInput`: exit code 2."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ _BLOCK = "block:"
 
 
 class BadInput(Mistakes):
-    """An argument or a file that is wrong, with one line per mistake."""
+    """A wrong argument or file, with a line per mistake."""
 
 
 def parse_reference(text: str) -> Reference:
@@ -38,7 +38,7 @@ def parse_reference(text: str) -> Reference:
 
 
 def parse_repository(text: str) -> Reference:
-    """Return the repository that `text` names, with a short name expanded."""
+    """Return the repository named `text`, with a short name expanded."""
     found = parse_reference(text)
     if any(mark in text.rpartition("/")[2] for mark in ":@"):  # `found` has a tag even if `text` has none
         raise BadInput(f"repository {text!r}: expected no tag or digest, as in {found.locator}")
@@ -46,7 +46,7 @@ def parse_repository(text: str) -> Reference:
 
 
 def parse_registry(text: str) -> str:
-    """Return the registry that `text` names, as `host[:port]`."""
+    """Return the registry named `text`, as `host[:port]`."""
     host = _require_valid(lambda: Reference.parse(f"{text}/x")).host
     if host != text:
         raise BadInput(f"registry {text!r}: expected only a host, as in {host}")
@@ -74,14 +74,14 @@ def check_key(text: str) -> str:
 
 
 def parse_platforms(texts: Sequence[str]) -> tuple[Platform, ...] | None:
-    """Return the selected platforms, or None for all."""
+    """Return the selected platforms, or None for every platform."""
     if not texts or "all" in texts:
         return None
     return _require_valid(lambda: tuple(Platform.parse(text) for text in texts))
 
 
 def parse_platform(text: str | None) -> Platform:
-    """Return the platform that `text` names, or the platform of this machine if it is None."""
+    """Return the platform named `text`, or the platform of the machine if `text` is None."""
     return Platform.local() if text is None else _require_valid(lambda: Platform.parse(text))
 
 
@@ -91,7 +91,7 @@ def parse_duration(text: str) -> float:
 
 
 def load_hosts(network: NetworkOptions) -> "Hosts":
-    """Return the connection settings of registries, read from the hosts file and the CA bundle if these are given."""
+    """Return the connection settings of registries, with the hosts file and the CA bundle of the options."""
     from prefect_dist.remotes import Hosts
 
     if network.hosts is None and network.ca_file is None and not network.insecure:
@@ -112,7 +112,7 @@ def load_mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) ->
 
 
 def load_audited_mirror(path: str, dialect: Dialect = "dist", to: Sequence[str] = ()) -> "Mirror":
-    """Return the mirror that `check` audits, read from a configuration or a lock file."""
+    """Return the mirror for `check`, read from a configuration or a lock file."""
     from prefect_dist.mirror import config, lock_config
 
     parse = lock_config.accept_lock(_choose_parser(dialect, to))
@@ -135,7 +135,7 @@ def make_seed_mirror(to: Sequence[str], **parameters: Any) -> "Mirror":
 
 
 def parse_images(lines: Iterable[str]) -> list[str]:
-    """Return the images on standard input, one per line. A comment begins with `#`."""
+    """Return the images on standard input, an image per line. A comment begins with `#`."""
     found = []
     for number, line in enumerate(lines, start=1):
         if text := line.partition("#")[0].strip():
@@ -149,7 +149,7 @@ def parse_images(lines: Iterable[str]) -> list[str]:
 
 
 def check_new_directory(text: str) -> str:
-    """Return the absolute path of a directory that is missing or empty."""
+    """Return the absolute path of a missing or empty directory."""
     path = Path(text).expanduser().absolute()
     try:
         if any(path.iterdir()):
@@ -171,7 +171,7 @@ def open_store(context: Context) -> "ContentStore":
 
 
 def open_run_store(context: Context) -> "ContentStore | None":
-    """Return the content store of a run, or None if a Prefect block, which only the run can read, defines the store."""
+    """Return the content store of a run, or None if a Prefect block defines the store. Only the run can read blocks."""
     return None if context.store.startswith(_BLOCK) else open_store(context)
 
 
@@ -205,13 +205,13 @@ def parse_store_options(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def make_absolute(location: str) -> str:
-    """Return a location that is valid in every directory, because a run may be repeated elsewhere."""
+    """Return a location that is valid in every directory, since a run may be repeated elsewhere."""
     is_absolute = "://" in location or location.startswith(_BLOCK)
     return location if is_absolute else str(Path(location).expanduser().absolute())
 
 
 def _require_valid(parse: Callable[[], T]) -> T:
-    """Return the result of `parse`, and raise its errors as `BadInput`."""
+    """Return the result of `parse`, and raise errors as `BadInput`."""
     try:
         return parse()
     except Mistakes as exc:

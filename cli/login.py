@@ -1,4 +1,4 @@
-"""Credentials that the user gives to a command, for one registry. A password is never on the command line."""
+"""Credentials from the options and the environment of a command. A password is never on the command line."""
 
 import os
 from collections.abc import Container, Iterable
@@ -17,7 +17,7 @@ _MAX_BYTES = 64 * 1024  # some tokens are long
 
 
 def use_login(login: LoginOptions, registries: Iterable[str]) -> AbstractContextManager[None]:
-    """Make runs in the block use the credentials of the user for the one registry of the command."""
+    """Make runs in the block use the credentials of the user for the registry of the command."""
     from prefect_dist.transfer.session import use_credentials
 
     return use_credentials(_make_source(login, registries), way=_WAY)
@@ -26,10 +26,10 @@ def use_login(login: LoginOptions, registries: Iterable[str]) -> AbstractContext
 def use_target_login(
     login: LoginOptions, registries: Iterable[str], *, configured: Container[str] = (), is_mentioned: bool = True
 ) -> AbstractContextManager[None]:
-    """Make runs in the block use the credentials of the user for the one registry that the command writes to.
+    """Make runs in the block use the credentials of the user for the target registry of the command.
 
-    Credentials of the environment are used only for a registry that is not in `configured`, the registries for which the
-    configuration has credentials. `is_mentioned` decides if messages about missing credentials mention the options.
+    Credentials of the environment are not used for the registries in `configured`, which have credentials in the configuration.
+    `is_mentioned` decides if messages about missing credentials mention the options.
     """
     from prefect_dist.remotes import StaticCredentials
     from prefect_dist.transfer.session import use_credentials
@@ -43,7 +43,7 @@ def use_target_login(
 
 
 def open_registries(context: Context, network: NetworkOptions, login: LoginOptions, host: str) -> "Registries":
-    """Return the registries for a command on the registry `host`. The caller closes them."""
+    """Return the registries for a command on the registry `host`. The caller closes the registries."""
     from prefect_dist.remotes import DockerConfig, Registries, RegistrySettings, chain_sources
 
     settings = RegistrySettings(
@@ -55,7 +55,7 @@ def open_registries(context: Context, network: NetworkOptions, login: LoginOptio
 
 
 def _make_source(login: LoginOptions, registries: Iterable[str]) -> "CredentialSource":
-    """Return the source of the credentials of the user, which is empty if the user gave none."""
+    """Return the source of the credentials of the user. The source is empty without credentials."""
     from prefect_dist.remotes import Credentials, Origin, StaticCredentials
 
     username = login.username if login.username is not None else os.environ.get("DIST_USERNAME")
@@ -84,7 +84,7 @@ def _read_password(username: str, login: LoginOptions) -> str:
 
 
 def _ask_password(username: str) -> str:
-    """Return a password from the terminal, which does not echo it."""
+    """Read a password from the terminal, which does not echo it."""
     from getpass import getpass
 
     try:
@@ -94,7 +94,7 @@ def _ask_password(username: str) -> str:
 
 
 def _read_stdin() -> bytes:
-    """Return all of standard input without the last line break."""
+    """Return standard input without the last line break."""
     try:
         with open(0, "rb", closefd=False) as stdin:
             return stdin.read(_MAX_BYTES + 1).removesuffix(b"\n").removesuffix(b"\r")
@@ -103,7 +103,7 @@ def _read_stdin() -> bytes:
 
 
 def _decode(password: bytes, origin: str) -> str:
-    """Return the password as text. The messages show nothing of a refused one, since it may contain a password."""
+    """Return the password as text. Messages never show refused bytes, which may contain a password."""
     if not password:
         raise BadInput(f"{origin}: expected a password, got nothing")
     if len(password) > _MAX_BYTES:

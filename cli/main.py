@@ -1,6 +1,6 @@
-"""The entry point of the `dist` command. It turns each error into one line on standard error and an exit code.
+"""The entry point of the `dist` command. Each error becomes a line on standard error and an exit code.
 
-Exit codes: 0 done, 1 something failed or timed out, 2 bad input, 3 nothing failed but a gate vetoed an image, 129 hung up,
+Exit codes: 0 done, 1 failed or timed out, 2 bad input, 3 nothing failed, but a gate vetoed an image, 129 hung up,
 130 interrupted, 143 terminated.
 """
 
@@ -21,7 +21,7 @@ _FAILED, _BAD_INPUT = 1, 2
 
 
 def main() -> None:
-    """Run the command line of this process, and exit."""
+    """Run the command line of the process, and exit."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     _log_to_stderr(logging.DEBUG if debug else logging.WARNING)

@@ -64,7 +64,7 @@ def mirror(
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
-    """Run the flow `mirror`, and return its exit code."""
+    """Run the flow `mirror`, and return the exit code."""
     from prefect_dist.cli import runs
 
     path = inputs.make_absolute(config)
@@ -97,7 +97,7 @@ def check(
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
-    """Run the flow `check`, and return its exit code."""
+    """Run the flow `check`, and return the exit code."""
     from prefect_dist.cli import runs
 
     path = inputs.make_absolute(config)
@@ -135,7 +135,7 @@ def seed(
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
-    """Run the flow `seed`, and return its exit code."""
+    """Run the flow `seed`, and return the exit code."""
     from prefect_dist.cli import runs
 
     parameters: dict[str, Any] = {
@@ -164,7 +164,7 @@ def seed(
 
 
 def _load_seed(path: str, options: Sequence[str]) -> "Mirror":
-    """Return the configuration of a seed. `options` are command-line options that contradict a configuration."""
+    """Return the configuration of a seed. `options` are given command-line options that a configuration replaces."""
     if options:
         raise BadInput(f"{path}: the configuration defines targets, platforms and lock file; leave out {options[0]}")
     wanted = inputs.load_mirror(inputs.make_absolute(path))
@@ -192,10 +192,10 @@ def _listed_seed(
 def _use_mirror(
     login: LoginOptions, wanted: "Mirror", entries: Sequence["Entry"], *, is_mentioned: bool = False
 ) -> Iterator[None]:
-    """Make runs in the block use the configuration, and the credentials of the user for the registry that `entries` write to.
+    """Make runs in the block use the configuration, and the credentials of the user for the target registry of `entries`.
 
-    Messages about missing credentials mention the options only without a configuration. With a configuration, they mention its
-    keys.
+    Messages about missing credentials mention the options only without a configuration. With a configuration, messages
+    mention keys of the configuration.
     """
     from prefect_dist.mirror.config import use_config
 
@@ -205,7 +205,7 @@ def _use_mirror(
 
 
 def _configured_parameters(context: Context, wanted: "Mirror", network: RunNetworkOptions, *, writes: bool) -> dict[str, Any]:
-    """Print the warnings about a configuration, and return the parameters for its store and network.
+    """Print the warnings about a configuration, and return the parameters for the store and the network.
 
     A store from `--store` or the environment is checked, and created if the run `writes`. The run checks the store of the file.
     """
@@ -233,7 +233,7 @@ def _notes(report: "MirrorReport") -> Sequence[str]:
 
 
 def _show_check(report: "CheckReport") -> None:
-    """Print a row per target. The faults of targets that are still damaged are printed once per cause, with the failures."""
+    """Print a row per target. The faults of damaged targets are printed with the failures, once per cause."""
     rows = report.table()
     if not any(row["result"] == "repaired" for row in rows):
         _show_table([{key: cell for key, cell in row.items() if key != "faults"} for row in rows])

@@ -1,4 +1,4 @@
-"""The command names, with and without `--check`, and the look-up of a name that the user typed."""
+"""The command names, with and without `--check`, and the look-up of names."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ def names(
 
 
 def find_record(store: "ContentStore", text: str) -> "Name":
-    """Return the record of the name that `text` means: the text itself, or the expanded short name.
+    """Return the record of the name `text`, or of the expanded short name.
 
     Raises:
         NotFound: the store has neither name.
@@ -52,10 +52,10 @@ def find_record(store: "ContentStore", text: str) -> "Name":
 
 
 def find_name(store: "ContentStore", text: str) -> str:
-    """Return the recorded name that `text` means. The record itself may be damaged.
+    """Return the recorded name for `text`, also if the record is damaged.
 
     Raises:
-        NotFound: the store has no such name.
+        NotFound: the store has neither name.
     """
     for name in _meanings(text):
         if name in store.names:
@@ -72,7 +72,7 @@ def _meanings(text: str) -> Iterator[str]:
 
 
 def _read_names(store: "ContentStore", wanted: Sequence[str]) -> tuple[list["Name"], Sequence[DistError]]:
-    """Return the wanted names, sorted, and the errors of names that could not be read."""
+    """Return the wanted names, sorted, and the errors of unreadable names."""
     if not wanted:
         return store.names.read()
     found, errors = dict[str, "Name"](), list[DistError]()
@@ -108,13 +108,13 @@ def _name_json(name: "Name") -> dict[str, Any]:
 
 
 def _platforms(name: "Name") -> str:
-    """Return the platforms that were fetched, or `all`."""
+    """Return the fetched platforms, or `all`."""
     return "all" if name.platforms is None else ",".join(map(str, name.platforms))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _CheckedName:
-    """The content of a name in the store. `found` is None if it could not be read; `error` is None if it is complete."""
+    """The content of a name in the store. `found` is None if it could not be read. `error` is None if it is complete."""
 
     name: "Name"
     found: "Presence | None"

@@ -1,7 +1,4 @@
-"""Options that several commands share.
-
-`Shared` is the type of the parameter `context`, in which each command gets the options of all commands.
-"""
+"""Options for several commands. `Shared` is the type of the parameter `context`, which has the global options."""
 
 import os
 from dataclasses import dataclass
@@ -18,7 +15,7 @@ _CONCURRENCY = validators.Number(gte=1, lte=64)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """The options of all commands. Times are in seconds; a `timeout_s` of None is no limit.
+    """The global options. Times are in seconds; a `timeout_s` of None is no limit.
 
     `store_from` is the origin of the value of `store`.
     """
@@ -103,7 +100,7 @@ class NetworkOptions:
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunNetworkOptions(NetworkOptions):
-    """Options for the connections of runs, which can read Prefect blocks."""
+    """Options for the connections of runs, with Prefect blocks."""
 
     credentials: Annotated[
         tuple[str, ...],

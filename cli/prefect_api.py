@@ -44,13 +44,13 @@ class Unrecorded(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class PrefectApi:
-    """The API at `endpoint`, which runs in the block of `prefect_api` use. `url` is None for an embedded server."""
+    """The API at `endpoint`, for runs in the block of `prefect_api`. `url` is None for an embedded server."""
 
     url: str | None
     endpoint: str
 
     def address(self, flow_run_id: UUID) -> str:
-        """Return one line that says where to see the run."""
+        """Return a line with the URL of the run."""
         from prefect.utilities.urls import url_for
 
         if self.url is not None:
@@ -85,7 +85,7 @@ class PrefectApi:
                 signals.abandon_threads()
 
     def wait_for_state(self, run: Future[R], *, is_done: Callable[[], bool], is_urgent: Callable[[], bool]) -> R:
-        """Wait for a flow run, and return its final state.
+        """Wait for a flow run, and return the final state.
 
         `is_done` returns True when the work is done and Prefect only has to record the end of the run. From then on, the API
         must answer within some seconds, or at once if `is_urgent` returns True.
@@ -110,7 +110,7 @@ class PrefectApi:
             raise
 
     def settings_hint(self) -> str | None:
-        """Return a hint if the server records task runs one by one, which makes it much slower, else None."""
+        """Return a hint if the server records task runs without batches, which is much slower, or None."""
         from prefect.client.orchestration import get_client
 
         if self.url is None:
@@ -124,7 +124,7 @@ class PrefectApi:
         return _ONE_BY_ONE if size == 1 else None
 
     def check_answer(self) -> str | None:
-        """Return the reason if the API does not answer, else None."""
+        """Return the reason if the API does not answer, or None."""
         return _check_answer(self.endpoint, _PROBE_S)
 
     def _describe_loss(self, reason: str) -> str:
@@ -156,7 +156,7 @@ class PrefectApi:
 
 @contextlib.contextmanager
 def prefect_api(*, connect_timeout_s: float, debug: bool, load: Callable[[], object]) -> Iterator[PrefectApi]:
-    """Yield the Prefect API that the user configured, or start an embedded server. `load` imports the flow meanwhile.
+    """Yield the configured Prefect API, or start an embedded server. `load` imports the flow meanwhile.
 
     Raises:
         Unavailable: the configured API does not answer, or the embedded server does not start.
@@ -183,7 +183,7 @@ def prefect_api(*, connect_timeout_s: float, debug: bool, load: Callable[[], obj
 
 
 def _bypass_proxies_for_loopback() -> None:
-    """Make Prefect's client connect to this machine without a proxy, like `remotes.proxies` and the clients of Go."""
+    """Make Prefect's client connect to loopback addresses without a proxy, like `remotes.proxies` and the clients of Go."""
     for name in ("NO_PROXY", "no_proxy"):
         if any(variable.lower().endswith("_proxy") for variable in os.environ):
             os.environ[name] = ",".join(filter(None, (os.environ.get(name), "localhost", "127.0.0.1", "::1")))
@@ -197,7 +197,7 @@ def _require_answer(url: str, timeout_s: float) -> None:
 
 
 def _check_answer(url: str, timeout_s: float) -> str | None:
-    """Return the reason if an API does not answer, else None. A server error does not count as an answer, as in `flows.api`."""
+    """Return the reason if an API does not answer, or None. A server error does not count as an answer, as in `flows.api`."""
     try:
         with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=timeout_s):  # noqa: S310 - the user configured the URL
             pass

@@ -39,7 +39,7 @@ def push(
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
-    """Run the flow `push`, and return its exit code."""
+    """Run the flow `push`, and return the exit code."""
     from prefect_dist.cli import runs
 
     reference = inputs.parse_reference(target)
@@ -67,7 +67,7 @@ def push_object(
     login: LoginOptions = LoginOptions(),
     context: Shared,
 ) -> int:
-    """Push one blob or manifest, without its children."""
+    """Push a blob or manifest without children."""
     from prefect_dist.remotes.headers import MEDIA_TYPE
     from prefect_dist.transfer import content as transfer
     from prefect_dist.transfer.events import ignore_event

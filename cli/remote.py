@@ -97,10 +97,10 @@ def fetch_object(
     login: LoginOptions = LoginOptions(),
     context: Shared,
 ) -> int:
-    """Write one object to standard output.
+    """Write an object to standard output.
 
     Raises:
-        Corrupt: the bytes do not have the digest that was known before. They were written already.
+        Corrupt: the written bytes do not have the expected digest.
     """
     reference, hints = _parse_object(locator, object_and_hints or [])
     with open_registries(context, network, login, reference.host) as registries:
@@ -116,7 +116,7 @@ def fetch_object(
 
 
 def _parse_object(locator: str, rest: Sequence[str]) -> tuple[Reference, dict[str, str]]:
-    """Return the reference and the hints. The object is the one argument in `rest` that is not a hint."""
+    """Return the reference and the hints. The object is the argument in `rest` that is not a hint."""
     hints: dict[str, str] = {}
     objects = []
     for text in rest:
@@ -147,7 +147,7 @@ def _look_up(registries: "Registries", reference: Reference, media_type: str | N
 
 
 def _descriptor_from_hints(reference: Reference, hints: dict[str, str]) -> Descriptor | None:
-    """Return the descriptor that a digest and both hints define, or None. With it, no look-up is needed."""
+    """Return the descriptor that a digest and both hints define, or None. This saves a look-up."""
     pinned = reference.pinned_digest()
     if pinned is None or len(hints) < len(_HINTS):
         return None

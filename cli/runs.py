@@ -1,4 +1,4 @@
-"""Runs a flow for a command, shows its progress and prints its report."""
+"""Runs a flow for a command, shows the progress and prints the report."""
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -42,11 +42,12 @@ def run(
     doing: Doing = "downloading",
     quiet: bool,
 ) -> int:
-    """Run the flow named `flow`, and print its report with `show`.
+    """Run the flow named `flow`, and print the report with `show`.
 
-    `notes` returns lines about the report, which are printed also if `quiet`. `store` is the store if no parameter names it.
+    `notes` returns lines about the report, which are printed also if `quiet`. `store` is the location of the store if no
+    parameter names it.
 
-    Returns the exit code: 0 complete, 1 failed or stopped, 3 nothing failed but a gate vetoed an image.
+    Returns the exit code: 0 complete, 1 failed or stopped, 3 nothing failed, but a gate vetoed an image.
     """
     place, load = store or parameters["store"], partial(_import_flow, flow)
     with display(context.output, quiet=quiet, doing=doing) as notify:
@@ -87,7 +88,7 @@ def _import_flow(name: str) -> Callable[..., Any]:
 
 
 def _print_failures(causes: Sequence[Cause]) -> None:
-    """Print each cause once, followed by the objects that failed for it."""
+    """Print each cause once, followed by the failed objects."""
     for cause in causes[:_MAX_CAUSES]:
         print_error(cause.text, *cause.object_lines(_MAX_OBJECTS))
     if len(causes) > _MAX_CAUSES:
@@ -115,10 +116,10 @@ def common_parameters(context: Context, network: RunNetworkOptions) -> dict[str,
 
 
 def _run(api: PrefectApi, flow: Callable[[], Any], notify: Notify) -> tuple[Any, UUID, str | None]:
-    """Run a flow, and return its report, its id, and the reason if Prefect has not recorded its end.
+    """Run a flow, and return the report, the run id, and the reason if Prefect has not recorded the end.
 
     Raises:
-        Exception: the error that ended the run before it had a report.
+        Exception: the error of a run without a report.
     """
     stop = current_token()
     noted = stop.on_cancel(lambda: notify(Note("stopping; press Ctrl-C again to exit immediately")))
@@ -142,7 +143,7 @@ def _run(api: PrefectApi, flow: Callable[[], Any], notify: Notify) -> tuple[Any,
 def _in_thread(flow: Callable[[], T]) -> Future[T]:
     """Run a flow in a new thread. In the main thread, Prefect would replace the handler of SIGTERM.
 
-    It is a daemon thread, so that a process can exit without waiting for it.
+    The process can exit without waiting for a daemon thread.
     """
     run, context = Future[T](), copy_context()
 

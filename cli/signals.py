@@ -1,6 +1,6 @@
-"""Signals and `--timeout`, which end a command early.
+"""Signals and `--timeout` end a command early.
 
-The first signal asks the active run to stop, and the run then reports its results. A command without a run ends at once. The
+The first signal asks the active run to stop and to report the results. A command without a run ends at once. The
 second signal exits the process.
 """
 
@@ -27,14 +27,14 @@ _SHOW_CURSOR = "\x1b[?25h"
 
 @dataclass(frozen=True, slots=True)
 class _Cause:
-    """Exit code and message of a command that was ended early."""
+    """Exit code and message of an interrupted command."""
 
     code: int
     reason: str
 
 
 class Interrupted(BaseException):
-    """A signal or the time-out ended the command. Like KeyboardInterrupt, it is not an Exception, so no library swallows it."""
+    """A signal or the time-out ended the command. Not an `Exception`, so that no library swallows it."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -45,7 +45,7 @@ def run_interruptible(command: Callable[[], int | None], *, timeout_s: float | N
     """Return the exit code of `command`; if a signal or the time-out made it fail, the exit code for the signal or time-out.
 
     Raises:
-        Interrupted: a signal or the time-out came while no run was active. It is raised in the main thread, at any place.
+        Interrupted: a signal or the time-out came while no run was active. The main thread raises the error, at any place.
     """
     causes = {
         signal.SIGHUP: _Cause(_HUNG_UP, "hung up"),
@@ -70,12 +70,12 @@ def run_interruptible(command: Callable[[], int | None], *, timeout_s: float | N
 
 
 def abandon_threads() -> None:
-    """Make `exit_process` wait for no threads. Call this when threads wait for a server that does not answer."""
+    """Make `exit_process` wait for no threads. Threads may wait for an unreachable server."""
     _ABANDONED.set()
 
 
 def exit_process(code: int) -> NoReturn:
-    """Exit this process, after its threads unless they were abandoned."""
+    """Exit the process when its threads have ended, or at once if they were abandoned."""
     if _ABANDONED.is_set():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -14,7 +14,7 @@ _GAP, _INDENT = "  ", "    "
 
 
 def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows below their heads. On a terminal, long rows are folded; in a pipe, each row is one line. No cell is cut."""
+    """Print rows below heads. On a terminal, long rows are folded; in a pipe, each row is a line. No cell is cut."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     lines(format_rows([heads, *rows], width))
 
@@ -22,8 +22,8 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def format_rows(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
     """Yield the lines of rows, with each column as wide as its widest cell.
 
-    A row that is wider than `width` continues in indented lines: with its last cell if the other columns fit, else with each
-    cell that does not fit. In the second case the columns are not aligned, and `-` marks an empty cell before other cells.
+    A row that is wider than `width` continues in indented lines: with the last cell if the preceding columns fit,
+    otherwise cell by cell. In the second case the columns are not aligned, and `-` marks an empty cell before filled cells.
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     is_aligned = width is None or sum(widths[:-1]) + len(_GAP) * (len(widths) - 2) <= width
@@ -38,7 +38,7 @@ def _mark_empty(row: Sequence[str]) -> Iterator[str]:
 
 
 def _fold(cells: Iterable[str], width: int | None) -> Iterator[str]:
-    """Yield the lines of one row: as many cells per line as fit, at least one."""
+    """Yield the lines of a row, with as many cells per line as fit."""
     line = None
     for cell in cells:
         longer = cell if line is None else line + _GAP + cell
@@ -52,7 +52,7 @@ def _fold(cells: Iterable[str], width: int | None) -> Iterator[str]:
 
 
 def lines(texts: Iterable[str]) -> None:
-    """Print each text on its own line as soon as the iterator yields it."""
+    """Print a line per text, as soon as the iterator yields the text."""
     sys.stdout.writelines(f"{text}\n" for text in texts)
 
 
@@ -67,6 +67,6 @@ def json(document: Any) -> None:
 
 
 def print_error(message: object, *objects: str) -> None:
-    """Print a message on standard error, on one line, followed by one indented line per object."""
+    """Print a message on standard error as a single line, followed by an indented line per object."""
     sys.stderr.write(f"dist: {' '.join(str(message).split())}\n")
     sys.stderr.writelines(f"{_INDENT}{name}\n" for name in objects)

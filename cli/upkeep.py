@@ -1,4 +1,4 @@
-"""The commands gc and verify, which maintain a content store."""
+"""The commands gc and verify maintain a content store."""
 
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +24,7 @@ def gc(
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
-    """Run the flow `gc`, and return its exit code. Warn first about a grace period that endangers active runs."""
+    """Run the flow `gc`, and return the exit code. Warn first about a grace period that endangers active runs."""
     from prefect_dist.cli import runs
     from prefect_dist.storage.gc import find_hazard
 
@@ -52,7 +52,7 @@ def verify(
     quiet: Quiet = False,
     context: Shared,
 ) -> int:
-    """Run the flow `verify`, and return its exit code. The login is for the registry of the repaired images."""
+    """Run the flow `verify`, and return the exit code. The login is for the registry of the repaired images."""
     from prefect_dist.cli import runs
 
     store, wanted = inputs.open_run_store(context), repair or ()
